@@ -1,0 +1,53 @@
+"""The denoising variational autoencoder of Im et al. (2017) on MNIST.
+
+    python examples/mnist_dvae.py --noise 0.1
+
+The Pyro code is all here: a model, a guide that samples a corruption before its latent, a bound, a loop.
+Data, networks, checkpoints, progress and the evaluation at the end come from the library.
+"""
+
+import click
+import pyro
+import pyro.distributions as dist
+from torch import Tensor
+
+import pyro_dvae as dv
+from pyro_dvae.command import Command
+from pyro_dvae.options import Request, training_options
+from pyro_dvae.runs.run import Run
+
+BOUNDS = {"dvae": dv.TraceDenoising_ELBO, "diwae": dv.TraceDenoisingIWAE_ELBO}
+
+
+@click.command(cls=Command)
+@training_options
+def main(request: Request) -> None:
+    """Train a denoising VAE on MNIST (or another data set) and evaluate it."""
+    run = Run(request)
+    options = run.options
+
+    def model(x: Tensor) -> None:
+        pyro.module("decoder", run.decoder)
+        with pyro.plate("data", x.shape[0]):
+            prior = dist.Normal(x.new_zeros(options.latent_size), 1.0).to_event(1)
+            z = pyro.sample("z", prior)
+            pyro.sample("x", run.decoder(z), obs=x)
+
+    def guide(x: Tensor) -> None:
+        pyro.module("encoder", run.encoder)
+        with pyro.plate("data", x.shape[0]):
+            x_tilde = dv.corrupt("x_tilde", run.corruption, x)
+            loc, scale = run.encoder(x_tilde)
+            pyro.sample("z", dist.Normal(loc, scale).to_event(1))
+
+    bound = BOUNDS[options.bound](options.corruptions, options.particles, max_plate_nesting=1)
+
+    trainer = run.trainer(model, guide, bound)
+    for epoch in trainer:  # after each: validation, checkpoint, progress
+        for x in epoch:
+            trainer.step(x)
+    run.finish(trainer)
+
+
+if __name__ == "__main__":
+    main()

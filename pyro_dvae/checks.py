@@ -1,0 +1,79 @@
+"""Argument checks shared by every public entry point; each raises :class:`InputError` in one line."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from pyro_dvae.errors import InputError
+
+
+def number(argument: str, value: Any, minimum: float = -math.inf, maximum: float = math.inf) -> float:
+    """Return ``value`` as a float, or refuse what is not a finite number in [minimum, maximum]."""
+    expected = f"{argument}: expected a number in [{minimum:g}, {maximum:g}], got {value!r}"
+    if isinstance(value, bool):
+        raise InputError(expected)
+    try:
+        result = float(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(expected) from None
+    if not math.isfinite(result) or not minimum <= result <= maximum:
+        raise InputError(expected)
+    return result
+
+
+def positive(argument: str, value: Any) -> float:
+    """Return ``value`` as a float, or refuse what is not finite and above zero."""
+    result = number(argument, value)
+    if result <= 0:
+        raise InputError(f"{argument}: expected a number above 0, got {value!r}")
+    return result
+
+
+def count(argument: str, value: Any, minimum: int = 1) -> int:
+    """Return ``value`` as an int, or refuse what is not a whole number of at least ``minimum``."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise InputError(f"{argument}: expected a whole number of at least {minimum}, got {value!r}")
+    return value
+
+
+def known(argument: str, value: Any, names: Iterable[str]) -> str:
+    """Return ``value`` if it is one of ``names``, or refuse it with the nearest known name."""
+    choices = sorted(names)
+    if value in choices:
+        return str(value)
+    near = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.4)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    raise InputError(f"{argument}: unknown name {value!r}{hint}; known: {', '.join(choices)}")
+
+
+def floating(argument: str, value: Any) -> torch.Tensor:
+    """Return ``value``, or refuse what is not a floating-point tensor."""
+    if not isinstance(value, torch.Tensor):
+        raise InputError(f"{argument}: expected a tensor, got {type(value).__name__}")
+    if not value.is_floating_point():
+        raise InputError(f"{argument}: expected floating-point values, got {value.dtype} (try .float())")
+    return value
+
+
+def finite(argument: str, value: torch.Tensor) -> torch.Tensor:
+    """Return ``value``, or refuse a tensor that is empty or holds NaN or infinity."""
+    if value.numel() == 0:
+        raise InputError(f"{argument}: expected at least one element, got shape {tuple(value.shape)}")
+    if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+        bad = int((~torch.isfinite(value)).sum())
+        raise InputError(f"{argument}: expected finite values, got {bad} NaN or infinite of {value.numel()}")
+    return value
+
+
+def unit_interval(argument: str, value: torch.Tensor) -> torch.Tensor:
+    """Return ``value``, or refuse a tensor with any element outside [0, 1]."""
+    finite(argument, value)
+    low, high = float(value.min()), float(value.max())
+    if low < 0 or high > 1:
+        raise InputError(f"{argument}: expected values in [0, 1], got the range [{low:g}, {high:g}]")
+    return value

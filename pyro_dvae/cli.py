@@ -1,0 +1,58 @@
+"""The command ``pyro-dvae``. Each command imports what it needs when it runs, so ``--help`` is quick."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from pyro_dvae.command import Group
+from pyro_dvae.options import Request, training_options
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="pyro-dvae")
+def main() -> None:
+    """Denoising variational autoencoders in Pyro."""
+
+
+@main.command()
+@training_options
+def train(request: Request) -> None:
+    """Train a denoising VAE and evaluate it."""
+    from pyro_dvae.models import DVAE
+    from pyro_dvae.runs.run import Run
+
+    run = Run(request)
+    dvae = DVAE(run.encoder, run.decoder, run.corruption)
+    trainer = run.trainer(dvae.model, dvae.guide, run.bound)
+    for epoch in trainer:
+        for x in epoch:
+            trainer.step(x)
+    run.finish(trainer)
+
+
+@main.command()
+@click.argument("run")
+@click.option("--count", default=100, show_default=True, help="Number of images.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the latents.")
+@click.option("--output", default=None, help="Picture (.png) or array (.npy).  [default: RUN/samples.png]")
+@click.option("--pixels", is_flag=True, help="Draw pixels too, instead of showing their means.")
+def sample(run: str, count: int, seed: int, output: str | None, pixels: bool) -> None:
+    """Draw images from the model of the run folder RUN."""
+    from pyro_dvae.runs.sampling import save_samples
+
+    path = save_samples(Path(run), Path(output) if output else Path(run) / "samples.png", count, seed, pixels)
+    click.echo(f"{count} images in {path}")
+
+
+@main.command()
+@click.argument("run")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def info(run: str, as_json: bool) -> None:
+    """Say what the run folder RUN holds."""
+    from pyro_dvae.runs.info import describe, lines
+
+    content = describe(Path(run))
+    click.echo(json.dumps(content, indent=2, ensure_ascii=False) if as_json else "\n".join(lines(content)))

@@ -1,0 +1,72 @@
+"""How a command of this package ends: one line and an exit code, never a traceback for a user's mistake."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import Any
+
+import click
+
+from pyro_dvae.errors import DivergenceError, InputError
+
+USAGE_ERROR = 2
+FAILURE = 1
+INTERRUPTED = 130
+
+
+class _OneLineErrors:
+    """One line and exit code 2 on bad input, 1 on divergence, 130 on Ctrl-C; no traceback."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run the command; with ``standalone_mode=False`` exceptions pass through."""
+        run: Any = super().main  # type: ignore[misc]
+        if not extra.pop("standalone_mode", True):
+            return run(*args, standalone_mode=False, **extra)
+        return _run(run, *args, **extra)
+
+
+class Command(_OneLineErrors, click.Command):
+    """A click command that ends as this module says."""
+
+
+class Group(_OneLineErrors, click.Group):
+    """A group of commands that end as this module says."""
+
+
+def _run(main: Any, *args: Any, **extra: Any) -> None:
+    warnings.showwarning = _show_warning
+    try:
+        code = main(*args, standalone_mode=False, **extra)
+    except click.ClickException as error:
+        _end(error.format_message(), error.exit_code)
+    except InputError as error:
+        _end(str(error), USAGE_ERROR)
+    except DivergenceError as error:
+        _end(str(error), FAILURE)
+    except (KeyboardInterrupt, click.Abort) as stop:
+        _end(_how_to_resume(stop), INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(FAILURE)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _how_to_resume(stop: BaseException) -> str:
+    checkpoint = getattr(stop, "checkpoint", None)
+    if checkpoint is None:
+        return "stopped"
+    return f"stopped; go on with: {_program()} --resume {checkpoint.parent}"
+
+
+def _program() -> str:
+    return f"python {sys.argv[0]}" if sys.argv[0].endswith(".py") else "pyro-dvae train"
+
+
+def _end(message: str, code: int) -> None:
+    click.echo(f"error: {' '.join(message.split())}" if code != INTERRUPTED else message, err=True)
+    sys.exit(code)
+
+
+def _show_warning(message: Warning | str, *args: Any, **extra: Any) -> None:
+    click.echo(f"warning: {message}", err=True)

@@ -1,0 +1,112 @@
+"""What a loaded data set is, and what is raised when one cannot be had."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_dvae import checks
+from pyro_dvae.errors import DataError, InputError
+
+
+class UnavailableError(DataError):
+    """A data set that is not on this machine and could not be fetched, or whose reader is not installed."""
+
+
+@dataclass(frozen=True, eq=False)  # compared by identity: == of tensors has no single truth value
+class Dataset:
+    """Three parts of one data set, each a float32 tensor ``[N, D]`` with values in [0, 1].
+
+    An image is flattened row by row: ``train[n].reshape(image_shape)`` is the picture. ``source`` says in
+    words where the values came from and how they were split. ``substituted_for`` names the set that was
+    wanted when this one stands in for it.
+    """
+
+    name: str
+    train: Tensor = field(repr=False)
+    validation: Tensor = field(repr=False)
+    test: Tensor = field(repr=False)
+    train_labels: Tensor | None = field(repr=False)
+    validation_labels: Tensor | None = field(repr=False)
+    test_labels: Tensor | None = field(repr=False)
+    image_shape: tuple[int, int]
+    binary: bool
+    source: str
+    substituted_for: str | None = None
+
+    def __post_init__(self) -> None:
+        for part in ("train", "validation", "test"):
+            self._check_part(part, getattr(self, part))
+            self._check_labels(part, getattr(self, f"{part}_labels"))
+        if len(self.image_shape) != 2 or math.prod(self.image_shape) != self.dimension:
+            raise DataError(
+                f"{self.name}: expected an image_shape of two sizes with product {self.dimension}, "
+                f"got {self.image_shape!r}"
+            )
+        if self.binary and not is_binary(self.train, self.validation, self.test):
+            raise DataError(f"{self.name}: declared binary, but holds values other than 0 and 1")
+
+    @property
+    def dimension(self) -> int:
+        """The number of values in one datum, D."""
+        return self.train.shape[1]
+
+    def _check_part(self, part: str, data: Any) -> None:
+        where = f"{self.name}, {part}"
+        if not isinstance(data, Tensor) or data.dtype != torch.float32 or data.dim() != 2:
+            raise DataError(f"{where}: expected a float32 tensor [N, D], got {_describe(data)}")
+        if data.shape[1] != self.dimension:
+            raise DataError(
+                f"{where}: expected {self.dimension} values a row as in train, got {data.shape[1]}"
+            )
+        try:
+            checks.unit_interval(where, data)
+        except InputError as error:
+            raise DataError(str(error)) from None
+
+    def _check_labels(self, part: str, labels: Any) -> None:
+        if labels is None:
+            return
+        rows = getattr(self, part).shape[0]
+        if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != (rows,):
+            raise DataError(
+                f"{self.name}, {part}_labels: expected an int64 tensor [{rows}], got {_describe(labels)}"
+            )
+
+
+def is_binary(*parts: Tensor) -> bool:
+    """Whether every value is exactly 0 or 1."""
+    return all(bool(((part == 0) | (part == 1)).all()) for part in parts)
+
+
+def image_shape_of(dimension: int) -> tuple[int, int]:
+    """The shape to draw a flat datum in: a square if ``dimension`` is one, else a single row."""
+    side = math.isqrt(dimension)
+    return (side, side) if side * side == dimension else (1, dimension)
+
+
+def needs(module: str, package: str, dataset: str) -> ModuleType:
+    """Import ``module`` where it is used, so that the library itself loads without ``package``."""
+    try:
+        return importlib.import_module(module)
+    except (
+        ImportError,
+        OSError,
+        RuntimeError,
+    ) as error:  # a torchvision of another torch raises RuntimeError
+        cause = " ".join(str(error).split())
+        raise UnavailableError(
+            f"dataset {dataset!r} needs the package {package} ({cause}); run `pip install {package}`"
+        ) from error
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+    return type(value).__name__

@@ -1,0 +1,117 @@
+"""Which data sets there are, and the one door to them: :func:`load_dataset`."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from pyro_dvae import checks
+from pyro_dvae.datasets.base import Dataset, UnavailableError
+from pyro_dvae.errors import DataError, InputError
+
+DEFAULT = "mnist"
+OFFLINE = "digits"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a loader is told: where files lie, whether it may download, and the seed of a random split."""
+
+    root: Path
+    download: bool = True
+    split_seed: int = 0
+
+
+Loader = Callable[[Request], Dataset]
+FileLoader = Callable[[Path, Request], Dataset]
+_Any = TypeVar("_Any", Loader, FileLoader)
+
+_named: dict[str, Loader] = {}
+_files: dict[str, FileLoader] = {}
+
+
+def register(name: str) -> Callable[[Loader], Loader]:
+    """Make ``load_dataset(name)`` call the decorated loader."""
+    return _enter(_named, name)
+
+
+def register_file(suffix: str) -> Callable[[FileLoader], FileLoader]:
+    """Make ``load_dataset("....suffix")`` call the decorated loader on that file."""
+    return _enter(_files, suffix)
+
+
+def dataset_names() -> tuple[str, ...]:
+    """The names :func:`load_dataset` knows, beside a user's own array files."""
+    return tuple(sorted(_named))
+
+
+def load_dataset(
+    name: str | Path | None = None,
+    root: str | Path = "data",
+    *,
+    download: bool = True,
+    split_seed: int = 0,
+) -> Dataset:
+    """Load a data set as train, validation and test tensors.
+
+    Args:
+        name: One of :func:`dataset_names`, or the path of an array file (.npy, .npz, .csv). ``None`` asks
+            for MNIST, and takes scikit-learn's offline digits, with a warning, where MNIST cannot be had.
+        root: The folder that holds the files, or that they are downloaded into.
+        download: Whether files that are missing may be fetched.
+        split_seed: Seed of the split where a random one is made (Frey faces, digits, single arrays). The
+            MNIST family has its customary split, which no seed changes.
+
+    Raises:
+        InputError: An unknown name or a bad argument.
+        DataError: The set cannot be had, is damaged, or holds values the models cannot take.
+    """
+    if not isinstance(root, str | Path):
+        raise InputError(f"root: expected a folder's path, got {root!r}")
+    if checks.count("split_seed", split_seed, minimum=0) >= 2**32:
+        raise InputError(f"split_seed: expected a whole number below 2**32, got {split_seed}")
+    request = Request(Path(root).expanduser(), download, split_seed)
+    if name is None:
+        return _default(request)
+    if not isinstance(name, str | Path):
+        raise InputError(f"dataset: expected a name or the path of an array file, got {name!r}")
+    suffix = Path(name).suffix.lower()
+    if suffix in _files:
+        return _files[suffix](Path(name).expanduser(), request)
+    endings = ", ".join(sorted(_files))
+    if isinstance(name, Path):
+        raise DataError(f"{name}: expected a file ending in one of {endings}")
+    try:
+        known = checks.known("dataset", name.lower(), _named)
+    except InputError as error:
+        raise InputError(f"{error}; or a file ending in one of {endings}") from None
+    return _named[known](request)
+
+
+def _default(request: Request) -> Dataset:
+    try:
+        return _named[DEFAULT](request)
+    except UnavailableError as error:  # a damaged local copy is no reason to train on something else
+        reason = str(error)
+    substitute = replace(_named[OFFLINE](request), substituted_for=DEFAULT)
+    warnings.warn(
+        f"NOT {DEFAULT.upper()}: no dataset was named and {DEFAULT} cannot be had, so this is {OFFLINE!r} "
+        f"({substitute.image_shape[0]}x{substitute.image_shape[1]} images); its figures compare with nothing "
+        f"published. Reason: {reason}",
+        UserWarning,
+        stacklevel=3,
+    )
+    return replace(substitute, source=f"{substitute.source}; in place of {DEFAULT}, because: {reason}")
+
+
+def _enter(table: dict[str, _Any], key: str) -> Callable[[_Any], _Any]:
+    def enter(loader: _Any) -> _Any:
+        if key in table:
+            raise ValueError(f"{key!r} is registered already")
+        table[key] = loader
+        return loader
+
+    return enter

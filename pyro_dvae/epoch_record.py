@@ -1,0 +1,80 @@
+"""What has been done of the present epoch: its batches, losses and time."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class EpochRecord:
+    """The batches done, the losses of the steps taken, and the time it took.
+
+    ``losses`` are sums over batches. Those computed on a device that runs ahead wait in ``pending``, so that
+    no step waits for them.
+    """
+
+    position: int = 0
+    seen: int = 0
+    losses: list[float] = field(default_factory=list)
+    pending: list[Tensor] = field(default_factory=list)
+    seconds_before: float = 0.0
+    _rows_out: int = 0
+    _position_out: int = 0
+    _clock: float | None = None
+
+    @property
+    def step(self) -> int:
+        """The batch that is out, or was last, counted from 1."""
+        return self._position_out + 1
+
+    def hand_out(self, rows: int) -> None:
+        """Note that the batch at ``position``, of so many rows, is given to the user's loop."""
+        self._rows_out, self._position_out = rows, self.position
+
+    def take_back(self) -> None:
+        """Note that the loop has asked for the next batch: this one is done."""
+        self._rows_out, self.position = 0, self._position_out + 1
+
+    def abandon(self) -> None:
+        """Note that the loop has been left: the batch that is out is done only if a step was taken on it."""
+        self._rows_out = 0
+
+    def add(self, loss: Tensor | float) -> None:
+        """Note a step on the batch that is out; a step outside the loop over the epoch does not count."""
+        if not self._rows_out:
+            return
+        self.seen += self._rows_out
+        self.position = self._position_out + 1
+        if isinstance(loss, Tensor):
+            self.pending.append(loss)
+        else:
+            self.losses.append(loss)
+
+    def fetch(self) -> tuple[int, float] | None:
+        """Wait for the pending losses; return the first that is not finite, after its step (from 1)."""
+        if self.pending:
+            self.losses += torch.stack(self.pending).tolist()
+            self.pending.clear()
+        bad = (item for item in enumerate(self.losses, start=1) if not math.isfinite(item[1]))
+        return next(bad, None)
+
+    def bound(self) -> float | None:
+        """Return the mean bound per datum over the steps taken; None if there was none."""
+        return -math.fsum(self.losses) / self.seen if self.seen else None
+
+    def start_clock(self) -> None:
+        """Count the time from now on."""
+        self._clock = time.monotonic()
+
+    def stop_clock(self) -> None:
+        """Count the time until now."""
+        self.seconds_before, self._clock = self.seconds(), None
+
+    def seconds(self) -> float:
+        """Return the time counted so far."""
+        return self.seconds_before + (0.0 if self._clock is None else time.monotonic() - self._clock)

@@ -1,0 +1,90 @@
+"""A bound on held-out data, per datum and with its standard error."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_dvae import checks
+from pyro_dvae.bounds import DenoisingELBO
+from pyro_dvae.errors import InputError
+from pyro_dvae.random_state import forked
+from pyro_dvae.sites import clean_input
+
+# Rows of decoder output held at once: few enough to stay near the cache of a CPU.
+_ROWS_AT_ONCE = 2000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A bound of each datum and what follows from it; all in nats.
+
+    :param per_datum: one Monte Carlo estimate per datum, shape [N].
+    """
+
+    per_datum: Tensor
+
+    @property
+    def mean(self) -> float:
+        """The mean over the data."""
+        return float(self.per_datum.mean())
+
+    @property
+    def standard_error(self) -> float:
+        """Standard error of the mean over the data; NaN for a single datum.
+
+        It covers the draw of the data and the Monte Carlo error of each.
+        """
+        count = len(self.per_datum)
+        return float(self.per_datum.std()) / math.sqrt(count) if count > 1 else math.nan
+
+
+def evaluate_bound(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    x: Tensor,
+    bound: DenoisingELBO,
+    *,
+    clean: bool = True,
+    seed: int | None = None,
+    chunk: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Estimate:
+    """Estimate ``bound`` for each row of ``x``, in chunks, without a gradient.
+
+    :param model: Pyro model of a batch, with one data plate.
+    :param guide: Pyro guide of a batch.
+    :param x: data, shape [N, ...].
+    :param bound: for example ``TraceDenoising_ELBO()``, or ``TraceDenoisingIWAE_ELBO(num_particles=200)``.
+    :param clean: give the guide clean input, as Im et al. (2017) evaluate; else corrupt it.
+    :param seed: draw from a stream of its own that starts here; None draws from the global one.
+    :param chunk: rows of ``x`` at a time; by default about 2,000 divided by the draws of each.
+    :param progress: called with the rows done and the rows in all.
+    :returns: the per-datum bound, its mean and standard error (nats).
+    :raises InputError: ``x`` is empty, or model and guide have no plate of the size of a chunk.
+    """
+    checks.finite("x", x)
+    draws = bound.num_corruptions * bound.num_particles
+    size = max(1, _ROWS_AT_ONCE // draws) if chunk is None else checks.count("chunk", chunk)
+    parts: list[Tensor] = []
+    done = 0
+    with torch.no_grad(), forked(seed) if seed is not None else nullcontext():
+        for rows in x.split(size):
+            with clean_input() if clean else nullcontext():
+                values = bound.per_datum(model, guide, rows)
+            if values.numel() != len(rows):
+                raise InputError(
+                    f"model: expected one plate with the {len(rows)} data of a batch, got bounds of shape "
+                    f"{tuple(values.shape)}"
+                )
+            parts.append(values.reshape(-1).cpu())
+            done += len(rows)
+            if progress is not None:
+                progress(done, len(x))
+    return Estimate(torch.cat(parts))

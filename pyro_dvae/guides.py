@@ -1,0 +1,164 @@
+"""Guides with a corruption site: a Gaussian recognition network, and a wrapper for any other guide."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.poutine.indep_messenger import CondIndepStackFrame, IndepMessenger
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import is_validation_enabled
+from torch import Tensor, nn
+
+from pyro_dvae import checks
+from pyro_dvae.corruptions import Corruption
+from pyro_dvae.errors import InputError
+from pyro_dvae.random_state import forked
+from pyro_dvae.registration import register
+from pyro_dvae.sites import clean_input, corrupt
+
+
+class GaussianGuide(nn.Module):
+    """The recognition network of Im et al. (2017): corrupt ``x``, then ``z ~ N(loc(x̃), scale(x̃)²)``.
+
+    Sites: ``x_tilde`` [N, D] (auxiliary) and ``z`` [N, d], inside the plate ``data``.
+
+    :param encoder: module from x̃ [..., D] to a pair (loc, scale), each [..., d].
+    :param corruption: the corruption.
+    """
+
+    def __init__(self, encoder: nn.Module, corruption: Corruption) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.corruption = corruption
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Sample the corruption and the latent of each row of ``x`` [N, D]; return z [N, d]."""
+        register("encoder", self.encoder)
+        with pyro.plate("data", x.shape[0]):
+            x_tilde = corrupt("x_tilde", self.corruption, x)
+            loc, scale = self.encoder(x_tilde)
+            return pyro.sample("z", dist.Normal(loc, scale).to_event(1))
+
+
+class _SamePlates(Messenger):
+    """Refuses a wrapped guide whose plates are of another size than the data.
+
+    Under M > 1 draws the guide gets x̃ with a dimension of draws on the left, so that a plate of size
+    ``x.shape[0]`` would be of the draws.
+    """
+
+    def __init__(self, sizes: dict[str, int], positions: dict[str, int], shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.positions = positions
+        self.shape = shape
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        expected = self.sizes.get(msg["name"])
+        if expected is None or not poutine.util.site_is_subsample(msg):
+            return
+        indices, fn = msg["value"], msg["fn"]
+        size = len(indices) if indices is not None else fn.subsample_size or fn.size
+        if size != expected:
+            raise InputError(
+                f"guide: its plate {msg['name']!r} has {size} elements where the data have {expected}; it "
+                f"gets corrupted data of shape {self.shape}, draws on the left: take the size "
+                f"from x.shape[{self.positions[msg['name']]}]"
+            )
+
+
+class DenoisingGuide(nn.Module):
+    """Any guide with a corruption in front: it samples ``x̃`` and calls ``guide(x̃, ...)``.
+
+    The corruption site lies in the plates that all latents of the guide share, so that bounds and baselines
+    work per datum as with a hand-written site. They are found by one run of the guide on its first call
+    (with the random state put back); a guide whose plates change may name them by ``plates``.
+
+    :param guide: a guide whose first argument is the data, shape ``batch + event``.
+    :param corruption: the corruption.
+    :param name: name of the corruption site.
+    :param event_dim: number of rightmost dimensions of the data that make one datum.
+    :param plates: names and dims of the data plates, for example ``{"data": -1}``; found where omitted.
+    """
+
+    def __init__(
+        self,
+        guide: Callable[..., Any],
+        corruption: Corruption,
+        *,
+        name: str = "x_tilde",
+        event_dim: int = 1,
+        plates: dict[str, int] | None = None,
+    ) -> None:
+        super().__init__()
+        if not callable(guide):
+            raise InputError(f"guide: expected a callable, got {type(guide).__name__}")
+        if not isinstance(corruption, Corruption):
+            raise InputError(f"corruption: expected a pyro_dvae corruption, got {type(corruption).__name__}")
+        self.guide = guide
+        self.corruption = corruption
+        self.name = name
+        self.event_dim = checks.count("event_dim", event_dim, minimum=0)
+        for plate, dim in (plates or {}).items():
+            if isinstance(dim, bool) or not isinstance(dim, int) or dim >= 0:
+                raise InputError(f"plates: expected a dim below 0 for each plate, got {dim!r} for {plate!r}")
+        self.plates = plates
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Corrupt ``x`` and run the guide on it."""
+        if not isinstance(x, Tensor):
+            raise InputError(f"x: expected a tensor as the guide's first argument, got {type(x).__name__}")
+        if is_validation_enabled():
+            checks.finite("x", x)
+        if self.plates is None:
+            self.plates = self._find_plates(x, args, kwargs)
+        sizes = {plate: self._size(x, plate, dim) for plate, dim in self.plates.items()}
+        with ExitStack() as stack:
+            for plate, dim in sorted(self.plates.items(), key=lambda item: item[1]):
+                size = sizes[plate]
+                # The frame alone: a second pyro.plate of that name would clash with the guide's own.
+                stack.enter_context(IndepMessenger(plate, size, dim))
+            x_tilde = corrupt(self.name, self.corruption, x, self.event_dim)
+        positions = {plate: dim - self.event_dim for plate, dim in self.plates.items()}
+        with _SamePlates(sizes, positions, tuple(x_tilde.shape)):
+            return self.guide(x_tilde, *args, **kwargs)
+
+    def _size(self, x: Tensor, plate: str, dim: int) -> int:
+        position = dim - self.event_dim
+        if -position > x.dim():
+            raise InputError(
+                f"plates: plate {plate!r} lies at dim {dim}, left of x of shape {tuple(x.shape)} "
+                f"with event_dim={self.event_dim}"
+            )
+        return x.shape[position]
+
+    def _find_plates(self, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, int]:
+        with forked(), torch.no_grad(), poutine.block(), clean_input():
+            trace = poutine.trace(self.guide).get_trace(x, *args, **kwargs)
+        stacks = [
+            frozenset(f for f in site["cond_indep_stack"] if f.vectorized)
+            for _, site in trace.iter_stochastic_nodes()
+            if not poutine.util.site_is_subsample(site)
+        ]
+        if not stacks:
+            raise InputError("guide: expected at least one sample site, got none")
+        common = frozenset.intersection(*stacks)
+        for frame in common:
+            self._check_size(frame, x)
+        return {frame.name: frame.dim for frame in common}
+
+    def _check_size(self, frame: CondIndepStackFrame, x: Tensor) -> None:
+        position = frame.dim - self.event_dim
+        size = x.shape[position] if -position <= x.dim() else 1
+        if size != frame.size:
+            raise InputError(
+                f"guide: its plate {frame.name!r} has {frame.size} elements where x of shape "
+                f"{tuple(x.shape)} has {size}; give it the mini-batch, set event_dim, or call "
+                "pyro_dvae.corrupt inside the guide"
+            )

@@ -1,0 +1,98 @@
+"""What a training run leaves behind, epoch by epoch, and its lines in ``metrics.jsonl``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pyro_dvae.files import unwritable, write_atomically
+
+
+@dataclass
+class History:
+    """One entry per finished epoch (epochs count from 1); bounds in nats per datum, higher is better.
+
+    ``validation_bound`` holds None where nothing was validated, ``train_bound`` where no step was taken.
+    ``train_bound`` is the mean over the epoch's steps, with the weights as they were at each of them.
+    """
+
+    epochs: list[int] = field(default_factory=list)
+    train_bound: list[float | None] = field(default_factory=list)
+    validation_bound: list[float | None] = field(default_factory=list)
+    learning_rate: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    best_epoch: int | None = None
+    best_validation_bound: float | None = None
+
+    def add(
+        self, train_bound: float | None, validation_bound: float | None, learning_rate: float, seconds: float
+    ) -> bool:
+        """Add the next epoch; return whether its validation bound is the best so far."""
+        self.epochs.append(len(self.epochs) + 1)
+        self.train_bound.append(train_bound)
+        self.validation_bound.append(validation_bound)
+        self.learning_rate.append(learning_rate)
+        self.seconds.append(seconds)
+        better = _better(validation_bound, self.best_validation_bound)
+        if better:
+            self.best_epoch, self.best_validation_bound = self.epochs[-1], validation_bound
+        return better
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the history as JSON-able values; ``History(**values)`` is its inverse."""
+        return dataclasses.asdict(self)
+
+
+def _better(bound: float | None, best: float | None) -> bool:
+    return bound is not None and math.isfinite(bound) and (best is None or bound > best)
+
+
+def metrics_lines(history: History) -> list[str]:
+    """Return one JSON text per epoch; what is not a finite number is null."""
+    lines, best = [], None
+    columns = (history.train_bound, history.validation_bound, history.learning_rate, history.seconds)
+    for epoch, train, validation, rate, seconds in zip(history.epochs, *columns, strict=True):
+        is_best = _better(validation, best)
+        best = validation if is_best else best
+        line = {
+            "epoch": epoch,
+            "train_bound": _finite_or_none(train),
+            "validation_bound": _finite_or_none(validation),
+            "best": is_best,
+            "learning_rate": rate,
+            "seconds": round(seconds, 4),
+        }
+        lines.append(json.dumps(line))
+    return lines
+
+
+def _finite_or_none(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+class MetricsFile:
+    """``metrics.jsonl``: the first write puts it in step with the history, later ones append a line."""
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = Path(path)
+        self._agrees = False
+
+    def rewrite(self, history: History) -> None:
+        """Replace the file by the lines of ``history``."""
+        write_atomically(self.path, "".join(line + "\n" for line in metrics_lines(history)))
+        self._agrees = True
+
+    def append(self, history: History) -> None:
+        """Add the line of the last epoch of ``history``."""
+        if not self._agrees:
+            self.rewrite(history)
+            return
+        try:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(metrics_lines(history)[-1] + "\n")
+        except OSError as error:
+            raise unwritable(self.path, error) from None

@@ -1,0 +1,149 @@
+"""The options of a training run, declared once: a record, its checks, and its click options.
+
+Importing this module does not import torch, so ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import click
+
+from pyro_dvae.errors import InputError
+
+NOISE_KINDS = ("salt-and-pepper", "bit-flip", "masking", "gaussian")
+NOISE_SCHEDULES = ("constant", "linear", "step")
+BOUNDS = ("dvae", "diwae")
+ACTIVATIONS = ("softplus", "tanh", "relu", "sigmoid")
+LIKELIHOODS = ("bernoulli", "gaussian")
+BINARISATIONS = ("static", "dynamic", "threshold", "none")
+RATE_SCHEDULES = ("step", "constant", "paper")
+
+
+def _option(default: Any, help_text: str, flag: str | None = None, **click_arguments: Any) -> Any:
+    metadata = {"help": help_text, "flag": flag, "click": click_arguments}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything that decides what a run computes and where it goes; the content of ``config.json``."""
+
+    noise: float = _option(0.05, "Noise level: a rate in [0, 1] or a standard deviation; 0: plain VAE.")
+    noise_kind: str = _option(
+        "salt-and-pepper", "Kind of noise.", type=click.Choice(NOISE_KINDS), show_choices=True
+    )
+    salt: str = _option("0.5", "Share of salt among replaced pixels, or 'rate' as in the paper's code.")
+    noise_schedule: str = _option(
+        "constant",
+        "Noise over training: constant, linear to --noise-end, or halfway a step to it.",
+        type=click.Choice(NOISE_SCHEDULES),
+    )
+    noise_end: float = _option(0.0, "Level at which a linear or step schedule ends.")
+    learn_noise: bool = _option(False, "Learn the level, from --noise on.", is_flag=True)
+    minimum_noise: float = _option(0.001, "Lower limit of a learned level.")
+    bound: str = _option(
+        "dvae", "Bound: denoising, or importance-weighted denoising.", type=click.Choice(BOUNDS)
+    )
+    corruptions: int = _option(1, "Corruptions per datum (M).")
+    particles: int = _option(1, "Latent draws per corruption (K).")
+    hidden_layers: int = _option(1, "Hidden layers of the encoder (1 to 4).")
+    decoder_layers: int = _option(2, "Hidden layers of the decoder (1 to 4).")
+    width: int = _option(200, "Units of each hidden layer.")
+    latent_size: int = _option(50, "Size of the latent space.")
+    activation: str = _option("softplus", "Activation.", type=click.Choice(ACTIVATIONS))
+    likelihood: str = _option("bernoulli", "Distribution of a pixel.", type=click.Choice(LIKELIHOODS))
+    epochs: int = _option(50, "Passes over the training data.")
+    batch_size: int = _option(100, "Data per step.")
+    learning_rate: float = _option(1e-3, "Step size of Adam.")
+    rate_schedule: str = _option(
+        "step",
+        "Step size over training: constant; x0.3 at 60 % and x0.1 at 85 %; or the paper's code's ten stages.",
+        type=click.Choice(RATE_SCHEDULES),
+    )
+    clip_norm: float | None = _option(
+        None, "Clip the gradient to this norm (the paper's code: 5).", type=float
+    )
+    binarisation: str = _option(
+        "static",
+        "Pixels: drawn once from the seed, drawn at each visit, cut at 1/2, or grey.",
+        type=click.Choice(BINARISATIONS),
+    )
+    dataset: str | None = _option(
+        None,
+        "mnist, fashion-mnist, kmnist, frey, digits, or a .npy, .npz or .csv file.  [default: mnist]",
+        type=str,
+    )
+    data_folder: str = _option("data", "Folder of the data, in torchvision's layout.")
+    seed: int = _option(0, "Seed of weights, noise, order and binarisation.")
+    device: str = _option("auto", "auto, cpu, cuda, cuda:N or mps.")
+    importance_samples: int = _option(200, "Samples of the final importance-weighted bound; 0 leaves it out.")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the options as a JSON-able dictionary."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Options:
+        """Build options from what :meth:`as_dict` returned; unknown or missing names are refused."""
+        names = {f.name for f in dataclasses.fields(cls)}
+        if names != set(values):
+            odd = sorted(names ^ set(values))
+            raise InputError(f"config: expected the options of this version, differs in {', '.join(odd)}")
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asked for: options, which of them were given, and the folders."""
+
+    options: Options
+    given: frozenset[str]
+    output: str | None
+    resume: str | None
+    quiet: bool
+
+
+def training_options(command: Callable[[Request], None]) -> Callable[..., None]:
+    """Give a click command every training option; the function gets one :class:`Request`."""
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        context = click.get_current_context()
+        output, resume, quiet = (values.pop(name) for name in ("output", "resume", "quiet"))
+        given = frozenset(
+            name
+            for name in values
+            if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+        )
+        command(Request(Options(**values), given, output, resume, quiet))
+
+    decorated: Callable[..., Any] = run
+    for decorator in reversed(_decorators()):
+        decorated = decorator(decorated)
+    return decorated
+
+
+def _decorators() -> list[Callable[..., Any]]:
+    made = []
+    for entry in dataclasses.fields(Options):
+        name = "--" + entry.name.replace("_", "-")
+        arguments = dict(entry.metadata["click"])
+        if "type" not in arguments and "is_flag" not in arguments:
+            arguments["type"] = type(entry.default)
+        shown = entry.default not in (None, False)
+        made.append(
+            click.option(
+                name, default=entry.default, help=entry.metadata["help"], show_default=shown, **arguments
+            )
+        )
+    return [
+        *made,
+        click.option("--output", type=str, default=None, help="Run folder.  [default: a new one in runs/]"),
+        click.option("--resume", type=str, default=None, help="Run folder to go on with; --epochs may grow."),
+        click.option("--quiet", is_flag=True, help="Show no progress."),
+    ]

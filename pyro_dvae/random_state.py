@@ -1,0 +1,67 @@
+"""The global random states (torch on every device, ``random``, NumPy): to keep, to put back, to fork."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def capture() -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the present random states: the large parts as tensors, the rest as JSON-able values."""
+    tensors = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_initialized():
+        for device in range(torch.cuda.device_count()):
+            tensors[f"cuda:{device}"] = torch.cuda.get_rng_state(device)
+    version, words, gauss = random.getstate()
+    tensors["python"] = torch.tensor(words, dtype=torch.int64)
+    state: dict[str, Any] = {"python": [version, gauss]}
+    legacy: Any = np.random.get_state(legacy=True)  # noqa: NPY002
+    if legacy[0] == "MT19937":
+        tensors["numpy"] = torch.from_numpy(legacy[1].astype(np.int64))
+        state["numpy"] = [int(legacy[2]), int(legacy[3]), float(legacy[4])]
+    return tensors, state
+
+
+def restore(tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Put back what :func:`capture` returned; devices that are no longer there are passed over."""
+    torch.set_rng_state(tensors["cpu"])
+    for name, value in tensors.items():
+        if name.startswith("cuda:") and int(name[5:]) < torch.cuda.device_count():
+            torch.cuda.set_rng_state(value, int(name[5:]))
+    version, gauss = state["python"]
+    random.setstate((version, tuple(tensors["python"].tolist()), gauss))
+    if "numpy" in tensors:
+        words = tensors["numpy"].numpy().astype(np.uint32)
+        np.random.set_state(("MT19937", words, *state["numpy"]))  # noqa: NPY002
+
+
+@contextmanager
+def forked(seed: int | None = None) -> Iterator[None]:
+    """Run the body apart from the global random streams, which go on afterwards as if it had not run.
+
+    With ``seed`` the streams inside start from it; without, they start as the global ones stand.
+    """
+    tensors, state = capture()
+    try:
+        if seed is not None:
+            torch.default_generator.manual_seed(seed)
+            if torch.cuda.is_initialized():  # torch.manual_seed would also seed a CUDA that starts later
+                torch.cuda.manual_seed_all(seed)
+            random.seed(seed)
+            np.random.seed(seed % 2**32)  # noqa: NPY002
+        yield
+    finally:
+        restore(tensors, state)
+
+
+def derived_seed(seed: int, *parts: object) -> int:
+    """Return a seed in [0, 2**63) that depends on ``seed`` and ``parts`` and on nothing else."""
+    text = "/".join(str(part) for part in (seed, *parts))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1

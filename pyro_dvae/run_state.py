@@ -1,0 +1,140 @@
+"""What a checkpoint of a training run holds, and whether it is of the run that would go on from it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro.infer import ELBO
+from torch import Tensor
+
+from pyro_dvae import checks
+from pyro_dvae.batches import fingerprint
+from pyro_dvae.checkpoint import from_json, read_checkpoint, to_json
+from pyro_dvae.errors import CheckpointError, InputError
+from pyro_dvae.parameters import Trained, discover
+
+KIND = "training"
+_ABSENT = "nothing"
+
+
+@dataclass(frozen=True)
+class Saved:
+    """The tensors of a checkpoint by what they are of; names as the owners of each gave them."""
+
+    live: dict[str, Tensor]
+    best: dict[str, Tensor] | None
+    adam: dict[str, Tensor]
+    losses: list[float]
+    random: tuple[dict[str, Tensor], dict[str, Any]]
+
+
+def pack(
+    *,
+    live: Mapping[str, Tensor],
+    best: Mapping[str, Tensor] | None,
+    adam: Mapping[str, Tensor],
+    losses: list[float],
+    random: tuple[Mapping[str, Tensor], Mapping[str, Any]],
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors under their prefixes, and the part of the state that belongs to them."""
+    tensors = dict(live)
+    tensors["epoch/losses"] = torch.tensor(losses, dtype=torch.float64)
+    for prefix, group in (("best", best or {}), ("optimizer", adam), ("rng", random[0])):
+        tensors |= {f"{prefix}/{name}": tensor for name, tensor in group.items()}
+    return tensors, {"random": dict(random[1])}
+
+
+def unpack(tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Saved:
+    """Return what :func:`pack` was given."""
+    return Saved(
+        live=weights(tensors, best=False),
+        best=_group(tensors, "best/") or None,
+        adam=_group(tensors, "optimizer/"),
+        losses=tensors["epoch/losses"].tolist(),
+        random=(_group(tensors, "rng/"), state["random"]),
+    )
+
+
+def weights(tensors: Mapping[str, Tensor], best: bool) -> dict[str, Tensor]:
+    """Return the parameters and buffers of the best epoch (if there is one), or the last ones."""
+    last = {name: value for name, value in tensors.items() if name.startswith(("parameters/", "buffers/"))}
+    return (_group(tensors, "best/") if best else {}) or last
+
+
+def _group(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def identity(
+    settings: Mapping[str, Any], config: Mapping[str, Any] | None, data: Mapping[str, Tensor | None]
+) -> dict[str, Any]:
+    """Return the part of the state that says which run it is, as it will be read back from JSON."""
+    if config is not None and not isinstance(config, Mapping):
+        raise InputError(f"config: expected a dictionary of JSON-able values, got {type(config).__name__}")
+    try:
+        kept: Any = None if config is None else from_json(to_json(config))
+    except InputError as error:
+        raise InputError(f"config: {error}") from None
+    prints = {name: None if tensor is None else fingerprint(tensor) for name, tensor in data.items()}
+    return {"kind": KIND, "settings": dict(settings), "config": kept, "data": prints}
+
+
+def require_same(
+    saved: Mapping[str, Any], now: Mapping[str, Any], may_change: Iterable[str], where: str
+) -> None:
+    """Refuse a checkpoint of another configuration or other data, naming every difference."""
+    if saved.get("kind") != KIND:
+        raise CheckpointError(f"{where}: not of a training run")
+    free = set(may_change)
+    differing = [
+        f"{key} was {then!r}, is now {given!r}"
+        for part in ("settings", "config")
+        for key, then, given in _differences(saved[part] or {}, now[part] or {})
+        if key not in free and key.partition(".")[0] not in free
+    ]
+    if differing:
+        raise CheckpointError(f"{where}: of another configuration: {'; '.join(differing)}")
+    for key, then, given in _differences(saved["data"], now["data"]):
+        raise CheckpointError(f"{where}: of other data: {key} was {then!r}, is now {given!r}")
+
+
+def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    before, after = dict(_flat(then)), dict(_flat(now))
+    keys = [*before, *(key for key in after if key not in before)]
+    pairs = [(key, before.get(key, _ABSENT), after.get(key, _ABSENT)) for key in keys]
+    return [(key, old, new) for key, old, new in pairs if old != new and not (old != old and new != new)]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def load_trained(
+    path: str | os.PathLike[str],
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    bound: ELBO,
+    batch: Tensor,
+    which: str = "best",
+) -> None:
+    """Copy the parameters and buffers of a checkpoint into those of ``model`` and ``guide``, in place.
+
+    ``batch`` is a batch as the model takes it, to find the parameters by one dry run of ``bound``; ``which``
+    is "best" (by validation; without any, the last) or "last".
+    """
+    best = checks.known("which", which, ("best", "last")) == "best"
+    packed, state = read_checkpoint(path, lambda name: name.startswith(("best/", "parameters/", "buffers/")))
+    if state.get("kind") != KIND:
+        raise CheckpointError(f"checkpoint {path}: not of a training run")
+    chosen = weights(packed, best)
+    trained: Trained = discover(model, guide, lambda: bound.loss(model, guide, batch))
+    trained.require_same(chosen, f"checkpoint {path}")
+    trained.assign(chosen)

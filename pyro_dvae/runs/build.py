@@ -1,0 +1,118 @@
+"""The ready-made pieces that the options of a run name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from pyro_dvae import checks
+from pyro_dvae.bounds import DenoisingELBO, TraceDenoising_ELBO, TraceDenoisingIWAE_ELBO
+from pyro_dvae.corruptions import (
+    BitFlip,
+    Corruption,
+    GaussianNoise,
+    LinearSchedule,
+    Masking,
+    NoCorruption,
+    SaltAndPepper,
+    Schedule,
+    StepSchedule,
+)
+from pyro_dvae.errors import InputError
+from pyro_dvae.networks import BernoulliDecoder, GaussianDecoder, GaussianEncoder
+from pyro_dvae.options import Options
+
+_SCHEDULES: dict[str, Callable[[float, float, int], Schedule]] = {
+    "linear": lambda start, end, epochs: LinearSchedule(start, end, epochs),
+    "step": lambda start, end, epochs: StepSchedule({0: start, epochs / 2: end}),
+}
+_NOISES: dict[str, Callable[..., Corruption]] = {
+    "salt-and-pepper": SaltAndPepper,
+    "bit-flip": BitFlip,
+    "masking": Masking,
+    "gaussian": GaussianNoise,
+}
+_DECODERS: dict[str, Callable[..., nn.Module]] = {"bernoulli": BernoulliDecoder, "gaussian": GaussianDecoder}
+_BOUNDS: dict[str, type[DenoisingELBO]] = {"dvae": TraceDenoising_ELBO, "diwae": TraceDenoisingIWAE_ELBO}
+
+
+def build_corruption(options: Options) -> Corruption:
+    """Return the corruption: :class:`NoCorruption` at level 0, scheduled or learned as asked."""
+    kind = checks.known("noise_kind", options.noise_kind, _NOISES)
+    maximum = math.inf if kind == "gaussian" else 1.0
+    for argument in ("noise", "noise_end"):
+        checks.number(argument, getattr(options, argument), 0.0, maximum)
+    if options.learn_noise and options.noise_schedule != "constant":
+        raise InputError("learn_noise: a level is either scheduled or learned, got both")
+    level: float | Schedule = options.noise
+    if options.noise_schedule != "constant":
+        level = _SCHEDULES[options.noise_schedule](options.noise, options.noise_end, options.epochs)
+    elif options.noise == 0 and not options.learn_noise:
+        return NoCorruption()
+    arguments: dict[str, object] = {}
+    if options.learn_noise:
+        arguments |= {"learnable": True, "minimum": options.minimum_noise}
+    if kind == "salt-and-pepper":
+        arguments["salt"] = _salt(options.salt)
+    return _NOISES[kind](level, **arguments)
+
+
+def _salt(text: str) -> float | str:
+    if text == "rate":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"salt: expected a number in [0, 1] or 'rate', got {text!r}") from None
+
+
+def build_encoder(options: Options, data_size: int) -> nn.Module:
+    """Return the Gaussian encoder."""
+    hidden = _layers("hidden_layers", options.hidden_layers, options.width)
+    return GaussianEncoder(data_size, options.latent_size, hidden, options.activation)
+
+
+def build_decoder(options: Options, data_size: int) -> nn.Module:
+    """Return the Bernoulli or Gaussian decoder."""
+    hidden = _layers("decoder_layers", options.decoder_layers, options.width)
+    decoder = _DECODERS[checks.known("likelihood", options.likelihood, _DECODERS)]
+    return decoder(options.latent_size, data_size, hidden, options.activation)
+
+
+def _layers(argument: str, layers: int, width: int) -> tuple[int, ...]:
+    if checks.count(argument, layers) > 4:
+        raise InputError(f"{argument}: expected 1 to 4 hidden layers, got {layers}")
+    return (checks.count("width", width),) * layers
+
+
+def build_bound(options: Options) -> DenoisingELBO:
+    """Return the bound, told of the one plate that the ready-made models have."""
+    kind = _BOUNDS[checks.known("bound", options.bound, _BOUNDS)]
+    return kind(options.corruptions, options.particles, max_plate_nesting=1)
+
+
+def check_training(options: Options) -> None:
+    """Refuse what the trainer or the evaluation would refuse later, before anything is written."""
+    for argument, minimum in (("epochs", 1), ("batch_size", 1), ("seed", 0), ("importance_samples", 0)):
+        checks.count(argument, getattr(options, argument), minimum)
+    checks.positive("learning_rate", options.learning_rate)
+    if options.clip_norm is not None:
+        checks.positive("clip_norm", options.clip_norm)
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device: ``auto`` is the first GPU where there is one, else the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros((), device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        cause = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"device: {name!r} cannot be used here ({cause}); use --device cpu or auto"
+        ) from None
+    return device

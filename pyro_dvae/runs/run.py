@@ -1,0 +1,276 @@
+"""One run: data, folder and device from the options; the trainer; the evaluation and pictures at its end."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+
+import pyro_dvae
+from pyro_dvae import plots
+from pyro_dvae.bounds import DenoisingELBO, TraceDenoising_ELBO, TraceDenoisingIWAE_ELBO
+from pyro_dvae.datasets import Dataset, binarisation, binarise_dataset, load_dataset
+from pyro_dvae.errors import DataError, InputError
+from pyro_dvae.evaluation import Estimate, evaluate_bound
+from pyro_dvae.options import Options, Request
+from pyro_dvae.random_state import derived_seed, forked
+from pyro_dvae.runs import folder as run_folder
+from pyro_dvae.runs.build import (
+    build_bound,
+    build_corruption,
+    build_decoder,
+    build_encoder,
+    check_training,
+    pick_device,
+)
+from pyro_dvae.runs.pictures import manifold_means, prior_means, reconstructions
+from pyro_dvae.training import Trainer
+
+Program = Callable[..., Any]
+_MAY_CHANGE = ("epochs", "device", "data_folder", "importance_samples")
+
+
+class Run:
+    """Everything around the Pyro code of a training script, from one :class:`Request`.
+
+    Seeds Pyro from the options and clears its param store, as a script does; the library itself never does.
+
+    :param request: what the command line asked for.
+    """
+
+    def __init__(self, request: Request) -> None:
+        self.quiet = request.quiet
+        self.resumed = request.resume is not None
+        self.options, resumed_folder = _options_and_folder(request)
+        check_training(self.options)
+        self.device = pick_device(self.options.device)
+        self.corruption = build_corruption(self.options)
+        self.bound = build_bound(self.options)
+        self.data = _load(self.options)
+        _check_range(self.options, self.data)
+        train, validation, test = binarise_dataset(self.data, self.options.binarisation, self.options.seed)
+        self.train, self.validation, self.test = (part.to(self.device) for part in (train, validation, test))
+        self.visit = binarisation(self.options.binarisation).visit
+        pyro.clear_param_store()
+        pyro.set_rng_seed(self.options.seed)
+        self.encoder = build_encoder(self.options, self.data.dimension).to(self.device)
+        self.decoder = build_decoder(self.options, self.data.dimension).to(self.device)
+        self.corruption.to(self.device)
+        self.folder = resumed_folder or run_folder.new_folder(request.output, _stem(self.options, self.data))
+        self.config = _config(self.options, self.data)
+        if not self.resumed:
+            run_folder.write_json(self.folder / run_folder.CONFIG, self.config)
+        self.say(f"data: {self.data.name} ({self.data.source})")
+        self.say(f"run folder: {self.folder}")
+
+    def say(self, line: str) -> None:
+        """Print a line to the terminal's error stream, where progress goes too."""
+        if not self.quiet:
+            print(line, file=sys.stderr, flush=True)
+
+    def trainer(self, model: Program, guide: Program, bound: DenoisingELBO) -> Trainer:
+        """Return the training loop; iterate over it, and over each of its epochs, and call its ``step``."""
+        options = self.options
+        validation_bound = TraceDenoising_ELBO(max_plate_nesting=1)
+
+        def evaluate() -> float:
+            return evaluate_bound(model, guide, self.visit(self.validation), validation_bound).mean
+
+        return Trainer(
+            model,
+            guide,
+            bound,
+            self.train,
+            evaluate=evaluate,
+            epochs=options.epochs,
+            batch_size=options.batch_size,
+            learning_rate=options.learning_rate,
+            schedule=options.rate_schedule,
+            clip_norm=options.clip_norm,
+            transform=self.visit,
+            seed=options.seed,
+            checkpoint=self.folder / run_folder.CHECKPOINT,
+            resume=self.resumed,
+            config=self.config["options"],
+            metrics=self.folder / run_folder.METRICS,
+            progress=False if self.quiet else None,
+            before_epoch=(self.corruption.set_epoch,),
+            device=self.device,
+            may_change=_MAY_CHANGE,
+        )
+
+    def finish(self, trainer: Trainer) -> dict[str, Any]:
+        """Evaluate the best epoch on the test data, draw the pictures, print and return the results."""
+        started = time.perf_counter()
+        trainer.load_best()
+        model, guide = trainer.model, trainer.guide
+        for part in (self.encoder, self.decoder, self.corruption):
+            part.eval()
+        results = self._evaluate(model, guide, trainer)
+        pictures = self._draw(model, guide, trainer)
+        results["seconds"]["evaluation"] = round(time.perf_counter() - started, 1)
+        run_folder.write_json(self.folder / run_folder.RESULTS, results)
+        print(_table(results, self.folder, pictures))
+        return results
+
+    def _evaluate(self, model: Program, guide: Program, trainer: Trainer) -> dict[str, Any]:
+        test = self.visit(self.test)
+        bounds: dict[str, DenoisingELBO] = {"test_bound": TraceDenoising_ELBO(max_plate_nesting=1)}
+        samples = self.options.importance_samples
+        if samples:
+            bounds["importance_weighted_bound"] = TraceDenoisingIWAE_ELBO(1, samples, max_plate_nesting=1)
+        history = trainer.history
+        results: dict[str, Any] = {
+            "data": self.config["data"],
+            "epochs": len(history.epochs),
+            "best_epoch": history.best_epoch,
+            "best_validation_bound": history.best_validation_bound,
+            "noise_levels": [_summary(level()) for level in self.corruption.levels()],
+            "units": "nats per datum",
+        }
+        for name, bound in bounds.items():
+            self.say(f"evaluating on {len(test):,} test data: {name.replace('_', ' ')}")
+            seed = derived_seed(self.options.seed, "evaluation", name)
+            estimate: Estimate = evaluate_bound(model, guide, test, bound, seed=seed)
+            results[name] = {"mean": estimate.mean, "standard_error": estimate.standard_error}
+        if samples:
+            results["importance_weighted_bound"]["samples"] = samples
+        results["seconds"] = {"training": round(sum(history.seconds), 1)}
+        return results
+
+    def _draw(self, model: Program, guide: Program, trainer: Trainer) -> list[Path]:
+        shape, test, history = self.data.image_shape, self.visit(self.test), trainer.history
+        title, folder = _title(self.options, self.data), self.folder
+        with forked(derived_seed(self.options.seed, "pictures")):
+            clean = test[:12]
+            corrupted, reconstructed = reconstructions(model, guide, clean)
+            made = [
+                plots.learning_curves(
+                    folder / "learning_curves.png",
+                    history.epochs,
+                    history.train_bound,
+                    history.validation_bound,
+                    history.best_epoch,
+                    title,
+                ),
+                plots.image_grid(
+                    folder / "prior_samples.png",
+                    prior_means(model, test, 100).cpu(),
+                    shape,
+                    columns=10,
+                    title=f"Pixel means of latents drawn from the prior: {title}",
+                ),
+                plots.denoising_grid(
+                    folder / "reconstructions.png",
+                    clean.cpu(),
+                    corrupted.cpu(),
+                    reconstructed.cpu(),
+                    shape,
+                    title=f"Test images: {title}",
+                ),
+            ]
+            if self.options.latent_size == 2:
+                images = manifold_means(model, test, 20, 20).cpu()
+                made.append(
+                    plots.manifold(folder / "manifold.png", images, shape, 20, 20, f"Latent space: {title}")
+                )
+        return made
+
+
+def _options_and_folder(request: Request) -> tuple[Options, Path | None]:
+    """Return the options, from the resumed run's folder where there is one, and that folder."""
+    if request.resume is None:
+        return request.options, None
+    if request.output is not None:
+        raise InputError("output: a resumed run stays in its folder; give --resume or --output, not both")
+    folder = Path(request.resume).expanduser()
+    options = Options.from_dict(run_folder.read_config(folder)["options"]).as_dict()
+    asked = {name: getattr(request.options, name) for name in request.given}
+    fixed = sorted(
+        name for name, value in asked.items() if name not in _MAY_CHANGE and value != options[name]
+    )
+    if fixed:
+        name = fixed[0]
+        raise InputError(f"{name}: the run in {folder} has {options[name]!r}, got {asked[name]!r}")
+    return Options.from_dict(options | asked), folder
+
+
+def _load(options: Options) -> Dataset:
+    return load_dataset(options.dataset, options.data_folder)
+
+
+def _check_range(options: Options, data: Dataset) -> None:
+    if (
+        options.noise_kind == "bit-flip"
+        and options.noise
+        and not data.binary
+        and options.binarisation == "none"
+    ):
+        raise DataError("noise_kind: bit-flip wants binary pixels; choose a --binarisation other than none")
+
+
+def _stem(options: Options, data: Dataset) -> str:
+    kind = "" if options.noise_kind == "salt-and-pepper" else f"{options.noise_kind}-"
+    return f"{Path(data.name).stem}-{options.bound}-{kind}noise{options.noise:g}-seed{options.seed}"
+
+
+def _title(options: Options, data: Dataset) -> str:
+    name = f"{data.name} (in place of {data.substituted_for})" if data.substituted_for else data.name
+    return f"{name}, {options.noise_kind} {options.noise:g}, {options.bound.upper()}"
+
+
+def _config(options: Options, data: Dataset) -> dict[str, Any]:
+    return {
+        "options": options.as_dict(),
+        "data": {
+            "name": data.name,
+            "source": data.source,
+            "substituted_for": data.substituted_for,
+            "dimension": data.dimension,
+            "image_shape": list(data.image_shape),
+            "sizes": [len(data.train), len(data.validation), len(data.test)],
+        },
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "pyro": pyro.__version__,
+            "pyro_dvae": pyro_dvae.__version__,
+        },
+    }
+
+
+def _summary(level: torch.Tensor) -> float:
+    return float(level.detach().mean())
+
+
+def _table(results: dict[str, Any], folder: Path, pictures: list[Path]) -> str:
+    """Return the closing table: figures, then where everything was written."""
+    rows = [("data", results["data"]["name"])]
+    if results["data"]["substituted_for"]:
+        rows.append(("", f"NOT {results['data']['substituted_for']}, which could not be had"))
+    if results["best_epoch"] is not None:
+        best = f"{results['best_epoch']} of {results['epochs']}"
+        rows.append(
+            ("best epoch by validation", f"{best} (bound {results['best_validation_bound']:.2f} nats)")
+        )
+    for name, label in (
+        ("test_bound", "test bound"),
+        ("importance_weighted_bound", "importance-weighted bound"),
+    ):
+        if name in results:
+            figure = results[name]
+            samples = f", {figure['samples']} samples" if "samples" in figure else ""
+            rows.append((label, f"{figure['mean']:.2f} ± {figure['standard_error']:.2f} nats{samples}"))
+    files = [folder / name for name in (run_folder.CONFIG, run_folder.METRICS, run_folder.RESULTS)]
+    files += [folder / run_folder.CHECKPOINT, *pictures]
+    labels = ["options and data", "bounds by epoch", "these results", "checkpoint"]
+    labels += [path.stem.replace("_", " ") for path in pictures]
+    rows += [(label, str(path)) for label, path in zip(labels, files, strict=True)]
+    width = max(len(label) for label, _ in rows)
+    return "\n".join(f"{label:<{width}}  {value}" for label, value in rows)

@@ -1,0 +1,142 @@
+"""The corruption site of a guide: sampled and seen by the encoder, never counted by a bound."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.distributions.score_parts import ScoreParts
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+
+from pyro_dvae import checks
+from pyro_dvae.corruptions import Corruption
+from pyro_dvae.errors import InputError
+from pyro_dvae.registration import register
+
+_REMEDY = (
+    "a learned discrete corruption needs a score-function gradient, which this ELBO does not have: "
+    "use pyro_dvae.TraceDenoising_ELBO (or pyro.infer.Trace_ELBO)"
+)
+
+
+class _NoEntropy(float):
+    """Zero for estimators that skip it, a refusal for those that would differentiate it."""
+
+    def sum(self) -> Tensor:
+        raise NotImplementedError(_REMEDY)
+
+
+class Auxiliary(dist.TorchDistribution):
+    """A distribution that is sampled but has log-probability 0, whatever the value.
+
+    Around a corruption it makes any Pyro ELBO compute the denoising bound: counting the site would add the
+    entropy of the corruption to it. A corruption that is discrete and learned keeps its true score
+    function, so the gradient of its rate is estimated; one that is reparameterised is followed pathwise.
+
+    :param base_dist: the distribution of the value.
+    :param clean: the value that stands for "no corruption", of the same shape.
+    :param learned: whether ``base_dist`` depends on parameters that want a gradient.
+    """
+
+    arg_constraints: ClassVar[dict[str, dist.constraints.Constraint]] = {}
+
+    def __init__(self, base_dist: dist.TorchDistribution, clean: Tensor, learned: bool) -> None:
+        self.base_dist = base_dist
+        self.clean = clean
+        self.learned = learned
+        super().__init__(base_dist.batch_shape, base_dist.event_shape, validate_args=False)
+
+    @property
+    def has_rsample(self) -> bool:
+        """Whether draws carry the whole gradient: trivially so where nothing is learned."""
+        pathwise = self.base_dist.has_rsample or not self.learned
+        # Pyro's mean-field ELBO asks this to refuse a site; say here what to use instead.
+        if not pathwise and sys._getframe(1).f_code.co_name == "check_fully_reparametrized":
+            raise NotImplementedError(_REMEDY)
+        return bool(pathwise)
+
+    @property
+    def support(self) -> dist.constraints.Constraint:
+        """The support of the corruption."""
+        return self.base_dist.support
+
+    def expand(self, batch_shape: torch.Size, _instance: dist.TorchDistribution | None = None) -> Auxiliary:
+        """Return this distribution over a larger batch shape."""
+        batch_shape = torch.Size(batch_shape)
+        clean = self.clean.expand(batch_shape + self.event_shape)
+        return Auxiliary(self.base_dist.expand(batch_shape), clean, self.learned)
+
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's signature
+        """Draw values of shape ``sample_shape + batch_shape + event_shape``."""
+        return self.base_dist(sample_shape)
+
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        """Draw values of shape ``sample_shape + batch_shape + event_shape``."""
+        return self.base_dist(sample_shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return zeros of the batch shape (nats)."""
+        shape = torch.broadcast_shapes(self.batch_shape, value.shape[: value.dim() - self.event_dim])
+        return torch.zeros((), dtype=value.dtype, device=value.device).expand(shape)
+
+    def score_parts(self, value: Tensor) -> ScoreParts:
+        """Return log-probability 0 and, for a learned discrete corruption, its true score function."""
+        nothing = self.log_prob(value)
+        if self.has_rsample:
+            return ScoreParts(nothing, 0, nothing)
+        return ScoreParts(nothing, self.base_dist.log_prob(value), _NoEntropy())
+
+    def without_noise(self) -> Auxiliary:
+        """Return the distribution whose every draw is the clean value."""
+        return Auxiliary(dist.Delta(self.clean, event_dim=self.event_dim), self.clean, learned=False)
+
+
+def corrupt(name: str, corruption: Corruption, x: Tensor, event_dim: int = 1) -> Tensor:
+    """Sample the corruption site ``x̃ ~ p_π(x̃|x)`` in a guide (Im et al. 2017, section 3).
+
+    Call it before the latent sites, inside the same plate, and give the encoder what it returns. The site
+    adds nothing to any bound. A learned corruption registers its parameters with Pyro here.
+
+    :param name: name of the site.
+    :param corruption: the corruption.
+    :param x: clean data, shape ``batch + event``.
+    :param event_dim: number of rightmost dimensions of ``x`` that make one datum.
+    :returns: corrupted data, shaped like ``x`` (with further dimensions on the left under several draws).
+    :raises InputError: ``x`` is no floating-point tensor, has too few dimensions, or holds NaN or infinity
+        while Pyro validates.
+    """
+    checks.count("event_dim", event_dim, minimum=0)
+    if not isinstance(corruption, Corruption):
+        raise InputError(f"corruption: expected a pyro_dvae corruption, got {type(corruption).__name__}")
+    checks.floating("x", x)
+    if x.dim() < event_dim:
+        raise InputError(f"x: expected at least {event_dim} dimensions, got shape {tuple(x.shape)}")
+    register(name, corruption)
+    learned = x.requires_grad or any(p.requires_grad for p in corruption.parameters())
+    noisy = Auxiliary(corruption(x).to_event(event_dim), x, learned)
+    return pyro.sample(name, noisy, infer={"is_auxiliary": True})
+
+
+class CleanInputMessenger(Messenger):
+    """Effect handler under which every corruption site returns its clean input."""
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        if isinstance(msg["fn"], Auxiliary) and not msg["is_observed"]:
+            msg["fn"] = msg["fn"].without_noise()
+
+
+def clean_input(fn: Callable[..., Any] | None = None) -> Any:
+    """Switch the corruption off: a context manager, or a wrapper of a guide.
+
+    Im et al. (2017) train on corrupted input and report test bounds on clean input::
+
+        with dv.clean_input():
+            loss = bound.loss(model, guide, x)
+    """
+    messenger = CleanInputMessenger()
+    return messenger if fn is None else messenger(fn)

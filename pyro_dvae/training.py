@@ -1,0 +1,433 @@
+"""Training any Pyro model and guide by any bound: one fused Adam, exact resume, the best epoch kept.
+
+::
+
+    trainer = Trainer(model, guide, TraceDenoising_ELBO(), train, validation=held_out)
+    for epoch in trainer:
+        for x in epoch:
+            trainer.step(x)
+    trainer.load_best()
+
+:func:`fit` is that loop. A run that was stopped, by Ctrl-C in the middle of an epoch or by a lost machine,
+and is resumed with ``resume=True`` ends, on the same machine, with the weights it would have had, bit for
+bit. What it cannot know of is state that is neither a parameter nor a buffer nor a global random state.
+Its random stream depends on nothing but the seed of the order and the global random states at the start:
+validation, progress and checkpoints leave it as it is.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from pyro.infer import ELBO
+from torch import Tensor
+
+from pyro_dvae import checks, learning_rates, random_state, run_state
+from pyro_dvae.batches import data_tensor, epoch_order
+from pyro_dvae.checkpoint import load_checkpoint, save_checkpoint
+from pyro_dvae.epoch_record import EpochRecord
+from pyro_dvae.errors import DivergenceError, InputError
+from pyro_dvae.files import require_writable
+from pyro_dvae.history import History, MetricsFile
+from pyro_dvae.interrupts import Interrupts, Stopped
+from pyro_dvae.optimizer import adam, adam_tensors, assign_adam
+from pyro_dvae.parameters import discover, modules_of
+from pyro_dvae.progress import Progress, progress_for
+from pyro_dvae.run_state import load_trained
+from pyro_dvae.validation import Validation
+
+__all__ = ["Epoch", "History", "Stopped", "Trainer", "fit", "load_trained"]
+
+_CHECK_EVERY = 100  # steps between two looks at the losses on a device that computes ahead
+_VALIDATION_CHUNK = 4  # validation rows at a time, in batch sizes
+
+
+class _Interrupted(Exception):  # noqa: N818 - not an error
+    """A stop was requested while validating."""
+
+
+class Epoch:
+    """The mini-batches of one epoch, in their order; a resumed epoch begins where it was stopped."""
+
+    def __init__(self, index: int, trainer: Trainer):
+        self.index = index
+        self._trainer = trainer
+
+    @property
+    def number(self) -> int:
+        """The epoch, counted from 1."""
+        return self.index + 1
+
+    def __len__(self) -> int:
+        """Return the number of mini-batches of a whole epoch."""
+        return self._trainer.steps_per_epoch
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self._trainer._batches(self.index)
+
+
+class Trainer:
+    """Trains ``model`` and ``guide`` by gradient steps on ``bound``, in mini-batches of ``train``.
+
+    :param model: any Pyro callable of a batch: a function, a module, a bound method of one.
+    :param guide: the same.
+    :param bound: a :class:`pyro.infer.ELBO`; its loss is the negative bound summed over the batch.
+    :param train: data [N, ...] of any type, held in memory, on the CPU or already on the device.
+    :param validation: held-out data [N', ...]: after every epoch its mean bound is computed, with the modules
+        in evaluation mode, and the weights of the best epoch are kept.
+    :param epochs: the epochs in all.
+    :param batch_size: the rows of a mini-batch; the last of an epoch may be smaller.
+    :param learning_rate: the base rate of Adam.
+    :param schedule: "constant", "step", "paper", or a callable (epoch, epochs) -> factor of the base rate.
+    :param clip_norm: the largest norm of the gradient, over all parameters together.
+    :param transform: applied to every batch on the device, also of ``validation``: to floats, binarised, ...
+    :param evaluate: a callable without arguments that returns the validation bound in nats per datum, in
+        place of the default; it runs with the modules in evaluation mode and with random streams of its own.
+    :param seed: determines the order of the batches and the draws of validation; nothing global is seeded.
+    :param checkpoint: the file to save after every ``checkpoint_every`` epochs, at the end and when stopped.
+        One that is already there is replaced at the first save, unless ``resume``.
+    :param resume: go on from ``checkpoint``, which must be of the same configuration and data.
+    :param config: a JSON-able record of what was chosen, kept in the checkpoint and compared on resume.
+    :param metrics: a file of one JSON line per epoch (``metrics.jsonl``).
+    :param progress: None for a bar on a terminal and plain lines elsewhere, False for silence, or an object.
+    :param before_epoch: callables of the epoch (from 0), called before each epoch and after a resume; what
+        they draw does not count in the random stream of training.
+    :param device: where batches go; by default to the modules' first parameter, else they stay.
+    :param may_change: the settings and keys of ``config`` that may differ on resume.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        bound: ELBO,
+        train: Tensor,
+        *,
+        validation: Tensor | None = None,
+        epochs: int = 100,
+        batch_size: int = 100,
+        learning_rate: float = 1e-3,
+        schedule: str | learning_rates.Schedule | None = None,
+        clip_norm: float | None = None,
+        transform: Callable[[Tensor], Tensor] | None = None,
+        evaluate: Callable[[], float] | None = None,
+        seed: int = 0,
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_every: int = 1,
+        resume: bool = False,
+        config: Mapping[str, Any] | None = None,
+        metrics: str | os.PathLike[str] | None = None,
+        progress: Progress | bool | None = None,
+        before_epoch: Iterable[Callable[[int], object]] = (),
+        device: torch.device | str | None = None,
+        may_change: Iterable[str] = ("epochs",),
+    ):
+        if not (hasattr(bound, "differentiable_loss") or hasattr(bound, "loss_and_grads")):
+            raise InputError(f"bound: expected an instance of a pyro.infer.ELBO, got {bound!r}")
+        if resume and checkpoint is None:
+            raise InputError("resume: expected the path of the checkpoint to go on from, got checkpoint=None")
+        self.model, self.guide, self.bound = model, guide, bound
+        self._train = data_tensor("train", train)
+        held_out = None if validation is None else data_tensor("validation", validation)
+        self.epochs = checks.count("epochs", epochs)
+        self.batch_size = checks.count("batch_size", batch_size)
+        self.learning_rate = checks.positive("learning_rate", learning_rate)
+        self._schedule = learning_rates.learning_rate_schedule(schedule)
+        self.clip_norm = None if clip_norm is None else checks.positive("clip_norm", clip_norm)
+        self._transform = transform
+        self.seed = checks.count("seed", seed, minimum=0)
+        self.checkpoint = None if checkpoint is None else Path(checkpoint)
+        self._checkpoint_every = checks.count("checkpoint_every", checkpoint_every)
+        self._metrics = None if metrics is None else MetricsFile(metrics)
+        self._progress: Progress
+        if progress is None or isinstance(progress, bool):
+            self._progress = progress_for(enabled=progress)
+        else:
+            self._progress = progress
+        self._before_epoch = tuple(before_epoch)
+        for path in (checkpoint, metrics):
+            if path is not None:
+                require_writable(path)
+
+        self.device = _device(model, guide, self._train, device)
+        if self.device.type == "cuda":
+            torch.cuda.init()  # so that the dry run's draws there are forked too
+        self.steps_per_epoch = math.ceil(len(self._train) / self.batch_size)
+        self.history = History()
+        self._finished = 0  # epochs
+        self._record = EpochRecord()
+        self._best: dict[str, Tensor] | None = None
+        self._saved_at: tuple[int, int] | None = None
+        self._random: tuple[Mapping[str, Tensor], Mapping[str, Any]] | None = None
+        self._interrupts = Interrupts()
+        self._validation = Validation(
+            data=held_out,
+            evaluate=evaluate,
+            chunk=_VALIDATION_CHUNK * self.batch_size,
+            loss=lambda rows: self.bound.loss(self.model, self.guide, self._prepared(rows)),
+            proceed=self._go_on_validating,
+        )
+        self._identity = self._describe(config)
+
+        example = self._train[: self.batch_size]
+        self._trained = discover(model, guide, lambda: self._loss(self._prepared(example)))
+        self._leaves = list(self._trained.parameters.values())
+        self._clear_gradients()
+        self._optimizer = adam(self._leaves, self.learning_rate)
+        if resume:
+            self._resume(tuple(may_change))
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """The unconstrained parameters by name, live: what the optimizer updates in place."""
+        return dict(self._trained.parameters)
+
+    # The loop
+
+    def __iter__(self) -> Iterator[Epoch]:
+        if self._random is not None:
+            random_state.restore(*self._random)
+            self._random = None
+        if self._finished >= self.epochs:
+            return
+        with Interrupts() as self._interrupts, self._shown():
+            while self._finished < self.epochs:
+                self._announce(self._finished)
+                self._set_learning_rate()
+                self._record.start_clock()
+                yield Epoch(self._finished, self)
+                self._end_epoch()
+
+    def step(self, x: Tensor) -> Tensor:
+        """Take one gradient step on the batch ``x``; return its loss, detached."""
+        self._clear_gradients()
+        try:
+            loss = self._loss(x)
+        except ValueError as error:  # Pyro's validation of the arguments of distributions
+            if not self._of_divergence(error, x):
+                raise
+            what = "a distribution was given values that are not finite"
+            raise self._diverged(what, self._record.step) from error
+        ahead = loss.device.type != "cpu"
+        value = 0.0 if ahead else loss.item()
+        if not math.isfinite(value):
+            raise self._diverged(f"the loss is {value}", self._record.step)
+        if loss.requires_grad:
+            loss.backward()
+        if self.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self._leaves, self.clip_norm)
+        self._optimizer.step()
+        detached = loss.detach()
+        self._record.add(detached if ahead else value)
+        if len(self._record.pending) >= _CHECK_EVERY:
+            self._require_finite_losses()
+        return detached
+
+    def save(self) -> None:
+        """Save the checkpoint now; to be called between two steps."""
+        if self.checkpoint is None:
+            raise InputError("checkpoint: expected a path to save to, got None")
+        self._require_finite_losses()
+        self._require_finite_parameters()
+        tensors, state = run_state.pack(
+            live=self._trained.tensors(),
+            best=self._best,
+            adam=adam_tensors(self._optimizer, self._trained.parameters),
+            losses=self._record.losses,
+            random=self._random or random_state.capture(),
+        )
+        state |= self._identity | {
+            "epoch": self._finished,
+            "position": self._record.position,
+            "seen": self._record.seen,
+            "seconds": self._record.seconds(),
+            "history": self.history.to_dict(),
+        }
+        save_checkpoint(self.checkpoint, tensors, state)
+        self._saved_at = (self._finished, self._record.position)
+
+    def load_best(self) -> None:
+        """Copy the best epoch's parameters and buffers into the live ones; without validation do nothing."""
+        if self._best is not None:
+            self._trained.assign(self._best)
+
+    # Inside an epoch
+
+    def _batches(self, index: int) -> Iterator[Tensor]:
+        if index != self._finished:
+            return
+        order = epoch_order(len(self._train), self.seed, index).to(self._train.device)
+        record = self._record
+        try:
+            while record.position < self.steps_per_epoch:
+                self._stop_if_requested()
+                start = record.position * self.batch_size
+                rows = order[start : start + self.batch_size]
+                record.hand_out(len(rows))
+                yield self._prepared(self._train.index_select(0, rows))
+                record.take_back()
+                self._progress.step(record.position)
+            self._stop_if_requested()
+        finally:
+            record.abandon()
+
+    def _prepared(self, x: Tensor) -> Tensor:
+        if x.device != self.device:
+            x = x.to(self.device, non_blocking=True)
+        return x if self._transform is None else self._transform(x)
+
+    def _loss(self, x: Tensor) -> Tensor:
+        if hasattr(self.bound, "differentiable_loss"):
+            return self.bound.differentiable_loss(self.model, self.guide, x)
+        # a bound that does its own backward
+        return torch.as_tensor(self.bound.loss_and_grads(self.model, self.guide, x))
+
+    def _clear_gradients(self) -> None:
+        for leaf in self._leaves:
+            leaf.grad = None
+
+    # Between epochs
+
+    def _announce(self, epoch: int) -> None:
+        for number, callback in enumerate(self._before_epoch):
+            with random_state.forked(random_state.derived_seed(self.seed, epoch, "before", number)):
+                callback(epoch)
+
+    def _set_learning_rate(self) -> None:
+        factor = checks.number("schedule", self._schedule(self._finished, self.epochs), minimum=0)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.learning_rate * factor
+
+    def _end_epoch(self) -> None:
+        self._require_finite_losses()
+        self._require_finite_parameters()
+        try:
+            validation_bound = self._validation.bound(self._trained, self.seed, self._finished)
+        except _Interrupted:
+            self._stop()
+        if validation_bound is not None and math.isnan(validation_bound):
+            raise self._diverged("the validation bound is nan", self._record.step)
+        rate = float(self._optimizer.param_groups[0]["lr"])
+        if self.history.add(self._record.bound(), validation_bound, rate, self._record.seconds()):
+            self._best = {name: tensor.clone() for name, tensor in self._trained.tensors().items()}
+        self._finished += 1
+        self._record = EpochRecord()
+        due = self._finished % self._checkpoint_every == 0 or self._finished == self.epochs
+        if self.checkpoint is not None and due:
+            self.save()
+        if self._metrics is not None:
+            self._metrics.append(self.history)
+        self._progress.epoch(self.history)
+        self._stop_if_requested()
+
+    def _go_on_validating(self) -> None:
+        if self._interrupts.requested:
+            raise _Interrupted
+
+    # When something is wrong, or the user stops
+
+    def _stop_if_requested(self) -> None:
+        if self._interrupts.requested:
+            self._stop()
+
+    def _stop(self) -> NoReturn:
+        if self.checkpoint is not None and self._saved_at != (self._finished, self._record.position):
+            self.save()
+        raise Stopped(self.checkpoint)
+
+    def _require_finite_losses(self) -> None:
+        bad = self._record.fetch()
+        if bad is not None:
+            raise self._diverged(f"the loss is {bad[1]}", bad[0])
+
+    def _require_finite_parameters(self) -> None:
+        for name, leaf in self._trained.parameters.items():
+            if not bool(torch.isfinite(leaf).all()):
+                raise self._diverged(f"parameter {name!r} holds NaN or infinity", self._record.step)
+
+    def _of_divergence(self, error: ValueError, x: Tensor) -> bool:
+        shown = str(error).partition("found invalid values")[2]
+        return "nan" in shown or not all(bool(torch.isfinite(t).all()) for t in (x, *self._leaves))
+
+    def _diverged(self, what: str, step: int) -> DivergenceError:
+        saved = self._saved_at is not None
+        last = f"last good checkpoint: {self.checkpoint}" if saved else "no checkpoint was saved"
+        return DivergenceError(
+            f"training diverged in epoch {self._finished + 1}, step {step}: {what}; {last}; try a smaller "
+            f"learning_rate (now {self._optimizer.param_groups[0]['lr']:g}), a clip_norm "
+            f"(now {self.clip_norm}), and check the range of the data"
+        )
+
+    @contextmanager
+    def _shown(self) -> Iterator[None]:
+        self._progress.start(self.history, self.epochs, self.steps_per_epoch)
+        try:
+            yield
+        finally:
+            self._clear_gradients()
+            self._record.stop_clock()
+            self._progress.stop()
+
+    # Checkpoints
+
+    def _describe(self, config: Mapping[str, Any] | None) -> dict[str, Any]:
+        settings = {
+            "epochs": self.epochs,
+            "batch_size": self.batch_size,
+            "learning_rate": self.learning_rate,
+            "schedule": learning_rates.describe(self._schedule),
+            "clip_norm": self.clip_norm,
+            "seed": self.seed,
+        }
+        data = {"train": self._train, "validation": self._validation.data}
+        return run_state.identity(settings, config, {} if self.checkpoint is None else data)
+
+    def _resume(self, may_change: tuple[str, ...]) -> None:
+        assert self.checkpoint is not None
+        where = f"checkpoint {self.checkpoint}"
+        packed, state = load_checkpoint(self.checkpoint)
+        run_state.require_same(state, self._identity, may_change, where)
+        saved = run_state.unpack(packed, state)
+        self._trained.require_same(saved.live, where)
+        self._trained.assign(saved.live)
+        device_of = {name: tensor.device for name, tensor in self._trained.tensors().items()}
+        self._best = saved.best and {name: tensor.to(device_of[name]) for name, tensor in saved.best.items()}
+        assign_adam(self._optimizer, self._trained.parameters, saved.adam)
+        self.history = History(**state["history"])
+        self._finished = state["epoch"]
+        self._record = EpochRecord(state["position"], state["seen"], saved.losses, [], state["seconds"])
+        self._random = saved.random
+        self._saved_at = (self._finished, self._record.position)
+        self._announce(min(self._finished, self.epochs - 1))
+        if self._metrics is not None:
+            self._metrics.rewrite(self.history)
+
+
+def fit(
+    model: Callable[..., Any], guide: Callable[..., Any], bound: ELBO, train: Tensor, **options: Any
+) -> History:
+    """Train to the last epoch and return the history; ``options`` are those of :class:`Trainer`.
+
+    Afterwards the parameters are the last ones. Those of the best epoch are in the checkpoint
+    (:func:`load_trained`), or are put in place by :meth:`Trainer.load_best` of a loop of one's own.
+    """
+    trainer = Trainer(model, guide, bound, train, **options)
+    for epoch in trainer:
+        for x in epoch:
+            trainer.step(x)
+    return trainer.history
+
+
+def _device(model: Any, guide: Any, train: Tensor, device: torch.device | str | None) -> torch.device:
+    if device is not None:
+        return torch.device(device)
+    for module in modules_of(model, guide).values():
+        for parameter in module.parameters():
+            return parameter.device
+    return train.device

@@ -1,0 +1,77 @@
+import dataclasses
+
+import pytest
+import torch
+
+from pyro_dvae.datasets import Dataset
+from pyro_dvae.datasets.base import UnavailableError, image_shape_of, is_binary, needs
+from pyro_dvae.errors import DataError
+
+GOOD = {
+    "name": "small",
+    "train": torch.tensor([[0.0, 0.5], [1.0, 0.25]]),
+    "validation": torch.tensor([[0.0, 0.5]]),
+    "test": torch.tensor([[0.0, 1.0]]),
+    "train_labels": torch.tensor([3, 4]),
+    "validation_labels": None,
+    "test_labels": None,
+    "image_shape": (1, 2),
+    "binary": False,
+    "source": "made up here",
+}
+
+
+def test_a_good_dataset_knows_its_dimension_and_keeps_what_it_was_given():
+    data = Dataset(**GOOD)
+    assert data.dimension == 2
+    assert data.substituted_for is None
+    assert data.train is GOOD["train"]
+    assert "tensor" not in repr(data)
+
+
+def test_it_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Dataset(**GOOD).name = "other"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train": GOOD["train"].double()}, "small, train: expected a float32 tensor .*float64"),
+        ({"train": [[0.0, 1.0]]}, "got list"),
+        ({"train": torch.zeros(2)}, r"got float32 \[2\]"),
+        ({"test": torch.zeros(1, 3)}, "small, test: expected 2 values a row as in train, got 3"),
+        ({"test": torch.zeros(0, 2)}, "at least one element"),
+        ({"validation": torch.tensor([[0.0, float("nan")]])}, "1 NaN or infinite of 2"),
+        ({"validation": torch.tensor([[0.0, 1.5]])}, r"small, validation: .*the range \[0, 1.5\]"),
+        ({"train": torch.tensor([[-0.25, 1.0]]), "train_labels": None}, r"the range \[-0.25, 1\]"),
+        (
+            {"train_labels": torch.tensor([1])},
+            r"train_labels: expected an int64 tensor \[2\], got int64 \[1\]",
+        ),
+        ({"test_labels": torch.tensor([1.0])}, r"test_labels: .*got float32 \[1\]"),
+        ({"image_shape": (2, 2)}, r"product 2, got \(2, 2\)"),
+        ({"binary": True}, "declared binary"),
+    ],
+)
+def test_what_does_not_fit_is_refused(change, message):
+    with pytest.raises(DataError, match=message) as error:
+        Dataset(**{**GOOD, **change})
+    assert "\n" not in str(error.value)
+
+
+def test_is_binary():
+    assert is_binary(torch.tensor([0.0, 1.0]), torch.ones(1))
+    assert not is_binary(torch.tensor([0.0, 1.0]), torch.tensor([0.999]))
+
+
+@pytest.mark.parametrize(("dimension", "shape"), [(64, (8, 8)), (560, (1, 560)), (1, (1, 1)), (2, (1, 2))])
+def test_image_shape_of(dimension, shape):
+    assert image_shape_of(dimension) == shape
+
+
+def test_a_package_that_is_not_there_is_named():
+    with pytest.raises(
+        UnavailableError, match=r"dataset 'x' needs the package some-thing .*pip install some-thing"
+    ):
+        needs("no_such_module_anywhere", "some-thing", "x")
