@@ -14,10 +14,13 @@ from pyro_dvae.corruptions import (
     SaltAndPepper,
     StepSchedule,
 )
+from pyro_dvae.datasets import Dataset, load_dataset
 from pyro_dvae.errors import CheckpointError, DataError, DivergenceError, InputError
+from pyro_dvae.evaluation import Estimate, evaluate_bound
 from pyro_dvae.guides import DenoisingGuide, GaussianGuide
 from pyro_dvae.models import DVAE, LatentGaussianModel
 from pyro_dvae.sites import clean_input, corrupt
+from pyro_dvae.training import History, Trainer, fit
 
 __version__ = _version("pyro-dvae")
 
@@ -28,10 +31,13 @@ __all__ = [
     "ConstantSchedule",
     "Corruption",
     "DataError",
+    "Dataset",
     "DenoisingGuide",
     "DivergenceError",
+    "Estimate",
     "GaussianGuide",
     "GaussianNoise",
+    "History",
     "InputError",
     "LatentGaussianModel",
     "LinearSchedule",
@@ -41,6 +47,10 @@ __all__ = [
     "StepSchedule",
     "TraceDenoisingIWAE_ELBO",
     "TraceDenoising_ELBO",
+    "Trainer",
     "clean_input",
     "corrupt",
+    "evaluate_bound",
+    "fit",
+    "load_dataset",
 ]

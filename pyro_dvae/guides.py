@@ -47,30 +47,42 @@ class GaussianGuide(nn.Module):
 
 
 class _SamePlates(Messenger):
-    """Refuses a wrapped guide whose plates are of another size than the data.
+    """Keeps the plates of a wrapped guide at the size of the clean data.
 
-    Under M > 1 draws the guide gets x̃ with a dimension of draws on the left, so that a plate of size
-    ``x.shape[0]`` would be of the draws.
+    Under M > 1 corruptions the guide gets data with draws on the left, so the usual
+    ``pyro.plate("data", x.shape[0])`` would ask for M: such a plate is given its true size instead. Any other
+    size is refused.
     """
 
-    def __init__(self, sizes: dict[str, int], positions: dict[str, int], shape: tuple[int, ...]) -> None:
+    def __init__(self, sizes: dict[str, int], leading: int | None, shape: tuple[int, ...]) -> None:
         super().__init__()
         self.sizes = sizes
-        self.positions = positions
+        self.leading = leading
         self.shape = shape
+        self.factors: dict[str, float] = {}
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        if not poutine.util.site_is_subsample(msg):
+            for frame in msg["cond_indep_stack"]:
+                if frame.name in self.factors:
+                    # Undo what Pyro takes for subsampling.
+                    msg["scale"] = msg["scale"] / self.factors[frame.name]
+            return
         expected = self.sizes.get(msg["name"])
-        if expected is None or not poutine.util.site_is_subsample(msg):
+        if expected is None:
             return
         indices, fn = msg["value"], msg["fn"]
         size = len(indices) if indices is not None else fn.subsample_size or fn.size
-        if size != expected:
-            raise InputError(
-                f"guide: its plate {msg['name']!r} has {size} elements where the data have {expected}; it "
-                f"gets corrupted data of shape {self.shape}, draws on the left: take the size "
-                f"from x.shape[{self.positions[msg['name']]}]"
-            )
+        if size == expected:
+            return
+        if indices is None and fn.subsample_size is None and size == self.leading:
+            msg["value"], msg["done"] = torch.arange(expected, device=fn.device), True
+            self.factors[msg["name"]] = size / expected
+            return
+        raise InputError(
+            f"guide: its plate {msg['name']!r} has {size} elements where the data have {expected} "
+            f"(it was given corrupted data of shape {self.shape})"
+        )
 
 
 class DenoisingGuide(nn.Module):
@@ -78,7 +90,9 @@ class DenoisingGuide(nn.Module):
 
     The corruption site lies in the plates that all latents of the guide share, so that bounds and baselines
     work per datum as with a hand-written site. They are found by one run of the guide on its first call
-    (with the random state put back); a guide whose plates change may name them by ``plates``.
+    (with the random state put back); a guide whose plates change, or one with latents outside of them, names
+    them by ``plates``. Under M > 1 corruptions the guide gets x̃ with draws on the left, so its networks must
+    accept leading dimensions.
 
     :param guide: a guide whose first argument is the data, shape ``batch + event``.
     :param corruption: the corruption.
@@ -125,8 +139,8 @@ class DenoisingGuide(nn.Module):
                 # The frame alone: a second pyro.plate of that name would clash with the guide's own.
                 stack.enter_context(IndepMessenger(plate, size, dim))
             x_tilde = corrupt(self.name, self.corruption, x, self.event_dim)
-        positions = {plate: dim - self.event_dim for plate, dim in self.plates.items()}
-        with _SamePlates(sizes, positions, tuple(x_tilde.shape)):
+        leading = x_tilde.shape[0] if x_tilde.dim() > x.dim() else None
+        with _SamePlates(sizes, leading, tuple(x_tilde.shape)):
             return self.guide(x_tilde, *args, **kwargs)
 
     def _size(self, x: Tensor, plate: str, dim: int) -> int:

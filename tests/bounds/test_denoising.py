@@ -113,7 +113,8 @@ def test_three_losses_agree_under_one_seed(m, k):
     values = []
     for method in (bound.loss, bound.loss_and_grads, bound.differentiable_loss):
         pyro.set_rng_seed(3)
-        values.append(float(torch.as_tensor(method(problem.model, problem.guide, x)).detach()))
+        value = method(problem.model, problem.guide, x)
+        values.append(float(value.detach()) if isinstance(value, torch.Tensor) else value)
     pyro.set_rng_seed(3)
     values.append(-float(bound.per_datum(problem.model, problem.guide, x).sum()))
     assert values == pytest.approx([values[0]] * 4, rel=1e-12)
@@ -223,7 +224,7 @@ def test_bernoulli_latent_under_gaussian_corruption():
     for m, k in DRAWS:
         bound = dv.TraceDenoising_ELBO(m, k)
         losses, grads = [], []
-        for _ in range(800):
+        for _ in range(300):
             losses.append(bound.loss_and_grads(model, guide, x))
             grads.append(gradients(holder))
         check_estimates("bound", -torch.tensor(losses, dtype=torch.float64), value.detach())
@@ -288,7 +289,7 @@ def test_svi_and_module_form_train(local):
             pyro.clear_param_store()
             problem, x = LinearGaussian(), data(50)
             bound = dv.TraceDenoising_ELBO(2, 2)
-            before = float(problem.l_dvae(x).mean())
+            before = float(problem.l_dvae(x).mean().detach())
             if form == "svi":
                 svi = SVI(problem.model, problem.guide, pyro.optim.Adam({"lr": 0.02}), bound)
                 for _ in range(100):
@@ -300,4 +301,4 @@ def test_svi_and_module_form_train(local):
                     optimizer.zero_grad()
                     elbo(x).backward()
                     optimizer.step()
-            assert float(problem.l_dvae(x).mean()) > before + 0.5
+            assert float(problem.l_dvae(x).mean().detach()) > before + 0.5

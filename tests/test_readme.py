@@ -1,0 +1,52 @@
+"""What the README and the docs tell a user to type, run as they say it."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import pyro_dvae
+from pyro_dvae.options import Options
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_python_code_of_the_readme_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert len(blocks) == 4
+    scope = {}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), scope)
+    assert 0 < scope["loss"] < 64 * 100
+    assert scope["tighter"].mean > scope["bound"].mean
+    assert "nats" in capsys.readouterr().out
+
+
+def test_ci_runs_the_commands_of_the_readme():
+    commands = re.findall(r"^    (pip install .*)$", README, flags=re.MULTILINE)
+    assert len(commands) == 2
+    script = (ROOT / ".ci" / "run").read_text()
+    for command in commands:
+        assert command in script
+
+
+def test_every_option_the_readme_names_exists():
+    known = {"--" + name.replace("_", "-") for name in Options.__dataclass_fields__}
+    named = set(re.findall(r"--[a-z][a-z-]+", README)) - {"--resume", "--help"}
+    assert named
+    assert named <= known
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/bounds.md", "docs/results.md"])
+def test_links_and_pictures_exist(page):
+    text = (ROOT / page).read_text()
+    targets = [t for t in re.findall(r"\]\(([^)#]+)\)", text) if not t.startswith("http")]
+    for target in targets:
+        assert ((ROOT / page).parent / target).exists(), target
+
+
+def test_public_names_are_importable_and_documented():
+    for name in pyro_dvae.__all__:
+        assert getattr(pyro_dvae, name).__doc__, name
