@@ -76,7 +76,7 @@ class _SamePlates(Messenger):
         if size == expected:
             return
         if indices is None and fn.subsample_size is None and size == self.leading:
-            msg["value"], msg["done"] = torch.arange(expected, device=fn.device), True
+            msg["fn"] = type(fn)(expected, None, fn.use_cuda, fn.device)
             self.factors[msg["name"]] = size / expected
             return
         raise InputError(

@@ -12,7 +12,7 @@ from pyro.util import warn_if_nan
 from torch import Tensor
 
 from pyro_dvae import checks
-from pyro_dvae.bounds.draws import Draws, draw
+from pyro_dvae.bounds.draws import Draws, Layout, draw
 from pyro_dvae.errors import InputError
 from pyro_dvae.random_state import forked
 
@@ -77,15 +77,8 @@ class DenoisingELBO(Trace_ELBO):
             # The extra run must not shift the user's random stream, nor a resumed one against its first.
             with forked():
                 self._guess_plates(model, guide, args, kwargs)
-        return draw(
-            model,
-            guide,
-            args,
-            kwargs,
-            num_corruptions=self.num_corruptions,
-            num_particles=self.num_particles,
-            max_plate_nesting=self.max_plate_nesting,
-        )
+        layout = Layout(self.num_corruptions, self.num_particles, self.max_plate_nesting)
+        return draw(model, guide, args, kwargs, layout)
 
     def _guess_plates(
         self,

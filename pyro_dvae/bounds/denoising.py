@@ -10,7 +10,8 @@ from pyro.infer.util import MultiFrameTensor
 from torch import Tensor
 
 from pyro_dvae.bounds.base import DenoisingELBO
-from pyro_dvae.bounds.draws import CORRUPTIONS, PARTICLES, Draws
+from pyro_dvae.bounds.draws import Draws
+from pyro_dvae.bounds.plates import CORRUPTIONS, PARTICLES
 
 
 class TraceDenoising_ELBO(DenoisingELBO):
@@ -54,12 +55,12 @@ class TraceDenoising_ELBO(DenoisingELBO):
         """Return the learning signal of a score-function site, shape [K, M, *plates] or [M, *plates]."""
         names = {frame.name for frame in site["cond_indep_stack"]}
         signal = cost.sum_to(site["cond_indep_stack"])
-        if draws.num_particles > 1 and PARTICLES not in names:
-            signal = signal / draws.num_particles
-        if draws.num_particles > 1 and PARTICLES in names:
-            return _leave_one_out(signal, draws.particle_dim)
-        if draws.num_corruptions > 1 and CORRUPTIONS in names:
-            return _leave_one_out(signal, draws.corruption_dim)
+        if draws.layout.num_particles > 1 and PARTICLES not in names:
+            signal = signal / draws.layout.num_particles
+        if draws.layout.num_particles > 1 and PARTICLES in names:
+            return _leave_one_out(signal, draws.layout.particle_dim)
+        if draws.layout.num_corruptions > 1 and CORRUPTIONS in names:
+            return _leave_one_out(signal, draws.layout.corruption_dim)
         return signal
 
 

@@ -3,69 +3,85 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.distributions.util import scale_and_mask
 from pyro.infer.enum import get_importance_trace
-from pyro.poutine.broadcast_messenger import BroadcastMessenger
-from pyro.poutine.indep_messenger import CondIndepStackFrame, IndepMessenger
-from pyro.poutine.messenger import Messenger
+from pyro.poutine.indep_messenger import CondIndepStackFrame
 from pyro.poutine.trace_struct import Trace
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from pyro_dvae.bounds.plates import CORRUPTIONS, DRAW_PLATES, PARTICLES, DrawPlate, Subsamples, is_auxiliary
 from pyro_dvae.errors import InputError
 
-CORRUPTIONS = "_num_corruptions"
-PARTICLES = "_num_particles"
+Program = Callable[..., Any]
 
 
-def is_auxiliary(site: dict[str, Any]) -> bool:
-    """Whether a guide site is auxiliary: a corruption, or another site the model does not have."""
-    return bool(site["infer"].get("is_auxiliary"))
+@dataclass(frozen=True)
+class Layout:
+    """How many draws there are, and on which dimensions (negative; 0 where there is a single draw)."""
+
+    num_corruptions: int
+    num_particles: int
+    max_plate_nesting: int | float
+
+    @property
+    def corruption_dim(self) -> int:
+        """The dimension of the M corruptions, next to the user's plates."""
+        return -int(self.max_plate_nesting) - 1 if self.num_corruptions > 1 else 0
+
+    @property
+    def particle_dim(self) -> int:
+        """The dimension of the K latents, left of the corruptions'."""
+        if self.num_particles == 1:
+            return 0
+        return -int(self.max_plate_nesting) - 1 - (self.num_corruptions > 1)
+
+    @property
+    def nesting(self) -> int | float:
+        """The number of plate dimensions in all, draws included."""
+        return self.max_plate_nesting + (self.num_corruptions > 1) + (self.num_particles > 1)
+
+    def wrap(self, program: Program, redrawn: bool = False) -> Program:
+        """Put ``program`` into the plates of draws; where corruptions are redrawn, M is for latents only."""
+        if self.num_corruptions > 1:
+            program = DrawPlate(CORRUPTIONS, self.num_corruptions, self.corruption_dim, redrawn)(program)
+        if self.num_particles > 1:
+            program = DrawPlate(PARTICLES, self.num_particles, self.particle_dim, True)(program)
+        return program
+
+    def per_datum(self, value: Tensor, frames: list[CondIndepStackFrame], lead: int = 0) -> Tensor:
+        """Sum a site's value [*lead, K, M, *plates] to [*lead, K, M, *datum].
+
+        ``lead`` counts further dimensions of draws left of all others. A dimension that the value does not
+        have comes out with size 1.
+        """
+        wanted = {frame.dim for frame in frames}
+        span = max((-frame.dim for frame in frames), default=0)
+        draws = [self.particle_dim, self.corruption_dim]
+        if lead:
+            draws = [-int(self.nesting) - 1, *draws]
+        keep = {dim for dim in draws if dim}
+        width = max([-dim for dim in keep] + [span, value.dim()])
+        full = value.reshape((1,) * (width - value.dim()) + value.shape)
+        summed = [dim for dim in range(-width, 0) if dim not in wanted and dim not in keep]
+        full = full.sum(summed, keepdim=True) if summed else full
+        datum_shape = full.shape[width - span :] if span else torch.Size()
+        return full.reshape(*[full.shape[dim] if dim else 1 for dim in draws], *datum_shape)
 
 
-class _DrawPlate(IndepMessenger):
-    """A plate of independent draws left of all of the user's plates.
+@dataclass(frozen=True)
+class Term:
+    """A site's part of the integrand log p(x, z) − log q(z|x̃): its value with a sign, before scale and mask."""
 
-    With ``latents_only`` it leaves auxiliary sites alone, so that K latents share one corruption and the
-    encoder runs on M inputs per datum, not on M·K.
-    """
-
-    def __init__(self, name: str, size: int, dim: int, latents_only: bool) -> None:
-        super().__init__(name, size, dim)
-        self.latents_only = latents_only
-
-    def _process_message(self, msg: dict[str, Any]) -> None:
-        if msg["type"] != "sample" or site_is_subsample(msg):
-            return
-        if self.latents_only and is_auxiliary(msg) and not self._already_has_dim(msg["fn"]):
-            return
-        super()._process_message(msg)
-        if isinstance(msg["fn"], TorchDistributionMixin):
-            BroadcastMessenger._pyro_sample(msg)
-
-    def _already_has_dim(self, fn: Any) -> bool:
-        shape = fn.batch_shape
-        return len(shape) >= -self.dim and shape[self.dim] == self.size
+    site: dict[str, Any]
+    sign: float
+    value: Tensor
 
 
-class _SubsampleScales(Messenger):
-    """Notes the size and the subsample of each plate that subsamples."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scales: dict[str, float] = {}
-
-    def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
-        if site_is_subsample(msg) and msg["fn"].size > 0:
-            self.scales[msg["name"]] = msg["fn"].size / len(msg["value"])
-
-
-@dataclass
+@dataclass(frozen=True)
 class LogWeight:
     """Log importance weights of the draws, per datum.
 
@@ -77,23 +93,20 @@ class LogWeight:
     scale: float | Tensor
 
 
-@dataclass
+@dataclass(frozen=True)
 class Draws:
     """The traces of one run, and where its draws lie.
 
     :param model_trace: model sites; log-probabilities of shape [K, M, *plates].
     :param guide_trace: guide sites; latents as the model's, auxiliary sites [M, *plates].
-    :param num_corruptions: M; its dimension ``corruption_dim`` exists where M > 1.
-    :param num_particles: K; its dimension ``particle_dim`` exists where K > 1.
+    :param layout: M, K and their dimensions.
+    :param subsamples: the subsample statements of the plates.
     """
 
     model_trace: Trace
     guide_trace: Trace
-    num_corruptions: int
-    num_particles: int
-    corruption_dim: int
-    particle_dim: int
-    subsample_scales: dict[str, float] = field(default_factory=dict)
+    layout: Layout
+    subsamples: Subsamples
 
     def model_sites(self) -> list[dict[str, Any]]:
         """Return the sample sites of the model: latents and observations."""
@@ -110,57 +123,44 @@ class Draws:
     def datum_frames(self) -> list[CondIndepStackFrame]:
         """Return the plates that all scored sites share: what a datum, and so one weight, is."""
         stacks = [
-            frozenset(
-                f for f in site["cond_indep_stack"] if f.vectorized and f.name not in (CORRUPTIONS, PARTICLES)
-            )
+            frozenset(f for f in site["cond_indep_stack"] if f.vectorized and f.name not in DRAW_PLATES)
             for site in [*self.model_sites(), *self.latent_sites()]
         ]
         common = frozenset.intersection(*stacks) if stacks else frozenset()
         return sorted(common, key=lambda frame: frame.dim)
 
-    def log_weight(self) -> LogWeight:
-        """Return log p(x, z) − log q(z|x̃) per draw and datum, and the scale that belongs outside."""
+    def model_terms(self) -> list[Term]:
+        """Return log p of every model site."""
+        return [Term(site, 1.0, site["unscaled_log_prob"]) for site in self.model_sites()]
+
+    def guide_terms(self) -> list[Term]:
+        """Return −log q of every latent."""
+        return [Term(site, -1.0, site["unscaled_log_prob"]) for site in self.latent_sites()]
+
+    def log_weight(self, terms: list[Term] | None = None) -> LogWeight:
+        """Return the sum of the terms, by default log p − log q, per draw and datum, and the outer scale."""
+        terms = [*self.model_terms(), *self.guide_terms()] if terms is None else terms
         frames = self.datum_frames()
-        signed = [(site, 1.0) for site in self.model_sites()] + [(site, -1.0) for site in self.latent_sites()]
-        scales = [site["scale"] for site, _ in signed]
-        outer, inner = _split_scales(scales, frames, self.subsample_scales)
+        outer, inner = self.scales(terms, frames)
         total: Tensor | float = 0.0
-        for (site, sign), scale in zip(signed, inner, strict=True):
-            log_prob = scale_and_mask(site["unscaled_log_prob"], scale, site["mask"])
-            total = total + sign * self._per_datum(log_prob, frames)
+        for term, scale in zip(terms, inner, strict=True):
+            value = scale_and_mask(term.value, scale, term.site["mask"])
+            total = total + term.sign * self.layout.per_datum(value, frames)
         if not isinstance(total, Tensor):
             raise InputError("model: expected at least one sample site, got none")
         return LogWeight(total, outer)
 
-    def _per_datum(self, log_prob: Tensor, frames: list[CondIndepStackFrame]) -> Tensor:
-        """Sum a site's [K, M, *plates] to [K, M, *datum]."""
-        wanted = {frame.dim for frame in frames}
-        span = max((-frame.dim for frame in frames), default=0)
-        draws = [
-            self.particle_dim if self.num_particles > 1 else None,
-            self.corruption_dim if self.num_corruptions > 1 else None,
-        ]
-        keep = [dim for dim in draws if dim is not None]
-        lowest = max([-dim for dim in keep] + [span, log_prob.dim()])
-        full = log_prob.reshape((1,) * (lowest - log_prob.dim()) + log_prob.shape)
-        summed = [dim for dim in range(-lowest, 0) if dim not in wanted and dim not in keep]
-        full = full.sum(summed, keepdim=True) if summed else full
-        datum_shape = full.shape[len(full.shape) - span :] if span else torch.Size()
-        lead = [full.shape[dim] if dim is not None else 1 for dim in draws]
-        return full.reshape(*lead, *datum_shape)
-
-
-def _split_scales(
-    scales: list[Any], frames: list[CondIndepStackFrame], subsample: dict[str, float]
-) -> tuple[float | Tensor, list[Any]]:
-    """Split the sites' scales into the common factor, which stays outside the weights, and the rest."""
-    first = scales[0]
-    if all(_same(scale, first) for scale in scales):
-        return first, [1.0] * len(scales)
-    outer = 1.0
-    for frame in frames:
-        outer *= subsample.get(frame.name, 1.0)
-    return outer, [scale / outer for scale in scales]
+    def scales(
+        self, terms: list[Term], frames: list[CondIndepStackFrame]
+    ) -> tuple[float | Tensor, list[float | Tensor]]:
+        """Split the sites' scales into the common factor, which stays outside the weights, and the rest."""
+        found = [term.site["scale"] for term in terms]
+        if all(_same(scale, found[0]) for scale in found):
+            return found[0], [1.0] * len(found)
+        outer = 1.0
+        for frame in frames:
+            outer *= self.subsamples.scale(frame.name)
+        return outer, [scale / outer for scale in found]
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -172,41 +172,17 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def draw(
-    model: Callable[..., Any],
-    guide: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    *,
-    num_corruptions: int,
-    num_particles: int,
-    max_plate_nesting: int | float,
+    model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any], layout: Layout
 ) -> Draws:
     """Run the guide, then the model on its latents, once, over M corruptions × K latents.
 
-    ``max_plate_nesting`` may be infinite for M = K = 1, where no dimension is added.
+    The nesting of the user's plates may be infinite (unknown) for M = K = 1, where no dimension is added.
     """
-    corruption_dim = particle_dim = 0
-    if num_corruptions > 1:
-        max_plate_nesting += 1
-        corruption_dim = -int(max_plate_nesting)
-        plate = _DrawPlate(CORRUPTIONS, num_corruptions, corruption_dim, latents_only=False)
-        model, guide = plate(model), plate(guide)
-    if num_particles > 1:
-        max_plate_nesting += 1
-        particle_dim = -int(max_plate_nesting)
-        plate = _DrawPlate(PARTICLES, num_particles, particle_dim, latents_only=True)
-        model, guide = plate(model), plate(guide)
-    with _SubsampleScales() as subsample:
-        model_trace, guide_trace = get_importance_trace("flat", max_plate_nesting, model, guide, args, kwargs)
-    draws = Draws(
-        model_trace,
-        guide_trace,
-        num_corruptions,
-        num_particles,
-        corruption_dim,
-        particle_dim,
-        subsample.scales,
-    )
+    with Subsamples() as subsamples:
+        model_trace, guide_trace = get_importance_trace(
+            "flat", layout.nesting, layout.wrap(model), layout.wrap(guide), args, kwargs
+        )
+    draws = Draws(model_trace, guide_trace, layout, subsamples)
     _check(draws)
     return draws
 
