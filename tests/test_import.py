@@ -11,8 +11,7 @@ def run(code):
 def test_import_needs_no_torchvision_matplotlib_or_arviz():
     blocked = "import sys\nfor name in ('torchvision', 'matplotlib', 'arviz', 'sklearn', 'scipy'):\n"
     code = (
-        blocked
-        + "    sys.modules[name] = None\nimport pyro_dvae, pyro_dvae.cli, pyro_dvae.plots, pyro_dvae.runs.run\n"
+        blocked + "    sys.modules[name] = None\nimport pyro_dvae.cli, pyro_dvae.plots, pyro_dvae.runs.run\n"
     )
     done = run(code)
     assert done.returncode == 0, done.stderr

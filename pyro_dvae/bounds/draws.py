@@ -74,7 +74,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Term:
-    """A site's part of the integrand log p(x, z) − log q(z|x̃): its value with a sign, before scale and mask."""
+    """A site's part of log p(x, z) − log q(z|x̃): its value with a sign, before scale and mask."""
 
     site: dict[str, Any]
     sign: float

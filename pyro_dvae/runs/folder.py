@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from pyro.params.param_store import param_with_module_name
 
-from pyro_dvae.checkpoint import load_parameters
 from pyro_dvae.errors import CheckpointError, InputError
 from pyro_dvae.files import unwritable, write_atomically
 from pyro_dvae.models import DVAE
 from pyro_dvae.options import Options
 from pyro_dvae.runs.build import build_corruption, build_decoder, build_encoder
+from pyro_dvae.training.checkpoint import load_parameters
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"

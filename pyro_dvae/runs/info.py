@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pyro_dvae.checkpoint import load_checkpoint
 from pyro_dvae.errors import InputError
 from pyro_dvae.runs import folder as run_folder
+from pyro_dvae.training.checkpoint import load_checkpoint
 
 
 def describe(folder: Path) -> dict[str, Any]:

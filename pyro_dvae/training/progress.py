@@ -14,7 +14,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol, TextIO
 
-from pyro_dvae.history import History
+from pyro_dvae.training.history import History
 
 if TYPE_CHECKING:
     from rich.live import Live

@@ -4,7 +4,7 @@ from itertools import pairwise
 import pytest
 
 from pyro_dvae.errors import InputError
-from pyro_dvae.learning_rates import SCHEDULES, Stages, Staircase, describe, learning_rate_schedule
+from pyro_dvae.training.learning_rates import SCHEDULES, Stages, Staircase, describe, learning_rate_schedule
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

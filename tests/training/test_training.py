@@ -20,10 +20,10 @@ from pyro.nn import PyroModule, PyroParam
 from torch import nn
 from torch.distributions import constraints
 
-from pyro_dvae.batches import epoch_order, fingerprint
-from pyro_dvae.checkpoint import load_checkpoint, load_parameters, save_checkpoint
 from pyro_dvae.errors import CheckpointError, DivergenceError, InputError
 from pyro_dvae.training import History, Stopped, Trainer, fit, load_trained
+from pyro_dvae.training.batches import epoch_order, fingerprint
+from pyro_dvae.training.checkpoint import load_checkpoint, load_parameters, save_checkpoint
 
 ROWS, BATCH = 23, 5
 STEPS = math.ceil(ROWS / BATCH)
@@ -726,7 +726,8 @@ def test_an_old_checkpoint_is_replaced_at_the_first_save_only(finished):
 def test_checkpoint_every(tmp_path, monkeypatch):
     saves = []
     monkeypatch.setattr(
-        "pyro_dvae.training.save_checkpoint", lambda path, tensors, state: saves.append(state["epoch"])
+        "pyro_dvae.training.trainer.save_checkpoint",
+        lambda path, tensors, state: saves.append(state["epoch"]),
     )
     run(autoencoder_trainer(checkpoint=tmp_path / "c.safetensors", checkpoint_every=3))
     assert saves == [3, 4]
@@ -926,3 +927,32 @@ def test_resume_on_a_gpu(tmp_path):
     with pytest.raises(Stopped):
         run(trainer(checkpoint=path), STEPS + 2)
     assert_same(snapshot(run(trainer(checkpoint=path, resume=True))), whole)
+
+
+def test_default_validation_uses_clean_input():
+    from exact import LinearGaussian
+
+    import pyro_dvae as dv
+
+    problem = LinearGaussian(sigma=3.0)
+    x = torch.randn(400, 3, dtype=torch.float64)
+    trainer = Trainer(
+        problem.model,
+        problem.guide,
+        dv.TraceDenoising_ELBO(),
+        x,
+        validation=x,
+        epochs=1,
+        learning_rate=1e-12,
+        progress=False,
+    )
+    for epoch in trainer:
+        for batch in epoch:
+            trainer.step(batch)
+    with torch.no_grad():
+        noisy = float(problem.l_dvae(x).mean())
+        problem.corruption.raw = None
+        problem.corruption = dv.GaussianNoise(torch.zeros((), dtype=torch.float64))
+        clean = float(problem.l_dvae(x).mean())
+    assert trainer.history.validation_bound[0] == pytest.approx(clean, abs=1.0)
+    assert clean > noisy + 5

@@ -28,21 +28,19 @@ import torch
 from pyro.infer import ELBO
 from torch import Tensor
 
-from pyro_dvae import checks, learning_rates, random_state, run_state
-from pyro_dvae.batches import data_tensor, epoch_order
-from pyro_dvae.checkpoint import load_checkpoint, save_checkpoint
-from pyro_dvae.epoch_record import EpochRecord
+from pyro_dvae import checks, random_state
 from pyro_dvae.errors import DivergenceError, InputError
 from pyro_dvae.files import require_writable
-from pyro_dvae.history import History, MetricsFile
-from pyro_dvae.interrupts import Interrupts, Stopped
-from pyro_dvae.optimizer import adam, adam_tensors, assign_adam
-from pyro_dvae.parameters import discover, modules_of
-from pyro_dvae.progress import Progress, progress_for
-from pyro_dvae.run_state import load_trained
-from pyro_dvae.validation import Validation
-
-__all__ = ["Epoch", "History", "Stopped", "Trainer", "fit", "load_trained"]
+from pyro_dvae.training import learning_rates, run_state
+from pyro_dvae.training.batches import data_tensor, epoch_order
+from pyro_dvae.training.checkpoint import load_checkpoint, save_checkpoint
+from pyro_dvae.training.epoch_record import EpochRecord
+from pyro_dvae.training.history import History, MetricsFile
+from pyro_dvae.training.interrupts import Interrupts, Stopped
+from pyro_dvae.training.optimizer import adam, adam_tensors, assign_adam
+from pyro_dvae.training.parameters import discover, modules_of
+from pyro_dvae.training.progress import Progress, progress_for
+from pyro_dvae.training.validation import Validation
 
 _CHECK_EVERY = 100  # steps between two looks at the losses on a device that computes ahead
 _VALIDATION_CHUNK = 4  # validation rows at a time, in batch sizes
@@ -79,8 +77,8 @@ class Trainer:
     :param guide: the same.
     :param bound: a :class:`pyro.infer.ELBO`; its loss is the negative bound summed over the batch.
     :param train: data [N, ...] of any type, held in memory, on the CPU or already on the device.
-    :param validation: held-out data [N', ...]: after every epoch its mean bound is computed, with the modules
-        in evaluation mode, and the weights of the best epoch are kept.
+    :param validation: held-out data [N', ...]: after every epoch its mean bound on clean input is computed,
+        with the modules in evaluation mode, and the weights of the best epoch are kept.
     :param epochs: the epochs in all.
     :param batch_size: the rows of a mini-batch; the last of an epoch may be smaller.
     :param learning_rate: the base rate of Adam.

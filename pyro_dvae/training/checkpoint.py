@@ -24,7 +24,7 @@ from pyro_dvae import checks
 from pyro_dvae.errors import CheckpointError, InputError
 from pyro_dvae.files import write_atomically
 
-FORMAT = "pyro_dvae.checkpoint"
+FORMAT = "pyro_dvae.training.checkpoint"
 VERSION = 1
 
 

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_dvae.parameters import Trained
 from pyro_dvae.random_state import derived_seed, forked
+from pyro_dvae.sites import clean_input
+from pyro_dvae.training.parameters import Trained
 
 
 @dataclass(frozen=True)
 class Validation:
-    """``evaluate``, or else the mean of -``loss`` over the rows of ``data``, in chunks; in nats per datum.
+    """``evaluate``, or else the mean of -``loss`` over the rows of ``data``, on clean input; nats per datum.
 
     ``loss`` takes a chunk and returns its negative bound, summed; ``proceed`` is called after every chunk and
     may raise to end it.
@@ -37,7 +38,7 @@ class Validation:
     def _mean(self) -> float:
         assert self.data is not None
         losses = []
-        with torch.no_grad():
+        with torch.no_grad(), clean_input():
             for rows in self.data.split(self.chunk):
                 losses.append(float(self.loss(rows)))
                 self.proceed()

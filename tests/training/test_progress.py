@@ -9,8 +9,8 @@ from itertools import pairwise
 
 import pytest
 
-from pyro_dvae.history import History
-from pyro_dvae.progress import Bar, Lines, Silent, duration, progress_for, seconds_left
+from pyro_dvae.training.history import History
+from pyro_dvae.training.progress import Bar, Lines, Silent, duration, progress_for, seconds_left
 
 pty = pytest.importorskip("pty")
 
@@ -130,8 +130,8 @@ def test_a_step_costs_next_to_nothing(monkeypatch):
 
 SCRIPT = """
     import os, signal, sys, time
-    from pyro_dvae.history import History
-    from pyro_dvae.progress import progress_for
+    from pyro_dvae.training.history import History
+    from pyro_dvae.training.progress import progress_for
 
     bar, record = progress_for(), History()
     try:

@@ -1,0 +1,8 @@
+"""Training any Pyro model and guide by any bound, with checkpoints and exact resume."""
+
+from pyro_dvae.training.history import History
+from pyro_dvae.training.interrupts import Stopped
+from pyro_dvae.training.run_state import load_trained
+from pyro_dvae.training.trainer import Epoch, Trainer, fit
+
+__all__ = ["Epoch", "History", "Stopped", "Trainer", "fit", "load_trained"]
