@@ -35,9 +35,10 @@ class Group(_OneLineErrors, click.Group):
 
 
 def _run(main: Any, *args: Any, **extra: Any) -> None:
-    warnings.showwarning = _show_warning
     try:
-        code = main(*args, standalone_mode=False, **extra)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            code = main(*args, standalone_mode=False, **extra)
     except click.ClickException as error:
         _end(error.format_message(), error.exit_code)
     except InputError as error:
@@ -53,7 +54,8 @@ def _run(main: Any, *args: Any, **extra: Any) -> None:
 
 
 def _how_to_resume(stop: BaseException) -> str:
-    checkpoint = getattr(stop, "checkpoint", None)
+    # click turns a KeyboardInterrupt into an Abort that has it as its cause.
+    checkpoint = getattr(stop.__cause__ or stop, "checkpoint", None)
     if checkpoint is None:
         return "stopped"
     return f"stopped; go on with: {_program()} --resume {checkpoint.parent}"

@@ -155,18 +155,7 @@ def test_a_resumed_run_may_be_longer(capsys):
     assert len(Path("b/metrics.jsonl").read_text().splitlines()) == 3
 
 
-LONG = [
-    "--dataset",
-    "digits",
-    "--epochs",
-    "12",
-    "--importance-samples",
-    "0",
-    "--noise",
-    "0.1",
-    "--batch-size",
-    "2",
-]
+LONG = ["--dataset", "digits", "--epochs", "6", "--importance-samples", "0", "--batch-size", "8"]
 
 
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
@@ -317,6 +306,7 @@ def test_divergence_stops_with_advice_and_keeps_the_checkpoint(capsys):
     assert "learning_rate" in printed.err
 
 
+@pytest.mark.filterwarnings("default")
 def test_offline_digits_stand_in_loudly_when_nothing_was_named(capsys, monkeypatch):
     from pyro_dvae.datasets import mnist
     from pyro_dvae.datasets.base import UnavailableError

@@ -351,7 +351,11 @@ class Trainer:
 
     def _of_divergence(self, error: ValueError, x: Tensor) -> bool:
         shown = str(error).partition("found invalid values")[2]
-        return "nan" in shown or not all(bool(torch.isfinite(t).all()) for t in (x, *self._leaves))
+        return (
+            "nan" in shown
+            or "inf" in shown
+            or not all(bool(torch.isfinite(t).all()) for t in (x, *self._leaves))
+        )
 
     def _diverged(self, what: str, step: int) -> DivergenceError:
         saved = self._saved_at is not None
