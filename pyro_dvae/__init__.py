@@ -2,7 +2,12 @@
 
 from importlib.metadata import version as _version
 
-from pyro_dvae.bounds import TraceDenoising_ELBO, TraceDenoisingIWAE_ELBO
+from pyro_dvae.bounds import (
+    TraceDenoising_ELBO,
+    TraceDenoisingIWAE_ELBO,
+    TraceMeanFieldDenoising_ELBO,
+    TraceSemiImplicit_ELBO,
+)
 from pyro_dvae.corruptions import (
     BitFlip,
     ConstantSchedule,
@@ -10,6 +15,7 @@ from pyro_dvae.corruptions import (
     GaussianNoise,
     LinearSchedule,
     Masking,
+    NetworkCorruption,
     NoCorruption,
     SaltAndPepper,
     StepSchedule,
@@ -42,11 +48,14 @@ __all__ = [
     "LatentGaussianModel",
     "LinearSchedule",
     "Masking",
+    "NetworkCorruption",
     "NoCorruption",
     "SaltAndPepper",
     "StepSchedule",
     "TraceDenoisingIWAE_ELBO",
     "TraceDenoising_ELBO",
+    "TraceMeanFieldDenoising_ELBO",
+    "TraceSemiImplicit_ELBO",
     "Trainer",
     "clean_input",
     "corrupt",

@@ -161,3 +161,166 @@ def gradients(module: nn.Module) -> dict[str, Tensor]:
     }
     module.zero_grad()
     return found
+
+
+class Enumerated:
+    """Exact expectations over corruptions and latents of a problem with few values of x̃.
+
+    :param problem: a :class:`BinaryProblem` or :class:`DiscreteProblem`.
+    :param x: data [N, D].
+    """
+
+    def __init__(self, problem, x):
+        self.problem, self.x = problem, x
+        D = x.shape[-1]
+        values = torch.tensor(list(itertools.product([0.0, 1.0], repeat=D)), dtype=torch.float64)
+        clean = x.expand(len(values), *x.shape)
+        self.probability = problem.corruption(clean).mass(values[:, None].expand_as(clean)).prod(-1)
+        self.values = values
+
+    def _axes(self, corruptions, owners):
+        """Return per latent draw its log p(x, z) and log q(z|x̃_j) for each corruption, and all weights.
+
+        Draw ``i`` comes from corruption ``owners[i]`` and varies on axis ``i``; the last axis is the datum.
+        """
+        count = len(owners)
+        log_p, log_q, weights = [], [], 1.0
+        for axis, owner in enumerate(owners):
+            z, weight = self.problem.latents(corruptions[owner])
+            shape = [1] * count
+            shape[axis] = len(weight)
+            log_p.append(self.problem.log_joint(z, self.x).reshape(*shape, -1))
+            log_q.append([self.problem.log_guide(z, c).reshape(*shape, 1) for c in corruptions])
+            weights = weights * weight.reshape(*shape, 1)
+        return log_p, log_q, weights
+
+    def expect(self, num_corruptions, owners, bound) -> Tensor:
+        """Return E bound(log_p, log_q) of each datum, over all corruptions and latents."""
+        total = 0.0
+        for index in itertools.product(range(len(self.values)), repeat=num_corruptions):
+            corruptions = [self.values[i] for i in index]
+            probability = torch.stack([self.probability[i] for i in index]).prod(0)
+            log_p, log_q, weights = self._axes(corruptions, owners)
+            value = (weights * bound(log_p, log_q)).flatten(0, -2).sum(0)
+            total = total + probability * value
+        return total
+
+    def iwae(self, combine, m, k) -> Tensor:
+        """Exact importance-weighted bounds of each row of x (nats)."""
+        owners = [i for i in range(m) for _ in range(k)]
+
+        def bound(log_p, log_q):
+            weights = []
+            for p, q, owner in zip(log_p, log_q, owners, strict=True):
+                mixture = torch.logsumexp(torch.stack(torch.broadcast_tensors(*q)), 0) - math.log(m)
+                weights.append(p - (mixture if combine == "mixture" else q[owner]))
+            weights = torch.stack(torch.broadcast_tensors(*weights))
+            if combine != "average":
+                return torch.logsumexp(weights, 0) - math.log(m * k)
+            columns = weights.reshape(m, k, *weights.shape[1:])
+            return (torch.logsumexp(columns, 1) - math.log(k)).mean(0)
+
+        return self.expect(m, owners, bound)
+
+    def semi_implicit(self, j) -> Tensor:
+        """Exact L_J of each row of x (nats)."""
+
+        def bound(log_p, log_q):
+            mixture = torch.logsumexp(torch.stack(torch.broadcast_tensors(*log_q[0])), 0) - math.log(j + 1)
+            return log_p[0] - mixture
+
+        return self.expect(j + 1, [0], bound)
+
+    def upper(self, j) -> Tensor:
+        """Exact upper sandwich of each row of x (nats)."""
+
+        def bound(log_p, log_q):
+            mixture = torch.logsumexp(torch.stack(torch.broadcast_tensors(*log_q[0][1:])), 0) - math.log(j)
+            return log_p[0] - mixture
+
+        return self.expect(j + 1, [0], bound)
+
+    def l_cvae(self) -> Tensor:
+        """Exact bound of the marginal guide of each row of x (nats)."""
+        rows = []
+        for n in range(len(self.x)):
+            probability = self.probability[:, n]
+            total = 0.0
+            for value, mass in zip(self.values, probability, strict=True):
+                z, weight = self.problem.latents(value)
+                mixture = torch.stack([self.problem.log_guide(z, v) for v in self.values])
+                marginal = torch.logsumexp(mixture + probability.log().unsqueeze(-1), 0)
+                integrand = self.problem.log_joint(z, self.x[n : n + 1]).squeeze(-1) - marginal
+                total = total + mass * (weight * integrand).sum()
+            rows.append(total)
+        return torch.stack(rows)
+
+
+def _binary_latents(self, x_tilde, nodes=24):
+    points, weights = np.polynomial.hermite_e.hermegauss(nodes)
+    loc, scale = self.encode(x_tilde)
+    return loc + scale * torch.as_tensor(points), torch.as_tensor(weights / weights.sum())
+
+
+def _binary_log_joint(self, z, x):
+    prior = dist.Normal(torch.zeros((), dtype=torch.float64), 1.0).log_prob(z)
+    logits = self.logits(z[:, None])
+    return prior[:, None] + dist.Bernoulli(logits=logits[:, None]).log_prob(x).sum(-1)
+
+
+def _binary_log_guide(self, z, x_tilde):
+    loc, scale = self.encode(x_tilde)
+    return dist.Normal(loc, scale).log_prob(z)
+
+
+BinaryProblem.latents = _binary_latents
+BinaryProblem.log_joint = _binary_log_joint
+BinaryProblem.log_guide = _binary_log_guide
+
+
+class DiscreteProblem(nn.Module):
+    """As :class:`BinaryProblem` with two Bernoulli latents: exact by enumeration throughout."""
+
+    def __init__(self, corruption, data_size=3, seed=2):
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+
+        def normal(*shape):
+            return nn.Parameter(torch.randn(*shape, generator=generator, dtype=torch.float64))
+
+        self.decode_weight, self.decode_bias = normal(2, data_size), normal(data_size)
+        self.encode_weight, self.encode_bias = normal(data_size, 2), normal(2)
+        self.prior_logits = normal(2)
+        self.corruption = corruption
+
+    def guide_logits(self, x_tilde):
+        return x_tilde @ self.encode_weight + self.encode_bias
+
+    def model(self, x):
+        register("problem", self)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Bernoulli(logits=self.prior_logits).to_event(1))
+            logits = z @ self.decode_weight + self.decode_bias
+            pyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
+
+    def guide(self, x):
+        register("problem", self)
+        with pyro.plate("data", len(x)):
+            x_tilde = dv.corrupt("x_tilde", self.corruption, x)
+            pyro.sample("z", dist.Bernoulli(logits=self.guide_logits(x_tilde)).to_event(1))
+
+    def latents(self, x_tilde):
+        z = torch.tensor(list(itertools.product([0.0, 1.0], repeat=2)), dtype=torch.float64)
+        return z, self.log_guide(z, x_tilde).exp()
+
+    def log_joint(self, z, x):
+        prior = dist.Bernoulli(logits=self.prior_logits).log_prob(z).sum(-1)
+        logits = z @ self.decode_weight + self.decode_bias
+        return prior[:, None] + dist.Bernoulli(logits=logits[:, None]).log_prob(x).sum(-1)
+
+    def log_guide(self, z, x_tilde):
+        return dist.Bernoulli(logits=self.guide_logits(x_tilde)).log_prob(z).sum(-1)
+
+    def l_dvae(self, x) -> Tensor:
+        """Exact denoising bound of each row of x (nats)."""
+        return Enumerated(self, x).semi_implicit(0)

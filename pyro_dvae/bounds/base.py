@@ -54,16 +54,15 @@ class DenoisingELBO(Trace_ELBO):
         self.vectorize_particles = True
 
     @abstractmethod
-    def _bound(self, draws: Draws) -> Tensor:
-        """Return the bound summed over the data (nats, scaled), without a gradient."""
+    def _bound_and_surrogate(self, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Return the bound summed over the data (nats, scaled) and a scalar that has its gradient.
+
+        Where gradients are off the second is not used.
+        """
 
     @abstractmethod
-    def _surrogate(self, draws: Draws) -> Tensor:
-        """Return a scalar whose gradient estimates that of the bound."""
-
-    @abstractmethod
-    def _combine(self, log_weight: Tensor) -> Tensor:
-        """Reduce log weights [K, M, *datum] (nats) to the bound of each datum [*datum]."""
+    def _per_datum(self, draws: Draws) -> Tensor:
+        """Return the bound of each datum [*datum] (nats), without the outer scale."""
 
     def draws(
         self,
@@ -99,12 +98,12 @@ class DenoisingELBO(Trace_ELBO):
         self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Tensor:
         """Return the bound of each datum, shape [*datum] (nats), without plate scales and gradient."""
-        return self._combine(self.draws(model, guide, args, kwargs).log_weight().values)
+        return self._per_datum(self.draws(model, guide, args, kwargs))
 
     @torch.no_grad()
     def loss(self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any) -> float:
         """Return the negative bound summed over the data plate (nats)."""
-        loss = -float(self._bound(self.draws(model, guide, args, kwargs)))
+        loss = -float(self._bound_and_surrogate(self.draws(model, guide, args, kwargs))[0])
         warn_if_nan(loss, "loss")
         return loss
 
@@ -113,8 +112,8 @@ class DenoisingELBO(Trace_ELBO):
     ) -> Tensor:
         """Return the negative bound as a tensor whose gradient estimates that of the bound."""
         draws = self.draws(model, guide, args, kwargs)
-        surrogate = self._surrogate(draws)
-        return -(self._bound(draws) + (surrogate - surrogate.detach()))
+        bound, surrogate = self._bound_and_surrogate(draws)
+        return -(bound.detach() + (surrogate - surrogate.detach()))
 
     def loss_and_grads(
         self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any

@@ -5,13 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from pyro.distributions.util import is_identically_zero
+from pyro.distributions.util import scale_and_mask
 from pyro.infer.util import MultiFrameTensor
-from torch import Tensor
+from torch import Tensor, nn
 
+from pyro_dvae import checks
 from pyro_dvae.bounds.base import DenoisingELBO
-from pyro_dvae.bounds.draws import Draws
+from pyro_dvae.bounds.draws import Draws, Term
+from pyro_dvae.bounds.pathwise import total_derivative_surrogate
 from pyro_dvae.bounds.plates import CORRUPTIONS, PARTICLES
+from pyro_dvae.bounds.reductions import MEAN
+from pyro_dvae.bounds.score import baseline_of, has_score, score_surrogate
+from pyro_dvae.errors import InputError
 
 
 class TraceDenoising_ELBO(DenoisingELBO):
@@ -22,56 +27,100 @@ class TraceDenoising_ELBO(DenoisingELBO):
     estimated by the mean over M corruptions and K latents of each. The model observes clean ``x``; only
     the guide sees ``x̃``. With no corruption site it is Pyro's ``Trace_ELBO`` with vectorised particles.
 
-    Gradients: pathwise where a site is reparameterised; elsewhere the score function, Rao-Blackwellised over
-    plates as in ``Trace_ELBO``, with a leave-one-out baseline over the K draws of a latent (over the M
-    corruptions where K = 1) and over the M draws of a corruption where M > 1.
+    :param gradient: of reparameterised sites: ``"pathwise"``, or ``"stl"``, sticking the landing (Roeder et
+        al. 2017), whose variance goes to zero as the guide nears the posterior; it runs the guide twice.
+    :param baseline: of other sites' score functions, Rao-Blackwellised over plates as in ``Trace_ELBO``:
+        ``"leave-one-out"`` over the K draws of a latent (over the M corruptions where K = 1) and over the M
+        draws of a corruption; ``"none"``; or a network of the model's arguments, trained with the rest (NVIL,
+        Mnih and Gregor 2014).
 
-    See :class:`~pyro_dvae.bounds.base.DenoisingELBO` for the arguments.
+    See :class:`~pyro_dvae.bounds.base.DenoisingELBO` for the other arguments.
     """
 
-    def _combine(self, log_weight: Tensor) -> Tensor:
-        return log_weight.mean((0, 1))
+    def __init__(
+        self,
+        num_corruptions: int = 1,
+        num_particles: int = 1,
+        *,
+        gradient: str = "pathwise",
+        baseline: str | nn.Module = "leave-one-out",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(num_corruptions, num_particles, **kwargs)
+        if gradient == "dreg":
+            raise InputError("gradient: 'dreg' is of the importance-weighted bounds; use 'stl'")
+        self.gradient = checks.known("gradient", gradient, ("pathwise", "stl"))
+        self.baseline = baseline_of(
+            baseline,
+            "leave-one-out",
+            {"vimco": "'vimco' is of the importance-weighted bounds; use 'leave-one-out'"},
+        )
 
-    def _bound(self, draws: Draws) -> Tensor:
-        log_model = sum(_mean_over_draws(site["log_prob"].detach(), site) for site in draws.model_sites())
-        log_guide = sum(_mean_over_draws(site["log_prob"].detach(), site) for site in draws.latent_sites())
-        return torch.as_tensor(log_model - log_guide)
+    def _terms(self, draws: Draws) -> list[Term]:
+        """Return what is averaged, site by site."""
+        return [*draws.model_terms(), *draws.guide_terms()]
 
-    def _surrogate(self, draws: Draws) -> Tensor:
-        total = sum(_mean_over_draws(site["log_prob"], site) for site in draws.model_sites())
+    def _differentiable_terms(self, draws: Draws) -> list[Term]:
+        """Return the terms as the pathwise gradient takes them.
+
+        Pyro's entropy terms leave out the score of a site that is not reparameterised: it has mean zero.
+        """
+        terms = draws.model_terms()
         for site in draws.latent_sites():
-            entropy = site["score_parts"].entropy_term
-            if not is_identically_zero(entropy):
-                total = total - _mean_over_draws(entropy, site)
-        cost: MultiFrameTensor | None = None
-        for site in [*draws.latent_sites(), *draws.auxiliary_sites()]:
-            score = site["score_parts"].score_function
-            if not is_identically_zero(score):
-                cost = _cost(draws) if cost is None else cost
-                total = total + _mean_over_draws(self._signal(draws, cost, site) * score, site)
-        return torch.as_tensor(total)
+            if not has_score(site):
+                terms.append(Term(site, -1.0, site["unscaled_log_prob"]))
+        return terms
+
+    def _per_datum(self, draws: Draws) -> Tensor:
+        return MEAN.reduce(draws.log_weight(self._terms(draws)).values)
+
+    def _bound_and_surrogate(self, draws: Draws) -> tuple[Tensor, Tensor]:
+        terms = [(term.site, _scaled(term)) for term in self._terms(draws)]
+        bound = torch.as_tensor(sum(_mean_over_draws(value.detach(), site) for site, value in terms))
+        if not torch.is_grad_enabled():
+            return bound, bound
+        if self.gradient == "stl":
+            log_weight = draws.log_weight()
+            weights = log_weight.scale * MEAN.weights(log_weight.values.detach())
+            surrogate = total_derivative_surrogate(draws, weights, weights)
+        else:
+            parts = [(term.site, _scaled(term)) for term in self._differentiable_terms(draws)]
+            surrogate = torch.as_tensor(sum(_mean_over_draws(value, site) for site, value in parts))
+        return bound, surrogate + self._score_part(draws, terms)
+
+    def _score_part(self, draws: Draws, terms: list[tuple[dict[str, Any], Tensor]]) -> Tensor | float:
+        sites = [site for site in [*draws.latent_sites(), *draws.auxiliary_sites()] if has_score(site)]
+        if not sites:
+            return 0.0
+        if self.baseline.learned is not None:
+            return score_surrogate(draws, draws.log_weight(self._terms(draws)), MEAN, self.baseline)
+        cost = MultiFrameTensor()
+        for site, value in terms:
+            cost.add((site["cond_indep_stack"], value.detach()))
+        total: Tensor | float = 0.0
+        for site in sites:
+            signal = self._signal(draws, cost, site)
+            total = total + _mean_over_draws(signal * site["score_parts"].score_function, site)
+        return total
 
     def _signal(self, draws: Draws, cost: MultiFrameTensor, site: dict[str, Any]) -> Tensor:
         """Return the learning signal of a score-function site, shape [K, M, *plates] or [M, *plates]."""
         names = {frame.name for frame in site["cond_indep_stack"]}
+        layout = draws.layout
         signal = cost.sum_to(site["cond_indep_stack"])
-        if draws.layout.num_particles > 1 and PARTICLES not in names:
-            signal = signal / draws.layout.num_particles
-        if draws.layout.num_particles > 1 and PARTICLES in names:
-            return _leave_one_out(signal, draws.layout.particle_dim)
-        if draws.layout.num_corruptions > 1 and CORRUPTIONS in names:
-            return _leave_one_out(signal, draws.layout.corruption_dim)
+        if layout.num_particles > 1 and PARTICLES not in names:
+            signal = signal / layout.num_particles
+        if not self.baseline.leave_one_out:
+            return signal
+        if layout.num_particles > 1 and PARTICLES in names:
+            return _leave_one_out(signal, layout.particle_dim)
+        if layout.num_corruptions > 1 and CORRUPTIONS in names:
+            return _leave_one_out(signal, layout.corruption_dim)
         return signal
 
 
-def _cost(draws: Draws) -> MultiFrameTensor:
-    """Return log p − log q of the counted sites, by their plates, without a gradient."""
-    cost = MultiFrameTensor()
-    for site in draws.model_sites():
-        cost.add((site["cond_indep_stack"], site["log_prob"].detach()))
-    for site in draws.latent_sites():
-        cost.add((site["cond_indep_stack"], -site["log_prob"].detach()))
-    return cost
+def _scaled(term: Term) -> Tensor:
+    return term.sign * scale_and_mask(term.value, term.site["scale"], term.site["mask"])
 
 
 def _leave_one_out(signal: Tensor, dim: int) -> Tensor:

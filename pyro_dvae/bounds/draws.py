@@ -20,6 +20,16 @@ Program = Callable[..., Any]
 
 
 @dataclass(frozen=True)
+class Pair:
+    """A model and a guide with the arguments they are called with."""
+
+    model: Program
+    guide: Program
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Layout:
     """How many draws there are, and on which dimensions (negative; 0 where there is a single draw)."""
 
@@ -101,12 +111,14 @@ class Draws:
     :param guide_trace: guide sites; latents as the model's, auxiliary sites [M, *plates].
     :param layout: M, K and their dimensions.
     :param subsamples: the subsample statements of the plates.
+    :param pair: what was run, for further runs on the same draws.
     """
 
     model_trace: Trace
     guide_trace: Trace
     layout: Layout
     subsamples: Subsamples
+    pair: Pair
 
     def model_sites(self) -> list[dict[str, Any]]:
         """Return the sample sites of the model: latents and observations."""
@@ -140,20 +152,34 @@ class Draws:
     def log_weight(self, terms: list[Term] | None = None) -> LogWeight:
         """Return the sum of the terms, by default log p − log q, per draw and datum, and the outer scale."""
         terms = [*self.model_terms(), *self.guide_terms()] if terms is None else terms
-        frames = self.datum_frames()
-        outer, inner = self.scales(terms, frames)
-        total: Tensor | float = 0.0
-        for term, scale in zip(terms, inner, strict=True):
-            value = scale_and_mask(term.value, scale, term.site["mask"])
-            total = total + term.sign * self.layout.per_datum(value, frames)
-        if not isinstance(total, Tensor):
+        if not terms:
             raise InputError("model: expected at least one sample site, got none")
-        return LogWeight(total, outer)
+        outer, inner = self._scales(terms)
+        return LogWeight(self._sum(terms, inner), outer)
 
-    def scales(
-        self, terms: list[Term], frames: list[CondIndepStackFrame]
-    ) -> tuple[float | Tensor, list[float | Tensor]]:
+    def joint(self) -> tuple[LogWeight, float | Tensor]:
+        """Return log p(x, z) per draw and datum, and the factor that log q takes inside the weight (often 1).
+
+        :raises InputError: the latents of the guide have different scales, so their joint density has none.
+        """
+        model, guide = self.model_terms(), self.guide_terms()
+        outer, inner = self._scales([*model, *guide])
+        factors = inner[len(model) :] or [1.0]
+        if not all(_same(factor, factors[0]) for factor in factors):
+            raise InputError("guide: expected one scale for all latents (poutine.scale), got several")
+        return LogWeight(self._sum(model, inner[: len(model)]), outer), factors[0]
+
+    def _sum(self, terms: list[Term], scales: list[float | Tensor]) -> Tensor:
+        frames = self.datum_frames()
+        parts = [
+            term.sign * self.layout.per_datum(scale_and_mask(term.value, scale, term.site["mask"]), frames)
+            for term, scale in zip(terms, scales, strict=True)
+        ]
+        return torch.stack(torch.broadcast_tensors(*parts)).sum(0)
+
+    def _scales(self, terms: list[Term]) -> tuple[float | Tensor, list[float | Tensor]]:
         """Split the sites' scales into the common factor, which stays outside the weights, and the rest."""
+        frames = self.datum_frames()
         found = [term.site["scale"] for term in terms]
         if all(_same(scale, found[0]) for scale in found):
             return found[0], [1.0] * len(found)
@@ -182,7 +208,7 @@ def draw(
         model_trace, guide_trace = get_importance_trace(
             "flat", layout.nesting, layout.wrap(model), layout.wrap(guide), args, kwargs
         )
-    draws = Draws(model_trace, guide_trace, layout, subsamples)
+    draws = Draws(model_trace, guide_trace, layout, subsamples, Pair(model, guide, args, kwargs))
     _check(draws)
     return draws
 

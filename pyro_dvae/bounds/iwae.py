@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
-from pyro.distributions.util import is_identically_zero
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_dvae import checks
 from pyro_dvae.bounds.base import DenoisingELBO
-from pyro_dvae.bounds.draws import Draws
+from pyro_dvae.bounds.draws import Draws, LogWeight
+from pyro_dvae.bounds.pathwise import refuse_chains, total_derivative_surrogate
+from pyro_dvae.bounds.reductions import AVERAGE, POOLED, log_mean_exp
+from pyro_dvae.bounds.rerun import CrossDensity, mixture_density
+from pyro_dvae.bounds.score import baseline_of, has_score, score_surrogate
+from pyro_dvae.errors import InputError
+
+_OBJECTIVES = {"average": AVERAGE, "pooled": POOLED, "mixture": POOLED}
 
 
 class TraceDenoisingIWAE_ELBO(DenoisingELBO):
@@ -21,12 +26,18 @@ class TraceDenoisingIWAE_ELBO(DenoisingELBO):
 
         average   1/M Σ_m log 1/K Σ_k w_mk        the paper's, with the 1/K that it leaves out of the log
         pooled    log 1/(MK) Σ_m Σ_k w_mk         tighter
+        mixture   pooled, with w_mk = p_θ(x, z_mk) / (1/M Σ_m' q_φ(z_mk|x̃_m')), the balance heuristic of
+                  Veach and Guibas (1995): the lowest variance of the weights, M times the densities of q
 
-    Both are lower bounds of log p(x) and grow with K. Weights are per datum; plate scales and
+    All are lower bounds of log p(x) and grow with K. Weights are per datum; plate scales and
     ``poutine.scale`` multiply after the logarithm. With no corruption site this is the IWAE bound of Burda
-    et al. (2016) for any Pyro model and guide. Gradients are pathwise.
+    et al. (2016) for any Pyro model and guide.
 
-    :param combine: ``"average"`` or ``"pooled"``.
+    :param combine: ``"average"``, ``"pooled"`` or ``"mixture"``.
+    :param gradient: of reparameterised sites: ``"pathwise"``, or ``"dreg"``, the doubly reparameterised
+        gradient of Tucker et al. (2019), whose signal-to-noise ratio does not fall with K.
+    :param baseline: of other sites' score functions: ``"vimco"`` (Mnih and Rezende 2016), ``"none"``, or a
+        network of the model's arguments, trained with the rest (NVIL, Mnih and Gregor 2014).
 
     See :class:`~pyro_dvae.bounds.base.DenoisingELBO` for the other arguments.
     """
@@ -37,31 +48,81 @@ class TraceDenoisingIWAE_ELBO(DenoisingELBO):
         num_particles: int = 1,
         *,
         combine: str = "average",
+        gradient: str = "pathwise",
+        baseline: str | nn.Module = "vimco",
         **kwargs: Any,
     ) -> None:
         super().__init__(num_corruptions, num_particles, **kwargs)
-        self.combine = checks.known("combine", combine, ["average", "pooled"])
+        self.combine = checks.known("combine", combine, _OBJECTIVES)
+        if gradient == "stl":
+            raise InputError(
+                "gradient: 'stl' is biased for importance weights; use 'dreg', its unbiased form"
+            )
+        self.gradient = checks.known("gradient", gradient, ("pathwise", "dreg"))
+        if self.gradient == "dreg" and self.combine == "mixture":
+            raise InputError("gradient: 'dreg' does not cover combine='mixture'; use 'pathwise'")
+        self.baseline = baseline_of(
+            baseline,
+            "vimco",
+            {"leave-one-out": "'leave-one-out' is of the denoising bound; use 'vimco'"},
+        )
+        self._objective = _OBJECTIVES[self.combine]
 
-    def _combine(self, log_weight: Tensor) -> Tensor:
-        if self.combine == "pooled":
-            return _log_mean_exp(log_weight, (0, 1))
-        return _log_mean_exp(log_weight, (0,)).mean(0)
+    def _log_weight(self, draws: Draws) -> tuple[LogWeight, CrossDensity | None]:
+        if self.combine != "mixture" or self.num_corruptions == 1:
+            return draws.log_weight(), None
+        joint, factor = draws.joint()
+        cross = mixture_density(draws)
+        values = joint.values - factor * log_mean_exp(cross.values, (0,))
+        return LogWeight(values, joint.scale), cross
 
-    def _bound(self, draws: Draws) -> Tensor:
-        log_weight = draws.log_weight()
-        return (log_weight.scale * self._combine(log_weight.values.detach())).sum()
+    def _per_datum(self, draws: Draws) -> Tensor:
+        return self._objective.reduce(self._log_weight(draws)[0].values)
 
-    def _surrogate(self, draws: Draws) -> Tensor:
-        for site in [*draws.latent_sites(), *draws.auxiliary_sites()]:
-            if not is_identically_zero(site["score_parts"].score_function):
-                raise NotImplementedError(
-                    f"site {site['name']!r} is not reparameterised, and this bound has the pathwise gradient "
-                    "only: use pyro_dvae.TraceDenoising_ELBO"
+    def _bound_and_surrogate(self, draws: Draws) -> tuple[Tensor, Tensor]:
+        log_weight, cross = self._log_weight(draws)
+        bound = self._objective.reduce(log_weight.values)
+        total = (log_weight.scale * bound).sum()
+        if not torch.is_grad_enabled():
+            return total, total
+        surrogate = total
+        if self.gradient == "dreg":
+            surrogate = self._doubly_reparameterised(draws, log_weight)
+        score = score_surrogate(
+            draws,
+            log_weight,
+            self._objective,
+            self.baseline,
+            None if cross is None else lambda: _mixture_without(draws, cross),
+        )
+        return total.detach(), surrogate + score
+
+    def _doubly_reparameterised(self, draws: Draws, log_weight: LogWeight) -> Tensor:
+        for site in draws.latent_sites():
+            if has_score(site):
+                raise InputError(
+                    f"gradient: 'dreg' needs reparameterised latents, and {site['name']!r} is not; "
+                    "use 'pathwise'"
                 )
-        log_weight = draws.log_weight()
-        return (log_weight.scale * self._combine(log_weight.values)).sum()
+        refuse_chains(draws)
+        weights = self._objective.weights(log_weight.values.detach())
+        # d bound / d log w squared; the average carries 1/M once, so it is taken out of one factor.
+        columns = self.num_corruptions if self._objective.within_column else 1
+        return total_derivative_surrogate(
+            draws, log_weight.scale * columns * weights**2, log_weight.scale * weights
+        )
 
 
-def _log_mean_exp(value: Tensor, dims: tuple[int, ...]) -> Tensor:
-    count = math.prod(value.shape[dim] for dim in dims)
-    return torch.logsumexp(value, dims) - math.log(count)
+def _mixture_without(draws: Draws, cross: CrossDensity) -> Tensor | None:
+    """Return the mixture bound without each corruption, its draws and its component, [M, *datum]."""
+    count = draws.layout.num_corruptions
+    if count == 1:
+        return None
+    joint, factor = draws.joint()
+    density = cross.values.detach()
+    kept = []
+    for left_out in range(count):
+        rest = [m for m in range(count) if m != left_out]
+        proposal = log_mean_exp(density[rest][:, :, rest], (0,))
+        kept.append(log_mean_exp(joint.values.detach()[:, rest] - factor * proposal, (0, 1)))
+    return torch.stack(kept)

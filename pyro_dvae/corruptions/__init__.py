@@ -4,6 +4,7 @@ from pyro_dvae.corruptions.base import Corruption
 from pyro_dvae.corruptions.bit_flip import BitFlip
 from pyro_dvae.corruptions.gaussian import GaussianNoise
 from pyro_dvae.corruptions.masking import Masking
+from pyro_dvae.corruptions.network import NetworkCorruption
 from pyro_dvae.corruptions.none import NoCorruption
 from pyro_dvae.corruptions.salt_and_pepper import SaltAndPepper
 from pyro_dvae.corruptions.schedules import ConstantSchedule, LinearSchedule, Schedule, StepSchedule
@@ -15,6 +16,7 @@ __all__ = [
     "GaussianNoise",
     "LinearSchedule",
     "Masking",
+    "NetworkCorruption",
     "NoCorruption",
     "SaltAndPepper",
     "Schedule",

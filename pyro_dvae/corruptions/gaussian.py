@@ -8,23 +8,21 @@ import pyro.distributions as dist
 from torch import Tensor
 
 from pyro_dvae.corruptions.base import Corruption
-from pyro_dvae.corruptions.level import Level
-from pyro_dvae.corruptions.schedules import Schedule
+from pyro_dvae.corruptions.network_level import LevelLike, level
 
 
 class GaussianNoise(Corruption):
     """``x̃ ~ N(x, scale²)`` per element; corrupted values are not clipped to the range of the data.
 
-    :param scale: standard deviation, ≥ 0: a number, a tensor per element, or a schedule.
+    :param scale: standard deviation, ≥ 0: a number, a tensor per element, a schedule, or a network of the
+        data (see :class:`NetworkCorruption`).
     :param learnable: learn the scale (pathwise), from ``scale`` and above ``minimum``.
     """
 
-    def __init__(
-        self, scale: float | Tensor | Schedule, *, learnable: bool = False, minimum: float = 0.0
-    ) -> None:
+    def __init__(self, scale: LevelLike, *, learnable: bool = False, minimum: float = 0.0) -> None:
         super().__init__()
-        self.scale = Level("scale", scale, learnable=learnable, minimum=minimum, maximum=math.inf)
+        self.scale = level("scale", scale, learnable=learnable, minimum=minimum, maximum=math.inf)
 
     def distribution(self, x: Tensor) -> dist.TorchDistribution:
         # A scale of 0 is a legal end of a schedule, which torch's own check would refuse.
-        return dist.Normal(x, self.scale().to(x.dtype).expand(x.shape), validate_args=False)
+        return dist.Normal(x, self.scale(x).to(x.dtype).expand(x.shape), validate_args=False)

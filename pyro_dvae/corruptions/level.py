@@ -13,11 +13,21 @@ from pyro_dvae.corruptions.schedules import Schedule
 from pyro_dvae.errors import InputError
 
 
+def constrain(raw: Tensor, minimum: float, maximum: float) -> Tensor:
+    """Return the level of an unconstrained value.
+
+    ``minimum + (maximum - minimum) * sigmoid(raw)`` for a rate, ``minimum + softplus(raw)`` for a scale
+    (``maximum`` infinite).
+    """
+    if math.isinf(maximum):
+        return minimum + softplus(raw)
+    return minimum + (maximum - minimum) * torch.sigmoid(raw)
+
+
 class Level(nn.Module):
     """A rate in [0, 1] or a scale in [0, ∞): a scalar, or one value per element of the datum.
 
-    A learned level stays above ``minimum``: ``minimum + (1 - minimum) * sigmoid(raw)`` for a rate,
-    ``minimum + softplus(raw)`` for a scale, with ``raw`` the unconstrained parameter. A fixed or
+    A learned level stays above ``minimum``: it is :func:`constrain` of its parameter ``raw``. A fixed or
     scheduled one is a buffer that is changed in place, so recorded and compiled steps see the change.
 
     :param argument: the name of the level, for error messages.
@@ -88,10 +98,8 @@ class Level(nn.Module):
         if self.schedule is not None:
             self.value.fill_(self.schedule(epoch))
 
-    def forward(self) -> Tensor:
-        """Return the level now; differentiable where it is learned."""
+    def forward(self, x: Tensor | None = None) -> Tensor:
+        """Return the level now, whatever the data ``x``; differentiable where it is learned."""
         if not self.learnable:
             return self.value
-        if math.isinf(self.maximum):
-            return self.minimum + softplus(self.raw)
-        return self.minimum + (self.maximum - self.minimum) * torch.sigmoid(self.raw)
+        return constrain(self.raw, self.minimum, self.maximum)

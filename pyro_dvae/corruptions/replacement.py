@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
+
+Atoms: TypeAlias = list[tuple[float | Tensor, float | Tensor]]
 
 
 class Replacement(dist.TorchDistribution):
@@ -29,7 +31,7 @@ class Replacement(dist.TorchDistribution):
         self,
         x: Tensor,
         rate: Tensor,
-        atoms: list[tuple[float | Tensor, float | Tensor]],
+        atoms: Atoms,
         validate_args: bool | None = None,
     ) -> None:
         self.x = x

@@ -1,6 +1,8 @@
 """What every exported corruption keeps to; an export without an entry in CASES fails."""
 
 import copy
+import functools
+import inspect
 import itertools
 import math
 
@@ -9,10 +11,12 @@ import pytest
 import torch
 from exact import check_estimates
 from pyro.distributions.torch_distribution import TorchDistributionMixin
+from torch import nn
 
 from pyro_dvae import corruptions
 from pyro_dvae.corruptions import LinearSchedule
 from pyro_dvae.corruptions.level import Level
+from pyro_dvae.corruptions.network import FAMILIES
 from pyro_dvae.errors import InputError
 
 RATE, SALT = 0.3, 0.25
@@ -32,6 +36,23 @@ def one(x):
 
 def flip(x):
     return 1 - x
+
+
+class Constant(nn.Module):
+    """A network whose levels are ``level`` for any data."""
+
+    def __init__(self, level, maximum):
+        super().__init__()
+        level = torch.as_tensor(level)
+        self.raw = nn.Parameter(torch.logit(level) if maximum == 1 else torch.log(torch.expm1(level)))
+
+    def forward(self, x):
+        return self.raw.to(x.dtype).expand(x.shape)
+
+
+def by_network(family):
+    maximum = math.inf if family == "gaussian" else 1
+    return lambda level: corruptions.NetworkCorruption(Constant(level, maximum), family)
 
 
 # Per class, builders of a corruption from its level, and the atoms of its distribution at RATE with their
@@ -54,6 +75,9 @@ CASES = {
     ],
     "GaussianNoise": [(corruptions.GaussianNoise, None)],
 }
+CASES["NetworkCorruption"] = [
+    (by_network(family), CASES[kind.__name__][0][1]) for family, kind in FAMILIES.items()
+]
 EXPORTED = {
     name: member
     for name in corruptions.__all__
@@ -67,13 +91,22 @@ EVERY = [
     for index, (build, atoms) in enumerate(CASES.get(name, []))
 ]
 DISCRETE = [case for case in EVERY if case.values[1] is not None]
-LEVELLED = [case for case in EVERY if not case.id.startswith("NoCorruption")]
+LEVELLED = [case for case in EVERY if case.values[0](RATE).levels()]
 RATED = [case for case in DISCRETE if case in LEVELLED]
+# The relaxed form of every corruption that has one; it has no probabilities, the rest is the same.
+TEMPERATURE = 0.5
+RELAXED = [
+    pytest.param(functools.partial(member, temperature=TEMPERATURE), (), id=f"relaxed-{name}")
+    for name, member in EXPORTED.items()
+    if "temperature" in inspect.signature(member).parameters
+]
 BINARY = torch.tensor([0.0, 1.0], dtype=torch.float64)
 GREY = torch.tensor([0.0, 0.2, 0.5, 0.9, 1.0], dtype=torch.float64)
 
 every = pytest.mark.parametrize(("build", "atoms"), EVERY)
-levelled = pytest.mark.parametrize(("build", "atoms"), LEVELLED)
+levelled = pytest.mark.parametrize(("build", "atoms"), LEVELLED + RELAXED)
+scored = pytest.mark.parametrize(("build", "atoms"), LEVELLED)
+relaxed = pytest.mark.parametrize(("build", "atoms"), RELAXED)
 discrete = pytest.mark.parametrize(("build", "atoms"), DISCRETE)
 rated = pytest.mark.parametrize(("build", "atoms"), RATED)
 
@@ -93,6 +126,11 @@ def masses(atoms, x, value):
 
 def test_every_export_has_an_entry():
     assert set(CASES) == set(EXPORTED)
+
+
+def test_every_corruption_with_a_level_is_a_family():
+    levelled_names = {case.id.rpartition("-")[0] for case in LEVELLED}
+    assert {kind.__name__ for kind in FAMILIES.values()} == levelled_names
 
 
 @every
@@ -148,7 +186,7 @@ def test_log_prob_is_the_log_mass_and_normalises(build, atoms, x):
         total = 0.0
         for value in values:
             full = torch.full_like(x, value)
-            log_prob = distribution.log_prob(full)[index]
+            log_prob = distribution.log_prob(full)[index].detach()
             expected = masses(atoms, x, full)[index]
             torch.testing.assert_close(log_prob.exp(), double(float(expected)), rtol=1e-12, atol=1e-15)
             total += float(log_prob.exp())
@@ -164,7 +202,7 @@ def test_only_the_allowed_values_are_drawn(build, atoms):
     assert bool(build(double(RATE))(GREY).log_prob(value).isfinite().all())
 
 
-@levelled
+@scored
 def test_copies_of_an_expanded_distribution_are_independent(build, atoms):
     x = torch.full((50,), 0.4, dtype=torch.float64)
     distribution = build(double(RATE))(x).expand(torch.Size((400, 50)))
@@ -229,7 +267,7 @@ def test_a_level_never_enlarges_the_data():
         corruptions.BitFlip(torch.full((4, 3), 0.1))(torch.rand(1, 3))
 
 
-@levelled
+@scored
 def test_state_dict_round_trip(build, atoms, tmp_path):
     x = torch.rand(6, 3)
     for options in ({}, {"learnable": True}):
@@ -249,7 +287,7 @@ def test_to_another_dtype(build, atoms, learnable):
     assert {value.dtype for value in corruption.state_dict().values()} == {torch.float64}
 
 
-@levelled
+@scored
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an accelerator")
 def test_on_the_accelerator(build, atoms):
@@ -268,7 +306,7 @@ def test_copies_do_not_share_their_level(build, atoms):
     assert float(level_of(other)()) == 0.0
 
 
-@levelled
+@scored
 def test_a_schedule_moves_the_level_in_place_and_draws_follow(build, atoms):
     corruption = build(LinearSchedule(0.8, 0.2, 6))
     level = level_of(corruption)
@@ -337,7 +375,7 @@ def test_a_learned_level_respects_its_limits(build, atoms, dtype):
     assert found[-1] == pytest.approx(min(level.maximum, minimum + 1e4))
 
 
-@levelled
+@scored
 def test_gradients_of_a_learned_level(build, atoms):
     corruption = build(double(RATE), learnable=True, minimum=0.1)
     raw = level_of(corruption).raw
@@ -354,6 +392,23 @@ def test_gradients_of_a_learned_level(build, atoms):
             raw.sub_(sign * step)
     assert float(gradient) == pytest.approx((sides[0] - sides[1]) / (2 * step), rel=1e-6)
     assert float(gradient) != 0.0
+
+
+@relaxed
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_relaxed_draws(build, atoms, dtype):
+    x = torch.rand(2, 4, 3, dtype=dtype)
+    distribution = build(double([0.2, 0.5, 0.9]), learnable=True)(x).to_event(1)
+    assert distribution.has_rsample
+    assert (distribution.batch_shape, distribution.event_shape) == ((2, 4), (3,))
+    value = distribution.expand(torch.Size((5, 2, 4))).rsample((6,))
+    assert (value.shape, value.dtype) == ((6, 5, 2, 4, 3), dtype)
+    assert value.requires_grad
+    assert not distribution.sample().requires_grad
+    assert len(value.unique(dim=0)) == 6
+    assert bool(distribution.support.check(value).all())
+    with pytest.raises(NotImplementedError, match=r"never scored.*unrelaxed"):
+        distribution.log_prob(value)
 
 
 @every

@@ -1,0 +1,125 @@
+"""Score-function gradients: for sites that are not reparameterised, with baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro.distributions.util import is_identically_zero
+from torch import Tensor, nn
+
+from pyro_dvae import checks
+from pyro_dvae.bounds.draws import Draws, LogWeight
+from pyro_dvae.bounds.reductions import Objective, without_corruptions, without_latents
+from pyro_dvae.errors import InputError
+from pyro_dvae.registration import register
+
+
+def has_score(site: dict[str, Any]) -> bool:
+    """Whether a guide site wants a score-function gradient."""
+    return not is_identically_zero(site["score_parts"].score_function)
+
+
+class LearnedBaseline:
+    """The learned, input-dependent baseline of NVIL (Mnih and Gregor 2014), without its variance scaling.
+
+    :param network: called with the arguments of the model; returns a prediction of the bound of each datum
+        (nats), shape [*datum] or [*datum, 1]. It is trained by the squared error to the bound, through the
+        same loss, so its parameters are registered with Pyro and belong in the optimizer.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        if not isinstance(network, nn.Module):
+            raise InputError(f"baseline_network: expected a module, got {type(network).__name__}")
+        self.network = network
+
+    def __call__(self, draws: Draws, like: Tensor) -> Tensor:
+        """Return the prediction [*datum], shaped as ``like``."""
+        register("baseline", self.network)
+        prediction: Tensor = self.network(*draws.pair.args, **draws.pair.kwargs)
+        if prediction.shape == (*like.shape, 1):
+            prediction = prediction.squeeze(-1)
+        if prediction.shape != like.shape:
+            raise InputError(
+                f"baseline_network: expected a prediction of shape {tuple(like.shape)}, got "
+                f"{tuple(prediction.shape)}"
+            )
+        return prediction
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What is subtracted from the learning signal of a score function.
+
+    :param leave_one_out: the bound without the draw (VIMCO for the importance-weighted bounds).
+    :param learned: a learned prediction of the bound (NVIL).
+    """
+
+    leave_one_out: bool = True
+    learned: LearnedBaseline | None = None
+
+
+def baseline_of(baseline: str | nn.Module, name: str, refused: dict[str, str]) -> Baseline:
+    """Return the baseline that an argument names: ``name`` (leave one out), "none", or a network (NVIL)."""
+    if isinstance(baseline, nn.Module):
+        return Baseline(leave_one_out=False, learned=LearnedBaseline(baseline))
+    if baseline in refused:
+        raise InputError(f"baseline: {refused[baseline]}")
+    return Baseline(leave_one_out=checks.known("baseline", baseline, (name, "none")) == name)
+
+
+def score_surrogate(
+    draws: Draws,
+    log_weight: LogWeight,
+    objective: Objective,
+    baseline: Baseline,
+    without_corruption: Callable[[], Tensor | None] | None = None,
+) -> Tensor | float:
+    """Return a scalar whose gradient is the score-function part of that of the bound.
+
+    :param draws: the run; its sites that are not reparameterised are the ones treated.
+    :param log_weight: values [K, M, *datum] (nats) and the outer scale.
+    :param objective: the bound.
+    :param baseline: the baseline.
+    :param without_corruption: gives the bound without each corruption, [M, *datum], where that is more than
+        the replacement of a column of the weights.
+    """
+    layout, frames = draws.layout, draws.datum_frames()
+
+    def score(site: dict[str, Any]) -> Tensor:
+        return layout.per_datum(site["score_parts"].score_function, frames)
+
+    latent = [score(site) for site in draws.latent_sites() if has_score(site)]
+    corruption = [score(site) for site in draws.auxiliary_sites() if has_score(site)]
+    # An auxiliary site below a latent is drawn anew for each particle, as a latent is.
+    latent += [part for part in corruption if part.shape[0] > 1]
+    corruption = [part for part in corruption if part.shape[0] == 1]
+    if not latent and not corruption:
+        return 0.0
+    values, scale = log_weight.values.detach(), log_weight.scale
+    bound, share = objective.reduce(values), objective.share(values)
+    total: Tensor | float = 0.0
+    if baseline.learned is not None:
+        prediction = baseline.learned(draws, bound)
+        total = -0.5 * ((bound - prediction) ** 2).sum()
+        share = share - prediction.detach() / (share.shape[0] * share.shape[1])
+    columns: Tensor | None = None
+    if baseline.leave_one_out:
+        if without_corruption is not None:
+            columns = without_corruption()
+        else:
+            columns = without_corruptions(objective.reduce, values)
+    if latent:
+        signal = share
+        if baseline.leave_one_out:
+            removed = without_latents(objective.reduce, values, objective.within_column)
+            if removed is None and columns is not None:
+                removed = columns.unsqueeze(0)
+            signal = share if removed is None else bound - removed
+        total = total + (scale * signal * sum(latent)).sum()
+    if corruption:
+        signal = share.sum(0) if columns is None else bound - columns
+        total = total + (scale * signal * sum(part.squeeze(0) for part in corruption)).sum()
+    return torch.as_tensor(total)

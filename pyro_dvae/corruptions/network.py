@@ -1,0 +1,55 @@
+"""The learned corruption p_π(x̃|x) whose parameters are computed by a network of x."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
+
+from pyro_dvae import checks
+from pyro_dvae.corruptions.base import Corruption
+from pyro_dvae.corruptions.bit_flip import BitFlip
+from pyro_dvae.corruptions.gaussian import GaussianNoise
+from pyro_dvae.corruptions.masking import Masking
+from pyro_dvae.corruptions.salt_and_pepper import SaltAndPepper
+from pyro_dvae.errors import InputError
+
+FAMILIES: dict[str, type[BitFlip | GaussianNoise | Masking | SaltAndPepper]] = {
+    "bit-flip": BitFlip,
+    "gaussian": GaussianNoise,
+    "masking": Masking,
+    "salt-and-pepper": SaltAndPepper,
+}
+
+
+class NetworkCorruption(Corruption):
+    """The corruption of Im et al. (2017, section 3) with its level computed from the datum.
+
+    The level of an element is ``minimum + softplus(raw)`` (``"gaussian"``, a standard deviation) or
+    ``minimum + (1 - minimum) * sigmoid(raw)`` (the others, a rate), with ``raw = network(x)``.
+    The network gets pathwise gradients from Gaussian and from relaxed noise (``temperature``), else
+    score-function gradients. The denoising bound tends to drive a learned level down to ``minimum``; a
+    semi-implicit bound (J ≥ 1) does not.
+
+    :param network: module from ``x`` [..., D] to ``raw`` [..., D], or [..., 1] for one level per datum.
+    :param family: name of the corruption.
+    :param minimum: lower limit of the level.
+    :param options: further options of the family: ``salt``, ``temperature``.
+    """
+
+    def __init__(self, network: nn.Module, family: str, *, minimum: float = 0.0, **options: Any) -> None:
+        super().__init__()
+        if not isinstance(network, nn.Module):
+            raise InputError(f"network: expected a torch.nn.Module, got {type(network).__name__}")
+        kind = FAMILIES[checks.known("family", family, FAMILIES)]
+        accepted = {*inspect.signature(kind).parameters} - {"rate", "scale", "learnable", "minimum"}
+        for option in options:
+            if option not in accepted:
+                names = ", ".join(sorted(accepted)) or "none"
+                raise InputError(f"{option}: no option of the family {family!r}, whose options are: {names}")
+        self.noise = kind(network, minimum=minimum, **options)
+
+    def distribution(self, x: Tensor) -> TorchDistribution:
+        return self.noise.distribution(x)
