@@ -72,12 +72,16 @@ class DenoisingELBO(Trace_ELBO):
         kwargs: dict[str, Any],
     ) -> Draws:
         """Run guide and model once over all draws."""
-        if self.num_corruptions * self.num_particles > 1 and self.max_plate_nesting == float("inf"):
+        if self._adds_dimensions() and self.max_plate_nesting == float("inf"):
             # The extra run must not shift the user's random stream, nor a resumed one against its first.
             with forked():
                 self._guess_plates(model, guide, args, kwargs)
         layout = Layout(self.num_corruptions, self.num_particles, self.max_plate_nesting)
         return draw(model, guide, args, kwargs, layout)
+
+    def _adds_dimensions(self) -> bool:
+        """Whether draws take dimensions left of the user's plates, whose number must then be known."""
+        return self.num_corruptions * self.num_particles > 1
 
     def _guess_plates(
         self,

@@ -77,6 +77,9 @@ class TraceSemiImplicit_ELBO(DenoisingELBO):
         redrawn = redrawn_density(draws, self.num_mixture)
         return MEAN.reduce(joint.values - factor * log_mean_exp(redrawn.values, (0,)))
 
+    def _adds_dimensions(self) -> bool:
+        return super()._adds_dimensions() or self.num_mixture > 1
+
     def _per_datum(self, draws: Draws) -> Tensor:
         return MEAN.reduce(self._evaluate(draws)[0].values)
 
