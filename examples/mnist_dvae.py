@@ -16,7 +16,12 @@ from pyro_dvae.command import Command
 from pyro_dvae.options import Request, training_options
 from pyro_dvae.runs.run import Run
 
-BOUNDS = {"dvae": dv.TraceDenoising_ELBO, "diwae": dv.TraceDenoisingIWAE_ELBO}
+BOUNDS = {
+    "dvae": dv.TraceDenoising_ELBO,
+    "mean-field": dv.TraceMeanFieldDenoising_ELBO,
+    "diwae": dv.TraceDenoisingIWAE_ELBO,
+    "semi-implicit": dv.TraceSemiImplicit_ELBO,
+}
 
 
 @click.command(cls=Command)

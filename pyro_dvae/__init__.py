@@ -22,7 +22,7 @@ from pyro_dvae.corruptions import (
 )
 from pyro_dvae.datasets import Dataset, load_dataset
 from pyro_dvae.errors import CheckpointError, DataError, DivergenceError, InputError
-from pyro_dvae.evaluation import Estimate, evaluate_bound
+from pyro_dvae.evaluation import BoundsReport, Estimate, bounds_report, evaluate_bound
 from pyro_dvae.guides import DenoisingGuide, GaussianGuide
 from pyro_dvae.models import DVAE, LatentGaussianModel
 from pyro_dvae.sites import clean_input, corrupt
@@ -33,6 +33,7 @@ __version__ = _version("pyro-dvae")
 __all__ = [
     "DVAE",
     "BitFlip",
+    "BoundsReport",
     "CheckpointError",
     "ConstantSchedule",
     "Corruption",
@@ -57,6 +58,7 @@ __all__ = [
     "TraceMeanFieldDenoising_ELBO",
     "TraceSemiImplicit_ELBO",
     "Trainer",
+    "bounds_report",
     "clean_input",
     "corrupt",
     "evaluate_bound",

@@ -17,7 +17,7 @@ from pyro_dvae.errors import InputError
 
 NOISE_KINDS = ("salt-and-pepper", "bit-flip", "masking", "gaussian")
 NOISE_SCHEDULES = ("constant", "linear", "step")
-BOUNDS = ("dvae", "diwae")
+BOUNDS = ("dvae", "mean-field", "diwae", "semi-implicit")
 ACTIVATIONS = ("softplus", "tanh", "relu", "sigmoid")
 LIKELIHOODS = ("bernoulli", "gaussian")
 BINARISATIONS = ("static", "dynamic", "threshold", "none")
@@ -47,7 +47,9 @@ class Options:
     learn_noise: bool = _option(False, "Learn the level, from --noise on.", is_flag=True)
     minimum_noise: float = _option(0.001, "Lower limit of a learned level.")
     bound: str = _option(
-        "dvae", "Bound: denoising, or importance-weighted denoising.", type=click.Choice(BOUNDS)
+        "dvae",
+        "Bound: denoising, the same with closed-form KL, importance-weighted, semi-implicit.",
+        type=click.Choice(BOUNDS),
     )
     corruptions: int = _option(1, "Corruptions per datum (M).")
     particles: int = _option(1, "Latent draws per corruption (K).")

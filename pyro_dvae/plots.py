@@ -63,7 +63,7 @@ def learning_curves(
     if best_epoch is not None and checks.number("best_epoch", best_epoch) not in steps:
         raise InputError(f"best_epoch: expected one of the epochs, got {best_epoch!r}")
 
-    figure = _new_figure(7.0, 4.4, layout="constrained")
+    figure = new_figure(7.0, 4.4, layout="constrained")
     axes = figure.add_subplot()
     for (label, values), (colour, width) in zip(
         curves.items(), (("#0072B2", 1.2), ("#D55E00", 2)), strict=False
@@ -98,7 +98,7 @@ def learning_curves(
     if outside:
         note = f"{outside} value{'s lie' if outside > 1 else ' lies'} outside the picture"
         figure.supxlabel(note, x=0.99, ha="right", fontsize=FONT_SIZE - 1, color="0.35")
-    return _write(path, figure)
+    return write_figure(path, figure)
 
 
 def image_grid(
@@ -119,7 +119,7 @@ def image_grid(
     columns = min(checks.count("columns", columns), count)
     mosaic, _ = _mosaic(tiles, math.ceil(count / columns), columns, gap=2)
     figure, _ = _picture(mosaic, title, _note(tiles))
-    return _write(path, figure)
+    return write_figure(path, figure)
 
 
 def denoising_grid(
@@ -148,7 +148,7 @@ def denoising_grid(
     label_width = math.ceil(TEXT_WIDTH * len("reconstructed")) + 8
     figure, axes = _picture(mosaic, title, _note(tiles), left=label_width)
     axes.set_yticks([(tile_height + 2) * row + tile_height / 2 for row in range(3)], labels=rows)
-    return _write(path, figure)
+    return write_figure(path, figure)
 
 
 def manifold_codes(rows: int, columns: int, low: float = 0.05, high: float = 0.95) -> torch.Tensor:
@@ -189,7 +189,7 @@ def manifold(
     axes.tick_params(length=3)
     axes.set_xlabel("z₁", fontsize=FONT_SIZE + 3, labelpad=2)
     axes.set_ylabel("z₂", fontsize=FONT_SIZE + 3, labelpad=2)
-    return _write(path, figure)
+    return write_figure(path, figure)
 
 
 def _quantiles(count: int, low: float, high: float, argument: str) -> torch.Tensor:
@@ -301,7 +301,7 @@ def _picture(mosaic: Any, title: str | None, note: str, left: int = 0, below: in
     above = MARGIN + (LINE_HEIGHT + 4) * len(heading)
     under = MARGIN + LINE_HEIGHT * len(legend) + below
     full_height = above + round(height * scale) + under
-    figure = _new_figure(full_width / DPI, full_height / DPI)
+    figure = new_figure(full_width / DPI, full_height / DPI)
     start = MARGIN + left + (inner - round(width * scale)) // 2
     axes = figure.add_axes(
         (
@@ -335,7 +335,8 @@ def _picture(mosaic: Any, title: str | None, note: str, left: int = 0, below: in
     return figure, axes
 
 
-def _new_figure(width: float, height: float, **options: Any) -> Any:
+def new_figure(width: float, height: float, **options: Any) -> Any:
+    """Return an empty white matplotlib figure (inches), outside pyplot."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -343,7 +344,7 @@ def _new_figure(width: float, height: float, **options: Any) -> Any:
     return Figure(figsize=(width, height), dpi=DPI, facecolor="white", **options)
 
 
-def _write(path: str | os.PathLike[str], figure: Any) -> Path:
+def write_figure(path: str | os.PathLike[str], figure: Any) -> Path:
     """Write the figure as PNG: drawn in memory, written beside ``path``, moved into place."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 

@@ -3,6 +3,10 @@ import pytest
 import torch
 
 
+# The tests' tensors are tiny: a second thread costs more than it brings.
+torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def _fresh_pyro():
     """Give each test a seed, an empty param store and Pyro's validation."""

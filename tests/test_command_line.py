@@ -125,6 +125,8 @@ def test_sampling_is_reproducible_and_uses_the_best_epoch(capsys):
         ["--noise-kind", "masking", "--noise-schedule", "linear"],
         ["--salt", "rate", "--noise-schedule", "step", "--noise-end", "0.01"],
         ["--bound", "diwae", "--particles", "5", "--activation", "tanh", "--hidden-layers", "2"],
+        ["--bound", "mean-field"],
+        ["--bound", "semi-implicit", "--learn-noise", "--noise", "0.2"],
         ["--binarisation", "dynamic", "--rate-schedule", "paper", "--clip-norm", "5"],
         ["--binarisation", "none"],
         ["--binarisation", "none", "--likelihood", "gaussian", "--noise-kind", "gaussian"],

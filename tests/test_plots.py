@@ -17,8 +17,13 @@ def figures(monkeypatch):
     """The figures that were written, for inspection."""
     pytest.importorskip("matplotlib")
     seen = []
-    write = plots._write
-    monkeypatch.setattr(plots, "_write", lambda path, figure: (seen.append(figure), write(path, figure))[1])
+    write = plots.write_figure
+
+    def note(path, figure):
+        seen.append(figure)
+        return write(path, figure)
+
+    monkeypatch.setattr(plots, "write_figure", note)
     return seen
 
 

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
 
 from pyro_dvae import checks
-from pyro_dvae.bounds import DenoisingELBO, TraceDenoising_ELBO, TraceDenoisingIWAE_ELBO
-from pyro_dvae.corruptions import (
-    BitFlip,
-    Corruption,
-    GaussianNoise,
-    LinearSchedule,
-    Masking,
-    NoCorruption,
-    SaltAndPepper,
-    Schedule,
-    StepSchedule,
+from pyro_dvae.bounds import (
+    DenoisingELBO,
+    TraceDenoising_ELBO,
+    TraceDenoisingIWAE_ELBO,
+    TraceMeanFieldDenoising_ELBO,
+    TraceSemiImplicit_ELBO,
 )
+from pyro_dvae.corruptions import Corruption, LinearSchedule, NoCorruption, Schedule, StepSchedule
+from pyro_dvae.corruptions.network import FAMILIES
 from pyro_dvae.errors import InputError
 from pyro_dvae.networks import BernoulliDecoder, GaussianDecoder, GaussianEncoder
 from pyro_dvae.options import Options
@@ -29,19 +27,18 @@ _SCHEDULES: dict[str, Callable[[float, float, int], Schedule]] = {
     "linear": lambda start, end, epochs: LinearSchedule(start, end, epochs),
     "step": lambda start, end, epochs: StepSchedule({0: start, epochs / 2: end}),
 }
-_NOISES: dict[str, Callable[..., Corruption]] = {
-    "salt-and-pepper": SaltAndPepper,
-    "bit-flip": BitFlip,
-    "masking": Masking,
-    "gaussian": GaussianNoise,
-}
 _DECODERS: dict[str, Callable[..., nn.Module]] = {"bernoulli": BernoulliDecoder, "gaussian": GaussianDecoder}
-_BOUNDS: dict[str, type[DenoisingELBO]] = {"dvae": TraceDenoising_ELBO, "diwae": TraceDenoisingIWAE_ELBO}
+_BOUNDS: dict[str, type[DenoisingELBO]] = {
+    "dvae": TraceDenoising_ELBO,
+    "mean-field": TraceMeanFieldDenoising_ELBO,
+    "diwae": TraceDenoisingIWAE_ELBO,
+    "semi-implicit": TraceSemiImplicit_ELBO,
+}
 
 
 def build_corruption(options: Options) -> Corruption:
     """Return the corruption: :class:`NoCorruption` at level 0, scheduled or learned as asked."""
-    kind = checks.known("noise_kind", options.noise_kind, _NOISES)
+    kind = checks.known("noise_kind", options.noise_kind, FAMILIES)
     maximum = math.inf if kind == "gaussian" else 1.0
     for argument in ("noise", "noise_end"):
         checks.number(argument, getattr(options, argument), 0.0, maximum)
@@ -52,12 +49,13 @@ def build_corruption(options: Options) -> Corruption:
         level = _SCHEDULES[options.noise_schedule](options.noise, options.noise_end, options.epochs)
     elif options.noise == 0 and not options.learn_noise:
         return NoCorruption()
-    arguments: dict[str, object] = {}
+    arguments: dict[str, Any] = {}
     if options.learn_noise:
         arguments |= {"learnable": True, "minimum": options.minimum_noise}
     if kind == "salt-and-pepper":
         arguments["salt"] = _salt(options.salt)
-    return _NOISES[kind](level, **arguments)
+    build: Callable[..., Corruption] = FAMILIES[kind]
+    return build(level, **arguments)
 
 
 def _salt(text: str) -> float | str:

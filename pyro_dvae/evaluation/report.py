@@ -1,0 +1,414 @@
+"""All bounds of one model and guide on the same data, in the order that they must have."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_dvae import checks
+from pyro_dvae.bounds import (
+    DenoisingELBO,
+    TraceDenoising_ELBO,
+    TraceDenoisingIWAE_ELBO,
+    TraceSemiImplicit_ELBO,
+)
+from pyro_dvae.errors import InputError
+from pyro_dvae.evaluation.estimates import Estimate, evaluate_bound
+from pyro_dvae.evaluation.report_picture import bounds_picture
+from pyro_dvae.random_state import derived_seed, forked
+
+LOG_LIKELIHOOD = "log_likelihood"
+# A datum whose importance-sampled log p(x) has a larger error (nats) says nothing about the order.
+UNRELIABLE = 0.5
+# Inputs of the decoder or encoder, and densities of the latents, held at once.
+_ROWS_AT_ONCE, _DENSITIES_AT_ONCE = 2000, 200_000
+_BATCHES = 20  # independent batches of importance samples, at least about: for the standard error
+
+
+@dataclass(frozen=True)
+class BoundsEntry:
+    """One bound of a report.
+
+    :param name: a key, such as ``"semi_implicit_10"``.
+    :param label: for tables and pictures.
+    :param definition: what it is the Monte Carlo estimate of.
+    :param kind: ``"lower"`` (of log p(x)), ``"upper"`` (of L_cvae, not of log p(x)) or ``"estimate"``.
+    :param estimate: its value for each datum, mean and standard error (nats).
+    :param note: what a reader should know of it.
+    :param sampling_error: standard error of the sampling alone for each datum [N] (nats), where known.
+    """
+
+    name: str
+    label: str
+    definition: str
+    kind: str
+    estimate: Estimate
+    note: str = ""
+    sampling_error: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class OrderViolation:
+    """An entry above one that must not be below it, in expectation.
+
+    :param lower: name of the entry that should be the lower one.
+    :param upper: name of the other.
+    :param excess: mean over the data of lower − upper (nats), after the bias of an estimate is taken off.
+    :param standard_error: of ``excess``.
+    """
+
+    lower: str
+    upper: str
+    excess: float
+    standard_error: float
+
+    def __str__(self) -> str:
+        return f"{self.lower} exceeds {self.upper} by {self.excess:.3g} ± {self.standard_error:.2g} nats"
+
+
+@dataclass(frozen=True)
+class BoundsReport:
+    """What :func:`bounds_report` found; ``report["dvae"]`` is the entry of that name.
+
+    :param entries: the bounds, in the order that they must have.
+    :param orders: pairs of names (lower, upper) that must be so ordered in expectation.
+    :param clean: whether the guide was given clean input.
+    """
+
+    entries: tuple[BoundsEntry, ...]
+    orders: tuple[tuple[str, str], ...]
+    clean: bool = False
+
+    def __getitem__(self, name: str) -> BoundsEntry:
+        found = {entry.name: entry for entry in self.entries}
+        return found[checks.known("name", name, found)]
+
+    def __str__(self) -> str:
+        return self.table()
+
+    def violations(self, errors: float = 4.0) -> list[OrderViolation]:
+        """Return the orders that fail by more than ``errors`` standard errors of the paired difference.
+
+        The difference is taken datum by datum. Importance sampling gives log p(x) too low by about half its
+        squared error: that much is allowed for, and data with a sampling error above 0.5 nats (or without
+        a finite value) are left out. A single datum has no standard error, so nothing is found.
+        """
+        checks.positive("errors", errors)
+        found = (self._compare(lower, upper) for lower, upper in self.orders)
+        return [v for v, rounding in found if v.excess > errors * v.standard_error + rounding]
+
+    def table(self) -> str:
+        """Return the report as aligned text: label, mean ± standard error, difference to log p(x), note."""
+        rows = [("", "mean ± s.e.", "above log p(x)", "")]
+        for entry in self.entries:
+            gap = "" if entry.name == LOG_LIKELIHOOD else _plus_minus(*self._gap(entry))
+            value = _plus_minus(entry.estimate.mean, entry.estimate.standard_error)
+            rows.append((entry.label, value, gap, entry.note))
+        widths = [max(len(row[column]) for row in rows) for column in range(3)]
+        lines = [
+            f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}  {note}".rstrip() for a, b, c, note in rows
+        ]
+        guide = "clean" if self.clean else "corrupted"
+        count = len(self.entries[0].estimate.per_datum)
+        lines.insert(0, f"bounds of {count} data, guide on {guide} input, nats per datum")
+        return "\n".join([*lines, *self._order_lines()])
+
+    def to_dict(self, per_datum: bool = False) -> dict[str, Any]:
+        """Return the report as JSON-able values; what is not a finite number is None.
+
+        :param per_datum: with the values of each datum.
+        """
+        entries = []
+        for entry in self.entries:
+            values: dict[str, Any] = {
+                "name": entry.name,
+                "label": entry.label,
+                "definition": entry.definition,
+                "kind": entry.kind,
+                "mean": _finite(entry.estimate.mean),
+                "standard_error": _finite(entry.estimate.standard_error),
+                "note": entry.note,
+            }
+            if entry.sampling_error is not None:
+                values["sampling_error"] = _finite(_error_of_mean(entry.sampling_error))
+            if per_datum:
+                values["per_datum"] = [_finite(value) for value in entry.estimate.per_datum.tolist()]
+                if entry.sampling_error is not None:
+                    values["per_datum_sampling_error"] = [_finite(v) for v in entry.sampling_error.tolist()]
+            entries.append(values)
+        violations = [
+            {"lower": v.lower, "upper": v.upper, "excess": v.excess, "standard_error": v.standard_error}
+            for v in self.violations()
+        ]
+        return {
+            "num_data": len(self.entries[0].estimate.per_datum),
+            "unit": "nats per datum",
+            "clean": self.clean,
+            "entries": entries,
+            "violations": violations,
+        }
+
+    def draw(self, path: str | os.PathLike[str], title: str | None = None) -> Path:
+        """Draw the bounds in order, with their standard errors, to a PNG file; return its path."""
+        inner = []
+        for entry in self.entries:
+            if entry.sampling_error is not None:
+                inner.append(_error_of_mean(entry.sampling_error))
+            else:
+                inner.append(self._gap(entry)[1])
+        return bounds_picture(
+            path,
+            [entry.label for entry in self.entries],
+            [entry.estimate.mean for entry in self.entries],
+            [entry.estimate.standard_error for entry in self.entries],
+            inner,
+            [entry.kind for entry in self.entries],
+            title,
+        )
+
+    def _gap(self, entry: BoundsEntry) -> tuple[float, float]:
+        """Return the mean of the difference to log p(x) and its standard error."""
+        difference = Estimate(entry.estimate.per_datum - self[LOG_LIKELIHOOD].estimate.per_datum)
+        return difference.mean, difference.standard_error
+
+    def _compare(self, lower: str, upper: str) -> tuple[OrderViolation, float]:
+        """Return by how much ``lower`` exceeds ``upper``, and what may be rounding (nats)."""
+        low, high = self[lower].estimate.per_datum, self[upper].estimate.per_datum
+        # The terms of log p(x, z) cancel up to rounding where the weights are constant.
+        rounding = 10 * max(
+            torch.finfo(v.dtype).eps * float(v[torch.isfinite(v)].abs().mean()) for v in (low, high)
+        )
+        difference = low.double() - high.double()
+        sampling_error = self[upper].sampling_error
+        if sampling_error is not None:
+            allowed = sampling_error.double().square() / 2
+            difference = torch.where(sampling_error <= UNRELIABLE, difference - allowed, math.nan)
+        excess = Estimate(difference[torch.isfinite(difference)])
+        return OrderViolation(lower, upper, excess.mean, excess.standard_error), rounding
+
+    def _order_lines(self) -> list[str]:
+        violations = self.violations()
+        if not violations:
+            return ["order: as it must be"]
+        return [
+            f"order violated: {self[v.lower].label} exceeds {self[v.upper].label} by "
+            f"{_plus_minus(v.excess, v.standard_error)}"
+            for v in violations
+        ]
+
+
+def bounds_report(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    x: Tensor,
+    *,
+    num_mixture: Iterable[int] = (1, 10, 100),
+    num_particles: Iterable[int] = (1, 5, 50),
+    num_corruptions: int = 5,
+    num_samples: int = 1000,
+    clean: bool = False,
+    seed: int | None = None,
+    max_plate_nesting: int | float = math.inf,
+    progress: Callable[[int, int], None] | None = None,
+) -> BoundsReport:
+    """Estimate every bound of a model and guide on the same data, without a gradient::
+
+        L_dvae  ≤  L_J  ≤  L_J'  ≤  L_cvae  ≤  upper sandwich
+        L_dvae  ≤  L_diwae (K)  ≤  L_diwae (K')  ≤  pooled
+        L_cvae, pooled, mixture  ≤  log p(x)
+
+    The first line is estimated with M corruptions and the largest K, from the same draws as the last three
+    bounds of the others.
+
+    log p(x) is estimated by importance sampling with the mixture over the corruptions as its proposal, in
+    independent batches, so that the memory needed does not grow with ``num_samples``; the spread of the
+    batches gives its standard error of each datum by the delta method.
+
+    :param model: Pyro model of a batch, with one data plate.
+    :param guide: Pyro guide of a batch, with or without a corruption.
+    :param x: data, shape [N, ...].
+    :param num_mixture: J of each semi-implicit bound, at least 1; the largest gives the upper sandwich.
+    :param num_particles: K of each L_diwae; the largest is also that of the pooled and the mixture bound.
+    :param num_corruptions: M, corruptions per datum.
+    :param num_samples: importance samples per datum for log p(x), at least.
+    :param clean: give the guide clean input; the bounds are then those of the guide without corruption.
+    :param seed: start of the streams that the draws are from; None draws it from the global stream.
+    :param max_plate_nesting: how many dimensions the user's plates take; found by one run where omitted.
+    :param progress: called with the rows done and the rows in all, over all bounds.
+    :raises InputError: ``x`` is empty or not finite, a count is below 1, or there is none.
+    """
+    if not isinstance(x, Tensor):
+        raise InputError(f"x: expected a tensor, got {type(x).__name__}")
+    if x.dim() == 0:
+        raise InputError("x: expected data of shape [N, ...], got a single number")
+    checks.finite("x", x)
+    mixtures, particles = _counts("num_mixture", num_mixture), _counts("num_particles", num_particles)
+    m = checks.count("num_corruptions", num_corruptions)
+    checks.count("num_samples", num_samples)
+    if seed is not None:
+        checks.count("seed", seed, minimum=0)
+    nesting = _plate_nesting(model, guide, x) if max_plate_nesting == math.inf else max_plate_nesting
+
+    per_corruption = max(1, min(num_samples // (_BATCHES * m), _ROWS_AT_ONCE // m))
+    batches = max(2, math.ceil(num_samples / (m * per_corruption)))
+    planned = _planned(m, mixtures, particles, nesting)
+    total = len(x) * (len(planned) + batches)
+    done = 0
+    start = int(torch.randint(2**63 - 1, ())) if seed is None else seed
+
+    def evaluate(bound: DenoisingELBO, rows: int, stream: str) -> Tensor:
+        nonlocal done
+        parts = []
+        for index, chunk in enumerate(x.split(rows)):
+            own = derived_seed(start, "bounds_report", stream, index)
+            estimate = evaluate_bound(model, guide, chunk, bound, clean=clean, seed=own, chunk=rows)
+            parts.append(estimate.per_datum)
+            done += len(chunk)
+            if progress is not None:
+                progress(done, total)
+        return torch.cat(parts)
+
+    entries = []
+    for name, label, definition, kind, note, bound in planned:
+        # Bounds of as many draws get the very same ones, which takes their noise out of the differences.
+        alike = [each[-1] for each in planned if each[-1].num_particles == bound.num_particles]
+        rows = min(_rows_at_once(each) for each in alike)
+        estimate = Estimate(evaluate(bound, rows, f"{m} x {bound.num_particles}"))
+        entries.append(BoundsEntry(name, label, definition, kind, estimate, _with_lost(note, estimate)))
+    sampler = TraceDenoisingIWAE_ELBO(m, per_corruption, combine="mixture", max_plate_nesting=nesting)
+    rows = _rows_at_once(sampler)
+    drawn = (evaluate(sampler, rows, f"{LOG_LIKELIHOOD} {batch}") for batch in range(batches))
+    entries.append(_likelihood(drawn, m * per_corruption * batches))
+    return BoundsReport(tuple(entries), _orders(m, mixtures, particles), clean)
+
+
+def _rows_at_once(bound: DenoisingELBO) -> int:
+    """Return the data of a chunk, as many as keep the inputs of the networks and the densities few."""
+    draws = bound.num_corruptions * bound.num_particles
+    if not isinstance(bound, TraceSemiImplicit_ELBO):
+        return max(1, _ROWS_AT_ONCE // draws)
+    inputs = bound.num_corruptions + bound.num_mixture
+    return max(1, min(_ROWS_AT_ONCE // max(draws, inputs), _DENSITIES_AT_ONCE // (draws * bound.num_mixture)))
+
+
+class _UpperSandwich(TraceSemiImplicit_ELBO):
+    """The upper sandwich of L_cvae in the place of the bound of each datum."""
+
+    def per_datum(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Tensor:
+        return self.upper_per_datum(model, guide, *args, **kwargs)
+
+
+_Planned = tuple[str, str, str, str, str, DenoisingELBO]
+
+
+def _planned(m: int, mixtures: list[int], particles: list[int], nesting: int | float) -> list[_Planned]:
+    """Return name, label, definition, kind, note and estimator of each bound, in their order."""
+    options: dict[str, Any] = {"max_plate_nesting": nesting}
+    most, lower = particles[-1], "lower bound"
+    definition = "E_x̃ E_z log [p(x,z) / q(z|x̃)]"
+    simple = TraceDenoising_ELBO(m, most, **options)
+    planned: list[_Planned] = [("dvae", "L_dvae", definition, "lower", lower, simple)]
+    for j in mixtures:
+        definition = f"E log [p(x,z) / (1/{j + 1} Σ_j=0..{j} q(z|x̃_j))], z ~ q(·|x̃_0)"
+        bound = TraceSemiImplicit_ELBO(m, most, num_mixture=j, **options)
+        planned.append((f"semi_implicit_{j}", f"L_J, J={j}", definition, "lower", lower, bound))
+    j = mixtures[-1]
+    definition = f"E log [p(x,z) / (1/{j} Σ_j=1..{j} q(z|x̃_j))], z ~ q(·|x̃_0)"
+    bound = _UpperSandwich(m, most, num_mixture=j, **options)
+    note = "above L_cvae; no bound of log p(x)"
+    planned.append((f"upper_{j}", f"upper sandwich, J={j}", definition, "upper", note, bound))
+    for k in particles:
+        definition = f"1/M Σ_m E log 1/{k} Σ_k p(x,z_mk) / q(z_mk|x̃_m), M={m}"
+        iwae = TraceDenoisingIWAE_ELBO(m, k, **options)
+        planned.append((f"diwae_{k}", f"L_diwae, M={m}, K={k}", definition, "lower", lower, iwae))
+    k = most
+    for combine, density in (("pooled", "q(z_mk|x̃_m)"), ("mixture", f"(1/{m} Σ_m' q(z_mk|x̃_m'))")):
+        definition = f"E log 1/{m * k} Σ_m Σ_k p(x,z_mk) / {density}, M={m}, K={k}"
+        iwae = TraceDenoisingIWAE_ELBO(m, k, combine=combine, **options)
+        planned.append((f"{combine}_{k}", f"{combine}, M={m}, K={k}", definition, "lower", lower, iwae))
+    return planned
+
+
+def _orders(m: int, mixtures: list[int], particles: list[int]) -> tuple[tuple[str, str], ...]:
+    semi, diwae = [f"semi_implicit_{j}" for j in mixtures], [f"diwae_{k}" for k in particles]
+    pooled, mixture = f"pooled_{particles[-1]}", f"mixture_{particles[-1]}"
+    # By Jensen's inequality over its draws, the mixture over M corruptions is above L_J of J + 1 ≤ M.
+    below = [name for name, j in zip(semi, mixtures, strict=True) if j < m]
+    chains = [
+        ["dvae", *semi, f"upper_{mixtures[-1]}"],
+        ["dvae", *diwae, pooled, LOG_LIKELIHOOD],
+        ["dvae", *below, mixture, LOG_LIKELIHOOD],
+        *[[name, LOG_LIKELIHOOD] for name in semi],
+    ]
+    return tuple(dict.fromkeys(pair for chain in chains for pair in itertools.combinations(chain, 2)))
+
+
+def _likelihood(batches: Iterable[Tensor], num_samples: int) -> BoundsEntry:
+    """Combine estimates of log p(x) [N] from independent batches, each unbiased after exp."""
+    count, first, second = 0, torch.tensor(-math.inf), torch.tensor(-math.inf)
+    for values in batches:
+        count += 1
+        log_weight = values.double()
+        first, second = torch.logaddexp(first, log_weight), torch.logaddexp(second, 2 * log_weight)
+        dtype = values.dtype
+    # Squared relative error of the mean weight, which is the squared error of its log (delta method).
+    relative = (count * (second - 2 * first).exp() - 1).clamp(min=0) / (count - 1)
+    error = relative.sqrt()
+    estimate = Estimate((first - math.log(count)).to(dtype))
+    unreliable = int((~(error <= UNRELIABLE)).sum())
+    about = "more than" if unreliable else "about"
+    note = f"importance sampling; too low by {about} {float(relative.nanmean()) / 2:.2g}"
+    if unreliable:
+        note += f"; sampling error above {UNRELIABLE} for {unreliable} of {len(error)} data"
+    definition = f"log 1/S Σ_s w_s, the weights of the mixture over corruptions, S={num_samples}"
+    label = f"log p(x), {num_samples} samples"
+    return BoundsEntry(
+        LOG_LIKELIHOOD, label, definition, "estimate", estimate, _with_lost(note, estimate), error
+    )
+
+
+def _plate_nesting(model: Callable[..., Any], guide: Callable[..., Any], x: Tensor) -> int | float:
+    probe = TraceDenoising_ELBO(num_particles=2)
+    with forked():
+        probe.per_datum(model, guide, x[:100])
+    return probe.max_plate_nesting
+
+
+def _counts(argument: str, values: Any) -> list[int]:
+    if isinstance(values, int):
+        values = (values,)
+    try:
+        counts = sorted({checks.count(argument, value) for value in values})
+    except TypeError:
+        raise InputError(f"{argument}: expected whole numbers, got {type(values).__name__}") from None
+    if not counts:
+        raise InputError(f"{argument}: expected at least one number, got none")
+    return counts
+
+
+def _with_lost(note: str, estimate: Estimate) -> str:
+    lost = int((~torch.isfinite(estimate.per_datum)).sum())
+    return f"{note}; not finite for {lost} of {len(estimate.per_datum)} data" if lost else note
+
+
+def _error_of_mean(errors: Tensor) -> float:
+    """Return the error of the mean of independent values with the given errors."""
+    return float(errors.square().sum().sqrt()) / len(errors)
+
+
+def _plus_minus(value: float, error: float) -> str:
+    return f"{value:.3f} ± {f'{error:.3f}' if math.isfinite(error) else 'n/a'}"
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
