@@ -2,9 +2,9 @@
 
     python benchmarks/bounds.py
 
-Cost: the paper's network (784-200-z50-200-200-784), batch 100, bit flips at 5 %, loss and gradient,
+Cost: the paper's network (784-200-z50-200-200-784), batch 100, 5 % of bits flipped, loss and gradient,
 against M = K = 1 of the same bound; rounds are interleaved, the median of the per-round ratios is printed.
-Variance: of the gradient of encoder and rate, summed, in small problems where all estimators are unbiased (the
+Variance: of the gradient of encoder and rate, summed, in small problems where all are unbiased (the
 relaxed corruption is not, and is marked), relative to the first of its group.
 """
 
