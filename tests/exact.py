@@ -142,12 +142,17 @@ class BinaryProblem(nn.Module):
         return (probability * inner).sum(0)
 
 
-def check_estimates(name: str, estimates: Tensor, exact: Tensor, errors: float = 5.0) -> None:
-    """Assert that the mean of repeated estimates [R, ...] lies within some standard errors of the truth."""
+def check_estimates(
+    name: str, estimates: Tensor, exact: Tensor, errors: float = 5.0, slack: float = 0.0
+) -> None:
+    """Assert that the mean of repeated estimates [R, ...] lies within some standard errors of the truth.
+
+    ``slack`` allows for a known bias.
+    """
     mean = estimates.mean(0)
     standard_error = estimates.std(0) / math.sqrt(len(estimates))
     distance = (mean - exact).abs()
-    assert bool((distance <= errors * standard_error + 1e-10).all()), (
+    assert bool((distance <= errors * standard_error + slack + 1e-10).all()), (
         f"{name}: off by {float((distance / (standard_error + 1e-10)).max()):.2f} standard errors "
         f"(mean {mean.tolist()}, exact {exact.tolist()})"
     )

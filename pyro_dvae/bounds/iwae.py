@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -119,10 +120,11 @@ def _mixture_without(draws: Draws, cross: CrossDensity) -> Tensor | None:
     if count == 1:
         return None
     joint, factor = draws.joint()
-    density = cross.values.detach()
-    kept = []
-    for left_out in range(count):
-        rest = [m for m in range(count) if m != left_out]
-        proposal = log_mean_exp(density[rest][:, :, rest], (0,))
-        kept.append(log_mean_exp(joint.values.detach()[:, rest] - factor * proposal, (0, 1)))
-    return torch.stack(kept)
+    density, log_joint = cross.values.detach(), joint.values.detach()
+    extra = [1] * (density.dim() - 3)
+    same = torch.eye(count, dtype=torch.bool, device=density.device)
+    # [left out, component, K, M, *datum], then [left out, K, M, *datum].
+    kept = density.masked_fill(same.reshape(count, count, 1, 1, *extra), -math.inf)
+    proposal = torch.logsumexp(kept, 1) - math.log(count - 1)
+    weights = (log_joint - factor * proposal).masked_fill(same.reshape(count, 1, count, *extra), -math.inf)
+    return torch.logsumexp(weights, (1, 2)) - math.log(log_joint.shape[0] * (count - 1))
