@@ -60,23 +60,12 @@ class TraceDenoising_ELBO(DenoisingELBO):
         """Return what is averaged, site by site."""
         return [*draws.model_terms(), *draws.guide_terms()]
 
-    def _differentiable_terms(self, draws: Draws) -> list[Term]:
-        """Return the terms as the pathwise gradient takes them.
-
-        Pyro's entropy terms leave out the score of a site that is not reparameterised: it has mean zero.
-        """
-        terms = draws.model_terms()
-        for site in draws.latent_sites():
-            if not has_score(site):
-                terms.append(Term(site, -1.0, site["unscaled_log_prob"]))
-        return terms
-
     def _per_datum(self, draws: Draws) -> Tensor:
         return MEAN.reduce(draws.log_weight(self._terms(draws)).values)
 
     def _bound_and_surrogate(self, draws: Draws) -> tuple[Tensor, Tensor]:
-        terms = [(term.site, _scaled(term)) for term in self._terms(draws)]
-        bound = torch.as_tensor(sum(_mean_over_draws(value.detach(), site) for site, value in terms))
+        terms = [(term, _scaled(term)) for term in self._terms(draws)]
+        bound = torch.as_tensor(sum(_mean_over_draws(value.detach(), term.site) for term, value in terms))
         if not torch.is_grad_enabled():
             return bound, bound
         if self.gradient == "stl":
@@ -84,19 +73,19 @@ class TraceDenoising_ELBO(DenoisingELBO):
             weights = log_weight.scale * MEAN.weights(log_weight.values.detach())
             surrogate = total_derivative_surrogate(draws, weights, weights)
         else:
-            parts = [(term.site, _scaled(term)) for term in self._differentiable_terms(draws)]
-            surrogate = torch.as_tensor(sum(_mean_over_draws(value, site) for site, value in parts))
+            parts = [_mean_over_draws(value, term.site) for term, value in terms if not _is_score(term)]
+            surrogate = torch.as_tensor(sum(parts))
         return bound, surrogate + self._score_part(draws, terms)
 
-    def _score_part(self, draws: Draws, terms: list[tuple[dict[str, Any], Tensor]]) -> Tensor | float:
+    def _score_part(self, draws: Draws, terms: list[tuple[Term, Tensor]]) -> Tensor | float:
         sites = [site for site in [*draws.latent_sites(), *draws.auxiliary_sites()] if has_score(site)]
         if not sites:
             return 0.0
         if self.baseline.learned is not None:
             return score_surrogate(draws, draws.log_weight(self._terms(draws)), MEAN, self.baseline)
         cost = MultiFrameTensor()
-        for site, value in terms:
-            cost.add((site["cond_indep_stack"], value.detach()))
+        for term, value in terms:
+            cost.add((term.site["cond_indep_stack"], value.detach()))
         total: Tensor | float = 0.0
         for site in sites:
             signal = self._signal(draws, cost, site)
@@ -117,6 +106,14 @@ class TraceDenoising_ELBO(DenoisingELBO):
         if layout.num_corruptions > 1 and CORRUPTIONS in names:
             return _leave_one_out(signal, layout.corruption_dim)
         return signal
+
+
+def _is_score(term: Term) -> bool:
+    """Whether the term is a sampled −log q whose explicit gradient is a score: it has mean zero.
+
+    Pyro's entropy terms leave it out too, of sites that are not reparameterised. A closed form is kept.
+    """
+    return term.sign < 0 and has_score(term.site) and term.value is term.site["unscaled_log_prob"]
 
 
 def _scaled(term: Term) -> Tensor:

@@ -12,7 +12,6 @@ from torch.distributions import kl_divergence
 
 from pyro_dvae.bounds.denoising import TraceDenoising_ELBO
 from pyro_dvae.bounds.draws import Draws, Term
-from pyro_dvae.bounds.score import has_score
 from pyro_dvae.errors import InputError
 
 
@@ -35,12 +34,6 @@ class TraceMeanFieldDenoising_ELBO(TraceDenoising_ELBO):
         super().__init__(num_corruptions, num_particles, **kwargs)
 
     def _terms(self, draws: Draws) -> list[Term]:
-        return self._split(draws, sampled_entropy=True)
-
-    def _differentiable_terms(self, draws: Draws) -> list[Term]:
-        return self._split(draws, sampled_entropy=False)
-
-    def _split(self, draws: Draws, sampled_entropy: bool) -> list[Term]:
         if is_validation_enabled():
             _check_mean_field_requirement(draws.model_trace, draws.guide_trace)
         guide = {site["name"]: site for site in draws.latent_sites()}
@@ -52,7 +45,7 @@ class TraceMeanFieldDenoising_ELBO(TraceDenoising_ELBO):
                 terms.append(Term(latent, -1.0, divergence))
                 continue
             terms.append(term)
-            if latent is not None and (sampled_entropy or not has_score(latent)):
+            if latent is not None:
                 terms.append(Term(latent, -1.0, latent["unscaled_log_prob"]))
         return terms
 
