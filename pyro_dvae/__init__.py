@@ -22,7 +22,14 @@ from pyro_dvae.corruptions import (
 )
 from pyro_dvae.datasets import Dataset, load_dataset
 from pyro_dvae.errors import CheckpointError, DataError, DivergenceError, InputError
-from pyro_dvae.evaluation import BoundsReport, Estimate, bounds_report, evaluate_bound
+from pyro_dvae.evaluation import (
+    BoundsReport,
+    Estimate,
+    LogLikelihood,
+    bounds_report,
+    evaluate_bound,
+    log_likelihood,
+)
 from pyro_dvae.guides import DenoisingGuide, GaussianGuide
 from pyro_dvae.models import DVAE, LatentGaussianModel
 from pyro_dvae.sites import clean_input, corrupt
@@ -48,6 +55,7 @@ __all__ = [
     "InputError",
     "LatentGaussianModel",
     "LinearSchedule",
+    "LogLikelihood",
     "Masking",
     "NetworkCorruption",
     "NoCorruption",
@@ -64,4 +72,5 @@ __all__ = [
     "evaluate_bound",
     "fit",
     "load_dataset",
+    "log_likelihood",
 ]

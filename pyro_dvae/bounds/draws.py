@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.infer.enum import get_importance_trace
 from pyro.poutine.indep_messenger import CondIndepStackFrame
@@ -169,6 +170,19 @@ class Draws:
             raise InputError("guide: expected one scale for all latents (poutine.scale), got several")
         return LogWeight(self._sum(model, inner[: len(model)]), outer), factors[0]
 
+    def density(self, terms: list[Term]) -> Tensor:
+        """Return the sum of the terms per draw and datum [K, M, *datum] (nats), with masks, without scales.
+
+        :raises InputError: a plate inside a datum is subsampled, so that its density is not all there.
+        """
+        frames = {frame.name for frame in self.datum_frames()}
+        for name in self.subsamples.sites:
+            if name not in frames and self.subsamples.scale(name) != 1:
+                raise InputError(
+                    f"model: plate {name!r} inside a datum is subsampled; a likelihood needs all of it"
+                )
+        return self._sum(terms, [1.0] * len(terms))
+
     def _sum(self, terms: list[Term], scales: list[float | Tensor]) -> Tensor:
         frames = self.datum_frames()
         parts = [
@@ -211,6 +225,19 @@ def draw(
     draws = Draws(model_trace, guide_trace, layout, subsamples, Pair(model, guide, args, kwargs))
     _check(draws)
     return draws
+
+
+def draw_from_prior(pair: Pair, layout: Layout) -> Draws:
+    """Run the model alone, once: its latents are drawn from the prior and stand for those of a guide."""
+    with Subsamples() as subsamples:
+        trace = poutine.trace(layout.wrap(pair.model)).get_trace(*pair.args, **pair.kwargs)
+    model_trace = poutine.util.prune_subsample_sites(trace)
+    model_trace.compute_log_prob()
+    latents = Trace()
+    for site in model_trace.nodes.values():
+        if site["type"] == "sample" and not site["is_observed"]:
+            latents.add_node(site["name"], **site)
+    return Draws(model_trace, latents, layout, subsamples, pair)
 
 
 def _check(draws: Draws) -> None:

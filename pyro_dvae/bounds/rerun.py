@@ -10,7 +10,7 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
-from pyro_dvae.bounds.draws import Draws
+from pyro_dvae.bounds.draws import Draws, Layout
 from pyro_dvae.bounds.plates import REDRAWS, DrawPlate
 from pyro_dvae.errors import InputError
 
@@ -35,37 +35,56 @@ def redrawn_density(draws: Draws, count: int) -> CrossDensity:
 
 def mixture_density(draws: Draws) -> CrossDensity:
     """Evaluate the latents under each of the run's own M corruptions: values [M', K, M, *datum]."""
-    layout = draws.layout
-    given = {}
-    for site in draws.auxiliary_sites():
-        value, event_dim = site["value"], site["fn"].event_dim
-        if layout.num_particles > 1 and _has_dim(
-            value, layout.particle_dim - event_dim, layout.num_particles
-        ):
-            raise InputError(
-                f"site {site['name']!r} depends on the latents, so the mixture over corruptions is not a "
-                "proposal; use combine='pooled'"
-            )
-        draw_dims = (layout.num_corruptions > 1) + (layout.num_particles > 1)
-        given[site["name"]] = value.reshape(layout.num_corruptions, *[1] * draw_dims, *value.shape[1:])
-    return _density(draws, layout.num_corruptions, given)
+    return _density(draws, draws.layout.num_corruptions, given_corruptions(draws, draws.layout))
 
 
 def _has_dim(value: Tensor, dim: int, size: int) -> bool:
     return value.dim() >= -dim and value.shape[dim] == size
 
 
-def _density(draws: Draws, count: int, auxiliary: dict[str, Tensor]) -> CrossDensity:
+def given_corruptions(draws: Draws, layout: Layout) -> dict[str, dict[str, Any]]:
+    """Return the sites of the run's M corruptions, put on a further plate left of the draws of ``layout``."""
+    given = {}
+    for site in draws.auxiliary_sites():
+        value, event_dim = site["value"], site["fn"].event_dim
+        particle_dim = draws.layout.particle_dim
+        if particle_dim and _has_dim(value, particle_dim - event_dim, draws.layout.num_particles):
+            raise InputError(
+                f"site {site['name']!r} depends on the latents, so the mixture over corruptions is not a "
+                "proposal; use combine='pooled', or proposal='corrupted'"
+            )
+        draw_dims = (layout.num_corruptions > 1) + (layout.num_particles > 1)
+        moved = value.reshape(draws.layout.num_corruptions, *[1] * draw_dims, *value.shape[1:])
+        given[site["name"]] = {**site, "value": moved}
+    return given
+
+
+def density_of_others(
+    draws: Draws, others: Draws, auxiliary: dict[str, dict[str, Any]] | None = None, count: int = 1
+) -> Tensor:
+    """Evaluate the latents of ``others``, drawn by another program, under the guide of ``draws``.
+
+    :param auxiliary: corruption sites on the dimension of a further plate of ``count``; drawn anew where
+        None, one for each corruption of ``others``'s layout.
+    :returns: log q(z|x̃), shape [count, K, M, *datum] (nats).
+    """
+    given = auxiliary or {}
+    moved = Draws(others.model_trace, others.guide_trace, others.layout, others.subsamples, draws.pair)
+    return _density(moved, count, given, redrawn=bool(given)).values
+
+
+def _density(
+    draws: Draws, count: int, auxiliary: dict[str, dict[str, Any]], redrawn: bool = True
+) -> CrossDensity:
     layout = draws.layout
     replayed = Trace()
     for site in draws.latent_sites():
         replayed.add_node(site["name"], **site)
-    for site in draws.auxiliary_sites():
-        if site["name"] in auxiliary:
-            replayed.add_node(site["name"], **{**site, "value": auxiliary[site["name"]]})
+    for name, site in auxiliary.items():
+        replayed.add_node(name, **site)
     for name, site in draws.subsamples.sites.items():
         replayed.add_node(name, **site)
-    guide = layout.wrap(poutine.replay(draws.pair.guide, trace=replayed), redrawn=True)
+    guide = layout.wrap(poutine.replay(draws.pair.guide, trace=replayed), redrawn)
     if count > 1:
         guide = DrawPlate(REDRAWS, count, -int(layout.nesting) - 1, latents_only=False)(guide)
     trace = poutine.trace(guide).get_trace(*draws.pair.args, **draws.pair.kwargs)

@@ -1,6 +1,42 @@
 """Evaluation of a model and guide on held-out data."""
 
 from pyro_dvae.evaluation.estimates import Estimate, evaluate_bound
+from pyro_dvae.evaluation.importance import LogLikelihood, Proposal, log_likelihood
+from pyro_dvae.evaluation.importance.arviz_export import read_netcdf, write_netcdf
+from pyro_dvae.evaluation.measures import (
+    ActiveUnits,
+    BoundParts,
+    LinearProbe,
+    ReconstructionError,
+    active_units,
+    bits_per_dim,
+    bound_parts,
+    latent_means,
+    linear_probe,
+    reconstruction_error,
+)
 from pyro_dvae.evaluation.report import BoundsEntry, BoundsReport, OrderViolation, bounds_report
 
-__all__ = ["BoundsEntry", "BoundsReport", "Estimate", "OrderViolation", "bounds_report", "evaluate_bound"]
+__all__ = [
+    "ActiveUnits",
+    "BoundParts",
+    "BoundsEntry",
+    "BoundsReport",
+    "Estimate",
+    "LinearProbe",
+    "LogLikelihood",
+    "OrderViolation",
+    "Proposal",
+    "ReconstructionError",
+    "active_units",
+    "bits_per_dim",
+    "bound_parts",
+    "bounds_report",
+    "evaluate_bound",
+    "latent_means",
+    "linear_probe",
+    "log_likelihood",
+    "read_netcdf",
+    "reconstruction_error",
+    "write_netcdf",
+]

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while training: a request that is answered between two steps, never inside one."""
+"""Ctrl-C and SIGTERM during long work: a request that is answered between two steps, never inside one."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 
 
 class Stopped(KeyboardInterrupt):
-    """Training was stopped by Ctrl-C or SIGTERM, between two steps.
+    """Training or an evaluation was stopped by Ctrl-C or SIGTERM, between two steps.
 
-    ``checkpoint`` is the file that ``resume=True`` goes on from, bit for bit; None when none was asked for.
+    ``checkpoint`` is the file that it goes on from, bit for bit; None when none was asked for.
     """
 
     def __init__(self, checkpoint: Path | None = None):
         saved = (
             "nothing was saved (no checkpoint was given)" if checkpoint is None else f"saved in {checkpoint}"
         )
-        super().__init__(f"training stopped; {saved}")
+        super().__init__(f"stopped; {saved}")
         self.checkpoint = checkpoint
 
 

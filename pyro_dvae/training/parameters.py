@@ -95,10 +95,11 @@ def _module_of(target: Any) -> nn.Module | None:
     return None
 
 
-def discover(model: Any, guide: Any, run: Callable[[], object]) -> Trained:
+def discover(model: Any, guide: Any, run: Callable[[], object], required: bool = True) -> Trained:
     """Return what ``run``, one evaluation of the bound, trains and calls.
 
-    The random state and the buffers are afterwards as they were before.
+    The random state and the buffers are afterwards as they were before. A pair without parameters is refused
+    where they are ``required``.
     """
     trained = Trained(modules=modules_of(model, guide))
     recorder = _ModuleRecorder()
@@ -119,7 +120,7 @@ def discover(model: Any, guide: Any, run: Callable[[], object]) -> Trained:
             trained.modules[f"module{len(trained.modules)}"] = module
             inside.update(id(part) for part in module.modules())
     trained.parameters = _collect(capture.values, trained.modules)
-    if not trained.parameters:
+    if required and not trained.parameters:
         raise InputError(
             "model, guide: expected parameters to train, found none (see pyro.param and pyro.module)"
         )

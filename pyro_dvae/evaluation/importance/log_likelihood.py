@@ -1,0 +1,223 @@
+"""Held-out log-likelihood of any Pyro model and guide, by importance sampling."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+
+from pyro_dvae import checks
+from pyro_dvae.errors import InputError
+from pyro_dvae.evaluation.counting import Counting, counting
+from pyro_dvae.evaluation.importance.engine import Run, fastest
+from pyro_dvae.evaluation.importance.footprint import allocated_bytes
+from pyro_dvae.evaluation.importance.partial import Partial, fingerprint, stored_seed
+from pyro_dvae.evaluation.importance.plan import (
+    ROWS_IN_CACHE,
+    ROWS_ON_ACCELERATOR,
+    Plan,
+    plan,
+    smallest_pass,
+)
+from pyro_dvae.evaluation.importance.programs import Programs
+from pyro_dvae.evaluation.importance.proposals import Pass, Proposal
+from pyro_dvae.evaluation.importance.result import LogLikelihood
+from pyro_dvae.evaluation.importance.tally import Convergence, Tally
+from pyro_dvae.random_state import derived_seed, forked
+from pyro_dvae.recording import fast_products
+from pyro_dvae.training.interrupts import Interrupts, Stopped
+
+Program = Callable[..., Any]
+_BOUND = "bound_by_samples"
+_WEIGHT = "log_weight"
+_ROUNDING = 300  # a sum of a thousand rounded terms of the size of the weight's logarithm
+
+
+def log_likelihood(
+    model: Program,
+    guide: Program,
+    x: Tensor,
+    *args: Any,
+    num_samples: int = 5000,
+    proposal: str = "clean",
+    num_corruptions: int = 10,
+    defensive: float = 0.0,
+    widen: float = 1.0,
+    seed: int | None = None,
+    memory: int = 2**29,
+    compiled: bool | None = None,
+    bfloat16: bool = False,
+    keep_log_weight: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: bool | Callable[[int, int], None] | None = None,
+    max_plate_nesting: int | float = math.inf,
+    **kwargs: Any,
+) -> LogLikelihood:
+    """Estimate log p(x) of each datum by importance sampling with the guide as proposal::
+
+        log p(x) ≈ log 1/S Σ_s p(x, z_s) / q(z_s)        E 1/S Σ_s w_s = p(x), for every proposal
+
+    (Rezende et al. 2014, appendix E; Burda et al. 2016.) Latents may be continuous or discrete, and the
+    guide may have corruption sites or none: then all kinds of ``proposal`` are the same. Modules are in
+    evaluation mode meanwhile. The draws come from streams of their own; a seed gives the same figures on the
+    same machine whatever ran before.
+
+    A long evaluation runs a recorded and compiled form of model and guide, which must give the values of the
+    plain one; control flow on values, say, cannot be recorded, and a warning then says so.
+
+    :param model: Pyro model of a batch, with one data plate.
+    :param guide: Pyro guide of a batch.
+    :param x: data, shape [N, ...].
+    :param args: further arguments of model and guide; tensors with N rows are cut like ``x``.
+    :param num_samples: S, draws per datum; rounded up to whole passes (see ``num_samples`` of the result).
+    :param proposal: ``"clean"``, ``"corrupted"`` or ``"mixture"``, see :class:`Proposal`.
+    :param num_corruptions: M of the mixture.
+    :param defensive: share of the draws that come from the prior, below 1.
+    :param widen: factor of the scale of the guide's latents.
+    :param seed: start of the random streams; None draws it from the global one.
+    :param memory: bytes that the evaluation may take beside data and results, about; it bounds the draws and
+        data at once, whatever N and S.
+    :param compiled: compile model and guide; None does so where it pays (from about half a minute on).
+    :param bfloat16: round the factors of matrix products to bfloat16: faster, and noisier by some tenths of
+        a nat in each log weight.
+    :param keep_log_weight: keep all N × S log weights in the result, if ``memory`` holds them.
+    :param checkpoint: file that a stopped evaluation is kept in, and goes on from.
+    :param progress: show progress (None: on long evaluations), or a function of the data done and in all.
+    :param max_plate_nesting: how many dimensions the user's plates take; found by one run where omitted.
+    :raises InputError: an argument is not as described, the model has no data plate, or a weight is NaN.
+    :raises CheckpointError: ``checkpoint`` is of another evaluation, or damaged.
+    """
+    _check_data(x)
+    checks.count("num_samples", num_samples)
+    checks.count("memory", memory)
+    if seed is not None:
+        checks.count("seed", seed, minimum=0)
+    chosen = Proposal(proposal, num_corruptions, defensive, widen)
+    programs = Programs(model, guide, (x, *args), kwargs)
+    trained, denoising, nesting = programs.inspect(max_plate_nesting)
+    if not denoising:
+        chosen = replace(chosen, kind="clean")
+    path = None if checkpoint is None else Path(checkpoint)
+    start = _start(seed, path)
+    with torch.no_grad(), trained.evaluating(), fast_products():
+        planned = _planned(programs, smallest_pass(chosen, nesting), num_samples, memory)
+        if keep_log_weight and (needed := 4 * len(x) * planned.num_samples) > memory:
+            raise InputError(
+                f"keep_log_weight: {len(x)} x {planned.num_samples} weights take {needed} bytes, above "
+                f"memory={memory}; raise it, or evaluate fewer data"
+            )
+        settings = {
+            "data": fingerprint(programs.tensors()),
+            "parameters": fingerprint(trained.tensors().values()),
+            "num_samples": planned.num_samples,
+            "proposal": str(chosen),
+            "seed": start,
+            "keep_log_weight": keep_log_weight,
+            "bfloat16": bfloat16,
+            "passes": [planned.passes, planned.one.num_draws, planned.data],
+        }
+        partial = Partial(path, settings)
+        with counting("log-likelihood", progress) as shown:
+            _evaluate(programs, planned, partial, shown, compiled, bfloat16)
+    results = partial.joined()
+    return LogLikelihood(
+        bound_by_samples=(tuple(_convergence(planned, 1).sizes), results.pop(_BOUND)),
+        log_weight=results.pop(_WEIGHT, None),
+        num_samples=planned.num_samples,
+        proposal=chosen,
+        denoising=denoising,
+        seed=start,
+        **results,
+    )
+
+
+def _check_data(x: Any) -> None:
+    if not isinstance(x, Tensor):
+        raise InputError(f"x: expected a tensor, got {type(x).__name__}")
+    if x.dim() == 0:
+        raise InputError("x: expected data of shape [N, ...], got a single number")
+    checks.finite("x", x)
+
+
+def _start(seed: int | None, path: Path | None) -> int:
+    """Return the seed of all streams: the one given, the one of a file to go on with, or a fresh one."""
+    if seed is not None:
+        return seed
+    stored = stored_seed(path)
+    return int(torch.randint(2**63 - 1, ())) if stored is None else stored
+
+
+def _planned(programs: Programs, smallest: Pass, num_samples: int, memory: int) -> Plan:
+    few = programs.rows(0, min(2, programs.num_data))
+    with forked():
+        taken = allocated_bytes(lambda: programs.log_weights(smallest, *few))
+    row_bytes = -(-taken // (smallest.num_draws * len(few[0])))
+    on_cpu = few[0].device.type == "cpu"
+    at_once = ROWS_IN_CACHE if on_cpu else ROWS_ON_ACCELERATOR
+    return plan(num_samples, programs.num_data, smallest, at_once, memory, row_bytes)
+
+
+def _evaluate(
+    programs: Programs,
+    planned: Plan,
+    partial: Partial,
+    shown: Counting,
+    compiled: bool | None,
+    bfloat16: bool,
+) -> None:
+    """Evaluate the chunks that are not done yet."""
+    count = programs.num_data
+    starts = range(0, count, planned.data)[len(partial.chunks) :]
+    if not starts:
+        return
+
+    def run(*rows: Tensor) -> Tensor:
+        return programs.log_weights(planned.one, *rows)
+
+    example = programs.rows(starts[0], planned.data)
+    with Interrupts() as interrupts, pyro.validation_enabled(False):
+        fast = fastest(run, example, len(starts) * planned.passes, compiled=compiled, bfloat16=bfloat16)
+        try:
+            for start in starts:
+                if interrupts.requested:
+                    raise Stopped(partial.path)
+                with forked(derived_seed(partial.settings["seed"], "log_likelihood", start)):
+                    rows = programs.rows(start, planned.data)
+                    results = _chunk(planned, fast, rows, partial.settings["keep_log_weight"])
+                partial.add({name: values[: count - start] for name, values in results.items()})
+                shown(min(start + planned.data, count), count)
+        finally:
+            partial.save()
+
+
+def _chunk(planned: Plan, run: Run, rows: tuple[Tensor, ...], keep: bool) -> dict[str, Tensor]:
+    """Return the results of a chunk of data, by name, each [data, ...]."""
+    data = len(rows[0])
+    tally, convergence = Tally(planned.num_samples, data), _convergence(planned, data)
+    kept = []
+    for first in range(0, planned.passes, planned.block):
+        count = min(planned.block, planned.passes - first)
+        log_weight = torch.stack([run(*rows) for _ in range(count)]).cpu()
+        if bool(log_weight.isnan().any()):
+            raise InputError("model, guide: expected log-densities, got NaN for a datum and a latent")
+        tally.add(planned.one.split(log_weight))
+        convergence.add(log_weight)
+        if keep:
+            kept.append(log_weight.flatten(0, 1))
+    resolution = _ROUNDING * torch.finfo(log_weight.dtype).eps
+    results = tally.results(resolution) | {_BOUND: convergence.results()}
+    if keep:
+        results[_WEIGHT] = torch.cat(kept).T.contiguous()
+    return results
+
+
+def _convergence(planned: Plan, data: int) -> Convergence:
+    unit = 0 if planned.one.from_prior else planned.one.proposal.strata
+    return Convergence(planned.one.num_draws, planned.passes, unit, data)

@@ -1,0 +1,81 @@
+"""A model and a guide with the arguments that they are called with, some data at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_dvae.bounds import TraceDenoising_ELBO
+from pyro_dvae.bounds.draws import Draws
+from pyro_dvae.errors import InputError
+from pyro_dvae.evaluation.importance.proposals import Pass
+from pyro_dvae.training.parameters import Trained, discover
+
+_PROBED = 16  # data of the run that looks at model and guide
+
+
+@dataclass(frozen=True)
+class Programs:
+    """Model and guide with all their arguments; the first is the data.
+
+    Tensors with as many rows as the data are cut with them, all other arguments are passed on as they are.
+    """
+
+    model: Callable[..., Any]
+    guide: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    @property
+    def num_data(self) -> int:
+        """N."""
+        return len(self.args[0])
+
+    def tensors(self) -> list[Tensor]:
+        """Return the arguments that are tensors."""
+        return [each for each in self.args if isinstance(each, Tensor)]
+
+    def rows(self, start: int, count: int) -> tuple[Tensor, ...]:
+        """Return the tensors for ``count`` data from ``start`` on; beyond the last, it is repeated."""
+        rows = torch.arange(start, start + count).clamp(max=self.num_data - 1)
+
+        def cut(each: Tensor) -> Tensor:
+            has_rows = each.dim() > 0 and len(each) == self.num_data
+            return each[rows.to(each.device)] if has_rows else each
+
+        return tuple(cut(each) for each in self.tensors())
+
+    def log_weights(self, one: Pass, *rows: Tensor) -> Tensor:
+        """Return the log weights of one pass over some data, as :meth:`rows` gives them: [draws, data]."""
+        return one.log_weights(self.model, self.guide, self._arguments(rows), self.kwargs)
+
+    def inspect(self, nesting: int | float) -> tuple[Trained, bool, int | float]:
+        """Return parameters and modules, whether there are corruption sites, and the plates' nesting.
+
+        One run of both on a few data, after which the random streams and buffers are as they were.
+
+        :raises InputError: the data have no plate of their own.
+        """
+        probe = TraceDenoising_ELBO(num_particles=2, max_plate_nesting=nesting)
+        few = self._arguments(self.rows(0, min(_PROBED, self.num_data)))
+        found: list[Draws] = []
+
+        def run() -> None:
+            found.append(probe.draws(self.model, self.guide, few, self.kwargs))
+
+        trained = discover(self.model, self.guide, run, required=False)
+        weights = found[0].log_weight().values[0, 0]
+        if not found[0].datum_frames() or weights.numel() != len(few[0]):
+            raise InputError(
+                f"model: expected one plate with the {len(few[0])} data of a batch around all sites, got "
+                f"weights of shape {tuple(weights.shape)}"
+            )
+        return trained, bool(found[0].auxiliary_sites()), probe.max_plate_nesting
+
+    def _arguments(self, rows: tuple[Tensor, ...]) -> tuple[Any, ...]:
+        given = iter(rows)
+        return tuple(next(given) if isinstance(each, Tensor) else each for each in self.args)

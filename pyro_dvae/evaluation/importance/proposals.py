@@ -1,0 +1,145 @@
+"""Where the importance samples of a datum come from, and their log weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_dvae import checks
+from pyro_dvae.bounds.draws import Draws, Layout, Pair, draw, draw_from_prior
+from pyro_dvae.bounds.reductions import log_mean_exp
+from pyro_dvae.bounds.rerun import density_of_others, given_corruptions, mixture_density
+from pyro_dvae.errors import InputError
+from pyro_dvae.evaluation.importance.widened import widened
+from pyro_dvae.sites import clean_input
+
+KINDS = ("clean", "corrupted", "mixture")
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What the latents are drawn from; every kind gives weights with E w = p(x).
+
+    ``clean``: q(z|x), the guide with its corruption off. ``corrupted``: q(z|x̃) with a fresh x̃ for each
+    sample. ``mixture``: 1/M Σ_m q(z|x̃_m), the same number of draws from each component and the whole
+    mixture in the denominator (the balance heuristic of Veach and Guibas 1995), fresh corruptions in each
+    pass.
+
+    :param kind: one of the three.
+    :param num_corruptions: M of the mixture.
+    :param defensive: share of the draws that come from the prior, with the mixture of both in the
+        denominator (Hesterberg 1995): no weight then exceeds p(x|z) / share.
+    :param widen: factor of the scale of the guide's latents.
+    """
+
+    kind: str = "clean"
+    num_corruptions: int = 10
+    defensive: float = 0.0
+    widen: float = 1.0
+
+    def __post_init__(self) -> None:
+        checks.known("proposal", self.kind, KINDS)
+        checks.count("num_corruptions", self.num_corruptions, minimum=2 if self.kind == "mixture" else 1)
+        if checks.number("defensive", self.defensive, 0.0, 1.0) == 1.0:
+            raise InputError("defensive: expected a share below 1, got 1")
+        checks.positive("widen", self.widen)
+
+    @property
+    def strata(self) -> int:
+        """How many components the draws are dealt out to evenly."""
+        return self.num_corruptions if self.kind == "mixture" else 1
+
+    def __str__(self) -> str:
+        parts = [f"mixture of {self.num_corruptions}" if self.kind == "mixture" else self.kind]
+        if self.widen != 1:
+            parts.append(f"widened by {self.widen:g}")
+        if self.defensive:
+            parts.append(f"{self.defensive:.2g} of the draws from the prior")
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One vectorised run over some data: ``per_stratum`` draws of each component, ``from_prior`` more.
+
+    :param nesting: how many dimensions the user's plates take.
+    """
+
+    proposal: Proposal
+    per_stratum: int
+    from_prior: int
+    nesting: int | float
+
+    @property
+    def num_draws(self) -> int:
+        """The draws of each datum."""
+        return self.proposal.strata * self.per_stratum + self.from_prior
+
+    def log_weights(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Tensor:
+        """Return log p(x, z) − log q(z) of each draw, shape [draws, N] (nats).
+
+        The components of a mixture alternate; draws from the prior come last.
+        """
+        kind, pair = self.proposal.kind, Pair(model, widened(guide, self.proposal.widen), args, kwargs)
+        with clean_input() if kind == "clean" else nullcontext():
+            draws = draw(pair.model, pair.guide, args, kwargs, self._layout(self.per_stratum))
+            if kind == "mixture":
+                log_q = log_mean_exp(mixture_density(draws).values, (0,))
+            else:
+                log_q = -draws.density(draws.guide_terms())
+            parts = [self._weights(draws, log_q)]
+            if self.from_prior:
+                others = draw_from_prior(pair, self._prior_layout())
+                if kind == "mixture":
+                    given = given_corruptions(draws, others.layout)
+                    log_q = density_of_others(draws, others, given, self.proposal.num_corruptions)
+                else:
+                    log_q = density_of_others(draws, others)
+                parts.append(self._weights(others, log_mean_exp(log_q, (0,))))
+        return torch.cat([part.reshape(part.shape[0] * part.shape[1], -1) for part in parts])
+
+    def split(self, log_weight: Tensor) -> list[Tensor]:
+        """Split log weights [passes, draws, N] into parts [strata, per stratum, N] of like draws."""
+        strata, count = self.proposal.strata, self.per_stratum
+        passes, _, data = log_weight.shape
+        own = log_weight[:, : strata * count].reshape(passes, count, strata, data)
+        if strata == 1:
+            parts = [own.reshape(1, passes * count, data)]
+        elif count > 1:
+            parts = [own.transpose(1, 2).reshape(passes * strata, count, data)]
+        else:  # a single draw has no variance: leave out that the components differ
+            parts = [own.reshape(1, passes * strata, data)]
+        if self.from_prior:
+            parts.append(log_weight[:, strata * count :].reshape(1, -1, data))
+        return parts
+
+    def _weights(self, draws: Draws, log_q: Tensor) -> Tensor:
+        joint = draws.density(draws.model_terms())
+        if not self.from_prior:
+            return joint - log_q
+        share = self.from_prior / self.num_draws
+        latents = [term for term in draws.model_terms() if not term.site["is_observed"]]
+        prior = draws.density(latents)
+        return joint - torch.logaddexp(math.log1p(-share) + log_q, math.log(share) + prior)
+
+    def _layout(self, count: int) -> Layout:
+        if self.proposal.kind == "corrupted":
+            return Layout(count, 1, self.nesting)
+        return Layout(self.proposal.strata, count, self.nesting)
+
+    def _prior_layout(self) -> Layout:
+        if self.proposal.kind == "corrupted":
+            return Layout(self.from_prior, 1, self.nesting)
+        return Layout(1, self.from_prior, self.nesting)

@@ -1,0 +1,194 @@
+"""What a held-out likelihood by importance sampling is, and how far it can be believed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from pyro_dvae.evaluation.importance.proposals import Proposal
+from pyro_dvae.evaluation.importance.psis import k_threshold
+
+TOO_MANY = 0.01  # share of the data above the threshold from which on another proposal is advised
+
+
+@dataclass(frozen=True)
+class LogLikelihood:
+    """Importance-sampled log p(x) of each datum, float64 and in nats, and its reliability.
+
+    :param log_likelihood: log 1/S Σ_s w_s, shape [N]; in expectation a lower bound of log p(x).
+    :param standard_error: of each by the delta method, within the strata of the proposal, [N].
+    :param ess: effective number of samples (Σ w)² / Σ w² of each, [N], at most S.
+    :param pareto_k: shape of the Pareto distribution fitted to the largest weights of each, [N] (Vehtari et
+        al. 2024): above ``threshold`` the estimate and its error are not to be trusted; −inf where all
+        weights are equal.
+    :param smoothed_log_likelihood: the same with the largest weights smoothed by that fit, [N]: often
+        closer, but no lower bound.
+    :param bound_by_samples: mean estimate from fewer samples, by their number: (numbers, [N, numbers]).
+    :param num_samples: S.
+    :param proposal: what was drawn from.
+    :param denoising: whether the guide has corruption sites.
+    :param seed: start of the random streams.
+    :param log_weight: all log weights [N, S], if they were kept.
+    """
+
+    log_likelihood: Tensor
+    standard_error: Tensor
+    ess: Tensor
+    pareto_k: Tensor
+    smoothed_log_likelihood: Tensor
+    bound_by_samples: tuple[tuple[int, ...], Tensor]
+    num_samples: int
+    proposal: Proposal
+    denoising: bool
+    seed: int
+    log_weight: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.log_likelihood)
+
+    def __str__(self) -> str:
+        return self.table()
+
+    @property
+    def mean(self) -> float:
+        """The mean over the data."""
+        return float(self.log_likelihood.mean())
+
+    @property
+    def total(self) -> float:
+        """The sum over the data."""
+        return float(self.log_likelihood.sum())
+
+    @property
+    def sampling_error(self) -> float:
+        """Standard error of the mean from the sampling alone, for these very data."""
+        return float(self.standard_error.square().sum().sqrt()) / len(self)
+
+    @property
+    def standard_error_of_mean(self) -> float:
+        """Standard error of the mean over the draw of the data, sampling included; NaN for one datum."""
+        return float(self.log_likelihood.std()) / math.sqrt(len(self)) if len(self) > 1 else math.nan
+
+    @property
+    def smoothed_mean(self) -> float:
+        """The mean of the Pareto-smoothed estimates: no lower bound."""
+        return float(self.smoothed_log_likelihood.mean())
+
+    @property
+    def threshold(self) -> float:
+        """The largest Pareto k that can be trusted with so many samples."""
+        return k_threshold(self.num_samples)
+
+    @property
+    def share_unreliable(self) -> float:
+        """The share of the data whose Pareto k is above the threshold."""
+        return float((~(self.pareto_k <= self.threshold)).double().mean())
+
+    @property
+    def advice(self) -> str | None:
+        """What to try where too many data are unreliable; None where they are few."""
+        if self.share_unreliable <= TOO_MANY:
+            return None
+        if self.proposal.widen == 1 and not self.proposal.defensive:
+            remedy = "widen=1.2, or defensive=0.1"
+            if self.denoising and self.proposal.kind != "mixture":
+                remedy = f"proposal='mixture', {remedy}"
+        elif not self.proposal.defensive:
+            remedy = "defensive=0.1, or more samples"
+        else:
+            remedy = "more samples, or annealed_log_likelihood"
+        return (
+            f"{100 * self.share_unreliable:.1f} % of the data have a Pareto k above {self.threshold:.2f}, "
+            f"so the figure is too low and its error too small; try {remedy}"
+        )
+
+    def table(self) -> str:
+        """Return the totals as aligned text."""
+        k = self.pareto_k
+        rows = [
+            ("log p(x), mean", f"{self.mean:.3f} ± {self.sampling_error:.3f} nats (sampling)"),
+            ("", f"± {self.standard_error_of_mean:.3f} (draw of the data)" if len(self) > 1 else ""),
+            ("Pareto-smoothed", f"{self.smoothed_mean:.3f} nats (no lower bound)"),
+            (
+                "effective samples",
+                f"median {float(self.ess.median()):.0f}, least {float(self.ess.min()):.1f}",
+            ),
+            ("Pareto k", f"median {float(k.median()):.2f}, largest {float(k.max()):.2f}"),
+            ("", f"{100 * self.share_unreliable:.1f} % above {self.threshold:.2f}"),
+        ]
+        title = f"{len(self)} data, {self.num_samples} samples each, proposal: {self.proposal}"
+        lines = [f"{name:<17}  {value}" for name, value in rows if value]
+        return "\n".join([title, *lines, *([self.advice] if self.advice else [])])
+
+    def to_dict(self, per_datum: bool = False) -> dict[str, Any]:
+        """Return the record as JSON-able values; what is not a finite number is None.
+
+        :param per_datum: with the values of each datum.
+        """
+        sizes, bounds = self.bound_by_samples
+        content: dict[str, Any] = {
+            "unit": "nats per datum",
+            "num_data": len(self),
+            "num_samples": self.num_samples,
+            "proposal": {
+                "kind": self.proposal.kind,
+                "num_corruptions": self.proposal.num_corruptions if self.proposal.kind == "mixture" else None,
+                "defensive": self.proposal.defensive,
+                "widen": self.proposal.widen,
+            },
+            "seed": self.seed,
+            "mean": _finite(self.mean),
+            "total": _finite(self.total),
+            "sampling_error": _finite(self.sampling_error),
+            "standard_error_of_mean": _finite(self.standard_error_of_mean),
+            "smoothed_mean": _finite(self.smoothed_mean),
+            "pareto_k_threshold": _finite(self.threshold),
+            "share_unreliable": self.share_unreliable,
+            "advice": self.advice,
+            "mean_by_num_samples": {
+                str(size): _finite(value) for size, value in zip(sizes, bounds.mean(0).tolist(), strict=True)
+            },
+        }
+        if per_datum:
+            content["per_datum"] = {
+                name: [_finite(value) for value in values.tolist()]
+                for name, values in self.per_datum().items()
+            }
+        return content
+
+    def per_datum(self) -> dict[str, Tensor]:
+        """Return what there is for each datum, by name, each [N]."""
+        return {
+            "log_likelihood": self.log_likelihood,
+            "standard_error": self.standard_error,
+            "ess": self.ess,
+            "pareto_k": self.pareto_k,
+            "smoothed_log_likelihood": self.smoothed_log_likelihood,
+        }
+
+    def to_arviz(self) -> Any:
+        """Return the record as an ``arviz.InferenceData`` (ArviZ 0.x) or ``xarray.DataTree`` (ArviZ 1.x).
+
+        Its group ``importance_sampling`` holds each datum's figures, and ``log_weight`` where the weights
+        were kept. Write it with :func:`pyro_dvae.evaluation.write_netcdf`.
+        """
+        from pyro_dvae.evaluation.importance.arviz_export import labelled
+
+        attributes: dict[str, str | int | float] = {
+            "num_samples": self.num_samples,
+            "proposal": str(self.proposal),
+            "seed": str(self.seed),
+            "pareto_k_threshold": self.threshold,
+        }
+        return labelled(
+            {name: values.numpy() for name, values in self.per_datum().items()},
+            None if self.log_weight is None else self.log_weight.numpy(),
+            attributes,
+        )
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,113 @@
+"""Running sums of importance weights: what a likelihood and its reliability need, in little memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pyro_dvae.evaluation.importance.psis import smoothed_log_sum, tail_length
+
+_STEPS = (1, 2, 5)
+
+
+class Tally:
+    """Sums over the draws of some data, in float64 and in log space; independent of the number of draws.
+
+    :param num_samples: S, the draws of each datum that will come.
+    :param num_data: N.
+    """
+
+    def __init__(self, num_samples: int, num_data: int) -> None:
+        nothing = torch.full((num_data,), -math.inf, dtype=torch.float64)
+        self.num_samples = num_samples
+        self.log_sum, self.log_square_sum, self.log_variance = nothing, nothing, nothing
+        self.log_rest = nothing
+        self.largest = nothing[:, None].expand(-1, min(tail_length(num_samples) + 1, num_samples))
+
+    def add(self, parts: Sequence[Tensor]) -> None:
+        """Count log weights in: parts [strata, draws, N], each stratum of independent, like draws."""
+        for part in parts:
+            values = part.double()
+            top = values.amax((0, 1))
+            # A datum whose weights are all zero must not give inf − inf.
+            shift = torch.where(torch.isfinite(top), top, 0.0)
+            weights = (values - shift).exp()
+            count = part.shape[1]
+            squares = weights.square().sum((0, 1))
+            deviations = (weights - weights.mean(1, keepdim=True)).square().sum((0, 1))
+            bessel = count / (count - 1) if count > 1 else math.nan
+            self.log_sum = torch.logaddexp(self.log_sum, weights.sum((0, 1)).log() + shift)
+            self.log_square_sum = torch.logaddexp(self.log_square_sum, squares.log() + 2 * shift)
+            self.log_variance = torch.logaddexp(self.log_variance, (deviations * bessel).log() + 2 * shift)
+            self._keep_largest(values.flatten(0, 1).T)
+
+    def _keep_largest(self, values: Tensor) -> None:
+        width = self.largest.shape[1]
+        values = torch.cat([self.largest, values], 1)
+        self.largest, kept = values.topk(width, 1, sorted=False)
+        others = values.scatter(1, kept, -math.inf)
+        self.log_rest = torch.logaddexp(self.log_rest, others.logsumexp(1))
+
+    def results(self, resolution: float) -> dict[str, Tensor]:
+        """Return the estimates of each datum [N], by name.
+
+        :param resolution: rounding error of one log weight (nats): smaller differences are none.
+        """
+        log_samples = math.log(self.num_samples)
+        smoothed, pareto_k = smoothed_log_sum(self.largest, self.log_rest, resolution=resolution)
+        return {
+            "log_likelihood": self.log_sum - log_samples,
+            "smoothed_log_likelihood": smoothed - log_samples,
+            "standard_error": ((self.log_variance - 2 * self.log_sum) / 2).exp(),
+            "ess": (2 * self.log_sum - self.log_square_sum).exp().nan_to_num(0.0),
+            "pareto_k": pareto_k,
+        }
+
+
+class Convergence:
+    """The mean estimate by number of samples: averages over disjoint groups of the draws, per datum.
+
+    Its expectation rises with the group, as the importance-weighted bounds of Burda et al. (2016) do.
+
+    :param draws: draws of a pass; groups inside one are multiples of ``unit`` (0: whole passes alone).
+    :param passes: how many passes come in all.
+    """
+
+    def __init__(self, draws: int, passes: int, unit: int, num_data: int) -> None:
+        self.draws, self.passes = draws, passes
+        self.inside = [unit * size for size in _grid(draws // unit)] if unit else []
+        self.inside = [size for size in self.inside if size < draws]
+        self.sums = torch.zeros(len(self.inside), num_data, dtype=torch.float64)
+        self.totals: list[Tensor] = []
+
+    @property
+    def sizes(self) -> list[int]:
+        """The numbers of samples."""
+        return [*self.inside, *[self.draws * size for size in _grid(self.passes)]]
+
+    def add(self, log_weight: Tensor) -> None:
+        """Count in log weights [passes, draws, N]."""
+        values = log_weight.double()
+        for row, size in enumerate(self.inside):
+            groups = values[:, : self.draws // size * size].unflatten(1, (-1, size))
+            bound = groups.logsumexp(2) if size > 1 else groups[:, :, 0]
+            self.sums[row] += (bound - math.log(size)).mean(1).sum(0)
+        self.totals.append(values.logsumexp(1) - math.log(self.draws))
+
+    def results(self) -> Tensor:
+        """Return the averages, shape [N, sizes] (nats)."""
+        totals = torch.cat(self.totals)
+        across = []
+        for size in _grid(self.passes):
+            groups = totals[: self.passes // size * size].unflatten(0, (-1, size))
+            across.append((groups.logsumexp(1) - math.log(size)).mean(0))
+        return torch.cat([self.sums / self.passes, torch.stack(across)]).T
+
+
+def _grid(most: int) -> list[int]:
+    """Return 1, 2, 5, 10, 20, ... up to ``most``, and ``most``."""
+    sizes = [step * 10**power for power in range(12) for step in _STEPS]
+    return [size for size in sizes if size < most] + ([most] if most else [])

@@ -1,0 +1,26 @@
+"""What a trained model and guide do with the data: used units, parts of the bound, codes, reconstructions."""
+
+from pyro_dvae.evaluation.measures.activity import ActiveUnits, active_units
+from pyro_dvae.evaluation.measures.bits import bits_per_dim
+from pyro_dvae.evaluation.measures.means import latent_means
+from pyro_dvae.evaluation.measures.parts import BoundParts, bound_parts
+from pyro_dvae.evaluation.measures.probe import LinearProbe, linear_probe
+from pyro_dvae.evaluation.measures.reconstruction import (
+    DecodingError,
+    ReconstructionError,
+    reconstruction_error,
+)
+
+__all__ = [
+    "ActiveUnits",
+    "BoundParts",
+    "DecodingError",
+    "LinearProbe",
+    "ReconstructionError",
+    "active_units",
+    "bits_per_dim",
+    "bound_parts",
+    "latent_means",
+    "linear_probe",
+    "reconstruction_error",
+]

@@ -1,0 +1,146 @@
+"""Posterior means of the latents: the codes of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from pyro import poutine
+from pyro.distributions import Delta, MaskedDistribution
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+from torch.distributions import Categorical, Distribution, Independent
+
+from pyro_dvae import checks
+from pyro_dvae.bounds.plates import is_auxiliary
+from pyro_dvae.errors import InputError
+from pyro_dvae.evaluation.measures.moments import Moments
+from pyro_dvae.evaluation.measures.passes import (
+    Program,
+    Site,
+    by_row,
+    check_pair,
+    chunks,
+    data,
+    data_plate,
+    measuring,
+)
+from pyro_dvae.sites import Auxiliary
+
+
+@dataclass(frozen=True)
+class CodeMean:
+    """The posterior means of one latent site for the rows of a chunk.
+
+    :param mean: E_q[z|x], shape [n, ...].
+    :param variance: squared standard error of ``mean``, same shape; None where it is exact.
+    """
+
+    mean: Tensor
+    variance: Tensor | None = None
+
+
+def latent_means(
+    model: Program,
+    guide: Program,
+    x: Tensor,
+    *,
+    num_samples: int = 100,
+    clean: bool = True,
+    seed: int | None = None,
+    chunk: int | None = None,
+) -> dict[str, Tensor]:
+    """Return the posterior mean E_{q(z|x)}[z] of every latent for each row of ``x``, without a gradient.
+
+    It is the mean of the guide's distribution; for a categorical latent, the probabilities. A site that may
+    depend on an earlier draw of the guide (a deeper stochastic layer, or a corruption where ``clean`` is
+    False) gets the average of its mean over ``num_samples`` runs of the guide, which is still exact if it
+    does not depend on it; so does the value of a site whose distribution does not know its mean.
+
+    :param model: Pyro model of a batch, with one data plate; it is run once, to check the guide against it.
+    :param guide: Pyro guide of a batch.
+    :param x: data, shape [N, ...].
+    :param num_samples: runs of the guide where one is not enough.
+    :param clean: give the guide clean input; else corrupt it.
+    :param seed: draw from a stream of its own that starts here; None draws from the global one.
+    :param chunk: rows of ``x`` at a time; by default 2,000.
+    :returns: for each latent site a tensor [N, *inner plates, *event] on the CPU.
+    :raises InputError: ``x`` is empty or not finite, there is no latent or no data plate, or a mean is NaN.
+    """
+    data("x", x)
+    checks.count("num_samples", num_samples)
+    parts: dict[str, list[Tensor]] = {}
+    with measuring(clean, seed):
+        for codes in stream_means(model, guide, x, num_samples, chunk):
+            for name, code in codes.items():
+                parts.setdefault(name, []).append(code.mean.to("cpu", code.mean.dtype))
+    return {name: torch.cat(blocks) for name, blocks in parts.items()}
+
+
+def stream_means(
+    model: Program, guide: Program, x: Tensor, num_samples: int, chunk: int | None
+) -> Iterator[dict[str, CodeMean]]:
+    """Yield the means of every latent site, chunk by chunk; to be used inside :func:`measuring`."""
+    plate = ""
+    for rows in chunks(x, chunk):
+        plate = plate or data_plate(check_pair(model, guide, rows), len(rows))
+        yield _means(guide, rows, plate, num_samples)
+
+
+def mean_of(fn: Distribution) -> Tensor | None:
+    """Return the mean of a distribution [*batch, *event] (NaN if it has none), or None where not known."""
+    try:
+        return fn.mean
+    except (NotImplementedError, AttributeError):
+        return None
+
+
+def base_of(fn: Distribution) -> Distribution:
+    """Return what a distribution is made of, without masks and declared independence."""
+    while isinstance(fn, Independent | MaskedDistribution | Auxiliary):
+        fn = fn.base_dist
+    return fn
+
+
+def _means(guide: Program, rows: Tensor, plate: str, num_samples: int) -> dict[str, CodeMean]:
+    sites = _sites(guide, rows)
+    found: dict[str, CodeMean] = {}
+    sampled: dict[str, Moments] = {}
+    random = False
+    for site in sites:
+        if not is_auxiliary(site):
+            code, known = _code(site, plate, len(rows))
+            found[site["name"]] = CodeMean(code)
+            if random or not known:
+                sampled[site["name"]] = Moments()
+                sampled[site["name"]].add(code[None])
+        random = random or not isinstance(base_of(site["fn"]), Delta)
+    if sampled:
+        for _ in range(num_samples - 1):
+            for site in _sites(guide, rows):
+                if site["name"] in sampled:
+                    sampled[site["name"]].add(_code(site, plate, len(rows))[0][None])
+    for name, moments in sampled.items():
+        found[name] = CodeMean(moments.mean.to(found[name].mean), moments.variance / moments.count)
+    return found
+
+
+def _sites(guide: Program, rows: Tensor) -> list[Site]:
+    """Return the sites that a run of the guide drew, in order."""
+    trace = poutine.trace(guide).get_trace(rows)
+    nodes = [site for site in trace.nodes.values() if site["type"] == "sample"]
+    return [site for site in nodes if not site["is_observed"] and not site_is_subsample(site)]
+
+
+def _code(site: Site, plate: str, size: int) -> tuple[Tensor, bool]:
+    """Return the mean of a latent [n, ...], or its value where that is not known, and whether it is."""
+    base = base_of(site["fn"])
+    mean = base.probs if isinstance(base, Categorical) else mean_of(site["fn"])
+    code = by_row(site["value"] if mean is None else mean, site, plate)
+    if len(code) != size:
+        raise InputError(f"guide: its plate {plate!r} has {len(code)} elements where a chunk has {size} rows")
+    if not bool(torch.isfinite(code).all()):
+        kind = type(base).__name__
+        raise InputError(f"guide: expected finite means of {site['name']!r}, got NaN or infinity from {kind}")
+    return code if code.is_floating_point() else code.double(), mean is not None

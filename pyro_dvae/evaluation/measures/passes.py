@@ -1,0 +1,106 @@
+"""What every measure shares: passes over the data in chunks that leave nothing behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+
+from pyro_dvae import checks
+from pyro_dvae.bounds.draws import Draws, Layout, draw
+from pyro_dvae.bounds.plates import DRAW_PLATES
+from pyro_dvae.errors import InputError
+from pyro_dvae.random_state import forked
+from pyro_dvae.sites import clean_input
+
+Program = Callable[..., Any]
+Site = dict[str, Any]
+
+# Rows of encoder or decoder output held at once: few enough to stay near the cache of a CPU.
+_ROWS_AT_ONCE = 2000
+
+
+@contextmanager
+def measuring(clean: bool, seed: int | None) -> Iterator[None]:
+    """Run the body without a gradient, with the guide on clean input if asked, and clear up after it.
+
+    With a seed, draws are from a stream of their own. Parameters that the body registers with Pyro are
+    taken out of the param store again.
+    """
+    if seed is not None:
+        checks.count("seed", seed, minimum=0)
+    store = pyro.get_param_store()
+    before = set(store.keys())
+    with torch.no_grad(), ExitStack() as stack:
+        if seed is not None:
+            stack.enter_context(forked(seed))
+        if clean:
+            stack.enter_context(clean_input())
+        try:
+            yield
+        finally:
+            for name in set(store.keys()) - before:
+                del store[name]
+
+
+def data(argument: str, x: Any) -> Tensor:
+    """Return ``x``, or refuse what is not finite data of shape [N, ...]."""
+    if not isinstance(x, Tensor):
+        raise InputError(f"{argument}: expected a tensor, got {type(x).__name__}")
+    if x.dim() == 0:
+        raise InputError(f"{argument}: expected data of shape [N, ...], got a single number")
+    return checks.finite(argument, x)
+
+
+def chunks(x: Tensor, chunk: int | None, draws: int = 1) -> Iterator[Tensor]:
+    """Return the rows of ``x`` a chunk at a time, by default about 2,000 divided by the draws of each."""
+    size = max(1, _ROWS_AT_ONCE // draws) if chunk is None else checks.count("chunk", chunk)
+    return iter(x.split(size))
+
+
+def check_pair(model: Program, guide: Program, rows: Tensor) -> Draws:
+    """Run guide and model once, apart from the random streams; refuse a pair that cannot be measured."""
+    with forked():
+        draws = draw(model, guide, (rows,), {}, Layout(1, 1, float("inf")))
+    require_latents(draws)
+    data_plate(draws, len(rows))
+    return draws
+
+
+def require_latents(draws: Draws) -> None:
+    """Refuse a model without latents."""
+    if not draws.latent_sites():
+        raise InputError("model: expected at least one latent, got none")
+
+
+def data_plate(draws: Draws, size: int) -> str:
+    """Return the name of the plate that all sites share, or refuse one that is not of ``size`` data."""
+    frames = draws.datum_frames()
+    if len(frames) != 1 or frames[0].size != size:
+        found = ", ".join(f"{frame.name!r} of {frame.size}" for frame in frames) or "none"
+        raise InputError(
+            f"model: expected one plate around all sites with the {size} data of a batch, got {found}"
+        )
+    return str(frames[0].name)
+
+
+def by_row(value: Tensor, site: Site, plate: str) -> Tensor:
+    """Rearrange a value of a site, [*batch, *event], to [n, *the site's other plates, *event].
+
+    Whatever lies right of the batch shape counts as the event. Dimensions of draws must have size 1.
+    """
+    frames = {frame.name: frame.dim for frame in site["cond_indep_stack"] if frame.vectorized}
+    batch = len(site["fn"].batch_shape)
+    others = [batch + dim for name, dim in frames.items() if name != plate and name not in DRAW_PLATES]
+    kept = [batch + frames[plate], *sorted(others)]
+    dropped = [position for position in range(batch) if position not in kept]
+    if any(value.shape[position] != 1 for position in dropped):
+        raise InputError(
+            f"site {site['name']!r}: expected each batch dimension in a plate, got batch shape "
+            f"{tuple(site['fn'].batch_shape)}; declare the others by .to_event"
+        )
+    return value.permute(*dropped, *kept, *range(batch, value.dim()))[(0,) * len(dropped)]

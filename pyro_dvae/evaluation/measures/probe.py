@@ -1,0 +1,138 @@
+"""How well a linear classifier reads the labels from the codes."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_dvae import checks
+from pyro_dvae.errors import InputError
+from pyro_dvae.evaluation.measures.means import stream_means
+from pyro_dvae.evaluation.measures.passes import Program, data, measuring
+from pyro_dvae.evaluation.measures.probe_record import LinearProbe
+
+
+def linear_probe(
+    model: Program,
+    guide: Program,
+    train_x: Tensor,
+    train_labels: Tensor,
+    test_x: Tensor,
+    test_labels: Tensor,
+    *,
+    c: float = 1.0,
+    max_iter: int = 1000,
+    max_train: int | None = 10_000,
+    num_samples: int = 100,
+    clean: bool = True,
+    seed: int | None = None,
+    chunk: int | None = None,
+) -> LinearProbe:
+    """Fit multinomial logistic regression of the labels on the codes of the train data; test it.
+
+    The code of a datum is the posterior means of all latents, flattened and joined
+    (:func:`~pyro_dvae.evaluation.measures.latent_means`), each element standardised by the train data. The
+    fit is scikit-learn's ``LogisticRegression``, with an L2 penalty. A class that only the test data have
+    counts as an error.
+
+    :param model: Pyro model of a batch, with one data plate.
+    :param guide: Pyro guide of a batch.
+    :param train_x: data to fit, shape [N, ...].
+    :param train_labels: their classes, whole numbers, shape [N].
+    :param test_x: data to test, shape [T, ...].
+    :param test_labels: their classes, shape [T].
+    :param c: inverse strength of the penalty, scikit-learn's ``C``.
+    :param max_iter: steps of the fit at most; ``converged`` of the result says if they were enough.
+    :param max_train: fit to at most this many train data, drawn at random; None takes all.
+    :param num_samples: runs of the guide where one does not give the mean.
+    :param clean: give the guide clean input; else corrupt it.
+    :param seed: draw from a stream of its own that starts here; None draws from the global one.
+    :param chunk: rows of data at a time; by default 2,000.
+    :raises InputError: data or labels that cannot be used, a single class, or scikit-learn is not installed.
+    """
+    data("train_x", train_x)
+    data("test_x", test_x)
+    _check_labels("train_labels", train_labels, len(train_x))
+    _check_labels("test_labels", test_labels, len(test_x))
+    if train_x.shape[1:] != test_x.shape[1:]:
+        raise InputError(
+            f"test_x: expected data of shape {tuple(train_x.shape[1:])} as in train_x, got "
+            f"{tuple(test_x.shape[1:])}"
+        )
+    checks.positive("c", c)
+    checks.count("max_iter", max_iter)
+    checks.count("num_samples", num_samples)
+    largest = len(train_x) if max_train is None else checks.count("max_train", max_train, minimum=2)
+    with measuring(clean, seed):
+        if largest < len(train_x):
+            rows = torch.randperm(len(train_x))[:largest].sort().values
+            train_x, train_labels = (
+                train_x[rows.to(train_x.device)],
+                train_labels[rows.to(train_labels.device)],
+            )
+        if len(train_labels.unique()) < 2:
+            raise InputError(f"train_labels: expected at least 2 classes, got {int(train_labels[0])} alone")
+        train = _codes(model, guide, train_x, num_samples, chunk)
+        test = _codes(model, guide, test_x, num_samples, chunk)
+    return _fit(train, train_labels.cpu().numpy(), test, test_labels.cpu().numpy(), c, max_iter)
+
+
+def _check_labels(argument: str, labels: Any, count: int) -> None:
+    if not isinstance(labels, Tensor):
+        raise InputError(f"{argument}: expected a tensor, got {type(labels).__name__}")
+    if labels.is_floating_point() or labels.is_complex():
+        raise InputError(f"{argument}: expected whole numbers, got {labels.dtype} (try .long())")
+    if labels.shape != (count,):
+        raise InputError(
+            f"{argument}: expected one label for each of {count} data, got {tuple(labels.shape)}"
+        )
+
+
+def _codes(model: Program, guide: Program, x: Tensor, num_samples: int, chunk: int | None) -> np.ndarray:
+    """Return the means of all latents side by side, float64 [N, features]."""
+    parts = []
+    for codes in stream_means(model, guide, x, num_samples, chunk):
+        flat = [code.mean.reshape(len(code.mean), -1).to("cpu", torch.float64) for code in codes.values()]
+        parts.append(torch.cat(flat, 1))
+    return torch.cat(parts).numpy()
+
+
+def _fit(
+    train: np.ndarray,
+    train_labels: np.ndarray,
+    test: np.ndarray,
+    test_labels: np.ndarray,
+    c: float,
+    max_iter: int,
+) -> LinearProbe:
+    try:
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.preprocessing import StandardScaler
+    except ImportError as error:
+        raise InputError(
+            f"linear_probe: needs the package scikit-learn ({error}); run `pip install scikit-learn`"
+        ) from error
+    scaler = StandardScaler().fit(train)
+    classifier = LogisticRegression(C=c, max_iter=max_iter)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always", ConvergenceWarning)
+        classifier.fit(scaler.transform(train), train_labels)
+    for warning in seen:
+        if not issubclass(warning.category, ConvergenceWarning):
+            warnings.warn(warning.message, stacklevel=3)
+    classes, counts = np.unique(train_labels, return_counts=True)
+    return LinearProbe(
+        train_accuracy=float(classifier.score(scaler.transform(train), train_labels)),
+        test_accuracy=float(classifier.score(scaler.transform(test), test_labels)),
+        majority_accuracy=float((test_labels == classes[counts.argmax()]).mean()),
+        num_classes=len(classes),
+        num_features=train.shape[1],
+        num_train=len(train),
+        num_test=len(test),
+        converged=not any(issubclass(warning.category, ConvergenceWarning) for warning in seen),
+    )

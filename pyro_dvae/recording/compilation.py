@@ -1,0 +1,37 @@
+"""Compilation of a recorded graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+
+from pyro_dvae.random_state import forked
+
+
+class NoCompiler(RuntimeError):  # noqa: N818 - a statement about the machine, caught by name
+    """The graph could not be compiled: on a CPU, most often for want of a C++ compiler."""
+
+
+def compile_graph(graph: GraphModule, *example: Tensor) -> Callable[..., Any]:
+    """Return ``graph`` compiled for arguments like ``example``; it draws the same random numbers.
+
+    The compiler runs here and now, and takes seconds; gradients are not recorded.
+
+    :raises NoCompiler: the compiler is missing or fails.
+    """
+    try:
+        from torch._inductor import config
+
+        # The generators of the compiled code are those of eager torch, so that a seed means the same.
+        with config.patch(fallback_random=True), torch.no_grad(), forked():
+            run = torch.compile(graph, fullgraph=True, dynamic=False)
+            run(*example)
+    except Exception as error:
+        # The compiler's failures come as many classes, the missing program g++ among them.
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise NoCompiler(reason) from error
+    return run

@@ -1,0 +1,51 @@
+"""One run of a function of tensors, kept as a graph of tensor operations that can be run again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pyro
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from pyro_dvae.random_state import forked
+
+
+class Unrecordable(RuntimeError):  # noqa: N818 - a statement about the program, caught by name
+    """The function cannot be recorded: it looks at the values of its tensors, or uses what has no graph."""
+
+
+def record(function: Callable[..., Tensor], *example: Tensor) -> GraphModule:
+    """Return ``function`` at arguments of these shapes as a graph, without Pyro's and Python's work.
+
+    Every run of the graph draws fresh random numbers, the very ones that the function would draw. What is
+    no argument (parameters, numbers, settings) is frozen as it is now. The recording runs the function once,
+    apart from the global random streams, without gradients and with Pyro's validation off.
+
+    :raises Unrecordable: the function's control flow depends on values, or an operation has no graph.
+    """
+    try:
+        with forked(), torch.no_grad(), pyro.validation_enabled(False):
+            graph = make_fx(function, tracing_mode="real")(*example)
+    except Exception as error:
+        # make_fx has no error class of its own: what it meets inside a program can be anything.
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise Unrecordable(reason) from error
+    _drop_unused(graph)
+    return graph
+
+
+def _drop_unused(graph: GraphModule) -> None:
+    """Remove operations that nothing reads, but for random draws: those move the generator on."""
+
+    def is_impure(node: torch.fx.Node) -> bool:
+        if node.op in ("placeholder", "output"):
+            return True
+        tags = getattr(node.target, "tags", ())
+        schema = getattr(node.target, "_schema", None)
+        return torch.Tag.nondeterministic_seeded in tags or bool(schema is not None and schema.is_mutable)
+
+    graph.graph.eliminate_dead_code(is_impure)
+    graph.recompile()
