@@ -14,6 +14,7 @@ from torch import Tensor
 from pyro_dvae import checks
 from pyro_dvae.bounds import DenoisingELBO
 from pyro_dvae.errors import InputError
+from pyro_dvae.evaluation.modes import evaluation_mode
 from pyro_dvae.random_state import forked
 from pyro_dvae.sites import clean_input
 
@@ -56,7 +57,7 @@ def evaluate_bound(
     chunk: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Estimate:
-    """Estimate ``bound`` for each row of ``x``, in chunks, without a gradient.
+    """Estimate ``bound`` for each row of ``x``, in chunks, without a gradient and in evaluation mode.
 
     :param model: Pyro model of a batch, with one data plate.
     :param guide: Pyro guide of a batch.
@@ -72,6 +73,22 @@ def evaluate_bound(
     checks.finite("x", x)
     draws = bound.num_corruptions * bound.num_particles
     size = max(1, _ROWS_AT_ONCE // draws) if chunk is None else checks.count("chunk", chunk)
+    with evaluation_mode(model, guide, x[:size]):
+        return estimate_in_chunks(model, guide, x, bound, size, clean=clean, seed=seed, progress=progress)
+
+
+def estimate_in_chunks(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    x: Tensor,
+    bound: DenoisingELBO,
+    size: int,
+    *,
+    clean: bool,
+    seed: int | None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Estimate:
+    """Estimate ``bound`` for each row of ``x``, ``size`` at a time, with all modules as they are."""
     parts: list[Tensor] = []
     done = 0
     with torch.no_grad(), forked(seed) if seed is not None else nullcontext():

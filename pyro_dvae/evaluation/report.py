@@ -21,7 +21,8 @@ from pyro_dvae.bounds import (
     TraceSemiImplicit_ELBO,
 )
 from pyro_dvae.errors import InputError
-from pyro_dvae.evaluation.estimates import Estimate, evaluate_bound
+from pyro_dvae.evaluation.estimates import Estimate, estimate_in_chunks
+from pyro_dvae.evaluation.modes import evaluation_mode
 from pyro_dvae.evaluation.report_picture import bounds_picture
 from pyro_dvae.random_state import derived_seed, forked
 
@@ -269,7 +270,7 @@ def bounds_report(
         parts = []
         for index, chunk in enumerate(x.split(rows)):
             own = derived_seed(start, "bounds_report", stream, index)
-            estimate = evaluate_bound(model, guide, chunk, bound, clean=clean, seed=own, chunk=rows)
+            estimate = estimate_in_chunks(model, guide, chunk, bound, rows, clean=clean, seed=own)
             parts.append(estimate.per_datum)
             done += len(chunk)
             if progress is not None:
@@ -277,16 +278,17 @@ def bounds_report(
         return torch.cat(parts)
 
     entries = []
-    for name, label, definition, kind, note, bound in planned:
-        # Bounds of as many draws get the very same ones, which takes their noise out of the differences.
-        alike = [each[-1] for each in planned if each[-1].num_particles == bound.num_particles]
-        rows = min(_rows_at_once(each) for each in alike)
-        estimate = Estimate(evaluate(bound, rows, f"{m} x {bound.num_particles}"))
-        entries.append(BoundsEntry(name, label, definition, kind, estimate, _with_lost(note, estimate)))
-    sampler = TraceDenoisingIWAE_ELBO(m, per_corruption, combine="mixture", max_plate_nesting=nesting)
-    rows = _rows_at_once(sampler)
-    drawn = (evaluate(sampler, rows, f"{LOG_LIKELIHOOD} {batch}") for batch in range(batches))
-    entries.append(_likelihood(drawn, m * per_corruption * batches))
+    with evaluation_mode(model, guide, x[: _rows_at_once(planned[0][-1])]):
+        for name, label, definition, kind, note, bound in planned:
+            # Bounds of as many draws get the very same ones, which takes their noise out of the differences.
+            alike = [each[-1] for each in planned if each[-1].num_particles == bound.num_particles]
+            rows = min(_rows_at_once(each) for each in alike)
+            estimate = Estimate(evaluate(bound, rows, f"{m} x {bound.num_particles}"))
+            entries.append(BoundsEntry(name, label, definition, kind, estimate, _with_lost(note, estimate)))
+        sampler = TraceDenoisingIWAE_ELBO(m, per_corruption, combine="mixture", max_plate_nesting=nesting)
+        rows = _rows_at_once(sampler)
+        drawn = (evaluate(sampler, rows, f"{LOG_LIKELIHOOD} {batch}") for batch in range(batches))
+        entries.append(_likelihood(drawn, m * per_corruption * batches))
     return BoundsReport(tuple(entries), _orders(m, mixtures, particles), clean)
 
 
@@ -379,7 +381,7 @@ def _likelihood(batches: Iterable[Tensor], num_samples: int) -> BoundsEntry:
 
 def _plate_nesting(model: Callable[..., Any], guide: Callable[..., Any], x: Tensor) -> int | float:
     probe = TraceDenoising_ELBO(num_particles=2)
-    with forked():
+    with forked(), evaluation_mode(model, guide, x[:100]):
         probe.per_datum(model, guide, x[:100])
     return probe.max_plate_nesting
 

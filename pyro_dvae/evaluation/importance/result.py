@@ -92,17 +92,18 @@ class LogLikelihood:
         """What to try where too many data are unreliable; None where they are few."""
         if self.share_unreliable <= TOO_MANY:
             return None
-        if self.proposal.widen == 1 and not self.proposal.defensive:
-            remedy = "widen=1.2, or defensive=0.1"
-            if self.denoising and self.proposal.kind != "mixture":
-                remedy = f"proposal='mixture', {remedy}"
-        elif not self.proposal.defensive:
-            remedy = "defensive=0.1, or more samples"
-        else:
-            remedy = "more samples, or annealed_log_likelihood"
+        untried = []
+        if self.denoising and self.proposal.kind != "mixture":
+            untried.append("proposal='mixture'")
+        if self.proposal.widen == 1:
+            untried.append("widen=1.2")
+        if not self.proposal.defensive:
+            untried.append("defensive=0.1")
+        untried.append("annealed_log_likelihood on some of the data")
         return (
             f"{100 * self.share_unreliable:.1f} % of the data have a Pareto k above {self.threshold:.2f}, "
-            f"so the figure is too low and its error too small; try {remedy}"
+            f"so the figure is too low and its error too small; try {', '.join(untried[:-1])}"
+            f"{' or ' if untried[:-1] else ''}{untried[-1]}"
         )
 
     def table(self) -> str:

@@ -11,7 +11,7 @@ from pyro_dvae import checks
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.measures.means import stream_means
 from pyro_dvae.evaluation.measures.moments import Moments
-from pyro_dvae.evaluation.measures.passes import Program, data, measuring
+from pyro_dvae.evaluation.measures.passes import Program, data, first_chunk, measuring
 
 
 @dataclass(frozen=True, eq=False)  # compared by identity: == of tensors has no single truth value
@@ -101,7 +101,7 @@ def active_units(
     checks.count("num_samples", num_samples, minimum=2)
     means: dict[str, Moments] = {}
     errors: dict[str, Moments] = {}
-    with measuring(clean, seed):
+    with measuring(model, guide, first_chunk(x, chunk), clean, seed):
         for codes in stream_means(model, guide, x, num_samples, chunk):
             for name, code in codes.items():
                 means.setdefault(name, Moments()).add(code.mean)

@@ -24,6 +24,7 @@ from pyro_dvae.evaluation.measures.passes import (
     chunks,
     data,
     data_plate,
+    first_chunk,
     measuring,
 )
 from pyro_dvae.sites import Auxiliary
@@ -71,7 +72,7 @@ def latent_means(
     data("x", x)
     checks.count("num_samples", num_samples)
     parts: dict[str, list[Tensor]] = {}
-    with measuring(clean, seed):
+    with measuring(model, guide, first_chunk(x, chunk), clean, seed):
         for codes in stream_means(model, guide, x, num_samples, chunk):
             for name, code in codes.items():
                 parts.setdefault(name, []).append(code.mean.to("cpu", code.mean.dtype))

@@ -22,6 +22,7 @@ from pyro_dvae.evaluation.measures.passes import (
     chunks,
     data,
     data_plate,
+    first_chunk,
     measuring,
     require_latents,
 )
@@ -65,7 +66,7 @@ def bound_parts(
     data("x", x)
     bound = TraceDenoising_ELBO(num_corruptions, num_particles, max_plate_nesting=max_plate_nesting)
     gathered = _Parts()
-    with measuring(clean, seed):
+    with measuring(model, guide, first_chunk(x, chunk, num_corruptions * num_particles), clean, seed):
         for rows in chunks(x, chunk, num_corruptions * num_particles):
             gathered.add(bound.draws(model, guide, (rows,), {}), len(rows), closed_form)
     return gathered.record(len(x))

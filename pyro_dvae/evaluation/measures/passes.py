@@ -14,6 +14,7 @@ from pyro_dvae import checks
 from pyro_dvae.bounds.draws import Draws, Layout, draw
 from pyro_dvae.bounds.plates import DRAW_PLATES
 from pyro_dvae.errors import InputError
+from pyro_dvae.evaluation.modes import evaluation_mode
 from pyro_dvae.random_state import forked
 from pyro_dvae.sites import clean_input
 
@@ -25,8 +26,10 @@ _ROWS_AT_ONCE = 2000
 
 
 @contextmanager
-def measuring(clean: bool, seed: int | None) -> Iterator[None]:
+def measuring(model: Program, guide: Program, rows: Tensor, clean: bool, seed: int | None) -> Iterator[None]:
     """Run the body without a gradient, with the guide on clean input if asked, and clear up after it.
+
+    Modules are in evaluation mode meanwhile; ``rows`` are some data to find them by.
 
     With a seed, draws are from a stream of their own. Parameters that the body registers with Pyro are
     taken out of the param store again.
@@ -41,6 +44,7 @@ def measuring(clean: bool, seed: int | None) -> Iterator[None]:
         if clean:
             stack.enter_context(clean_input())
         try:
+            stack.enter_context(evaluation_mode(model, guide, rows))
             yield
         finally:
             for name in set(store.keys()) - before:
@@ -54,6 +58,11 @@ def data(argument: str, x: Any) -> Tensor:
     if x.dim() == 0:
         raise InputError(f"{argument}: expected data of shape [N, ...], got a single number")
     return checks.finite(argument, x)
+
+
+def first_chunk(x: Tensor, chunk: int | None, draws: int = 1) -> Tensor:
+    """Return the rows that :func:`chunks` gives first."""
+    return next(chunks(x, chunk, draws))
 
 
 def chunks(x: Tensor, chunk: int | None, draws: int = 1) -> Iterator[Tensor]:

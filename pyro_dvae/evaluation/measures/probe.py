@@ -12,7 +12,7 @@ from torch import Tensor
 from pyro_dvae import checks
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.measures.means import stream_means
-from pyro_dvae.evaluation.measures.passes import Program, data, measuring
+from pyro_dvae.evaluation.measures.passes import Program, data, first_chunk, measuring
 from pyro_dvae.evaluation.measures.probe_record import LinearProbe
 
 
@@ -67,7 +67,7 @@ def linear_probe(
     checks.count("max_iter", max_iter)
     checks.count("num_samples", num_samples)
     largest = len(train_x) if max_train is None else checks.count("max_train", max_train, minimum=2)
-    with measuring(clean, seed):
+    with measuring(model, guide, first_chunk(test_x, chunk), clean, seed):
         if largest < len(train_x):
             rows = torch.randperm(len(train_x))[:largest].sort().values
             train_x, train_labels = (

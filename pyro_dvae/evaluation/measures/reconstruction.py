@@ -26,6 +26,7 @@ from pyro_dvae.evaluation.measures.passes import (
     chunks,
     data,
     data_plate,
+    first_chunk,
     measuring,
 )
 
@@ -64,7 +65,7 @@ def reconstruction_error(
     mean_parts: list[tuple[Tensor, Tensor | None]] = []
     sampled_parts: list[tuple[Tensor, Tensor | None]] = []
     plate = ""
-    with measuring(clean, seed):
+    with measuring(model, guide, first_chunk(x, chunk), clean, seed):
         for rows in chunks(x, chunk):
             if not plate:
                 draws = check_pair(model, guide, rows)

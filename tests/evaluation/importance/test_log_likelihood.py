@@ -209,7 +209,9 @@ def test_bad_proposals_are_told_and_advised():
     assert "mixture" not in plain.advice
     assert "widen=" in plain.advice
     widened = likelihood(problem, data(20), num_samples=1000, widen=1.01)
+    assert "widen=" not in widened.advice
     assert "defensive=" in widened.advice
+    assert "annealed_log_likelihood" in widened.advice
     defended = likelihood(problem, data(20), num_samples=5000, defensive=0.5)
     assert defended.share_unreliable < 0.2
 
