@@ -1,5 +1,11 @@
 """Evaluation of a model and guide on held-out data."""
 
+from pyro_dvae.evaluation.annealing import (
+    AnnealedLikelihood,
+    BidirectionalReport,
+    annealed_log_likelihood,
+    bidirectional,
+)
 from pyro_dvae.evaluation.estimates import Estimate, evaluate_bound
 from pyro_dvae.evaluation.importance import LogLikelihood, Proposal, log_likelihood
 from pyro_dvae.evaluation.importance.arviz_export import read_netcdf, write_netcdf
@@ -19,6 +25,8 @@ from pyro_dvae.evaluation.report import BoundsEntry, BoundsReport, OrderViolatio
 
 __all__ = [
     "ActiveUnits",
+    "AnnealedLikelihood",
+    "BidirectionalReport",
     "BoundParts",
     "BoundsEntry",
     "BoundsReport",
@@ -29,6 +37,8 @@ __all__ = [
     "Proposal",
     "ReconstructionError",
     "active_units",
+    "annealed_log_likelihood",
+    "bidirectional",
     "bits_per_dim",
     "bound_parts",
     "bounds_report",

@@ -13,7 +13,9 @@ from pyro_dvae.training.parameters import discover
 
 
 @contextmanager
-def evaluation_mode(model: Callable[..., Any], guide: Callable[..., Any], rows: Tensor) -> Iterator[None]:
+def evaluation_mode(
+    model: Callable[..., Any], guide: Callable[..., Any] | None, rows: Tensor
+) -> Iterator[None]:
     """Put the modules of a model and a guide in evaluation mode; afterwards each is in the mode it was in.
 
     Dropout would change a figure at random, and batch normalisation make it depend on the other data and
@@ -22,8 +24,8 @@ def evaluation_mode(model: Callable[..., Any], guide: Callable[..., Any], rows: 
 
     def run() -> None:
         with poutine.block():
-            trace = poutine.trace(guide).get_trace(rows)
-            poutine.replay(model, trace=trace)(rows)
+            trace = poutine.trace(guide).get_trace(rows) if guide is not None else None
+            (model if trace is None else poutine.replay(model, trace=trace))(rows)
 
     with discover(model, guide, run, required=False).evaluating():
         yield

@@ -17,6 +17,12 @@ FIGURES = {
         m, g, x, num_mixture=1, num_particles=2, num_corruptions=2, num_samples=20, seed=1
     ).to_dict(True),
     "log_likelihood": lambda m, g, x: dv.log_likelihood(m, g, x, num_samples=20, seed=1).log_likelihood,
+    "annealed_log_likelihood": lambda m, g, x: (
+        dv.annealed_log_likelihood(m, g, x, num_steps=3, num_chains=2, start="guide", seed=1).log_likelihood
+    ),
+    "bidirectional": lambda m, g, x: dv.bidirectional(
+        m, x, guide=g, num_steps=3, num_chains=2, start="guide", seed=1
+    ).to_dict(),
     "active_units": lambda m, g, x: evaluation.active_units(m, g, x, seed=1).activity["z"],
     "bound_parts": lambda m, g, x: evaluation.bound_parts(m, g, x, seed=1).bound.per_datum,
     "latent_means": lambda m, g, x: evaluation.latent_means(m, g, x, seed=1)["z"],

@@ -1,0 +1,99 @@
+"""How far annealing is from the truth: log p(x) from both sides, on data simulated from the model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyro_dvae import checks
+from pyro_dvae.evaluation.annealing.chunks import Counter, rows_at_once, stream
+from pyro_dvae.evaluation.annealing.kernels import adapted_kernels, pilot_transitions
+from pyro_dvae.evaluation.annealing.likelihood import checked_data, start_program
+from pyro_dvae.evaluation.annealing.records import AnnealedLikelihood, BidirectionalReport
+from pyro_dvae.evaluation.annealing.settings import DEFAULT_MEMORY, AnnealingSettings
+from pyro_dvae.evaluation.annealing.simulation import example_data, simulated
+from pyro_dvae.evaluation.annealing.starts import programs_of
+from pyro_dvae.evaluation.annealing.structure import PROBED, Program, inspect
+from pyro_dvae.evaluation.annealing.weights import Weights, forward_weights, reverse_weights
+from pyro_dvae.evaluation.modes import evaluation_mode
+
+# Rows of the simulated data by which the structure of the model is found.
+_EXAMPLES = 100
+
+
+def bidirectional(
+    model: Program,
+    x_like: Tensor,
+    *,
+    num_data: int | None = None,
+    guide: Program | None = None,
+    data_site: str = "x",
+    num_steps: int = 500,
+    num_chains: int = 16,
+    start: str = "prior",
+    leapfrog_steps: int = 10,
+    schedule: str = "sigmoid",
+    target_acceptance: float = 0.65,
+    seed: int | None = None,
+    max_plate_nesting: int | float = math.inf,
+    memory: int = DEFAULT_MEMORY,
+    progress: Callable[[int, int], None] | None = None,
+) -> BidirectionalReport:
+    """Sandwich log p(x) of data simulated from the model, and so tell how far annealing is from it.
+
+    Bidirectional Monte Carlo (Grosse, Ghahramani and Adams 2015, "Sandwiching the marginal likelihood using
+    bidirectional Monte Carlo"). A datum x simulated with its latents comes with one exact sample of the
+    posterior p(z|x), namely those latents. Chains annealed forwards give a lower bound of log p(x) in
+    expectation, chains annealed from the exact sample backwards, by the same kernels, an upper one. The gap
+    says what :func:`annealed_log_likelihood` misses with the same options, as far as data of the model are
+    like the data of interest (Wu et al. 2017).
+
+    :param model: Pyro model of a batch, as for :func:`annealed_log_likelihood`, with a single observed site.
+    :param x_like: a batch [N, ...] of which only shape, dtype and device are used.
+    :param num_data: data to simulate; as many as ``x_like`` has rows where omitted.
+    :param guide: Pyro guide, for ``start="guide"``.
+    :param data_site: name of the observed site, whose draws are the data.
+    :returns: lower and upper bound of each datum, their gap, and standard errors over the data (nats).
+    :raises InputError: as :func:`annealed_log_likelihood`; or the model observes anything but ``data_site``,
+        or draws of another shape than ``x_like``.
+
+    The other parameters are those of :func:`annealed_log_likelihood`.
+    """
+    settings = AnnealingSettings.checked(
+        num_steps, num_chains, start, leapfrog_steps, schedule, target_acceptance, seed
+    )
+    checks.count("memory", memory)
+    first = start_program(guide, settings)
+    like = checked_data("x_like", x_like)
+    size = len(like) if num_data is None else checks.count("num_data", num_data)
+    like = like.new_zeros(size, *like.shape[1:])
+    with evaluation_mode(poutine.uncondition(model), first, like[:PROBED]):
+        with stream(settings.seed, "example"):
+            examples = example_data(model, like[:_EXAMPLES], data_site)
+        structure = inspect(model, first, examples, max_plate_nesting)
+        with stream(settings.seed, "memory"):
+            rows = rows_at_once(model, first, examples, structure, num_chains, memory)
+        chunks = like.split(rows)
+        count = Counter(progress, len(chunks) * (pilot_transitions(num_steps) + 2 * num_steps))
+        forwards, reverses, data = [], [], []
+        for index, chunk in enumerate(chunks):
+            with stream(settings.seed, "simulation", index):
+                programs, latents = simulated(programs_of(model, first, chunk, structure), data_site)
+            with stream(settings.seed, "pilot", index):
+                kernels = adapted_kernels(programs, settings, count)
+            with stream(settings.seed, "forward", index):
+                forwards.append(forward_weights(programs, kernels, num_chains, count))
+            with stream(settings.seed, "reverse", index):
+                reverses.append(reverse_weights(programs, kernels, num_chains, latents, count))
+            data.append(programs.x.cpu())
+        forward, reverse = Weights.joined(forwards), Weights.joined(reverses)
+        return BidirectionalReport(
+            AnnealedLikelihood(forward.log_weight, forward.acceptance, settings),
+            reverse.log_weight,
+            reverse.acceptance,
+            torch.cat(data),
+        )

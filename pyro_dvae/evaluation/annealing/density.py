@@ -1,0 +1,124 @@
+"""The log-densities at both ends of an annealing path, and their gradients, from one run of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyro_dvae.evaluation.annealing.packing import Packing
+from pyro_dvae.evaluation.annealing.scoring import GivenScores, Held, UnconstrainedScores, total
+from pyro_dvae.evaluation.annealing.structure import Program, Structure
+from pyro_dvae.sites import clean_input
+
+
+@dataclass(frozen=True)
+class Programs:
+    """What defines the densities of a batch.
+
+    :param model: Pyro model.
+    :param guide: Pyro guide where the path starts at it, or None where it starts at the prior.
+    :param x: data, shape [N, ...].
+    :param structure: of the model.
+    :param held: values of sites that stay as they are: subsampled rows, auxiliary draws of the guide.
+    """
+
+    model: Program
+    guide: Program | None
+    x: Tensor
+    structure: Structure
+    held: Mapping[str, Tensor]
+
+    def run(self, program: Program, *handlers: Any) -> None:
+        """Run a program on the data under handlers, the first one outermost, unseen by those outside."""
+        inner: list[Any] = [Held(self.held)] if self.held else []
+        if program is self.guide:
+            inner.append(clean_input())
+        with ExitStack() as stack:
+            for handler in (poutine.block(), *handlers, *inner):
+                stack.enter_context(handler)
+            program(self.x)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A state of the chains with what is known of it; log f_β = base + β · increment (nats).
+
+    :param position: unconstrained latents, [C, N, D].
+    :param base: log p_0(z) + log |∂z/∂u|, [C, N], float64.
+    :param increment: log p(x, z) − log p_0(z), [C, N], float64.
+    :param base_gradient: gradient of ``base``, [C, N, D].
+    :param increment_gradient: gradient of ``increment``, [C, N, D].
+    """
+
+    position: Tensor
+    base: Tensor
+    increment: Tensor
+    base_gradient: Tensor
+    increment_gradient: Tensor
+
+    def log_density(self, beta: float) -> Tensor:
+        """Return log f_β, [C, N] (nats); β > 0."""
+        return self.base + beta * self.increment
+
+    def gradient(self, beta: float) -> Tensor:
+        """Return the gradient of log f_β, [C, N, D]: at any β without another run."""
+        return self.base_gradient + beta * self.increment_gradient
+
+    def where(self, chosen: Tensor, other: Point) -> Point:
+        """Return this point for the chains and data that are ``chosen`` [C, N], else the other."""
+        each = chosen.unsqueeze(-1)
+        return Point(
+            torch.where(each, self.position, other.position),
+            torch.where(chosen, self.base, other.base),
+            torch.where(chosen, self.increment, other.increment),
+            torch.where(each, self.base_gradient, other.base_gradient),
+            torch.where(each, self.increment_gradient, other.increment_gradient),
+        )
+
+
+@dataclass(frozen=True)
+class Density:
+    """The densities of a path as functions of the unconstrained latents."""
+
+    programs: Programs
+    packing: Packing
+
+    def __call__(self, position: Tensor) -> Point:
+        """Evaluate both log-densities and their gradients at ``position`` [C, N, D].
+
+        There is one run of the model (and of the guide) and no gradient of a parameter. The two gradients
+        cost about as much as one: from the prior, the graph of log p(z) is not in that of log p(x|z).
+        """
+        with torch.enable_grad():
+            leaf = position.detach().requires_grad_()
+            base, increment = self.log_densities(leaf)
+            increment_gradient = _gradient(increment, leaf, retain=True)
+            base_gradient = _gradient(base, leaf, retain=False)
+        return Point(leaf.detach(), base.detach(), increment.detach(), base_gradient, increment_gradient)
+
+    def log_densities(self, position: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``base`` and ``increment`` of :class:`Point` with their graph."""
+        programs = self.programs
+        scores = UnconstrainedScores(programs.structure, self.packing.unpack(position))
+        programs.run(programs.model, scores)
+        jacobian = total(scores.jacobian, position)
+        latents, observed = total(scores.latents, position), total(scores.observed, position)
+        if programs.guide is None:
+            return latents + jacobian, observed
+        start = GivenScores(programs.structure, scores.values)
+        programs.run(programs.guide, start)
+        guide = total(start.latents, position)
+        return guide + jacobian, latents + observed - guide
+
+
+def _gradient(value: Tensor, leaf: Tensor, retain: bool) -> Tensor:
+    if not value.requires_grad:
+        return torch.zeros_like(leaf)
+    (found,) = torch.autograd.grad(value.sum(), leaf, retain_graph=retain, allow_unused=True)
+    return torch.zeros_like(leaf) if found is None else found

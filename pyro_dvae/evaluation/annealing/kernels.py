@@ -1,0 +1,85 @@
+"""The transitions of an annealing path: their step sizes come from a pilot run and then stay."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyro_dvae.evaluation.annealing.density import Density, Point, Programs
+from pyro_dvae.evaluation.annealing.hamiltonian import transition
+from pyro_dvae.evaluation.annealing.schedules import inverse_temperatures
+from pyro_dvae.evaluation.annealing.settings import AnnealingSettings
+from pyro_dvae.evaluation.annealing.starts import begin
+
+Tick = Callable[[], None]
+
+PILOT_CHAINS = 4
+# Transitions at the first temperature, to find the scale, and about as many as this, or more, on the path.
+_WARM_UP, _LEAST = 20, 100
+_FIRST_STEP = 0.3
+# The gain of the adaptation falls to this, and no lower: the best step size changes along the path.
+_LEAST_GAIN = 0.3
+_SMALLEST, _LARGEST = 1e-8, 1e3
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """Transition kernels K_1, ..., K_{T−1}, each reversible with respect to its f_β.
+
+    :param betas: inverse temperatures 0 = β_0 < ... < β_T = 1.
+    :param step_sizes: of each transition and datum, [T − 1, N], float64.
+    :param leapfrog_steps: of each transition.
+    """
+
+    betas: list[float]
+    step_sizes: Tensor
+    leapfrog_steps: int
+
+    def apply(self, density: Density, point: Point, index: int) -> tuple[Point, Tensor]:
+        """Apply K_index; return the next point and the acceptance [C, N]."""
+        sizes = self.step_sizes[index - 1]
+        return transition(density, point, sizes, self.betas[index], self.leapfrog_steps)
+
+
+def pilot_transitions(num_steps: int) -> int:
+    """Return the number of transitions of a pilot run."""
+    return _WARM_UP + (num_steps - 1) * _repeats(num_steps) if num_steps > 1 else 0
+
+
+def adapted_kernels(programs: Programs, settings: AnnealingSettings, tick: Tick) -> Kernels:
+    """Anneal a few chains to find a step size for each temperature and datum, and freeze them.
+
+    As Wu et al. (2017) tune theirs: log ε grows by gain · (acceptance − target) after every transition, the
+    acceptance being that of all chains of a datum. Theirs adapts during annealing, by which a step size
+    depends on the states it moves; here the pilot chains are thrown away. Given x, the kernels of the true
+    run are then fixed in advance: exp(log-weight) is exactly unbiased for p(x), and the very same kernels
+    serve in reverse.
+    """
+    betas = inverse_temperatures(settings.schedule, settings.num_steps).tolist()
+    count = len(programs.x)
+    if settings.num_steps == 1:
+        return Kernels(betas, torch.empty(0, count, dtype=torch.float64), settings.leapfrog_steps)
+    density, point = begin(programs, PILOT_CHAINS)
+    log_size = torch.full((count,), math.log(_FIRST_STEP), dtype=torch.float64, device=point.position.device)
+    sizes = []
+    done = 0
+    for index in range(1, settings.num_steps):
+        for _ in range(_repeats(settings.num_steps) + (_WARM_UP if index == 1 else 0)):
+            point, acceptance = transition(
+                density, point, log_size.exp(), betas[index], settings.leapfrog_steps
+            )
+            gain = max(_LEAST_GAIN, (1 + done) ** -0.5)
+            log_size = log_size + gain * (acceptance.mean(0) - settings.target_acceptance)
+            log_size = log_size.clamp(math.log(_SMALLEST), math.log(_LARGEST))
+            done += 1
+            tick()
+        sizes.append(log_size.exp())
+    return Kernels(betas, torch.stack(sizes), settings.leapfrog_steps)
+
+
+def _repeats(num_steps: int) -> int:
+    return max(1, _LEAST // (num_steps - 1))

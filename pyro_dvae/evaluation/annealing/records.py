@@ -1,0 +1,194 @@
+"""What annealing found, per datum and in the mean."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_dvae.evaluation.annealing.settings import AnnealingSettings
+from pyro_dvae.evaluation.estimates import Estimate
+
+# A datum with a larger sampling error (nats), or with fewer effective chains, is not to be relied on.
+_UNRELIABLE, _FEW = 0.5, 2.0
+
+
+@dataclass(frozen=True)
+class AnnealedLikelihood:
+    """log p(x) of each datum by annealed importance sampling; all in nats, float64, on the CPU.
+
+    :param log_weight: log w of each chain, [C, N]; the mean of w is unbiased for p(x).
+    :param acceptance_by_step: mean acceptance of each transition, from hot to cold, [T − 1].
+    :param settings: how it was found.
+    """
+
+    log_weight: Tensor
+    acceptance_by_step: Tensor
+    settings: AnnealingSettings
+
+    @property
+    def log_likelihood(self) -> Tensor:
+        """Log of the mean weight, [N]: a lower bound of log p(x) in expectation."""
+        return torch.logsumexp(self.log_weight, 0) - math.log(len(self.log_weight))
+
+    @property
+    def standard_error(self) -> Tensor:
+        """Standard error of ``log_likelihood`` by the chains, [N] (delta method); NaN for a single chain."""
+        count = len(self.log_weight)
+        if count == 1:
+            return torch.full_like(self.log_weight[0], math.nan)
+        return ((count / self.ess - 1).clamp(min=0) / (count - 1)).sqrt()
+
+    @property
+    def ess(self) -> Tensor:
+        """Effective number of chains, (Σ w)² / Σ w², [N]."""
+        return (2 * torch.logsumexp(self.log_weight, 0) - torch.logsumexp(2 * self.log_weight, 0)).exp()
+
+    @property
+    def unreliable(self) -> Tensor:
+        """Whether a datum has a sampling error above 0.5 nats or fewer than 2 effective chains, [N], bool."""
+        return ~((self.standard_error <= _UNRELIABLE) & (self.ess >= _FEW))
+
+    @property
+    def acceptance(self) -> float:
+        """Mean acceptance of all transitions; NaN where there is none (one step)."""
+        return float(self.acceptance_by_step.mean())
+
+    @property
+    def mean(self) -> float:
+        """The mean of ``log_likelihood`` over the data."""
+        return Estimate(self.log_likelihood).mean
+
+    @property
+    def standard_error_of_mean(self) -> float:
+        """Standard error of ``mean``: the draw of the data and the sampling; NaN for a single datum."""
+        return Estimate(self.log_likelihood).standard_error
+
+    def __str__(self) -> str:
+        chains, count = self.log_weight.shape
+        error = self.standard_error
+        settings = self.settings
+        rows = [
+            ("log p(x), at least", _plus_minus(self.mean, self.standard_error_of_mean)),
+            ("error of a datum", f"{float(error.nanmedian()):.3f} (median)"),
+            ("effective chains", f"{float(self.ess.nanmedian()):.1f} of {chains} (median)"),
+            ("unreliable data", f"{int(self.unreliable.sum())} of {count}"),
+            ("acceptance", f"{self.acceptance:.3f} (target {settings.target_acceptance:g})"),
+            ("path", f"from the {settings.start}, {settings.num_steps} steps, {settings.schedule}"),
+        ]
+        return _table(f"annealed importance sampling of {count} data, nats per datum", rows)
+
+    def to_dict(self, per_datum: bool = False) -> dict[str, Any]:
+        """Return the record as JSON-able values; what is not a finite number is None.
+
+        :param per_datum: with the values of each datum.
+        """
+        values: dict[str, Any] = {
+            "num_data": self.log_weight.shape[1],
+            "unit": "nats per datum",
+            "mean": _finite(self.mean),
+            "standard_error": _finite(self.standard_error_of_mean),
+            "acceptance": _finite(self.acceptance),
+            "acceptance_by_step": _list(self.acceptance_by_step),
+            "num_unreliable": int(self.unreliable.sum()),
+            "settings": asdict(self.settings),
+        }
+        if per_datum:
+            for name in ("log_likelihood", "standard_error", "ess"):
+                values[f"per_datum_{name}"] = _list(getattr(self, name))
+        return values
+
+
+@dataclass(frozen=True)
+class BidirectionalReport:
+    """A lower and an upper bound of log p(x) on data simulated from the model; all in nats.
+
+    :param forward: chains from p_0 to the posterior.
+    :param reverse_log_weight: log w of each chain from the exact latents back to p_0, [C, N].
+    :param reverse_acceptance_by_step: mean acceptance of each transition, from hot to cold, [T − 1].
+    :param x: the simulated data, [N, ...].
+    """
+
+    forward: AnnealedLikelihood
+    reverse_log_weight: Tensor
+    reverse_acceptance_by_step: Tensor
+    x: Tensor
+
+    @property
+    def lower(self) -> Estimate:
+        """Log of the mean weight of the forward chains: below log p(x) in expectation."""
+        return Estimate(self.forward.log_likelihood)
+
+    @property
+    def upper(self) -> Estimate:
+        """−log of the mean of 1/w over the reverse chains: above log p(x) in expectation.
+
+        E[1/w] = 1/p(x) for each chain, also where all chains of a datum begin at its one exact posterior
+        sample, so by Jensen's inequality both this and the mean of log w are upper bounds; this one is the
+        lower of the two for any weights. As the chains are not independent, it has an error over data only.
+        """
+        return Estimate(math.log(len(self.reverse_log_weight)) - torch.logsumexp(-self.reverse_log_weight, 0))
+
+    @property
+    def gap(self) -> Estimate:
+        """Upper less lower bound of each datum: how far annealing can be from log p(x)."""
+        return Estimate(self.upper.per_datum - self.lower.per_datum)
+
+    @property
+    def settings(self) -> AnnealingSettings:
+        """How both bounds were found."""
+        return self.forward.settings
+
+    def __str__(self) -> str:
+        settings = self.settings
+        accepted = (
+            f"{self.forward.acceptance:.3f}, reverse {float(self.reverse_acceptance_by_step.mean()):.3f}"
+        )
+        rows = [
+            *((name, _plus_minus(e.mean, e.standard_error)) for name, e in self._estimates().items()),
+            ("acceptance", accepted),
+            ("path", f"from the {settings.start}, {settings.num_steps} steps, {settings.schedule}"),
+        ]
+        count = self.forward.log_weight.shape[1]
+        return _table(f"bidirectional Monte Carlo, log p(x) of {count} simulated data, nats per datum", rows)
+
+    def to_dict(self, per_datum: bool = False) -> dict[str, Any]:
+        """Return the report as JSON-able values; what is not a finite number is None.
+
+        :param per_datum: with the values of each datum.
+        """
+        values: dict[str, Any] = {"num_data": self.forward.log_weight.shape[1], "unit": "nats per datum"}
+        for name, estimate in self._estimates().items():
+            values[name] = {
+                "mean": _finite(estimate.mean),
+                "standard_error": _finite(estimate.standard_error),
+            }
+            if per_datum:
+                values[name]["per_datum"] = _list(estimate.per_datum)
+        values["acceptance"] = _finite(self.forward.acceptance)
+        values["reverse_acceptance"] = _finite(float(self.reverse_acceptance_by_step.mean()))
+        values["settings"] = asdict(self.settings)
+        return values
+
+    def _estimates(self) -> dict[str, Estimate]:
+        return {"lower": self.lower, "upper": self.upper, "gap": self.gap}
+
+
+def _table(title: str, rows: list[tuple[str, str]]) -> str:
+    width = max(len(name) for name, _ in rows)
+    return "\n".join([title, *(f"{name:<{width}}  {value}" for name, value in rows)])
+
+
+def _plus_minus(value: float, error: float) -> str:
+    return f"{value:.3f} ± {f'{error:.3f}' if math.isfinite(error) else 'n/a'}"
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _list(values: Tensor) -> list[float | None]:
+    return [_finite(value) for value in values.tolist()]

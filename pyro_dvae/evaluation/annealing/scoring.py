@@ -1,0 +1,142 @@
+"""Effect handlers that give latents their values and add up log-densities per datum, in one run."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pyro.distributions.util import scale_and_mask, sum_rightmost
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from pyro_dvae.bounds.plates import DrawPlate, is_auxiliary
+from pyro_dvae.evaluation.annealing.structure import Structure, is_deterministic
+from pyro_dvae.evaluation.annealing.supports import to_support
+from pyro_dvae.sites import Auxiliary
+
+
+class ChainPlate(DrawPlate):
+    """A plate of independent chains; a corruption, off here, is not repeated, nor the encoder run on it."""
+
+    def __init__(self, size: int, dim: int) -> None:
+        super().__init__("_num_chains", size, dim, latents_only=False)
+
+    def _process_message(self, msg: dict[str, Any]) -> None:
+        if not isinstance(msg["fn"], Auxiliary):
+            super()._process_message(msg)
+
+
+class Held(Messenger):
+    """Gives sites the value they had: the rows of a subsampled plate, auxiliary draws."""
+
+    def __init__(self, values: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.values = values
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        if msg["name"] in self.values and not msg["is_observed"]:
+            msg["value"], msg["done"] = self.values[msg["name"]], True
+
+
+class _Placing(Messenger):
+    """Gives each latent of the model a value."""
+
+    def __init__(self, structure: Structure) -> None:
+        super().__init__()
+        self.structure = structure
+
+    @abstractmethod
+    def _place(self, name: str, fn: Any) -> Tensor:
+        """Return the value of the latent ``name`` with distribution ``fn``."""
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        if msg["name"] in self.structure.latents:
+            msg["value"], msg["done"] = self._place(msg["name"], msg["fn"]), True
+
+
+class _Scoring(_Placing):
+    """Adds up the log-densities of the latents and of the observations, each [C, N] (nats)."""
+
+    def __init__(self, structure: Structure) -> None:
+        super().__init__(structure)
+        self.latents: Tensor | float = 0.0
+        self.observed: Tensor | float = 0.0
+
+    def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
+        if site_is_subsample(msg) or is_deterministic(msg) or is_auxiliary(msg):
+            return
+        log_prob = msg["fn"].log_prob(msg["value"], *msg["args"], **msg["kwargs"])
+        value = self.structure.per_datum(scale_and_mask(log_prob, mask=msg["mask"])).double()
+        if msg["is_observed"]:
+            self.observed = self.observed + value
+        else:
+            self.latents = self.latents + value
+
+
+class GivenScores(_Scoring):
+    """Scores latents at given values, in their own space.
+
+    :param values: latents by name, each [C, *plates, *event].
+    """
+
+    def __init__(self, structure: Structure, values: Mapping[str, Tensor]) -> None:
+        super().__init__(structure)
+        self.values = values
+
+    def _place(self, name: str, fn: Any) -> Tensor:
+        return self.values[name]
+
+
+class UnconstrainedScores(_Scoring):
+    """Scores latents at points of unconstrained space.
+
+    It goes from site to site, so the support of one may depend on the value of another.
+    Afterwards ``values`` are the latents in their own space and ``jacobian`` is log |∂z/∂u|, [C, N] (nats).
+
+    :param points: unconstrained latents by name, each [C, *plates, *unconstrained event].
+    """
+
+    def __init__(self, structure: Structure, points: Mapping[str, Tensor]) -> None:
+        super().__init__(structure)
+        self.points = points
+        self.values: dict[str, Tensor] = {}
+        self.jacobian: Tensor | float = 0.0
+
+    def _place(self, name: str, fn: Any) -> Tensor:
+        point = self.points[name]
+        transform = to_support(fn)
+        if transform is None:
+            self.values[name] = point
+            return point
+        value = transform(point)
+        density = transform.log_abs_det_jacobian(point, value)
+        # What is left right of the plates belongs to one event.
+        event = density.dim() - self.structure.nesting - 1
+        self.jacobian = self.jacobian + self.structure.per_datum(sum_rightmost(density, event)).double()
+        self.values[name] = value
+        return value
+
+
+class Unconstraining(_Placing):
+    """Gives latents their values and keeps the points of unconstrained space that these belong to.
+
+    :param values: latents by name, each [C, *plates, *event].
+    """
+
+    def __init__(self, structure: Structure, values: Mapping[str, Tensor]) -> None:
+        super().__init__(structure)
+        self.values = values
+        self.points: dict[str, Tensor] = {}
+
+    def _place(self, name: str, fn: Any) -> Tensor:
+        value, transform = self.values[name], to_support(fn)
+        self.points[name] = value if transform is None else transform.inv(value)
+        return value
+
+
+def total(value: Tensor | float, like: Tensor) -> Tensor:
+    """Return a sum of log-densities in float64 over the full [C, N] of ``like`` [C, N, D]."""
+    return torch.as_tensor(value, dtype=torch.float64, device=like.device).expand(like.shape[:2])

@@ -1,0 +1,59 @@
+"""The options of an annealing run, checked once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from pyro_dvae import checks
+from pyro_dvae.evaluation.annealing.schedules import SCHEDULES
+
+STARTS = ("guide", "prior")
+DEFAULT_MEMORY = 512 * 2**20
+
+
+@dataclass(frozen=True)
+class AnnealingSettings:
+    """How log p(x) was annealed; what the arguments of :func:`annealed_log_likelihood` say.
+
+    :param num_steps: T, temperature increments (one HMC transition between any two).
+    :param num_chains: C, chains per datum.
+    :param start: ``"prior"`` or ``"guide"``, the distribution at β = 0.
+    :param leapfrog_steps: L, leapfrog steps of a transition: one gradient each.
+    :param schedule: name of the inverse temperatures.
+    :param target_acceptance: mean Metropolis acceptance that the step sizes are adapted to.
+    :param seed: the seed of the streams; drawn from torch's where none was given.
+    """
+
+    num_steps: int
+    num_chains: int
+    start: str
+    leapfrog_steps: int
+    schedule: str
+    target_acceptance: float
+    seed: int
+
+    @classmethod
+    def checked(
+        cls,
+        num_steps: int,
+        num_chains: int,
+        start: str,
+        leapfrog_steps: int,
+        schedule: str,
+        target_acceptance: float,
+        seed: int | None,
+    ) -> AnnealingSettings:
+        """Check each option; draw the seed from torch's global stream where there is none."""
+        checks.count("num_steps", num_steps)
+        checks.count("num_chains", num_chains)
+        checks.known("start", start, STARTS)
+        checks.count("leapfrog_steps", leapfrog_steps)
+        checks.known("schedule", schedule, SCHEDULES)
+        target = checks.number("target_acceptance", target_acceptance, minimum=0.01, maximum=0.99)
+        if seed is not None:
+            checks.count("seed", seed, minimum=0)
+        # Last, so that a refused call leaves the stream where it was.
+        drawn = int(torch.randint(2**63 - 1, ())) if seed is None else seed
+        return cls(num_steps, num_chains, start, leapfrog_steps, schedule, target, drawn)

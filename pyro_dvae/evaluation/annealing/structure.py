@@ -1,0 +1,163 @@
+"""Where the data lie in a model: its plate, its latents, and what annealing cannot be done for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.poutine.indep_messenger import CondIndepStackFrame
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from pyro_dvae import checks
+from pyro_dvae.bounds.plates import Subsamples, is_auxiliary
+from pyro_dvae.errors import InputError
+from pyro_dvae.evaluation.annealing.supports import check_continuous
+from pyro_dvae.random_state import forked
+from pyro_dvae.sites import clean_input
+
+Program = Callable[..., Any]
+Site = dict[str, Any]
+
+# Rows of the run that finds the structure.
+PROBED = 100
+
+
+@dataclass(frozen=True)
+class Structure:
+    """The sites of a model and their dimensions.
+
+    :param nesting: dimensions of the user's plates; the chains take the next one to the left.
+    :param data_dim: dimension of the data plate (negative).
+    :param latents: names of the latent sites.
+    :param observed: names of the observed sites.
+    """
+
+    nesting: int
+    data_dim: int
+    latents: tuple[str, ...]
+    observed: tuple[str, ...]
+
+    @property
+    def chain_dim(self) -> int:
+        """The dimension of the chains, left of all plates."""
+        return -self.nesting - 1
+
+    def per_datum(self, value: Tensor) -> Tensor:
+        """Sum a site's value [C, *plates] to [C, N]; a dimension that it does not have comes out as 1."""
+        width = self.nesting + 1
+        if value.dim() > width:
+            raise InputError(
+                f"max_plate_nesting: a site has the batch shape {tuple(value.shape)}, chains included, for "
+                f"plates of at most {self.nesting} dimensions"
+            )
+        full = value.reshape((1,) * (width - value.dim()) + value.shape)
+        others = [dim for dim in range(-width, 0) if dim not in (self.chain_dim, self.data_dim)]
+        return full.sum(others) if others else full
+
+
+@torch.no_grad()
+def inspect(
+    model: Program, guide: Program | None, x: Tensor, max_plate_nesting: int | float = math.inf
+) -> Structure:
+    """Run the model once, and the guide where there is one, and find the structure.
+
+    :raises InputError: there is not one plate of the data, a latent lies outside of it or is not continuous,
+        a site is scaled, or model and guide do not match.
+    """
+    rows = x[:PROBED]
+    with forked(), poutine.block(), clean_input(), Subsamples() as subsamples:
+        sites = _sample_sites(model, rows)
+        guide_sites = [] if guide is None else _sample_sites(guide, rows)
+    observed = [site for site in sites if site["is_observed"]]
+    latents = [site for site in sites if not site["is_observed"]]
+    if not latents:
+        raise InputError("model: expected at least one latent sample site, got none")
+    if not observed:
+        raise InputError("model: expected an observed sample site (obs=x), got none")
+    plate = _data_plate(observed, latents, len(rows))
+    _check_sites("model", sites, plate, subsamples.scale(plate.name))
+    if guide is not None:
+        drawn = [site for site in guide_sites if not is_auxiliary(site) and not site["is_observed"]]
+        _check_match({site["name"] for site in latents}, {site["name"] for site in drawn})
+        _check_sites("guide", drawn, plate, subsamples.scale(plate.name))
+    frames = [frame for site in [*sites, *guide_sites] for frame in _vectorised(site)]
+    return Structure(
+        _nesting(max_plate_nesting, max(-frame.dim for frame in frames)),
+        plate.dim,
+        tuple(site["name"] for site in latents),
+        tuple(site["name"] for site in observed),
+    )
+
+
+def _sample_sites(program: Program, rows: Tensor) -> list[Site]:
+    trace = poutine.trace(program).get_trace(rows)
+    return [
+        site
+        for site in trace.nodes.values()
+        if site["type"] == "sample" and not site_is_subsample(site) and not is_deterministic(site)
+    ]
+
+
+def is_deterministic(site: Site) -> bool:
+    """Whether a site is one of ``pyro.deterministic``, which has no density."""
+    return bool(site["infer"].get("_deterministic"))
+
+
+def _vectorised(site: Site) -> list[CondIndepStackFrame]:
+    return [frame for frame in site["cond_indep_stack"] if frame.vectorized]
+
+
+def _data_plate(observed: list[Site], latents: list[Site], rows: int) -> CondIndepStackFrame:
+    def shared(sites: list[Site]) -> set[CondIndepStackFrame]:
+        return set.intersection(*[{f for f in _vectorised(site) if f.size == rows} for site in sites])
+
+    found = shared(observed)
+    if len(found) > 1:  # a plate of as many parts of each datum: the latents tell them apart
+        found = shared([*observed, *latents]) or found
+    if len(found) != 1:
+        plates = {frame.name: frame.size for site in observed for frame in _vectorised(site)}
+        raise InputError(
+            f"model: expected one plate with the {rows} data of a batch around all observed sites, got "
+            f"{plates or 'none'}"
+        )
+    return found.pop()
+
+
+def _check_sites(program: str, sites: list[Site], plate: CondIndepStackFrame, scale: float) -> None:
+    for site in sites:
+        inside = {(frame.name, frame.dim) for frame in _vectorised(site)}
+        kind = "observed site" if site["is_observed"] else "latent"
+        if (plate.name, plate.dim) not in inside:
+            raise InputError(
+                f"{program}: {kind} {site['name']!r} lies outside the plate {plate.name!r} of the data, and "
+                "log p(x) of one datum has then no meaning; give it a value with pyro.poutine.condition, and "
+                "use this or pyro_dvae.log_likelihood on what remains"
+            )
+        if not bool((torch.as_tensor(site["scale"], dtype=torch.float64) - scale).abs().max() < 1e-6 * scale):
+            raise InputError(
+                f"{program}: {kind} {site['name']!r} has its log-density scaled (poutine.scale, or a "
+                "subsampled plate inside a datum), and such a model has no likelihood; take the scale away"
+            )
+        if not site["is_observed"]:
+            check_continuous(program, site)
+
+
+def _check_match(wanted: set[str], drawn: set[str]) -> None:
+    if extra := sorted(drawn - wanted):
+        raise InputError(
+            f"guide: site {extra[0]!r} is not a latent of the model; sample corruptions with "
+            "pyro_dvae.corrupt, mark other such sites infer={'is_auxiliary': True}"
+        )
+    if missing := sorted(wanted - drawn):
+        raise InputError(f"guide: the model's latent {missing[0]!r} is not sampled in the guide")
+
+
+def _nesting(wanted: int | float, found: int) -> int:
+    if wanted == math.inf:
+        return found
+    return checks.count("max_plate_nesting", wanted, minimum=found)
