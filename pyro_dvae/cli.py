@@ -9,6 +9,7 @@ import click
 
 from pyro_dvae.command import Group
 from pyro_dvae.options import Request, training_options
+from pyro_dvae.runs.evaluation_options import EvaluationOptions, evaluation_options
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -31,6 +32,34 @@ def train(request: Request) -> None:
         for x in epoch:
             trainer.step(x)
     run.finish(trainer)
+
+
+@main.command()
+@click.argument("run")
+@evaluation_options
+@click.option("--output", default=None, help="Folder of the results.  [default: RUN/evaluation]")
+@click.option(
+    "--data-folder", default=None, help="Where the data are now.  [default: where the run had them]"
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@click.option("--quiet", is_flag=True, help="Show no progress.")
+def evaluate(
+    run: str,
+    options: EvaluationOptions,
+    output: str | None,
+    data_folder: str | None,
+    device: str,
+    quiet: bool,
+) -> None:
+    """Measure log p(x) of the test data of the run folder RUN, and how far it can be believed.
+
+    A stopped evaluation goes on when the same command is given again.
+    """
+    from pyro_dvae.runs.evaluation import evaluate_run
+    from pyro_dvae.runs.evaluation_table import table
+
+    content = evaluate_run(run, options, output=output, data_folder=data_folder, device=device, quiet=quiet)
+    click.echo(table(content))
 
 
 @main.command()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -46,18 +48,21 @@ def _run(main: Any, *args: Any, **extra: Any) -> None:
     except DivergenceError as error:
         _end(str(error), FAILURE)
     except (KeyboardInterrupt, click.Abort) as stop:
-        _end(_how_to_resume(stop), INTERRUPTED)
+        _end(_how_to_resume(stop, sys.argv[1:] if not args or args[0] is None else args[0]), INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(FAILURE)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _how_to_resume(stop: BaseException) -> str:
+def _how_to_resume(stop: BaseException, arguments: Sequence[str]) -> str:
     # click turns a KeyboardInterrupt into an Abort that has it as its cause.
-    checkpoint = getattr(stop.__cause__ or stop, "checkpoint", None)
+    cause = stop.__cause__ if isinstance(stop, click.Abort) else stop
+    checkpoint = getattr(cause, "checkpoint", None)
     if checkpoint is None:
         return "stopped"
+    if getattr(cause, "by_repeating", False):
+        return f"stopped; go on with the same command: {shlex.join(['pyro-dvae', *arguments])}"
     return f"stopped; go on with: {_program()} --resume {checkpoint.parent}"
 
 

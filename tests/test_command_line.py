@@ -9,10 +9,16 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyro
 import pytest
+import torch
 from safetensors.numpy import load_file
 
+import pyro_dvae as dv
 from pyro_dvae.cli import main
+from pyro_dvae.options import Options
+from pyro_dvae.runs.data import prepare
+from pyro_dvae.runs.folder import load_run
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "mnist_dvae.py"
@@ -139,6 +145,22 @@ def test_every_option_trains(options, capsys):
     assert np.isfinite(results["test_bound"]["mean"])
     call("info", "run")
     call("sample", "run")
+
+
+def test_importance_weights_are_validated_by_their_own_bound(capsys):
+    options = ["--bound", "diwae", "--particles", "20", "--noise", "0", "--output", "run", "--quiet"]
+    call("train", *SMALL, *options)
+    results = json.loads(Path("run/results.json").read_text())
+    assert results["trained_bound"]["mean"] > results["test_bound"]["mean"] + 0.2
+    dvae, config = load_run("run")
+    options = Options.from_dict(config["options"])
+    validation = prepare(dv.load_dataset("digits"), options, torch.device("cpu")).validation
+    with pyro.settings.context(module_local_params=True):
+        own, simple = (
+            dv.evaluate_bound(dvae.model, dvae.guide, validation, bound, seed=0)
+            for bound in (dv.TraceDenoisingIWAE_ELBO(1, 20), dv.TraceDenoising_ELBO())
+        )
+    assert abs(own.mean - results["best_validation_bound"]) < (own.mean - simple.mean) / 4
 
 
 def test_learned_noise_is_reported(capsys):

@@ -45,7 +45,7 @@ def log_likelihood_histogram(path: FilePath, log_likelihood: Any, title: str | N
 def pareto_k(path: FilePath, k: Any, threshold: float, title: str | None = None) -> Path:
     """Draw Pareto k against the datum [N], with the threshold above which an estimate is not to be trusted.
 
-    A k of −inf (all weights equal) lies at the lower edge, and the picture says how many there are.
+    A k of −inf, where all weights are equal, counts as one that can be trusted.
     """
     values = _numbers("k", k)
     finite, above = np.isfinite(values), ~(values <= threshold)
@@ -66,7 +66,7 @@ def pareto_k(path: FilePath, k: Any, threshold: float, title: str | None = None)
     axes.set_xlabel("test datum")
     axes.set_ylabel("Pareto k of its importance weights")
     axes.xaxis.get_major_locator().set_params(integer=True)
-    return _write(path, figure, axes, _note(int((~finite).sum())))
+    return _write(path, figure, axes, _note(int((~finite).sum())), markerscale=(20 / size) ** 0.5)
 
 
 def convergence(
@@ -116,11 +116,7 @@ def convergence(
 
 
 def kl_per_dimension(
-    path: FilePath,
-    kl: Any,
-    activity: Any = None,
-    threshold: float = 0.01,
-    title: str | None = None,
+    path: FilePath, kl: Any, activity: Any = None, threshold: float = 0.01, title: str | None = None
 ) -> Path:
     """Draw the mean KL (nats) of each latent dimension [d], the largest first.
 
@@ -156,11 +152,7 @@ def kl_per_dimension(
 
 
 def hardest_and_easiest(
-    path: FilePath,
-    images: Any,
-    log_likelihood: Any,
-    image_shape: Sequence[int],
-    title: str | None = None,
+    path: FilePath, images: Any, log_likelihood: Any, image_shape: Sequence[int], title: str | None = None
 ) -> Path:
     """Draw the images [N, D] of the lowest and of the highest log p(x) [N], with number and value of each."""
     values = _numbers("log_likelihood", log_likelihood)
@@ -216,10 +208,10 @@ def _axes(title: str | None) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _write(path: FilePath, figure: Any, axes: Any, note: str, columns: int = 2) -> Path:
+def _write(path: FilePath, figure: Any, axes: Any, note: str, columns: int = 2, **legend: Any) -> Path:
     if axes.get_legend_handles_labels()[1]:
         place: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0)}
-        axes.legend(**place, ncols=columns, frameon=False, fontsize=plots.FONT_SIZE)
+        axes.legend(**place, ncols=columns, frameon=False, fontsize=plots.FONT_SIZE, **legend)
     if note:
         figure.supxlabel(note, x=0.99, ha="right", fontsize=plots.FONT_SIZE - 1, color="0.35")
     return plots.write_figure(path, figure)

@@ -92,6 +92,16 @@ def build_bound(options: Options) -> DenoisingELBO:
     return kind(options.corruptions, options.particles, max_plate_nesting=1)
 
 
+def build_clean_bound(options: Options) -> DenoisingELBO:
+    """Return what the bound that is trained becomes on clean input: L_dvae, but for importance weights.
+
+    The best epoch is chosen by it: importance weights train another guide than L_dvae would choose.
+    """
+    if options.bound == "diwae":
+        return TraceDenoisingIWAE_ELBO(1, options.particles, max_plate_nesting=1)
+    return TraceDenoising_ELBO(max_plate_nesting=1)
+
+
 def check_training(options: Options) -> None:
     """Refuse what the trainer or the evaluation would refuse later, before anything is written."""
     for argument, minimum in (("epochs", 1), ("batch_size", 1), ("seed", 0), ("importance_samples", 0)):

@@ -15,7 +15,7 @@ import torch
 import pyro_dvae
 from pyro_dvae import plots
 from pyro_dvae.bounds import DenoisingELBO, TraceDenoising_ELBO, TraceDenoisingIWAE_ELBO
-from pyro_dvae.datasets import Dataset, binarisation, binarise_dataset, load_dataset
+from pyro_dvae.datasets import Dataset, load_dataset
 from pyro_dvae.errors import DataError, InputError
 from pyro_dvae.evaluation import Estimate, evaluate_bound
 from pyro_dvae.options import Options, Request
@@ -23,12 +23,14 @@ from pyro_dvae.random_state import derived_seed, forked
 from pyro_dvae.runs import folder as run_folder
 from pyro_dvae.runs.build import (
     build_bound,
+    build_clean_bound,
     build_corruption,
     build_decoder,
     build_encoder,
     check_training,
     pick_device,
 )
+from pyro_dvae.runs.data import described, prepare
 from pyro_dvae.runs.pictures import manifold_means, prior_means, reconstructions
 from pyro_dvae.training import Trainer
 
@@ -54,9 +56,9 @@ class Run:
         self.bound = build_bound(self.options)
         self.data = _load(self.options)
         _check_range(self.options, self.data)
-        train, validation, test = binarise_dataset(self.data, self.options.binarisation, self.options.seed)
-        self.train, self.validation, self.test = (part.to(self.device) for part in (train, validation, test))
-        self.visit = binarisation(self.options.binarisation).visit
+        parts = prepare(self.data, self.options, self.device)
+        self.train, self.validation, self.test = parts.train, parts.validation, parts.test
+        self.visit = parts.visit
         pyro.clear_param_store()
         pyro.set_rng_seed(self.options.seed)
         self.encoder = build_encoder(self.options, self.data.dimension).to(self.device)
@@ -77,7 +79,7 @@ class Run:
     def trainer(self, model: Program, guide: Program, bound: DenoisingELBO) -> Trainer:
         """Return the training loop; iterate over it, and over each of its epochs, and call its ``step``."""
         options = self.options
-        validation_bound = TraceDenoising_ELBO(max_plate_nesting=1)
+        validation_bound = build_clean_bound(options)
 
         def evaluate() -> float:
             return evaluate_bound(model, guide, self.visit(self.validation), validation_bound).mean
@@ -122,6 +124,8 @@ class Run:
     def _evaluate(self, model: Program, guide: Program, trainer: Trainer) -> dict[str, Any]:
         test = self.visit(self.test)
         bounds: dict[str, DenoisingELBO] = {"test_bound": TraceDenoising_ELBO(max_plate_nesting=1)}
+        if self.options.bound == "diwae":
+            bounds["trained_bound"] = build_clean_bound(self.options)
         samples = self.options.importance_samples
         if samples:
             bounds["importance_weighted_bound"] = TraceDenoisingIWAE_ELBO(1, samples, max_plate_nesting=1)
@@ -228,14 +232,7 @@ def _title(options: Options, data: Dataset) -> str:
 def _config(options: Options, data: Dataset) -> dict[str, Any]:
     return {
         "options": options.as_dict(),
-        "data": {
-            "name": data.name,
-            "source": data.source,
-            "substituted_for": data.substituted_for,
-            "dimension": data.dimension,
-            "image_shape": list(data.image_shape),
-            "sizes": [len(data.train), len(data.validation), len(data.test)],
-        },
+        "data": described(data),
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -261,6 +258,7 @@ def _table(results: dict[str, Any], folder: Path, pictures: list[Path]) -> str:
         )
     for name, label in (
         ("test_bound", "test bound"),
+        ("trained_bound", "test bound, as trained"),
         ("importance_weighted_bound", "importance-weighted bound"),
     ):
         if name in results:

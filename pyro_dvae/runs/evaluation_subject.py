@@ -1,0 +1,110 @@
+"""What is evaluated: the model of a run, and the very test data of the run's own evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_dvae import checks
+from pyro_dvae.datasets.base import is_binary
+from pyro_dvae.errors import InputError
+from pyro_dvae.evaluation import Proposal
+from pyro_dvae.models import DVAE
+from pyro_dvae.options import Options
+from pyro_dvae.random_state import derived_seed, forked
+from pyro_dvae.runs import folder as run_folder
+from pyro_dvae.runs.build import pick_device
+from pyro_dvae.runs.data import RunData, load_again
+from pyro_dvae.runs.evaluation_options import WEIGHTS, EvaluationOptions
+from pyro_dvae.training.checkpoint import read_checkpoint
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A trained model with its data.
+
+    :param dvae: model and guide, in evaluation mode, the corruption at the level of ``epoch``.
+    :param config: content of the run's ``config.json``.
+    :param options: those of the run.
+    :param data: the run's data.
+    :param x: test data to evaluate, as the run's own evaluation saw them, [N, D].
+    :param epoch: epoch whose weights these are, from 1; 0 before the end of the first.
+    """
+
+    dvae: DVAE
+    config: dict[str, Any]
+    options: Options
+    data: RunData
+    x: Tensor
+    epoch: int
+
+    @property
+    def title(self) -> str:
+        """The data in words, for the pictures."""
+        name = self.config["data"]["name"]
+        wanted = self.config["data"]["substituted_for"]
+        return f"{name} (in place of {wanted})" if wanted else name
+
+    @property
+    def observation(self) -> str:
+        """What log p(x) is the logarithm of: ``"probability"``, ``"density"`` or ``"none"`` of the two.
+
+        Grey values under a Bernoulli decoder have a cross-entropy, which is no density.
+        """
+        if self.options.likelihood != "bernoulli":
+            return "density"
+        return "probability" if is_binary(self.data.visit(self.data.test)) else "none"
+
+    def labels(self) -> tuple[Tensor, Tensor] | None:
+        """Return the classes of the training data and of ``x``; None where they do not tell data apart."""
+        train, test = self.data.dataset.train_labels, self.data.dataset.test_labels
+        if train is None or test is None or len(train.unique()) < 2:
+            return None
+        return train, test[: len(self.x)]
+
+    def train_x(self) -> Tensor:
+        """Return the training data as the model sees them, [N, D]."""
+        with forked(derived_seed(self.options.seed, "evaluation", "train")):  # drawn anew where dynamic
+            return self.data.visit(self.data.train)
+
+
+def check_options(options: EvaluationOptions) -> None:
+    """Refuse now what would be refused late, after a long part of the work."""
+    least = {"samples": 1, "seed": 0, "memory": 1, "annealed": 0, "simulated": 0}
+    least |= {"annealing_steps": 1, "chains": 1, "corruptions": 2 if options.proposal == "mixture" else 1}
+    for name, minimum in least.items():
+        checks.count(name, getattr(options, name), minimum)
+    if options.count is not None:
+        checks.count("count", options.count)
+    checks.known("which", options.which, WEIGHTS)
+    Proposal(options.proposal, options.corruptions, options.defensive, options.widen)
+
+
+def load_subject(
+    folder: Path, options: EvaluationOptions, device: str = "auto", data_folder: str | None = None
+) -> Subject:
+    """Read model and data of a run.
+
+    :raises InputError: the folder holds no run or no checkpoint, or there are fewer than ``count`` test data.
+    :raises DataError: the run's data cannot be had, or are others now.
+    """
+    with forked():  # weights are drawn before they are read
+        dvae, config = run_folder.load_run(folder, options.which)
+    run_options, place = Options.from_dict(config["options"]), pick_device(device)
+    _, state = read_checkpoint(folder / run_folder.CHECKPOINT, lambda name: False)
+    best = state["history"]["best_epoch"] if options.which == "best" else None
+    epoch = best or state["epoch"]
+    dvae.guide.corruption.set_epoch(max(0, epoch - 1))
+    data = load_again(config, run_options, data_folder, place, state["data"].get("train"))
+    size = len(data.test)
+    if options.count is not None and options.count > size:
+        raise InputError(f"count: expected at most the {size} test data, got {options.count}")
+    if size == 0:
+        raise InputError(f"data: {config['data']['name']} has no test data")
+    with forked(), torch.no_grad():
+        x = data.visit(data.test[: options.count])
+    return Subject(dvae.to(place).eval(), config, run_options, data, x, epoch)

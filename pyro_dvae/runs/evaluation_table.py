@@ -1,0 +1,140 @@
+"""The closing table of an evaluation, from the content of ``evaluation.json``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from pyro_dvae.evaluation import Proposal
+
+Row = tuple[str, str]
+
+
+def table(content: dict[str, Any]) -> str:
+    """Return the figures as aligned rows ``label  value``, then where everything was written."""
+    parts = (_data, _likelihood, _annealed, _bidirectional, _bound, _measures, _files)
+    rows = [row for part in parts for row in part(content)]
+    width = max(len(label) for label, _ in rows)
+    return "\n".join(f"{label:<{width}}  {value}" for label, value in rows)
+
+
+def _data(content: dict[str, Any]) -> Iterator[Row]:
+    data, settings = content["data"], content["settings"]
+    yield "run", f"{content['run']}, {settings['which']} epoch ({content['epoch']})"
+    size = f"{data['count']:,} of {data['sizes'][2]:,} test data"
+    yield "data", f"{data['name']}, {size}, binarisation: {data['binarisation']}"
+    if data["substituted_for"]:
+        yield "", f"NOT {data['substituted_for']}, which could not be had"
+    if content["log_p_is_of"] == "none":
+        yield "", "grey pixels under a Bernoulli decoder: p(x) is no density, compare it with nothing else"
+    elif content["log_p_is_of"] == "density":
+        yield "", "p(x) is a density of pixels in [0, 1]"
+
+
+def _likelihood(content: dict[str, Any]) -> Iterator[Row]:
+    found = content["log_likelihood"]
+    each, samples = found["per_datum"], found["num_samples"]
+    over = _error(found["standard_error_of_mean"])
+    yield "log p(x)", f"{_plus_minus(found['mean'], found['sampling_error'])} nats (± sampling)"
+    if over:
+        yield "", f"{over} nats (draw of the data)"
+    drawn = {name: value for name, value in found["proposal"].items() if value is not None}
+    yield "  by", f"{samples:,} samples of each datum, proposal: {Proposal(**drawn)}"
+    yield "  Pareto-smoothed", f"{_number(found['smoothed_mean'])} nats (no lower bound)"
+    ess = [value for value in each["ess"] if value is not None]
+    yield "  effective samples", f"median {median(ess):,.0f}, least {min(ess):.1f}"
+    k = [value for value in each["pareto_k"] if value is not None]
+    share = f"{100 * found['share_unreliable']:.1f} % above {found['pareto_k_threshold']:.2f}"
+    yield "  Pareto k", f"{share}; median {median(k):.2f}, largest {max(k):.2f}" if k else share
+    if found["advice"]:
+        yield "  advice", found["advice"]
+
+
+def _annealed(content: dict[str, Any]) -> Iterator[Row]:
+    found = content["annealed"]
+    if found is None:
+        return
+    same, count = found["same_data"], found["num_data"]
+    value = _plus_minus(same["annealed_mean"], same["annealed_sampling_error"])
+    yield "annealed", f"{value} nats (± sampling) on the first {count}"
+    value = _plus_minus(same["importance_mean"], same["importance_sampling_error"])
+    yield "  importance", f"{value} nats on the same {count}"
+    value = f"{same['difference']:+.3f} {_error(same['difference_standard_error'])}".strip()
+    yield "  annealed less it", f"{value} nats (datum by datum)"
+    if found["num_unreliable"]:
+        yield (
+            "  not reliable",
+            f"{found['num_unreliable']} of {count}: try more --chains or --annealing-steps",
+        )
+
+
+def _bidirectional(content: dict[str, Any]) -> Iterator[Row]:
+    found = content["bidirectional"]
+    if found is None:
+        return
+    low, high, gap = (found[name] for name in ("lower", "upper", "gap"))
+    bounds = f"{_number(low['mean'])} to {_number(high['mean'])} nats"
+    yield "bidirectional", f"log p(x) of {found['num_data']} data drawn from the model: {bounds}"
+    yield (
+        "  gap",
+        f"{_plus_minus(gap['mean'], gap['standard_error'])} nats: what annealing may miss of such data",
+    )
+
+
+def _bound(content: dict[str, Any]) -> Iterator[Row]:
+    found = content["bound_parts"]
+    for label, part in (("bound", found["bound"]), ("  reconstruction", found["reconstruction"])):
+        how = "" if part["standard_error"] is None else " (± draw of the data)"
+        yield label, f"{_plus_minus(part['mean'], part['standard_error'])} nats{how}"
+    for site, part in found["kl"].items():
+        yield f"  KL of {site}", f"{_plus_minus(part['mean'], part['standard_error'])} nats"
+
+
+def _measures(content: dict[str, Any]) -> Iterator[Row]:
+    active, bits = content["active_units"], content["bits_per_dimension"]
+    if active is not None:
+        yield (
+            "active units",
+            f"{active['count']} of {active['total']} (variance above {active['threshold']:g})",
+        )
+    if bits is not None:
+        added = ""
+        if bits["of"] == "density":
+            steps = f"in steps of 1/{bits['steps']}" if bits["steps"] > 1 else "in [0, 1]"
+            added = f" (density of values {steps}: {math.log2(bits['steps']):.2f} bits added)"
+        value = _plus_minus(bits["mean"], bits["standard_error"], 4)
+        yield "bits per dimension", value + added
+    errors = content["reconstruction_error"]
+    for name, label in (("from_mean", "mean code"), ("from_samples", "sampled codes")):
+        if errors[name] is not None:
+            squared, entropy = errors[name]["squared"], errors[name]["cross_entropy"]
+            more = "" if entropy is None else f", cross-entropy {_number(entropy['mean'])} nats"
+            yield f"error, {label}", f"mean square of a pixel {squared['mean']:.5f}{more}"
+    probe = content["linear_probe"]
+    if probe is not None:
+        accuracy = f"{100 * probe['test_accuracy']:.1f} ± {100 * probe['test_standard_error']:.1f} %"
+        baseline = f"{100 * probe['majority_accuracy']:.1f} % by the commonest class"
+        trained = f"{probe['num_train']:,} training data{'' if probe['converged'] else ', NOT CONVERGED'}"
+        yield "linear probe", f"{accuracy} right, {baseline} ({trained})"
+
+
+def _files(content: dict[str, Any]) -> Iterator[Row]:
+    yield "time", f"{content['seconds']['total']:.0f} s"
+    labels = {".json": "these figures", ".nc": "for ArviZ"}
+    for path in map(Path, content["files"]):
+        yield labels.get(path.suffix, path.stem.replace("_", " ")), str(path)
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "not finite" if value is None else f"{value:.{digits}f}"
+
+
+def _error(value: float | None, digits: int = 3) -> str:
+    return "" if value is None else f"± {value:.{digits}f}"
+
+
+def _plus_minus(value: float | None, error: float | None, digits: int = 3) -> str:
+    return f"{_number(value, digits)} {_error(error, digits)}".strip()
