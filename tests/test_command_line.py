@@ -154,7 +154,8 @@ def test_importance_weights_are_validated_by_their_own_bound(capsys):
     assert results["trained_bound"]["mean"] > results["test_bound"]["mean"] + 0.2
     dvae, config = load_run("run")
     options = Options.from_dict(config["options"])
-    validation = prepare(dv.load_dataset("digits"), options, torch.device("cpu")).validation
+    data = prepare(dv.load_dataset("digits"), options, torch.device("cpu"))
+    validation = data.visit(data.validation)
     with pyro.settings.context(module_local_params=True):
         own, simple = (
             dv.evaluate_bound(dvae.model, dvae.guide, validation, bound, seed=0)
