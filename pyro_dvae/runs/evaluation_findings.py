@@ -166,17 +166,22 @@ def _likelihood(subject: Subject, options: EvaluationOptions, partial: Path, qui
 def _annealed(subject: Subject, options: EvaluationOptions, quiet: bool) -> AnnealedLikelihood:
     rows = subject.x[: options.annealed]
     with _progress("annealing", quiet) as shown:
-        return annealed_log_likelihood(subject.dvae.model, None, rows, progress=shown, **_annealing(options))
+        return annealed_log_likelihood(
+            subject.dvae.model, subject.dvae.guide, rows, progress=shown, **_annealing(options)
+        )
 
 
 def _simulated(subject: Subject, options: EvaluationOptions, quiet: bool) -> BidirectionalReport:
     like = subject.x[:1].expand(options.simulated, -1)
     with _progress("annealing both ways", quiet) as shown:
-        return bidirectional(subject.dvae.model, like, progress=shown, **_annealing(options))
+        return bidirectional(
+            subject.dvae.model, like, guide=subject.dvae.guide, progress=shown, **_annealing(options)
+        )
 
 
 def _annealing(options: EvaluationOptions) -> dict[str, Any]:
     return {
+        "start": options.annealing_start,
         "num_steps": options.annealing_steps,
         "num_chains": options.chains,
         "seed": options.seed,

@@ -12,6 +12,7 @@ import click
 
 PROPOSALS = ("clean", "corrupted", "mixture")
 WEIGHTS = ("best", "last")
+STARTS = ("guide", "prior")
 
 
 def _option(default: Any, help_text: str, **click_arguments: Any) -> Any:
@@ -39,11 +40,14 @@ class EvaluationOptions:
     memory: int = _option(512, "Megabytes that samples and chains may take, about.")
     bfloat16: bool = _option(False, "Round factors of matrix products: faster, noisier.", is_flag=True)
     no_compile: bool = _option(False, "Do without the compiler.", is_flag=True)
-    annealed: int = _option(10, "Test data for annealed importance sampling, the first ones; 0: none.")
-    annealing_steps: int = _option(500, "Temperatures of each chain.")
+    annealed: int = _option(20, "Test data for annealed importance sampling, the first ones; 0: none.")
+    annealing_start: str = _option(
+        "guide", "Where chains start: at the guide or at the prior.", type=click.Choice(STARTS)
+    )
+    annealing_steps: int = _option(300, "Temperatures of each chain.")
     chains: int = _option(8, "Chains of each datum.")
     simulated: int = _option(
-        10, "Data drawn from the model for bidirectional Monte Carlo (log p(x) from both sides); 0: none."
+        20, "Data drawn from the model for bidirectional Monte Carlo (log p(x) from both sides); 0: none."
     )
     keep_weights: bool = _option(False, "Keep all log weights in the netCDF file.", is_flag=True)
 

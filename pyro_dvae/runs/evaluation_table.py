@@ -60,6 +60,8 @@ def _annealed(content: dict[str, Any]) -> Iterator[Row]:
     same, count = found["same_data"], found["num_data"]
     value = _plus_minus(same["annealed_mean"], same["annealed_sampling_error"])
     yield "annealed", f"{value} nats (± sampling) on the first {count}"
+    path = found["settings"]
+    yield "  by", f"{path['num_chains']} chains from the {path['start']}, {path['num_steps']} temperatures"
     value = _plus_minus(same["importance_mean"], same["importance_sampling_error"])
     yield "  importance", f"{value} nats on the same {count}"
     value = f"{same['difference']:+.3f} {_error(same['difference_standard_error'])}".strip()

@@ -120,13 +120,15 @@ def test_figures_are_those_of_the_library(run, evaluated):
     subject = load_subject(run, TINY)
     x, (train, test) = subject.x, subject.labels()
     pair = (subject.dvae.model, subject.dvae.guide)
-    annealing = {"num_steps": 3, "num_chains": 3, "seed": 0}
+    annealing = {"start": "guide", "num_steps": 3, "num_chains": 3, "seed": 0}
     with pyro.settings.context(module_local_params=True):
         likelihood = log_likelihood(*pair, x, num_samples=40, seed=0)
-        annealed = annealed_log_likelihood(pair[0], None, x[:3], **annealing)
+        annealed = annealed_log_likelihood(*pair, x[:3], **annealing)
         expected = {
             "log_likelihood": likelihood.to_dict(per_datum=True),
-            "bidirectional": bidirectional(pair[0], x[:2], **annealing).to_dict(per_datum=True),
+            "bidirectional": bidirectional(pair[0], x[:2], guide=pair[1], **annealing).to_dict(
+                per_datum=True
+            ),
             "bound_parts": bound_parts(*pair, x, seed=0).to_dict(),
             "active_units": active_units(*pair, x, seed=0).to_dict(),
             "reconstruction_error": reconstruction_error(*pair, x, seed=0).to_dict(),
