@@ -589,3 +589,19 @@ def test_the_record_as_table_json_and_labelled_data(tmp_path):
     np.testing.assert_array_equal(group["log_likelihood"].values, found.log_likelihood.numpy())
     np.testing.assert_array_equal(group["log_weight"].values, found.log_weight.numpy())
     assert group["log_weight"].dims == ("datum", "importance_sample")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an accelerator")
+def test_on_the_accelerator():
+    dvae, x = small_network()
+    with pyro.settings.context(module_local_params=True):
+        expected = dv.log_likelihood(dvae.model, dvae.guide, x, num_samples=4000, seed=1)
+        dvae.to("cuda")
+        for compiled in (False, True):
+            found = dv.log_likelihood(
+                dvae.model, dvae.guide, x.cuda(), num_samples=4000, seed=1, compiled=compiled
+            )
+            error = (found.standard_error.square() + expected.standard_error.square()).sqrt()
+            assert bool(((found.log_likelihood - expected.log_likelihood).abs() < 5 * error).all())
+            assert found.log_likelihood.device.type == "cpu"
