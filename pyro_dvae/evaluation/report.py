@@ -22,6 +22,8 @@ from pyro_dvae.bounds import (
 )
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.estimates import Estimate, estimate_in_chunks
+from pyro_dvae.evaluation.importance import LogLikelihood, log_likelihood
+from pyro_dvae.evaluation.importance.result import TOO_MANY
 from pyro_dvae.evaluation.modes import evaluation_mode
 from pyro_dvae.evaluation.report_picture import bounds_picture
 from pyro_dvae.random_state import derived_seed, forked
@@ -31,7 +33,6 @@ LOG_LIKELIHOOD = "log_likelihood"
 UNRELIABLE = 0.5
 # Inputs of the decoder or encoder, and densities of the latents, held at once.
 _ROWS_AT_ONCE, _DENSITIES_AT_ONCE = 2000, 200_000
-_BATCHES = 20  # independent batches of importance samples, at least about: for the standard error
 
 
 @dataclass(frozen=True)
@@ -229,9 +230,8 @@ def bounds_report(
     The first line is estimated with M corruptions and the largest K, from the same draws as the last three
     bounds of the others.
 
-    log p(x) is estimated by importance sampling with the mixture over the corruptions as its proposal, in
-    independent batches, so that the memory needed does not grow with ``num_samples``; the spread of the
-    batches gives its standard error of each datum by the delta method.
+    log p(x) is estimated by :func:`~pyro_dvae.log_likelihood` with the mixture over M corruptions as its
+    proposal (the guide itself where its input is clean).
 
     :param model: Pyro model of a batch, with one data plate.
     :param guide: Pyro guide of a batch, with or without a corruption.
@@ -258,10 +258,8 @@ def bounds_report(
         checks.count("seed", seed, minimum=0)
     nesting = _plate_nesting(model, guide, x) if max_plate_nesting == math.inf else max_plate_nesting
 
-    per_corruption = max(1, min(num_samples // (_BATCHES * m), _ROWS_AT_ONCE // m))
-    batches = max(2, math.ceil(num_samples / (m * per_corruption)))
     planned = _planned(m, mixtures, particles, nesting)
-    total = len(x) * (len(planned) + batches)
+    total = len(x) * (len(planned) + 1)
     done = 0
     start = int(torch.randint(2**63 - 1, ())) if seed is None else seed
 
@@ -285,10 +283,18 @@ def bounds_report(
             rows = min(_rows_at_once(each) for each in alike)
             estimate = Estimate(evaluate(bound, rows, f"{m} x {bound.num_particles}"))
             entries.append(BoundsEntry(name, label, definition, kind, estimate, _with_lost(note, estimate)))
-        sampler = TraceDenoisingIWAE_ELBO(m, per_corruption, combine="mixture", max_plate_nesting=nesting)
-        rows = _rows_at_once(sampler)
-        drawn = (evaluate(sampler, rows, f"{LOG_LIKELIHOOD} {batch}") for batch in range(batches))
-        entries.append(_likelihood(drawn, m * per_corruption * batches))
+    sampled = log_likelihood(
+        model,
+        guide,
+        x,
+        num_samples=num_samples,
+        proposal="clean" if clean else "mixture" if m > 1 else "corrupted",
+        num_corruptions=m,
+        seed=derived_seed(start, "bounds_report", LOG_LIKELIHOOD),
+        max_plate_nesting=nesting,
+        progress=False if progress is None else lambda count, _: progress(done + count, total),
+    )
+    entries.append(_likelihood(sampled, x.dtype))
     return BoundsReport(tuple(entries), _orders(m, mixtures, particles), clean)
 
 
@@ -355,25 +361,19 @@ def _orders(m: int, mixtures: list[int], particles: list[int]) -> tuple[tuple[st
     return tuple(dict.fromkeys(pair for chain in chains for pair in itertools.combinations(chain, 2)))
 
 
-def _likelihood(batches: Iterable[Tensor], num_samples: int) -> BoundsEntry:
-    """Combine estimates of log p(x) [N] from independent batches, each unbiased after exp."""
-    count, first, second = 0, torch.tensor(-math.inf), torch.tensor(-math.inf)
-    for values in batches:
-        count += 1
-        log_weight = values.double()
-        first, second = torch.logaddexp(first, log_weight), torch.logaddexp(second, 2 * log_weight)
-        dtype = values.dtype
-    # Squared relative error of the mean weight, which is the squared error of its log (delta method).
-    relative = (count * (second - 2 * first).exp() - 1).clamp(min=0) / (count - 1)
-    error = relative.sqrt()
-    estimate = Estimate((first - math.log(count)).to(dtype))
+def _likelihood(found: LogLikelihood, dtype: torch.dtype) -> BoundsEntry:
+    """Return the entry of log p(x), with how far it is too low."""
+    error = found.standard_error
+    estimate = Estimate(found.log_likelihood.to(dtype))
     unreliable = int((~(error <= UNRELIABLE)).sum())
-    about = "more than" if unreliable else "about"
-    note = f"importance sampling; too low by {about} {float(relative.nanmean()) / 2:.2g}"
+    about = "more than" if unreliable or found.share_unreliable > TOO_MANY else "about"
+    note = f"importance sampling; too low by {about} {float(error.square().nanmean()) / 2:.2g}"
     if unreliable:
         note += f"; sampling error above {UNRELIABLE} for {unreliable} of {len(error)} data"
-    definition = f"log 1/S Σ_s w_s, the weights of the mixture over corruptions, S={num_samples}"
-    label = f"log p(x), {num_samples} samples"
+    if found.share_unreliable > TOO_MANY:
+        note += f"; Pareto k above {found.threshold:.2f} for {100 * found.share_unreliable:.0f} %"
+    definition = f"log 1/S Σ_s w_s, proposal: {found.proposal}, S={found.num_samples}"
+    label = f"log p(x), {found.num_samples} samples"
     return BoundsEntry(
         LOG_LIKELIHOOD, label, definition, "estimate", estimate, _with_lost(note, estimate), error
     )

@@ -13,7 +13,6 @@ import pyro_dvae as dv
 from pyro_dvae import plots
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation import OrderViolation
-from pyro_dvae.evaluation.report import _likelihood
 
 SMALL = {"num_mixture": (1, 4), "num_particles": (1, 3), "num_corruptions": 2, "num_samples": 100}
 NAMES = ["dvae", "semi_implicit_1", "semi_implicit_4", "upper_4", "diwae_1", "diwae_3"]
@@ -138,23 +137,24 @@ def test_the_bias_of_importance_sampling_is_no_violation(linear):
     assert not any(v.upper == "log_likelihood" for v in useless.violations())
 
 
-def test_streamed_batches_give_the_mean_weight_and_its_error():
-    log_weights = torch.randn(30, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    log_weights[:, 7] = -2.0
-    entry = _likelihood(iter(log_weights - 800), 30)  # exp of it underflows
-    weights = log_weights.exp()
-    torch.testing.assert_close(entry.estimate.per_datum, weights.mean(0).log() - 800)
-    expected = weights.std(0) / math.sqrt(30) / weights.mean(0)
-    torch.testing.assert_close(entry.sampling_error, expected, atol=1e-6, rtol=1e-9)
+def test_the_evidence_is_that_of_log_likelihood(linear):
+    report, problem, x = linear
+    entry = report["log_likelihood"]
+    exact = problem.log_evidence(x).detach()
+    assert bool(((entry.estimate.per_datum - exact).abs() < 5 * entry.sampling_error).all())
+    assert "too low by about" in entry.note
+    assert "mixture of 5" in entry.definition
 
 
 def test_an_unreliable_estimate_says_so():
-    values = torch.full((20, 3), -5.0)
-    values[0, 1] = 30.0
-    note = _likelihood(iter(values), 20).note
-    assert "above 0.5 for 1 of 3 data" in note
-    values[:, 2] = -math.inf
-    assert "not finite for 1 of 3 data" in _likelihood(iter(values), 20).note
+    problem = LinearGaussian()
+    with torch.no_grad():
+        problem.log_v.fill_(-9.0)
+    report = dv.bounds_report(problem.model, problem.guide, data(20), **SMALL, seed=0)
+    note = report["log_likelihood"].note
+    assert "too low by more than" in note
+    assert "Pareto k above" in note
+    assert "sampling error above 0.5" in note
 
 
 def test_with_the_exact_posterior_all_bounds_are_the_evidence():
