@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from pyro_dvae.recording.record import noted
+
 # The product of (1 + e^-|l|), each in (1, 2], over a group must not overflow: 2^112 does not in float32.
 _GROUP_AT_MOST, _GROUP_AT_LEAST = 112, 8
 _DTYPES = (torch.float32, torch.float64)
@@ -46,19 +48,25 @@ def _draws(node: Node) -> bool:
 def _match(node: Node) -> tuple[Node, Node] | None:
     """Return logits and targets if ``node`` is sum(neg(bce(logits, targets)), -1), through plain views."""
     aten = torch.ops.aten
-    if node.target is not aten.sum.dim_IntList or len(node.args) != 2 or node.args[1] != [-1]:
+    if node.target is not aten.sum.dim_IntList or len(node.args) != 2 or node.args[1] != [-1] or node.kwargs:
         return None
     inner = _through_views(node.args[0])
     if inner is None or inner.target is not aten.neg.default:
         return None
     entropy = _through_views(inner.args[0])
-    if entropy is None or entropy.target is not aten.binary_cross_entropy_with_logits.default:
+    if (
+        entropy is None
+        or entropy.target is not aten.binary_cross_entropy_with_logits.default
+        or entropy.kwargs
+    ):
         return None
     logits, target, weight, positive, reduction = (*entropy.args, None, None, 1)[:5]
     if weight is not None or positive is not None or reduction != 0:
         return None
-    value = _value(logits)
-    if value is None or value.dtype not in _DTYPES or _group(value.shape[-1]) is None:
+    value, aim = noted(logits), noted(target)
+    if value is None or aim is None or value.dtype not in _DTYPES or value.dtype != aim.dtype:
+        return None
+    if value.shape != aim.shape or value.dim() == 0 or _group(value.shape[-1]) is None:
         return None
     assert isinstance(logits, Node)
     assert isinstance(target, Node)
@@ -69,18 +77,11 @@ def _through_views(node: Any) -> Node | None:
     """Return the node behind views and expansions that leave the shape as it is."""
     views = (torch.ops.aten.view.default, torch.ops.aten.expand.default, torch.ops.aten._unsafe_view.default)
     while isinstance(node, Node) and node.target in views:
-        before, after = _value(node.args[0]), _value(node)
+        before, after = noted(node.args[0]), noted(node)
         if before is None or after is None or before.shape != after.shape:
             return None
         node = node.args[0]
     return node if isinstance(node, Node) else None
-
-
-def _value(node: Any) -> Any:
-    """Return what make_fx noted of a node's value: something with a shape and a dtype."""
-    if not isinstance(node, Node):
-        return None
-    return node.meta.get("val", node.meta.get("tensor_meta"))
 
 
 def _group(size: int) -> int | None:

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+from pyro_dvae.recording.record import noted
+
 
 def use_bfloat16_products(graph: GraphModule) -> int:
     """Round the factors of every float32 matrix product to bfloat16, in place; return how many there are.
@@ -17,7 +19,10 @@ def use_bfloat16_products(graph: GraphModule) -> int:
     replacements = {aten.addmm.default: _addmm, aten.mm.default: _mm, aten.bmm.default: _bmm}
     found = 0
     for node in graph.graph.nodes:
-        if node.op == "call_function" and node.target in replacements and not node.kwargs:
+        if node.op != "call_function" or node.target not in replacements or node.kwargs:
+            continue
+        value = noted(node)
+        if value is not None and value.dtype == torch.float32:
             node.target = replacements[node.target]
             found += 1
     graph.recompile()
@@ -29,12 +34,8 @@ def _addmm(bias: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def _mm(a: Tensor, b: Tensor) -> Tensor:
-    if a.dtype != torch.float32:
-        return torch.mm(a, b)
     return torch.mm(a.to(torch.bfloat16), b.to(torch.bfloat16)).float()
 
 
 def _bmm(a: Tensor, b: Tensor) -> Tensor:
-    if a.dtype != torch.float32:
-        return torch.bmm(a, b)
     return torch.bmm(a.to(torch.bfloat16), b.to(torch.bfloat16)).float()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pyro
 import torch
 from torch import Tensor
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_dvae.random_state import forked
@@ -37,10 +38,17 @@ def record(function: Callable[..., Tensor], *example: Tensor) -> GraphModule:
     return graph
 
 
+def noted(node: Any) -> Any:
+    """Return what the recording noted of a node's value: something with a shape and a dtype, or None."""
+    if not isinstance(node, Node):
+        return None
+    return node.meta.get("val", node.meta.get("tensor_meta"))
+
+
 def _drop_unused(graph: GraphModule) -> None:
     """Remove operations that nothing reads, but for random draws: those move the generator on."""
 
-    def is_impure(node: torch.fx.Node) -> bool:
+    def is_impure(node: Node) -> bool:
         if node.op in ("placeholder", "output"):
             return True
         tags = getattr(node.target, "tags", ())

@@ -9,7 +9,9 @@ from pyro_dvae.evaluation.importance.proposals import Pass, Proposal
 # Of a CPU: inputs of the decoder at once, so few that what it computes of them stays in the cache.
 ROWS_IN_CACHE = 2000
 ROWS_ON_ACCELERATOR = 500_000
-_DATA_AT_ONCE = 4  # of ROWS_IN_CACHE rows; more data means fewer draws of each, and the sums cost more
+# Data at once: fewer mean less work on the data themselves, more that few draws of each are summed together.
+_FEWEST_AT_ONCE, _MOST_AT_ONCE = 4, 20
+_WEIGHTS_AT_ONCE = 8_000  # of a chunk: from here on their sums cost little beside the decoder
 _BYTES_PER_WEIGHT = 80  # of a block of log weights: float64 copies, exponentials and the sorting of the tail
 _BLOCK_AT_MOST = 1_000_000  # log weights; more at once brings no speed
 
@@ -48,7 +50,10 @@ def plan(
     """
     proposal = smallest.proposal
     rows = max(smallest.num_draws, min(rows_at_once, memory // 2 // row_bytes))
-    share = max(1, min(_DATA_AT_ONCE, num_data, rows // smallest.num_draws))
+    # Of a mixture each datum is M data to the guide.
+    most = max(_FEWEST_AT_ONCE, _MOST_AT_ONCE // proposal.strata)
+    at_once = min(most, max(_FEWEST_AT_ONCE, _WEIGHTS_AT_ONCE // num_samples))
+    share = max(1, min(at_once, num_data, rows // smallest.num_draws))
     passes = -(-num_samples // max(smallest.num_draws, rows // share))
     wanted = -(-num_samples // passes)
     from_prior = max(2, round(wanted * proposal.defensive)) if proposal.defensive else 0

@@ -24,8 +24,8 @@ class LogLikelihood:
     :param pareto_k: shape of the Pareto distribution fitted to the largest weights of each, [N] (Vehtari et
         al. 2024): above ``threshold`` the estimate and its error are not to be trusted; −inf where all
         weights are equal.
-    :param smoothed_log_likelihood: the same with the largest weights smoothed by that fit, [N]: often
-        closer, but no lower bound.
+    :param smoothed_log_likelihood: the same with the largest weights smoothed by that fit, [N]: no lower
+        bound, and closer only where k is below the threshold.
     :param bound_by_samples: mean estimate from fewer samples, by their number: (numbers, [N, numbers]).
     :param num_samples: S.
     :param proposal: what was drawn from.
@@ -95,8 +95,7 @@ class LogLikelihood:
         untried = []
         if self.denoising and self.proposal.kind != "mixture":
             untried.append("proposal='mixture'")
-        if self.proposal.widen == 1:
-            untried.append("widen=1.2")
+        untried.append("widen=1.2" if self.proposal.widen == 1 else "a larger widen")
         if not self.proposal.defensive:
             untried.append("defensive=0.1")
         untried.append("annealed_log_likelihood on some of the data")

@@ -173,12 +173,14 @@ def test_the_figures_are_those_of_the_log_weights(options, dtype):
     if not options:
         torch.testing.assert_close(found.standard_error, relative.std(1) * math.sqrt(1000))
     smoothed, k = import_arviz().psislw(weight.numpy())
-    np.testing.assert_allclose(found.pareto_k.numpy(), k, rtol=1e-6, atol=1e-6)
+    # In single precision a draw may lie within rounding of the cutoff, and count as a tie with it.
+    close = 1e-6 if dtype == torch.float64 else 0.02
+    np.testing.assert_allclose(found.pareto_k.numpy(), k, rtol=close, atol=close)
     # ArviZ normalises by the smoothed sum; its smallest weight is a raw one.
     least = weight.numpy().argmin(1)[:, None]
     total = np.take_along_axis(weight.numpy(), least, 1) - np.take_along_axis(smoothed, least, 1)
     np.testing.assert_allclose(
-        found.smoothed_log_likelihood.numpy(), total[:, 0] - math.log(1000), rtol=1e-6, atol=1e-6
+        found.smoothed_log_likelihood.numpy(), total[:, 0] - math.log(1000), rtol=close, atol=close
     )
 
 
@@ -209,7 +211,7 @@ def test_bad_proposals_are_told_and_advised():
     assert "mixture" not in plain.advice
     assert "widen=" in plain.advice
     widened = likelihood(problem, data(20), num_samples=1000, widen=1.01)
-    assert "widen=" not in widened.advice
+    assert "a larger widen" in widened.advice
     assert "defensive=" in widened.advice
     assert "annealed_log_likelihood" in widened.advice
     defended = likelihood(problem, data(20), num_samples=5000, defensive=0.5)

@@ -1,0 +1,383 @@
+import os
+import subprocess
+import sys
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
+
+from pyro_dvae.random_state import forked
+from pyro_dvae.recording import (
+    NoCompiler,
+    Unrecordable,
+    compile_graph,
+    fast_products,
+    fuse_bernoulli_sums,
+    matmul,
+    record,
+    use_bfloat16_products,
+)
+
+WEIGHT = torch.randn(24, 3, generator=torch.Generator().manual_seed(1))
+
+
+def noisy(x: Tensor) -> Tensor:
+    """Draws of several kinds, Pyro's among them, and a decoder."""
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(x[:, :3], 0.5).to_event(1))
+    z = z * torch.bernoulli(torch.full_like(z, 0.7)) + torch.rand(z.shape)
+    return dist.Bernoulli(logits=z @ WEIGHT.T).log_prob((x > 0).float()).sum(-1)
+
+
+def log_bernoulli(logits: Tensor, target: Tensor) -> Tensor:
+    return (-cross_entropy(logits, target, reduction="none")).sum(-1)
+
+
+def operations(graph) -> list[str]:
+    return [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]
+
+
+@pytest.fixture
+def x():
+    return torch.randn(5, 24, generator=torch.Generator().manual_seed(2))
+
+
+def test_a_recording_draws_what_the_function_draws(x):
+    graph = record(noisy, x)
+    for seed in (1, 2):
+        for rows in (x, x.flip(0)):
+            with forked(seed):
+                expected = noisy(rows)
+            with forked(seed):
+                assert torch.equal(graph(rows), expected)
+
+
+def test_a_recording_draws_afresh_in_every_run(x):
+    graph = record(noisy, x)
+    torch.manual_seed(3)
+    first, second = graph(x), graph(x)
+    assert not torch.equal(first, second)
+    torch.manual_seed(3)
+    assert torch.equal(graph(x), first)
+    assert torch.equal(graph(x), second)
+
+
+def test_recording_and_compiling_leave_the_random_streams_alone(x):
+    before = torch.get_rng_state()
+    compile_graph(record(noisy, x), x)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_draws_that_nothing_reads_move_the_generator_on(x):
+    def wasteful(x: Tensor) -> Tensor:
+        torch.randn(7)
+        torch.empty(3).normal_()
+        return x + torch.rand(len(x), 1)
+
+    graph = record(wasteful, x)
+    with forked(1):
+        expected = wasteful(x)
+    with forked(1):
+        assert torch.equal(graph(x), expected)
+
+
+def test_other_unread_operations_are_dropped(x):
+    def wasteful(x: Tensor) -> Tensor:
+        x.exp().sum()
+        return x + 1
+
+    assert operations(record(wasteful, x)) == ["aten.add.Tensor"]
+
+
+def test_what_is_no_argument_is_frozen_and_keeps_no_gradient(x):
+    weight, factor = torch.nn.Parameter(torch.ones(24)), [2.0]
+    graph = record(lambda x: factor[0] * x @ weight, x)
+    factor[0] = 5.0
+    found = graph(x)
+    torch.testing.assert_close(found.detach(), 2 * x.sum(1))
+
+
+def by_value(x: Tensor) -> Tensor:
+    return x + 1 if x.sum() > 0 else x
+
+
+def by_number(x: Tensor) -> Tensor:
+    return x * float(x.sum())
+
+
+@pytest.mark.parametrize("function", [by_value, by_number])
+def test_control_flow_on_values_is_refused(function, x):
+    with pytest.raises(Unrecordable):
+        record(function, x)
+
+
+def test_a_failing_function_is_refused_with_its_reason(x):
+    def failing(x: Tensor) -> Tensor:
+        raise ValueError("no such site\nand more")
+
+    with pytest.raises(Unrecordable, match=r"^no such site$"):
+        record(failing, x)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 3e-6), (torch.float64, 1e-14)], ids=["float32", "float64"]
+)
+@pytest.mark.parametrize("size", [8, 24, 784, 113 * 11], ids=str)
+@pytest.mark.parametrize("target", ["binary", "grey"])
+def test_fused_sums_are_the_plain_ones(size, dtype, tolerance, target):
+    logits = 4 * torch.randn(6, 3, size, dtype=dtype)
+    logits[0, 0, :6] = torch.tensor([1e4, -1e4, 0.0, -0.0, 100.0, -100.0])
+    logits[1] = 0  # the largest factors there are: nothing may overflow
+    logits[2], logits[3] = 1e4, -1e4
+    x = torch.rand(3, size, dtype=dtype)
+    x = x.round() if target == "binary" else x
+    graph = record(log_bernoulli, logits, x.expand_as(logits))
+    assert fuse_bernoulli_sums(graph) == 1
+    assert "binary_cross_entropy" not in str(operations(graph))
+    expected = log_bernoulli(logits, x.expand_as(logits))
+    found = graph(logits, x.expand_as(logits))
+    assert found.dtype == dtype
+    # Rounding grows with the terms that are added up, not with what is left of them.
+    scale = (1 + logits.abs()).sum(-1)
+    assert bool(((found - expected).abs() <= tolerance * scale).all())
+
+
+def test_fused_sums_behind_pyros_distributions_are_found_and_counted(x):
+    def twice(x: Tensor) -> Tensor:
+        target = (x > 0).float()
+        first = dist.Bernoulli(logits=x).to_event(1).log_prob(target)
+        return first + dist.Bernoulli(logits=2 * x).log_prob(target).sum(-1)
+
+    graph = record(twice, x)
+    assert fuse_bernoulli_sums(graph) == 2
+    assert fuse_bernoulli_sums(graph) == 0
+    torch.testing.assert_close(graph(x), twice(x))
+
+
+def test_fusing_keeps_the_draws(x):
+    graph = record(noisy, x)
+    assert fuse_bernoulli_sums(graph) == 1
+    with forked(1):
+        expected = noisy(x)
+    with forked(1):
+        torch.testing.assert_close(graph(x), expected)
+
+
+def entropies(logits: Tensor, target: Tensor, **options) -> Tensor:
+    return cross_entropy(logits, target, **{"reduction": "none"} | options)
+
+
+OTHERS = {
+    "weighted": lambda a, b: (-entropies(a, b, weight=torch.linspace(0.5, 2, 24))).sum(-1),
+    "weighted classes": lambda a, b: (-entropies(a, b, pos_weight=torch.linspace(0.5, 2, 24))).sum(-1),
+    "mean": lambda a, b: (-entropies(a, b, reduction="mean")).expand(2, 24).sum(-1),
+    "sum of all": lambda a, b: (-entropies(a, b, reduction="sum")).expand(2, 24).sum(-1),
+    "other dimension": lambda a, b: (-entropies(a, b)).sum(0),
+    "both dimensions": lambda a, b: (-entropies(a, b)).sum((0, 1)),
+    "kept dimension": lambda a, b: (-entropies(a, b)).sum(-1, keepdim=True),
+    "summed in double": lambda a, b: (-entropies(a, b)).sum(-1, dtype=torch.float64),
+    "targets in double": lambda a, b: (-entropies(a, b.double())).sum(-1),
+    "reshaped": lambda a, b: (-entropies(a, b)).reshape(10, 12).sum(-1),
+    "positive": lambda a, b: entropies(a, b).sum(-1),
+    "scaled": lambda a, b: (-2 * entropies(a, b)).sum(-1),
+    "few pixels": lambda a, b: (-entropies(a[:, :7], b[:, :7])).sum(-1),
+    "no fit divisor": lambda a, b: (-entropies(a.repeat(1, 5)[:, :113], b.repeat(1, 5)[:, :113])).sum(-1),
+    "half precision": lambda a, b: (-entropies(a.bfloat16(), b.bfloat16())).sum(-1),
+}
+
+
+@pytest.mark.parametrize("function", OTHERS.values(), ids=OTHERS)
+def test_all_other_sums_are_left_alone(function, x):
+    target = (x > 0).float()
+    graph = record(function, x, target)
+    before = operations(graph)
+    assert fuse_bernoulli_sums(graph) == 0
+    assert operations(graph) == before
+    assert torch.equal(graph(x, target), function(x, target))
+
+
+@pytest.fixture
+def two_layers():
+    """Return a function with an affine layer, a product of matrices and one of stacks, and its factors."""
+    bias = torch.randn(8, generator=torch.Generator().manual_seed(3))
+    first, second, third = (
+        torch.randn(*shape, generator=torch.Generator().manual_seed(4))
+        for shape in ((24, 8), (8, 8), (5, 8, 2))
+    )
+
+    def layers(x: Tensor) -> Tensor:
+        hidden = torch.addmm(bias.to(x), x, first.to(x)).tanh()
+        return (hidden @ second.to(x))[:, None].bmm(third.to(x))[:, 0].exp().log()
+
+    return layers
+
+
+def test_products_alone_are_rounded(two_layers, x):
+    graph = record(two_layers, x)
+    assert use_bfloat16_products(graph) == 3
+    kinds = ("_addmm", "_mm", "_bmm")
+    others = [name for name in operations(record(two_layers, x)) if "mm." not in name]
+    assert [name for name in operations(graph) if not name.startswith("<function")] == others
+    assert sum(f"<function {kind} " in name for name in operations(graph) for kind in kinds) == 3
+    found, expected = graph(x), two_layers(x)
+    assert found.dtype == torch.float32
+    assert 1e-4 < float((found - expected).abs().max() / expected.abs().max()) < 0.05
+    assert use_bfloat16_products(graph) == 0
+
+
+def test_a_rounded_product_is_that_of_rounded_factors(x):
+    graph = record(lambda x: x @ WEIGHT, x)
+    assert use_bfloat16_products(graph) == 1
+    expected = x.bfloat16().float() @ WEIGHT.bfloat16().float()
+    torch.testing.assert_close(graph(x), expected, rtol=2**-8, atol=1e-3)
+
+
+def test_double_products_stay_as_they_are(two_layers, x):
+    graph = record(two_layers, x.double())
+    assert use_bfloat16_products(graph) == 0
+    assert torch.equal(graph(x.double()), two_layers(x.double()))
+
+
+has_setting = pytest.mark.skipif(
+    not hasattr(getattr(torch.backends.mkldnn, "matmul", None), "fp32_precision")
+    or not torch.backends.mkldnn.is_available(),
+    reason="this torch has no such setting",
+)
+
+
+@has_setting
+def test_fast_products_put_the_setting_back():
+    setting = torch.backends.mkldnn.matmul
+    before = setting.fp32_precision
+    with fast_products():
+        pass
+    assert setting.fp32_precision == before
+    with pytest.raises(ZeroDivisionError), fast_products():
+        raise ZeroDivisionError
+    assert setting.fp32_precision == before
+
+
+@has_setting
+@pytest.mark.parametrize("exact", [True, False])
+def test_fast_products_are_taken_only_where_they_are_exact(exact, monkeypatch):
+    setting = torch.backends.mkldnn.matmul
+    before = setting.fp32_precision
+    tried = []
+
+    def probe():
+        tried.append(setting.fp32_precision)
+        return exact
+
+    monkeypatch.setattr(matmul, "_exact", probe)
+    with fast_products():
+        inside = setting.fp32_precision
+    assert tried == ["bf16"]
+    assert inside == ("bf16" if exact else before)
+    assert setting.fp32_precision == before
+
+
+@has_setting
+def test_a_failing_probe_puts_the_setting_back(monkeypatch):
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    monkeypatch.setattr(matmul, "_exact", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError), fast_products():
+        pass
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
+def test_fast_products_are_as_exact_as_others(monkeypatch):
+    a, b = torch.randn(300, 200), torch.randn(200, 100)
+    with fast_products():
+        found = a @ b
+    torch.testing.assert_close(found, (a.double() @ b.double()).float(), rtol=0, atol=1e-4)
+
+
+def test_the_probe_tells_rounded_products(monkeypatch):
+    assert matmul._exact()  # torch's own choice of a library
+    plain = torch.Tensor.__matmul__
+
+    def rounded(a, b):
+        return plain(a.bfloat16(), b.bfloat16()).float() if a.dtype == torch.float32 else plain(a, b)
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", rounded)
+    assert not matmul._exact()
+
+
+class Bare:
+    """torch's settings of oneDNN, as versions before 2.9 have them."""
+
+    @staticmethod
+    def is_available() -> bool:
+        return True
+
+
+@pytest.mark.parametrize("setting", [None, object()], ids=["no settings", "other settings"])
+def test_without_the_setting_nothing_happens(setting, monkeypatch):
+    bare = Bare()
+    if setting is not None:
+        bare.matmul = setting
+    monkeypatch.setattr(torch.backends, "mkldnn", bare)
+    monkeypatch.setattr(matmul, "_exact", lambda: pytest.fail("nothing to try"))
+    with fast_products():
+        ran = True
+    assert ran
+
+
+def test_a_compiled_graph_gives_the_numbers_of_the_graph(x):
+    graph = record(noisy, x)
+    fuse_bernoulli_sums(graph)
+    fast = compile_graph(graph, x)
+    for seed, rows in ((1, x), (2, x.flip(0))):
+        with forked(seed):
+            expected = [graph(rows) for _ in range(2)]
+        with forked(seed), torch.no_grad():
+            found = [fast(rows) for _ in range(2)]
+        torch.testing.assert_close(found, expected)
+        assert not torch.equal(*found)
+
+
+def test_a_compiled_graph_of_networks_is_frozen(x):
+    network = torch.nn.Sequential(torch.nn.Linear(24, 16), torch.nn.Softplus(), torch.nn.Linear(16, 4))
+    fast = compile_graph(record(network, x), x)
+    with torch.no_grad():
+        expected = network(x)
+        network[0].weight.zero_()
+        torch.testing.assert_close(fast(x), expected)
+
+
+WITHOUT_COMPILER = """
+import torch
+from pyro_dvae.recording import NoCompiler, compile_graph, record
+
+torch.set_num_threads(1)
+x = torch.randn(4, 30)
+graph = record(lambda x: (x.exp() + 1).log().sum(-1), x)
+try:
+    compile_graph(graph, x)
+except NoCompiler as error:
+    print(f"refused: {error}")
+print(torch.allclose(graph(x), torch.nn.functional.softplus(x).sum(-1)))
+"""
+
+
+def test_a_missing_compiler_is_told(tmp_path):
+    """The real error of the real compiler's absence, in a process with no programs and no cache."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("CXX", "CC")}
+    environment |= {"PATH": str(tmp_path), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_COMPILER], capture_output=True, text=True, check=False, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    refused, plain = done.stdout.splitlines()
+    assert refused.startswith("refused: ")
+    assert "compiler" in refused.lower()
+    assert plain == "True"
+
+
+def test_what_cannot_be_compiled_is_told(x):
+    graph = record(lambda x: x + 1, x)
+    with pytest.raises(NoCompiler):
+        compile_graph(graph, x.reshape(24, 5), x)
