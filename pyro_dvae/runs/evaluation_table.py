@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
@@ -50,7 +51,15 @@ def _likelihood(content: dict[str, Any]) -> Iterator[Row]:
     share = f"{100 * found['share_unreliable']:.1f} % above {found['pareto_k_threshold']:.2f}"
     yield "  Pareto k", f"{share}; median {median(k):.2f}, largest {max(k):.2f}" if k else share
     if found["advice"]:
-        yield "  advice", found["advice"]
+        yield "  advice", _as_options(found["advice"])
+
+
+def _as_options(advice: str) -> str:
+    """Return advice on arguments of ``log_likelihood`` as advice on options of the command."""
+    advice = re.sub(r"\b(proposal|widen|defensive)='?([\w.]+)'?", r"--\1 \2", advice)
+    return advice.replace("a larger widen", "a larger --widen").replace(
+        "annealed_log_likelihood on some of the data", "annealing (--annealed N)"
+    )
 
 
 def _annealed(content: dict[str, Any]) -> Iterator[Row]:
