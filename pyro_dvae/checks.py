@@ -70,6 +70,15 @@ def finite(argument: str, value: torch.Tensor) -> torch.Tensor:
     return value
 
 
+def data(argument: str, value: Any) -> torch.Tensor:
+    """Return ``value``, or refuse what is not a non-empty, finite tensor of data [N, ...]."""
+    if not isinstance(value, torch.Tensor):
+        raise InputError(f"{argument}: expected a tensor, got {type(value).__name__}")
+    if value.dim() == 0:
+        raise InputError(f"{argument}: expected data of shape [N, ...], got a single number")
+    return finite(argument, value)
+
+
 def unit_interval(argument: str, value: torch.Tensor) -> torch.Tensor:
     """Return ``value``, or refuse a tensor with any element outside [0, 1]."""
     finite(argument, value)

@@ -106,3 +106,19 @@ def test_an_input_error_is_a_value_error_of_one_line():
     with pytest.raises(ValueError, match=r"rate") as caught:
         checks.number("rate", 2, 0, 1)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([1.0], "x: expected a tensor, got list"),
+        (torch.tensor(1.0), "x: expected data of shape"),
+        (torch.zeros(0, 2), "x: expected at least one element"),
+        (torch.tensor([1.0, math.inf]), "x: expected finite values"),
+    ],
+)
+def test_data_are_rows(value, message):
+    with pytest.raises(InputError, match=message):
+        checks.data("x", value)
+    rows = torch.ones(2, 3)
+    assert checks.data("x", rows) is rows

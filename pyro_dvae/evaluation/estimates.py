@@ -70,7 +70,7 @@ def evaluate_bound(
     :returns: the per-datum bound, its mean and standard error (nats).
     :raises InputError: ``x`` is empty, or model and guide have no plate of the size of a chunk.
     """
-    checks.finite("x", x)
+    checks.data("x", x)
     draws = bound.num_corruptions * bound.num_particles
     size = max(1, _ROWS_AT_ONCE // draws) if chunk is None else checks.count("chunk", chunk)
     with evaluation_mode(model, guide, x[:size]):

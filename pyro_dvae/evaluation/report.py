@@ -26,6 +26,7 @@ from pyro_dvae.evaluation.importance import LogLikelihood, log_likelihood
 from pyro_dvae.evaluation.importance.result import TOO_MANY
 from pyro_dvae.evaluation.modes import evaluation_mode
 from pyro_dvae.evaluation.report_picture import bounds_picture
+from pyro_dvae.evaluation.values import error_of_mean, finite, plus_minus
 from pyro_dvae.random_state import derived_seed, forked
 
 LOG_LIKELIHOOD = "log_likelihood"
@@ -111,8 +112,8 @@ class BoundsReport:
         """Return the report as aligned text: label, mean ± standard error, difference to log p(x), note."""
         rows = [("", "mean ± s.e.", "above log p(x)", "")]
         for entry in self.entries:
-            gap = "" if entry.name == LOG_LIKELIHOOD else _plus_minus(*self._gap(entry))
-            value = _plus_minus(entry.estimate.mean, entry.estimate.standard_error)
+            gap = "" if entry.name == LOG_LIKELIHOOD else plus_minus(*self._gap(entry))
+            value = plus_minus(entry.estimate.mean, entry.estimate.standard_error)
             rows.append((entry.label, value, gap, entry.note))
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
         lines = [
@@ -135,16 +136,16 @@ class BoundsReport:
                 "label": entry.label,
                 "definition": entry.definition,
                 "kind": entry.kind,
-                "mean": _finite(entry.estimate.mean),
-                "standard_error": _finite(entry.estimate.standard_error),
+                "mean": finite(entry.estimate.mean),
+                "standard_error": finite(entry.estimate.standard_error),
                 "note": entry.note,
             }
             if entry.sampling_error is not None:
-                values["sampling_error"] = _finite(_error_of_mean(entry.sampling_error))
+                values["sampling_error"] = finite(error_of_mean(entry.sampling_error))
             if per_datum:
-                values["per_datum"] = [_finite(value) for value in entry.estimate.per_datum.tolist()]
+                values["per_datum"] = [finite(value) for value in entry.estimate.per_datum.tolist()]
                 if entry.sampling_error is not None:
-                    values["per_datum_sampling_error"] = [_finite(v) for v in entry.sampling_error.tolist()]
+                    values["per_datum_sampling_error"] = [finite(v) for v in entry.sampling_error.tolist()]
             entries.append(values)
         violations = [
             {"lower": v.lower, "upper": v.upper, "excess": v.excess, "standard_error": v.standard_error}
@@ -163,7 +164,7 @@ class BoundsReport:
         inner = []
         for entry in self.entries:
             if entry.sampling_error is not None:
-                inner.append(_error_of_mean(entry.sampling_error))
+                inner.append(error_of_mean(entry.sampling_error))
             else:
                 inner.append(self._gap(entry)[1])
         return bounds_picture(
@@ -202,7 +203,7 @@ class BoundsReport:
             return ["order: as it must be"]
         return [
             f"order violated: {self[v.lower].label} exceeds {self[v.upper].label} by "
-            f"{_plus_minus(v.excess, v.standard_error)}"
+            f"{plus_minus(v.excess, v.standard_error)}"
             for v in violations
         ]
 
@@ -246,11 +247,7 @@ def bounds_report(
     :param progress: called with the rows done and the rows in all, over all bounds.
     :raises InputError: ``x`` is empty or not finite, a count is below 1, or there is none.
     """
-    if not isinstance(x, Tensor):
-        raise InputError(f"x: expected a tensor, got {type(x).__name__}")
-    if x.dim() == 0:
-        raise InputError("x: expected data of shape [N, ...], got a single number")
-    checks.finite("x", x)
+    checks.data("x", x)
     mixtures, particles = _counts("num_mixture", num_mixture), _counts("num_particles", num_particles)
     m = checks.count("num_corruptions", num_corruptions)
     checks.count("num_samples", num_samples)
@@ -401,16 +398,3 @@ def _counts(argument: str, values: Any) -> list[int]:
 def _with_lost(note: str, estimate: Estimate) -> str:
     lost = int((~torch.isfinite(estimate.per_datum)).sum())
     return f"{note}; not finite for {lost} of {len(estimate.per_datum)} data" if lost else note
-
-
-def _error_of_mean(errors: Tensor) -> float:
-    """Return the error of the mean of independent values with the given errors."""
-    return float(errors.square().sum().sqrt()) / len(errors)
-
-
-def _plus_minus(value: float, error: float) -> str:
-    return f"{value:.3f} ± {f'{error:.3f}' if math.isfinite(error) else 'n/a'}"
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from collections.abc import Iterator
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pyro
-from torch import Tensor
 
 from pyro_dvae.errors import CheckpointError
 from pyro_dvae.evaluation import (
@@ -36,6 +34,7 @@ from pyro_dvae.evaluation.annealing import (
     bidirectional,
 )
 from pyro_dvae.evaluation.counting import Counting, counting
+from pyro_dvae.evaluation.values import error_of_mean, finite
 from pyro_dvae.runs.data import grid_of
 from pyro_dvae.runs.evaluation_options import EvaluationOptions
 from pyro_dvae.runs.evaluation_subject import Subject
@@ -108,8 +107,8 @@ def bits_per_dimension(subject: Subject, likelihood: LogLikelihood) -> dict[str,
     bits = bits_per_dim(-likelihood.log_likelihood, subject.x.shape[1], scale=steps)
     estimate = Estimate(bits)
     return {
-        "mean": _finite(estimate.mean),
-        "standard_error": _finite(estimate.standard_error),
+        "mean": finite(estimate.mean),
+        "standard_error": finite(estimate.standard_error),
         "of": subject.observation,
         "steps": steps,
     }
@@ -120,21 +119,13 @@ def same_data(likelihood: LogLikelihood, annealed: AnnealedLikelihood) -> dict[s
     rows = annealed.log_likelihood.numel()
     gain = Estimate(annealed.log_likelihood - likelihood.log_likelihood[:rows])
     return {
-        "annealed_mean": _finite(annealed.mean),
-        "annealed_sampling_error": _finite(_error_of_mean(annealed.standard_error)),
-        "importance_mean": _finite(float(likelihood.log_likelihood[:rows].mean())),
-        "importance_sampling_error": _finite(_error_of_mean(likelihood.standard_error[:rows])),
-        "difference": _finite(gain.mean),
-        "difference_standard_error": _finite(gain.standard_error),
+        "annealed_mean": finite(annealed.mean),
+        "annealed_sampling_error": finite(error_of_mean(annealed.standard_error)),
+        "importance_mean": finite(float(likelihood.log_likelihood[:rows].mean())),
+        "importance_sampling_error": finite(error_of_mean(likelihood.standard_error[:rows])),
+        "difference": finite(gain.mean),
+        "difference_standard_error": finite(gain.standard_error),
     }
-
-
-def _error_of_mean(errors: Tensor) -> float:
-    return float(errors.square().sum().sqrt()) / len(errors)
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _likelihood(subject: Subject, options: EvaluationOptions, partial: Path, quiet: bool) -> LogLikelihood:

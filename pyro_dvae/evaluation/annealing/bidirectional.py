@@ -12,7 +12,7 @@ from torch import Tensor
 from pyro_dvae import checks
 from pyro_dvae.evaluation.annealing.chunks import Counter, rows_at_once, stream
 from pyro_dvae.evaluation.annealing.kernels import adapted_kernels, pilot_transitions
-from pyro_dvae.evaluation.annealing.likelihood import checked_data, start_program
+from pyro_dvae.evaluation.annealing.likelihood import start_program
 from pyro_dvae.evaluation.annealing.records import AnnealedLikelihood, BidirectionalReport
 from pyro_dvae.evaluation.annealing.settings import DEFAULT_MEMORY, AnnealingSettings
 from pyro_dvae.evaluation.annealing.simulation import example_data, simulated
@@ -68,7 +68,7 @@ def bidirectional(
     )
     checks.count("memory", memory)
     first = start_program(guide, settings)
-    like = checked_data("x_like", x_like)
+    like = checks.data("x_like", x_like).detach()
     size = len(like) if num_data is None else checks.count("num_data", num_data)
     like = like.new_zeros(size, *like.shape[1:])
     with evaluation_mode(poutine.uncondition(model), first, like[:PROBED]):

@@ -77,7 +77,7 @@ def annealed_log_likelihood(
     )
     checks.count("memory", memory)
     first = start_program(guide, settings)
-    x = checked_data("x", x)
+    x = checks.data("x", x).detach()
     with evaluation_mode(model, first, x[:PROBED]):
         structure = inspect(model, first, x, max_plate_nesting)
         with stream(settings.seed, "memory"):
@@ -94,15 +94,6 @@ def annealed_log_likelihood(
                 found.append(forward_weights(programs, kernels, num_chains, count))
         weights = Weights.joined(found)
         return AnnealedLikelihood(weights.log_weight, weights.acceptance, settings)
-
-
-def checked_data(argument: str, x: Tensor) -> Tensor:
-    """Return data without a graph, or refuse what is no non-empty, finite tensor [N, ...]."""
-    if not isinstance(x, Tensor):
-        raise InputError(f"{argument}: expected a tensor, got {type(x).__name__}")
-    if x.dim() == 0:
-        raise InputError(f"{argument}: expected data of shape [N, ...], got a single number")
-    return checks.finite(argument, x).detach()
 
 
 def start_program(guide: Program | None, settings: AnnealingSettings) -> Program | None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyro_dvae.evaluation.annealing.settings import AnnealingSettings
 from pyro_dvae.evaluation.estimates import Estimate
+from pyro_dvae.evaluation.values import finite, plus_minus
 
 # A datum with a larger sampling error (nats), or with fewer effective chains, is not to be relied on.
 _UNRELIABLE, _FEW = 0.5, 2.0
@@ -72,7 +73,7 @@ class AnnealedLikelihood:
         error = self.standard_error
         settings = self.settings
         rows = [
-            ("log p(x), at least", _plus_minus(self.mean, self.standard_error_of_mean)),
+            ("log p(x), at least", plus_minus(self.mean, self.standard_error_of_mean)),
             ("error of a datum", f"{float(error.nanmedian()):.3f} (median)"),
             ("effective chains", f"{float(self.ess.nanmedian()):.1f} of {chains} (median)"),
             ("unreliable data", f"{int(self.unreliable.sum())} of {count}"),
@@ -89,16 +90,16 @@ class AnnealedLikelihood:
         values: dict[str, Any] = {
             "num_data": self.log_weight.shape[1],
             "unit": "nats per datum",
-            "mean": _finite(self.mean),
-            "standard_error": _finite(self.standard_error_of_mean),
-            "acceptance": _finite(self.acceptance),
-            "acceptance_by_step": _list(self.acceptance_by_step),
+            "mean": finite(self.mean),
+            "standard_error": finite(self.standard_error_of_mean),
+            "acceptance": finite(self.acceptance),
+            "acceptance_by_step": finite(self.acceptance_by_step.tolist()),
             "num_unreliable": int(self.unreliable.sum()),
             "settings": asdict(self.settings),
         }
         if per_datum:
             for name in ("log_likelihood", "standard_error", "ess"):
-                values[f"per_datum_{name}"] = _list(getattr(self, name))
+                values[f"per_datum_{name}"] = finite(getattr(self, name).tolist())
         return values
 
 
@@ -148,7 +149,7 @@ class BidirectionalReport:
             f"{self.forward.acceptance:.3f}, reverse {float(self.reverse_acceptance_by_step.mean()):.3f}"
         )
         rows = [
-            *((name, _plus_minus(e.mean, e.standard_error)) for name, e in self._estimates().items()),
+            *((name, plus_minus(e.mean, e.standard_error)) for name, e in self._estimates().items()),
             ("acceptance", accepted),
             ("path", f"from the {settings.start}, {settings.num_steps} steps, {settings.schedule}"),
         ]
@@ -163,13 +164,13 @@ class BidirectionalReport:
         values: dict[str, Any] = {"num_data": self.forward.log_weight.shape[1], "unit": "nats per datum"}
         for name, estimate in self._estimates().items():
             values[name] = {
-                "mean": _finite(estimate.mean),
-                "standard_error": _finite(estimate.standard_error),
+                "mean": finite(estimate.mean),
+                "standard_error": finite(estimate.standard_error),
             }
             if per_datum:
-                values[name]["per_datum"] = _list(estimate.per_datum)
-        values["acceptance"] = _finite(self.forward.acceptance)
-        values["reverse_acceptance"] = _finite(float(self.reverse_acceptance_by_step.mean()))
+                values[name]["per_datum"] = finite(estimate.per_datum.tolist())
+        values["acceptance"] = finite(self.forward.acceptance)
+        values["reverse_acceptance"] = finite(float(self.reverse_acceptance_by_step.mean()))
         values["settings"] = asdict(self.settings)
         return values
 
@@ -180,15 +181,3 @@ class BidirectionalReport:
 def _table(title: str, rows: list[tuple[str, str]]) -> str:
     width = max(len(name) for name, _ in rows)
     return "\n".join([title, *(f"{name:<{width}}  {value}" for name, value in rows)])
-
-
-def _plus_minus(value: float, error: float) -> str:
-    return f"{value:.3f} ± {f'{error:.3f}' if math.isfinite(error) else 'n/a'}"
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _list(values: Tensor) -> list[float | None]:
-    return [_finite(value) for value in values.tolist()]

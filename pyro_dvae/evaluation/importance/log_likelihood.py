@@ -94,7 +94,7 @@ def log_likelihood(
     :raises InputError: an argument is not as described, the model has no data plate, or a weight is NaN.
     :raises CheckpointError: ``checkpoint`` is of another evaluation, or damaged.
     """
-    _check_data(x)
+    checks.data("x", x)
     checks.count("num_samples", num_samples)
     checks.count("memory", memory)
     if seed is not None:
@@ -136,14 +136,6 @@ def log_likelihood(
         seed=start,
         **results,
     )
-
-
-def _check_data(x: Any) -> None:
-    if not isinstance(x, Tensor):
-        raise InputError(f"x: expected a tensor, got {type(x).__name__}")
-    if x.dim() == 0:
-        raise InputError("x: expected data of shape [N, ...], got a single number")
-    checks.finite("x", x)
 
 
 def _start(seed: int | None, path: Path | None) -> int:

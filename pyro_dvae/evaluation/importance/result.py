@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyro_dvae.evaluation.importance.proposals import Proposal
 from pyro_dvae.evaluation.importance.psis import k_threshold
+from pyro_dvae.evaluation.values import error_of_mean, finite
 
 TOO_MANY = 0.01  # share of the data above the threshold from which on another proposal is advised
 
@@ -65,7 +66,7 @@ class LogLikelihood:
     @property
     def sampling_error(self) -> float:
         """Standard error of the mean from the sampling alone, for these very data."""
-        return float(self.standard_error.square().sum().sqrt()) / len(self)
+        return error_of_mean(self.standard_error)
 
     @property
     def standard_error_of_mean(self) -> float:
@@ -140,22 +141,21 @@ class LogLikelihood:
                 "widen": self.proposal.widen,
             },
             "seed": self.seed,
-            "mean": _finite(self.mean),
-            "total": _finite(self.total),
-            "sampling_error": _finite(self.sampling_error),
-            "standard_error_of_mean": _finite(self.standard_error_of_mean),
-            "smoothed_mean": _finite(self.smoothed_mean),
-            "pareto_k_threshold": _finite(self.threshold),
+            "mean": finite(self.mean),
+            "total": finite(self.total),
+            "sampling_error": finite(self.sampling_error),
+            "standard_error_of_mean": finite(self.standard_error_of_mean),
+            "smoothed_mean": finite(self.smoothed_mean),
+            "pareto_k_threshold": finite(self.threshold),
             "share_unreliable": self.share_unreliable,
             "advice": self.advice,
             "mean_by_num_samples": {
-                str(size): _finite(value) for size, value in zip(sizes, bounds.mean(0).tolist(), strict=True)
+                str(size): finite(value) for size, value in zip(sizes, bounds.mean(0).tolist(), strict=True)
             },
         }
         if per_datum:
             content["per_datum"] = {
-                name: [_finite(value) for value in values.tolist()]
-                for name, values in self.per_datum().items()
+                name: finite(values.tolist()) for name, values in self.per_datum().items()
             }
         return content
 
@@ -188,7 +188,3 @@ class LogLikelihood:
             None if self.log_weight is None else self.log_weight.numpy(),
             attributes,
         )
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

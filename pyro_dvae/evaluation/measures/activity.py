@@ -11,7 +11,7 @@ from pyro_dvae import checks
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.measures.means import stream_means
 from pyro_dvae.evaluation.measures.moments import Moments
-from pyro_dvae.evaluation.measures.passes import Program, data, first_chunk, measuring
+from pyro_dvae.evaluation.measures.passes import Program, first_chunk, measuring
 
 
 @dataclass(frozen=True, eq=False)  # compared by identity: == of tensors has no single truth value
@@ -94,7 +94,7 @@ def active_units(
     :param chunk: rows of ``x`` at a time; by default 2,000.
     :raises InputError: as ``latent_means``, and if there is a single datum.
     """
-    data("x", x)
+    checks.data("x", x)
     if len(x) < 2:
         raise InputError(f"x: expected at least 2 data, for a variance over them, got {len(x)}")
     threshold = checks.number("threshold", threshold, minimum=0.0)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pyro_dvae.evaluation.estimates import Estimate
-from pyro_dvae.evaluation.measures.values import estimate_values, plus_minus
+from pyro_dvae.evaluation.values import estimate_values, plus_minus
 
 
 @dataclass(frozen=True, eq=False)  # compared by identity: == of tensors has no single truth value
@@ -48,8 +48,13 @@ class ReconstructionError:
         lines = [f"reconstruction error of {count} data, {self.num_samples} sampled codes of each"]
         for name, error in self._kinds().items():
             entropy = error.cross_entropy
-            more = "" if entropy is None else f"   cross-entropy {plus_minus(entropy)} nats"
-            lines.append(f"{name.replace('_', ' '):<12}  squared {plus_minus(error.squared)}{more}")
+            more = (
+                ""
+                if entropy is None
+                else f"   cross-entropy {plus_minus(entropy.mean, entropy.standard_error)} nats"
+            )
+            squared = plus_minus(error.squared.mean, error.squared.standard_error, digits=5)
+            lines.append(f"{name.replace('_', ' '):<12}  squared {squared}{more}")
         return "\n".join(lines)
 
     def to_dict(self, per_datum: bool = False) -> dict[str, Any]:

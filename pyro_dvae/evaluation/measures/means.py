@@ -22,7 +22,6 @@ from pyro_dvae.evaluation.measures.passes import (
     by_row,
     check_pair,
     chunks,
-    data,
     data_plate,
     first_chunk,
     measuring,
@@ -69,7 +68,7 @@ def latent_means(
     :returns: for each latent site a tensor [N, *inner plates, *event] on the CPU.
     :raises InputError: ``x`` is empty or not finite, there is no latent or no data plate, or a mean is NaN.
     """
-    data("x", x)
+    checks.data("x", x)
     checks.count("num_samples", num_samples)
     parts: dict[str, list[Tensor]] = {}
     with measuring(model, guide, first_chunk(x, chunk), clean, seed):

@@ -8,6 +8,7 @@ import torch
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
+from pyro_dvae import checks
 from pyro_dvae.bounds import TraceDenoising_ELBO
 from pyro_dvae.bounds.draws import Draws
 from pyro_dvae.bounds.plates import DRAW_PLATES
@@ -20,7 +21,6 @@ from pyro_dvae.evaluation.measures.passes import (
     Site,
     by_row,
     chunks,
-    data,
     data_plate,
     first_chunk,
     measuring,
@@ -63,7 +63,7 @@ def bound_parts(
     :param chunk: rows of ``x`` at a time; by default about 2,000 divided by the draws of each.
     :raises InputError: ``x`` is empty or not finite, or there is no latent, observation or data plate.
     """
-    data("x", x)
+    checks.data("x", x)
     bound = TraceDenoising_ELBO(num_corruptions, num_particles, max_plate_nesting=max_plate_nesting)
     gathered = _Parts()
     with measuring(model, guide, first_chunk(x, chunk, num_corruptions * num_particles), clean, seed):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_dvae.evaluation.estimates import Estimate
-from pyro_dvae.evaluation.measures.values import estimate_values, finite
+from pyro_dvae.evaluation.values import estimate_values, finite
 
 
 @dataclass(frozen=True, eq=False)  # compared by identity: == of tensors has no single truth value

@@ -51,15 +51,6 @@ def measuring(model: Program, guide: Program, rows: Tensor, clean: bool, seed: i
                 del store[name]
 
 
-def data(argument: str, x: Any) -> Tensor:
-    """Return ``x``, or refuse what is not finite data of shape [N, ...]."""
-    if not isinstance(x, Tensor):
-        raise InputError(f"{argument}: expected a tensor, got {type(x).__name__}")
-    if x.dim() == 0:
-        raise InputError(f"{argument}: expected data of shape [N, ...], got a single number")
-    return checks.finite(argument, x)
-
-
 def first_chunk(x: Tensor, chunk: int | None, draws: int = 1) -> Tensor:
     """Return the rows that :func:`chunks` gives first."""
     return next(chunks(x, chunk, draws))

@@ -12,7 +12,7 @@ from torch import Tensor
 from pyro_dvae import checks
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.measures.means import stream_means
-from pyro_dvae.evaluation.measures.passes import Program, data, first_chunk, measuring
+from pyro_dvae.evaluation.measures.passes import Program, first_chunk, measuring
 from pyro_dvae.evaluation.measures.probe_record import LinearProbe
 
 
@@ -54,8 +54,8 @@ def linear_probe(
     :param chunk: rows of data at a time; by default 2,000.
     :raises InputError: data or labels that cannot be used, a single class, or scikit-learn is not installed.
     """
-    data("train_x", train_x)
-    data("test_x", test_x)
+    checks.data("train_x", train_x)
+    checks.data("test_x", test_x)
     _check_labels("train_labels", train_labels, len(train_x))
     _check_labels("test_labels", test_labels, len(test_x))
     if train_x.shape[1:] != test_x.shape[1:]:

@@ -24,7 +24,6 @@ from pyro_dvae.evaluation.measures.passes import (
     by_row,
     check_pair,
     chunks,
-    data,
     data_plate,
     first_chunk,
     measuring,
@@ -60,7 +59,7 @@ def reconstruction_error(
     :raises InputError: ``x`` is empty or not finite, there is no such site, its mean is not known, or a
         Bernoulli site observes values outside [0, 1].
     """
-    data("x", x)
+    checks.data("x", x)
     checks.count("num_samples", num_samples)
     mean_parts: list[tuple[Tensor, Tensor | None]] = []
     sampled_parts: list[tuple[Tensor, Tensor | None]] = []

@@ -1,15 +1,17 @@
-"""Results as JSON-able values: what is not a finite number is None."""
+"""Results as JSON-able values and as text."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
+from torch import Tensor
+
 from pyro_dvae.evaluation.estimates import Estimate
 
 
 def finite(value: Any) -> Any:
-    """Return a number, or a list of lists of them, with None for NaN and infinity."""
+    """Return a number, or lists of them, with None for NaN and infinity."""
     if isinstance(value, list):
         return [finite(element) for element in value]
     return value if math.isfinite(value) else None
@@ -23,7 +25,11 @@ def estimate_values(estimate: Estimate, per_datum: bool) -> dict[str, Any]:
     return found
 
 
-def plus_minus(estimate: Estimate) -> str:
-    """Return mean ± standard error over the data as text."""
-    error = estimate.standard_error
-    return f"{estimate.mean:.4g} ± {f'{error:.2g}' if math.isfinite(error) else 'n/a'}"
+def error_of_mean(errors: Tensor) -> float:
+    """Return the standard error of the mean of independent values [N] with these standard errors."""
+    return float(errors.square().sum().sqrt()) / len(errors)
+
+
+def plus_minus(value: float, error: float, digits: int = 3) -> str:
+    """Return a value ± its standard error as text."""
+    return f"{value:.{digits}f} ± {f'{error:.{digits}f}' if math.isfinite(error) else 'n/a'}"
