@@ -1,9 +1,8 @@
 import math
-import warnings
 
-import numpy as np
 import pytest
 import torch
+from arviz_reference import psis_of_arviz
 
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.importance.arviz_export import import_arviz
@@ -60,20 +59,6 @@ WEIGHTS = {
     "vanishing": lambda *shape: 500 * normal(*shape),
     "nearly all zero": lambda *shape: zeros_among(normal(*shape), 0.97),
 }
-
-
-def psis_of_arviz(log_weight):
-    """Normalised smoothed log weights and k; ArviZ 1.x takes the negative of the log weights."""
-    values = log_weight.numpy().copy()
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")
-        if arviz.__version__.startswith("0."):
-            smoothed, k = arviz.psislw(values)
-        else:
-            from arviz_stats.base import array_stats
-
-            smoothed, k = array_stats.psislw(-values)
-    return torch.as_tensor(smoothed), torch.as_tensor(k)
 
 
 def split(log_weight, seed=3):
