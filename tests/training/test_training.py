@@ -146,7 +146,8 @@ def test_the_loop_is_adam_on_the_negative_bound():
             expected.append(svi.step(data()[rows]))
     assert losses == pytest.approx(expected, rel=1e-5)
     for name, value in net.state_dict().items():
-        if name == "encoder.0.bias":  # BatchNorm takes it out again: its gradient is rounding noise
+        # BatchNorm takes this bias out again: its gradient, and so its path, is rounding noise.
+        if name in ("encoder.0.bias", "encoder.1.running_mean"):
             continue
         torch.testing.assert_close(trained[name], value, rtol=1e-4, atol=1e-6)
 
