@@ -1,11 +1,30 @@
 """Importing the package is quick to need little."""
 
+import os
 import subprocess
 import sys
 
 
-def run(code):
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+def run(code, eager=True):
+    """Run code in a new process; ``eager`` loads every public name at once."""
+    environment = {key: value for key, value in os.environ.items() if key != "EAGER_IMPORT"}
+    if eager:
+        environment["EAGER_IMPORT"] = "1"
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment
+    )
+
+
+def test_the_command_starts_without_torch():
+    done = run("import sys, pyro_dvae.cli\nprint([m for m in ('torch', 'pyro') if m in sys.modules])", False)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_every_public_name_loads():
+    code = "import pyro_dvae as dv\nprint(all(hasattr(dv, name) for name in dv.__all__), len(dv.__all__))"
+    found, count = run(code).stdout.split()
+    assert found == "True"
+    assert int(count) > 30
 
 
 def test_import_needs_no_torchvision_matplotlib_or_arviz():
