@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from pyro.infer import Trace_ELBO
+from pyro.infer.util import torch_item
 from pyro.util import warn_if_nan
 from torch import Tensor
 
@@ -126,6 +127,6 @@ class DenoisingELBO(Trace_ELBO):
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
         if loss.requires_grad:
             loss.backward(retain_graph=self.retain_graph)
-        value = float(loss.detach())
+        value: float = torch_item(loss.detach())
         warn_if_nan(value, "loss")
         return value

@@ -1,0 +1,321 @@
+"""The compiled step beside Pyro's own, under one seed."""
+
+from contextlib import nullcontext
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from exact import BinaryProblem, DiscreteProblem, LinearGaussian
+from pyro.infer import (
+    SVI,
+    RenyiELBO,
+    Trace_ELBO,
+    TraceEnum_ELBO,
+    TraceGraph_ELBO,
+    TraceMeanField_ELBO,
+    config_enumerate,
+)
+from pyro.optim import SGD, Adam, AdamW, ClippedAdam, ExponentialLR
+from torch import nn
+
+import pyro_dvae as dv
+from pyro_dvae.compiled import CompiledSVI, svi
+
+ONE_PLATE = {"max_plate_nesting": 1}
+ELBOS = {
+    "Trace_ELBO": lambda: Trace_ELBO(),
+    "Trace_ELBO, vectorised": lambda: Trace_ELBO(
+        num_particles=3, vectorize_particles=True, max_plate_nesting=1
+    ),
+    "TraceMeanField_ELBO": lambda: TraceMeanField_ELBO(),
+    "TraceGraph_ELBO": lambda: TraceGraph_ELBO(),
+    "RenyiELBO": lambda: RenyiELBO(alpha=0.5, num_particles=2),
+    "denoising": lambda: dv.TraceDenoising_ELBO(2, 3, **ONE_PLATE),
+    "sticking the landing": lambda: dv.TraceDenoising_ELBO(gradient="stl", **ONE_PLATE),
+    "mean-field": lambda: dv.TraceMeanFieldDenoising_ELBO(2, 3, **ONE_PLATE),
+    "importance-weighted": lambda: dv.TraceDenoisingIWAE_ELBO(2, 3, **ONE_PLATE),
+    "dreg": lambda: dv.TraceDenoisingIWAE_ELBO(1, 3, gradient="dreg", **ONE_PLATE),
+    "mixture": lambda: dv.TraceDenoisingIWAE_ELBO(2, 3, combine="mixture", **ONE_PLATE),
+    "semi-implicit": lambda: dv.TraceSemiImplicit_ELBO(2, 3, num_mixture=4, **ONE_PLATE),
+}
+OPTIMIZERS = {
+    "Adam": lambda: Adam({"lr": 0.03}),
+    "Adam, settings": lambda: Adam({"lr": 0.03, "betas": (0.8, 0.95), "eps": 1e-4, "weight_decay": 0.1}),
+    "AdamW": lambda: AdamW({"lr": 0.03, "weight_decay": 0.3}),
+    "clipped norm": lambda: Adam({"lr": 0.03}, {"clip_norm": 0.5}),
+    "clipped value": lambda: Adam({"lr": 0.03}, {"clip_value": 0.2}),
+    "per parameter": lambda: Adam(lambda name: {"lr": 0.1 if "W" in name else 0.01}),
+    "ClippedAdam": lambda: ClippedAdam({"lr": 0.03, "lrd": 0.9}),
+    "SGD": lambda: SGD({"lr": 1e-3, "momentum": 0.9}),
+}
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    """Leave the compiler out: the recorded step runs operation by operation, but for the tests of it."""
+    monkeypatch.setattr(svi, "_BACKEND", "eager")
+
+
+def data(count, seed=5):
+    return torch.randn(count, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def trained(kind, problem, elbo, optimizer, batches, between=None):
+    """Train and return losses, parameters and the object that did it."""
+    pyro.clear_param_store()
+    chosen = optimizer()
+    loop = kind(problem.model, problem.guide, chosen, elbo())
+    pyro.set_rng_seed(3)
+    losses = []
+    for number, batch in enumerate(batches):
+        if between is not None:
+            between(number, chosen, problem)
+        losses.append(loop.step(batch))
+    return losses, {name: p.detach().clone() for name, p in problem.named_parameters()}, loop
+
+
+def assert_same(make, elbo, optimizer, batches, between=None, tolerance=1e-9):
+    expected, weights, _ = trained(SVI, make(), elbo, optimizer, batches, between)
+    found, compiled_weights, loop = trained(CompiledSVI, make(), elbo, optimizer, batches, between)
+    assert found == pytest.approx(expected, rel=tolerance, abs=tolerance)
+    assert all(isinstance(loss, float) for loss in found)
+    for name, value in weights.items():
+        torch.testing.assert_close(compiled_weights[name], value, rtol=tolerance, atol=tolerance)
+    return loop
+
+
+def compiled_shapes(loop):
+    return sum(shape.fast is not None for shape in loop._shapes.values())
+
+
+@pytest.mark.parametrize("elbo", ELBOS.values(), ids=ELBOS)
+def test_every_elbo(elbo):
+    loop = assert_same(LinearGaussian, elbo, OPTIMIZERS["Adam"], [data(8, seed) for seed in range(5)])
+    assert compiled_shapes(loop) == 1
+
+
+@pytest.mark.parametrize("problem", [BinaryProblem, DiscreteProblem])
+@pytest.mark.parametrize("elbo", [Trace_ELBO, dv.TraceDenoising_ELBO, dv.TraceDenoisingIWAE_ELBO])
+def test_score_functions(problem, elbo):
+    x = (data(6) > 0).double()
+    loop = assert_same(
+        lambda: problem(dv.BitFlip(torch.tensor(0.2).double(), learnable=True)),
+        lambda: elbo(num_particles=2, vectorize_particles=True, max_plate_nesting=1),
+        OPTIMIZERS["Adam"],
+        [x] * 5,
+    )
+    assert compiled_shapes(loop) == 1
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_every_optimizer(optimizer):
+    assert_same(LinearGaussian, ELBOS["denoising"], optimizer, [data(8)] * 6)
+
+
+def test_batches_of_several_sizes():
+    batches = [data(8, 0), data(8, 1), data(3, 2)] * 3
+    loop = assert_same(LinearGaussian, ELBOS["denoising"], OPTIMIZERS["Adam"], batches)
+    assert compiled_shapes(loop) == 2
+
+
+def test_step_sizes_that_change():
+    def schedule(number, optimizer, problem):
+        if number:
+            optimizer.step()
+
+    def optimizer():
+        return ExponentialLR({"optimizer": torch.optim.Adam, "optim_args": {"lr": 0.1}, "gamma": 0.7})
+
+    loop = assert_same(LinearGaussian, ELBOS["denoising"], optimizer, [data(8)] * 6, schedule)
+    assert compiled_shapes(loop) == 1
+
+
+def test_a_noise_level_that_changes():
+    def make():
+        problem = LinearGaussian()
+        problem.corruption = dv.GaussianNoise(dv.LinearSchedule(0.8, 0.0, 6)).double()
+        return problem
+
+    def schedule(number, optimizer, problem):
+        problem.corruption.set_epoch(number)
+
+    assert_same(make, ELBOS["denoising"], OPTIMIZERS["Adam"], [data(8)] * 6, schedule)
+
+
+def test_settings_that_are_changed_are_compiled_anew():
+    def change(number, optimizer, problem):
+        if number == 3:
+            for each in optimizer.optim_objs.values():
+                each.param_groups[0]["weight_decay"] = 0.5
+
+    assert_same(LinearGaussian, ELBOS["denoising"], OPTIMIZERS["Adam"], [data(8)] * 7, change)
+
+
+def test_an_optimizer_state_that_is_put_back():
+    def replace(number, optimizer, problem):
+        for each in optimizer.optim_objs.values():
+            if number == 2:
+                each.kept = {"state": _copied(each.state_dict()), "value": None}
+            elif number == 4:
+                each.load_state_dict(each.kept["state"])
+
+    assert_same(LinearGaussian, ELBOS["denoising"], OPTIMIZERS["Adam"], [data(8)] * 8, replace)
+
+
+def _copied(state):
+    import copy
+
+    return copy.deepcopy(state)
+
+
+def functions():
+    def model(x):
+        loading = pyro.param("loading", torch.ones(3, 2, dtype=torch.float64))
+        scale = pyro.param("scale", torch.tensor(1.0).double(), constraint=dist.constraints.positive)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2).double(), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z @ loading.T, scale).to_event(1), obs=x)
+
+    def guide(x):
+        loc = pyro.param("loc", 0.1 * torch.ones(3, 2, dtype=torch.float64))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x @ loc, 0.5).to_event(1))
+
+    return model, guide
+
+
+@pytest.mark.parametrize("clear", [False, True])
+def test_the_param_store_stays_the_truth(clear):
+    results = []
+    for kind in (SVI, CompiledSVI):
+        pyro.clear_param_store()
+        loop = kind(*functions(), Adam({"lr": 0.05}), Trace_ELBO())
+        pyro.set_rng_seed(1)
+        losses = []
+        for number in range(8):
+            if clear and number == 4:
+                pyro.clear_param_store()
+            losses.append(loop.step(data(6)))
+        store = pyro.get_param_store()
+        results.append((losses, {name: store[name].detach().clone() for name in store}))
+        assert float(store["scale"].detach()) > 0
+    (expected, weights), (found, compiled_weights) = results
+    assert found == pytest.approx(expected, rel=1e-9)
+    for name, value in weights.items():
+        torch.testing.assert_close(compiled_weights[name], value, rtol=1e-9, atol=1e-9)
+
+
+def test_modes_and_statistics():
+    def make():
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.3), nn.Linear(4, 2)).double()
+
+        class Pair(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.net, self.decoder = net, nn.Linear(2, 3).double()
+
+            def model(self, x):
+                pyro.module("decoder", self.decoder)
+                with pyro.plate("data", len(x)):
+                    z = pyro.sample("z", dist.Normal(torch.zeros(2).double(), 1.0).to_event(1))
+                    pyro.sample("x", dist.Normal(self.decoder(z), 1.0).to_event(1), obs=x)
+
+            def guide(self, x):
+                pyro.module("net", self.net)
+                with pyro.plate("data", len(x)):
+                    pyro.sample("z", dist.Normal(self.net(x), 0.5).to_event(1))
+
+        return Pair()
+
+    kept = []
+
+    def modes(number, optimizer, problem):
+        problem.train(number < 4)
+        kept.append(problem.net[1].running_mean.clone())
+
+    loop = assert_same(make, Trace_ELBO, OPTIMIZERS["Adam"], [data(8)] * 8, modes, tolerance=1e-7)
+    assert compiled_shapes(loop) == 2
+    for plain, fast in zip(kept[:8], kept[8:], strict=True):
+        torch.testing.assert_close(plain, fast, rtol=1e-6, atol=1e-7)
+
+
+def test_what_cannot_be_recorded_is_trained_by_ordinary_steps():
+    problem = LinearGaussian()
+
+    def guide(x):
+        if float(x.sum()) > 1e9:
+            raise AssertionError
+        problem.guide(x)
+
+    loop = CompiledSVI(problem.model, guide, Adam({"lr": 0.01}), Trace_ELBO())
+    loop.step(data(4))
+    with pytest.warns(UserWarning, match="ordinary steps"):
+        loop.step(data(4))
+    assert isinstance(loop.step(data(4)), float)
+    loop.step(data(5))
+    loop.step(data(5))  # another shape, no second warning
+
+
+def test_enumeration_is_trained_by_ordinary_steps():
+    def model(x):
+        weight = pyro.param("weight", torch.tensor(0.5))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Bernoulli(0.3))
+            pyro.sample("x", dist.Normal(weight * z, 1.0), obs=x)
+
+    @config_enumerate
+    def guide(x):
+        odds = pyro.param("odds", torch.tensor(0.1))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Bernoulli(logits=odds * x))
+
+    results = []
+    for kind in (SVI, CompiledSVI):
+        pyro.clear_param_store()
+        loop = kind(model, guide, Adam({"lr": 0.01}), TraceEnum_ELBO(max_plate_nesting=1))
+        losses = [loop.step(torch.linspace(-1, 1, 6))]
+        with pytest.warns(UserWarning, match="ordinary steps") if kind is CompiledSVI else nullcontext():
+            losses.append(loop.step(torch.linspace(-1, 1, 6)))
+        losses.append(loop.step(torch.linspace(-1, 1, 6)))
+        results.append(losses)
+    assert results[0] == pytest.approx(results[1], rel=1e-6)
+
+
+def test_evaluate_loss_and_keywords():
+    problem = LinearGaussian()
+    loop = CompiledSVI(
+        lambda x, *, shift: problem.model(x + shift),
+        lambda x, *, shift: problem.guide(x + shift),
+        Adam({"lr": 0.01}),
+        Trace_ELBO(),
+    )
+    shifts = [torch.tensor(float(n), dtype=torch.float64) for n in range(4)]
+    losses = [loop.step(data(4), shift=shift) for shift in shifts]
+    assert losses[3] > losses[1]  # a tensor argument is not frozen
+    assert compiled_shapes(loop) == 1
+    pyro.set_rng_seed(1)
+    first = loop.evaluate_loss(data(4), shift=shifts[0])
+    pyro.set_rng_seed(1)
+    assert first == Trace_ELBO().loss(loop.model, loop.guide, data(4), shift=shifts[0])
+
+
+@pytest.mark.parametrize("elbo", ["denoising", "importance-weighted"])
+def test_the_compiler(monkeypatch, elbo):
+    monkeypatch.setattr(svi, "_BACKEND", "inductor")
+    loop = assert_same(LinearGaussian, ELBOS[elbo], OPTIMIZERS["Adam"], [data(8)] * 6, tolerance=1e-8)
+    assert compiled_shapes(loop) == 1
+
+
+def test_a_failing_compiler_is_told(monkeypatch):
+    def broken(graph, inputs):
+        raise RuntimeError("no C++ compiler")
+
+    monkeypatch.setattr(svi, "_BACKEND", broken)
+    problem = LinearGaussian()
+    loop = CompiledSVI(problem.model, problem.guide, Adam({"lr": 0.01}), Trace_ELBO())
+    loop.step(data(4))
+    with pytest.warns(UserWarning, match="ordinary steps"):
+        loop.step(data(4))
+    assert isinstance(loop.step(data(4)), float)
