@@ -228,18 +228,26 @@ class CompiledSVI(SVI):
 
 
 def _compiled(graph: GraphModule) -> Callable[..., Any]:
+    """Return the graph, to be compiled when it is first called."""
     from torch._inductor import config
 
     fast = torch.compile(graph, fullgraph=True, dynamic=False, backend=_BACKEND)
+    compiled = False
 
     def run(*args: Any) -> Any:
+        nonlocal compiled
+        if compiled:
+            with torch.no_grad(), fast_products():
+                return fast(*args)
         try:
             # The same random numbers as an ordinary step.
             with config.patch(fallback_random=True), torch.no_grad(), fast_products():
-                return fast(*args)
+                result = fast(*args)
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise NoCompiler(reason) from error
+        compiled = True
+        return result
 
     return run
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -32,7 +33,9 @@ def fast_products() -> Iterator[None]:
         matmul.fp32_precision = before
 
 
+@functools.cache
 def _exact() -> bool:
+    """Whether oneDNN, permitted bfloat16, still multiplies in float32; found once for the machine."""
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(256, 200, generator=generator) for _ in range(2))
     product: Tensor = a @ b.T
