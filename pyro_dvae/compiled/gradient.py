@@ -15,7 +15,7 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_dvae.random_state import forked
-from pyro_dvae.recording.record import Unrecordable
+from pyro_dvae.recording.record import Unrecordable, failing_as
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,13 @@ def record_gradient(
         return [loss.detach(), *[leaf.grad for leaf in reached if leaf.grad is not None]]
 
     try:
-        with forked(), pyro.validation_enabled(False), _without_synchronisation():
+        with (
+            failing_as(Unrecordable),
+            forked(),
+            pyro.validation_enabled(False),
+            _without_synchronisation(),
+        ):
             graph = make_fx(run, tracing_mode="real")(list(leaves), list(tensors))
-    except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise Unrecordable(reason) from error
     finally:
         for leaf, grad in zip(leaves, before, strict=True):
             leaf.grad = grad
@@ -74,21 +76,24 @@ def record_gradient(
 @contextmanager
 def _without_synchronisation() -> Iterator[None]:
     """Keep Pyro's losses tensors: no reading of a value back, no check for NaN."""
-    replaced: list[tuple[Any, str, Any]] = [(Tensor, "item", Tensor.item)]
-    Tensor.item = Tensor.detach  # type: ignore[method-assign, assignment]
+    replaced: list[tuple[Any, str, Any]] = []
     stand_ins: dict[str, Callable[..., Any]] = {
         "warn_if_nan": lambda value, *args, **kwargs: value,
         "warn_if_inf": lambda value, *args, **kwargs: value,
         "torch_item": lambda value: value,
     }
-    for name, module in list(sys.modules.items()):
-        if name.split(".")[0] in ("pyro", "pyro_dvae"):
-            for attribute, stand_in in stand_ins.items():
-                if attribute in vars(module):
-                    replaced.append((module, attribute, vars(module)[attribute]))
-                    setattr(module, attribute, stand_in)
+
+    def replace(owner: Any, attribute: str, stand_in: Callable[..., Any]) -> None:
+        replaced.append((owner, attribute, getattr(owner, attribute)))
+        setattr(owner, attribute, stand_in)
+
     try:
+        replace(Tensor, "item", Tensor.detach)
+        for name, module in list(sys.modules.items()):
+            if name.split(".")[0] in ("pyro", "pyro_dvae"):
+                for attribute in stand_ins.keys() & vars(module).keys():
+                    replace(module, attribute, stand_ins[attribute])
         yield
     finally:
-        for module, attribute, original in replaced:
-            setattr(module, attribute, original)
+        for owner, attribute, original in replaced:
+            setattr(owner, attribute, original)

@@ -21,8 +21,8 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_unflatten
 
 from pyro_dvae.compiled.adam import STATE, Slot, slot, update
 from pyro_dvae.compiled.gradient import RecordedGradient, record_gradient
-from pyro_dvae.recording import NoCompiler, Unrecordable, fast_products
-from pyro_dvae.training.parameters import discover, modules_of
+from pyro_dvae.recording import NoCompiler, Unrecordable, compiling, fast_products
+from pyro_dvae.training.parameters import discover, modules_of, unconstrained
 
 _Key = tuple[Any, ...]
 _BACKEND = "inductor"
@@ -135,7 +135,7 @@ class CompiledSVI(SVI):
     def _ordinary(self, shape: _Shape, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         with poutine.trace(param_only=True) as capture:
             loss = super().step(*args, **kwargs)
-        shape.leaves = {name: _leaf(site) for name, site in capture.trace.nodes.items()}
+        shape.leaves = {name: unconstrained(site["value"]) for name, site in capture.trace.nodes.items()}
         return loss
 
     def _compile(
@@ -229,8 +229,6 @@ class CompiledSVI(SVI):
 
 def _compiled(graph: GraphModule) -> Callable[..., Any]:
     """Return the graph, to be compiled when it is first called."""
-    from torch._inductor import config
-
     fast = torch.compile(graph, fullgraph=True, dynamic=False, backend=_BACKEND)
     compiled = False
 
@@ -239,13 +237,8 @@ def _compiled(graph: GraphModule) -> Callable[..., Any]:
         if compiled:
             with torch.no_grad(), fast_products():
                 return fast(*args)
-        try:
-            # The same random numbers as an ordinary step.
-            with config.patch(fallback_random=True), torch.no_grad(), fast_products():
-                result = fast(*args)
-        except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise NoCompiler(reason) from error
+        with compiling(), fast_products():
+            result = fast(*args)
         compiled = True
         return result
 
@@ -256,12 +249,6 @@ def _rates(slots: tuple[Slot, ...]) -> Tensor:
     return torch.tensor([each.group["lr"] for each in slots], dtype=torch.float64).to(
         slots[0].parameter.device
     )
-
-
-def _leaf(site: dict[str, Any]) -> Tensor:
-    value = site["value"]
-    leaf: Tensor = value.unconstrained() if hasattr(value, "unconstrained") else value
-    return leaf
 
 
 def _value(leaf: Any) -> Any:

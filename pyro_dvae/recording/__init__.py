@@ -1,7 +1,7 @@
 """Recorded programs: a run of Pyro code as a graph of tensor operations, rewritten and compiled."""
 
 from pyro_dvae.recording.bernoulli_sum import fuse_bernoulli_sums
-from pyro_dvae.recording.compilation import NoCompiler, compile_graph
+from pyro_dvae.recording.compilation import NoCompiler, compile_graph, compiling
 from pyro_dvae.recording.half_products import use_bfloat16_products
 from pyro_dvae.recording.matmul import fast_products
 from pyro_dvae.recording.record import Unrecordable, record
@@ -10,6 +10,7 @@ __all__ = [
     "NoCompiler",
     "Unrecordable",
     "compile_graph",
+    "compiling",
     "fast_products",
     "fuse_bernoulli_sums",
     "record",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from pyro_dvae.recording.record import noted
+from pyro_dvae.recording.record import drop_unused, noted
 
 # The product of (1 + e^-|l|), each in (1, 2], over a group must not overflow: 2^112 does not in float32.
 _GROUP_AT_MOST, _GROUP_AT_LEAST = 112, 8
@@ -34,15 +34,8 @@ def fuse_bernoulli_sums(graph: GraphModule) -> int:
         node.replace_all_uses_with(replacement)
         found += 1
     if found:
-        graph.graph.eliminate_dead_code(lambda n: n.op in ("placeholder", "output") or _draws(n))
-        graph.recompile()
+        drop_unused(graph)
     return found
-
-
-def _draws(node: Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    seeded = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
-    return seeded or bool(schema is not None and schema.is_mutable)
 
 
 def _match(node: Node) -> tuple[Node, Node] | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from pyro_dvae.random_state import forked
+from pyro_dvae.recording.record import failing_as
 
 
 class NoCompiler(RuntimeError):  # noqa: N818 - a statement about the machine, caught by name
@@ -24,17 +26,24 @@ def compile_graph(graph: GraphModule, *example: Tensor) -> Callable[..., Any]:
 
     :raises NoCompiler: the compiler is missing or fails.
     """
-    try:
+    # Frozen, where it was measured to pay: the weights are packed here once rather than in every run.
+    on_cpu = all(each.device.type == "cpu" for each in example)
+    with compiling(freezing=on_cpu), forked():
+        run = torch.compile(graph, fullgraph=True, dynamic=False)
+        run(*example)
+    return run
+
+
+@contextmanager
+def compiling(freezing: bool = False) -> Iterator[None]:
+    """Set the compiler up for the first call of what is to be compiled, without gradients.
+
+    The generators of the compiled code are those of eager torch, so that a seed means the same.
+
+    :raises NoCompiler: the body fails; the missing program g++ is one of many classes of errors.
+    """
+    with failing_as(NoCompiler):
         from torch._inductor import config
 
-        # The generators of the compiled code are those of eager torch, so that a seed means the same.
-        # Frozen, where it was measured to pay: the weights are packed here once rather than in every run.
-        on_cpu = all(each.device.type == "cpu" for each in example)
-        with config.patch(fallback_random=True, freezing=on_cpu), torch.no_grad(), forked():
-            run = torch.compile(graph, fullgraph=True, dynamic=False)
-            run(*example)
-    except Exception as error:
-        # The compiler's failures come as many classes, the missing program g++ among them.
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise NoCompiler(reason) from error
-    return run
+        with config.patch(fallback_random=True, freezing=freezing), torch.no_grad():
+            yield

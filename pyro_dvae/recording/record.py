@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pyro
@@ -27,15 +28,23 @@ def record(function: Callable[..., Tensor], *example: Tensor) -> GraphModule:
 
     :raises Unrecordable: the function's control flow depends on values, or an operation has no graph.
     """
-    try:
-        with forked(), torch.no_grad(), pyro.validation_enabled(False):
-            graph = make_fx(function, tracing_mode="real")(*example)
-    except Exception as error:
-        # make_fx has no error class of its own: what it meets inside a program can be anything.
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise Unrecordable(reason) from error
-    _drop_unused(graph)
+    with failing_as(Unrecordable), forked(), torch.no_grad(), pyro.validation_enabled(False):
+        graph = make_fx(function, tracing_mode="real")(*example)
+    drop_unused(graph)
     return graph
+
+
+@contextmanager
+def failing_as(kind: type[Exception]) -> Iterator[None]:
+    """Raise whatever the body raises as ``kind``, with the first line of its message.
+
+    Recorder and compiler have no error class of their own: what they meet inside a program can be anything.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise kind(reason) from error
 
 
 def noted(node: Any) -> Any:
@@ -45,7 +54,7 @@ def noted(node: Any) -> Any:
     return node.meta.get("val", node.meta.get("tensor_meta"))
 
 
-def _drop_unused(graph: GraphModule) -> None:
+def drop_unused(graph: GraphModule) -> None:
     """Remove operations that nothing reads, but for random draws: those move the generator on."""
 
     def is_impure(node: Node) -> bool:

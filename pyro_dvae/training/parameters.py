@@ -135,7 +135,7 @@ def _collect(values: list[tuple[str, Tensor]], modules: Mapping[str, nn.Module])
     for prefix in ("model", "guide"):
         named += modules[prefix].named_parameters(prefix) if prefix in modules else []
     for name, value in named:
-        leaf: Tensor = value.unconstrained() if hasattr(value, "unconstrained") else value
+        leaf = unconstrained(value)
         if id(leaf) in seen or not leaf.requires_grad:
             continue
         if not leaf.is_leaf:
@@ -149,6 +149,12 @@ def _collect(values: list[tuple[str, Tensor]], modules: Mapping[str, nn.Module])
             unique = f"{name}#{copies}"
         found[unique] = leaf
     return found
+
+
+def unconstrained(value: Tensor) -> Tensor:
+    """Return the leaf behind the value of a param statement."""
+    leaf: Tensor = value.unconstrained() if hasattr(value, "unconstrained") else value
+    return leaf
 
 
 class _ParameterCapture(Messenger):
