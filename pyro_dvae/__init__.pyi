@@ -2,7 +2,9 @@ from . import bounds as bounds
 from . import corruptions as corruptions
 from . import datasets as datasets
 from . import evaluation as evaluation
+from . import guides as guides
 from . import networks as networks
+from . import priors as priors
 from . import recording as recording
 from . import training as training
 from .bounds import (
@@ -36,7 +38,7 @@ from .evaluation import (
     log_likelihood,
 )
 from .guides import DenoisingGuide, GaussianGuide
-from .models import DVAE, LatentGaussianModel
+from .models import DVAE, LatentVariableModel
 from .sites import clean_input, corrupt
 from .training import History, Trainer, fit
 
@@ -58,7 +60,7 @@ __all__ = [
     "GaussianNoise",
     "History",
     "InputError",
-    "LatentGaussianModel",
+    "LatentVariableModel",
     "LinearSchedule",
     "LogLikelihood",
     "Masking",

@@ -5,36 +5,44 @@ from __future__ import annotations
 from typing import Any
 
 import pyro
-import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
 from pyro_dvae import checks
-from pyro_dvae.corruptions import Corruption, NoCorruption
+from pyro_dvae.corruptions import Corruption
+from pyro_dvae.errors import InputError
 from pyro_dvae.guides import GaussianGuide
+from pyro_dvae.priors import Prior, StandardNormal
 from pyro_dvae.registration import register
 
 
-class LatentGaussianModel(nn.Module):
-    """``z ~ N(0, I)``, ``x ~ p_θ(x|z)`` by a decoder.
+class LatentVariableModel(nn.Module):
+    """``z ~ p(z)``, ``x ~ p_θ(x|z)`` by a decoder.
 
     Sites: ``z`` [N, d] and ``x`` [N, D], inside the plate ``data``.
 
     :param decoder: module from z [..., d] to a Pyro distribution over [..., D] with one event dimension,
         with an attribute ``latent_size`` (d).
+    :param prior: of the latents; the standard normal by default.
     """
 
-    def __init__(self, decoder: nn.Module) -> None:
+    def __init__(self, decoder: nn.Module, prior: Prior | None = None) -> None:
         super().__init__()
         self.decoder = decoder
         self.latent_size = checks.count("decoder.latent_size", getattr(decoder, "latent_size", None))
+        self.prior = StandardNormal(self.latent_size) if prior is None else prior
+        if self.prior.latent_size != self.latent_size:
+            raise InputError(
+                f"prior: expected latents of size {self.latent_size}, as the decoder takes, "
+                f"got {self.prior.latent_size}"
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         """Observe each row of ``x`` [N, D]; return the latents [N, d]."""
         register("decoder", self.decoder)
-        prior = dist.Normal(x.new_zeros(()), x.new_ones(())).expand([self.latent_size])
+        register("prior", self.prior)
         with pyro.plate("data", x.shape[0]):
-            z = pyro.sample("z", prior.to_event(1))
+            z = pyro.sample("z", self.prior(x))
             pyro.sample("x", self.decoder(z), obs=x)
         return z
 
@@ -48,12 +56,19 @@ class DVAE(nn.Module):
     :param encoder: module from x̃ [..., D] to (loc, scale) of the latents, each [..., d].
     :param decoder: module from z [..., d] to a distribution of x [..., D].
     :param corruption: the corruption of the encoder's input.
+    :param prior: of the latents; the standard normal by default.
     """
 
-    def __init__(self, encoder: nn.Module, decoder: nn.Module, corruption: Corruption | None = None) -> None:
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        corruption: Corruption | None = None,
+        prior: Prior | None = None,
+    ) -> None:
         super().__init__()
-        self.model = LatentGaussianModel(decoder)
-        self.guide = GaussianGuide(encoder, NoCorruption() if corruption is None else corruption)
+        self.model = LatentVariableModel(decoder, prior)
+        self.guide = GaussianGuide(encoder, corruption)
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -170,7 +170,7 @@ def test_the_model_observes_clean_data_and_only_the_encoder_sees_the_corruption(
 
 def test_the_sites_of_the_model():
     torch.manual_seed(1)
-    model, x = dv.LatentGaussianModel(BernoulliDecoder(d, D, (8,))), data(5)
+    model, x = dv.LatentVariableModel(BernoulliDecoder(d, D, (8,))), data(5)
     trace = poutine.trace(model).get_trace(x)
     trace.compute_log_prob()
     z = trace.nodes["z"]

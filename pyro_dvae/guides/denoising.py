@@ -1,4 +1,4 @@
-"""Guides with a corruption site: a Gaussian recognition network, and a wrapper for any other guide."""
+"""A corruption in front of any guide."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
-import pyro
-import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.poutine.indep_messenger import CondIndepStackFrame, IndepMessenger
@@ -19,31 +17,7 @@ from pyro_dvae import checks
 from pyro_dvae.corruptions import Corruption
 from pyro_dvae.errors import InputError
 from pyro_dvae.random_state import forked
-from pyro_dvae.registration import register
 from pyro_dvae.sites import clean_input, corrupt
-
-
-class GaussianGuide(nn.Module):
-    """The recognition network of Im et al. (2017): corrupt ``x``, then ``z ~ N(loc(x̃), scale(x̃)²)``.
-
-    Sites: ``x_tilde`` [N, D] (auxiliary) and ``z`` [N, d], inside the plate ``data``.
-
-    :param encoder: module from x̃ [..., D] to a pair (loc, scale), each [..., d].
-    :param corruption: the corruption.
-    """
-
-    def __init__(self, encoder: nn.Module, corruption: Corruption) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.corruption = corruption
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Sample the corruption and the latent of each row of ``x`` [N, D]; return z [N, d]."""
-        register("encoder", self.encoder)
-        with pyro.plate("data", x.shape[0]):
-            x_tilde = corrupt("x_tilde", self.corruption, x)
-            loc, scale = self.encoder(x_tilde)
-            return pyro.sample("z", dist.Normal(loc, scale).to_event(1))
 
 
 class _SamePlates(Messenger):

@@ -1,0 +1,72 @@
+"""What amortised guides have in common: the corruption of the input, the plate, the sites."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import pyro
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
+
+from pyro_dvae.corruptions import Corruption, NoCorruption
+from pyro_dvae.errors import InputError
+from pyro_dvae.registration import register
+from pyro_dvae.sites import corrupt
+
+
+class AmortisedGuide(nn.Module, ABC):
+    """A recognition network as a guide: corrupt ``x``, then ``z ~ q(z | x̃)``, which a subclass gives.
+
+    Sites: ``x_tilde`` [N, D] (auxiliary) and ``z`` [N, d], inside the plate ``data``.
+
+    A subclass with networks of other kinds, or further ones, keeps them as submodules: all of them are
+    registered with Pyro under their attribute names.
+
+    :param encoder: the network of x̃ [..., D] that the subclass asks for.
+    :param corruption: the corruption of its input; none by default.
+    """
+
+    def __init__(self, encoder: nn.Module, corruption: Corruption | None = None) -> None:
+        super().__init__()
+        if not isinstance(encoder, nn.Module):
+            raise InputError(f"encoder: expected a torch.nn.Module, got {type(encoder).__name__}")
+        corruption = NoCorruption() if corruption is None else corruption
+        if not isinstance(corruption, Corruption):
+            raise InputError(f"corruption: expected a pyro_dvae corruption, got {type(corruption).__name__}")
+        self.encoder = encoder
+        self.corruption = corruption
+
+    @classmethod
+    @abstractmethod
+    def of_sizes(
+        cls,
+        data_size: int,
+        latent_size: int,
+        hidden_sizes: Sequence[int] = (200,),
+        activation: str = "softplus",
+        *,
+        corruption: Corruption | None = None,
+    ) -> AmortisedGuide:
+        """Return the guide with fully connected networks of these sizes."""
+
+    @abstractmethod
+    def posterior(self, x_tilde: Tensor) -> TorchDistribution:
+        """Return q(z | x̃) of batch shape [...] and event shape [d] for x̃ of [..., D]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Sample the corruption and the latent of each row of ``x`` [N, D]; return z [N, d]."""
+        self.register()
+        with pyro.plate("data", x.shape[0]):
+            return self.sample(corrupt("x_tilde", self.corruption, x))
+
+    def sample(self, x_tilde: Tensor) -> Tensor:
+        """Sample the latents given corrupted data; a guide with several sites overrides this."""
+        z: Tensor = pyro.sample("z", self.posterior(x_tilde))
+        return z
+
+    def register(self) -> None:
+        """Tell Pyro of the parameters of every submodule; the corruption is registered at its site."""
+        for name, module in self.named_children():
+            if module is not self.corruption:
+                register(name, module)
