@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import pyro.distributions as dist
@@ -11,12 +10,42 @@ from torch import nn
 from torch.nn.functional import softplus
 
 from pyro_dvae import checks
+from pyro_dvae.networks.likelihoods import (
+    MAXIMUM_LOGIT,
+    UNCONSTRAINED_START,
+    BernoulliElements,
+    ContinuousBernoulliElements,
+)
 from pyro_dvae.networks.mlp import last_dimension, linear, trunk
 
-INITIAL_SCALE = 0.1  # of a learned scale, above its minimum: of the order of the spread of pixels in [0, 1]
+
+class Decoder(nn.Module):
+    """x ~ likelihood(head(trunk(z))), independent elements; a subclass sets these three parts.
+
+    ``z`` is ``[..., latent_size]``; the result has batch shape ``[...]`` and event shape ``[data_size]``.
+    """
+
+    trunk: nn.Module
+    head: nn.Module
+    likelihood: nn.Module
+
+    def __init__(self, latent_size: int, data_size: int) -> None:
+        super().__init__()
+        self.latent_size = checks.count("latent_size", latent_size)
+        self.data_size = checks.count("data_size", data_size)
+
+    def elements(self, hidden: torch.Tensor) -> dist.Independent:
+        """Return p(x | z) with event shape ``[data_size]`` for trunk(z) ``[..., H]``."""
+        pixels: dist.Independent = self.likelihood(self.head(hidden))
+        return pixels
+
+    def forward(self, z: torch.Tensor) -> dist.Independent:
+        """Return p(x | z) with event shape ``[data_size]`` for ``z`` of ``[..., latent_size]``."""
+        last_dimension("z", z, self.latent_size, "latent_size")
+        return self.elements(self.trunk(z))
 
 
-class BernoulliDecoder(nn.Module):
+class BernoulliDecoder(Decoder):
     """Independent Bernoulli pixels: x ~ Bernoulli(sigmoid(W h + b)), h = trunk(z).
 
     ``z`` is ``[..., latent_size]``; the result has batch shape ``[...]`` and event shape ``[data_size]``.
@@ -33,21 +62,41 @@ class BernoulliDecoder(nn.Module):
         hidden_sizes: Sequence[int] = (200, 200),
         activation: str = "softplus",
     ) -> None:
-        super().__init__()
-        self.latent_size = checks.count("latent_size", latent_size)
-        self.data_size = checks.count("data_size", data_size)
+        super().__init__(latent_size, data_size)
         self.trunk = trunk(self.latent_size, hidden_sizes, activation)
         self.head = linear(hidden_sizes[-1], self.data_size)
-
-    def forward(self, z: torch.Tensor) -> dist.Independent:
-        """Return p(x | z) with event shape ``[data_size]`` for ``z`` of ``[..., latent_size]``."""
-        last_dimension("z", z, self.latent_size, "latent_size")
-        logits = self.head(self.trunk(z))
-        pixels = dist.Bernoulli(logits=logits, validate_args=False)
-        return dist.Independent(pixels, 1, validate_args=False)
+        self.likelihood = BernoulliElements()
 
 
-class GaussianDecoder(nn.Module):
+class ContinuousBernoulliDecoder(Decoder):
+    """Independent pixels in [0, 1]: x ~ ContinuousBernoulli(logits), logits = L tanh((W h + b) / L).
+
+    The normalised density of grey values that a Bernoulli decoder's cross-entropy is not (Loaiza-Ganem and
+    Cunningham 2019); see :class:`~pyro_dvae.networks.ContinuousBernoulli`. ``z`` is ``[..., latent_size]``,
+    h = trunk(z); the result has batch shape ``[...]`` and event shape ``[data_size]``.
+    The limit L keeps the density bounded: pixels that are exactly 0 or 1 would drive the logit to infinity,
+    with a gain of log |logit| each. An element's density is at most about L, so figures of different limits
+    do not compare. Every layer starts with Glorot uniform weights and zero biases.
+
+    :param maximum_logit: L; 16, about where Pyro's own distribution stops in float32, by default.
+    """
+
+    def __init__(
+        self,
+        latent_size: int,
+        data_size: int,
+        hidden_sizes: Sequence[int] = (200, 200),
+        activation: str = "softplus",
+        *,
+        maximum_logit: float = MAXIMUM_LOGIT,
+    ) -> None:
+        super().__init__(latent_size, data_size)
+        self.trunk = trunk(self.latent_size, hidden_sizes, activation)
+        self.head = linear(hidden_sizes[-1], self.data_size)
+        self.likelihood = ContinuousBernoulliElements(maximum_logit)
+
+
+class GaussianDecoder(Decoder):
     """Independent Gaussian pixels: x ~ Normal(μ, σ), μ = sigmoid(W h + b), h = trunk(z).
 
     ``z`` is ``[..., latent_size]``; the result has batch shape ``[...]`` and event shape ``[data_size]``.
@@ -73,9 +122,7 @@ class GaussianDecoder(nn.Module):
         minimum_scale: float = 1e-3,
         bounded: bool = True,
     ) -> None:
-        super().__init__()
-        self.latent_size = checks.count("latent_size", latent_size)
-        self.data_size = checks.count("data_size", data_size)
+        super().__init__(latent_size, data_size)
         self.minimum_scale = checks.number("minimum_scale", minimum_scale, minimum=0.0)
         self.bounded = bounded
         self.trunk = trunk(self.latent_size, hidden_sizes, activation)
@@ -84,17 +131,13 @@ class GaussianDecoder(nn.Module):
             self.scale: str | float = checks.known("scale", scale, ("learned", "per-pixel"))
         else:
             self.scale = checks.positive("scale", scale)
-        start = math.log(math.expm1(INITIAL_SCALE))  # softplus(start) = INITIAL_SCALE
         if self.scale == "learned":
-            self.unconstrained_scale = nn.Parameter(torch.tensor(start))
+            self.unconstrained_scale = nn.Parameter(torch.tensor(UNCONSTRAINED_START))
         elif self.scale == "per-pixel":
             self.scale_head = linear(hidden_sizes[-1], self.data_size)
-            nn.init.constant_(self.scale_head.bias, start)
+            nn.init.constant_(self.scale_head.bias, UNCONSTRAINED_START)
 
-    def forward(self, z: torch.Tensor) -> dist.Independent:
-        """Return p(x | z) with event shape ``[data_size]`` for ``z`` of ``[..., latent_size]``."""
-        last_dimension("z", z, self.latent_size, "latent_size")
-        hidden = self.trunk(z)
+    def elements(self, hidden: torch.Tensor) -> dist.Independent:
         loc = self.head(hidden)
         if self.bounded:
             loc = loc.sigmoid()

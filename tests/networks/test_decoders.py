@@ -8,7 +8,7 @@ from pyro.infer import Trace_ELBO
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
 from pyro_dvae.errors import InputError
-from pyro_dvae.networks import BernoulliDecoder, GaussianDecoder
+from pyro_dvae.networks import BernoulliDecoder, ContinuousBernoulliDecoder, GaussianDecoder
 
 
 def hidden_by_hand(decoder, z):
@@ -63,6 +63,31 @@ def test_bernoulli_takes_grey_observations_in_a_validated_pyro_model(bernoulli, 
     with pyro.validation_enabled(True):
         loss = Trace_ELBO().loss(model, lambda x: None, grey)
     assert loss == pytest.approx(-3 * bernoulli(z).log_prob(grey).sum().item(), rel=1e-12)
+
+
+def test_continuous_bernoulli_likelihood_is_the_normalised_one(z, grey):
+    """log p = −cross-entropy + log C(λ), and the mean, in λ, as Loaiza-Ganem and Cunningham have it."""
+    decoder = ContinuousBernoulliDecoder(2, 5, (4, 3), maximum_logit=3.0).double()
+    outputs = affine(decoder.head, hidden_by_hand(decoder, z))
+    logits = 3 * torch.tanh(outputs / 3)
+    probability = logits.sigmoid()
+    constant = 2 * torch.atanh(1 - 2 * probability) / (1 - 2 * probability)
+    cross_entropy = binary_cross_entropy_with_logits(logits, grey, reduction="none")
+    close(decoder(z).log_prob(grey), (constant.log() - cross_entropy).sum(-1))
+    close(decoder(z).mean, probability / (2 * probability - 1) + 1 / (2 * torch.atanh(1 - 2 * probability)))
+
+
+def test_the_limit_of_the_logit_bounds_the_density(z):
+    decoder = ContinuousBernoulliDecoder(2, 5, maximum_logit=20.0).double()
+    with torch.no_grad():
+        decoder.head.bias.fill_(-1e9)
+    black = torch.zeros(6, 5, dtype=torch.float64)
+    close(decoder(z).log_prob(black), torch.full((6,), 5 * math.log(20.0), dtype=torch.float64), atol=1e-7)
+
+
+def test_continuous_bernoulli_targets_outside_the_interval_are_refused_while_pyro_validates(z):
+    with pyro.validation_enabled(True), pytest.raises(ValueError, match="within the support"):
+        ContinuousBernoulliDecoder(2, 5).double()(z).log_prob(torch.full((6, 5), 1.1, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("bounded", [True, False])

@@ -3,7 +3,7 @@ import torch
 from torch.nn.functional import softplus
 
 from pyro_dvae.errors import InputError
-from pyro_dvae.networks import GaussianEncoder
+from pyro_dvae.networks import GaussianEncoder, activations
 
 
 def test_forward_equals_the_hand_written_computation():
@@ -19,12 +19,27 @@ def test_forward_equals_the_hand_written_computation():
     torch.testing.assert_close(scale.square().log(), outputs[:, 2:], rtol=0, atol=1e-13)
 
 
+ACTIVATIONS = {"softplus": softplus, "tanh": torch.tanh, "relu": torch.relu, "sigmoid": torch.sigmoid}
+
+
 @pytest.mark.parametrize("hidden_sizes", [(6,), (6, 5), (6, 5, 4), [6, 5, 4, 3]])
-def test_one_to_four_hidden_layers(hidden_sizes):
-    encoder = GaussianEncoder(7, 2, hidden_sizes)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_one_to_four_hidden_layers_with_each_activation(hidden_sizes, activation):
+    encoder = GaussianEncoder(7, 2, hidden_sizes, activation).double()
     weights = [p for name, p in encoder.named_parameters() if name.startswith("trunk") and p.ndim == 2]
     assert [tuple(w.shape) for w in weights] == list(zip(hidden_sizes, [7, *hidden_sizes[:-1]], strict=True))
-    assert encoder(torch.rand(3, 7))[1].shape == (3, 2)
+    x = torch.rand(3, 7, dtype=torch.float64)
+    hidden = x
+    for layer in encoder.trunk[::2]:
+        hidden = ACTIVATIONS[activation](hidden @ layer.weight.T + layer.bias)
+    outputs = hidden @ encoder.head.weight.T + encoder.head.bias
+    loc, scale = encoder(x)
+    torch.testing.assert_close(loc, outputs[:, :2], rtol=0, atol=1e-13)
+    torch.testing.assert_close(scale, (outputs[:, 2:] / 2).exp(), rtol=0, atol=1e-13)
+
+
+def test_every_registered_activation_is_tested():
+    assert set(ACTIVATIONS) == set(activations.ACTIVATIONS)
 
 
 def test_gradients_match_finite_differences():

@@ -1,16 +1,22 @@
 """What every exported network keeps to: built by its two sizes, any leading dims, any dtype."""
 
 import copy
+import inspect
 import itertools
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import nn
 
+import pyro_dvae as dv
 from pyro_dvae import networks
 from pyro_dvae.errors import InputError
+from pyro_dvae.networks.likelihoods import LIKELIHOODS
+from pyro_dvae.recording import record
 
-D, d = 6, 2
+D, d = 16, 2  # D is a square, as networks of images want it
 CLASSES = {
     name: member
     for name in networks.__all__
@@ -18,13 +24,36 @@ CLASSES = {
 }
 
 
+OPTIONS = {"scale": ["learned", "per-pixel"], "likelihood": list(LIKELIHOODS)}
+
+
+def arguments(name):
+    return inspect.signature(CLASSES[name]).parameters
+
+
+def variants():
+    """Every class with its defaults, and with each value of an option that changes what it computes."""
+    for name in CLASSES:
+        yield name, {}
+        for option in OPTIONS.keys() & arguments(name).keys():
+            default = arguments(name)[option].default
+            yield from ((name, {option: value}) for value in OPTIONS[option] if value != default)
+
+
+VARIANTS = {" ".join([name, *options.values()]): (name, options) for name, options in variants()}
+
+
 def build(name, **options):
-    sizes = {"data_size": D, "latent_size": d}
-    return CLASSES[name](**sizes, **options)
+    kind, chosen = VARIANTS[name]
+    return CLASSES[kind](data_size=D, latent_size=d, **chosen, **options)
+
+
+def is_encoder(name):
+    return VARIANTS[name][0].endswith("Encoder")
 
 
 def in_size(name):
-    return D if name.endswith("Encoder") else d
+    return D if is_encoder(name) else d
 
 
 def outputs(network, value):
@@ -36,14 +65,15 @@ def outputs(network, value):
     return result.mean, result.log_prob(target)
 
 
-@pytest.fixture(params=CLASSES)
+@pytest.fixture(params=VARIANTS)
 def name(request):
     torch.manual_seed(0)
     return request.param
 
 
-def test_every_class_is_an_encoder_or_a_decoder(name):
-    assert name.endswith(("Encoder", "Decoder"))
+def test_every_class_is_an_encoder_or_a_decoder():
+    assert len(CLASSES) >= 7
+    assert all(name.endswith(("Encoder", "Decoder")) for name in CLASSES)
 
 
 def test_sizes_are_attributes(name):
@@ -59,10 +89,28 @@ def test_leading_dims_are_computed_one_by_one(name, leading):
     for index in itertools.product(*map(range, leading)):
         single = outputs(network, value[index])
         for many, one in zip(batched, single, strict=True):
-            torch.testing.assert_close(many[index], one, rtol=0, atol=1e-12)
-    last = (d, d) if name.endswith("Encoder") else (D, None)
+            torch.testing.assert_close(many[index], one, rtol=1e-12, atol=1e-12)
+    last = (d, d) if is_encoder(name) else (D, None)
     for result, size in zip(batched, last, strict=True):
         assert result.shape == leading if size is None else (*leading, size)
+
+
+def test_no_data_give_no_results(name):
+    result = build(name)(torch.rand(0, 3, in_size(name)))
+    if is_encoder(name):
+        assert [tuple(each.shape) for each in result] == [(0, 3, d), (0, 3, d)]
+    else:
+        assert result.mean.shape == (0, 3, D)
+
+
+def test_a_value_that_is_not_contiguous_is_no_other(name):
+    network, value = (
+        build(name).double(),
+        torch.rand(in_size(name), 4, 3, dtype=torch.float64).mT.transpose(0, 2),
+    )
+    assert not value.is_contiguous()
+    for one, two in zip(outputs(network, value), outputs(network, value.contiguous()), strict=True):
+        torch.testing.assert_close(one, two, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -86,6 +134,64 @@ def test_gradients_reach_every_parameter(name):
     sum(result.square().sum() for result in outputs(network, torch.rand(5, in_size(name)))).backward()
     for parameter_name, parameter in network.named_parameters():
         assert parameter.grad is not None, parameter_name
+        assert torch.count_nonzero(parameter.grad) > 0, parameter_name
+
+
+def test_a_recording_computes_the_same_values_and_gradients(name):
+    network = build(name).double()
+    parameters = tuple(network.parameters())
+
+    def program(value, *parameters):
+        with torch.enable_grad():
+            total = sum(result.square().sum() for result in outputs(network, value))
+        gradients = torch.autograd.grad(total, parameters)
+        return torch.cat([total.detach()[None], *[gradient.flatten() for gradient in gradients]])
+
+    value = torch.rand(4, 3, in_size(name), dtype=torch.float64)
+    graph = record(program, value, *parameters)
+    for other in (value, torch.rand_like(value)):
+        expected = program(other, *parameters)
+        torch.testing.assert_close(graph(other, *parameters), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_dvae_of_it_has_the_bound_of_its_draws(name):
+    """M × K draws in one pass equal the mean over passes of one draw each, gradients too."""
+    network = build(name).double()
+    encoder = network if is_encoder(name) else networks.GaussianEncoder(D, d).double()
+    decoder = networks.BernoulliDecoder(d, D).double() if is_encoder(name) else network
+    x = torch.rand(5, D, dtype=torch.float64)
+    x_tilde = torch.rand(2, 1, D, dtype=torch.float64)  # [M, N, D], the same for every datum
+    noise = torch.randn(3, 2, 5, d, dtype=torch.float64)
+
+    def bound(corrupted, epsilon):
+        loc, scale = encoder(corrupted)
+        z = loc + scale * epsilon
+        q, prior = dist.Normal(loc, scale).to_event(1), dist.Normal(torch.zeros_like(z), 1).to_event(1)
+        return decoder(z).log_prob(x) + prior.log_prob(z) - q.log_prob(z)
+
+    together = bound(x_tilde.expand(2, 5, D), noise).sum()
+    one_by_one = sum(
+        bound(x_tilde[m].expand(5, D), noise[k, m]).sum() for k, m in itertools.product(range(3), range(2))
+    )
+    torch.testing.assert_close(together, one_by_one, rtol=1e-12, atol=0)
+    parameters = list(network.parameters())
+    for one, two in zip(
+        torch.autograd.grad(together, parameters), torch.autograd.grad(one_by_one, parameters), strict=True
+    ):
+        torch.testing.assert_close(one, two, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_a_denoising_bound_trains_every_parameter(name, local):
+    network = build(name)
+    encoder = network if is_encoder(name) else networks.GaussianEncoder(D, d)
+    decoder = networks.BernoulliDecoder(d, D) if is_encoder(name) else network
+    dvae = dv.DVAE(encoder, decoder, dv.SaltAndPepper(0.1))
+    x = torch.rand(5, D)
+    with pyro.settings.context(module_local_params=local):
+        loss = dv.TraceDenoising_ELBO(2, 3, max_plate_nesting=1).loss_and_grads(dvae.model, dvae.guide, x)
+    assert loss == loss
+    for parameter_name, parameter in network.named_parameters():
         assert torch.count_nonzero(parameter.grad) > 0, parameter_name
 
 
@@ -128,11 +234,31 @@ def test_what_is_not_a_floating_point_tensor_is_refused(name, value):
 @pytest.mark.parametrize("argument", ["data_size", "latent_size"])
 @pytest.mark.parametrize("value", [0, -3, 2.0, "4", None, True])
 def test_bad_sizes_are_refused(name, argument, value):
+    kind, chosen = VARIANTS[name]
     sizes = {"data_size": D, "latent_size": d, argument: value}
     with pytest.raises(InputError, match=f"^{argument}: expected a whole number"):
-        CLASSES[name](**sizes)
+        CLASSES[kind](**sizes, **chosen)
 
 
-def test_unknown_activations_are_refused(name):
-    with pytest.raises(InputError, match=r"activation: unknown name 'gelo'"):
-        build(name, activation="gelo")
+WITH = {
+    "activation": ("gelo", "activation: unknown name 'gelo'"),
+    "hidden_sizes": ((), "hidden_sizes: expected at least one layer size"),
+    "channels": ((), "channels: expected at least one number of maps"),
+    "kernel_size": (4, "kernel_size: expected an odd number"),
+    "image_shape": ((3, 5), "image_shape: expected .* with product 16, got \\(3, 5\\)"),
+    "likelihood": ("bernouli", "likelihood: unknown name 'bernouli'"),
+    "scale": ("pixel", "scale: unknown name 'pixel'"),
+    "maximum_logit": (0.0, "maximum_logit: expected a number above 0"),
+    "minimum_scale": (-1.0, "minimum_scale: expected a number"),
+    "hidden_size": (0, "hidden_size: expected a whole number"),
+    "steps": (0, "steps: expected a whole number"),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "option"), [(kind, option) for kind in CLASSES for option in arguments(kind) if option in WITH]
+)
+def test_bad_options_are_refused(kind, option):
+    value, message = WITH[option]
+    with pytest.raises(InputError, match=f"^{message}"):
+        CLASSES[kind](data_size=D, latent_size=d, **{option: value})
