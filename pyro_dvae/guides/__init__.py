@@ -1,6 +1,26 @@
 """Guides: from data, corrupted, to samples of the latents."""
 
+from pyro_dvae.guides.bernoulli import BernoulliGuide
+from pyro_dvae.guides.categorical import CategoricalGuide
+from pyro_dvae.guides.chain import ChainGuide
+from pyro_dvae.guides.concrete import ConcreteGuide, GumbelSoftmaxGuide
 from pyro_dvae.guides.denoising import DenoisingGuide
+from pyro_dvae.guides.flow import FlowGuide
+from pyro_dvae.guides.full_covariance import FullCovarianceGuide
 from pyro_dvae.guides.gaussian import GaussianGuide
+from pyro_dvae.guides.implicit import ImplicitGuide
+from pyro_dvae.guides.mixture import MixtureGuide
 
-__all__ = ["DenoisingGuide", "GaussianGuide"]
+__all__ = [
+    "BernoulliGuide",
+    "CategoricalGuide",
+    "ChainGuide",
+    "ConcreteGuide",
+    "DenoisingGuide",
+    "FlowGuide",
+    "FullCovarianceGuide",
+    "GaussianGuide",
+    "GumbelSoftmaxGuide",
+    "ImplicitGuide",
+    "MixtureGuide",
+]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 import pyro
 from pyro.distributions import TorchDistribution
@@ -26,6 +27,9 @@ class AmortisedGuide(nn.Module, ABC):
     :param encoder: the network of x̃ [..., D] that the subclass asks for.
     :param corruption: the corruption of its input; none by default.
     """
+
+    #: Whether q(z | x̃) has a noise site of its own, so that the bound to train by is the semi-implicit one.
+    semi_implicit: ClassVar[bool] = False
 
     def __init__(self, encoder: nn.Module, corruption: Corruption | None = None) -> None:
         super().__init__()

@@ -28,3 +28,10 @@ class Prior(nn.Module, ABC):
     @abstractmethod
     def forward(self, like: Tensor) -> TorchDistribution:
         """Return p(z), of batch shape [] and event shape [d], in the type and on the device of ``like``."""
+
+    def code(self, z: Tensor) -> Tensor:
+        """Return what the decoder sees of a latent ``z`` [..., d], of the same shape.
+
+        It is ``z``, unless the prior keeps its latents on another scale for the sake of numerics.
+        """
+        return z

@@ -1,6 +1,8 @@
 """What a trained model and guide do with the data: used units, parts of the bound, codes, reconstructions."""
 
 from pyro_dvae.evaluation.measures.activity import ActiveUnits, active_units
+from pyro_dvae.evaluation.measures.binary_code import binary_code
+from pyro_dvae.evaluation.measures.binary_code_record import BinaryCode
 from pyro_dvae.evaluation.measures.bits import bits_per_dim
 from pyro_dvae.evaluation.measures.means import latent_means
 from pyro_dvae.evaluation.measures.parts import BoundParts, bound_parts
@@ -13,11 +15,13 @@ from pyro_dvae.evaluation.measures.reconstruction import (
 
 __all__ = [
     "ActiveUnits",
+    "BinaryCode",
     "BoundParts",
     "DecodingError",
     "LinearProbe",
     "ReconstructionError",
     "active_units",
+    "binary_code",
     "bits_per_dim",
     "bound_parts",
     "latent_means",

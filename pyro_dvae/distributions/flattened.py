@@ -1,0 +1,79 @@
+"""Several vectors as one event: what a decoder of flat latents takes."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import constraints
+from torch import Tensor
+from torch.distributions import Distribution, kl_divergence, register_kl
+
+
+class _EachPart(constraints.Constraint):
+    """Vectors laid end to end, each of which meets a constraint; no bijection leads there."""
+
+    event_dim = 1
+
+    def __init__(self, part: constraints.Constraint, shape: torch.Size) -> None:
+        self.part = part
+        self.shape = shape
+        self.is_discrete = part.is_discrete
+        super().__init__()
+
+    def check(self, value: Tensor) -> Tensor:
+        met: Tensor = self.part.check(value.unflatten(-1, self.shape))
+        return met.all(-1)
+
+
+class Flattened(dist.TorchDistribution):
+    """Independent vectors, the last batch dimension of ``base``, laid end to end: event shape [n · K].
+
+    :param base: a distribution of batch shape [..., n] and event shape [K].
+    """
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+
+    def __init__(self, base: Distribution) -> None:
+        self.base = base
+        self._parts = torch.Size([base.batch_shape[-1], base.event_shape[0]])
+        size = self._parts.numel()
+        super().__init__(base.batch_shape[:-1], torch.Size([size]), validate_args=False)
+
+    @property
+    def has_rsample(self) -> bool:
+        """As of the base."""
+        return bool(self.base.has_rsample)
+
+    @constraints.dependent_property(event_dim=1)
+    def support(self) -> constraints.Constraint:
+        """Where each of the vectors lies in the support of the base."""
+        return _EachPart(self.base.support, self._parts)
+
+    def expand(self, batch_shape: torch.Size, _instance: dist.TorchDistribution | None = None) -> Flattened:
+        """Return this distribution over a larger batch shape."""
+        return Flattened(self.base.expand(torch.Size([*batch_shape, self._parts[0]])))
+
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's signature
+        """Draw values of shape ``sample_shape + batch_shape + [n · K]``, followed by the gradient."""
+        return self.base.rsample(sample_shape).flatten(-2)
+
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        """Draw values of shape ``sample_shape + batch_shape + [n · K]``."""
+        return self.base.sample(sample_shape).flatten(-2)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return the log-probability of all vectors together, of the batch shape (nats)."""
+        return self.base.log_prob(value.unflatten(-1, self._parts)).sum(-1)
+
+    @property
+    def mean(self) -> Tensor:
+        """The means of the vectors, laid end to end."""
+        return self.base.mean.flatten(-2)
+
+
+@register_kl(Flattened, Flattened)
+def _kl_flattened(p: Flattened, q: Flattened) -> Tensor:
+    divergence: Tensor = kl_divergence(p.base, q.base)
+    return divergence.sum(-1)

@@ -1,0 +1,97 @@
+"""The binary code that a model's latents give, what it costs and what it keeps."""
+
+from __future__ import annotations
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyro_dvae import checks
+from pyro_dvae.errors import InputError
+from pyro_dvae.evaluation.measures.binary_code_record import BinaryCode
+from pyro_dvae.evaluation.measures.means import base_of
+from pyro_dvae.evaluation.measures.passes import (
+    Program,
+    by_row,
+    check_pair,
+    chunks,
+    data_plate,
+    first_chunk,
+    measuring,
+)
+from pyro_dvae.evaluation.measures.reconstruction import _errors, _gather, _MeanCode
+
+
+def binary_code(
+    model: Program,
+    guide: Program,
+    x: Tensor,
+    *,
+    site: str = "z",
+    threshold: float = 0.5,
+    values: tuple[float, float] = (0.0, 1.0),
+    data_site: str = "x",
+    dead: float = 0.01,
+    clean: bool = True,
+    chunk: int | None = None,
+) -> BinaryCode:
+    """Round the mean code of each row of ``x`` to bits, and compare what is decoded from them.
+
+    Bit i of a datum is 1 where the mean of the guide's latent i exceeds ``threshold``; in its place the
+    decoder gets the higher of ``values``, else the lower. For latents near 0 and 1
+    (:class:`~pyro_dvae.priors.GaussianPair`, bits) these are the defaults. Latents that are logits of a code
+    in (0, 1) (:class:`~pyro_dvae.priors.SparseBeta`, :class:`~pyro_dvae.priors.ConcretePrior`) take
+    ``threshold=0`` and ``values=(-inf, inf)``, whose codes are 0 and 1.
+
+    The cost of a bit is the entropy of its share p of ones among the data, −p log₂ p − (1 − p) log₂(1 − p);
+    their sum is the length of the code where each bit is coded by itself (an arithmetic coder comes within 2
+    bits of it), and bounds from above that of any better coder.
+
+    :param model: Pyro model of a batch, with one data plate.
+    :param guide: Pyro guide of a batch.
+    :param x: data, shape [N, ...].
+    :param site: name of the latent, of one event dimension [d]; others keep their mean.
+    :param threshold: between the two values of a bit.
+    :param values: what the decoder gets for 0 and for 1.
+    :param data_site: name of the model's observed site to compare.
+    :param dead: a bit of less entropy than this is called dead (bits).
+    :param clean: give the guide clean input; else it is corrupted.
+    :param chunk: rows of ``x`` at a time; by default 2,000.
+    :raises InputError: ``x`` is empty or not finite, there are no such sites, or a mean is not known.
+    """
+    checks.data("x", x)
+    checks.number("threshold", threshold)
+    checks.number("dead", dead, 0.0, 1.0)
+    if len(values) != 2 or not values[0] < threshold < values[1]:
+        raise InputError(f"values: expected a pair around the threshold {threshold:g}, got {values!r}")
+    low, high = values
+    ones: Tensor | None = None
+    real, rounded = [], []
+    plate, size = "", 0
+    with measuring(model, guide, first_chunk(x, chunk), clean, None):
+        for rows in chunks(x, chunk):
+            if not plate:
+                draws = check_pair(model, guide, rows)
+                plate = data_plate(draws, len(rows))
+                checks.known("site", site, [each["name"] for each in draws.latent_sites()])
+                observed = [each["name"] for each in draws.model_sites() if each["is_observed"]]
+                checks.known("data_site", data_site, observed)
+                size = rows[0].numel()
+            setter = _MeanCode()
+            with setter:
+                codes = poutine.trace(guide).get_trace(rows)
+            if setter.unknown:
+                kind = type(base_of(codes.nodes[setter.unknown[0]]["fn"])).__name__
+                raise InputError(
+                    f"guide: expected a distribution with a mean at {setter.unknown[0]!r}, got {kind}"
+                )
+            real.append(_errors(model, codes, rows, data_site, plate))
+            code = codes.nodes[site]
+            above = code["value"] > threshold
+            code["value"] = torch.where(above, high, low).to(code["value"])
+            rounded.append(_errors(model, codes, rows, data_site, plate))
+            count = by_row(above, code, plate).sum(0).cpu()
+            ones = count if ones is None else ones + count
+    if ones is None or ones.dim() != 1:
+        raise InputError(f"site: expected latents of one event dimension at {site!r}")
+    return BinaryCode(ones.double() / len(x), _gather(real), _gather(rounded), size, dead)

@@ -1,0 +1,66 @@
+"""Binary latents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyro.distributions as dist
+from torch import Tensor, nn
+
+from pyro_dvae import checks
+from pyro_dvae.corruptions import Corruption
+from pyro_dvae.guides.base import AmortisedGuide
+from pyro_dvae.networks.mlp import last_dimension, linear, trunk
+
+
+class LogitEncoder(nn.Module):
+    """Logits of discrete latents, ``W h + b`` with h = trunk(x): [..., latent_size] of [..., data_size].
+
+    Every layer, the head included, starts with Glorot uniform weights and zero biases.
+    """
+
+    def __init__(
+        self,
+        data_size: int,
+        latent_size: int,
+        hidden_sizes: Sequence[int] = (200,),
+        activation: str = "softplus",
+    ) -> None:
+        super().__init__()
+        self.data_size = checks.count("data_size", data_size)
+        self.latent_size = checks.count("latent_size", latent_size)
+        self.trunk = trunk(self.data_size, hidden_sizes, activation)
+        self.head = linear(hidden_sizes[-1], self.latent_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits [..., latent_size] for ``x`` of [..., data_size]."""
+        last_dimension("x", x, self.data_size, "data_size")
+        logits: Tensor = self.head(self.trunk(x))
+        return logits
+
+
+class BernoulliGuide(AmortisedGuide):
+    """Independent bits, ``z_i ~ Bernoulli(σ(logits_i(x̃)))``: for :class:`~pyro_dvae.priors.BernoulliPrior`.
+
+    Bits have no pathwise gradient; every bound of this package gives them their score function. Its
+    baselines: ``TraceDenoising_ELBO(baseline=network)`` is NVIL (Mnih and Gregor 2014) with the denoising
+    criterion, ``TraceDenoisingIWAE_ELBO(num_particles=K)`` VIMCO (Mnih and Rezende 2016).
+
+    :param encoder: module from x̃ [..., D] to logits [..., d].
+    :param corruption: the corruption.
+    """
+
+    @classmethod
+    def of_sizes(
+        cls,
+        data_size: int,
+        latent_size: int,
+        hidden_sizes: Sequence[int] = (200,),
+        activation: str = "softplus",
+        *,
+        corruption: Corruption | None = None,
+    ) -> BernoulliGuide:
+        return cls(LogitEncoder(data_size, latent_size, hidden_sizes, activation), corruption)
+
+    def posterior(self, x_tilde: Tensor) -> dist.Independent:
+        return dist.Bernoulli(logits=self.encoder(x_tilde)).to_event(1)

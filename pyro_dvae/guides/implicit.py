@@ -1,0 +1,90 @@
+"""The implicit recognition network: a network fed with noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyro_dvae import checks
+from pyro_dvae.corruptions import Corruption
+from pyro_dvae.guides.base import AmortisedGuide
+from pyro_dvae.networks import GaussianEncoder
+from pyro_dvae.sites import Auxiliary
+
+
+class InputNoise(Auxiliary):
+    """Noise that is part of a guide: sampled, not counted, and there on clean input too."""
+
+    def expand(self, batch_shape: torch.Size, _instance: dist.TorchDistribution | None = None) -> InputNoise:
+        """Return this distribution over a larger batch shape."""
+        shape = torch.Size(batch_shape)
+        clean = self.clean.expand(shape + self.event_shape)
+        return InputNoise(self.base_dist.expand(shape), clean, self.learned)
+
+    def without_noise(self) -> InputNoise:
+        """Return the distribution as it is: this noise is no corruption."""
+        return self
+
+
+class ImplicitGuide(AmortisedGuide):
+    """``ε ~ N(0, I)``, ``z ~ N(μ(x̃, ε), diag σ(x̃, ε)²)``: the semi-implicit guide of Yin and Zhou (2018).
+
+    A network of the datum and of noise, z = g(x̃, ε), gives any shape of q(z|x̃), but no density of it. Here
+    the last step is a small Gaussian with a learned scale, so q(z|x̃, ε) has a density and only the mixture
+
+        q(z|x̃) = E_ε q(z|x̃, ε)
+
+    has none; as σ → 0 the guide is the purely implicit one. ε is an auxiliary site ``noise`` [N, e] beside
+    the corruption, and ``TraceSemiImplicit_ELBO`` bounds log q(z|x̃) by further draws of both: its L_J grows
+    with J to the bound L_cvae of the mixture. The plain denoising bound is L_0. It is a bound too, but
+    nothing in it rewards the spread over ε, so a guide trained by it becomes Gaussian.
+
+    On clean input (``clean_input``) the noise stays, since without it the guide would be another one. For
+    ``log_likelihood`` use ``proposal="mixture"`` or ``"corrupted"``, which draw ε more than once per pass.
+
+    :param encoder: module from [x̃, ε] of [..., D + e] to a pair (loc, scale), each [..., d].
+    :param noise_size: e.
+    :param corruption: the corruption.
+    """
+
+    semi_implicit: ClassVar[bool] = True
+
+    def __init__(self, encoder: nn.Module, noise_size: int, corruption: Corruption | None = None) -> None:
+        super().__init__(encoder, corruption)
+        self.noise_size = checks.count("noise_size", noise_size)
+
+    @classmethod
+    def of_sizes(
+        cls,
+        data_size: int,
+        latent_size: int,
+        hidden_sizes: Sequence[int] = (200,),
+        activation: str = "softplus",
+        *,
+        corruption: Corruption | None = None,
+        noise_size: int | None = None,
+    ) -> ImplicitGuide:
+        """Return the guide with fully connected networks of these sizes.
+
+        :param noise_size: e; that of the latent by default.
+        """
+        checks.count("data_size", data_size)
+        checks.count("latent_size", latent_size)
+        size = latent_size if noise_size is None else checks.count("noise_size", noise_size)
+        encoder = GaussianEncoder(data_size + size, latent_size, hidden_sizes, activation)
+        return cls(encoder, size, corruption)
+
+    def posterior(self, x_tilde: Tensor) -> dist.Independent:
+        """Sample the site ``noise`` and return q(z | x̃, ε)."""
+        zero = x_tilde.new_zeros(self.noise_size)
+        normal = dist.Normal(zero, torch.ones_like(zero)).to_event(1)
+        noise = pyro.sample("noise", InputNoise(normal, zero, learned=False), infer={"is_auxiliary": True})
+        lead = torch.broadcast_shapes(x_tilde.shape[:-1], noise.shape[:-1])
+        inputs = torch.cat([x_tilde.expand(*lead, -1), noise.expand(*lead, -1)], dim=-1)
+        loc, scale = self.encoder(inputs)
+        return dist.Normal(loc, scale).to_event(1)

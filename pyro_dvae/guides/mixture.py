@@ -1,0 +1,64 @@
+"""The mixture of Gaussians recognition network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from pyro_dvae import checks
+from pyro_dvae.corruptions import Corruption
+from pyro_dvae.guides.base import AmortisedGuide
+from pyro_dvae.guides.diagonal_mixture import DiagonalMixture
+from pyro_dvae.guides.features import Features
+from pyro_dvae.networks.mlp import linear
+
+
+class MixtureGuide(AmortisedGuide):
+    """``z ~ Σ_c π_c(x̃) N(z; μ_c(x̃), diag σ_c(x̃)²)``: several modes for a datum (Graves 2016).
+
+    With features h = encoder(x̃), one affine layer of h gives the logits of π, another all μ_c and log σ_c².
+    The gradient is pathwise, also that of π: see
+    :class:`~pyro_dvae.guides.diagonal_mixture.DiagonalMixture`.
+
+    :param encoder: module from x̃ [..., D] to features [..., H].
+    :param feature_size: H.
+    :param latent_size: d.
+    :param components: C, the number of Gaussians.
+    :param corruption: the corruption.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        feature_size: int,
+        latent_size: int,
+        components: int = 5,
+        corruption: Corruption | None = None,
+    ) -> None:
+        super().__init__(encoder, corruption)
+        self.feature_size = checks.count("feature_size", feature_size)
+        self.latent_size = checks.count("latent_size", latent_size)
+        self.components = checks.count("components", components, minimum=2)
+        self.weight_head = linear(feature_size, components)
+        self.head = linear(feature_size, 2 * components * latent_size)
+
+    @classmethod
+    def of_sizes(
+        cls,
+        data_size: int,
+        latent_size: int,
+        hidden_sizes: Sequence[int] = (200,),
+        activation: str = "softplus",
+        *,
+        corruption: Corruption | None = None,
+        components: int = 5,
+    ) -> MixtureGuide:
+        encoder = Features(data_size, hidden_sizes, activation)
+        return cls(encoder, encoder.feature_size, latent_size, components, corruption)
+
+    def posterior(self, x_tilde: Tensor) -> DiagonalMixture:
+        features = self.encoder(x_tilde)
+        outputs = self.head(features).unflatten(-1, (self.components, 2 * self.latent_size))
+        loc, log_variance = outputs.chunk(2, dim=-1)
+        return DiagonalMixture(self.weight_head(features), loc, (0.5 * log_variance).exp())

@@ -1,0 +1,81 @@
+"""A generative network with several stochastic layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pyro
+import pyro.distributions as dist
+from torch import Tensor, nn
+
+from pyro_dvae import checks
+from pyro_dvae.errors import InputError
+from pyro_dvae.networks import BernoulliDecoder, GaussianEncoder
+from pyro_dvae.priors import Prior, StandardNormal
+from pyro_dvae.registration import register
+
+
+class ChainModel(nn.Module):
+    """``zL ~ p(zL)``, ``z(l) ~ N(μ(z(l+1)), diag σ(z(l+1))²)``, ``x ~ p(x|z1)``: layers of any depth.
+
+    The generative side of Im et al. (2017), Theorem 1. Sites: ``z1`` [N, d_1], …, ``zL`` [N, d_L] and ``x``
+    [N, D], inside the plate ``data``; the guide to go with it is :class:`pyro_dvae.guides.ChainGuide`. With
+    one layer it is :class:`~pyro_dvae.models.LatentVariableModel` with the site named ``z1``.
+
+    :param decoder: module from z1 [..., d_1] to a Pyro distribution over [..., D] with one event dimension.
+    :param upper_decoders: for each layer but the last a module from z(l+1) to a pair (loc, scale) of z(l),
+        each [..., d_l], in the order l = 1, 2, …
+    :param prior: of zL.
+    """
+
+    def __init__(
+        self, decoder: nn.Module, upper_decoders: Sequence[nn.Module] | nn.ModuleList, prior: Prior
+    ) -> None:
+        super().__init__()
+        for layer in upper_decoders:
+            if not isinstance(layer, nn.Module):
+                raise InputError(f"upper_decoders: expected torch.nn.Modules, got {type(layer).__name__}")
+        if not isinstance(prior, Prior):
+            raise InputError(f"prior: expected a pyro_dvae prior, got {type(prior).__name__}")
+        self.decoder = decoder
+        self.upper_decoders = nn.ModuleList(upper_decoders)
+        self.prior = prior
+
+    @classmethod
+    def of_sizes(
+        cls,
+        data_size: int,
+        latent_size: int,
+        hidden_sizes: Sequence[int] = (200, 200),
+        activation: str = "softplus",
+        *,
+        num_layers: int = 2,
+        likelihood: Callable[[int, int, Sequence[int], str], nn.Module] = BernoulliDecoder,
+    ) -> ChainModel:
+        """Return the model with fully connected networks of these sizes.
+
+        :param latent_size: of each stochastic layer.
+        :param num_layers: L.
+        :param likelihood: the decoder's class.
+        """
+        checks.count("latent_size", latent_size)
+        above = checks.count("num_layers", num_layers) - 1
+        decoder = likelihood(latent_size, data_size, hidden_sizes, activation)
+        upper = [GaussianEncoder(latent_size, latent_size, hidden_sizes, activation) for _ in range(above)]
+        return cls(decoder, upper, StandardNormal(latent_size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Observe each row of ``x`` [N, D]; return z1 [N, d_1]."""
+        register("decoder", self.decoder)
+        register("upper_decoders", self.upper_decoders)
+        register("prior", self.prior)
+        number = len(self.upper_decoders) + 1
+        with pyro.plate("data", x.shape[0]):
+            z: Tensor = pyro.sample(f"z{number}", self.prior(x))
+            above = self.prior.code(z)
+            for decoder in reversed(self.upper_decoders):
+                number -= 1
+                loc, scale = decoder(above)
+                z = above = pyro.sample(f"z{number}", dist.Normal(loc, scale).to_event(1))
+            pyro.sample("x", self.decoder(above), obs=x)
+        return z
