@@ -164,23 +164,26 @@ class Draws:
         :raises InputError: the latents of the guide have different scales, so their joint density has none.
         """
         model, guide = self.model_terms(), self.guide_terms()
-        outer, inner = self._scales([*model, *guide])
-        factors = inner[len(model) :] or [1.0]
+        factors = self._scales([*model, *guide])[1][len(model) :] or [1.0]
         if not all(_same(factor, factors[0]) for factor in factors):
             raise InputError("guide: expected one scale for all latents (poutine.scale), got several")
-        return LogWeight(self._sum(model, inner[: len(model)]), outer), factors[0]
+        return self.log_joint(), factors[0]
+
+    def log_joint(self) -> LogWeight:
+        """Return log p(x, z) per draw and datum, with the scales that it has in :meth:`log_weight`."""
+        model = self.model_terms()
+        outer, inner = self._scales([*model, *self.guide_terms()])
+        return LogWeight(self._sum(model, inner[: len(model)]), outer)
 
     def density(self, terms: list[Term]) -> Tensor:
         """Return the sum of the terms per draw and datum [K, M, *datum] (nats), with masks, without scales.
 
         :raises InputError: a plate inside a datum is subsampled, so that its density is not all there.
         """
-        frames = {frame.name for frame in self.datum_frames()}
-        for name in self.subsamples.sites:
-            if name not in frames and self.subsamples.scale(name) != 1:
-                raise InputError(
-                    f"model: plate {name!r} inside a datum is subsampled; a likelihood needs all of it"
-                )
+        if name := self.subsamples.inside(self.datum_frames()):
+            raise InputError(
+                f"model: plate {name!r} inside a datum is subsampled; a likelihood needs all of it"
+            )
         return self._sum(terms, [1.0] * len(terms))
 
     def _sum(self, terms: list[Term], scales: list[float | Tensor]) -> Tensor:

@@ -15,6 +15,7 @@ from pyro_dvae.bounds.pathwise import refuse_chains, total_derivative_surrogate
 from pyro_dvae.bounds.reductions import AVERAGE, POOLED, log_mean_exp
 from pyro_dvae.bounds.rerun import CrossDensity, mixture_density
 from pyro_dvae.bounds.score import baseline_of, has_score, score_surrogate
+from pyro_dvae.bounds.whole_weights import refuse_subsampling
 from pyro_dvae.errors import InputError
 
 _OBJECTIVES = {"average": AVERAGE, "pooled": POOLED, "mixture": POOLED}
@@ -32,7 +33,8 @@ class TraceDenoisingIWAE_ELBO(DenoisingELBO):
 
     All are lower bounds of log p(x) and grow with K. Weights are per datum; plate scales and
     ``poutine.scale`` multiply after the logarithm. With no corruption site this is the IWAE bound of Burda
-    et al. (2016) for any Pyro model and guide.
+    et al. (2016) for any Pyro model and guide. A latent outside the data plate makes one weight of all data:
+    right for the whole data set, refused for mini-batches of it.
 
     :param combine: ``"average"``, ``"pooled"`` or ``"mixture"``.
     :param gradient: of reparameterised sites: ``"pathwise"``, or ``"dreg"``, the doubly reparameterised
@@ -70,6 +72,8 @@ class TraceDenoisingIWAE_ELBO(DenoisingELBO):
         self._objective = _OBJECTIVES[self.combine]
 
     def _log_weight(self, draws: Draws) -> tuple[LogWeight, CrossDensity | None]:
+        if self.num_particles > 1 or (self.combine != "average" and self.num_corruptions > 1):
+            refuse_subsampling(draws)
         if self.combine != "mixture" or self.num_corruptions == 1:
             return draws.log_weight(), None
         joint, factor = draws.joint()

@@ -26,7 +26,7 @@ def total_derivative_surrogate(draws: Draws, by_draw: Tensor, by_model: Tensor) 
     partials = torch.autograd.grad(
         (by_draw.detach() * log_weight).sum(), list(leaves.values()), retain_graph=True, allow_unused=True
     )
-    total = (by_model.detach() * again.joint()[0].values).sum()
+    total = (by_model.detach() * again.log_joint().values).sum()
     for name, partial in zip(leaves, partials, strict=True):
         if partial is not None:
             total = total + (partial * draws.guide_trace.nodes[name]["value"]).sum()

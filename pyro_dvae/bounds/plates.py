@@ -6,7 +6,7 @@ from typing import Any
 
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.poutine.broadcast_messenger import BroadcastMessenger
-from pyro.poutine.indep_messenger import IndepMessenger
+from pyro.poutine.indep_messenger import CondIndepStackFrame, IndepMessenger
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 
@@ -61,3 +61,8 @@ class Subsamples(Messenger):
         """Return size / subsample size of the plate ``name``."""
         site = self.sites.get(name)
         return site["fn"].size / len(site["value"]) if site and site["fn"].size > 0 else 1.0
+
+    def inside(self, frames: list[CondIndepStackFrame]) -> str | None:
+        """Return the name of a subsampled plate that is not among ``frames``; None if there is none."""
+        names = {frame.name for frame in frames}
+        return next((name for name in self.sites if name not in names and self.scale(name) != 1), None)

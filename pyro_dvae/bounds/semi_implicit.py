@@ -15,6 +15,7 @@ from pyro_dvae.bounds.draws import Draws, LogWeight
 from pyro_dvae.bounds.reductions import MEAN, log_mean_exp
 from pyro_dvae.bounds.rerun import redrawn_density
 from pyro_dvae.bounds.score import Baseline, baseline_of, score_surrogate
+from pyro_dvae.bounds.whole_weights import refuse_subsampling
 from pyro_dvae.corruptions import Schedule
 from pyro_dvae.errors import InputError
 
@@ -73,6 +74,7 @@ class TraceSemiImplicit_ELBO(DenoisingELBO):
         if self.num_mixture == 0:
             raise InputError("num_mixture: the upper sandwich needs at least 1, got 0")
         draws = self.draws(model, guide, args, kwargs)
+        refuse_subsampling(draws)
         joint, factor = draws.joint()
         redrawn = redrawn_density(draws, self.num_mixture)
         return MEAN.reduce(joint.values - factor * log_mean_exp(redrawn.values, (0,)))
@@ -93,10 +95,11 @@ class TraceSemiImplicit_ELBO(DenoisingELBO):
 
     def _evaluate(self, draws: Draws) -> tuple[LogWeight, Tensor | float]:
         """Return the integrand [K, M, *datum], and the score-function surrogate of the redrawn sites."""
+        if self.num_mixture == 0:
+            return draws.log_weight(), 0.0
+        refuse_subsampling(draws)
         joint, factor = draws.joint()
         own = -draws.log_weight(draws.guide_terms()).values.unsqueeze(0)
-        if self.num_mixture == 0:
-            return LogWeight(joint.values - factor * own[0], joint.scale), 0.0
         redrawn = redrawn_density(draws, self.num_mixture)
         redrawn_values = redrawn.values.expand(-1, *own.shape[1:])
         densities = torch.cat([own, redrawn_values])

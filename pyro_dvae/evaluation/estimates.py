@@ -15,6 +15,7 @@ from pyro_dvae import checks
 from pyro_dvae.bounds import DenoisingELBO
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.modes import evaluation_mode
+from pyro_dvae.evaluation.remedies import SHARED_LATENTS
 from pyro_dvae.random_state import forked
 from pyro_dvae.sites import clean_input
 
@@ -98,7 +99,7 @@ def estimate_in_chunks(
             if values.numel() != len(rows):
                 raise InputError(
                     f"model: expected one plate with the {len(rows)} data of a batch, got bounds of shape "
-                    f"{tuple(values.shape)}"
+                    f"{tuple(values.shape)}{SHARED_LATENTS if values.dim() == 0 else ''}"
                 )
             parts.append(values.reshape(-1).cpu())
             done += len(rows)

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pyro.distributions import Delta
 from torch import Tensor
 
 from pyro_dvae.bounds import TraceDenoising_ELBO
 from pyro_dvae.bounds.draws import Draws
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.importance.proposals import Pass
+from pyro_dvae.evaluation.measures.means import base_of
+from pyro_dvae.evaluation.remedies import SHARED_LATENTS
 from pyro_dvae.training.parameters import Trained, discover
 
 _PROBED = 16  # data of the run that looks at model and guide
@@ -58,7 +61,7 @@ class Programs:
 
         One run of both on a few data, after which the random streams and buffers are as they were.
 
-        :raises InputError: the data have no plate of their own.
+        :raises InputError: the data have no plate of their own, or the guide sets a latent to a point.
         """
         probe = TraceDenoising_ELBO(num_particles=2, max_plate_nesting=nesting)
         few = self._arguments(self.rows(0, min(_PROBED, self.num_data)))
@@ -72,8 +75,14 @@ class Programs:
         if not found[0].datum_frames() or weights.numel() != len(few[0]):
             raise InputError(
                 f"model: expected one plate with the {len(few[0])} data of a batch around all sites, got "
-                f"weights of shape {tuple(weights.shape)}"
+                f"weights of shape {tuple(weights.shape)}{SHARED_LATENTS if weights.dim() == 0 else ''}"
             )
+        for site in found[0].latent_sites():
+            if isinstance(base_of(site["fn"]), Delta):
+                raise InputError(
+                    f"guide: its latent {site['name']!r} is a point, which has no density to weigh it by; a "
+                    "likelihood needs a guide with one"
+                )
         return trained, bool(found[0].auxiliary_sites()), probe.max_plate_nesting
 
     def _arguments(self, rows: tuple[Tensor, ...]) -> tuple[Any, ...]:
