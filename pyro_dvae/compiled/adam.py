@@ -10,16 +10,18 @@ import torch
 from torch import Tensor
 from torch.optim import Adam, AdamW, Optimizer
 
-STATE = ("step", "exp_avg", "exp_avg_sq")
+_STATE = ("step", "exp_avg", "exp_avg_sq")
+_CLIP_GUARD = 1e-6  # torch's own, in the denominator of a clipped gradient
 
 
 @dataclass(frozen=True)
 class Slot:
-    """One parameter with its optimizer's state and settings; the step size is read anew at every step.
+    """One parameter with its optimizer's state and settings; the learning rate is read anew at every step.
 
     :param optimizer: torch's optimizer.
     :param parameter: the leaf, updated in place.
     :param group: the optimizer's parameter group, whose ``lr`` schedules change.
+    :param place: of the group in the optimizer's list.
     :param state: the optimizer's own ``step``, ``exp_avg`` and ``exp_avg_sq``.
     :param decoupled: AdamW's weight decay instead of Adam's.
     :param clip_norm: largest norm of the gradient, as Pyro's optimizers clip, each parameter for itself.
@@ -29,6 +31,7 @@ class Slot:
     optimizer: Optimizer
     parameter: Tensor
     group: dict[str, Any]
+    place: int
     state: dict[str, Any]
     decoupled: bool
     clip_norm: float | None = None
@@ -42,67 +45,149 @@ class Slot:
     @property
     def present(self) -> bool:
         """Whether this is still the optimizer's state; loading another one replaces it."""
-        groups = self.optimizer.param_groups
-        return self.optimizer.state.get(self.parameter) is self.state and any(g is self.group for g in groups)
+        optimizer = self.optimizer
+        return (
+            optimizer.state.get(self.parameter) is self.state
+            and optimizer.param_groups[self.place] is self.group
+        )
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Step count, mean and mean square of the gradients, live."""
+        step, mean, square = (self.state[name] for name in _STATE)
+        return step, mean, square
 
 
 def slot(
     optimizer: Optimizer, parameter: Tensor, clip_norm: float | None = None, clip_value: float | None = None
 ) -> Slot | None:
-    """Return the slot of a parameter that its optimizer has stepped at least once, or None if it is no Adam.
+    """Return the slot of a parameter whose optimizer has its state, or None if it is no Adam.
 
     Variants of Adam (amsgrad, maximize, capturable, ...) are none.
     """
     if type(optimizer) not in (Adam, AdamW):
         return None
-    group = next(g for g in optimizer.param_groups if any(p is parameter for p in g["params"]))
+    groups = enumerate(optimizer.param_groups)
+    place, group = next((n, g) for n, g in groups if any(p is parameter for p in g["params"]))
     state = optimizer.state.get(parameter, {})
     plain = not any(group.get(name) for name in ("amsgrad", "maximize", "capturable", "differentiable"))
     numbers = not any(isinstance(value, Tensor) for value in (group["lr"], *group["betas"]))
-    if not (plain and numbers and set(STATE) <= state.keys()):
+    if not (plain and numbers and set(_STATE) <= state.keys()):
         return None
     decoupled = isinstance(optimizer, AdamW) or bool(group.get("decoupled_weight_decay"))
-    return Slot(optimizer, parameter, group, state, decoupled, clip_norm, clip_value)
+    return Slot(optimizer, parameter, group, place, state, decoupled, clip_norm, clip_value)
+
+
+def start(optimizer: Adam) -> None:
+    """Give every parameter without a state the one that torch's Adam begins with."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if not optimizer.state.get(parameter):
+                fused = bool(group.get("fused") or group.get("capturable"))
+                device = parameter.device if fused else torch.device("cpu")
+                optimizer.state[parameter] = {
+                    "step": torch.zeros((), dtype=torch.float32, device=device),
+                    "exp_avg": torch.zeros_like(parameter, requires_grad=False),
+                    "exp_avg_sq": torch.zeros_like(parameter, requires_grad=False),
+                }
+
+
+def rates_of(slots: Sequence[Slot]) -> list[float]:
+    """Return the present learning rate of every slot."""
+    return [float(each.group["lr"]) for each in slots]
+
+
+class StepSizes:
+    """What a step needs besides the gradients: the factors of Adam's correction of its bias.
+
+    :param slots: the settings, built in.
+    :param device: where counts and rates are.
+    """
+
+    def __init__(self, slots: Sequence[Slot], device: torch.device) -> None:
+        betas = [[each.group["betas"][i] for each in slots] for i in range(2)]
+        self._first, self._second = torch.tensor(betas, dtype=torch.float64, device=device).unbind()
+
+    def __call__(self, counts: Tensor, rates: Tensor) -> Tensor:
+        """Return rate, rate / (1 − β₁ᵗ) and 1 / √(1 − β₂ᵗ) for the step t = counts + 1.
+
+        In double precision, as torch's optimizers compute them.
+
+        :param counts: steps taken so far, [..., slots].
+        :param rates: learning rates in double precision, [..., slots].
+        :returns: [..., slots, 3].
+        """
+        time = counts.double() + 1
+        corrections = (1 - self._first**time, (1 - self._second**time).rsqrt())
+        return torch.stack([rates, rates / corrections[0], corrections[1]], dim=-1)
+
+
+class HostStepSizes:
+    """The same for one model on a CPU, where counts can be read without waiting.
+
+    :param slots: the parameters with their states.
+    :param dtype: of the result.
+    """
+
+    def __init__(self, slots: Sequence[Slot], dtype: torch.dtype) -> None:
+        self._slots = slots
+        self._counts = [each.tensors[0] for each in slots]
+        self._rows = torch.empty(len(slots), 3, dtype=dtype)
+        self._general = StepSizes(slots, torch.device("cpu"))
+        self._alike = len({each.group["betas"] for each in slots}) == 1
+
+    def __call__(self) -> Tensor:
+        """Return what :class:`StepSizes` does, in memory that the next call changes."""
+        rates, times = rates_of(self._slots), [count.item() for count in self._counts]
+        if self._alike and len(set(rates)) == 1 and len(set(times)) == 1:
+            (first, second), time, rate = self._slots[0].group["betas"], times[0] + 1, rates[0]
+            sizes = (rate, rate / (1 - first**time), (1 - second**time) ** -0.5)
+            return self._rows.copy_(torch.tensor(sizes, dtype=self._rows.dtype))
+        general = self._general(torch.stack(self._counts), torch.tensor(rates, dtype=torch.float64))
+        return self._rows.copy_(general)
 
 
 def update(
     slots: Sequence[Slot],
     leaves: Sequence[Tensor],
-    states: Sequence[dict[str, Tensor]],
+    states: Sequence[Sequence[Tensor]],
     gradients: Sequence[Tensor],
-    rates: Tensor,
+    sizes: Tensor,
 ) -> None:
     """Make one step in place (Kingma and Ba 2015; Loshchilov and Hutter 2019).
 
     :param slots: the settings.
     :param leaves: the parameters, in the order of the slots.
-    :param states: the optimizers' states.
+    :param states: step count, mean and mean square of each.
     :param gradients: of the leaves.
-    :param rates: step sizes, [slots].
+    :param sizes: of :class:`StepSizes`, [slots, 3].
     """
-    for index, (each, parameter, state) in enumerate(zip(slots, leaves, states, strict=True)):
+    for index, (each, parameter, (step, mean, square)) in enumerate(zip(slots, leaves, states, strict=True)):
         first, second = each.group["betas"]
-        gradient, rate = _clipped(gradients[index], each), rates[index].to(parameter.dtype)
-        step, mean, square = (state[name] for name in STATE)
+        gradient = _clipped(gradients[index], each)
+        rate, corrected, root = sizes[index].to(parameter.dtype).unbind()
         step.add_(1)
-        # In double precision, as torch's optimizers do it in Python.
-        count = step.double()
-        corrected = (1 - first**count).to(parameter.dtype)
-        root_corrected = (1 - second**count).sqrt().to(parameter.dtype)
         decay = each.group["weight_decay"]
         if decay and each.decoupled:
             parameter.mul_(1 - rate * decay)
         elif decay:
             gradient = gradient + decay * parameter
-        mean.lerp_(gradient, 1 - first)
-        square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
-        parameter.sub_(rate / corrected * (mean / (square.sqrt() / root_corrected + each.group["eps"])))
+        # In operations that vmap knows; torch's own lerp_ and addcmul_ differ by rounding at most.
+        mean.add_((gradient - mean) * (1 - first))
+        square.mul_(second).add_(gradient * gradient * (1 - second))
+        parameter.sub_(corrected * (mean / (square.sqrt() * root + each.group["eps"])))
+
+
+def clipped_together(gradients: Sequence[Tensor], limit: float) -> list[Tensor]:
+    """Return the gradients scaled so that their norm together is at most ``limit``, as torch clips."""
+    norms = torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients])
+    factor = torch.clamp(limit / (torch.linalg.vector_norm(norms) + _CLIP_GUARD), max=1.0)
+    return [gradient * factor.to(gradient.dtype) for gradient in gradients]
 
 
 def _clipped(gradient: Tensor, each: Slot) -> Tensor:
     if each.clip_norm is not None:
-        norm = torch.linalg.vector_norm(gradient)
-        gradient = gradient * torch.clamp(each.clip_norm / (norm + 1e-6), max=1.0)
+        gradient = clipped_together([gradient], each.clip_norm)[0]
     if each.clip_value is not None:
         gradient = gradient.clamp(-each.clip_value, each.clip_value)
     return gradient

@@ -22,7 +22,7 @@ from pyro_dvae.recording.record import Unrecordable, failing_as
 class RecordedGradient:
     """The graph (leaves, tensors) → (loss, gradients).
 
-    :param graph: to be called with the leaves and the tensor arguments, each a list.
+    :param graph: to be called with the leaves, then the tensor arguments.
     :param leaves: the parameters that it reads and that get a gradient, in the order of the gradients.
     """
 
@@ -45,8 +45,10 @@ def record_gradient(
     """
     before = [leaf.grad for leaf in leaves]
     reached: list[Tensor] = []
+    count = len(leaves)
 
-    def run(leaves: list[Tensor], tensors: list[Tensor]) -> list[Tensor]:
+    def run(*inputs: Tensor) -> list[Tensor]:
+        leaves, tensors = inputs[:count], inputs[count:]
         for leaf in leaves:
             leaf.grad = None
         with torch.enable_grad():
@@ -63,7 +65,7 @@ def record_gradient(
             pyro.validation_enabled(False),
             _without_synchronisation(),
         ):
-            graph = make_fx(run, tracing_mode="real")(list(leaves), list(tensors))
+            graph = make_fx(run, tracing_mode="real")(*leaves, *tensors)
     finally:
         for leaf, grad in zip(leaves, before, strict=True):
             leaf.grad = grad

@@ -15,17 +15,18 @@ from pyro.infer.util import torch_item, zero_grads
 from pyro.optim import PyroOptim
 from pyro.util import warn_if_nan
 from torch import Tensor
-from torch.fx import GraphModule
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from pyro_dvae.compiled.adam import STATE, Slot, slot, update
-from pyro_dvae.compiled.gradient import RecordedGradient, record_gradient
-from pyro_dvae.recording import NoCompiler, Unrecordable, compiling, fast_products
-from pyro_dvae.training.parameters import discover, modules_of, unconstrained
+from pyro_dvae import checks
+from pyro_dvae.compiled.adam import Slot, slot
+from pyro_dvae.compiled.step import NOISES, CompiledGradient, CompiledStep, Gradient, Numerics, record_for
+from pyro_dvae.compiled.surroundings import Surroundings
+from pyro_dvae.recording import NoCompiler, Unrecordable
+from pyro_dvae.training.parameters import discover, unconstrained
 
 _Key = tuple[Any, ...]
-_BACKEND = "inductor"
+_SHAPES_AT_MOST = 16  # compiled for one object: more would be compiling, not training
+_SEEN_AT_MOST = 64  # remembered
 
 
 @dataclass
@@ -38,26 +39,23 @@ class _Shape:
     """
 
     leaves: dict[str, Tensor] | None = None
-    fast: _FastStep | None = None
+    fast: _Fast | None = None
     plain: bool = False
 
 
 @dataclass(frozen=True)
-class _FastStep:
-    """A compiled step, and what must not have been replaced since: parameters and optimizer states."""
+class _Fast:
+    """A compiled step, and the parameters that must not have been replaced since."""
 
     run: Callable[[list[Tensor]], Tensor]
+    whole: CompiledStep | None
     stored: dict[str, Tensor]
-    slots: tuple[Slot, ...]
-    frozen: tuple[Any, ...]
 
     def valid(self) -> bool:
         """Whether it still acts on the parameters in the store and on the optimizer's own state."""
         store = pyro.get_param_store()._params
-        return (
-            all(store.get(name) is leaf for name, leaf in self.stored.items())
-            and all(each.present for each in self.slots)
-            and tuple(each.frozen for each in self.slots) == self.frozen
+        return (self.whole is None or self.whole.valid()) and all(
+            store.get(name) is leaf for name, leaf in self.stored.items()
         )
 
 
@@ -71,14 +69,23 @@ class CompiledSVI(SVI):
     The param store, the modules and the optimizer's state stay the truth after every step: they are changed
     in place, so schedules, checkpoints and ordinary steps in between work.
 
-    Tensors among the arguments may change between steps; anything else among them is part of the shape, and
-    what the program takes from elsewhere (numbers, flags) is frozen as it was at the recording. A program
-    that cannot be recorded (control flow on values, enumeration) runs in ordinary steps, with one warning.
+    Tensors and floating-point numbers among the arguments may change between steps, and tensors elsewhere may
+    be changed in place. Anything else among the arguments, and numbers and flags that the programs find in
+    attributes, closures and globals, are part of the shape: a step with others is compiled for itself, up to
+    16 in all. A program that cannot be recorded (control flow on values, enumeration) runs in ordinary steps,
+    with one warning that says why, and so does any where there is no compiler.
+
+    On a GPU a step is captured in a CUDA graph. There ``step`` waits for its loss, as SVI's does; ``advance``
+    does not.
 
     :param model: Pyro model.
     :param guide: Pyro guide.
     :param optim: a ``pyro.optim`` optimizer.
     :param loss: an ELBO, or a loss function.
+    :param noise: "torch" for the random numbers that SVI would draw; "hashed" for numbers of the same
+        distributions that cost less (:mod:`pyro_dvae.recording.hashed_noise`), from the same global seed;
+        "threefry" for JAX's generator.
+    :param bfloat16: round the factors of the matrix products to bfloat16; the weights stay in float32.
     """
 
     def __init__(
@@ -88,49 +95,90 @@ class CompiledSVI(SVI):
         optim: PyroOptim,
         loss: Any,
         loss_and_grads: Callable[..., Any] | None = None,
+        *,
+        noise: str = "torch",
+        bfloat16: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(model, guide, optim, loss, loss_and_grads=loss_and_grads, **kwargs)
+        self.numerics = Numerics(checks.known("noise", noise, NOISES), bfloat16)
         self._shapes: dict[_Key, _Shape] = {}
+        self._surroundings = Surroundings(self.model, self.guide, self.loss, self.loss_and_grads)
+        self._numbers_vary = True
         self._warned = False
 
     def step(self, *args: Any, **kwargs: Any) -> Any:
         """Take one step on the loss; return it (for Pyro's ELBOs the negative bound, summed; nats)."""
-        leaves, spec = tree_flatten((args, kwargs))
-        shape = self._shapes.setdefault(self._key(leaves, spec), _Shape())
+        loss = self.advance(*args, **kwargs)
+        if isinstance(loss, Tensor) and loss.dim() == 0:
+            value = torch_item(loss)
+            warn_if_nan(value, "loss")
+            return value
+        return loss
+
+    def advance(self, *args: Any, **kwargs: Any) -> Any:
+        """Take one step; return its loss as a tensor on its device, so that nothing waits for it.
+
+        An ordinary step (the first of each shape) returns what SVI does.
+        """
+        leaves, spec = _flat(args, kwargs)
+        key = self._key(leaves, spec)
+        if key not in self._shapes and len(self._shapes) >= _SEEN_AT_MOST:
+            self._warn(
+                "training by ordinary steps, which are slower: shapes, numbers or tensors outside of the "
+                "arguments keep changing (pass them as arguments, or change tensors in place)"
+            )
+            return super().step(*args, **kwargs)
+        shape = self._shapes.setdefault(key, _Shape())
         if shape.fast is not None and not shape.fast.valid():
             shape.fast, shape.leaves = None, None
-        if shape.leaves is None or shape.plain:
-            return self._ordinary(shape, args, kwargs)
-        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         if shape.fast is not None:
-            return self._value_of(shape.fast.run(tensors))
+            return shape.fast.run(self._inputs(leaves))
+        before = self._surroundings.values()
         try:
-            fast = self._compile(shape.leaves, leaves, spec, tensors)
-            loss = fast.run(tensors)
-        except (Unrecordable, NoCompiler) as error:
-            shape.plain = True
-            self._warn(f"training by ordinary steps, which are slower: {error}")
-            return self._ordinary(shape, args, kwargs)
-        shape.fast = fast
-        return self._value_of(loss)
+            if shape.leaves is None or shape.plain:
+                return self._ordinary(shape, args, kwargs)
+            shape.fast = self._compile(shape.leaves, leaves, spec)
+            return shape.fast.run(self._inputs(leaves))
+        except Unrecordable as error:
+            if self._numbers_vary and any(isinstance(leaf, float) for leaf in leaves):
+                # Perhaps for a number that decides something: then each value is a shape of its own.
+                self._numbers_vary = False
+                return self.advance(*args, **kwargs)
+            return self._give_up(shape, error, args, kwargs)
+        except NoCompiler as error:
+            return self._give_up(shape, error, args, kwargs)
+        finally:
+            if self._surroundings.settle(before):  # what the programs change themselves makes no new shape
+                self._shapes[self._key(leaves, spec)] = shape
 
-    def _value_of(self, loss: Tensor) -> Any:
-        value = torch_item(loss)
-        warn_if_nan(value, "loss")
-        return value
+    def _give_up(self, shape: _Shape, error: Exception, args: Any, kwargs: Any) -> Any:
+        shape.plain, shape.fast = True, None
+        self._warn(f"training by ordinary steps, which are slower: {error}")
+        return self._ordinary(shape, args, kwargs)
 
-    def _key(self, leaves: list[Any], spec: TreeSpec) -> _Key:
+    def _key(self, leaves: list[Any], spec: TreeSpec | int) -> _Key:
         described = tuple(
-            (tuple(leaf.shape), leaf.dtype, leaf.device) if isinstance(leaf, Tensor) else _value(leaf)
+            (tuple(leaf.shape), leaf.dtype, leaf.device)
+            if isinstance(leaf, Tensor)
+            else (float if self._is_number(leaf) else _value(leaf))
             for leaf in leaves
         )
-        modes = tuple(
-            part.training
-            for module in modules_of(self.model, self.guide).values()
-            for part in module.modules()
-        )
-        return spec, described, modes
+        return spec, described, self._surroundings.values()
+
+    def _is_number(self, leaf: Any) -> bool:
+        return self._numbers_vary and type(leaf) is float
+
+    def _inputs(self, leaves: list[Any]) -> list[Tensor]:
+        """Return the arguments that may change, as tensors without gaps."""
+        inputs = []
+        for leaf in leaves:
+            if isinstance(leaf, Tensor):
+                inputs.append(leaf.detach().contiguous())
+            elif self._is_number(leaf):
+                # Without dimensions, so that it does not widen what it is combined with.
+                inputs.append(torch.tensor(leaf, dtype=torch.float64))
+        return inputs
 
     def _ordinary(self, shape: _Shape, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         with poutine.trace(param_only=True) as capture:
@@ -138,27 +186,34 @@ class CompiledSVI(SVI):
         shape.leaves = {name: unconstrained(site["value"]) for name, site in capture.trace.nodes.items()}
         return loss
 
-    def _compile(
-        self, named: dict[str, Tensor], leaves: list[Any], spec: TreeSpec, tensors: list[Tensor]
-    ) -> _FastStep:
+    def _compile(self, named: dict[str, Tensor], leaves: list[Any], spec: TreeSpec | int) -> _Fast:
+        if len({id(shape) for shape in self._shapes.values() if shape.fast is not None}) >= _SHAPES_AT_MOST:
+            raise Unrecordable(f"the arguments have come in more than {_SHAPES_AT_MOST} shapes")
+        found: list[_Fast] = []
+        # Recording runs steps: random streams and the buffers of all modules are afterwards as they were.
+        discover(
+            self.model, self.guide, lambda: found.append(self._recorded(named, leaves, spec)), required=False
+        )
+        return found[0]
+
+    def _recorded(self, named: dict[str, Tensor], leaves: list[Any], spec: TreeSpec | int) -> _Fast:
         def loss_and_grads(*given: Tensor) -> Any:
             rest = iter(given)
-            filled = [next(rest) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-            args, kwargs = tree_unflatten(filled, spec)
+            varying = (isinstance(leaf, Tensor) or self._is_number(leaf) for leaf in leaves)
+            filled = [next(rest) if varies else leaf for varies, leaf in zip(varying, leaves, strict=True)]
+            args, kwargs = (filled, {}) if isinstance(spec, int) else tree_unflatten(filled, spec)
             return self.loss_and_grads(self.model, self.guide, *args, **kwargs)
 
         unique = list({id(leaf): leaf for leaf in named.values()}.values())
-        found: list[RecordedGradient] = []
-        self._leaving_buffers(lambda: found.append(record_gradient(loss_and_grads, unique, tensors)))
-        gradient = found[0]
+        inputs = self._inputs(leaves)
+        gradient = record_for(loss_and_grads, unique, inputs, self.numerics)
         store = pyro.get_param_store()._params
         stored = {name: leaf for name, leaf in named.items() if store.get(name) is leaf}
-        slots = tuple(each for leaf in gradient.leaves if (each := self._slot(leaf)) is not None)
-        if len(slots) < len(gradient.leaves):
-            return _FastStep(self._gradient_step(gradient, tensors), stored, (), ())
-        return _FastStep(
-            self._whole_step(gradient, slots, tensors), stored, slots, tuple(each.frozen for each in slots)
-        )
+        slots = [each for leaf in gradient.leaves if (each := self._slot(leaf)) is not None]
+        if slots and len(slots) == len(gradient.leaves):
+            whole = CompiledStep(gradient, slots, inputs)
+            return _Fast(whole, whole, stored)
+        return _Fast(self._with_optimizer(CompiledGradient(gradient, inputs), gradient), None, stored)
 
     def _slot(self, leaf: Tensor) -> Slot | None:
         optimizer = self.optim.optim_objs.get(leaf)
@@ -166,89 +221,29 @@ class CompiledSVI(SVI):
             return None
         return slot(getattr(optimizer, "optimizer", optimizer), leaf, **self.optim._get_grad_clip_args(leaf))
 
-    def _whole_step(
-        self, gradient: RecordedGradient, slots: tuple[Slot, ...], tensors: list[Tensor]
-    ) -> Callable[[list[Tensor]], Tensor]:
-        def whole(
-            leaves: list[Tensor], states: list[dict[str, Tensor]], rates: Tensor, tensors: list[Tensor]
-        ) -> Tensor:
-            loss, *gradients = gradient.graph(leaves, tensors)
-            update(slots, leaves, states, gradients, rates)
-            return loss
-
-        leaves = [leaf.detach() for leaf in gradient.leaves]
-        states = [{name: each.state[name] for name in STATE} for each in slots]
-        fast = _compiled(self._recorded(whole, leaves, states, _rates(slots), tensors))
-
-        def run(tensors: list[Tensor]) -> Tensor:
-            result: Tensor = fast(leaves, states, _rates(slots), tensors)
-            return result
-
-        return run
-
-    def _gradient_step(
-        self, gradient: RecordedGradient, tensors: list[Tensor]
-    ) -> Callable[[list[Tensor]], Tensor]:
+    def _with_optimizer(self, fast: CompiledGradient, gradient: Gradient) -> Callable[[list[Tensor]], Tensor]:
         leaves = list(gradient.leaves)
-        detached = [leaf.detach() for leaf in leaves]
-        fast = _compiled(gradient.graph)
 
         def run(tensors: list[Tensor]) -> Tensor:
-            loss, *gradients = fast(detached, tensors)
-            for leaf, value in zip(leaves, gradients, strict=True):
-                leaf.grad = value
+            loss = fast(tensors)
             with torch.enable_grad():
                 self.optim(leaves)
             zero_grads(leaves)
-            result: Tensor = loss
-            return result
+            return loss
 
         return run
-
-    def _recorded(self, function: Callable[..., Tensor], *example: Any) -> GraphModule:
-        """Record a step on copies, so that it takes none."""
-        copies = tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, example)
-        recorded = []
-
-        def run() -> None:
-            with torch.no_grad():
-                recorded.append(make_fx(function, tracing_mode="real")(*copies))
-
-        self._leaving_buffers(run)
-        return recorded[0]
-
-    def _leaving_buffers(self, run: Callable[[], None]) -> None:
-        """Run, with random streams and the buffers of all modules afterwards as they were."""
-        discover(self.model, self.guide, run, required=False)
 
     def _warn(self, message: str) -> None:
         if not self._warned:
             self._warned = True
-            warnings.warn(message, stacklevel=3)
+            warnings.warn(message, stacklevel=4)
 
 
-def _compiled(graph: GraphModule) -> Callable[..., Any]:
-    """Return the graph, to be compiled when it is first called."""
-    fast = torch.compile(graph, fullgraph=True, dynamic=False, backend=_BACKEND)
-    compiled = False
-
-    def run(*args: Any) -> Any:
-        nonlocal compiled
-        if compiled:
-            with torch.no_grad(), fast_products():
-                return fast(*args)
-        with compiling(), fast_products():
-            result = fast(*args)
-        compiled = True
-        return result
-
-    return run
-
-
-def _rates(slots: tuple[Slot, ...]) -> Tensor:
-    return torch.tensor([each.group["lr"] for each in slots], dtype=torch.float64).to(
-        slots[0].parameter.device
-    )
+def _flat(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], TreeSpec | int]:
+    """Return the leaves of the arguments and how they were arranged: for tensors alone, their number."""
+    if not kwargs and all(isinstance(arg, Tensor) for arg in args):
+        return list(args), len(args)
+    return tree_flatten((args, kwargs))
 
 
 def _value(leaf: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -45,5 +46,17 @@ def compiling(freezing: bool = False) -> Iterator[None]:
     with failing_as(NoCompiler):
         from torch._inductor import config
 
-        with config.patch(fallback_random=True, freezing=freezing), torch.no_grad():
+        with config.patch(fallback_random=True, freezing=freezing), torch.no_grad(), _without_remarks():
             yield
+
+
+@contextmanager
+def _without_remarks() -> Iterator[None]:
+    """Keep torch from remarking on a CPU that its build for GPUs has found no GPU."""
+    logger = logging.getLogger("torch.utils.cpp_extension")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

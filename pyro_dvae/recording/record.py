@@ -19,7 +19,7 @@ class Unrecordable(RuntimeError):  # noqa: N818 - a statement about the program,
     """The function cannot be recorded: it looks at the values of its tensors, or uses what has no graph."""
 
 
-def record(function: Callable[..., Tensor], *example: Tensor) -> GraphModule:
+def record(function: Callable[..., Tensor | list[Tensor]], *example: Tensor) -> GraphModule:
     """Return ``function`` at arguments of these shapes as a graph, without Pyro's and Python's work.
 
     Every run of the graph draws fresh random numbers, the very ones that the function would draw. What is

@@ -20,7 +20,11 @@ from pyro.optim import SGD, Adam, AdamW, ClippedAdam, ExponentialLR
 from torch import nn
 
 import pyro_dvae as dv
-from pyro_dvae.compiled import CompiledSVI, svi
+from pyro_dvae.compiled import CompiledSVI, compiler
+from pyro_dvae.networks import BernoulliDecoder, GaussianEncoder
+from pyro_dvae.recording import NoCompiler
+
+COMPILED = compiler._compiled
 
 ONE_PLATE = {"max_plate_nesting": 1}
 ELBOS = {
@@ -54,7 +58,7 @@ OPTIMIZERS = {
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
     """Leave the compiler out: the recorded step runs operation by operation, but for the tests of it."""
-    monkeypatch.setattr(svi, "_BACKEND", "eager")
+    monkeypatch.setattr(compiler, "_compiled", lambda graph, example: lambda inputs: list(graph(*inputs)))
 
 
 def data(count, seed=5):
@@ -86,7 +90,7 @@ def assert_same(make, elbo, optimizer, batches, between=None, tolerance=1e-9):
 
 
 def compiled_shapes(loop):
-    return sum(shape.fast is not None for shape in loop._shapes.values())
+    return len({id(shape) for shape in loop._shapes.values() if shape.fast is not None})
 
 
 @pytest.mark.parametrize("elbo", ELBOS.values(), ids=ELBOS)
@@ -301,18 +305,227 @@ def test_evaluate_loss_and_keywords():
     assert first == Trace_ELBO().loss(loop.model, loop.guide, data(4), shift=shifts[0])
 
 
+def weighted(weight=None):
+    """A pair whose latent's terms are weighted: by an argument, or by what ``weight`` says."""
+    problem = LinearGaussian()
+
+    def scaled(program):
+        def run(x, given=None):
+            with pyro.poutine.scale(scale=given if weight is None else weight()):
+                return program(x)
+
+        return run
+
+    return scaled(problem.model), scaled(problem.guide), problem
+
+
+def losses_of(kind, make, steps, before=None):
+    pyro.clear_param_store()
+    model, guide, problem = make()
+    loop = kind(model, guide, Adam({"lr": 0.03}), Trace_ELBO())
+    pyro.set_rng_seed(3)
+    losses = []
+    for number in range(steps):
+        arguments = () if before is None else before(number)
+        losses.append(loop.step(data(8), *arguments))
+    return losses, {name: p.detach().clone() for name, p in problem.named_parameters()}, loop
+
+
+def same_losses(make, steps, before=None):
+    expected, weights, _ = losses_of(SVI, make, steps, before)
+    found, compiled_weights, loop = losses_of(CompiledSVI, make, steps, before)
+    assert found == pytest.approx(expected, rel=1e-9)
+    for name, value in weights.items():
+        torch.testing.assert_close(compiled_weights[name], value, rtol=1e-9, atol=1e-9)
+    return loop
+
+
+def test_a_weight_that_is_an_argument_changes_at_every_step():
+    loop = same_losses(weighted, 8, lambda number: (0.1 + 0.1 * number,))
+    assert compiled_shapes(loop) == 1
+
+
+def test_a_number_that_decides_something_is_a_shape_of_its_own():
+    def make():
+        model, guide, problem = weighted()
+
+        def choosing(program):
+            return lambda x, given: program(x, 0.5) if given > 0.5 else program(x, 2.0)
+
+        return choosing(model), choosing(guide), problem
+
+    loop = same_losses(make, 9, lambda number: (float(number >= 3),))
+    assert compiled_shapes(loop) == 2
+
+
+KEPT = {"weight": 1.0}
+GLOBAL_WEIGHT = 1.0
+
+
+def in_closure():
+    weight = 1.0
+
+    def get():
+        return weight
+
+    def put(value):
+        nonlocal weight
+        weight = value
+
+    return get, put
+
+
+def in_global():
+    def get():
+        return GLOBAL_WEIGHT
+
+    def put(value):
+        global GLOBAL_WEIGHT
+        GLOBAL_WEIGHT = value
+
+    return get, put
+
+
+def in_dictionary():
+    return (lambda: KEPT["weight"]), (lambda value: KEPT.update(weight=value))
+
+
+def in_attribute():
+    holder = nn.Identity()
+    holder.weight = 1.0
+    return (lambda: holder.weight), (lambda value: setattr(holder, "weight", value))
+
+
+def in_replaced_tensor():
+    holder = nn.Identity()
+    holder.register_buffer("weight", torch.tensor(1.0))
+
+    def put(value):
+        holder.weight = torch.tensor(value)
+
+    return (lambda: holder.weight), put
+
+
+@pytest.mark.parametrize("place", [in_closure, in_global, in_dictionary, in_attribute, in_replaced_tensor])
+def test_a_weight_found_elsewhere_is_never_frozen(place):
+    get, put = place()
+
+    def before(number):
+        if number == 4:
+            put(0.25)
+        return ()
+
+    def make():
+        put(1.0)
+        return weighted(get)
+
+    try:
+        loop = same_losses(make, 9, before)
+    finally:
+        put(1.0)
+    assert compiled_shapes(loop) == 2
+
+
+def test_tensors_that_are_replaced_at_every_step():
+    get, put = in_replaced_tensor()
+
+    def before(number):
+        put(1.0 + 0.01 * number)
+        return ()
+
+    with pytest.warns(UserWarning, match="keep changing"):
+        same_losses(lambda: weighted(get), 70, before)
+
+
+def test_a_counter_of_calls_does_not_stop_compiling():
+    def make():
+        problem = LinearGaussian()
+        calls = [0]
+
+        def model(x):
+            calls[0] += 1
+            problem.model(x)
+
+        return model, problem.guide, problem
+
+    loop = same_losses(make, 6)
+    assert compiled_shapes(loop) == 1
+
+
+def test_values_that_never_come_back_are_not_compiled_for_ever():
+    get, put = in_attribute()
+
+    def before(number):
+        put(1.0 + 0.01 * (number // 2))
+        return ()
+
+    with pytest.warns(UserWarning, match="more than 16 shapes"):
+        loop = same_losses(lambda: weighted(get), 40, before)
+    assert compiled_shapes(loop) == 16
+
+
+def test_advance_leaves_the_loss_where_it_is():
+    problem = LinearGaussian()
+    loop = CompiledSVI(problem.model, problem.guide, Adam({"lr": 0.01}), Trace_ELBO())
+    assert isinstance(loop.advance(data(4)), float)  # an ordinary step
+    losses = [loop.advance(data(4)) for _ in range(3)]
+    assert all(isinstance(loss, torch.Tensor) and loss.shape == () for loss in losses)
+    assert len({float(loss) for loss in losses}) == 3
+
+
+def test_hashed_noise_follows_the_seed_and_has_the_distribution():
+    def losses(noise, seed):
+        """The losses of many steps that change nothing."""
+        pyro.clear_param_store()
+        problem = LinearGaussian()
+        loop = CompiledSVI(problem.model, problem.guide, SGD({"lr": 0.0}), Trace_ELBO(), noise=noise)
+        pyro.set_rng_seed(seed)
+        return torch.tensor([loop.step(data(8)) for _ in range(2000)]).double()[1:]
+
+    first, again, other = (losses("hashed", seed) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    plain = losses("torch", 3)
+    error = (plain.var() / len(plain) + first.var() / len(first)).sqrt()
+    assert abs(float(plain.mean() - first.mean())) < 4.5 * float(error)
+    assert float(first.std() / plain.std()) == pytest.approx(1, abs=0.1)
+
+
+def test_products_in_bfloat16_are_close_and_not_equal():
+    x = (torch.rand(20, 12, generator=torch.Generator().manual_seed(0)) < 0.3).float()
+    results = []
+    for bfloat16 in (False, True):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        dvae = dv.DVAE(GaussianEncoder(12, 3, (16,)), BernoulliDecoder(3, 12, (16,)), dv.BitFlip(0.1))
+        loop = CompiledSVI(
+            dvae.model, dvae.guide, Adam({"lr": 1e-3}), dv.TraceDenoising_ELBO(**ONE_PLATE), bfloat16=bfloat16
+        )
+        results.append([loop.step(x) for _ in range(10)])
+        assert all(p.dtype == torch.float32 for p in dvae.parameters())
+    exact, rounded = results
+    assert exact[0] == rounded[0]  # an ordinary step
+    assert exact != rounded
+    assert rounded == pytest.approx(exact, rel=0.01)
+
+
+def test_unknown_noise_is_refused():
+    with pytest.raises(dv.InputError, match="noise: unknown name 'hash'"):
+        CompiledSVI(None, None, Adam({"lr": 0.1}), Trace_ELBO(), noise="hash")
+
+
 @pytest.mark.parametrize("elbo", ["denoising", "importance-weighted"])
 def test_the_compiler(monkeypatch, elbo):
-    monkeypatch.setattr(svi, "_BACKEND", "inductor")
+    monkeypatch.setattr(compiler, "_compiled", COMPILED)
     loop = assert_same(LinearGaussian, ELBOS[elbo], OPTIMIZERS["Adam"], [data(8)] * 6, tolerance=1e-8)
     assert compiled_shapes(loop) == 1
 
 
 def test_a_failing_compiler_is_told(monkeypatch):
-    def broken(graph, inputs):
-        raise RuntimeError("no C++ compiler")
+    def broken(graph, example):
+        raise NoCompiler("no C++ compiler")
 
-    monkeypatch.setattr(svi, "_BACKEND", broken)
+    monkeypatch.setattr(compiler, "_compiled", broken)
     problem = LinearGaussian()
     loop = CompiledSVI(problem.model, problem.guide, Adam({"lr": 0.01}), Trace_ELBO())
     loop.step(data(4))

@@ -1,0 +1,121 @@
+"""One step of several models of one structure side by side: the recorded step of one of them, batched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from pyro_dvae.compiled.adam import Slot, StepSizes
+from pyro_dvae.compiled.compiler import Compiled, build
+from pyro_dvae.compiled.step import STATES, Gradient, whole_step
+from pyro_dvae.errors import InputError
+from pyro_dvae.recording import Unrecordable
+from pyro_dvae.recording.hashed_noise import remaining_draws
+from pyro_dvae.recording.record import failing_as
+
+
+def lift(graph: GraphModule, names: Sequence[str]) -> None:
+    """Make constants of a graph inputs, in place: its last ones, in the order of their names."""
+    inputs = [node for node in graph.graph.nodes if node.op == "placeholder"]
+    last = inputs[-1]
+    for name in names:
+        with graph.graph.inserting_after(last):
+            last = graph.graph.placeholder(f"lifted_{name}")
+        for node in list(graph.graph.nodes):
+            if node.op == "get_attr" and node.target == name:
+                node.replace_all_uses_with(last)
+                graph.graph.erase_node(node)
+    graph.recompile()
+
+
+def constants(graph: GraphModule) -> dict[str, Tensor]:
+    """Return the tensors that a graph has built in, by name, in the order of their first use."""
+    names = dict.fromkeys(str(node.target) for node in graph.graph.nodes if node.op == "get_attr")
+    return {name: getattr(graph, name) for name in names}
+
+
+def require_same_program(first: GraphModule, other: GraphModule, which: str) -> None:
+    """Refuse a graph that computes something else; its constants may have other values."""
+    then, now = (
+        [(node.op, str(node.target), _shown(node.args), _shown(node.kwargs)) for node in graph.graph.nodes]
+        for graph in (first, other)
+    )
+    if then == now:
+        return
+    pairs = zip(then, now, strict=False)
+    odd = next((f"{b[1]}{b[2]} in place of {a[1]}{a[2]}" for a, b in pairs if a != b), "their lengths differ")
+    raise InputError(
+        f"{which}: expected a program like the first one's (the same networks, corruption and bound; seeds, "
+        f"weights, learning rates and levels held in tensors may differ), got {odd}"
+    )
+
+
+def _shown(arguments: object) -> str:
+    return str(arguments)
+
+
+class BatchedStep:
+    """Loss, gradients and Adam's update of E models as one compiled function; all is changed in place.
+
+    :param gradient: the recorded loss of one model, its varying constants lifted to its last inputs.
+    :param slots: the optimizer's settings, of one model.
+    :param leaves: the parameters, each [E, ...].
+    :param states: step counts [E], means and mean squares [E, ...] of each parameter.
+    :param lifted: the lifted constants, each [E, ...].
+    :param x: example data, [E, ...].
+    :param keys: example keys of the noise, [E, draws, 2].
+    :param clip_norm: largest norm of all gradients of a model together.
+    :raises Unrecordable: the program draws what cannot be batched.
+    """
+
+    def __init__(
+        self,
+        gradient: Gradient,
+        slots: Sequence[Slot],
+        leaves: Sequence[Tensor],
+        states: Sequence[Tensor],
+        lifted: Sequence[Tensor],
+        x: Tensor,
+        keys: Tensor,
+        clip_norm: float | None,
+    ) -> None:
+        left = remaining_draws(gradient.graph)
+        if left:
+            raise Unrecordable(f"{left[0]} draws from torch's generator, which cannot be batched")
+        self.draws = gradient.draws
+        self._counts = states[::STATES]
+        self._sizes = StepSizes(slots, states[0].device)
+        self._fixed = [*leaves, *states, *lifted]
+        self._type = torch.float64 if any(leaf.dtype == torch.float64 for leaf in leaves) else torch.float32
+        rates = torch.zeros(len(leaves[0]), len(slots), dtype=torch.float64, device=leaves[0].device)
+        example = self._inputs(x, rates, keys)
+        step, before, after = (
+            whole_step(gradient, slots, clip_norm),
+            len(leaves) + len(states),
+            len(self._fixed),
+        )
+
+        def one(*given: Tensor) -> tuple[Tensor, ...]:
+            return tuple(step(*given[:before], *given[after:], *given[before:after]))
+
+        with failing_as(Unrecordable), torch.no_grad():
+            graph = make_fx(vmap(one), tracing_mode="real")(*[tensor.clone() for tensor in example])
+        self._run: Compiled = build(graph, example, fixed=len(self._fixed))
+
+    def _inputs(self, x: Tensor, rates: Tensor, keys: Tensor) -> list[Tensor]:
+        sizes = self._sizes(torch.stack(list(self._counts), dim=-1), rates).to(self._type)
+        return [*self._fixed, sizes, x, *([keys] if self.draws else [])]
+
+    def __call__(self, x: Tensor, rates: Tensor, keys: Tensor) -> Tensor:
+        """Take a step of every model; return their losses [E].
+
+        :param x: a batch of each, [E, N, ...].
+        :param rates: learning rates, [E, slots].
+        :param keys: of the noise, [E, draws, 2].
+        """
+        return self._run(self._inputs(x, rates, keys))[0]

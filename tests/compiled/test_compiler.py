@@ -1,0 +1,120 @@
+"""Captured calls, with a stand-in for the GPU's graphs, and on a GPU where there is one."""
+
+import contextlib
+
+import pyro
+import pytest
+import torch
+from pyro.infer import SVI
+from pyro.optim import Adam
+
+import pyro_dvae as dv
+from pyro_dvae.compiled import compiler
+from pyro_dvae.networks import BernoulliDecoder, GaussianEncoder
+
+
+class Graph:
+    """A stand-in: a replay runs the captured function on the captured memory."""
+
+    made = 0
+
+    def __init__(self):
+        Graph.made += 1
+
+    def replay(self):
+        for kept, value in zip(self.outputs, self.function(self.inputs), strict=True):
+            kept.copy_(value)
+
+
+@pytest.fixture
+def captured(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    Graph.made = 0
+    calls = []
+
+    def function(inputs):
+        state, x = inputs
+        calls.append(state)
+        state.add_(x)
+        return [state * 2]
+
+    made = compiler.Captured(function, fixed=1)
+
+    @contextlib.contextmanager
+    def capture(graph):
+        before = made._inputs[0].clone()
+        yield
+        made._inputs[0].copy_(before)  # a capture computes nothing
+        graph.function, graph.inputs, graph.outputs = function, made._inputs, made._outputs
+
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+
+    # The stand-in's outputs are known only after the body.
+    original = made._capture
+
+    def then(inputs):
+        original(inputs)
+        made._graph.outputs = made._outputs
+
+    made._capture = then
+    return made, calls
+
+
+def test_captured_calls_compute_what_the_function_does(captured):
+    made, calls = captured
+    state = torch.zeros(3)
+    results, expected = [], torch.zeros(3)
+    for number in range(8):
+        x = torch.full((3,), float(number))
+        results.append(made([state, x])[0])
+        expected = expected + x
+        assert torch.equal(state, expected)
+        assert torch.equal(results[-1], 2 * expected)
+    assert Graph.made == 1
+    # What was returned earlier is the caller's: later replays leave it alone.
+    assert torch.equal(results[4], torch.full((3,), 2.0 * (0 + 1 + 2 + 3 + 4)))
+    assert all(seen is state for seen in calls)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an accelerator")
+@pytest.mark.parametrize("noise", ["torch", "hashed"])
+def test_on_a_gpu_the_step_is_captured_and_right(noise):
+    x = (torch.rand(32, 12, generator=torch.Generator().manual_seed(0)) < 0.3).float().cuda()
+    results = []
+    for kind in (SVI, dv.CompiledSVI):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        pair = dv.DVAE(GaussianEncoder(12, 3, (16,)), BernoulliDecoder(3, 12, (16,)), dv.BitFlip(0.1)).cuda()
+        options = {"noise": noise} if kind is dv.CompiledSVI else {}
+        bound = dv.TraceDenoising_ELBO(max_plate_nesting=1)
+        loop = kind(pair.model, pair.guide, Adam({"lr": 0.01}), bound, **options)
+        losses = torch.tensor([loop.step(x) for _ in range(400)])
+        results.append(losses[200:])
+    plain, fast = results
+    error = (plain.var() / 200 + fast.var() / 200).sqrt()
+    assert abs(float(plain.mean() - fast.mean())) < 5 * float(error) + 0.05 * float(plain.mean())
+    (shape,) = {id(s): s for s in loop._shapes.values() if s.fast is not None}.values()
+    assert shape.fast.whole._run._graph is not None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an accelerator")
+def test_many_on_a_gpu_are_each_alone():
+    data = (torch.rand(200, 12, generator=torch.Generator().manual_seed(0)) < 0.3).float()
+
+    def make(seed):
+        torch.manual_seed(seed)
+        return dv.DVAE(GaussianEncoder(12, 3, (16,)), BernoulliDecoder(3, 12, (16,)), dv.BitFlip(0.1)).cuda()
+
+    bound, options = dv.TraceDenoising_ELBO(max_plate_nesting=1), {"epochs": 3, "progress": False}
+    pairs = [make(seed) for seed in range(2)]
+    data = data.cuda()
+    together = dv.fit_many([(p.model, p.guide) for p in pairs], bound, data, batch_size=50, **options)
+    for seed, found in enumerate(together):
+        pyro.clear_param_store()
+        alone = make(seed)
+        history = dv.fit(
+            alone.model, alone.guide, bound, data, batch_size=50, seed=seed, compile=True, **options
+        )
+        assert found.history.train_bound == pytest.approx(history.train_bound, rel=1e-3)
