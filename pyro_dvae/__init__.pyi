@@ -1,6 +1,8 @@
 from . import bounds as bounds
+from . import compiled as compiled
 from . import corruptions as corruptions
 from . import datasets as datasets
+from . import draw as draw
 from . import evaluation as evaluation
 from . import guides as guides
 from . import networks as networks
@@ -13,6 +15,7 @@ from .bounds import (
     TraceMeanFieldDenoising_ELBO,
     TraceSemiImplicit_ELBO,
 )
+from .compiled import CompiledSVI
 from .corruptions import (
     BitFlip,
     ConstantSchedule,
@@ -26,6 +29,7 @@ from .corruptions import (
     StepSchedule,
 )
 from .datasets import Dataset, load_dataset
+from .draw import DRAW
 from .errors import CheckpointError, DataError, DivergenceError, InputError
 from .evaluation import (
     BoundsReport,
@@ -37,18 +41,30 @@ from .evaluation import (
     evaluate_bound,
     log_likelihood,
 )
-from .guides import DenoisingGuide, GaussianGuide
-from .models import DVAE, LatentVariableModel
+from .guides import (
+    ChainGuide,
+    DenoisingGuide,
+    FlowGuide,
+    FullCovarianceGuide,
+    GaussianGuide,
+    ImplicitGuide,
+    MixtureGuide,
+)
+from .models import DVAE, ChainModel, LatentVariableModel
 from .sites import clean_input, corrupt
-from .training import History, Trainer, fit
+from .training import Fitted, History, Trainer, fit, fit_many
 
 __version__: str
 
 __all__ = [
+    "DRAW",
     "DVAE",
     "BitFlip",
     "BoundsReport",
+    "ChainGuide",
+    "ChainModel",
     "CheckpointError",
+    "CompiledSVI",
     "ConstantSchedule",
     "Corruption",
     "DataError",
@@ -56,14 +72,19 @@ __all__ = [
     "DenoisingGuide",
     "DivergenceError",
     "Estimate",
+    "Fitted",
+    "FlowGuide",
+    "FullCovarianceGuide",
     "GaussianGuide",
     "GaussianNoise",
     "History",
+    "ImplicitGuide",
     "InputError",
     "LatentVariableModel",
     "LinearSchedule",
     "LogLikelihood",
     "Masking",
+    "MixtureGuide",
     "NetworkCorruption",
     "NoCorruption",
     "SaltAndPepper",
@@ -80,6 +101,7 @@ __all__ = [
     "corrupt",
     "evaluate_bound",
     "fit",
+    "fit_many",
     "load_dataset",
     "log_likelihood",
 ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -10,7 +12,7 @@ from typing import Any
 
 import click
 
-from pyro_dvae.errors import DivergenceError, InputError
+from pyro_dvae.errors import DivergenceError, InputError, ProcessLostError
 
 USAGE_ERROR = 2
 FAILURE = 1
@@ -18,7 +20,7 @@ INTERRUPTED = 130
 
 
 class _OneLineErrors:
-    """One line and exit code 2 on bad input, 1 on divergence, 130 on Ctrl-C; no traceback."""
+    """One line and exit code 2 on bad input, 1 if diverged or a process is lost, 130 on Ctrl-C."""
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run the command; with ``standalone_mode=False`` exceptions pass through."""
@@ -37,6 +39,8 @@ class Group(_OneLineErrors, click.Group):
 
 
 def _run(main: Any, *args: Any, **extra: Any) -> None:
+    if _of_several():
+        signal.signal(signal.SIGTERM, _terminated)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
@@ -45,9 +49,13 @@ def _run(main: Any, *args: Any, **extra: Any) -> None:
         _end(error.format_message(), error.exit_code)
     except InputError as error:
         _end(str(error), USAGE_ERROR)
-    except DivergenceError as error:
+    except (DivergenceError, ProcessLostError) as error:
+        if _of_several():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # so that the line is written
         _end(str(error), FAILURE)
     except (KeyboardInterrupt, click.Abort) as stop:
+        if os.environ.get("RANK", "0") != "0":  # of several processes one says it
+            sys.exit(INTERRUPTED)
         _end(_how_to_resume(stop, sys.argv[1:] if not args or args[0] is None else args[0]), INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()
@@ -66,7 +74,17 @@ def _how_to_resume(stop: BaseException, arguments: Sequence[str]) -> str:
     return f"stopped; go on with: {_program()} --resume {checkpoint.parent}"
 
 
+def _of_several() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def _terminated(number: int, frame: Any) -> None:
+    raise ProcessLostError("ended by SIGTERM, which torchrun sends when another of the processes has ended")
+
+
 def _program() -> str:
+    if _of_several() and sys.argv[0].endswith(".py"):
+        return f"torchrun --nproc-per-node={os.environ.get('LOCAL_WORLD_SIZE', 'N')} {sys.argv[0]}"
     return f"python {sys.argv[0]}" if sys.argv[0].endswith(".py") else "pyro-dvae train"
 
 

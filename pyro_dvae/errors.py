@@ -17,3 +17,7 @@ class CheckpointError(InputError):
 
 class DivergenceError(ArithmeticError):
     """The loss became NaN or infinite; the last good checkpoint is untouched."""
+
+
+class ProcessLostError(RuntimeError):
+    """Of several processes that work together another one ended; the last checkpoint is untouched."""

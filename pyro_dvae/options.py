@@ -16,12 +16,16 @@ import click
 from pyro_dvae.errors import InputError
 
 NOISE_KINDS = ("salt-and-pepper", "bit-flip", "masking", "gaussian")
+NOISE_PATTERNS = ("uniform", "mean-image")
 NOISE_SCHEDULES = ("constant", "linear", "step")
 BOUNDS = ("dvae", "mean-field", "diwae", "semi-implicit")
 ACTIVATIONS = ("softplus", "tanh", "relu", "sigmoid")
-LIKELIHOODS = ("bernoulli", "gaussian")
+ENCODERS = ("mlp", "convolutional", "gru")
+DECODERS = ("mlp", "convolutional")
+LIKELIHOODS = ("bernoulli", "gaussian", "gaussian-per-pixel", "continuous-bernoulli")
 BINARISATIONS = ("static", "dynamic", "threshold", "none")
 RATE_SCHEDULES = ("step", "constant", "paper")
+_NOT_GIVEN = (click.core.ParameterSource.DEFAULT, click.core.ParameterSource.DEFAULT_MAP)
 
 
 def _option(default: Any, help_text: str, flag: str | None = None, **click_arguments: Any) -> Any:
@@ -38,6 +42,11 @@ class Options:
         "salt-and-pepper", "Kind of noise.", type=click.Choice(NOISE_KINDS), show_choices=True
     )
     salt: str = _option("0.5", "Share of salt among replaced pixels, or 'rate' as in the paper's code.")
+    noise_pattern: str = _option(
+        "uniform",
+        "Rate of a pixel: the same for all, or in proportion to the mean image with --noise as its average.",
+        type=click.Choice(NOISE_PATTERNS),
+    )
     noise_schedule: str = _option(
         "constant",
         "Noise over training: constant, linear to --noise-end, or halfway a step to it.",
@@ -53,12 +62,24 @@ class Options:
     )
     corruptions: int = _option(1, "Corruptions per datum (M).")
     particles: int = _option(1, "Latent draws per corruption (K).")
-    hidden_layers: int = _option(1, "Hidden layers of the encoder (1 to 4).")
-    decoder_layers: int = _option(2, "Hidden layers of the decoder (1 to 4).")
+    encoder: str = _option(
+        "mlp",
+        "Encoder: fully connected, convolutions before it, or recurrent (five looks at the datum).",
+        type=click.Choice(ENCODERS),
+    )
+    decoder: str = _option(
+        "mlp", "Decoder: fully connected, or convolutions behind it.", type=click.Choice(DECODERS)
+    )
+    hidden_layers: int = _option(1, "Fully connected hidden layers of the encoder (1 to 4; gru: 1).")
+    decoder_layers: int = _option(2, "Fully connected hidden layers of the decoder (1 to 4).")
     width: int = _option(200, "Units of each hidden layer.")
     latent_size: int = _option(50, "Size of the latent space.")
     activation: str = _option("softplus", "Activation.", type=click.Choice(ACTIVATIONS))
-    likelihood: str = _option("bernoulli", "Distribution of a pixel.", type=click.Choice(LIKELIHOODS))
+    likelihood: str = _option(
+        "bernoulli",
+        "Distribution of a pixel; the scale of a Gaussian is one number, or an output of the decoder.",
+        type=click.Choice(LIKELIHOODS),
+    )
     epochs: int = _option(50, "Passes over the training data.")
     batch_size: int = _option(100, "Data per step.")
     learning_rate: float = _option(1e-3, "Step size of Adam.")
@@ -77,12 +98,18 @@ class Options:
     )
     dataset: str | None = _option(
         None,
-        "mnist, fashion-mnist, kmnist, frey, digits, or a .npy, .npz or .csv file.  [default: mnist]",
+        "mnist (where none is named), fashion-mnist, kmnist, frey, digits, or a .npy, .npz or .csv file.",
         type=str,
     )
     data_folder: str = _option("data", "Folder of the data, in torchvision's layout.")
     seed: int = _option(0, "Seed of weights, noise, order and binarisation.")
     device: str = _option("auto", "auto, cpu, cuda, cuda:N or mps.")
+    compiled: bool | None = _option(
+        None,
+        "Record and compile the training step.  [default: in runs of 5,000 steps and more]",
+        flag="--compile/--no-compile",
+    )
+    bfloat16: bool = _option(False, "Compiled matrix products in bfloat16.", is_flag=True)
     importance_samples: int = _option(200, "Samples of the final importance-weighted bound; 0 leaves it out.")
 
     def as_dict(self) -> dict[str, Any]:
@@ -117,11 +144,7 @@ def training_options(command: Callable[[Request], None]) -> Callable[..., None]:
     def run(**values: Any) -> None:
         context = click.get_current_context()
         output, resume, quiet = (values.pop(name) for name in ("output", "resume", "quiet"))
-        given = frozenset(
-            name
-            for name in values
-            if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
-        )
+        given = frozenset(name for name in values if context.get_parameter_source(name) not in _NOT_GIVEN)
         command(Request(Options(**values), given, output, resume, quiet))
 
     decorated: Callable[..., Any] = run
@@ -133,14 +156,19 @@ def training_options(command: Callable[[Request], None]) -> Callable[..., None]:
 def _decorators() -> list[Callable[..., Any]]:
     made = []
     for entry in dataclasses.fields(Options):
-        name = "--" + entry.name.replace("_", "-")
+        name = entry.metadata["flag"] or "--" + entry.name.replace("_", "-")
         arguments = dict(entry.metadata["click"])
-        if "type" not in arguments and "is_flag" not in arguments:
+        if "type" not in arguments and "is_flag" not in arguments and "/" not in name:
             arguments["type"] = type(entry.default)
-        shown = entry.default not in (None, False)
+        shown = entry.default is not False
         made.append(
             click.option(
-                name, default=entry.default, help=entry.metadata["help"], show_default=shown, **arguments
+                name,
+                entry.name,
+                default=entry.default,
+                help=entry.metadata["help"],
+                show_default=shown,
+                **arguments,
             )
         )
     return [

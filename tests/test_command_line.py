@@ -134,6 +134,7 @@ def test_sampling_is_reproducible_and_uses_the_best_epoch(capsys):
         ["--bound", "mean-field"],
         ["--bound", "semi-implicit", "--learn-noise", "--noise", "0.2"],
         ["--binarisation", "dynamic", "--rate-schedule", "paper", "--clip-norm", "5"],
+        ["--noise-pattern", "mean-image", "--binarisation", "dynamic"],
         ["--binarisation", "none"],
         ["--binarisation", "none", "--likelihood", "gaussian", "--noise-kind", "gaussian"],
         ["--binarisation", "threshold", "--importance-samples", "0", "--batch-size", "7"],
@@ -232,6 +233,10 @@ BAD = {
     "salt": (["--salt", "most"], "salt: expected a number in [0, 1] or 'rate'"),
     "resume": (["--resume", "absent"], "no folder absent"),
     "learned at 0": (["--learn-noise", "--noise", "0"], "learned level must start inside"),
+    "learned by the mean": (
+        ["--learn-noise", "--noise-pattern", "mean-image"],
+        "noise_pattern: 'mean-image'",
+    ),
     "two ways": (["--learn-noise", "--noise-schedule", "linear"], "either scheduled or learned"),
 }
 

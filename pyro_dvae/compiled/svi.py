@@ -21,8 +21,8 @@ from pyro_dvae import checks
 from pyro_dvae.compiled.adam import Slot, slot
 from pyro_dvae.compiled.step import NOISES, CompiledGradient, CompiledStep, Gradient, Numerics, record_for
 from pyro_dvae.compiled.surroundings import Surroundings
+from pyro_dvae.parameters import discover, unconstrained
 from pyro_dvae.recording import NoCompiler, Unrecordable
-from pyro_dvae.training.parameters import discover, unconstrained
 
 _Key = tuple[Any, ...]
 _SHAPES_AT_MOST = 16  # compiled for one object: more would be compiling, not training

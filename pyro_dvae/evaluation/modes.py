@@ -9,7 +9,7 @@ from typing import Any
 from pyro import poutine
 from torch import Tensor
 
-from pyro_dvae.training.parameters import discover
+from pyro_dvae.parameters import discover
 
 
 @contextmanager

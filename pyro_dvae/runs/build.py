@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from pyro_dvae import checks
 from pyro_dvae.bounds import (
@@ -17,17 +17,22 @@ from pyro_dvae.bounds import (
     TraceMeanFieldDenoising_ELBO,
     TraceSemiImplicit_ELBO,
 )
-from pyro_dvae.corruptions import Corruption, LinearSchedule, NoCorruption, Schedule, StepSchedule
+from pyro_dvae.corruptions import (
+    Corruption,
+    LinearSchedule,
+    NoCorruption,
+    Schedule,
+    StepSchedule,
+    mean_image_rate,
+)
 from pyro_dvae.corruptions.network import FAMILIES
 from pyro_dvae.errors import InputError
-from pyro_dvae.networks import BernoulliDecoder, GaussianDecoder, GaussianEncoder
-from pyro_dvae.options import Options
+from pyro_dvae.options import NOISE_PATTERNS, Options
 
 _SCHEDULES: dict[str, Callable[[float, float, int], Schedule]] = {
     "linear": lambda start, end, epochs: LinearSchedule(start, end, epochs),
     "step": lambda start, end, epochs: StepSchedule({0: start, epochs / 2: end}),
 }
-_DECODERS: dict[str, Callable[..., nn.Module]] = {"bernoulli": BernoulliDecoder, "gaussian": GaussianDecoder}
 _BOUNDS: dict[str, type[DenoisingELBO]] = {
     "dvae": TraceDenoising_ELBO,
     "mean-field": TraceMeanFieldDenoising_ELBO,
@@ -36,19 +41,27 @@ _BOUNDS: dict[str, type[DenoisingELBO]] = {
 }
 
 
-def build_corruption(options: Options) -> Corruption:
-    """Return the corruption: :class:`NoCorruption` at level 0, scheduled or learned as asked."""
+def build_corruption(options: Options, train: Tensor | None = None) -> Corruption:
+    """Return the corruption: :class:`NoCorruption` at level 0, scheduled or learned as asked.
+
+    :param train: training data [N, D], for rates by their mean image; without them a rate is uniform.
+    """
     kind = checks.known("noise_kind", options.noise_kind, FAMILIES)
     maximum = math.inf if kind == "gaussian" else 1.0
     for argument in ("noise", "noise_end"):
         checks.number(argument, getattr(options, argument), 0.0, maximum)
     if options.learn_noise and options.noise_schedule != "constant":
         raise InputError("learn_noise: a level is either scheduled or learned, got both")
-    level: float | Schedule = options.noise
+    by_mean = checks.known("noise_pattern", options.noise_pattern, NOISE_PATTERNS) == "mean-image"
+    if by_mean and (kind == "gaussian" or options.learn_noise or options.noise_schedule != "constant"):
+        raise InputError("noise_pattern: 'mean-image' is for a rate that is neither scheduled nor learned")
+    level: float | Schedule | Tensor = options.noise
     if options.noise_schedule != "constant":
         level = _SCHEDULES[options.noise_schedule](options.noise, options.noise_end, options.epochs)
     elif options.noise == 0 and not options.learn_noise:
         return NoCorruption()
+    elif by_mean and train is not None:
+        level = mean_image_rate(train, options.noise)
     arguments: dict[str, Any] = {}
     if options.learn_noise:
         arguments |= {"learnable": True, "minimum": options.minimum_noise}
@@ -65,25 +78,6 @@ def _salt(text: str) -> float | str:
         return float(text)
     except ValueError:
         raise InputError(f"salt: expected a number in [0, 1] or 'rate', got {text!r}") from None
-
-
-def build_encoder(options: Options, data_size: int) -> nn.Module:
-    """Return the Gaussian encoder."""
-    hidden = _layers("hidden_layers", options.hidden_layers, options.width)
-    return GaussianEncoder(data_size, options.latent_size, hidden, options.activation)
-
-
-def build_decoder(options: Options, data_size: int) -> nn.Module:
-    """Return the Bernoulli or Gaussian decoder."""
-    hidden = _layers("decoder_layers", options.decoder_layers, options.width)
-    decoder = _DECODERS[checks.known("likelihood", options.likelihood, _DECODERS)]
-    return decoder(options.latent_size, data_size, hidden, options.activation)
-
-
-def _layers(argument: str, layers: int, width: int) -> tuple[int, ...]:
-    if checks.count(argument, layers) > 4:
-        raise InputError(f"{argument}: expected 1 to 4 hidden layers, got {layers}")
-    return (checks.count("width", width),) * layers
 
 
 def build_bound(options: Options) -> DenoisingELBO:

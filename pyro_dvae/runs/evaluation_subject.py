@@ -17,7 +17,7 @@ from pyro_dvae.models import DVAE
 from pyro_dvae.options import Options
 from pyro_dvae.random_state import derived_seed, forked
 from pyro_dvae.runs import folder as run_folder
-from pyro_dvae.runs.build import pick_device
+from pyro_dvae.runs.build import build_corruption, pick_device
 from pyro_dvae.runs.data import RunData, load_again
 from pyro_dvae.runs.evaluation_options import WEIGHTS, EvaluationOptions
 from pyro_dvae.training.checkpoint import read_checkpoint
@@ -98,8 +98,10 @@ def load_subject(
     _, state = read_checkpoint(folder / run_folder.CHECKPOINT, lambda name: False)
     best = state["history"]["best_epoch"] if options.which == "best" else None
     epoch = best or state["epoch"]
-    dvae.guide.corruption.set_epoch(max(0, epoch - 1))
     data = load_again(config, run_options, data_folder, place, state["data"].get("train"))
+    if run_options.noise_pattern != "uniform":  # never learned, so that the checkpoint says nothing of it
+        dvae.guide.corruption = build_corruption(run_options, data.dataset.train)
+    dvae.guide.corruption.set_epoch(max(0, epoch - 1))
     size = len(data.test)
     if options.count is not None and options.count > size:
         raise InputError(f"count: expected at most the {size} test data, got {options.count}")

@@ -14,7 +14,8 @@ from pyro_dvae.errors import CheckpointError, InputError
 from pyro_dvae.files import unwritable, write_atomically
 from pyro_dvae.models import DVAE
 from pyro_dvae.options import Options
-from pyro_dvae.runs.build import build_corruption, build_decoder, build_encoder
+from pyro_dvae.runs.build import build_corruption
+from pyro_dvae.runs.networks import build_decoder, build_encoder
 from pyro_dvae.training.checkpoint import load_parameters
 
 CONFIG = "config.json"
@@ -70,10 +71,8 @@ def load_run(folder: str | Path, which: str = "best") -> tuple[DVAE, dict[str, A
     folder = Path(folder).expanduser()
     config = read_config(folder)
     options = Options.from_dict(config["options"])
-    data_size = config["data"]["dimension"]
-    dvae = DVAE(
-        build_encoder(options, data_size), build_decoder(options, data_size), build_corruption(options)
-    )
+    shape = (config["data"]["dimension"], tuple(config["data"]["image_shape"]))
+    dvae = DVAE(build_encoder(options, *shape), build_decoder(options, *shape), build_corruption(options))
     saved = load_parameters(folder / CHECKPOINT, which)
     parts = {"encoder": dvae.guide.encoder, "decoder": dvae.model.decoder, "x_tilde": dvae.guide.corruption}
     wanted = {

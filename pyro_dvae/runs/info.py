@@ -50,9 +50,9 @@ def lines(content: dict[str, Any]) -> list[str]:
         f"noise     {options['noise_kind']} {options['noise']:g} ({options['noise_schedule']})",
         f"bound     {options['bound']}, M = {options['corruptions']}, K = {options['particles']}",
         (
-            f"network   encoder {options['hidden_layers']} x {options['width']}, latent "
-            f"{options['latent_size']}, decoder {options['decoder_layers']} x {options['width']}, "
-            f"{options['activation']}, {options['likelihood']}"
+            f"network   {_layers(options, 'encoder', 'hidden_layers')}, latent {options['latent_size']}, "
+            f"{_layers(options, 'decoder', 'decoder_layers')}, {options['activation']}, "
+            f"{options['likelihood']}"
         ),
     ]
     progress = content["progress"]
@@ -72,3 +72,8 @@ def lines(content: dict[str, Any]) -> list[str]:
             made.append(f"result    {label} {figure['mean']:.2f} ± {figure['standard_error']:.2f} nats")
     made.append(f"files     {', '.join(content['files'])}")
     return made
+
+
+def _layers(options: dict[str, Any], part: str, layers: str) -> str:
+    kind = options.get(part, "mlp")  # an older run does not say
+    return f"{part}{'' if kind == 'mlp' else ' ' + kind} {options[layers]} x {options['width']}"

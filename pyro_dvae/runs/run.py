@@ -16,8 +16,11 @@ import pyro_dvae
 from pyro_dvae import plots
 from pyro_dvae.bounds import DenoisingELBO, TraceDenoising_ELBO, TraceDenoisingIWAE_ELBO
 from pyro_dvae.datasets import Dataset, load_dataset
+from pyro_dvae.distributed import Ranks, join
+from pyro_dvae.distributed.estimates import evaluate_bound_over_ranks
+from pyro_dvae.distributed.outcome import together
 from pyro_dvae.errors import DataError, InputError
-from pyro_dvae.evaluation import Estimate, evaluate_bound
+from pyro_dvae.evaluation import Estimate
 from pyro_dvae.options import Options, Request
 from pyro_dvae.random_state import derived_seed, forked
 from pyro_dvae.runs import folder as run_folder
@@ -25,51 +28,65 @@ from pyro_dvae.runs.build import (
     build_bound,
     build_clean_bound,
     build_corruption,
-    build_decoder,
-    build_encoder,
     check_training,
     pick_device,
 )
 from pyro_dvae.runs.data import described, prepare
+from pyro_dvae.runs.networks import build_decoder, build_encoder
 from pyro_dvae.runs.pictures import manifold_means, prior_means, reconstructions
 from pyro_dvae.training import Trainer
 
 Program = Callable[..., Any]
-_MAY_CHANGE = ("epochs", "device", "data_folder", "importance_samples")
+_MAY_CHANGE = ("epochs", "device", "data_folder", "importance_samples", "compiled")
 
 
 class Run:
     """Everything around the Pyro code of a training script, from one :class:`Request`.
 
     Seeds Pyro from the options and clears its param store, as a script does; the library itself never does.
+    Started by ``torchrun``, it joins the other processes; rank 0 writes and prints for all.
 
     :param request: what the command line asked for.
     """
 
     def __init__(self, request: Request) -> None:
-        self.quiet = request.quiet
         self.resumed = request.resume is not None
         self.options, resumed_folder = _options_and_folder(request)
         check_training(self.options)
-        self.device = pick_device(self.options.device)
-        self.corruption = build_corruption(self.options)
+        self.group = join(self.options.device)
+        self.ranks = Ranks.present()
+        self.quiet = request.quiet or not self.ranks.first
+        self.device = pick_device(self.group.device)
+        build_corruption(self.options)  # refused before the data are fetched
         self.bound = build_bound(self.options)
-        self.data = _load(self.options)
+        with self.ranks.first_goes_before():
+            self.data = _load(self.options)
+        self.corruption = build_corruption(self.options, self.data.train)
         _check_range(self.options, self.data)
         parts = prepare(self.data, self.options, self.device)
         self.train, self.validation, self.test = parts.train, parts.validation, parts.test
         self.visit = parts.visit
         pyro.clear_param_store()
         pyro.set_rng_seed(self.options.seed)
-        self.encoder = build_encoder(self.options, self.data.dimension).to(self.device)
-        self.decoder = build_decoder(self.options, self.data.dimension).to(self.device)
+        shape = (self.data.dimension, self.data.image_shape)
+        self.encoder = build_encoder(self.options, *shape).to(self.device)
+        self.decoder = build_decoder(self.options, *shape).to(self.device)
         self.corruption.to(self.device)
-        self.folder = resumed_folder or run_folder.new_folder(request.output, _stem(self.options, self.data))
+        self.folder = resumed_folder or self._new_folder(request.output)
         self.config = _config(self.options, self.data)
-        if not self.resumed:
+        if not self.resumed and self.ranks.first:
             run_folder.write_json(self.folder / run_folder.CONFIG, self.config)
         self.say(f"data: {self.data.name} ({self.data.source})")
         self.say(f"run folder: {self.folder}")
+
+    def _new_folder(self, output: str | None) -> Path:
+        def make() -> Path | None:
+            stem = _stem(self.options, self.data)
+            return run_folder.new_folder(output, stem) if self.ranks.first else None
+
+        folder = together(self.ranks, make)[0]
+        assert folder is not None
+        return folder
 
     def say(self, line: str) -> None:
         """Print a line to the terminal's error stream, where progress goes too."""
@@ -82,7 +99,8 @@ class Run:
         validation_bound = build_clean_bound(options)
 
         def evaluate() -> float:
-            return evaluate_bound(model, guide, self.visit(self.validation), validation_bound).mean
+            seen = self.visit(self.validation)
+            return evaluate_bound_over_ranks(model, guide, seen, validation_bound).mean
 
         return Trainer(
             model,
@@ -105,6 +123,8 @@ class Run:
             before_epoch=(self.corruption.set_epoch,),
             device=self.device,
             may_change=_MAY_CHANGE,
+            compile=options.compiled,
+            bfloat16=options.bfloat16,
         )
 
     def finish(self, trainer: Trainer) -> dict[str, Any]:
@@ -115,10 +135,12 @@ class Run:
         for part in (self.encoder, self.decoder, self.corruption):
             part.eval()
         results = self._evaluate(model, guide, trainer)
-        pictures = self._draw(model, guide, trainer)
+        pictures = self._draw(model, guide, trainer) if self.ranks.first else []
         results["seconds"]["evaluation"] = round(time.perf_counter() - started, 1)
-        run_folder.write_json(self.folder / run_folder.RESULTS, results)
-        print(_table(results, self.folder, pictures))
+        if self.ranks.first:
+            run_folder.write_json(self.folder / run_folder.RESULTS, results)
+            print(_table(results, self.folder, pictures))
+        self.group.leave()
         return results
 
     def _evaluate(self, model: Program, guide: Program, trainer: Trainer) -> dict[str, Any]:
@@ -141,11 +163,14 @@ class Run:
         for name, bound in bounds.items():
             self.say(f"evaluating on {len(test):,} test data: {name.replace('_', ' ')}")
             seed = derived_seed(self.options.seed, "evaluation", name)
-            estimate: Estimate = evaluate_bound(model, guide, test, bound, seed=seed)
+            estimate: Estimate = evaluate_bound_over_ranks(model, guide, test, bound, seed=seed)
             results[name] = {"mean": estimate.mean, "standard_error": estimate.standard_error}
         if samples:
             results["importance_weighted_bound"]["samples"] = samples
-        results["seconds"] = {"training": round(sum(history.seconds), 1)}
+        results["seconds"] = {
+            "training": round(sum(history.seconds), 1),
+            "compilation": round(trainer.compile_seconds, 1),
+        }
         return results
 
     def _draw(self, model: Program, guide: Program, trainer: Trainer) -> list[Path]:

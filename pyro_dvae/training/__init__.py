@@ -2,7 +2,8 @@
 
 from pyro_dvae.training.history import History
 from pyro_dvae.training.interrupts import Stopped
+from pyro_dvae.training.many import Fitted, fit_many
 from pyro_dvae.training.run_state import load_trained
 from pyro_dvae.training.trainer import Epoch, Trainer, fit
 
-__all__ = ["Epoch", "History", "Stopped", "Trainer", "fit", "load_trained"]
+__all__ = ["Epoch", "Fitted", "History", "Stopped", "Trainer", "fit", "fit_many", "load_trained"]

@@ -32,6 +32,16 @@ class EpochRecord:
         """The batch that is out, or was last, counted from 1."""
         return self._position_out + 1
 
+    @property
+    def fresh_position(self) -> int | None:
+        """The batch that is out, counted from 0, if no step was taken on it yet; else None."""
+        fresh = self._rows_out > 0 and self.position == self._position_out
+        return self._position_out if fresh else None
+
+    def leave_out(self, seconds: float) -> None:
+        """Do not count so much of the time."""
+        self.seconds_before -= seconds
+
     def hand_out(self, rows: int) -> None:
         """Note that the batch at ``position``, of so many rows, is given to the user's loop."""
         self._rows_out, self._position_out = rows, self.position

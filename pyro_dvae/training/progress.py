@@ -37,6 +37,9 @@ class Progress(Protocol):
     def epoch(self, history: History) -> None:
         """Note that an epoch ended: it is the last entry of ``history``."""
 
+    def note(self, text: str) -> None:
+        """Say what else is going on: that a step is being compiled."""
+
     def stop(self) -> None:
         """End, whether the run is complete or not."""
 
@@ -63,6 +66,9 @@ class Silent:
         """Say nothing."""
 
     def epoch(self, history: History) -> None:
+        """Say nothing."""
+
+    def note(self, text: str) -> None:
         """Say nothing."""
 
     def stop(self) -> None:
@@ -95,6 +101,10 @@ class Lines:
             self._write(
                 "  ".join(filter(None, [f"epoch {number}/{self._epochs}", _bounds(history) + best, left]))
             )
+
+    def note(self, text: str) -> None:
+        """Say it."""
+        self._write(text)
 
     def stop(self) -> None:
         """Say nothing."""
@@ -142,6 +152,11 @@ class Bar:
         if self._began >= self._next or len(history.epochs) >= self._epochs:
             self._next = self._began + _REFRESH_SECONDS
             self._draw()
+
+    def note(self, text: str) -> None:
+        """Write it above the bar."""
+        with suppress(OSError):
+            self._console.print(text, markup=False)
 
     def stop(self) -> None:
         """Leave the last state of the bar on its line and give the terminal back."""

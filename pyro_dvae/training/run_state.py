@@ -13,9 +13,9 @@ from torch import Tensor
 
 from pyro_dvae import checks
 from pyro_dvae.errors import CheckpointError, InputError
+from pyro_dvae.parameters import Trained, discover
 from pyro_dvae.training.batches import fingerprint
 from pyro_dvae.training.checkpoint import from_json, read_checkpoint, to_json
-from pyro_dvae.training.parameters import Trained, discover
 
 KIND = "training"
 _ABSENT = "nothing"

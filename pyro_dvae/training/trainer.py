@@ -13,36 +13,51 @@ and is resumed with ``resume=True`` ends, on the same machine, with the weights 
 bit. What it cannot know of is state that is neither a parameter nor a buffer nor a global random state.
 Its random stream depends on nothing but the seed of the order and the global random states at the start:
 validation, progress and checkpoints leave it as it is.
+
+With ``torch.distributed`` initialised, every process of the group makes the same trainer and runs the same
+loop: each takes its share of the rows of every batch, with noise of its own (:mod:`.distributed.streams`),
+and all make the step of the whole batch. Rank 0 writes the files and shows progress.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from pyro.infer import ELBO
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from pyro_dvae import checks, random_state
+from pyro_dvae.compiled.step import Numerics
+from pyro_dvae.distributed import Ranks, streams
 from pyro_dvae.errors import DivergenceError, InputError
 from pyro_dvae.files import require_writable
+from pyro_dvae.parameters import discover, modules_of
+from pyro_dvae.threads import threads_for, using_threads
 from pyro_dvae.training import learning_rates, run_state
 from pyro_dvae.training.batches import data_tensor, epoch_order
 from pyro_dvae.training.checkpoint import load_checkpoint, save_checkpoint
+from pyro_dvae.training.compiled_steps import WORTH_IT, CompiledSteps, CompiledTransform, Keys, Training
 from pyro_dvae.training.epoch_record import EpochRecord
 from pyro_dvae.training.history import History, MetricsFile
 from pyro_dvae.training.interrupts import Interrupts, Stopped
 from pyro_dvae.training.optimizer import adam, adam_tensors, assign_adam
-from pyro_dvae.training.parameters import discover, modules_of
-from pyro_dvae.training.progress import Progress, progress_for
+from pyro_dvae.training.progress import Progress, Silent, progress_for
 from pyro_dvae.training.validation import Validation
 
+if TYPE_CHECKING:
+    from pyro_dvae.distributed.parallel import ParallelBound
+
 _CHECK_EVERY = 100  # steps between two looks at the losses on a device that computes ahead
+_AGREE_EVERY = 20  # steps there between two looks at whether any of several processes is to stop
 _VALIDATION_CHUNK = 4  # validation rows at a time, in batch sizes
 
 
@@ -98,6 +113,10 @@ class Trainer:
         they draw does not count in the random stream of training.
     :param device: where batches go; by default to the modules' first parameter, else they stay.
     :param may_change: the settings and keys of ``config`` that may differ on resume.
+    :param compile: whether steps are recorded and compiled (:mod:`pyro_dvae.compiled`), with noise by a hash
+        of ``seed`` and the step; None for whether the run is long enough to be paid back: from 5,000 steps
+        on. What cannot be compiled runs in ordinary steps, with a warning. Not with several processes.
+    :param bfloat16: round the factors of the matrix products of compiled steps to bfloat16.
     """
 
     def __init__(
@@ -125,12 +144,17 @@ class Trainer:
         before_epoch: Iterable[Callable[[int], object]] = (),
         device: torch.device | str | None = None,
         may_change: Iterable[str] = ("epochs",),
+        compile: bool | None = None,  # noqa: A002 - torch's own word for it
+        bfloat16: bool = False,
     ):
         if not (hasattr(bound, "differentiable_loss") or hasattr(bound, "loss_and_grads")):
             raise InputError(f"bound: expected an instance of a pyro.infer.ELBO, got {bound!r}")
         if resume and checkpoint is None:
             raise InputError("resume: expected the path of the checkpoint to go on from, got checkpoint=None")
         self.model, self.guide, self.bound = model, guide, bound
+        self._ranks = Ranks.present(self._last_checkpoint)
+        self._share = 1 / self._ranks.count  # of the rows of the batch that is out
+        self._stop_agreed = False
         self._train = data_tensor("train", train)
         held_out = None if validation is None else data_tensor("validation", validation)
         self.epochs = checks.count("epochs", epochs)
@@ -142,13 +166,16 @@ class Trainer:
         self.seed = checks.count("seed", seed, minimum=0)
         self.checkpoint = None if checkpoint is None else Path(checkpoint)
         self._checkpoint_every = checks.count("checkpoint_every", checkpoint_every)
-        self._metrics = None if metrics is None else MetricsFile(metrics)
+        self._metrics = None if metrics is None or not self._ranks.first else MetricsFile(metrics)
         self._progress: Progress
-        if progress is None or isinstance(progress, bool):
+        if not self._ranks.first:
+            self._progress = Silent()
+        elif progress is None or isinstance(progress, bool):
             self._progress = progress_for(enabled=progress)
         else:
             self._progress = progress
         self._before_epoch = tuple(before_epoch)
+        self._numerics = Numerics("hashed", bfloat16)
         for path in (checkpoint, metrics):
             if path is not None:
                 require_writable(path)
@@ -170,16 +197,32 @@ class Trainer:
             chunk=_VALIDATION_CHUNK * self.batch_size,
             loss=lambda rows: self.bound.loss(self.model, self.guide, self._prepared(rows)),
             proceed=self._go_on_validating,
+            ranks=self._ranks,
         )
         self._identity = self._describe(config)
 
         example = self._train[: self.batch_size]
-        self._trained = discover(model, guide, lambda: self._loss(self._prepared(example)))
+        self._parallel: ParallelBound | None = None
+        with FlopCounterMode(display=False) as operations:
+            self._trained = discover(model, guide, lambda: self._loss(self._prepared(example)))
+        # The gradient takes twice as much again.
+        self._threads = threads_for(3 * operations.get_total_flops())
         self._leaves = list(self._trained.parameters.values())
         self._clear_gradients()
         self._optimizer = adam(self._leaves, self.learning_rate)
+        if self._ranks.several:
+            self._parallel = self._over_ranks(example)
         if resume:
             self._resume(tuple(may_change))
+        self._compiled: CompiledSteps | None = None
+        self._compiled_transform: CompiledTransform | None = None
+        if self._to_be_compiled(compile):
+            self._set_up_compiled()
+
+    @property
+    def compile_seconds(self) -> float:
+        """The time that compiling took, in seconds; it is no part of the history's."""
+        return 0.0 if self._compiled is None else self._compiled.seconds
 
     @property
     def parameters(self) -> dict[str, Tensor]:
@@ -194,7 +237,7 @@ class Trainer:
             self._random = None
         if self._finished >= self.epochs:
             return
-        with Interrupts() as self._interrupts, self._shown():
+        with Interrupts() as self._interrupts, self._shown(), using_threads(self._threads):
             while self._finished < self.epochs:
                 self._announce(self._finished)
                 self._set_learning_rate()
@@ -203,42 +246,71 @@ class Trainer:
                 self._end_epoch()
 
     def step(self, x: Tensor) -> Tensor:
-        """Take one gradient step on the batch ``x``; return its loss, detached."""
+        """Take one gradient step on the batch ``x``; return its loss, detached.
+
+        Of several processes each gives its rows; the step is that of all, the loss that of its own.
+        """
+        if self._compiled is not None:
+            loss = self._compiled_step(self._compiled, x)
+            if loss is not None:
+                return loss
         self._clear_gradients()
         try:
             loss = self._loss(x)
         except ValueError as error:  # Pyro's validation of the arguments of distributions
             if not self._of_divergence(error, x):
                 raise
+            self._agreed(math.nan, x.device.type != "cpu")
             what = "a distribution was given values that are not finite"
             raise self._diverged(what, self._record.step) from error
         ahead = loss.device.type != "cpu"
-        value = 0.0 if ahead else loss.item()
+        value = self._agreed(0.0 if ahead else loss.item(), ahead)
         if not math.isfinite(value):
             raise self._diverged(f"the loss is {value}", self._record.step)
         if loss.requires_grad:
-            loss.backward()
+            self._ranks.backward(loss)
         if self.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self._leaves, self.clip_norm)
         self._optimizer.step()
         detached = loss.detach()
-        self._record.add(detached if ahead else value)
-        if len(self._record.pending) >= _CHECK_EVERY:
-            self._require_finite_losses()
+        self._note(detached if ahead else value)
         return detached
 
+    def _compiled_step(self, compiled: CompiledSteps, x: Tensor) -> Tensor | None:
+        before = compiled.seconds
+        loss = compiled(x, self._finished, self._record.fresh_position)
+        self._record.leave_out(compiled.seconds - before)
+        if loss is None:
+            warnings.warn(f"training by ordinary steps, which are slower: {compiled.failure}", stacklevel=3)
+            self._compiled = None
+            return None
+        if loss.device.type == "cpu":
+            value = loss.item()
+            if not math.isfinite(value):
+                raise self._diverged(f"the loss is {value}", self._record.step)
+            self._note(value)
+        else:
+            self._note(loss)
+        return loss
+
+    def _note(self, loss: Tensor | float) -> None:
+        self._record.add(loss)
+        if len(self._record.pending) >= _CHECK_EVERY:
+            self._require_finite_losses()
+
     def save(self) -> None:
-        """Save the checkpoint now; to be called between two steps."""
+        """Save the checkpoint now; to be called between two steps, and by all of several processes."""
         if self.checkpoint is None:
             raise InputError("checkpoint: expected a path to save to, got None")
         self._require_finite_losses()
         self._require_finite_parameters()
+        random = self._random or random_state.capture()
         tensors, state = run_state.pack(
             live=self._trained.tensors(),
             best=self._best,
             adam=adam_tensors(self._optimizer, self._trained.parameters),
             losses=self._record.losses,
-            random=self._random or random_state.capture(),
+            random=random,
         )
         state |= self._identity | {
             "epoch": self._finished,
@@ -247,7 +319,9 @@ class Trainer:
             "seconds": self._record.seconds(),
             "history": self.history.to_dict(),
         }
-        save_checkpoint(self.checkpoint, tensors, state)
+        others, of_others = streams.pack(self._ranks, random)
+        if self._ranks.first:
+            save_checkpoint(self.checkpoint, tensors | others, state | of_others)
         self._saved_at = (self._finished, self._record.position)
 
     def load_best(self) -> None:
@@ -268,19 +342,34 @@ class Trainer:
                 start = record.position * self.batch_size
                 rows = order[start : start + self.batch_size]
                 record.hand_out(len(rows))
-                yield self._prepared(self._train.index_select(0, rows))
+                yield self._batch(self._train.index_select(0, self._own(rows)))
                 record.take_back()
                 self._progress.step(record.position)
             self._stop_if_requested()
         finally:
             record.abandon()
+            self._share = 1 / self._ranks.count
+
+    def _batch(self, rows: Tensor) -> Tensor:
+        if self._compiled_transform is None:
+            return self._prepared(rows)
+        rows = rows.to(self.device, non_blocking=True)
+        return self._compiled_transform(rows, self._finished, self._record.position)
 
     def _prepared(self, x: Tensor) -> Tensor:
         if x.device != self.device:
             x = x.to(self.device, non_blocking=True)
         return x if self._transform is None else self._transform(x)
 
+    def _own(self, rows: Tensor) -> Tensor:
+        """Return this rank's share of the rows of a batch; without any it looks at the first, for nothing."""
+        own = rows[self._ranks.share(len(rows))]
+        self._share = len(own) / len(rows)
+        return own if len(own) else rows[:1]
+
     def _loss(self, x: Tensor) -> Tensor:
+        if self._parallel is not None:
+            return self._parallel.loss(x, self._share)
         if hasattr(self.bound, "differentiable_loss"):
             return self.bound.differentiable_loss(self.model, self.guide, x)
         # a bound that does its own backward
@@ -289,6 +378,32 @@ class Trainer:
     def _clear_gradients(self) -> None:
         for leaf in self._leaves:
             leaf.grad = None
+
+    # Compiled steps
+
+    def _to_be_compiled(self, asked: bool | None) -> bool:
+        if self._ranks.several or self.device.type not in ("cpu", "cuda"):
+            return False
+        return self.epochs * self.steps_per_epoch >= WORTH_IT if asked is None else asked
+
+    def _set_up_compiled(self) -> None:
+        def apart(run: Callable[[], object]) -> None:
+            discover(self.model, self.guide, run, required=False)
+
+        def keys(purpose: str) -> Keys:
+            return Keys(self.seed, purpose, self.steps_per_epoch, self.device)
+
+        programs = (self.model, self.guide, self.bound)
+        training = Training(programs, self._loss, self._leaves, self._optimizer, self.clip_norm, apart)
+        self._compiled = CompiledSteps(
+            training,
+            self._numerics,
+            keys("noise"),
+            self._progress.note,
+            worth_compiling=lambda rows: rows == self.batch_size or self.epochs >= WORTH_IT,
+        )
+        if self._transform is not None:
+            self._compiled_transform = CompiledTransform(self._transform, keys("transform"))
 
     # Between epochs
 
@@ -325,14 +440,22 @@ class Trainer:
         self._stop_if_requested()
 
     def _go_on_validating(self) -> None:
-        if self._interrupts.requested:
+        if self._interrupts.requested and not self._ranks.several:
             raise _Interrupted
 
     # When something is wrong, or the user stops
 
     def _stop_if_requested(self) -> None:
-        if self._interrupts.requested:
+        if self._stop_agreed if self._ranks.several else self._interrupts.requested:
             self._stop()
+
+    def _agreed(self, loss: float, ahead: bool) -> float:
+        """Return the loss over all ranks; note whether any of them is asked to stop, so that all do."""
+        if not self._ranks.several or (ahead and self._record.step % _AGREE_EVERY):
+            return loss
+        total, requests = self._ranks.sum([loss, self._interrupts.requested])
+        self._stop_agreed = requests > 0
+        return total
 
     def _stop(self) -> NoReturn:
         if self.checkpoint is not None and self._saved_at != (self._finished, self._record.position):
@@ -340,6 +463,9 @@ class Trainer:
         raise Stopped(self.checkpoint)
 
     def _require_finite_losses(self) -> None:
+        pending = self._record.pending
+        if self._ranks.several and pending:
+            self._record.pending = list(self._ranks.sum_of(torch.stack(pending)))
         bad = self._record.fetch()
         if bad is not None:
             raise self._diverged(f"the loss is {bad[1]}", bad[0])
@@ -358,13 +484,26 @@ class Trainer:
         )
 
     def _diverged(self, what: str, step: int) -> DivergenceError:
-        saved = self._saved_at is not None
-        last = f"last good checkpoint: {self.checkpoint}" if saved else "no checkpoint was saved"
+        last = self._last_checkpoint()
         return DivergenceError(
-            f"training diverged in epoch {self._finished + 1}, step {step}: {what}; {last}; try a smaller "
+            f"training diverged in epoch {self._finished + 1}, step {step}: {what}{last}; try a smaller "
             f"learning_rate (now {self._optimizer.param_groups[0]['lr']:g}), a clip_norm "
             f"(now {self.clip_norm}), and check the range of the data"
         )
+
+    def _last_checkpoint(self) -> str:
+        saved = self._saved_at is not None
+        return f"; last good checkpoint: {self.checkpoint}" if saved else "; no checkpoint was saved"
+
+    def _over_ranks(self, example: Tensor) -> ParallelBound:
+        from pyro_dvae.distributed.parallel import ParallelBound
+
+        self._random = streams.starting(self._ranks, self.seed)
+        with random_state.forked():
+            rows = self._prepared(example)
+        parallel = ParallelBound(self._ranks, self.bound, self.model, self.guide, self._trained, rows)
+        self._validation = replace(self._validation, of_single_data=parallel.of_single_data)
+        return parallel
 
     @contextmanager
     def _shown(self) -> Iterator[None]:
@@ -386,6 +525,7 @@ class Trainer:
             "schedule": learning_rates.describe(self._schedule),
             "clip_norm": self.clip_norm,
             "seed": self.seed,
+            "bfloat16": self._numerics.bfloat16,
         }
         data = {"train": self._train, "validation": self._validation.data}
         return run_state.identity(settings, config, {} if self.checkpoint is None else data)
@@ -404,7 +544,7 @@ class Trainer:
         self.history = History(**state["history"])
         self._finished = state["epoch"]
         self._record = EpochRecord(state["position"], state["seen"], saved.losses, [], state["seconds"])
-        self._random = saved.random
+        self._random = streams.unpack(self._ranks, packed, state, saved.random, self.seed)
         self._saved_at = (self._finished, self._record.position)
         self._announce(min(self._finished, self.epochs - 1))
         if self._metrics is not None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from pyro_dvae.distributed import Ranks
+from pyro_dvae.parameters import Trained
 from pyro_dvae.random_state import derived_seed, forked
 from pyro_dvae.sites import clean_input
-from pyro_dvae.training.parameters import Trained
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,8 @@ class Validation:
     """``evaluate``, or else the mean of -``loss`` over the rows of ``data``, on clean input; nats per datum.
 
     ``loss`` takes a chunk and returns its negative bound, summed; ``proceed`` is called after every chunk and
-    may raise to end it.
+    may raise to end it. Of several ``ranks`` each takes its share of ``data``, if the loss is
+    ``of_single_data`` alone; all call ``evaluate``, and what it returns on rank 0 counts.
     """
 
     data: Tensor | None
@@ -27,19 +29,27 @@ class Validation:
     chunk: int
     loss: Callable[[Tensor], Tensor | float]
     proceed: Callable[[], None]
+    ranks: Ranks = field(default_factory=Ranks)
+    of_single_data: bool = True
 
     def bound(self, trained: Trained, seed: int, epoch: int) -> float | None:
         """Return the bound, with draws that depend on ``seed`` and ``epoch`` alone; None without data."""
         if self.evaluate is None and self.data is None:
             return None
-        with forked(derived_seed(seed, epoch, "validation")), trained.evaluating():
-            return float(self._mean() if self.evaluate is None else self.evaluate())
+        shared = self.evaluate is None and self.of_single_data
+        own = ("rank", self.ranks.rank) if shared and not self.ranks.first else ()
+        with forked(derived_seed(seed, epoch, "validation", *own)), trained.evaluating():
+            if shared:
+                return self._mean(self.ranks)
+            return float(self.ranks.of_first((self.evaluate or self._mean)()))
 
-    def _mean(self) -> float:
+    def _mean(self, ranks: Ranks | None = None) -> float:
         assert self.data is not None
+        ranks = ranks or Ranks()
         losses = []
         with torch.no_grad(), clean_input():
-            for rows in self.data.split(self.chunk):
+            own = self.data[ranks.share(len(self.data))]
+            for rows in own.split(self.chunk) if len(own) else ():
                 losses.append(float(self.loss(rows)))
                 self.proceed()
-        return -math.fsum(losses) / len(self.data)
+        return -ranks.sum([math.fsum(losses)])[0] / len(self.data)

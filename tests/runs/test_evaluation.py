@@ -416,3 +416,12 @@ def test_lists_of_numbers_take_one_line():
     assert json.loads(text) == {"a": [1.5, None], "b": {"c": ["x [\n", "y"]}, "d": []}
     with pytest.raises(ValueError, match="not JSON compliant"):
         strict_json({"a": math.nan})
+
+
+def test_rates_by_the_mean_image_are_those_of_training(tmp_path):
+    folder = trained(tmp_path / "run", "--noise", "0.2", "--noise-pattern", "mean-image")
+    subject = load_subject(folder, EvaluationOptions())
+    rate = subject.dvae.guide.corruption.rate().cpu()
+    mean = subject.data.dataset.train.mean(0)
+    assert float(rate.mean()) == pytest.approx(0.2, abs=1e-6)
+    assert float(torch.corrcoef(torch.stack([rate, mean]))[0, 1]) > 0.9

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from pyro_dvae import checks
+from pyro_dvae.distributed import Ranks
+from pyro_dvae.distributed.outcome import together
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.counting import Counting, counting
 from pyro_dvae.evaluation.importance.engine import Run, fastest
@@ -69,6 +71,9 @@ def log_likelihood(
     evaluation mode meanwhile. The draws come from streams of their own; a seed gives the same figures on the
     same machine whatever ran before.
 
+    With ``torch.distributed`` initialised every process calls this with the same arguments; each evaluates a
+    part of the data, and all return the whole record, of the same figures as from one process.
+
     A long evaluation runs a recorded and compiled form of model and guide, which must give the values of the
     plain one; control flow on values, say, cannot be recorded, and a warning then says so.
 
@@ -88,8 +93,10 @@ def log_likelihood(
     :param bfloat16: round the factors of matrix products to bfloat16: faster, and noisier by some tenths of
         a nat in each log weight.
     :param keep_log_weight: keep all N × S log weights in the result, if ``memory`` holds them.
-    :param checkpoint: file that a stopped evaluation is kept in, and goes on from.
-    :param progress: show progress (None: on long evaluations), or a function of the data done and in all.
+    :param checkpoint: file that a stopped evaluation is kept in, and goes on from; of several processes each
+        has its own beside it.
+    :param progress: show progress (None: on long evaluations), or a function of the data done and in all; of
+        several processes each counts its own, and rank 0 shows it.
     :param max_plate_nesting: how many dimensions the user's plates take; found by one run where omitted.
     :raises InputError: an argument is not as described, the model has no data plate, or a weight is NaN.
     :raises CheckpointError: ``checkpoint`` is of another evaluation, or damaged.
@@ -104,8 +111,9 @@ def log_likelihood(
     trained, denoising, nesting = programs.inspect(max_plate_nesting)
     if not denoising:
         chosen = replace(chosen, kind="clean")
-    path = None if checkpoint is None else Path(checkpoint)
-    start = _start(seed, path)
+    ranks = Ranks.present()
+    path = None if checkpoint is None else _own_path(Path(checkpoint), ranks)
+    start = _start(seed, path, ranks)
     with torch.no_grad(), trained.evaluating(), fast_products():
         planned = _planned(programs, smallest_pass(chosen, nesting), num_samples, memory)
         if keep_log_weight and (needed := 4 * len(x) * planned.num_samples) > memory:
@@ -123,10 +131,20 @@ def log_likelihood(
             "bfloat16": bfloat16,
             "passes": [planned.passes, planned.one.num_draws, planned.data],
         }
-        partial = Partial(path, settings)
-        with counting("log-likelihood", progress) as shown:
-            _evaluate(programs, planned, partial, shown, compiled, bfloat16)
-    results = partial.joined()
+        if ranks.gather(settings) != [settings] * ranks.count:
+            raise InputError("model, guide, x: expected the same weights, data and settings on every rank")
+
+        def evaluated() -> dict[str, Tensor]:
+            partial = Partial(path, settings)
+            told = progress if ranks.first or callable(progress) else False
+            with counting("log-likelihood", told) as shown:
+                _evaluate(programs, planned, partial, shown, compiled, bfloat16, ranks)
+            return partial.joined() if partial.chunks else {}
+
+        parts = [part for part in together(ranks, evaluated) if part]
+    results = parts[0]
+    if len(parts) > 1:
+        results = {name: torch.cat([part[name] for part in parts]) for name in results}
     return LogLikelihood(
         bound_by_samples=(tuple(_convergence(planned, 1).sizes), results.pop(_BOUND)),
         log_weight=results.pop(_WEIGHT, None),
@@ -138,12 +156,18 @@ def log_likelihood(
     )
 
 
-def _start(seed: int | None, path: Path | None) -> int:
+def _own_path(path: Path, ranks: Ranks) -> Path:
+    if not ranks.several:
+        return path
+    return path.with_name(f"{path.stem}.{ranks.rank + 1}-of-{ranks.count}{path.suffix}")
+
+
+def _start(seed: int | None, path: Path | None, ranks: Ranks) -> int:
     """Return the seed of all streams: the one given, the one of a file to go on with, or a fresh one."""
     if seed is not None:
         return seed
-    stored = stored_seed(path)
-    return int(torch.randint(2**63 - 1, ())) if stored is None else stored
+    stored = [each for each in ranks.gather(stored_seed(path)) if each is not None]
+    return stored[0] if stored else ranks.of_first(int(torch.randint(2**63 - 1, ())))
 
 
 def _planned(programs: Programs, smallest: Pass, num_samples: int, memory: int) -> Plan:
@@ -163,12 +187,16 @@ def _evaluate(
     shown: Counting,
     compiled: bool | None,
     bfloat16: bool,
+    ranks: Ranks,
 ) -> None:
-    """Evaluate the chunks that are not done yet."""
+    """Evaluate the chunks of this rank that are not done yet."""
     count = programs.num_data
-    starts = range(0, count, planned.data)[len(partial.chunks) :]
+    chunks = range(0, count, planned.data)
+    own = chunks[ranks.share(len(chunks))]
+    starts = own[len(partial.chunks) :]
     if not starts:
         return
+    first, last = own[0], min(own[-1] + planned.data, count)
 
     def run(*rows: Tensor) -> Tensor:
         return programs.log_weights(planned.one, *rows)
@@ -184,7 +212,7 @@ def _evaluate(
                     rows = programs.rows(start, planned.data)
                     results = _chunk(planned, fast, rows, partial.settings["keep_log_weight"])
                 partial.add({name: values[: count - start] for name, values in results.items()})
-                shown(min(start + planned.data, count), count)
+                shown(min(start + planned.data, count) - first, last - first)
         finally:
             partial.save()
 

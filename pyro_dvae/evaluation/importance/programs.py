@@ -16,7 +16,7 @@ from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.importance.proposals import Pass
 from pyro_dvae.evaluation.measures.means import base_of
 from pyro_dvae.evaluation.remedies import SHARED_LATENTS
-from pyro_dvae.training.parameters import Trained, discover
+from pyro_dvae.parameters import Trained, discover
 
 _PROBED = 16  # data of the run that looks at model and guide
 

@@ -192,6 +192,6 @@ class _ModuleRecorder:
 
     def restore_buffers(self) -> None:
         with torch.no_grad():
-            for module, name, buffer, value in self._buffers:
+            for module, name, buffer, value in reversed(self._buffers):  # of two owners' values, the earlier
                 buffer.copy_(value)
                 module._buffers[name] = buffer

@@ -1,0 +1,121 @@
+"""What one process says to the others; with a single process every word of it is a no-op."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor, distributed
+
+from pyro_dvae.errors import ProcessLostError
+
+T = TypeVar("T")
+# Of gloo's and NCCL's errors, where they come as bare RuntimeErrors.
+_MARKS = ("closed by peer", "reset by peer", "gloo", "NCCL", "Broken pipe", "Connection refused", "imed out")
+
+
+def _nothing() -> str:
+    return ""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process's rank and the number of processes in the group.
+
+    Every method is called by all ranks, in the same order.
+
+    :param rank: from 0; rank 0 writes the files and prints.
+    :param count: how many there are.
+    :param remedy: returns what to add to the message when another process is lost.
+    """
+
+    rank: int = 0
+    count: int = 1
+    remedy: Callable[[], str] = _nothing
+
+    @classmethod
+    def present(cls, remedy: Callable[[], str] = _nothing) -> Ranks:
+        """Return those of ``torch.distributed``'s group; without one, of a process on its own."""
+        if not (distributed.is_available() and distributed.is_initialized()):
+            return cls()
+        return cls(distributed.get_rank(), distributed.get_world_size(), remedy)
+
+    @property
+    def first(self) -> bool:
+        """Whether this is rank 0."""
+        return self.rank == 0
+
+    @property
+    def several(self) -> bool:
+        """Whether there are others."""
+        return self.count > 1
+
+    def share(self, rows: int) -> slice:
+        """Return this rank's part of ``rows`` in order; parts differ by one at most, and may be empty."""
+        least, more = divmod(rows, self.count)
+        start = self.rank * least + min(self.rank, more)
+        return slice(start, start + least + (self.rank < more))
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Return the sum over the ranks of each value."""
+        return self.sum_of(torch.tensor(values, dtype=torch.float64)).tolist() if self.several else [*values]
+
+    def sum_of(self, values: Tensor) -> Tensor:
+        """Return the sum over the ranks of a tensor."""
+        if not self.several:
+            return values
+        on_cpu = "cpu:" in distributed.get_backend_config()
+        total = values.detach().to("cpu" if on_cpu else "cuda", copy=True)
+        with self.guarded():
+            distributed.all_reduce(total)
+        return total.to(values.device)
+
+    def gather(self, value: T) -> list[T]:
+        """Return the values of all ranks, by rank."""
+        if not self.several:
+            return [value]
+        values: list[T] = [value] * self.count
+        with self.guarded():
+            distributed.all_gather_object(values, value)
+        return values
+
+    def of_first(self, value: T) -> T:
+        """Return rank 0's value."""
+        return self.gather(value)[0]
+
+    @contextmanager
+    def first_goes_before(self) -> Iterator[None]:
+        """Run the body on rank 0, and when it is through, on the others: they find what it has fetched."""
+        if not self.first:
+            self.gather(None)
+        yield
+        if self.first:
+            self.gather(None)
+
+    def backward(self, loss: Tensor) -> None:
+        """Compute the gradients; where a module reduces them over the ranks, notice a lost one."""
+        if not self.several:
+            loss.backward()
+            return
+        with self.guarded():
+            loss.backward()
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Tell of a lost process in one line instead of what the network says.
+
+        :raises ProcessLostError: another process ended or cannot be reached.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            known = isinstance(error, distributed.DistError)
+            if not known and not any(mark in str(error) for mark in _MARKS):
+                raise
+            raise ProcessLostError(
+                f"another of the {self.count} processes ended or cannot be reached, noticed by rank "
+                f"{self.rank}{self.remedy()}"
+            ) from None

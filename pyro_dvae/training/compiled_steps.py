@@ -1,0 +1,176 @@
+"""The trainer's steps as compiled functions, with noise that is a function of seed, epoch and position."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Adam
+
+from pyro_dvae.compiled.adam import slot, start
+from pyro_dvae.compiled.compiler import Compiled, build
+from pyro_dvae.compiled.step import CompiledStep, Numerics, record_for
+from pyro_dvae.compiled.surroundings import Surroundings
+from pyro_dvae.random_state import derived_seed
+from pyro_dvae.recording import NoCompiler, Unrecordable, record
+from pyro_dvae.recording.hashed_noise import draw_keys, hash_noise
+
+WORTH_IT = 5_000  # steps from which on compiling is paid back where nobody said: see docs/performance.md
+_SHAPES_AT_MOST = 16
+
+
+class Keys:
+    """The keys of hashed noise for the steps of a run; an epoch's are drawn together, from its seed."""
+
+    def __init__(self, seed: int, purpose: str, steps: int, device: torch.device) -> None:
+        self._seed, self._purpose, self._steps, self._device = seed, purpose, steps, device
+        self._epoch: tuple[int, int] | None = None
+        self._drawn = torch.empty(0)
+
+    def at(self, epoch: int, position: int, draws: int) -> Tensor:
+        """Return the keys [draws, 2] of a step."""
+        if self._epoch != (epoch, draws):
+            generator = torch.Generator().manual_seed(derived_seed(self._seed, epoch, self._purpose))
+            drawn = draw_keys(self._steps * draws, "cpu", generator).reshape(self._steps, draws, 2)
+            self._drawn, self._epoch = drawn.to(self._device), (epoch, draws)
+        return self._drawn[position]
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a compiled step is made of.
+
+    :param programs: model, guide and bound: what may hold numbers that a recording freezes.
+    :param loss: the differentiable loss of a batch, in nats, summed over it.
+    :param leaves: the parameters.
+    :param optimizer: Adam over all of them.
+    :param clip_norm: largest norm of all gradients together.
+    :param apart: runs a function and puts back random streams and buffers.
+    """
+
+    programs: tuple[Any, ...]
+    loss: Callable[[Tensor], Tensor]
+    leaves: Sequence[Tensor]
+    optimizer: Adam
+    clip_norm: float | None
+    apart: Callable[[Callable[[], object]], object]
+
+
+class CompiledSteps:
+    """Steps of a training, compiled for each shape of a batch when it first comes.
+
+    ``failure`` says why there are none, once that is known; ``seconds`` is what compiling took so far.
+
+    :param say: told what is going on, in words.
+    :param worth_compiling: of a number of rows, whether such batches are many; the recorded steps of others
+        (the rest at the end of an epoch) run operation by operation, with the same result.
+    """
+
+    def __init__(
+        self,
+        training: Training,
+        numerics: Numerics,
+        keys: Keys,
+        say: Callable[[str], object],
+        worth_compiling: Callable[[int], bool] = lambda rows: True,
+    ) -> None:
+        self._training, self._numerics, self._keys, self._say = training, numerics, keys, say
+        self._worth_compiling = worth_compiling
+        self._surroundings = Surroundings(*training.programs)
+        self._steps: dict[Any, CompiledStep] = {}
+        self.failure: str | None = None
+        self.seconds = 0.0
+        start(training.optimizer)
+
+    def __call__(self, x: Tensor, epoch: int, position: int | None) -> Tensor | None:
+        """Take a step on ``x``; return its loss on the device, or None if it cannot be compiled.
+
+        :param position: of the batch in its epoch, which decides the noise; None for noise from torch's
+            generator.
+        """
+        x = x.detach().contiguous()
+        key = (tuple(x.shape), x.dtype, x.device, self._surroundings.values())
+        step = self._steps.get(key)
+        if step is None or not step.valid():
+            step = self._compiled(x)
+            if step is None:
+                return None
+            key = (*key[:-1], self._surroundings.values())
+            self._steps[key] = step
+        drawn = position is not None and step.draws > 0
+        return step([x], self._keys.at(epoch, position or 0, step.draws) if drawn else None)
+
+    def _compiled(self, x: Tensor) -> CompiledStep | None:
+        if self.failure is not None:
+            return None
+        if len(self._steps) >= _SHAPES_AT_MOST:
+            self.failure = f"numbers, flags or shapes have changed {_SHAPES_AT_MOST} times"
+            return None
+        began, compiled = time.perf_counter(), self._worth_compiling(len(x))
+        if compiled:
+            what = "another training step" if self._steps else "the training step"
+            self._say(f"compiling {what}, batches of {tuple(x.shape)} ...")
+        found: list[CompiledStep] = []
+        before = self._surroundings.values()
+        try:
+            self._training.apart(lambda: found.append(self._built(x, compiled)))
+        except (Unrecordable, NoCompiler) as error:
+            self.failure = str(error)
+            return None
+        finally:
+            self._surroundings.settle(before)
+        took = time.perf_counter() - began
+        self.seconds += took
+        if compiled:
+            self._say(f"compiled in {took:.1f} s")
+        return found[0]
+
+    def _built(self, x: Tensor, compiled: bool) -> CompiledStep:
+        training = self._training
+
+        def loss_and_grads(x: Tensor) -> Tensor:
+            loss = training.loss(x)
+            if loss.requires_grad:
+                loss.backward()
+            return loss
+
+        gradient = record_for(loss_and_grads, training.leaves, [x], self._numerics)
+        slots = [slot(training.optimizer, leaf) for leaf in gradient.leaves]
+        chosen = [each for each in slots if each is not None]
+        if len(chosen) < len(slots) or not slots:
+            raise Unrecordable("there is nothing that Adam would change")
+        return CompiledStep(gradient, chosen, [x], training.clip_norm, compiled)
+
+
+class CompiledTransform:
+    """A transform of batches that draws noise, compiled; one that draws none is left as it is."""
+
+    def __init__(self, transform: Callable[[Tensor], Tensor], keys: Keys) -> None:
+        self._transform, self._keys = transform, keys
+        self._found: dict[Any, tuple[Compiled, int] | None] = {}
+
+    def __call__(self, rows: Tensor, epoch: int, position: int) -> Tensor:
+        """Return the batch."""
+        shape = (tuple(rows.shape), rows.dtype)
+        if shape not in self._found:
+            self._found[shape] = self._compiled(rows)
+        found = self._found[shape]
+        if found is None:
+            return self._transform(rows)
+        run, draws = found
+        return run([rows, self._keys.at(epoch, position, draws)])[0]
+
+    def _compiled(self, rows: Tensor) -> tuple[Compiled, int] | None:
+        try:
+            graph = record(lambda rows: [self._transform(rows)], rows)
+            draws = hash_noise(graph)
+            if not draws:
+                return None
+            example = [rows, draw_keys(draws, rows.device, torch.Generator(rows.device).manual_seed(0))]
+            return build(graph, example), draws
+        except (Unrecordable, NoCompiler):
+            return None

@@ -1,0 +1,94 @@
+"""Several models of one structure as one set of stacked tensors, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyro
+import torch
+from pyro.infer import ELBO
+from torch import Tensor
+
+from pyro_dvae.errors import InputError
+from pyro_dvae.parameters import Trained, discover
+
+
+@dataclass
+class Member:
+    """One of the models, with its parameters, and a param store of its own.
+
+    :param store: the state of its param store: two models may use one name.
+    """
+
+    model: Callable[..., Any]
+    guide: Callable[..., Any]
+    bound: ELBO
+    store: dict[str, Any] = field(default_factory=lambda: {"params": {}, "constraints": {}})
+    trained: Trained = field(default_factory=Trained)
+
+    def with_store(self) -> AbstractContextManager[Any]:
+        """Return a context in which Pyro's param store is this model's; it is kept on leaving."""
+        scope: AbstractContextManager[Any] = pyro.get_param_store().scope(self.store)
+        return scope
+
+    def loss(self, x: Tensor) -> Tensor:
+        """Return the differentiable loss of a batch (nats, summed)."""
+        if hasattr(self.bound, "differentiable_loss"):
+            return self.bound.differentiable_loss(self.model, self.guide, x)
+        return torch.as_tensor(self.bound.loss_and_grads(self.model, self.guide, x))
+
+    def apart(self, run: Callable[[], object], required: bool = False) -> Trained:
+        """Run with this model's param store; put back random streams and buffers; return what it trains."""
+        with self.with_store():
+            return discover(self.model, self.guide, run, required=required)
+
+
+def members_of(
+    pairs: Sequence[tuple[Callable[..., Any], Callable[..., Any]]], bound: ELBO, example: Tensor
+) -> list[Member]:
+    """Return the models with their parameters found, or refuse what has not the structure of the first."""
+    if not pairs:
+        raise InputError("pairs: expected at least one (model, guide), got none")
+    members = []
+    for number, pair in enumerate(pairs):
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(callable(part) for part in pair):
+            raise InputError(f"pairs[{number}]: expected a pair (model, guide), got {pair!r}")
+        member = Member(pair[0], pair[1], bound)
+        member.trained = member.apart(lambda m=member: m.loss(example), required=True)  # type: ignore[misc]
+        members.append(member)
+    shapes = [_shapes(member.trained) for member in members]
+    for number, found in enumerate(shapes):
+        if found != shapes[0]:
+            odd = next((a, b) for a, b in zip(found, shapes[0], strict=False) if a != b)
+            raise InputError(f"pairs[{number}]: expected {odd[1]}, as in the first pair, got {odd[0]}")
+    owners: dict[int, int] = {}
+    for number, member in enumerate(members):
+        for name, leaf in member.trained.parameters.items():
+            if owners.setdefault(id(leaf), number) != number:
+                raise InputError(
+                    f"pairs[{number}]: parameter {name!r} is that of pairs[{owners[id(leaf)]}]; expected "
+                    "models of their own"
+                )
+    return members
+
+
+def _shapes(trained: Trained) -> list[str]:
+    described = [
+        f"parameter {name!r} {list(leaf.shape)} {leaf.dtype}" for name, leaf in trained.parameters.items()
+    ]
+    return [*described, f"{len(described)} parameters and {len(trained.buffers())} buffers"]
+
+
+def stack(tensors: Sequence[Tensor]) -> Tensor:
+    """Return tensors of one shape as one of [E, ...], detached."""
+    return torch.stack([tensor.detach() for tensor in tensors])
+
+
+def unstack(stacked: Tensor, tensors: Sequence[Tensor]) -> None:
+    """Copy the parts of [E, ...] into the tensors, in place."""
+    with torch.no_grad():
+        for part, tensor in zip(stacked, tensors, strict=True):
+            tensor.copy_(part)
