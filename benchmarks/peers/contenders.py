@@ -1,0 +1,51 @@
+"""The contenders of one training step, by the names that ``--only`` takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A row of the table.
+
+    :param label: what the row says.
+    :param module: of :mod:`peers`, imported in the worker alone.
+    :param function: its function of the problem that returns the function that does an epoch.
+    :param options: what else it is given.
+    :param trains_many: whether its figures are to be divided by the problem's number of models.
+    """
+
+    label: str
+    module: str
+    function: str = "build"
+    options: dict[str, Any] = field(default_factory=dict)
+    trains_many: bool = False
+
+
+CONTENDERS = {
+    "numpyro": Contender("NumPyro, jitted scan", "numpyro_scan"),
+    "stock": Contender("Pyro SVI, validation off", "pyro_svi", "stock"),
+    "stock-validated": Contender("Pyro SVI, validation on", "pyro_svi", "stock", {"validation": True}),
+    "stock-jit": Contender("Pyro SVI, JitTrace_ELBO", "pyro_svi", "stock", {"jit": True}),
+    "eager": Contender("torch by hand, eager", "plain_torch"),
+    "torch-compile": Contender("torch by hand, forward compiled", "plain_torch", options={"compiled": True}),
+    "pythae": Contender("pythae's VAE", "pythae_parts"),
+    "compiled": Contender("CompiledSVI", "pyro_svi", "compiled"),
+    "compiled-hashed": Contender("CompiledSVI, hashed noise", "pyro_svi", "compiled", {"noise": "hashed"}),
+    "compiled-bf16": Contender(
+        "CompiledSVI, hashed noise, bf16", "pyro_svi", "compiled", {"noise": "hashed", "bfloat16": True}
+    ),
+    "compiled-threefry": Contender(
+        "CompiledSVI, NumPyro's noise", "pyro_svi", "compiled", {"noise": "threefry"}
+    ),
+    "fit": Contender("fit, compiled", "trainers", "fit"),
+    "fit-many": Contender("fit_many, per model", "trainers", "many", trains_many=True),
+    "fit-many-bf16": Contender(
+        "fit_many, bf16, per model", "trainers", "many", {"bfloat16": True}, trains_many=True
+    ),
+    "products": Contender("matrix products, oneDNN", "products"),
+    "products-torch": Contender("matrix products, torch's own", "products", options={"library": "torch"}),
+    "products-bf16": Contender("matrix products, bf16", "products", options={"bfloat16": True}),
+}

@@ -1,0 +1,103 @@
+"""Interleaved rounds of contenders, and what is made of their times."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from peers.contenders import CONTENDERS
+from peers.problem import Problem
+from peers.processes import Worker
+
+Found = dict[str, dict[str, Any]]
+COMPARED = 2  # epochs: later, where one is only a little ahead on a steep part, losses say nothing
+
+
+def measure(
+    names: Sequence[str],
+    problem: Problem,
+    steps: int,
+    *,
+    rounds: int,
+    warm_up: int,
+    environment: dict[str, str],
+    quiet: bool = False,
+) -> Found:
+    """Return per contender its record: seconds per step of each round, losses, memory, or why there are none.
+
+    All are prepared and warmed up first, one after the other. In each round every contender does an epoch
+    that is not timed, for the caches, and one that is; the order changes from round to round.
+
+    :param steps: of an epoch.
+    """
+    found: Found = {}
+    with ExitStack() as stack:
+        workers = {}
+        for name in names:
+            label = CONTENDERS[name].label
+            worker = Worker(CONTENDERS[name], problem, environment)
+            stack.callback(worker.close)
+            if worker.prepare():
+                workers[name] = worker
+                warm = worker.epochs(warm_up)
+                first = worker.prepared
+                found[name] = {
+                    "prepared_seconds": first["seconds"],
+                    "threads": first["threads"],
+                    "losses": first["losses"] + warm["losses"],
+                    "peak_bytes_preparing": warm["peak"]["peak"],
+                    "seconds": [],
+                }
+            else:
+                found[name] = {
+                    key: worker.prepared[key] for key in ("skipped", "failed") & worker.prepared.keys()
+                }
+            if not quiet:
+                said = "; ".join(found[name].values()) if name not in workers else "prepared"
+                print(f"  {label}: {said}", file=sys.stderr, flush=True)
+        for index in range(rounds):
+            order = list(workers)
+            for name in order[index % len(order) :] + order[: index % len(order)] if order else []:
+                workers[name].epochs(1)
+                answer = workers[name].epochs(1)
+                models = problem.models if CONTENDERS[name].trains_many else 1
+                record = found[name]
+                record["seconds"].append(answer["seconds"] / steps / models)
+                record["peak_bytes"] = max(record.get("peak_bytes", 0), answer["peak"]["peak"])
+                record["resident_bytes"] = answer["peak"]["now"]
+    return found
+
+
+def ratios(found: Found, name: str, base: str) -> list[float]:
+    """Return the time of a contender over that of another, per round; empty where one is missing."""
+    of, to = (found.get(each, {}).get("seconds", []) for each in (name, base))
+    return [a / b for a, b in zip(of, to, strict=True)] if of and to else []
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return the lower quartile, the median and the upper quartile."""
+    if len(values) < 2:
+        return (values[0],) * 3
+    lower, middle, upper = statistics.quantiles(values, n=4, method="inclusive")
+    return lower, middle, upper
+
+
+def disagreement(found: Found) -> dict[str, float]:
+    """Return per contender how far its losses of the first epochs are from the medians, as a share of them.
+
+    All start from the same weights and differ in noise and order alone, so that this is some tenths of a
+    per cent where they do the same work.
+    """
+    losses = {name: each["losses"] for name, each in found.items() if "losses" in each}
+    known = {name: values for name, values in losses.items() if values[0] == values[0]}
+    if not known:
+        return {}
+    known = {name: values[:COMPARED] for name, values in known.items()}
+    middle = [statistics.median(each) for each in zip(*known.values(), strict=True)]
+    return {
+        name: max(abs(value / m - 1) for value, m in zip(values, middle, strict=True))
+        for name, values in known.items()
+    }

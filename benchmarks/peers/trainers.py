@@ -1,0 +1,64 @@
+"""Our own trainings, of one model and of many side by side, an epoch at a time."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+
+from peers.problem import Problem
+from peers.pyro_svi import bound_of, dvae_of
+from pyro_dvae.training import Trainer
+from pyro_dvae.training.many import ManyTraining
+from pyro_dvae.training.progress import Silent
+
+ENDLESS = sys.maxsize  # epochs
+
+
+def fit(problem: Problem, **options: Any) -> Callable[[], float]:
+    """Return the epoch of :func:`pyro_dvae.fit` with a compiled step."""
+    data = _data(problem)
+    dvae = dvae_of(problem, data.shape[1])
+    settings = _settings(problem) | {"compile": True} | options
+    trainer = Trainer(dvae.model, dvae.guide, bound_of(problem), data, progress=False, **settings)
+    epochs = iter(trainer)
+
+    def epoch() -> float:
+        losses = []
+        for x in next(epochs):
+            losses.append(trainer.step(x))
+        return float(torch.stack(losses).sum()) / len(data)
+
+    return epoch
+
+
+def many(problem: Problem, **options: Any) -> Callable[[], float]:
+    """Return the epoch of :func:`pyro_dvae.fit_many` on equal models; its loss is that of the first."""
+    data = _data(problem)
+    dvaes = [dvae_of(problem, data.shape[1]) for _ in range(problem.models)]
+    pairs = [(each.model, each.guide) for each in dvaes]
+    settings = _settings(problem) | options
+    training = ManyTraining(pairs, bound_of(problem), data, **settings)
+    silent = Silent()
+
+    def epoch() -> float:
+        training.epoch(silent)
+        bound = training.histories[0].train_bound[-1]
+        assert bound is not None
+        return -bound
+
+    return epoch
+
+
+def _data(problem: Problem) -> Tensor:
+    pyro.enable_validation(False)
+    torch.manual_seed(problem.seed)
+    return torch.from_numpy(problem.data())
+
+
+def _settings(problem: Problem) -> dict[str, Any]:
+    return {"epochs": ENDLESS, "batch_size": problem.batch, "learning_rate": problem.learning_rate}
