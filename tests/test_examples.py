@@ -1,5 +1,7 @@
 """Every example and benchmark runs, small; one without an entry here fails."""
 
+import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -11,12 +13,22 @@ import pyro_dvae as dv
 
 ROOT = Path(__file__).parents[1]
 DIGITS = ["--dataset", "digits", "--epochs", "1", "--importance-samples", "2", "--quiet"]
+STEPS = [f"--only={name}" for name in ("numpyro", "pythae", "stock", "eager", "compiled", "products")]
 SCRIPTS = {
     "examples/mnist_dvae.py": [*DIGITS, "--noise", "0.1"],
+    "examples/frey_face_dvae.py": [*DIGITS, "--noise", "0.05"],
+    "examples/vae_derivation.py": ["--repeats", "5000"],
+    "examples/marginal_guide.py": ["--steps", "40"],
+    "examples/swap_guides.py": ["--steps", "20", "--samples", "20", "--test", "20", "--width", "20"],
+    "examples/draw.py": ["--dataset", "digits", "--steps", "3", "--epochs", "1", "--hidden-size", "8"],
     "examples/learned_noise.py": ["--steps", "250", "--data", "100"],
     "examples/heldout_likelihood.py": ["--steps", "400", "--data", "40", "--samples", "1000"],
     "benchmarks/bounds.py": ["--rounds", "1", "--steps", "1", "--repeats", "3"],
     "benchmarks/likelihood.py": ["--quick", "--threads", "1"],
+    "benchmarks/step.py": ["--quick", "--threads", "1", "--memory", "--output", "step.json", *STEPS],
+    "benchmarks/end_to_end.py": ["--quick", "--threads", "1"],
+    "benchmarks/imports.py": ["--rounds", "1"],
+    "benchmarks/systems.py": ["--quick", "--epochs", "1", "--output", "systems.jsonl"],
 }
 
 
@@ -36,6 +48,51 @@ def test_every_script_has_an_entry():
 
 def test_mnist_dvae(tmp_path):
     assert "test bound" in run("examples/mnist_dvae.py", tmp_path)
+
+
+def test_draw(tmp_path):
+    assert re.search(r"test bound on clean input: -[\d.]+ ± [\d.]+ nats", run("examples/draw.py", tmp_path))
+    assert (tmp_path / "draw.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_frey_face_dvae_is_of_grey_pixels_with_gaussian_noise(tmp_path):
+    assert "test bound" in run("examples/frey_face_dvae.py", tmp_path)
+    (config,) = tmp_path.glob("runs/*/config.json")
+    options = json.loads(config.read_text())["options"]
+    assert options["likelihood"] == "gaussian-per-pixel"
+    assert options["noise_kind"] == "gaussian"
+    assert options["binarisation"] == "none"
+
+
+def test_vae_derivation_measures_the_exact_variances(tmp_path):
+    printed = run("examples/vae_derivation.py", tmp_path)
+    rows = re.findall(r"^[a-z, ]+ (\d+) +([\d.]+) +([\d.]+) +([\d.]+)$", printed, re.MULTILINE)
+    assert len(rows) == 20
+    for draws, mean, variance, exact in rows:
+        # The score function from one draw is a polynomial of degree 3: its variance is a rough estimate.
+        assert float(variance) == pytest.approx(float(exact), rel=0.25 if int(draws) < 5 else 0.12)
+        assert float(mean) == pytest.approx(4.0, abs=5 * (float(exact) / 5000) ** 0.5)
+    assert (tmp_path / "vae_derivation.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_marginal_guide_prints_the_bounds_in_their_order(tmp_path):
+    printed = run("examples/marginal_guide.py", tmp_path)
+    rows = re.findall(r"^(?:no|denoising|semi).*?((?: +-?[\d.]+)+)$", printed, re.MULTILINE)
+    assert len(rows) == 3
+    for row in rows:
+        dvae, single, semi, error, cvae, evidence = (float(value) for value in row.split())
+        assert dvae <= single + 0.002
+        assert single - 5 * error - 0.002 <= semi <= cvae + 5 * error + 0.002
+        assert cvae < evidence
+    assert (tmp_path / "marginal_guide.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_swap_guides_prints_a_row_of_each(tmp_path):
+    printed = run("examples/swap_guides.py", tmp_path)
+    rows = re.findall(r"^([A-Za-z, ]+?) +(-[\d.]+) +[\d.]+ +(-[\d.]+) +[\d.]+ +\d+%", printed, re.MULTILINE)
+    assert len(rows) == 8
+    for _, bound, likelihood in rows:
+        assert -80 < float(bound) < float(likelihood) + 1 < 0  # the two have draws of their own
 
 
 def test_learned_noise_falls_to_the_limit_under_one_bound_and_not_under_the_other(tmp_path):
@@ -88,3 +145,83 @@ def test_benchmark_of_the_likelihood(tmp_path):
     assert len(means) >= 5
     assert max(means) - min(means) < 5  # all estimate the same: nats, of some 590
     assert "nan" not in printed.lower()
+
+
+def says_who_is_missing(printed, **libraries):
+    """Whether a peer has a row with figures, or a line that says that its library is not installed."""
+    return all(
+        re.search(rf"^{label} +[\d.]+ ", printed, re.MULTILINE)
+        if importlib.util.find_spec(library)
+        else re.search(rf"^skipped: {label}: {library} is not installed", printed, re.MULTILINE)
+        for library, label in libraries.items()
+    )
+
+
+def test_benchmark_of_the_step(tmp_path):
+    printed = run("benchmarks/step.py", tmp_path)
+    assert says_who_is_missing(printed, numpyro="NumPyro, jitted scan", pythae="pythae's VAE")
+    for label in ("Pyro SVI, validation off", "torch by hand, eager", "CompiledSVI"):
+        assert re.search(rf"^{label} +[\d.]+ ", printed, re.MULTILINE)
+    assert "losses of the first two epochs agree" in printed
+    stored = json.loads((tmp_path / "step.json").read_text())["contenders"]
+    losses = [stored[name]["losses"] for name in ("stock", "eager", "compiled")]
+    for each in zip(*losses, strict=True):
+        assert max(each) < 1.1 * min(each)  # the same start and data, other noise
+    assert stored["stock"]["seconds"][0] > 0
+    assert stored["stock"]["peak_bytes"] > 1e8  # torch alone has more
+
+
+@pytest.mark.slow
+def test_picture_of_how_the_step_grows(tmp_path):
+    command = [sys.executable, str(ROOT / "benchmarks" / "step.py"), "--quick", "--threads", "1"]
+    command += ["--rounds", "1", "--only", "products", "--only", "stock", "--growth", "growth.png"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "growth.png").read_bytes()[:4] == b"\x89PNG"
+    axes = json.loads((tmp_path / "growth.json").read_text())["axes"]
+    assert {axis: sorted(map(int, values)) for axis, values in axes.items()} == {
+        "batch": [20, 40],
+        "width": [8, 16],
+        "draws": [1, 5],
+        "rows": [200, 400],
+    }
+    assert all(values[at]["stock"]["peak_bytes"] > 1e8 for values in axes.values() for at in values)
+
+
+def test_benchmark_of_whole_commands(tmp_path):
+    printed = run("benchmarks/end_to_end.py", tmp_path)
+    assert says_who_is_missing(printed, pyro="Pyro's example", pythae="pythae's trainer")
+    bounds = [float(value) for value in re.findall(r"\) +(-[\d.]+)$", printed, re.MULTILINE)]
+    assert len(bounds) >= 3
+    assert max(bounds) - min(bounds) < 0.05 * abs(min(bounds))  # they did the same work
+
+
+def test_benchmark_of_imports(tmp_path):
+    printed = run("benchmarks/imports.py", tmp_path)
+    rows = dict(re.findall(r"^(\S.*?) {2,}([\d.]+) ", printed, re.MULTILINE))
+    assert len(rows) == 8
+    assert float(rows["import pyro"]) > float(rows["python, nothing"])
+
+
+def cells(table):
+    """The cells of each row of a Markdown table, by the name of the system in the first."""
+    rows = [re.split(r" ?\| ?", line)[1:-1] for line in table.splitlines() if line.startswith("| `")]
+    return {re.match("`(.*?)`", row[0])[1]: row for row in rows}
+
+
+def test_benchmark_of_the_systems_and_its_table_in_the_docs(tmp_path):
+    """All systems, by every bound that applies; the page has a row of each, as the script says it."""
+    run("benchmarks/systems.py", tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "systems.jsonl").read_text().splitlines()]
+    for row in rows:
+        assert (row["bound"] is None) == row["name"].startswith("autoencoder")
+        for found in (row["bound"], row["trained_bound"]):
+            assert found is None or -1000 < found["mean"] < 200  # nats, of 64 pixels after three steps
+    assert run("benchmarks/systems.py", tmp_path) == ""  # they are there already
+    script = [sys.executable, str(ROOT / "benchmarks" / "systems.py"), "--table", "--output", "systems.jsonl"]
+    done = subprocess.run(script, capture_output=True, text=True, check=True, cwd=tmp_path, timeout=100)
+    printed, page = cells(done.stdout), cells((ROOT / "docs" / "systems.md").read_text())
+    assert len(printed) >= 44
+    assert [row[:4] for row in printed.values()] == [row[:4] for row in page.values()]
+    for row in page.values():
+        assert re.search(r"\d+\.\d\d", row[4]) or (row[4], row[5]) == ("", "not run"), row[0]

@@ -4,6 +4,7 @@ from pyro_dvae.corruptions.base import Corruption
 from pyro_dvae.corruptions.bit_flip import BitFlip
 from pyro_dvae.corruptions.gaussian import GaussianNoise
 from pyro_dvae.corruptions.masking import Masking
+from pyro_dvae.corruptions.mean_image import mean_image_rate
 from pyro_dvae.corruptions.network import NetworkCorruption
 from pyro_dvae.corruptions.none import NoCorruption
 from pyro_dvae.corruptions.salt_and_pepper import SaltAndPepper
@@ -21,4 +22,5 @@ __all__ = [
     "SaltAndPepper",
     "Schedule",
     "StepSchedule",
+    "mean_image_rate",
 ]

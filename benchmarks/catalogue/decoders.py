@@ -1,0 +1,77 @@
+"""Generative networks and likelihoods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from catalogue.system import Pair, Setting, System, dvae, frey_noise
+from pyro_dvae.networks import (
+    BernoulliDecoder,
+    ContinuousBernoulliDecoder,
+    ConvolutionalDecoder,
+    GaussianDecoder,
+)
+
+GROUP = "Decoders and likelihoods"
+
+
+def grey(kind: Callable[..., Any], **options: Any) -> Callable[[Setting], Pair]:
+    """Return a builder of a system of grey pixels: Gaussian noise before the encoder, this decoder."""
+    return lambda setting: dvae(setting, decoder=setting.decoder(kind, **options), corruption=frey_noise())
+
+
+def convolutional(setting: Setting) -> Pair:
+    decoder = ConvolutionalDecoder(setting.latent_size, setting.data_size, setting.decoder_sizes[:1])
+    return dvae(setting, decoder=decoder)
+
+
+DECODERS = [
+    System(
+        "decoder-bernoulli",
+        GROUP,
+        "Bernoulli pixels",
+        "Kingma and Welling 2014, appendix C.1",
+        "`BernoulliDecoder`",
+        lambda setting: dvae(setting, decoder=setting.decoder(BernoulliDecoder)),
+        same_as="guide-denoising",
+    ),
+    System(
+        "decoder-convolutional",
+        GROUP,
+        "an MLP, then two transposed convolutions, Bernoulli pixels",
+        "Salimans, Kingma and Welling 2015",
+        "`ConvolutionalDecoder`",
+        convolutional,
+    ),
+    System(
+        "decoder-gaussian-learned",
+        GROUP,
+        "Gaussian pixels, one learned scale",
+        "Kingma and Welling 2014, appendix C.2",
+        '`GaussianDecoder(scale="learned")`',
+        grey(GaussianDecoder, scale="learned"),
+        dataset="frey",
+        binarisation="none",
+    ),
+    System(
+        "decoder-gaussian-per-pixel",
+        GROUP,
+        "Gaussian pixels, a scale of each from the network",
+        "Im et al. 2017, Table 2",
+        '`GaussianDecoder(scale="per-pixel")`',
+        grey(GaussianDecoder, scale="per-pixel"),
+        dataset="frey",
+        binarisation="none",
+    ),
+    System(
+        "decoder-continuous-bernoulli",
+        GROUP,
+        "continuous Bernoulli pixels in [0, 1]",
+        "Loaiza-Ganem and Cunningham 2019",
+        "`ContinuousBernoulliDecoder`",
+        grey(ContinuousBernoulliDecoder),
+        dataset="frey",
+        binarisation="none",
+    ),
+]

@@ -1,0 +1,41 @@
+"""What is measured beside the bound."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import Tensor
+
+from pyro_dvae.evaluation import reconstruction_error
+from pyro_dvae.evaluation.measures import binary_code
+
+
+def bits_of(model: Any, guide: Any, test: Tensor, seed: int) -> dict[str, float]:
+    """Measure the binary code of latents near 0 and 1: its length, and what is decoded from it."""
+    return _bits(binary_code(model, guide, test))
+
+
+def bits_of_logits(model: Any, guide: Any, test: Tensor, seed: int) -> dict[str, float]:
+    """Measure the binary code of latents that are logits."""
+    return _bits(binary_code(model, guide, test, threshold=0.0, values=(-math.inf, math.inf)))
+
+
+def reconstruction(model: Any, guide: Any, test: Tensor, seed: int) -> dict[str, float]:
+    """Measure the cross-entropy of what is decoded from the mean code and from sampled codes (nats)."""
+    found = reconstruction_error(model, guide, test, num_samples=5, seed=seed)
+    values: dict[str, float] = {}
+    for name, error in (("mean code", found.from_mean), ("sampled codes", found.from_samples)):
+        if error is None or error.cross_entropy is None:
+            raise RuntimeError(f"expected a Bernoulli likelihood and a {name}")
+        values[f"cross-entropy, {name}"] = error.cross_entropy.mean
+        values[f"squared error, {name}"] = error.squared.mean
+    return values
+
+
+def _bits(found: Any) -> dict[str, float]:
+    return {
+        "bits": found.bits,
+        "cross-entropy, mean code": found.from_real.cross_entropy.mean,
+        "cross-entropy, bits": found.from_bits.cross_entropy.mean,
+    }
