@@ -159,7 +159,7 @@ def says_who_is_missing(printed, **libraries):
 
 def test_benchmark_of_the_step(tmp_path):
     printed = run("benchmarks/step.py", tmp_path)
-    assert says_who_is_missing(printed, numpyro="NumPyro, jitted scan", pythae="pythae's VAE")
+    assert says_who_is_missing(printed, jax="NumPyro, jitted scan", pythae="pythae's VAE")
     for label in ("Pyro SVI, validation off", "torch by hand, eager", "CompiledSVI"):
         assert re.search(rf"^{label} +[\d.]+ ", printed, re.MULTILINE)
     assert "losses of the first two epochs agree" in printed

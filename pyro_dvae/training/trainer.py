@@ -56,7 +56,7 @@ from pyro_dvae.training.validation import Validation
 if TYPE_CHECKING:
     from pyro_dvae.distributed.parallel import ParallelBound
 
-_CHECK_EVERY = 100  # steps between two looks at the losses on a device that computes ahead
+_CHECK_EVERY = 1_000  # steps of a long epoch between two looks at the losses on a device that computes ahead
 _AGREE_EVERY = 20  # steps there between two looks at whether any of several processes is to stop
 _VALIDATION_CHUNK = 4  # validation rows at a time, in batch sizes
 
