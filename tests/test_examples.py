@@ -188,6 +188,7 @@ def test_picture_of_how_the_step_grows(tmp_path):
     assert all(values[at]["stock"]["peak_bytes"] > 1e8 for values in axes.values() for at in values)
 
 
+@pytest.mark.slow
 def test_benchmark_of_whole_commands(tmp_path):
     printed = run("benchmarks/end_to_end.py", tmp_path)
     assert says_who_is_missing(printed, pyro="Pyro's example", pythae="pythae's trainer")
@@ -196,6 +197,7 @@ def test_benchmark_of_whole_commands(tmp_path):
     assert max(bounds) - min(bounds) < 0.05 * abs(min(bounds))  # they did the same work
 
 
+@pytest.mark.slow
 def test_benchmark_of_imports(tmp_path):
     printed = run("benchmarks/imports.py", tmp_path)
     rows = dict(re.findall(r"^(\S.*?) {2,}([\d.]+) ", printed, re.MULTILINE))

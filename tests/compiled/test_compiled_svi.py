@@ -429,8 +429,11 @@ def test_a_weight_found_elsewhere_is_never_frozen(place):
 def test_tensors_that_are_replaced_at_every_step():
     get, put = in_replaced_tensor()
 
+    kept = []  # or a new tensor may take the place, and the identity, of an old one
+
     def before(number):
         put(1.0 + 0.01 * number)
+        kept.append(get())
         return ()
 
     with pytest.warns(UserWarning, match="keep changing"):
