@@ -4,7 +4,6 @@ Started by the tests as two processes, ``python distributed_cases.py FOLDER CASE
 returns on its rank.
 """
 
-import os
 import signal
 import sys
 import warnings
@@ -169,7 +168,7 @@ def noisy(folder, epochs, stop_at=None, **options):
             for x in epoch:
                 draws.append(float(torch.rand(())))
                 if steps == stop_at and ranks.rank == ranks.count - 1:
-                    os.kill(os.getpid(), signal.SIGINT)
+                    signal.raise_signal(signal.SIGINT)
                 trainer.step(x)
                 steps += 1
     except dv.training.Stopped as stop:
@@ -269,6 +268,7 @@ def run_case(name, folder):
 
 def main(folder, *names):
     warnings.simplefilter("error")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
     torch.set_num_threads(1)
     group = join("cpu")
     found = {name: run_case(name, folder) for name in names}
