@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
-from pyro.infer.trace_mean_field_elbo import _check_mean_field_requirement
-from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from pyro_dvae.bounds.circular import circular, out_of_order
 from pyro_dvae.bounds.denoising import TraceDenoising_ELBO
 from pyro_dvae.bounds.draws import Draws, Term
 from pyro_dvae.errors import InputError
@@ -21,8 +21,13 @@ class TraceMeanFieldDenoising_ELBO(TraceDenoising_ELBO):
         E_{x̃ ~ p_π(x̃|x)} [ E_{z ~ q_φ(z|x̃)} log p_θ(x|z) − KL(q_φ(z|x̃) ‖ p_θ(z)) ]
 
     the estimator L^B of Kingma and Welling (2014); a site whose KL PyTorch does not know is sampled (L^A).
-    Unlike Pyro's ``TraceMeanField_ELBO`` it allows discrete sites: they get their score function. As there, a
-    latent's prior must not depend on latents that follow it in the guide.
+    Unlike Pyro's ``TraceMeanField_ELBO`` it allows discrete sites: they get their score function.
+
+    With several latents the KL of each is taken at drawn parents. That is right unless the prior of a latent
+    depends on another that the guide draws from it, as where a guide goes up a chain and the model comes down
+    (``ChainGuide``, ``ChainModel``): such a pair is refused with an :class:`InputError`. A model and a guide
+    with their sites in one order are none; of others one more run tells (see
+    :func:`~pyro_dvae.bounds.circular.circular`).
 
     See :class:`~pyro_dvae.bounds.denoising.TraceDenoising_ELBO` for the arguments; ``gradient="stl"`` has
     nothing to leave out of a closed form and is refused.
@@ -32,22 +37,40 @@ class TraceMeanFieldDenoising_ELBO(TraceDenoising_ELBO):
         if kwargs.get("gradient", "pathwise") == "stl":
             raise InputError("gradient: 'stl' is for sampled terms; use TraceDenoising_ELBO(gradient='stl')")
         super().__init__(num_corruptions, num_particles, **kwargs)
+        self._cleared: tuple[Any, ...] | None = None  # the pair that was last found right
 
     def _terms(self, draws: Draws) -> list[Term]:
-        if is_validation_enabled():
-            _check_mean_field_requirement(draws.model_trace, draws.guide_trace)
         guide = {site["name"]: site for site in draws.latent_sites()}
+        closed: dict[str, Tensor] = {}
+        for site in draws.model_sites():
+            if (latent := guide.get(site["name"])) is not None:
+                divergence = _closed_form(latent, site)
+                if divergence is not None:
+                    closed[site["name"]] = divergence
+        self._refuse_circular(draws, closed)
         terms = []
         for term in draws.model_terms():
             latent = guide.get(term.site["name"])
-            divergence = None if latent is None else _closed_form(latent, term.site)
-            if latent is not None and divergence is not None:
-                terms.append(Term(latent, -1.0, divergence))
+            if latent is not None and latent["name"] in closed:
+                terms.append(Term(latent, -1.0, closed[latent["name"]]))
                 continue
             terms.append(term)
             if latent is not None:
                 terms.append(Term(latent, -1.0, latent["unscaled_log_prob"]))
         return terms
+
+    def _refuse_circular(self, draws: Draws, closed: Collection[str]) -> None:
+        """Refuse a pair of which the closed form of one of these latents is not the bound's."""
+        suspects = {name: others for name, others in out_of_order(draws).items() if name in closed}
+        pair = (draws.pair.model, draws.pair.guide, suspects)
+        if not suspects or pair == self._cleared:
+            return
+        for name, other in circular(draws, suspects).items():
+            raise InputError(
+                f"guide: it draws {other!r} from {name!r}, whose prior in the model depends on {other!r}, so "
+                "KL terms in closed form do not make a bound; use TraceDenoising_ELBO"
+            )
+        self._cleared = pair
 
 
 def _closed_form(latent: dict[str, Any], prior: dict[str, Any]) -> Tensor | None:

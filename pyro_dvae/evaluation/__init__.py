@@ -11,10 +11,12 @@ from pyro_dvae.evaluation.importance import LogLikelihood, Proposal, log_likelih
 from pyro_dvae.evaluation.importance.arviz_export import read_netcdf, write_netcdf
 from pyro_dvae.evaluation.measures import (
     ActiveUnits,
+    BinaryCode,
     BoundParts,
     LinearProbe,
     ReconstructionError,
     active_units,
+    binary_code,
     bits_per_dim,
     bound_parts,
     latent_means,
@@ -27,6 +29,7 @@ __all__ = [
     "ActiveUnits",
     "AnnealedLikelihood",
     "BidirectionalReport",
+    "BinaryCode",
     "BoundParts",
     "BoundsEntry",
     "BoundsReport",
@@ -39,6 +42,7 @@ __all__ = [
     "active_units",
     "annealed_log_likelihood",
     "bidirectional",
+    "binary_code",
     "bits_per_dim",
     "bound_parts",
     "bounds_report",

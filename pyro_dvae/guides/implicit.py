@@ -44,8 +44,9 @@ class ImplicitGuide(AmortisedGuide):
     with J to the bound L_cvae of the mixture. The plain denoising bound is L_0. It is a bound too, but
     nothing in it rewards the spread over ε, so a guide trained by it becomes Gaussian.
 
-    On clean input (``clean_input``) the noise stays, since without it the guide would be another one. For
-    ``log_likelihood`` use ``proposal="mixture"`` or ``"corrupted"``, which draw ε more than once per pass.
+    On clean input (``clean_input``) the noise stays, since without it the guide would be another one. In
+    ``log_likelihood`` each sample has an ε of its own, so the network runs for each; ``proposal="mixture"``
+    weighs by the mixture over several ε, which has the lower variance.
 
     :param encoder: module from [x̃, ε] of [..., D + e] to a pair (loc, scale), each [..., d].
     :param noise_size: e.

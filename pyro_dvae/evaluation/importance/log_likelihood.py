@@ -108,14 +108,14 @@ def log_likelihood(
         checks.count("seed", seed, minimum=0)
     chosen = Proposal(proposal, num_corruptions, defensive, widen)
     programs = Programs(model, guide, (x, *args), kwargs)
-    trained, denoising, nesting = programs.inspect(max_plate_nesting)
+    trained, denoising, noisy, nesting = programs.inspect(max_plate_nesting)
     if not denoising:
         chosen = replace(chosen, kind="clean")
     ranks = Ranks.present()
     path = None if checkpoint is None else _own_path(Path(checkpoint), ranks)
     start = _start(seed, path, ranks)
     with torch.no_grad(), trained.evaluating(), fast_products():
-        planned = _planned(programs, smallest_pass(chosen, nesting), num_samples, memory)
+        planned = _planned(programs, smallest_pass(chosen, nesting, noisy), num_samples, memory)
         if keep_log_weight and (needed := 4 * len(x) * planned.num_samples) > memory:
             raise InputError(
                 f"keep_log_weight: {len(x)} x {planned.num_samples} weights take {needed} bytes, above "

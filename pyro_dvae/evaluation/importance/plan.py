@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pyro_dvae.evaluation.importance.proposals import Pass, Proposal
 
@@ -31,9 +31,9 @@ class Plan:
         return self.one.num_draws * self.passes
 
 
-def smallest_pass(proposal: Proposal, nesting: int | float) -> Pass:
+def smallest_pass(proposal: Proposal, nesting: int | float, noisy: bool) -> Pass:
     """Return the smallest pass that has a variance: two draws of each kind."""
-    return Pass(proposal, 2, 2 if proposal.defensive else 0, nesting)
+    return Pass(proposal, 2, 2 if proposal.defensive else 0, nesting, noisy)
 
 
 def plan(
@@ -58,7 +58,7 @@ def plan(
     wanted = -(-num_samples // passes)
     from_prior = max(2, round(wanted * proposal.defensive)) if proposal.defensive else 0
     per_stratum = max(1, -(-(wanted - from_prior) // proposal.strata))
-    one = Pass(proposal, per_stratum, from_prior, smallest.nesting)
+    one = replace(smallest, per_stratum=per_stratum, from_prior=from_prior)
     data = max(1, min(num_data, rows // one.num_draws))
     block_rows = max(1, min(_BLOCK_AT_MOST, memory // 2 // _BYTES_PER_WEIGHT))
     block = max(1, min(passes, block_rows // (one.num_draws * data)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pyro.distributions import Delta
@@ -17,8 +17,24 @@ from pyro_dvae.evaluation.importance.proposals import Pass
 from pyro_dvae.evaluation.measures.means import base_of
 from pyro_dvae.evaluation.remedies import SHARED_LATENTS
 from pyro_dvae.parameters import Trained, discover
+from pyro_dvae.sites import Auxiliary
 
 _PROBED = 16  # data of the run that looks at model and guide
+
+
+class Inspected(NamedTuple):
+    """What a run of model and guide has shown.
+
+    :param trained: their parameters and modules.
+    :param denoising: whether the guide has corruption sites or other auxiliary ones.
+    :param noisy: whether one of them is random on clean input too.
+    :param nesting: how many dimensions the plates take.
+    """
+
+    trained: Trained
+    denoising: bool
+    noisy: bool
+    nesting: int | float
 
 
 @dataclass(frozen=True)
@@ -56,10 +72,8 @@ class Programs:
         """Return the log weights of one pass over some data, as :meth:`rows` gives them: [draws, data]."""
         return one.log_weights(self.model, self.guide, self._arguments(rows), self.kwargs)
 
-    def inspect(self, nesting: int | float) -> tuple[Trained, bool, int | float]:
-        """Return parameters and modules, whether there are corruption sites, and the plates' nesting.
-
-        One run of both on a few data, after which the random streams and buffers are as they were.
+    def inspect(self, nesting: int | float) -> Inspected:
+        """Run both on a few data, after which the random streams and buffers are as they were.
 
         :raises InputError: the data have no plate of their own, or the guide sets a latent to a point.
         """
@@ -83,8 +97,16 @@ class Programs:
                     f"guide: its latent {site['name']!r} is a point, which has no density to weigh it by; a "
                     "likelihood needs a guide with one"
                 )
-        return trained, bool(found[0].auxiliary_sites()), probe.max_plate_nesting
+        auxiliary = found[0].auxiliary_sites()
+        noisy = any(_random_on_clean_input(site["fn"]) for site in auxiliary)
+        return Inspected(trained, bool(auxiliary), noisy, probe.max_plate_nesting)
 
     def _arguments(self, rows: tuple[Tensor, ...]) -> tuple[Any, ...]:
         given = iter(rows)
         return tuple(next(given) if isinstance(each, Tensor) else each for each in self.args)
+
+
+def _random_on_clean_input(distribution: Any) -> bool:
+    if isinstance(distribution, Auxiliary):
+        distribution = distribution.without_noise()
+    return not isinstance(base_of(distribution), Delta)

@@ -26,8 +26,9 @@ KINDS = ("clean", "corrupted", "mixture")
 class Proposal:
     """What the latents are drawn from; every kind gives weights with E w = p(x).
 
-    ``clean``: q(z|x), the guide with its corruption off. ``corrupted``: q(z|x̃) with a fresh x̃ for each
-    sample. ``mixture``: 1/M Σ_m q(z|x̃_m), the same number of draws from each component and the whole
+    ``clean``: q(z|x), the guide with its corruption off; noise ε that is the guide's own (of an
+    ``ImplicitGuide``, say) stays, fresh for each sample: q(z|x, ε). ``corrupted``: q(z|x̃) with a fresh x̃ for
+    each sample. ``mixture``: 1/M Σ_m q(z|x̃_m), the same number of draws from each component and the whole
     mixture in the denominator (the balance heuristic of Veach and Guibas 1995), fresh corruptions in each
     pass.
 
@@ -69,12 +70,14 @@ class Pass:
     """One vectorised run over some data: ``per_stratum`` draws of each component, ``from_prior`` more.
 
     :param nesting: how many dimensions the user's plates take.
+    :param noisy: whether the guide has auxiliary sites that are random on clean input too.
     """
 
     proposal: Proposal
     per_stratum: int
     from_prior: int
     nesting: int | float
+    noisy: bool = False
 
     @property
     def num_draws(self) -> int:
@@ -134,12 +137,19 @@ class Pass:
         prior = draws.density(latents)
         return joint - torch.logaddexp(math.log1p(-share) + log_q, math.log(share) + prior)
 
+    @property
+    def _independent(self) -> bool:
+        """Whether each draw has auxiliary draws of its own; clean data alone are shared, and encoded once."""
+        # Draws of shared noise depend on each other: beside draws from the prior, what their weights are too
+        # large or too small by on average is the same for all.
+        return self.proposal.kind == "corrupted" or (self.proposal.kind == "clean" and self.noisy)
+
     def _layout(self, count: int) -> Layout:
-        if self.proposal.kind == "corrupted":
+        if self._independent:
             return Layout(count, 1, self.nesting)
         return Layout(self.proposal.strata, count, self.nesting)
 
     def _prior_layout(self) -> Layout:
-        if self.proposal.kind == "corrupted":
+        if self._independent:
             return Layout(self.from_prior, 1, self.nesting)
         return Layout(1, self.from_prior, self.nesting)

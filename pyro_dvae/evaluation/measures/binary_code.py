@@ -9,6 +9,7 @@ from torch import Tensor
 from pyro_dvae import checks
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.measures.binary_code_record import BinaryCode
+from pyro_dvae.evaluation.measures.codes import MeanCode, decoding_errors, gathered
 from pyro_dvae.evaluation.measures.means import base_of
 from pyro_dvae.evaluation.measures.passes import (
     Program,
@@ -19,7 +20,6 @@ from pyro_dvae.evaluation.measures.passes import (
     first_chunk,
     measuring,
 )
-from pyro_dvae.evaluation.measures.reconstruction import _errors, _gather, _MeanCode
 
 
 def binary_code(
@@ -77,7 +77,7 @@ def binary_code(
                 observed = [each["name"] for each in draws.model_sites() if each["is_observed"]]
                 checks.known("data_site", data_site, observed)
                 size = rows[0].numel()
-            setter = _MeanCode()
+            setter = MeanCode()
             with setter:
                 codes = poutine.trace(guide).get_trace(rows)
             if setter.unknown:
@@ -85,13 +85,13 @@ def binary_code(
                 raise InputError(
                     f"guide: expected a distribution with a mean at {setter.unknown[0]!r}, got {kind}"
                 )
-            real.append(_errors(model, codes, rows, data_site, plate))
+            real.append(decoding_errors(model, codes, rows, data_site, plate))
             code = codes.nodes[site]
             above = code["value"] > threshold
             code["value"] = torch.where(above, high, low).to(code["value"])
-            rounded.append(_errors(model, codes, rows, data_site, plate))
+            rounded.append(decoding_errors(model, codes, rows, data_site, plate))
             count = by_row(above, code, plate).sum(0).cpu()
             ones = count if ones is None else ones + count
     if ones is None or ones.dim() != 1:
         raise InputError(f"site: expected latents of one event dimension at {site!r}")
-    return BinaryCode(ones.double() / len(x), _gather(real), _gather(rounded), size, dead)
+    return BinaryCode(ones.double() / len(x), gathered(real), gathered(rounded), size, dead)

@@ -46,10 +46,10 @@ def bound_parts(
         L_dvae = E_{x̃ ~ p_π(x̃|x)} [ E_{z ~ q_φ(z|x̃)} log p_θ(x|z) − Σ_sites KL(q_φ(z|x̃) ‖ p_θ(z)) ]
 
     (Kingma and Welling 2014, equation 3, over Im et al. 2017, equation 8.) The KL of a site is in closed form
-    where PyTorch knows it and the site's prior does not depend on latents that the guide draws later, else
+    where PyTorch knows it and the site's prior does not depend on latents that the guide draws from it, else
     log q − log p of the draws. Where guide and prior are both independent over the site's elements it is
     split into them. With the same seed and chunk the parts add up to ``TraceDenoising_ELBO`` under
-    ``closed_form=False``, and to ``TraceMeanFieldDenoising_ELBO`` otherwise.
+    ``closed_form=False``, and to ``TraceMeanFieldDenoising_ELBO``, where it applies, otherwise.
 
     :param model: Pyro model of a batch, with one data plate.
     :param guide: Pyro guide of a batch.

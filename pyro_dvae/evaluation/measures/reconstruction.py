@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from pyro import poutine
-from pyro.poutine.messenger import Messenger
-from pyro.poutine.trace_struct import Trace
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import Bernoulli
-from torch.nn.functional import binary_cross_entropy_with_logits
 
 from pyro_dvae import checks
-from pyro_dvae.bounds.plates import is_auxiliary
-from pyro_dvae.errors import InputError
-from pyro_dvae.evaluation.estimates import Estimate
-from pyro_dvae.evaluation.measures.decoding import DecodingError, ReconstructionError
-from pyro_dvae.evaluation.measures.means import base_of, mean_of
+from pyro_dvae.evaluation.measures.codes import MeanCode, decoding_errors, gathered
+from pyro_dvae.evaluation.measures.decoding import ReconstructionError
 from pyro_dvae.evaluation.measures.passes import (
     Program,
-    by_row,
     check_pair,
     chunks,
     data_plate,
@@ -72,58 +61,16 @@ def reconstruction_error(
                 checks.known(
                     "data_site", data_site, [s["name"] for s in draws.model_sites() if s["is_observed"]]
                 )
-            setter = _MeanCode()
+            setter = MeanCode()
             with setter:
                 trace = poutine.trace(guide).get_trace(rows)
             if not setter.unknown:
-                mean_parts.append(_errors(model, trace, rows, data_site, plate))
+                mean_parts.append(decoding_errors(model, trace, rows, data_site, plate))
             runs = (poutine.trace(guide).get_trace(rows) for _ in range(num_samples))
-            drawn = [_errors(model, trace, rows, data_site, plate) for trace in runs]
+            drawn = [decoding_errors(model, trace, rows, data_site, plate) for trace in runs]
             entropies = [cross for _, cross in drawn if cross is not None]
             squared = torch.stack([error for error, _ in drawn]).mean(0)
             sampled_parts.append((squared, torch.stack(entropies).mean(0) if entropies else None))
     return ReconstructionError(
-        _gather(mean_parts) if mean_parts else None, _gather(sampled_parts), num_samples
+        gathered(mean_parts) if mean_parts else None, gathered(sampled_parts), num_samples
     )
-
-
-class _MeanCode(Messenger):
-    """Effect handler under which a guide's latents take the means of their distributions."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.unknown: list[str] = []
-
-    def _pyro_sample(self, msg: dict[str, Any]) -> None:
-        if msg["is_observed"] or site_is_subsample(msg) or is_auxiliary(msg):
-            return
-        mean = mean_of(msg["fn"])
-        if mean is None or bool(torch.isnan(mean).any()):
-            self.unknown.append(msg["name"])
-            return
-        msg["value"], msg["done"] = mean, True
-
-
-def _errors(
-    model: Program, codes: Trace, rows: Tensor, data_site: str, plate: str
-) -> tuple[Tensor, Tensor | None]:
-    """Return squared error and cross-entropy [n] of the data decoded from the latents of a guide's run."""
-    site = poutine.trace(poutine.replay(model, trace=codes)).get_trace(rows).nodes[data_site]
-    mean, base, value = mean_of(site["fn"]), base_of(site["fn"]), site["value"]
-    if mean is None or bool(torch.isnan(mean).any()):
-        raise InputError(
-            f"data_site: expected a distribution with a mean at {data_site!r}, got {type(base).__name__}"
-        )
-    squared = by_row((value - mean).double().square(), site, plate).reshape(len(rows), -1).mean(1).cpu()
-    if not isinstance(base, Bernoulli):
-        return squared, None
-    checks.unit_interval(f"x: the Bernoulli site {data_site!r}", value)
-    cross = binary_cross_entropy_with_logits(base.logits, value, reduction="none")
-    return squared, by_row(cross.double(), site, plate).reshape(len(rows), -1).sum(1).cpu()
-
-
-def _gather(parts: list[tuple[Tensor, Tensor | None]]) -> DecodingError:
-    """Join the errors of the chunks."""
-    entropies = [cross for _, cross in parts if cross is not None]
-    squared = Estimate(torch.cat([squared for squared, _ in parts]))
-    return DecodingError(squared, Estimate(torch.cat(entropies)) if entropies else None)

@@ -3,6 +3,7 @@ import math
 import subprocess
 import sys
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pyro
@@ -93,6 +94,86 @@ def test_standard_errors_cover_the_truth(options):
     covered = float((z.abs() < 1.96).double().mean())
     assert abs(covered - 0.95) < 5 * math.sqrt(0.05 * 0.95 / 1500)
     assert abs(float(z.std()) - 1) < 0.1
+
+
+def with_noise():
+    """The same with a guide that draws noise of its own: ε ~ N(0, I), z ~ N(Ax̃ + Bε + c, diag v)."""
+    problem = near_posterior()
+    weight = 0.15 * torch.randn(2, 2, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+    with torch.no_grad():
+        problem.log_v += 0.5
+    seen = []
+
+    def encoder(inputs):
+        seen.append(tuple(inputs.shape))
+        x_tilde, noise = inputs.split([3, 2], -1)
+        loc = x_tilde @ problem.A.T + noise @ weight.T + problem.c
+        return loc, (problem.log_v / 2).exp().expand(loc.shape)
+
+    network = nn.Module()
+    network.forward = encoder
+    guide = dv.ImplicitGuide(network, 2, problem.corruption)
+    return SimpleNamespace(model=problem.model, guide=guide, log_evidence=problem.log_evidence), seen
+
+
+@pytest.mark.parametrize("options", [PROPOSALS["clean"], {"defensive": 0.5}], ids=["clean", "defensive"])
+def test_standard_errors_of_a_guide_with_noise_of_its_own_cover_the_truth(options):
+    """Draws that share noise depend on each other beside draws from the prior: 78 % were then covered."""
+    (problem, _), x = with_noise(), data(3)
+    found = likelihood(problem, x.repeat(500, 1), num_samples=1000, **options)
+    exact = problem.log_evidence(x).detach().repeat(500)
+    error = found.log_likelihood - exact
+    covered = float(((error / found.standard_error).abs() < 1.96).double().mean())
+    assert abs(covered - 0.95) < 5 * math.sqrt(0.05 * 0.95 / 1500)
+    assert float(error.std()) < 1.1 * float(found.standard_error.square().mean().sqrt())
+
+
+@pytest.mark.parametrize("options", [PROPOSALS["clean"], PROPOSALS["defensive"]], ids=["clean", "defensive"])
+@pytest.mark.parametrize("num_samples", [5, 12])
+def test_weights_of_a_guide_with_noise_have_the_evidence_as_their_mean(options, num_samples):
+    (problem, _), x = with_noise(), data(2)
+    found = likelihood(problem, x.repeat(6000, 1), num_samples=num_samples, **options)
+    relative = (found.log_likelihood.reshape(6000, 2) - problem.log_evidence(x).detach()).exp()
+    check_estimates("E w / p(x)", relative, torch.ones(2, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("options", [{}, {"defensive": 0.2}])
+def test_without_corruption_noise_is_drawn_alike_by_both_kinds(options):
+    """Noise of its own stays on clean input, fresh for each sample, as a corruption does on corrupted."""
+    (problem, seen), x = with_noise(), data(4)
+    problem.guide.corruption = dv.NoCorruption()
+    clean, corrupted = (
+        likelihood(problem, x, num_samples=60, proposal=kind, **options) for kind in ("clean", "corrupted")
+    )
+    for name, values in clean.per_datum().items():
+        assert torch.equal(values, corrupted.per_datum()[name]), name
+    assert torch.equal(clean.bound_by_samples[1], corrupted.bound_by_samples[1])
+    assert seen[-1] == (12 if options else 60, 4, 5)
+
+
+def test_noise_that_is_no_corruption_site_counts_too():
+    """Any auxiliary site, here a plain distribution beside a corruption."""
+    problem, x, shapes = near_posterior(), data(3), []
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            x_tilde = dv.corrupt("x_tilde", problem.corruption, x)
+            noise = pyro.sample("noise", dist.Normal(x.new_zeros(()), 0.2), infer={"is_auxiliary": True})
+            shapes.append((tuple(x_tilde.shape), tuple(noise.shape)))
+            problem.recognition(x_tilde + noise.unsqueeze(-1))
+
+    found = dv.log_likelihood(problem.model, guide, x, num_samples=2000, seed=1, defensive=0.3)
+    exact = problem.log_evidence(x).detach()
+    assert bool(((found.log_likelihood - exact).abs() < 5 * found.standard_error).all())
+    assert len(shapes[-1][1]) == 2
+
+
+def test_clean_data_are_encoded_once():
+    problem, shapes = near_posterior(), []
+    recognition = problem.recognition
+    problem.recognition = lambda x_tilde: (shapes.append(tuple(x_tilde.shape)), recognition(x_tilde))
+    likelihood(problem, data(4), num_samples=300, defensive=0.2)
+    assert set(shapes) == {(2, 3), (4, 3)}
 
 
 def test_strata_make_the_error_smaller_than_independent_draws_would():

@@ -129,6 +129,24 @@ def test_a_later_layer_in_the_order_of_the_model_is_integrated():
     torch.testing.assert_close(parts.kl["b"].per_datum, x.square() / 2)  # of N(a + x, 1) to N(a, 1)
 
 
+def test_a_hierarchy_whose_guide_is_mean_field_is_integrated():
+    """In another order than the model's, but not drawn from one another."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            b = pyro.sample("b", dist.Normal(x.new_zeros(()), 1.0))
+            a = pyro.sample("a", dist.Normal(b, 1.0))
+            pyro.sample("x", dist.Normal(a, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("a", dist.Normal(x, 0.5))
+            pyro.sample("b", dist.Normal(2 * x, 1.0))
+
+    parts = assert_adds_up(model, guide, normal(9), True, k=3, chunk=5)
+    assert parts.closed_form == ("a", "b")
+
+
 def test_what_does_not_factorise_is_given_by_site():
     covariance = torch.tensor([[1.0, 0.4], [0.4, 0.5]], dtype=torch.float64)
 

@@ -1,0 +1,77 @@
+"""Codes of data in a guide's run, and the errors of what a model decodes from them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.trace_struct import Trace
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+from torch.distributions import Bernoulli
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from pyro_dvae import checks
+from pyro_dvae.bounds.plates import is_auxiliary
+from pyro_dvae.errors import InputError
+from pyro_dvae.evaluation.estimates import Estimate
+from pyro_dvae.evaluation.measures.decoding import DecodingError
+from pyro_dvae.evaluation.measures.means import base_of, mean_of
+from pyro_dvae.evaluation.measures.passes import Program, by_row
+
+
+class MeanCode(Messenger):
+    """Effect handler under which a guide's latents take the means of their distributions, each in its turn.
+
+    A latent whose mean is not known, or not a number, is drawn instead, and its name added to ``unknown``.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unknown: list[str] = []
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        if msg["is_observed"] or site_is_subsample(msg) or is_auxiliary(msg):
+            return
+        mean = mean_of(msg["fn"])
+        if mean is None or bool(torch.isnan(mean).any()):
+            self.unknown.append(msg["name"])
+            return
+        msg["value"], msg["done"] = mean, True
+
+
+def decoding_errors(
+    model: Program, codes: Trace, rows: Tensor, data_site: str, plate: str
+) -> tuple[Tensor, Tensor | None]:
+    """Return the errors of the data decoded from the latents of a guide's run, one for each row.
+
+    :param model: Pyro model of a batch; it runs on the latents in ``codes``.
+    :param codes: a run of the guide.
+    :param rows: data [n, ...].
+    :param data_site: name of the model's observed site to compare.
+    :param plate: name of the data plate.
+    :returns: the squared error [n], mean over the elements of a datum, and the cross-entropy [n] (nats), the
+        sum over them, or None where the likelihood is not Bernoulli.
+    :raises InputError: the mean of the site is not known, or it is Bernoulli and observes other than [0, 1].
+    """
+    site = poutine.trace(poutine.replay(model, trace=codes)).get_trace(rows).nodes[data_site]
+    mean, base, value = mean_of(site["fn"]), base_of(site["fn"]), site["value"]
+    if mean is None or bool(torch.isnan(mean).any()):
+        raise InputError(
+            f"data_site: expected a distribution with a mean at {data_site!r}, got {type(base).__name__}"
+        )
+    squared = by_row((value - mean).double().square(), site, plate).reshape(len(rows), -1).mean(1).cpu()
+    if not isinstance(base, Bernoulli):
+        return squared, None
+    checks.unit_interval(f"x: the Bernoulli site {data_site!r}", value)
+    cross = binary_cross_entropy_with_logits(base.logits, value, reduction="none")
+    return squared, by_row(cross.double(), site, plate).reshape(len(rows), -1).sum(1).cpu()
+
+
+def gathered(parts: list[tuple[Tensor, Tensor | None]]) -> DecodingError:
+    """Join the errors of chunks, each as :func:`decoding_errors` gives them."""
+    entropies = [cross for _, cross in parts if cross is not None]
+    squared = Estimate(torch.cat([squared for squared, _ in parts]))
+    return DecodingError(squared, Estimate(torch.cat(entropies)) if entropies else None)
