@@ -82,6 +82,7 @@ class Options:
     )
     epochs: int = _option(50, "Passes over the training data.")
     batch_size: int = _option(100, "Data per step.")
+    validate_every: int = _option(1, "Epochs from one validation to the next.")
     learning_rate: float = _option(1e-3, "Step size of Adam.")
     rate_schedule: str = _option(
         "step",

@@ -98,8 +98,10 @@ def build_clean_bound(options: Options) -> DenoisingELBO:
 
 def check_training(options: Options) -> None:
     """Refuse what the trainer or the evaluation would refuse later, before anything is written."""
-    for argument, minimum in (("epochs", 1), ("batch_size", 1), ("seed", 0), ("importance_samples", 0)):
-        checks.count(argument, getattr(options, argument), minimum)
+    for argument in ("epochs", "batch_size", "validate_every"):
+        checks.count(argument, getattr(options, argument))
+    for argument in ("seed", "importance_samples"):
+        checks.count(argument, getattr(options, argument), minimum=0)
     checks.positive("learning_rate", options.learning_rate)
     if options.clip_norm is not None:
         checks.positive("clip_norm", options.clip_norm)

@@ -109,6 +109,7 @@ class Run:
             self.train,
             evaluate=evaluate,
             epochs=options.epochs,
+            validate_every=options.validate_every,
             batch_size=options.batch_size,
             learning_rate=options.learning_rate,
             schedule=options.rate_schedule,

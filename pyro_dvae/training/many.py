@@ -7,7 +7,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from pyro_dvae.compiled.batched import BatchedStep, constants, lift, require_sam
 from pyro_dvae.compiled.step import Gradient, Numerics, record_for
 from pyro_dvae.compiled.surroundings import Surroundings
 from pyro_dvae.errors import CheckpointError, InputError
+from pyro_dvae.parameters import Trained
 from pyro_dvae.recording import Unrecordable
 from pyro_dvae.threads import available_cores, using_threads
 from pyro_dvae.training import learning_rates
@@ -32,7 +33,7 @@ from pyro_dvae.training.history import History
 from pyro_dvae.training.interrupts import Interrupts, Stopped
 from pyro_dvae.training.progress import Progress, progress_for
 from pyro_dvae.training.stacked import Member, members_of, stack, unstack
-from pyro_dvae.training.validation import Validation
+from pyro_dvae.training.validation import Validation, due
 
 Pair = tuple[Callable[..., Any], Callable[..., Any]]
 _KIND = "training of many"
@@ -48,6 +49,7 @@ class Fitted:
     :param history: its epochs.
     :param best: parameters and buffers of its best epoch by validation, by name (``parameters/NAME``), or {}.
     :param store: the state of its param store, for ``pyro.get_param_store().set_state``.
+    :param trained: its parameters and modules, live.
     """
 
     model: Callable[..., Any]
@@ -55,16 +57,23 @@ class Fitted:
     history: History
     best: dict[str, Tensor]
     store: dict[str, Any]
+    trained: Trained = field(repr=False)
+
+    def load_best(self) -> None:
+        """Copy the best epoch's parameters and buffers into the live ones; without validation do nothing."""
+        if self.best:
+            self.trained.assign(self.best)
 
 
 def fit_many(
     pairs: Sequence[Pair],
     bound: ELBO,
-    train: Tensor,
+    train: Tensor | Sequence[Tensor],
     *,
     seeds: Sequence[int] | None = None,
     learning_rate: float | Sequence[float] = 1e-3,
-    validation: Tensor | None = None,
+    validation: Tensor | Sequence[Tensor] | None = None,
+    validate_every: int = 1,
     epochs: int = 100,
     batch_size: int = 100,
     schedule: str | learning_rates.Schedule | None = None,
@@ -92,7 +101,7 @@ def fit_many(
 
     :param pairs: (model, guide), E of them, without a parameter in common.
     :param bound: the bound of all.
-    :param train: data [N, ...], in memory.
+    :param train: data [N, ...], in memory: one set for all, or one of the same shape for each.
     :param seeds: of the order of the batches and of the noise; 0, 1, ... by default.
     :param learning_rate: one for all, or one for each.
     :param transform: applied to the batch of each model; it must draw no noise.
@@ -112,6 +121,7 @@ def fit_many(
         seeds=seeds,
         learning_rate=learning_rate,
         validation=validation,
+        validate_every=validate_every,
         epochs=epochs,
         batch_size=batch_size,
         schedule=schedule,
@@ -135,6 +145,30 @@ def _seed(argument: str, value: Any) -> int:
     return checks.count(argument, value, minimum=0)
 
 
+def _sets(argument: str, data: Tensor | Sequence[Tensor], count: int) -> list[Tensor]:
+    """Return the data of each model, checked."""
+    if isinstance(data, Tensor):
+        return [data_tensor(argument, data)] * count
+    if len(data) != count:
+        raise InputError(f"{argument}: expected one set or {count}, one for each pair, got {len(data)}")
+    checked = {id(each): data_tensor(f"{argument}[{number}]", each) for number, each in enumerate(data)}
+    sets = [checked[id(each)] for each in data]
+    if odd := [each for each in sets if each.shape != sets[0].shape or each.dtype != sets[0].dtype]:
+        raise InputError(
+            f"{argument}: expected sets of one shape and type, got {tuple(sets[0].shape)} of {sets[0].dtype} "
+            f"and {tuple(odd[0].shape)} of {odd[0].dtype}"
+        )
+    return sets
+
+
+def _joined(sets: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the first row [E, 1] of the data of each model, and the rows of all sets; the same set once."""
+    distinct = list({id(each): each for each in sets}.values())
+    place = {id(each): number * len(each) for number, each in enumerate(distinct)}
+    first_row = torch.tensor([place[id(each)] for each in sets])[:, None]
+    return first_row, distinct[0] if len(distinct) == 1 else torch.cat(distinct)
+
+
 def _each(argument: str, value: Any, count: int, check: Callable[[str, Any], Any]) -> list[Any]:
     """Return one checked value for each model."""
     if isinstance(value, (int, float)):
@@ -155,11 +189,12 @@ class ManyTraining:
         self,
         pairs: Sequence[Pair],
         bound: ELBO,
-        train: Tensor,
+        train: Tensor | Sequence[Tensor],
         *,
         seeds: Sequence[int] | None = None,
         learning_rate: float | Sequence[float] = 1e-3,
-        validation: Tensor | None = None,
+        validation: Tensor | Sequence[Tensor] | None = None,
+        validate_every: int = 1,
         epochs: int = 100,
         batch_size: int = 100,
         schedule: str | learning_rates.Schedule | None = None,
@@ -169,21 +204,26 @@ class ManyTraining:
         before_epoch: Iterable[Callable[[int], object]] = (),
         bfloat16: bool = False,
     ) -> None:
-        self.train = train = data_tensor("train", train)
-        held_out = None if validation is None else data_tensor("validation", validation)
+        if not pairs:
+            raise InputError("pairs: expected at least one (model, guide), got none")
+        sets = _sets("train", train, len(pairs))
+        self._first_row, self.train = _joined(sets)
+        self.rows = len(sets[0])
+        held_out = [None] * len(pairs) if validation is None else _sets("validation", validation, len(pairs))
         self.seeds = _each("seeds", range(len(pairs)) if seeds is None else seeds, len(pairs), _seed)
         self.rates = _each("learning_rate", learning_rate, len(pairs), checks.positive)
         self.epochs = checks.count("epochs", epochs)
+        self._validate_every = checks.count("validate_every", validate_every)
         self.batch_size = batch_size = checks.count("batch_size", batch_size)
         self.schedule = learning_rates.learning_rate_schedule(schedule)
         self.clip_norm = None if clip_norm is None else checks.positive("clip_norm", clip_norm)
         self.evaluate, self.before_epoch = evaluate, tuple(before_epoch)
         self.numerics = Numerics("hashed", bfloat16)
         self._transform = transform
-        self.members = members_of(pairs, bound, self._prepared(train[:batch_size]))
+        self.members = members_of(pairs, bound, self._prepared(sets[0][:batch_size]))
         self.count = len(self.members)
         self.device = next(iter(self.members[0].trained.parameters.values())).device
-        self.steps = math.ceil(len(train) / batch_size)
+        self.steps = math.ceil(self.rows / batch_size)
         self.leaves = [stack(leaves) for leaves in self._leaves()]
         self.buffers = [stack(buffers) for buffers in self._buffers()]
         self.states = _fresh_states(self.leaves)
@@ -196,7 +236,7 @@ class ManyTraining:
         self._keys = [Keys(seed, "noise", self.steps, self.device) for seed in self.seeds]
         chunk = _VALIDATION_CHUNK * batch_size
         self._validations = [
-            Validation(held_out, self._evaluation(number), chunk, self._loss_of(member), lambda: None)
+            Validation(held_out[number], self._evaluation(number), chunk, self._loss_of(member), lambda: None)
             for number, member in enumerate(self.members)
         ]
         self._identity = {
@@ -206,11 +246,12 @@ class ManyTraining:
                 "seeds": self.seeds,
                 "learning_rate": self.rates,
                 "batch_size": batch_size,
+                "validate_every": self._validate_every,
                 "schedule": learning_rates.describe(self.schedule),
                 "clip_norm": self.clip_norm,
                 "bfloat16": bfloat16,
             },
-            "data": fingerprint(train),
+            "data": [fingerprint(each) for each in sets],
         }
 
     # Names: [parameters][models]
@@ -269,8 +310,8 @@ class ManyTraining:
             self._steps.clear()
         for stacked, buffers in zip(self.buffers, self._buffers(), strict=True):  # levels that were set
             stacked.copy_(stack(buffers))
-        orders = torch.stack([epoch_order(len(self.train), seed, epoch) for seed in self.seeds])
-        orders = orders.to(self.train.device)
+        orders = torch.stack([epoch_order(self.rows, seed, epoch) for seed in self.seeds])
+        orders = (orders + self._first_row).to(self.train.device)
         factor = checks.number("schedule", self.schedule(epoch, self.epochs), minimum=0)
         rates = torch.tensor(self.rates, dtype=torch.float64)[:, None] * factor
         rates = rates.expand(self.count, len(self.leaves)).to(self.device)
@@ -291,7 +332,7 @@ class ManyTraining:
 
     def _end_epoch(self, losses: Tensor, factor: float, seconds: float) -> None:
         """:param losses: [steps, E]."""
-        bounds = (-losses.double().sum(0) / len(self.train)).tolist()
+        bounds = (-losses.double().sum(0) / self.rows).tolist()
         for number, member in enumerate(self.members):
             history = self.histories[number]
             finite = math.isfinite(bounds[number])
@@ -308,6 +349,8 @@ class ManyTraining:
         self.finished += 1
 
     def _validated(self, number: int, member: Member) -> float | None:
+        if not due(self.finished, self.epochs, self._validate_every):
+            return None
         with member.with_store():
             return self._validations[number].bound(member.trained, self.seeds[number], self.finished)
 
@@ -379,7 +422,7 @@ class ManyTraining:
     def fitted(self) -> list[Fitted]:
         """Return what came of each."""
         return [
-            Fitted(m.model, m.guide, history, best, m.store)
+            Fitted(m.model, m.guide, history, best, m.store, m.trained)
             for m, history, best in zip(self.members, self.histories, self.best, strict=True)
         ]
 

@@ -50,8 +50,6 @@ def members_of(
     pairs: Sequence[tuple[Callable[..., Any], Callable[..., Any]]], bound: ELBO, example: Tensor
 ) -> list[Member]:
     """Return the models with their parameters found, or refuse what has not the structure of the first."""
-    if not pairs:
-        raise InputError("pairs: expected at least one (model, guide), got none")
     members = []
     for number, pair in enumerate(pairs):
         if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(callable(part) for part in pair):

@@ -51,7 +51,7 @@ from pyro_dvae.training.history import History, MetricsFile
 from pyro_dvae.training.interrupts import Interrupts, Stopped
 from pyro_dvae.training.optimizer import adam, adam_tensors, assign_adam
 from pyro_dvae.training.progress import Progress, Silent, progress_for
-from pyro_dvae.training.validation import Validation
+from pyro_dvae.training.validation import Validation, due
 
 if TYPE_CHECKING:
     from pyro_dvae.distributed.parallel import ParallelBound
@@ -94,6 +94,7 @@ class Trainer:
     :param train: data [N, ...] of any type, held in memory, on the CPU or already on the device.
     :param validation: held-out data [N', ...]: after every epoch its mean bound on clean input is computed,
         with the modules in evaluation mode, and the weights of the best epoch are kept.
+    :param validate_every: epochs from one validation to the next; the last is always validated.
     :param epochs: the epochs in all.
     :param batch_size: the rows of a mini-batch; the last of an epoch may be smaller.
     :param learning_rate: the base rate of Adam.
@@ -127,6 +128,7 @@ class Trainer:
         train: Tensor,
         *,
         validation: Tensor | None = None,
+        validate_every: int = 1,
         epochs: int = 100,
         batch_size: int = 100,
         learning_rate: float = 1e-3,
@@ -158,6 +160,7 @@ class Trainer:
         self._train = data_tensor("train", train)
         held_out = None if validation is None else data_tensor("validation", validation)
         self.epochs = checks.count("epochs", epochs)
+        self._validate_every = checks.count("validate_every", validate_every)
         self.batch_size = checks.count("batch_size", batch_size)
         self.learning_rate = checks.positive("learning_rate", learning_rate)
         self._schedule = learning_rates.learning_rate_schedule(schedule)
@@ -420,8 +423,10 @@ class Trainer:
     def _end_epoch(self) -> None:
         self._require_finite_losses()
         self._require_finite_parameters()
+        validation_bound = None
         try:
-            validation_bound = self._validation.bound(self._trained, self.seed, self._finished)
+            if due(self._finished, self.epochs, self._validate_every):
+                validation_bound = self._validation.bound(self._trained, self.seed, self._finished)
         except _Interrupted:
             self._stop()
         if validation_bound is not None and math.isnan(validation_bound):
@@ -431,8 +436,7 @@ class Trainer:
             self._best = {name: tensor.clone() for name, tensor in self._trained.tensors().items()}
         self._finished += 1
         self._record = EpochRecord()
-        due = self._finished % self._checkpoint_every == 0 or self._finished == self.epochs
-        if self.checkpoint is not None and due:
+        if self.checkpoint is not None and due(self._finished - 1, self.epochs, self._checkpoint_every):
             self.save()
         if self._metrics is not None:
             self._metrics.append(self.history)
@@ -521,6 +525,7 @@ class Trainer:
         settings = {
             "epochs": self.epochs,
             "batch_size": self.batch_size,
+            "validate_every": self._validate_every,
             "learning_rate": self.learning_rate,
             "schedule": learning_rates.describe(self._schedule),
             "clip_norm": self.clip_norm,

@@ -15,6 +15,11 @@ from pyro_dvae.random_state import derived_seed, forked
 from pyro_dvae.sites import clean_input
 
 
+def due(epoch: int, epochs: int, every: int) -> bool:
+    """Return whether what is done every so many epochs is due after ``epoch`` (from 0), as after the last."""
+    return (epoch + 1) % every == 0 or epoch + 1 == epochs
+
+
 @dataclass(frozen=True)
 class Validation:
     """``evaluate``, or else the mean of -``loss`` over the rows of ``data``, on clean input; nats per datum.

@@ -450,3 +450,60 @@ def test_a_model_that_diverges_does_not_stop_the_others():
     assert found[0].history.train_bound == pytest.approx(alone.train_bound, rel=1e-10)
     assert found[0].history.validation_bound == pytest.approx(alone.validation_bound, rel=1e-10)
     assert found[1].history.best_epoch is None
+
+
+def test_each_of_many_may_have_data_of_its_own():
+    sets = [digits(seed=1), digits(seed=3), digits(seed=1)]
+    held_out = [digits(40, 2), digits(40, 4), digits(40, 2)]
+    alone = []
+    for number, (own, held) in enumerate(zip(sets, held_out, strict=True)):
+        pyro.clear_param_store()
+        pair = dvae(number)
+        options = QUIET | {"epochs": 4, "validation": held, "compile": True, "seed": number}
+        alone.append((dv.fit(pair.model, pair.guide, bound(), own, **options), pair))
+    pyro.clear_param_store()
+    pairs = [dvae(number) for number in range(3)]
+    sets[2] = sets[0]  # one set for two of them
+    given = [(pair.model, pair.guide) for pair in pairs]
+    found = dv.fit_many(given, bound(), sets, validation=held_out, epochs=4, **QUIET)
+    for (history, pair), result, other in zip(alone, found, pairs, strict=True):
+        assert result.history.train_bound == pytest.approx(history.train_bound, rel=1e-11)
+        assert result.history.validation_bound == pytest.approx(history.validation_bound, rel=1e-11)
+        for one, two in zip(pair.parameters(), other.parameters(), strict=True):
+            torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-11)
+    with pytest.raises(dv.InputError, match="train: expected one set or 3, one for each pair, got 2"):
+        dv.fit_many(given, bound(), sets[:2], **QUIET)
+    with pytest.raises(dv.InputError, match=r"train: expected sets of one shape and type, got \(150, 12\)"):
+        dv.fit_many(given, bound(), [*sets[:2], digits(20)], **QUIET)
+
+
+def test_the_best_of_each_of_many_can_be_put_back():
+    pairs = [dvae(0), dvae(1)]
+    given = [(pair.model, pair.guide) for pair in pairs]
+    found = dv.fit_many(
+        given, bound(), digits(), validation=digits(40, 2), epochs=5, learning_rate=0.3, **QUIET
+    )
+    assert any(result.history.best_epoch < 5 for result in found)
+    for result, pair in zip(found, pairs, strict=True):
+        result.load_best()
+        pyro.clear_param_store()  # both have parameters of the same names
+        for name, parameter in result.trained.parameters.items():
+            assert torch.equal(parameter, result.best[f"parameters/{name}"])
+        again = dv.evaluate_bound(
+            pair.model, pair.guide, digits(40, 2), dv.TraceDenoising_ELBO(500, max_plate_nesting=1), seed=0
+        )
+        assert again.mean == pytest.approx(result.history.best_validation_bound, abs=0.6)
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_validation_every_so_many_epochs(many):
+    pair, options = dvae(), QUIET | {"epochs": 7, "validation": digits(40, 2), "validate_every": 3}
+    if many:
+        history = dv.fit_many([(pair.model, pair.guide)], bound(), digits(), **options)[0].history
+    else:
+        history = dv.fit(pair.model, pair.guide, bound(), digits(), **options)
+    validated = [value is not None for value in history.validation_bound]
+    assert validated == [False, False, True, False, False, True, True]
+    assert history.best_epoch in (3, 6, 7)
+    with pytest.raises(dv.InputError, match="validate_every"):
+        dv.fit(pair.model, pair.guide, bound(), digits(), **options | {"validate_every": 0})
