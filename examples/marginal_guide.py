@@ -212,6 +212,8 @@ def draw(
             axes.plot(z, density.numpy(), label=label, **style)
         axes.set_xlim(-3.4, 3.4)
         axes.set_ylabel("density")
+        if row == 0:
+            axes.set_title("marginal guide and posterior of each datum", fontsize=10)
         axes.annotate(f"x = {x:g}", (0.02, 0.9), xycoords="axes fraction", va="top")
         if row < len(DATA) - 1:
             axes.tick_params(labelbottom=False)

@@ -120,11 +120,14 @@ def draw(path: Path, theta: float, found: dict[str, dict[int, Tensor]]) -> None:
         each = ESTIMATORS[name]
         style = {"color": each.colour, "linewidth": 1.8}
         left.hist(by_count[SHOWN].numpy(), bins=bins, density=True, histtype="step", **style)
+        left.plot([], [], label=name, **style)  # a line in the legend, where a histogram would be a box
         counts = each.counts()
         exact = [each.variance(theta, count) for count in counts]
-        right.plot(counts, exact, label=f"{name}, exact", **style)
+        right.plot(counts, exact, **style)
         measured = [float(by_count[count].var()) for count in counts]
-        right.plot(counts, measured, "o", color=each.colour, markersize=6, label=f"{name}, measured")
+        right.plot(counts, measured, "o", color=each.colour, markersize=6)
+    right.plot([], [], color="0.3", label="exact variance")
+    right.plot([], [], "o", color="0.3", markersize=6, label="measured variance")
     left.axvline(2 * theta, color="0.3", linestyle=":", linewidth=1.2)
     left.annotate(
         f"2θ = {2 * theta:g}", (2 * theta, 0.98), xycoords=("data", "axes fraction"), color="0.3",
@@ -133,7 +136,7 @@ def draw(path: Path, theta: float, found: dict[str, dict[int, Tensor]]) -> None:
     left.set_xlim(low, high)
     left.margins(y=0.12)
     left.set_xlabel(f"estimate of the gradient, from {SHOWN} draws")
-    left.set_ylabel("density")
+    left.set_ylabel("density of the estimates")
     right.set_xscale("log")
     right.set_yscale("log")
     right.set_xticks(COUNTS, labels=[str(count) for count in COUNTS])
@@ -144,7 +147,7 @@ def draw(path: Path, theta: float, found: dict[str, dict[int, Tensor]]) -> None:
         axes.grid(color="0.9", linewidth=0.8)
         axes.set_axisbelow(True)
     figure.suptitle(f"Gradient in θ of E[x²] under N(θ, 1) at θ = {theta:g}")
-    figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(loc="outside lower center", ncols=5, frameon=False)
     plots.write_figure(path, figure)
 
 

@@ -1,3 +1,5 @@
+from . import baselines as baselines
+from . import bayes as bayes
 from . import bounds as bounds
 from . import compiled as compiled
 from . import corruptions as corruptions
@@ -9,6 +11,8 @@ from . import networks as networks
 from . import priors as priors
 from . import recording as recording
 from . import training as training
+from .baselines import Autoencoder
+from .bayes import FullBayes
 from .bounds import (
     TraceDenoising_ELBO,
     TraceDenoisingIWAE_ELBO,
@@ -37,20 +41,37 @@ from .evaluation import (
     LogLikelihood,
     annealed_log_likelihood,
     bidirectional,
+    binary_code,
     bounds_report,
     evaluate_bound,
     log_likelihood,
 )
 from .guides import (
+    BernoulliGuide,
+    CategoricalGuide,
     ChainGuide,
+    ConcreteGuide,
     DenoisingGuide,
     FlowGuide,
     FullCovarianceGuide,
     GaussianGuide,
+    GumbelSoftmaxGuide,
     ImplicitGuide,
     MixtureGuide,
 )
 from .models import DVAE, ChainModel, LatentVariableModel
+from .priors import (
+    BernoulliPrior,
+    CategoricalPrior,
+    ConcretePrior,
+    GaussianPair,
+    GumbelSoftmaxPrior,
+    MixturePrior,
+    Prior,
+    SparseBeta,
+    StandardNormal,
+    VampPrior,
+)
 from .sites import clean_input, corrupt
 from .training import Fitted, History, Trainer, fit, fit_many
 
@@ -59,12 +80,19 @@ __version__: str
 __all__ = [
     "DRAW",
     "DVAE",
+    "Autoencoder",
+    "BernoulliGuide",
+    "BernoulliPrior",
     "BitFlip",
     "BoundsReport",
+    "CategoricalGuide",
+    "CategoricalPrior",
     "ChainGuide",
     "ChainModel",
     "CheckpointError",
     "CompiledSVI",
+    "ConcreteGuide",
+    "ConcretePrior",
     "ConstantSchedule",
     "Corruption",
     "DataError",
@@ -74,9 +102,13 @@ __all__ = [
     "Estimate",
     "Fitted",
     "FlowGuide",
+    "FullBayes",
     "FullCovarianceGuide",
     "GaussianGuide",
     "GaussianNoise",
+    "GaussianPair",
+    "GumbelSoftmaxGuide",
+    "GumbelSoftmaxPrior",
     "History",
     "ImplicitGuide",
     "InputError",
@@ -85,17 +117,23 @@ __all__ = [
     "LogLikelihood",
     "Masking",
     "MixtureGuide",
+    "MixturePrior",
     "NetworkCorruption",
     "NoCorruption",
+    "Prior",
     "SaltAndPepper",
+    "SparseBeta",
+    "StandardNormal",
     "StepSchedule",
     "TraceDenoisingIWAE_ELBO",
     "TraceDenoising_ELBO",
     "TraceMeanFieldDenoising_ELBO",
     "TraceSemiImplicit_ELBO",
     "Trainer",
+    "VampPrior",
     "annealed_log_likelihood",
     "bidirectional",
+    "binary_code",
     "bounds_report",
     "clean_input",
     "corrupt",

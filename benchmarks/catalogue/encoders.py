@@ -48,6 +48,7 @@ ENCODERS = [
     activated("relu", "a variant of these"),
     activated("sigmoid", "a variant of these"),
     deep(2, "Im et al. 2017, Table 1, 2 layers"),
+    deep(3, "a variant of these"),
     deep(4, "a variant of these"),
     System(
         "encoder-convolutional",

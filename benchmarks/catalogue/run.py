@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -119,10 +118,8 @@ def check_bounds(system: System, setting: Setting, model: nn.Module, guide: nn.M
     for name, make in BOUNDS.items() if system.applies else ():
         refusal = None
         try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("error", "Failed to verify mean field")  # how Pyro says no
-                loss = make(setting).loss_and_grads(model, guide, setting.train[:20])
-        except (dv.InputError, UserWarning) as error:
+            loss = make(setting).loss_and_grads(model, guide, setting.train[:20])
+        except dv.InputError as error:
             refusal = error
         if (refusal is None) != (name in system.applies):
             raise RuntimeError(f"{system.name}: applies says otherwise of the {name} bound: {refusal}")

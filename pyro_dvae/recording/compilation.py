@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -52,11 +53,13 @@ def compiling(freezing: bool = False) -> Iterator[None]:
 
 @contextmanager
 def _without_remarks() -> Iterator[None]:
-    """Keep torch from remarking on a CPU that its build for GPUs has found no GPU."""
+    """Keep torch from remarking that its build for GPUs has found no GPU, or that its own code is dated."""
     logger = logging.getLogger("torch.utils.cpp_extension")
     before = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.")
+            yield
     finally:
         logger.setLevel(before)
