@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -85,3 +86,40 @@ def info(run: str, as_json: bool) -> None:
 
     content = describe(Path(run))
     click.echo(json.dumps(content, indent=2, ensure_ascii=False) if as_json else "\n".join(lines(content)))
+
+
+@main.command()
+@click.argument("name", required=False)
+@click.option("--list", "listing", is_flag=True, help="Say what there is and how long it takes; run nothing.")
+@click.option("--seeds", type=click.IntRange(1), help="Runs of each case.  [default: the experiment's]")
+@click.option("--epochs", type=click.IntRange(1), help="Epochs of a run.  [default: the experiment's]")
+@click.option(
+    "--only", multiple=True, metavar="TEXT", help="Only cases with TEXT in row or column; repeatable."
+)
+@click.option(
+    "--output", default="reproduction", show_default=True, help="Folder; each experiment has its own in it."
+)
+@click.option("--data-folder", default="data", show_default=True, help="Folder of the data.")
+@click.option("--dataset", default=None, help="Another data set, to try an experiment out.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@click.option(
+    "--jobs", type=click.IntRange(1), help="Runs at a time.  [default: one on each core; 40 on a GPU]"
+)
+@click.option("--bfloat16", is_flag=True, help="Compiled matrix products in bfloat16.")
+@click.option("--keep-checkpoints", is_flag=True, help="Keep the checkpoints of finished runs.")
+@click.option("--table-only", is_flag=True, help="Run nothing; write table and picture of what is finished.")
+@click.option("--quiet", is_flag=True, help="Show no progress.")
+def reproduce(name: str | None, listing: bool, output: str, table_only: bool, **options: Any) -> None:
+    """Run the experiment NAME of the papers and set it beside the published figures.
+
+    A stopped one goes on when the same command is given again; finished runs are not repeated.
+    """
+    from pyro_dvae.experiments.registry import experiment, listed
+
+    if listing or name is None:
+        click.echo(listed())
+        return
+    declared = experiment(name)
+    from pyro_dvae.experiments.command import run
+
+    click.echo(run(declared, Path(output), train=not table_only, **options))

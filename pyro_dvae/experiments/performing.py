@@ -1,0 +1,129 @@
+"""One run, from its plan to its row of figures."""
+
+from __future__ import annotations
+
+import platform
+import time
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+
+import pyro_dvae
+from pyro_dvae.datasets import load_dataset
+from pyro_dvae.experiments.declaration import WHERE_AND_HOW, Planned
+from pyro_dvae.experiments.measures import MEASURES, Subject
+from pyro_dvae.experiments.programs import PROGRAMS
+from pyro_dvae.experiments.setting import Pair, Setting
+from pyro_dvae.runs.build import check_training
+from pyro_dvae.runs.data import described, prepare
+from pyro_dvae.training import History
+from pyro_dvae.training.progress import Progress
+
+Row = dict[str, Any]
+
+
+def perform(planned: Planned, folder: Path, device: torch.device, progress: Progress) -> Row:
+    """Train and measure one run; a stopped one goes on from its checkpoint in ``folder``.
+
+    Seeds Pyro from the run's seed and clears the param store, as a script of its own would.
+    """
+    setting = prepared(planned, folder, device, progress)
+    pair = build(planned, setting)
+    began = time.perf_counter()
+    history = setting.fit(pair)
+    waited = time.perf_counter() - began
+    return measured(planned, folder, setting, pair, history, waited)
+
+
+def checkpoint_of(planned: Planned, folder: Path) -> Path:
+    """Return where the run's checkpoint is kept while it is not finished."""
+    return folder / "checkpoints" / f"{planned.key}.safetensors"
+
+
+def prepared(planned: Planned, folder: Path, device: torch.device, progress: Progress) -> Setting:
+    """Load the data of a run."""
+    options = planned.options
+    check_training(options)
+    data = prepare(load_dataset(options.dataset, options.data_folder), options, device)
+    if planned.case.train_size is not None:
+        data = replace(data, train=data.train[: planned.case.train_size])
+    return Setting(options, data, device, checkpoint_of(planned, folder), progress)
+
+
+def build(planned: Planned, setting: Setting) -> Pair:
+    """Make the pair of a run from its seed."""
+    pyro.clear_param_store()
+    pyro.set_rng_seed(planned.options.seed)
+    pair = PROGRAMS[planned.case.program](setting)
+    pyro.set_rng_seed(planned.options.seed)
+    return pair
+
+
+def measured(
+    planned: Planned, folder: Path, setting: Setting, pair: Pair, history: History, waited: float
+) -> Row:
+    """Return the row of a trained run.
+
+    :param waited: seconds spent in training here, with validation and compilation; of a run that was
+        stopped in between the last part.
+    """
+    began = time.perf_counter()
+    stem = folder / "pictures" / planned.key
+    subject = Subject(*pair.measured, setting.corruption, setting.data, planned.options, stem)
+    figures: Row = {}
+    for name in ("bound", *planned.measures):
+        figures |= MEASURES[name](subject)
+    case = planned.case
+    return {
+        "experiment": planned.experiment,
+        "key": planned.key,
+        "row": case.row,
+        "column": case.column,
+        "seed": planned.options.seed,
+        "program": case.program,
+        "options": {k: v for k, v in planned.options.as_dict().items() if k not in WHERE_AND_HOW},
+        "data": _data(setting),
+        "measures": sorted(planned.measures),
+        "epochs": len(history.epochs),
+        "best_epoch": history.best_epoch,
+        "figures": figures,
+        "curve": _curve(history),
+        "seconds": {
+            "steps": round(sum(history.seconds), 1),
+            "training": round(waited, 1),
+            "compilation": round(setting.compile_seconds, 1),
+            "measuring": round(time.perf_counter() - began, 1),
+        },
+        "threads": torch.get_num_threads(),
+        "device": str(setting.device),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "pyro": pyro.__version__,
+            "numpy": np.__version__,
+            "pyro_dvae": pyro_dvae.__version__,
+        },
+        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def _data(setting: Setting) -> Row:
+    known = described(setting.data.dataset)
+    kept = {name: known[name] for name in ("name", "substituted_for", "sizes")}
+    return kept | {"trained_on": len(setting.data.train)}
+
+
+def _curve(history: History) -> Row:
+    """Return the validated epochs: number, training and validation bound (nats per datum)."""
+    columns = zip(history.epochs, history.train_bound, history.validation_bound, strict=True)
+    kept = [(e, t, v) for e, t, v in columns if v is not None]
+    return {
+        "epoch": [e for e, _, _ in kept],
+        "train": [None if t is None else round(t, 3) for _, t, _ in kept],
+        "validation": [round(v, 3) for _, _, v in kept],
+    }

@@ -1,0 +1,145 @@
+"""An experiment from its declaration to results, table and picture; what is finished is not run again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from pyro_dvae.errors import DivergenceError
+from pyro_dvae.experiments import results
+from pyro_dvae.experiments.declaration import Experiment, Planned
+from pyro_dvae.experiments.performing import checkpoint_of, perform
+from pyro_dvae.experiments.pictures import PICTURES
+from pyro_dvae.experiments.processes import perform_all, summary
+from pyro_dvae.experiments.side_by_side import perform_batched
+from pyro_dvae.experiments.table import markdown
+from pyro_dvae.experiments.watching import Told, Watch
+from pyro_dvae.files import require_writable, write_atomically
+from pyro_dvae.runs.build import pick_device
+from pyro_dvae.threads import available_cores
+from pyro_dvae.training.interrupts import Stopped
+
+TABLE, PICTURE = "table.md", "picture.png"
+WIDTH_ON_ACCELERATOR = 40  # runs in one batched computation
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of an experiment.
+
+    :param rows: of the finished runs, in the order of the plan.
+    :param missing: runs of the plan that are not finished.
+    :param diverged: what diverged here, by name.
+    :param files: what was written.
+    """
+
+    rows: list[results.Row]
+    missing: list[Planned]
+    diverged: list[str] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+
+
+def reproduce(
+    experiment: Experiment,
+    planned: Sequence[Planned],
+    folder: str | os.PathLike[str],
+    *,
+    device: str = "auto",
+    jobs: int | None = None,
+    keep_checkpoints: bool = False,
+    quiet: bool = False,
+    train: bool = True,
+) -> Outcome:
+    """Perform the planned runs that ``folder`` has no results of; write results, table and picture there.
+
+    What another experiment in a folder beside it has run already is taken from there.
+
+    On a CPU the runs go side by side in processes of one thread; on an accelerator as one batched
+    computation of those that can be.
+
+    :param folder: gets ``results.jsonl``, ``table.md`` and ``picture.png``.
+    :param device: as ``pyro-dvae train --device``.
+    :param jobs: runs at a time; by default as many as there are cores, or 40 on an accelerator. With 1 they
+        run in this process, with its threads.
+    :param keep_checkpoints: leave the checkpoints of finished runs where they are.
+    :param train: False writes table and picture of what is finished already.
+    :raises Stopped: Ctrl-C or SIGTERM came; the same call goes on.
+    """
+    target = Path(folder).expanduser()
+    require_writable(target / results.RESULTS)
+    done = results.finished(results.read(target), planned)
+    for row in results.of_others(target, [each for each in planned if each.key not in done]):
+        results.append(target, row)
+        done[row["key"]] = row
+    missing = [each for each in planned if each.key not in done]
+    diverged: list[str] = []
+
+    def keep(row: results.Row) -> None:
+        results.append(target, row)
+        if not keep_checkpoints:
+            for part in (target / "checkpoints").glob(f"{row['key']}*"):
+                part.unlink()
+
+    if train and missing:
+        diverged = _perform(missing, target, device, jobs, quiet, keep)
+    done = results.finished(results.read(target), planned)
+    rows = [done[each.key] for each in planned if each.key in done]
+    files = [target / results.RESULTS] if rows else []
+    if rows:
+        write_atomically(target / TABLE, markdown(experiment, rows))
+        files.append(target / TABLE)
+        drawn = PICTURES[experiment.picture](experiment, rows, target)
+        files += [drawn] if drawn else []
+    return Outcome(rows, [each for each in planned if each.key not in done], diverged, files)
+
+
+def _perform(
+    missing: Sequence[Planned],
+    folder: Path,
+    device: str,
+    jobs: int | None,
+    quiet: bool,
+    keep: results.Keep,
+) -> list[str]:
+    where = pick_device(device)
+    on_cpu = where.type == "cpu"
+    width = min(jobs or (available_cores() if on_cpu else WIDTH_ON_ACCELERATOR), len(missing))
+    watch = Watch(len(missing), width, quiet=quiet)
+    try:
+        if width > 1 and on_cpu:
+            return perform_all(missing, folder, str(where), width, watch, keep)
+        if width > 1:
+            return perform_batched(missing, folder, where, width, watch, keep)
+        return _one_by_one(missing, folder, where, watch, keep)
+    finally:
+        watch.stop()
+
+
+def _one_by_one(
+    missing: Sequence[Planned], folder: Path, device: torch.device, watch: Watch, keep: results.Keep
+) -> list[str]:
+    diverged = []
+    for each in missing:
+        watch.start(each.name)
+
+        def epoch(done: int, epochs: int, name: str = each.name) -> None:
+            watch.epoch(name, done, epochs)
+
+        def note(text: str, name: str = each.name) -> None:
+            watch.note(name, text)
+
+        try:
+            row = perform(each, folder, device, Told(epoch, note))
+        except DivergenceError as error:
+            diverged.append(f"{each.name}: {error}")
+            watch.end(each.name, str(error))
+        except Stopped:
+            raise Stopped(checkpoint_of(each, folder)) from None
+        else:
+            keep(row)
+            watch.end(each.name, summary(row))
+    return diverged

@@ -1,0 +1,146 @@
+"""How far an experiment is: a bar for each run on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TextIO
+
+from pyro_dvae.training.history import History
+from pyro_dvae.training.progress import duration
+
+_SECONDS_BETWEEN_LINES = 60.0
+
+
+class Watch:
+    """Told which runs are under way, how far each is, and what came of it.
+
+    :param total: the runs to do.
+    :param width: how many run at a time.
+    :param quiet: say nothing.
+    """
+
+    def __init__(self, total: int, width: int, *, quiet: bool = False, stream: TextIO | None = None) -> None:
+        self._total, self._width, self._quiet = total, width, quiet
+        self._stream = sys.stderr if stream is None else stream
+        self._done = 0
+        self._shares: dict[str, float] = {}
+        self._began = self._last = time.monotonic()
+        self._bars: _Bars | None = None
+        if not quiet and self._stream.isatty():
+            self._bars = _Bars(self._stream, total)
+
+    def start(self, name: str) -> None:
+        """A run begins."""
+        self._shares[name] = 0.0
+        if self._bars is not None:
+            self._bars.start(name)
+        else:
+            self.say(f"started: {name}")
+
+    def epoch(self, name: str, done: int, epochs: int) -> None:
+        """A run has finished an epoch."""
+        self._shares[name] = done / epochs
+        if self._bars is not None:
+            self._bars.epoch(name, done, epochs)
+        elif time.monotonic() - self._last >= _SECONDS_BETWEEN_LINES:
+            under_way = "; ".join(f"{name} {100 * share:.0f} %" for name, share in self._shares.items())
+            self.say(f"{self._done} of {self._total} done{self._left()}; {under_way}")
+
+    def note(self, name: str, text: str) -> None:
+        """Something else is going on in a run."""
+        if self._bars is not None:
+            self._bars.note(f"{name}: {text}")
+
+    def end(self, name: str, outcome: str) -> None:
+        """A run is over."""
+        self._shares.pop(name, None)
+        self._done += 1
+        if self._bars is not None:
+            self._bars.end(name)
+        self.say(f"{self._done} of {self._total}: {name}: {outcome}{self._left()}")
+
+    def say(self, line: str) -> None:
+        """Write a line."""
+        self._last = time.monotonic()
+        if self._quiet:
+            return
+        if self._bars is not None:
+            self._bars.note(line)
+        else:
+            with suppress(OSError, ValueError):
+                print(line, file=self._stream, flush=True)
+
+    def stop(self) -> None:
+        """Give the terminal back."""
+        if self._bars is not None:
+            self._bars.stop()
+
+    def _left(self) -> str:
+        done = self._done + sum(self._shares.values())
+        elapsed = time.monotonic() - self._began
+        remaining = self._total - done
+        if remaining <= 0 or done < 0.02 or elapsed < 1:
+            return ""
+        return f", about {duration(elapsed / done * remaining)} left"
+
+
+class _Bars:
+    """One line for the whole and one for each run under way."""
+
+    def __init__(self, stream: TextIO, total: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._progress = Progress(*columns, console=Console(file=stream, highlight=False))
+        self._all = self._progress.add_task("runs", total=total)
+        self._tasks = {}  # type: ignore[var-annotated]
+        self._progress.start()
+
+    def start(self, name: str) -> None:
+        self._tasks[name] = self._progress.add_task(name, total=None)
+
+    def epoch(self, name: str, done: int, epochs: int) -> None:
+        self._progress.update(self._tasks[name], completed=done, total=epochs)
+
+    def note(self, text: str) -> None:
+        self._progress.console.print(text, markup=False)
+
+    def end(self, name: str) -> None:
+        task = self._tasks.pop(name, None)
+        if task is not None:
+            self._progress.remove_task(task)
+        self._progress.advance(self._all)
+
+    def stop(self) -> None:
+        self._progress.stop()
+
+
+class Told:
+    """A training run's progress that tells only the epochs that are over (and what is noted)."""
+
+    def __init__(
+        self, epoch: Callable[[int, int], None], note: Callable[[str], None] = lambda text: None
+    ) -> None:
+        self._epoch, self._note, self._epochs = epoch, note, 0
+
+    def start(self, history: History, epochs: int, steps: int) -> None:
+        """Note the epochs in all."""
+        self._epochs = epochs
+
+    def step(self, done: int) -> None:
+        """Say nothing."""
+
+    def epoch(self, history: History) -> None:
+        """Tell it."""
+        self._epoch(history.epochs[-1], self._epochs)
+
+    def note(self, text: str) -> None:
+        """Tell it."""
+        self._note(text)
+
+    def stop(self) -> None:
+        """Say nothing."""

@@ -1,0 +1,7 @@
+import pytest
+from experiments_small import SMALL
+
+
+@pytest.fixture
+def small():
+    return SMALL

@@ -1,0 +1,162 @@
+"""Every declared experiment: that what it names exists and fits together."""
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+
+import pyro_dvae as dv
+from pyro_dvae.experiments import Case, Experiment, Published, Table, experiment, experiments, plan
+from pyro_dvae.experiments.measures import MEASURES
+from pyro_dvae.experiments.pictures import PICTURES
+from pyro_dvae.experiments.programs import PROGRAMS
+from pyro_dvae.experiments.registry import listed
+from pyro_dvae.options import Options
+from pyro_dvae.runs.build import build_bound, build_corruption, check_training
+from pyro_dvae.runs.networks import build_decoder, build_encoder
+
+ASKED_FOR = {
+    *("table1", "table2", "table3", "figure1", "augmentation", "mean-image", "learned-noise"),
+    *("scheduled-noise", "manifolds", "samples-by-batch", "depth", "estimators", "activations"),
+    *("autoencoder", "full-bayes"),
+}
+ALL = list(experiments().values())
+SMALL = Experiment(
+    "small",
+    "A small one",
+    "a test",
+    (
+        Case("VAE", "0 %", {"noise": 0.0}, Published(1.0, 0.1)),
+        Case("VAE", "5 %", {"noise": 0.05}),
+        Case("DVAE, K = 2", "5 %", {"noise": 0.05, "particles": 2, "epochs": 7}),
+    ),
+    Table("bound, nats"),
+    epochs=3,
+    seeds=2,
+    options={"dataset": "digits"},
+)
+
+
+def test_all_that_were_asked_for_are_there():
+    assert set(experiments()) >= ASKED_FOR
+
+
+@pytest.mark.parametrize("declared", ALL, ids=lambda e: e.name)
+def test_a_declaration_names_what_exists(declared):
+    assert set(declared.measures) <= set(MEASURES)
+    assert declared.picture in PICTURES
+    names = [case.name for case in declared.cases]
+    assert len(set(names)) == len(names)
+    planned = plan(declared)
+    assert len(planned) == len(names) * declared.seeds
+    assert len({each.key for each in planned}) == len(planned)
+    sizes = {"mnist": (784, (28, 28)), "frey": (560, (28, 20)), "digits": (64, (8, 8))}
+    for each in planned:
+        options = each.options
+        check_training(options)
+        shape = sizes[options.dataset]
+        build_bound(options)
+        build_corruption(options)
+        assert each.case.program in PROGRAMS
+        decoder = build_decoder(options, *shape)
+        assert build_encoder(options, *shape).latent_size == decoder.latent_size
+
+
+@pytest.mark.parametrize("declared", ALL, ids=lambda e: e.name)
+def test_the_figure_of_its_table_is_measured(declared):
+    of_measures = {
+        "noise": "noise",
+        "cross_entropy_mean_code": "reconstruction",
+        "bound": "bound",
+    }
+    assert of_measures[declared.table.figure] in ("bound", *declared.measures)
+
+
+def test_published_figures_have_the_scale_of_their_table():
+    for name, low, high in (
+        ("table1", 93, 97),
+        ("table2", 1290, 1340),
+        ("table3", 92, 97),
+        ("figure1", 92, 95),
+    ):
+        figures = [case.published.mean for case in experiment(name).cases]
+        assert min(figures) > low
+        assert max(figures) < high
+    cell = {case.name: case.published for case in experiment("table1").cases}
+    assert cell["DIWAE, K = 5, 2 layers, 5 %"] == Published(93.08, 0.08)
+    cell = {case.name: case.published for case in experiment("table2").cases}
+    assert cell["DVAE, K = 5, 1 layer, 0.075"] == Published(1298.40, 4.74)
+
+
+def test_a_plan_takes_seed_after_seed():
+    found = plan(SMALL)
+    assert [each.options.seed for each in found] == [0, 0, 0, 1, 1, 1]
+    assert [each.options.epochs for each in found[:3]] == [3, 3, 7]
+    assert found[0].options.dataset == "digits"
+    assert found[2].options.particles == 2
+    assert found[1].name == "VAE, 5 %, seed 0"
+
+
+def test_a_plan_is_narrowed():
+    found = plan(SMALL, seeds=1, epochs=2, only=("vae, 5",), overrides={"bfloat16": True})
+    assert [each.name for each in found] == ["VAE, 5 %, seed 0"]
+    assert found[0].options.epochs == 2
+    assert found[0].options.bfloat16
+    assert len(plan(SMALL, only=("0 %", "K = 2"))) == 4
+    with pytest.raises(dv.InputError, match=r"only: 'K = 9' is in no case of small: VAE, 0 %; VAE, 5 %"):
+        plan(SMALL, only=("K = 9",))
+
+
+def test_an_unknown_option_or_name_is_refused():
+    wrong = dataclasses.replace(SMALL, options={"noize": 0.1})
+    with pytest.raises(dv.InputError, match="'noize', which is no training option"):
+        plan(wrong)
+    with pytest.raises(dv.InputError, match=r"name: unknown name 'tabel1' \(did you mean 'table1'\?\)"):
+        experiment("tabel1")
+
+
+def test_a_key_is_of_what_is_computed_and_not_of_where():
+    first = plan(SMALL)[0]
+
+    def key(**changes):
+        return dataclasses.replace(first, options=dataclasses.replace(first.options, **changes)).key
+
+    assert key(data_folder="elsewhere", device="cpu", compiled=False, importance_samples=7) == first.key
+    others = [key(seed=1), key(epochs=4), key(noise=0.01), key(bfloat16=True), key(dataset="mnist")]
+    assert len({first.key, *others}) == 6
+    assert dataclasses.replace(first, measures=("bounds",)).key == first.key
+    smaller = dataclasses.replace(first.case, train_size=10)
+    assert dataclasses.replace(first, case=smaller).key != first.key
+
+
+def test_a_new_option_leaves_the_keys_as_they_are(monkeypatch):
+    """An option at its default is no part of a key: results stay known to a later version."""
+    first = plan(SMALL)[0]
+    before = first.key
+    plain = Options.as_dict
+    monkeypatch.setattr(Options, "as_dict", lambda self: plain(self) | {"added_later": 1})
+    assert first.key == before
+
+
+def test_listing_is_quick_and_says_how_long():
+    lines = listed().splitlines()
+    assert len(lines) == 2 * len(ALL)
+    assert any(line.startswith("table1 ") for line in lines)
+    script = (
+        "import sys; from pyro_dvae.experiments.registry import listed; listed(); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_an_experiment_is_one_file(tmp_path, monkeypatch):
+    """A module beside the others is found by itself."""
+    from pyro_dvae.experiments import catalogue
+
+    (tmp_path / "another.py").write_text(
+        "from pyro_dvae.experiments import Case, Experiment, Table\n"
+        "EXPERIMENT = Experiment('another', 'T', 'S', (Case('a', 'b'),), Table('nats'), epochs=1)\n"
+    )
+    monkeypatch.setattr(catalogue, "__path__", [*catalogue.__path__, str(tmp_path)])
+    assert experiment("another").title == "T"

@@ -1,0 +1,81 @@
+"""The pictures: that they show the figures of the rows."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from experiments_small import row_of
+
+from pyro_dvae import plots
+from pyro_dvae.experiments import plan
+from pyro_dvae.experiments.pictures import PICTURES
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The last figure that was written."""
+    kept = []
+    write = plots.write_figure
+
+    def keep(path, figure):
+        kept.append(figure)
+        return write(path, figure)
+
+    monkeypatch.setattr(plots, "write_figure", keep)
+    return kept
+
+
+def rows(small):
+    means = {"0 %": (-91.0, -93.0), "5 %": (-88.0, -89.0)}
+    return [row_of(each, means[each.case.column][each.options.seed]) for each in plan(small)]
+
+
+def test_lines_have_the_means_of_ours_and_the_published(small, drawn, tmp_path):
+    path = PICTURES["lines"](small, rows(small), tmp_path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+    ours, published = drawn[-1].axes
+    assert list(ours.containers[0].lines[0].get_ydata()) == [92.0, 88.5]
+    assert list(ours.containers[1].lines[0].get_ydata()) == [88.5]
+    assert list(published.containers[0].lines[0].get_ydata()) == [90.0, 89.0]
+    assert ours.get_ylabel() == small.table.quantity
+
+
+def test_lines_without_published_figures_have_one_panel(small, drawn, tmp_path):
+    plain = dataclasses.replace(
+        small, cases=tuple(dataclasses.replace(case, published=None) for case in small.cases)
+    )
+    PICTURES["lines"](plain, rows(small), tmp_path)
+    assert len(drawn[-1].axes) == 1
+
+
+def test_curves_are_of_the_first_seed(small, drawn, tmp_path):
+    own = rows(small)
+    own[0]["curve"]["validation"] = [-5.0, -4.0, -3.0]
+    PICTURES["curves"](small, own, tmp_path)
+    first, second = drawn[-1].axes
+    assert (first.get_title(), second.get_title()) == ("0 %", "5 %")
+    assert list(first.lines[0].get_ydata()) == [-5.0, -4.0, -3.0]
+    assert len(second.lines) == 2
+    low, high = first.get_ylim()
+    assert low < -5
+    assert high > -3
+    shown = {text.get_text() for text in drawn[-1].legends[0].get_texts()}
+    assert shown == {"VAE", "VAE, K = 2"}
+
+
+def test_a_heat_map_has_the_means_and_gaps(small, drawn, tmp_path):
+    PICTURES["heat-map"](small, rows(small), tmp_path)
+    shown = np.ma.filled(drawn[-1].axes[0].images[0].get_array().astype(float), np.nan)
+    np.testing.assert_allclose(shown, [[92.0, 88.5], [np.nan, 88.5]])
+    assert {text.get_text() for text in drawn[-1].axes[0].texts} == {"92.00", "88.50"}
+
+
+def test_panels_are_the_pictures_of_the_measure(small, drawn, tmp_path):
+    own = rows(small)
+    assert PICTURES["manifolds"](small, own, tmp_path) is None
+    images = np.zeros((4, 9))
+    for row in own[:2]:
+        plots.image_grid(tmp_path / "pictures" / f"{row['key']}-manifold.png", images, (3, 3))
+    PICTURES["manifolds"](small, own, tmp_path)
+    titles = [axes.get_title() for axes in drawn[-1].axes if axes.get_title()]
+    assert titles == ["VAE, 0 %", "VAE, 5 %"]

@@ -1,0 +1,244 @@
+"""Experiments run whole, small, on the digits."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import pyro_dvae as dv
+from pyro_dvae.cli import main
+from pyro_dvae.compiled import compiler
+from pyro_dvae.errors import ProcessLostError
+from pyro_dvae.experiments import experiments, performing, plan, processes, results, running
+from pyro_dvae.experiments.measures import MEASURES, Subject
+from pyro_dvae.experiments.running import reproduce
+from pyro_dvae.experiments.side_by_side import groups, perform_batched
+from pyro_dvae.experiments.watching import Watch
+from pyro_dvae.training.progress import Silent
+
+QUIET = {"device": "cpu", "quiet": True}
+TINY = {"dataset": "digits", "width": 8, "latent_size": 2}
+
+
+def figures(rows):
+    return {row["key"]: row["figures"] for row in rows}
+
+
+def test_results_table_and_picture(small, tmp_path):
+    planned = plan(small, seeds=1)
+    outcome = reproduce(small, planned, tmp_path / "out", jobs=1, **QUIET)
+    assert [row["key"] for row in outcome.rows] == [each.key for each in planned]
+    assert not outcome.missing
+    assert {path.name for path in outcome.files} == {"results.jsonl", "table.md", "picture.png"}
+    assert not list((tmp_path / "out" / "checkpoints").glob("*"))
+    row = outcome.rows[0]
+    assert row["options"]["noise"] == 0.0
+    assert row["seed"] == 0
+    assert row["curve"]["epoch"] == [2, 3]  # every second, and the last
+    assert row["best_epoch"] in (2, 3)
+    assert row["figures"].keys() == {"bound", "training_bound"}
+    assert row["versions"]["torch"] == torch.__version__
+    text = json.dumps(row)
+    assert str(tmp_path) not in text
+    assert "data_folder" not in text
+
+
+def test_what_is_finished_is_not_run_again(small, tmp_path, monkeypatch):
+    planned = plan(small, seeds=1)
+    first = reproduce(small, planned[:2], tmp_path / "out", jobs=1, **QUIET)
+    asked = []
+    perform = running.perform
+
+    def counted(each, *rest):
+        asked.append(each.name)
+        return perform(each, *rest)
+
+    monkeypatch.setattr(running, "perform", counted)
+    second = reproduce(small, planned, tmp_path / "out", jobs=1, **QUIET)
+    assert asked == [planned[2].name]
+    assert second.rows[:2] == first.rows
+    third = reproduce(small, planned, tmp_path / "out", jobs=1, **QUIET)
+    assert len(asked) == 1
+    assert third.rows == second.rows
+    beside = dataclasses.replace(small, name="beside")
+    moved = reproduce(beside, plan(beside, seeds=1), tmp_path / "beside", jobs=1, **QUIET)
+    assert len(asked) == 1
+    assert figures(moved.rows) == figures(second.rows)
+
+
+def test_processes_give_what_one_after_another_gives(small, tmp_path):
+    planned = plan(small, seeds=1)
+    one = reproduce(small, planned, tmp_path / "a" / "x", jobs=1, **QUIET)
+    two = reproduce(small, planned, tmp_path / "b" / "x", jobs=2, **QUIET)
+    assert figures(one.rows) == figures(two.rows)
+    assert {row["threads"] for row in two.rows} == {1}
+
+
+def test_one_batched_computation_gives_what_each_gives_alone(small, tmp_path, monkeypatch):
+    # The recorded step runs operation by operation: the compiler has tests of its own.
+    monkeypatch.setattr(compiler, "_compiled", lambda graph, example: compiler.interpret(graph))
+    compiled = plan(small, overrides={"compiled": True})
+    alone = reproduce(small, compiled, tmp_path / "a" / "x", jobs=1, **QUIET)
+    rows = []
+    watch = Watch(6, 6, quiet=True)
+    diverged = perform_batched(plan(small), tmp_path / "b", torch.device("cpu"), 40, watch, rows.append)
+    assert not diverged
+    expected = figures(alone.rows)
+    assert len(rows) == len(expected) == 6
+    for row in rows:
+        for name, figure in row["figures"].items():
+            assert figure["mean"] == pytest.approx(expected[row["key"]][name]["mean"], abs=2e-3)
+    assert not list((tmp_path / "b" / "checkpoints").glob("*"))
+
+
+def test_groups_are_of_one_structure(small):
+    planned = plan(small, seeds=3)
+    sizes = [[each.case.name for each in group] for group in groups(planned, 40)]
+    assert sizes == [["VAE, 0 %"] * 3, ["VAE, 5 %"] * 3, ["VAE, K = 2, 5 %"] * 3]
+    assert [len(group) for group in groups(planned, 2)] == [2, 1, 2, 1, 2, 1]
+    levels = plan(experiments()["table1"], seeds=2, only=("K = 1, 1 layer",))
+    assert [len(group) for group in groups(levels, 40)] == [2, 6]
+    other = plan(experiments()["autoencoder"], only=("autoencoder, 2",))
+    assert [len(group) for group in groups(other, 40)] == [1, *[1] * (len(other) - 1)]
+
+
+@pytest.mark.parametrize("name", sorted(experiments()))
+def test_every_experiment_runs(name, tmp_path):
+    """One run of each program and kind of option, for an epoch."""
+    declared = experiments()[name]
+    seen, chosen = set(), []
+    for each in plan(declared, seeds=1, epochs=1, overrides=TINY | {"batch_size": 400}):
+        kind = (each.case.program, each.options.bound, each.options.learn_noise, each.options.noise_pattern)
+        if kind not in seen:
+            seen.add(kind)
+            chosen.append(each)
+    outcome = reproduce(declared, chosen, tmp_path / "out", jobs=1, **QUIET)
+    assert len(outcome.rows) == len(chosen)
+    assert "compare with nothing" in (tmp_path / "out" / "table.md").read_text()
+    assert (tmp_path / "out" / "picture.png").stat().st_size > 5_000
+
+
+def test_measures_are_those_of_the_evaluation(small, tmp_path):
+    planned = plan(small, seeds=1)[1]
+    setting = performing.prepared(planned, tmp_path, torch.device("cpu"), Silent())
+    pair = performing.build(planned, setting)
+    setting.fit(pair)
+    subject = Subject(*pair.measured, setting.corruption, setting.data, planned.options, tmp_path / "x")
+    many = dv.TraceDenoising_ELBO(400, max_plate_nesting=1)
+    expected = dv.evaluate_bound(pair.model, pair.guide, subject.test, many, seed=1)
+    found = MEASURES["bound"](subject)["bound"]
+    assert found["mean"] == pytest.approx(expected.mean, abs=0.05)
+    assert found["standard_error"] == pytest.approx(expected.standard_error, rel=0.05)
+    of = MEASURES["bounds"](subject)
+    assert of["semi_implicit_10_clean"]["mean"] == pytest.approx(of["dvae_clean"]["mean"], abs=1e-4)
+    assert of["dvae_clean"]["mean"] < of["diwae_5_clean"]["mean"]
+    likelihood = MEASURES["likelihood"](subject)["log_likelihood"]
+    assert of["diwae_5_clean"]["mean"] < likelihood["mean"]
+    assert likelihood["samples"] >= 200
+    assert MEASURES["noise"](subject)["noise"]["mean"] == pytest.approx(0.05)
+    assert 0 <= MEASURES["units"](subject)["active_units"]["mean"] <= 3
+
+
+def test_a_run_that_diverges_is_said_and_the_others_go_on(small, tmp_path):
+    wild = dataclasses.replace(
+        small,
+        cases=(
+            dataclasses.replace(small.cases[0], options={"noise": 0.0, "learning_rate": 1e30}),
+            small.cases[1],
+        ),
+    )
+    for jobs in (1, 2):
+        outcome = reproduce(wild, plan(wild, seeds=1), tmp_path / str(jobs) / "x", jobs=jobs, **QUIET)
+        assert [row["column"] for row in outcome.rows] == ["5 %"]
+        assert [each.case.column for each in outcome.missing] == ["0 %"]
+        assert "diverged in epoch" in outcome.diverged[0]
+
+
+def test_a_refused_run_ends_the_others(small, tmp_path):
+    for jobs in (1, 2):
+        planned = plan(small, seeds=1, overrides={"data_folder": str(tmp_path), "dataset": "mnist.csv"})
+        with pytest.raises(dv.InputError, match=r"mnist\.csv"):
+            reproduce(small, planned, tmp_path / str(jobs) / "x", jobs=jobs, **QUIET)
+
+
+def test_a_lost_process_is_said(small, tmp_path, monkeypatch):
+    started = processes._started
+
+    def killed(*arguments):
+        worker = started(*arguments)
+        os.kill(worker.process.pid, signal.SIGKILL)
+        return worker
+
+    monkeypatch.setattr(processes, "_started", killed)
+    with pytest.raises(ProcessLostError, match=r"VAE, .*ended with code -9 .* same command goes on"):
+        reproduce(small, plan(small, seeds=1), tmp_path / "out", jobs=2, **QUIET)
+
+
+LONG = ["reproduce", "estimators", "--dataset", "digits", "--epochs", "40", "--jobs", "2", "--device", "cpu"]
+LONG += ["--only", "10 latents"]
+
+
+def test_stopped_and_gone_on_equals_uninterrupted(tmp_path):
+    command = [sys.executable, "-c", "from pyro_dvae.cli import main; main()", *LONG]
+    process = subprocess.Popen([*command, "--output", "cut"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    folder = tmp_path / "cut" / "estimators"
+    while not list((folder / "checkpoints").glob("*.safetensors")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, errors
+    assert "go on with the same command: pyro-dvae reproduce estimators" in errors
+    assert not results.read(folder)
+    for name in ("cut", "whole"):
+        again = [*command, "--output", name, "--quiet"]
+        done = subprocess.run(again, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    cut, whole = (results.read(tmp_path / name / "estimators") for name in ("cut", "whole"))
+    assert figures(cut) == figures(whole)
+    assert len(cut) == 2
+
+
+def call(*arguments, code=0):
+    with pytest.raises(SystemExit) as ended:
+        main([str(each) for each in arguments])
+    assert ended.value.code == code
+
+
+def test_the_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    call("reproduce", "--list")
+    assert "table1 " in capsys.readouterr().out
+    tiny = ["--dataset", "digits", "--epochs", 1, "--seeds", 1, "--jobs", 1, "--quiet"]
+    call("reproduce", "estimators", *tiny, "--only", "10 latents")
+    shown = capsys.readouterr()
+    assert "| L^A, sampled | ours |" in shown.out
+    assert "reproduction/estimators/results.jsonl" in shown.out
+    assert not shown.err
+    call("reproduce", "estimators", *tiny, "--table-only")
+    assert "4 runs are not finished" in capsys.readouterr().out
+    call("reproduce", "depth", "--table-only")
+    assert "nothing is finished in reproduction/depth" in capsys.readouterr().out
+
+
+def test_bad_input_of_the_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for arguments, message in (
+        (["tabel1"], "did you mean 'table1'"),
+        (["table1", "--only", "K = 7"], "is in no case of table1"),
+        (["table1", "--epochs", "0"], "--epochs"),
+        (["table1", "--data-folder", "nowhere"], "mnist"),
+        (["table1", "--device", "cuda:99"], "device"),
+    ):
+        call("reproduce", *arguments, "--jobs", 1, "--quiet", code=2)
+        error = capsys.readouterr().err
+        assert message in error
+        assert len(error.strip().splitlines()) == 1

@@ -1,0 +1,65 @@
+"""The results file: nothing finished is lost, nothing broken is taken for a result."""
+
+import json
+
+import pytest
+from experiments_small import row_of
+
+import pyro_dvae as dv
+from pyro_dvae.experiments import plan
+from pyro_dvae.experiments.results import RESULTS, append, finished, of_others, read
+
+
+def test_rows_come_back_in_order(tmp_path, small):
+    rows = [row_of(each, -float(n)) for n, each in enumerate(plan(small))]
+    for row in rows:
+        append(tmp_path, row)
+    assert read(tmp_path) == rows
+    assert len((tmp_path / RESULTS).read_text().splitlines()) == len(rows)
+    assert finished(rows, plan(small, seeds=1)).keys() == {each.key for each in plan(small, seeds=1)}
+
+
+def test_no_file_no_rows(tmp_path):
+    assert read(tmp_path) == []
+
+
+def test_a_line_that_was_cut_off_is_left_out_and_overwritten(tmp_path, small):
+    rows = [row_of(each, 1.0) for each in plan(small)]
+    append(tmp_path, rows[0])
+    with (tmp_path / RESULTS).open("a") as file:
+        file.write('{"key": "abc", "fig')
+    assert read(tmp_path) == rows[:1]
+    append(tmp_path, rows[1])
+    assert read(tmp_path) == rows[:2]
+
+
+def test_a_file_of_something_else_is_refused_and_kept(tmp_path):
+    path = tmp_path / RESULTS
+    path.write_text('not json\n{"key": "a", "figures": {}}\n')
+    with pytest.raises(dv.DataError, match=r"line 1 of .* is not the result of a run"):
+        read(tmp_path)
+    with pytest.raises(dv.DataError):
+        append(tmp_path, {"key": "b", "figures": {}})
+    assert path.read_text().startswith("not json")
+
+
+def test_what_is_not_finite_is_null(tmp_path, small):
+    row = row_of(plan(small)[0], float("nan"))
+    append(tmp_path, row)
+    assert json.loads((tmp_path / RESULTS).read_text())["figures"]["bound"]["mean"] is None
+
+
+def test_a_run_that_was_measured_less_is_not_finished(small):
+    planned = plan(small)[0]
+    row = row_of(planned, 1.0)
+    assert finished([row], [planned])
+    assert not finished([row | {"measures": []}], [planned])
+
+
+def test_rows_of_the_same_run_elsewhere_are_taken_over(tmp_path, small):
+    planned = plan(small)
+    append(tmp_path / "other", row_of(planned[0], -3.0) | {"experiment": "other", "row": "x", "column": "y"})
+    taken = of_others(tmp_path / "small", planned)
+    assert [(row["row"], row["column"], row["run_by"]) for row in taken] == [("VAE", "0 %", "other")]
+    assert taken[0]["experiment"] == "small"
+    assert not of_others(tmp_path / "other", planned)

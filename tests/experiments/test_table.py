@@ -1,0 +1,58 @@
+"""The tables: means, deviations and differences of given rows."""
+
+import dataclasses
+
+from experiments_small import row_of
+
+from pyro_dvae.experiments import Table, plan
+from pyro_dvae.experiments.table import markdown
+
+
+def rows(small, seeds=2):
+    means = {"0 %": (-91.0, -93.0), "5 %": (-88.0, -88.5)}
+    return [
+        row_of(each, means[each.case.column][each.options.seed], training_bound=-80.0)
+        for each in plan(small, seeds=seeds)
+    ]
+
+
+def test_published_ours_and_difference(small):
+    text = markdown(small, rows(small))
+    lines = text.splitlines()
+    assert "ours are means over 2 runs ± their standard deviation." in text
+    assert "| noise |  | 0 % | 5 % |" in lines
+    assert "| VAE | published | 90.00 ± 0.50 | 89.00 |" in lines
+    assert "|  | ours | 92.00 ± 1.41 | 88.25 ± 0.35 |" in lines
+    assert "|  | difference | +2.00 | \N{MINUS SIGN}0.75 |" in lines
+    assert "| VAE, K = 2 | ours | \N{EN DASH} | 88.25 ± 0.35 |" in lines
+    assert "6 runs of 3 epochs on digits (10 for training), 3.0 hours of one thread each on cpu" in text
+    assert "| VAE | 0 % | 2, 2 | \N{MINUS SIGN}92.00 | \N{MINUS SIGN}80.00 |" in lines
+
+
+def test_one_run_has_the_error_over_the_data(small):
+    text = markdown(small, rows(small, seeds=1))
+    assert "| VAE | published |" in text
+    assert "|  | ours | 91.00 ± 0.10 | 88.00 ± 0.10 |" in text.splitlines()
+    assert "ours are of one run, ± the standard error over the test data." in text
+
+
+def test_cells_of_different_numbers_of_runs_say_so(small):
+    text = markdown(small, rows(small)[:4])
+    assert "means over 1 to 2 runs ± their standard deviation, those of one run ± the standard error" in text
+    assert "|  | ours | 92.00 ± 1.41 | 88.00 ± 0.10 |" in text.splitlines()
+
+
+def test_a_stand_in_is_compared_with_nothing(small):
+    real = dataclasses.replace(small, options={**small.options, "dataset": "mnist"})
+    text = markdown(real, rows(small))
+    assert "**Of digits, which is not the experiment's data" in text
+    assert "published" not in text
+
+
+def test_another_figure_and_rows_of_other_experiments(small):
+    figure = dataclasses.replace(small, table=Table("level", figure="noise", digits=3))
+    own = [row_of(each, -1.0, noise=0.0421) for each in plan(small, seeds=1)]
+    own[0]["run_by"] = "other"
+    text = markdown(figure, own)
+    assert "| VAE, K = 2 | ours | \N{EN DASH} | 0.042 ± 0.200 |" in text.splitlines()
+    assert "1 of them is a run of another experiment." in text
