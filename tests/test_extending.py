@@ -160,7 +160,17 @@ def test_the_new_members_keep_to_the_contracts_of_their_kinds(copy):
     unwanted = " or ".join(LEFT_OUT)
     chosen = f"({wanted}) and not ({unwanted})"
     done = run(
-        copy, "pytest", "-v", "-p", "no:cacheprovider", "-k", chosen, *CONTRACTS, "tests/test_special.py"
+        copy,
+        "pytest",
+        "-v",
+        "-n",
+        "0",
+        "-p",
+        "no:cacheprovider",
+        "-k",
+        chosen,
+        *CONTRACTS,
+        "tests/test_special.py",
     )
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr
     passed = re.findall(r"^\S+::(\S.*?) PASSED", done.stdout, re.MULTILINE)

@@ -6,7 +6,7 @@ from pyro_dvae.experiments.declaration import Case, Experiment, Table
 
 DATA: dict[str, dict[str, Any]] = {
     "MNIST": {"dataset": "mnist"},
-    "Frey": {"dataset": "frey", "binarisation": "none", "likelihood": "gaussian-per-pixel"},
+    "Frey": {"dataset": "frey", "binarisation": "none", "likelihood": "gaussian-per-pixel", "epochs": 1000},
 }
 
 EXPERIMENT = Experiment(
