@@ -38,13 +38,12 @@ def line(row: Mapping[str, Any]) -> str:
 
 
 def markdown(systems: Mapping[str, System], rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the tables, one of each group; a system without a row has no figure."""
-    parts = []
+    """Return the table, with a line before each group; a system without a row has no figure."""
+    lines = [HEAD]
     for group, members in groupby(systems.values(), key=lambda system: system.group):
-        parts += [f"## {group}\n", HEAD]
-        parts += [_entry(system, rows.get(system.same_as or system.name)) for system in members]
-        parts.append("")
-    return "\n".join(parts).rstrip()
+        lines.append(f"| **{group}** |" + " |" * 5)
+        lines += [_entry(system, rows.get(system.same_as or system.name)) for system in members]
+    return "\n".join(lines)
 
 
 def _entry(system: System, row: Mapping[str, Any] | None) -> str:

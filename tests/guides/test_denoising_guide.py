@@ -503,3 +503,58 @@ def test_a_wrapped_binary_problem_keeps_the_exact_gradient_of_its_rate():
         bound.loss_and_grads(problem.model, wrapped, x)
         found.append(-gradients(problem)["corruption.rate.raw"])
     check_estimates("rate", torch.stack(found), expected)
+
+
+# What every guide keeps to, as in the contract tests of the amortised ones
+
+
+def wrapped_gaussian(seed=0):
+    torch.manual_seed(seed)
+    noise = dv.GaussianNoise(double(0.3), learnable=True)
+    return dv.DenoisingGuide(dv.GaussianGuide.of_sizes(3, 2, (4,)), noise).double()
+
+
+def model_of_three(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+        logits = z.sum(-1, keepdim=True) * x.new_ones(3)
+        pyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
+
+
+def loss_of(guide, x, m=2, k=3):
+    pyro.set_rng_seed(3)
+    return dv.TraceDenoising_ELBO(m, k).loss(model_of_three, guide, x)
+
+
+def test_a_wrapped_guide_is_saved_and_loaded(tmp_path):
+    with pyro.settings.context(module_local_params=True):
+        one, other, x = wrapped_gaussian(), wrapped_gaussian(seed=1), bits(5, 3)
+        assert loss_of(one, x) != loss_of(other, x)
+        torch.save(one.state_dict(), tmp_path / "guide.pt")
+        other.load_state_dict(torch.load(tmp_path / "guide.pt", weights_only=True))
+        assert loss_of(one, x) == loss_of(other, x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_wrapped_guide_keeps_the_type_and_reaches_every_parameter(dtype):
+    guide, x = wrapped_gaussian().to(dtype), bits(5, 3).to(dtype)
+    loss = dv.TraceDenoising_ELBO(2, 3).differentiable_loss(model_of_three, guide, x)
+    assert loss.dtype == dtype
+    loss.backward()
+    for name, parameter in guide.named_parameters():
+        assert parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an accelerator")
+def test_a_wrapped_guide_moves_to_the_accelerator():
+    guide, x = wrapped_gaussian(), bits(5, 3)
+    with dv.clean_input():
+        trace = poutine.trace(guide).get_trace(x)
+        trace.compute_log_prob()
+        expected = float(trace.nodes["z"]["log_prob_sum"])
+        z = trace.nodes["z"]["value"]
+        pyro.clear_param_store()
+        found = poutine.trace(poutine.condition(guide.cuda(), {"z": z.cuda()})).get_trace(x.cuda())
+        found.compute_log_prob()
+    assert float(found.nodes["z"]["log_prob_sum"]) == pytest.approx(expected, abs=1e-8)

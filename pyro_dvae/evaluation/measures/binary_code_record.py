@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_dvae.evaluation.measures.decoding import DecodingError
-from pyro_dvae.evaluation.values import estimate_values, plus_minus
+from pyro_dvae.evaluation.values import estimate_values, finite, plus_minus
 
 
 @dataclass(frozen=True, eq=False)  # compared by identity: == of tensors has no single truth value
@@ -42,6 +42,11 @@ class BinaryCode:
         return float(self.entropy.sum())
 
     @property
+    def compression(self) -> float:
+        """How many elements of a datum a bit of its code stands for; of binary data the compression ratio."""
+        return self.data_size / self.bits if self.bits else math.inf
+
+    @property
     def dead_share(self) -> float:
         """The share of bits that are (almost) the same for all data."""
         return float((self.entropy < self.dead).double().mean())
@@ -54,7 +59,7 @@ class BinaryCode:
         count, rate = len(self.from_bits.squared.per_datum), self.bits / self.data_size
         lines = [
             f"binary code of {count} data of {self.data_size} elements",
-            f"{'length':<12}  {self.bits:.1f} bits of {len(self.share)}, {rate:.4f} per element",
+            f"{'length':<12}  {self.bits:.1f} bits of {len(self.share)}, {rate:.4f} per element, 1 for {self.compression:.1f}",
             f"{'dead':<12}  {self.dead_share:.0%} of the bits",
         ]
         for name, error in (("from real", self.from_real), ("from bits", self.from_bits)):
@@ -70,6 +75,7 @@ class BinaryCode:
         """Return the record as JSON-able values; what is not a finite number is None."""
         found: dict[str, Any] = {
             "bits": self.bits,
+            "compression": finite(self.compression),
             "entropy": self.entropy.tolist(),
             "dead_share": self.dead_share,
             "data_size": self.data_size,

@@ -57,6 +57,7 @@ def test_the_length_and_errors_of_latents_near_0_and_1(chunk):
     assert found.bits == pytest.approx(1.0 + entropy(0.25))
     assert found.dead_share == pytest.approx(1 / 3)
     assert found.data_size == D
+    assert found.compression == pytest.approx(D / found.bits)
     code = x[:, :d]
     torch.testing.assert_close(found.from_real.cross_entropy.per_datum, cross_entropy(decoder, code, x))
     bits = (code > 0.5).double()
