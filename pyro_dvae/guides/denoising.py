@@ -129,6 +129,11 @@ class DenoisingGuide(nn.Module):
     def _find_plates(self, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, int]:
         with forked(), torch.no_grad(), poutine.block(), clean_input():
             trace = poutine.trace(self.guide).get_trace(x, *args, **kwargs)
+        if self.name in trace.nodes:
+            raise InputError(
+                f"name: the guide has a site {self.name!r} of its own; give DenoisingGuide another name "
+                "for its corruption site"
+            )
         stacks = [
             frozenset(f for f in site["cond_indep_stack"] if f.vectorized)
             for _, site in trace.iter_stochastic_nodes()

@@ -430,6 +430,12 @@ def test_bad_data_are_refused():
         far(torch.rand(4, 3))
 
 
+def test_a_site_of_the_same_name_is_refused_with_the_remedy():
+    wrapped = dv.DenoisingGuide(dv.GaussianGuide.of_sizes(3, 2, (4,)), dv.BitFlip(0.1))
+    with pytest.raises(dv.InputError, match="name: the guide has a site 'x_tilde' of its own; give"):
+        wrapped(bits(4, 3).float())
+
+
 def test_a_guide_without_sites_is_refused():
     with pytest.raises(dv.InputError, match=r"^guide: expected at least one sample site, got none$"):
         dv.DenoisingGuide(lambda x: None, dv.BitFlip(0.1))(torch.rand(4, 3))
@@ -511,7 +517,7 @@ def test_a_wrapped_binary_problem_keeps_the_exact_gradient_of_its_rate():
 def wrapped_gaussian(seed=0):
     torch.manual_seed(seed)
     noise = dv.GaussianNoise(double(0.3), learnable=True)
-    return dv.DenoisingGuide(dv.GaussianGuide.of_sizes(3, 2, (4,)), noise).double()
+    return dv.DenoisingGuide(dv.GaussianGuide.of_sizes(3, 2, (4,)), noise, name="noisy").double()
 
 
 def model_of_three(x):

@@ -57,9 +57,10 @@ class BinaryCode:
     def table(self) -> str:
         """Return the code's length and the errors as aligned text, mean ± standard error over the data."""
         count, rate = len(self.from_bits.squared.per_datum), self.bits / self.data_size
+        each = f"{rate:.4f} per element, 1 for {self.compression:.1f}"
         lines = [
             f"binary code of {count} data of {self.data_size} elements",
-            f"{'length':<12}  {self.bits:.1f} bits of {len(self.share)}, {rate:.4f} per element, 1 for {self.compression:.1f}",
+            f"{'length':<12}  {self.bits:.1f} bits of {len(self.share)}, {each}",
             f"{'dead':<12}  {self.dead_share:.0%} of the bits",
         ]
         for name, error in (("from real", self.from_real), ("from bits", self.from_bits)):
