@@ -32,12 +32,13 @@ def perform(planned: Planned, folder: Path, device: torch.device, progress: Prog
 
     Seeds Pyro from the run's seed and clears the param store, as a script of its own would.
     """
+    computed, began = time.process_time(), time.perf_counter()
     setting = prepared(planned, folder, device, progress)
     pair = build(planned, setting)
-    began = time.perf_counter()
     history = setting.fit(pair)
-    waited = time.perf_counter() - began
-    return measured(planned, folder, setting, pair, history, waited)
+    row = measured(planned, folder, setting, pair, history, time.perf_counter() - began)
+    row["seconds"]["cpu"] = round(time.process_time() - computed, 1)
+    return row
 
 
 def checkpoint_of(planned: Planned, folder: Path) -> Path:
@@ -69,8 +70,8 @@ def measured(
 ) -> Row:
     """Return the row of a trained run.
 
-    :param waited: seconds spent in training here, with validation and compilation; of a run that was
-        stopped in between the last part.
+    :param waited: seconds from the start of the run to the end of its training; of a run that was stopped
+        in between those of the last part.
     """
     began = time.perf_counter()
     stem = folder / "pictures" / planned.key

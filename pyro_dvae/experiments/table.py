@@ -154,7 +154,7 @@ def number(value: float, digits: int) -> str:
 
 def _spent(rows: Sequence[Row]) -> str:
     """Say what the runs were of and what they took."""
-    seconds = sum(row["seconds"]["training"] + row["seconds"]["measuring"] for row in rows)
+    seconds = sum(spent(row) for row in rows)
     elsewhere = sum("run_by" in row for row in rows)
     which = "is a run of another experiment" if elsewhere == 1 else "are runs of other experiments"
     shared = f" {elsewhere} of them {which}." if elsewhere else ""
@@ -169,6 +169,13 @@ def _spent(rows: Sequence[Row]) -> str:
         f"{runs} of {span} epochs on {data}, {seconds / 3600:.1f} hours of {threads} each on "
         f"{where}{rounded} (torch {rows[-1]['versions']['torch']}).{shared}"
     )
+
+
+def spent(row: Row) -> float:
+    """Return the seconds of a run: of its thread where it had one core, else by the clock."""
+    seconds = row["seconds"]
+    found: float = seconds.get("cpu", seconds["training"] + seconds["measuring"])
+    return found
 
 
 def _data(row: Row) -> str:
