@@ -28,6 +28,7 @@ SCRIPTS = {
     "benchmarks/step.py": ["--quick", "--threads", "1", "--memory", "--output", "step.json", *STEPS],
     "benchmarks/end_to_end.py": ["--quick", "--threads", "1"],
     "benchmarks/imports.py": ["--rounds", "1"],
+    "benchmarks/side_by_side.py": ["--quick"],
     "benchmarks/systems.py": ["--quick", "--epochs", "1", "--output", "systems.jsonl"],
 }
 
@@ -203,6 +204,12 @@ def test_benchmark_of_imports(tmp_path):
     rows = dict(re.findall(r"^(\S.*?) {2,}([\d.]+) ", printed, re.MULTILINE))
     assert len(rows) == 8
     assert float(rows["import pyro"]) > float(rows["python, nothing"])
+
+
+@pytest.mark.slow  # each of its five processes compiles
+def test_benchmark_of_models_side_by_side(tmp_path):
+    lines = run("benchmarks/side_by_side.py", tmp_path).splitlines()
+    assert [float(line.split()[-1]) > 0 for line in lines[1:]] == [True] * 3
 
 
 def cells(table):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import pyro_dvae
+from pyro_dvae.cli import main
 from pyro_dvae.options import Options
 
 ROOT = Path(__file__).parents[1]
@@ -47,6 +48,7 @@ def test_every_option_the_readme_names_exists():
     fields = Options.__dataclass_fields__
     known = {"--" + name.replace("_", "-") for name in fields}
     known |= {flag for each in fields.values() for flag in (each.metadata["flag"] or "").split("/")}
+    known |= {flag for each in main.commands["reproduce"].params for flag in each.opts}
     named = set(re.findall(r"--[a-z][a-z0-9-]+", README)) - {"--resume", "--help", "--nproc-per-node"}
     assert named
     assert named <= known

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from pyro_dvae.datasets import load_dataset
 from pyro_dvae.errors import DivergenceError
 from pyro_dvae.experiments import results
 from pyro_dvae.experiments.declaration import Experiment, Planned
@@ -108,7 +109,8 @@ def _perform(
     where = pick_device(device)
     on_cpu = where.type == "cpu"
     width = min(jobs or (available_cores() if on_cpu else WIDTH_ON_ACCELERATOR), len(missing))
-    watch = Watch(len(missing), width, quiet=quiet)
+    _fetch(missing)
+    watch = Watch(len(missing), quiet=quiet)
     try:
         if width > 1 and on_cpu:
             return perform_all(missing, folder, str(where), width, watch, keep)
@@ -117,6 +119,12 @@ def _perform(
         return _one_by_one(missing, folder, where, watch, keep)
     finally:
         watch.stop()
+
+
+def _fetch(missing: Sequence[Planned]) -> None:
+    """Load every data set once: what must be downloaded is, before several processes want it."""
+    for name, folder in sorted({(each.options.dataset, each.options.data_folder) for each in missing}):
+        load_dataset(name, folder)
 
 
 def _one_by_one(

@@ -22,8 +22,7 @@ def markdown(experiment: Experiment, rows: Sequence[Row]) -> str:
             if instead
             else []
         ),
-        _main(experiment, rows),
-        _spent(rows),
+        main_table(experiment, rows),
         *([experiment.note] if experiment.note else []),
     ]
     if any(len(row["figures"]) > 1 for row in rows):
@@ -49,8 +48,8 @@ def values(rows: Iterable[Row], name: str, sign: int = 1) -> list[float]:
     return [sign * each["mean"] for each in found if each is not None and each["mean"] is not None]
 
 
-def _main(experiment: Experiment, rows: Sequence[Row]) -> str:
-    """Return published figures, ours, and the differences, laid out as rows and columns of the cases."""
+def main_table(experiment: Experiment, rows: Sequence[Row]) -> str:
+    """Return published figures, ours, and the differences, as rows and columns, and what the runs took."""
     table = experiment.table
     columns = list(dict.fromkeys(case.column for case in experiment.cases))
     cases = {(case.row, case.column): case for case in experiment.cases}
@@ -73,7 +72,7 @@ def _main(experiment: Experiment, rows: Sequence[Row]) -> str:
             _difference(each, source, table.digits) for each, source in zip(ours, published, strict=True)
         ]
         lines.append(_line(["", "difference", *differences]))
-    return "\n".join(lines)
+    return "\n".join([*lines, "", _spent(rows)])
 
 
 def rows_of(case: Case | None, rows: Sequence[Row]) -> list[Row]:

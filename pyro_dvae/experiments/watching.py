@@ -18,12 +18,11 @@ class Watch:
     """Told which runs are under way, how far each is, and what came of it.
 
     :param total: the runs to do.
-    :param width: how many run at a time.
     :param quiet: say nothing.
     """
 
-    def __init__(self, total: int, width: int, *, quiet: bool = False, stream: TextIO | None = None) -> None:
-        self._total, self._width, self._quiet = total, width, quiet
+    def __init__(self, total: int, *, quiet: bool = False, stream: TextIO | None = None) -> None:
+        self._total, self._quiet = total, quiet
         self._stream = sys.stderr if stream is None else stream
         self._done = 0
         self._shares: dict[str, float] = {}

@@ -86,7 +86,7 @@ def test_one_batched_computation_gives_what_each_gives_alone(small, tmp_path, mo
     compiled = plan(small, overrides={"compiled": True})
     alone = reproduce(small, compiled, tmp_path / "a" / "x", jobs=1, **QUIET)
     rows = []
-    watch = Watch(6, 6, quiet=True)
+    watch = Watch(6, quiet=True)
     diverged = perform_batched(plan(small), tmp_path / "b", torch.device("cpu"), 40, watch, rows.append)
     assert not diverged
     expected = figures(alone.rows)
