@@ -165,9 +165,13 @@ def _spent(rows: Sequence[Row]) -> str:
     runs = "1 run" if len(rows) == 1 else f"{len(rows)} runs"
     span = f"{epochs[0]}" if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
     return (
-        f"{runs} of {span} epochs on {data}, {seconds / 3600:.1f} hours of {threads} each on "
+        f"{runs} of {span} epochs on {data}, {_time(seconds)} of {threads} each on "
         f"{where}{rounded} (torch {rows[-1]['versions']['torch']}).{shared}"
     )
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{max(round(seconds / 60), 1)} minutes"
 
 
 def spent(row: Row) -> float:

@@ -19,4 +19,5 @@ EXPERIMENT = Experiment(
     options={"noise": 0.0, "latent_size": 2, "validate_every": 5},
     measures=("training", "manifold"),
     picture="manifolds",
+    core_hours=0.03,
 )
