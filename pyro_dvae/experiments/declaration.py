@@ -60,7 +60,6 @@ class Table:
     :param figure: the measured figure that the cells show.
     :param sign: -1 shows its negative, as the source does for a bound of probabilities.
     :param quantity: what the cells show, in words, with its unit.
-    :param lower_is_better: of what the cells show.
     :param corner: what rows and columns are.
     :param digits: after the point.
     """
@@ -68,7 +67,6 @@ class Table:
     quantity: str
     figure: str = "bound"
     sign: int = 1
-    lower_is_better: bool = False
     corner: str = ""
     digits: int = 2
 
@@ -104,6 +102,21 @@ class Experiment:
     picture: str = "lines"
     core_hours: float = 0.0
     note: str = ""
+
+    @property
+    def rows(self) -> list[str]:
+        """The labels of the table's rows, in order."""
+        return list(dict.fromkeys(case.row for case in self.cases))
+
+    @property
+    def columns(self) -> list[str]:
+        """The labels of its columns, in order."""
+        return list(dict.fromkeys(case.column for case in self.cases))
+
+    @property
+    def cells(self) -> dict[tuple[str, str], Case]:
+        """The cases by row and column."""
+        return {(case.row, case.column): case for case in self.cases}
 
 
 @dataclass(frozen=True)

@@ -159,8 +159,7 @@ def _draws(x: Tensor) -> int:
 
 
 def _trained(subject: Subject, x: Tensor) -> DenoisingELBO:
-    clean = build_clean_bound(subject.options)
-    return type(clean)(_draws(x), clean.num_particles, max_plate_nesting=1)
+    return build_clean_bound(subject.options, _draws(x))
 
 
 def _png(subject: Subject, kind: str) -> Path:

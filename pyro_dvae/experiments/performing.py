@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyro
 import torch
 
-import pyro_dvae
 from pyro_dvae.datasets import load_dataset
 from pyro_dvae.experiments.declaration import WHERE_AND_HOW, Planned
 from pyro_dvae.experiments.measures import MEASURES, Subject
 from pyro_dvae.experiments.programs import PROGRAMS
+from pyro_dvae.experiments.results import Row
 from pyro_dvae.experiments.setting import Pair, Setting
 from pyro_dvae.runs.build import check_training
-from pyro_dvae.runs.data import described, prepare
+from pyro_dvae.runs.data import RunData, described, prepare, versions
 from pyro_dvae.training import History
 from pyro_dvae.training.progress import Progress
-
-Row = dict[str, Any]
 
 
 def perform(planned: Planned, folder: Path, device: torch.device, progress: Progress) -> Row:
@@ -46,14 +41,23 @@ def checkpoint_of(planned: Planned, folder: Path) -> Path:
     return folder / "checkpoints" / f"{planned.key}.safetensors"
 
 
-def prepared(planned: Planned, folder: Path, device: torch.device, progress: Progress) -> Setting:
-    """Load the data of a run."""
+def prepared(
+    planned: Planned, folder: Path, device: torch.device, progress: Progress, data: RunData | None = None
+) -> Setting:
+    """Return the setting of a run.
+
+    :param data: those of another run of the same seed and structure; loaded where omitted.
+    """
+    check_training(planned.options)
+    if data is None:
+        data = _loaded(planned, device)
+    return Setting(planned.options, data, device, checkpoint_of(planned, folder), progress)
+
+
+def _loaded(planned: Planned, device: torch.device) -> RunData:
     options = planned.options
-    check_training(options)
     data = prepare(load_dataset(options.dataset, options.data_folder), options, device)
-    if planned.case.train_size is not None:
-        data = replace(data, train=data.train[: planned.case.train_size])
-    return Setting(options, data, device, checkpoint_of(planned, folder), progress)
+    return replace(data, train=data.train[: planned.case.train_size])
 
 
 def build(planned: Planned, setting: Setting) -> Pair:
@@ -102,13 +106,7 @@ def measured(
         },
         "threads": torch.get_num_threads(),
         "device": str(setting.device),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "pyro": pyro.__version__,
-            "numpy": np.__version__,
-            "pyro_dvae": pyro_dvae.__version__,
-        },
+        "versions": versions(),
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from pyro_dvae import plots
 from pyro_dvae.experiments.declaration import Case, Experiment
+from pyro_dvae.experiments.results import Row
 from pyro_dvae.experiments.table import number, of_case, stand_in, values
 
-Row = dict[str, Any]
 NAME = "picture.png"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 MARKERS = "os^Dv<>P"
@@ -21,19 +21,19 @@ MARKERS = "os^Dv<>P"
 
 def lines(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path | None:
     """Draw a line for each row of the table over its columns: ours, and beside it what was published."""
-    columns = list(dict.fromkeys(case.column for case in experiment.cases))
-    labels = list(dict.fromkeys(row["row"] for row in rows))
+    columns, cells = experiment.columns, experiment.cells
+    finished = {row["row"] for row in rows}
     published = any(case.published for case in experiment.cases) and stand_in(experiment, rows) is None
     width = 11.0 if published else 7.0
     figure = plots.new_figure(width, 4.6, layout="constrained")
     axes = figure.subplots(1, 2 if published else 1, sharey=True, squeeze=False)[0]
-    for place, label in enumerate(label for label in _rows(experiment) if label in labels):
-        cases = {case.column: case for case in experiment.cases if case.row == label}
+    for place, label in enumerate(label for label in experiment.rows if label in finished):
+        cases = [cells.get((label, column)) for column in columns]
         style = {"color": COLOURS[place % 8], "marker": MARKERS[place % 8], "markersize": 5, "capsize": 3}
-        ours = [_ours(experiment, cases.get(column), rows) for column in columns]
+        ours = [_ours(experiment, case, rows) for case in cases]
         _points(axes[0], ours, label=label, **style)
         if published:
-            theirs = [_theirs(cases.get(column)) for column in columns]
+            theirs = [_theirs(case) for case in cases]
             _points(axes[1], theirs, label=label, **style)
     for each, title in zip(axes, ("ours", "published"), strict=False):
         each.set_xticks(range(len(columns)), labels=[textwrap.fill(column, 14) for column in columns])
@@ -51,12 +51,12 @@ def lines(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path | N
 
 def curves(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path | None:
     """Draw the validation bounds of the first seeds against the epoch, in one panel for each column."""
-    columns = [c for c in _columns(experiment) if any(row["column"] == c for row in rows)]
+    columns = [c for c in experiment.columns if any(row["column"] == c for row in rows)]
     figure = plots.new_figure(max(7.0, 4.2 * len(columns)), 4.6, layout="constrained")
     panels = figure.subplots(1, len(columns), squeeze=False)[0]
     for axes, column in zip(panels, columns, strict=True):
         shown: list[float] = []
-        for place, label in enumerate(_rows(experiment)):
+        for place, label in enumerate(experiment.rows):
             own = [row for row in rows if (row["row"], row["column"]) == (label, column)]
             if own:
                 first = min(own, key=lambda row: row["seed"])
@@ -90,8 +90,7 @@ def curves(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path | 
 
 def heat_map(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path | None:
     """Draw the table as a map of colours, with its numbers."""
-    labels, columns = _rows(experiment), _columns(experiment)
-    cases = {(case.row, case.column): case for case in experiment.cases}
+    labels, columns, cases = experiment.rows, experiment.columns, experiment.cells
     means = [[_ours(experiment, cases.get((row, column)), rows)[0] for column in columns] for row in labels]
     figure = plots.new_figure(2.5 + 0.85 * len(columns), 2.2 + 0.5 * len(labels), layout="constrained")
     axes = figure.add_subplot()
@@ -141,7 +140,7 @@ def panels(kind: str) -> Callable[[Experiment, Sequence[Row], Path], Path | None
 
 def _ours(experiment: Experiment, case: Case | None, rows: Sequence[Row]) -> tuple[float, float]:
     table = experiment.table
-    found = [] if case is None else values(of_case(case, rows), table.figure, table.sign)
+    found = values(of_case(case, rows), table.figure, table.sign)
     if not found:
         return math.nan, 0.0
     return statistics.fmean(found), statistics.stdev(found) if len(found) > 1 else 0.0
@@ -158,14 +157,6 @@ def _points(axes: Any, points: Sequence[tuple[float, float]], **style: Any) -> N
     if seen:
         places, means, errors = zip(*seen, strict=True)
         axes.errorbar(places, means, errors, **style)
-
-
-def _rows(experiment: Experiment) -> list[str]:
-    return list(dict.fromkeys(case.row for case in experiment.cases))
-
-
-def _columns(experiment: Experiment) -> list[str]:
-    return list(dict.fromkeys(case.column for case in experiment.cases))
 
 
 def _written(figure: Any, experiment: Experiment, folder: Path) -> Path:

@@ -12,7 +12,7 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -20,10 +20,10 @@ from typing import Any
 
 from pyro_dvae.errors import DivergenceError, InputError, ProcessLostError
 from pyro_dvae.experiments.declaration import Planned
+from pyro_dvae.experiments.results import Keep, Row
 from pyro_dvae.experiments.watching import Told, Watch
 from pyro_dvae.training.interrupts import Interrupts, Stopped
 
-Row = dict[str, Any]
 _THREADS = "OMP_NUM_THREADS"
 _TOLD_EVERY = 0.5  # seconds
 
@@ -41,7 +41,7 @@ def perform_all(
     device: str,
     jobs: int,
     watch: Watch,
-    keep: Callable[[Row], None],
+    keep: Keep,
 ) -> list[str]:
     """Perform the runs, ``jobs`` at a time, and give each row to ``keep``; return what diverged, by name.
 
@@ -87,7 +87,7 @@ def _with_news(working: Sequence[_Worker]) -> list[_Worker]:
     return [worker for worker in working if worker.connection in ready]
 
 
-def _heard(worker: _Worker, watch: Watch, keep: Callable[[Row], None], diverged: list[str]) -> bool:
+def _heard(worker: _Worker, watch: Watch, keep: Keep, diverged: list[str]) -> bool:
     """Take a message of a worker; return whether it was its last."""
     name = worker.planned.name
     try:

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from pyro_dvae.errors import DataError
+from pyro_dvae.evaluation.values import finite
 from pyro_dvae.experiments.declaration import Planned
 from pyro_dvae.files import unwritable, write_atomically
 
 Row = dict[str, Any]
 Keep = Callable[[Row], None]
 RESULTS = "results.jsonl"
-_DRAWN = {"manifold", "samples"}
 
 
 def read(folder: Path) -> list[Row]:
@@ -67,20 +67,20 @@ def finished(rows: Iterable[Row], planned: Sequence[Planned]) -> dict[str, Row]:
     }
 
 
-def of_others(folder: Path, planned: Iterable[Planned]) -> list[Row]:
+def of_others(folder: Path, planned: Sequence[Planned]) -> list[Row]:
     """Return rows for the planned runs from the experiments beside ``folder`` that have had the same run.
 
-    A run whose measures draw pictures is not taken over.
+    A run of which there are pictures is not taken over.
     """
-    beside = sorted(path.parent for path in folder.parent.glob(f"*/{RESULTS}") if path.parent != folder)
-    rows = [row for other in beside for row in read(other)]
-    taken = []
-    for each in planned:
-        row = finished(rows, [each]).get(each.key)
-        if row is not None and not _DRAWN & set(each.measures):
-            place = {"experiment": each.experiment, "row": each.case.row, "column": each.case.column}
-            taken.append(row | place | {"run_by": row.get("run_by", row["experiment"])})
-    return taken
+    taken = {}
+    for other in sorted(path.parent for path in folder.parent.glob(f"*/{RESULTS}") if path.parent != folder):
+        had = finished(read(other), planned)
+        for each in planned:
+            if each.key in had and not any((other / "pictures").glob(f"{each.key}-*")):
+                row = had[each.key]
+                place = {"experiment": each.experiment, "row": each.case.row, "column": each.case.column}
+                taken[each.key] = row | place | {"run_by": row.get("run_by", row["experiment"])}
+    return list(taken.values())
 
 
 def _strict(value: Any) -> Any:
@@ -89,6 +89,4 @@ def _strict(value: Any) -> Any:
         return {key: _strict(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
         return [_strict(each) for each in value]
-    if isinstance(value, float) and value - value != 0:
-        return None
-    return value
+    return finite(value) if isinstance(value, float) else value

@@ -7,24 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
 from pyro_dvae.datasets import load_dataset
-from pyro_dvae.errors import DivergenceError
 from pyro_dvae.experiments import results
 from pyro_dvae.experiments.declaration import Experiment, Planned
-from pyro_dvae.experiments.performing import checkpoint_of, perform
 from pyro_dvae.experiments.pictures import PICTURES
-from pyro_dvae.experiments.processes import perform_all, summary
-from pyro_dvae.experiments.side_by_side import perform_batched
+from pyro_dvae.experiments.processes import perform_all
+from pyro_dvae.experiments.side_by_side import groups, perform_groups
 from pyro_dvae.experiments.table import markdown
-from pyro_dvae.experiments.watching import Told, Watch
+from pyro_dvae.experiments.watching import Watch
 from pyro_dvae.files import require_writable, write_atomically
 from pyro_dvae.runs.build import pick_device
 from pyro_dvae.threads import available_cores
-from pyro_dvae.training.interrupts import Stopped
 
-TABLE, PICTURE = "table.md", "picture.png"
+TABLE = "table.md"
 WIDTH_ON_ACCELERATOR = 40  # runs in one batched computation
 
 
@@ -109,14 +104,13 @@ def _perform(
     where = pick_device(device)
     on_cpu = where.type == "cpu"
     width = min(jobs or (available_cores() if on_cpu else WIDTH_ON_ACCELERATOR), len(missing))
-    _fetch(missing)
     watch = Watch(len(missing), quiet=quiet)
     try:
         if width > 1 and on_cpu:
+            _fetch(missing)
             return perform_all(missing, folder, str(where), width, watch, keep)
-        if width > 1:
-            return perform_batched(missing, folder, where, width, watch, keep)
-        return _one_by_one(missing, folder, where, watch, keep)
+        grouped = groups(missing, width) if width > 1 else [[each] for each in missing]
+        return perform_groups(grouped, folder, where, watch, keep)
     finally:
         watch.stop()
 
@@ -125,29 +119,3 @@ def _fetch(missing: Sequence[Planned]) -> None:
     """Load every data set once: what must be downloaded is, before several processes want it."""
     for name, folder in sorted({(each.options.dataset, each.options.data_folder) for each in missing}):
         load_dataset(name, folder)
-
-
-def _one_by_one(
-    missing: Sequence[Planned], folder: Path, device: torch.device, watch: Watch, keep: results.Keep
-) -> list[str]:
-    diverged = []
-    for each in missing:
-        watch.start(each.name)
-
-        def epoch(done: int, epochs: int, name: str = each.name) -> None:
-            watch.epoch(name, done, epochs)
-
-        def note(text: str, name: str = each.name) -> None:
-            watch.note(name, text)
-
-        try:
-            row = perform(each, folder, device, Told(epoch, note))
-        except DivergenceError as error:
-            diverged.append(f"{each.name}: {error}")
-            watch.end(each.name, str(error))
-        except Stopped:
-            raise Stopped(checkpoint_of(each, folder)) from None
-        else:
-            keep(row)
-            watch.end(each.name, summary(row))
-    return diverged

@@ -16,7 +16,7 @@ from pyro_dvae.bounds import DenoisingELBO
 from pyro_dvae.corruptions import Corruption
 from pyro_dvae.evaluation import evaluate_bound
 from pyro_dvae.options import Options
-from pyro_dvae.runs.build import build_bound, build_clean_bound, build_corruption
+from pyro_dvae.runs.build import build_bound, build_clean_bound, build_corruption, training_settings
 from pyro_dvae.runs.data import RunData
 from pyro_dvae.runs.networks import build_decoder, build_encoder
 from pyro_dvae.training import History, Trainer
@@ -97,12 +97,7 @@ class Setting:
             pair.bound,
             self.data.train,
             evaluate=self.validation(pair),
-            validate_every=options.validate_every,
-            epochs=options.epochs,
-            batch_size=options.batch_size,
             learning_rate=options.learning_rate,
-            schedule=options.rate_schedule,
-            clip_norm=options.clip_norm,
             transform=self.data.visit,
             seed=options.seed,
             checkpoint=checkpoint,
@@ -113,8 +108,8 @@ class Setting:
             before_epoch=(self.corruption.set_epoch,),
             device=self.device,
             compile=options.compiled,
-            bfloat16=options.bfloat16,
             may_change=("compiled",),
+            **training_settings(options),
         )
         for epoch in trainer:
             for x in epoch:

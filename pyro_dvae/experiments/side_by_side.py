@@ -1,12 +1,11 @@
-"""Several runs side by side on a GPU: those of one structure are one batched computation (``fit_many``)."""
+"""Runs in one process: on a GPU those of one structure are one batched computation (``fit_many``)."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pyro
 import torch
@@ -16,46 +15,37 @@ from pyro_dvae.experiments.declaration import Planned
 from pyro_dvae.experiments.performing import build, measured, perform, prepared
 from pyro_dvae.experiments.processes import summary
 from pyro_dvae.experiments.programs import SIDE_BY_SIDE
+from pyro_dvae.experiments.results import Keep, Row
 from pyro_dvae.experiments.setting import CHECKPOINT_EVERY, Setting
 from pyro_dvae.experiments.watching import Told, Watch
+from pyro_dvae.runs.build import training_settings
 from pyro_dvae.runs.data import RunData
 from pyro_dvae.training import fit_many
 from pyro_dvae.training.progress import Progress
 
-Row = dict[str, Any]
 # What may differ between the models of one batched computation; whether there is noise at all may not.
 _MAY_DIFFER = ("noise", "noise_end", "seed", "learning_rate")
 
 
-def perform_batched(
-    planned: Sequence[Planned],
-    folder: Path,
-    device: torch.device,
-    width: int,
-    watch: Watch,
-    keep: Callable[[Row], None],
+def perform_groups(
+    grouped: Sequence[Sequence[Planned]], folder: Path, device: torch.device, watch: Watch, keep: Keep
 ) -> list[str]:
-    """Perform the runs, up to ``width`` of one structure at once, and give each row to ``keep``.
+    """Perform the runs in this process, those of a group at once, and give each row to ``keep``.
 
-    A run that no other resembles, or whose program cannot be batched, is trained alone. Returns the names of
-    what diverged.
+    Returns what diverged, by name.
     """
     diverged: list[str] = []
-    for group in groups(planned, width):
+    for group in grouped:
         for each in group:
             watch.start(each.name)
-        found = (
-            _together(group, folder, device, watch)
-            if len(group) > 1
-            else _alone(group, folder, device, watch)
-        )
-        for each, row in found:
-            if row is None:
-                diverged.append(f"{each.name}: its loss is not finite")
-                watch.end(each.name, "diverged: its loss is not finite")
+        perform_group = _together if len(group) > 1 else _alone
+        for each, outcome in perform_group(group, folder, device, watch):
+            if isinstance(outcome, str):
+                diverged.append(f"{each.name}: {outcome}")
+                watch.end(each.name, outcome)
             else:
-                keep(row)
-                watch.end(each.name, summary(row))
+                keep(outcome)
+                watch.end(each.name, summary(outcome))
     return diverged
 
 
@@ -64,12 +54,7 @@ def groups(planned: Sequence[Planned], width: int) -> list[list[Planned]]:
     found: dict[str, list[Planned]] = {}
     for each in planned:
         found.setdefault(_structure(each), []).append(each)
-    return [list(part) for group in found.values() for part in _parts(group, width)]
-
-
-def _parts(group: Sequence[Planned], width: int) -> Iterator[Sequence[Planned]]:
-    for start in range(0, len(group), width):
-        yield group[start : start + width]
+    return [group[start : start + width] for group in found.values() for start in range(0, len(group), width)]
 
 
 def _structure(planned: Planned) -> str:
@@ -80,33 +65,34 @@ def _structure(planned: Planned) -> str:
     return json.dumps([planned.case.program, planned.case.train_size, noisy, chosen], sort_keys=True)
 
 
-def _teller(group: Sequence[Planned], watch: Watch) -> Callable[[int, int], None]:
-    def tell(done: int, epochs: int) -> None:
+def _told(group: Sequence[Planned], watch: Watch) -> Told:
+    """Return the progress of a group's training, which is that of each of its runs."""
+
+    def epoch(done: int, epochs: int) -> None:
         for each in group:
             watch.epoch(each.name, done, epochs)
 
-    return tell
+    return Told(epoch, lambda text: watch.note(group[0].name, text))
 
 
 def _alone(
     group: Sequence[Planned], folder: Path, device: torch.device, watch: Watch
-) -> Iterator[tuple[Planned, Row | None]]:
-    """Train the one run of a group."""
+) -> Iterator[tuple[Planned, Row | str]]:
+    """Train the one run of a group; yield it with its row, or with why it diverged."""
     try:
-        yield group[0], perform(group[0], folder, device, Told(_teller(group, watch)))
-    except DivergenceError:
-        yield group[0], None
+        yield group[0], perform(group[0], folder, device, _told(group, watch))
+    except DivergenceError as error:
+        yield group[0], str(error)
 
 
 def _together(
     group: Sequence[Planned], folder: Path, device: torch.device, watch: Watch
-) -> Iterator[tuple[Planned, Row | None]]:
-    """Train the runs of a group at once; yield each with its row, None where it diverged."""
-    told = Told(_teller(group, watch), lambda text: watch.note(group[0].name, text))
+) -> Iterator[tuple[Planned, Row | str]]:
+    """Train the runs of a group at once; yield each with its row, or with why it diverged."""
+    told = _told(group, watch)
     settings = _settings(group, folder, device, told)
     pairs = [build(each, setting) for each, setting in zip(group, settings, strict=True)]
     checks = [setting.validation(pair) for setting, pair in zip(settings, pairs, strict=True)]
-    options = group[0].options
     checkpoint = settings[0].checkpoint.with_name(f"{group[0].key}-{len(group)}.safetensors")
     began = time.perf_counter()
 
@@ -121,23 +107,18 @@ def _together(
         seeds=[each.options.seed for each in group],
         learning_rate=[each.options.learning_rate for each in group],
         evaluate=lambda number: checks[number](),
-        validate_every=options.validate_every,
-        epochs=options.epochs,
-        batch_size=options.batch_size,
-        schedule=options.rate_schedule,
-        clip_norm=options.clip_norm,
         transform=settings[0].data.visit,
         before_epoch=(set_epoch,),
         checkpoint=checkpoint,
         checkpoint_every=CHECKPOINT_EVERY,
         resume=checkpoint.exists(),
         progress=told,
-        bfloat16=options.bfloat16,
+        **training_settings(group[0].options),
     )
     share = (time.perf_counter() - began) / len(group)
     for each, setting, pair, one in zip(group, settings, pairs, fitted, strict=True):
         if one.history.best_epoch is None:
-            yield each, None
+            yield each, "diverged: its loss is not finite"
             continue
         one.load_best()
         pyro.clear_param_store()  # all have parameters of the same names
@@ -152,7 +133,7 @@ def _settings(
     by_seed: dict[int, RunData] = {}
     found = []
     for each in group:
-        setting = prepared(each, folder, device, progress)
-        setting.data = by_seed.setdefault(each.options.seed, setting.data)
-        found.append(setting)
+        seed = each.options.seed
+        found.append(prepared(each, folder, device, progress, by_seed.get(seed)))
+        by_seed[seed] = found[-1].data
     return found

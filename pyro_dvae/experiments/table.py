@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Sequence
-from typing import Any
 
-from pyro_dvae.experiments.declaration import Case, Experiment, Published
+from pyro_dvae.experiments.declaration import Case, Experiment, Published, Table
+from pyro_dvae.experiments.results import Row
 
-Row = dict[str, Any]
 MINUS, NONE = "\N{MINUS SIGN}", "\N{EN DASH}"
 
 
@@ -37,8 +36,10 @@ def stand_in(experiment: Experiment, rows: Iterable[Row]) -> str | None:
     return " and ".join(sorted(odd)) or None
 
 
-def of_case(case: Case, rows: Iterable[Row]) -> list[Row]:
-    """Return the rows of a case, one for each seed."""
+def of_case(case: Case | None, rows: Iterable[Row]) -> list[Row]:
+    """Return the rows of a case, one for each seed; of no case none."""
+    if case is None:
+        return []
     return [row for row in rows if (row["row"], row["column"]) == (case.row, case.column)]
 
 
@@ -51,18 +52,18 @@ def values(rows: Iterable[Row], name: str, sign: int = 1) -> list[float]:
 def main_table(experiment: Experiment, rows: Sequence[Row]) -> str:
     """Return published figures, ours, and the differences, as rows and columns, and what the runs took."""
     table = experiment.table
-    columns = list(dict.fromkeys(case.column for case in experiment.cases))
-    cases = {(case.row, case.column): case for case in experiment.cases}
+    cells_of = experiment.cells
     comparable = stand_in(experiment, rows) is None
     lines = [f"{table.quantity}; {_of_seeds(rows)}.", ""]
-    lines += _header([table.corner, "", *columns])
-    for label in dict.fromkeys(case.row for case in experiment.cases):
-        of_row = [cases.get((label, column)) for column in columns]
-        ours = [values(of_case(c, rows), table.figure, table.sign) if c is not None else [] for c in of_row]
+    lines += _header([table.corner, "", *experiment.columns])
+    for label in experiment.rows:
+        of_row = [cells_of.get((label, column)) for column in experiment.columns]
+        own = [of_case(case, rows) for case in of_row]
+        ours = [values(each, table.figure, table.sign) for each in own]
         if not any(ours):
             continue
         published = [c.published if c is not None and comparable else None for c in of_row]
-        cells = [_ours(each, rows_of(c, rows), table) for each, c in zip(ours, of_row, strict=True)]
+        cells = [_ours(found, each, table) for found, each in zip(ours, own, strict=True)]
         if not any(published):
             lines.append(_line([label, "ours", *cells]))
             continue
@@ -73,11 +74,6 @@ def main_table(experiment: Experiment, rows: Sequence[Row]) -> str:
         ]
         lines.append(_line(["", "difference", *differences]))
     return "\n".join([*lines, "", _spent(rows)])
-
-
-def rows_of(case: Case | None, rows: Sequence[Row]) -> list[Row]:
-    """Return the rows of a case; of no case none."""
-    return [] if case is None else of_case(case, rows)
 
 
 def _all_figures(experiment: Experiment, rows: Sequence[Row]) -> str:
@@ -93,12 +89,12 @@ def _all_figures(experiment: Experiment, rows: Sequence[Row]) -> str:
         if own:
             epochs = [row["best_epoch"] for row in own if row["best_epoch"] is not None]
             best = ", ".join(map(str, epochs)) or NONE
-            figures = [_mean(values(own, name), name) for name in names]
+            figures = [_mean(values(own, name)) for name in names]
             lines.append(_line([case.row, case.column, best, *figures]))
     return "\n".join(lines)
 
 
-def _mean(found: Sequence[float], name: str) -> str:
+def _mean(found: Sequence[float]) -> str:
     if not found:
         return NONE
     mean = statistics.fmean(found)
@@ -121,7 +117,7 @@ def _by_case(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
     return found
 
 
-def _ours(found: Sequence[float], own: Sequence[Row], table: Any) -> str:
+def _ours(found: Sequence[float], own: Sequence[Row], table: Table) -> str:
     if not found:
         return NONE
     if len(found) == 1:

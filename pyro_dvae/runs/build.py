@@ -86,14 +86,28 @@ def build_bound(options: Options) -> DenoisingELBO:
     return kind(options.corruptions, options.particles, max_plate_nesting=1)
 
 
-def build_clean_bound(options: Options) -> DenoisingELBO:
+def build_clean_bound(options: Options, draws: int = 1) -> DenoisingELBO:
     """Return what the bound that is trained becomes on clean input: L_dvae, but for importance weights.
 
     The best epoch is chosen by it: importance weights train another guide than L_dvae would choose.
+
+    :param draws: of the bound for each datum, averaged.
     """
     if options.bound == "diwae":
-        return TraceDenoisingIWAE_ELBO(1, options.particles, max_plate_nesting=1)
-    return TraceDenoising_ELBO(max_plate_nesting=1)
+        return TraceDenoisingIWAE_ELBO(draws, options.particles, max_plate_nesting=1)
+    return TraceDenoising_ELBO(draws, max_plate_nesting=1)
+
+
+def training_settings(options: Options) -> dict[str, Any]:
+    """Return the arguments that ``Trainer`` and ``fit_many`` take alike."""
+    return {
+        "epochs": options.epochs,
+        "validate_every": options.validate_every,
+        "batch_size": options.batch_size,
+        "schedule": options.rate_schedule,
+        "clip_norm": options.clip_norm,
+        "bfloat16": options.bfloat16,
+    }
 
 
 def check_training(options: Options) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import pyro
 import torch
 from torch import Tensor
 
+import pyro_dvae
 from pyro_dvae.datasets import Dataset, binarisation, binarise_dataset, load_dataset
 from pyro_dvae.errors import DataError
 from pyro_dvae.options import Options
@@ -49,6 +53,17 @@ def described(dataset: Dataset) -> dict[str, Any]:
         "dimension": dataset.dimension,
         "image_shape": list(dataset.image_shape),
         "sizes": [len(dataset.train), len(dataset.validation), len(dataset.test)],
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a run was made with, for its record."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "pyro": pyro.__version__,
+        "numpy": np.__version__,
+        "pyro_dvae": pyro_dvae.__version__,
     }
 
 

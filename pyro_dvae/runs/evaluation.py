@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-import platform
 import re
 import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyro
-import torch
-
-import pyro_dvae
 from pyro_dvae import files, plots
 from pyro_dvae.evaluation import write_netcdf
 from pyro_dvae.evaluation.importance.arviz_export import import_arviz
+from pyro_dvae.runs.data import versions
 from pyro_dvae.runs.evaluation_findings import Findings, bits_per_dimension, measure, same_data
 from pyro_dvae.runs.evaluation_options import EvaluationOptions
 from pyro_dvae.runs.evaluation_pictures import draw
@@ -117,24 +112,13 @@ def _content(
         "linear_probe": None if findings.probe is None else findings.probe.to_dict(),
         "seconds": findings.seconds,
         "device": str(subject.x.device),
-        "versions": _versions(),
+        "versions": versions() | {"arviz": import_arviz().__version__},
     }
     if annealed is not None:
         content["annealed"] = annealed.to_dict(per_datum=True) | {
             "same_data": same_data(likelihood, annealed)
         }
     return content
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "pyro": pyro.__version__,
-        "numpy": np.__version__,
-        "arviz": import_arviz().__version__,
-        "pyro_dvae": pyro_dvae.__version__,
-    }
 
 
 def strict_json(content: dict[str, Any]) -> str:

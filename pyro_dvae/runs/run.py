@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import sys
 import time
 from collections.abc import Callable
@@ -12,7 +11,6 @@ from typing import Any
 import pyro
 import torch
 
-import pyro_dvae
 from pyro_dvae import plots
 from pyro_dvae.bounds import DenoisingELBO, TraceDenoising_ELBO, TraceDenoisingIWAE_ELBO
 from pyro_dvae.datasets import Dataset, load_dataset
@@ -30,8 +28,9 @@ from pyro_dvae.runs.build import (
     build_corruption,
     check_training,
     pick_device,
+    training_settings,
 )
-from pyro_dvae.runs.data import described, prepare
+from pyro_dvae.runs.data import described, prepare, versions
 from pyro_dvae.runs.networks import build_decoder, build_encoder
 from pyro_dvae.runs.pictures import manifold_means, prior_means, reconstructions
 from pyro_dvae.training import Trainer
@@ -108,12 +107,7 @@ class Run:
             bound,
             self.train,
             evaluate=evaluate,
-            epochs=options.epochs,
-            validate_every=options.validate_every,
-            batch_size=options.batch_size,
             learning_rate=options.learning_rate,
-            schedule=options.rate_schedule,
-            clip_norm=options.clip_norm,
             transform=self.visit,
             seed=options.seed,
             checkpoint=self.folder / run_folder.CHECKPOINT,
@@ -125,7 +119,7 @@ class Run:
             device=self.device,
             may_change=_MAY_CHANGE,
             compile=options.compiled,
-            bfloat16=options.bfloat16,
+            **training_settings(options),
         )
 
     def finish(self, trainer: Trainer) -> dict[str, Any]:
@@ -259,12 +253,7 @@ def _config(options: Options, data: Dataset) -> dict[str, Any]:
     return {
         "options": options.as_dict(),
         "data": described(data),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "pyro": pyro.__version__,
-            "pyro_dvae": pyro_dvae.__version__,
-        },
+        "versions": versions(),
     }
 
 

@@ -15,10 +15,10 @@ import pyro_dvae as dv
 from pyro_dvae.cli import main
 from pyro_dvae.compiled import compiler
 from pyro_dvae.errors import ProcessLostError
-from pyro_dvae.experiments import experiments, performing, plan, processes, results, running
+from pyro_dvae.experiments import experiments, performing, plan, processes, results, side_by_side
 from pyro_dvae.experiments.measures import MEASURES, Subject
 from pyro_dvae.experiments.running import reproduce
-from pyro_dvae.experiments.side_by_side import groups, perform_batched
+from pyro_dvae.experiments.side_by_side import groups, perform_groups
 from pyro_dvae.experiments.watching import Watch
 from pyro_dvae.training.progress import Silent
 
@@ -53,13 +53,13 @@ def test_what_is_finished_is_not_run_again(small, tmp_path, monkeypatch):
     planned = plan(small, seeds=1)
     first = reproduce(small, planned[:2], tmp_path / "out", jobs=1, **QUIET)
     asked = []
-    perform = running.perform
+    perform = side_by_side.perform
 
     def counted(each, *rest):
         asked.append(each.name)
         return perform(each, *rest)
 
-    monkeypatch.setattr(running, "perform", counted)
+    monkeypatch.setattr(side_by_side, "perform", counted)
     second = reproduce(small, planned, tmp_path / "out", jobs=1, **QUIET)
     assert asked == [planned[2].name]
     assert second.rows[:2] == first.rows
@@ -87,7 +87,8 @@ def test_one_batched_computation_gives_what_each_gives_alone(small, tmp_path, mo
     alone = reproduce(small, compiled, tmp_path / "a" / "x", jobs=1, **QUIET)
     rows = []
     watch = Watch(6, quiet=True)
-    diverged = perform_batched(plan(small), tmp_path / "b", torch.device("cpu"), 40, watch, rows.append)
+    grouped = groups(plan(small), 40)
+    diverged = perform_groups(grouped, tmp_path / "b", torch.device("cpu"), watch, rows.append)
     assert not diverged
     expected = figures(alone.rows)
     assert len(rows) == len(expected) == 6

@@ -1,13 +1,7 @@
 """Which activation."""
 
-from typing import Any
-
 from pyro_dvae.experiments.declaration import Case, Experiment, Table
-
-DATA: dict[str, dict[str, Any]] = {
-    "MNIST": {"dataset": "mnist"},
-    "Frey": {"dataset": "frey", "binarisation": "none", "likelihood": "gaussian-per-pixel", "epochs": 1000},
-}
+from pyro_dvae.experiments.shared import MNIST_AND_FREY
 
 EXPERIMENT = Experiment(
     name="activations",
@@ -16,7 +10,7 @@ EXPERIMENT = Experiment(
     cases=tuple(
         Case(activation, name, {**options, "activation": activation})
         for activation in ("softplus", "tanh", "relu", "sigmoid")
-        for name, options in DATA.items()
+        for name, options in MNIST_AND_FREY.items()
     ),
     table=Table("bound, nats", corner="data"),
     epochs=100,

@@ -23,7 +23,6 @@ EXPERIMENT = Experiment(
     table=Table(
         "cross-entropy of the test images, mean code, nats",
         figure="cross_entropy_mean_code",
-        lower_is_better=True,
         corner="size of the latent space",
     ),
     epochs=50,

@@ -1,13 +1,7 @@
 """How many hidden layers."""
 
-from typing import Any
-
 from pyro_dvae.experiments.declaration import Case, Experiment, Table
-
-DATA: dict[str, dict[str, Any]] = {
-    "MNIST": {"dataset": "mnist"},
-    "Frey": {"dataset": "frey", "binarisation": "none", "likelihood": "gaussian-per-pixel", "epochs": 1000},
-}
+from pyro_dvae.experiments.shared import MNIST_AND_FREY
 
 EXPERIMENT = Experiment(
     name="depth",
@@ -20,7 +14,7 @@ EXPERIMENT = Experiment(
             {**options, "hidden_layers": layers, "decoder_layers": layers},
         )
         for layers in range(1, 5)
-        for name, options in DATA.items()
+        for name, options in MNIST_AND_FREY.items()
     ),
     table=Table("bound, nats", corner="data"),
     epochs=100,

@@ -17,7 +17,7 @@ EXPERIMENT = Experiment(
         for title, program in PROGRAMS.items()
         for size in (1_000, 10_000)
     ),
-    table=Table("\N{MINUS SIGN}bound, nats", sign=-1, lower_is_better=True, corner="training images"),
+    table=Table("\N{MINUS SIGN}bound, nats", sign=-1, corner="training images"),
     epochs=300,
     options={"dataset": "mnist", "noise": 0.0, "validate_every": 5},
     measures=("training", "likelihood"),

@@ -1,6 +1,7 @@
 """A learned level of noise, by the denoising bound and by the semi-implicit one."""
 
 from pyro_dvae.experiments.declaration import Case, Experiment, Table
+from pyro_dvae.experiments.shared import FREY
 
 EXPERIMENT = Experiment(
     name="learned-noise",
@@ -14,9 +15,7 @@ EXPERIMENT = Experiment(
     table=Table("learned scale", figure="noise", corner="start", digits=4),
     epochs=500,
     options={
-        "dataset": "frey",
-        "binarisation": "none",
-        "likelihood": "gaussian-per-pixel",
+        **FREY,
         "noise_kind": "gaussian",
         "learn_noise": True,
         "validate_every": 5,

@@ -11,7 +11,7 @@ EXPERIMENT = Experiment(
         for pattern, value in (("one rate", "uniform"), ("mean image", "mean-image"))
         for noise in (0.05, 0.1, 0.15)
     ),
-    table=Table("\N{MINUS SIGN}bound, nats", sign=-1, lower_is_better=True, corner="average noise"),
+    table=Table("\N{MINUS SIGN}bound, nats", sign=-1, corner="average noise"),
     epochs=500,
     options={"dataset": "mnist", "salt": "rate", "validate_every": 5},
     measures=("training", "bounds", "likelihood"),

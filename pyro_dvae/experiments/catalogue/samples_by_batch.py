@@ -1,6 +1,7 @@
 """How many latents of each datum, against how many data in a batch."""
 
 from pyro_dvae.experiments.declaration import Case, Experiment, Table
+from pyro_dvae.experiments.shared import FREY
 
 EXPERIMENT = Experiment(
     name="samples-by-batch",
@@ -14,9 +15,7 @@ EXPERIMENT = Experiment(
     table=Table("bound of a density, nats", corner="batch", digits=0),
     epochs=200,
     options={
-        "dataset": "frey",
-        "binarisation": "none",
-        "likelihood": "gaussian-per-pixel",
+        **FREY,
         "noise": 0.0,
         "latent_size": 10,
         "validate_every": 5,

@@ -1,8 +1,7 @@
 """Table 1 of Im et al. (2017): bounds of MNIST by bound, depth of the encoder and level of the noise."""
 
-from typing import Any
-
-from pyro_dvae.experiments.declaration import Case, Experiment, Published, Table
+from pyro_dvae.experiments.declaration import Experiment, Table
+from pyro_dvae.experiments.shared import by_method_and_noise
 
 NOISE = (0.0, 0.05, 0.1, 0.15)
 ROWS = {
@@ -13,27 +12,13 @@ ROWS = {
     ("DIWAE, K = 5", 1): ((94.36, 0.07), (93.67, 0.10), (93.97, 0.07), (94.35, 0.08)),
     ("DIWAE, K = 5", 2): ((94.31, 0.07), (93.08, 0.08), (93.35, 0.13), (93.71, 0.07)),
 }
-OPTIONS: dict[str, dict[str, Any]] = {
-    "DVAE, K = 1": {"bound": "dvae", "activation": "softplus"},
-    "DVAE, K = 5": {"bound": "dvae", "particles": 5, "activation": "softplus"},
-    "DIWAE, K = 5": {"bound": "diwae", "particles": 5, "activation": "tanh"},
-}
 
 EXPERIMENT = Experiment(
     name="table1",
     title="MNIST: bounds by method, layers of the encoder and level of salt and pepper",
     source="Im et al. (2017), Table 1; 10 runs",
-    cases=tuple(
-        Case(
-            f"{method}, {layers} layer{'s' if layers > 1 else ''}",
-            f"{100 * noise:g} %",
-            {**OPTIONS[method], "hidden_layers": layers, "noise": noise},
-            Published(*figure),
-        )
-        for (method, layers), figures in ROWS.items()
-        for noise, figure in zip(NOISE, figures, strict=True)
-    ),
-    table=Table("\N{MINUS SIGN}bound, nats", sign=-1, lower_is_better=True, corner="noise"),
+    cases=by_method_and_noise(ROWS, NOISE, lambda noise: f"{100 * noise:g} %"),
+    table=Table("\N{MINUS SIGN}bound, nats", sign=-1, corner="noise"),
     epochs=500,
     seeds=3,
     options={"dataset": "mnist", "salt": "rate", "validate_every": 5},

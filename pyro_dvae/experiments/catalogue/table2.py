@@ -1,8 +1,7 @@
 """Table 2 of Im et al. (2017): bounds of the Frey faces."""
 
-from typing import Any
-
-from pyro_dvae.experiments.declaration import Case, Experiment, Published, Table
+from pyro_dvae.experiments.declaration import Experiment, Table
+from pyro_dvae.experiments.shared import FREY, by_method_and_noise
 
 NOISE = (0.0, 0.025, 0.05, 0.075)
 ROWS = {
@@ -13,33 +12,17 @@ ROWS = {
     ("DIWAE, K = 5", 1): ((1318.04, 2.83), (1320.18, 3.43), (1333.44, 2.74), (1305.38, 2.97)),
     ("DIWAE, K = 5", 2): ((1320.03, 1.67), (1334.77, 2.69), (1323.97, 4.15), (1309.30, 2.95)),
 }
-OPTIONS: dict[str, dict[str, Any]] = {
-    "DVAE, K = 1": {"bound": "dvae", "activation": "softplus"},
-    "DVAE, K = 5": {"bound": "dvae", "particles": 5, "activation": "softplus"},
-    "DIWAE, K = 5": {"bound": "diwae", "particles": 5, "activation": "tanh"},
-}
 
 EXPERIMENT = Experiment(
     name="table2",
     title="Frey faces: bounds by method, layers of the encoder and scale of Gaussian noise",
     source="Im et al. (2017), Table 2; 10 runs",
-    cases=tuple(
-        Case(
-            f"{method}, {layers} layer{'s' if layers > 1 else ''}",
-            f"{noise:g}",
-            {**OPTIONS[method], "hidden_layers": layers, "noise": noise},
-            Published(*figure),
-        )
-        for (method, layers), figures in ROWS.items()
-        for noise, figure in zip(NOISE, figures, strict=True)
-    ),
+    cases=by_method_and_noise(ROWS, NOISE, lambda noise: f"{noise:g}"),
     table=Table("bound of a density, nats", corner="noise", digits=1),
     epochs=1000,
     seeds=3,
     options={
-        "dataset": "frey",
-        "binarisation": "none",
-        "likelihood": "gaussian-per-pixel",
+        **FREY,
         "noise_kind": "gaussian",
         "validate_every": 5,
     },
