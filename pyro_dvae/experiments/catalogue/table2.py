@@ -19,7 +19,7 @@ EXPERIMENT = Experiment(
     source="Im et al. (2017), Table 2; 10 runs",
     cases=by_method_and_noise(ROWS, NOISE, lambda noise: f"{noise:g}"),
     table=Table("bound of a density, nats", corner="noise", digits=1),
-    epochs=1000,
+    epochs=500,
     seeds=3,
     options={
         **FREY,
