@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 import pyro_dvae as dv
-from catalogue.measures import bits_of, bits_of_logits
+from catalogue.measures import bits_of, bits_of_logits, divergence
 from catalogue.system import BOUNDS, Pair, Setting, System
 from pyro_dvae import guides, priors
 from pyro_dvae.models import LatentVariableModel
@@ -55,7 +55,7 @@ DISCRETE = [
         latents(guides.BernoulliGuide, priors.BernoulliPrior),
         trained_by="denoising, learned baseline",
         bound=nvil,
-        measures=(bits_of,),
+        measures=(bits_of, divergence),
     ),
     System(
         "bernoulli-vimco",
@@ -64,7 +64,7 @@ DISCRETE = [
         "Mnih and Rezende 2016",
         "`BernoulliGuide`, `BernoulliPrior`",
         latents(guides.BernoulliGuide, priors.BernoulliPrior),
-        measures=(bits_of,),
+        measures=(bits_of, divergence),
         **VIMCO,
     ),
     System(
@@ -74,7 +74,7 @@ DISCRETE = [
         "Maddison et al. 2017",
         "`ConcreteGuide`, `ConcretePrior`",
         latents(guides.ConcreteGuide, priors.ConcretePrior),
-        measures=(bits_of_logits,),
+        measures=(bits_of_logits, divergence),
     ),
     System(
         "categorical-vimco",
@@ -83,6 +83,7 @@ DISCRETE = [
         "Mnih and Rezende 2016",
         "`CategoricalGuide`, `CategoricalPrior`",
         categorical(guides.CategoricalGuide, priors.CategoricalPrior),
+        measures=(divergence,),
         **VIMCO,
     ),
     System(
@@ -92,5 +93,6 @@ DISCRETE = [
         "Jang et al. 2017; Maddison et al. 2017",
         "`GumbelSoftmaxGuide`, `GumbelSoftmaxPrior`",
         categorical(guides.GumbelSoftmaxGuide, priors.GumbelSoftmaxPrior),
+        measures=(divergence,),
     ),
 ]

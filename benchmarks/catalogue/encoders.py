@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from catalogue.measures import activity
 from catalogue.system import Pair, Setting, System, dvae
 from pyro_dvae.networks import ConvolutionalEncoder, GaussianEncoder, RecurrentEncoder
 
@@ -29,7 +30,9 @@ def deep(layers: int, source: str) -> System:
         return dvae(setting, encoder=GaussianEncoder(setting.data_size, setting.latent_size, sizes))
 
     title = f"MLP, {layers} hidden layers, softplus"
-    return System(f"encoder-{layers}-layers", GROUP, title, source, "`GaussianEncoder`", build)
+    return System(
+        f"encoder-{layers}-layers", GROUP, title, source, "`GaussianEncoder`", build, measures=(activity,)
+    )
 
 
 def convolutional(setting: Setting) -> Pair:

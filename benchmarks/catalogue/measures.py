@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import pyro
+import torch
+from pyro import poutine
 from torch import Tensor
 
-from pyro_dvae.evaluation import reconstruction_error
+from pyro_dvae.evaluation import active_units, reconstruction_error
 from pyro_dvae.evaluation.measures import binary_code
+from pyro_dvae.sites import clean_input
 
 
 def bits_of(model: Any, guide: Any, test: Tensor, seed: int) -> dict[str, float]:
@@ -19,6 +23,26 @@ def bits_of(model: Any, guide: Any, test: Tensor, seed: int) -> dict[str, float]
 def bits_of_logits(model: Any, guide: Any, test: Tensor, seed: int) -> dict[str, float]:
     """Measure the binary code of latents that are logits."""
     return _bits(binary_code(model, guide, test, threshold=0.0, values=(-math.inf, math.inf)))
+
+
+def activity(model: Any, guide: Any, test: Tensor, seed: int) -> dict[str, float]:
+    """Count the active latents (Burda et al. 2016) on clean input."""
+    return {"active latents": float(active_units(model, guide, test, seed=seed).count)}
+
+
+def divergence(model: Any, guide: Any, test: Tensor, seed: int) -> dict[str, float]:
+    """Measure E[log q(z | x) - log p(z)] on clean input with one draw of the latents (nats)."""
+    pyro.set_rng_seed(seed)
+    with torch.no_grad(), clean_input():
+        drawn = poutine.trace(guide).get_trace(test)
+        played = poutine.trace(poutine.replay(model, drawn)).get_trace(test)
+    for trace in (drawn, played):
+        trace.compute_log_prob(lambda name, site: not site["is_observed"])
+    latents = [
+        name for name, site in played.nodes.items() if site["type"] == "sample" and not site["is_observed"]
+    ]
+    total = sum(drawn.nodes[name]["log_prob_sum"] - played.nodes[name]["log_prob_sum"] for name in latents)
+    return {"divergence": float(total) / len(test)}
 
 
 def reconstruction(model: Any, guide: Any, test: Tensor, seed: int) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from catalogue.measures import bits_of, bits_of_logits
+from catalogue.measures import bits_of, bits_of_logits, divergence
 from catalogue.system import Pair, Setting, System, dvae
 from pyro_dvae import guides, priors
 from pyro_dvae.models import LatentVariableModel
@@ -42,7 +42,7 @@ PRIORS = [
         REPORT,
         "`GaussianPair`",
         with_prior(priors.GaussianPair),
-        measures=(bits_of,),
+        measures=(bits_of, divergence),
     ),
     System(
         "prior-sparse-beta",

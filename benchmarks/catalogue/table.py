@@ -26,7 +26,9 @@ def figures(row: Mapping[str, Any], more: bool = True) -> str:
     for name, value in row["more"].items() if more else ():
         if name == "bits":
             parts.append(f"code of {value:.1f} bits")
-        elif name.startswith("cross-entropy"):
+        elif name == "active latents":
+            parts.append(f"{value:.0f} active latents")
+        elif name.startswith(("cross-entropy", "divergence")):
             parts.append(f"{name} {value:.2f}")
     return "; ".join(parts)
 

@@ -161,8 +161,8 @@ def _spent(rows: Sequence[Row]) -> str:
     runs = "1 run" if len(rows) == 1 else f"{len(rows)} runs"
     span = f"{epochs[0]}" if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
     return (
-        f"{runs} of {span} epochs on {data}, {_time(seconds)} of {threads} each on "
-        f"{where}{rounded} (torch {rows[-1]['versions']['torch']}).{shared}"
+        f"{runs} of {span} epochs on {data}, with {threads} each on {where}{rounded}: "
+        f"{_time(seconds)} in all (torch {rows[-1]['versions']['torch']}).{shared}"
     )
 
 

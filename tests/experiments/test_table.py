@@ -25,7 +25,7 @@ def test_published_ours_and_difference(small):
     assert "|  | ours | 92.00 ± 1.41 | 88.25 ± 0.35 |" in lines
     assert "|  | difference | +2.00 | \N{MINUS SIGN}0.75 |" in lines
     assert "| VAE, K = 2 | ours | \N{EN DASH} | 88.25 ± 0.35 |" in lines
-    assert "6 runs of 3 epochs on digits (10 for training), 3.0 hours of one thread each on cpu" in text
+    assert "6 runs of 3 epochs on digits (10 for training), with one thread each on cpu: 3.0 hours" in text
     assert "| VAE | 0 % | 2, 2 | \N{MINUS SIGN}92.00 | \N{MINUS SIGN}80.00 |" in lines
 
 
