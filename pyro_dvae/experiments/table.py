@@ -159,7 +159,7 @@ def _spent(rows: Sequence[Row]) -> str:
     threads = "one thread" if {row["threads"] for row in rows} == {1} else "several threads"
     rounded = ", matrix products in bfloat16" if all(row["options"]["bfloat16"] for row in rows) else ""
     runs = "1 run" if len(rows) == 1 else f"{len(rows)} runs"
-    span = f"{epochs[0]}" if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
+    span = f"{epochs[0]:,}" if len(epochs) == 1 else f"{epochs[0]:,} to {epochs[-1]:,}"
     return (
         f"{runs} of {span} epochs on {data}, with {threads} each on {where}{rounded}: "
         f"{_time(seconds)} in all (torch {rows[-1]['versions']['torch']}).{shared}"

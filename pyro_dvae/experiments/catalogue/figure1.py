@@ -16,7 +16,7 @@ EXPERIMENT = Experiment(
         for count, figure in zip((1, 5, 10), figures, strict=True)
     ),
     table=Table("\N{MINUS SIGN}bound, nats", sign=-1, corner="corruptions"),
-    epochs=100,
+    epochs=50,
     options={"dataset": "mnist", "salt": "rate", "noise": 0.05, "validate_every": 5},
     measures=("training", "bounds", "likelihood"),
     note=(

@@ -13,7 +13,7 @@ EXPERIMENT = Experiment(
         for size in range(20, 141, 20)
     ),
     table=Table("bound of a density, nats", corner="batch", digits=0),
-    epochs=200,
+    epochs=100,
     options={
         **FREY,
         "noise": 0.0,
