@@ -86,7 +86,7 @@ class Experiment:
     :param measures: what is measured of each trained pair, besides its bound: names of
         :data:`pyro_dvae.experiments.measures.MEASURES`.
     :param picture: its kind, a name of :data:`pyro_dvae.experiments.pictures.PICTURES`.
-    :param core_hours: what all runs took when they were measured for the documentation, on one core each.
+    :param core_hours: of all runs on one core each, by those that were measured for the documentation.
     :param note: what a reader of the table should know.
     """
 

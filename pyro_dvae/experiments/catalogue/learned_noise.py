@@ -21,10 +21,10 @@ EXPERIMENT = Experiment(
         "validate_every": 5,
     },
     measures=("noise", "training", "bounds", "likelihood"),
-    core_hours=0.1,
     note=(
         "The level is that of the best epoch by validation; its lower limit is 0.001. L_dvae is linear in "
         "the distribution of the corruption, so it can only drive the noise down; the semi-implicit bound "
         "can have an optimum inside."
     ),
+    core_hours=0.1,
 )
