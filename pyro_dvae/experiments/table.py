@@ -154,7 +154,7 @@ def _spent(rows: Sequence[Row]) -> str:
     which = "is a run of another experiment" if elsewhere == 1 else "are runs of other experiments"
     shared = f" {elsewhere} of them {which}." if elsewhere else ""
     epochs = sorted({row["epochs"] for row in rows})
-    data = " and ".join(sorted({_data(row) for row in rows}))
+    data = " and ".join(_data(rows))
     where = " and ".join(sorted({row["device"] for row in rows}))
     threads = "one thread" if {row["threads"] for row in rows} == {1} else "several threads"
     rounded = ", matrix products in bfloat16" if all(row["options"]["bfloat16"] for row in rows) else ""
@@ -177,10 +177,15 @@ def spent(row: Row) -> float:
     return found
 
 
-def _data(row: Row) -> str:
-    data = row["data"]
-    name = str(data["name"])
-    return f"{name} ({data['trained_on']:,} for training)"
+def _data(rows: Sequence[Row]) -> list[str]:
+    """Name each data set, with the sizes that were trained on."""
+    sizes: dict[str, set[int]] = {}
+    for row in rows:
+        sizes.setdefault(str(row["data"]["name"]), set()).add(row["data"]["trained_on"])
+    return [
+        f"{name} ({' and '.join(f'{size:,}' for size in sorted(found))} for training)"
+        for name, found in sorted(sizes.items())
+    ]
 
 
 def _header(cells: Sequence[str]) -> list[str]:
