@@ -31,7 +31,11 @@ def listed() -> str:
     lines = []
     for each in experiments().values():
         runs = len(each.cases) * each.seeds
-        took = f"about {each.core_hours:g} hours of one core" if each.core_hours else "not timed"
+        took = f"about {_time(each.core_hours)} of one core" if each.core_hours else "not timed"
         lines.append(f"{each.name:<20}{each.title} ({each.source})")
         lines.append(f"{'':<20}{len(each.cases)} cases, {runs} runs of {each.epochs:,} epochs, {took}")
     return "\n".join(lines)
+
+
+def _time(hours: float) -> str:
+    return f"{hours:.0f} hours" if hours >= 1.5 else f"{max(60 * hours, 1):.0f} minutes"

@@ -16,5 +16,5 @@ EXPERIMENT = Experiment(
     options={"dataset": "mnist", "noise": 0.0, "validate_every": 5},
     measures=("training", "units"),
     picture="curves",
-    core_hours=0.1,
+    core_hours=0.10,
 )

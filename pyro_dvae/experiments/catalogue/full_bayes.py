@@ -25,5 +25,5 @@ EXPERIMENT = Experiment(
         "The bound is of a new datum under weights drawn from their distribution. A run from a trained VAE "
         "has trained that for as many epochs before."
     ),
-    core_hours=0.2,
+    core_hours=0.23,
 )

@@ -26,5 +26,5 @@ EXPERIMENT = Experiment(
         "the distribution of the corruption, so it can only drive the noise down; the semi-implicit bound "
         "can have an optimum inside."
     ),
-    core_hours=0.1,
+    core_hours=0.10,
 )
