@@ -32,4 +32,5 @@ EXPERIMENT = Experiment(
         "The bound of an autoencoder in the second table is the negative of its cross-entropy: it has no "
         "prior, and is no bound of log p(x)."
     ),
+    core_hours=0.23,
 )
