@@ -37,6 +37,7 @@ def lines(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path | N
             _points(axes[1], theirs, label=label, **style)
     for each, title in zip(axes, ("ours", "published"), strict=False):
         each.set_xticks(range(len(columns)), labels=[textwrap.fill(column, 14) for column in columns])
+        each.set_xlim(-0.2, len(columns) - 0.8)  # the same in both, where one has fewer columns measured
         each.set_xlabel(experiment.table.corner)
         each.grid(axis="y", color="0.9", linewidth=0.8)
         each.set_axisbelow(True)
