@@ -23,4 +23,5 @@ EXPERIMENT = Experiment(
         "Ours: one encoder layer, K = 1 latent of each corruption for DVAE and K = 5 for DIWAE; which the "
         "figure has, the paper does not say."
     ),
+    core_hours=0.54,
 )
