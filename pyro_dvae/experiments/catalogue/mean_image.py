@@ -15,4 +15,5 @@ EXPERIMENT = Experiment(
     epochs=500,
     options={"dataset": "mnist", "salt": "rate", "validate_every": 5},
     measures=("training", "bounds", "likelihood"),
+    core_hours=0.70,
 )
