@@ -7,6 +7,7 @@ import pkgutil
 
 from pyro_dvae.experiments import catalogue
 from pyro_dvae.experiments.declaration import Experiment
+from pyro_dvae.experiments.times import in_words
 
 
 def experiments() -> dict[str, Experiment]:
@@ -27,15 +28,15 @@ def experiment(name: str) -> Experiment:
 
 
 def listed() -> str:
-    """Return two lines for each experiment: what it is, its size, and what it took when it was measured."""
+    """Return two lines for each experiment (what it is; its size, what it took), and one on the times."""
     lines = []
     for each in experiments().values():
         runs = len(each.cases) * each.seeds
-        took = f"about {_time(each.core_hours)} of one core" if each.core_hours else "not timed"
+        took = f"about {in_words(3600 * each.core_hours)} of one core" if each.core_hours else "not timed"
         lines.append(f"{each.name:<20}{each.title} ({each.source})")
-        lines.append(f"{'':<20}{len(each.cases)} cases, {runs} runs of {each.epochs:,} epochs, {took}")
+        epochs = " to ".join(f"{count:,}" for count in each.epochs_of_cases)
+        lines.append(f"{'':<20}{len(each.cases)} cases, {runs} runs of {epochs} epochs, {took}")
+    lines.append(
+        "Times are of the runs in docs/reproduction.md, with --bfloat16; each core takes a run at a time."
+    )
     return "\n".join(lines)
-
-
-def _time(hours: float) -> str:
-    return f"{hours:.0f} hours" if hours >= 1.5 else f"{max(60 * hours, 1):.0f} minutes"

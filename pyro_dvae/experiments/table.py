@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from pyro_dvae.experiments.declaration import Case, Experiment, Published, Table
 from pyro_dvae.experiments.results import Row
+from pyro_dvae.experiments.times import in_words
 
 MINUS, NONE = "\N{MINUS SIGN}", "\N{EN DASH}"
 
@@ -162,12 +163,8 @@ def _spent(rows: Sequence[Row]) -> str:
     span = f"{epochs[0]:,}" if len(epochs) == 1 else f"{epochs[0]:,} to {epochs[-1]:,}"
     return (
         f"{runs} of {span} epochs on {data}, with {threads} each on {where}{rounded}: "
-        f"{_time(seconds)} in all (torch {rows[-1]['versions']['torch']}).{shared}"
+        f"{in_words(seconds)} in all (torch {rows[-1]['versions']['torch']}).{shared}"
     )
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{max(round(seconds / 60), 1)} minutes"
 
 
 def spent(row: Row) -> float:

@@ -25,7 +25,8 @@ class Watch:
         self._total, self._quiet = total, quiet
         self._stream = sys.stderr if stream is None else stream
         self._done = 0
-        self._shares: dict[str, float] = {}
+        self._had = 0.0  # what resumed runs brought with them, which took no time here
+        self._shares: dict[str, float | None] = {}
         self._began = self._last = time.monotonic()
         self._bars: _Bars | None = None
         if not quiet and self._stream.isatty():
@@ -33,7 +34,7 @@ class Watch:
 
     def start(self, name: str) -> None:
         """A run begins."""
-        self._shares[name] = 0.0
+        self._shares[name] = None
         if self._bars is not None:
             self._bars.start(name)
         else:
@@ -41,12 +42,14 @@ class Watch:
 
     def epoch(self, name: str, done: int, epochs: int) -> None:
         """A run has finished an epoch."""
+        if self._shares[name] is None:
+            self._had += (done - 1) / epochs
         self._shares[name] = done / epochs
         if self._bars is not None:
             self._bars.epoch(name, done, epochs)
         elif time.monotonic() - self._last >= _SECONDS_BETWEEN_LINES:
-            under_way = "; ".join(f"{name} {100 * share:.0f} %" for name, share in self._shares.items())
-            self.say(f"{self._done} of {self._total} done{self._left()}; {under_way}")
+            shares = "; ".join(f"{each} {100 * (share or 0):.0f} %" for each, share in self._shares.items())
+            self.say(f"{self._done} of {self._total} done{self._left()}; {shares}")
 
     def note(self, name: str, text: str) -> None:
         """Something else is going on in a run."""
@@ -78,12 +81,12 @@ class Watch:
             self._bars.stop()
 
     def _left(self) -> str:
-        done = self._done + sum(self._shares.values())
+        done = self._done + sum(share or 0 for share in self._shares.values())
         elapsed = time.monotonic() - self._began
-        remaining = self._total - done
-        if remaining <= 0 or done < 0.02 or elapsed < 1:
+        here, remaining = done - self._had, self._total - done
+        if remaining <= 0 or here < 0.02 or elapsed < 1:
             return ""
-        return f", about {duration(elapsed / done * remaining)} left"
+        return f", about {duration(elapsed / here * remaining)} left"
 
 
 class _Bars:

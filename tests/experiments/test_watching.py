@@ -42,6 +42,16 @@ def test_plain_lines(clock):
     ]
 
 
+def test_what_a_resumed_run_had_is_not_taken_for_speed(clock):
+    stream = io.StringIO()
+    watch = Watch(2, stream=stream)
+    watch.start("a")
+    watch.epoch("a", 301, 500)  # went on at epoch 301
+    clock[0] += 60
+    watch.epoch("a", 400, 500)
+    assert stream.getvalue().splitlines()[-1] == "0 of 2 done, about 6 min 00 s left; a 80 %"
+
+
 def test_quiet(clock):
     stream = io.StringIO()
     watch = Watch(1, quiet=True, stream=stream)
