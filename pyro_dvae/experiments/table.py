@@ -168,9 +168,11 @@ def _spent(rows: Sequence[Row]) -> str:
 
 
 def spent(row: Row) -> float:
-    """Return the seconds of a run: of its thread where it had one core, else by the clock."""
+    """Return the seconds of a run: of its thread where it had one core, else, or if resumed, by the clock."""
     seconds = row["seconds"]
-    found: float = seconds.get("cpu", seconds["training"] + seconds["measuring"])
+    by_clock = max(seconds["training"], seconds["steps"]) + seconds["measuring"]
+    resumed = seconds["training"] < seconds["steps"]  # the other times are of the last part only
+    found: float = by_clock if resumed else seconds.get("cpu", by_clock)
     return found
 
 

@@ -2,10 +2,11 @@
 
 import dataclasses
 
+import pytest
 from experiments_small import row_of
 
 from pyro_dvae.experiments import Table, plan
-from pyro_dvae.experiments.table import markdown
+from pyro_dvae.experiments.table import markdown, spent
 
 
 def rows(small, seeds=2):
@@ -56,3 +57,16 @@ def test_another_figure_and_rows_of_other_experiments(small):
     text = markdown(figure, own)
     assert "| VAE, K = 2 | ours | \N{EN DASH} | 0.042 ± 0.200 |" in text.splitlines()
     assert "1 of them is a run of another experiment." in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        ({"steps": 300.0, "training": 350.0, "measuring": 40.0, "cpu": 370.0}, 370.0),
+        ({"steps": 300.0, "training": 350.0, "measuring": 40.0}, 390.0),
+        ({"steps": 300.0, "training": 150.0, "measuring": 40.0, "cpu": 180.0}, 340.0),
+    ],
+    ids=["of its thread", "by the clock", "resumed: the other times are of its last part"],
+)
+def test_what_a_run_took(seconds, expected):
+    assert spent({"seconds": seconds}) == expected

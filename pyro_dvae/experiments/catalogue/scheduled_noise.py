@@ -23,4 +23,5 @@ EXPERIMENT = Experiment(
     options={"dataset": "mnist", "salt": "rate", "validate_every": 5},
     measures=("training", "bounds", "likelihood"),
     picture="curves",
+    core_hours=1.2,
 )
