@@ -94,7 +94,7 @@ def info(run: str, as_json: bool) -> None:
 @click.option("--seeds", type=click.IntRange(1), help="Runs of each case.  [default: the experiment's]")
 @click.option("--epochs", type=click.IntRange(1), help="Epochs of a run.  [default: the experiment's]")
 @click.option(
-    "--only", multiple=True, metavar="TEXT", help="Only cases with TEXT in row or column; repeatable."
+    "--only", multiple=True, metavar="TEXT", help="Only cases with these words in row or column; repeatable."
 )
 @click.option(
     "--output", default="reproduction", show_default=True, help="Folder; each experiment has its own in it."

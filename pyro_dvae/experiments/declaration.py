@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -164,14 +165,14 @@ def plan(
 
     :param seeds: runs of each case in place of the experiment's number.
     :param epochs: of a run in place of the experiment's.
-    :param only: texts of which a case's name (its row and column) must contain one, in any letters.
+    :param only: texts of which a case's name (its row and column) must contain one, as whole words and
+        in any letters: ``0 %`` is not in ``10 %``.
     :param overrides: options that replace those of every run.
     :raises InputError: ``only`` leaves no case.
     """
+    patterns = [re.compile(rf"(?<![\w.]){re.escape(text)}(?![\w.])", re.IGNORECASE) for text in only]
     wanted = [
-        case
-        for case in experiment.cases
-        if not only or any(text.casefold() in case.name.casefold() for text in only)
+        case for case in experiment.cases if not only or any(each.search(case.name) for each in patterns)
     ]
     if not wanted:
         known = "; ".join(case.name for case in experiment.cases)

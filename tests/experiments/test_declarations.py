@@ -108,6 +108,21 @@ def test_a_plan_is_narrowed():
         plan(SMALL, only=("K = 9",))
 
 
+@pytest.mark.parametrize(
+    ("name", "only", "found"),
+    [
+        ("table1", "0 %", 6),
+        ("table1", "5 %", 6),
+        ("table1", "k = 1, 1 layer", 4),
+        ("table2", "DVAE, K = 1, 1 layer, 0", 1),
+        ("autoencoder", "autoencoder", 10),
+        ("autoencoder", "2", 4),
+    ],
+)
+def test_a_text_is_of_whole_words(name, only, found):
+    assert len(plan(experiment(name), seeds=1, only=(only,))) == found
+
+
 def test_an_unknown_option_or_name_is_refused():
     wrong = dataclasses.replace(SMALL, options={"noize": 0.1})
     with pytest.raises(dv.InputError, match="'noize', which is no training option"):
