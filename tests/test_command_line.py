@@ -49,9 +49,9 @@ def call(*arguments, code=0, capsys=None):
     return None if capsys is None else capsys.readouterr()
 
 
-def script(*arguments, **options):
+def script(*arguments, timeout=300, **options):
     command = [sys.executable, str(EXAMPLE), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, **options)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout, **options)
 
 
 def weights(folder):
@@ -358,6 +358,8 @@ def test_offline_digits_stand_in_loudly_when_nothing_was_named(capsys, monkeypat
 def test_real_mnist_reaches_a_known_bound():
     """Five epochs at the defaults and 5 % noise: -117.0 nats when measured; an untrained net has -543."""
     folder = (ROOT / "../shared/data").resolve()
-    done = script("--noise", "0.05", "--epochs", "5", "--data-folder", folder, "--output", "run")
+    done = script(
+        "--noise", "0.05", "--epochs", "5", "--data-folder", folder, "--output", "run", timeout=1800
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(Path("run/results.json").read_text())["test_bound"]["mean"] > -118.5
