@@ -23,7 +23,7 @@ def figures(monkeypatch):
         seen.append(figure)
         return write(path, figure)
 
-    monkeypatch.setattr(plots, "write_figure", note)
+    monkeypatch.setattr(plots.figures, "write_figure", note)
     return seen
 
 

@@ -42,7 +42,7 @@ class Watch:
 
     def epoch(self, name: str, done: int, epochs: int) -> None:
         """A run has finished an epoch."""
-        if self._shares[name] is None:
+        if self._shares.get(name) is None:
             self._had += (done - 1) / epochs
         self._shares[name] = done / epochs
         if self._bars is not None:

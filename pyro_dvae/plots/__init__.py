@@ -1,0 +1,26 @@
+"""Pictures: from plain arrays or tensors to a PNG file, without matplotlib's global state.
+
+Every function checks its input, draws in memory, writes beside ``path`` and moves the file into place, so
+an older picture is only ever replaced by a whole new one; each returns the :class:`~pathlib.Path` written.
+Missing folders are made. matplotlib is needed when a picture is drawn, not when this module is imported.
+"""
+
+from pyro_dvae.plots.curves import learning_curves
+from pyro_dvae.plots.figures import FONT_SIZE, new_figure, write_figure
+from pyro_dvae.plots.grids import SHOWN, denoising_grid, image_grid
+from pyro_dvae.plots.manifolds import manifold, manifold_codes
+from pyro_dvae.plots.mosaics import CLIPPED, NOTE
+
+__all__ = [
+    "CLIPPED",
+    "FONT_SIZE",
+    "NOTE",
+    "SHOWN",
+    "denoising_grid",
+    "image_grid",
+    "learning_curves",
+    "manifold",
+    "manifold_codes",
+    "new_figure",
+    "write_figure",
+]

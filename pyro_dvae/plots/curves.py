@@ -1,0 +1,110 @@
+"""Bounds over the epochs."""
+
+from __future__ import annotations
+
+import math
+import os
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pyro_dvae import checks
+from pyro_dvae.errors import InputError
+from pyro_dvae.plots import figures
+from pyro_dvae.plots.figures import FONT_SIZE
+
+
+def learning_curves(
+    path: str | os.PathLike[str],
+    epochs: Any,
+    train_bound: Any,
+    validation_bound: Any,
+    best_epoch: int | None = None,
+    title: str | None = None,
+) -> Path:
+    """Draw the training and validation bound (nats per datum, higher is better) against the epoch.
+
+    The three arrays have one entry per epoch; None, NaN and infinite bounds are left out, and a curve without
+    any value is not drawn. The first epochs and lone outliers, often hundreds of nats lower, are left outside
+    the picture so that the rest can be read; the picture then says how many values that are.
+    """
+    steps = _numbers("epochs", epochs)
+    curves = {
+        "training (corrupted input)": _numbers("train_bound", train_bound),
+        "validation (clean input)": _numbers("validation_bound", validation_bound),
+    }
+    for argument, values in zip(("train_bound", "validation_bound"), curves.values(), strict=True):
+        if values.shape != steps.shape:
+            raise InputError(f"{argument}: expected {steps.size} values, one per epoch, got {values.size}")
+    if not np.isfinite(steps).all():
+        raise InputError("epochs: expected finite numbers, got NaN or infinity")
+    curves = {label: values for label, values in curves.items() if np.isfinite(values).any()}
+    if not curves:
+        raise InputError("train_bound, validation_bound: expected at least one finite value, got none")
+    if best_epoch is not None and checks.number("best_epoch", best_epoch) not in steps:
+        raise InputError(f"best_epoch: expected one of the epochs, got {best_epoch!r}")
+
+    figure = figures.new_figure(7.0, 4.4, layout="constrained")
+    axes = figure.add_subplot()
+    for (label, values), (colour, width) in zip(
+        curves.items(), (("#0072B2", 1.2), ("#D55E00", 2)), strict=False
+    ):
+        seen = np.isfinite(values)
+        marker = "o" if seen.sum() <= 25 else None
+        axes.plot(
+            steps[seen], values[seen], color=colour, linewidth=width, marker=marker, markersize=4, label=label
+        )
+    if best_epoch is not None:
+        axes.axvline(best_epoch, color="0.35", linewidth=1, linestyle="--", label=f"best epoch: {best_epoch}")
+    shown = [_readable(values) for values in curves.values()]
+    if best_epoch is not None:
+        shown += [values[(steps == best_epoch) & np.isfinite(values)] for values in curves.values()]
+    low, high = float(np.concatenate(shown).min()), float(np.concatenate(shown).max())
+    margin = 0.05 * (high - low) or max(1e-3 * abs(high), 0.5)
+    axes.set_ylim(low - margin, high + margin)
+    if steps.min() == steps.max():
+        axes.set_xlim(steps[0] - 1, steps[0] + 1)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("bound (nats per datum)")
+    axes.ticklabel_format(useOffset=False)
+    axes.grid(color="0.9", linewidth=0.8)
+    axes.set_axisbelow(True)
+    place: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0)}
+    axes.legend(**place, ncols=3, frameon=False, fontsize=FONT_SIZE)
+    if title:
+        figure.suptitle(textwrap.fill(title, 80), fontsize=FONT_SIZE + 2)
+    drawn = np.concatenate([values[np.isfinite(values)] for values in curves.values()])
+    outside = int(((drawn < low - margin) | (drawn > high + margin)).sum())
+    if outside:
+        note = f"{outside} value{'s lie' if outside > 1 else ' lies'} outside the picture"
+        figure.supxlabel(note, x=0.99, ha="right", fontsize=FONT_SIZE - 1, color="0.35")
+    return figures.write_figure(path, figure)
+
+
+def _numbers(argument: str, values: Any) -> np.ndarray:
+    """Return a 1-D sequence, array or tensor as float64, None as NaN."""
+    if isinstance(values, torch.Tensor):
+        values = values.detach().double().cpu().numpy()
+    if isinstance(values, np.ndarray):
+        values = values.tolist()
+    try:
+        array = np.asarray([math.nan if value is None else float(value) for value in values])
+    except (TypeError, ValueError):
+        raise InputError(f"{argument}: expected a sequence of numbers, got {type(values).__name__}") from None
+    if array.size == 0:
+        raise InputError(f"{argument}: expected at least one value, got none")
+    return array
+
+
+def _readable(values: np.ndarray) -> np.ndarray:
+    """The values a reader looks for: no burn-in (the first tenth), no outlier far below the quartiles."""
+    kept = values[values.size // 10 :]
+    kept = kept[np.isfinite(kept)]
+    if kept.size == 0:
+        return values[np.isfinite(values)]
+    lower, upper = np.quantile(kept, [0.25, 0.75])
+    return kept[kept >= lower - 3 * (upper - lower)]
