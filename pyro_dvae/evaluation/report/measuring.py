@@ -1,0 +1,150 @@
+"""All bounds of one model and guide on the same data, in the order that they must have."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_dvae import checks
+from pyro_dvae.bounds import DenoisingELBO, TraceDenoising_ELBO
+from pyro_dvae.errors import InputError
+from pyro_dvae.evaluation.estimates import Estimate, estimate_in_chunks
+from pyro_dvae.evaluation.importance import LogLikelihood, log_likelihood
+from pyro_dvae.evaluation.importance.result import TOO_MANY
+from pyro_dvae.evaluation.modes import evaluation_mode
+from pyro_dvae.evaluation.report.planned import orders, planned_bounds, rows_at_once
+from pyro_dvae.evaluation.report.result import LOG_LIKELIHOOD, UNRELIABLE, BoundsEntry, BoundsReport
+from pyro_dvae.random_state import derived_seed, forked
+
+
+def bounds_report(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    x: Tensor,
+    *,
+    num_mixture: Iterable[int] = (1, 10, 100),
+    num_particles: Iterable[int] = (1, 5, 50),
+    num_corruptions: int = 5,
+    num_samples: int = 1000,
+    clean: bool = False,
+    seed: int | None = None,
+    max_plate_nesting: int | float = math.inf,
+    progress: Callable[[int, int], None] | None = None,
+) -> BoundsReport:
+    """Estimate every bound of a model and guide on the same data, without a gradient::
+
+        L_dvae  ≤  L_J  ≤  L_J'  ≤  L_cvae  ≤  upper sandwich
+        L_dvae  ≤  L_diwae (K)  ≤  L_diwae (K')  ≤  pooled
+        L_cvae, pooled, mixture  ≤  log p(x)
+
+    The first line is estimated with M corruptions and the largest K, from the same draws as the last three
+    bounds of the others.
+
+    log p(x) is estimated by :func:`~pyro_dvae.log_likelihood` with the mixture over M corruptions as its
+    proposal (the guide itself where its input is clean).
+
+    :param model: Pyro model of a batch, with one data plate.
+    :param guide: Pyro guide of a batch, with or without a corruption.
+    :param x: data, shape [N, ...].
+    :param num_mixture: J of each semi-implicit bound, at least 1; the largest gives the upper sandwich.
+    :param num_particles: K of each L_diwae; the largest is also that of the pooled and the mixture bound.
+    :param num_corruptions: M, corruptions per datum.
+    :param num_samples: importance samples per datum for log p(x), at least.
+    :param clean: give the guide clean input; the bounds are then those of the guide without corruption.
+    :param seed: start of the streams that the draws are from; None draws it from the global stream.
+    :param max_plate_nesting: how many dimensions the user's plates take; found by one run where omitted.
+    :param progress: called with the rows done and the rows in all, over all bounds.
+    :raises InputError: ``x`` is empty or not finite, a count is below 1, or there is none.
+    """
+    checks.data("x", x)
+    mixtures, particles = _counts("num_mixture", num_mixture), _counts("num_particles", num_particles)
+    m = checks.count("num_corruptions", num_corruptions)
+    checks.count("num_samples", num_samples)
+    if seed is not None:
+        checks.count("seed", seed, minimum=0)
+    nesting = _plate_nesting(model, guide, x) if max_plate_nesting == math.inf else max_plate_nesting
+
+    planned = planned_bounds(m, mixtures, particles, nesting)
+    total = len(x) * (len(planned) + 1)
+    done = 0
+    start = int(torch.randint(2**63 - 1, ())) if seed is None else seed
+
+    def evaluate(bound: DenoisingELBO, rows: int, stream: str) -> Tensor:
+        nonlocal done
+        parts = []
+        for index, chunk in enumerate(x.split(rows)):
+            own = derived_seed(start, "bounds_report", stream, index)
+            estimate = estimate_in_chunks(model, guide, chunk, bound, rows, clean=clean, seed=own)
+            parts.append(estimate.per_datum)
+            done += len(chunk)
+            if progress is not None:
+                progress(done, total)
+        return torch.cat(parts)
+
+    entries = []
+    with evaluation_mode(model, guide, x[: rows_at_once(planned[0][-1])]):
+        for name, label, definition, kind, note, bound in planned:
+            # Bounds of as many draws get the very same ones, which takes their noise out of the differences.
+            alike = [each[-1] for each in planned if each[-1].num_particles == bound.num_particles]
+            rows = min(rows_at_once(each) for each in alike)
+            estimate = Estimate(evaluate(bound, rows, f"{m} x {bound.num_particles}"))
+            entries.append(BoundsEntry(name, label, definition, kind, estimate, _with_lost(note, estimate)))
+    sampled = log_likelihood(
+        model,
+        guide,
+        x,
+        num_samples=num_samples,
+        proposal="clean" if clean else "mixture" if m > 1 else "corrupted",
+        num_corruptions=m,
+        seed=derived_seed(start, "bounds_report", LOG_LIKELIHOOD),
+        max_plate_nesting=nesting,
+        progress=False if progress is None else lambda count, _: progress(done + count, total),
+    )
+    entries.append(_likelihood(sampled, x.dtype))
+    return BoundsReport(tuple(entries), orders(m, mixtures, particles), clean)
+
+
+def _likelihood(found: LogLikelihood, dtype: torch.dtype) -> BoundsEntry:
+    """Return the entry of log p(x), with how far it is too low."""
+    error = found.standard_error
+    estimate = Estimate(found.log_likelihood.to(dtype))
+    unreliable = int((~(error <= UNRELIABLE)).sum())
+    about = "more than" if unreliable or found.share_unreliable > TOO_MANY else "about"
+    note = f"importance sampling; too low by {about} {float(error.square().nanmean()) / 2:.2g}"
+    if unreliable:
+        note += f"; sampling error above {UNRELIABLE} for {unreliable} of {len(error)} data"
+    if found.share_unreliable > TOO_MANY:
+        note += f"; Pareto k above {found.threshold:.2f} for {100 * found.share_unreliable:.0f} %"
+    definition = f"log 1/S Σ_s w_s, proposal: {found.proposal}, S={found.num_samples}"
+    label = f"log p(x), {found.num_samples} samples"
+    return BoundsEntry(
+        LOG_LIKELIHOOD, label, definition, "estimate", estimate, _with_lost(note, estimate), error
+    )
+
+
+def _plate_nesting(model: Callable[..., Any], guide: Callable[..., Any], x: Tensor) -> int | float:
+    probe = TraceDenoising_ELBO(num_particles=2)
+    with forked(), evaluation_mode(model, guide, x[:100]):
+        probe.per_datum(model, guide, x[:100])
+    return probe.max_plate_nesting
+
+
+def _counts(argument: str, values: Any) -> list[int]:
+    if isinstance(values, int):
+        values = (values,)
+    try:
+        counts = sorted({checks.count(argument, value) for value in values})
+    except TypeError:
+        raise InputError(f"{argument}: expected whole numbers, got {type(values).__name__}") from None
+    if not counts:
+        raise InputError(f"{argument}: expected at least one number, got none")
+    return counts
+
+
+def _with_lost(note: str, estimate: Estimate) -> str:
+    lost = int((~torch.isfinite(estimate.per_datum)).sum())
+    return f"{note}; not finite for {lost} of {len(estimate.per_datum)} data" if lost else note
