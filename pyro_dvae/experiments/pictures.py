@@ -36,7 +36,7 @@ def lines(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path | N
             theirs = [_theirs(case) for case in cases]
             _points(axes[1], theirs, label=label, **style)
     for each, title in zip(axes, ("ours", "published"), strict=False):
-        each.set_xticks(range(len(columns)), labels=[textwrap.fill(column, 14) for column in columns])
+        each.set_xticks(range(len(columns)), labels=[_wrapped(column) for column in columns])
         each.set_xlim(-0.2, len(columns) - 0.8)  # the same in both, where one has fewer columns measured
         each.set_xlabel(experiment.table.corner)
         each.grid(axis="y", color="0.9", linewidth=0.8)
@@ -48,6 +48,10 @@ def lines(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path | N
     if len(handles[0]) > 1:
         figure.legend(*handles, loc="outside lower center", ncols=3, frameon=False, fontsize=plots.FONT_SIZE)
     return _written(figure, experiment, folder)
+
+
+def _wrapped(label: str) -> str:
+    return textwrap.fill(label.replace(" %", "\N{NO-BREAK SPACE}%"), 14)
 
 
 def curves(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path | None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pyro_dvae.experiments import experiment, plan
+from pyro_dvae.experiments import experiment, experiments, plan
 from pyro_dvae.experiments.results import finished, read
 from pyro_dvae.experiments.table import main_table, markdown
 
@@ -27,8 +27,10 @@ def rows_in(folder):
     return declared, [found[key] for key in keys]
 
 
-def test_there_are_some():
-    assert FOLDERS
+@pytest.mark.parametrize("name", sorted(experiments()))
+def test_every_experiment_was_run_and_timed(name):
+    assert ROOT / "docs" / "reproduction" / name in FOLDERS
+    assert experiment(name).core_hours > 0
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
