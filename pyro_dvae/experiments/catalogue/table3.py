@@ -24,5 +24,5 @@ EXPERIMENT = Experiment(
     options={"dataset": "mnist", "salt": "rate", "encoder": "gru", "validate_every": 5},
     measures=("training", "bounds", "likelihood"),
     note="Ours: K = 1 for DVAE and K = 5 for DIWAE; the activation is that of the decoder.",
-    core_hours=1.3,
+    core_hours=1.4,
 )
