@@ -23,4 +23,5 @@ EXPERIMENT = Experiment(
     seeds=3,
     options={"dataset": "mnist", "salt": "rate", "validate_every": 5},
     measures=("training", "bounds", "likelihood"),
+    core_hours=16.0,
 )
