@@ -1,6 +1,12 @@
+import signal
+
 import pyro
 import pytest
 import torch
+
+# A shell's background job ignores Ctrl-C, and so would the tests of it and every process that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The tests' tensors are tiny: a second thread costs more than it brings.
 torch.set_num_threads(1)
