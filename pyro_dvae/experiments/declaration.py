@@ -115,12 +115,6 @@ class Experiment:
         return list(dict.fromkeys(case.column for case in self.cases))
 
     @property
-    def epochs_of_cases(self) -> list[int]:
-        """The smallest and the largest number of epochs, or the one there is."""
-        counts = {case.options.get("epochs", self.epochs) for case in self.cases}
-        return sorted({min(counts), max(counts)})
-
-    @property
     def cells(self) -> dict[tuple[str, str], Case]:
         """The cases by row and column."""
         return {(case.row, case.column): case for case in self.cases}

@@ -7,7 +7,7 @@ import pkgutil
 
 from pyro_dvae.experiments import catalogue
 from pyro_dvae.experiments.declaration import Experiment
-from pyro_dvae.experiments.times import in_words
+from pyro_dvae.experiments.times import in_words, span
 
 
 def experiments() -> dict[str, Experiment]:
@@ -34,7 +34,7 @@ def listed() -> str:
         runs = len(each.cases) * each.seeds
         took = f"about {in_words(3600 * each.core_hours)} of one core" if each.core_hours else "not timed"
         lines.append(f"{each.name:<20}{each.title} ({each.source})")
-        epochs = " to ".join(f"{count:,}" for count in each.epochs_of_cases)
+        epochs = span(case.options.get("epochs", each.epochs) for case in each.cases)
         lines.append(f"{'':<20}{len(each.cases)} cases, {runs} runs of {epochs} epochs, {took}")
     lines.append(
         "Times are of the runs in docs/reproduction.md, with --bfloat16; each core takes a run at a time."

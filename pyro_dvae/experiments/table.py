@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from pyro_dvae.experiments.declaration import Case, Experiment, Published, Table
 from pyro_dvae.experiments.results import Row
-from pyro_dvae.experiments.times import in_words
+from pyro_dvae.experiments.times import in_words, span
 
 MINUS, NONE = "\N{MINUS SIGN}", "\N{EN DASH}"
 
@@ -154,15 +154,14 @@ def _spent(rows: Sequence[Row]) -> str:
     elsewhere = sum("run_by" in row for row in rows)
     which = "is a run of another experiment" if elsewhere == 1 else "are runs of other experiments"
     shared = f" {elsewhere} of them {which}." if elsewhere else ""
-    epochs = sorted({row["epochs"] for row in rows})
     data = " and ".join(_data(rows))
     where = " and ".join(sorted({row["device"] for row in rows}))
     threads = "one thread" if {row["threads"] for row in rows} == {1} else "several threads"
     rounded = ", matrix products in bfloat16" if all(row["options"]["bfloat16"] for row in rows) else ""
     runs = "1 run" if len(rows) == 1 else f"{len(rows)} runs"
-    span = f"{epochs[0]:,}" if len(epochs) == 1 else f"{epochs[0]:,} to {epochs[-1]:,}"
+    epochs = span(row["epochs"] for row in rows)
     return (
-        f"{runs} of {span} epochs on {data}, with {threads} each on {where}{rounded}: "
+        f"{runs} of {epochs} epochs on {data}, with {threads} each on {where}{rounded}: "
         f"{in_words(seconds)} in all (torch {rows[-1]['versions']['torch']}).{shared}"
     )
 
