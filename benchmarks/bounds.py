@@ -102,7 +102,11 @@ def estimator_groups():
             ("score of the rate, no baseline", plain(4, 4, baseline="none"), Small(False)),
             ("score of the rate, leave-one-out", plain(4, 4), Small(False)),
             ("the same, sticking the landing", plain(4, 4, gradient="stl"), Small(False)),
-            ("the same, closed-form KL", dv.TraceMeanFieldDenoising_ELBO(4, 4), Small(False)),
+            (
+                "the same, closed-form KL",
+                dv.TraceMeanFieldDenoising_ELBO(num_corruptions=4, num_particles=4),
+                Small(False),
+            ),
             ("relaxed corruption, T = 0.5 (biased)", plain(4, 4), Small(False, temperature=0.5)),
         ],
         "L_dvae, M = K = 4, Bernoulli latents": [

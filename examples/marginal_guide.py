@@ -135,17 +135,25 @@ def main(noise: float, mixture: int, draws: int, steps: int, seed: int, output: 
     # The semi-implicit one starts from a blunt likelihood, so that the modes part slowly: a guide that begins
     # beside two sharp ones keeps to the nearer, and there is nothing better for the two others to do.
     trainings: dict[str, tuple[dv.Corruption, pyro.infer.ELBO, float]] = {
-        "no corruption": (dv.NoCorruption(), dv.TraceDenoising_ELBO(1, draws, max_plate_nesting=1), 1.0),
-        "denoising bound": (dv.GaussianNoise(noise), dv.TraceDenoising_ELBO(draws, max_plate_nesting=1), 1.0),
+        "no corruption": (
+            dv.NoCorruption(),
+            dv.TraceDenoising_ELBO(num_corruptions=1, num_particles=draws, max_plate_nesting=1),
+            1.0,
+        ),
+        "denoising bound": (
+            dv.GaussianNoise(noise),
+            dv.TraceDenoising_ELBO(num_corruptions=draws, max_plate_nesting=1),
+            1.0,
+        ),
         "semi-implicit bound": (
             dv.GaussianNoise(noise),
-            dv.TraceSemiImplicit_ELBO(draws, num_mixture=mixture, max_plate_nesting=1),
+            dv.TraceSemiImplicit_ELBO(num_corruptions=draws, num_mixture=mixture, max_plate_nesting=1),
             4.0,
         ),
     }
     guides = {name: train(*each, steps) for name, each in trainings.items()}
     found = {name: [exact(guide, noise, x) for x in DATA] for name, guide in guides.items()}
-    drawn = dv.TraceSemiImplicit_ELBO(2000, num_mixture=mixture, max_plate_nesting=1)
+    drawn = dv.TraceSemiImplicit_ELBO(num_corruptions=2000, num_mixture=mixture, max_plate_nesting=1)
     print(f"bounds of {len(DATA)} data together (nats)")
     drawn_name = f"L_{mixture}"
     print(

@@ -160,7 +160,10 @@ def test_importance_weights_are_validated_by_their_own_bound(capsys):
     with pyro.settings.context(module_local_params=True):
         own, simple = (
             dv.evaluate_bound(dvae.model, dvae.guide, validation, bound, seed=0)
-            for bound in (dv.TraceDenoisingIWAE_ELBO(1, 20), dv.TraceDenoising_ELBO())
+            for bound in (
+                dv.TraceDenoisingIWAE_ELBO(num_corruptions=1, num_particles=20),
+                dv.TraceDenoising_ELBO(),
+            )
         )
     assert abs(own.mean - results["best_validation_bound"]) < (own.mean - simple.mean) / 4
 

@@ -81,7 +81,7 @@ def test_several_draws_of_no_corruption_estimate_the_stock_bound(case):
     module, guide, data = case.build(dv.NoCorruption())
     module.eval()  # where it normalises batches, by fixed moments: data are then apart
     stock = torch.tensor([Trace_ELBO().loss(module.model, module.guide, *data) for _ in range(120)]).double()
-    bound = dv.TraceDenoising_ELBO(2, 3)
+    bound = dv.TraceDenoising_ELBO(num_corruptions=2, num_particles=3)
     ours = torch.tensor([bound.loss(module.model, guide, *data) for _ in range(40)]).double()
     check_estimates("bound", ours, stock.mean(), errors=4, slack=4 * float(stock.std()) / 120**0.5)
     assert bound.per_datum(module.model, guide, *data).shape == (len(data[0]),)
@@ -97,7 +97,7 @@ def test_the_guide_reads_corrupted_data_and_the_model_observes_clean_ones(case, 
         return module.guide(x, *rest)
 
     guide = dv.DenoisingGuide(watched, case.corruption(), event_dim=case.event_dim)
-    bound = dv.TraceDenoising_ELBO(corruptions, particles, max_plate_nesting=1)
+    bound = dv.TraceDenoising_ELBO(num_corruptions=corruptions, num_particles=particles, max_plate_nesting=1)
     draws = bound.draws(module.model, guide, data, {})
     x, corrupted = data[0], draws.guide_trace.nodes["x_tilde"]["value"]
     assert corrupted.shape == ((corruptions, *x.shape) if corruptions > 1 else x.shape)  # M, not M · K
@@ -113,11 +113,11 @@ def test_the_guide_reads_corrupted_data_and_the_model_observes_clean_ones(case, 
 
 
 BOUNDS = {
-    "mean field": lambda: dv.TraceMeanFieldDenoising_ELBO(2, 3),
-    "average": lambda: dv.TraceDenoisingIWAE_ELBO(2, 3),
-    "pooled": lambda: dv.TraceDenoisingIWAE_ELBO(2, 3, combine="pooled"),
-    "mixture": lambda: dv.TraceDenoisingIWAE_ELBO(2, 3, combine="mixture"),
-    "semi-implicit": lambda: dv.TraceSemiImplicit_ELBO(2, 3, num_mixture=4),
+    "mean field": lambda: dv.TraceMeanFieldDenoising_ELBO(num_corruptions=2, num_particles=3),
+    "average": lambda: dv.TraceDenoisingIWAE_ELBO(num_corruptions=2, num_particles=3),
+    "pooled": lambda: dv.TraceDenoisingIWAE_ELBO(num_corruptions=2, num_particles=3, combine="pooled"),
+    "mixture": lambda: dv.TraceDenoisingIWAE_ELBO(num_corruptions=2, num_particles=3, combine="mixture"),
+    "semi-implicit": lambda: dv.TraceSemiImplicit_ELBO(num_corruptions=2, num_particles=3, num_mixture=4),
 }
 
 
@@ -143,12 +143,24 @@ def test_the_bounds_are_in_order(case):
     module, guide, data = case.build()
     module.eval()
     nesting = {"max_plate_nesting": 1}
-    dvae, error = mean_bound(dv.TraceDenoising_ELBO(4, 5, **nesting), module, guide, data)
-    semi, semi_error = mean_bound(
-        dv.TraceSemiImplicit_ELBO(4, 5, num_mixture=5, **nesting), module, guide, data
+    dvae, error = mean_bound(
+        dv.TraceDenoising_ELBO(num_corruptions=4, num_particles=5, **nesting), module, guide, data
     )
-    diwae, _ = mean_bound(dv.TraceDenoisingIWAE_ELBO(4, 5, **nesting), module, guide, data)
-    pooled, _ = mean_bound(dv.TraceDenoisingIWAE_ELBO(4, 5, combine="pooled", **nesting), module, guide, data)
+    semi, semi_error = mean_bound(
+        dv.TraceSemiImplicit_ELBO(num_corruptions=4, num_particles=5, num_mixture=5, **nesting),
+        module,
+        guide,
+        data,
+    )
+    diwae, _ = mean_bound(
+        dv.TraceDenoisingIWAE_ELBO(num_corruptions=4, num_particles=5, **nesting), module, guide, data
+    )
+    pooled, _ = mean_bound(
+        dv.TraceDenoisingIWAE_ELBO(num_corruptions=4, num_particles=5, combine="pooled", **nesting),
+        module,
+        guide,
+        data,
+    )
     assert dvae < semi + 4 * (error + semi_error)
     assert dvae + 4 * error < diwae < pooled
     found = dv.log_likelihood(
@@ -159,7 +171,7 @@ def test_the_bounds_are_in_order(case):
 
 def test_doubly_reparameterised_gradients_are_for_one_layer_of_latents(case):
     module, guide, data = case.build()
-    bound = dv.TraceDenoisingIWAE_ELBO(2, 3, gradient="dreg")
+    bound = dv.TraceDenoisingIWAE_ELBO(num_corruptions=2, num_particles=3, gradient="dreg")
     if case.chain:  # the latents of a sequence depend on one another in the guide
         with pytest.raises(dv.InputError, match=r"^gradient: .*(chain|depend)"):
             bound.loss_and_grads(module.model, guide, *data)
@@ -171,7 +183,7 @@ def test_doubly_reparameterised_gradients_are_for_one_layer_of_latents(case):
 @pytest.mark.parametrize("name", ["vae", "markov"])
 def test_a_learned_corruption_is_learned_in_front_of_a_foreign_guide(name):
     module, guide, data = CASES[name].build(dv.BitFlip(0.2, learnable=True))
-    dv.TraceDenoising_ELBO(2, 1).loss_and_grads(module.model, guide, *data)
+    dv.TraceDenoising_ELBO(num_corruptions=2, num_particles=1).loss_and_grads(module.model, guide, *data)
     gradient = guide.corruption.rate.raw.grad
     assert gradient is not None
     assert float(gradient) != 0
@@ -183,7 +195,7 @@ def test_padding_of_a_sequence_counts_for_nothing():
     beyond = (torch.arange(x.shape[1]) >= lengths.unsqueeze(-1)).unsqueeze(-1)
     assert bool(beyond.any())
     other = torch.where(beyond, 1.0, x)
-    for bound in (dv.TraceDenoising_ELBO(), dv.TraceDenoisingIWAE_ELBO(2, 3)):
+    for bound in (dv.TraceDenoising_ELBO(), dv.TraceDenoisingIWAE_ELBO(num_corruptions=2, num_particles=3)):
         values = []
         for padded in (x, other):
             pyro.set_rng_seed(3)

@@ -14,8 +14,8 @@ from pyro_dvae.networks import BernoulliDecoder, GaussianDecoder, GaussianEncode
 D, d = 6, 2
 BOUNDS = [
     pytest.param(Trace_ELBO, id="stock"),
-    pytest.param(lambda: dv.TraceDenoising_ELBO(1, 1), id="1-1"),
-    pytest.param(lambda: dv.TraceDenoising_ELBO(3, 2), id="3-2"),
+    pytest.param(lambda: dv.TraceDenoising_ELBO(num_corruptions=1, num_particles=1), id="1-1"),
+    pytest.param(lambda: dv.TraceDenoising_ELBO(num_corruptions=3, num_particles=2), id="3-2"),
 ]
 
 
@@ -50,7 +50,11 @@ def evaluated(net, x):
     """The denoising bound per datum under one seed, without touching the param store."""
     pyro.set_rng_seed(7)
     with pyro.settings.context(module_local_params=True):
-        return float(dv.TraceDenoising_ELBO(10, 1).per_datum(net.model, net.guide, x).mean())
+        return float(
+            dv.TraceDenoising_ELBO(num_corruptions=10, num_particles=1)
+            .per_datum(net.model, net.guide, x)
+            .mean()
+        )
 
 
 @pytest.mark.parametrize("local", [False, True])
@@ -70,7 +74,7 @@ def test_every_parameter_is_trained_with_the_corruption(local, form):
     net = dvae(dv.BitFlip(0.2, learnable=True))
     before = {name: value.detach().clone() for name, value in net.named_parameters()}
     with pyro.settings.context(module_local_params=local):
-        train(net, dv.TraceDenoising_ELBO(2, 2), data(), 2, form)
+        train(net, dv.TraceDenoising_ELBO(num_corruptions=2, num_particles=2), data(), 2, form)
     assert any("corruption" in name for name in before)
     for name, value in net.named_parameters():
         assert not torch.equal(value, before[name]), name
@@ -227,13 +231,15 @@ def test_without_corruption_several_draws_are_vectorised_particles():
         model, guide, x
     )
     pyro.set_rng_seed(3)
-    ours = dv.TraceDenoising_ELBO(1, 4, max_plate_nesting=1).loss(net.model, net.guide, x)
+    ours = dv.TraceDenoising_ELBO(num_corruptions=1, num_particles=4, max_plate_nesting=1).loss(
+        net.model, net.guide, x
+    )
     assert ours == pytest.approx(expected, rel=1e-12)
 
 
 def test_double_precision():
     net, x = dvae(dv.SaltAndPepper(0.1)).double(), data(5).double()
-    draws = dv.TraceDenoising_ELBO(2, 3).draws(net.model, net.guide, (x,), {})
+    draws = dv.TraceDenoising_ELBO(num_corruptions=2, num_particles=3).draws(net.model, net.guide, (x,), {})
     for trace in (draws.guide_trace, draws.model_trace):
         for name in trace.stochastic_nodes + trace.observation_nodes:
             if name != "data":
@@ -274,5 +280,7 @@ def test_any_module_of_the_right_form_will_do():
             return dist.Normal(z.repeat_interleave(D // d, -1), 1.0).to_event(1)
 
     net, x = dv.DVAE(Encoder(), Decoder(), dv.GaussianNoise(0.1)), torch.rand(4, D)
-    assert dv.TraceDenoising_ELBO(3, 2).per_datum(net.model, net.guide, x).shape == (4,)
+    assert dv.TraceDenoising_ELBO(num_corruptions=3, num_particles=2).per_datum(
+        net.model, net.guide, x
+    ).shape == (4,)
     assert torch.equal(net.decode(net.encode(x)[0]), x[:, :d].repeat_interleave(D // d, -1))

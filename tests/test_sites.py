@@ -204,7 +204,7 @@ def test_stock_svi_learns_a_corruption_used_by_hand(local):
         trace = poutine.trace(guide, param_only=True).get_trace(x)
         assert list(trace.param_nodes) == ["noisy$$$rate.raw"]
         assert list(pyro.get_param_store()) == ([] if local else ["noisy$$$rate.raw"])
-        for elbo in (Trace_ELBO(), dv.TraceDenoising_ELBO(4, 1)):
+        for elbo in (Trace_ELBO(), dv.TraceDenoising_ELBO(num_corruptions=4, num_particles=1)):
             before = float(corruption.rate().detach())
             svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.05}), elbo)
             for _ in range(20):
@@ -293,7 +293,12 @@ KINDS = [
 
 
 @pytest.mark.parametrize(
-    "bound", [Trace_ELBO(), dv.TraceDenoising_ELBO(), dv.TraceDenoising_ELBO(3, 2, max_plate_nesting=1)]
+    "bound",
+    [
+        Trace_ELBO(),
+        dv.TraceDenoising_ELBO(),
+        dv.TraceDenoising_ELBO(num_corruptions=3, num_particles=2, max_plate_nesting=1),
+    ],
 )
 @pytest.mark.parametrize("corruption", KINDS, ids=lambda c: type(c).__name__)
 @pytest.mark.parametrize("form", ["outside", "wrapper"])

@@ -35,9 +35,9 @@ class DenoisingELBO(Trace_ELBO):
 
     def __init__(
         self,
+        *,
         num_corruptions: int = 1,
         num_particles: int = 1,
-        *,
         max_plate_nesting: int | float = float("inf"),
         vectorize_particles: bool = True,
         strict_enumeration_warning: bool = True,

@@ -39,14 +39,14 @@ class TraceDenoising_ELBO(DenoisingELBO):
 
     def __init__(
         self,
+        *,
         num_corruptions: int = 1,
         num_particles: int = 1,
-        *,
         gradient: str = "pathwise",
         baseline: str | nn.Module = "leave-one-out",
         **kwargs: Any,
     ) -> None:
-        super().__init__(num_corruptions, num_particles, **kwargs)
+        super().__init__(num_corruptions=num_corruptions, num_particles=num_particles, **kwargs)
         if gradient == "dreg":
             raise InputError("gradient: 'dreg' is of the importance-weighted bounds; use 'stl'")
         self.gradient = checks.known("gradient", gradient, ("pathwise", "stl"))

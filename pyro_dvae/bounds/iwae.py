@@ -47,15 +47,15 @@ class TraceDenoisingIWAE_ELBO(DenoisingELBO):
 
     def __init__(
         self,
+        *,
         num_corruptions: int = 1,
         num_particles: int = 1,
-        *,
         combine: str = "average",
         gradient: str = "pathwise",
         baseline: str | nn.Module = "vimco",
         **kwargs: Any,
     ) -> None:
-        super().__init__(num_corruptions, num_particles, **kwargs)
+        super().__init__(num_corruptions=num_corruptions, num_particles=num_particles, **kwargs)
         self.combine = checks.known("combine", combine, _OBJECTIVES)
         if gradient == "stl":
             raise InputError(

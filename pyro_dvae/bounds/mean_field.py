@@ -33,10 +33,10 @@ class TraceMeanFieldDenoising_ELBO(TraceDenoising_ELBO):
     nothing to leave out of a closed form and is refused.
     """
 
-    def __init__(self, num_corruptions: int = 1, num_particles: int = 1, **kwargs: Any) -> None:
+    def __init__(self, **kwargs: Any) -> None:
         if kwargs.get("gradient", "pathwise") == "stl":
             raise InputError("gradient: 'stl' is for sampled terms; use TraceDenoising_ELBO(gradient='stl')")
-        super().__init__(num_corruptions, num_particles, **kwargs)
+        super().__init__(**kwargs)
         self._cleared: tuple[Any, ...] | None = None  # the pair that was last found right
 
     def _terms(self, draws: Draws) -> list[Term]:

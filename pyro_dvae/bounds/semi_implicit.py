@@ -41,14 +41,14 @@ class TraceSemiImplicit_ELBO(DenoisingELBO):
 
     def __init__(
         self,
+        *,
         num_corruptions: int = 1,
         num_particles: int = 1,
-        *,
         num_mixture: int | Schedule = 10,
         baseline: str | nn.Module = "leave-one-out",
         **kwargs: Any,
     ) -> None:
-        super().__init__(num_corruptions, num_particles, **kwargs)
+        super().__init__(num_corruptions=num_corruptions, num_particles=num_particles, **kwargs)
         self._schedule = num_mixture if isinstance(num_mixture, Schedule) else None
         self.num_mixture = 0
         if isinstance(num_mixture, Schedule):

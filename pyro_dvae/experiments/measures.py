@@ -81,9 +81,13 @@ def bounds(subject: Subject) -> Figures:
     """Measure L_dvae, L_J (J = 10) and L_diwae (K = 5) of the test data, on clean and on corrupted input."""
     draws = _draws(subject.test)
     of = {
-        "dvae": TraceDenoising_ELBO(draws, max_plate_nesting=1),
-        f"semi_implicit_{MIXTURE}": TraceSemiImplicit_ELBO(draws, num_mixture=MIXTURE, max_plate_nesting=1),
-        f"diwae_{PARTICLES}": TraceDenoisingIWAE_ELBO(draws, PARTICLES, max_plate_nesting=1),
+        "dvae": TraceDenoising_ELBO(num_corruptions=draws, max_plate_nesting=1),
+        f"semi_implicit_{MIXTURE}": TraceSemiImplicit_ELBO(
+            num_corruptions=draws, num_mixture=MIXTURE, max_plate_nesting=1
+        ),
+        f"diwae_{PARTICLES}": TraceDenoisingIWAE_ELBO(
+            num_corruptions=draws, num_particles=PARTICLES, max_plate_nesting=1
+        ),
     }
     return {
         # One seed for all of a kind: they share draws, so that their differences are more than noise.

@@ -21,7 +21,11 @@ def dvae(setting: Setting) -> Pair:
 def autoencoder(setting: Setting) -> Pair:
     """Return an autoencoder of the options' networks, denoising where there is noise."""
     made = Autoencoder(setting.encoder(), setting.decoder(), setting.corruption)
-    return Pair(made.model, made.guide, TraceDenoising_ELBO(setting.options.corruptions, max_plate_nesting=1))
+    return Pair(
+        made.model,
+        made.guide,
+        TraceDenoising_ELBO(num_corruptions=setting.options.corruptions, max_plate_nesting=1),
+    )
 
 
 def full_bayes(setting: Setting) -> Pair:
@@ -40,7 +44,7 @@ def full_bayes_from_trained(setting: Setting) -> Pair:
 
 def _bayes(model: LatentVariableModel, guide: GaussianGuide, setting: Setting) -> Pair:
     made = FullBayes.from_trained(model, guide, len(setting.data.train), bound_of="batch")
-    bound = TraceMeanFieldDenoising_ELBO(setting.options.corruptions, max_plate_nesting=1)
+    bound = TraceMeanFieldDenoising_ELBO(num_corruptions=setting.options.corruptions, max_plate_nesting=1)
     return Pair(made.model, made.guide, bound, (made.predictive(), made.guide.guide))
 
 

@@ -83,7 +83,7 @@ def _salt(text: str) -> float | str:
 def build_bound(options: Options) -> DenoisingELBO:
     """Return the bound, told of the one plate that the ready-made models have."""
     kind = _BOUNDS[checks.known("bound", options.bound, _BOUNDS)]
-    return kind(options.corruptions, options.particles, max_plate_nesting=1)
+    return kind(num_corruptions=options.corruptions, num_particles=options.particles, max_plate_nesting=1)
 
 
 def build_clean_bound(options: Options, draws: int = 1) -> DenoisingELBO:
@@ -94,8 +94,10 @@ def build_clean_bound(options: Options, draws: int = 1) -> DenoisingELBO:
     :param draws: of the bound for each datum, averaged.
     """
     if options.bound == "diwae":
-        return TraceDenoisingIWAE_ELBO(draws, options.particles, max_plate_nesting=1)
-    return TraceDenoising_ELBO(draws, max_plate_nesting=1)
+        return TraceDenoisingIWAE_ELBO(
+            num_corruptions=draws, num_particles=options.particles, max_plate_nesting=1
+        )
+    return TraceDenoising_ELBO(num_corruptions=draws, max_plate_nesting=1)
 
 
 def training_settings(options: Options) -> dict[str, Any]:

@@ -145,7 +145,9 @@ class Run:
             bounds["trained_bound"] = build_clean_bound(self.options)
         samples = self.options.importance_samples
         if samples:
-            bounds["importance_weighted_bound"] = TraceDenoisingIWAE_ELBO(1, samples, max_plate_nesting=1)
+            bounds["importance_weighted_bound"] = TraceDenoisingIWAE_ELBO(
+                num_corruptions=1, num_particles=samples, max_plate_nesting=1
+            )
         history = trainer.history
         results: dict[str, Any] = {
             "data": self.config["data"],

@@ -87,7 +87,7 @@ def test_a_linear_denoising_autoencoder_shrinks_the_principal_components():
     x, system = data(), linear_autoencoder(AllDirections())
     eigenvalues, vectors = torch.linalg.eigh(x.T @ x / N)
     kept, directions = eigenvalues[D - d :], vectors[:, D - d :]
-    error = trained(system, dv.TraceDenoising_ELBO(2 * D, max_plate_nesting=1), x)
+    error = trained(system, dv.TraceDenoising_ELBO(num_corruptions=2 * D, max_plate_nesting=1), x)
     assert error == pytest.approx(float(eigenvalues.sum() - (kept**2 / (kept + SIGMA**2)).sum()), rel=1e-8)
     product = system.model.decoder.layer.weight @ system.guide.encoder.weight
     shrunk = directions @ torch.diag(kept / (kept + SIGMA**2)) @ directions.T
@@ -96,13 +96,13 @@ def test_a_linear_denoising_autoencoder_shrinks_the_principal_components():
 
 def test_gaussian_noise_gives_the_same_objective():
     x, fixed = data(), linear_autoencoder(AllDirections())
-    exact = trained(fixed, dv.TraceDenoising_ELBO(2 * D, max_plate_nesting=1), x)
+    exact = trained(fixed, dv.TraceDenoising_ELBO(num_corruptions=2 * D, max_plate_nesting=1), x)
     noisy = Autoencoder(
         fixed.guide.encoder,
         fixed.model.decoder,
         dv.GaussianNoise(torch.tensor(SIGMA, dtype=torch.float64)),
     )
-    bound = dv.TraceDenoising_ELBO(20, max_plate_nesting=1)
+    bound = dv.TraceDenoising_ELBO(num_corruptions=20, max_plate_nesting=1)
     losses = torch.tensor([bound.loss(noisy.model, noisy.guide, x) / N for _ in range(100)])
     errors = 2 * (losses.double() - D / 2 * math.log(2 * math.pi))
     assert abs(float(errors.mean()) - exact) < 5 * float(errors.std()) / 10
@@ -116,7 +116,7 @@ def images(count=30, size=16):
 @pytest.mark.parametrize("kind", [dv.TraceDenoising_ELBO, dv.TraceMeanFieldDenoising_ELBO])
 def test_the_loss_is_the_cross_entropy_of_the_clean_target(kind, corruption):
     x, system = images(), Autoencoder.of_sizes(16, 3, (8,), corruption=corruption)
-    bound = kind(4, max_plate_nesting=1)
+    bound = kind(num_corruptions=4, max_plate_nesting=1)
     pyro.set_rng_seed(1)
     loss = bound.loss_and_grads(system.model, system.guide, x)
     grads = {name: value.grad.clone() for name, value in system.named_parameters()}

@@ -134,7 +134,7 @@ def test_a_distribution_of_another_kind_takes_one_draw_and_refuses_several():
     bayes = small(decoder=Mixed())
     assert math.isfinite(dv.TraceDenoising_ELBO().loss(bayes.model, bayes.guide, data()))
     with pytest.raises(dv.InputError, match=r"decoder: .*got MixtureSameFamily; use num_particles=1"):
-        dv.TraceDenoising_ELBO(1, 2).loss(bayes.model, bayes.guide, data())
+        dv.TraceDenoising_ELBO(num_corruptions=1, num_particles=2).loss(bayes.model, bayes.guide, data())
 
 
 def test_pyro_validation_still_sees_the_parameters_of_every_draw():
@@ -142,7 +142,7 @@ def test_pyro_validation_still_sees_the_parameters_of_every_draw():
     with torch.no_grad():
         bayes.guide.weights.loc["head/bias"].fill_(math.nan)
     with pytest.raises(ValueError, match="constraint"):
-        dv.TraceDenoising_ELBO(1, 2).loss(bayes.model, bayes.guide, data())
+        dv.TraceDenoising_ELBO(num_corruptions=1, num_particles=2).loss(bayes.model, bayes.guide, data())
 
 
 def _latent_vector(cls):
@@ -163,7 +163,9 @@ GUIDES = {name: cls for name in guides.__all__ if _latent_vector(cls := getattr(
 def test_every_amortised_guide_of_one_latent(name, m, k):
     guide = GUIDES[name].of_sizes(D, d, (8,), corruption=dv.SaltAndPepper(0.1))
     bayes = FullBayes(networks.BernoulliDecoder(d, D, (8,)), guide, N)
-    dv.TraceDenoising_ELBO(m, k).loss_and_grads(bayes.model, bayes.guide, data())
+    dv.TraceDenoising_ELBO(num_corruptions=m, num_particles=k).loss_and_grads(
+        bayes.model, bayes.guide, data()
+    )
     for parameter, value in bayes.named_parameters():
         assert value.grad is not None, parameter
         assert bool(torch.isfinite(value.grad).all()), parameter
@@ -212,7 +214,7 @@ def test_svi_trains_local_and_global_latents(kind, local):
 @pytest.mark.parametrize("draws", [1, 3])
 def test_a_step_can_be_recorded(draws):
     bayes, x = small(dv.SaltAndPepper(0.1)), data()
-    bound = dv.TraceMeanFieldDenoising_ELBO(1, draws, max_plate_nesting=1)
+    bound = dv.TraceMeanFieldDenoising_ELBO(num_corruptions=1, num_particles=draws, max_plate_nesting=1)
 
     def loss(x):
         return bound.differentiable_loss(bayes.model, bayes.guide, x)
@@ -250,7 +252,9 @@ def test_float64_and_saved_state():
     for pair in (bayes, other):
         pyro.clear_param_store()
         pyro.set_rng_seed(1)
-        losses.append(dv.TraceDenoising_ELBO(1, 2).loss(pair.model, pair.guide, x))
+        losses.append(
+            dv.TraceDenoising_ELBO(num_corruptions=1, num_particles=2).loss(pair.model, pair.guide, x)
+        )
     assert losses[0] == losses[1]
 
 

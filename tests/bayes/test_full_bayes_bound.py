@@ -85,11 +85,11 @@ def expected_l_dvae(bayes, x, noise=SIGMA):
 
 
 BOUNDS = [
-    dv.TraceDenoising_ELBO,
-    dv.TraceMeanFieldDenoising_ELBO,
-    lambda m, k, **more: dv.TraceDenoising_ELBO(m, k, gradient="stl", **more),
-    lambda m, k, **more: dv.TraceDenoisingIWAE_ELBO(m, 1, **more),
-    lambda m, k, **more: dv.TraceSemiImplicit_ELBO(m, k, num_mixture=0, **more),
+    lambda m, k, **more: dv.TraceDenoising_ELBO(num_corruptions=m, num_particles=k, **more),
+    lambda m, k, **more: dv.TraceMeanFieldDenoising_ELBO(num_corruptions=m, num_particles=k, **more),
+    lambda m, k, **more: dv.TraceDenoising_ELBO(num_corruptions=m, num_particles=k, gradient="stl", **more),
+    lambda m, k, **more: dv.TraceDenoisingIWAE_ELBO(num_corruptions=m, num_particles=1, **more),
+    lambda m, k, **more: dv.TraceSemiImplicit_ELBO(num_corruptions=m, num_particles=k, num_mixture=0, **more),
 ]
 NAMES = ["sampled", "mean field", "stl", "iwae of one", "semi-implicit of one"]
 
@@ -171,7 +171,9 @@ def test_the_closed_form_has_the_lower_variance():
 
 def test_each_draw_has_weights_of_its_own():
     bayes, x = problem(), data()
-    draws = dv.TraceDenoising_ELBO(2, 3).draws(bayes.model, bayes.guide, (x,), {})
+    draws = dv.TraceDenoising_ELBO(num_corruptions=2, num_particles=3).draws(
+        bayes.model, bayes.guide, (x,), {}
+    )
     weights = draws.guide_trace.nodes["decoder.layer.weight"]["value"]
     assert weights.shape == (3, 2, 1, D, d)
     assert len(weights.reshape(6, -1).unique(dim=0)) == 6
@@ -200,7 +202,7 @@ def test_importance_weights_of_the_whole_data_set_bound_its_evidence():
     evidence = float(integral(prior + given, grid))
     values = {}
     for k in (1, 20, 2000):
-        bound = dv.TraceDenoisingIWAE_ELBO(1, k, max_plate_nesting=1)
+        bound = dv.TraceDenoisingIWAE_ELBO(num_corruptions=1, num_particles=k, max_plate_nesting=1)
         losses = [-bound.loss(bayes.model, bayes.guide, x) for _ in range(50)]
         values[k] = torch.tensor(losses, dtype=torch.float64)
         assert float(values[k].mean()) < evidence + 5 * float(values[k].std()) / 50**0.5
@@ -209,10 +211,10 @@ def test_importance_weights_of_the_whole_data_set_bound_its_evidence():
 
 
 REFUSED = [
-    dv.TraceDenoisingIWAE_ELBO(1, 2),
-    dv.TraceDenoisingIWAE_ELBO(2, 1, combine="pooled"),
-    dv.TraceDenoisingIWAE_ELBO(2, 1, combine="mixture"),
-    dv.TraceDenoisingIWAE_ELBO(1, 2, gradient="dreg"),
+    dv.TraceDenoisingIWAE_ELBO(num_corruptions=1, num_particles=2),
+    dv.TraceDenoisingIWAE_ELBO(num_corruptions=2, num_particles=1, combine="pooled"),
+    dv.TraceDenoisingIWAE_ELBO(num_corruptions=2, num_particles=1, combine="mixture"),
+    dv.TraceDenoisingIWAE_ELBO(num_corruptions=1, num_particles=2, gradient="dreg"),
     dv.TraceSemiImplicit_ELBO(num_mixture=2),
 ]
 
@@ -229,7 +231,7 @@ def test_importance_weights_of_a_mini_batch_are_refused_with_the_remedy(bound):
 def test_a_mini_batch_would_lie_above_the_evidence():
     """Why they are refused: the same estimate, with the check taken out."""
     bayes, x, _ = one_weight()
-    bound = dv.TraceDenoisingIWAE_ELBO(1, 500, max_plate_nesting=1)
+    bound = dv.TraceDenoisingIWAE_ELBO(num_corruptions=1, num_particles=500, max_plate_nesting=1)
     whole = torch.tensor([-bound.loss(bayes.model, bayes.guide, x) for _ in range(40)])
     scaled = []
     for row in range(3):
@@ -274,6 +276,6 @@ def test_predictive_log_likelihood_is_the_integral_over_the_weights():
 def test_predictive_bound_is_the_expected_bound():
     bayes, x = problem(noise=0.0), data()
     exact = expected_l_dvae(bayes, x, noise=0.0).detach()
-    bound = dv.TraceDenoising_ELBO(1, 50)
+    bound = dv.TraceDenoising_ELBO(num_corruptions=1, num_particles=50)
     found = [dv.evaluate_bound(bayes.predictive(), bayes.guide.guide, x, bound).per_datum for _ in range(40)]
     check_estimates("bound", torch.stack(found), exact)

@@ -29,7 +29,7 @@ DRAWS = [(1, 1), (3, 1), (1, 4), (3, 4)]
 
 def make(case, m=1, k=1, **more):
     name, variant = case
-    return getattr(bounds, name)(m, k, **BOUNDS[name][variant], **more)
+    return getattr(bounds, name)(num_corruptions=m, num_particles=k, **BOUNDS[name][variant], **more)
 
 
 def data(count=4, size=3, seed=5):
@@ -221,7 +221,9 @@ def test_looped_and_vectorised_agree_in_distribution(combine):
     one = dv.TraceDenoising_ELBO(max_plate_nesting=1)
     looped = torch.stack([one.per_datum(problem.model, problem.plain_guide, x) for _ in range(4)])
     looped = torch.logsumexp(looped, 0) - math.log(4)
-    bound = dv.TraceDenoisingIWAE_ELBO(1, 4, combine=combine, max_plate_nesting=1)
+    bound = dv.TraceDenoisingIWAE_ELBO(
+        num_corruptions=1, num_particles=4, combine=combine, max_plate_nesting=1
+    )
     vectorised = bound.per_datum(problem.model, problem.plain_guide, x)
     check_estimates("bound", vectorised - looped, torch.zeros((), dtype=torch.float64))
     for power in (2, 3):
@@ -251,7 +253,7 @@ def test_what_does_not_apply_is_refused_with_the_remedy(build, remedy):
 
 
 def test_dreg_refuses_discrete_and_chained_latents():
-    bound = dv.TraceDenoisingIWAE_ELBO(1, 3, gradient="dreg")
+    bound = dv.TraceDenoisingIWAE_ELBO(num_corruptions=1, num_particles=3, gradient="dreg")
     problem = DiscreteProblem(dv.BitFlip(0.2))
     with pytest.raises(dv.InputError, match=r"'z' is not; use 'pathwise'"):
         bound.loss_and_grads(problem.model, problem.guide, data().sigmoid().round())
@@ -264,7 +266,9 @@ def test_dreg_refuses_discrete_and_chained_latents():
 
     weight = torch.ones((), requires_grad=True, dtype=torch.float64)
     with pytest.raises(dv.InputError, match="'second' depends on 'first'"):
-        dv.TraceDenoisingIWAE_ELBO(1, 3, gradient="dreg").loss_and_grads(chain, chain, data())
+        dv.TraceDenoisingIWAE_ELBO(num_corruptions=1, num_particles=3, gradient="dreg").loss_and_grads(
+            chain, chain, data()
+        )
 
 
 def test_the_mixture_size_follows_a_schedule():

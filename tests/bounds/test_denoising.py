@@ -45,20 +45,20 @@ def check_bound_and_gradients(bound, problem, x, repeats=600):
 def test_linear_gaussian_value_and_every_gradient(m, k):
     problem = LinearGaussian()
     assert any("corruption" in name for name, _ in problem.named_parameters())
-    check_bound_and_gradients(dv.TraceDenoising_ELBO(m, k), problem, data(4))
+    check_bound_and_gradients(dv.TraceDenoising_ELBO(num_corruptions=m, num_particles=k), problem, data(4))
 
 
 @pytest.mark.parametrize(("m", "k"), DRAWS)
 @pytest.mark.parametrize("kind", [dv.BitFlip, dv.SaltAndPepper, dv.Masking])
 def test_learned_rate_gradient_equals_enumeration(kind, m, k):
     problem = BinaryProblem(kind(torch.tensor(0.2, dtype=torch.float64), learnable=True))
-    check_bound_and_gradients(dv.TraceDenoising_ELBO(m, k), problem, bits(4))
+    check_bound_and_gradients(dv.TraceDenoising_ELBO(num_corruptions=m, num_particles=k), problem, bits(4))
 
 
 def test_learned_rate_per_element():
     rate = torch.tensor([0.1, 0.3, 0.6], dtype=torch.float64)
     problem = BinaryProblem(dv.BitFlip(rate, learnable=True))
-    check_bound_and_gradients(dv.TraceDenoising_ELBO(3, 1), problem, bits(4))
+    check_bound_and_gradients(dv.TraceDenoising_ELBO(num_corruptions=3, num_particles=1), problem, bits(4))
 
 
 @pytest.mark.parametrize("elbo", [Trace_ELBO, TraceGraph_ELBO])
@@ -88,7 +88,9 @@ def test_the_corruption_site_is_not_counted():
     """Counting it would add the entropy of the corruption, here 1.5 log(2πe 0.16) per datum."""
     problem = LinearGaussian()
     x = data(500)
-    bound = dv.TraceDenoising_ELBO(4, 4).per_datum(problem.model, problem.guide, x)
+    bound = dv.TraceDenoising_ELBO(num_corruptions=4, num_particles=4).per_datum(
+        problem.model, problem.guide, x
+    )
     difference = bound - problem.l_dvae(x).detach()
     assert abs(float(difference.mean())) < 5 * float(difference.std()) / 500**0.5
 
@@ -109,7 +111,7 @@ def test_single_draw_equals_stock_trace_elbo_under_one_seed():
 @pytest.mark.parametrize(("m", "k"), DRAWS)
 def test_three_losses_agree_under_one_seed(m, k):
     problem = BinaryProblem(dv.BitFlip(0.2, learnable=True))
-    bound, x = dv.TraceDenoising_ELBO(m, k), bits(5)
+    bound, x = dv.TraceDenoising_ELBO(num_corruptions=m, num_particles=k), bits(5)
     values = []
     for method in (bound.loss, bound.loss_and_grads, bound.differentiable_loss):
         pyro.set_rng_seed(3)
@@ -125,13 +127,17 @@ def test_the_encoder_sees_m_inputs_per_datum_not_m_times_k():
     shapes = []
     recognition = problem.recognition
     problem.recognition = lambda x_tilde: (shapes.append(tuple(x_tilde.shape)), recognition(x_tilde))
-    dv.TraceDenoising_ELBO(5, 7, max_plate_nesting=1).loss(problem.model, problem.guide, data(4))
+    dv.TraceDenoising_ELBO(num_corruptions=5, num_particles=7, max_plate_nesting=1).loss(
+        problem.model, problem.guide, data(4)
+    )
     assert shapes == [(5, 4, 3)]
 
 
 def test_more_draws_of_one_corruption_are_conditionally_independent():
     problem = LinearGaussian()
-    draws = dv.TraceDenoising_ELBO(5, 7).draws(problem.model, problem.guide, (data(4),), {})
+    draws = dv.TraceDenoising_ELBO(num_corruptions=5, num_particles=7).draws(
+        problem.model, problem.guide, (data(4),), {}
+    )
     x_tilde, z = (draws.guide_trace.nodes[name]["value"] for name in ("x_tilde", "z"))
     assert x_tilde.shape == (5, 4, 3)
     assert z.shape == (7, 5, 4, 2)
@@ -144,14 +150,14 @@ def test_finding_the_plates_does_not_touch_the_random_stream():
     losses = []
     for nesting in (1, float("inf")):
         pyro.set_rng_seed(3)
-        bound = dv.TraceDenoising_ELBO(2, 3, max_plate_nesting=nesting)
+        bound = dv.TraceDenoising_ELBO(num_corruptions=2, num_particles=3, max_plate_nesting=nesting)
         losses.append(bound.loss(problem.model, problem.guide, x))
     assert losses[0] == losses[1]
 
 
 def test_subsampling_and_scale_multiply_the_bound():
     problem, x = LinearGaussian(), data(4)
-    bound = dv.TraceDenoising_ELBO(2, 3, max_plate_nesting=1)
+    bound = dv.TraceDenoising_ELBO(num_corruptions=2, num_particles=3, max_plate_nesting=1)
 
     def value(model, guide, *args):
         pyro.set_rng_seed(3)
@@ -172,7 +178,7 @@ def test_subsampling_and_scale_multiply_the_bound():
 def test_mask_removes_data():
     problem, x = LinearGaussian(), data(4)
     mask = torch.tensor([True, False, True, False])
-    bound = dv.TraceDenoising_ELBO(2, 3)
+    bound = dv.TraceDenoising_ELBO(num_corruptions=2, num_particles=3)
 
     def value(model, guide):
         pyro.set_rng_seed(3)
@@ -222,7 +228,7 @@ def test_bernoulli_latent_under_gaussian_corruption():
     value.backward()
     expected = gradients(holder)
     for m, k in DRAWS:
-        bound = dv.TraceDenoising_ELBO(m, k)
+        bound = dv.TraceDenoising_ELBO(num_corruptions=m, num_particles=k)
         losses, grads = [], []
         for _ in range(300):
             losses.append(bound.loss_and_grads(model, guide, x))
@@ -235,8 +241,8 @@ def test_bernoulli_latent_under_gaussian_corruption():
 def test_leave_one_out_lowers_the_variance():
     problem = BinaryProblem(dv.BitFlip(torch.tensor(0.2, dtype=torch.float64), learnable=True))
     x, name = bits(4), "corruption.rate.raw"
-    _, single = repeated(dv.TraceDenoising_ELBO(1, 1), problem, x, 800)
-    _, several = repeated(dv.TraceDenoising_ELBO(4, 1), problem, x, 800)
+    _, single = repeated(dv.TraceDenoising_ELBO(num_corruptions=1, num_particles=1), problem, x, 800)
+    _, several = repeated(dv.TraceDenoising_ELBO(num_corruptions=4, num_particles=1), problem, x, 800)
     # Four draws alone divide the variance by 4; the baseline must do better than that.
     assert float(several[name].var()) < 0.6 * float(single[name].var()) / 4
 
@@ -268,7 +274,7 @@ def test_a_plain_auxiliary_site_is_not_counted_either():
             infer = {"is_auxiliary": True}
             problem.recognition(pyro.sample("x_tilde", dist.Normal(x, sigma).to_event(1), infer=infer))
 
-    difference = dv.TraceDenoising_ELBO(4, 4).per_datum(problem.model, guide, x)
+    difference = dv.TraceDenoising_ELBO(num_corruptions=4, num_particles=4).per_datum(problem.model, guide, x)
     difference = difference - problem.l_dvae(x).detach()
     assert abs(float(difference.mean())) < 5 * float(difference.std()) / 200**0.5
 
@@ -288,7 +294,7 @@ def test_svi_and_module_form_train(local):
         for form in ("svi", "module"):
             pyro.clear_param_store()
             problem, x = LinearGaussian(), data(50)
-            bound = dv.TraceDenoising_ELBO(2, 2)
+            bound = dv.TraceDenoising_ELBO(num_corruptions=2, num_particles=2)
             before = float(problem.l_dvae(x).mean().detach())
             if form == "svi":
                 svi = SVI(problem.model, problem.guide, pyro.optim.Adam({"lr": 0.02}), bound)

@@ -41,35 +41,40 @@ def test_importance_weighted_bounds(latent, combine, m, k):
     if latent == "gaussian" and m * k > 3:
         pytest.skip("quadrature over more than three latents is too large")
     problem, x = problem_of(latent), bits()
-    bound = dv.TraceDenoisingIWAE_ELBO(m, k, combine=combine)
+    bound = dv.TraceDenoisingIWAE_ELBO(num_corruptions=m, num_particles=k, combine=combine)
     check(bound, problem, Enumerated(problem, x).iwae(combine, m, k), x)
 
 
 @pytest.mark.parametrize(("combine", "m", "k"), [("average", 1, 3), ("average", 3, 1), ("pooled", 3, 1)])
 def test_doubly_reparameterised(combine, m, k):
     problem, x = problem_of("gaussian"), bits()
-    bound = dv.TraceDenoisingIWAE_ELBO(m, k, combine=combine, gradient="dreg")
+    bound = dv.TraceDenoisingIWAE_ELBO(num_corruptions=m, num_particles=k, combine=combine, gradient="dreg")
     check(bound, problem, Enumerated(problem, x).iwae(combine, m, k), x)
 
 
 @pytest.mark.parametrize(("m", "k"), [(1, 1), (2, 3)])
 def test_sticking_the_landing(m, k):
     problem, x = problem_of("gaussian"), bits()
-    check(dv.TraceDenoising_ELBO(m, k, gradient="stl"), problem, problem.l_dvae(x), x)
+    check(
+        dv.TraceDenoising_ELBO(num_corruptions=m, num_particles=k, gradient="stl"),
+        problem,
+        problem.l_dvae(x),
+        x,
+    )
 
 
 @pytest.mark.parametrize("latent", ["gaussian", "bernoulli"])
 @pytest.mark.parametrize(("m", "k"), [(1, 1), (3, 2)])
 def test_closed_form_divergence(latent, m, k):
     problem, x = problem_of(latent), bits()
-    check(dv.TraceMeanFieldDenoising_ELBO(m, k), problem, problem.l_dvae(x), x)
+    check(dv.TraceMeanFieldDenoising_ELBO(num_corruptions=m, num_particles=k), problem, problem.l_dvae(x), x)
 
 
 @pytest.mark.parametrize("latent", ["gaussian", "bernoulli"])
 @pytest.mark.parametrize(("j", "m", "k"), [(0, 2, 2), (1, 1, 1), (2, 2, 2)])
 def test_semi_implicit(latent, j, m, k):
     problem, x = problem_of(latent), bits()
-    bound = dv.TraceSemiImplicit_ELBO(m, k, num_mixture=j)
+    bound = dv.TraceSemiImplicit_ELBO(num_corruptions=m, num_particles=k, num_mixture=j)
     check(bound, problem, Enumerated(problem, x).semi_implicit(j), x)
 
 
@@ -81,13 +86,19 @@ def baseline_network():
 
 
 BASELINES = {
-    "dvae, none": lambda n: dv.TraceDenoising_ELBO(2, 2, baseline="none"),
-    "dvae, learned": lambda n: dv.TraceDenoising_ELBO(2, 2, baseline=n),
-    "iwae, none": lambda n: dv.TraceDenoisingIWAE_ELBO(1, 3, baseline="none"),
-    "iwae, learned": lambda n: dv.TraceDenoisingIWAE_ELBO(1, 3, baseline=n),
-    "pooled, learned": lambda n: dv.TraceDenoisingIWAE_ELBO(2, 1, combine="pooled", baseline=n),
-    "semi-implicit, learned": lambda n: dv.TraceSemiImplicit_ELBO(2, 1, num_mixture=1, baseline=n),
-    "semi-implicit, none": lambda n: dv.TraceSemiImplicit_ELBO(2, 1, num_mixture=1, baseline="none"),
+    "dvae, none": lambda n: dv.TraceDenoising_ELBO(num_corruptions=2, num_particles=2, baseline="none"),
+    "dvae, learned": lambda n: dv.TraceDenoising_ELBO(num_corruptions=2, num_particles=2, baseline=n),
+    "iwae, none": lambda n: dv.TraceDenoisingIWAE_ELBO(num_corruptions=1, num_particles=3, baseline="none"),
+    "iwae, learned": lambda n: dv.TraceDenoisingIWAE_ELBO(num_corruptions=1, num_particles=3, baseline=n),
+    "pooled, learned": lambda n: dv.TraceDenoisingIWAE_ELBO(
+        num_corruptions=2, num_particles=1, combine="pooled", baseline=n
+    ),
+    "semi-implicit, learned": lambda n: dv.TraceSemiImplicit_ELBO(
+        num_corruptions=2, num_particles=1, num_mixture=1, baseline=n
+    ),
+    "semi-implicit, none": lambda n: dv.TraceSemiImplicit_ELBO(
+        num_corruptions=2, num_particles=1, num_mixture=1, baseline="none"
+    ),
 }
 
 
@@ -107,8 +118,13 @@ def test_no_baseline_and_a_learned_one_are_unbiased_too(case):
 def test_a_learned_baseline_learns_and_lowers_the_variance():
     problem, x = problem_of("bernoulli"), bits()
     network = baseline_network()
-    bound = dv.TraceDenoising_ELBO(1, 1, baseline=network)
-    plain = check(dv.TraceDenoising_ELBO(1, 1, baseline="none"), problem, problem.l_dvae(x), x)
+    bound = dv.TraceDenoising_ELBO(num_corruptions=1, num_particles=1, baseline=network)
+    plain = check(
+        dv.TraceDenoising_ELBO(num_corruptions=1, num_particles=1, baseline="none"),
+        problem,
+        problem.l_dvae(x),
+        x,
+    )
     optimizer = torch.optim.Adam(network.parameters(), lr=0.05)
     for _ in range(300):
         optimizer.zero_grad()
@@ -128,7 +144,9 @@ def test_signal_to_noise_of_dreg_does_not_fall_with_k():
         problem.encode_scale.fill_(2.0)  # a guide wider than the posterior: weights of finite variance
 
     def ratio(gradient, k, repeats=3000):
-        bound = dv.TraceDenoisingIWAE_ELBO(1, k, gradient=gradient, max_plate_nesting=1)
+        bound = dv.TraceDenoisingIWAE_ELBO(
+            num_corruptions=1, num_particles=k, gradient=gradient, max_plate_nesting=1
+        )
         many = x.expand(repeats, -1)
         weights = problem.encode_weight
         problem.zero_grad()
@@ -202,7 +220,10 @@ def test_an_unknown_divergence_is_sampled():
             pyro.sample("w", dist.Normal(zero, 1.0))  # its prior: a closed form of exactly 0
 
     found = []
-    for bound in (dv.TraceMeanFieldDenoising_ELBO(2, 3), dv.TraceDenoising_ELBO(2, 3)):
+    for bound in (
+        dv.TraceMeanFieldDenoising_ELBO(num_corruptions=2, num_particles=3),
+        dv.TraceDenoising_ELBO(num_corruptions=2, num_particles=3),
+    ):
         pyro.set_rng_seed(1)
         loss = bound.differentiable_loss(model, guide, bits())
         found.append((loss, *torch.autograd.grad(loss, [weight])))

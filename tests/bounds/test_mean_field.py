@@ -124,7 +124,7 @@ def test_it_is_the_bound_where_no_prior_depends_on_what_is_drawn_from_its_latent
     exact.sum().backward()
     expected = gradients(problem)
     for m, k in ((1, 1), (2, 3)):
-        bound = dv.TraceMeanFieldDenoising_ELBO(m, k, max_plate_nesting=1)
+        bound = dv.TraceMeanFieldDenoising_ELBO(num_corruptions=m, num_particles=k, max_plate_nesting=1)
         check_estimates(f"bound of {m}, {k}", estimated(bound, problem, x), exact.detach())
     bound = dv.TraceMeanFieldDenoising_ELBO(max_plate_nesting=1)
     rows, grads = x.repeat(400), []
@@ -140,7 +140,7 @@ def test_a_circular_pair_is_refused(case, message):
     problem, x = Sites(*case), data()
     pattern = rf"^guide: it draws {message}, whose prior in the model .*; {REMEDY}$"
     for m, k in ((1, 1), (2, 3)):
-        bound = dv.TraceMeanFieldDenoising_ELBO(m, k)
+        bound = dv.TraceMeanFieldDenoising_ELBO(num_corruptions=m, num_particles=k)
         for call in (bound.loss, bound.loss_and_grads, bound.differentiable_loss, bound.per_datum):
             with pytest.raises(dv.InputError, match=pattern):
                 call(problem.model, problem.guide, x)
@@ -181,13 +181,13 @@ def test_weights_in_another_order_than_the_models():
         part._parameters = dict(reversed(part._parameters.items()))
     guide = dv.GaussianGuide.of_sizes(6, 2, (4,), corruption=dv.Masking(0.1))
     bayes = dv.FullBayes(decoder, guide, 100, start=start, initial_scale=0.5)
-    bound = dv.TraceMeanFieldDenoising_ELBO(2, 3, max_plate_nesting=1)
+    bound = dv.TraceMeanFieldDenoising_ELBO(num_corruptions=2, num_particles=3, max_plate_nesting=1)
     x = torch.rand(4, 6).round()
     draws = bound.draws(bayes.model, bayes.guide, (x,), {})
     assert out_of_order(draws)
     closed, sampled = (
         torch.tensor([each.loss(bayes.model, bayes.guide, x) for _ in range(400)])
-        for each in (bound, dv.TraceDenoising_ELBO(2, 3, max_plate_nesting=1))
+        for each in (bound, dv.TraceDenoising_ELBO(num_corruptions=2, num_particles=3, max_plate_nesting=1))
     )
     check_estimates("difference", closed - sampled, torch.zeros(()))
 
@@ -232,13 +232,13 @@ class Bits(nn.Module):
 
 def test_discrete_latents_by_enumeration():
     x = data()
-    bound = dv.TraceMeanFieldDenoising_ELBO(1, 2, max_plate_nesting=1)
+    bound = dv.TraceMeanFieldDenoising_ELBO(num_corruptions=1, num_particles=2, max_plate_nesting=1)
     problem = Bits(by_guide=False)
     check_estimates("independent in the guide", estimated(bound, problem, x), problem.exact(x).detach())
     problem = Bits(by_guide=True)
     with pytest.raises(dv.InputError, match=rf"draws 'a' from 'b'.*{REMEDY}$"):
         bound.loss_and_grads(problem.model, problem.guide, x)
-    sampled = dv.TraceDenoising_ELBO(1, 2, max_plate_nesting=1)
+    sampled = dv.TraceDenoising_ELBO(num_corruptions=1, num_particles=2, max_plate_nesting=1)
     check_estimates("sampled", estimated(sampled, problem, x), problem.exact(x).detach())
 
 

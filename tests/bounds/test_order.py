@@ -72,7 +72,9 @@ def problem_quadrature(nodes=60):
 @pytest.mark.parametrize("combine", ["pooled", "mixture"])
 def test_weights_average_to_the_evidence(combine):
     problem, x = LinearGaussian(), data(1).expand(4000, -1)
-    bound = dv.TraceDenoisingIWAE_ELBO(3, 10, combine=combine, max_plate_nesting=1)
+    bound = dv.TraceDenoisingIWAE_ELBO(
+        num_corruptions=3, num_particles=10, combine=combine, max_plate_nesting=1
+    )
     weights = bound.per_datum(problem.model, problem.guide, x).exp()
     check_estimates("evidence", weights, problem.log_evidence(x[:1])[0].exp().detach())
 
@@ -81,7 +83,9 @@ def test_the_mixture_has_the_least_variance():
     problem, x = LinearGaussian(sigma=1.5), data(1).expand(3000, -1)
     spread = {}
     for combine in ("pooled", "mixture"):
-        bound = dv.TraceDenoisingIWAE_ELBO(8, 2, combine=combine, max_plate_nesting=1)
+        bound = dv.TraceDenoisingIWAE_ELBO(
+            num_corruptions=8, num_particles=2, combine=combine, max_plate_nesting=1
+        )
         spread[combine] = float(bound.per_datum(problem.model, problem.guide, x).exp().std())
     assert spread["mixture"] < 0.9 * spread["pooled"]
 
@@ -90,7 +94,7 @@ def test_without_a_corruption_the_iwae_bound_is_that_of_the_plain_guide():
     """Against importance weights written out by hand, under one seed."""
     problem, x = LinearGaussian(), data(6)
     pyro.set_rng_seed(3)
-    ours = dv.TraceDenoisingIWAE_ELBO(1, 5, max_plate_nesting=1).per_datum(
+    ours = dv.TraceDenoisingIWAE_ELBO(num_corruptions=1, num_particles=5, max_plate_nesting=1).per_datum(
         problem.model, problem.plain_guide, x
     )
     pyro.set_rng_seed(3)

@@ -35,13 +35,21 @@ ELBOS = {
     "TraceMeanField_ELBO": lambda: TraceMeanField_ELBO(),
     "TraceGraph_ELBO": lambda: TraceGraph_ELBO(),
     "RenyiELBO": lambda: RenyiELBO(alpha=0.5, num_particles=2),
-    "denoising": lambda: dv.TraceDenoising_ELBO(2, 3, **ONE_PLATE),
+    "denoising": lambda: dv.TraceDenoising_ELBO(num_corruptions=2, num_particles=3, **ONE_PLATE),
     "sticking the landing": lambda: dv.TraceDenoising_ELBO(gradient="stl", **ONE_PLATE),
-    "mean-field": lambda: dv.TraceMeanFieldDenoising_ELBO(2, 3, **ONE_PLATE),
-    "importance-weighted": lambda: dv.TraceDenoisingIWAE_ELBO(2, 3, **ONE_PLATE),
-    "dreg": lambda: dv.TraceDenoisingIWAE_ELBO(1, 3, gradient="dreg", **ONE_PLATE),
-    "mixture": lambda: dv.TraceDenoisingIWAE_ELBO(2, 3, combine="mixture", **ONE_PLATE),
-    "semi-implicit": lambda: dv.TraceSemiImplicit_ELBO(2, 3, num_mixture=4, **ONE_PLATE),
+    "mean-field": lambda: dv.TraceMeanFieldDenoising_ELBO(num_corruptions=2, num_particles=3, **ONE_PLATE),
+    "importance-weighted": lambda: dv.TraceDenoisingIWAE_ELBO(
+        num_corruptions=2, num_particles=3, **ONE_PLATE
+    ),
+    "dreg": lambda: dv.TraceDenoisingIWAE_ELBO(
+        num_corruptions=1, num_particles=3, gradient="dreg", **ONE_PLATE
+    ),
+    "mixture": lambda: dv.TraceDenoisingIWAE_ELBO(
+        num_corruptions=2, num_particles=3, combine="mixture", **ONE_PLATE
+    ),
+    "semi-implicit": lambda: dv.TraceSemiImplicit_ELBO(
+        num_corruptions=2, num_particles=3, num_mixture=4, **ONE_PLATE
+    ),
 }
 OPTIMIZERS = {
     "Adam": lambda: Adam({"lr": 0.03}),

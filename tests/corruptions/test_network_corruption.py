@@ -94,7 +94,9 @@ def test_score_function_gradients_reach_the_network(family):
     exact = gradients(problem)
     found = []
     for _ in range(300):
-        dv.TraceDenoising_ELBO(4, 1, max_plate_nesting=1).loss_and_grads(problem.model, problem.guide, x)
+        dv.TraceDenoising_ELBO(num_corruptions=4, num_particles=1, max_plate_nesting=1).loss_and_grads(
+            problem.model, problem.guide, x
+        )
         found.append(gradients(problem))
     for name in exact:
         check_estimates(name, -torch.stack([g[name] for g in found]), exact[name])

@@ -24,7 +24,12 @@ def seeded(call, *arguments, seed=3):
 
 def evaluated(draw, x):
     with pyro.settings.context(module_local_params=True):
-        return seeded(dv.TraceDenoising_ELBO(4, 2, max_plate_nesting=1).per_datum, draw.model, draw.guide, x)
+        return seeded(
+            dv.TraceDenoising_ELBO(num_corruptions=4, num_particles=2, max_plate_nesting=1).per_datum,
+            draw.model,
+            draw.guide,
+            x,
+        )
 
 
 def test_the_sites():
@@ -51,7 +56,10 @@ def test_the_recognition_network_never_sees_clean_data(kind):
     """Under a corruption that replaces everything the guide is the same for every x, the bound is not."""
     draw, one, other = network(*kind, corruption=dv.Masking(1.0)), data(), 1 - data()
     traces = [
-        seeded(dv.TraceDenoising_ELBO(2, 3).draws, draw.model, draw.guide, (x,), {}) for x in (one, other)
+        seeded(
+            dv.TraceDenoising_ELBO(num_corruptions=2, num_particles=3).draws, draw.model, draw.guide, (x,), {}
+        )
+        for x in (one, other)
     ]
     for name in LATENTS:
         first, second = (each.guide_trace.nodes[name] for each in traces)
@@ -66,7 +74,7 @@ def test_the_guide_looks_at_the_canvases_that_the_model_draws(kind):
     looked, drawn = [], []
     draw.guide.encoder.register_forward_pre_hook(lambda module, args: looked.append(args[1]))
     draw.model.decoder.register_forward_hook(lambda module, args, drawing: drawn.append(drawing))
-    bound = dv.TraceDenoising_ELBO(2, 3, max_plate_nesting=1)
+    bound = dv.TraceDenoising_ELBO(num_corruptions=2, num_particles=3, max_plate_nesting=1)
     draws = bound.draws(draw.model, draw.guide, (x,), {})
     assert len(looked) == STEPS
     by_guide, by_model = drawn[: STEPS - 1], drawn[STEPS - 1 :]
@@ -83,7 +91,9 @@ def test_the_first_look_is_computed_for_each_corruption_and_not_for_each_latent(
     draw, x = network(), data()
     shapes = []
     draw.guide.encoder.register_forward_hook(lambda module, args, state: shapes.append(state[0].shape))
-    dv.TraceDenoising_ELBO(2, 4, max_plate_nesting=1).loss(draw.model, draw.guide, x)
+    dv.TraceDenoising_ELBO(num_corruptions=2, num_particles=4, max_plate_nesting=1).loss(
+        draw.model, draw.guide, x
+    )
     later = (4, 2, len(x), HIDDEN)
     assert [tuple(shape) for shape in shapes] == [(2, len(x), HIDDEN), later, later]
 
@@ -94,7 +104,12 @@ def test_every_parameter_is_announced_once_and_trained(kind, local):
     draw, x = network(*kind, corruption=dv.GaussianNoise(0.2, learnable=True)).double(), data()
     before = {name: value.detach().clone() for name, value in draw.named_parameters()}
     with pyro.settings.context(module_local_params=local):
-        svi = SVI(draw.model, draw.guide, pyro.optim.Adam({"lr": 0.01}), dv.TraceDenoising_ELBO(2, 2))
+        svi = SVI(
+            draw.model,
+            draw.guide,
+            pyro.optim.Adam({"lr": 0.01}),
+            dv.TraceDenoising_ELBO(num_corruptions=2, num_particles=2),
+        )
         svi.step(x)
         svi.step(x)
     for name, value in draw.named_parameters():
@@ -179,7 +194,7 @@ def test_clean_input():
 @pytest.mark.parametrize("kind", [(True, "lstm"), (False, "gru")], ids=str)
 def test_it_can_be_recorded(kind):
     draw, x = network(*kind, steps=2, corruption=dv.SaltAndPepper(0.2)), data()
-    bound = dv.TraceMeanFieldDenoising_ELBO(2, 3, max_plate_nesting=1)
+    bound = dv.TraceMeanFieldDenoising_ELBO(num_corruptions=2, num_particles=3, max_plate_nesting=1)
 
     def loss(x):
         return bound.differentiable_loss(draw.model, draw.guide, x)
@@ -193,7 +208,7 @@ def test_it_can_be_recorded(kind):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_dtype_is_kept(dtype):
     draw, x = network(corruption=dv.BitFlip(0.1)).to(dtype), data().to(dtype)
-    draws = dv.TraceDenoising_ELBO(2, 3).draws(draw.model, draw.guide, (x,), {})
+    draws = dv.TraceDenoising_ELBO(num_corruptions=2, num_particles=3).draws(draw.model, draw.guide, (x,), {})
     for name in LATENTS:
         assert draws.guide_trace.nodes[name]["value"].dtype == dtype
         assert draws.model_trace.nodes[name]["log_prob"].dtype == dtype
@@ -209,7 +224,10 @@ def test_the_accelerator_agrees_with_the_processor():
     moved = copy.deepcopy(draw).cuda()
     torch.testing.assert_close(moved.reconstruct(x.cuda()).cpu(), expected, rtol=0, atol=1e-10)
     assert moved.sample(2).device.type == "cuda"
-    assert dv.TraceDenoising_ELBO(2, 3).loss(moved.model, moved.guide, x.cuda()) > 0
+    assert (
+        dv.TraceDenoising_ELBO(num_corruptions=2, num_particles=3).loss(moved.model, moved.guide, x.cuda())
+        > 0
+    )
 
 
 @pytest.mark.parametrize("attention", [False, True])

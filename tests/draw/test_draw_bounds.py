@@ -154,7 +154,11 @@ def test_likelihood_and_bounds_against_quadrature():
         assert bool(((found.log_likelihood - exact).abs() < 5 * error).all()), proposal
         assert float(error.max()) < 0.1
     many = x.repeat_interleave(500, 0)
-    bounds = [SAMPLED(), dv.TraceDenoisingIWAE_ELBO(1, 5), dv.TraceDenoisingIWAE_ELBO(1, 50)]
+    bounds = [
+        SAMPLED(),
+        dv.TraceDenoisingIWAE_ELBO(num_corruptions=1, num_particles=5),
+        dv.TraceDenoisingIWAE_ELBO(num_corruptions=1, num_particles=50),
+    ]
     means = []
     for bound in bounds:
         values = bound.per_datum(draw.model, draw.guide, many).reshape(3, 500)
@@ -168,10 +172,10 @@ ELSEWHERE = {
     "denoising": SAMPLED(3, 2),
     "mean-field": ANALYTIC(3, 2),
     "stl": SAMPLED(3, 2, gradient="stl"),
-    "importance": dv.TraceDenoisingIWAE_ELBO(3, 2),
-    "pooled": dv.TraceDenoisingIWAE_ELBO(3, 2, combine="pooled"),
-    "mixture": dv.TraceDenoisingIWAE_ELBO(3, 2, combine="mixture"),
-    "semi-implicit": dv.TraceSemiImplicit_ELBO(3, 2, num_mixture=2),
+    "importance": dv.TraceDenoisingIWAE_ELBO(num_corruptions=3, num_particles=2),
+    "pooled": dv.TraceDenoisingIWAE_ELBO(num_corruptions=3, num_particles=2, combine="pooled"),
+    "mixture": dv.TraceDenoisingIWAE_ELBO(num_corruptions=3, num_particles=2, combine="mixture"),
+    "semi-implicit": dv.TraceSemiImplicit_ELBO(num_corruptions=3, num_particles=2, num_mixture=2),
     "stock": pyro.infer.Trace_ELBO(),
     "stock mean-field": pyro.infer.TraceMeanField_ELBO(),
 }
@@ -192,7 +196,9 @@ def test_every_bound_applies(attention, name):
 def test_the_doubly_reparameterised_gradient_is_refused():
     draw, x = network(), data()
     with pytest.raises(dv.InputError, match="depends on 'z1' in the guide; use gradient='pathwise'"):
-        dv.TraceDenoisingIWAE_ELBO(1, 3, gradient="dreg").loss_and_grads(draw.model, draw.guide, x)
+        dv.TraceDenoisingIWAE_ELBO(num_corruptions=1, num_particles=3, gradient="dreg").loss_and_grads(
+            draw.model, draw.guide, x
+        )
 
 
 def test_the_prior_is_standard_normal():

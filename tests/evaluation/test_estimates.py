@@ -55,7 +55,7 @@ def test_an_enumerated_bound():
 def test_rows_keep_their_order_in_chunks_of_any_size(chunk):
     model, guide = exact_pair()
     x = torch.linspace(-3, 3, 7, dtype=torch.float64)
-    bound = dv.TraceDenoising_ELBO(2, 3)
+    bound = dv.TraceDenoising_ELBO(num_corruptions=2, num_particles=3)
     estimate = dv.evaluate_bound(model, guide, x, bound, chunk=chunk)
     torch.testing.assert_close(estimate.per_datum, dist.Normal(0.0, math.sqrt(2)).log_prob(x))
 
@@ -63,7 +63,7 @@ def test_rows_keep_their_order_in_chunks_of_any_size(chunk):
 def test_chunks_are_smaller_where_there_are_more_draws():
     model, guide = exact_pair()
     seen = []
-    bound = dv.TraceDenoising_ELBO(4, 100)
+    bound = dv.TraceDenoising_ELBO(num_corruptions=4, num_particles=100)
     dv.evaluate_bound(model, guide, torch.zeros(12), bound, progress=lambda *rows: seen.append(rows))
     assert seen == [(5, 12), (10, 12), (12, 12)]
 

@@ -23,7 +23,9 @@ def test_annealing_and_importance_sampling_agree_as_far_as_they_can():
     dvae = dv.DVAE(GaussianEncoder(784, 50, (200,)), BernoulliDecoder(50, 784), dv.SaltAndPepper(0.05))
     with pyro.settings.context(module_local_params=True):
         dv.fit(dvae.model, dvae.guide, dv.TraceDenoising_ELBO(), train, epochs=4, progress=False, seed=0)
-        bound = dv.evaluate_bound(dvae.model, dvae.guide, test, dv.TraceDenoising_ELBO(10, 10), seed=0)
+        bound = dv.evaluate_bound(
+            dvae.model, dvae.guide, test, dv.TraceDenoising_ELBO(num_corruptions=10, num_particles=10), seed=0
+        )
         sampled = {
             kind: dv.log_likelihood(dvae.model, dvae.guide, test, proposal=kind, seed=0)
             for kind in ("clean", "corrupted", "mixture")

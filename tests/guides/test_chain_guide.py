@@ -104,7 +104,7 @@ def test_the_bound_and_its_gradient_are_exact(depth, m, k):
     exact.sum().backward()
     expected = gradients(chain)
     assert bool((exact < chain.log_evidence(x)).all())
-    bound = dv.TraceDenoising_ELBO(m, k, max_plate_nesting=1)
+    bound = dv.TraceDenoising_ELBO(num_corruptions=m, num_particles=k, max_plate_nesting=1)
     losses, grads, rows = [], [], x.repeat(300, 1)
     for _ in range(40):
         losses.append(bound.loss_and_grads(chain.model, chain.guide, rows))

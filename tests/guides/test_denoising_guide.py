@@ -16,8 +16,8 @@ from pyro_dvae.registration import register
 
 BOUNDS = [
     pytest.param(Trace_ELBO, id="stock"),
-    pytest.param(lambda: dv.TraceDenoising_ELBO(1, 1), id="1-1"),
-    pytest.param(lambda: dv.TraceDenoising_ELBO(3, 4), id="3-4"),
+    pytest.param(lambda: dv.TraceDenoising_ELBO(num_corruptions=1, num_particles=1), id="1-1"),
+    pytest.param(lambda: dv.TraceDenoising_ELBO(num_corruptions=3, num_particles=4), id="3-4"),
 ]
 
 
@@ -112,7 +112,9 @@ def test_a_wrapped_guide_equals_the_hand_written_one(make_bound, make_corruption
 def test_a_wrapped_guide_under_an_importance_weighted_bound():
     problem = Guides(dv.GaussianNoise(double(0.3), learnable=True))
     wrapped = dv.DenoisingGuide(problem.plain, problem.corruption)
-    check_equal(lambda: dv.TraceDenoisingIWAE_ELBO(3, 4), problem, wrapped, bits(5, 3))
+    check_equal(
+        lambda: dv.TraceDenoisingIWAE_ELBO(num_corruptions=3, num_particles=4), problem, wrapped, bits(5, 3)
+    )
 
 
 @pytest.mark.parametrize("make_bound", BOUNDS)
@@ -148,7 +150,7 @@ def test_a_plate_that_draws_its_own_subsample():
             problem.recognition(x)
 
     wrapped = dv.DenoisingGuide(guide, problem.corruption)
-    bound = dv.TraceDenoising_ELBO(3, 2, max_plate_nesting=1)
+    bound = dv.TraceDenoising_ELBO(num_corruptions=3, num_particles=2, max_plate_nesting=1)
     losses = [bound.loss(lambda x: problem.model(x, 40), wrapped, x) for _ in range(300)]
     check_estimates(
         "bound", -torch.tensor(losses, dtype=torch.float64), 10 * problem.l_dvae(x).sum().detach()
@@ -252,7 +254,9 @@ def test_corruptions_stack():
     for _ in range(500):
         draws.append(poutine.trace(outer).get_trace(x).nodes["second"]["value"] - x)
     check_estimates("variance", torch.stack(draws).square(), double(0.25))
-    assert dv.TraceDenoising_ELBO(3, 2).per_datum(problem.model, outer, bits(4, 3)).shape == (4,)
+    assert dv.TraceDenoising_ELBO(num_corruptions=3, num_particles=2).per_datum(
+        problem.model, outer, bits(4, 3)
+    ).shape == (4,)
 
 
 @pytest.mark.parametrize("local", [False, True])
@@ -376,7 +380,9 @@ def test_a_guide_that_counts_its_data_from_the_left_keeps_its_plate(rows, corrup
     found = []
     for candidate in (by_hand, dv.DenoisingGuide(guide, noise)):
         pyro.set_rng_seed(7)
-        loss = dv.TraceDenoising_ELBO(corruptions, 2).differentiable_loss(model, candidate, x)
+        loss = dv.TraceDenoising_ELBO(num_corruptions=corruptions, num_particles=2).differentiable_loss(
+            model, candidate, x
+        )
         found.append((loss, *torch.autograd.grad(loss, parameters)))
     for wanted, got in zip(*found, strict=True):
         assert torch.equal(wanted, got)
@@ -392,7 +398,7 @@ def test_another_size_under_several_corruptions_is_refused():
 
     message = r"^guide: its plate 'data' has 4 elements where the data have 6 \(.*\(6, 3\)\)"
     with pytest.raises(dv.InputError, match=message):
-        dv.TraceDenoising_ELBO(3, 1).loss(model, wrapped, torch.rand(6, 3))
+        dv.TraceDenoising_ELBO(num_corruptions=3, num_particles=1).loss(model, wrapped, torch.rand(6, 3))
 
 
 @pytest.mark.parametrize("bad", ["guide", None, 3])
@@ -480,7 +486,7 @@ def test_the_gaussian_guide_follows_the_exact_bound():
             return loc, (problem.log_v / 2).exp().expand_as(loc)
 
     guide = dv.GaussianGuide(Linear(), problem.corruption)
-    bound = dv.TraceDenoising_ELBO(5, 5)
+    bound = dv.TraceDenoising_ELBO(num_corruptions=5, num_particles=5)
     values = torch.stack([bound.per_datum(problem.model, guide, x) for _ in range(300)])
     check_estimates("bound", values, problem.l_dvae(x).detach())
 
@@ -503,7 +509,7 @@ def test_a_wrapped_binary_problem_keeps_the_exact_gradient_of_its_rate():
     wrapped = dv.DenoisingGuide(plain, problem.corruption)
     problem.l_dvae(x).sum().backward()
     expected = gradients(problem)["corruption.rate.raw"]
-    bound = dv.TraceDenoising_ELBO(4, 1)
+    bound = dv.TraceDenoising_ELBO(num_corruptions=4, num_particles=1)
     found = []
     for _ in range(250):
         bound.loss_and_grads(problem.model, wrapped, x)
@@ -529,7 +535,7 @@ def model_of_three(x):
 
 def loss_of(guide, x, m=2, k=3):
     pyro.set_rng_seed(3)
-    return dv.TraceDenoising_ELBO(m, k).loss(model_of_three, guide, x)
+    return dv.TraceDenoising_ELBO(num_corruptions=m, num_particles=k).loss(model_of_three, guide, x)
 
 
 def test_a_wrapped_guide_is_saved_and_loaded(tmp_path):
@@ -544,7 +550,9 @@ def test_a_wrapped_guide_is_saved_and_loaded(tmp_path):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_wrapped_guide_keeps_the_type_and_reaches_every_parameter(dtype):
     guide, x = wrapped_gaussian().to(dtype), bits(5, 3).to(dtype)
-    loss = dv.TraceDenoising_ELBO(2, 3).differentiable_loss(model_of_three, guide, x)
+    loss = dv.TraceDenoising_ELBO(num_corruptions=2, num_particles=3).differentiable_loss(
+        model_of_three, guide, x
+    )
     assert loss.dtype == dtype
     loss.backward()
     for name, parameter in guide.named_parameters():

@@ -63,12 +63,14 @@ def baseline():
 
 
 BOUNDS = {
-    "NVIL": lambda: dv.TraceDenoising_ELBO(2, 1, baseline=baseline()),
-    "leave one out": lambda: dv.TraceDenoising_ELBO(1, 3),
-    "closed-form KL": lambda: dv.TraceMeanFieldDenoising_ELBO(2, 2),
-    "VIMCO": lambda: dv.TraceDenoisingIWAE_ELBO(1, 3),
-    "VIMCO, pooled": lambda: dv.TraceDenoisingIWAE_ELBO(2, 1, combine="pooled"),
-    "IWAE by NVIL": lambda: dv.TraceDenoisingIWAE_ELBO(1, 2, baseline=baseline()),
+    "NVIL": lambda: dv.TraceDenoising_ELBO(num_corruptions=2, num_particles=1, baseline=baseline()),
+    "leave one out": lambda: dv.TraceDenoising_ELBO(num_corruptions=1, num_particles=3),
+    "closed-form KL": lambda: dv.TraceMeanFieldDenoising_ELBO(num_corruptions=2, num_particles=2),
+    "VIMCO": lambda: dv.TraceDenoisingIWAE_ELBO(num_corruptions=1, num_particles=3),
+    "VIMCO, pooled": lambda: dv.TraceDenoisingIWAE_ELBO(num_corruptions=2, num_particles=1, combine="pooled"),
+    "IWAE by NVIL": lambda: dv.TraceDenoisingIWAE_ELBO(
+        num_corruptions=1, num_particles=2, baseline=baseline()
+    ),
 }
 
 

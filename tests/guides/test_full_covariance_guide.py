@@ -71,7 +71,9 @@ def test_the_exact_posterior_of_a_linear_model_closes_the_bound(d):
     total = weight @ weight.T + noise**2 * torch.eye(3, dtype=F64)
     expected = dist.MultivariateNormal(torch.zeros(3, dtype=F64), total).log_prob(x)
     for m, k in ((1, 1), (2, 3)):
-        found = dv.TraceDenoising_ELBO(m, k, max_plate_nesting=1).per_datum(model, guide, x)
+        found = dv.TraceDenoising_ELBO(num_corruptions=m, num_particles=k, max_plate_nesting=1).per_datum(
+            model, guide, x
+        )
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
 
 

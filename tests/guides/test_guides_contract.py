@@ -96,8 +96,10 @@ def pair_of(case, corruption="noise"):
 def train_by(pair, m=1, k=1):
     """The bound that the guide asks for."""
     if pair.guide.semi_implicit:
-        return dv.TraceSemiImplicit_ELBO(m, k, num_mixture=2, max_plate_nesting=1)
-    return dv.TraceDenoising_ELBO(m, k, max_plate_nesting=1)
+        return dv.TraceSemiImplicit_ELBO(
+            num_corruptions=m, num_particles=k, num_mixture=2, max_plate_nesting=1
+        )
+    return dv.TraceDenoising_ELBO(num_corruptions=m, num_particles=k, max_plate_nesting=1)
 
 
 def seeded(call, *arguments, seed=3):
@@ -150,7 +152,13 @@ def test_leading_dims_are_computed_one_by_one(case, leading):
 @pytest.mark.parametrize(("m", "k"), [(1, 1), (3, 1), (1, 2), (3, 2)])
 def test_draws_are_scored_as_one_by_one(case, m, k):
     pair, x = pair_of(case), data()
-    draws = seeded(dv.TraceDenoising_ELBO(m, k, max_plate_nesting=1).draws, pair.model, pair.guide, (x,), {})
+    draws = seeded(
+        dv.TraceDenoising_ELBO(num_corruptions=m, num_particles=k, max_plate_nesting=1).draws,
+        pair.model,
+        pair.guide,
+        (x,),
+        {},
+    )
     values = draws.log_weight(draws.guide_terms()).values
     assert values.shape == (k, m, N)
     sites = [*draws.auxiliary_sites(), *draws.latent_sites()]
@@ -229,11 +237,13 @@ def test_svi_reaches_every_parameter(case, local):
 @pytest.mark.parametrize(
     "bound",
     [
-        dv.TraceDenoising_ELBO(2, 2, max_plate_nesting=1),
-        dv.TraceDenoisingIWAE_ELBO(2, 3, max_plate_nesting=1),
-        dv.TraceDenoisingIWAE_ELBO(2, 3, combine="pooled", max_plate_nesting=1),
-        dv.TraceDenoisingIWAE_ELBO(2, 3, combine="mixture", max_plate_nesting=1),
-        dv.TraceSemiImplicit_ELBO(2, 2, num_mixture=3, max_plate_nesting=1),
+        dv.TraceDenoising_ELBO(num_corruptions=2, num_particles=2, max_plate_nesting=1),
+        dv.TraceDenoisingIWAE_ELBO(num_corruptions=2, num_particles=3, max_plate_nesting=1),
+        dv.TraceDenoisingIWAE_ELBO(num_corruptions=2, num_particles=3, combine="pooled", max_plate_nesting=1),
+        dv.TraceDenoisingIWAE_ELBO(
+            num_corruptions=2, num_particles=3, combine="mixture", max_plate_nesting=1
+        ),
+        dv.TraceSemiImplicit_ELBO(num_corruptions=2, num_particles=2, num_mixture=3, max_plate_nesting=1),
     ],
     ids=["denoising", "average", "pooled", "mixture", "semi-implicit"],
 )

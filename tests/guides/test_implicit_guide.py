@@ -64,8 +64,14 @@ def estimates(bound, problem, x, repeats=1500):
 def test_without_a_mixture_it_is_the_denoising_bound(m, k):
     problem, x = Problem(), data()
     exact = problem.l_dvae(x).detach()
-    check_estimates("L_0", estimates(dv.TraceDenoising_ELBO(m, k, max_plate_nesting=1), problem, x), exact)
-    none = dv.TraceSemiImplicit_ELBO(m, k, num_mixture=0, max_plate_nesting=1)
+    check_estimates(
+        "L_0",
+        estimates(
+            dv.TraceDenoising_ELBO(num_corruptions=m, num_particles=k, max_plate_nesting=1), problem, x
+        ),
+        exact,
+    )
+    none = dv.TraceSemiImplicit_ELBO(num_corruptions=m, num_particles=k, num_mixture=0, max_plate_nesting=1)
     check_estimates("J = 0", estimates(none, problem, x), exact)
 
 

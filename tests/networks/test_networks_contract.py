@@ -189,7 +189,9 @@ def test_a_denoising_bound_trains_every_parameter(name, local):
     dvae = dv.DVAE(encoder, decoder, dv.SaltAndPepper(0.1))
     x = torch.rand(5, D)
     with pyro.settings.context(module_local_params=local):
-        loss = dv.TraceDenoising_ELBO(2, 3, max_plate_nesting=1).loss_and_grads(dvae.model, dvae.guide, x)
+        loss = dv.TraceDenoising_ELBO(num_corruptions=2, num_particles=3, max_plate_nesting=1).loss_and_grads(
+            dvae.model, dvae.guide, x
+        )
     assert loss == loss
     for parameter_name, parameter in network.named_parameters():
         assert torch.count_nonzero(parameter.grad) > 0, parameter_name

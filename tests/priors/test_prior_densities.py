@@ -292,7 +292,10 @@ def test_a_divergence_without_closed_form_is_sampled(prior):
     guide = GaussianGuide.of_sizes(6, 2, (5,), corruption=dv.BitFlip(0.2))
     x = (torch.rand(5, 6) > 0.5).float()
     losses = []
-    for bound in (dv.TraceDenoising_ELBO(2, 3), dv.TraceMeanFieldDenoising_ELBO(2, 3)):
+    for bound in (
+        dv.TraceDenoising_ELBO(num_corruptions=2, num_particles=3),
+        dv.TraceMeanFieldDenoising_ELBO(num_corruptions=2, num_particles=3),
+    ):
         pyro.set_rng_seed(3)
         losses.append(bound.per_datum(model, guide, x))
     torch.testing.assert_close(*losses)

@@ -117,9 +117,9 @@ def test_the_accelerator_agrees_with_the_processor(name):
     "bound",
     [
         dv.TraceDenoising_ELBO(),
-        dv.TraceDenoising_ELBO(2, 3),
-        dv.TraceMeanFieldDenoising_ELBO(2, 3),
-        dv.TraceDenoisingIWAE_ELBO(2, 3),
+        dv.TraceDenoising_ELBO(num_corruptions=2, num_particles=3),
+        dv.TraceMeanFieldDenoising_ELBO(num_corruptions=2, num_particles=3),
+        dv.TraceDenoisingIWAE_ELBO(num_corruptions=2, num_particles=3),
     ],
     ids=lambda bound: f"{type(bound).__name__}{bound.num_particles}",
 )

@@ -343,8 +343,8 @@ def test_learning_rates_noise_levels_and_clipping_differ_for_each():
 @pytest.mark.parametrize(
     "elbo",
     [
-        lambda: dv.TraceDenoisingIWAE_ELBO(2, 3, max_plate_nesting=1),
-        lambda: dv.TraceMeanFieldDenoising_ELBO(2, max_plate_nesting=1),
+        lambda: dv.TraceDenoisingIWAE_ELBO(num_corruptions=2, num_particles=3, max_plate_nesting=1),
+        lambda: dv.TraceMeanFieldDenoising_ELBO(num_corruptions=2, max_plate_nesting=1),
         lambda: dv.TraceSemiImplicit_ELBO(num_mixture=3, max_plate_nesting=1),
     ],
 )
@@ -490,7 +490,11 @@ def test_the_best_of_each_of_many_can_be_put_back():
         for name, parameter in result.trained.parameters.items():
             assert torch.equal(parameter, result.best[f"parameters/{name}"])
         again = dv.evaluate_bound(
-            pair.model, pair.guide, digits(40, 2), dv.TraceDenoising_ELBO(500, max_plate_nesting=1), seed=0
+            pair.model,
+            pair.guide,
+            digits(40, 2),
+            dv.TraceDenoising_ELBO(num_corruptions=500, max_plate_nesting=1),
+            seed=0,
         )
         assert again.mean == pytest.approx(result.history.best_validation_bound, abs=0.6)
 

@@ -64,7 +64,9 @@ def bound_parts(
     :raises InputError: ``x`` is empty or not finite, or there is no latent, observation or data plate.
     """
     checks.data("x", x)
-    bound = TraceDenoising_ELBO(num_corruptions, num_particles, max_plate_nesting=max_plate_nesting)
+    bound = TraceDenoising_ELBO(
+        num_corruptions=num_corruptions, num_particles=num_particles, max_plate_nesting=max_plate_nesting
+    )
     gathered = _Parts()
     with measuring(model, guide, first_chunk(x, chunk, num_corruptions * num_particles), clean, seed):
         for rows in chunks(x, chunk, num_corruptions * num_particles):

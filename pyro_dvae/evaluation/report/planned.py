@@ -28,25 +28,25 @@ def planned_bounds(m: int, mixtures: list[int], particles: list[int], nesting: i
     options: dict[str, Any] = {"max_plate_nesting": nesting}
     most, lower = particles[-1], "lower bound"
     definition = "E_x̃ E_z log [p(x,z) / q(z|x̃)]"
-    simple = TraceDenoising_ELBO(m, most, **options)
+    simple = TraceDenoising_ELBO(num_corruptions=m, num_particles=most, **options)
     planned: list[Planned] = [("dvae", "L_dvae", definition, "lower", lower, simple)]
     for j in mixtures:
         definition = f"E log [p(x,z) / (1/{j + 1} Σ_j=0..{j} q(z|x̃_j))], z ~ q(·|x̃_0)"
-        bound = TraceSemiImplicit_ELBO(m, most, num_mixture=j, **options)
+        bound = TraceSemiImplicit_ELBO(num_corruptions=m, num_particles=most, num_mixture=j, **options)
         planned.append((f"semi_implicit_{j}", f"L_J, J={j}", definition, "lower", lower, bound))
     j = mixtures[-1]
     definition = f"E log [p(x,z) / (1/{j} Σ_j=1..{j} q(z|x̃_j))], z ~ q(·|x̃_0)"
-    bound = _UpperSandwich(m, most, num_mixture=j, **options)
+    bound = _UpperSandwich(num_corruptions=m, num_particles=most, num_mixture=j, **options)
     note = "above L_cvae; no bound of log p(x)"
     planned.append((f"upper_{j}", f"upper sandwich, J={j}", definition, "upper", note, bound))
     for k in particles:
         definition = f"1/M Σ_m E log 1/{k} Σ_k p(x,z_mk) / q(z_mk|x̃_m), M={m}"
-        iwae = TraceDenoisingIWAE_ELBO(m, k, **options)
+        iwae = TraceDenoisingIWAE_ELBO(num_corruptions=m, num_particles=k, **options)
         planned.append((f"diwae_{k}", f"L_diwae, M={m}, K={k}", definition, "lower", lower, iwae))
     k = most
     for combine, density in (("pooled", "q(z_mk|x̃_m)"), ("mixture", f"(1/{m} Σ_m' q(z_mk|x̃_m'))")):
         definition = f"E log 1/{m * k} Σ_m Σ_k p(x,z_mk) / {density}, M={m}, K={k}"
-        iwae = TraceDenoisingIWAE_ELBO(m, k, combine=combine, **options)
+        iwae = TraceDenoisingIWAE_ELBO(num_corruptions=m, num_particles=k, combine=combine, **options)
         planned.append((f"{combine}_{k}", f"{combine}, M={m}, K={k}", definition, "lower", lower, iwae))
     return planned
 

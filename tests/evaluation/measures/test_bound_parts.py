@@ -38,7 +38,7 @@ def assert_adds_up(model, guide, x, closed_form, m=1, k=1, clean=True, chunk=Non
         seed=3,
         **options,
     )
-    bound = BOUNDS[closed_form](m, k)
+    bound = BOUNDS[closed_form](num_corruptions=m, num_particles=k)
     expected = dv.evaluate_bound(model, guide, x, bound, clean=clean, chunk=chunk, seed=3)
     torch.testing.assert_close(parts.bound.per_datum, expected.per_datum, rtol=1e-12, atol=1e-12)
     for name, dimensions in parts.kl_per_dimension.items():
