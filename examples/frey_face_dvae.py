@@ -54,7 +54,9 @@ def main(request: Request) -> None:
             loc, scale = run.encoder(x_tilde)
             pyro.sample("z", dist.Normal(loc, scale).to_event(1))
 
-    bound = BOUNDS[options.bound](options.corruptions, options.particles, max_plate_nesting=1)
+    bound = BOUNDS[options.bound](
+        num_corruptions=options.corruptions, num_particles=options.particles, max_plate_nesting=1
+    )
 
     trainer = run.trainer(model, guide, bound)
     for epoch in trainer:  # after each: validation, checkpoint, progress

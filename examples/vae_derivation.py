@@ -76,7 +76,7 @@ def estimates(estimator: Estimator, theta: float, count: int, repeats: int) -> T
         with pyro.plate("repetitions", repeats):
             q = estimator.normal(thetas, 1.0)
             # The bound would add the entropy of q, which does not depend on θ: this adds 0, with q's score.
-            pyro.sample("x", Auxiliary(q, clean=thetas, learned=True))
+            pyro.sample("x", Auxiliary(q))
 
     expectation = dv.TraceDenoising_ELBO(
         num_particles=count, baseline=estimator.baseline, max_plate_nesting=1

@@ -72,7 +72,7 @@ from .priors import (
     StandardNormal,
     VampPrior,
 )
-from .sites import clean_input, corrupt
+from .sites import auxiliary, clean_input, corrupt
 from .training import Fitted, History, Trainer, fit, fit_many
 
 __version__: str
@@ -132,6 +132,7 @@ __all__ = [
     "Trainer",
     "VampPrior",
     "annealed_log_likelihood",
+    "auxiliary",
     "bidirectional",
     "binary_code",
     "bounds_report",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from functools import cached_property
 from typing import Any, ClassVar
 
 import pyro
@@ -16,6 +18,7 @@ from torch import Tensor
 from pyro_dvae import checks
 from pyro_dvae.corruptions import Corruption
 from pyro_dvae.errors import InputError
+from pyro_dvae.random_state import forked
 from pyro_dvae.registration import register
 
 _REMEDY = (
@@ -35,21 +38,33 @@ class Auxiliary(dist.TorchDistribution):
     """A distribution that is sampled but has log-probability 0, whatever the value.
 
     Around a corruption it makes any Pyro ELBO compute the denoising bound: counting the site would add the
-    entropy of the corruption to it. A corruption that is discrete and learned keeps its true score
-    function, so the gradient of its rate is estimated; one that is reparameterised is followed pathwise.
+    entropy of the corruption to it. A discrete distribution that depends on parameters keeps its true score
+    function, so their gradient is estimated; one that is reparameterised is followed pathwise. Whether it
+    depends on parameters is read off its log-density, wherever the parameters live.
 
     :param base_dist: the distribution of the value.
-    :param clean: the value that stands for "no corruption", of the same shape.
-    :param learned: whether ``base_dist`` depends on parameters that want a gradient.
+    :param clean: the value that stands for "no corruption", of the same shape; None for noise that is part
+        of the guide and stays on clean input.
     """
 
     arg_constraints: ClassVar[dict[str, dist.constraints.Constraint]] = {}
 
-    def __init__(self, base_dist: dist.TorchDistribution, clean: Tensor, learned: bool) -> None:
+    def __init__(self, base_dist: dist.TorchDistribution, clean: Tensor | None = None) -> None:
         self.base_dist = base_dist
         self.clean = clean
-        self.learned = learned
         super().__init__(base_dist.batch_shape, base_dist.event_shape, validate_args=False)
+
+    @cached_property
+    def learned(self) -> bool:
+        """Whether the log-density has a gradient, which a draw alone does not carry."""
+        if not torch.is_grad_enabled():
+            return False
+        if self.clean is not None:
+            # The clean value need not be possible: whether a gradient is there does not depend on that.
+            with suppress(ValueError):
+                return bool(self.base_dist.log_prob(self.clean).requires_grad)
+        with forked():
+            return bool(self.base_dist.log_prob(self.base_dist.sample()).requires_grad)
 
     @property
     def has_rsample(self) -> bool:
@@ -68,8 +83,8 @@ class Auxiliary(dist.TorchDistribution):
     def expand(self, batch_shape: torch.Size, _instance: dist.TorchDistribution | None = None) -> Auxiliary:
         """Return this distribution over a larger batch shape."""
         batch_shape = torch.Size(batch_shape)
-        clean = self.clean.expand(batch_shape + self.event_shape)
-        return Auxiliary(self.base_dist.expand(batch_shape), clean, self.learned)
+        clean = None if self.clean is None else self.clean.expand(batch_shape + self.event_shape)
+        return Auxiliary(self.base_dist.expand(batch_shape), clean)
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's signature
         """Draw values of shape ``sample_shape + batch_shape + event_shape``."""
@@ -92,8 +107,10 @@ class Auxiliary(dist.TorchDistribution):
         return ScoreParts(nothing, self.base_dist.log_prob(value), _NoEntropy())
 
     def without_noise(self) -> Auxiliary:
-        """Return the distribution whose every draw is the clean value."""
-        return Auxiliary(dist.Delta(self.clean, event_dim=self.event_dim), self.clean, learned=False)
+        """Return the distribution whose every draw is the clean value; noise of the guide stays."""
+        if self.clean is None:
+            return self
+        return Auxiliary(dist.Delta(self.clean, event_dim=self.event_dim), self.clean)
 
 
 def corrupt(name: str, corruption: Corruption, x: Tensor, event_dim: int = 1) -> Tensor:
@@ -117,9 +134,27 @@ def corrupt(name: str, corruption: Corruption, x: Tensor, event_dim: int = 1) ->
     if x.dim() < event_dim:
         raise InputError(f"x: expected at least {event_dim} dimensions, got shape {tuple(x.shape)}")
     register(name, corruption)
-    learned = x.requires_grad or any(p.requires_grad for p in corruption.parameters())
-    noisy = Auxiliary(corruption(x).to_event(event_dim), x, learned)
-    return pyro.sample(name, noisy, infer={"is_auxiliary": True})
+    return auxiliary(name, corruption(x).to_event(event_dim), clean=x)
+
+
+def auxiliary(name: str, fn: dist.TorchDistribution, clean: Tensor | None = None) -> Tensor:
+    """Sample a guide site that no bound counts: noise that the guide integrates over.
+
+    A guide with such a site is a mixture over it, and the bound is that of its components: dropping the
+    density of an auxiliary variable leaves a lower bound of log p(x) (Im et al. 2017, Theorem 1). A site that
+    is only marked ``infer={"is_auxiliary": True}`` counts, as in Pyro.
+
+    :param name: name of the site.
+    :param fn: distribution of the noise.
+    :param clean: the value that :func:`clean_input` puts in its place; None leaves the noise there.
+    :returns: a draw.
+    """
+    return pyro.sample(name, Auxiliary(fn, clean), infer={"is_auxiliary": True})
+
+
+def is_uncounted(site: dict[str, Any]) -> bool:
+    """Whether a site of a guide adds nothing to a bound: a corruption, or another :func:`auxiliary` site."""
+    return isinstance(site["fn"], Auxiliary)
 
 
 class CleanInputMessenger(Messenger):

@@ -145,8 +145,8 @@ def test_the_score_function_of_data_that_want_a_gradient_is_kept():
 
 def test_expanding_keeps_everything():
     clean = torch.rand(1, 3)
-    base = dv.GaussianNoise(0.2)(clean).to_event(1)
-    wide = Auxiliary(base, clean, learned=True).expand([5, 4])
+    base = dv.GaussianNoise(0.2, learnable=True)(clean).to_event(1)
+    wide = Auxiliary(base, clean).expand([5, 4])
     assert (wide.batch_shape, wide.event_shape, wide.learned) == ((5, 4), (3,), True)
     assert wide.support.event_dim == 1
     assert bool(wide.support.check(wide.sample()).all())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,24 +15,30 @@ from pyro.util import warn_if_nan
 from torch import Tensor
 
 from pyro_dvae import checks
-from pyro_dvae.bounds.draws import Draws, Layout, draw
+from pyro_dvae.bounds.draws import Draws, Layout, Pair, draw
+from pyro_dvae.bounds.looped import draw_in_turn
+from pyro_dvae.bounds.observations import leave_out_zeros, require_no_rest
+from pyro_dvae.bounds.vectorised import Seen, naming_draws, seen
 from pyro_dvae.errors import InputError
-from pyro_dvae.random_state import forked
 
 
 class DenoisingELBO(Trace_ELBO):
     """Base of the bounds: a subclass turns the draws of one run into a bound and its surrogate.
 
-    A guide may have auxiliary sites (a corruption sampled by :func:`pyro_dvae.corrupt`, or any site marked
-    ``infer={"is_auxiliary": True}``); they are sampled and followed by the gradient but never counted.
-    All M × K draws are made in one pass over plates left of the user's own, so model and guide must
-    vectorise as under Pyro's ``vectorize_particles=True``.
+    A guide may have uncounted sites (a corruption sampled by :func:`pyro_dvae.corrupt`, or other noise by
+    :func:`pyro_dvae.auxiliary`): they are sampled and followed by the gradient, and add nothing. Every other
+    site counts as in Pyro. All M × K draws are made in one pass over plates left of the user's own, so model
+    and guide must vectorise as under Pyro's ``vectorize_particles=True``; the first run of a pair compares
+    draws of the pass with the programs run on them alone.
 
-    :param num_corruptions: M, draws of the auxiliary sites per datum.
+    :param num_corruptions: M, draws of the uncounted sites per observation.
     :param num_particles: K, draws of the latents per corruption.
     :param max_plate_nesting: how many dimensions the user's plates take; found by one run where omitted.
+    :param vectorize_particles: False makes one draw after the other: slower, for any program.
     :param strict_enumeration_warning: as in Pyro.
     :param retain_graph: whether ``loss_and_grads`` keeps the graph.
+    :param ignore_jit_warnings: accepted as in Pyro; nothing here uses it.
+    :raises InputError: an argument is not as described.
     """
 
     def __init__(
@@ -38,21 +46,35 @@ class DenoisingELBO(Trace_ELBO):
         *,
         num_corruptions: int = 1,
         num_particles: int = 1,
-        max_plate_nesting: int | float = float("inf"),
+        max_plate_nesting: int | float | None = math.inf,
         vectorize_particles: bool = True,
         strict_enumeration_warning: bool = True,
         retain_graph: bool | None = None,
+        ignore_jit_warnings: bool = False,
+        max_iarange_nesting: int | None = None,
+        jit_options: dict[str, Any] | None = None,
+        tail_adaptive_beta: float | None = None,
     ) -> None:
-        if not vectorize_particles:
-            raise InputError("vectorize_particles: the denoising bounds always draw in one pass, got False")
+        if max_iarange_nesting is not None:
+            raise InputError("max_iarange_nesting: Pyro has renamed it; use max_plate_nesting")
+        if jit_options is not None:
+            raise InputError("jit_options: nothing is traced by torch.jit here; use pyro_dvae.CompiledSVI")
+        if tail_adaptive_beta is not None:
+            raise InputError("tail_adaptive_beta: it belongs to pyro.infer.TraceTailAdaptive_ELBO")
         self.num_corruptions = checks.count("num_corruptions", num_corruptions)
         super().__init__(
             num_particles=checks.count("num_particles", num_particles),
-            max_plate_nesting=max_plate_nesting,
+            max_plate_nesting=_nesting(max_plate_nesting),
             strict_enumeration_warning=strict_enumeration_warning,
             retain_graph=retain_graph,
+            ignore_jit_warnings=ignore_jit_warnings,
         )
-        self.vectorize_particles = True
+        self.vectorize_particles = bool(vectorize_particles)
+        self._seen: Seen | None = None
+        self._told: set[str] = set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_seen": None}  # the programs themselves need not be copied or pickled
 
     @abstractmethod
     def _bound_and_surrogate(self, draws: Draws) -> tuple[Tensor, Tensor]:
@@ -72,38 +94,39 @@ class DenoisingELBO(Trace_ELBO):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Draws:
-        """Run guide and model once over all draws."""
-        if self._adds_dimensions() and self.max_plate_nesting == float("inf"):
-            # The extra run must not shift the user's random stream, nor a resumed one against its first.
-            with forked():
-                self._guess_plates(model, guide, args, kwargs)
-        layout = Layout(self.num_corruptions, self.num_particles, self.max_plate_nesting)
-        return draw(model, guide, args, kwargs, layout)
+        """Run guide and model over all draws: once, or once for each where they are looped over."""
+        pair = Pair(model, guide, args, kwargs)
+        with_leaves = self._needs_leaves() and torch.is_grad_enabled()
+        looped = not self.vectorize_particles
+        layout = Layout(self.num_corruptions, self.num_particles, self.max_plate_nesting, looped)
+        if not self._adds_dimensions():
+            return draw(model, guide, args, kwargs, layout, with_leaves)
+        if self._seen is None or not self._seen.is_of(pair):
+            self._seen = seen(pair, layout)
+        layout = replace(layout, max_plate_nesting=self._seen.nesting)
+        if looped:
+            return draw_in_turn(pair, layout, with_leaves)
+        with naming_draws(pair, layout):
+            return draw(model, guide, args, kwargs, layout, with_leaves)
+
+    def _needs_leaves(self) -> bool:
+        """Whether the gradient is taken through the draws alone (see :class:`~.leaves.Leaves`)."""
+        return False
 
     def _adds_dimensions(self) -> bool:
         """Whether draws take dimensions left of the user's plates, whose number must then be known."""
         return self.num_corruptions * self.num_particles > 1
-
-    def _guess_plates(
-        self,
-        model: Callable[..., Any],
-        guide: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> None:
-        # Pyro adds a dimension of its own for vectorised particles; ours are added per run.
-        self.vectorize_particles = False
-        try:
-            self._guess_max_plate_nesting(model, guide, args, kwargs)
-        finally:
-            self.vectorize_particles = True
 
     @torch.no_grad()
     def per_datum(
         self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Tensor:
         """Return the bound of each datum, shape [*datum] (nats), without plate scales and gradient."""
-        return self._per_datum(self.draws(model, guide, args, kwargs))
+        draws = self.draws(model, guide, args, kwargs)
+        if not draws.layout.several:
+            leave_out_zeros(draws)
+        require_no_rest(draws)
+        return self._per_datum(draws)
 
     @torch.no_grad()
     def loss(self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any) -> float:
@@ -130,3 +153,9 @@ class DenoisingELBO(Trace_ELBO):
         value: float = torch_item(loss.detach())
         warn_if_nan(value, "loss")
         return value
+
+
+def _nesting(value: int | float | None) -> int | float:
+    if value is None or value == math.inf:
+        return math.inf
+    return checks.count("max_plate_nesting", value, minimum=0)

@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_leaves
 
 from pyro_dvae.bounds.draws import Draws
-from pyro_dvae.bounds.plates import is_auxiliary
 from pyro_dvae.random_state import forked
+from pyro_dvae.sites import is_uncounted
 
 _aten = torch.ops.aten
 # What they return has the shape of their argument, but nothing of its values.
@@ -130,7 +130,7 @@ class _Ancestors(Messenger):
         self.values: dict[str, Tensor] = {}
 
     def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
-        if site_is_subsample(msg) or is_auxiliary(msg):
+        if site_is_subsample(msg) or is_uncounted(msg):
             return
         name, names = msg["name"], self._descent.names(msg["value"])
         self.ancestors[name] = names

@@ -28,7 +28,7 @@ class TraceDenoising_ELBO(DenoisingELBO):
     the guide sees ``x̃``. With no corruption site it is Pyro's ``Trace_ELBO`` with vectorised particles.
 
     :param gradient: of reparameterised sites: ``"pathwise"``, or ``"stl"``, sticking the landing (Roeder et
-        al. 2017), whose variance goes to zero as the guide nears the posterior; it runs the guide twice.
+        al. 2017), whose variance goes to zero as the guide nears the posterior.
     :param baseline: of other sites' score functions, Rao-Blackwellised over plates as in ``Trace_ELBO``:
         ``"leave-one-out"`` over the K draws of a latent (over the M corruptions where K = 1) and over the M
         draws of a corruption; ``"none"``; or a network of the model's arguments, trained with the rest (NVIL,
@@ -56,6 +56,9 @@ class TraceDenoising_ELBO(DenoisingELBO):
             {"vimco": "'vimco' is of the importance-weighted bounds; use 'leave-one-out'"},
         )
 
+    def _needs_leaves(self) -> bool:
+        return self.gradient == "stl"
+
     def _terms(self, draws: Draws) -> list[Term]:
         """Return what is averaged, site by site."""
         return [*draws.model_terms(), *draws.guide_terms()]
@@ -70,15 +73,16 @@ class TraceDenoising_ELBO(DenoisingELBO):
             return bound, bound
         if self.gradient == "stl":
             log_weight = draws.log_weight()
+            surrogate = torch.as_tensor(log_weight.rest)
             weights = log_weight.scale * MEAN.weights(log_weight.values.detach())
-            surrogate = total_derivative_surrogate(draws, weights, weights)
+            surrogate = surrogate + total_derivative_surrogate(draws, weights, weights)
         else:
             parts = [_mean_over_draws(value, term.site) for term, value in terms if not _is_score(term)]
             surrogate = torch.as_tensor(sum(parts))
         return bound, surrogate + self._score_part(draws, terms)
 
     def _score_part(self, draws: Draws, terms: list[tuple[Term, Tensor]]) -> Tensor | float:
-        sites = [site for site in [*draws.latent_sites(), *draws.auxiliary_sites()] if has_score(site)]
+        sites = [site for site in [*draws.counted_sites(), *draws.auxiliary_sites()] if has_score(site)]
         if not sites:
             return 0.0
         if self.baseline.learned is not None:

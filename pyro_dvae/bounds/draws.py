@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,8 +16,20 @@ from pyro.poutine.indep_messenger import CondIndepStackFrame
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
-from pyro_dvae.bounds.plates import CORRUPTIONS, DRAW_PLATES, PARTICLES, DrawPlate, Subsamples, is_auxiliary
+from pyro_dvae.bounds.accepted import check, refuse_undeclared
+from pyro_dvae.bounds.leaves import Leaf, Leaves
+from pyro_dvae.bounds.plates import (
+    CORRUPTIONS,
+    PARTICLES,
+    DrawPlate,
+    Subsamples,
+    data_frames,
+    draws_of,
+    is_deterministic,
+    varies_over_draws,
+)
 from pyro_dvae.errors import InputError
+from pyro_dvae.sites import is_uncounted
 
 Program = Callable[..., Any]
 
@@ -32,11 +46,20 @@ class Pair:
 
 @dataclass(frozen=True)
 class Layout:
-    """How many draws there are, and on which dimensions (negative; 0 where there is a single draw)."""
+    """How many draws there are, and on which dimensions (negative; 0 where there is a single draw).
+
+    :param looped: make the draws one after the other, and put them on their dimensions afterwards.
+    """
 
     num_corruptions: int
     num_particles: int
     max_plate_nesting: int | float
+    looped: bool = False
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one draw."""
+        return self.num_corruptions * self.num_particles > 1
 
     @property
     def corruption_dim(self) -> int:
@@ -98,10 +121,12 @@ class LogWeight:
 
     :param values: log p(x, z) − log q(z|x̃), shape [K, M, *datum] (nats), without the scale of the plates.
     :param scale: factor of each datum's bound (plate subsampling, ``poutine.scale``), a number or [*datum].
+    :param rest: the sum of what is the same in every draw and of no single datum (scaled, nats).
     """
 
     values: Tensor
     scale: float | Tensor
+    rest: float | Tensor = 0.0
 
 
 @dataclass(frozen=True)
@@ -109,10 +134,13 @@ class Draws:
     """The traces of one run, and where its draws lie.
 
     :param model_trace: model sites; log-probabilities of shape [K, M, *plates].
-    :param guide_trace: guide sites; latents as the model's, auxiliary sites [M, *plates].
+    :param guide_trace: guide sites; latents as the model's, uncounted sites [M, *plates].
     :param layout: M, K and their dimensions.
     :param subsamples: the subsample statements of the plates.
     :param pair: what was run, for further runs on the same draws.
+    :param leaves: the reparameterised draws of the guide, where it went on with leaves of the graph in their
+        place (see :class:`~pyro_dvae.bounds.leaves.Leaves`).
+    :param runs: the single runs, corruption by corruption, of draws that were looped over.
     """
 
     model_trace: Trace
@@ -120,25 +148,35 @@ class Draws:
     layout: Layout
     subsamples: Subsamples
     pair: Pair
+    leaves: tuple[Leaf, ...] = ()
+    runs: tuple[Draws, ...] = ()
 
     def model_sites(self) -> list[dict[str, Any]]:
         """Return the sample sites of the model: latents and observations."""
         return [site for site in self.model_trace.nodes.values() if site["type"] == "sample"]
 
+    def counted_sites(self) -> list[dict[str, Any]]:
+        """Return the guide's sites whose density counts: latents, and what Pyro marks as auxiliary."""
+        return [s for s in self.guide_trace.nodes.values() if s["type"] == "sample" and not is_uncounted(s)]
+
     def latent_sites(self) -> list[dict[str, Any]]:
         """Return the guide's sites of the model's latents."""
-        return [s for s in self.guide_trace.nodes.values() if s["type"] == "sample" and not is_auxiliary(s)]
+        latents = {site["name"] for site in self.model_sites() if not site["is_observed"]}
+        return [site for site in self.counted_sites() if site["name"] in latents]
 
     def auxiliary_sites(self) -> list[dict[str, Any]]:
-        """Return the guide's corruption and other auxiliary sites."""
-        return [s for s in self.guide_trace.nodes.values() if s["type"] == "sample" and is_auxiliary(s)]
+        """Return the guide's uncounted sites: corruptions, and other noise that it integrates over."""
+        return [s for s in self.guide_trace.nodes.values() if s["type"] == "sample" and is_uncounted(s)]
 
     def datum_frames(self) -> list[CondIndepStackFrame]:
-        """Return the plates that all scored sites share: what a datum, and so one weight, is."""
-        stacks = [
-            frozenset(f for f in site["cond_indep_stack"] if f.vectorized and f.name not in DRAW_PLATES)
-            for site in [*self.model_sites(), *self.latent_sites()]
-        ]
+        """Return the plates around all sites that differ between draws: what a datum, and a weight, is."""
+        return self._frames
+
+    @cached_property
+    def _frames(self) -> list[CondIndepStackFrame]:
+        sites = [site for site in [*self.model_sites(), *self.counted_sites()] if not is_deterministic(site)]
+        varying = [site for site in sites if varies_over_draws(site)]
+        stacks = [frozenset(data_frames(site)) for site in varying or sites]
         common = frozenset.intersection(*stacks) if stacks else frozenset()
         return sorted(common, key=lambda frame: frame.dim)
 
@@ -147,25 +185,23 @@ class Draws:
         return [Term(site, 1.0, site["unscaled_log_prob"]) for site in self.model_sites()]
 
     def guide_terms(self) -> list[Term]:
-        """Return −log q of every latent."""
-        return [Term(site, -1.0, site["unscaled_log_prob"]) for site in self.latent_sites()]
+        """Return −log q of every counted site."""
+        return [Term(site, -1.0, site["unscaled_log_prob"]) for site in self.counted_sites()]
 
     def log_weight(self, terms: list[Term] | None = None) -> LogWeight:
         """Return the sum of the terms, by default log p − log q, per draw and datum, and the outer scale."""
         terms = [*self.model_terms(), *self.guide_terms()] if terms is None else terms
-        if not terms:
-            raise InputError("model: expected at least one sample site, got none")
         outer, inner = self._scales(terms)
-        return LogWeight(self._sum(terms, inner), outer)
+        return LogWeight(self._sum(terms, inner), outer, self.rest(terms))
 
     def joint(self) -> tuple[LogWeight, float | Tensor]:
         """Return log p(x, z) per draw and datum, and the factor that log q takes inside the weight (often 1).
 
         :raises InputError: the latents of the guide have different scales, so their joint density has none.
         """
-        model, guide = self.model_terms(), self.guide_terms()
+        model, guide = self.model_terms(), [term for term in self.guide_terms() if self.is_within(term.site)]
         factors = self._scales([*model, *guide])[1][len(model) :] or [1.0]
-        if not all(_same(factor, factors[0]) for factor in factors):
+        if not all(same(factor, factors[0]) for factor in factors):
             raise InputError("guide: expected one scale for all latents (poutine.scale), got several")
         return self.log_joint(), factors[0]
 
@@ -173,7 +209,8 @@ class Draws:
         """Return log p(x, z) per draw and datum, with the scales that it has in :meth:`log_weight`."""
         model = self.model_terms()
         outer, inner = self._scales([*model, *self.guide_terms()])
-        return LogWeight(self._sum(model, inner[: len(model)]), outer)
+        rest = self.rest([*model, *self.guide_terms()])
+        return LogWeight(self._sum(model, inner[: len(model)]), outer, rest)
 
     def density(self, terms: list[Term]) -> Tensor:
         """Return the sum of the terms per draw and datum [K, M, *datum] (nats), with masks, without scales.
@@ -186,19 +223,43 @@ class Draws:
             )
         return self._sum(terms, [1.0] * len(terms))
 
+    def rest(self, terms: list[Term]) -> float | Tensor:
+        """Return the scaled sum (nats) of the terms that are the same in every draw and of no single datum.
+
+        A factor that regularises parameters is one. It would only move all weights of a draw alike, so it is
+        added to the bound outside of any logarithm.
+        """
+        total: float | Tensor = 0.0
+        for term in terms:
+            if not self.is_within(term.site):
+                value = scale_and_mask(term.value, term.site["scale"], term.site["mask"])
+                total = total + term.sign * value.sum() / draws_of(term.site)
+        return total
+
+    def is_within(self, site: dict[str, Any]) -> bool:
+        """Whether a site is part of the weight of a datum."""
+        if varies_over_draws(site) and not is_deterministic(site):
+            return True
+        return set(self.datum_frames()) <= set(data_frames(site))
+
     def _sum(self, terms: list[Term], scales: list[float | Tensor]) -> Tensor:
         frames = self.datum_frames()
         parts = [
             term.sign * self.layout.per_datum(scale_and_mask(term.value, scale, term.site["mask"]), frames)
             for term, scale in zip(terms, scales, strict=True)
+            if self.is_within(term.site)
         ]
+        if not parts:
+            return torch.zeros((1, 1) + (1,) * max((-frame.dim for frame in frames), default=0))
         return torch.stack(torch.broadcast_tensors(*parts)).sum(0)
 
     def _scales(self, terms: list[Term]) -> tuple[float | Tensor, list[float | Tensor]]:
         """Split the sites' scales into the common factor, which stays outside the weights, and the rest."""
         frames = self.datum_frames()
         found = [term.site["scale"] for term in terms]
-        if all(_same(scale, found[0]) for scale in found):
+        if not found:
+            return 1.0, []
+        if all(same(scale, found[0]) for scale in found):
             return found[0], [1.0] * len(found)
         outer = 1.0
         for frame in frames:
@@ -206,7 +267,8 @@ class Draws:
         return outer, [scale / outer for scale in found]
 
 
-def _same(a: Any, b: Any) -> bool:
+def same(a: Any, b: Any) -> bool:
+    """Whether two scales, numbers or tensors, are equal."""
     if a is b:
         return True
     if isinstance(a, Tensor) or isinstance(b, Tensor):
@@ -215,18 +277,26 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def draw(
-    model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any], layout: Layout
+    model: Program,
+    guide: Program,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    layout: Layout,
+    with_leaves: bool = False,
 ) -> Draws:
     """Run the guide, then the model on its latents, once, over M corruptions × K latents.
 
     The nesting of the user's plates may be infinite (unknown) for M = K = 1, where no dimension is added.
+
+    :param with_leaves: let the programs go on with leaves of the graph in place of reparameterised draws.
     """
-    with Subsamples() as subsamples:
+    with Subsamples() as subsamples, Leaves() if with_leaves else nullcontext() as leaves:
         model_trace, guide_trace = get_importance_trace(
             "flat", layout.nesting, layout.wrap(model), layout.wrap(guide), args, kwargs
         )
-    draws = Draws(model_trace, guide_trace, layout, subsamples, Pair(model, guide, args, kwargs))
-    _check(draws)
+    found = tuple(leaves.found) if leaves is not None else ()
+    draws = Draws(model_trace, guide_trace, layout, subsamples, Pair(model, guide, args, kwargs), found)
+    check(draws)
     return draws
 
 
@@ -236,27 +306,9 @@ def draw_from_prior(pair: Pair, layout: Layout) -> Draws:
         trace = poutine.trace(layout.wrap(pair.model)).get_trace(*pair.args, **pair.kwargs)
     model_trace = poutine.util.prune_subsample_sites(trace)
     model_trace.compute_log_prob()
+    refuse_undeclared(Draws(model_trace, Trace(), layout, subsamples, pair))
     latents = Trace()
     for site in model_trace.nodes.values():
         if site["type"] == "sample" and not site["is_observed"]:
             latents.add_node(site["name"], **site)
     return Draws(model_trace, latents, layout, subsamples, pair)
-
-
-def _check(draws: Draws) -> None:
-    """Refuse pairs of a model and a guide that no bound of this package is right for."""
-    latents = {site["name"] for site in draws.model_sites() if not site["is_observed"]}
-    sampled = {site["name"] for site in draws.latent_sites()}
-    if extra := sorted(sampled - latents):
-        raise InputError(
-            f"guide: site {extra[0]!r} is not a latent of the model; sample corruptions with "
-            "pyro_dvae.corrupt, mark other such sites infer={'is_auxiliary': True}"
-        )
-    if missing := sorted(latents - sampled):
-        raise InputError(f"guide: the model's latent {missing[0]!r} is not sampled in the guide")
-    for site in [*draws.latent_sites(), *draws.auxiliary_sites()]:
-        if site["infer"].get("enumerate"):
-            raise InputError(
-                f"guide: site {site['name']!r} asks for enumeration, which the denoising bounds do not do; "
-                "use pyro.infer.TraceEnum_ELBO or remove infer={'enumerate': ...}"
-            )

@@ -15,7 +15,7 @@ from pyro_dvae.bounds.pathwise import refuse_chains, total_derivative_surrogate
 from pyro_dvae.bounds.reductions import AVERAGE, POOLED, log_mean_exp
 from pyro_dvae.bounds.rerun import CrossDensity, mixture_density
 from pyro_dvae.bounds.score import baseline_of, has_score, score_surrogate
-from pyro_dvae.bounds.whole_weights import refuse_subsampling
+from pyro_dvae.bounds.weights import check_weights
 from pyro_dvae.errors import InputError
 
 _OBJECTIVES = {"average": AVERAGE, "pooled": POOLED, "mixture": POOLED}
@@ -73,13 +73,16 @@ class TraceDenoisingIWAE_ELBO(DenoisingELBO):
 
     def _log_weight(self, draws: Draws) -> tuple[LogWeight, CrossDensity | None]:
         if self.num_particles > 1 or (self.combine != "average" and self.num_corruptions > 1):
-            refuse_subsampling(draws)
+            check_weights(draws, self._told)
         if self.combine != "mixture" or self.num_corruptions == 1:
             return draws.log_weight(), None
         joint, factor = draws.joint()
         cross = mixture_density(draws)
         values = joint.values - factor * log_mean_exp(cross.values, (0,))
-        return LogWeight(values, joint.scale), cross
+        return LogWeight(values, joint.scale, joint.rest), cross
+
+    def _needs_leaves(self) -> bool:
+        return self.gradient == "dreg"
 
     def _per_datum(self, draws: Draws) -> Tensor:
         return self._objective.reduce(self._log_weight(draws)[0].values)
@@ -87,12 +90,12 @@ class TraceDenoisingIWAE_ELBO(DenoisingELBO):
     def _bound_and_surrogate(self, draws: Draws) -> tuple[Tensor, Tensor]:
         log_weight, cross = self._log_weight(draws)
         bound = self._objective.reduce(log_weight.values)
-        total = (log_weight.scale * bound).sum()
+        total = (log_weight.scale * bound).sum() + log_weight.rest
         if not torch.is_grad_enabled():
             return total, total
         surrogate = total
         if self.gradient == "dreg":
-            surrogate = self._doubly_reparameterised(draws, log_weight)
+            surrogate = log_weight.rest + self._doubly_reparameterised(draws, log_weight)
         score = score_surrogate(
             draws,
             log_weight,
@@ -103,7 +106,7 @@ class TraceDenoisingIWAE_ELBO(DenoisingELBO):
         return total.detach(), surrogate + score
 
     def _doubly_reparameterised(self, draws: Draws, log_weight: LogWeight) -> Tensor:
-        for site in draws.latent_sites():
+        for site in draws.counted_sites():
             if has_score(site):
                 raise InputError(
                     f"gradient: 'dreg' needs reparameterised latents, and {site['name']!r} is not; "

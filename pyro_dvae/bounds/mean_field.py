@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.distributions import kl_divergence
 
 from pyro_dvae.bounds.circular import circular, out_of_order
 from pyro_dvae.bounds.denoising import TraceDenoising_ELBO
-from pyro_dvae.bounds.draws import Draws, Term
+from pyro_dvae.bounds.draws import Draws, Term, same
+from pyro_dvae.bounds.looped import joined_terms
+from pyro_dvae.distributions.divergence import closed_form_kl
 from pyro_dvae.errors import InputError
 
 
@@ -20,7 +20,9 @@ class TraceMeanFieldDenoising_ELBO(TraceDenoising_ELBO):
 
         E_{x̃ ~ p_π(x̃|x)} [ E_{z ~ q_φ(z|x̃)} log p_θ(x|z) − KL(q_φ(z|x̃) ‖ p_θ(z)) ]
 
-    the estimator L^B of Kingma and Welling (2014); a site whose KL PyTorch does not know is sampled (L^A).
+    the estimator L^B of Kingma and Welling (2014); a site whose KL is not known (see
+    :func:`~pyro_dvae.distributions.divergence.closed_form_kl`), or that is scaled or masked in one program alone,
+    is sampled (L^A).
     Unlike Pyro's ``TraceMeanField_ELBO`` it allows discrete sites: they get their score function.
 
     With several latents the KL of each is taken at drawn parents. That is right unless the prior of a latent
@@ -40,11 +42,13 @@ class TraceMeanFieldDenoising_ELBO(TraceDenoising_ELBO):
         self._cleared: tuple[Any, ...] | None = None  # the pair that was last found right
 
     def _terms(self, draws: Draws) -> list[Term]:
+        if draws.runs:
+            return joined_terms([self._terms(run) for run in draws.runs], draws)
         guide = {site["name"]: site for site in draws.latent_sites()}
         closed: dict[str, Tensor] = {}
         for site in draws.model_sites():
             if (latent := guide.get(site["name"])) is not None:
-                divergence = _closed_form(latent, site)
+                divergence = closed_form(latent, site)
                 if divergence is not None:
                     closed[site["name"]] = divergence
         self._refuse_circular(draws, closed)
@@ -55,9 +59,7 @@ class TraceMeanFieldDenoising_ELBO(TraceDenoising_ELBO):
                 terms.append(Term(latent, -1.0, closed[latent["name"]]))
                 continue
             terms.append(term)
-            if latent is not None:
-                terms.append(Term(latent, -1.0, latent["unscaled_log_prob"]))
-        return terms
+        return [*terms, *(term for term in draws.guide_terms() if term.site["name"] not in closed)]
 
     def _refuse_circular(self, draws: Draws, closed: Collection[str]) -> None:
         """Refuse a pair of which the closed form of one of these latents is not the bound's."""
@@ -73,12 +75,12 @@ class TraceMeanFieldDenoising_ELBO(TraceDenoising_ELBO):
         self._cleared = pair
 
 
-def _closed_form(latent: dict[str, Any], prior: dict[str, Any]) -> Tensor | None:
-    """Return the KL of a latent to its prior, [K, M, *plates], or None where it is not known."""
-    try:
-        divergence = kl_divergence(latent["fn"], prior["fn"])
-    except NotImplementedError:
+def closed_form(latent: dict[str, Any], prior: dict[str, Any]) -> Tensor | None:
+    """Return the KL of a latent to its prior, [K, M, *plates], or None where it is to be sampled.
+
+    It stands for log q − log p of the draws only where both have the same scale and mask.
+    """
+    if not same(latent["scale"], prior["scale"]) or not same(latent["mask"], prior["mask"]):
         return None
-    if not isinstance(divergence, Tensor):  # of masked distributions
-        divergence = torch.full(latent["fn"].batch_shape, float(divergence), device=latent["value"].device)
-    return divergence.expand(latent["fn"].batch_shape)
+    divergence = closed_form_kl(latent["fn"], prior["fn"])
+    return None if divergence is None else divergence.expand(latent["fn"].batch_shape)

@@ -6,31 +6,55 @@ import torch
 from torch import Tensor
 
 from pyro_dvae.bounds.draws import Draws
-from pyro_dvae.bounds.rerun import leaf_run
+from pyro_dvae.bounds.leaves import is_point
+from pyro_dvae.bounds.score import has_score
 from pyro_dvae.errors import InputError
 
 
 def total_derivative_surrogate(draws: Draws, by_draw: Tensor, by_model: Tensor) -> Tensor:
-    """Return a scalar whose gradient reaches the guide through its samples alone.
+    """Return a scalar whose gradient reaches the guide's densities through its draws alone.
 
     With z = z(φ) and ``log w = log p_θ(x, z) − log q_φ(z|x̃)``, its gradient is
     ``Σ by_draw · ∂log w/∂z · ∂z/∂φ`` for the guide and ``Σ by_model · ∂log p/∂θ`` for the model. The explicit
     dependence of log q on φ is left out: it has mean zero (Roeder et al. 2017), or its part is already in
-    the squared weights (Tucker et al. 2019).
+    the squared weights (Tucker et al. 2019). A point with a density of its own (``Delta``, as AutoGuides
+    have) and a factor are deterministic functions of the draws, so their explicit dependence stays.
 
+    :param draws: of a run with leaves.
     :param by_draw: factor of each draw for the guide, [K, M, *datum], outer scale included.
     :param by_model: the same for the model.
     """
-    again, leaves = leaf_run(draws)
-    log_weight = again.log_weight().values
-    partials = torch.autograd.grad(
-        (by_draw.detach() * log_weight).sum(), list(leaves.values()), retain_graph=True, allow_unused=True
-    )
-    total = (by_model.detach() * again.log_joint().values).sum()
-    for name, partial in zip(leaves, partials, strict=True):
-        if partial is not None:
-            total = total + (partial * draws.guide_trace.nodes[name]["value"]).sum()
+    explicit = [*draws.model_terms(), *(term for term in draws.guide_terms() if _is_function(term.site))]
+    total = (by_model.detach() * draws.log_weight(explicit).values).sum()
+    if not draws.leaves:
+        return total
+    leaves = [leaf.value for leaf in draws.leaves]
+    target = (by_draw.detach() * draws.log_weight().values).sum()
+    adjoints = [torch.zeros_like(leaf) for leaf in leaves]
+    _add(adjoints, target, leaves)
+    # From the last draw to the first: a draw may be a function of earlier ones.
+    for position in reversed(range(len(leaves))):
+        live = draws.leaves[position].live
+        if not live.requires_grad:
+            continue
+        part = (adjoints[position].detach() * live).sum()
+        _add(adjoints, part, leaves[:position])
+        total = total + part
     return total
+
+
+def _add(adjoints: list[Tensor], value: Tensor, leaves: list[Tensor]) -> None:
+    if not leaves or not value.requires_grad:
+        return
+    found = torch.autograd.grad(value, leaves, retain_graph=True, allow_unused=True)
+    for position, gradient in enumerate(found):
+        if gradient is not None:
+            adjoints[position] = adjoints[position] + gradient
+
+
+def _is_function(site: dict[str, object]) -> bool:
+    """Whether a guide site is a deterministic function of others, with a density of its own."""
+    return (is_point(site["fn"]) or bool(site["is_observed"])) and not has_score(site)
 
 
 def refuse_chains(draws: Draws) -> None:
@@ -38,21 +62,19 @@ def refuse_chains(draws: Draws) -> None:
 
     Their explicit dependence is not covered by the squared weights: that needs the generalised estimator of
     Bauer and Mnih (2021).
+
+    :param draws: of a run with leaves.
     """
-    sites = draws.latent_sites()
-    if len(sites) < 2:
-        return
-    again, leaves = leaf_run(draws)
-    for site in again.latent_sites():
-        others = {name: leaf for name, leaf in leaves.items() if name != site["name"]}
-        if not others or not site["log_prob_sum"].requires_grad:
+    for site in draws.counted_sites():
+        others = [leaf for leaf in draws.leaves if leaf.name != site["name"]]
+        if _is_function(site) or not others or not site["log_prob_sum"].requires_grad:
             continue
         found = torch.autograd.grad(
-            site["log_prob_sum"], list(others.values()), retain_graph=True, allow_unused=True
+            site["log_prob_sum"], [leaf.value for leaf in others], retain_graph=True, allow_unused=True
         )
-        for name, partial in zip(others, found, strict=True):
+        for leaf, partial in zip(others, found, strict=True):
             if partial is not None:
                 raise InputError(
                     f"gradient: 'dreg' covers one layer of latents, but {site['name']!r} depends on "
-                    f"{name!r} in the guide; use gradient='pathwise'"
+                    f"{leaf.name!r} in the guide; use gradient='pathwise'"
                 )

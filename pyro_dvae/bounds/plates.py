@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from pyro.distributions.torch_distribution import TorchDistributionMixin
@@ -9,23 +10,42 @@ from pyro.poutine.broadcast_messenger import BroadcastMessenger
 from pyro.poutine.indep_messenger import CondIndepStackFrame, IndepMessenger
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from pyro_dvae.sites import is_uncounted
 
 CORRUPTIONS = "_num_corruptions"
 PARTICLES = "_num_particles"
 REDRAWS = "_num_redraws"
 DRAW_PLATES = (CORRUPTIONS, PARTICLES, REDRAWS)
+VARIES = "_varies_over_draws"
 
 
-def is_auxiliary(site: dict[str, Any]) -> bool:
-    """Whether a guide site is auxiliary: a corruption, or another site the model does not have."""
-    return bool(site["infer"].get("is_auxiliary"))
+def varies_over_draws(site: dict[str, Any]) -> bool:
+    """Whether a site's log-density may differ from draw to draw; True where there is a single draw."""
+    return bool(site["infer"].get(VARIES, True))
+
+
+def is_deterministic(site: dict[str, Any]) -> bool:
+    """Whether a site is a ``pyro.deterministic``, whose log-density is 0."""
+    return bool(site["infer"].get("_deterministic"))
+
+
+def data_frames(site: dict[str, Any]) -> list[CondIndepStackFrame]:
+    """Return the vectorised plates of the user around a site."""
+    return [f for f in site["cond_indep_stack"] if f.vectorized and f.name not in DRAW_PLATES]
+
+
+def draws_of(site: dict[str, Any]) -> int:
+    """Return how many draws the log-density of a site is of."""
+    return math.prod(f.size for f in site["cond_indep_stack"] if f.name in (CORRUPTIONS, PARTICLES))
 
 
 class DrawPlate(IndepMessenger):
     """A plate of independent draws left of all of the user's plates.
 
-    With ``latents_only`` it leaves auxiliary sites alone, so that K latents share one corruption and the
-    encoder runs on M inputs per datum, not on M·K.
+    With ``latents_only`` it leaves uncounted sites alone, so that K latents share one corruption and the
+    encoder runs on M inputs per observation, not on M·K.
     """
 
     def __init__(self, name: str, size: int, dim: int, latents_only: bool) -> None:
@@ -35,15 +55,22 @@ class DrawPlate(IndepMessenger):
     def _process_message(self, msg: dict[str, Any]) -> None:
         if msg["type"] != "sample" or site_is_subsample(msg):
             return
-        if self.latents_only and is_auxiliary(msg) and not self._already_has_dim(msg["fn"]):
+        fn = msg["fn"]
+        has_dim = self._has_dim(fn.batch_shape)
+        if self.latents_only and is_uncounted(msg) and not has_dim:
             return
+        varies = has_dim or not msg["is_observed"] or self._has_dim(_batch_shape(msg["value"], fn))
+        msg["infer"][VARIES] = varies or msg["infer"].get(VARIES, False)
         super()._process_message(msg)
-        if isinstance(msg["fn"], TorchDistributionMixin):
+        if isinstance(fn, TorchDistributionMixin):
             BroadcastMessenger._pyro_sample(msg)
 
-    def _already_has_dim(self, fn: Any) -> bool:
-        shape = fn.batch_shape
+    def _has_dim(self, shape: tuple[int, ...]) -> bool:
         return len(shape) >= -self.dim and shape[self.dim] == self.size
+
+
+def _batch_shape(value: Any, fn: Any) -> tuple[int, ...]:
+    return tuple(value.shape[: value.dim() - fn.event_dim]) if isinstance(value, Tensor) else ()
 
 
 class Subsamples(Messenger):

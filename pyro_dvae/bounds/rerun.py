@@ -1,17 +1,23 @@
-"""Further runs of a guide on draws that are already made: other corruptions, or the same draws as leaves."""
+"""Further runs of a guide on draws that are already made, under other corruptions."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
+from pyro_dvae.bounds.accepted import refuse_outside_plates
 from pyro_dvae.bounds.draws import Draws, Layout
+from pyro_dvae.bounds.leaves import is_point
 from pyro_dvae.bounds.plates import REDRAWS, DrawPlate
+from pyro_dvae.bounds.vectorised import naming_draws
 from pyro_dvae.errors import InputError
 
 
@@ -30,12 +36,36 @@ class CrossDensity:
 
 def redrawn_density(draws: Draws, count: int) -> CrossDensity:
     """Evaluate the latents under ``count`` fresh corruptions, in one pass on J inputs per datum."""
+    if draws.runs:
+        return _density_in_turn(draws, count, own=False)
     return _density(draws, count, {})
 
 
 def mixture_density(draws: Draws) -> CrossDensity:
     """Evaluate the latents under each of the run's own M corruptions: values [M', K, M, *datum]."""
-    return _density(draws, draws.layout.num_corruptions, given_corruptions(draws, draws.layout))
+    count = draws.layout.num_corruptions
+    if draws.runs:
+        cross = _density_in_turn(draws, count, own=True)
+    else:
+        cross = _density(draws, count, given_corruptions(draws, draws.layout))
+    _refuse_disagreement(draws, cross)
+    return cross
+
+
+def _refuse_disagreement(draws: Draws, cross: CrossDensity) -> None:
+    """Refuse a guide that gives its draws another density when it is run on them again."""
+    if get_proxy_mode() is not None:
+        return
+    own = -draws.log_weight(draws.guide_terms()).values.detach()
+    count = draws.layout.num_corruptions
+    again = torch.stack([cross.values[m].detach().expand_as(own)[:, m] for m in range(count)], 1)
+    wrong = (again - own).abs() > 1e-3 * (1 + own.abs())
+    if bool((wrong & torch.isfinite(own)).any()):
+        raise InputError(
+            "guide: run again on the same corruptions and latents it gives another density, so it draws "
+            "outside of its sample sites (dropout?) and the mixture over corruptions is not its density; use "
+            "combine='pooled', or put its modules into evaluation mode"
+        )
 
 
 def _has_dim(value: Tensor, dim: int, size: int) -> bool:
@@ -77,28 +107,48 @@ def _density(
     draws: Draws, count: int, auxiliary: dict[str, dict[str, Any]], redrawn: bool = True
 ) -> CrossDensity:
     layout = draws.layout
+    guide = layout.wrap(poutine.replay(draws.pair.guide, trace=_replayed(draws, auxiliary)), redrawn)
+    if count > 1:
+        guide = DrawPlate(REDRAWS, count, -int(layout.nesting) - 1, latents_only=False)(guide)
+    with naming_draws(draws.pair, replace(layout, num_corruptions=layout.num_corruptions * count)):
+        again = _traced(draws, guide)
+    if count > 1:
+        for site in again.auxiliary_sites():
+            refuse_outside_plates(site, f"{count} corruptions")
+    return _cross(draws, again, 1 if count > 1 else 0, fresh=not auxiliary)
+
+
+def _replayed(draws: Draws, auxiliary: dict[str, dict[str, Any]]) -> Trace:
     replayed = Trace()
-    for site in draws.latent_sites():
-        replayed.add_node(site["name"], **site)
+    for site in draws.counted_sites():
+        if not site["is_observed"] and not is_point(site["fn"]):
+            replayed.add_node(site["name"], **site)
     for name, site in auxiliary.items():
         replayed.add_node(name, **site)
     for name, site in draws.subsamples.sites.items():
         replayed.add_node(name, **site)
-    guide = layout.wrap(poutine.replay(draws.pair.guide, trace=replayed), redrawn)
-    if count > 1:
-        guide = DrawPlate(REDRAWS, count, -int(layout.nesting) - 1, latents_only=False)(guide)
+    return replayed
+
+
+def _traced(draws: Draws, guide: Callable[..., Any]) -> Draws:
     trace = poutine.trace(guide).get_trace(*draws.pair.args, **draws.pair.kwargs)
     trace = poutine.util.prune_subsample_sites(trace)
     trace.compute_score_parts()
-    again = Draws(draws.model_trace, trace, layout, draws.subsamples, draws.pair)
-    frames = draws.datum_frames()
-    total: Any = 0.0
+    return Draws(draws.model_trace, trace, draws.layout, draws.subsamples, draws.pair)
+
+
+def _cross(draws: Draws, again: Draws, lead: int, fresh: bool) -> CrossDensity:
+    layout, frames = draws.layout, draws.datum_frames()
+    total = torch.zeros((1,) * (lead + 2 + max((-frame.dim for frame in frames), default=0)))
     score: Any = None
-    lead = 1 if count > 1 else 0
-    for site in again.latent_sites():
+    for site in again.counted_sites():
+        own = draws.guide_trace.nodes.get(site["name"])
+        if own is None or not draws.is_within(own):
+            continue
+        _refuse_moved(own, site)
         value = scale_and_mask(site["unscaled_log_prob"], mask=site["mask"])
         total = total + layout.per_datum(value, frames, lead)
-    if not auxiliary:
+    if fresh:
         for site in again.auxiliary_sites():
             part = site["score_parts"].score_function
             if isinstance(part, Tensor):
@@ -110,28 +160,37 @@ def _density(
     return CrossDensity(total, score)
 
 
-def leaf_run(draws: Draws) -> tuple[Draws, dict[str, Tensor]]:
-    """Run guide and model again on the same draws as leaves of the graph: partial derivatives in z alone.
-
-    Returns the new traces, and the leaf of each reparameterised latent, by its site.
-    """
-    leaves = {
-        site["name"]: site["value"].detach().requires_grad_()
-        for site in draws.latent_sites()
-        if site["fn"].has_rsample
-    }
-    fixed = Trace()
-    for site in [*draws.latent_sites(), *draws.auxiliary_sites()]:
-        value = leaves.get(site["name"], site["value"].detach())
-        fixed.add_node(site["name"], **{**site, "value": value})
-    for name, site in draws.subsamples.sites.items():
-        fixed.add_node(name, **site)
-    traces = []
-    for program in (draws.pair.model, draws.pair.guide):
-        wrapped = draws.layout.wrap(poutine.replay(program, trace=fixed))
-        trace = poutine.util.prune_subsample_sites(
-            poutine.trace(wrapped).get_trace(*draws.pair.args, **draws.pair.kwargs)
+def _refuse_moved(own: dict[str, Any], again: dict[str, Any]) -> None:
+    """Refuse a point that lies elsewhere under another corruption: it has no density there to mix."""
+    if not is_point(again["fn"]) or get_proxy_mode() is not None:
+        return
+    value, other = torch.broadcast_tensors(own["value"], again["value"])
+    if not torch.equal(value, other):
+        raise InputError(
+            f"guide: its latent {own['name']!r} is a point that moves with the corruption, so its density "
+            "under other corruptions is not known; use TraceDenoising_ELBO, or give the latent a density"
         )
-        trace.compute_log_prob()
-        traces.append(trace)
-    return Draws(traces[0], traces[1], draws.layout, draws.subsamples, draws.pair), leaves
+
+
+def _density_in_turn(draws: Draws, count: int, own: bool) -> CrossDensity:
+    """Return the same for draws that were looped over: one run of the guide for each component and draw."""
+    runs, layout = draws.runs, draws.layout
+    values, scores = [], []
+    for component in range(count):
+        shared: dict[str, dict[str, Any]] = {}
+        if own:
+            first = runs[component * layout.num_particles]
+            shared = {site["name"]: site for site in first.auxiliary_sites()}
+        found = []
+        for run in runs:
+            again = _traced(run, poutine.replay(run.pair.guide, trace=_replayed(run, shared)))
+            found.append(_cross(run, again, 0, fresh=not shared))
+            shared = shared or {site["name"]: site for site in again.auxiliary_sites()}
+        frames = max((-frame.dim for frame in draws.datum_frames()), default=0)
+        flat = torch.stack([each.values.reshape(each.values.shape[3:]) for each in found])
+        grid = flat.reshape(layout.num_corruptions, layout.num_particles, *flat.shape[1:]).transpose(0, 1)
+        assert grid.dim() == 2 + frames
+        values.append(grid)
+        scores.append(found[0].score)
+    score = None if scores[0] is None else torch.cat([each for each in scores if each is not None])
+    return CrossDensity(torch.stack(values), score)

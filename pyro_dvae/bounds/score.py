@@ -91,7 +91,7 @@ def score_surrogate(
     def score(site: dict[str, Any]) -> Tensor:
         return layout.per_datum(site["score_parts"].score_function, frames)
 
-    latent = [score(site) for site in draws.latent_sites() if has_score(site)]
+    latent = [score(site) for site in draws.counted_sites() if has_score(site)]
     corruption = [score(site) for site in draws.auxiliary_sites() if has_score(site)]
     # An auxiliary site below a latent is drawn anew for each particle, as a latent is.
     latent += [part for part in corruption if part.shape[0] > 1]

@@ -15,7 +15,7 @@ from pyro_dvae.bounds.draws import Draws, LogWeight
 from pyro_dvae.bounds.reductions import MEAN, log_mean_exp
 from pyro_dvae.bounds.rerun import redrawn_density
 from pyro_dvae.bounds.score import Baseline, baseline_of, score_surrogate
-from pyro_dvae.bounds.whole_weights import refuse_subsampling
+from pyro_dvae.bounds.weights import check_weights
 from pyro_dvae.corruptions import Schedule
 from pyro_dvae.errors import InputError
 
@@ -74,7 +74,7 @@ class TraceSemiImplicit_ELBO(DenoisingELBO):
         if self.num_mixture == 0:
             raise InputError("num_mixture: the upper sandwich needs at least 1, got 0")
         draws = self.draws(model, guide, args, kwargs)
-        refuse_subsampling(draws)
+        check_weights(draws, self._told)
         joint, factor = draws.joint()
         redrawn = redrawn_density(draws, self.num_mixture)
         return MEAN.reduce(joint.values - factor * log_mean_exp(redrawn.values, (0,)))
@@ -87,7 +87,7 @@ class TraceSemiImplicit_ELBO(DenoisingELBO):
 
     def _bound_and_surrogate(self, draws: Draws) -> tuple[Tensor, Tensor]:
         log_weight, redrawn_score = self._evaluate(draws)
-        total = (log_weight.scale * MEAN.reduce(log_weight.values)).sum()
+        total = (log_weight.scale * MEAN.reduce(log_weight.values)).sum() + log_weight.rest
         if not torch.is_grad_enabled():
             return total, total
         score = score_surrogate(draws, log_weight, MEAN, self.baseline)
@@ -97,7 +97,7 @@ class TraceSemiImplicit_ELBO(DenoisingELBO):
         """Return the integrand [K, M, *datum], and the score-function surrogate of the redrawn sites."""
         if self.num_mixture == 0:
             return draws.log_weight(), 0.0
-        refuse_subsampling(draws)
+        check_weights(draws, self._told)
         joint, factor = draws.joint()
         own = -draws.log_weight(draws.guide_terms()).values.unsqueeze(0)
         redrawn = redrawn_density(draws, self.num_mixture)
@@ -113,7 +113,7 @@ class TraceSemiImplicit_ELBO(DenoisingELBO):
                 if redrawn.score.shape[dim] == 1:
                     gain = gain.sum(dim, keepdim=True)
             score = (joint.scale * gain * redrawn.score).sum()
-        return LogWeight(values, joint.scale), score
+        return LogWeight(values, joint.scale, joint.rest), score
 
 
 def _without_each(densities: Tensor) -> Tensor:

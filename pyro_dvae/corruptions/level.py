@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from pyro.poutine.util import is_validation_enabled
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
@@ -28,10 +29,11 @@ class Level(nn.Module):
     """A rate in [0, 1] or a scale in [0, ∞): a scalar, or one value per element of the datum.
 
     A learned level stays above ``minimum``: it is :func:`constrain` of its parameter ``raw``. A fixed or
-    scheduled one is a buffer that is changed in place, so recorded and compiled steps see the change.
+    scheduled one is a buffer that is changed in place, so recorded and compiled steps see the change. A
+    tensor that wants a gradient (``pyro.param(...)``, say) is used as it is and gets its gradient.
 
     :param argument: the name of the level, for error messages.
-    :param value: a number, a tensor that broadcasts against a datum, or a :class:`Schedule`.
+    :param value: a number, a tensor that broadcasts against an observation, or a :class:`Schedule`.
     :param learnable: whether ``value`` is only the start of a learned parameter.
     :param minimum: the lower limit of a learned level.
     :param maximum: 1 for a rate, infinity for a scale.
@@ -66,20 +68,25 @@ class Level(nn.Module):
             start = torch.tensor(checks.number(argument, value, 0.0, maximum))
         if learnable:
             self.raw = nn.Parameter(self._unconstrain(start))
+        elif start.requires_grad:
+            self.value = start
         else:
             self.register_buffer("value", start)
 
     def _checked_tensor(self, value: Tensor) -> Tensor:
-        value = value.detach().clone()
+        live = value.requires_grad and not self.learnable
+        if not live:
+            value = value.detach().clone()
         if not value.is_floating_point():
             value = value.to(torch.get_default_dtype())
-        checks.finite(self.argument, value)
-        low, high = float(value.min()), float(value.max())
-        if low < 0 or high > self.maximum:
-            raise InputError(
-                f"{self.argument}: expected values in [0, {self.maximum:g}], "
-                f"got the range [{low:g}, {high:g}]"
-            )
+        if not live or is_validation_enabled():
+            checks.finite(self.argument, value)
+            low, high = float(value.min()), float(value.max())
+            if low < 0 or high > self.maximum:
+                raise InputError(
+                    f"{self.argument}: expected values in [0, {self.maximum:g}], "
+                    f"got the range [{low:g}, {high:g}]"
+                )
         return value
 
     def _unconstrain(self, start: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
@@ -14,21 +13,7 @@ from pyro_dvae import checks
 from pyro_dvae.corruptions import Corruption
 from pyro_dvae.guides.base import AmortisedGuide
 from pyro_dvae.networks import GaussianEncoder
-from pyro_dvae.sites import Auxiliary
-
-
-class InputNoise(Auxiliary):
-    """Noise that is part of a guide: sampled, not counted, and there on clean input too."""
-
-    def expand(self, batch_shape: torch.Size, _instance: dist.TorchDistribution | None = None) -> InputNoise:
-        """Return this distribution over a larger batch shape."""
-        shape = torch.Size(batch_shape)
-        clean = self.clean.expand(shape + self.event_shape)
-        return InputNoise(self.base_dist.expand(shape), clean, self.learned)
-
-    def without_noise(self) -> InputNoise:
-        """Return the distribution as it is: this noise is no corruption."""
-        return self
+from pyro_dvae.sites import auxiliary
 
 
 class ImplicitGuide(AmortisedGuide):
@@ -84,7 +69,7 @@ class ImplicitGuide(AmortisedGuide):
         """Sample the site ``noise`` and return q(z | x̃, ε)."""
         zero = x_tilde.new_zeros(self.noise_size)
         normal = dist.Normal(zero, torch.ones_like(zero)).to_event(1)
-        noise = pyro.sample("noise", InputNoise(normal, zero, learned=False), infer={"is_auxiliary": True})
+        noise = auxiliary("noise", normal)
         lead = torch.broadcast_shapes(x_tilde.shape[:-1], noise.shape[:-1])
         inputs = torch.cat([x_tilde.expand(*lead, -1), noise.expand(*lead, -1)], dim=-1)
         loc, scale = self.encoder(inputs)

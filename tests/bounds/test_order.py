@@ -114,9 +114,7 @@ def test_a_chain_of_stochastic_layers():
     def guide(x):
         with pyro.plate("data", len(x)):
             x_tilde = dv.corrupt("x_tilde", problem.corruption, x)
-            hidden = pyro.sample(
-                "hidden", dist.Normal(x_tilde, inner).to_event(1), infer={"is_auxiliary": True}
-            )
+            hidden = dv.auxiliary("hidden", dist.Normal(x_tilde, inner).to_event(1))
             problem.recognition(hidden)
 
     with torch.no_grad():

@@ -12,8 +12,8 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyro_dvae.bounds.plates import DrawPlate, is_auxiliary
-from pyro_dvae.evaluation.annealing.structure import Structure, is_deterministic
+from pyro_dvae.bounds.plates import DrawPlate, is_deterministic
+from pyro_dvae.evaluation.annealing.structure import Structure
 from pyro_dvae.evaluation.annealing.supports import to_support
 from pyro_dvae.sites import Auxiliary
 
@@ -66,8 +66,10 @@ class _Scoring(_Placing):
         self.observed: Tensor | float = 0.0
 
     def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
-        if site_is_subsample(msg) or is_deterministic(msg) or is_auxiliary(msg):
+        if site_is_subsample(msg) or is_deterministic(msg):
             return
+        if msg["infer"].get("is_auxiliary") and not msg["is_observed"]:
+            return  # held as it was drawn: given it, the path starts at a density
         log_prob = msg["fn"].log_prob(msg["value"], *msg["args"], **msg["kwargs"])
         value = self.structure.per_datum(scale_and_mask(log_prob, mask=msg["mask"])).double()
         if msg["is_observed"]:

@@ -9,13 +9,13 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_dvae.bounds.plates import Subsamples, is_auxiliary
+from pyro_dvae.bounds.leaves import is_point
+from pyro_dvae.bounds.plates import Subsamples
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.annealing.density import Density, Point, Programs
 from pyro_dvae.evaluation.annealing.packing import Packing
 from pyro_dvae.evaluation.annealing.scoring import ChainPlate, Held, Unconstraining
 from pyro_dvae.evaluation.annealing.structure import Program, Structure
-from pyro_dvae.sites import Auxiliary
 
 
 @torch.no_grad()
@@ -58,7 +58,7 @@ def begin(
                 continue
             if name in structure.latents:
                 values.setdefault(name, site["value"])
-            elif is_auxiliary(site) and not isinstance(site["fn"], Auxiliary):
+            elif site["infer"].get("is_auxiliary") and not is_point(site["fn"]):
                 held[name] = site["value"]
     programs = replace(programs, held=held)
     places = Unconstraining(structure, values)

@@ -14,7 +14,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_dvae import checks
-from pyro_dvae.bounds.plates import Subsamples, is_auxiliary
+from pyro_dvae.bounds.plates import Subsamples, is_deterministic
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.annealing.supports import check_continuous
 from pyro_dvae.random_state import forked
@@ -82,7 +82,12 @@ def inspect(
     plate = _data_plate(observed, latents, len(rows))
     _check_sites("model", sites, plate, subsamples.scale(plate.name))
     if guide is not None:
-        drawn = [site for site in guide_sites if not is_auxiliary(site) and not site["is_observed"]]
+        if factors := [site["name"] for site in guide_sites if site["is_observed"]]:
+            raise InputError(
+                f"guide: site {factors[0]!r} is observed, and annealing starts at a density of the latents "
+                "alone; leave the guide out to start at the prior, or use pyro_dvae.log_likelihood"
+            )
+        drawn = [site for site in guide_sites if not site["infer"].get("is_auxiliary")]
         _check_match({site["name"] for site in latents}, {site["name"] for site in drawn})
         _check_sites("guide", drawn, plate, subsamples.scale(plate.name))
     frames = [frame for site in [*sites, *guide_sites] for frame in _vectorised(site)]
@@ -101,11 +106,6 @@ def _sample_sites(program: Program, rows: Tensor) -> list[Site]:
         for site in trace.nodes.values()
         if site["type"] == "sample" and not site_is_subsample(site) and not is_deterministic(site)
     ]
-
-
-def is_deterministic(site: Site) -> bool:
-    """Whether a site is one of ``pyro.deterministic``, which has no density."""
-    return bool(site["infer"].get("_deterministic"))
 
 
 def _vectorised(site: Site) -> list[CondIndepStackFrame]:

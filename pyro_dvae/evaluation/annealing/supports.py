@@ -33,7 +33,8 @@ def check_continuous(program: str, site: dict[str, Any]) -> None:
         return
     raise InputError(
         f"{program}: latent {name!r} {what}, and annealing moves latents along gradients of their density; "
-        "use pyro_dvae.log_likelihood, which draws them from the guide"
+        "use pyro_dvae.log_likelihood, which draws them from the guide, or (for a latent of the guide alone) "
+        "leave the guide out to start at the prior"
     )
 
 

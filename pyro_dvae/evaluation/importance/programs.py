@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from pyro.distributions import Delta
 from torch import Tensor
 
 from pyro_dvae.bounds import TraceDenoising_ELBO
 from pyro_dvae.bounds.draws import Draws
+from pyro_dvae.bounds.leaves import is_point
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.importance.proposals import Pass
-from pyro_dvae.evaluation.measures.means import base_of
 from pyro_dvae.evaluation.remedies import SHARED_LATENTS
 from pyro_dvae.parameters import Trained, discover
 from pyro_dvae.sites import Auxiliary
@@ -91,8 +90,12 @@ class Programs:
                 f"model: expected one plate with the {len(few[0])} data of a batch around all sites, got "
                 f"weights of shape {tuple(weights.shape)}{SHARED_LATENTS if weights.dim() == 0 else ''}"
             )
+        latents = [site["name"] for site in found[0].latent_sites()]
+        transformed = any(site["name"] not in latents for site in found[0].counted_sites())
         for site in found[0].latent_sites():
-            if isinstance(base_of(site["fn"]), Delta):
+            if (
+                is_point(site["fn"]) and not transformed
+            ):  # else it is a function of counted draws (AutoGuides)
                 raise InputError(
                     f"guide: its latent {site['name']!r} is a point, which has no density to weigh it by; a "
                     "likelihood needs a guide with one"
@@ -109,4 +112,4 @@ class Programs:
 def _random_on_clean_input(distribution: Any) -> bool:
     if isinstance(distribution, Auxiliary):
         distribution = distribution.without_noise()
-    return not isinstance(base_of(distribution), Delta)
+    return not is_point(distribution)

@@ -9,9 +9,11 @@ from typing import Any
 import pyro.distributions as dist
 import torch.distributions as tdist
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
 
-from pyro_dvae.bounds.plates import is_auxiliary
+from pyro_dvae.bounds.leaves import is_point
 from pyro_dvae.errors import InputError
+from pyro_dvae.sites import is_uncounted
 
 
 def widened(guide: Callable[..., Any], factor: float) -> Callable[..., Any]:
@@ -25,7 +27,7 @@ class _Widen(Messenger):
         self.factor = factor
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
-        if is_auxiliary(msg) or msg["is_observed"] or type(msg["fn"]).__name__ == "_Subsample":
+        if is_uncounted(msg) or msg["is_observed"] or site_is_subsample(msg) or is_point(msg["fn"]):
             return
         try:
             msg["fn"] = wider(msg["fn"], self.factor)

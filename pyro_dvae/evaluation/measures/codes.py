@@ -14,12 +14,12 @@ from torch.distributions import Bernoulli
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from pyro_dvae import checks
-from pyro_dvae.bounds.plates import is_auxiliary
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.estimates import Estimate
 from pyro_dvae.evaluation.measures.decoding import DecodingError
 from pyro_dvae.evaluation.measures.means import base_of, mean_of
 from pyro_dvae.evaluation.measures.passes import Program, by_row
+from pyro_dvae.sites import is_uncounted
 
 
 class MeanCode(Messenger):
@@ -33,7 +33,7 @@ class MeanCode(Messenger):
         self.unknown: list[str] = []
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
-        if msg["is_observed"] or site_is_subsample(msg) or is_auxiliary(msg):
+        if msg["is_observed"] or site_is_subsample(msg) or is_uncounted(msg):
             return
         mean = mean_of(msg["fn"])
         if mean is None or bool(torch.isnan(mean).any()):

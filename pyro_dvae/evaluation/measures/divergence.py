@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent, kl_divergence
+from torch.distributions import Distribution, Independent
 
 from pyro_dvae.bounds.circular import circular, out_of_order
-from pyro_dvae.bounds.draws import Draws
+from pyro_dvae.bounds.draws import Draws, same
+from pyro_dvae.distributions.divergence import closed_form_kl
 from pyro_dvae.evaluation.measures.passes import Site
 
 
@@ -31,9 +31,9 @@ def divergence(latent: Site, prior: Site, closed_form: bool) -> Divergence:
     """Return the divergence of a guide's site to the model's, in closed form if asked for and known."""
     q, p = latent["fn"], prior["fn"]
     factors, value = _factors(q, p), latent["value"]
-    if closed_form:
+    if closed_form and same(latent["scale"], prior["scale"]) and same(latent["mask"], prior["mask"]):
         shape = q.batch_shape if factors is None else value.shape
-        exact = _closed_form(*(factors or (q, p)))
+        exact = closed_form_kl(*(factors or (q, p)))
         if exact is not None:
             return Divergence(((latent, exact.to(value.device).expand(shape)),), factors is not None, True)
     if factors is None:
@@ -57,11 +57,3 @@ def _factors(q: Distribution, p: Distribution) -> tuple[Distribution, Distributi
     while isinstance(p, Independent):
         p = p.base_dist
     return None if q.event_shape or p.event_shape else (q, p)
-
-
-def _closed_form(q: Distribution, p: Distribution) -> Tensor | None:
-    try:
-        value = kl_divergence(q, p)
-    except NotImplementedError:
-        return None
-    return torch.as_tensor(value)  # of distributions masked as a whole Pyro gives the number 0

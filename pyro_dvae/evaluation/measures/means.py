@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent
 
 from pyro_dvae import checks
-from pyro_dvae.bounds.plates import is_auxiliary
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.measures.moments import Moments
 from pyro_dvae.evaluation.measures.passes import (
@@ -109,7 +108,7 @@ def _means(guide: Program, rows: Tensor, plate: str, num_samples: int) -> dict[s
     sampled: dict[str, Moments] = {}
     random = False
     for site in sites:
-        if not is_auxiliary(site):
+        if not site["infer"].get("is_auxiliary"):
             code, known = _code(site, plate, len(rows))
             found[site["name"]] = CodeMean(code)
             if random or not known:

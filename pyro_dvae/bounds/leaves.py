@@ -1,0 +1,57 @@
+"""Draws as leaves of the graph: what a density depends on through its draws, apart from all else."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from pyro.distributions import Delta
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from pyro_dvae.sites import is_uncounted
+
+
+class Leaf(NamedTuple):
+    """A reparameterised draw of the guide.
+
+    :param name: its site.
+    :param value: the leaf that the programs go on with.
+    :param live: the draw itself, a function of the guide's parameters and of earlier leaves.
+    """
+
+    name: str
+    value: Tensor
+    live: Tensor
+
+
+class Leaves(Messenger):
+    """Lets guide and model go on with a leaf of the graph in place of each reparameterised latent.
+
+    One run then gives the partial derivatives of every density in the draws alone, and each draw as a
+    function of parameters and earlier draws: a program that draws outside of its sites (dropout) need not be
+    run twice. A point (``Delta``) stays what it is, a function of earlier draws and parameters.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[Leaf] = []
+        self._names: set[str] = set()
+
+    def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
+        if msg["is_observed"] or site_is_subsample(msg) or is_uncounted(msg) or msg["name"] in self._names:
+            return
+        value = msg["value"]
+        if not value.is_floating_point() or not msg["fn"].has_rsample or is_point(msg["fn"]):
+            return
+        self._names.add(msg["name"])
+        leaf = value.detach().requires_grad_()
+        self.found.append(Leaf(msg["name"], leaf, value))
+        msg["value"] = leaf
+
+
+def is_point(distribution: Any) -> bool:
+    """Whether a distribution is a ``Delta``, however it is wrapped."""
+    while not isinstance(distribution, Delta) and hasattr(distribution, "base_dist"):
+        distribution = distribution.base_dist
+    return isinstance(distribution, Delta)

@@ -1,0 +1,197 @@
+"""Whether a program vectorises: draws of one pass are compared with the program run on them alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from inspect import signature
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine.trace_struct import Trace
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import _disable_current_modes
+
+from pyro_dvae.bounds.accepted import LOOP, counts
+from pyro_dvae.bounds.draws import Draws, Layout, Pair, draw
+from pyro_dvae.errors import InputError
+from pyro_dvae.random_state import forked
+from pyro_dvae.sites import is_uncounted
+
+_TOLERANCE = 1e-3  # relative, of single precision; a program that does not vectorise is off by far more
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the first run of a pair has shown.
+
+    :param nesting: how many dimensions the plates of model and guide take.
+    """
+
+    pair: Pair
+    nesting: int | float
+
+    def is_of(self, pair: Pair) -> bool:
+        """Whether ``pair`` is the same model and guide."""
+        return self.pair.model == pair.model and self.pair.guide == pair.guide
+
+
+def seen(pair: Pair, layout: Layout) -> Seen:
+    """Run a pair once, apart from the random streams; refuse one that does not vectorise over the draws.
+
+    :raises InputError: a draw of the pass has another log-density than the programs give it alone.
+    """
+    # Outside of a recording of the bound, whose graph this is no part of.
+    with _disable_current_modes(), forked(), torch.no_grad(), pyro.validation_enabled(False), _Evaluation():
+        alone = _run(pair)
+        nesting = layout.max_plate_nesting
+        if nesting == float("inf"):
+            frames = [
+                f for trace in alone for s in trace.nodes.values() for f in s.get("cond_indep_stack", ())
+            ]
+            nesting = max((-frame.dim for frame in frames if frame.vectorized), default=0)
+        if layout.several and not layout.looped:
+            _compare(pair, replace(layout, max_plate_nesting=nesting), alone)
+    return Seen(pair, nesting)
+
+
+@contextmanager
+def naming_draws(pair: Pair, layout: Layout) -> Iterator[None]:
+    """Turn whatever a program raises over several draws, and not over one, into one sentence."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        if not layout.several:
+            raise
+        with _disable_current_modes(), forked(), torch.no_grad(), pyro.validation_enabled(False):
+            try:
+                _run(pair)
+            except Exception:
+                raise error from None
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"model, guide: they run for one draw and fail for M = {layout.num_corruptions} corruptions and "
+            f"K = {layout.num_particles} particles in one pass ({reason}); programs must vectorise over "
+            f"dimensions on the left: mend that, or use {LOOP} or a single draw"
+        ) from error
+
+
+def _run(pair: Pair, guide: Trace | None = None, model: Trace | None = None) -> tuple[Trace, Trace]:
+    """Run guide and model for one draw, on given values where there are any; return their traces."""
+    own = pair.guide if guide is None else poutine.replay(pair.guide, trace=guide)
+    guide_trace = _traced(own, pair)
+    given = guide_trace if model is None else model
+    model_trace = _traced(poutine.replay(pair.model, trace=given), pair)
+    return guide_trace, model_trace
+
+
+def _traced(program: Callable[..., Any], pair: Pair) -> Trace:
+    unwrapped = poutine.unwrap(program)
+    if isinstance(unwrapped, poutine.messenger.Messenger):  # a guide that is an effect handler of the model
+        program(*pair.args, **pair.kwargs)
+        return unwrapped.get_traces()[1]
+    return poutine.trace(program).get_trace(*pair.args, **pair.kwargs)
+
+
+def _compare(pair: Pair, layout: Layout, alone: tuple[Trace, Trace]) -> None:
+    with naming_draws(pair, layout):
+        whole = draw(pair.model, pair.guide, pair.args, pair.kwargs, layout)
+    natural = {
+        name: site for trace in alone for name, site in trace.nodes.items() if site["type"] == "sample"
+    }
+    last = (layout.num_particles - 1, layout.num_corruptions - 1)
+    for index in {(0, 0), last}:
+        given = _given(whole, index, natural)
+        if given is None:
+            return  # a program with other sites in every run has nothing to be compared with
+        once, again = (_densities(_run(pair, *given)) for _ in range(2))
+        if set(once) != set(again) or any(not _close(once[key], again[key]) for key in once):
+            return  # it draws outside of its sites
+        for program, trace in (("guide", whole.guide_trace), ("model", whole.model_trace)):
+            for name, site in trace.nodes.items():
+                if site["type"] != "sample" or is_uncounted(site) or (program, name) not in once:
+                    continue
+                part = _at(site["unscaled_log_prob"], index, layout, 0).double()
+                sums = torch.stack([part.sum(), part.abs().sum()])
+                if not _close(sums, once[program, name]):
+                    raise InputError(
+                        f"{program}: the log-density of site {name!r} for one of the draws is "
+                        f"{float(sums[0]):.6g} in one pass and {float(once[program, name][0]):.6g} when the "
+                        f"draw is run alone, so with {counts(whole)} the program does not vectorise over "
+                        f"dimensions on the left, as it must; use {LOOP} or mend the program"
+                    )
+
+
+def _given(draws: Draws, index: tuple[int, int], natural: dict[str, Any]) -> tuple[Trace, Trace] | None:
+    """Return the values of one draw, as traces to replay guide and model with."""
+    traces = []
+    for trace in (draws.guide_trace, draws.model_trace):
+        kept = Trace()
+        for name, site in trace.nodes.items():
+            if site["type"] != "sample" or site["is_observed"]:
+                continue
+            if name not in natural:
+                return None
+            value = _at(site["value"], index, draws.layout, site["fn"].event_dim)
+            shape = natural[name]["value"].shape
+            if value.numel() != shape.numel():
+                return None
+            kept.add_node(name, **{**site, "value": value.reshape(shape)})
+        for name, site in draws.subsamples.sites.items():
+            kept.add_node(name, **site)
+        traces.append(kept)
+    return traces[0], traces[1]
+
+
+def _at(value: Tensor, index: tuple[int, int], layout: Layout, event_dim: int) -> Tensor:
+    """Return one draw of a value [K, M, *plates, *event]."""
+    dims = ((layout.particle_dim, index[0]), (layout.corruption_dim, index[1]))
+    for dim, position in dims:
+        if dim and value.dim() >= event_dim - dim:
+            where = value.dim() + dim - event_dim
+            size = value.shape[where]
+            value = value.narrow(where, position if size > 1 else 0, 1)
+    return value
+
+
+def _densities(traces: tuple[Trace, Trace]) -> dict[tuple[str, str], Tensor]:
+    """Return the sum, and that of the magnitudes, of each site's log-density, by program and site."""
+    found = {}
+    for program, trace in zip(("guide", "model"), traces, strict=True):
+        for name, site in trace.nodes.items():
+            if site["type"] == "sample" and not site_is_subsample(site) and not is_uncounted(site):
+                value = site["fn"].log_prob(site["value"]).double()
+                found[program, name] = torch.stack([value.sum(), value.abs().sum()])
+    return found
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    if not bool(torch.isfinite(torch.stack([a, b])).all()):
+        return True  # nothing to be told from infinities
+    return bool((a - b).abs()[0] <= _TOLERANCE * (1 + torch.maximum(a, b)[1]))
+
+
+class _Evaluation(TorchFunctionMode):
+    """Runs dropout and batch normalisation as in evaluation mode: they are not what is looked at."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.functional":
+            names = signature(func).parameters
+            if "training" in names:
+                bound = signature(func).bind(*args, **kwargs)
+                if (
+                    bound.arguments.get("running_mean", True) is not None
+                ):  # else there is nothing to use instead
+                    bound.arguments["training"] = False
+                args, kwargs = bound.args, bound.kwargs
+        return func(*args, **kwargs)
