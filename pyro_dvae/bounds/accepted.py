@@ -24,7 +24,7 @@ def check(draws: Draws) -> None:
     _refuse_enumeration([*draws.model_sites(), *sampled])
     _refuse_mismatch(draws, {site["name"]: site for site in sampled})
     if draws.layout.several:
-        refuse_undeclared(draws)
+        refuse_undeclared(draws, counts(draws))
 
 
 def _refuse_enumeration(sites: list[dict[str, Any]]) -> None:
@@ -78,8 +78,11 @@ def _refuse_sizes(name: str, own: dict[str, Any], site: dict[str, Any]) -> None:
             )
 
 
-def refuse_undeclared(draws: Draws) -> None:
-    """Refuse sites with dimensions that no plate declares, where they would mix with those of the draws."""
+def refuse_undeclared(draws: Draws, when: str) -> None:
+    """Refuse sites with dimensions that no plate declares, where they would mix with those of the draws.
+
+    :param when: how many draws there are, in words.
+    """
     layout = draws.layout
     for program, site in _sites(draws):
         shape = tuple(site["fn"].batch_shape if is_uncounted(site) else site["unscaled_log_prob"].shape)
@@ -87,11 +90,11 @@ def refuse_undeclared(draws: Draws) -> None:
         if any(size > 1 for size in left):
             raise InputError(
                 f"{program}: site {site['name']!r} has a log-density of shape {shape}, with dimensions left "
-                f"of all plates and draws; with {counts(draws)} a program must vectorise over dimensions on "
+                f"of all plates and draws; with {when} a program must vectorise over dimensions on "
                 f"the left: use {LOOP} or declare the dimension (.to_event, pyro.plate)"
             )
         if is_uncounted(site):
-            refuse_outside_plates(site, counts(draws))
+            refuse_outside_plates(site, when)
 
 
 def refuse_outside_plates(site: dict[str, Any], when: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from pyro.distributions.util import scale_and_mask
+from pyro.distributions.util import is_identically_zero, scale_and_mask
 from pyro.infer.util import MultiFrameTensor
 from torch import Tensor, nn
 
@@ -13,9 +13,10 @@ from pyro_dvae import checks
 from pyro_dvae.bounds.base import DenoisingELBO
 from pyro_dvae.bounds.draws import Draws, Term
 from pyro_dvae.bounds.pathwise import total_derivative_surrogate
-from pyro_dvae.bounds.plates import CORRUPTIONS, PARTICLES
+from pyro_dvae.bounds.plates import CORRUPTIONS, PARTICLES, draws_of
 from pyro_dvae.bounds.reductions import MEAN
 from pyro_dvae.bounds.score import baseline_of, has_score, score_surrogate
+from pyro_dvae.bounds.site_baselines import own_baseline
 from pyro_dvae.errors import InputError
 
 
@@ -68,7 +69,7 @@ class TraceDenoising_ELBO(DenoisingELBO):
 
     def _bound_and_surrogate(self, draws: Draws) -> tuple[Tensor, Tensor]:
         terms = [(term, _scaled(term)) for term in self._terms(draws)]
-        bound = torch.as_tensor(sum(_mean_over_draws(value.detach(), term.site) for term, value in terms))
+        bound = sum((_mean_over_draws(value.detach(), term.site) for term, value in terms), torch.zeros(()))
         if not torch.is_grad_enabled():
             return bound, bound
         if self.gradient == "stl":
@@ -78,7 +79,7 @@ class TraceDenoising_ELBO(DenoisingELBO):
             surrogate = surrogate + total_derivative_surrogate(draws, weights, weights)
         else:
             parts = [_mean_over_draws(value, term.site) for term, value in terms if not _is_score(term)]
-            surrogate = torch.as_tensor(sum(parts))
+            surrogate = sum(parts, torch.zeros(()))
         return bound, surrogate + self._score_part(draws, terms)
 
     def _score_part(self, draws: Draws, terms: list[tuple[Term, Tensor]]) -> Tensor | float:
@@ -92,24 +93,35 @@ class TraceDenoising_ELBO(DenoisingELBO):
             cost.add((term.site["cond_indep_stack"], value.detach()))
         total: Tensor | float = 0.0
         for site in sites:
-            signal = self._signal(draws, cost, site)
-            total = total + _mean_over_draws(signal * site["score_parts"].score_function, site)
+            signal, loss = self._signal(draws, cost, site)
+            total = (
+                total
+                - loss / draws_of(site)
+                + _mean_over_draws(signal * site["score_parts"].score_function, site)
+            )
         return total
 
-    def _signal(self, draws: Draws, cost: MultiFrameTensor, site: dict[str, Any]) -> Tensor:
-        """Return the learning signal of a score-function site, shape [K, M, *plates] or [M, *plates]."""
+    def _signal(
+        self, draws: Draws, cost: MultiFrameTensor, site: dict[str, Any]
+    ) -> tuple[Tensor, Tensor | float]:
+        """Return a score-function site's learning signal, [K, M, *plates] or [M, *plates], and a loss.
+
+        The loss trains the baseline that the site brings along.
+        """
         names = {frame.name for frame in site["cond_indep_stack"]}
         layout = draws.layout
         signal = cost.sum_to(site["cond_indep_stack"])
         if layout.num_particles > 1 and PARTICLES not in names:
             signal = signal / layout.num_particles
+        if (own := own_baseline(site, signal)) is not None:
+            return signal - own[0], own[1]
         if not self.baseline.leave_one_out:
-            return signal
+            return signal, 0.0
         if layout.num_particles > 1 and PARTICLES in names:
-            return _leave_one_out(signal, layout.particle_dim)
+            return _leave_one_out(signal, layout.particle_dim), 0.0
         if layout.num_corruptions > 1 and CORRUPTIONS in names:
-            return _leave_one_out(signal, layout.corruption_dim)
-        return signal
+            return _leave_one_out(signal, layout.corruption_dim), 0.0
+        return signal, 0.0
 
 
 def _is_score(term: Term) -> bool:
@@ -117,7 +129,9 @@ def _is_score(term: Term) -> bool:
 
     Pyro's entropy terms leave it out too, of sites that are not reparameterised. A closed form is kept.
     """
-    return term.sign < 0 and has_score(term.site) and term.value is term.site["unscaled_log_prob"]
+    if term.sign > 0 or term.value is not term.site["unscaled_log_prob"]:
+        return False
+    return bool(is_identically_zero(term.site["score_parts"].entropy_term))
 
 
 def _scaled(term: Term) -> Tensor:
@@ -132,8 +146,4 @@ def _leave_one_out(signal: Tensor, dim: int) -> Tensor:
 
 def _mean_over_draws(value: Tensor, site: dict[str, Any]) -> Tensor:
     """Sum over the user's plates, mean over the draws the site has."""
-    count = 1
-    for frame in site["cond_indep_stack"]:
-        if frame.name in (CORRUPTIONS, PARTICLES):
-            count *= frame.size
-    return value.sum() / count
+    return value.sum() / draws_of(site)

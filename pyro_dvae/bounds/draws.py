@@ -306,7 +306,7 @@ def draw_from_prior(pair: Pair, layout: Layout) -> Draws:
         trace = poutine.trace(layout.wrap(pair.model)).get_trace(*pair.args, **pair.kwargs)
     model_trace = poutine.util.prune_subsample_sites(trace)
     model_trace.compute_log_prob()
-    refuse_undeclared(Draws(model_trace, Trace(), layout, subsamples, pair))
+    refuse_undeclared(Draws(model_trace, Trace(), layout, subsamples, pair), "several draws")
     latents = Trace()
     for site in model_trace.nodes.values():
         if site["type"] == "sample" and not site["is_observed"]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from pyro import poutine
 from pyro.distributions.score_parts import ScoreParts
+from pyro.distributions.util import is_identically_zero
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
@@ -120,7 +121,8 @@ def _site(first: Site, sites: Sequence[Site | None], own: Layout, layout: Layout
         score: Any = 0
         if isinstance(first["score_parts"].score_function, Tensor):
             score = of(lambda each: each["score_parts"].score_function)
-        site["score_parts"] = ScoreParts(site["log_prob"], score, site["log_prob"])
+        entropy = 0 if is_identically_zero(first["score_parts"].entropy_term) else site["log_prob"]
+        site["score_parts"] = ScoreParts(site["log_prob"], score, entropy)
     return site
 
 

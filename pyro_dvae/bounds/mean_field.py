@@ -20,9 +20,9 @@ class TraceMeanFieldDenoising_ELBO(TraceDenoising_ELBO):
 
         E_{x̃ ~ p_π(x̃|x)} [ E_{z ~ q_φ(z|x̃)} log p_θ(x|z) − KL(q_φ(z|x̃) ‖ p_θ(z)) ]
 
-    the estimator L^B of Kingma and Welling (2014); a site whose KL is not known (see
-    :func:`~pyro_dvae.distributions.divergence.closed_form_kl`), or that is scaled or masked in one program alone,
-    is sampled (L^A).
+    the estimator L^B of Kingma and Welling (2014). A site is sampled (L^A) where its KL is not known (see
+    :func:`~pyro_dvae.distributions.divergence.closed_form_kl`), or where one program alone scales or
+    masks it.
     Unlike Pyro's ``TraceMeanField_ELBO`` it allows discrete sites: they get their score function.
 
     With several latents the KL of each is taken at drawn parents. That is right unless the prior of a latent

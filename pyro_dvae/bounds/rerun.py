@@ -19,6 +19,7 @@ from pyro_dvae.bounds.leaves import is_point
 from pyro_dvae.bounds.plates import REDRAWS, DrawPlate
 from pyro_dvae.bounds.vectorised import naming_draws
 from pyro_dvae.errors import InputError
+from pyro_dvae.sites import is_uncounted
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,10 @@ def _replayed(draws: Draws, auxiliary: dict[str, dict[str, Any]]) -> Trace:
 def _traced(draws: Draws, guide: Callable[..., Any]) -> Draws:
     trace = poutine.trace(guide).get_trace(*draws.pair.args, **draws.pair.kwargs)
     trace = poutine.util.prune_subsample_sites(trace)
-    trace.compute_score_parts()
+    trace.compute_log_prob(lambda _, site: not is_uncounted(site))
+    for site in trace.nodes.values():
+        if site["type"] == "sample" and is_uncounted(site):
+            site["score_parts"] = site["fn"].score_parts(site["value"])
     return Draws(draws.model_trace, trace, draws.layout, draws.subsamples, draws.pair)
 
 

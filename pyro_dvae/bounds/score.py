@@ -98,6 +98,12 @@ def score_surrogate(
     corruption = [part for part in corruption if part.shape[0] == 1]
     if not latent and not corruption:
         return 0.0
+    for site in draws.counted_sites():
+        if has_score(site) and site["infer"].get("baseline"):
+            raise InputError(
+                f"infer: site {site['name']!r} brings a baseline along, which TraceDenoising_ELBO uses, with a "
+                "baseline other than a network; here use the bound's own baseline="
+            )
     values, scale = log_weight.values.detach(), log_weight.scale
     bound, share = objective.reduce(values), objective.share(values)
     total: Tensor | float = 0.0

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_dvae import checks
+from pyro_dvae.bounds.accepted import refuse_undeclared
 from pyro_dvae.bounds.base import DenoisingELBO
 from pyro_dvae.bounds.draws import Draws, LogWeight
 from pyro_dvae.bounds.reductions import MEAN, log_mean_exp
@@ -74,7 +75,7 @@ class TraceSemiImplicit_ELBO(DenoisingELBO):
         if self.num_mixture == 0:
             raise InputError("num_mixture: the upper sandwich needs at least 1, got 0")
         draws = self.draws(model, guide, args, kwargs)
-        check_weights(draws, self._told)
+        self._check(draws)
         joint, factor = draws.joint()
         redrawn = redrawn_density(draws, self.num_mixture)
         return MEAN.reduce(joint.values - factor * log_mean_exp(redrawn.values, (0,)))
@@ -93,11 +94,16 @@ class TraceSemiImplicit_ELBO(DenoisingELBO):
         score = score_surrogate(draws, log_weight, MEAN, self.baseline)
         return total, total + score + redrawn_score
 
+    def _check(self, draws: Draws) -> None:
+        check_weights(draws, self._told)
+        if self.num_mixture > 1 and not draws.runs:
+            refuse_undeclared(draws, f"J = {self.num_mixture} further corruptions")
+
     def _evaluate(self, draws: Draws) -> tuple[LogWeight, Tensor | float]:
         """Return the integrand [K, M, *datum], and the score-function surrogate of the redrawn sites."""
         if self.num_mixture == 0:
             return draws.log_weight(), 0.0
-        check_weights(draws, self._told)
+        self._check(draws)
         joint, factor = draws.joint()
         own = -draws.log_weight(draws.guide_terms()).values.unsqueeze(0)
         redrawn = redrawn_density(draws, self.num_mixture)

@@ -70,11 +70,8 @@ def naming_draws(pair: Pair, layout: Layout) -> Iterator[None]:
     except Exception as error:
         if not layout.several:
             raise
-        with _disable_current_modes(), forked(), torch.no_grad(), pyro.validation_enabled(False):
-            try:
-                _run(pair)
-            except Exception:
-                raise error from None
+        with _disable_current_modes(), forked(), torch.no_grad():
+            _run(pair)  # what one draw raises is the program's own error, and is raised as it is
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
             f"model, guide: they run for one draw and fail for M = {layout.num_corruptions} corruptions and "
