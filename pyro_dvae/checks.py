@@ -17,6 +17,8 @@ def number(argument: str, value: Any, minimum: float = -math.inf, maximum: float
     expected = f"{argument}: expected a number in [{minimum:g}, {maximum:g}], got {value!r}"
     if isinstance(value, bool):
         raise InputError(expected)
+    if isinstance(value, torch.Tensor) and value.requires_grad:
+        raise InputError(f"{argument}: expected a number, got a tensor whose gradient would be lost")
     try:
         result = float(value)
     except (TypeError, ValueError, RuntimeError):

@@ -23,6 +23,12 @@ def check(draws: Draws) -> None:
     sampled = [site for site in draws.guide_trace.nodes.values() if site["type"] == "sample"]
     _refuse_enumeration([*draws.model_sites(), *sampled])
     _refuse_mismatch(draws, {site["name"]: site for site in sampled})
+    for name, site in draws.subsamples.sites.items():
+        if 0 < site["fn"].size < len(site["value"]):
+            raise InputError(
+                f"model: plate {name!r} has size {site['fn'].size}, and {len(site['value'])} rows in the "
+                "guide; give both the same size"
+            )
     if draws.layout.several:
         refuse_undeclared(draws, counts(draws))
 
@@ -84,6 +90,7 @@ def refuse_undeclared(draws: Draws, when: str) -> None:
     :param when: how many draws there are, in words.
     """
     layout = draws.layout
+    refuse_outside_plates(draws, when)
     for program, site in _sites(draws):
         shape = tuple(site["fn"].batch_shape if is_uncounted(site) else site["unscaled_log_prob"].shape)
         left = shape[: len(shape) - int(layout.nesting)] if len(shape) > layout.nesting else ()
@@ -93,19 +100,27 @@ def refuse_undeclared(draws: Draws, when: str) -> None:
                 f"of all plates and draws; with {when} a program must vectorise over dimensions on "
                 f"the left: use {LOOP} or declare the dimension (.to_event, pyro.plate)"
             )
-        if is_uncounted(site):
-            refuse_outside_plates(site, when)
 
 
-def refuse_outside_plates(site: dict[str, Any], when: str) -> None:
+def refuse_outside_plates(draws: Draws, when: str) -> None:
     """Refuse a corruption of several observations that lies in no plate, where it is drawn more than once."""
-    shape = site["fn"].batch_shape
-    declared = {frame.dim for frame in site["cond_indep_stack"] if frame.vectorized}
-    if any(size > 1 and position - len(shape) not in declared for position, size in enumerate(shape)):
+    latents = [_places(site) for site in draws.counted_sites() if not site["is_observed"]]
+    around = set.intersection(*latents) if latents else set()
+    for site in draws.auxiliary_sites():
+        shape, frames = site["fn"].batch_shape, site["cond_indep_stack"]
+        declared = {frame.dim for frame in frames if frame.vectorized}
+        inside = around <= _places(site) or site["fn"].clean is None
+        if inside and all(n == 1 or place - len(shape) in declared for place, n in enumerate(shape)):
+            continue
         raise InputError(
-            f"guide: site {site['name']!r} has batch shape {tuple(shape)} outside of the plate of the data, "
-            f"which is right for a single draw alone, not for {when}; call pyro_dvae.corrupt inside the plate"
+            f"guide: site {site['name']!r} lies outside of the plate of the data, with batch shape "
+            f"{tuple(shape)}, which is right for a single draw alone, not for {when}; call pyro_dvae.corrupt "
+            "inside the plate"
         )
+
+
+def _places(site: dict[str, Any]) -> set[tuple[str, int]]:
+    return {(frame.name, frame.dim) for frame in data_frames(site)}
 
 
 def counts(draws: Draws) -> str:

@@ -13,6 +13,7 @@ from pyro.infer import Trace_ELBO
 from pyro.infer.util import torch_item
 from pyro.util import warn_if_nan
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from pyro_dvae import checks
 from pyro_dvae.bounds.draws import Draws, Layout, Pair, draw
@@ -103,11 +104,20 @@ class DenoisingELBO(Trace_ELBO):
             return draw(model, guide, args, kwargs, layout, with_leaves)
         if self._seen is None or not self._seen.is_of(pair):
             self._seen = seen(pair, layout)
+        elif get_proxy_mode() is None:
+            if self._seen.is_due():
+                seen(pair, layout)
+            self._seen = replace(self._seen, looks=self._seen.looks + 1)
         layout = replace(layout, max_plate_nesting=self._seen.nesting)
         if looped:
             return draw_in_turn(pair, layout, with_leaves)
         with naming_draws(pair, layout):
             return draw(model, guide, args, kwargs, layout, with_leaves)
+
+    @property
+    def plate_nesting(self) -> int | float:
+        """How many dimensions the user's plates take: as given, or found by the last run of several draws."""
+        return self.max_plate_nesting if self._seen is None else self._seen.nesting
 
     def _needs_leaves(self) -> bool:
         """Whether the gradient is taken through the draws alone (see :class:`~.leaves.Leaves`)."""

@@ -33,7 +33,7 @@ class TraceDenoising_ELBO(DenoisingELBO):
     :param baseline: of other sites' score functions, Rao-Blackwellised over plates as in ``Trace_ELBO``:
         ``"leave-one-out"`` over the K draws of a latent (over the M corruptions where K = 1) and over the M
         draws of a corruption; ``"none"``; or a network of the model's arguments, trained with the rest (NVIL,
-        Mnih and Gregor 2014).
+        Mnih and Gregor 2014). A site's own ``infer={"baseline": {...}}`` goes before the first two.
 
     See :class:`~pyro_dvae.bounds.base.DenoisingELBO` for the other arguments.
     """
@@ -72,15 +72,13 @@ class TraceDenoising_ELBO(DenoisingELBO):
         bound = sum((_mean_over_draws(value.detach(), term.site) for term, value in terms), torch.zeros(()))
         if not torch.is_grad_enabled():
             return bound, bound
+        score = self._score_part(draws, terms)
         if self.gradient == "stl":
             log_weight = draws.log_weight()
-            surrogate = torch.as_tensor(log_weight.rest)
             weights = log_weight.scale * MEAN.weights(log_weight.values.detach())
-            surrogate = surrogate + total_derivative_surrogate(draws, weights, weights)
-        else:
-            parts = [_mean_over_draws(value, term.site) for term, value in terms if not _is_score(term)]
-            surrogate = sum(parts, torch.zeros(()))
-        return bound, surrogate + self._score_part(draws, terms)
+            return bound, log_weight.rest + total_derivative_surrogate(draws, weights, weights, score)
+        parts = [_mean_over_draws(value, term.site) for term, value in terms if not _is_score(term)]
+        return bound, sum(parts, torch.zeros(())) + score
 
     def _score_part(self, draws: Draws, terms: list[tuple[Term, Tensor]]) -> Tensor | float:
         sites = [site for site in [*draws.counted_sites(), *draws.auxiliary_sites()] if has_score(site)]

@@ -141,6 +141,7 @@ class Draws:
     :param leaves: the reparameterised draws of the guide, where it went on with leaves of the graph in their
         place (see :class:`~pyro_dvae.bounds.leaves.Leaves`).
     :param runs: the single runs, corruption by corruption, of draws that were looped over.
+    :param frames: of a single run among others, what a datum is to all of them.
     """
 
     model_trace: Trace
@@ -150,6 +151,7 @@ class Draws:
     pair: Pair
     leaves: tuple[Leaf, ...] = ()
     runs: tuple[Draws, ...] = ()
+    frames: list[CondIndepStackFrame] | None = None
 
     def model_sites(self) -> list[dict[str, Any]]:
         """Return the sample sites of the model: latents and observations."""
@@ -174,6 +176,8 @@ class Draws:
 
     @cached_property
     def _frames(self) -> list[CondIndepStackFrame]:
+        if self.frames is not None:
+            return self.frames
         sites = [site for site in [*self.model_sites(), *self.counted_sites()] if not is_deterministic(site)]
         varying = [site for site in sites if varies_over_draws(site)]
         stacks = [frozenset(data_frames(site)) for site in varying or sites]
@@ -193,6 +197,13 @@ class Draws:
         terms = [*self.model_terms(), *self.guide_terms()] if terms is None else terms
         outer, inner = self._scales(terms)
         return LogWeight(self._sum(terms, inner), outer, self.rest(terms))
+
+    def part(self, terms: list[Term]) -> Tensor:
+        """Return the sum of some of all terms per draw and datum, with the scales of :meth:`log_weight`."""
+        whole = [*self.model_terms(), *self.guide_terms()]
+        _, inner = self._scales(whole)
+        scales = {(term.site["name"], term.sign): scale for term, scale in zip(whole, inner, strict=True)}
+        return self._sum(terms, [scales[term.site["name"], term.sign] for term in terms])
 
     def joint(self) -> tuple[LogWeight, float | Tensor]:
         """Return log p(x, z) per draw and datum, and the factor that log q takes inside the weight (often 1).
@@ -257,10 +268,12 @@ class Draws:
         """Split the sites' scales into the common factor, which stays outside the weights, and the rest."""
         frames = self.datum_frames()
         found = [term.site["scale"] for term in terms]
-        if not found:
-            return 1.0, []
-        if all(same(scale, found[0]) for scale in found):
-            return found[0], [1.0] * len(found)
+        counted = [term for term in terms if self.is_within(term.site) and not is_deterministic(term.site)]
+        if not counted:
+            return 1.0, [1.0] * len(found)
+        first = counted[0].site["scale"]
+        if all(same(term.site["scale"], first) for term in counted):
+            return first, [1.0] * len(found)
         outer = 1.0
         for frame in frames:
             outer *= self.subsamples.scale(frame.name)

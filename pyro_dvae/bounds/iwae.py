@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pyro_dvae import checks
 from pyro_dvae.bounds.base import DenoisingELBO
 from pyro_dvae.bounds.draws import Draws, LogWeight
-from pyro_dvae.bounds.pathwise import refuse_chains, total_derivative_surrogate
+from pyro_dvae.bounds.pathwise import factor_of_density, refuse_chains, total_derivative_surrogate
 from pyro_dvae.bounds.reductions import AVERAGE, POOLED, log_mean_exp
 from pyro_dvae.bounds.rerun import CrossDensity, mixture_density
 from pyro_dvae.bounds.score import baseline_of, has_score, score_surrogate
@@ -116,14 +116,15 @@ class TraceDenoisingIWAE_ELBO(DenoisingELBO):
         weights = self._objective.weights(log_weight.values.detach())
         # d bound / d log w squared; the average carries 1/M once, so it is taken out of one factor.
         columns = self.num_corruptions if self._objective.within_column else 1
-        return total_derivative_surrogate(
-            draws, log_weight.scale * columns * weights**2, log_weight.scale * weights
-        )
+        # Where log q counts b times (a scale or a mask), b times the identity of Tucker et al. is needed.
+        b = factor_of_density(draws)
+        by_draw = (1 - b) * weights + b * columns * weights**2
+        return total_derivative_surrogate(draws, log_weight.scale * by_draw, log_weight.scale * weights)
 
 
 def _mixture_without(draws: Draws, cross: CrossDensity) -> Tensor | None:
     """Return the mixture bound without each corruption, its draws and its component, [M, *datum]."""
-    count = draws.layout.num_corruptions
+    count = len(cross.values)
     if count == 1:
         return None
     joint, factor = draws.joint()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from pyro.distributions import Delta
+from pyro.distributions import Delta, Rejector
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from pyro_dvae.errors import InputError
 from pyro_dvae.sites import is_uncounted
 
 
@@ -41,13 +42,26 @@ class Leaves(Messenger):
     def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
         if msg["is_observed"] or site_is_subsample(msg) or is_uncounted(msg) or msg["name"] in self._names:
             return
+        self._names.add(msg["name"])  # what the guide has drawn the model is given
         value = msg["value"]
         if not value.is_floating_point() or not msg["fn"].has_rsample or is_point(msg["fn"]):
             return
-        self._names.add(msg["name"])
+        refuse_rejection(msg, "this gradient")
         leaf = value.detach().requires_grad_()
         self.found.append(Leaf(msg["name"], leaf, value))
         msg["value"] = leaf
+
+
+def refuse_rejection(site: dict[str, Any], what: str) -> None:
+    """Refuse a latent that is drawn by rejection: its density is known for its own draws alone."""
+    fn = site["fn"]
+    while not isinstance(fn, Rejector) and hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    if isinstance(fn, Rejector):
+        raise InputError(
+            f"guide: latent {site['name']!r} is drawn by rejection, which {what} does not cover; use "
+            "TraceDenoising_ELBO(gradient='pathwise')"
+        )
 
 
 def is_point(distribution: Any) -> bool:

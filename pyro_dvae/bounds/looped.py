@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from pyro_dvae.bounds.draws import Draws, Layout, Pair, Term, draw, same
-from pyro_dvae.bounds.plates import CORRUPTIONS, PARTICLES, VARIES
+from pyro_dvae.bounds.plates import CORRUPTIONS, PARTICLES, VARIES, data_frames
 from pyro_dvae.errors import InputError
 from pyro_dvae.sites import is_uncounted
 
@@ -50,14 +50,15 @@ def draw_in_turn(pair: Pair, layout: Layout, with_leaves: bool) -> Draws:
 
 def joined_terms(parts: Sequence[list[Term]], draws: Draws) -> list[Term]:
     """Return the terms of single runs as terms of all draws."""
-    sites = {site["name"]: site for site in [*draws.counted_sites(), *draws.model_sites()]}
+    sites = {(site["name"], 1.0): site for site in draws.model_sites()}
+    sites |= {(site["name"], -1.0): site for site in draws.counted_sites()}
     found = []
     for name, sign in dict.fromkeys((term.site["name"], term.sign) for terms in parts for term in terms):
         values = [
             next((term.value for term in terms if (term.site["name"], term.sign) == (name, sign)), None)
             for terms in parts
         ]
-        found.append(Term(sites[name], sign, _stacked(values, draws.layout)))
+        found.append(Term(sites[name, sign], sign, _stacked(values, draws.layout)))
     return found
 
 
@@ -108,7 +109,7 @@ def _site(first: Site, sites: Sequence[Site | None], own: Layout, layout: Layout
     if own.num_particles > 1:
         frames.append(CondIndepStackFrame(PARTICLES, layout.particle_dim, own.num_particles, 0))
     site = {**first, "value": None, "cond_indep_stack": (*first["cond_indep_stack"], *frames)}
-    if first["is_observed"] and get_proxy_mode() is None:
+    if first["is_observed"] and not data_frames(first) and get_proxy_mode() is None:
         value = first["unscaled_log_prob"]
         alike = all(each is not None and same(each["unscaled_log_prob"], value) for each in sites)
         site["infer"] = {**first["infer"], VARIES: not alike}

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import torch
-
 from pyro_dvae.bounds.draws import Draws
-from pyro_dvae.bounds.plates import VARIES
+from pyro_dvae.bounds.plates import VARIES, data_frames, draws_of
 from pyro_dvae.errors import InputError
 
 
 def leave_out_zeros(draws: Draws) -> None:
-    """Let observed sites of log-density 0 not decide what an observation is; for values that may be read."""
-    for site in [*draws.model_sites(), *draws.counted_sites()]:
-        if site["is_observed"] and bool((site["unscaled_log_prob"] == 0).all()):
+    """Let sites of log-density 0, and observed ones in no plate, not decide what an observation is.
+
+    For a single draw, whose values may be read.
+    """
+    sites = [*draws.model_sites(), *draws.counted_sites()]
+    inside = any(data_frames(site) for site in sites)
+    for site in sites:
+        zero = site["is_observed"] and bool((site["unscaled_log_prob"] == 0).all())
+        outside = site["is_observed"] and inside and not data_frames(site)
+        if zero or outside:
             site["infer"][VARIES] = False
 
 
@@ -22,9 +27,10 @@ def require_no_rest(draws: Draws) -> None:
     :raises InputError: naming the site.
     """
     for term in [*draws.model_terms(), *draws.guide_terms()]:
-        if not draws.is_within(term.site) and not torch.equal(term.value, torch.zeros_like(term.value)):
+        nats = float(term.value.sum()) / draws_of(term.site)
+        if not draws.is_within(term.site) and nats != 0:
             raise InputError(
                 f"model, guide: site {term.site['name']!r} lies outside of the plate of the observations and "
-                f"adds {float(term.value.sum()):.6g} nats that are of none of them; leave it out for figures "
-                "per observation (pyro.poutine.block)"
+                f"adds {nats:.6g} nats that are of none of them; leave it out for figures per observation "
+                "(pyro.poutine.block)"
             )

@@ -5,13 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pyro_dvae.bounds.draws import Draws
+from pyro_dvae.bounds.draws import Draws, same
 from pyro_dvae.bounds.leaves import is_point
 from pyro_dvae.bounds.score import has_score
 from pyro_dvae.errors import InputError
 
 
-def total_derivative_surrogate(draws: Draws, by_draw: Tensor, by_model: Tensor) -> Tensor:
+def total_derivative_surrogate(
+    draws: Draws, by_draw: Tensor, by_model: Tensor, score: Tensor | float = 0.0
+) -> Tensor:
     """Return a scalar whose gradient reaches the guide's densities through its draws alone.
 
     With z = z(φ) and ``log w = log p_θ(x, z) − log q_φ(z|x̃)``, its gradient is
@@ -23,13 +25,14 @@ def total_derivative_surrogate(draws: Draws, by_draw: Tensor, by_model: Tensor) 
     :param draws: of a run with leaves.
     :param by_draw: factor of each draw for the guide, [K, M, *datum], outer scale included.
     :param by_model: the same for the model.
+    :param score: the score-function part of the surrogate, which may depend on the draws; added.
     """
     explicit = [*draws.model_terms(), *(term for term in draws.guide_terms() if _is_function(term.site))]
-    total = (by_model.detach() * draws.log_weight(explicit).values).sum()
+    total = (by_model.detach() * draws.part(explicit)).sum() + score
     if not draws.leaves:
         return total
     leaves = [leaf.value for leaf in draws.leaves]
-    target = (by_draw.detach() * draws.log_weight().values).sum()
+    target = (by_draw.detach() * draws.log_weight().values).sum() + score
     adjoints = [torch.zeros_like(leaf) for leaf in leaves]
     _add(adjoints, target, leaves)
     # From the last draw to the first: a draw may be a function of earlier ones.
@@ -55,6 +58,28 @@ def _add(adjoints: list[Tensor], value: Tensor, leaves: list[Tensor]) -> None:
 def _is_function(site: dict[str, object]) -> bool:
     """Whether a guide site is a deterministic function of others, with a density of its own."""
     return (is_point(site["fn"]) or bool(site["is_observed"])) and not has_score(site)
+
+
+def factor_of_density(draws: Draws) -> float | Tensor:
+    """Return how often log q counts in the weight of each datum: 1 without scales and masks of the guide.
+
+    :returns: a number, or [*datum].
+    :raises InputError: it differs between latents or inside a datum.
+    """
+    _, factor = draws.joint()
+    sites = [site for site in draws.counted_sites() if not _is_function(site)]
+    masks = [site["mask"] for site in sites if site["mask"] is not None]
+    if not masks:
+        return factor
+    mask = torch.as_tensor(masks[0])
+    frames = draws.datum_frames()
+    inside = mask.dim() > max((-frame.dim for frame in frames), default=0)
+    if inside or len(masks) < len(sites) or not all(same(each, masks[0]) for each in masks):
+        raise InputError(
+            "gradient: 'dreg' needs one mask (poutine.mask) for all latents of the guide, of whole "
+            "observations; use 'pathwise'"
+        )
+    return factor * mask
 
 
 def refuse_chains(draws: Draws) -> None:

@@ -13,9 +13,9 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-from pyro_dvae.bounds.accepted import refuse_outside_plates
+from pyro_dvae.bounds.accepted import LOOP
 from pyro_dvae.bounds.draws import Draws, Layout
-from pyro_dvae.bounds.leaves import is_point
+from pyro_dvae.bounds.leaves import is_point, refuse_rejection
 from pyro_dvae.bounds.plates import REDRAWS, DrawPlate
 from pyro_dvae.bounds.vectorised import naming_draws
 from pyro_dvae.errors import InputError
@@ -58,14 +58,16 @@ def _refuse_disagreement(draws: Draws, cross: CrossDensity) -> None:
     if get_proxy_mode() is not None:
         return
     own = -draws.log_weight(draws.guide_terms()).values.detach()
-    count = draws.layout.num_corruptions
-    again = torch.stack([cross.values[m].detach().expand_as(own)[:, m] for m in range(count)], 1)
+    count = own.shape[1]
+    values = cross.values.detach()
+    values = values.expand(max(count, len(values)), *values.shape[1:])
+    again = torch.stack([values[m].expand_as(own)[:, m] for m in range(count)], 1)
     wrong = (again - own).abs() > 1e-3 * (1 + own.abs())
     if bool((wrong & torch.isfinite(own)).any()):
         raise InputError(
             "guide: run again on the same corruptions and latents it gives another density, so it draws "
-            "outside of its sample sites (dropout?) and the mixture over corruptions is not its density; use "
-            "combine='pooled', or put its modules into evaluation mode"
+            "outside of its sample sites (dropout?) and a mixture over corruptions is not its density; use "
+            "TraceDenoising_ELBO or combine='pooled', or put its modules into evaluation mode"
         )
 
 
@@ -99,6 +101,11 @@ def density_of_others(
         None, one for each corruption of ``others``'s layout.
     :returns: log q(z|x̃), shape [count, K, M, *datum] (nats).
     """
+    if points := [site["name"] for site in draws.latent_sites() if is_point(site["fn"])]:
+        raise InputError(
+            f"defensive: draws from the prior have no density under a guide whose latent {points[0]!r} is a "
+            "function of other draws (an AutoGuide's); use defensive=0"
+        )
     given = auxiliary or {}
     moved = Draws(others.model_trace, others.guide_trace, others.layout, others.subsamples, draws.pair)
     return _density(moved, count, given, redrawn=bool(given)).values
@@ -113,9 +120,6 @@ def _density(
         guide = DrawPlate(REDRAWS, count, -int(layout.nesting) - 1, latents_only=False)(guide)
     with naming_draws(draws.pair, replace(layout, num_corruptions=layout.num_corruptions * count)):
         again = _traced(draws, guide)
-    if count > 1:
-        for site in again.auxiliary_sites():
-            refuse_outside_plates(site, f"{count} corruptions")
     return _cross(draws, again, 1 if count > 1 else 0, fresh=not auxiliary)
 
 
@@ -123,6 +127,7 @@ def _replayed(draws: Draws, auxiliary: dict[str, dict[str, Any]]) -> Trace:
     replayed = Trace()
     for site in draws.counted_sites():
         if not site["is_observed"] and not is_point(site["fn"]):
+            refuse_rejection(site, "a further run of the guide")
             replayed.add_node(site["name"], **site)
     for name, site in auxiliary.items():
         replayed.add_node(name, **site)
@@ -150,6 +155,13 @@ def _cross(draws: Draws, again: Draws, lead: int, fresh: bool) -> CrossDensity:
         if own is None or not draws.is_within(own):
             continue
         _refuse_moved(own, site)
+        shape = site["unscaled_log_prob"].shape
+        if lead and any(size > 1 for size in shape[: max(0, len(shape) - int(layout.nesting) - 1)]):
+            raise InputError(
+                f"guide: site {site['name']!r} has a log-density of shape {tuple(shape)} under further "
+                "corruptions, with dimensions left of all plates and draws, and must vectorise over them; "
+                f"use {LOOP} or declare the dimension (.to_event, pyro.plate)"
+            )
         value = scale_and_mask(site["unscaled_log_prob"], mask=site["mask"])
         total = total + layout.per_datum(value, frames, lead)
     if fresh:
@@ -178,7 +190,7 @@ def _refuse_moved(own: dict[str, Any], again: dict[str, Any]) -> None:
 
 def _density_in_turn(draws: Draws, count: int, own: bool) -> CrossDensity:
     """Return the same for draws that were looped over: one run of the guide for each component and draw."""
-    runs, layout = draws.runs, draws.layout
+    runs, layout = [replace(run, frames=draws.datum_frames()) for run in draws.runs], draws.layout
     values, scores = [], []
     for component in range(count):
         shared: dict[str, dict[str, Any]] = {}
@@ -190,10 +202,8 @@ def _density_in_turn(draws: Draws, count: int, own: bool) -> CrossDensity:
             again = _traced(run, poutine.replay(run.pair.guide, trace=_replayed(run, shared)))
             found.append(_cross(run, again, 0, fresh=not shared))
             shared = shared or {site["name"]: site for site in again.auxiliary_sites()}
-        frames = max((-frame.dim for frame in draws.datum_frames()), default=0)
         flat = torch.stack([each.values.reshape(each.values.shape[3:]) for each in found])
         grid = flat.reshape(layout.num_corruptions, layout.num_particles, *flat.shape[1:]).transpose(0, 1)
-        assert grid.dim() == 2 + frames
         values.append(grid)
         scores.append(found[0].score)
     score = None if scores[0] is None else torch.cat([each for each in scores if each is not None])

@@ -101,8 +101,8 @@ def score_surrogate(
     for site in draws.counted_sites():
         if has_score(site) and site["infer"].get("baseline"):
             raise InputError(
-                f"infer: site {site['name']!r} brings a baseline along, which TraceDenoising_ELBO uses, with a "
-                "baseline other than a network; here use the bound's own baseline="
+                f"infer: site {site['name']!r} brings a baseline along, which only TraceDenoising_ELBO uses, "
+                "without a network as its own; use that, or take infer={'baseline': ...} away"
             )
     values, scale = log_weight.values.detach(), log_weight.scale
     bound, share = objective.reduce(values), objective.share(values)

@@ -8,17 +8,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from pyro_dvae import checks
-from pyro_dvae.bounds.accepted import refuse_undeclared
+from pyro_dvae.bounds.accepted import refuse_outside_plates, refuse_undeclared
 from pyro_dvae.bounds.base import DenoisingELBO
 from pyro_dvae.bounds.draws import Draws, LogWeight
 from pyro_dvae.bounds.reductions import MEAN, log_mean_exp
-from pyro_dvae.bounds.rerun import redrawn_density
+from pyro_dvae.bounds.rerun import mixture_density, redrawn_density
 from pyro_dvae.bounds.score import Baseline, baseline_of, score_surrogate
+from pyro_dvae.bounds.vectorised import LOOKS
 from pyro_dvae.bounds.weights import check_weights
 from pyro_dvae.corruptions import Schedule
 from pyro_dvae.errors import InputError
+from pyro_dvae.random_state import forked
 
 
 class TraceSemiImplicit_ELBO(DenoisingELBO):
@@ -52,6 +55,7 @@ class TraceSemiImplicit_ELBO(DenoisingELBO):
         super().__init__(num_corruptions=num_corruptions, num_particles=num_particles, **kwargs)
         self._schedule = num_mixture if isinstance(num_mixture, Schedule) else None
         self.num_mixture = 0
+        self._runs = 0
         if isinstance(num_mixture, Schedule):
             self.set_epoch(0)
         else:
@@ -96,8 +100,17 @@ class TraceSemiImplicit_ELBO(DenoisingELBO):
 
     def _check(self, draws: Draws) -> None:
         check_weights(draws, self._told)
-        if self.num_mixture > 1 and not draws.runs:
-            refuse_undeclared(draws, f"J = {self.num_mixture} further corruptions")
+        self._runs += 1
+        if self._runs in LOOKS and get_proxy_mode() is None:
+            with forked(), torch.no_grad():
+                mixture_density(draws)  # refuses a guide that is not the same when it is run again
+        if draws.runs:
+            return
+        when = f"J = {self.num_mixture} further corruptions"
+        if self.num_mixture > 1:
+            refuse_undeclared(draws, when)
+        else:
+            refuse_outside_plates(draws, when)
 
     def _evaluate(self, draws: Draws) -> tuple[LogWeight, Tensor | float]:
         """Return the integrand [K, M, *datum], and the score-function surrogate of the redrawn sites."""
@@ -107,8 +120,11 @@ class TraceSemiImplicit_ELBO(DenoisingELBO):
         joint, factor = draws.joint()
         own = -draws.log_weight(draws.guide_terms()).values.unsqueeze(0)
         redrawn = redrawn_density(draws, self.num_mixture)
-        redrawn_values = redrawn.values.expand(-1, *own.shape[1:])
-        densities = torch.cat([own, redrawn_values])
+        shape = torch.broadcast_shapes(own.shape[1:], redrawn.values.shape[1:])
+        redrawn_values = redrawn.values.expand(
+            self.num_mixture, *shape
+        )  # one value where nothing is corrupted
+        densities = torch.cat([own.expand(1, *shape), redrawn_values])
         values = joint.values - factor * log_mean_exp(densities, (0,))
         score: Tensor | float = 0.0
         if redrawn.score is not None and torch.is_grad_enabled():

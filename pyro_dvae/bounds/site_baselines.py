@@ -45,12 +45,14 @@ def own_baseline(site: dict[str, Any], signal: Tensor) -> tuple[Tensor, Tensor |
         trained = network(tree_map(_detached, options.get("nn_baseline_input")))
     if trained is None:
         return torch.as_tensor(fixed), 0.0
-    if trained.shape.numel() != signal.shape.numel():
+    try:
+        trained = trained.expand_as(signal)  # a baseline may be shared by the draws
+    except RuntimeError:
         raise InputError(
             f"infer: expected a baseline of shape {tuple(signal.shape)} at site {name!r}, got "
             f"{tuple(trained.shape)}"
-        )
-    total = fixed + trained.reshape(signal.shape)
+        ) from None
+    total = fixed + trained
     return total.detach(), ((signal - total) ** 2).sum()
 
 

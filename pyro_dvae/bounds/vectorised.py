@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,18 +12,22 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions import Rejector
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
 from pyro_dvae.bounds.accepted import LOOP, counts
 from pyro_dvae.bounds.draws import Draws, Layout, Pair, draw
+from pyro_dvae.bounds.plates import CORRUPTIONS, PARTICLES
 from pyro_dvae.errors import InputError
 from pyro_dvae.random_state import forked
 from pyro_dvae.sites import is_uncounted
 
+LOOKS = (1, 10, 100, 1_000, 10_000, 100_000)  # runs of a pair at which it is looked at
 _TOLERANCE = 1e-3  # relative, of single precision; a program that does not vectorise is off by far more
 
 
@@ -35,6 +40,11 @@ class Seen:
 
     pair: Pair
     nesting: int | float
+    looks: int = 1
+
+    def is_due(self) -> bool:
+        """Whether to look again, at the 10th run, the 100th, ...: a program may change as it is trained."""
+        return self.looks + 1 in LOOKS
 
     def is_of(self, pair: Pair) -> bool:
         """Whether ``pair`` is the same model and guide."""
@@ -46,6 +56,13 @@ def seen(pair: Pair, layout: Layout) -> Seen:
 
     :raises InputError: a draw of the pass has another log-density than the programs give it alone.
     """
+    one_pass = layout.several and not layout.looped
+    handler = poutine.unwrap(pair.guide)
+    if one_pass and isinstance(handler, poutine.messenger.Messenger):
+        raise InputError(
+            f"guide: {type(handler).__name__} is an effect handler around the model and makes one draw at a "
+            f"time; use {LOOP} or an AutoGuide that is a program of its own (AutoNormal)"
+        )
     # Outside of a recording of the bound, whose graph this is no part of.
     with _disable_current_modes(), forked(), torch.no_grad(), pyro.validation_enabled(False), _Evaluation():
         alone = _run(pair)
@@ -55,7 +72,7 @@ def seen(pair: Pair, layout: Layout) -> Seen:
                 f for trace in alone for s in trace.nodes.values() for f in s.get("cond_indep_stack", ())
             ]
             nesting = max((-frame.dim for frame in frames if frame.vectorized), default=0)
-        if layout.several and not layout.looped:
+        if one_pass:
             _compare(pair, replace(layout, max_plate_nesting=nesting), alone)
     return Seen(pair, nesting)
 
@@ -65,14 +82,17 @@ def naming_draws(pair: Pair, layout: Layout) -> Iterator[None]:
     """Turn whatever a program raises over several draws, and not over one, into one sentence."""
     try:
         yield
-    except InputError:
+    except (InputError, Warning):
         raise
     except Exception as error:
-        if not layout.several:
+        if not layout.several or get_proxy_mode() is not None:
             raise
         with _disable_current_modes(), forked(), torch.no_grad():
-            _run(pair)  # what one draw raises is the program's own error, and is raised as it is
+            for trace in _run(pair):  # what one draw raises is the program's own error: raised as it is
+                trace.compute_log_prob()
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        for plate, words in ((CORRUPTIONS, "M corruptions"), (PARTICLES, "K particles")):
+            reason = reason.replace(f"{plate!r}", words)
         raise InputError(
             f"model, guide: they run for one draw and fail for M = {layout.num_corruptions} corruptions and "
             f"K = {layout.num_particles} particles in one pass ({reason}); programs must vectorise over "
@@ -103,14 +123,16 @@ def _compare(pair: Pair, layout: Layout, alone: tuple[Trace, Trace]) -> None:
     natural = {
         name: site for trace in alone for name, site in trace.nodes.items() if site["type"] == "sample"
     }
-    last = (layout.num_particles - 1, layout.num_corruptions - 1)
-    for index in {(0, 0), last}:
+    ks, ms = ({0, count - 1} for count in (layout.num_particles, layout.num_corruptions))
+    for number, index in enumerate(itertools.product(ks, ms)):
         given = _given(whole, index, natural)
         if given is None:
             return  # a program with other sites in every run has nothing to be compared with
-        once, again = (_densities(_run(pair, *given)) for _ in range(2))
-        if set(once) != set(again) or any(not _close(once[key], again[key]) for key in once):
-            return  # it draws outside of its sites
+        once = _densities(_run(pair, *given))
+        if number == 0:
+            again = _densities(_run(pair, *given))
+            if set(once) != set(again) or any(not _close(once[key], again[key]) for key in once):
+                return  # it draws outside of its sites
         for program, trace in (("guide", whole.guide_trace), ("model", whole.model_trace)):
             for name, site in trace.nodes.items():
                 if site["type"] != "sample" or is_uncounted(site) or (program, name) not in once:
@@ -134,7 +156,7 @@ def _given(draws: Draws, index: tuple[int, int], natural: dict[str, Any]) -> tup
         for name, site in trace.nodes.items():
             if site["type"] != "sample" or site["is_observed"]:
                 continue
-            if name not in natural:
+            if name not in natural or isinstance(site["fn"], Rejector):
                 return None
             value = _at(site["value"], index, draws.layout, site["fn"].event_dim)
             shape = natural[name]["value"].shape

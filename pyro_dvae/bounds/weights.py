@@ -62,11 +62,11 @@ def shared(draws: Draws) -> str | None:
 
 def split_plates(draws: Draws) -> str | None:
     """Return which two sites lie in plates of different names on one dimension, None if there are none."""
-    frames: dict[int, tuple[str, str]] = {}
+    frames: dict[int, tuple[str, str, int]] = {}
     for site in _varying(draws):
         for frame in data_frames(site):
-            name, other = frames.setdefault(frame.dim, (frame.name, site["name"]))
-            if name != frame.name and not draws.datum_frames():
+            name, other, size = frames.setdefault(frame.dim, (frame.name, site["name"], frame.size))
+            if name != frame.name and size == frame.size and not draws.datum_frames():
                 return (
                     f"model, guide: site {site['name']!r} lies in plate {frame.name!r} and site {other!r} in "
                     f"plate {name!r} on the same dimension, which are different observations to Pyro"

@@ -74,14 +74,18 @@ class Level(nn.Module):
             self.register_buffer("value", start)
 
     def _checked_tensor(self, value: Tensor) -> Tensor:
-        live = value.requires_grad and not self.learnable
+        live = value.requires_grad
+        if live and self.learnable:
+            raise InputError(
+                f"{self.argument}: a tensor that requires a gradient is learned as it is; leave learnable out"
+            )
         if not live:
             value = value.detach().clone()
         if not value.is_floating_point():
             value = value.to(torch.get_default_dtype())
         if not live or is_validation_enabled():
             checks.finite(self.argument, value)
-            low, high = float(value.min()), float(value.max())
+            low, high = float(value.detach().min()), float(value.detach().max())
             if low < 0 or high > self.maximum:
                 raise InputError(
                     f"{self.argument}: expected values in [0, {self.maximum:g}], "

@@ -15,7 +15,7 @@ from pyro_dvae import checks
 from pyro_dvae.bounds import DenoisingELBO
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.modes import evaluation_mode
-from pyro_dvae.evaluation.remedies import SHARED_LATENTS
+from pyro_dvae.evaluation.remedies import rows_of, why_shared
 from pyro_dvae.random_state import forked
 from pyro_dvae.sites import clean_input
 
@@ -94,12 +94,14 @@ def estimate_in_chunks(
     done = 0
     with torch.no_grad(), forked(seed) if seed is not None else nullcontext():
         for rows in x.split(size):
-            with clean_input() if clean else nullcontext():
+            with clean_input() if clean else nullcontext(), rows_of(len(rows), len(x)):
                 values = bound.per_datum(model, guide, rows)
             if values.numel() != len(rows):
+                with forked():
+                    draws = bound.draws(model, guide, (rows,), {})
                 raise InputError(
                     f"model: expected one plate with the {len(rows)} data of a batch, got bounds of shape "
-                    f"{tuple(values.shape)}{SHARED_LATENTS if values.dim() == 0 else ''}"
+                    f"{tuple(values.shape)}{why_shared(draws)}"
                 )
             parts.append(values.reshape(-1).cpu())
             done += len(rows)

@@ -104,6 +104,7 @@ def likelihood(subject: Subject) -> Figures:
         subject.guide,
         subject.test,
         num_samples=SAMPLES,
+        proposal="clean",
         seed=subject.seed("likelihood"),
         max_plate_nesting=1,
         progress=False,

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-PROPOSALS = ("clean", "corrupted", "mixture")
+PROPOSALS = ("auto", "clean", "corrupted", "mixture")
 WEIGHTS = ("best", "last")
 STARTS = ("guide", "prior")
 
@@ -25,8 +25,8 @@ class EvaluationOptions:
 
     samples: int = _option(5000, "Importance samples of each datum.")
     proposal: str = _option(
-        "clean",
-        "What they are drawn from: q(z|x), q(z|x~) with fresh noise, or a mixture of those.",
+        "auto",
+        "What they are drawn from: q(z|x), q(z|x~) with fresh noise, a mixture of those, or what is better.",
         type=click.Choice(PROPOSALS),
     )
     corruptions: int = _option(10, "Corruptions of the mixture (M).")

@@ -81,7 +81,8 @@ def check_options(options: EvaluationOptions) -> None:
     if options.count is not None:
         checks.count("count", options.count)
     checks.known("which", options.which, WEIGHTS)
-    Proposal(options.proposal, options.corruptions, options.defensive, options.widen)
+    kind = "clean" if options.proposal == "auto" else options.proposal
+    Proposal(kind, options.corruptions, options.defensive, options.widen)
 
 
 def load_subject(

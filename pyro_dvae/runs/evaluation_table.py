@@ -52,6 +52,10 @@ def _likelihood(content: dict[str, Any]) -> Iterator[Row]:
     yield "  Pareto k", f"{share}; median {median(k):.2f}, largest {max(k):.2f}" if k else share
     if found["advice"]:
         yield "  advice", _as_options(found["advice"])
+    bound = content["bound_parts"]["bound"]
+    if found["mean"] is not None and bound["mean"] is not None and bound["mean"] > found["mean"]:
+        lower = bound["mean"] - found["mean"]
+        yield "  too low", f"{lower:.3f} nats below the bound of the same data: it needs another proposal"
 
 
 def _as_options(advice: str) -> str:

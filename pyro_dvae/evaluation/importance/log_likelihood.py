@@ -21,6 +21,7 @@ from pyro_dvae.evaluation.counting import Counting, counting
 from pyro_dvae.evaluation.importance.engine import Run, fastest
 from pyro_dvae.evaluation.importance.footprint import allocated_bytes
 from pyro_dvae.evaluation.importance.partial import Partial, fingerprint, stored_seed
+from pyro_dvae.evaluation.importance.pilot import AUTO, better_on_few
 from pyro_dvae.evaluation.importance.plan import (
     ROWS_IN_CACHE,
     ROWS_ON_ACCELERATOR,
@@ -29,7 +30,7 @@ from pyro_dvae.evaluation.importance.plan import (
     smallest_pass,
 )
 from pyro_dvae.evaluation.importance.programs import Programs
-from pyro_dvae.evaluation.importance.proposals import Pass, Proposal
+from pyro_dvae.evaluation.importance.proposals import KINDS, Pass, Proposal
 from pyro_dvae.evaluation.importance.result import LogLikelihood
 from pyro_dvae.evaluation.importance.tally import Convergence, Tally
 from pyro_dvae.random_state import derived_seed, forked
@@ -48,7 +49,7 @@ def log_likelihood(
     x: Tensor,
     *args: Any,
     num_samples: int = 5000,
-    proposal: str = "clean",
+    proposal: str = "auto",
     num_corruptions: int = 10,
     defensive: float = 0.0,
     widen: float = 1.0,
@@ -82,7 +83,9 @@ def log_likelihood(
     :param x: data, shape [N, ...].
     :param args: further arguments of model and guide; tensors with N rows are cut like ``x``.
     :param num_samples: S, draws per datum; rounded up to whole passes (see ``num_samples`` of the result).
-    :param proposal: ``"clean"``, ``"corrupted"`` or ``"mixture"``, see :class:`Proposal`.
+    :param proposal: ``"clean"``, ``"corrupted"`` or ``"mixture"``, see :class:`Proposal`; ``"auto"`` tries
+        the first and the last on a few rows and takes the mixture where its estimate is higher: a guide that
+        was trained on corrupted input alone may be a bad proposal on clean input.
     :param num_corruptions: M of the mixture.
     :param defensive: share of the draws that come from the prior, below 1.
     :param widen: factor of the scale of the guide's latents.
@@ -106,7 +109,8 @@ def log_likelihood(
     checks.count("memory", memory)
     if seed is not None:
         checks.count("seed", seed, minimum=0)
-    chosen = Proposal(proposal, num_corruptions, defensive, widen)
+    checks.known("proposal", proposal, (*KINDS, AUTO))
+    chosen = Proposal("clean" if proposal == AUTO else proposal, num_corruptions, defensive, widen)
     programs = Programs(model, guide, (x, *args), kwargs)
     trained, denoising, noisy, nesting = programs.inspect(max_plate_nesting)
     if not denoising:
@@ -115,6 +119,9 @@ def log_likelihood(
     path = None if checkpoint is None else _own_path(Path(checkpoint), ranks)
     start = _start(seed, path, ranks)
     with torch.no_grad(), trained.evaluating(), fast_products():
+        if proposal == AUTO and denoising and num_corruptions > 1:
+            better = better_on_few(programs, chosen, nesting, noisy, start)
+            chosen = replace(chosen, kind=ranks.of_first(better))
         planned = _planned(programs, smallest_pass(chosen, nesting, noisy), num_samples, memory)
         if keep_log_weight and (needed := 4 * len(x) * planned.num_samples) > memory:
             raise InputError(

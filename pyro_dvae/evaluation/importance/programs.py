@@ -12,9 +12,10 @@ from torch import Tensor
 from pyro_dvae.bounds import TraceDenoising_ELBO
 from pyro_dvae.bounds.draws import Draws
 from pyro_dvae.bounds.leaves import is_point
+from pyro_dvae.bounds.observations import leave_out_zeros, require_no_rest
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.importance.proposals import Pass
-from pyro_dvae.evaluation.remedies import SHARED_LATENTS
+from pyro_dvae.evaluation.remedies import rows_of, why_shared
 from pyro_dvae.parameters import Trained, discover
 from pyro_dvae.sites import Auxiliary
 
@@ -81,28 +82,30 @@ class Programs:
         found: list[Draws] = []
 
         def run() -> None:
-            found.append(probe.draws(self.model, self.guide, few, self.kwargs))
+            with rows_of(len(few[0]), self.num_data):
+                found.append(probe.draws(self.model, self.guide, few, self.kwargs))
 
         trained = discover(self.model, self.guide, run, required=False)
+        leave_out_zeros(found[0])
+        require_no_rest(found[0])
         weights = found[0].log_weight().values[0, 0]
         if not found[0].datum_frames() or weights.numel() != len(few[0]):
             raise InputError(
                 f"model: expected one plate with the {len(few[0])} data of a batch around all sites, got "
-                f"weights of shape {tuple(weights.shape)}{SHARED_LATENTS if weights.dim() == 0 else ''}"
+                f"weights of shape {tuple(weights.shape)}{why_shared(found[0])}"
             )
         latents = [site["name"] for site in found[0].latent_sites()]
         transformed = any(site["name"] not in latents for site in found[0].counted_sites())
         for site in found[0].latent_sites():
-            if (
-                is_point(site["fn"]) and not transformed
-            ):  # else it is a function of counted draws (AutoGuides)
+            # A point beside counted draws is a function of them, with its own density (AutoGuides).
+            if is_point(site["fn"]) and not transformed:
                 raise InputError(
                     f"guide: its latent {site['name']!r} is a point, which has no density to weigh it by; a "
                     "likelihood needs a guide with one"
                 )
         auxiliary = found[0].auxiliary_sites()
         noisy = any(_random_on_clean_input(site["fn"]) for site in auxiliary)
-        return Inspected(trained, bool(auxiliary), noisy, probe.max_plate_nesting)
+        return Inspected(trained, bool(auxiliary), noisy, probe.plate_nesting)
 
     def _arguments(self, rows: tuple[Tensor, ...]) -> tuple[Any, ...]:
         given = iter(rows)

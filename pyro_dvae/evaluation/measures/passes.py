@@ -15,7 +15,7 @@ from pyro_dvae.bounds.draws import Draws, Layout, draw
 from pyro_dvae.bounds.plates import DRAW_PLATES
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.modes import evaluation_mode
-from pyro_dvae.evaluation.remedies import SHARED_LATENTS
+from pyro_dvae.evaluation.remedies import why_shared
 from pyro_dvae.random_state import forked
 from pyro_dvae.sites import clean_input
 
@@ -85,7 +85,7 @@ def data_plate(draws: Draws, size: int) -> str:
         found = ", ".join(f"{frame.name!r} of {frame.size}" for frame in frames) or "none"
         raise InputError(
             f"model: expected one plate around all sites with the {size} data of a batch, got {found}"
-            f"{'' if frames else SHARED_LATENTS}"
+            f"{'' if frames else why_shared(draws)}"
         )
     return str(frames[0].name)
 

@@ -130,7 +130,7 @@ def _plate_nesting(model: Callable[..., Any], guide: Callable[..., Any], x: Tens
     probe = TraceDenoising_ELBO(num_particles=2)
     with forked(), evaluation_mode(model, guide, x[:100]):
         probe.per_datum(model, guide, x[:100])
-    return probe.max_plate_nesting
+    return probe.plate_nesting
 
 
 def _counts(argument: str, values: Any) -> list[int]:

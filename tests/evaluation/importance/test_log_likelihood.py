@@ -152,13 +152,13 @@ def test_without_corruption_noise_is_drawn_alike_by_both_kinds(options):
 
 
 def test_noise_that_is_no_corruption_site_counts_too():
-    """Any auxiliary site, here a plain distribution beside a corruption."""
+    """Any uncounted site, here a plain distribution beside a corruption."""
     problem, x, shapes = near_posterior(), data(3), []
 
     def guide(x):
         with pyro.plate("data", len(x)):
             x_tilde = dv.corrupt("x_tilde", problem.corruption, x)
-            noise = pyro.sample("noise", dist.Normal(x.new_zeros(()), 0.2), infer={"is_auxiliary": True})
+            noise = dv.auxiliary("noise", dist.Normal(x.new_zeros(()), 0.2))
             shapes.append((tuple(x_tilde.shape), tuple(noise.shape)))
             problem.recognition(x_tilde + noise.unsqueeze(-1))
 
@@ -172,7 +172,7 @@ def test_clean_data_are_encoded_once():
     problem, shapes = near_posterior(), []
     recognition = problem.recognition
     problem.recognition = lambda x_tilde: (shapes.append(tuple(x_tilde.shape)), recognition(x_tilde))
-    likelihood(problem, data(4), num_samples=300, defensive=0.2)
+    likelihood(problem, data(4), num_samples=300, defensive=0.2, proposal="clean")
     assert set(shapes) == {(2, 3), (4, 3)}
 
 
@@ -284,7 +284,7 @@ def test_bad_proposals_are_told_and_advised():
     problem = LinearGaussian()
     with torch.no_grad():
         problem.log_v.fill_(-9.0)
-    found = likelihood(problem, data(20), num_samples=1000)
+    found = likelihood(problem, data(20), num_samples=1000, proposal="clean")
     assert found.share_unreliable > 0.5
     assert "proposal='mixture'" in found.advice
     assert "too low" in found.table()
