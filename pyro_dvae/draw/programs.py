@@ -65,6 +65,7 @@ class DrawGuide(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Sample the corruption and the latents of each row of ``x`` [N, D]; return z_1 .. z_T."""
+        register("x_tilde", self.corruption)
         register("encoder", self.encoder)
         register("decoder", self.decoder)
         with pyro.plate("data", x.shape[0]):

@@ -27,5 +27,5 @@ def evaluation_mode(
             trace = poutine.trace(guide).get_trace(rows) if guide is not None else None
             (model if trace is None else poutine.replay(model, trace=trace))(rows)
 
-    with discover(model, guide, run, required=False).evaluating():
+    with discover(model, guide, run, required=False, data={"x": rows}).evaluating():
         yield

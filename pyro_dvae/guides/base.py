@@ -70,7 +70,6 @@ class AmortisedGuide(nn.Module, ABC):
         return z
 
     def register(self) -> None:
-        """Tell Pyro of the parameters of every submodule; the corruption is registered at its site."""
+        """Tell Pyro of the parameters of every submodule, of the corruption under the name of its site."""
         for name, module in self.named_children():
-            if module is not self.corruption:
-                register(name, module)
+            register("x_tilde" if module is self.corruption else name, module)

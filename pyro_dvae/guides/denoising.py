@@ -17,6 +17,7 @@ from pyro_dvae import checks
 from pyro_dvae.corruptions import Corruption
 from pyro_dvae.errors import InputError
 from pyro_dvae.random_state import forked
+from pyro_dvae.registration import register
 from pyro_dvae.sites import clean_input, corrupt
 
 
@@ -104,6 +105,7 @@ class DenoisingGuide(nn.Module):
             raise InputError(f"x: expected a tensor as the guide's first argument, got {type(x).__name__}")
         if is_validation_enabled():
             checks.finite("x", x)
+        register(self.name, self.corruption)
         if self.plates is None:
             self.plates = self._find_plates(x, args, kwargs)
         sizes = {plate: self._size(x, plate, dim) for plate, dim in self.plates.items()}

@@ -83,7 +83,7 @@ class Programs:
         def run() -> None:
             found.append(probe.draws(self.model, self.guide, few, self.kwargs))
 
-        trained = discover(self.model, self.guide, run, required=False)
+        trained = discover(self.model, self.guide, run, required=False, data={"x": few[0]})
         weights = found[0].log_weight().values[0, 0]
         if not found[0].datum_frames() or weights.numel() != len(few[0]):
             raise InputError(
