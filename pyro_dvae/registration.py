@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
+from typing import Any
 
 import pyro
 from pyro.distributions import constraints
@@ -33,6 +34,17 @@ class _Itself:
 
     def __reduce__(self) -> tuple[type[_Itself], tuple[()]]:
         return _Itself, ()
+
+
+class Module(nn.Module):
+    """A module that can be pickled and copied also after Pyro has seen its parameters, and those within."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the attributes, with references that can be pickled."""
+        for parameter in self.parameters():
+            if isinstance(getattr(parameter, "unconstrained", None), weakref.ref):
+                parameter.unconstrained = _Itself(parameter)  # type: ignore[attr-defined]
+        return self.__dict__
 
 
 def register(name: str, module: nn.Module, *, by_name: bool = False) -> None:

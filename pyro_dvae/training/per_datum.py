@@ -10,7 +10,8 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
-from pyro_dvae.bounds.plates import DRAW_PLATES, is_auxiliary
+from pyro_dvae.bounds.plates import DRAW_PLATES
+from pyro_dvae.sites import is_uncounted
 
 _DRAWS = (*DRAW_PLATES, "num_particles_vectorized")  # the last is Pyro's own
 
@@ -31,7 +32,7 @@ class PlateScale(Messenger):
         self._sites: list[dict[str, Any]] = []
 
     def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
-        if not isinstance(msg["fn"], _Subsample) and not is_auxiliary(msg):
+        if not isinstance(msg["fn"], _Subsample) and not is_uncounted(msg):
             kept = ("is_observed", "cond_indep_stack", "scale")
             self._sites.append({key: msg[key] for key in kept})
 

@@ -129,8 +129,7 @@ def _likelihood(found: LogLikelihood, dtype: torch.dtype) -> BoundsEntry:
 def _plate_nesting(model: Callable[..., Any], guide: Callable[..., Any], x: Tensor) -> int | float:
     probe = TraceDenoising_ELBO(num_particles=2)
     with forked(), evaluation_mode(model, guide, x[:100]):
-        probe.per_datum(model, guide, x[:100])
-    return probe.max_plate_nesting
+        return probe.draws(model, guide, (x[:100],), {}).layout.max_plate_nesting
 
 
 def _counts(argument: str, values: Any) -> list[int]:
