@@ -126,7 +126,7 @@ def discover(
     capture = _ParameterCapture()
     handle = register_module_forward_pre_hook(recorder)
     try:
-        with forked(), torch.enable_grad(), _uncompiled(), capture:
+        with forked(), torch.enable_grad(), uncompiled(), capture:
             run()
     except (RuntimeError, TypeError, ValueError) as error:
         if data and (isinstance(error, NumberTypeError) or not isinstance(error, InputError)):
@@ -152,8 +152,11 @@ def discover(
 
 
 @contextmanager
-def _uncompiled() -> Iterator[None]:
-    """Run what ``torch.compile`` has wrapped as it was written: the compiler cannot follow a global hook."""
+def uncompiled() -> Iterator[None]:
+    """Run what ``torch.compile`` has wrapped as it was written.
+
+    The compiler cannot follow a global hook, nor a recorder see into what it has compiled.
+    """
     # Without the compiler loaded, which takes a second, nothing is wrapped.
     set_stance = getattr(torch.compiler, "set_stance", None) if "torch._dynamo" in sys.modules else None
     if set_stance is None:
@@ -161,7 +164,7 @@ def _uncompiled() -> Iterator[None]:
         return
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Using `torch.compile.module.` when there are global hooks")
-        with set_stance("force_eager"):
+        with set_stance("force_eager"), torch._dynamo.config.patch(error_on_nested_fx_trace=False):
             yield
 
 

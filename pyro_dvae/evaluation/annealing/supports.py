@@ -38,8 +38,8 @@ class ProperLatents(Messenger):
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
         if not msg["is_observed"] and _is_a(dist.ImproperUniform, msg["fn"]):
             raise InputError(
-                f"model: latent {msg['name']!r} has an improper prior (ImproperUniform), which has no draws to "
-                "start from and leaves p(x) without a scale; give it a proper one, or use "
+                f"model: latent {msg['name']!r} has an improper prior (ImproperUniform), which has no draws "
+                "to start from and leaves p(x) without a scale; give it a proper one, or use "
                 "pyro_dvae.log_likelihood, which draws it from the guide"
             )
 
