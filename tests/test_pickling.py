@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+from pathlib import Path
 
 import pyro
 import pytest
@@ -11,6 +12,8 @@ from pyro.infer import SVI
 
 import pyro_dvae as dv
 from pyro_dvae import networks
+from pyro_dvae.registration import register
+from pyro_dvae.training import Stopped
 
 D, d = 4, 2
 X = torch.bernoulli(torch.full((6, D), 0.5), generator=torch.Generator().manual_seed(1))
@@ -35,6 +38,41 @@ CORRUPTIONS = {
     "SaltAndPepper": lambda: dv.SaltAndPepper(0.2, learnable=True),
     "NoCorruption": lambda: dv.NoCorruption(),
 }
+
+
+class Inner(torch.nn.Module):
+    """A guide without a corruption, of plain torch."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = torch.nn.Linear(D, d)
+
+    def forward(self, x):
+        pyro.module("net", self.net)
+        with pyro.plate("data", len(x)):
+            return pyro.sample("z", pyro.distributions.Normal(self.net(x), 1.0).to_event(1))
+
+
+MODULES = {
+    "BernoulliPrior": lambda: dv.BernoulliPrior(d, learnable=True),
+    "CategoricalPrior": lambda: dv.CategoricalPrior(d, learnable=True),
+    "ConcretePrior": lambda: dv.ConcretePrior(d),
+    "GaussianPair": lambda: dv.GaussianPair(d),
+    "GumbelSoftmaxPrior": lambda: dv.GumbelSoftmaxPrior(d),
+    "MixturePrior": lambda: dv.MixturePrior(d, 3),
+    "SparseBeta": lambda: dv.SparseBeta(d),
+    "StandardNormal": lambda: dv.StandardNormal(d),
+    "VampPrior": lambda: dv.VampPrior.of_sizes(D, d, 3),
+    "NetworkCorruption": lambda: dv.NetworkCorruption(torch.nn.Linear(D, D), "gaussian"),
+    "ChainGuide": lambda: guide(dv.ChainGuide, dv.BitFlip(0.2)),
+    "ChainModel": lambda: dv.ChainModel.of_sizes(D, d, (3,)),
+    "DenoisingGuide": lambda: dv.DenoisingGuide(Inner(), dv.BitFlip(0.2, learnable=True)),
+    "LatentVariableModel": lambda: dv.LatentVariableModel(decoder()),
+}
+OTHERS = {
+    "BoundsReport", "CompiledSVI", "ConstantSchedule", "Corruption", "DVAE", "Dataset", "Estimate", "Fitted",
+    "History", "LinearSchedule", "LogLikelihood", "Prior", "StepSchedule", "Trainer",
+}  # fmt: skip
 GUIDES = [
     "BernoulliGuide",
     "CategoricalGuide",
@@ -141,6 +179,39 @@ def test_bounds(made, copied):
 
 
 @pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+@pytest.mark.parametrize("used", [False, True])
+@pytest.mark.parametrize("made", MODULES.values(), ids=MODULES)
+def test_other_modules(made, used, copied):
+    module = made()
+    if used:
+        register("module", module)
+        dict(pyro.get_param_store().items())
+    other = copied(module)
+
+    def drawn(module):
+        pyro.clear_param_store()
+        pyro.set_rng_seed(3)
+        found = module(X)
+        return found if isinstance(found, torch.Tensor) else found.sample()
+
+    assert torch.equal(drawn(other), drawn(module))
+
+
+def test_errors():
+    for error in [getattr(dv, name)("x: expected y") for name in dv.__all__ if name.endswith("Error")]:
+        assert repr(by_pickle(error)) == repr(error)
+    stopped = by_pickle(Stopped(Path("c.safetensors")))
+    assert stopped.checkpoint == Path("c.safetensors")
+    assert str(stopped) == str(Stopped(Path("c.safetensors")))
+
+
+def test_every_public_class_is_tested_here():
+    classes = {name for name in dv.__all__ if isinstance(getattr(dv, name), type)}
+    tested = {*PAIRS, *BOUNDS, *GUIDES, *CORRUPTIONS, *MODULES, *OTHERS}
+    assert {name for name in classes if not name.endswith("Error")} <= tested
+
+
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
 def test_a_network_of_a_function_is_used_and_copied(copied):
     net = decoder()
     pair = dv.DVAE(encoder(), net)
@@ -164,8 +235,8 @@ def test_results_and_data(copied):
     }
     for name, each in made.items():
         assert repr(copied(each)) == repr(each), name
-    schedule = dv.StepSchedule({0: 0.1, 2: 0.2})
-    assert vars(copied(schedule)) == vars(schedule)
+    for schedule in (dv.StepSchedule({0: 0.1, 2: 0.2}), dv.LinearSchedule(0, 1, 2), dv.ConstantSchedule(1)):
+        assert vars(copied(schedule)) == vars(schedule)
 
 
 def test_fitted_models_of_many():
@@ -188,6 +259,8 @@ def test_a_trainer_and_what_it_trained():
         for x in epoch:
             trainer.step(x)
     assert loss(by_pickle(pair)) == loss(pair)
+    with pytest.raises(TypeError, match="a Trainer is not pickled or copied: pickle model and guide"):
+        pickle.dumps(trainer)
 
 
 @pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)

@@ -108,7 +108,7 @@ def fit_many(
     :param transform: applied to the batch of each model; it must draw no noise.
     :param evaluate: function of the number of the model (from 0) that returns its validation bound, in
         nats per datum, in place of the default; called in evaluation mode after every epoch.
-    :param before_epoch: callables of the epoch (from 0), for schedules.
+    :param before_epoch: callables of the epoch (from 0), called when the schedules have moved.
     :param checkpoint: the file to save after every ``checkpoint_every`` epochs, at the end and when stopped.
 
     The other options are those of :class:`Trainer`.

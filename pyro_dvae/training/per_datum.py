@@ -90,4 +90,5 @@ class PlateScales:
 
     def per_row(self, loss: Any, batch: int) -> Any:
         """Return a loss as a sum over the rows of its batch that counts each once (nats)."""
-        return loss / self._known.get(batch, 1.0)
+        factor = self._known.get(batch, 1.0)
+        return loss if factor == 1 else loss / factor

@@ -121,8 +121,8 @@ class Trainer:
     :param config: a JSON-able record of what was chosen, kept in the checkpoint and compared on resume.
     :param metrics: a file of one JSON line per epoch (``metrics.jsonl``).
     :param progress: None for a bar on a terminal and plain lines elsewhere, False for silence, or an object.
-    :param before_epoch: callables of the epoch (from 0), called before each epoch and after a resume; what
-        they draw does not count in the random stream of training.
+    :param before_epoch: callables of the epoch (from 0), called before each epoch and after a resume, when
+        the schedules have moved; what they draw does not count in the random stream of training.
     :param device: where batches go; by default to the modules' first parameter, else they stay.
     :param may_change: the settings and keys of ``config`` that may differ on resume.
     :param compile: whether steps are recorded and compiled (:mod:`pyro_dvae.compiled`), with noise by a hash
@@ -245,6 +245,12 @@ class Trainer:
         self._compiled_transform: CompiledTransform | None = None
         if self._to_be_compiled(compile):
             self._set_up_compiled()
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled or copied: it owns files, an optimizer and the parameters of live models."""
+        raise TypeError(
+            "a Trainer is not pickled or copied: pickle model and guide, or keep the run by checkpoint="
+        )
 
     @property
     def compile_seconds(self) -> float:

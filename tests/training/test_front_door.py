@@ -12,6 +12,7 @@ from torch import nn
 import pyro_dvae as dv
 from pyro_dvae import InputError
 from pyro_dvae.networks import BernoulliDecoder, GaussianEncoder
+from pyro_dvae.training.stacked import members_of
 
 NORMALISER = -0.5 * math.log(2 * math.pi)
 
@@ -68,18 +69,18 @@ class Constant(nn.Module):
 
 BOUNDS = {
     "denoising": lambda: dv.TraceDenoising_ELBO(),
-    "M = K = 4": lambda: dv.TraceDenoising_ELBO(2, 4),
+    "M = K = 4": lambda: dv.TraceDenoising_ELBO(num_corruptions=2, num_particles=4),
     "stock": lambda: Trace_ELBO(),
     "stock, K = 4": lambda: Trace_ELBO(num_particles=4, vectorize_particles=True, max_plate_nesting=1),
     "does its own backward": lambda: RenyiELBO(alpha=0.0, num_particles=2),
 }
 
 
-@pytest.mark.parametrize("size", [None, 4, 40])
-@pytest.mark.parametrize(
-    ("batch_size", "compiled"), [(1, False), (2, False), (3, False), (4, False), (3, True)]
-)
-def test_the_record_is_in_nats_per_datum_whatever_the_plate(batch_size, size, compiled):
+CASES = [(size, rows, False) for size in (None, 4, 40) for rows in (1, 2, 3, 4)] + [(4, 3, True)]
+
+
+@pytest.mark.parametrize(("size", "batch_size", "compiled"), CASES)
+def test_the_record_is_in_nats_per_datum_whatever_the_plate(size, batch_size, compiled):
     x = torch.zeros(4, dtype=torch.float64)
     history = fitted(Constant(size), x, epochs=2, batch_size=batch_size, validation=x[:3], compile=compiled)
     assert history.train_bound == pytest.approx([NORMALISER] * 2, abs=1e-9)
@@ -172,6 +173,30 @@ def test_a_resumed_run_has_the_level_of_its_epoch(tmp_path):
 
     assert train(2) == pytest.approx(0.2)
     assert train(4, resume=True) == pytest.approx(0.4)
+
+
+# What is trained
+
+
+def test_what_is_not_trained_is_named_by_many_too():
+    pair = Constant()
+    pair.feature = nn.Linear(1, 1)
+    words = r"^pairs\[0\]: not trained: guide.feature.weight, guide.feature.bias, which no param statement"
+    model = Constant().model
+    with pytest.warns(UserWarning, match=words):
+        members_of([(model, Holder(pair))], dv.TraceDenoising_ELBO(), torch.zeros(4, dtype=torch.float64))
+    pair.feature.requires_grad_(False)  # silent: warnings are errors in these tests
+    pyro.clear_param_store()
+    members_of([(model, Holder(pair))], dv.TraceDenoising_ELBO(), torch.zeros(4, dtype=torch.float64))
+
+
+class Holder(nn.Module):
+    def __init__(self, pair):
+        super().__init__()
+        self.feature, self.pair = pair.feature, [pair]
+
+    def forward(self, x):
+        return self.pair[0].guide(x)
 
 
 # What is refused
