@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from pyro_dvae.errors import InputError
+from pyro_dvae.errors import InputError, NumberTypeError
 
 
 def number(argument: str, value: Any, minimum: float = -math.inf, maximum: float = math.inf) -> float:
@@ -58,7 +58,7 @@ def floating(argument: str, value: Any) -> torch.Tensor:
     if not isinstance(value, torch.Tensor):
         raise InputError(f"{argument}: expected a tensor, got {type(value).__name__}")
     if not value.is_floating_point():
-        raise InputError(f"{argument}: expected floating-point values, got {value.dtype} (try .float())")
+        raise NumberTypeError(f"{argument}: expected floating-point values, got {value.dtype} (try .float())")
     return value
 
 
@@ -73,9 +73,15 @@ def finite(argument: str, value: torch.Tensor) -> torch.Tensor:
 
 
 def data(argument: str, value: Any) -> torch.Tensor:
-    """Return ``value``, or refuse what is not a non-empty, finite tensor of data [N, ...]."""
+    """Return ``value``, or refuse what is not a non-empty, dense, finite tensor of data [N, ...]."""
     if not isinstance(value, torch.Tensor):
         raise InputError(f"{argument}: expected a tensor, got {type(value).__name__}")
+    if value.layout != torch.strided:
+        raise InputError(f"{argument}: expected a dense tensor, got {value.layout}; call .to_dense()")
+    if value.is_meta:
+        raise InputError(f"{argument}: expected a tensor with values, got one on the device 'meta'")
+    if value.is_quantized:
+        raise InputError(f"{argument}: expected plain numbers, got {value.dtype}; call .dequantize()")
     if value.dim() == 0:
         raise InputError(f"{argument}: expected data of shape [N, ...], got a single number")
     return finite(argument, value)

@@ -7,6 +7,10 @@ class InputError(ValueError):
     """What the caller gave cannot be used: names the argument, what was expected and what came."""
 
 
+class NumberTypeError(InputError):
+    """A tensor of a number type that cannot be computed with here."""
+
+
 class DataError(InputError):
     """A data set, file or array that cannot be read, or that holds values the model cannot take."""
 

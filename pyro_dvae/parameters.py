@@ -6,6 +6,8 @@ is called), wherever they live: in the param store, in ``nn.Module`` arguments, 
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,16 +19,21 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parameter import is_lazy
 
-from pyro_dvae.errors import CheckpointError, InputError
+from pyro_dvae.errors import CheckpointError, InputError, NumberTypeError
 from pyro_dvae.random_state import forked
+from pyro_dvae.registration import asked_name
 
 
 @dataclass
 class Trained:
-    """Leaves by name, and root modules by prefix: ``model``, ``guide``, then those first called."""
+    """Leaves by name, and root modules by prefix: ``model``, ``guide``, then those first called.
+
+    :param left_out: names of parameters that model or guide hold and no param statement announces.
+    """
 
     parameters: dict[str, Tensor] = field(default_factory=dict)
     modules: dict[str, nn.Module] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
 
     def buffers(self) -> dict[str, Tensor]:
         """Return the present buffers of the modules, by prefixed name, each once."""
@@ -95,11 +102,21 @@ def _module_of(target: Any) -> nn.Module | None:
     return None
 
 
-def discover(model: Any, guide: Any, run: Callable[[], object], required: bool = True) -> Trained:
+def discover(
+    model: Any,
+    guide: Any,
+    run: Callable[[], object],
+    required: bool = True,
+    data: Mapping[str, Tensor] | None = None,
+) -> Trained:
     """Return what ``run``, one evaluation of the bound, trains and calls.
 
-    The random state and the buffers are afterwards as they were before. A pair without parameters is refused
-    where they are ``required``.
+    The parameters are those of Pyro's ``param`` statements (``pyro.module`` makes them), as for ``SVI``. The
+    random state and the buffers are afterwards as they were before; modules behind ``torch.compile`` run
+    uncompiled. A pair without parameters is refused where they are ``required``.
+
+    :param data: the arguments that ``run`` passes on, by name, for a message where their type does not fit.
+    :raises InputError: the run fails, and the data have another type than all parameters.
     """
     trained = Trained(modules=modules_of(model, guide))
     recorder = _ModuleRecorder()
@@ -109,8 +126,14 @@ def discover(model: Any, guide: Any, run: Callable[[], object], required: bool =
     capture = _ParameterCapture()
     handle = register_module_forward_pre_hook(recorder)
     try:
-        with forked(), torch.enable_grad(), capture:
+        with forked(), torch.enable_grad(), uncompiled(), capture:
             run()
+    except (RuntimeError, TypeError, ValueError) as error:
+        if data and (isinstance(error, NumberTypeError) or not isinstance(error, InputError)):
+            seen = [*trained.modules.values(), *recorder.called]
+            held = [leaf for module in seen for leaf in module.parameters()]
+            _explain(error, data, [*held, *(value for _, value in capture.values)])
+        raise
     finally:
         handle.remove()
         recorder.restore_buffers()
@@ -119,7 +142,8 @@ def discover(model: Any, guide: Any, run: Callable[[], object], required: bool =
         if id(module) not in inside:
             trained.modules[f"module{len(trained.modules)}"] = module
             inside.update(id(part) for part in module.modules())
-    trained.parameters = _collect(capture.values, trained.modules)
+    trained.parameters = _collect(capture.values)
+    trained.left_out = _left_out(trained)
     if required and not trained.parameters:
         raise InputError(
             "model, guide: expected parameters to train, found none (see pyro.param and pyro.module)"
@@ -127,14 +151,40 @@ def discover(model: Any, guide: Any, run: Callable[[], object], required: bool =
     return trained
 
 
-def _collect(values: list[tuple[str, Tensor]], modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """Return the leaves of the param statements, then those of the model and guide modules that had none."""
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Run what ``torch.compile`` has wrapped as it was written.
+
+    The compiler cannot follow a global hook, nor a recorder see into what it has compiled.
+    """
+    # Without the compiler loaded, which takes a second, nothing is wrapped.
+    set_stance = getattr(torch.compiler, "set_stance", None) if "torch._dynamo" in sys.modules else None
+    if set_stance is None:
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Using `torch.compile.module.` when there are global hooks")
+        with set_stance("force_eager"), torch._dynamo.config.patch(error_on_nested_fx_trace=False):
+            yield
+
+
+def _explain(error: Exception, data: Mapping[str, Tensor], parameters: list[Tensor]) -> None:
+    """Raise an error about types instead of ``error`` where data have none of the parameters'."""
+    types = sorted({str(leaf.dtype) for leaf in parameters if leaf.is_floating_point()})
+    odd = {name: each for name, each in data.items() if types and str(each.dtype) not in types}
+    for argument, each in odd.items():
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"{argument}: expected {' or '.join(types)}, as the parameters of model and guide are, got "
+            f"{each.dtype}; convert it (.to({types[0]})) or the modules ({reason})"
+        ) from error
+
+
+def _collect(values: list[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the leaves of the param statements by name."""
     found: dict[str, Tensor] = {}
     seen: set[int] = set()
-    named = list(values)
-    for prefix in ("model", "guide"):
-        named += modules[prefix].named_parameters(prefix) if prefix in modules else []
-    for name, value in named:
+    for name, value in values:
         leaf = unconstrained(value)
         if id(leaf) in seen or not leaf.requires_grad:
             continue
@@ -143,6 +193,7 @@ def _collect(values: list[tuple[str, Tensor]], modules: Mapping[str, nn.Module])
                 f"model, guide: parameter {name!r} is computed from others, expected a leaf tensor"
             )
         seen.add(id(leaf))
+        name = asked_name(name, leaf)
         unique, copies = name, 1
         while unique in found:  # with local parameters two modules may use one name
             copies += 1
@@ -151,10 +202,22 @@ def _collect(values: list[tuple[str, Tensor]], modules: Mapping[str, nn.Module])
     return found
 
 
+def _left_out(trained: Trained) -> tuple[str, ...]:
+    """Return the names of the parameters of model and guide that want a gradient and are not trained."""
+    known = {id(leaf) for leaf in trained.parameters.values()}
+    return tuple(
+        name
+        for prefix in ("model", "guide")
+        if prefix in trained.modules
+        for name, leaf in trained.modules[prefix].named_parameters(prefix)
+        if leaf.requires_grad and id(leaf) not in known
+    )
+
+
 def unconstrained(value: Tensor) -> Tensor:
     """Return the leaf behind the value of a param statement."""
-    leaf: Tensor = value.unconstrained() if hasattr(value, "unconstrained") else value
-    return leaf
+    leaf: Tensor | None = value.unconstrained() if hasattr(value, "unconstrained") else None
+    return value if leaf is None else leaf
 
 
 class _ParameterCapture(Messenger):

@@ -4,23 +4,60 @@ from __future__ import annotations
 
 import warnings
 import weakref
+from typing import Any
 
 import pyro
 from pyro.distributions import constraints
 from pyro.params.param_store import param_with_module_name
 from pyro.poutine.runtime import effectful
 from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
 
 from pyro_dvae.errors import InputError
 
+# The parameters that modules of this process have put into a param store, with the names they asked for.
+_asked: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
-def register(name: str, module: nn.Module) -> None:
+
+class _Itself:
+    """What Pyro wants of a parameter: a callable that returns the unconstrained one, here the same.
+
+    Pyro uses a weak reference, with which a module could not be pickled. A pickled or copied one refers to
+    nothing, until Pyro or :func:`register` sees the copy.
+    """
+
+    def __init__(self, parameter: Tensor | None = None) -> None:
+        self._reference = None if parameter is None else weakref.ref(parameter)
+
+    def __call__(self) -> Tensor | None:
+        return None if self._reference is None else self._reference()
+
+    def __reduce__(self) -> tuple[type[_Itself], tuple[()]]:
+        return _Itself, ()
+
+
+class Module(nn.Module):
+    """A module that can be pickled and copied also after Pyro has seen its parameters, and those within."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the attributes, with references that can be pickled."""
+        for parameter in self.parameters():
+            if isinstance(getattr(parameter, "unconstrained", None), weakref.ref):
+                parameter.unconstrained = _Itself(parameter)  # type: ignore[attr-defined]
+        return self.__dict__
+
+
+def register(name: str, module: nn.Module, *, by_name: bool = False) -> None:
     """Make the parameters of ``module`` visible to Pyro under ``name``, as ``pyro.module`` does.
 
-    Works in both of Pyro's settings. With the param store, a parameter that the store already holds under
-    that name replaces the module's own (Pyro's rule; a warning says so). With ``module_local_params`` the
-    store is left alone and the parameters are only announced, which also lets stock ``SVI`` find them.
-    A parameter that another statement registered before keeps its name.
+    Works in both of Pyro's settings. With the param store, each module keeps its own parameters: where
+    another module of this process has the name, a number is put behind it (``decoder$$$weight#2``). Values
+    that were loaded into the store replace the module's own (Pyro's rule; a warning says so). With
+    ``module_local_params`` the store is left alone and the parameters are only announced, which also lets
+    stock ``SVI`` find them. A parameter that another statement registered before keeps its name.
+
+    :param by_name: whether the store's parameter of that name counts whoever put it there, as in
+        ``pyro.module``: for a module that a program may make anew in each call.
     """
     wanted = [
         (param_with_module_name(name, key), key, parameter)
@@ -31,43 +68,65 @@ def register(name: str, module: nn.Module) -> None:
         for full_name, _, parameter in wanted:
             _announce(full_name, parameter)
         return
-    for full_name, _, parameter in wanted:
-        _check_shape(full_name, parameter)
-    for full_name, key, parameter in wanted:
-        _store(full_name, key, parameter, module)
+    names = [_name_for(full_name, parameter, by_name) for full_name, _, parameter in wanted]
+    for stored, (_, _, parameter) in zip(names, wanted, strict=True):
+        _check_shape(stored, parameter)
+    for stored, (full_name, key, parameter) in zip(names, wanted, strict=True):
+        _store(stored, full_name, key, parameter, module)
+
+
+def asked_name(name: str, leaf: Tensor) -> str:
+    """Return the name that a parameter was registered by, whatever the store calls it; else ``name``."""
+    return str(_asked.get(leaf, name))
 
 
 def _announce(full_name: str, parameter: Tensor) -> None:
     # What pyro.param does to an unconstrained parameter, less the store; SVI reads the reference.
-    parameter.unconstrained = weakref.ref(parameter)  # type: ignore[attr-defined]
+    parameter.unconstrained = _Itself(parameter)  # type: ignore[attr-defined]
     statement = effectful(type="param")(lambda *_, **__: parameter)
     statement(full_name, parameter, constraint=constraints.real, name=full_name)
 
 
-def _check_shape(full_name: str, parameter: Tensor) -> None:
+def _name_for(full_name: str, parameter: Tensor, by_name: bool) -> str:
+    store = pyro.get_param_store()
+    if (present := store.param_name(parameter)) is not None:
+        return present
+    name, number = full_name, 1
+    while not by_name and name in store and store._params[name] in _asked:
+        number += 1
+        name = f"{full_name}#{number}"
+    return name
+
+
+def _check_shape(name: str, parameter: Tensor) -> None:
     # Before anything is stored or replaced, so that a refused module stays as it was.
     store = pyro.get_param_store()
-    if full_name not in store or store.param_name(parameter) is not None:
+    if name not in store or store.param_name(parameter) is not None:
         return
-    value = store[full_name]
+    value = store[name]
     if value.shape != parameter.shape:
         raise InputError(
-            f"{full_name}: Pyro's param store holds an earlier parameter of shape {tuple(value.shape)}, the "
+            f"{name}: Pyro's param store holds an earlier parameter of shape {tuple(value.shape)}, the "
             f"module has {tuple(parameter.shape)}; call pyro.clear_param_store() before a new model"
         )
 
 
-def _store(full_name: str, key: str, parameter: Tensor, module: nn.Module) -> None:
+def _store(name: str, full_name: str, key: str, parameter: Tensor, module: nn.Module) -> None:
     store = pyro.get_param_store()
-    earlier = full_name in store
-    value = pyro.param(store.param_name(parameter) or full_name, parameter)
-    if value is parameter or store.param_name(parameter) is not None:
+    earlier, known = name in store, store.param_name(parameter) is not None
+    value = pyro.param(name, parameter)
+    if value.unconstrained() is value:  # else a constrained one, which another statement has registered
+        value.unconstrained = _Itself(value)
+    if known:
+        return
+    _asked[value] = full_name
+    if value is parameter:
         return
     if earlier:  # else the store made a contiguous copy of a parameter in another memory format
         warnings.warn(
             f"{full_name} takes its value from Pyro's param store, where an earlier module of that name left "
             "it; call pyro.clear_param_store() for a fresh start",
-            stacklevel=2,
+            stacklevel=3,
         )
     owner, _, leaf = key.rpartition(".")
     module.get_submodule(owner)._parameters[leaf] = value

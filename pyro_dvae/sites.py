@@ -133,7 +133,7 @@ def corrupt(name: str, corruption: Corruption, x: Tensor, event_dim: int = 1) ->
     checks.floating("x", x)
     if x.dim() < event_dim:
         raise InputError(f"x: expected at least {event_dim} dimensions, got shape {tuple(x.shape)}")
-    register(name, corruption)
+    register(name, corruption, by_name=True)  # a guide may make it anew in each call
     return auxiliary(name, corruption(x).to_event(event_dim), clean=x)
 
 

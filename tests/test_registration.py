@@ -1,3 +1,4 @@
+import copy
 import warnings
 
 import pyro
@@ -8,8 +9,10 @@ from pyro.infer import SVI, Trace_ELBO
 from pyro.nn import PyroModule, PyroParam
 from torch import nn
 
+from pyro_dvae import DVAE, GaussianNoise, TraceDenoising_ELBO
 from pyro_dvae.errors import InputError
-from pyro_dvae.registration import register
+from pyro_dvae.networks import BernoulliDecoder, GaussianEncoder
+from pyro_dvae.registration import asked_name, register
 
 
 class Layer(nn.Module):
@@ -86,15 +89,53 @@ def test_a_parameter_keeps_the_name_it_had_first():
     assert len(pyro.get_param_store()) == 4
 
 
-def test_a_second_module_takes_the_stored_values_with_a_warning():
+def test_modules_of_one_name_keep_their_own_parameters_silently():
+    first, second = Layer(), Layer(4)
+    wanted = [*first.inner.parameters(), *second.inner.parameters()]
+    for _ in range(2):
+        register("net", first)
+        found = announced(lambda: register("net", second))
+    assert list(found) == [f"{name}#2" for name in NAMES]
+    assert all(
+        a is b for a, b in zip(wanted, [*first.inner.parameters(), *second.inner.parameters()], strict=True)
+    )
+    assert [asked_name("", leaf) for leaf in second.inner.parameters()] == NAMES
+
+
+def test_a_module_that_is_made_anew_in_each_call_keeps_the_stored_values():
     first, second = Layer(), Layer()
-    register("net", first)
+    register("net", first, by_name=True)
     with pytest.warns(UserWarning, match=r"net\$\$\$inner.* earlier module .*clear_param_store") as caught:
-        register("net", second)
+        register("net", second, by_name=True)
     assert len(caught) == 2
     assert second.inner.weight is first.inner.weight
     assert second.inner.bias is first.inner.bias
     register("net", second)  # silent: warnings are errors in these tests
+
+
+def test_two_ready_made_models_train_side_by_side_as_each_alone():
+    def model(seed):
+        pyro.set_rng_seed(seed)
+        return DVAE(
+            GaussianEncoder(3, 1, (4,)), BernoulliDecoder(1, 3, (4,)), GaussianNoise(0.3, learnable=True)
+        )
+
+    def trained(pairs):
+        x = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]])
+        svis = [
+            SVI(pair.model, pair.guide, pyro.optim.Adam({"lr": 0.1}), TraceDenoising_ELBO()) for pair in pairs
+        ]
+        for step in range(4):
+            for svi in svis:
+                pyro.set_rng_seed(step)
+                svi.step(x)
+        return [{k: v.clone() for k, v in pair.state_dict().items()} for pair in pairs]
+
+    together = trained([model(1), model(2)])
+    for seed, state in zip((1, 2), together, strict=True):
+        pyro.clear_param_store()
+        (alone,) = trained([model(seed)])
+        assert all(torch.equal(alone[name], state[name]) for name in alone)
 
 
 def test_a_restored_store_reaches_the_module(tmp_path):
@@ -121,6 +162,7 @@ def test_another_shape_under_the_same_name_is_refused_and_changes_nothing():
             self.inner.bias = nn.Parameter(torch.zeros(4))
 
     register("net", Layer())
+    pyro.get_param_store().set_state(copy.deepcopy(pyro.get_param_store().get_state()))  # as if loaded
     module = Reordered()
     weight = module.inner.weight
     with pytest.raises(

@@ -15,9 +15,10 @@ from pyro_dvae.corruptions import Corruption
 from pyro_dvae.errors import InputError
 from pyro_dvae.models import LatentVariableModel
 from pyro_dvae.networks import BernoulliDecoder, GaussianEncoder
+from pyro_dvae.registration import Module
 
 
-class Autoencoder(nn.Module):
+class Autoencoder(Module):
     """An autoencoder, or with a corruption the denoising autoencoder of Vincent et al. (2008)::
 
         minimise Σ_n E_{x̃ ~ p_π(x̃ | x_n)} [ −log p_θ(x_n | z = f_φ(x̃)) ]

@@ -9,11 +9,11 @@ from pyro_dvae.bayes.skeleton import trainable
 from pyro_dvae.bayes.weights import GaussianWeights
 from pyro_dvae.errors import InputError
 from pyro_dvae.guides.base import AmortisedGuide
-from pyro_dvae.registration import register
+from pyro_dvae.registration import Module, register
 from pyro_dvae.sites import corrupt
 
 
-class FullBayesGuide(nn.Module):
+class FullBayesGuide(Module):
     """The guide of Kingma and Welling (2014), appendix F, with the denoising criterion::
 
         w ~ N(loc, diag scale²), scale = softplus(raw);   x̃_n ~ p_π(x̃ | x_n),  z_n ~ q(z | x̃_n)

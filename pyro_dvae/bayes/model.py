@@ -12,10 +12,10 @@ from pyro_dvae.bayes.skeleton import Skeleton
 from pyro_dvae.bayes.weights import SITE
 from pyro_dvae.errors import InputError
 from pyro_dvae.priors import Prior, StandardNormal
-from pyro_dvae.registration import register
+from pyro_dvae.registration import Module, register
 
 
-class FullBayesModel(nn.Module):
+class FullBayesModel(Module):
     """Full variational Bayes, the model of Kingma and Welling (2014), appendix F::
 
         w ~ N(0, prior_scale² I);   z_n ~ p(z),  x_n ~ p(x | z_n, w)   for n = 1 .. N

@@ -12,9 +12,10 @@ from pyro_dvae.bayes.predictive import PredictiveModel
 from pyro_dvae.guides.base import AmortisedGuide
 from pyro_dvae.models import LatentVariableModel
 from pyro_dvae.priors import Prior
+from pyro_dvae.registration import Module
 
 
-class FullBayes(nn.Module):
+class FullBayes(Module):
     """A pair ``.model`` and ``.guide`` for Pyro that learns a distribution of the decoder's weights::
 
         log p(x_1..x_N) ≥ −KL(q(w) ‖ p(w)) + E_q(w) Σ_n L_dvae(x_n; w)

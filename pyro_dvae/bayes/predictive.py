@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import pyro
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_dvae.bayes.skeleton import Skeleton
 from pyro_dvae.bayes.weights import GaussianWeights
 from pyro_dvae.priors import Prior
-from pyro_dvae.registration import register
+from pyro_dvae.registration import Module, register
 
 
-class PredictiveModel(nn.Module):
+class PredictiveModel(Module):
     """The predictive distribution of a datum under the guide's distribution of the weights, as a model::
 
         z ~ p(z),   x ~ ∫ q(w) p(x | z, w) dw      with one w ~ q(w) for each draw of z

@@ -12,6 +12,7 @@ from torch.func import functional_call, vmap
 
 from pyro_dvae.bayes.rebuilding import Form, dismantled, without_validation
 from pyro_dvae.errors import InputError
+from pyro_dvae.registration import Module
 
 
 def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -19,7 +20,7 @@ def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
     return {name: value for name, value in module.named_parameters() if value.requires_grad}
 
 
-class Skeleton(nn.Module):
+class Skeleton(Module):
     """A decoder without its weights, called with values of them: one set, or one set for each draw.
 
     The module is copied; frozen parameters and buffers stay in the copy. The weights of several draws are

@@ -13,11 +13,12 @@ from torch.nn.functional import softplus
 from pyro_dvae import checks
 from pyro_dvae.bayes.skeleton import trainable
 from pyro_dvae.errors import InputError
+from pyro_dvae.registration import Module
 
 SITE = "decoder"  # sites are named decoder.NAME, as the parameters of a decoder are
 
 
-class GaussianWeights(nn.Module):
+class GaussianWeights(Module):
     """``w ~ N(loc, diag scale²)`` with ``scale = softplus(raw)``, for each trainable parameter of a module.
 
     :param start: the module whose present parameters are the means.

@@ -12,7 +12,7 @@ from pyro_dvae import checks
 from pyro_dvae.bounds.base import DenoisingELBO
 from pyro_dvae.bounds.draws import Draws, LogWeight
 from pyro_dvae.bounds.pathwise import factor_of_density, refuse_chains, total_derivative_surrogate
-from pyro_dvae.bounds.reductions import AVERAGE, POOLED, log_mean_exp
+from pyro_dvae.bounds.reductions import AVERAGE, POOLED, Objective, log_mean_exp
 from pyro_dvae.bounds.rerun import CrossDensity, mixture_density
 from pyro_dvae.bounds.score import baseline_of, has_score, score_surrogate
 from pyro_dvae.bounds.weights import check_weights
@@ -69,7 +69,10 @@ class TraceDenoisingIWAE_ELBO(DenoisingELBO):
             "vimco",
             {"leave-one-out": "'leave-one-out' is of the denoising bound; use 'vimco'"},
         )
-        self._objective = _OBJECTIVES[self.combine]
+
+    @property
+    def _objective(self) -> Objective:
+        return _OBJECTIVES[self.combine]
 
     def _log_weight(self, draws: Draws) -> tuple[LogWeight, CrossDensity | None]:
         if self.num_particles > 1 or (self.combine != "average" and self.num_corruptions > 1):

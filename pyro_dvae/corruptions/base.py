@@ -6,14 +6,15 @@ from abc import ABC, abstractmethod
 
 from pyro.distributions import TorchDistribution
 from pyro.poutine.util import is_validation_enabled
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_dvae import checks
 from pyro_dvae.corruptions.level import Level
 from pyro_dvae.errors import InputError
+from pyro_dvae.registration import Module
 
 
-class Corruption(nn.Module, ABC):
+class Corruption(Module, ABC):
     """The corruption ``p_π(x̃|x)``; a subclass gives the distribution of one element, nothing else.
 
     Calling it on clean ``x`` of any shape returns a Pyro distribution of the same shape with

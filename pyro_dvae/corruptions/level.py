@@ -12,6 +12,7 @@ from torch.nn.functional import softplus
 from pyro_dvae import checks
 from pyro_dvae.corruptions.schedules import Schedule
 from pyro_dvae.errors import InputError
+from pyro_dvae.registration import Module
 
 
 def constrain(raw: Tensor, minimum: float, maximum: float) -> Tensor:
@@ -25,7 +26,7 @@ def constrain(raw: Tensor, minimum: float, maximum: float) -> Tensor:
     return minimum + (maximum - minimum) * torch.sigmoid(raw)
 
 
-class Level(nn.Module):
+class Level(Module):
     """A rate in [0, 1] or a scale in [0, ∞): a scalar, or one value per element of the datum.
 
     A learned level stays above ``minimum``: it is :func:`constrain` of its parameter ``raw``. A fixed or

@@ -11,11 +11,12 @@ from pyro_dvae import checks
 from pyro_dvae.corruptions.level import Level, constrain
 from pyro_dvae.corruptions.schedules import Schedule
 from pyro_dvae.errors import InputError
+from pyro_dvae.registration import Module
 
 LevelLike: TypeAlias = float | Tensor | Schedule | nn.Module
 
 
-class NetworkLevel(nn.Module):
+class NetworkLevel(Module):
     """A rate or scale per element of the datum, ``constrain(network(x))``, above ``minimum``.
 
     :param network: module from ``x`` [..., D] to unconstrained levels [..., D], or [..., 1] for one level

@@ -1,4 +1,8 @@
-"""Schedules of a corruption level over training, as in scheduled denoising."""
+"""Schedules of a corruption level over training, as in scheduled denoising.
+
+``Trainer``, ``fit`` and ``fit_many`` move what model and guide hold; a loop of one's own calls the
+corruption's ``set_epoch``.
+"""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any
 
@@ -21,7 +21,7 @@ class UnavailableError(DataError):
 
 @dataclass(frozen=True, eq=False)  # compared by identity: == of tensors has no single truth value
 class Dataset:
-    """Three parts of one data set, each a float32 tensor ``[N, D]`` with values in [0, 1].
+    """Three parts of one data set, each a tensor ``[N, D]`` of one floating-point type, values in [0, 1].
 
     An image is flattened row by row: ``train[n].reshape(image_shape)`` is the picture. ``source`` says in
     words where the values came from and how they were split. ``substituted_for`` names the set that was
@@ -52,6 +52,13 @@ class Dataset:
         if self.binary and not is_binary(self.train, self.validation, self.test):
             raise DataError(f"{self.name}: declared binary, but holds values other than 0 and 1")
 
+    def to(self, dtype: torch.dtype) -> Dataset:
+        """Return the data set with its three parts in another floating-point type."""
+        if dtype == self.train.dtype:
+            return self
+        parts = {part: getattr(self, part).to(dtype) for part in ("train", "validation", "test")}
+        return replace(self, **parts)
+
     @property
     def dimension(self) -> int:
         """The number of values in one datum, D."""
@@ -59,8 +66,10 @@ class Dataset:
 
     def _check_part(self, part: str, data: Any) -> None:
         where = f"{self.name}, {part}"
-        if not isinstance(data, Tensor) or data.dtype != torch.float32 or data.dim() != 2:
-            raise DataError(f"{where}: expected a float32 tensor [N, D], got {_describe(data)}")
+        if not isinstance(data, Tensor) or not data.is_floating_point() or data.dim() != 2:
+            raise DataError(f"{where}: expected a floating-point tensor [N, D], got {_describe(data)}")
+        if data.dtype != self.train.dtype:
+            raise DataError(f"{where}: expected {self.train.dtype} as in train, got {data.dtype}")
         if data.shape[1] != self.dimension:
             raise DataError(
                 f"{where}: expected {self.dimension} values a row as in train, got {data.shape[1]}"

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+import torch
+
 from pyro_dvae import checks
 from pyro_dvae.datasets.base import Dataset, UnavailableError
 from pyro_dvae.errors import DataError, InputError
@@ -55,7 +57,7 @@ def load_dataset(
     download: bool = True,
     split_seed: int = 0,
 ) -> Dataset:
-    """Load a data set as train, validation and test tensors.
+    """Load a data set as train, validation and test tensors of torch's default type.
 
     Args:
         name: One of :func:`dataset_names`, or the path of an array file (.npy, .npz, .csv). ``None`` asks
@@ -73,7 +75,10 @@ def load_dataset(
         raise InputError(f"root: expected a folder's path, got {root!r}")
     if checks.count("split_seed", split_seed, minimum=0) >= 2**32:
         raise InputError(f"split_seed: expected a whole number below 2**32, got {split_seed}")
-    request = Request(Path(root).expanduser(), download, split_seed)
+    return _loaded(name, Request(Path(root).expanduser(), download, split_seed)).to(torch.get_default_dtype())
+
+
+def _loaded(name: str | Path | None, request: Request) -> Dataset:
     if name is None:
         return _default(request)
     if not isinstance(name, str | Path):
@@ -102,7 +107,7 @@ def _default(request: Request) -> Dataset:
         f"({substitute.image_shape[0]}x{substitute.image_shape[1]} images); its figures compare with nothing "
         f"published. Reason: {reason}",
         UserWarning,
-        stacklevel=3,
+        stacklevel=4,
     )
     return replace(substitute, source=f"{substitute.source}; in place of {DEFAULT}, because: {reason}")
 

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from pyro_dvae import checks
 from pyro_dvae.networks.mlp import linear
+from pyro_dvae.registration import Module
 
 State = tuple[Tensor, ...]
 
 
-class Cell(nn.Module, ABC):
+class Cell(Module, ABC):
     """One step of a recurrent network, h_t = RNN(h_{t−1}, input_t); a subclass gives the arithmetic.
 
     A state is a tuple of tensors [..., hidden_size], its first the hidden vector h. Input and state may have

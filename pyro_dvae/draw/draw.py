@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_dvae import checks
 from pyro_dvae.corruptions import Corruption
 from pyro_dvae.draw.networks import decoder_of, encoder_of
 from pyro_dvae.draw.programs import DrawGuide, DrawModel
 from pyro_dvae.errors import InputError
+from pyro_dvae.registration import Module
 
 
-class DRAW(nn.Module):
+class DRAW(Module):
     """The deep recurrent attentive writer of Gregor et al. (2015), with the denoising criterion.
 
     An image is drawn in T steps on a canvas, each from a latent of its own. ``.model`` and ``.guide`` are

@@ -5,10 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_dvae.draw import attention
 from pyro_dvae.networks.mlp import linear
+from pyro_dvae.registration import Module
 
 
 def joined(*parts: Tensor) -> Tensor:
@@ -17,7 +18,7 @@ def joined(*parts: Tensor) -> Tensor:
     return torch.cat([part.expand(*leading, part.shape[-1]) for part in parts], dim=-1)
 
 
-class Reader(nn.Module, ABC):
+class Reader(Module, ABC):
     """What the encoder sees of x̃ and of the error image x̂ = x̃ − sigmoid(c): [..., output_size]."""
 
     output_size: int
@@ -66,7 +67,7 @@ class AttentiveReader(Reader):
         return joined(*patches)
 
 
-class WholeWriter(nn.Module):
+class WholeWriter(Module):
     """Draws everywhere: write(h) = W h + b (Gregor et al. 2015, equation 18)."""
 
     def __init__(self, image_shape: tuple[int, int], hidden_size: int) -> None:
@@ -79,7 +80,7 @@ class WholeWriter(nn.Module):
         return strokes
 
 
-class AttentiveWriter(nn.Module):
+class AttentiveWriter(Module):
     """Draws an N × N patch: write(h) = 1/γ F_Yᵀ w F_X with w = W h + b (equations 28 and 29).
 
     :param image_shape: (H, W).

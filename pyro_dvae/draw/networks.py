@@ -12,6 +12,7 @@ from pyro_dvae import checks
 from pyro_dvae.draw.cells import CELLS, State
 from pyro_dvae.draw.glimpses import AttentiveReader, AttentiveWriter, Reader, WholeReader, WholeWriter, joined
 from pyro_dvae.networks.mlp import last_dimension, linear
+from pyro_dvae.registration import Module
 
 
 class Drawing(NamedTuple):
@@ -25,7 +26,7 @@ class Drawing(NamedTuple):
     canvas: Tensor
 
 
-class DrawDecoder(nn.Module):
+class DrawDecoder(Module):
     """The generative recurrence (Gregor et al. 2015, equations 7 and 8), and the likelihood::
 
         h^dec_t = RNN(h^dec_{t−1}, z_t),   c_t = c_{t−1} + write(h^dec_t),   x ~ Bernoulli(sigmoid(c_T))
@@ -64,7 +65,7 @@ class DrawDecoder(nn.Module):
         return dist.Independent(pixels, 1, validate_args=False)
 
 
-class DrawEncoder(nn.Module):
+class DrawEncoder(Module):
     """The recognition recurrence (Gregor et al. 2015, equations 1 to 6) of corrupted data::
 
         r_t = read(x̃, x̃ − sigmoid(c_{t−1}), h^dec_{t−1}),   h^enc_t = RNN(h^enc_{t−1}, [r_t, h^dec_{t−1}])

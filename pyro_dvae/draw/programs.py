@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import pyro
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_dvae.corruptions import Corruption, NoCorruption
 from pyro_dvae.draw.networks import DrawDecoder, DrawEncoder
 from pyro_dvae.errors import InputError
 from pyro_dvae.priors import StandardNormal
-from pyro_dvae.registration import register
+from pyro_dvae.registration import Module, register
 from pyro_dvae.sites import corrupt
 
 
-class DrawModel(nn.Module):
+class DrawModel(Module):
     """``z_t ~ N(0, I)`` for t = 1 .. T, ``x ~ Bernoulli(sigmoid(c_T))`` by the generative recurrence.
 
     Sites: ``z1`` .. ``zT`` [N, d] each and ``x`` [N, D], inside the plate ``data``.
@@ -38,7 +38,7 @@ class DrawModel(nn.Module):
         return drawing.canvas
 
 
-class DrawGuide(nn.Module):
+class DrawGuide(Module):
     """Corrupt ``x``, then ``z_t ~ q(z_t | x̃, z_1..z_{t−1})`` for t = 1 .. T by the recognition recurrence.
 
     What it reads at step t is x̃ beside the canvas that its own z_1 .. z_{t−1} draw, so it runs the model's
@@ -65,6 +65,7 @@ class DrawGuide(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Sample the corruption and the latents of each row of ``x`` [N, D]; return z_1 .. z_T."""
+        register("x_tilde", self.corruption)
         register("encoder", self.encoder)
         register("decoder", self.decoder)
         with pyro.plate("data", x.shape[0]):

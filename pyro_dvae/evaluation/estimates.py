@@ -27,7 +27,7 @@ _ROWS_AT_ONCE = 2000
 class Estimate:
     """A bound of each datum and what follows from it; all in nats.
 
-    :param per_datum: one Monte Carlo estimate per datum, shape [N].
+    :param per_datum: one Monte Carlo estimate per datum, shape [N], float64.
     """
 
     per_datum: Tensor
@@ -103,7 +103,7 @@ def estimate_in_chunks(
                     f"model: expected one plate with the {len(rows)} data of a batch, got bounds of shape "
                     f"{tuple(values.shape)}{why_shared(draws)}"
                 )
-            parts.append(values.reshape(-1).cpu())
+            parts.append(values.reshape(-1).double().cpu())
             done += len(rows)
             if progress is not None:
                 progress(done, len(x))

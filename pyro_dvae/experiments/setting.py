@@ -105,7 +105,6 @@ class Setting:
             resume=checkpoint.exists(),
             config={k: v for k, v in options.as_dict().items() if k not in ("data_folder", "device")},
             progress=self.progress,
-            before_epoch=(self.corruption.set_epoch,),
             device=self.device,
             compile=options.compiled,
             may_change=("compiled",),

@@ -95,11 +95,6 @@ def _together(
     checks = [setting.validation(pair) for setting, pair in zip(settings, pairs, strict=True)]
     checkpoint = settings[0].checkpoint.with_name(f"{group[0].key}-{len(group)}.safetensors")
     began = time.perf_counter()
-
-    def set_epoch(epoch: int) -> None:
-        for setting in settings:
-            setting.corruption.set_epoch(epoch)
-
     fitted = fit_many(
         [(pair.model, pair.guide) for pair in pairs],
         pairs[0].bound,
@@ -108,7 +103,6 @@ def _together(
         learning_rate=[each.options.learning_rate for each in group],
         evaluate=lambda number: checks[number](),
         transform=settings[0].data.visit,
-        before_epoch=(set_epoch,),
         checkpoint=checkpoint,
         checkpoint_every=CHECKPOINT_EVERY,
         resume=checkpoint.exists(),

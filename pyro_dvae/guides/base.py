@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from pyro_dvae.corruptions import Corruption, NoCorruption
 from pyro_dvae.errors import InputError
-from pyro_dvae.registration import register
+from pyro_dvae.registration import Module, register
 from pyro_dvae.sites import corrupt
 
 
-class AmortisedGuide(nn.Module, ABC):
+class AmortisedGuide(Module, ABC):
     """A recognition network as a guide: corrupt ``x``, then ``z ~ q(z | x̃)``, which a subclass gives.
 
     Sites: ``x_tilde`` [N, D] (auxiliary) and ``z`` [N, d], inside the plate ``data``.
@@ -70,7 +70,6 @@ class AmortisedGuide(nn.Module, ABC):
         return z
 
     def register(self) -> None:
-        """Tell Pyro of the parameters of every submodule; the corruption is registered at its site."""
+        """Tell Pyro of the parameters of every submodule, of the corruption under the name of its site."""
         for name, module in self.named_children():
-            if module is not self.corruption:
-                register(name, module)
+            register("x_tilde" if module is self.corruption else name, module)

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pyro.distributions as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_dvae import checks
 from pyro_dvae.corruptions import Corruption
 from pyro_dvae.guides.base import AmortisedGuide
 from pyro_dvae.networks.mlp import last_dimension, linear, trunk
+from pyro_dvae.registration import Module
 
 
-class LogitEncoder(nn.Module):
+class LogitEncoder(Module):
     """Logits of discrete latents, ``W h + b`` with h = trunk(x): [..., latent_size] of [..., data_size].
 
     Every layer, the head included, starts with Glorot uniform weights and zero biases.

@@ -11,12 +11,13 @@ from pyro import poutine
 from pyro.poutine.indep_messenger import CondIndepStackFrame, IndepMessenger
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import is_validation_enabled
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_dvae import checks
 from pyro_dvae.corruptions import Corruption
 from pyro_dvae.errors import InputError
 from pyro_dvae.random_state import forked
+from pyro_dvae.registration import Module, register
 from pyro_dvae.sites import clean_input, corrupt
 
 
@@ -59,7 +60,7 @@ class _SamePlates(Messenger):
         )
 
 
-class DenoisingGuide(nn.Module):
+class DenoisingGuide(Module):
     """Any guide with a corruption in front: it samples ``x̃`` and calls ``guide(x̃, ...)``.
 
     The corruption site lies in the plates that all latents of the guide share, so that bounds and baselines
@@ -104,6 +105,7 @@ class DenoisingGuide(nn.Module):
             raise InputError(f"x: expected a tensor as the guide's first argument, got {type(x).__name__}")
         if is_validation_enabled():
             checks.finite("x", x)
+        register(self.name, self.corruption)
         if self.plates is None:
             self.plates = self._find_plates(x, args, kwargs)
         sizes = {plate: self._size(x, plate, dim) for plate, dim in self.plates.items()}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_dvae import checks
 from pyro_dvae.networks.mlp import last_dimension, trunk
+from pyro_dvae.registration import Module
 
 
-class Features(nn.Module):
+class Features(Module):
     """A fully connected network from x̃ [..., data_size] to features [..., hidden_sizes[-1]].
 
     An activation follows every layer; weights start Glorot uniform, biases at zero.

@@ -12,10 +12,10 @@ from pyro_dvae import checks
 from pyro_dvae.errors import InputError
 from pyro_dvae.networks import BernoulliDecoder, GaussianEncoder
 from pyro_dvae.priors import Prior, StandardNormal
-from pyro_dvae.registration import register
+from pyro_dvae.registration import Module, register
 
 
-class ChainModel(nn.Module):
+class ChainModel(Module):
     """``zL ~ p(zL)``, ``z(l) ~ N(μ(z(l+1)), diag σ(z(l+1))²)``, ``x ~ p(x|z1)``: layers of any depth.
 
     The generative side of Im et al. (2017), Theorem 1. Sites: ``z1`` [N, d_1], …, ``zL`` [N, d_L] and ``x``

@@ -11,9 +11,10 @@ from pyro_dvae.corruptions import Corruption
 from pyro_dvae.guides import GaussianGuide
 from pyro_dvae.models.latent_variable import LatentVariableModel
 from pyro_dvae.priors import Prior
+from pyro_dvae.registration import Module
 
 
-class DVAE(nn.Module):
+class DVAE(Module):
     """The denoising variational autoencoder of Im et al. (2017): a pair ``.model`` and ``.guide`` for Pyro.
 
     Both are callables of the data [N, D] for ``pyro.infer.SVI`` and modules for ``elbo(dvae.model,

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from pyro_dvae import checks
 from pyro_dvae.errors import InputError
 from pyro_dvae.priors import Prior, StandardNormal
-from pyro_dvae.registration import register
+from pyro_dvae.registration import Module, register
 
 
-class LatentVariableModel(nn.Module):
+class LatentVariableModel(Module):
     """``z ~ p(z)``, ``x ~ p_θ(x|z)`` by a decoder, which sees the prior's code of ``z`` (most often ``z``).
 
     Sites: ``z`` [N, d] and ``x`` [N, D], inside the plate ``data``.

@@ -17,9 +17,10 @@ from pyro_dvae.networks.likelihoods import (
     ContinuousBernoulliElements,
 )
 from pyro_dvae.networks.mlp import last_dimension, linear, trunk
+from pyro_dvae.registration import Module
 
 
-class Decoder(nn.Module):
+class Decoder(Module):
     """x ~ likelihood(head(trunk(z))), independent elements; a subclass sets these three parts.
 
     ``z`` is ``[..., latent_size]``; the result has batch shape ``[...]`` and event shape ``[data_size]``.

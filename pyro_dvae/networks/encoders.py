@@ -10,9 +10,10 @@ from torch import nn
 
 from pyro_dvae import checks
 from pyro_dvae.networks.mlp import last_dimension, linear, trunk
+from pyro_dvae.registration import Module
 
 
-class Encoder(nn.Module, ABC):
+class Encoder(Module, ABC):
     """Location and scale of a diagonal Gaussian over the latent; a subclass gives the features h(x).
 
     (μ, log σ²) = W h(x) + b;  the forward pass gives (μ, σ) with σ = exp(log σ² / 2).

@@ -11,6 +11,7 @@ from torch import nn
 
 from pyro_dvae import checks
 from pyro_dvae.errors import InputError
+from pyro_dvae.registration import Module
 
 Shape = tuple[int, int, int]
 
@@ -74,7 +75,7 @@ def _initialised(layer: nn.Conv2d | nn.ConvTranspose2d, inputs: float, gain: flo
     return layer
 
 
-class Convolutions(nn.Module):
+class Convolutions(Module):
     """Convolutions of stride 2, rectified, from a flat image [..., D] to flat features [..., F].
 
     Weights start uniform with variance 2 / inputs (He et al. 2015): Glorot's choice would lose the few inputs
@@ -103,7 +104,7 @@ class Convolutions(nn.Module):
         return maps.reshape(*leading, self.feature_size)
 
 
-class TransposedConvolutions(nn.Module):
+class TransposedConvolutions(Module):
     """Transposed convolutions of stride 2, rectifiers between them, from flat features to a flat image.
 
     Weights start uniform with variance 2 / inputs, those of the last layer 1 / inputs; biases at zero.

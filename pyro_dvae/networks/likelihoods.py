@@ -12,6 +12,7 @@ from torch.nn.functional import softplus
 
 from pyro_dvae import checks
 from pyro_dvae.networks.continuous_bernoulli import ContinuousBernoulli
+from pyro_dvae.registration import Module
 
 INITIAL_SCALE = 0.1  # of a learned scale, above its minimum: of the order of the spread of pixels in [0, 1]
 UNCONSTRAINED_START = math.log(math.expm1(INITIAL_SCALE))  # softplus of it is INITIAL_SCALE
@@ -19,7 +20,7 @@ UNCONSTRAINED_START = math.log(math.expm1(INITIAL_SCALE))  # softplus of it is I
 MAXIMUM_LOGIT = 16.0
 
 
-class Elements(nn.Module):
+class Elements(Module):
     """p(x | outputs) of independent elements: from outputs [..., numbers · D] to event shape [D]."""
 
     numbers: ClassVar[int] = 1  # that an element needs

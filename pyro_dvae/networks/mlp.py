@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pyro_dvae import checks
-from pyro_dvae.errors import InputError
+from pyro_dvae.errors import InputError, NumberTypeError
 from pyro_dvae.networks.activations import activation as activation_module
 
 
@@ -54,5 +54,5 @@ def last_dimension(argument: str, value: torch.Tensor, size: int, meaning: str) 
         shape = tuple(value.shape)
         raise InputError(f"{argument}: expected a last dimension of {size} ({meaning}), got shape {shape}")
     if not value.is_floating_point():
-        raise InputError(f"{argument}: expected floating-point values, got {value.dtype} (try .float())")
+        raise NumberTypeError(f"{argument}: expected floating-point values, got {value.dtype} (try .float())")
     return value

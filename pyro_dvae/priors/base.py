@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 from pyro.distributions import TorchDistribution
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_dvae import checks
+from pyro_dvae.registration import Module
 
 
-class Prior(nn.Module, ABC):
+class Prior(Module, ABC):
     """A distribution p(z) of the latent of one datum; a subclass gives it.
 
     :param latent_size: d.

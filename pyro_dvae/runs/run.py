@@ -115,7 +115,6 @@ class Run:
             config=self.config["options"],
             metrics=self.folder / run_folder.METRICS,
             progress=False if self.quiet else None,
-            before_epoch=(self.corruption.set_epoch,),
             device=self.device,
             may_change=_MAY_CHANGE,
             compile=options.compiled,

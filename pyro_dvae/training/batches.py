@@ -9,19 +9,14 @@ import torch
 from torch import Tensor
 
 from pyro_dvae import checks
-from pyro_dvae.errors import InputError
 from pyro_dvae.random_state import derived_seed
 
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def data_tensor(argument: str, value: Any) -> Tensor:
-    """Return ``value``, or refuse what is not a tensor of finite rows."""
-    if not isinstance(value, Tensor):
-        raise InputError(f"{argument}: expected a torch.Tensor [N, ...], got {type(value).__name__}")
-    if value.ndim == 0:
-        raise InputError(f"{argument}: expected a torch.Tensor [N, ...], got a single number")
-    return checks.finite(argument, value.detach())
+    """Return ``value`` without a graph, or refuse what is not a tensor of finite rows."""
+    return checks.data(argument, value).detach()
 
 
 def epoch_order(rows: int, seed: int, epoch: int) -> Tensor:

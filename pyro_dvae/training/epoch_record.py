@@ -14,8 +14,8 @@ from torch import Tensor
 class EpochRecord:
     """The batches done, the losses of the steps taken, and the time it took.
 
-    ``losses`` are sums over batches. Those computed on a device that runs ahead wait in ``pending``, so that
-    no step waits for them.
+    ``losses`` are sums over the rows of batches, without the scale of a plate. Those computed on a device
+    that runs ahead wait in ``pending``, so that no step waits for them.
     """
 
     position: int = 0
@@ -31,6 +31,11 @@ class EpochRecord:
     def step(self) -> int:
         """The batch that is out, or was last, counted from 1."""
         return self._position_out + 1
+
+    @property
+    def rows(self) -> int:
+        """The rows of the batch that is out; 0 if none is."""
+        return self._rows_out
 
     @property
     def fresh_position(self) -> int | None:

@@ -22,6 +22,10 @@ class Stopped(KeyboardInterrupt):
         super().__init__(f"stopped; {saved}")
         self.checkpoint = checkpoint
 
+    def __reduce__(self) -> tuple[type[Stopped], tuple[Path | None]]:
+        """Return what another process makes it anew from."""
+        return Stopped, (self.checkpoint,)
+
 
 class Interrupts:
     """A context in which the first signal sets ``requested`` and a second one interrupts at once.

@@ -32,6 +32,7 @@ from pyro_dvae.training.compiled_steps import Keys
 from pyro_dvae.training.history import History
 from pyro_dvae.training.interrupts import Interrupts, Stopped
 from pyro_dvae.training.progress import Progress, progress_for
+from pyro_dvae.training.scheduled import scheduled
 from pyro_dvae.training.stacked import Member, members_of, stack, unstack
 from pyro_dvae.training.validation import Validation, due
 
@@ -107,7 +108,7 @@ def fit_many(
     :param transform: applied to the batch of each model; it must draw no noise.
     :param evaluate: function of the number of the model (from 0) that returns its validation bound, in
         nats per datum, in place of the default; called in evaluation mode after every epoch.
-    :param before_epoch: callables of the epoch (from 0), for schedules.
+    :param before_epoch: callables of the epoch (from 0), called when the schedules have moved.
     :param checkpoint: the file to save after every ``checkpoint_every`` epochs, at the end and when stopped.
 
     The other options are those of :class:`Trainer`.
@@ -301,6 +302,9 @@ class ManyTraining:
     def epoch(self, progress: Progress) -> None:
         """Train every model for one epoch."""
         epoch = self.finished
+        for member in self.members:
+            for part in scheduled(member.trained, member.bound):
+                part.set_epoch(epoch)
         for number, callback in enumerate(self.before_epoch):
             with random_state.forked(random_state.derived_seed(self.seeds[0], epoch, "before", number)):
                 callback(epoch)
@@ -332,7 +336,7 @@ class ManyTraining:
 
     def _end_epoch(self, losses: Tensor, factor: float, seconds: float) -> None:
         """:param losses: [steps, E]."""
-        bounds = (-losses.double().sum(0) / self.rows).tolist()
+        bounds = (-self._per_row(losses.double()).sum(0) / self.rows).tolist()
         for number, member in enumerate(self.members):
             history = self.histories[number]
             finite = math.isfinite(bounds[number])
@@ -347,6 +351,19 @@ class ManyTraining:
             if history.add(bounds[number], validated, rate, share):
                 self.best[number] = {name: t.clone() for name, t in member.trained.tensors().items()}
         self.finished += 1
+
+    def _per_row(self, losses: Tensor) -> Tensor:
+        """Return the losses of the steps as sums over the rows, without the scale of a plate."""
+        full, rest = divmod(self.rows, self.batch_size)
+        sizes = [self.batch_size] * full + [rest] * (rest > 0)
+        columns = zip(self.members, losses.unbind(1), strict=True)
+        return torch.stack(
+            [
+                torch.stack([m.scales.per_row(loss, n) for loss, n in zip(column, sizes, strict=True)])
+                for m, column in columns
+            ],
+            dim=1,
+        )
 
     def _validated(self, number: int, member: Member) -> float | None:
         if not due(self.finished, self.epochs, self._validate_every):

@@ -135,6 +135,6 @@ def load_trained(
     if state.get("kind") != KIND:
         raise CheckpointError(f"checkpoint {path}: not of a training run")
     chosen = weights(packed, best)
-    trained: Trained = discover(model, guide, lambda: bound.loss(model, guide, batch))
+    trained: Trained = discover(model, guide, lambda: bound.loss(model, guide, batch), data={"batch": batch})
     trained.require_same(chosen, f"checkpoint {path}")
     trained.assign(chosen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -14,6 +15,9 @@ from torch import Tensor
 
 from pyro_dvae.errors import InputError
 from pyro_dvae.parameters import Trained, discover
+from pyro_dvae.training.per_datum import PlateScales
+from pyro_dvae.training.scheduled import left_out
+from pyro_dvae.training.support import InSupport
 
 
 @dataclass
@@ -28,6 +32,7 @@ class Member:
     bound: ELBO
     store: dict[str, Any] = field(default_factory=lambda: {"params": {}, "constraints": {}})
     trained: Trained = field(default_factory=Trained)
+    scales: PlateScales = field(default_factory=PlateScales)
 
     def with_store(self) -> AbstractContextManager[Any]:
         """Return a context in which Pyro's param store is this model's; it is kept on leaving."""
@@ -36,14 +41,22 @@ class Member:
 
     def loss(self, x: Tensor) -> Tensor:
         """Return the differentiable loss of a batch (nats, summed)."""
+        with self.scales.seeing(len(x), len(x)):
+            return self._loss(x)
+
+    def _loss(self, x: Tensor) -> Tensor:
         if hasattr(self.bound, "differentiable_loss"):
             return self.bound.differentiable_loss(self.model, self.guide, x)
         return torch.as_tensor(self.bound.loss_and_grads(self.model, self.guide, x))
 
-    def apart(self, run: Callable[[], object], required: bool = False) -> Trained:
-        """Run with this model's param store; put back random streams and buffers; return what it trains."""
+    def apart(self, run: Callable[[], object], example: Tensor | None = None) -> Trained:
+        """Run with this model's param store; put back random streams and buffers; return what it trains.
+
+        With an ``example`` of ``train``, a model without parameters and data of another type are refused.
+        """
+        data = None if example is None else {"train": example}
         with self.with_store():
-            return discover(self.model, self.guide, run, required=required)
+            return discover(self.model, self.guide, run, required=data is not None, data=data)
 
 
 def members_of(
@@ -55,7 +68,10 @@ def members_of(
         if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(callable(part) for part in pair):
             raise InputError(f"pairs[{number}]: expected a pair (model, guide), got {pair!r}")
         member = Member(pair[0], pair[1], bound)
-        member.trained = member.apart(lambda m=member: m.loss(example), required=True)  # type: ignore[misc]
+        with InSupport("train"):
+            member.trained = member.apart(lambda m=member: m.loss(example), example)  # type: ignore[misc]
+        if member.trained.left_out:
+            warnings.warn(f"pairs[{number}]: {left_out(member.trained)}", stacklevel=4)
         members.append(member)
     shapes = [_shapes(member.trained) for member in members]
     for number, found in enumerate(shapes):

@@ -50,7 +50,10 @@ from pyro_dvae.training.epoch_record import EpochRecord
 from pyro_dvae.training.history import History, MetricsFile
 from pyro_dvae.training.interrupts import Interrupts, Stopped
 from pyro_dvae.training.optimizer import adam, adam_tensors, assign_adam
+from pyro_dvae.training.per_datum import PlateScales
 from pyro_dvae.training.progress import Progress, Silent, progress_for
+from pyro_dvae.training.scheduled import left_out, scheduled
+from pyro_dvae.training.support import InSupport
 from pyro_dvae.training.validation import Validation, due
 
 if TYPE_CHECKING:
@@ -88,6 +91,14 @@ class Epoch:
 class Trainer:
     """Trains ``model`` and ``guide`` by gradient steps on ``bound``, in mini-batches of ``train``.
 
+    It trains what Pyro's ``SVI`` would: the parameters that param statements announce (``pyro.param``,
+    ``pyro.module``, a ``PyroModule``). A warning names what modules hold beside, which stays as it is. Each
+    epoch starts with all schedules (of corruptions, priors, guides and the bound) moved to their values.
+
+    Bounds in the history are in nats per datum: of ``plate("data", N, subsample=x)`` the scale N / B is taken
+    out. With latents that all data share they are the bound of all N data, divided by N; without a plate of
+    the rows, the loss of a batch divided by its rows.
+
     :param model: any Pyro callable of a batch: a function, a module, a bound method of one.
     :param guide: the same.
     :param bound: a :class:`pyro.infer.ELBO`; its loss is the negative bound summed over the batch.
@@ -110,8 +121,8 @@ class Trainer:
     :param config: a JSON-able record of what was chosen, kept in the checkpoint and compared on resume.
     :param metrics: a file of one JSON line per epoch (``metrics.jsonl``).
     :param progress: None for a bar on a terminal and plain lines elsewhere, False for silence, or an object.
-    :param before_epoch: callables of the epoch (from 0), called before each epoch and after a resume; what
-        they draw does not count in the random stream of training.
+    :param before_epoch: callables of the epoch (from 0), called before each epoch and after a resume, when
+        the schedules have moved; what they draw does not count in the random stream of training.
     :param device: where batches go; by default to the modules' first parameter, else they stay.
     :param may_change: the settings and keys of ``config`` that may differ on resume.
     :param compile: whether steps are recorded and compiled (:mod:`pyro_dvae.compiled`), with noise by a hash
@@ -159,6 +170,8 @@ class Trainer:
         self._stop_agreed = False
         self._train = data_tensor("train", train)
         held_out = None if validation is None else data_tensor("validation", validation)
+        if held_out is not None and transform is None and held_out.dtype != train.dtype:
+            raise InputError(f"validation: expected {train.dtype}, as train has, got {held_out.dtype}")
         self.epochs = checks.count("epochs", epochs)
         self._validate_every = checks.count("validate_every", validate_every)
         self.batch_size = checks.count("batch_size", batch_size)
@@ -194,6 +207,7 @@ class Trainer:
         self._saved_at: tuple[int, int] | None = None
         self._random: tuple[Mapping[str, Tensor], Mapping[str, Any]] | None = None
         self._interrupts = Interrupts()
+        self._scales = PlateScales()
         self._validation = Validation(
             data=held_out,
             evaluate=evaluate,
@@ -206,8 +220,18 @@ class Trainer:
 
         example = self._train[: self.batch_size]
         self._parallel: ParallelBound | None = None
+        given: dict[str, Tensor] = {}
+
+        def dry_run() -> None:
+            given["train"] = self._prepared(example)
+            with InSupport("train"):
+                self._loss(given["train"])
+
         with FlopCounterMode(display=False) as operations:
-            self._trained = discover(model, guide, lambda: self._loss(self._prepared(example)))
+            self._trained = discover(model, guide, dry_run, data=given)
+        if self._trained.left_out:
+            warnings.warn(left_out(self._trained), stacklevel=2)
+        self._scheduled = scheduled(self._trained, bound)
         # The gradient takes twice as much again.
         self._threads = threads_for(3 * operations.get_total_flops())
         self._leaves = list(self._trained.parameters.values())
@@ -221,6 +245,12 @@ class Trainer:
         self._compiled_transform: CompiledTransform | None = None
         if self._to_be_compiled(compile):
             self._set_up_compiled()
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled or copied: it owns files, an optimizer and the parameters of live models."""
+        raise TypeError(
+            "a Trainer is not pickled or copied: pickle model and guide, or keep the run by checkpoint="
+        )
 
     @property
     def compile_seconds(self) -> float:
@@ -297,7 +327,7 @@ class Trainer:
         return loss
 
     def _note(self, loss: Tensor | float) -> None:
-        self._record.add(loss)
+        self._record.add(self._scales.per_row(loss, self._record.rows))
         if len(self._record.pending) >= _CHECK_EVERY:
             self._require_finite_losses()
 
@@ -371,6 +401,10 @@ class Trainer:
         return own if len(own) else rows[:1]
 
     def _loss(self, x: Tensor) -> Tensor:
+        with self._scales.seeing(self._record.rows or len(x), len(x)):
+            return self._loss_of(x)
+
+    def _loss_of(self, x: Tensor) -> Tensor:
         if self._parallel is not None:
             return self._parallel.loss(x, self._share)
         if hasattr(self.bound, "differentiable_loss"):
@@ -411,6 +445,8 @@ class Trainer:
     # Between epochs
 
     def _announce(self, epoch: int) -> None:
+        for part in self._scheduled:
+            part.set_epoch(epoch)
         for number, callback in enumerate(self._before_epoch):
             with random_state.forked(random_state.derived_seed(self.seed, epoch, "before", number)):
                 callback(epoch)

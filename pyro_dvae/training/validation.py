@@ -13,6 +13,7 @@ from pyro_dvae.distributed import Ranks
 from pyro_dvae.parameters import Trained
 from pyro_dvae.random_state import derived_seed, forked
 from pyro_dvae.sites import clean_input
+from pyro_dvae.training.per_datum import PlateScale
 
 
 def due(epoch: int, epochs: int, every: int) -> bool:
@@ -24,7 +25,8 @@ def due(epoch: int, epochs: int, every: int) -> bool:
 class Validation:
     """``evaluate``, or else the mean of -``loss`` over the rows of ``data``, on clean input; nats per datum.
 
-    ``loss`` takes a chunk and returns its negative bound, summed; ``proceed`` is called after every chunk and
+    ``loss`` takes a chunk and returns its negative bound, summed, of which the scale of a plate is taken out;
+    ``proceed`` is called after every chunk and
     may raise to end it. Of several ``ranks`` each takes its share of ``data``, if the loss is
     ``of_single_data`` alone; all call ``evaluate``, and what it returns on rank 0 counts.
     """
@@ -55,6 +57,8 @@ class Validation:
         with torch.no_grad(), clean_input():
             own = self.data[ranks.share(len(self.data))]
             for rows in own.split(self.chunk) if len(own) else ():
-                losses.append(float(self.loss(rows)))
+                with PlateScale(len(rows)) as scale:
+                    loss = float(self.loss(rows))
+                losses.append(loss / scale.factor)
                 self.proceed()
         return -ranks.sum([math.fsum(losses)])[0] / len(self.data)

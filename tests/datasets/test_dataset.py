@@ -3,7 +3,8 @@ import dataclasses
 import pytest
 import torch
 
-from pyro_dvae.datasets import Dataset
+from pyro_dvae import GaussianGuide
+from pyro_dvae.datasets import Dataset, load_dataset
 from pyro_dvae.datasets.base import UnavailableError, image_shape_of, is_binary, needs
 from pyro_dvae.errors import DataError
 
@@ -29,6 +30,16 @@ def test_a_good_dataset_knows_its_dimension_and_keeps_what_it_was_given():
     assert "tensor" not in repr(data)
 
 
+def test_its_type_is_torchs_default_and_fits_modules_made_beside_it():
+    torch.set_default_dtype(torch.float64)  # the fixture puts it back
+    data = load_dataset("digits")
+    assert {getattr(data, part).dtype for part in ("train", "validation", "test")} == {torch.float64}
+    guide = GaussianGuide.of_sizes(data.dimension, 2, (3,))
+    assert guide(data.test[:2]).dtype == torch.float64
+    torch.set_default_dtype(torch.float32)
+    assert load_dataset("digits").train.dtype == torch.float32
+
+
 def test_it_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Dataset(**GOOD).name = "other"
@@ -37,7 +48,11 @@ def test_it_cannot_be_changed():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"train": GOOD["train"].double()}, "small, train: expected a float32 tensor .*float64"),
+        (
+            {"test": GOOD["test"].double()},
+            "small, test: expected torch.float32 as in train, got torch.float64",
+        ),
+        ({"train": GOOD["train"].long()}, r"small, train: expected a floating-point tensor .* got int64"),
         ({"train": [[0.0, 1.0]]}, "got list"),
         ({"train": torch.zeros(2)}, r"got float32 \[2\]"),
         ({"test": torch.zeros(1, 3)}, "small, test: expected 2 values a row as in train, got 3"),

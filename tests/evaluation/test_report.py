@@ -334,3 +334,21 @@ def test_one_corruption():
 def test_single_numbers_and_repetitions():
     report = small_report(num_mixture=4, num_particles=(3, 1, 3))
     assert [entry.name for entry in report.entries] == [name for name in NAMES if name != "semi_implicit_1"]
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool, torch.float16], ids=str)
+def test_data_of_any_type_give_float64_figures(dtype):
+    problem = LinearGaussian(sigma=1.0)
+
+    def guide(x):
+        return problem.guide(x.double())
+
+    def model(x):
+        return problem.model(x.double())
+
+    x = torch.tensor([[1, 0, 1], [0, 0, 1]])
+    report = dv.bounds_report(model, guide, x.to(dtype), **SMALL, seed=1)
+    wanted = dv.bounds_report(problem.model, problem.guide, x.double(), **SMALL, seed=1)
+    for entry in report.entries:
+        assert entry.estimate.per_datum.dtype == torch.float64
+        torch.testing.assert_close(entry.estimate.per_datum, wanted[entry.name].estimate.per_datum)

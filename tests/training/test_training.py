@@ -15,6 +15,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from pyro.infer import SVI, RenyiELBO, Trace_ELBO
 from pyro.nn import PyroModule, PyroParam
 from torch import nn
@@ -257,7 +258,7 @@ class LocalModel(PyroModule):
         super().__init__()
         self.loc = nn.Parameter(torch.zeros(4))
         self.scale = PyroParam(torch.ones(4), constraint=constraints.positive)
-        self.net = nn.Linear(2, 4)
+        self.net = PyroModule[nn.Linear](2, 4)
 
     def forward(self, x):
         with pyro.plate("data", len(x)):
@@ -337,24 +338,33 @@ def test_modules_in_the_closure_of_functions_keep_their_buffers_and_modes():
     assert not net.encoder[3].training
 
 
-def test_a_module_that_never_said_pyro_module_is_trained_too():
+def test_what_svi_would_train_is_trained_and_the_rest_is_named():
     class Plain(nn.Module):
         def __init__(self):
             super().__init__()
             self.net = nn.Linear(4, 2)
+            self.feature = nn.Linear(4, 4)
             self.fixed = nn.Parameter(torch.zeros(1), requires_grad=False)
 
         def forward(self, x):
+            pyro.module("net", self.net)
             with pyro.plate("data", len(x)):
-                pyro.sample("z", dist.Normal(self.net(x) + self.fixed, 1.0).to_event(1))
+                loc = self.net(self.feature(x)) + self.fixed
+                pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
 
     guide = Plain()
-    trainer = Trainer(LocalModel(), guide, Trace_ELBO(), data(), batch_size=BATCH, epochs=1, progress=False)
-    assert {"guide.net.weight", "guide.net.bias"} <= trainer.parameters.keys()
-    assert "guide.fixed" not in trainer.parameters
-    before = guide.net.weight.detach().clone()
+    model, x = LocalModel(), data()
+    before = {name: value.detach().clone() for name, value in guide.named_parameters()}
+    named = "^not trained: guide.feature.weight, guide.feature.bias, which .*pyro.module"
+    with pytest.warns(UserWarning, match=named):
+        trainer = Trainer(model, guide, Trace_ELBO(), x, batch_size=BATCH, epochs=1, progress=False)
+    with poutine.trace(param_only=True) as capture:  # what SVI's optimizer gets
+        Trace_ELBO().loss_and_grads(model, guide, x)
+    wanted = {id(site["value"].unconstrained()) for site in capture.trace.nodes.values()}
+    assert {id(leaf) for leaf in trainer.parameters.values()} == wanted
     run(trainer)
-    assert not torch.equal(guide.net.weight, before)
+    changed = {name for name, value in guide.named_parameters() if not torch.equal(value, before[name])}
+    assert changed == {"net.weight", "net.bias"}
 
 
 def test_partials_and_bounds_that_do_their_own_backward():
@@ -676,7 +686,9 @@ def test_other_data_is_refused(finished):
         (data().double(), "train.dtype was 'float32', is now 'float64'"),
         (data(seed=9), "train.rows was"),
     ]:
+        pyro.clear_param_store()
         net.to(other.dtype)
+        options["validation"] = data(9, seed=2).to(other.dtype)
         with pytest.raises(CheckpointError, match=f"other data: {words}"):
             Trainer(*(net.model, net.guide, Trace_ELBO(), other), checkpoint=finished, resume=True, **options)
     refused("other data: validation.shape was", finished, validation=None)
@@ -870,8 +882,8 @@ def test_fit_is_the_loop():
         ({"clip_norm": 0}, "clip_norm: expected a number above 0"),
         ({"seed": -1}, "seed: expected a whole number of at least 0"),
         ({"schedule": "papr"}, "schedule: unknown name 'papr'"),
-        ({"validation": [1.0]}, r"validation: expected a torch.Tensor \[N, ...\], got list"),
-        ({"validation": torch.tensor(1.0)}, r"validation: expected a torch.Tensor \[N, ...\]"),
+        ({"validation": [1.0]}, r"validation: expected a tensor, got list"),
+        ({"validation": torch.tensor(1.0)}, r"validation: expected data of shape \[N, ...\]"),
         ({"config": {"a": object()}}, r"config: .*JSON"),
         ({"config": [1]}, "config: expected a dictionary"),
         ({"checkpoint": "/dev/null/c.safetensors"}, "output: cannot write /dev/null/c.safetensors: "),
@@ -891,7 +903,7 @@ def test_bad_data_and_bound():
     for train, words in [
         (poisoned, "train: expected finite values, got 1 NaN"),
         (data()[:0], "train: expected at least one element"),
-        (data().numpy(), r"train: expected a torch.Tensor \[N, ...\], got ndarray"),
+        (data().numpy(), "train: expected a tensor, got ndarray"),
     ]:
         with pytest.raises(InputError, match=words):
             Trainer(net.model, net.guide, Trace_ELBO(), train, progress=False)

@@ -18,7 +18,10 @@ from pyro_dvae.evaluation.annealing.settings import DEFAULT_MEMORY, AnnealingSet
 from pyro_dvae.evaluation.annealing.simulation import example_data, simulated
 from pyro_dvae.evaluation.annealing.starts import programs_of
 from pyro_dvae.evaluation.annealing.structure import PROBED, Program, inspect
+from pyro_dvae.evaluation.annealing.supports import ProperLatents
 from pyro_dvae.evaluation.annealing.weights import Weights, forward_weights, reverse_weights
+from pyro_dvae.evaluation.arguments import Arguments
+from pyro_dvae.evaluation.counting import counting
 from pyro_dvae.evaluation.modes import evaluation_mode
 
 # Rows of the simulated data by which the structure of the model is found.
@@ -41,7 +44,7 @@ def bidirectional(
     seed: int | None = None,
     max_plate_nesting: int | float = math.inf,
     memory: int = DEFAULT_MEMORY,
-    progress: Callable[[int, int], None] | None = None,
+    progress: bool | Callable[[int, int], None] | None = None,
 ) -> BidirectionalReport:
     """Sandwich log p(x) of data simulated from the model, and so tell how far annealing is from it.
 
@@ -71,14 +74,15 @@ def bidirectional(
     like = checks.data("x_like", x_like).detach()
     size = len(like) if num_data is None else checks.count("num_data", num_data)
     like = like.new_zeros(size, *like.shape[1:])
-    with evaluation_mode(poutine.uncondition(model), first, like[:PROBED]):
+    simulator = poutine.uncondition(ProperLatents()(model))
+    with evaluation_mode(simulator, first, like[:PROBED]), counting("annealing", progress) as shown:
         with stream(settings.seed, "example"):
-            examples = example_data(model, like[:_EXAMPLES], data_site)
+            examples = Arguments((example_data(model, like[:_EXAMPLES], data_site),))
         structure = inspect(model, first, examples, max_plate_nesting)
         with stream(settings.seed, "memory"):
             rows = rows_at_once(model, first, examples, structure, num_chains, memory)
-        chunks = like.split(rows)
-        count = Counter(progress, len(chunks) * (pilot_transitions(num_steps) + 2 * num_steps))
+        chunks = list(Arguments((like,)).split(rows))
+        count = Counter(shown, len(chunks) * (pilot_transitions(num_steps) + 2 * num_steps))
         forwards, reverses, data = [], [], []
         for index, chunk in enumerate(chunks):
             with stream(settings.seed, "simulation", index):

@@ -13,6 +13,7 @@ from pyro_dvae.evaluation.annealing.density import Density
 from pyro_dvae.evaluation.annealing.kernels import PILOT_CHAINS
 from pyro_dvae.evaluation.annealing.starts import begin, programs_of
 from pyro_dvae.evaluation.annealing.structure import Program, Structure
+from pyro_dvae.evaluation.arguments import Arguments
 from pyro_dvae.random_state import derived_seed, forked
 
 # On top of what the graph keeps: gradients of the same size, on their way through it.
@@ -29,7 +30,12 @@ def stream(seed: int, *parts: object) -> Iterator[None]:
 
 
 def rows_at_once(
-    model: Program, guide: Program | None, x: Tensor, structure: Structure, num_chains: int, memory: int
+    model: Program,
+    guide: Program | None,
+    given: Arguments,
+    structure: Structure,
+    num_chains: int,
+    memory: int,
 ) -> int:
     """Return the data of a chunk, so that an evaluation of the densities takes about ``memory`` bytes.
 
@@ -37,12 +43,12 @@ def rows_at_once(
     less what it keeps of n of them (which cancels the parameters), twice for the gradients, and 16 vectors
     of the size of the latents. At least one datum is taken, whatever the memory.
     """
-    few = min(4, len(x) // 2)
+    few = min(4, len(given) // 2)
     if few == 0:
         return 1
     kept, vectors = [], 0
     for rows in (few, 2 * few):
-        programs = programs_of(model, guide, x[:rows], structure)
+        programs = programs_of(model, guide, given[:rows], structure)
         density, point = begin(programs, max(num_chains, PILOT_CHAINS))
         kept.append(_graph_bytes(density, point.position))
         vectors = point.position.nbytes
@@ -69,14 +75,13 @@ def _graph_bytes(density: Density, position: Tensor) -> int:
 
 
 class Counter:
-    """Reports the steps done to ``progress``, a callable of (done, total), or to nobody."""
+    """Reports the steps done to ``progress``, a callable of (done, total)."""
 
-    def __init__(self, progress: Callable[[int, int], None] | None, steps: int) -> None:
+    def __init__(self, progress: Callable[[int, int], None], steps: int) -> None:
         self.progress = progress
         self.steps = steps
         self.done = 0
 
     def __call__(self) -> None:
         self.done += 1
-        if self.progress is not None:
-            self.progress(self.done, self.steps)
+        self.progress(self.done, self.steps)

@@ -14,6 +14,7 @@ from torch import Tensor
 from pyro_dvae.evaluation.annealing.packing import Packing
 from pyro_dvae.evaluation.annealing.scoring import GivenScores, Held, UnconstrainedScores, total
 from pyro_dvae.evaluation.annealing.structure import Program, Structure
+from pyro_dvae.evaluation.arguments import Arguments
 from pyro_dvae.sites import clean_input
 
 
@@ -23,16 +24,21 @@ class Programs:
 
     :param model: Pyro model.
     :param guide: Pyro guide where the path starts at it, or None where it starts at the prior.
-    :param x: data, shape [N, ...].
+    :param given: the data and all other arguments of model and guide.
     :param structure: of the model.
     :param held: values of sites that stay as they are: subsampled rows, auxiliary draws of the guide.
     """
 
     model: Program
     guide: Program | None
-    x: Tensor
+    given: Arguments
     structure: Structure
     held: Mapping[str, Tensor]
+
+    @property
+    def x(self) -> Tensor:
+        """The data, shape [N, ...]."""
+        return self.given.x
 
     def run(self, program: Program, *handlers: Any) -> None:
         """Run a program on the data under handlers, the first one outermost, unseen by those outside."""
@@ -42,7 +48,7 @@ class Programs:
         with ExitStack() as stack:
             for handler in (poutine.block(), *handlers, *inner):
                 stack.enter_context(handler)
-            program(self.x)
+            self.given.call(program)
 
 
 @dataclass(frozen=True)

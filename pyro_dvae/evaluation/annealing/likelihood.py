@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
 
@@ -15,7 +16,10 @@ from pyro_dvae.evaluation.annealing.records import AnnealedLikelihood
 from pyro_dvae.evaluation.annealing.settings import DEFAULT_MEMORY, AnnealingSettings
 from pyro_dvae.evaluation.annealing.starts import programs_of
 from pyro_dvae.evaluation.annealing.structure import PROBED, Program, inspect
+from pyro_dvae.evaluation.annealing.supports import ProperLatents
 from pyro_dvae.evaluation.annealing.weights import Weights, forward_weights
+from pyro_dvae.evaluation.arguments import Arguments
+from pyro_dvae.evaluation.counting import counting
 from pyro_dvae.evaluation.modes import evaluation_mode
 
 
@@ -23,7 +27,7 @@ def annealed_log_likelihood(
     model: Program,
     guide: Program | None,
     x: Tensor,
-    *,
+    *args: Tensor,
     num_steps: int = 500,
     num_chains: int = 16,
     start: str = "prior",
@@ -33,7 +37,8 @@ def annealed_log_likelihood(
     seed: int | None = None,
     max_plate_nesting: int | float = math.inf,
     memory: int = DEFAULT_MEMORY,
-    progress: Callable[[int, int], None] | None = None,
+    progress: bool | Callable[[int, int], None] | None = None,
+    **kwargs: Any,
 ) -> AnnealedLikelihood:
     """Estimate log p(x) of each row of ``x`` by annealed importance sampling with Hamiltonian transitions.
 
@@ -56,6 +61,8 @@ def annealed_log_likelihood(
     :param model: Pyro model of a batch, with one data plate and continuous latents inside of it.
     :param guide: Pyro guide of a batch; not used, and may be None, where ``start`` is ``"prior"``.
     :param x: data, shape [N, ...].
+    :param args: further data of model and guide, N rows each, cut like ``x``.
+    :param kwargs: further arguments of model and guide, passed whole.
     :param num_steps: T, temperature increments.
     :param num_chains: C, independent chains per datum.
     :param start: ``"prior"`` or ``"guide"``: p_0.
@@ -67,7 +74,8 @@ def annealed_log_likelihood(
     :param max_plate_nesting: how many dimensions the user's plates take; found by one run where omitted.
     :param memory: bytes, about, that a chunk of data may take: what autograd keeps for one datum and all
         its chains is measured by two small runs, and doubled for the gradients. One datum is the least.
-    :param progress: called with the steps done and the steps in all, over pilots and chunks.
+    :param progress: show progress (None: on long evaluations), or a function of the steps done and in all,
+        over pilots and chunks.
     :returns: per datum log p(x), standard error and effective chains (nats).
     :raises InputError: ``x`` is no tensor, empty or not finite, an option is out of range, or the model is
         not of this kind: a latent that is discrete or lies outside the data plate, scaled sites.
@@ -77,13 +85,14 @@ def annealed_log_likelihood(
     )
     checks.count("memory", memory)
     first = start_program(guide, settings)
-    x = checks.data("x", x).detach()
-    with evaluation_mode(model, first, x[:PROBED]):
-        structure = inspect(model, first, x, max_plate_nesting)
+    given = Arguments.checked(x, args, kwargs)
+    probed, proper = given[:PROBED].rows, ProperLatents()(model)
+    with evaluation_mode(proper, first, *probed, **kwargs), counting("annealing", progress) as shown:
+        structure = inspect(proper, first, given, max_plate_nesting)
         with stream(settings.seed, "memory"):
-            rows = rows_at_once(model, first, x, structure, num_chains, memory)
-        chunks = x.split(rows)
-        count = Counter(progress, len(chunks) * (pilot_transitions(num_steps) + num_steps))
+            rows = rows_at_once(model, first, given, structure, num_chains, memory)
+        chunks = list(given.split(rows))
+        count = Counter(shown, len(chunks) * (pilot_transitions(num_steps) + num_steps))
         found = []
         for index, chunk in enumerate(chunks):
             with stream(settings.seed, "rows", index):

@@ -48,7 +48,7 @@ def simulated(programs: Programs, data_site: str) -> tuple[Programs, dict[str, T
     sites = tracer.trace.nodes
     x = _shaped(sites[data_site]["value"], programs.x, data_site)
     latents = {name: _with_plates(sites[name], programs.structure) for name in programs.structure.latents}
-    return replace(programs, x=x), latents
+    return replace(programs, given=programs.given.of(x)), latents
 
 
 def _shaped(value: Tensor, like: Tensor, data_site: str) -> Tensor:

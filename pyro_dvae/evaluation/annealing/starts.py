@@ -16,12 +16,13 @@ from pyro_dvae.evaluation.annealing.density import Density, Point, Programs
 from pyro_dvae.evaluation.annealing.packing import Packing
 from pyro_dvae.evaluation.annealing.scoring import ChainPlate, Held, Unconstraining
 from pyro_dvae.evaluation.annealing.structure import Program, Structure
+from pyro_dvae.evaluation.arguments import Arguments
 
 
 @torch.no_grad()
-def programs_of(model: Program, guide: Program | None, x: Tensor, structure: Structure) -> Programs:
+def programs_of(model: Program, guide: Program | None, given: Arguments, structure: Structure) -> Programs:
     """Return the programs of a batch, with the rows of subsampled plates fixed for all later runs."""
-    programs = Programs(model, guide, x, structure, {})
+    programs = Programs(model, guide, given, structure, {})
     for program in (model, guide):
         if program is not None:
             subsamples = Subsamples()

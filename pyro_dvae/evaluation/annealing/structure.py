@@ -17,6 +17,7 @@ from pyro_dvae import checks
 from pyro_dvae.bounds.plates import Subsamples, is_deterministic
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.annealing.supports import check_continuous
+from pyro_dvae.evaluation.arguments import Arguments
 from pyro_dvae.random_state import forked
 from pyro_dvae.sites import clean_input
 
@@ -62,14 +63,14 @@ class Structure:
 
 @torch.no_grad()
 def inspect(
-    model: Program, guide: Program | None, x: Tensor, max_plate_nesting: int | float = math.inf
+    model: Program, guide: Program | None, given: Arguments, max_plate_nesting: int | float = math.inf
 ) -> Structure:
     """Run the model once, and the guide where there is one, and find the structure.
 
     :raises InputError: there is not one plate of the data, a latent lies outside of it or is not continuous,
         a site is scaled, or model and guide do not match.
     """
-    rows = x[:PROBED]
+    rows = given[:PROBED]
     with forked(), poutine.block(), clean_input(), Subsamples() as subsamples:
         sites = _sample_sites(model, rows)
         guide_sites = [] if guide is None else _sample_sites(guide, rows)
@@ -99,8 +100,8 @@ def inspect(
     )
 
 
-def _sample_sites(program: Program, rows: Tensor) -> list[Site]:
-    trace = poutine.trace(program).get_trace(rows)
+def _sample_sites(program: Program, rows: Arguments) -> list[Site]:
+    trace = poutine.trace(program).get_trace(*rows.rows, **rows.kwargs)
     return [
         site
         for site in trace.nodes.values()

@@ -17,6 +17,7 @@ from pyro_dvae import checks
 from pyro_dvae.distributed import Ranks
 from pyro_dvae.distributed.outcome import together
 from pyro_dvae.errors import InputError
+from pyro_dvae.evaluation.arguments import Arguments
 from pyro_dvae.evaluation.counting import Counting, counting
 from pyro_dvae.evaluation.importance.engine import Run, fastest
 from pyro_dvae.evaluation.importance.footprint import allocated_bytes
@@ -47,7 +48,7 @@ def log_likelihood(
     model: Program,
     guide: Program,
     x: Tensor,
-    *args: Any,
+    *args: Tensor,
     num_samples: int = 5000,
     proposal: str = "auto",
     num_corruptions: int = 10,
@@ -81,7 +82,8 @@ def log_likelihood(
     :param model: Pyro model of a batch, with one data plate.
     :param guide: Pyro guide of a batch.
     :param x: data, shape [N, ...].
-    :param args: further arguments of model and guide; tensors with N rows are cut like ``x``.
+    :param args: further data of model and guide, N rows each, cut like ``x``.
+    :param kwargs: further arguments of model and guide, passed whole.
     :param num_samples: S, draws per datum; rounded up to whole passes (see ``num_samples`` of the result).
     :param proposal: ``"clean"``, ``"corrupted"`` or ``"mixture"``, see :class:`Proposal`; ``"auto"`` tries
         the first and the last on a few rows and takes the mixture where its estimate is higher: a guide that
@@ -104,14 +106,14 @@ def log_likelihood(
     :raises InputError: an argument is not as described, the model has no data plate, or a weight is NaN.
     :raises CheckpointError: ``checkpoint`` is of another evaluation, or damaged.
     """
-    checks.data("x", x)
+    given = Arguments.checked(x, args, kwargs)
     checks.count("num_samples", num_samples)
     checks.count("memory", memory)
     if seed is not None:
         checks.count("seed", seed, minimum=0)
     checks.known("proposal", proposal, (*KINDS, AUTO))
     chosen = Proposal("clean" if proposal == AUTO else proposal, num_corruptions, defensive, widen)
-    programs = Programs(model, guide, (x, *args), kwargs)
+    programs = Programs(model, guide, given)
     trained, denoising, noisy, nesting = programs.inspect(max_plate_nesting)
     if not denoising:
         chosen = replace(chosen, kind="clean")
@@ -129,7 +131,7 @@ def log_likelihood(
                 f"memory={memory}; raise it, or evaluate fewer data"
             )
         settings = {
-            "data": fingerprint(programs.tensors()),
+            "data": fingerprint(given.tensors()),
             "parameters": fingerprint(trained.tensors().values()),
             "num_samples": planned.num_samples,
             "proposal": str(chosen),

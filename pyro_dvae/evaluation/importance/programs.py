@@ -14,6 +14,7 @@ from pyro_dvae.bounds.draws import Draws
 from pyro_dvae.bounds.leaves import is_point
 from pyro_dvae.bounds.observations import leave_out_zeros, require_no_rest
 from pyro_dvae.errors import InputError
+from pyro_dvae.evaluation.arguments import Arguments
 from pyro_dvae.evaluation.importance.proposals import Pass
 from pyro_dvae.evaluation.remedies import rows_of, why_shared
 from pyro_dvae.parameters import Trained, discover
@@ -39,38 +40,24 @@ class Inspected(NamedTuple):
 
 @dataclass(frozen=True)
 class Programs:
-    """Model and guide with all their arguments; the first is the data.
-
-    Tensors with as many rows as the data are cut with them, all other arguments are passed on as they are.
-    """
+    """Model and guide with all their arguments; the first is the data."""
 
     model: Callable[..., Any]
     guide: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    given: Arguments
 
     @property
     def num_data(self) -> int:
         """N."""
-        return len(self.args[0])
-
-    def tensors(self) -> list[Tensor]:
-        """Return the arguments that are tensors."""
-        return [each for each in self.args if isinstance(each, Tensor)]
+        return len(self.given)
 
     def rows(self, start: int, count: int) -> tuple[Tensor, ...]:
-        """Return the tensors for ``count`` data from ``start`` on; beyond the last, it is repeated."""
-        rows = torch.arange(start, start + count).clamp(max=self.num_data - 1)
-
-        def cut(each: Tensor) -> Tensor:
-            has_rows = each.dim() > 0 and len(each) == self.num_data
-            return each[rows.to(each.device)] if has_rows else each
-
-        return tuple(cut(each) for each in self.tensors())
+        """Return the rows of ``count`` data from ``start`` on; beyond the last, it is repeated."""
+        return self.given[torch.arange(start, start + count).clamp(max=self.num_data - 1)].rows
 
     def log_weights(self, one: Pass, *rows: Tensor) -> Tensor:
         """Return the log weights of one pass over some data, as :meth:`rows` gives them: [draws, data]."""
-        return one.log_weights(self.model, self.guide, self._arguments(rows), self.kwargs)
+        return one.log_weights(self.model, self.guide, rows, dict(self.given.kwargs))
 
     def inspect(self, nesting: int | float) -> Inspected:
         """Run both on a few data, after which the random streams and buffers are as they were.
@@ -78,14 +65,14 @@ class Programs:
         :raises InputError: the data have no plate of their own, or the guide sets a latent to a point.
         """
         probe = TraceDenoising_ELBO(num_particles=2, max_plate_nesting=nesting)
-        few = self._arguments(self.rows(0, min(_PROBED, self.num_data)))
+        few = self.rows(0, min(_PROBED, self.num_data))
         found: list[Draws] = []
 
         def run() -> None:
-            with rows_of(len(few[0]), self.num_data):
-                found.append(probe.draws(self.model, self.guide, few, self.kwargs))
+            found.append(probe.draws(self.model, self.guide, few, dict(self.given.kwargs)))
 
-        trained = discover(self.model, self.guide, run, required=False)
+        with rows_of(len(few[0]), self.num_data):
+            trained = discover(self.model, self.guide, run, required=False, data={"x": few[0]})
         leave_out_zeros(found[0])
         require_no_rest(found[0])
         weights = found[0].log_weight().values[0, 0]
@@ -106,10 +93,6 @@ class Programs:
         auxiliary = found[0].auxiliary_sites()
         noisy = any(_random_on_clean_input(site["fn"]) for site in auxiliary)
         return Inspected(trained, bool(auxiliary), noisy, probe.plate_nesting)
-
-    def _arguments(self, rows: tuple[Tensor, ...]) -> tuple[Any, ...]:
-        given = iter(rows)
-        return tuple(next(given) if isinstance(each, Tensor) else each for each in self.args)
 
 
 def _random_on_clean_input(distribution: Any) -> bool:

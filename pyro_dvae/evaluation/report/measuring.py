@@ -104,14 +104,14 @@ def bounds_report(
         max_plate_nesting=nesting,
         progress=False if progress is None else lambda count, _: progress(done + count, total),
     )
-    entries.append(_likelihood(sampled, x.dtype))
+    entries.append(_likelihood(sampled))
     return BoundsReport(tuple(entries), orders(m, mixtures, particles), clean)
 
 
-def _likelihood(found: LogLikelihood, dtype: torch.dtype) -> BoundsEntry:
+def _likelihood(found: LogLikelihood) -> BoundsEntry:
     """Return the entry of log p(x), with how far it is too low."""
     error = found.standard_error
-    estimate = Estimate(found.log_likelihood.to(dtype))
+    estimate = Estimate(found.log_likelihood.double())
     unreliable = int((~(error <= UNRELIABLE)).sum())
     about = "more than" if unreliable or found.share_unreliable > TOO_MANY else "about"
     note = f"importance sampling; too low by {about} {float(error.square().nanmean()) / 2:.2g}"

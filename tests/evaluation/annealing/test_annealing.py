@@ -151,6 +151,47 @@ def test_the_sites_of_a_run_are_not_seen_outside():
     assert not outer.trace.nodes
 
 
+def test_further_data_are_cut_with_x_and_keyword_arguments_are_passed_whole():
+    problem, x = LinearGaussian(), data(5)
+    shift, matrix = torch.arange(5).double(), torch.eye(5).double()
+
+    def model(x, shift, *, sign, matrix):
+        assert len(shift) == len(x)
+        assert matrix.shape == (5, 5)
+        return problem.model(x - sign * shift[:, None])
+
+    def guide(x, shift, *, sign, matrix):
+        return problem.guide(x - sign * shift[:, None])
+
+    for start in ("prior", "guide"):
+        found = annealed_log_likelihood(
+            *(model, guide, x, shift),
+            sign=-2.0,
+            matrix=matrix,
+            start=start,
+            memory=1,
+            seed=1,
+            num_steps=200,
+            num_chains=32,
+            progress=False,
+        )
+        exact = problem.log_evidence(x + 2 * shift[:, None]).detach()
+        assert bool(((found.log_likelihood - exact).abs() < 5 * found.standard_error).all())
+
+
+def test_progress_is_shown_as_by_log_likelihood(capsys):
+    options = {"num_steps": 2, "num_chains": 2, "seed": 1}
+    problem = LinearGaussian()
+    for progress in (False, None):
+        annealed_log_likelihood(problem.model, None, data(2), progress=progress, **options)
+    assert capsys.readouterr().err == ""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pyro_dvae.evaluation.counting._QUIET_SECONDS", 0.0)
+        patch.setattr("pyro_dvae.evaluation.counting._Lines.__call__", lambda *args: print("told", *args[1:]))
+        annealed_log_likelihood(problem.model, None, data(2), progress=True, **options)
+    assert capsys.readouterr().out.splitlines()[-1].startswith("told")
+
+
 def test_chunks_of_one_datum_give_the_same_evidence_and_report_progress():
     problem, x = LinearGaussian(), data(4)
     seen = []

@@ -6,6 +6,7 @@ import pytest
 import torch
 from exact import LinearGaussian
 from torch import nn
+from torch.distributions import constraints
 
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.annealing import annealed_log_likelihood
@@ -207,3 +208,34 @@ def test_too_few_plate_dimensions():
             pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
     refused("max_plate_nesting: ", model, x=torch.zeros(3, 2, dtype=double), max_plate_nesting=1)
+
+
+def test_a_latent_with_an_improper_prior():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.ImproperUniform(constraints.real, (), (3,)))
+            observe_rows(z, x)
+
+    def observe_rows(z, x):
+        pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x, 1.0).to_event(1))
+
+    words = r"model: latent 'z' has an improper prior \(ImproperUniform\), .*log_likelihood"
+    for start in ("prior", "guide"):
+        refused(words, model, guide, start=start)
+
+
+def test_a_mixture_of_the_discrete_is_discrete_and_one_without_a_bijection_is_named():
+    def of(components):
+        def model(x):
+            weights = dist.Categorical(torch.ones(len(x), 2))
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.MixtureSameFamily(weights, components))
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x[:, 0])
+
+        return model
+
+    refused("model: latent 'z' is discrete", of(dist.Poisson(torch.ones(3, 2))))

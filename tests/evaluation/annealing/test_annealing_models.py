@@ -66,6 +66,41 @@ class DirichletMultinomial:
         return dist.DirichletMultinomial(self.concentration, 6).log_prob(x)
 
 
+class MixtureOfNormals:
+    """z ~ 0.3 N(-1, 0.5²) + 0.7 N(2, 1), x|z ~ N(z, 1): the support of a mixture is that of its parts."""
+
+    weights, loc, scale = number([0.3, 0.7]), number([-1.0, 2.0]), number([0.5, 1.0])
+    x = torch.tensor([-1.5, 0.0, 2.5], dtype=double)
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            parts = dist.Normal(self.loc, self.scale)
+            z = pyro.sample("z", dist.MixtureSameFamily(dist.Categorical(self.weights), parts))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def log_evidence(self, x):
+        parts = dist.Normal(self.loc, (self.scale**2 + 1).sqrt()).log_prob(x.unsqueeze(-1))
+        return torch.logsumexp(parts + self.weights.log(), -1)
+
+
+class MixtureOfGammas(GammaPoisson):
+    """z ~ 1/2 Gamma(2, 1) + 1/2 Gamma(9, 3), as one event of two of them, x|z ~ Poisson(z)."""
+
+    a, b = number([2.0, 9.0]), number([1.0, 3.0])
+    x = torch.tensor([[0.0, 4.0], [2.0, 1.0]], dtype=double)
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            parts = dist.Gamma(self.a, self.b).expand([2, 2])
+            mixture = dist.MixtureSameFamily(dist.Categorical(torch.ones(2, 2, dtype=double)), parts)
+            z = pyro.sample("z", mixture.to_event(1))
+            pyro.sample("x", dist.Poisson(z).to_event(1), obs=x)
+
+    def log_evidence(self, x):
+        parts = super().log_evidence(x.unsqueeze(-1))
+        return (torch.logsumexp(parts, -1) - math.log(2)).sum(-1)
+
+
 class NestedUniforms:
     """z_1 ~ U(0, 1), z_2 ~ U(0, z_1), x ~ Bernoulli(z_2): the support of a latent is another latent."""
 
@@ -146,6 +181,8 @@ PROBLEMS = [
     GammaPoisson,
     BetaBernoulli,
     DirichletMultinomial,
+    MixtureOfGammas,
+    MixtureOfNormals,
     NestedUniforms,
     LatentChain,
     PlateInADatum,

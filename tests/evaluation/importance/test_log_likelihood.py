@@ -418,17 +418,32 @@ def test_further_arguments_are_cut_with_the_data():
     problem, x = near_posterior(), data(11)
     shift = torch.arange(11, dtype=torch.float64)
 
-    def model(x, shift, factor, *, sign):
+    matrix = torch.eye(11, dtype=torch.float64)  # as many rows as the data, by chance
+
+    def model(x, shift, *, sign, matrix):
         assert len(shift) == len(x)
-        assert factor == 2
-        return problem.model(x - sign * factor * shift[:, None])
+        assert matrix.shape == (11, 11)
+        return problem.model(x - sign * shift[:, None])
 
-    def guide(x, shift, factor, *, sign):
-        return problem.guide(x - sign * factor * shift[:, None])
+    def guide(x, shift, *, sign, matrix):
+        return problem.guide(x - sign * shift[:, None])
 
-    found = dv.log_likelihood(model, guide, x, shift, 2, num_samples=300, memory=20_000, seed=1, sign=-1.0)
+    options = {"num_samples": 300, "memory": 20_000, "seed": 1}
+    found = dv.log_likelihood(model, guide, x, shift, sign=-2.0, matrix=matrix, **options)
     exact = problem.log_evidence(x + 2 * shift[:, None]).detach()
     assert bool(((found.log_likelihood - exact).abs() < 5 * found.standard_error).all())
+
+
+@pytest.mark.parametrize(
+    ("other", "came"),
+    [(2, "int"), (torch.zeros(3), r"\(3,\)"), (torch.zeros(()), r"\(\)")],
+)
+@pytest.mark.parametrize("measure", [dv.log_likelihood, dv.annealed_log_likelihood])
+def test_positional_arguments_without_the_rows_of_x_are_refused(measure, other, came):
+    problem = near_posterior()
+    words = rf"^positional argument 2 after x: expected a tensor with the 11 rows of x, .*, got {came}; give"
+    with pytest.raises(InputError, match=words):
+        measure(problem.model, problem.guide, data(11), torch.zeros(11), other)
 
 
 class StopHereError(Exception):

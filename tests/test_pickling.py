@@ -1,0 +1,272 @@
+"""Every public object pickles and deep-copies, before and after use, and is then what it was."""
+
+import copy
+import io
+import pickle
+from pathlib import Path
+
+import pyro
+import pytest
+import torch
+from pyro.infer import SVI
+
+import pyro_dvae as dv
+from pyro_dvae import networks
+from pyro_dvae.registration import register
+from pyro_dvae.training import Stopped
+
+D, d = 4, 2
+X = torch.bernoulli(torch.full((6, D), 0.5), generator=torch.Generator().manual_seed(1))
+
+
+def encoder():
+    return networks.GaussianEncoder(D, d, (3,))
+
+
+def decoder():
+    return networks.BernoulliDecoder(d, D, (3,))
+
+
+def guide(cls, corruption=None):
+    return cls.of_sizes(D, d, (3,), corruption=corruption)
+
+
+CORRUPTIONS = {
+    "BitFlip": lambda: dv.BitFlip(0.2, learnable=True),
+    "GaussianNoise": lambda: dv.GaussianNoise(dv.LinearSchedule(0.1, 0.3, epochs=4)),
+    "Masking": lambda: dv.Masking(0.2),
+    "SaltAndPepper": lambda: dv.SaltAndPepper(0.2, learnable=True),
+    "NoCorruption": lambda: dv.NoCorruption(),
+}
+
+
+class Inner(torch.nn.Module):
+    """A guide without a corruption, of plain torch."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = torch.nn.Linear(D, d)
+
+    def forward(self, x):
+        pyro.module("net", self.net)
+        with pyro.plate("data", len(x)):
+            return pyro.sample("z", pyro.distributions.Normal(self.net(x), 1.0).to_event(1))
+
+
+MODULES = {
+    "BernoulliPrior": lambda: dv.BernoulliPrior(d, learnable=True),
+    "CategoricalPrior": lambda: dv.CategoricalPrior(d, learnable=True),
+    "ConcretePrior": lambda: dv.ConcretePrior(d),
+    "GaussianPair": lambda: dv.GaussianPair(d),
+    "GumbelSoftmaxPrior": lambda: dv.GumbelSoftmaxPrior(d),
+    "MixturePrior": lambda: dv.MixturePrior(d, 3),
+    "SparseBeta": lambda: dv.SparseBeta(d),
+    "StandardNormal": lambda: dv.StandardNormal(d),
+    "VampPrior": lambda: dv.VampPrior.of_sizes(D, d, 3),
+    "NetworkCorruption": lambda: dv.NetworkCorruption(torch.nn.Linear(D, D), "gaussian"),
+    "ChainGuide": lambda: guide(dv.ChainGuide, dv.BitFlip(0.2)),
+    "ChainModel": lambda: dv.ChainModel.of_sizes(D, d, (3,)),
+    "DenoisingGuide": lambda: dv.DenoisingGuide(Inner(), dv.BitFlip(0.2, learnable=True)),
+    "LatentVariableModel": lambda: dv.LatentVariableModel(decoder()),
+}
+OTHERS = {
+    "BoundsReport", "CompiledSVI", "ConstantSchedule", "Corruption", "DVAE", "Dataset", "Estimate", "Fitted",
+    "History", "LinearSchedule", "LogLikelihood", "Prior", "StepSchedule", "Trainer",
+}  # fmt: skip
+GUIDES = [
+    "BernoulliGuide",
+    "CategoricalGuide",
+    "ConcreteGuide",
+    "FlowGuide",
+    "FullCovarianceGuide",
+    "GaussianGuide",
+    "GumbelSoftmaxGuide",
+    "ImplicitGuide",
+    "MixtureGuide",
+]
+PAIRS = {
+    name: lambda made=made: dv.DVAE(encoder(), decoder(), made()) for name, made in CORRUPTIONS.items()
+} | {
+    "DRAW": lambda: dv.DRAW(image_shape=(2, 2), steps=2, hidden_size=3, latent_size=d, attention=False),
+    "Autoencoder": lambda: dv.Autoencoder(encoder(), decoder()),
+    "FullBayes": lambda: dv.FullBayes(decoder(), guide(dv.GaussianGuide), 6),
+    "VampPrior": lambda: dv.DVAE(encoder(), decoder(), prior=dv.VampPrior.of_sizes(D, d, 3)),
+}
+BOUNDS = {
+    "TraceDenoising_ELBO": lambda: dv.TraceDenoising_ELBO(num_corruptions=2, num_particles=2),
+    "TraceDenoisingIWAE_ELBO": lambda: dv.TraceDenoisingIWAE_ELBO(num_corruptions=2, num_particles=2),
+    "mixture": lambda: dv.TraceDenoisingIWAE_ELBO(num_corruptions=2, num_particles=2, combine="mixture"),
+    "TraceMeanFieldDenoising_ELBO": lambda: dv.TraceMeanFieldDenoising_ELBO(num_particles=2),
+    "TraceSemiImplicit_ELBO": lambda: dv.TraceSemiImplicit_ELBO(num_mixture=2),
+}
+
+
+def by_pickle(made):
+    return pickle.loads(pickle.dumps(made))
+
+
+def by_torch(made):
+    file = io.BytesIO()
+    torch.save(made, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+COPIES = {"pickle": by_pickle, "deepcopy": copy.deepcopy, "torch.save": by_torch}
+
+
+def loss(pair, bound=None):
+    """Return a loss from one random state, with a param store of its own."""
+    pyro.clear_param_store()
+    pyro.set_rng_seed(3)
+    return (bound or dv.TraceDenoising_ELBO()).loss(pair.model, pair.guide, X)
+
+
+def use(pair, local):
+    svi = SVI(pair.model, pair.guide, pyro.optim.Adam({"lr": 0.01}), dv.TraceDenoising_ELBO())
+    with pyro.settings.context(module_local_params=local):
+        for _ in range(2):
+            svi.step(X)
+    return dict(pyro.get_param_store().items())  # looked at, as one does
+
+
+USES = {
+    "unused": lambda pair: None,
+    "used": lambda pair: use(pair, False),
+    "used with local parameters": lambda pair: use(pair, True),
+}
+
+
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+@pytest.mark.parametrize("used", USES.values(), ids=USES)
+@pytest.mark.parametrize("made", PAIRS.values(), ids=PAIRS)
+def test_ready_made_pairs(made, used, copied):
+    pair = made()
+    used(pair)
+    other = copied(pair)
+    assert loss(other) == loss(pair)
+    assert all(a is not b for a, b in zip(pair.parameters(), other.parameters(), strict=True))
+    use(other, False)  # and it trains, apart from the first
+    assert loss(other) != loss(pair)
+
+
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+@pytest.mark.parametrize("used", USES.values(), ids=USES)
+@pytest.mark.parametrize("name", GUIDES)
+def test_guides(name, used, copied):
+    made = guide(getattr(dv, name), dv.BitFlip(0.2))
+    if used is not USES["unused"]:
+        with pyro.settings.context(module_local_params=used is USES["used with local parameters"]):
+            made(X)
+        dict(pyro.get_param_store().items())
+    other = copied(made)
+    pyro.clear_param_store()
+    pyro.set_rng_seed(3)
+    wanted = made(X)
+    pyro.clear_param_store()
+    pyro.set_rng_seed(3)
+    assert torch.equal(other(X), wanted)
+
+
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+@pytest.mark.parametrize("made", BOUNDS.values(), ids=BOUNDS)
+def test_bounds(made, copied):
+    bound, pair = made(), PAIRS["BitFlip"]()
+    for _ in range(2):
+        assert loss(pair, copied(bound)) == loss(pair, bound)
+        pyro.set_rng_seed(0)
+        bound.loss(lambda x: pair.model(x), lambda x: pair.guide(x), X)  # programs that have no pickle
+
+
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+@pytest.mark.parametrize("used", [False, True])
+@pytest.mark.parametrize("made", MODULES.values(), ids=MODULES)
+def test_other_modules(made, used, copied):
+    module = made()
+    if used:
+        register("module", module)
+        dict(pyro.get_param_store().items())
+    other = copied(module)
+
+    def drawn(module):
+        pyro.clear_param_store()
+        pyro.set_rng_seed(3)
+        found = module(X)
+        return found if isinstance(found, torch.Tensor) else found.sample()
+
+    assert torch.equal(drawn(other), drawn(module))
+
+
+def test_errors():
+    for error in [getattr(dv, name)("x: expected y") for name in dv.__all__ if name.endswith("Error")]:
+        assert repr(by_pickle(error)) == repr(error)
+    stopped = by_pickle(Stopped(Path("c.safetensors")))
+    assert stopped.checkpoint == Path("c.safetensors")
+    assert str(stopped) == str(Stopped(Path("c.safetensors")))
+
+
+def test_every_public_class_is_tested_here():
+    classes = {name for name in dv.__all__ if isinstance(getattr(dv, name), type)}
+    tested = {*PAIRS, *BOUNDS, *GUIDES, *CORRUPTIONS, *MODULES, *OTHERS}
+    assert {name for name in classes if not name.endswith("Error")} <= tested
+
+
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+def test_a_network_of_a_function_is_used_and_copied(copied):
+    net = decoder()
+    pair = dv.DVAE(encoder(), net)
+    use(pair, False)
+    z = torch.zeros(3, d)
+    assert torch.equal(copied(net)(z).mean, net(z).mean)
+    assert torch.equal(copied(pair.guide.encoder)(X)[0], pair.guide.encoder(X)[0])
+
+
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+def test_results_and_data(copied):
+    pair = PAIRS["Masking"]()
+    bound = dv.TraceDenoising_ELBO()
+    made = {
+        "history": dv.fit(pair.model, pair.guide, bound, X, epochs=1, progress=False, compile=False),
+        "estimate": dv.evaluate_bound(pair.model, pair.guide, X, bound),
+        "likelihood": dv.log_likelihood(pair.model, pair.guide, X, num_samples=20, seed=1),
+        "report": dv.bounds_report(pair.model, pair.guide, X, num_samples=10, num_particles=2, num_mixture=1),
+        "annealed": dv.annealed_log_likelihood(pair.model, None, X, num_steps=2, num_chains=2, seed=1),
+        "data": dv.load_dataset("digits"),
+    }
+    for name, each in made.items():
+        assert repr(copied(each)) == repr(each), name
+    for schedule in (dv.StepSchedule({0: 0.1, 2: 0.2}), dv.LinearSchedule(0, 1, 2), dv.ConstantSchedule(1)):
+        assert vars(copied(schedule)) == vars(schedule)
+
+
+def test_fitted_models_of_many():
+    pair = PAIRS["Masking"]()
+    (found,) = dv.fit_many(
+        [(pair.model, pair.guide)], dv.TraceDenoising_ELBO(), X, epochs=1, validation=X, progress=False
+    )
+    other = by_pickle(found)
+    assert other.history == found.history
+    assert all(
+        torch.equal(a, b) for a, b in zip(other.model.parameters(), pair.model.parameters(), strict=True)
+    )
+    other.load_best()
+
+
+def test_a_trainer_and_what_it_trained():
+    pair = PAIRS["BitFlip"]()
+    trainer = dv.Trainer(pair.model, pair.guide, dv.TraceDenoising_ELBO(), X, epochs=1, progress=False)
+    for epoch in trainer:
+        for x in epoch:
+            trainer.step(x)
+    assert loss(by_pickle(pair)) == loss(pair)
+    with pytest.raises(TypeError, match="a Trainer is not pickled or copied: pickle model and guide"):
+        pickle.dumps(trainer)
+
+
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+def test_models_after_compiled_steps(copied):
+    pair = PAIRS["SaltAndPepper"]()
+    svi = dv.CompiledSVI(pair.model, pair.guide, pyro.optim.Adam({"lr": 0.01}), dv.TraceDenoising_ELBO())
+    for _ in range(3):
+        svi.step(X)
+    assert loss(copied(pair)) == loss(pair)
