@@ -12,7 +12,8 @@ from typing import Any
 from pyro_dvae import plots
 from pyro_dvae.experiments.declaration import Case, Experiment
 from pyro_dvae.experiments.results import Row
-from pyro_dvae.experiments.table import number, of_case, stand_in, values
+from pyro_dvae.experiments.table import fewer, number, of_case, stand_in, values
+from pyro_dvae.experiments.times import span
 
 NAME = "picture.png"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
@@ -47,7 +48,7 @@ def lines(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path | N
     handles = axes[0].get_legend_handles_labels()
     if len(handles[0]) > 1:
         figure.legend(*handles, loc="outside lower center", ncols=3, frameon=False, fontsize=plots.FONT_SIZE)
-    return _written(figure, experiment, folder)
+    return _written(figure, experiment, rows, folder)
 
 
 def _wrapped(label: str) -> str:
@@ -90,7 +91,7 @@ def curves(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path | 
         frameon=False,
         fontsize=plots.FONT_SIZE,
     )
-    return _written(figure, experiment, folder)
+    return _written(figure, experiment, rows, folder)
 
 
 def heat_map(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path | None:
@@ -112,7 +113,7 @@ def heat_map(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path 
     axes.set_yticks(range(len(labels)), labels=labels)
     axes.set_xlabel(experiment.table.corner)
     figure.colorbar(image, ax=axes, label=experiment.table.quantity)
-    return _written(figure, experiment, folder)
+    return _written(figure, experiment, rows, folder)
 
 
 def panels(kind: str) -> Callable[[Experiment, Sequence[Row], Path], Path | None]:
@@ -131,14 +132,16 @@ def panels(kind: str) -> Callable[[Experiment, Sequence[Row], Path], Path | None
             return None
         across = min(len(found), 4)
         down = math.ceil(len(found) / across)
-        figure = plots.new_figure(4.2 * across, 4.4 * down + 0.4, layout="constrained")
+        height, width = (max(image.shape[side] for _, image in found) / plots.DPI for side in (0, 1))
+        # At the size they were drawn, so that their labels can be read.
+        figure = plots.new_figure(width * across, (height + 0.3) * down + 0.4, layout="constrained")
         places = figure.subplots(down, across, squeeze=False).flatten()
         for axes in places:
             axes.set_axis_off()
         for axes, (case, image) in zip(places, found, strict=False):
             axes.imshow(image, cmap="gray")
             axes.set_title(case.name, fontsize=plots.FONT_SIZE + 1)
-        return _written(figure, experiment, folder)
+        return _written(figure, experiment, rows, folder)
 
     return draw
 
@@ -164,8 +167,25 @@ def _points(axes: Any, points: Sequence[tuple[float, float]], **style: Any) -> N
         axes.errorbar(places, means, errors, **style)
 
 
-def _written(figure: Any, experiment: Experiment, folder: Path) -> Path:
-    figure.suptitle(textwrap.fill(experiment.title, 90), fontsize=plots.FONT_SIZE + 2)
+def title(experiment: Experiment, rows: Sequence[Row]) -> str:
+    """Return the title of a picture; it names a data set that stands in, and fewer epochs."""
+    instead = stand_in(experiment, rows)
+    parts = [
+        experiment.title if instead is None else f"Of {instead}, not the declared data: {experiment.title}"
+    ]
+    short = [
+        row["epochs"]
+        for case in experiment.cases
+        for row in of_case(case, rows)
+        if fewer(experiment, case, [row])
+    ]
+    if short:
+        parts.append(f"({len(short)} of {len(rows)} runs with fewer epochs than declared: {span(short)})")
+    return " ".join(parts)
+
+
+def _written(figure: Any, experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path:
+    figure.suptitle(textwrap.fill(title(experiment, rows), 90), fontsize=plots.FONT_SIZE + 2)
     return plots.write_figure(folder / NAME, figure)
 
 

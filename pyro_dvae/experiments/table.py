@@ -10,6 +10,7 @@ from pyro_dvae.experiments.results import Row
 from pyro_dvae.experiments.times import in_words, span
 
 MINUS, NONE = "\N{MINUS SIGN}", "\N{EN DASH}"
+FEWER = " \N{DAGGER}"  # marks a cell
 
 
 def markdown(experiment: Experiment, rows: Sequence[Row]) -> str:
@@ -64,7 +65,10 @@ def main_table(experiment: Experiment, rows: Sequence[Row]) -> str:
         if not any(ours):
             continue
         published = [c.published if c is not None and comparable else None for c in of_row]
-        cells = [_ours(found, each, table) for found, each in zip(ours, own, strict=True)]
+        cells = [
+            _ours(found, each, table) + (FEWER if fewer(experiment, case, each) else "")
+            for found, each, case in zip(ours, own, of_row, strict=True)
+        ]
         if not any(published):
             lines.append(_line([label, "ours", *cells]))
             continue
@@ -74,7 +78,16 @@ def main_table(experiment: Experiment, rows: Sequence[Row]) -> str:
             _difference(each, source, table.digits) for each, source in zip(ours, published, strict=True)
         ]
         lines.append(_line(["", "difference", *differences]))
-    return "\n".join([*lines, "", _spent(rows)])
+    marked = [f"{FEWER.strip()} fewer epochs than declared."] if any(FEWER in line for line in lines) else []
+    return "\n".join([*lines, "", " ".join([*marked, _spent(rows)])])
+
+
+def fewer(experiment: Experiment, case: Case | None, rows: Iterable[Row]) -> bool:
+    """Return whether a run of the case was planned with fewer epochs than its experiment declares."""
+    if case is None:
+        return False
+    declared = case.options.get("epochs", experiment.epochs)
+    return any(row["options"]["epochs"] < declared for row in rows)
 
 
 def _all_figures(experiment: Experiment, rows: Sequence[Row]) -> str:

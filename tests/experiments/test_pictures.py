@@ -79,3 +79,14 @@ def test_panels_are_the_pictures_of_the_measure(small, drawn, tmp_path):
     PICTURES["manifolds"](small, own, tmp_path)
     titles = [axes.get_title() for axes in drawn[-1].axes if axes.get_title()]
     assert titles == ["VAE, 0 %", "VAE, 5 %"]
+
+
+def test_a_title_names_other_data_and_fewer_epochs(small, drawn, tmp_path):
+    PICTURES["lines"](small, rows(small), tmp_path)
+    assert drawn[-1].get_suptitle() == small.title
+    longer = dataclasses.replace(small, epochs=5)
+    other = [row | {"data": row["data"] | {"name": "another"}} for row in rows(small)]
+    PICTURES["lines"](longer, other, tmp_path)
+    text = " ".join(drawn[-1].get_suptitle().split())
+    assert text.startswith("Of another, not the declared data: ")
+    assert text.endswith("runs with fewer epochs than declared: 3)")

@@ -1,6 +1,6 @@
 """Which activation."""
 
-from pyro_dvae.experiments.declaration import Case, Experiment, Table
+from pyro_dvae.experiments.declaration import Case, Claim, Experiment, Table
 from pyro_dvae.experiments.shared import MNIST_AND_FREY
 
 COLUMNS = {**MNIST_AND_FREY, "MNIST, 10 latents": {"dataset": "mnist", "latent_size": 10}}
@@ -21,4 +21,10 @@ EXPERIMENT = Experiment(
     measures=("training", "units"),
     picture="curves",
     core_hours=0.14,
+    claims=tuple(
+        Claim(
+            f"10 latents: {better} beats {worse}", (better, "MNIST, 10 latents"), (worse, "MNIST, 10 latents")
+        )
+        for better, worse in (("relu", "sigmoid"), ("tanh", "sigmoid"), ("relu", "tanh"))
+    ),
 )

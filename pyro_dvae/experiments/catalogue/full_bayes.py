@@ -1,6 +1,6 @@
 """A distribution of the decoder's weights, where data are few."""
 
-from pyro_dvae.experiments.declaration import Case, Experiment, Table
+from pyro_dvae.experiments.declaration import Case, Claim, Experiment, Table
 
 PROGRAMS = {
     "VAE": "dvae",
@@ -26,4 +26,12 @@ EXPERIMENT = Experiment(
         "has trained that for as many epochs before."
     ),
     core_hours=0.23,
+    claims=tuple(
+        Claim(
+            f"{size} images: a distribution of the weights beats a point estimate",
+            ("full Bayes", f"{size} images"),
+            ("VAE", f"{size} images"),
+        )
+        for size in ("1,000", "10,000")
+    ),
 )

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pyro_dvae.experiments.declaration import Case, Experiment, Table
+from pyro_dvae.experiments.declaration import Case, Claim, Experiment, Table
 
 SIZES = (2, 5, 10, 20)
 TRAINED_ON: dict[str, tuple[int | None, dict[str, Any]]] = {
@@ -51,4 +51,16 @@ EXPERIMENT = Experiment(
         "log p(x)."
     ),
     core_hours=2.0,
+    claims=(
+        *(
+            Claim(
+                f"{images}, {latents} latents: a VAE has a lower squared error than an autoencoder",
+                (f"VAE, {images}", str(latents)),
+                (f"autoencoder, {images}", str(latents)),
+                lower=True,
+            )
+            for images in TRAINED_ON
+            for latents in SIZES
+        ),
+    ),
 )
