@@ -32,9 +32,10 @@ def committed(folder: Path) -> tuple[Experiment, list[Row]]:
     :raises DataError: a row is of no run that the experiment can plan.
     """
     declared, rows = experiment(folder.name), read(folder)
-    planned = plan(declared, overrides={"bfloat16": True})
-    for count in sorted({row["options"]["epochs"] for row in rows}):
-        planned += plan(declared, epochs=count, overrides={"bfloat16": True})
+    planned = []
+    for count in [None, *sorted({row["options"]["epochs"] for row in rows})]:
+        for rounded in (True, False):
+            planned += plan(declared, epochs=count, overrides={"bfloat16": rounded})
     found = finished(rows, planned)
     if odd := sorted({row["key"] for row in rows} - found.keys()):
         raise DataError(f"output: the row {odd[0]} in {folder} is of no run of {declared.name}")

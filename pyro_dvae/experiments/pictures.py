@@ -55,43 +55,70 @@ def _wrapped(label: str) -> str:
     return textwrap.fill(label.replace(" %", "\N{NO-BREAK SPACE}%"), 14)
 
 
-def curves(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path | None:
-    """Draw the validation bounds of the first seeds against the epoch, in one panel for each column."""
-    columns = [c for c in experiment.columns if any(row["column"] == c for row in rows)]
-    figure = plots.new_figure(max(7.0, 4.2 * len(columns)), 4.6, layout="constrained")
-    panels = figure.subplots(1, len(columns), squeeze=False)[0]
-    for axes, column in zip(panels, columns, strict=True):
-        shown: list[float] = []
-        for place, label in enumerate(experiment.rows):
-            own = [row for row in rows if (row["row"], row["column"]) == (label, column)]
-            if own:
-                first = min(own, key=lambda row: row["seed"])
-                bounds = first["curve"]["validation"]
-                axes.plot(
-                    first["curve"]["epoch"], bounds, color=COLOURS[place % 8], label=label, linewidth=1.4
-                )
-                shown += bounds[len(bounds) // 10 :]
-        low, high = min(shown), max(shown)
-        margin = 0.05 * (high - low) or 0.5
-        axes.set_ylim(low - margin, high + margin)
-        axes.set_xlabel("epoch")
-        axes.set_title(column, fontsize=plots.FONT_SIZE + 1)
-        axes.grid(color="0.9", linewidth=0.8)
-    panels[0].set_ylabel("validation bound, nats per datum")
-    drawn = {
-        label: handle
-        for axes in panels
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(
-        list(drawn.values()),
-        list(drawn),
-        loc="outside lower center",
-        ncols=4,
-        frameon=False,
-        fontsize=plots.FONT_SIZE,
-    )
-    return _written(figure, experiment, rows, folder)
+def curves(
+    *, panel: str = "column", line: str = "row", log: bool = False
+) -> Callable[[Experiment, Sequence[Row], Path], Path | None]:
+    """Return a function that draws validation bounds against the epoch: means over the seeds.
+
+    A band is the standard deviation over the seeds, where there are several.
+
+    :param panel: what has a panel of its own, ``column`` or ``row``.
+    :param line: what has a line of its own, the other of the two.
+    :param log: the epochs on a logarithmic axis.
+    """
+
+    def draw(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path | None:
+        from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+
+        names = {"row": experiment.rows, "column": experiment.columns}
+        places = [name for name in names[panel] if any(row[panel] == name for row in rows)]
+        figure = plots.new_figure(max(7.0, 4.2 * len(places)), 4.6, layout="constrained")
+        panels = figure.subplots(1, len(places), squeeze=False)[0]
+        drawn: dict[str, Any] = {}
+        for axes, place in zip(panels, places, strict=True):
+            shown: list[float] = []
+            for number_of, label in enumerate(names[line]):
+                own = [row["curve"] for row in rows if (row[panel], row[line]) == (place, label)]
+                if own:
+                    epochs, means, spread = _over_seeds(own)
+                    style = {"color": COLOURS[number_of % 8], "linewidth": 1.4}
+                    (drawn[label],) = axes.plot(epochs, means, **style)
+                    if len(own) > 1:
+                        below, above = means - spread, means + spread
+                        axes.fill_between(epochs, below, above, color=style["color"], alpha=0.2, linewidth=0)
+                    shown += means[len(means) // 10 :].tolist()
+            low, high = min(shown), max(shown)
+            margin = 0.05 * (high - low) or 0.5
+            axes.set_ylim(low - margin, high + margin)
+            if log:
+                axes.set_xscale("log")
+                axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axes.xaxis.set_major_formatter(ScalarFormatter())
+                axes.xaxis.set_minor_formatter(NullFormatter())
+            axes.set_xlabel("epoch")
+            axes.set_title(place, fontsize=plots.FONT_SIZE + 1)
+            axes.grid(color="0.9", linewidth=0.8)
+        panels[0].set_ylabel("validation bound, nats per datum")
+        below = {"loc": "outside lower center", "ncols": 4, "frameon": False, "fontsize": plots.FONT_SIZE}
+        figure.legend(
+            [drawn[name] for name in names[line] if name in drawn],
+            [name for name in names[line] if name in drawn],
+            **below,
+        )
+        return _written(figure, experiment, rows, folder)
+
+    return draw
+
+
+def _over_seeds(own: Sequence[Any]) -> tuple[Any, Any, Any]:
+    """Return the epochs that all curves have, and mean and standard deviation of their validation bounds."""
+    import numpy as np
+
+    curves_of = [dict(zip(each["epoch"], each["validation"], strict=True)) for each in own]
+    epochs = sorted(set.intersection(*(set(each) for each in curves_of)))
+    bounds = np.array([[each[epoch] for epoch in epochs] for each in curves_of])
+    spread = bounds.std(axis=0, ddof=1) if len(own) > 1 else np.zeros(len(epochs))
+    return epochs, bounds.mean(axis=0), spread
 
 
 def heat_map(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path | None:
@@ -191,7 +218,8 @@ def _written(figure: Any, experiment: Experiment, rows: Sequence[Row], folder: P
 
 PICTURES: dict[str, Callable[[Experiment, Sequence[Row], Path], Path | None]] = {
     "lines": lines,
-    "curves": curves,
+    "curves": curves(),
+    "log-curves-by-row": curves(panel="row", line="column", log=True),
     "heat-map": heat_map,
     "manifolds": panels("manifold"),
     "samples": panels("samples"),

@@ -170,12 +170,15 @@ def _spent(rows: Sequence[Row]) -> str:
     data = " and ".join(_data(rows))
     where = " and ".join(sorted({row["device"] for row in rows}))
     threads = "one thread" if {row["threads"] for row in rows} == {1} else "several threads"
-    rounded = ", matrix products in bfloat16" if all(row["options"]["bfloat16"] for row in rows) else ""
+    count = sum(row["options"]["bfloat16"] for row in rows)
+    which_of = "" if count == len(rows) else f" in {count} of them"
+    rounded = f", matrix products in bfloat16{which_of}" if count else ""
+    torch = " and ".join(sorted({row["versions"]["torch"] for row in rows}))
     runs = "1 run" if len(rows) == 1 else f"{len(rows)} runs"
     epochs = span(row["epochs"] for row in rows)
     return (
         f"{runs} of {epochs} epochs on {data}, with {threads} each on {where}{rounded}: "
-        f"{in_words(seconds)} in all (torch {rows[-1]['versions']['torch']}).{shared}"
+        f"{in_words(seconds)} in all (torch {torch}).{shared}"
     )
 
 

@@ -19,6 +19,7 @@ EXPERIMENT = Experiment(
     epochs=50,
     options={"dataset": "mnist", "salt": "rate", "noise": 0.05, "validate_every": 5},
     measures=("training", "bounds", "likelihood"),
+    picture="log-curves-by-row",
     note=(
         "Ours: one encoder layer, K = 1 latent of each corruption for DVAE and K = 5 for DIWAE; which the "
         "figure has, the paper does not say."
