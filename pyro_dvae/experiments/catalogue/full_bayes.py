@@ -5,6 +5,7 @@ from pyro_dvae.experiments.declaration import Case, Claim, Experiment, Table
 PROGRAMS = {
     "VAE": "dvae",
     "full Bayes": "full-bayes",
+    "full Bayes, prior of scale 0.1": "full-bayes-narrow-prior",
     "full Bayes, from a trained VAE": "full-bayes-from-trained",
 }
 
@@ -28,10 +29,11 @@ EXPERIMENT = Experiment(
     core_hours=0.23,
     claims=tuple(
         Claim(
-            f"{size} images: a distribution of the weights beats a point estimate",
-            ("full Bayes", f"{size} images"),
+            f"{size} images: {row} beats a point estimate",
+            (row, f"{size} images"),
             ("VAE", f"{size} images"),
         )
         for size in ("1,000", "10,000")
+        for row in list(PROGRAMS)[1:]
     ),
 )
