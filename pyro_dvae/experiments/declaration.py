@@ -55,6 +55,26 @@ class Case:
 
 
 @dataclass(frozen=True)
+class Claim:
+    """That one cell is better than another.
+
+    :param text: the claim in words.
+    :param better: row and column of the cell that is said to be better.
+    :param worse: those of the other.
+    :param figure: the figure that is compared; by default the table's.
+    :param lower: the lower figure is the better one, as for an error.
+    :param margin: the claim holds up to so much of a loss: "as good as".
+    """
+
+    text: str
+    better: tuple[str, str]
+    worse: tuple[str, str]
+    figure: str | None = None
+    lower: bool = False
+    margin: float = 0.0
+
+
+@dataclass(frozen=True)
 class Table:
     """How the figures of an experiment are laid out.
 
@@ -89,6 +109,7 @@ class Experiment:
     :param picture: its kind, a name of :data:`pyro_dvae.experiments.pictures.PICTURES`.
     :param core_hours: of all runs on one core each, by those that were measured for the documentation.
     :param note: what a reader of the table should know.
+    :param claims: what its source says of its cells.
     """
 
     name: str
@@ -103,6 +124,7 @@ class Experiment:
     picture: str = "lines"
     core_hours: float = 0.0
     note: str = ""
+    claims: tuple[Claim, ...] = ()
 
     @property
     def rows(self) -> list[str]:

@@ -12,7 +12,8 @@ from typing import Any
 from pyro_dvae import plots
 from pyro_dvae.experiments.declaration import Case, Experiment
 from pyro_dvae.experiments.results import Row
-from pyro_dvae.experiments.table import number, of_case, stand_in, values
+from pyro_dvae.experiments.table import fewer, number, of_case, stand_in, values
+from pyro_dvae.experiments.times import span
 
 NAME = "picture.png"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
@@ -47,50 +48,77 @@ def lines(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path | N
     handles = axes[0].get_legend_handles_labels()
     if len(handles[0]) > 1:
         figure.legend(*handles, loc="outside lower center", ncols=3, frameon=False, fontsize=plots.FONT_SIZE)
-    return _written(figure, experiment, folder)
+    return _written(figure, experiment, rows, folder)
 
 
 def _wrapped(label: str) -> str:
     return textwrap.fill(label.replace(" %", "\N{NO-BREAK SPACE}%"), 14)
 
 
-def curves(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path | None:
-    """Draw the validation bounds of the first seeds against the epoch, in one panel for each column."""
-    columns = [c for c in experiment.columns if any(row["column"] == c for row in rows)]
-    figure = plots.new_figure(max(7.0, 4.2 * len(columns)), 4.6, layout="constrained")
-    panels = figure.subplots(1, len(columns), squeeze=False)[0]
-    for axes, column in zip(panels, columns, strict=True):
-        shown: list[float] = []
-        for place, label in enumerate(experiment.rows):
-            own = [row for row in rows if (row["row"], row["column"]) == (label, column)]
-            if own:
-                first = min(own, key=lambda row: row["seed"])
-                bounds = first["curve"]["validation"]
-                axes.plot(
-                    first["curve"]["epoch"], bounds, color=COLOURS[place % 8], label=label, linewidth=1.4
-                )
-                shown += bounds[len(bounds) // 10 :]
-        low, high = min(shown), max(shown)
-        margin = 0.05 * (high - low) or 0.5
-        axes.set_ylim(low - margin, high + margin)
-        axes.set_xlabel("epoch")
-        axes.set_title(column, fontsize=plots.FONT_SIZE + 1)
-        axes.grid(color="0.9", linewidth=0.8)
-    panels[0].set_ylabel("validation bound, nats per datum")
-    drawn = {
-        label: handle
-        for axes in panels
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(
-        list(drawn.values()),
-        list(drawn),
-        loc="outside lower center",
-        ncols=4,
-        frameon=False,
-        fontsize=plots.FONT_SIZE,
-    )
-    return _written(figure, experiment, folder)
+def curves(
+    *, panel: str = "column", line: str = "row", log: bool = False
+) -> Callable[[Experiment, Sequence[Row], Path], Path | None]:
+    """Return a function that draws validation bounds against the epoch: means over the seeds.
+
+    A band is the standard deviation over the seeds, where there are several.
+
+    :param panel: what has a panel of its own, ``column`` or ``row``.
+    :param line: what has a line of its own, the other of the two.
+    :param log: the epochs on a logarithmic axis.
+    """
+
+    def draw(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path | None:
+        from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+
+        names = {"row": experiment.rows, "column": experiment.columns}
+        places = [name for name in names[panel] if any(row[panel] == name for row in rows)]
+        figure = plots.new_figure(max(7.0, 4.2 * len(places)), 4.6, layout="constrained")
+        panels = figure.subplots(1, len(places), squeeze=False)[0]
+        drawn: dict[str, Any] = {}
+        for axes, place in zip(panels, places, strict=True):
+            shown: list[float] = []
+            for number_of, label in enumerate(names[line]):
+                own = [row["curve"] for row in rows if (row[panel], row[line]) == (place, label)]
+                if own:
+                    epochs, means, spread = _over_seeds(own)
+                    style = {"color": COLOURS[number_of % 8], "linewidth": 1.4}
+                    (drawn[label],) = axes.plot(epochs, means, **style)
+                    if len(own) > 1:
+                        below, above = means - spread, means + spread
+                        axes.fill_between(epochs, below, above, color=style["color"], alpha=0.2, linewidth=0)
+                    shown += means[len(means) // 10 :].tolist()
+            low, high = min(shown), max(shown)
+            margin = 0.05 * (high - low) or 0.5
+            axes.set_ylim(low - margin, high + margin)
+            if log:
+                axes.set_xscale("log")
+                axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axes.xaxis.set_major_formatter(ScalarFormatter())
+                axes.xaxis.set_minor_formatter(NullFormatter())
+            axes.set_xlabel("epoch")
+            axes.set_title(place, fontsize=plots.FONT_SIZE + 1)
+            axes.grid(color="0.9", linewidth=0.8)
+        panels[0].set_ylabel("validation bound, nats per datum")
+        below = {"loc": "outside lower center", "ncols": 4, "frameon": False, "fontsize": plots.FONT_SIZE}
+        figure.legend(
+            [drawn[name] for name in names[line] if name in drawn],
+            [name for name in names[line] if name in drawn],
+            **below,
+        )
+        return _written(figure, experiment, rows, folder)
+
+    return draw
+
+
+def _over_seeds(own: Sequence[Any]) -> tuple[Any, Any, Any]:
+    """Return the epochs that all curves have, and mean and standard deviation of their validation bounds."""
+    import numpy as np
+
+    curves_of = [dict(zip(each["epoch"], each["validation"], strict=True)) for each in own]
+    epochs = sorted(set.intersection(*(set(each) for each in curves_of)))
+    bounds = np.array([[each[epoch] for epoch in epochs] for each in curves_of])
+    spread = bounds.std(axis=0, ddof=1) if len(own) > 1 else np.zeros(len(epochs))
+    return epochs, bounds.mean(axis=0), spread
 
 
 def heat_map(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path | None:
@@ -112,7 +140,7 @@ def heat_map(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path 
     axes.set_yticks(range(len(labels)), labels=labels)
     axes.set_xlabel(experiment.table.corner)
     figure.colorbar(image, ax=axes, label=experiment.table.quantity)
-    return _written(figure, experiment, folder)
+    return _written(figure, experiment, rows, folder)
 
 
 def panels(kind: str) -> Callable[[Experiment, Sequence[Row], Path], Path | None]:
@@ -131,14 +159,16 @@ def panels(kind: str) -> Callable[[Experiment, Sequence[Row], Path], Path | None
             return None
         across = min(len(found), 4)
         down = math.ceil(len(found) / across)
-        figure = plots.new_figure(4.2 * across, 4.4 * down + 0.4, layout="constrained")
+        height, width = (max(image.shape[side] for _, image in found) / plots.DPI for side in (0, 1))
+        # At the size they were drawn, so that their labels can be read.
+        figure = plots.new_figure(width * across, (height + 0.3) * down + 0.4, layout="constrained")
         places = figure.subplots(down, across, squeeze=False).flatten()
         for axes in places:
             axes.set_axis_off()
         for axes, (case, image) in zip(places, found, strict=False):
             axes.imshow(image, cmap="gray")
             axes.set_title(case.name, fontsize=plots.FONT_SIZE + 1)
-        return _written(figure, experiment, folder)
+        return _written(figure, experiment, rows, folder)
 
     return draw
 
@@ -164,14 +194,32 @@ def _points(axes: Any, points: Sequence[tuple[float, float]], **style: Any) -> N
         axes.errorbar(places, means, errors, **style)
 
 
-def _written(figure: Any, experiment: Experiment, folder: Path) -> Path:
-    figure.suptitle(textwrap.fill(experiment.title, 90), fontsize=plots.FONT_SIZE + 2)
+def title(experiment: Experiment, rows: Sequence[Row]) -> str:
+    """Return the title of a picture; it names a data set that stands in, and fewer epochs."""
+    instead = stand_in(experiment, rows)
+    parts = [
+        experiment.title if instead is None else f"Of {instead}, not the declared data: {experiment.title}"
+    ]
+    short = [
+        row["epochs"]
+        for case in experiment.cases
+        for row in of_case(case, rows)
+        if fewer(experiment, case, [row])
+    ]
+    if short:
+        parts.append(f"({len(short)} of {len(rows)} runs with fewer epochs than declared: {span(short)})")
+    return " ".join(parts)
+
+
+def _written(figure: Any, experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path:
+    figure.suptitle(textwrap.fill(title(experiment, rows), 90), fontsize=plots.FONT_SIZE + 2)
     return plots.write_figure(folder / NAME, figure)
 
 
 PICTURES: dict[str, Callable[[Experiment, Sequence[Row], Path], Path | None]] = {
     "lines": lines,
-    "curves": curves,
+    "curves": curves(),
+    "log-curves-by-row": curves(panel="row", line="column", log=True),
     "heat-map": heat_map,
     "manifolds": panels("manifold"),
     "samples": panels("samples"),

@@ -34,16 +34,25 @@ def full_bayes(setting: Setting) -> Pair:
     return _bayes(LatentVariableModel(setting.decoder()), guide, setting)
 
 
+def full_bayes_narrow_prior(setting: Setting) -> Pair:
+    """Return the same with a prior of the weights of standard deviation 0.1, about their own scale."""
+    guide = GaussianGuide(setting.encoder(), setting.corruption)
+    return _bayes(LatentVariableModel(setting.decoder()), guide, setting, prior_scale=0.1)
+
+
 def full_bayes_from_trained(setting: Setting) -> Pair:
-    """Return the same, started from a DVAE that is trained first for as many epochs."""
+    """Return the first, started from a DVAE that is trained first for as many epochs."""
     made = DVAE(setting.encoder(), setting.decoder(), setting.corruption)
     setting.fit(Pair(made.model, made.guide, setting.bound()), phase="-start")
     guide = GaussianGuide(made.guide.encoder, setting.corruption)
     return _bayes(LatentVariableModel(made.model.decoder), guide, setting)
 
 
-def _bayes(model: LatentVariableModel, guide: GaussianGuide, setting: Setting) -> Pair:
-    made = FullBayes.from_trained(model, guide, len(setting.data.train), bound_of="batch")
+def _bayes(
+    model: LatentVariableModel, guide: GaussianGuide, setting: Setting, prior_scale: float = 1.0
+) -> Pair:
+    count = len(setting.data.train)
+    made = FullBayes.from_trained(model, guide, count, prior_scale=prior_scale, bound_of="batch")
     bound = TraceMeanFieldDenoising_ELBO(num_corruptions=setting.options.corruptions, max_plate_nesting=1)
     return Pair(made.model, made.guide, bound, (made.predictive(), made.guide.guide))
 
@@ -52,6 +61,7 @@ PROGRAMS: dict[str, Callable[[Setting], Pair]] = {
     "dvae": dvae,
     "autoencoder": autoencoder,
     "full-bayes": full_bayes,
+    "full-bayes-narrow-prior": full_bayes_narrow_prior,
     "full-bayes-from-trained": full_bayes_from_trained,
 }
 

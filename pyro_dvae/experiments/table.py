@@ -10,6 +10,7 @@ from pyro_dvae.experiments.results import Row
 from pyro_dvae.experiments.times import in_words, span
 
 MINUS, NONE = "\N{MINUS SIGN}", "\N{EN DASH}"
+FEWER = " \N{DAGGER}"  # marks a cell
 
 
 def markdown(experiment: Experiment, rows: Sequence[Row]) -> str:
@@ -64,7 +65,10 @@ def main_table(experiment: Experiment, rows: Sequence[Row]) -> str:
         if not any(ours):
             continue
         published = [c.published if c is not None and comparable else None for c in of_row]
-        cells = [_ours(found, each, table) for found, each in zip(ours, own, strict=True)]
+        cells = [
+            _ours(found, each, table) + (FEWER if fewer(experiment, case, each) else "")
+            for found, each, case in zip(ours, own, of_row, strict=True)
+        ]
         if not any(published):
             lines.append(_line([label, "ours", *cells]))
             continue
@@ -74,7 +78,16 @@ def main_table(experiment: Experiment, rows: Sequence[Row]) -> str:
             _difference(each, source, table.digits) for each, source in zip(ours, published, strict=True)
         ]
         lines.append(_line(["", "difference", *differences]))
-    return "\n".join([*lines, "", _spent(rows)])
+    marked = [f"{FEWER.strip()} fewer epochs than declared."] if any(FEWER in line for line in lines) else []
+    return "\n".join([*lines, "", " ".join([*marked, _spent(rows)])])
+
+
+def fewer(experiment: Experiment, case: Case | None, rows: Iterable[Row]) -> bool:
+    """Return whether a run of the case was planned with fewer epochs than its experiment declares."""
+    if case is None:
+        return False
+    declared = case.options.get("epochs", experiment.epochs)
+    return any(row["options"]["epochs"] < declared for row in rows)
 
 
 def _all_figures(experiment: Experiment, rows: Sequence[Row]) -> str:
@@ -157,12 +170,15 @@ def _spent(rows: Sequence[Row]) -> str:
     data = " and ".join(_data(rows))
     where = " and ".join(sorted({row["device"] for row in rows}))
     threads = "one thread" if {row["threads"] for row in rows} == {1} else "several threads"
-    rounded = ", matrix products in bfloat16" if all(row["options"]["bfloat16"] for row in rows) else ""
+    count = sum(row["options"]["bfloat16"] for row in rows)
+    which_of = "" if count == len(rows) else f" in {count} of them"
+    rounded = f", matrix products in bfloat16{which_of}" if count else ""
+    torch = " and ".join(sorted({row["versions"]["torch"] for row in rows}))
     runs = "1 run" if len(rows) == 1 else f"{len(rows)} runs"
     epochs = span(row["epochs"] for row in rows)
     return (
         f"{runs} of {epochs} epochs on {data}, with {threads} each on {where}{rounded}: "
-        f"{in_words(seconds)} in all (torch {rows[-1]['versions']['torch']}).{shared}"
+        f"{in_words(seconds)} in all (torch {torch}).{shared}"
     )
 
 

@@ -19,7 +19,7 @@ from pyro_dvae.runs.networks import build_decoder, build_encoder
 ASKED_FOR = {
     *("table1", "table2", "table3", "figure1", "augmentation", "mean-image", "learned-noise"),
     *("scheduled-noise", "manifolds", "samples-by-batch", "depth", "estimators", "activations"),
-    *("autoencoder", "full-bayes"),
+    *("autoencoder", "full-bayes", "encoder-depth", "reconstruction"),
 }
 ALL = list(experiments().values())
 SMALL = Experiment(
@@ -68,9 +68,18 @@ def test_the_figure_of_its_table_is_measured(declared):
     of_measures = {
         "noise": "noise",
         "cross_entropy_mean_code": "reconstruction",
+        "squared_error_mean_code": "reconstruction",
         "bound": "bound",
     }
     assert of_measures[declared.table.figure] in ("bound", *declared.measures)
+
+
+@pytest.mark.parametrize("declared", ALL, ids=lambda e: e.name)
+def test_claims_are_of_its_cells(declared):
+    for claim in declared.claims:
+        assert {claim.better, claim.worse} <= declared.cells.keys()
+        assert claim.better != claim.worse
+    assert len({claim.text for claim in declared.claims}) == len(declared.claims)
 
 
 def test_published_figures_have_the_scale_of_their_table():

@@ -48,9 +48,11 @@ def test_lines_without_published_figures_have_one_panel(small, drawn, tmp_path):
     assert len(drawn[-1].axes) == 1
 
 
-def test_curves_are_of_the_first_seed(small, drawn, tmp_path):
+def test_curves_are_means_over_the_seeds_with_a_band(small, drawn, tmp_path):
     own = rows(small)
-    own[0]["curve"]["validation"] = [-5.0, -4.0, -3.0]
+    same = [row for row in own if (row["row"], row["column"]) == ("VAE", "0 %")]
+    same[0]["curve"]["validation"] = [-6.0, -5.0, -3.0]
+    same[1]["curve"]["validation"] = [-4.0, -3.0, -3.0]
     PICTURES["curves"](small, own, tmp_path)
     first, second = drawn[-1].axes
     assert (first.get_title(), second.get_title()) == ("0 %", "5 %")
@@ -61,6 +63,16 @@ def test_curves_are_of_the_first_seed(small, drawn, tmp_path):
     assert high > -3
     shown = {text.get_text() for text in drawn[-1].legends[0].get_texts()}
     assert shown == {"VAE", "VAE, K = 2"}
+    (band,) = (each.get_paths()[0].vertices[:, 1] for each in first.collections)
+    assert (band.min(), band.max()) == pytest.approx((-5 - 2**0.5, -4 + 2**0.5))
+
+
+def test_log_curves_have_a_panel_for_each_row(small, drawn, tmp_path):
+    PICTURES["log-curves-by-row"](small, rows(small), tmp_path)
+    first, second = drawn[-1].axes
+    assert (first.get_title(), second.get_title()) == ("VAE", "VAE, K = 2")
+    assert first.get_xscale() == "log"
+    assert (len(first.lines), len(second.lines)) == (2, 1)
 
 
 def test_a_heat_map_has_the_means_and_gaps(small, drawn, tmp_path):
@@ -79,3 +91,14 @@ def test_panels_are_the_pictures_of_the_measure(small, drawn, tmp_path):
     PICTURES["manifolds"](small, own, tmp_path)
     titles = [axes.get_title() for axes in drawn[-1].axes if axes.get_title()]
     assert titles == ["VAE, 0 %", "VAE, 5 %"]
+
+
+def test_a_title_names_other_data_and_fewer_epochs(small, drawn, tmp_path):
+    PICTURES["lines"](small, rows(small), tmp_path)
+    assert drawn[-1].get_suptitle() == small.title
+    longer = dataclasses.replace(small, epochs=5)
+    other = [row | {"data": row["data"] | {"name": "another"}} for row in rows(small)]
+    PICTURES["lines"](longer, other, tmp_path)
+    text = " ".join(drawn[-1].get_suptitle().split())
+    assert text.startswith("Of another, not the declared data: ")
+    assert text.endswith("runs with fewer epochs than declared: 3)")

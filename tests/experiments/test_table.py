@@ -70,3 +70,10 @@ def test_another_figure_and_rows_of_other_experiments(small):
 )
 def test_what_a_run_took(seconds, expected):
     assert spent({"seconds": seconds}) == expected
+
+
+def test_cells_of_fewer_epochs_are_marked(small):
+    text = markdown(dataclasses.replace(small, epochs=5), rows(small))
+    assert "92.00 ± 1.41 \N{DAGGER}" in text
+    assert "\N{DAGGER} fewer epochs than declared. 6 runs of 3 epochs" in text
+    assert "\N{DAGGER}" not in markdown(small, rows(small))

@@ -1,10 +1,11 @@
 """A distribution of the decoder's weights, where data are few."""
 
-from pyro_dvae.experiments.declaration import Case, Experiment, Table
+from pyro_dvae.experiments.declaration import Case, Claim, Experiment, Table
 
 PROGRAMS = {
     "VAE": "dvae",
     "full Bayes": "full-bayes",
+    "full Bayes, prior of scale 0.1": "full-bayes-narrow-prior",
     "full Bayes, from a trained VAE": "full-bayes-from-trained",
 }
 
@@ -26,4 +27,13 @@ EXPERIMENT = Experiment(
         "has trained that for as many epochs before."
     ),
     core_hours=0.23,
+    claims=tuple(
+        Claim(
+            f"{size} images: {row} beats a point estimate",
+            (row, f"{size} images"),
+            ("VAE", f"{size} images"),
+        )
+        for size in ("1,000", "10,000")
+        for row in list(PROGRAMS)[1:]
+    ),
 )

@@ -1,6 +1,6 @@
 """Table 2 of Im et al. (2017): bounds of the Frey faces."""
 
-from pyro_dvae.experiments.declaration import Experiment, Table
+from pyro_dvae.experiments.declaration import Claim, Experiment, Table
 from pyro_dvae.experiments.shared import FREY, by_method_and_noise
 
 NOISE = (0.0, 0.025, 0.05, 0.075)
@@ -12,6 +12,7 @@ ROWS = {
     ("DIWAE, K = 5", 1): ((1318.04, 2.83), (1320.18, 3.43), (1333.44, 2.74), (1305.38, 2.97)),
     ("DIWAE, K = 5", 2): ((1320.03, 1.67), (1334.77, 2.69), (1323.97, 4.15), (1309.30, 2.95)),
 }
+NAMES = [f"{method}, {layers} layer{'s' if layers > 1 else ''}" for method, layers in ROWS]
 
 EXPERIMENT = Experiment(
     name="table2",
@@ -34,4 +35,12 @@ EXPERIMENT = Experiment(
         "stand for a standard error of about 30 nats, the same images in every cell."
     ),
     core_hours=1.4,
+    claims=(
+        *(
+            Claim(f"Frey, {row}: {noise} beats none", (row, noise), (row, "0"))
+            for row in NAMES
+            for noise in ("0.025", "0.05")
+        ),
+        *(Claim(f"Frey, {row}: 0.075 is worse than none", (row, "0"), (row, "0.075")) for row in NAMES),
+    ),
 )

@@ -1,0 +1,59 @@
+"""The verdicts: intervals of given rows."""
+
+import dataclasses
+import math
+
+import pytest
+from experiments_small import row_of
+
+from pyro_dvae.experiments import plan
+from pyro_dvae.experiments.declaration import Claim
+from pyro_dvae.experiments.verdicts import verdict_table, verdicts
+
+NOISE = Claim("5 % beats none", ("VAE", "5 %"), ("VAE", "0 %"))
+
+
+def found(small, by_column, claim=NOISE, seeds=2):
+    declared = dataclasses.replace(small, claims=(claim,))
+    rows = [row_of(each, by_column[each.case.column][each.options.seed]) for each in plan(small, seeds=seeds)]
+    return verdicts(declared, rows)
+
+
+def test_the_interval_is_of_the_differences_by_seed(small):
+    (verdict,) = found(small, {"0 %": (-91.0, -93.0), "5 %": (-88.0, -88.0)})
+    assert verdict.gain == 4.0  # of 3 and 5, whose standard error is 1
+    assert verdict.half_width == pytest.approx(12.706204736, rel=1e-9)  # t with 1 degree of freedom
+    assert verdict.words == "cannot be told"
+    assert verdict.seeds == 2
+    assert verdict.published == 1.0  # the published negative bounds are 90 and 89
+
+
+def test_one_seed_has_the_errors_over_the_data(small):
+    (verdict,) = found(small, {"0 %": (-91.0,), "5 %": (-90.5,)}, seeds=1)
+    assert verdict.half_width == pytest.approx(1.96 * math.hypot(0.1, 0.1))
+    assert verdict.words == "held"
+    assert "2 \N{MULTIPLICATION SIGN} 3, one seed |" in verdict_table([verdict])
+
+
+@pytest.mark.parametrize(
+    ("five", "words"), [(-90.9, "held"), (-91.1, "cannot be told"), (-92.0, "did not hold")]
+)
+def test_a_margin_allows_a_loss(small, five, words):
+    claim = dataclasses.replace(NOISE, margin=0.35)
+    (verdict,) = found(small, {"0 %": (-91.0,), "5 %": (five,)}, claim, seeds=1)
+    assert verdict.words == words
+
+
+def test_the_lower_error_is_the_better(small):
+    (verdict,) = found(small, {"0 %": (5.0,), "5 %": (4.0,)}, dataclasses.replace(NOISE, lower=True), seeds=1)
+    assert verdict.gain == 1.0
+    assert verdict.words == "held"
+
+
+def test_a_claim_without_runs_and_one_of_other_data_have_no_verdict(small):
+    values = {"0 %": (-91.0,), "5 %": (-90.0,)}
+    declared = dataclasses.replace(small, claims=(NOISE,))
+    rows = [row_of(each, values[each.case.column][0]) for each in plan(small, seeds=1)]
+    assert verdicts(declared, [row for row in rows if row["column"] == "5 %"]) == []
+    other = [row | {"data": row["data"] | {"name": "another"}} for row in rows]
+    assert verdicts(declared, other) == []
