@@ -102,7 +102,7 @@ class Programs:
                 )
         auxiliary = found[0].auxiliary_sites()
         noisy = any(_random_on_clean_input(site["fn"]) for site in auxiliary)
-        return Inspected(trained, bool(auxiliary), noisy, probe.max_plate_nesting)
+        return Inspected(trained, bool(auxiliary), noisy, found[0].layout.max_plate_nesting)
 
     def _arguments(self, rows: tuple[Tensor, ...]) -> tuple[Any, ...]:
         given = iter(rows)
