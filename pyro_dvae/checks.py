@@ -4,24 +4,61 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 
-from pyro_dvae.errors import InputError, NumberTypeError
+from pyro_dvae.errors import InputError, NumberTypeError, shown
+
+
+def program(argument: str, value: Any) -> Callable[..., Any]:
+    """Return ``value``, or refuse what cannot be called: a model, a guide, a transform."""
+    if not callable(value):
+        raise InputError(f"{argument}: expected a callable, got {shown(value)}")
+    return value
+
+
+def pair(model: Any, guide: Any) -> None:
+    """Refuse a model or a guide that cannot be called."""
+    program("model", model)
+    program("guide", guide)
+
+
+def optional(check: Callable[[str, Any], Any], argument: str, value: Any) -> Any:
+    """Return None for None, else what ``check`` returns."""
+    return None if value is None else check(argument, value)
+
+
+def programs(argument: str, values: Any) -> tuple[Callable[..., Any], ...]:
+    """Return ``values`` as a tuple, or refuse what is no sequence of callables."""
+    if not isinstance(values, Iterable) or isinstance(values, str | bytes | dict | torch.Tensor | type):
+        raise InputError(f"{argument}: expected a sequence of callables, got {shown(values)}")
+    return tuple(program(argument, value) for value in values)
+
+
+def flag(argument: str, value: Any) -> bool:
+    """Return ``value``, or refuse what is neither True nor False."""
+    if not isinstance(value, bool):
+        raise InputError(f"{argument}: expected True or False, got {shown(value)}")
+    return value
+
+
+def nesting(argument: str, value: Any) -> float:
+    """Return ``value``, or refuse what is no number of plates: a whole one, or infinity to find it out."""
+    return math.inf if isinstance(value, float) and value == math.inf else count(argument, value, 0, 20)
 
 
 def number(argument: str, value: Any, minimum: float = -math.inf, maximum: float = math.inf) -> float:
     """Return ``value`` as a float, or refuse what is not a finite number in [minimum, maximum]."""
-    expected = f"{argument}: expected a number in [{minimum:g}, {maximum:g}], got {value!r}"
+    expected = f"{argument}: expected a number in [{minimum:g}, {maximum:g}], got {shown(value)}"
     if isinstance(value, bool):
         raise InputError(expected)
     if isinstance(value, torch.Tensor) and value.requires_grad:
         raise InputError(f"{argument}: expected a number, got a tensor whose gradient would be lost")
     try:
         result = float(value)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         raise InputError(expected) from None
     if not math.isfinite(result) or not minimum <= result <= maximum:
         raise InputError(expected)
@@ -32,25 +69,27 @@ def positive(argument: str, value: Any) -> float:
     """Return ``value`` as a float, or refuse what is not finite and above zero."""
     result = number(argument, value)
     if result <= 0:
-        raise InputError(f"{argument}: expected a number above 0, got {value!r}")
+        raise InputError(f"{argument}: expected a number above 0, got {shown(value)}")
     return result
 
 
-def count(argument: str, value: Any, minimum: int = 1) -> int:
-    """Return ``value`` as an int, or refuse what is not a whole number of at least ``minimum``."""
+def count(argument: str, value: Any, minimum: int = 1, maximum: int = 2**63 - 1) -> int:
+    """Return ``value`` as an int, or refuse what is not a whole number from ``minimum`` to ``maximum``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise InputError(f"{argument}: expected a whole number of at least {minimum}, got {value!r}")
+        raise InputError(f"{argument}: expected a whole number of at least {minimum}, got {shown(value)}")
+    if value > maximum:
+        raise InputError(f"{argument}: expected a whole number of at most {maximum}, got {shown(value)}")
     return value
 
 
 def known(argument: str, value: Any, names: Iterable[str]) -> str:
     """Return ``value`` if it is one of ``names``, or refuse it with the nearest known name."""
     choices = sorted(names)
-    if value in choices:
-        return str(value)
-    near = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.4)
+    if isinstance(value, str) and value in choices:
+        return value
+    near = difflib.get_close_matches(value, choices, n=1, cutoff=0.4) if isinstance(value, str) else []
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    raise InputError(f"{argument}: unknown name {value!r}{hint}; known: {', '.join(choices)}")
+    raise InputError(f"{argument}: unknown name {shown(value)}{hint}; known: {', '.join(choices)}")
 
 
 def floating(argument: str, value: Any) -> torch.Tensor:
@@ -94,3 +133,16 @@ def unit_interval(argument: str, value: torch.Tensor) -> torch.Tensor:
     if low < 0 or high > 1:
         raise InputError(f"{argument}: expected values in [0, 1], got the range [{low:g}, {high:g}]")
     return value
+
+
+def device(argument: str, value: Any) -> torch.device:
+    """Return ``value`` as a device, or refuse one that is not here or holds no numbers (``meta``)."""
+    try:
+        found = torch.device(value)
+        torch.ones((), device=found).item()
+    except Exception as error:  # each missing backend raises something else
+        cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{argument}: {shown(value)} cannot be used here ({cause}); use cpu (--device cpu) or auto"
+        ) from None
+    return found

@@ -27,7 +27,6 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
@@ -38,20 +37,21 @@ from torch.utils.flop_counter import FlopCounterMode
 from pyro_dvae import checks, random_state
 from pyro_dvae.compiled.step import Numerics
 from pyro_dvae.distributed import Ranks, streams
-from pyro_dvae.errors import DivergenceError, InputError
-from pyro_dvae.files import require_writable
+from pyro_dvae.errors import CheckpointError, DivergenceError, InputError, shown
+from pyro_dvae.files import require_writable, user_path
+from pyro_dvae.interrupts import Interrupts, Stopped
 from pyro_dvae.parameters import discover, modules_of
 from pyro_dvae.threads import threads_for, using_threads
 from pyro_dvae.training import learning_rates, run_state
 from pyro_dvae.training.batches import data_tensor, epoch_order
-from pyro_dvae.training.checkpoint import load_checkpoint, save_checkpoint
+from pyro_dvae.training.checkpoint import save_checkpoint
 from pyro_dvae.training.compiled_steps import WORTH_IT, CompiledSteps, CompiledTransform, Keys, Training
+from pyro_dvae.training.diagnosis import first_fault
 from pyro_dvae.training.epoch_record import EpochRecord
-from pyro_dvae.training.history import History, MetricsFile
-from pyro_dvae.training.interrupts import Interrupts, Stopped
+from pyro_dvae.training.history import FIRST_LOSSES, History, MetricsFile
 from pyro_dvae.training.optimizer import adam, adam_tensors, assign_adam
 from pyro_dvae.training.per_datum import PlateScales
-from pyro_dvae.training.progress import Progress, Silent, progress_for
+from pyro_dvae.training.progress import Progress, Silent, progress_for, told
 from pyro_dvae.training.scheduled import left_out, scheduled
 from pyro_dvae.training.support import InSupport
 from pyro_dvae.training.validation import Validation, due
@@ -129,6 +129,8 @@ class Trainer:
         of ``seed`` and the step; None for whether the run is long enough to be paid back: from 5,000 steps
         on. What cannot be compiled runs in ordinary steps, with a warning. Not with several processes.
     :param bfloat16: round the factors of the matrix products of compiled steps to bfloat16.
+    :param drop_last: leave out the rows of an epoch that do not fill a batch (others in each epoch).
+    :raises DivergenceError: the loss, or what a distribution is given, is NaN or infinite.
     """
 
     def __init__(
@@ -159,9 +161,16 @@ class Trainer:
         may_change: Iterable[str] = ("epochs",),
         compile: bool | None = None,  # noqa: A002 - torch's own word for it
         bfloat16: bool = False,
+        drop_last: bool = False,
     ):
         if not (hasattr(bound, "differentiable_loss") or hasattr(bound, "loss_and_grads")):
-            raise InputError(f"bound: expected an instance of a pyro.infer.ELBO, got {bound!r}")
+            raise InputError(f"bound: expected an instance of a pyro.infer.ELBO, got {shown(bound)}")
+        checks.pair(model, guide)
+        for argument, call in (("transform", transform), ("evaluate", evaluate)):
+            checks.optional(checks.program, argument, call)
+        for argument, flag in (("resume", resume), ("bfloat16", bfloat16), ("drop_last", drop_last)):
+            checks.flag(argument, flag)
+        checks.optional(checks.flag, "compile", compile)
         if resume and checkpoint is None:
             raise InputError("resume: expected the path of the checkpoint to go on from, got checkpoint=None")
         self.model, self.guide, self.bound = model, guide, bound
@@ -180,7 +189,7 @@ class Trainer:
         self.clip_norm = None if clip_norm is None else checks.positive("clip_norm", clip_norm)
         self._transform = transform
         self.seed = checks.count("seed", seed, minimum=0)
-        self.checkpoint = None if checkpoint is None else Path(checkpoint)
+        self.checkpoint = None if checkpoint is None else user_path("checkpoint", checkpoint)
         self._checkpoint_every = checks.count("checkpoint_every", checkpoint_every)
         self._metrics = None if metrics is None or not self._ranks.first else MetricsFile(metrics)
         self._progress: Progress
@@ -189,17 +198,21 @@ class Trainer:
         elif progress is None or isinstance(progress, bool):
             self._progress = progress_for(enabled=progress)
         else:
-            self._progress = progress
-        self._before_epoch = tuple(before_epoch)
+            self._progress = told("progress", progress)
+        self._before_epoch = checks.programs("before_epoch", before_epoch)
         self._numerics = Numerics("hashed", bfloat16)
-        for path in (checkpoint, metrics):
+        self._drop_last = drop_last
+        for path in (self.checkpoint, None if metrics is None else user_path("metrics", metrics)):
             if path is not None:
                 require_writable(path)
 
         self.device = _device(model, guide, self._train, device)
         if self.device.type == "cuda":
             torch.cuda.init()  # so that the dry run's draws there are forked too
-        self.steps_per_epoch = math.ceil(len(self._train) / self.batch_size)
+        whole, rest = divmod(len(self._train), self.batch_size)
+        self.steps_per_epoch = whole + (rest > 0 and not drop_last)
+        if not self.steps_per_epoch:
+            raise InputError(f"drop_last: expected a batch_size of at most {rest}, got {self.batch_size}")
         self.history = History()
         self._finished = 0  # epochs
         self._record = EpochRecord()
@@ -220,6 +233,7 @@ class Trainer:
 
         example = self._train[: self.batch_size]
         self._parallel: ParallelBound | None = None
+        self._leaves: list[Tensor] = []
         given: dict[str, Tensor] = {}
 
         def dry_run() -> None:
@@ -227,7 +241,7 @@ class Trainer:
             with InSupport("train"):
                 self._loss(given["train"])
 
-        with FlopCounterMode(display=False) as operations:
+        with FlopCounterMode(display=False) as operations, self._explained(example):
             self._trained = discover(model, guide, dry_run, data=given)
         if self._trained.left_out:
             warnings.warn(left_out(self._trained), stacklevel=2)
@@ -288,14 +302,8 @@ class Trainer:
             if loss is not None:
                 return loss
         self._clear_gradients()
-        try:
+        with self._explained(x):
             loss = self._loss(x)
-        except ValueError as error:  # Pyro's validation of the arguments of distributions
-            if not self._of_divergence(error, x):
-                raise
-            self._agreed(math.nan, x.device.type != "cpu")
-            what = "a distribution was given values that are not finite"
-            raise self._diverged(what, self._record.step) from error
         ahead = loss.device.type != "cpu"
         value = self._agreed(0.0 if ahead else loss.item(), ahead)
         if not math.isfinite(value):
@@ -470,6 +478,8 @@ class Trainer:
         rate = float(self._optimizer.param_groups[0]["lr"])
         if self.history.add(self._record.bound(), validation_bound, rate, self._record.seconds()):
             self._best = {name: tensor.clone() for name, tensor in self._trained.tensors().items()}
+        if self._finished == 0:
+            self.history.first_losses = self._record.losses[:FIRST_LOSSES]
         self._finished += 1
         self._record = EpochRecord()
         if self.checkpoint is not None and due(self._finished - 1, self.epochs, self._checkpoint_every):
@@ -523,11 +533,34 @@ class Trainer:
             or not all(bool(torch.isfinite(t).all()) for t in (x, *self._leaves))
         )
 
+    @contextmanager
+    def _explained(self, x: Tensor) -> Iterator[None]:
+        """Turn the dump of a tensor by Pyro's or torch's own checks into one line that says where it is."""
+        try:
+            yield
+        except ValueError as error:
+            if "Expected more than 1 value per channel" in str(error):
+                raise InputError(
+                    f"batch_size: a batch of {len(x)} row is too small for batch normalisation; give "
+                    f"drop_last=True, or another batch_size than {self.batch_size}"
+                ) from error
+            if isinstance(error, InputError) or "found invalid values" not in str(error):
+                raise
+            rows = x if self._leaves else self._prepared(x)
+            fault = first_fault(lambda: self.bound.loss(self.model, self.guide, rows))
+            text = "a distribution was given values out of range" if fault is None else fault.text
+            if self._of_divergence(error, x) or (fault is not None and not fault.finite):
+                if self._leaves:  # in a step, which the other ranks take too
+                    self._agreed(math.nan, x.device.type != "cpu")
+                raise self._diverged(text, self._record.step) from error
+            raise InputError(f"model, guide, train: {text}") from error
+
     def _diverged(self, what: str, step: int) -> DivergenceError:
         last = self._last_checkpoint()
+        rate = self._optimizer.param_groups[0]["lr"] if self._leaves else self.learning_rate
         return DivergenceError(
             f"training diverged in epoch {self._finished + 1}, step {step}: {what}{last}; try a smaller "
-            f"learning_rate (now {self._optimizer.param_groups[0]['lr']:g}), a clip_norm "
+            f"learning_rate (now {rate:g}), a clip_norm "
             f"(now {self.clip_norm}), and check the range of the data"
         )
 
@@ -558,7 +591,8 @@ class Trainer:
     # Checkpoints
 
     def _describe(self, config: Mapping[str, Any] | None) -> dict[str, Any]:
-        settings = {
+        dropping = {"drop_last": True} if self._drop_last else {}  # not in checkpoints of older versions
+        settings = dropping | {
             "epochs": self.epochs,
             "batch_size": self.batch_size,
             "validate_every": self._validate_every,
@@ -574,7 +608,7 @@ class Trainer:
     def _resume(self, may_change: tuple[str, ...]) -> None:
         assert self.checkpoint is not None
         where = f"checkpoint {self.checkpoint}"
-        packed, state = load_checkpoint(self.checkpoint)
+        packed, state = run_state.read_training(self.checkpoint)
         run_state.require_same(state, self._identity, may_change, where)
         saved = run_state.unpack(packed, state)
         self._trained.require_same(saved.live, where)
@@ -584,8 +618,16 @@ class Trainer:
         assign_adam(self._optimizer, self._trained.parameters, saved.adam)
         self.history = History(**state["history"])
         self._finished = state["epoch"]
+        if self._finished + (state["position"] > 0) > self.epochs:
+            done = f"{self._finished} are done" + (" and another one is begun" if state["position"] else "")
+            raise InputError(f"epochs: {done} in {self.checkpoint}, expected no fewer, got {self.epochs}")
         self._record = EpochRecord(state["position"], state["seen"], saved.losses, [], state["seconds"])
         self._random = streams.unpack(self._ranks, packed, state, saved.random, self.seed)
+        try:
+            with random_state.forked():
+                random_state.restore(*self._random)
+        except (TypeError, ValueError, RuntimeError, KeyError, IndexError) as error:
+            raise CheckpointError(f"{where}: its random states cannot be used: {error}") from None
         self._saved_at = (self._finished, self._record.position)
         self._announce(min(self._finished, self.epochs - 1))
         if self._metrics is not None:
@@ -609,7 +651,7 @@ def fit(
 
 def _device(model: Any, guide: Any, train: Tensor, device: torch.device | str | None) -> torch.device:
     if device is not None:
-        return torch.device(device)
+        return checks.device("device", device)
     for module in modules_of(model, guide).values():
         for parameter in module.parameters():
             return parameter.device

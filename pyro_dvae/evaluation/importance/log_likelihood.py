@@ -34,9 +34,10 @@ from pyro_dvae.evaluation.importance.programs import Programs
 from pyro_dvae.evaluation.importance.proposals import KINDS, Pass, Proposal
 from pyro_dvae.evaluation.importance.result import LogLikelihood
 from pyro_dvae.evaluation.importance.tally import Convergence, Tally
+from pyro_dvae.files import user_path
+from pyro_dvae.interrupts import Interrupts, Stopped
 from pyro_dvae.random_state import derived_seed, forked
 from pyro_dvae.recording import fast_products
-from pyro_dvae.training.interrupts import Interrupts, Stopped
 
 Program = Callable[..., Any]
 _BOUND = "bound_by_samples"
@@ -106,7 +107,14 @@ def log_likelihood(
     :raises InputError: an argument is not as described, the model has no data plate, or a weight is NaN.
     :raises CheckpointError: ``checkpoint`` is of another evaluation, or damaged.
     """
+    checks.pair(model, guide)
     given = Arguments.checked(x, args, kwargs)
+    checks.nesting("max_plate_nesting", max_plate_nesting)
+    checks.optional(checks.flag, "compiled", compiled)
+    for argument, flag in (("bfloat16", bfloat16), ("keep_log_weight", keep_log_weight)):
+        checks.flag(argument, flag)
+    if not (progress is None or isinstance(progress, bool)):
+        checks.program("progress", progress)
     checks.count("num_samples", num_samples)
     checks.count("memory", memory)
     if seed is not None:
@@ -117,8 +125,10 @@ def log_likelihood(
     trained, denoising, noisy, nesting = programs.inspect(max_plate_nesting)
     if not denoising:
         chosen = replace(chosen, kind="clean")
-    ranks = Ranks.present()
-    path = None if checkpoint is None else _own_path(Path(checkpoint), ranks)
+    path: Path | None = None
+    ranks = Ranks.present(lambda: f"; what is done is in {path}" if path and path.exists() else "")
+    if checkpoint is not None:
+        path = _own_path(user_path("checkpoint", checkpoint), ranks)
     start = _start(seed, path, ranks)
     with torch.no_grad(), trained.evaluating(), fast_products():
         if proposal == AUTO and denoising and num_corruptions > 1:
