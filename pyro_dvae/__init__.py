@@ -33,7 +33,7 @@ _NAMES = {
         "TraceMeanFieldDenoising_ELBO",
         "TraceSemiImplicit_ELBO",
     ],
-    "compiled": ["CompiledSVI"],
+    "compiled": ["CompiledLoss", "CompiledSVI", "compile_loss"],
     "corruptions": [
         "BitFlip",
         "ConstantSchedule",
@@ -48,7 +48,7 @@ _NAMES = {
     ],
     "datasets": ["Dataset", "load_dataset"],
     "draw": ["DRAW"],
-    "errors": ["CheckpointError", "DataError", "DivergenceError", "InputError"],
+    "errors": ["CheckpointError", "CompiledStepError", "DataError", "DivergenceError", "InputError"],
     "evaluation": [
         "BoundsReport",
         "Estimate",
@@ -86,7 +86,7 @@ _NAMES = {
         "StandardNormal",
         "VampPrior",
     ],
-    "sites": ["clean_input", "corrupt"],
+    "sites": ["auxiliary", "clean_input", "corrupt"],
     "training": ["Fitted", "History", "Trainer", "fit", "fit_many"],
 }
 

@@ -1,0 +1,221 @@
+"""A run whose values are followed: what Pyro's losses read back stays a tensor, all other reading is refused.
+
+A recording keeps operations, not values. Where a program turns the value of a tensor into a Python number, a
+list, an array or text, the value would be frozen as it is now; the two modes here refuse that at once. They
+hold for this thread alone, so other threads read what they like meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import CodeType, FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+class Unrecordable(RuntimeError):  # noqa: N818 - a statement about the program, caught by name
+    """The function cannot be recorded: it looks at the values of its tensors, or uses what has no graph."""
+
+
+_READING = {
+    Tensor.numpy: "is turned into an array",
+    Tensor.__array__: "is turned into an array",
+    Tensor.tolist: "is turned into a list",
+    Tensor.__repr__: "is written as text",
+    Tensor.__format__: "is written as text",
+    Tensor.__dlpack__: "is handed to another library",
+}
+_FROM_NUMBERS = (torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor)
+_NUMBERS = ("number", "float", "Tensor")  # types of arguments that take one; "int" is for dimensions
+_RECORDERS = ("gradient.py", "record.py")  # behind them are the callers of the program
+
+
+@dataclass(frozen=True)
+class BuiltIn:
+    """A Python number that a recording has built in.
+
+    :param value: the number.
+    :param operation: of torch, that got it.
+    :param line: of the user's program.
+    """
+
+    value: float
+    operation: str
+    line: str
+
+    def __str__(self) -> str:
+        return f"{self.value:g} ({self.operation}, {self.line})"
+
+
+@contextmanager
+def followed(items_stay: bool = False, leaves: Sequence[Tensor] | None = None) -> Iterator[list[BuiltIn]]:
+    """Refuse the reading back of values while the body runs in a recording; give the numbers it builds in.
+
+    :param items_stay: ``Tensor.item`` and Pyro's check of a loss for NaN are let through without reading:
+        Pyro's losses end in ``item``, and the recording needs the tensor that it is called on.
+    :param leaves: the only tensors from outside that may ask for a gradient; None for any.
+    :raises Unrecordable: by the body, where it reads a value.
+    """
+    operations = _Operations()
+    with _Methods(items_stay, leaves), operations:
+        if items_stay:
+            with _no_look_for_nan():
+                yield operations.numbers
+        else:
+            yield operations.numbers
+
+
+@contextmanager
+def failing_as(kind: type[Exception]) -> Iterator[None]:
+    """Raise whatever the body raises as ``kind``: the first line of its message, and the user's line.
+
+    Recorder and compiler have no error class of their own: what they meet inside a program can be anything.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        line = _line_of(error)
+        raise kind(reason if reason.endswith(line) else reason + line) from error
+
+
+def _line_of(error: Exception) -> str:
+    """Return the user's line that was reached last, of all code that is no library's, or nothing."""
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        if is_users(frame.f_globals):
+            return f" (in {_place(frame.f_code, line)})"
+    return ""
+
+
+def _place(code: CodeType, line: int) -> str:
+    return f"{code.co_name}, {os.path.basename(code.co_filename)}:{line}"
+
+
+def is_users(scope: Mapping[str, Any]) -> bool:
+    """Whether code with these globals is a user's: it is not of torch, Pyro, this package or Python."""
+    name = scope.get("__name__")
+    return isinstance(name, str) and name.partition(".")[0] != "pyro_dvae" and not is_library(name)
+
+
+def is_library(module: object) -> bool:
+    """Whether the name of a module is torch's, Pyro's, NumPy's, or Python's own, or no name at all."""
+    if not isinstance(module, str):
+        return True
+    top = module.partition(".")[0]
+    return top in ("torch", "pyro", "numpy") or (top in sys.stdlib_module_names and top != "__main__")
+
+
+class _Methods(TorchFunctionMode):
+    """Sees the methods that read memory without an operation: ``numpy``, ``tolist``, formatting."""
+
+    def __init__(self, items_stay: bool, leaves: Sequence[Tensor] | None) -> None:
+        super().__init__()
+        self._items_stay = items_stay
+        self._leaves = None if leaves is None else {id(leaf): leaf for leaf in leaves}
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if self._items_stay and func is Tensor.item:
+            return args[0].detach()
+        if func in _READING:
+            raise Unrecordable(f"the value of a tensor {_READING[func]}, which a recording would freeze")
+        if func in _FROM_NUMBERS and any(_holds_tensor(argument) for argument in args):
+            raise Unrecordable("a tensor is made from a list of tensors' values; use torch.stack")
+        result = func(*args, **(kwargs or {}))
+        if self._leaves is not None and isinstance(result, Tensor) and result.requires_grad:
+            self._require_known((*args, *(kwargs or {}).values()), result, self._leaves)
+        return result
+
+    @staticmethod
+    def _require_known(arguments: Sequence[Any], result: Tensor, leaves: dict[int, Tensor]) -> None:
+        """Refuse a gradient for a tensor from outside that is no parameter: later steps would not give it."""
+        if result.is_leaf:  # made here
+            leaves[id(result)] = result
+            return
+        for each in arguments:
+            for tensor in each if isinstance(each, (list, tuple)) else (each,):
+                outside = isinstance(tensor, Tensor) and id(tensor) not in leaves
+                if outside and tensor.requires_grad and tensor.is_leaf:
+                    raise Unrecordable(
+                        f"a tensor of shape {tuple(tensor.shape)} that is no Pyro parameter would get a "
+                        "gradient: register its module (pyro.module), or switch its requires_grad off"
+                    )
+
+
+def _holds_tensor(argument: Any) -> bool:
+    return isinstance(argument, (list, tuple)) and any(
+        isinstance(each, Tensor) or _holds_tensor(each) for each in argument
+    )
+
+
+class _Operations(TorchDispatchMode):
+    """Sees the operations whose result is a Python value, or has a size that depends on values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers: list[BuiltIn] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if torch.Tag.dynamic_output_shape in func.tags and _sized_by_values(func, args):
+            raise Unrecordable(f"the size of a result depends on values ({func})")
+        self._note_numbers(func, args)
+        if torch.Tag.data_dependent_output not in func.tags:
+            return func(*args, **(kwargs or {}))
+        try:
+            return func(*args, **(kwargs or {}))  # of a constant it is the constant's
+        except RuntimeError:
+            raise Unrecordable(f"the value of a tensor is read or decides something ({func})") from None
+
+    def _note_numbers(self, func: Any, args: Any) -> None:
+        for argument, value in zip(func._schema.arguments, args, strict=False):
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if number and str(argument.type) in _NUMBERS and argument.name != "alpha":
+                found = BuiltIn(value, func.overloadpacket.__name__, _present_line())
+                if found.line and found not in self.numbers:
+                    self.numbers.append(found)
+
+
+def _present_line() -> str:
+    """Return the line of the recorded program that is being run; nothing while gradients are computed."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and os.path.basename(frame.f_code.co_filename) not in _RECORDERS:
+        if is_users(frame.f_globals):
+            return _place(frame.f_code, frame.f_lineno)
+        frame = frame.f_back
+    return ""
+
+
+def _sized_by_values(func: Any, args: Any) -> bool:
+    if func is not torch.ops.aten.index.Tensor:
+        return True
+    masks = (torch.bool, torch.uint8)
+    return any(index is not None and index.dtype in masks for index in args[1])
+
+
+@contextmanager
+def _no_look_for_nan() -> Iterator[None]:
+    """Let ``pyro.util.warn_if_nan`` find nothing, as it branches on values.
+
+    The one change here that holds for the process: Pyro has no setting for it. Meanwhile another thread's
+    losses are not looked at either.
+    """
+    import pyro.util as util
+
+    before = util.torch_isnan
+    util.torch_isnan = lambda value: False
+    try:
+        yield
+    finally:
+        util.torch_isnan = before
