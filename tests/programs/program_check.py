@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import pyro
@@ -83,6 +84,7 @@ def _has_copies(program: Program) -> bool:
 
 def normalised(message: str) -> str:
     """Return a refusal without the names and numbers of the program."""
+    message = message.splitlines()[0]  # Pyro adds the shapes of the trace below
     message = re.sub(r"\(\d[\d, ]*\)|\[[\d, ]*\]", "(...)", message)
     return re.sub(r"-?\d+(\.\d+)?(e-?\d+)?|'[^']*'", "_", message)
 
@@ -198,13 +200,15 @@ def _distance(program, copies, exact, rough, seed) -> str | None:
     return None
 
 
-def survey(seeds: range) -> tuple[dict[str, Counter], list[tuple[int, Outcome]]]:
+def survey(
+    seeds: Iterable[int], run: Callable[[Program], Outcome] = outcome
+) -> tuple[dict[str, Counter], list[tuple[int, Outcome]]]:
     """Run many programs; return how often each thing came out, and what must not."""
     counts: dict[str, Counter] = {name: Counter() for name in ("status", "checks", "refusals", "bounds")}
     wrong = []
     for seed in seeds:
         program = draw_program(seed)
-        found = outcome(program)
+        found = run(program)
         counts["status"][found.status] += 1
         counts["checks"].update(found.checks)
         counts["bounds"][program.bound, found.status] += 1

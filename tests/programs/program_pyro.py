@@ -133,11 +133,11 @@ class Form:
 
     # The parts of both programs.
 
-    def begin(self, program):
+    def begin(self, program, rows):
         """Make the plates of one run."""
         self.runs.append((program, {}))
-        size = int(ROWS * self.program.subsampling)
-        self.data_plate = pyro.plate("data", size, subsample_size=ROWS if size != ROWS else None, dim=-1)
+        size = int(rows * self.program.subsampling)
+        self.data_plate = pyro.plate("data", size, subsample_size=rows if size != rows else None, dim=-1)
         self.inner_plate = pyro.plate("inner", SIZE, dim=-2) if self.program.inner else None
         self.copies_plate = pyro.plate("copies", self.copies, dim=-self.nest - 1) if self.copies else None
 
@@ -231,7 +231,7 @@ class Form:
     # The programs.
 
     def model(self, x):
-        self.begin("model")
+        self.begin("model", len(x))
         program, values = self.program, {}
         if program.model_factor:
             with self.plates(outside=program.model_factor == "outside"):
@@ -259,7 +259,7 @@ class Form:
                 pyro.sample("x", likelihood, obs=x.mT if inner else x)
 
     def guide(self, x):
-        self.begin("guide")
+        self.begin("guide", len(x))
         program, values = self.program, {}
         reading = self.encode(x)
         if program.guide_factor:

@@ -21,8 +21,9 @@ OFFSETS, READS, MASK, LEVEL = (0.0, 0.3), (0.8, -0.6), (True, False), 0.3
 
 
 class Term(NamedTuple):
-    """A part of log p − log q of one row (None: of none): value with mask, and scale."""
+    """A part of log p − log q of one row (None: of none), with its mask and scale."""
 
+    site: str
     row: int | None
     sign: float
     value: Tensor
@@ -139,12 +140,27 @@ class Slow:
             for row, copy in self._keys(latent, rows):
                 eta, s = self.posterior(latent, values, tilde, row, copy)
                 values[latent.name, row, copy] = self._one(
-                    source, latent, (latent.name, row, copy, m, k), eta, s
+                    source, latent.posterior, (latent.name, row, copy, m, k), eta, s
                 )
         return values
 
-    def _one(self, source, latent: Latent, key, eta: Tensor, s: Tensor) -> Tensor:
-        family = latent.posterior
+    def prior(self, source, rows) -> dict[tuple, Tensor]:
+        """Return one draw of the latents from the model."""
+        values: dict[tuple, Tensor] = {}
+        for latent in self.program.latents:
+            for row, copy in self._keys(latent, rows):
+                eta, s = self._predictor(latent, values, row, copy)
+                values[latent.name, row, copy] = self._one(
+                    source, latent.prior, (latent.name, row, copy), eta, s
+                )
+        return values
+
+    def _predictor(self, latent: Latent, values, row, copy) -> tuple[Tensor, Tensor]:
+        p, name = self.p, latent.name
+        effect = self._effect(latent.parents, values, latent.place == "inner", row, copy)
+        return p[f"{name}.a"] + p[f"{name}.b"] * effect + self._offset(latent, copy), p[f"{name}.s"]
+
+    def _one(self, source, family: str, key, eta: Tensor, s: Tensor) -> Tensor:
         if family == "normal":
             return source.normal(key, eta, s.exp(), lambda v: v)
         if family in ("lognormal", "transformed"):
@@ -173,15 +189,13 @@ class Slow:
         terms, p, program = [], self.p, self.program
         for latent in program.latents:
             for row, copy in self._keys(latent, rows):
-                inner = latent.place == "inner"
-                eta = p[f"{latent.name}.a"] + p[f"{latent.name}.b"] * self._effect(
-                    latent.parents, values, inner, row, copy
+                eta, s = self._predictor(latent, values, row, copy)
+                lp = log_density(latent.prior, values[latent.name, row, copy], eta, s)
+                terms.append(
+                    Term(latent.name, row, 1.0, self._masked(lp, row, "prior"), self._scale(row, "prior"))
                 )
-                value = values[latent.name, row, copy]
-                lp = log_density(latent.prior, value, eta + self._offset(latent, copy), p[f"{latent.name}.s"])
-                terms.append(Term(row, 1.0, self._masked(lp, row, "prior"), self._scale(row, "prior")))
         if program.shared and program.model_factor == "outside":  # a part of what all rows are together
-            terms.append(Term(None, 1.0, p["factor.a"], self._scale(None, None)))
+            terms.append(Term("factor", None, 1.0, p["factor.a"], self._scale(None, None)))
         names = [latent.name for latent in program.latents]
         inner = program.observed == "inner" and not program.careless
         for row in rows:
@@ -189,21 +203,23 @@ class Slow:
                 eta = p["x.a"] + (1 + p["x.b"]) * self._effect(names, values, inner, row, d) + OFFSETS[d]
                 lp = log_density(program.likelihood, self.x[row, d], eta, p["x.s"])
                 lp = self._masked(lp, row, "likelihood")
-                terms.append(Term(row, 1.0, lp, self._scale(row, "likelihood")))
+                terms.append(Term("x", row, 1.0, lp, self._scale(row, "likelihood")))
             if program.model_factor == "row":
-                terms.append(Term(row, 1.0, p["factor.a"], self._scale(row, None)))
+                terms.append(Term("factor", row, 1.0, p["factor.a"], self._scale(row, None)))
         return terms
 
     def guide_terms(self, values, tilde, rows) -> list[Term]:
         terms = []
         for row in rows if self.program.guide_factor else []:
             factor = 0.3 * self.reading(tilde, row) + self.p["factor.qa"]
-            terms.append(Term(row, -1.0, factor, self._scale(row, None)))
+            terms.append(Term("guide_factor", row, -1.0, factor, self._scale(row, None)))
         for latent in self.program.latents:
             for row, copy in self._keys(latent, rows):
                 eta, s = self.posterior(latent, values, tilde, row, copy)
                 lq = log_density(latent.posterior, values[latent.name, row, copy], eta, s)
-                terms.append(Term(row, -1.0, self._masked(lq, row, "guide"), self._scale(row, "guide")))
+                terms.append(
+                    Term(latent.name, row, -1.0, self._masked(lq, row, "guide"), self._scale(row, "guide"))
+                )
         return terms
 
     # Bounds.

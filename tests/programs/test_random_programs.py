@@ -3,8 +3,9 @@
 import pytest
 import torch
 from program_check import survey
+from program_likelihood import likelihood_outcome
 
-STEP = 20
+STEP, LIKELIHOODS = 20, 60
 
 
 @pytest.fixture(autouse=True)
@@ -18,6 +19,12 @@ def test_every_bound_of_a_random_program_is_right_or_refused(start):
     assert not wrong
     assert counts["checks"]["value"] >= STEP // 4
     assert counts["checks"]["expectation"] >= STEP // 5
+
+
+def test_the_likelihood_of_a_random_program_is_right_or_refused():
+    counts, wrong = survey(range(LIKELIHOODS), likelihood_outcome)
+    assert not wrong
+    assert counts["checks"]["likelihood"] >= LIKELIHOODS // 4
 
 
 @pytest.mark.slow
