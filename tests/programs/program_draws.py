@@ -12,9 +12,9 @@ def recorded_draws(form: Form) -> dict[tuple, Tensor]:
     program, runs = form.program, form.runs
     last = max(i for i, (kind, _) in enumerate(runs) if kind == "model")
     m_count, k_count = program.option("num_corruptions"), program.option("num_particles")
-    looped = not program.option("vectorize_particles", True) and m_count * k_count > 1
-    again = [run for kind, run in runs[last + 1 :] if kind == "guide"]
     j_count = program.option("num_mixture", 0)
+    looped = not program.option("vectorize_particles", True) and (m_count * k_count > 1 or j_count > 1)
+    again = [run for kind, run in runs[last + 1 :] if kind == "guide"]
     found: dict[tuple, Tensor] = {}
     for m in range(m_count):
         for k in range(k_count):

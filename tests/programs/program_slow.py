@@ -247,8 +247,8 @@ class Slow:
         """Return the scale that stays outside, and the estimate of some rows without it."""
         program = self.program
         m_count, k_count = program.option("num_corruptions"), program.option("num_particles")
-        kind = program.bound
         j_count = program.option("num_mixture", 0)
+        kind = program.bound if program.bound != "semi-implicit" or j_count else "mean"
         if expected and kind in ("mean", "mean field", "semi-implicit"):
             m_count = k_count = 1
         if expected and kind == "average":
@@ -274,7 +274,7 @@ class Slow:
                     sum(term.value for term in self.guide_terms(values, other, rows)) for other in others
                 ]
                 joint = sum(t.scale / outer * t.value for t in self.model_terms(values, rows))
-                scales = {t.scale / outer for t in own}
+                scales = {round(t.scale / outer, 12) for t in own}
                 assert len(scales) <= 1
                 weights[k, m] = joint - max(scales, default=1.0) * _log_mean_exp(densities)
         if kind in ("mean", "mean field", "semi-implicit"):

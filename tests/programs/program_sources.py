@@ -103,7 +103,7 @@ def log_density(family: str, value: Tensor, eta: Tensor, s: Tensor) -> Tensor:
 
 def grid_of(family: str) -> tuple[Tensor, Tensor]:
     """Return points and widths for a gamma (by its logarithm) or a beta (by its logit) variable."""
-    t = torch.linspace(-9, 4, 70) if family == "gamma" else torch.linspace(-14, 14, 70)
+    t = torch.linspace(-24, 5, 117) if family == "gamma" else torch.linspace(-20, 20, 121)
     step = t[1] - t[0]
     if family == "gamma":
         return t.exp(), t.exp() * step

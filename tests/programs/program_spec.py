@@ -166,6 +166,8 @@ def draw_program(seed: int) -> Program:
     dropout = rng.random() < 0.08
     if dropout and bound == "semi-implicit":
         options.pop("vectorize_particles", None)  # a loop draws a mask for each component and draw
+    reads_rows = observed == "event" and not any(each.place == "inner" for each in latents)
+    reads_rows = reads_rows and (noise is None or noise.place != "pixels")
     row_latents = [each for each in latents if each.place == "row"]
     return Program(
         seed=seed,
@@ -182,7 +184,7 @@ def draw_program(seed: int) -> Program:
         guide_factor=rng.random() < 0.07,
         deterministic=maybe(0.15, "row", "outside"),
         dropout=dropout,
-        careless=maybe(0.06, "stack", "reshape", "expand") if row_latents else None,
+        careless=maybe(0.06, "stack", "reshape", "expand") if row_latents and reads_rows else None,
         validation=noise is None or noise.place != "outside",  # Pyro itself checks for undeclared dimensions
         bound=bound,
         options=options,

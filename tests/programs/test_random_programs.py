@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from program_check import survey
+from program_check import outcome, survey
 from program_likelihood import likelihood_outcome
 
 STEP, LIKELIHOODS = 20, 60
@@ -28,8 +28,7 @@ def test_the_likelihood_of_a_random_program_is_right_or_refused():
 
 
 @pytest.mark.slow
-def test_ten_thousand_programs():
-    counts, wrong = survey(range(10_000))
-    for name, counter in counts.items():
-        print(name, *counter.most_common(), sep="\n  ")
+@pytest.mark.parametrize("run", [outcome, likelihood_outcome])
+def test_ten_thousand_programs(run):
+    _, wrong = survey(range(10_000), run)
     assert not wrong
