@@ -1,4 +1,4 @@
-"""Count what comes out of random programs: ``python tests/programs/count_programs.py [programs] [first seed]``."""
+"""Count what comes out of random programs: ``count_programs.py [programs] [first seed]``."""
 
 import sys
 
