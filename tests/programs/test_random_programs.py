@@ -1,0 +1,34 @@
+"""Programs drawn at random: what a bound gives is right, or the program is refused."""
+
+import pytest
+import torch
+from program_check import outcome, survey
+from program_likelihood import likelihood_outcome
+
+STEP, LIKELIHOODS = 20, 60
+
+
+@pytest.fixture(autouse=True)
+def _double_precision():
+    torch.set_default_dtype(torch.float64)
+
+
+@pytest.mark.parametrize("start", range(0, 200, STEP))
+def test_every_bound_of_a_random_program_is_right_or_refused(start):
+    counts, wrong = survey(range(start, start + STEP))
+    assert not wrong
+    assert counts["checks"]["value"] >= STEP // 4
+    assert counts["checks"]["expectation"] >= STEP // 5
+
+
+def test_the_likelihood_of_a_random_program_is_right_or_refused():
+    counts, wrong = survey(range(LIKELIHOODS), likelihood_outcome)
+    assert not wrong
+    assert counts["checks"]["likelihood"] >= LIKELIHOODS // 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", [outcome, likelihood_outcome])
+def test_ten_thousand_programs(run):
+    _, wrong = survey(range(10_000), run)
+    assert not wrong
