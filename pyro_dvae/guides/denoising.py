@@ -151,7 +151,7 @@ class DenoisingGuide(Module):
     def _check_size(self, frame: CondIndepStackFrame, x: Tensor) -> None:
         position = frame.dim - self.event_dim
         size = x.shape[position] if -position <= x.dim() else 1
-        if size != frame.size:
+        if frame.size not in (size, -1):  # Pyro's plates without a size have -1
             raise InputError(
                 f"guide: its plate {frame.name!r} has {frame.size} elements where x of shape "
                 f"{tuple(x.shape)} has {size}; give it the mini-batch, set event_dim, or call "
