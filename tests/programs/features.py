@@ -1,4 +1,4 @@
-"""Small programs, one for each thing that a Pyro program can do: the rows of the table in ``docs/programs.md``."""
+"""Small programs, one for each thing that a program can do: the rows of ``docs/programs.md``."""
 
 from __future__ import annotations
 

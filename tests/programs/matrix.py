@@ -105,14 +105,14 @@ def cell(name: str, bound: str) -> tuple[str, Exception | None]:
         return "as in Pyro", None
     if outcome(name, bound, 2, 2, vectorised=False).error is None:
         return "loop", failed[0]
-    return ("single" if errors[1, 1] is None else "–"), failed[0]
+    return ("single" if errors[1, 1] is None else "✗"), failed[0]
 
 
 def enumerated(name: str) -> str:
     """Return the cell of Pyro's bound with enumeration."""
     found = with_enumeration(name)
     if found.error is not None:
-        return "–"
+        return "✗"
     return "warns" if found.doubts else "✓"
 
 

@@ -1,4 +1,4 @@
-"""Every kind of program under every bound and estimator: the right number, or one sentence that says what to do."""
+"""Every kind of program under every bound and estimator: the right number, or a refusal with a remedy."""
 
 import re
 
@@ -70,7 +70,7 @@ def test_a_group_of_programs(group):
                     check_numbers(name, bound, found, draws, where)
                 else:
                     check_error(name, found, where)
-    assert matrix.section(group) in matrix.written(), "docs/programs.md: run python tests/programs/matrix.py"
+    assert matrix.section(group) in matrix.written(), "PYTHONPATH=tests python tests/programs/matrix.py"
 
 
 def test_the_page_has_all_groups_and_programs_and_no_others():
