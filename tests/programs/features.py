@@ -695,9 +695,9 @@ def _():
 @feature("Mistakes", "a site of the guide that the model observes")
 def _():
     def own(x):
-        guide(x)
         with pyro.plate("data", len(x)):
-            pyro.sample("x", dist.Normal(loc(), 1.0))
+            z = pyro.sample("z", dist.Normal(loc() * x, scale()))
+            pyro.sample("x", dist.Normal(z, 1.0))
 
     return model, own
 
