@@ -22,7 +22,8 @@ from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 import pyro_dvae as dv
 
 PAGE = Path(__file__).parents[2] / "docs" / "programs.md"
-BEGIN, END = "<!-- table of features: begin -->", "<!-- table of features: end -->"
+TABLES = "<!-- table of features: begin -->", "<!-- table of features: end -->"
+CHECK = "<!-- check: begin -->", "<!-- check: end -->"
 BOUNDS: dict[str, Callable[..., dv.TraceDenoising_ELBO]] = {
     "L_dvae": dv.TraceDenoising_ELBO,
     "… stl": lambda **counts: dv.TraceDenoising_ELBO(gradient="stl", **counts),
@@ -139,16 +140,24 @@ def groups() -> list[str]:
     return list(dict.fromkeys(feature.group for feature in FEATURES.values()))
 
 
-def written() -> str:
-    """Return the tables as the page has them."""
-    return PAGE.read_text().split(BEGIN)[1].split(END)[0].strip()
+def example() -> str:
+    """Return what ``dv.check`` shows of one program, as the page has it."""
+    model, guide, args = FEATURES["salt and pepper, learned"].build()
+    found = dv.check(model, guide, *args, size=40, loss=dv.TraceDenoising_ELBO())
+    return "\n".join(f"    {line}".rstrip() for line in str(found).splitlines())
+
+
+def written(markers: tuple[str, str] = TABLES) -> str:
+    """Return what the page has between two markers."""
+    return PAGE.read_text().split(markers[0])[1].split(markers[1])[0].strip("\n")
 
 
 def write() -> None:
-    """Put the tables into the page."""
-    before, rest = PAGE.read_text().split(BEGIN)
+    """Put the tables and the example into the page."""
     tables = "\n\n".join(section(group) for group in groups())
-    PAGE.write_text(f"{before}{BEGIN}\n\n{tables}\n\n{END}{rest.split(END)[1]}")
+    for (begin, end), text in ((TABLES, tables), (CHECK, example())):
+        before, rest = PAGE.read_text().split(begin)
+        PAGE.write_text(f"{before}{begin}\n\n{text}\n\n{end}{rest.split(end)[1]}")
 
 
 if __name__ == "__main__":
