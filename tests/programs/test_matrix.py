@@ -74,7 +74,9 @@ def test_a_group_of_programs(group):
 
 
 def test_the_page_shows_what_check_shows():
-    assert matrix.example() == matrix.written(matrix.CHECK), "PYTHONPATH=tests python tests/programs/matrix.py"
+    assert matrix.example() == matrix.written(matrix.CHECK), (
+        "PYTHONPATH=tests python tests/programs/matrix.py"
+    )
 
 
 def test_the_page_has_all_groups_and_programs_and_no_others():
