@@ -146,6 +146,19 @@ def densities(built, particles):
     return total, scales.pop()
 
 
+@pytest.mark.parametrize(("corruptions", "particles"), [(1, 1), (1, 3), (2, 2)])
+def test_a_baseline_of_the_sites_own_is_trained(corruptions, particles):
+    """A value [*plates] is shared by the draws; a shape that fits no observation is refused."""
+    example = EXAMPLES["attend, infer, repeat"]
+    built = example.build()
+    bound = dv.TraceDenoising_ELBO(num_corruptions=corruptions, num_particles=particles, max_plate_nesting=1)
+    gradients = run(bound, built, example.with_corruption(built))[1]
+    assert bool((gradients["baseline$$$weight"] != 0).any())
+    built.module.baseline = torch.nn.Linear(8, 3)
+    with pytest.raises(dv.InputError, match=r"got \(.*3\); give one for each observation"):
+        run(bound, built)
+
+
 ONE_WEIGHT_A_ROW = [name for name, e in EXAMPLES.items() if not (e.shared or e.own_baselines)]
 
 
