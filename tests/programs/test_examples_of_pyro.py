@@ -155,7 +155,7 @@ def test_a_baseline_of_the_sites_own_is_trained(corruptions, particles):
     gradients = run(bound, built, example.with_corruption(built))[1]
     assert bool((gradients["baseline$$$weight"] != 0).any())
     built.module.baseline = torch.nn.Linear(8, 3)
-    with pytest.raises(dv.InputError, match=r"got \(.*3\); give one for each observation"):
+    with pytest.raises(dv.InputError, match=r"expected a baseline of shape .* got \(.*3\)"):
         run(bound, built)
 
 
