@@ -21,6 +21,7 @@ _SUBMODULES = {
     "guides",
     "networks",
     "priors",
+    "programs",
     "recording",
     "training",
 }
@@ -86,6 +87,7 @@ _NAMES = {
         "StandardNormal",
         "VampPrior",
     ],
+    "programs": ["Check", "check"],
     "sites": ["auxiliary", "clean_input", "corrupt"],
     "training": ["Fitted", "History", "Trainer", "fit", "fit_many"],
 }

@@ -9,6 +9,7 @@ from . import evaluation as evaluation
 from . import guides as guides
 from . import networks as networks
 from . import priors as priors
+from . import programs as programs
 from . import recording as recording
 from . import training as training
 from .baselines import Autoencoder
@@ -72,6 +73,7 @@ from .priors import (
     StandardNormal,
     VampPrior,
 )
+from .programs import Check, check
 from .sites import auxiliary, clean_input, corrupt
 from .training import Fitted, History, Trainer, fit, fit_many
 
@@ -89,6 +91,7 @@ __all__ = [
     "CategoricalPrior",
     "ChainGuide",
     "ChainModel",
+    "Check",
     "CheckpointError",
     "CompiledLoss",
     "CompiledSVI",
@@ -138,6 +141,7 @@ __all__ = [
     "bidirectional",
     "binary_code",
     "bounds_report",
+    "check",
     "clean_input",
     "compile_loss",
     "corrupt",

@@ -42,6 +42,7 @@ class _SamePlates(Messenger):
                 if frame.name in self.factors:
                     # Undo what Pyro takes for subsampling.
                     msg["scale"] = msg["scale"] / self.factors[frame.name]
+            msg["cond_indep_stack"] = tuple(map(self._with_true_size, msg["cond_indep_stack"]))
             return
         expected = self.sizes.get(msg["name"])
         if expected is None:
@@ -58,6 +59,9 @@ class _SamePlates(Messenger):
             f"guide: its plate {msg['name']!r} has {size} elements where the data have {expected} "
             f"(it was given corrupted data of shape {self.shape})"
         )
+
+    def _with_true_size(self, frame: CondIndepStackFrame) -> CondIndepStackFrame:
+        return frame._replace(full_size=frame.size) if frame.name in self.factors else frame
 
 
 class DenoisingGuide(Module):
@@ -144,6 +148,11 @@ class DenoisingGuide(Module):
         if not stacks:
             raise InputError("guide: expected at least one sample site, got none")
         common = frozenset.intersection(*stacks)
+        if not common and (found := sorted(frozenset.union(*stacks), key=lambda frame: frame.dim)):
+            raise InputError(
+                "plates: the guide has latents outside of its plates, so which one holds the observations is "
+                f"not known; name it, as in plates={{{found[-1].name!r}: {found[-1].dim}}}"
+            )
         for frame in common:
             self._check_size(frame, x)
         return {frame.name: frame.dim for frame in common}
@@ -151,7 +160,7 @@ class DenoisingGuide(Module):
     def _check_size(self, frame: CondIndepStackFrame, x: Tensor) -> None:
         position = frame.dim - self.event_dim
         size = x.shape[position] if -position <= x.dim() else 1
-        if size != frame.size:
+        if frame.size not in (size, -1):  # Pyro's plates without a size have -1
             raise InputError(
                 f"guide: its plate {frame.name!r} has {frame.size} elements where x of shape "
                 f"{tuple(x.shape)} has {size}; give it the mini-batch, set event_dim, or call "

@@ -572,3 +572,28 @@ def test_a_wrapped_guide_moves_to_the_accelerator():
         found = poutine.trace(poutine.condition(guide.cuda(), {"z": z.cuda()})).get_trace(x.cuda())
         found.compute_log_prob()
     assert float(found.nodes["z"]["log_prob_sum"]) == pytest.approx(expected, abs=1e-8)
+
+
+def test_latents_outside_of_the_plate_ask_for_its_name():
+    def guide(x):
+        pyro.sample("mean", dist.Normal(0.0, 1.0))
+        with pyro.plate("rows", x.shape[-2]):
+            pyro.sample("z", dist.Normal(x.sum(-1), 1.0))
+
+    x = torch.rand(4, 3)
+    with pytest.raises(dv.InputError, match=r"^plates: .* as in plates=\{'rows': -1\}$"):
+        dv.DenoisingGuide(guide, dv.BitFlip(0.1))(x)
+    wrapped = dv.DenoisingGuide(guide, dv.BitFlip(0.1), plates={"rows": -1})
+    trace = pyro.poutine.trace(wrapped).get_trace(x)
+    assert [frame.name for frame in trace.nodes["x_tilde"]["cond_indep_stack"]] == ["rows"]
+
+
+def test_a_plate_without_a_size_holds_the_corruption():
+    def guide(x):
+        with pyro.plate("data"):
+            pyro.sample("z", dist.Normal(x.sum(-1), 1.0))
+
+    x = torch.rand(4, 3)
+    trace = pyro.poutine.trace(dv.DenoisingGuide(guide, dv.BitFlip(0.1))).get_trace(x)
+    (frame,) = trace.nodes["x_tilde"]["cond_indep_stack"]
+    assert (frame.name, frame.size) == ("data", 4)

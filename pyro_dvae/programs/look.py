@@ -1,0 +1,139 @@
+"""A few runs of a pair, apart from everything they would change: what its sites are, and what a step does."""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer.enum import get_importance_trace
+from pyro.poutine.trace_struct import Trace
+from torch import Tensor
+
+from pyro_dvae.bounds.draws import Draws, Layout, Pair
+from pyro_dvae.bounds.plates import Subsamples
+from pyro_dvae.parameters import discover
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step on a loss does.
+
+    :param stopped: the first line of what it raised; None where it went through.
+    :param model_runs: how often the model runs.
+    :param guide_runs: how often the guide runs.
+    :param first_runs: the same of model and guide in the first step, which looks at the pair.
+    :param without_gradient: parameters that got none, or zeros.
+    :param parameters: how many parameters there are.
+    """
+
+    stopped: str | None
+    model_runs: int = 0
+    guide_runs: int = 0
+    first_runs: tuple[int, int] = (0, 0)
+    without_gradient: tuple[str, ...] = ()
+    parameters: int = 0
+
+
+@dataclass(frozen=True)
+class Look:
+    """One draw of a pair, a step on it, and the sites whose density is not the same in two runs."""
+
+    draws: Draws
+    step: Step
+    random: tuple[str, ...]
+
+
+def look(pair: Pair, loss: Any) -> Look:
+    """Run a pair; random streams, buffers and gradients are afterwards as they were before.
+
+    :param loss: an ELBO; it is copied, so that nothing is kept in it.
+    """
+    found: list[Draws] = []
+    random: list[str] = []
+
+    def runs() -> None:
+        found.append(_one_draw(pair))
+        random.extend(_random_sites(found[0]))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what they say is said by the remarks
+        trained = discover(pair.model, pair.guide, runs, required=False)
+        step = _step(pair, copy.copy(loss), trained.parameters)
+    return Look(found[0], step, tuple(random))
+
+
+def _one_draw(pair: Pair) -> Draws:
+    # Shapes that Pyro's validation refuses are shown, too.
+    with pyro.validation_enabled(False), Subsamples() as subsamples:
+        model_trace, guide_trace = get_importance_trace(
+            "flat", math.inf, pair.model, pair.guide, pair.args, pair.kwargs
+        )
+    return Draws(model_trace, guide_trace, Layout(1, 1, math.inf), subsamples, pair)
+
+
+def _random_sites(draws: Draws) -> list[str]:
+    """Return the sites whose density differs between two runs on the same draws."""
+    if isinstance(poutine.unwrap(draws.pair.guide), poutine.messenger.Messenger):
+        return []
+    given = Trace()
+    for trace in (draws.guide_trace, draws.model_trace):
+        for name, site in trace.nodes.items():
+            if site["type"] == "sample" and not site["is_observed"] and name not in given:
+                given.add_node(name, **site)
+    for name, site in draws.subsamples.sites.items():
+        given.add_node(name, **site)
+    once, again = _densities(draws.pair, given), _densities(draws.pair, given)
+    return [name for name, value in once.items() if not torch.equal(value, again.get(name, value))]
+
+
+@torch.no_grad()
+def _densities(pair: Pair, given: Trace) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    with pyro.validation_enabled(False):
+        for program in (pair.model, pair.guide):
+            trace = poutine.trace(poutine.replay(program, trace=given)).get_trace(*pair.args, **pair.kwargs)
+            for name, site in poutine.util.prune_subsample_sites(trace).nodes.items():
+                if site["type"] == "sample":
+                    value = site["fn"].log_prob(site["value"])
+                    found[name] = value if name not in found else found[name] + value
+    return found
+
+
+def _step(pair: Pair, loss: Any, leaves: dict[str, Tensor]) -> Step:
+    before = {name: leaf.grad for name, leaf in leaves.items()}
+    counts = {"model": 0, "guide": 0}
+
+    def counted(name: str, program: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        counts[name] += 1
+        return program(*args, **kwargs)
+
+    programs = [
+        partial(counted, name, program) for name, program in (("model", pair.model), ("guide", pair.guide))
+    ]
+    seen: list[tuple[int, int]] = []
+
+    def one() -> None:
+        for leaf in leaves.values():
+            leaf.grad = None
+        counts.update(model=0, guide=0)
+        loss.loss_and_grads(*programs, *pair.args, **pair.kwargs)
+        seen.append((counts["model"], counts["guide"]))
+
+    try:
+        for _ in range(2):
+            discover(pair.model, pair.guide, one, required=False)
+        missing = tuple(name for name, leaf in leaves.items() if leaf.grad is None or not leaf.grad.any())
+    except Exception as error:  # whatever it is, a step would end in it
+        return Step((str(error).strip() or type(error).__name__).splitlines()[0], parameters=len(leaves))
+    finally:
+        for name, leaf in leaves.items():
+            leaf.grad = before[name]
+    return Step(None, *seen[1], seen[0], missing, len(leaves))
