@@ -15,8 +15,8 @@ from pyro_dvae.compiled.compiler import Compiled, build
 from pyro_dvae.compiled.step import STATES, Gradient, whole_step
 from pyro_dvae.errors import InputError
 from pyro_dvae.recording import Unrecordable
+from pyro_dvae.recording.following import failing_as
 from pyro_dvae.recording.hashed_noise import remaining_draws
-from pyro_dvae.recording.record import failing_as
 
 
 def lift(graph: GraphModule, names: Sequence[str]) -> None:

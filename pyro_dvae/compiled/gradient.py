@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +13,7 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_dvae.random_state import forked
-from pyro_dvae.recording.record import Unrecordable, failing_as
+from pyro_dvae.recording.following import Unrecordable, failing_as, followed
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ def record_gradient(
         leaves, tensors = inputs[:count], inputs[count:]
         for leaf in leaves:
             leaf.grad = None
-        with torch.enable_grad():
+        with torch.enable_grad(), followed(items_stay=True):
             loss = loss_and_grads(*tensors)
         if not isinstance(loss, Tensor):
             raise TypeError(f"the loss came as a {type(loss).__name__}, so it cannot be followed")
@@ -63,7 +61,6 @@ def record_gradient(
             failing_as(Unrecordable),
             forked(),
             pyro.validation_enabled(False),
-            _without_synchronisation(),
         ):
             graph = make_fx(run, tracing_mode="real")(*leaves, *tensors)
     finally:
@@ -73,29 +70,3 @@ def record_gradient(
         # Only those with a gradient are inputs, so that their order is that of the gradients.
         return record_gradient(loss_and_grads, reached, tensors)
     return RecordedGradient(graph, tuple(reached))
-
-
-@contextmanager
-def _without_synchronisation() -> Iterator[None]:
-    """Keep Pyro's losses tensors: no reading of a value back, no check for NaN."""
-    replaced: list[tuple[Any, str, Any]] = []
-    stand_ins: dict[str, Callable[..., Any]] = {
-        "warn_if_nan": lambda value, *args, **kwargs: value,
-        "warn_if_inf": lambda value, *args, **kwargs: value,
-        "torch_item": lambda value: value,
-    }
-
-    def replace(owner: Any, attribute: str, stand_in: Callable[..., Any]) -> None:
-        replaced.append((owner, attribute, getattr(owner, attribute)))
-        setattr(owner, attribute, stand_in)
-
-    try:
-        replace(Tensor, "item", Tensor.detach)
-        for name, module in list(sys.modules.items()):
-            if name.split(".")[0] in ("pyro", "pyro_dvae"):
-                for attribute in stand_ins.keys() & vars(module).keys():
-                    replace(module, attribute, stand_ins[attribute])
-        yield
-    finally:
-        for owner, attribute, original in replaced:
-            setattr(owner, attribute, original)

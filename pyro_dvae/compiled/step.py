@@ -16,8 +16,8 @@ from pyro_dvae.compiled.adam import HostStepSizes, Slot, StepSizes, clipped_toge
 from pyro_dvae.compiled.compiler import Compiled, build, interpret
 from pyro_dvae.compiled.gradient import RecordedGradient, record_gradient
 from pyro_dvae.recording import Unrecordable, fuse_bernoulli_sums, use_bfloat16_products
+from pyro_dvae.recording.following import failing_as
 from pyro_dvae.recording.hashed_noise import Bits, draw_keys, hash_noise, hashed_bits
-from pyro_dvae.recording.record import failing_as
 from pyro_dvae.recording.threefry import threefry_bits
 
 NOISES: dict[str, Bits | None] = {"torch": None, "hashed": hashed_bits, "threefry": threefry_bits}

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from pyro_dvae.random_state import forked
-from pyro_dvae.recording.record import failing_as
+from pyro_dvae.recording.following import failing_as
 
 
 class NoCompiler(RuntimeError):  # noqa: N818 - a statement about the machine, caught by name

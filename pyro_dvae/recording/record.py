@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pyro
@@ -13,10 +12,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_dvae.random_state import forked
-
-
-class Unrecordable(RuntimeError):  # noqa: N818 - a statement about the program, caught by name
-    """The function cannot be recorded: it looks at the values of its tensors, or uses what has no graph."""
+from pyro_dvae.recording.following import Unrecordable, failing_as, followed
 
 
 def record(function: Callable[..., Tensor | list[Tensor]], *example: Tensor) -> GraphModule:
@@ -26,25 +22,17 @@ def record(function: Callable[..., Tensor | list[Tensor]], *example: Tensor) -> 
     no argument (parameters, numbers, settings) is frozen as it is now. The recording runs the function once,
     apart from the global random streams, without gradients and with Pyro's validation off.
 
-    :raises Unrecordable: the function's control flow depends on values, or an operation has no graph.
+    :raises Unrecordable: the function reads values back, or an operation has no graph; names the line.
     """
+
+    def run(*given: Tensor) -> Tensor | list[Tensor]:
+        with followed():
+            return function(*given)
+
     with failing_as(Unrecordable), forked(), torch.no_grad(), pyro.validation_enabled(False):
-        graph = make_fx(function, tracing_mode="real")(*example)
+        graph = make_fx(run, tracing_mode="real")(*example)
     drop_unused(graph)
     return graph
-
-
-@contextmanager
-def failing_as(kind: type[Exception]) -> Iterator[None]:
-    """Raise whatever the body raises as ``kind``, with the first line of its message.
-
-    Recorder and compiler have no error class of their own: what they meet inside a program can be anything.
-    """
-    try:
-        yield
-    except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise kind(reason) from error
 
 
 def noted(node: Any) -> Any:

@@ -1,7 +1,10 @@
 import os
 import subprocess
 import sys
+import threading
+import warnings
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -15,7 +18,9 @@ from pyro_dvae.recording import (
     Unrecordable,
     compile_graph,
     fast_products,
+    following,
     fuse_bernoulli_sums,
+    half_products,
     matmul,
     record,
     use_bfloat16_products,
@@ -114,11 +119,77 @@ def test_control_flow_on_values_is_refused(function, x):
         record(function, x)
 
 
+READING = {
+    "a format": lambda x: x * len(f"{x.sum()}"),
+    "repr": lambda x: x * len(repr(x)),
+    "a name of a site": lambda x: [x + 1 for i in x.argmax(1) if f"x_{i}"],
+    "numpy": lambda x: x * x.numpy().sum(),
+    "numpy of a part": lambda x: x + torch.from_numpy(x[0].numpy()),
+    "numpy's own function": lambda x: x * np.asarray(x).sum(),
+    "tolist": lambda x: x * x.sum(1).tolist()[0],
+    "item": lambda x: x * x.sum().item(),
+    "numbers in a list": lambda x: x[:, :2] * torch.tensor([x[0, 0], x[0, 1]]),
+    "bool": lambda x: x if (x > 0).any() else -x,
+    "int": lambda x: x[: int(x.argmax()) % 3],
+    "equal": lambda x: x if torch.equal(x, -x) else -x,
+    "allclose": lambda x: x if torch.allclose(x, -x) else -x,
+    "a tensor that is no argument": lambda x: x * float(WEIGHT[0, 0]),
+    "one_hot": lambda x: torch.nn.functional.one_hot(x.argmax(1)).float(),
+    "rows by a mask": lambda x: x * len(x[x > 0]),
+    "nonzero": lambda x: x * len(x.nonzero()),
+    "unique": lambda x: x * len(x.round().unique()),
+    "masked_select": lambda x: x * len(x.masked_select(x > 0)),
+}
+
+
+@pytest.mark.parametrize("function", READING.values(), ids=READING)
+def test_reading_values_back_is_refused_at_once_with_the_line(function, x):
+    line = function.__code__.co_firstlineno
+    with pytest.raises(Unrecordable, match=rf"\(in <\w+>, test_recording.py:{line}\)$") as caught:
+        record(function, x)
+    message = str(caught.value)
+    assert len(message) < 200
+    assert "value" in message or "depends on values" in message
+
+
+def test_sizes_that_depend_on_no_values_are_recorded(x):
+    def picking(x: Tensor) -> Tensor:
+        kept = x[:, torch.tensor([0, 2, 4])]
+        kept[kept < 0] = 0.5
+        return kept.masked_fill(kept > 1, 1.0)
+
+    graph = record(picking, x)
+    assert torch.equal(graph(-x), picking(-x))
+
+
+def test_while_one_thread_records_the_others_read_values(x):
+    found = []
+
+    def read():
+        found.append((WEIGHT[0, 0].item(), f"{WEIGHT[0]}"))
+
+    with following.followed(items_stay=True):
+        thread = threading.Thread(target=read)
+        thread.start()
+        thread.join()
+        stays = x[0, 0].item()
+    assert isinstance(stays, Tensor)
+    assert found == [(float(WEIGHT[0, 0]), f"{WEIGHT[0]}")]
+    assert isinstance(x[0, 0].item(), float)
+
+
+def test_a_loss_of_nan_warns_again_after_a_recording(x):
+    with following.followed(items_stay=True):
+        assert pyro.util.warn_if_nan(x, "loss") is x
+    with pytest.warns(UserWarning, match="NaN: loss"):
+        pyro.util.warn_if_nan(torch.tensor(float("nan")), "loss")
+
+
 def test_a_failing_function_is_refused_with_its_reason(x):
     def failing(x: Tensor) -> Tensor:
         raise ValueError("no such site\nand more")
 
-    with pytest.raises(Unrecordable, match=r"^no such site$"):
+    with pytest.raises(Unrecordable, match=r"^no such site \(in failing, test_recording.py:\d+\)$"):
         record(failing, x)
 
 
@@ -200,6 +271,12 @@ def test_all_other_sums_are_left_alone(function, x):
 
 
 @pytest.fixture
+def bfloat16_pays(monkeypatch):
+    """The machine of the tests may have no bfloat16."""
+    monkeypatch.setattr(half_products, "pays", lambda: True)
+
+
+@pytest.fixture
 def two_layers():
     """Return a function with an affine layer, a product of matrices and one of stacks, and its factors."""
     bias = torch.randn(8, generator=torch.Generator().manual_seed(3))
@@ -215,7 +292,7 @@ def two_layers():
     return layers
 
 
-def test_products_alone_are_rounded(two_layers, x):
+def test_products_alone_are_rounded(two_layers, x, bfloat16_pays):
     graph = record(two_layers, x)
     assert use_bfloat16_products(graph) == 3
     kinds = ("_addmm", "_mm", "_bmm")
@@ -228,11 +305,36 @@ def test_products_alone_are_rounded(two_layers, x):
     assert use_bfloat16_products(graph) == 0
 
 
-def test_a_rounded_product_is_that_of_rounded_factors(x):
+def test_a_rounded_product_is_that_of_rounded_factors(x, bfloat16_pays):
     graph = record(lambda x: x @ WEIGHT, x)
     assert use_bfloat16_products(graph) == 1
     expected = x.bfloat16().float() @ WEIGHT.bfloat16().float()
     torch.testing.assert_close(graph(x), expected, rtol=2**-8, atol=1e-3)
+
+
+@pytest.mark.parametrize(("half", "rounded"), [(0.5, 1), (10.0, 0)], ids=["faster", "emulated"])
+def test_bfloat16_is_left_out_with_one_warning_where_it_does_not_pay(half, rounded, x, monkeypatch):
+    times = iter([1.0, half])
+    monkeypatch.setattr(half_products, "_seconds", lambda product: next(times))
+    half_products.pays.cache_clear()
+    graphs = [record(lambda x: x @ WEIGHT, x) for _ in range(2)]
+    try:
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            found = [use_bfloat16_products(graph) for graph in graphs]  # timed once for both
+    finally:
+        half_products.pays.cache_clear()
+    assert found == [rounded, rounded]
+    expected = [] if rounded else ["bfloat16: a matrix product takes 10.0 times as long as in float32"]
+    assert [str(each.message)[:65] for each in told] == expected
+    if not rounded:
+        assert torch.equal(graphs[0](x), x @ WEIGHT)
+
+
+def test_the_timing_of_products_is_of_runs():
+    ran = []
+    assert 0 <= half_products._seconds(lambda: ran.append(1)) < 0.1
+    assert len(ran) == half_products._TURNS
 
 
 def test_double_products_stay_as_they_are(two_layers, x):
