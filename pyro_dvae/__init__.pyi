@@ -19,7 +19,7 @@ from .bounds import (
     TraceMeanFieldDenoising_ELBO,
     TraceSemiImplicit_ELBO,
 )
-from .compiled import CompiledSVI
+from .compiled import CompiledLoss, CompiledSVI, compile_loss
 from .corruptions import (
     BitFlip,
     ConstantSchedule,
@@ -34,7 +34,7 @@ from .corruptions import (
 )
 from .datasets import Dataset, load_dataset
 from .draw import DRAW
-from .errors import CheckpointError, DataError, DivergenceError, InputError
+from .errors import CheckpointError, CompiledStepError, DataError, DivergenceError, InputError
 from .evaluation import (
     BoundsReport,
     Estimate,
@@ -90,7 +90,9 @@ __all__ = [
     "ChainGuide",
     "ChainModel",
     "CheckpointError",
+    "CompiledLoss",
     "CompiledSVI",
+    "CompiledStepError",
     "ConcreteGuide",
     "ConcretePrior",
     "ConstantSchedule",
@@ -137,6 +139,7 @@ __all__ = [
     "binary_code",
     "bounds_report",
     "clean_input",
+    "compile_loss",
     "corrupt",
     "evaluate_bound",
     "fit",

@@ -37,3 +37,7 @@ class DivergenceError(ArithmeticError):
 
 class ProcessLostError(RuntimeError):
     """Of several processes that work together another one ended; the last checkpoint is untouched."""
+
+
+class CompiledStepError(RuntimeError):
+    """A compiled step gives other numbers than the program it was made from: something changed unseen."""

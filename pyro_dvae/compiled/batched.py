@@ -12,6 +12,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_dvae.compiled.adam import Slot, StepSizes
 from pyro_dvae.compiled.compiler import Compiled, build
+from pyro_dvae.compiled.gradient import difference
 from pyro_dvae.compiled.step import STATES, Gradient, whole_step
 from pyro_dvae.errors import InputError
 from pyro_dvae.recording import Unrecordable
@@ -33,30 +34,14 @@ def lift(graph: GraphModule, names: Sequence[str]) -> None:
     graph.recompile()
 
 
-def constants(graph: GraphModule) -> dict[str, Tensor]:
-    """Return the tensors that a graph has built in, by name, in the order of their first use."""
-    names = dict.fromkeys(str(node.target) for node in graph.graph.nodes if node.op == "get_attr")
-    return {name: getattr(graph, name) for name in names}
-
-
 def require_same_program(first: GraphModule, other: GraphModule, which: str) -> None:
     """Refuse a graph that computes something else; its constants may have other values."""
-    then, now = (
-        [(node.op, str(node.target), _shown(node.args), _shown(node.kwargs)) for node in graph.graph.nodes]
-        for graph in (first, other)
-    )
-    if then == now:
-        return
-    pairs = zip(then, now, strict=False)
-    odd = next((f"{b[1]}{b[2]} in place of {a[1]}{a[2]}" for a, b in pairs if a != b), "their lengths differ")
-    raise InputError(
-        f"{which}: expected a program like the first one's (the same networks, corruption and bound; seeds, "
-        f"weights, learning rates and levels held in tensors may differ), got {odd}"
-    )
-
-
-def _shown(arguments: object) -> str:
-    return str(arguments)
+    odd = difference(first, other, with_tensors=False)
+    if odd is not None:
+        raise InputError(
+            f"{which}: expected a program like the first one's (the same networks, corruption and bound; "
+            f"seeds, weights, learning rates and levels held in tensors may differ), got {odd}"
+        )
 
 
 class BatchedStep:

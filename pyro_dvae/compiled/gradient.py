@@ -6,14 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pyro
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_dvae.random_state import forked
-from pyro_dvae.recording.following import Unrecordable, failing_as, followed
+from pyro_dvae.recording.following import BuiltIn, Unrecordable, failing_as, followed
+from pyro_dvae.recording.undoing import refusing_python_draws, undone
+
+LossAndGrads = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -22,51 +23,102 @@ class RecordedGradient:
 
     :param graph: to be called with the leaves, then the tensor arguments.
     :param leaves: the parameters that it reads and that get a gradient, in the order of the gradients.
+    :param numbers: what the user's code has put in as Python numbers.
     """
 
     graph: GraphModule
     leaves: tuple[Tensor, ...]
+    numbers: tuple[BuiltIn, ...]
 
 
 def record_gradient(
-    loss_and_grads: Callable[..., Any], leaves: Sequence[Tensor], tensors: Sequence[Tensor]
+    loss_and_grads: LossAndGrads, leaves: Sequence[Tensor], tensors: Sequence[Tensor]
 ) -> RecordedGradient:
     """Record one evaluation of a loss that adds its gradient to the leaves' ``.grad``, as Pyro's ELBOs do.
 
-    A run of the graph reads the leaves that it is given. Modules' buffers (the statistics of a batch
-    normalisation) are updated by each run, the recording among them.
+    A run of the graph reads the leaves that it is given. What the recording changes in place (the statistics
+    of a batch normalisation) is put back; each run of the graph changes it.
 
     :param loss_and_grads: function of the tensors that returns the loss.
     :param leaves: unconstrained parameters; those without a gradient are left out of the result.
     :param tensors: example arguments, of the shapes that all runs will have.
-    :raises Unrecordable: the program's control flow depends on values, or an operation has no graph.
+    :raises Unrecordable: the program's control flow depends on values, it draws from Python's random
+        streams, changes its arguments, sends gradients elsewhere, or an operation has no graph.
     """
-    before = [leaf.grad for leaf in leaves]
     reached: list[Tensor] = []
+    numbers: list[BuiltIn] = []
     count = len(leaves)
 
     def run(*inputs: Tensor) -> list[Tensor]:
         leaves, tensors = inputs[:count], inputs[count:]
         for leaf in leaves:
             leaf.grad = None
-        with torch.enable_grad(), followed(items_stay=True):
+        with torch.enable_grad(), followed(items_stay=True, leaves=leaves) as found:
             loss = loss_and_grads(*tensors)
         if not isinstance(loss, Tensor):
             raise TypeError(f"the loss came as a {type(loss).__name__}, so it cannot be followed")
+        numbers[:] = found
         reached[:] = [leaf for leaf in leaves if leaf.grad is not None]
         return [loss.detach(), *[leaf.grad for leaf in reached if leaf.grad is not None]]
 
-    try:
-        with (
-            failing_as(Unrecordable),
-            forked(),
-            pyro.validation_enabled(False),
-        ):
-            graph = make_fx(run, tracing_mode="real")(*leaves, *tensors)
-    finally:
-        for leaf, grad in zip(leaves, before, strict=True):
-            leaf.grad = grad
+    with failing_as(Unrecordable), undone(leaves) as changes:
+        graph = make_fx(refusing_python_draws(run), tracing_mode="real")(*leaves, *tensors)
+    memory = {tensor.untyped_storage().data_ptr() for tensor in tensors if tensor.numel()}
+    if any(t.untyped_storage().data_ptr() in memory for t, _ in changes.before.values() if t.numel()):
+        raise Unrecordable("the program changes its arguments in place")
     if len(reached) < len(leaves):
         # Only those with a gradient are inputs, so that their order is that of the gradients.
         return record_gradient(loss_and_grads, reached, tensors)
-    return RecordedGradient(graph, tuple(reached))
+    return RecordedGradient(graph, tuple(reached), tuple(numbers))
+
+
+def evaluate(
+    loss_and_grads: LossAndGrads, leaves: Sequence[Tensor], tensors: Sequence[Tensor]
+) -> list[Tensor]:
+    """Return loss and gradients of the program itself, in an ordinary run that changes nothing."""
+    with undone(leaves), torch.enable_grad():
+        loss = loss_and_grads(*tensors)
+        zeros = (torch.zeros_like(leaf) for leaf in leaves)
+        gradients = [
+            zero if leaf.grad is None else leaf.grad for leaf, zero in zip(leaves, zeros, strict=True)
+        ]
+        return [torch.as_tensor(loss).detach(), *gradients]
+
+
+def constants(graph: GraphModule) -> dict[str, Tensor]:
+    """Return the tensors that a graph has built in, by name, in the order of their first use."""
+    names = dict.fromkeys(str(node.target) for node in graph.graph.nodes if node.op == "get_attr")
+    return {name: getattr(graph, name) for name in names}
+
+
+def difference(first: GraphModule, other: GraphModule, with_tensors: bool = True) -> str | None:
+    """Return in words where two graphs compute something else, or None.
+
+    :param with_tensors: also compare the tensors that they have built in.
+    """
+    then, now = (
+        [(node.op, str(node.target), str(node.args), str(node.kwargs)) for node in graph.graph.nodes]
+        for graph in (first, other)
+    )
+    if then != now:
+        pairs = zip(then, now, strict=False)
+        odd = next((f"{a[1]}{a[2]}, then {b[1]}{b[2]}" for a, b in pairs if a != b), None)
+        return odd or f"{len(then)} operations, then {len(now)}"
+    if with_tensors:
+        for name, value in constants(first).items():
+            found = getattr(other, name)
+            if found is not value and not _same(value, found):
+                return f"{name} {_brief(value)}, then {_brief(found)}"
+    return None
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    if a.shape != b.shape or a.dtype != b.dtype or a.device != b.device:
+        return False
+    return a.data_ptr() == b.data_ptr() or bool(
+        torch.allclose(a, b, rtol=0, atol=0, equal_nan=a.is_floating_point())
+    )
+
+
+def _brief(tensor: Tensor) -> str:
+    return f"{tensor.flatten()[:4].tolist()} of shape {tuple(tensor.shape)}"

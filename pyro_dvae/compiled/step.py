@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +15,16 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from pyro_dvae import checks
 from pyro_dvae.compiled.adam import HostStepSizes, Slot, StepSizes, clipped_together, rates_of, update
 from pyro_dvae.compiled.compiler import Compiled, build, interpret
-from pyro_dvae.compiled.gradient import RecordedGradient, record_gradient
+from pyro_dvae.compiled.gradient import LossAndGrads
+from pyro_dvae.compiled.honesty import Honest, record_twice
+from pyro_dvae.compiled.verification import Verification
+from pyro_dvae.random_state import forked
 from pyro_dvae.recording import Unrecordable, fuse_bernoulli_sums, use_bfloat16_products
 from pyro_dvae.recording.following import failing_as
 from pyro_dvae.recording.hashed_noise import Bits, draw_keys, hash_noise, hashed_bits
+from pyro_dvae.recording.observing import Observation
 from pyro_dvae.recording.threefry import threefry_bits
+from pyro_dvae.recording.undoing import undone
 
 NOISES: dict[str, Bits | None] = {"torch": None, "hashed": hashed_bits, "threefry": threefry_bits}
 STATES = 3  # tensors that Adam keeps of a parameter
@@ -45,11 +51,15 @@ class Gradient:
     :param graph: (leaves, tensors[, keys]) → [loss, gradients].
     :param leaves: those that get a gradient, in its order.
     :param draws: how many keys a run wants; 0: there is no input for them.
+    :param honest: the program as it was recorded, and what it depended on.
+    :param coarse: whether its products are rounded.
     """
 
     graph: GraphModule
     leaves: tuple[Tensor, ...]
     draws: int
+    honest: Honest
+    coarse: bool = False
 
     def keys(self, device: torch.device) -> list[Tensor]:
         """Return fresh keys from torch's generator, as the last input or none."""
@@ -57,43 +67,59 @@ class Gradient:
 
 
 def record_for(
-    loss_and_grads: Callable[..., Any],
+    loss_and_grads: LossAndGrads,
     leaves: Sequence[Tensor],
     tensors: Sequence[Tensor],
     numerics: Numerics,
+    programs: Sequence[Any],
+    observation: Observation | None = None,
 ) -> Gradient:
     """Record a loss and rewrite it.
 
-    :raises Unrecordable: see :func:`record_gradient`.
+    :param programs: what ``loss_and_grads`` calls: model, guide, bound, and objects that are given to them.
+    :param observation: of an earlier run, if there was one.
+    :raises Unrecordable: see :func:`pyro_dvae.compiled.honesty.record_twice`.
     """
-    recorded: RecordedGradient = record_gradient(loss_and_grads, leaves, tensors)
-    graph = recorded.graph
+    honest = record_twice(loss_and_grads, leaves, tensors, programs, observation)
+    graph = GraphModule(honest.graph, copy.deepcopy(honest.graph.graph))
     fuse_bernoulli_sums(graph)
-    if numerics.bfloat16:
-        use_bfloat16_products(graph)
+    coarse = numerics.bfloat16 and use_bfloat16_products(graph) > 0
     bits = NOISES[checks.known("noise", numerics.noise, NOISES)]
-    return Gradient(graph, recorded.leaves, 0 if bits is None else hash_noise(graph, bits))
+    draws = 0 if bits is None else hash_noise(graph, bits)
+    return Gradient(graph, honest.leaves, draws, honest, coarse)
 
 
 class CompiledGradient:
-    """Loss and gradients, compiled; the optimizer's part is the caller's."""
+    """Loss and gradients, compiled; the optimizer's part is the caller's.
 
-    def __init__(self, gradient: Gradient, tensors: Sequence[Tensor]) -> None:
+    :param compiled: False to run the graph operation by operation.
+    """
+
+    def __init__(self, gradient: Gradient, tensors: Sequence[Tensor], compiled: bool = True) -> None:
+        self.leaves = gradient.leaves
+        self.honest = gradient.honest
         self._gradient = gradient
-        self._leaves = [leaf.detach() for leaf in gradient.leaves]
-        self._device = self._leaves[0].device if self._leaves else torch.device("cpu")
-        self._run: Compiled = build(gradient.graph, self._inputs(tensors))
+        self._detached = [leaf.detach() for leaf in gradient.leaves]
+        self._device = self._detached[0].device if self._detached else torch.device("cpu")
+        self._verified = Verification(gradient)
+        with forked():
+            example = self._inputs(tensors)
+            self._run: Compiled = build(gradient.graph, example) if compiled else interpret(gradient.graph)
+
+    def valid(self) -> bool:
+        """Whether the parameters are still those that it was compiled for."""
+        return _same_memory(self.leaves, self._detached)
 
     def _inputs(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        return [*self._leaves, *tensors, *self._gradient.keys(self._device)]
+        return [*self._detached, *tensors, *self._gradient.keys(self._device)]
 
-    def __call__(self, tensors: Sequence[Tensor]) -> Tensor:
-        """Set the gradients of the leaves; return the loss."""
-        loss, *gradients = self._run(self._inputs(tensors))
-        good = torch.isfinite(loss).all()
-        for leaf, value in zip(self._gradient.leaves, gradients, strict=True):
-            leaf.grad = torch.where(good, value, 0.0)  # a loss that is no number changes no weight
-        return loss
+    def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Return the loss and the gradients of the leaves."""
+        inputs = self._inputs(tensors)
+        expected = self._verified.before(tensors, inputs[len(self.leaves) + len(tensors) :])
+        loss, *gradients = self._run(inputs)
+        self._verified.after(loss, expected)
+        return [loss, *gradients]
 
 
 class CompiledStep:
@@ -121,7 +147,9 @@ class CompiledStep:
         self.frozen = tuple(each.frozen for each in self.slots)
         self.leaves = gradient.leaves
         self.draws = gradient.draws
+        self.honest = gradient.honest
         self._gradient = gradient
+        self._verified = Verification(gradient)
         self._device = self.leaves[0].device
         self._counts = [each.tensors[0] for each in self.slots]
         self._fixed = [leaf.detach() for leaf in self.leaves]
@@ -133,15 +161,16 @@ class CompiledStep:
         self._host = HostStepSizes(self.slots, self._size_type) if self._counts[0].is_cpu else None
         self._sizes = StepSizes(self.slots, self._counts[0].device)
         self._rates: tuple[list[float], Tensor] = ([], torch.empty(0))
-        graph = record_update(gradient, self.slots, self._inputs(tensors, None), clip_norm)
+        with forked():
+            example = self._inputs(tensors, None)
+        graph = record_update(gradient, self.slots, example, clip_norm)
         fixed = len(self._fixed)
-        self._run: Compiled = (
-            build(graph, self._inputs(tensors, None), fixed) if compiled else interpret(graph)
-        )
+        with forked():
+            self._run: Compiled = build(graph, example, fixed) if compiled else interpret(graph)
 
     def valid(self) -> bool:
-        """Whether the optimizer's states and settings are still those that it was compiled for."""
-        return all(
+        """Whether parameters, states and settings of the optimizer are still those it was compiled for."""
+        return _same_memory(self.leaves, self._fixed[: len(self.leaves)]) and all(
             each.present and each.frozen == frozen
             for each, frozen in zip(self.slots, self.frozen, strict=True)
         )
@@ -164,8 +193,16 @@ class CompiledStep:
         :param tensors: the arguments, of the shapes of the examples.
         :param keys: of the noise [draws, 2]; from torch's generator where omitted.
         """
-        (loss,) = self._run(self._inputs(tensors, keys))
+        inputs = self._inputs(tensors, keys)
+        expected = self._verified.before(tensors, inputs[len(inputs) - bool(self.draws) :])
+        (loss,) = self._run(inputs)
+        self._verified.after(loss, expected)
         return loss
+
+
+def _same_memory(leaves: Sequence[Tensor], before: Sequence[Tensor]) -> bool:
+    """Whether parameters are still where they were: ``parameter.data = ...`` puts them elsewhere."""
+    return all(a.data_ptr() == b.data_ptr() for a, b in zip(leaves, before, strict=True))
 
 
 def record_update(
@@ -173,7 +210,7 @@ def record_update(
 ) -> GraphModule:
     """Return loss, gradients and update as one graph of (leaves, states, sizes, tensors[, keys]) → [loss]."""
     # On copies, so that recording takes no step.
-    with failing_as(Unrecordable), torch.no_grad():
+    with failing_as(Unrecordable), undone(), torch.no_grad():
         copies = [tensor.clone() for tensor in inputs]
         return make_fx(whole_step(gradient, slots, clip_norm), tracing_mode="real")(*copies)
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 import sys
-import sysconfig
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from types import CodeType, FrameType
 from typing import Any
 
-import pyro
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -35,27 +35,43 @@ _READING = {
     Tensor.__dlpack__: "is handed to another library",
 }
 _FROM_NUMBERS = (torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor)
-_LIBRARIES = tuple(
-    os.path.dirname(os.path.abspath(str(module.__file__))) + os.sep
-    for module in (torch, pyro, sys.modules["pyro_dvae"])
-)
-_STANDARD = sysconfig.get_paths()["stdlib"] + os.sep
+_NUMBERS = ("number", "float", "Tensor")  # types of arguments that take one; "int" is for dimensions
+_RECORDERS = ("gradient.py", "record.py")  # behind them are the callers of the program
+
+
+@dataclass(frozen=True)
+class BuiltIn:
+    """A Python number that a recording has built in.
+
+    :param value: the number.
+    :param operation: of torch, that got it.
+    :param line: of the user's program.
+    """
+
+    value: float
+    operation: str
+    line: str
+
+    def __str__(self) -> str:
+        return f"{self.value:g} ({self.operation}, {self.line})"
 
 
 @contextmanager
-def followed(items_stay: bool = False) -> Iterator[None]:
-    """Refuse the reading back of values while the body runs in a recording.
+def followed(items_stay: bool = False, leaves: Sequence[Tensor] | None = None) -> Iterator[list[BuiltIn]]:
+    """Refuse the reading back of values while the body runs in a recording; give the numbers it builds in.
 
     :param items_stay: ``Tensor.item`` and Pyro's check of a loss for NaN are let through without reading:
         Pyro's losses end in ``item``, and the recording needs the tensor that it is called on.
+    :param leaves: the only tensors from outside that may ask for a gradient; None for any.
     :raises Unrecordable: by the body, where it reads a value.
     """
-    with _Methods(items_stay), _Operations():
+    operations = _Operations()
+    with _Methods(items_stay, leaves), operations:
         if items_stay:
             with _no_look_for_nan():
-                yield
+                yield operations.numbers
         else:
-            yield
+            yield operations.numbers
 
 
 @contextmanager
@@ -74,24 +90,37 @@ def failing_as(kind: type[Exception]) -> Iterator[None]:
 
 def _line_of(error: Exception) -> str:
     """Return the user's line that was reached last, of all code that is no library's, or nothing."""
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if is_users(frame.filename):
-            return f" (in {frame.name}, {os.path.basename(frame.filename)}:{frame.lineno})"
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        if is_users(frame.f_globals):
+            return f" (in {_place(frame.f_code, line)})"
     return ""
 
 
-def is_users(filename: str) -> bool:
-    """Whether a file holds a user's code: it is not of torch, Pyro, this package or Python."""
-    own = filename.startswith((*_LIBRARIES, "<frozen"))
-    return not own and not (filename.startswith(_STANDARD) and "site-packages" not in filename)
+def _place(code: CodeType, line: int) -> str:
+    return f"{code.co_name}, {os.path.basename(code.co_filename)}:{line}"
+
+
+def is_users(scope: Mapping[str, Any]) -> bool:
+    """Whether code with these globals is a user's: it is not of torch, Pyro, this package or Python."""
+    name = scope.get("__name__")
+    return isinstance(name, str) and name.partition(".")[0] != "pyro_dvae" and not is_library(name)
+
+
+def is_library(module: object) -> bool:
+    """Whether the name of a module is torch's, Pyro's, NumPy's, or Python's own, or no name at all."""
+    if not isinstance(module, str):
+        return True
+    top = module.partition(".")[0]
+    return top in ("torch", "pyro", "numpy") or (top in sys.stdlib_module_names and top != "__main__")
 
 
 class _Methods(TorchFunctionMode):
     """Sees the methods that read memory without an operation: ``numpy``, ``tolist``, formatting."""
 
-    def __init__(self, items_stay: bool) -> None:
+    def __init__(self, items_stay: bool, leaves: Sequence[Tensor] | None) -> None:
         super().__init__()
         self._items_stay = items_stay
+        self._leaves = None if leaves is None else {id(leaf): leaf for leaf in leaves}
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -102,7 +131,25 @@ class _Methods(TorchFunctionMode):
             raise Unrecordable(f"the value of a tensor {_READING[func]}, which a recording would freeze")
         if func in _FROM_NUMBERS and any(_holds_tensor(argument) for argument in args):
             raise Unrecordable("a tensor is made from a list of tensors' values; use torch.stack")
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        if self._leaves is not None and isinstance(result, Tensor) and result.requires_grad:
+            self._require_known((*args, *(kwargs or {}).values()), result, self._leaves)
+        return result
+
+    @staticmethod
+    def _require_known(arguments: Sequence[Any], result: Tensor, leaves: dict[int, Tensor]) -> None:
+        """Refuse a gradient for a tensor from outside that is no parameter: later steps would not give it."""
+        if result.is_leaf:  # made here
+            leaves[id(result)] = result
+            return
+        for each in arguments:
+            for tensor in each if isinstance(each, (list, tuple)) else (each,):
+                outside = isinstance(tensor, Tensor) and id(tensor) not in leaves
+                if outside and tensor.requires_grad and tensor.is_leaf:
+                    raise Unrecordable(
+                        f"a tensor of shape {tuple(tensor.shape)} that is no Pyro parameter would get a "
+                        "gradient: register its module (pyro.module), or switch its requires_grad off"
+                    )
 
 
 def _holds_tensor(argument: Any) -> bool:
@@ -114,17 +161,40 @@ def _holds_tensor(argument: Any) -> bool:
 class _Operations(TorchDispatchMode):
     """Sees the operations whose result is a Python value, or has a size that depends on values."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers: list[BuiltIn] = []
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if torch.Tag.dynamic_output_shape in func.tags and _sized_by_values(func, args):
             raise Unrecordable(f"the size of a result depends on values ({func})")
+        self._note_numbers(func, args)
         if torch.Tag.data_dependent_output not in func.tags:
             return func(*args, **(kwargs or {}))
         try:
             return func(*args, **(kwargs or {}))  # of a constant it is the constant's
         except RuntimeError:
             raise Unrecordable(f"the value of a tensor is read or decides something ({func})") from None
+
+    def _note_numbers(self, func: Any, args: Any) -> None:
+        for argument, value in zip(func._schema.arguments, args, strict=False):
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if number and str(argument.type) in _NUMBERS and argument.name != "alpha":
+                found = BuiltIn(value, func.overloadpacket.__name__, _present_line())
+                if found.line and found not in self.numbers:
+                    self.numbers.append(found)
+
+
+def _present_line() -> str:
+    """Return the line of the recorded program that is being run; nothing while gradients are computed."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and os.path.basename(frame.f_code.co_filename) not in _RECORDERS:
+        if is_users(frame.f_globals):
+            return _place(frame.f_code, frame.f_lineno)
+        frame = frame.f_back
+    return ""
 
 
 def _sized_by_values(func: Any, args: Any) -> bool:

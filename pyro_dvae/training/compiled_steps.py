@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.optim import Adam
 
 from pyro_dvae.compiled.adam import slot, start
-from pyro_dvae.compiled.compiler import Compiled, build
+from pyro_dvae.compiled.compiler import Compiled, build, interpret
 from pyro_dvae.compiled.step import CompiledStep, Numerics, record_for
-from pyro_dvae.compiled.surroundings import Surroundings
+from pyro_dvae.compiled.surroundings import outside
 from pyro_dvae.random_state import derived_seed
 from pyro_dvae.recording import NoCompiler, Unrecordable, record
 from pyro_dvae.recording.hashed_noise import draw_keys, hash_noise
@@ -44,12 +44,11 @@ class Keys:
 class Training:
     """What a compiled step is made of.
 
-    :param programs: model, guide and bound: what may hold numbers that a recording freezes.
+    :param programs: model, guide and bound: what may read numbers that a recording freezes.
     :param loss: the differentiable loss of a batch, in nats, summed over it.
     :param leaves: the parameters.
     :param optimizer: Adam over all of them.
     :param clip_norm: largest norm of all gradients together.
-    :param apart: runs a function and puts back random streams and buffers.
     """
 
     programs: tuple[Any, ...]
@@ -57,13 +56,15 @@ class Training:
     leaves: Sequence[Tensor]
     optimizer: Adam
     clip_norm: float | None
-    apart: Callable[[Callable[[], object]], object]
 
 
 class CompiledSteps:
     """Steps of a training, compiled for each shape of a batch when it first comes.
 
     ``failure`` says why there are none, once that is known; ``seconds`` is what compiling took so far.
+
+    What the programs read is compared before every step; where it has changed, a step is recorded anew, and
+    now and then a step is compared with the program (:mod:`pyro_dvae.compiled.honesty`).
 
     :param say: told what is going on, in words.
     :param worth_compiling: of a number of rows, whether such batches are many; the recorded steps of others
@@ -80,8 +81,7 @@ class CompiledSteps:
     ) -> None:
         self._training, self._numerics, self._keys, self._say = training, numerics, keys, say
         self._worth_compiling = worth_compiling
-        self._surroundings = Surroundings(*training.programs)
-        self._steps: dict[Any, CompiledStep] = {}
+        self._steps: dict[Any, list[CompiledStep]] = {}
         self.failure: str | None = None
         self.seconds = 0.0
         start(training.optimizer)
@@ -92,42 +92,42 @@ class CompiledSteps:
         :param position: of the batch in its epoch, which decides the noise; None for noise from torch's
             generator.
         """
+        settings = outside()
+        if isinstance(settings, str):
+            self.failure = settings
+            return None
         x = x.detach().contiguous()
-        key = (tuple(x.shape), x.dtype, x.device, self._surroundings.values())
-        step = self._steps.get(key)
-        if step is None or not step.valid():
+        steps = self._steps.setdefault((tuple(x.shape), x.dtype, x.device, settings), [])
+        steps[:] = [each for each in steps if each.valid()]
+        step = next((each for each in steps if each.honest.surroundings.unchanged()), None)
+        if step is None:
             step = self._compiled(x)
             if step is None:
                 return None
-            key = (*key[:-1], self._surroundings.values())
-            self._steps[key] = step
+            steps.append(step)
         drawn = position is not None and step.draws > 0
         return step([x], self._keys.at(epoch, position or 0, step.draws) if drawn else None)
 
     def _compiled(self, x: Tensor) -> CompiledStep | None:
         if self.failure is not None:
             return None
-        if len(self._steps) >= _SHAPES_AT_MOST:
+        if sum(map(len, self._steps.values())) >= _SHAPES_AT_MOST:
             self.failure = f"numbers, flags or shapes have changed {_SHAPES_AT_MOST} times"
             return None
         began, compiled = time.perf_counter(), self._worth_compiling(len(x))
         if compiled:
-            what = "another training step" if self._steps else "the training step"
+            what = "another training step" if any(self._steps.values()) else "the training step"
             self._say(f"compiling {what}, batches of {tuple(x.shape)} ...")
-        found: list[CompiledStep] = []
-        before = self._surroundings.values()
         try:
-            self._training.apart(lambda: found.append(self._built(x, compiled)))
+            step = self._built(x, compiled)
         except (Unrecordable, NoCompiler) as error:
             self.failure = str(error)
             return None
-        finally:
-            self._surroundings.settle(before)
         took = time.perf_counter() - began
         self.seconds += took
         if compiled:
             self._say(f"compiled in {took:.1f} s")
-        return found[0]
+        return step
 
     def _built(self, x: Tensor, compiled: bool) -> CompiledStep:
         training = self._training
@@ -138,7 +138,7 @@ class CompiledSteps:
                 loss.backward()
             return loss
 
-        gradient = record_for(loss_and_grads, training.leaves, [x], self._numerics)
+        gradient = record_for(loss_and_grads, training.leaves, [x], self._numerics, training.programs)
         slots = [slot(training.optimizer, leaf) for leaf in gradient.leaves]
         chosen = [each for each in slots if each is not None]
         if len(chosen) < len(slots) or not slots:
@@ -147,10 +147,21 @@ class CompiledSteps:
 
 
 class CompiledTransform:
-    """A transform of batches that draws noise, compiled; one that draws none is left as it is."""
+    """A transform of batches that draws noise, compiled; one that draws none is left as it is.
 
-    def __init__(self, transform: Callable[[Tensor], Tensor], keys: Keys) -> None:
-        self._transform, self._keys = transform, keys
+    :param say: told what is going on, in words.
+    :param worth_compiling: of a number of rows, whether such batches are many; others run from the recording.
+    """
+
+    def __init__(
+        self,
+        transform: Callable[[Tensor], Tensor],
+        keys: Keys,
+        say: Callable[[str], object] = lambda message: None,
+        worth_compiling: Callable[[int], bool] = lambda rows: True,
+    ) -> None:
+        self._transform, self._keys, self._say = transform, keys, say
+        self._worth_compiling = worth_compiling
         self._found: dict[Any, tuple[Compiled, int] | None] = {}
 
     def __call__(self, rows: Tensor, epoch: int, position: int) -> Tensor:
@@ -170,6 +181,9 @@ class CompiledTransform:
             draws = hash_noise(graph)
             if not draws:
                 return None
+            if not self._worth_compiling(len(rows)):
+                return interpret(graph), draws
+            self._say("compiling the transform of batches ...")
             example = [rows, draw_keys(draws, rows.device, torch.Generator(rows.device).manual_seed(0))]
             return build(graph, example), draws
         except (Unrecordable, NoCompiler):

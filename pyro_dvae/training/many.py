@@ -18,9 +18,10 @@ from torch.optim import Adam
 
 from pyro_dvae import checks, random_state
 from pyro_dvae.compiled.adam import slot, start
-from pyro_dvae.compiled.batched import BatchedStep, constants, lift, require_same_program
+from pyro_dvae.compiled.batched import BatchedStep, lift, require_same_program
+from pyro_dvae.compiled.gradient import constants
+from pyro_dvae.compiled.honesty import Honest
 from pyro_dvae.compiled.step import Gradient, Numerics, record_for
-from pyro_dvae.compiled.surroundings import Surroundings
 from pyro_dvae.errors import CheckpointError, InputError, shown
 from pyro_dvae.files import user_path
 from pyro_dvae.interrupts import Interrupts, Stopped
@@ -246,8 +247,7 @@ class ManyTraining:
         self.histories = [History() for _ in self.members]
         self.best: list[dict[str, Tensor]] = [{} for _ in self.members]
         self.finished = 0
-        self._surroundings = [Surroundings(m.model, m.guide, m.bound) for m in self.members]
-        self._built_for: list[tuple[Any, ...]] = []
+        self._honest: list[Honest] = []
         self._steps: dict[int, BatchedStep] = {}
         self._keys = [Keys(seed, "noise", self.steps, self.device) for seed in self.seeds]
         chunk = _VALIDATION_CHUNK * batch_size
@@ -324,9 +324,9 @@ class ManyTraining:
             with random_state.forked(random_state.derived_seed(self.seeds[0], epoch, "before", number)):
                 callback(epoch)
         began, compiling = time.monotonic(), 0.0
-        values = [surroundings.values() for surroundings in self._surroundings]
-        if values != self._built_for:  # a number that the recording has built in has changed
-            self._steps.clear()
+        if not all(each.surroundings.unchanged() for each in self._honest):
+            self._steps.clear()  # a number that the recording has built in has changed
+            self._honest.clear()
         for stacked, buffers in zip(self.buffers, self._buffers(), strict=True):  # levels that were set
             stacked.copy_(stack(buffers))
         orders = torch.stack([epoch_order(self.rows, seed, epoch) for seed in self.seeds])
@@ -345,7 +345,6 @@ class ManyTraining:
             losses.append(step(x, rates, keys))
             progress.step(position + 1)
         self._unstack()
-        self._built_for = [surroundings.values() for surroundings in self._surroundings]
         self._end_epoch(torch.stack(losses), float(factor), time.monotonic() - began - compiling)
         progress.epoch(self.histories[0])
 
@@ -402,6 +401,7 @@ class ManyTraining:
     def _build(self, x: Tensor) -> BatchedStep:
         recorded = [self._recorded(member, x[number]) for number, member in enumerate(self.members)]
         first = recorded[0]
+        self._honest += [each.honest for each in recorded]
         built_in = [list(constants(each.graph).items()) for each in recorded]
         for number, other in enumerate(recorded[1:], start=1):
             require_same_program(first.graph, other.graph, f"pairs[{number}]")
@@ -435,13 +435,14 @@ class ManyTraining:
     def _recorded(self, member: Member, x: Tensor) -> Gradient:
         def loss_and_grads(x: Tensor) -> Tensor:
             loss = member.loss(x)
-            loss.backward()
+            if loss.requires_grad:
+                loss.backward()
             return loss
 
-        found: list[Gradient] = []
         leaves = list(member.trained.parameters.values())
-        member.apart(lambda: found.append(record_for(loss_and_grads, leaves, [x], self.numerics)))
-        return found[0]
+        programs = (member.model, member.guide, member.bound)
+        with member.with_store():
+            return record_for(loss_and_grads, leaves, [x], self.numerics, programs)
 
     # To the models and back
 

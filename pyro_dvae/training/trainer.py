@@ -432,23 +432,25 @@ class Trainer:
         return self.epochs * self.steps_per_epoch >= WORTH_IT if asked is None else asked
 
     def _set_up_compiled(self) -> None:
-        def apart(run: Callable[[], object]) -> None:
-            discover(self.model, self.guide, run, required=False)
-
         def keys(purpose: str) -> Keys:
             return Keys(self.seed, purpose, self.steps_per_epoch, self.device)
 
+        def worth_compiling(rows: int) -> bool:
+            return rows == self.batch_size or self.epochs >= WORTH_IT
+
         programs = (self.model, self.guide, self.bound)
-        training = Training(programs, self._loss, self._leaves, self._optimizer, self.clip_norm, apart)
+        training = Training(programs, self._loss, self._leaves, self._optimizer, self.clip_norm)
         self._compiled = CompiledSteps(
             training,
             self._numerics,
             keys("noise"),
             self._progress.note,
-            worth_compiling=lambda rows: rows == self.batch_size or self.epochs >= WORTH_IT,
+            worth_compiling,
         )
         if self._transform is not None:
-            self._compiled_transform = CompiledTransform(self._transform, keys("transform"))
+            self._compiled_transform = CompiledTransform(
+                self._transform, keys("transform"), self._progress.note, worth_compiling
+            )
 
     # Between epochs
 

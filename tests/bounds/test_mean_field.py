@@ -363,4 +363,4 @@ def test_a_compiled_step_is_that_of_svi(monkeypatch, seen):
                 bound._cleared = None
         results.append(losses)
     assert results[1] == pytest.approx(results[0], rel=1e-9)
-    assert any(shape.fast is not None for shape in loop._shapes.values())
+    assert loop.recorded > 0

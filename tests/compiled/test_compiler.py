@@ -94,8 +94,8 @@ def test_on_a_gpu_the_step_is_captured_and_right(noise):
     plain, fast = results
     error = (plain.var() / 200 + fast.var() / 200).sqrt()
     assert abs(float(plain.mean() - fast.mean())) < 5 * float(error) + 0.05 * float(plain.mean())
-    (shape,) = {id(s): s for s in loop._shapes.values() if s.fast is not None}.values()
-    assert shape.fast.whole._run._graph is not None
+    (recorded,) = loop._recordings.all
+    assert recorded.step._run._graph is not None
 
 
 @pytest.mark.gpu

@@ -1,0 +1,69 @@
+"""What it costs that a compiled step tells the truth: comparisons, and looking for changes before each step.
+
+    python benchmarks/verification.py --steps 20000
+
+The paper's network (784-200-200-z50-200-200-784), batch 100, salt and pepper, on random data.
+"""
+
+from __future__ import annotations
+
+import time
+from unittest.mock import patch
+
+import click
+import torch
+from pyro.optim import Adam
+
+import pyro_dvae as dv
+from pyro_dvae.compiled.surroundings import Surroundings, outside
+from pyro_dvae.compiled.verification import Verification
+from pyro_dvae.networks import BernoulliDecoder, GaussianEncoder
+
+
+def microseconds(function: object, repeats: int = 1000) -> float:
+    began = time.perf_counter()
+    for _ in range(repeats):
+        function()  # type: ignore[operator]
+    return 1e6 * (time.perf_counter() - began) / repeats
+
+
+@click.command()
+@click.option("--steps", default=20_000, show_default=True, help="Compiled steps.")
+def main(steps: int) -> None:
+    """Print the share of the time that the comparisons take."""
+    torch.manual_seed(0)
+    encoder, decoder = GaussianEncoder(784, 50, (200, 200)), BernoulliDecoder(50, 784, (200, 200))
+    pair = dv.DVAE(encoder, decoder, dv.SaltAndPepper(0.05))
+    bound = dv.TraceDenoising_ELBO(max_plate_nesting=1)
+    svi = dv.CompiledSVI(pair.model, pair.guide, Adam({"lr": 1e-3}), bound, noise="hashed")
+    x = (torch.rand(100, 784) < 0.3).float()
+    spent, compared = 0.0, 0
+    before = Verification.before
+
+    def timed(self: Verification, tensors: object, keys: object) -> torch.Tensor | None:
+        nonlocal spent, compared
+        began = time.perf_counter()
+        result = before(self, tensors, keys)  # type: ignore[arg-type]
+        spent += time.perf_counter() - began
+        compared += result is not None
+        return result
+
+    began = time.perf_counter()
+    with patch.object(Verification, "before", timed):
+        for _ in range(2):
+            svi.step(x)
+        compiled = time.perf_counter() - began
+        for _ in range(steps):
+            svi.step(x)
+    whole = time.perf_counter() - began
+    (recorded,) = svi._recordings.all
+    surroundings: Surroundings = recorded.gradient.honest.surroundings
+    click.echo(f"{steps} steps in {whole:.1f} s, {compiled:.1f} s of them until the first compiled one")
+    click.echo(f"one step {1e3 * (whole - compiled) / steps:.2f} ms")
+    click.echo(f"{compared} comparisons: {spent:.2f} s, {100 * spent / whole:.2f} % of the time")
+    looking = microseconds(surroundings.unchanged) + microseconds(outside)
+    click.echo(f"looking for changes: {looking:.0f} microseconds a step")
+
+
+if __name__ == "__main__":
+    main()
