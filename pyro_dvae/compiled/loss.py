@@ -96,7 +96,7 @@ class CompiledLoss:
         wanted = torch.is_grad_enabled()
         with torch.enable_grad():
             value, leaves, gradients = self._recordings(
-                args, kwargs, lambda: self._ordinary(args, kwargs), self._fast
+                args, kwargs, lambda: (self._ordinary(args, kwargs), True), self._fast
             )
         self._leaves |= {id(leaf): leaf for leaf in leaves}
         if not wanted or not leaves:

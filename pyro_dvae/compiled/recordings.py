@@ -117,21 +117,24 @@ class Recordings:
         self,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        ordinary: Callable[[], Any],
+        ordinary: Callable[[], tuple[Any, bool]],
         fast: Callable[..., Any],
     ) -> Any:
-        """Make one call: ``fast(step, tensors)`` from a recording, or ``ordinary()``."""
+        """Make one call: ``fast(step, tensors)`` from a recording, or ``ordinary()``.
+
+        :param ordinary: also returns whether the call was complete, so that the next may be recorded.
+        """
         leaves, spec = _flat(args, kwargs)
         settings = outside()
         if any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in leaves):
             settings = "an argument asks for a gradient (detach it, or train it as a Pyro parameter)"
         if isinstance(settings, str):
             self._warn(settings)
-            return ordinary()
+            return ordinary()[0]
         shape = self._shape((settings, spec, self._described(leaves)), leaves)
         if shape is None:
             self._warn(_CHANGING)
-            return ordinary()
+            return ordinary()[0]
         found = self._applying(shape)
         if found is None and self._to_be_recorded(shape):
             try:
@@ -148,8 +151,9 @@ class Recordings:
             return fast(self._prepared(found, leaves), self._inputs(leaves))
         looking_on = nullcontext() if shape.plain else observed()
         with looking_on as shape.seen, poutine.trace(param_only=True) as capture:
-            result = ordinary()
-        shape.leaves = {name: unconstrained(site["value"]) for name, site in capture.trace.nodes.items()}
+            result, complete = ordinary()
+        if complete:
+            shape.leaves = {name: unconstrained(site["value"]) for name, site in capture.trace.nodes.items()}
         return result
 
     def _applying(self, shape: _Shape) -> Fast | None:

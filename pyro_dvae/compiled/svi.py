@@ -104,16 +104,17 @@ class CompiledSVI(SVI):
         """
         return self._recordings(args, kwargs, lambda: self._ordinary(args, kwargs), self._take)
 
-    def _ordinary(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _ordinary(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, bool]:
         """Take the step of SVI, but for one whose loss is no number: that changes no weight."""
         with poutine.trace(param_only=True) as capture:
             loss = self.loss_and_grads(self.model, self.guide, *args, **kwargs)
         leaves = {unconstrained(site["value"]) for site in capture.trace.nodes.values()}
         value = tuple(map(torch_item, loss)) if isinstance(loss, tuple) else torch_item(loss)
-        if all(map(math.isfinite, value if isinstance(value, tuple) else (value,))):
+        good = all(map(math.isfinite, value if isinstance(value, tuple) else (value,)))
+        if good:
             self.optim(leaves)
         zero_grads(leaves)
-        return value
+        return value, good
 
     def _build(self, gradient: Gradient, inputs: list[Tensor], compiled: bool) -> Step:
         slots = [each for leaf in gradient.leaves if (each := self._slot(leaf)) is not None]
@@ -131,8 +132,9 @@ class CompiledSVI(SVI):
         if isinstance(step, CompiledStep):
             return step(tensors)
         loss, *gradients = step(tensors)
+        good = torch.isfinite(loss).all()
         for leaf, gradient in zip(step.leaves, gradients, strict=True):
-            leaf.grad = gradient
+            leaf.grad = torch.where(good, gradient, 0.0)  # a loss that is no number changes no weight
         with torch.enable_grad():
             self.optim(list(step.leaves))
         zero_grads(step.leaves)

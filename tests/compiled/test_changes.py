@@ -916,8 +916,20 @@ def result_of(kind, make, steps):
     return losses, also, error, messages, recorder
 
 
-@pytest.mark.parametrize("kind", ["CompiledSVI", "compile_loss"])
-@pytest.mark.parametrize(("make", "expected", "steps"), TABLE.values(), ids=TABLE)
+# Both are made by the same recordings: of the second, every fourth entry, and all with -m slow.
+RUNS = [
+    pytest.param(
+        kind,
+        *found,
+        id=f"{kind}: {name}",
+        marks=[pytest.mark.slow] if kind == "compile_loss" and number % 4 else [],
+    )
+    for kind in ("CompiledSVI", "compile_loss")
+    for number, (name, found) in enumerate(TABLE.items())
+]
+
+
+@pytest.mark.parametrize(("kind", "make", "expected", "steps"), RUNS)
 def test_a_change_is_never_missed_in_silence(kind, make, expected, steps):
     wanted, state, _, _, _ = result_of("SVI", make, steps)
     losses, also, error, messages, recorder = result_of(kind, make, steps)
