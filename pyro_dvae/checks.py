@@ -21,7 +21,7 @@ def number(argument: str, value: Any, minimum: float = -math.inf, maximum: float
         raise InputError(f"{argument}: expected a number, got a tensor whose gradient would be lost")
     try:
         result = float(value)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         raise InputError(expected) from None
     if not math.isfinite(result) or not minimum <= result <= maximum:
         raise InputError(expected)
@@ -36,10 +36,13 @@ def positive(argument: str, value: Any) -> float:
     return result
 
 
-def count(argument: str, value: Any, minimum: int = 1) -> int:
-    """Return ``value`` as an int, or refuse what is not a whole number of at least ``minimum``."""
+def count(argument: str, value: Any, minimum: int = 1, maximum: int = 2**63 - 1) -> int:
+    """Return ``value`` as an int, or refuse what is not a whole number from ``minimum`` to ``maximum``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
         raise InputError(f"{argument}: expected a whole number of at least {minimum}, got {value!r}")
+    if value > maximum:
+        shown = value if value < 10**30 else "a number of more than 30 digits"
+        raise InputError(f"{argument}: expected a whole number of at most {maximum}, got {shown}")
     return value
 
 
@@ -94,3 +97,16 @@ def unit_interval(argument: str, value: torch.Tensor) -> torch.Tensor:
     if low < 0 or high > 1:
         raise InputError(f"{argument}: expected values in [0, 1], got the range [{low:g}, {high:g}]")
     return value
+
+
+def device(argument: str, value: Any) -> torch.device:
+    """Return ``value`` as a device, or refuse one that is not here or holds no numbers (``meta``)."""
+    try:
+        found = torch.device(value)
+        torch.ones((), device=found).item()
+    except Exception as error:  # each missing backend raises something else
+        cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{argument}: {value!r} cannot be used here ({cause}); use the device cpu (--device cpu) or auto"
+        ) from None
+    return found

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import click
 
-from pyro_dvae.command import Group
+import pyro_dvae
+from pyro_dvae.command import Group, go_on_by_repeating
+from pyro_dvae.files import user_path
 from pyro_dvae.options import Request, training_options
 from pyro_dvae.runs.evaluation_options import EvaluationOptions, evaluation_options
+from pyro_dvae.terminal import show
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="pyro-dvae")
-def main() -> None:
+@click.group(cls=Group, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(pyro_dvae.__version__, prog_name="pyro-dvae")
+@click.pass_context
+def main(context: click.Context) -> None:
     """Denoising variational autoencoders in Pyro."""
+    if context.invoked_subcommand is None:
+        show(context.get_help())
 
 
 @main.command()
@@ -42,6 +47,9 @@ def train(request: Request) -> None:
 @click.option(
     "--data-folder", default=None, help="Where the data are now.  [default: where the run had them]"
 )
+@click.option(
+    "--dataset", default=None, help="Where the run's own data file is now.  [default: where it was]"
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 def evaluate(
@@ -49,6 +57,7 @@ def evaluate(
     options: EvaluationOptions,
     output: str | None,
     data_folder: str | None,
+    dataset: str | None,
     device: str,
     quiet: bool,
 ) -> None:
@@ -59,8 +68,10 @@ def evaluate(
     from pyro_dvae.runs.evaluation import evaluate_run
     from pyro_dvae.runs.evaluation_table import table
 
-    content = evaluate_run(run, options, output=output, data_folder=data_folder, device=device, quiet=quiet)
-    click.echo(table(content))
+    go_on_by_repeating()
+    where = {"output": output, "data_folder": data_folder, "dataset": dataset}
+    content = evaluate_run(run, options, **where, device=device, quiet=quiet)
+    show(table(content))
 
 
 @main.command()
@@ -73,8 +84,8 @@ def sample(run: str, count: int, seed: int, output: str | None, pixels: bool) ->
     """Draw images from the model of the run folder RUN."""
     from pyro_dvae.runs.sampling import save_samples
 
-    path = save_samples(Path(run), Path(output) if output else Path(run) / "samples.png", count, seed, pixels)
-    click.echo(f"{count} images in {path}")
+    path = save_samples(run, output, count, seed, pixels)
+    show(f"{count} images in {path}")
 
 
 @main.command()
@@ -84,15 +95,39 @@ def info(run: str, as_json: bool) -> None:
     """Say what the run folder RUN holds."""
     from pyro_dvae.runs.info import describe, lines
 
-    content = describe(Path(run))
-    click.echo(json.dumps(content, indent=2, ensure_ascii=False) if as_json else "\n".join(lines(content)))
+    content = describe(run)
+    show(json.dumps(content, indent=2, ensure_ascii=False) if as_json else "\n".join(lines(content)))
+
+
+@main.command()
+@click.argument("run")
+@click.option("--steps", default=100, show_default=True, type=click.IntRange(1), help="Steps at most.")
+@click.option(
+    "--data-folder", default=None, help="Where the data are now.  [default: where the run had them]"
+)
+@click.option("--dataset", default=None, help="Where the run's own data file is now.")
+@click.option("--device", default=None, help="Another device than the run's.")
+def verify(
+    run: str, steps: int, data_folder: str | None, dataset: str | None, device: str | None
+) -> int | None:
+    """Train the first steps of the run folder RUN again and compare them bit for bit.
+
+    Ends with 1 where they differ, and says at which step.
+    """
+    from pyro_dvae.runs.verification import verify as compare
+
+    same, text = compare(run, steps, data_folder=data_folder, dataset=dataset, device=device)
+    show(text)
+    return None if same else 1
 
 
 @main.command()
 @click.argument("name", required=False)
 @click.option("--list", "listing", is_flag=True, help="Say what there is and how long it takes; run nothing.")
-@click.option("--seeds", type=click.IntRange(1), help="Runs of each case.  [default: the experiment's]")
-@click.option("--epochs", type=click.IntRange(1), help="Epochs of a run.  [default: the experiment's]")
+@click.option(
+    "--seeds", type=click.IntRange(1, 10_000), help="Runs of each case.  [default: the experiment's]"
+)
+@click.option("--epochs", type=click.IntRange(1, 10**9), help="Epochs of a run.  [default: the experiment's]")
 @click.option(
     "--only", multiple=True, metavar="TEXT", help="Only cases with these words in row or column; repeatable."
 )
@@ -103,7 +138,7 @@ def info(run: str, as_json: bool) -> None:
 @click.option("--dataset", default=None, help="Another data set, to try an experiment out.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option(
-    "--jobs", type=click.IntRange(1), help="Runs at a time.  [default: one on each core; 40 on a GPU]"
+    "--jobs", type=click.IntRange(1, 10_000), help="Runs at a time.  [default: one on each core; 40 on a GPU]"
 )
 @click.option("--bfloat16", is_flag=True, help="Compiled matrix products in bfloat16.")
 @click.option("--keep-checkpoints", is_flag=True, help="Keep the checkpoints of finished runs.")
@@ -117,9 +152,10 @@ def reproduce(name: str | None, listing: bool, output: str, table_only: bool, **
     from pyro_dvae.experiments.registry import experiment, listed
 
     if listing or name is None:
-        click.echo(listed())
+        show(listed())
         return
     declared = experiment(name)
     from pyro_dvae.experiments.command import run
 
-    click.echo(run(declared, Path(output), train=not table_only, **options))
+    go_on_by_repeating()
+    show(run(declared, user_path("output", output), train=not table_only, **options))

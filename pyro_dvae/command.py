@@ -7,16 +7,61 @@ import shlex
 import signal
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import click
 
 from pyro_dvae.errors import DivergenceError, InputError, ProcessLostError
+from pyro_dvae.memory import ran_out
+from pyro_dvae.terminal import show
 
 USAGE_ERROR = 2
 FAILURE = 1
 INTERRUPTED = 130
+
+
+class _Work:
+    """What the command under way has begun: how to go on with it, and what to do at its end."""
+
+    def __init__(self, arguments: Sequence[str] = ()) -> None:
+        self.arguments = arguments
+        self.checkpoint: Path | None = None
+        self.repeatable = False
+        self.at_end: list[Callable[[], object]] = []
+
+    def how_to_go_on(self) -> str | None:
+        """Return a command for the shell."""
+        if self.repeatable:
+            return f"{shlex.join(['pyro-dvae', *self.arguments])}"
+        if self.checkpoint is not None:
+            return f"{_program()} --resume {shlex.quote(str(self.checkpoint.parent))}"
+        return None
+
+    def last_checkpoint(self) -> str:
+        """Return what to add to the message about a lost process."""
+        there = self.checkpoint is not None and self.checkpoint.exists()
+        return f"; last good checkpoint: {self.checkpoint}" if there else ""
+
+
+_work = _Work()
+
+
+def go_on_with(checkpoint: Path) -> None:
+    """Say, if the command is stopped from now on, that it goes on with the folder of ``checkpoint``."""
+    _work.checkpoint = checkpoint
+
+
+def go_on_by_repeating() -> None:
+    """Say, if the command is stopped from now on, that the same command goes on."""
+    _work.repeatable = True
+
+
+def at_end(call: Callable[[], object]) -> None:
+    """Call something when the command ends, however it ends."""
+    _work.at_end.append(call)
 
 
 class _OneLineErrors:
@@ -39,39 +84,66 @@ class Group(_OneLineErrors, click.Group):
 
 
 def _run(main: Any, *args: Any, **extra: Any) -> None:
+    global _work
+    _work = _Work(sys.argv[1:] if not args or args[0] is None else args[0])
     if _of_several():
         signal.signal(signal.SIGTERM, _terminated)
+    try:
+        code = _outcome(main, *args, **extra)
+    finally:
+        for call in _work.at_end:
+            call()
+    sys.exit(code)
+
+
+def _outcome(main: Any, *args: Any, **extra: Any) -> int:
+    """Run the command, say how it failed if it did, and return the exit code."""
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             code = main(*args, standalone_mode=False, **extra)
     except click.ClickException as error:
-        _end(error.format_message(), error.exit_code)
+        return _failed(error.format_message(), error.exit_code)
     except InputError as error:
-        _end(str(error), USAGE_ERROR)
+        return _failed(str(error), USAGE_ERROR)
     except (DivergenceError, ProcessLostError) as error:
-        if _of_several():
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # so that the line is written
-        _end(str(error), FAILURE)
-    except (KeyboardInterrupt, click.Abort) as stop:
-        if os.environ.get("RANK", "0") != "0":  # of several processes one says it
-            sys.exit(INTERRUPTED)
-        _end(_how_to_resume(stop, sys.argv[1:] if not args or args[0] is None else args[0]), INTERRUPTED)
+        return _failed(str(error), FAILURE)
+    except (KeyboardInterrupt, click.Abort):
+        return _stopped()
     except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(FAILURE)
-    sys.exit(code if isinstance(code, int) else 0)
+        # Whatever is still buffered for the reader that is gone has nowhere to go.
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILURE
+    except (MemoryError, OSError, RuntimeError) as error:
+        if ran_out(error):
+            cause = (str(error).strip().splitlines() or ["the system gave no more"])[0]
+            return _failed(f"out of memory: {cause}; choose smaller sizes{_going_on()}", FAILURE)
+        if isinstance(error, OSError) and error.errno is not None:
+            return _failed(f"{error.strerror}: {error.filename or 'output'}{_going_on()}", FAILURE)
+        raise
+    return code if isinstance(code, int) else 0
 
 
-def _how_to_resume(stop: BaseException, arguments: Sequence[str]) -> str:
-    # click turns a KeyboardInterrupt into an Abort that has it as its cause.
-    cause = stop.__cause__ if isinstance(stop, click.Abort) else stop
-    checkpoint = getattr(cause, "checkpoint", None)
-    if checkpoint is None:
-        return "stopped"
-    if getattr(cause, "by_repeating", False):
-        return f"stopped; go on with the same command: {shlex.join(['pyro-dvae', *arguments])}"
-    return f"stopped; go on with: {_program()} --resume {checkpoint.parent}"
+def _going_on() -> str:
+    how = _work.how_to_go_on()
+    return f"; go on with {how}" if how else ""
+
+
+def _failed(message: str, code: int) -> int:
+    if _of_several():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # so that the line is written
+    show(f"error: {' '.join(message.split())}", sys.stderr)
+    return code
+
+
+def _stopped() -> int:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C does not cut the line short
+    if os.environ.get("RANK", "0") == "0":  # of several processes one says it
+        how = _work.how_to_go_on()
+        show("stopped" if how is None else f"stopped; go on with: {how}", sys.stderr)
+    signal.signal(signal.SIGINT, before)
+    return INTERRUPTED
 
 
 def _of_several() -> bool:
@@ -79,19 +151,20 @@ def _of_several() -> bool:
 
 
 def _terminated(number: int, frame: Any) -> None:
-    raise ProcessLostError("ended by SIGTERM, which torchrun sends when another of the processes has ended")
+    # While another error is on its way, that one says what happened.
+    if not isinstance(sys.exc_info()[1], Exception | KeyboardInterrupt):
+        raise ProcessLostError(
+            "ended by SIGTERM, which torchrun sends when another of the processes has ended"
+            + _work.last_checkpoint()
+        )
 
 
 def _program() -> str:
+    script = shlex.quote(sys.argv[0])
     if _of_several() and sys.argv[0].endswith(".py"):
-        return f"torchrun --nproc-per-node={os.environ.get('LOCAL_WORLD_SIZE', 'N')} {sys.argv[0]}"
-    return f"python {sys.argv[0]}" if sys.argv[0].endswith(".py") else "pyro-dvae train"
-
-
-def _end(message: str, code: int) -> None:
-    click.echo(f"error: {' '.join(message.split())}" if code != INTERRUPTED else message, err=True)
-    sys.exit(code)
+        return f"torchrun --nproc-per-node={os.environ.get('LOCAL_WORLD_SIZE', 'N')} {script}"
+    return f"python {script}" if sys.argv[0].endswith(".py") else "pyro-dvae train"
 
 
 def _show_warning(message: Warning | str, *args: Any, **extra: Any) -> None:
-    click.echo(f"warning: {message}", err=True)
+    show(f"warning: {' '.join(str(message).split())}", sys.stderr)

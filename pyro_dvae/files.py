@@ -1,24 +1,69 @@
-"""Writing files so that what was on disk is lost only when its replacement is complete."""
+"""Writing files so that what was on disk is lost only when its replacement is complete; paths of users."""
 
 from __future__ import annotations
 
 import os
 import secrets
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from pyro_dvae.errors import InputError
 
 _SUFFIX = ".partial"
 _STALE_SECONDS = 3600.0
+_KINDS = {
+    stat.S_ISDIR: "a folder",
+    stat.S_ISFIFO: "a pipe",
+    stat.S_ISCHR: "a device",
+    stat.S_ISBLK: "a device",
+    stat.S_ISSOCK: "a socket",
+}
 
 
-def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> None:
+def user_path(argument: str, value: Any) -> Path:
+    """Return the path that a user gave, with ``~`` expanded; it need not exist.
+
+    :raises InputError: it is empty, no path, of an unknown user, or longer than the file system allows.
+    """
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise InputError(f"{argument}: expected a path, got {value!r}")
+    try:
+        path = Path(value).expanduser()
+        with suppress(PermissionError):
+            path.exists()
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        TypeError,
+    ) as error:  # too long, no such user, a null character
+        text = repr(os.fspath(value))
+        shown = text if len(text) <= 60 else f"{text[:57]}..."
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"{argument}: expected a path, got {shown}: {reason}") from None
+    return path
+
+
+def irregular(path: str | os.PathLike[str]) -> str | None:
+    """Return what ``path`` is if it is no regular file ("a pipe"), whose reading might never end; else None.
+
+    A path that does not exist, or cannot be looked at, is left to the one who opens it.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return None
+    return next((name for test, name in _KINDS.items() if test(mode)), None)
+
+
+def write_atomically(path: str | os.PathLike[str], data: bytes | str, *, make_folder: bool = True) -> None:
     """Write ``data`` (text as UTF-8) to ``path``, which is at any time the old file or the new one, whole."""
     content = data.encode() if isinstance(data, str) else data
-    with replacing(path) as partial:
+    with replacing(path, make_folder=make_folder) as partial:
         try:
             partial.write_bytes(content)
         except OSError as error:
@@ -26,16 +71,18 @@ def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> None:
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+def replacing(path: str | os.PathLike[str], *, make_folder: bool = True) -> Iterator[Path]:
     """Yield a path beside ``path`` to write to; on success it is flushed to disk and moved into place.
 
-    When the body raises, what it wrote is removed and ``path`` stays as it was. Missing folders are made.
-    What a killed process left behind is removed by a later write once it is an hour old.
+    When the body raises, what it wrote is removed and ``path`` stays as it was. Missing folders are made
+    unless ``make_folder`` is False. What a killed process left behind is removed by a later write once it is
+    an hour old.
     """
     target = Path(path)
     partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}{_SUFFIX}")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        if make_folder:
+            target.parent.mkdir(parents=True, exist_ok=True)
         if target.is_dir():
             raise IsADirectoryError(None, "it is a folder")
         partial.touch(exist_ok=False)
@@ -52,7 +99,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
-    _remove_stale(target)
+    _remove_partial(target, _STALE_SECONDS)
 
 
 def require_writable(path: str | os.PathLike[str]) -> None:
@@ -67,6 +114,12 @@ def require_writable(path: str | os.PathLike[str]) -> None:
         probe.unlink()
     except OSError as error:
         raise unwritable(path, error) from None
+
+
+def remove_left_over(folder: Path, *names: str) -> None:
+    """Remove what killed processes left of writing ``names`` in ``folder``, which no other process writes."""
+    for name in names:
+        _remove_partial(folder / name, 0.0)
 
 
 def unwritable(path: str | os.PathLike[str], error: BaseException) -> InputError:
@@ -85,11 +138,11 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _remove_stale(target: Path) -> None:
-    limit = time.time() - _STALE_SECONDS
-    with os.scandir(target.parent) as entries:
+def _remove_partial(target: Path, age: float) -> None:
+    limit = time.time() - age
+    with suppress(OSError), os.scandir(target.parent) as entries:
         for entry in entries:
             if entry.name.startswith(f".{target.name}.") and entry.name.endswith(_SUFFIX):
                 with suppress(OSError):
-                    if entry.stat().st_mtime < limit:
+                    if entry.stat().st_mtime <= limit:
                         os.unlink(entry.path)

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import click
 
+import pyro_dvae
 from pyro_dvae.errors import InputError
+from pyro_dvae.json_files import unfit
 
 NOISE_KINDS = ("salt-and-pepper", "bit-flip", "masking", "gaussian")
 NOISE_PATTERNS = ("uniform", "mean-image")
@@ -28,8 +31,17 @@ RATE_SCHEDULES = ("step", "constant", "paper")
 _NOT_GIVEN = (click.core.ParameterSource.DEFAULT, click.core.ParameterSource.DEFAULT_MAP)
 
 
-def _option(default: Any, help_text: str, flag: str | None = None, **click_arguments: Any) -> Any:
-    metadata = {"help": help_text, "flag": flag, "click": click_arguments}
+LARGE = 1_000_000  # more of anything that takes memory is a slip of the keyboard
+
+
+def _option(
+    default: Any,
+    help_text: str,
+    flag: str | None = None,
+    within: tuple[int, int] | None = None,
+    **click_arguments: Any,
+) -> Any:
+    metadata = {"help": help_text, "flag": flag, "within": within, "click": click_arguments}
     return field(default=default, metadata=metadata)
 
 
@@ -60,8 +72,8 @@ class Options:
         "Bound: denoising, the same with closed-form KL, importance-weighted, semi-implicit.",
         type=click.Choice(BOUNDS),
     )
-    corruptions: int = _option(1, "Corruptions per datum (M).")
-    particles: int = _option(1, "Latent draws per corruption (K).")
+    corruptions: int = _option(1, "Corruptions per datum (M).", within=(1, LARGE))
+    particles: int = _option(1, "Latent draws per corruption (K).", within=(1, LARGE))
     encoder: str = _option(
         "mlp",
         "Encoder: fully connected, convolutions before it, or recurrent (five looks at the datum).",
@@ -72,17 +84,17 @@ class Options:
     )
     hidden_layers: int = _option(1, "Fully connected hidden layers of the encoder (1 to 4; gru: 1).")
     decoder_layers: int = _option(2, "Fully connected hidden layers of the decoder (1 to 4).")
-    width: int = _option(200, "Units of each hidden layer.")
-    latent_size: int = _option(50, "Size of the latent space.")
+    width: int = _option(200, "Units of each hidden layer.", within=(1, LARGE))
+    latent_size: int = _option(50, "Size of the latent space.", within=(1, LARGE))
     activation: str = _option("softplus", "Activation.", type=click.Choice(ACTIVATIONS))
     likelihood: str = _option(
         "bernoulli",
         "Distribution of a pixel; the scale of a Gaussian is one number, or an output of the decoder.",
         type=click.Choice(LIKELIHOODS),
     )
-    epochs: int = _option(50, "Passes over the training data.")
-    batch_size: int = _option(100, "Data per step.")
-    validate_every: int = _option(1, "Epochs from one validation to the next.")
+    epochs: int = _option(50, "Passes over the training data.", within=(1, 10**9))
+    batch_size: int = _option(100, "Data per step.", within=(1, 10**9))
+    validate_every: int = _option(1, "Epochs from one validation to the next.", within=(1, 10**9))
     learning_rate: float = _option(1e-3, "Step size of Adam.")
     rate_schedule: str = _option(
         "step",
@@ -103,7 +115,7 @@ class Options:
         type=str,
     )
     data_folder: str = _option("data", "Folder of the data, in torchvision's layout.")
-    seed: int = _option(0, "Seed of weights, noise, order and binarisation.")
+    seed: int = _option(0, "Seed of weights, noise, order and binarisation.", within=(0, 2**32 - 1))
     device: str = _option("auto", "auto, cpu, cuda, cuda:N or mps.")
     compiled: bool | None = _option(
         None,
@@ -111,19 +123,37 @@ class Options:
         flag="--compile/--no-compile",
     )
     bfloat16: bool = _option(False, "Compiled matrix products in bfloat16.", is_flag=True)
-    importance_samples: int = _option(200, "Samples of the final importance-weighted bound; 0 leaves it out.")
+    importance_samples: int = _option(
+        200, "Samples of the final importance-weighted bound; 0 leaves it out.", within=(0, LARGE)
+    )
 
     def as_dict(self) -> dict[str, Any]:
         """Return the options as a JSON-able dictionary."""
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Options:
-        """Build options from what :meth:`as_dict` returned; unknown or missing names are refused."""
-        names = {f.name for f in dataclasses.fields(cls)}
-        if names != set(values):
-            odd = sorted(names ^ set(values))
-            raise InputError(f"config: expected the options of this version, differs in {', '.join(odd)}")
+    def from_dict(cls, values: dict[str, Any], written_by: str | None = None) -> Options:
+        """Build options from what :meth:`as_dict` returned: names, types and choices are checked.
+
+        :param written_by: the version of this package that wrote them; what another one did not have yet
+            takes its default. Names that this version does not know are refused.
+        """
+        fields = {each.name: each for each in dataclasses.fields(cls)}
+        here = pyro_dvae.__version__
+        other = written_by not in (None, here)
+        author = f"written by pyro_dvae {written_by}, this is {here}: " if other else ""
+        if odd := sorted(set(values) - set(fields)):
+            raise InputError(f"config: {author}unknown option {odd[0]!r}")
+        if (missing := sorted(set(fields) - set(values))) and not other:
+            raise InputError(f"config: the option {missing[0]!r} is missing")
+        for name, kind in typing.get_type_hints(cls).items():
+            if name in values:
+                if fault := unfit(values[name], typing.get_args(kind) or kind, name):
+                    raise InputError(f"config: {author}{fault}")
+                choices = getattr(fields[name].metadata["click"].get("type"), "choices", None)
+                if choices is not None and values[name] not in choices:
+                    known = ", ".join(choices)
+                    raise InputError(f"config: {author}{name}: unknown name {values[name]!r}; known: {known}")
         return cls(**values)
 
 

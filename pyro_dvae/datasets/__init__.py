@@ -4,7 +4,7 @@
 from pyro_dvae.datasets import arrays, digits, frey, mnist  # noqa: F401
 from pyro_dvae.datasets.base import Dataset
 from pyro_dvae.datasets.binarisation import Binarisation, binarisation, binarisation_names, binarise_dataset
-from pyro_dvae.datasets.registry import dataset_names, load_dataset
+from pyro_dvae.datasets.registry import dataset_names, is_file_name, load_dataset
 
 __all__ = [
     "Binarisation",
@@ -13,5 +13,6 @@ __all__ = [
     "binarisation_names",
     "binarise_dataset",
     "dataset_names",
+    "is_file_name",
     "load_dataset",
 ]

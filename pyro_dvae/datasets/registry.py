@@ -13,6 +13,7 @@ import torch
 from pyro_dvae import checks
 from pyro_dvae.datasets.base import Dataset, UnavailableError
 from pyro_dvae.errors import DataError, InputError
+from pyro_dvae.files import user_path
 
 DEFAULT = "mnist"
 OFFLINE = "digits"
@@ -50,6 +51,11 @@ def dataset_names() -> tuple[str, ...]:
     return tuple(sorted(_named))
 
 
+def is_file_name(name: str | Path) -> bool:
+    """Return whether :func:`load_dataset` takes ``name`` for the path of an array file."""
+    return Path(name).suffix.lower() in _files
+
+
 def load_dataset(
     name: str | Path | None = None,
     root: str | Path = "data",
@@ -75,7 +81,7 @@ def load_dataset(
         raise InputError(f"root: expected a folder's path, got {root!r}")
     if checks.count("split_seed", split_seed, minimum=0) >= 2**32:
         raise InputError(f"split_seed: expected a whole number below 2**32, got {split_seed}")
-    return _loaded(name, Request(Path(root).expanduser(), download, split_seed)).to(torch.get_default_dtype())
+    return _loaded(name, Request(user_path("data_folder", root), download, split_seed)).to(torch.get_default_dtype())
 
 
 def _loaded(name: str | Path | None, request: Request) -> Dataset:
@@ -83,9 +89,8 @@ def _loaded(name: str | Path | None, request: Request) -> Dataset:
         return _default(request)
     if not isinstance(name, str | Path):
         raise InputError(f"dataset: expected a name or the path of an array file, got {name!r}")
-    suffix = Path(name).suffix.lower()
-    if suffix in _files:
-        return _files[suffix](Path(name).expanduser(), request)
+    if is_file_name(name):
+        return _files[Path(name).suffix.lower()](user_path("dataset", name), request)
     endings = ", ".join(sorted(_files))
     if isinstance(name, Path):
         raise DataError(f"{name}: expected a file ending in one of {endings}")

@@ -23,6 +23,7 @@ def evaluate_bound_over_ranks(
     bound: DenoisingELBO,
     *,
     seed: int | None = None,
+    ranks: Ranks | None = None,
 ) -> Estimate:
     """Return what :func:`evaluate_bound` does, of all rows on every rank; a process alone calls just that.
 
@@ -30,8 +31,9 @@ def evaluate_bound_over_ranks(
     alone does, the others from streams of their own: the figures agree within their Monte Carlo error.
 
     :param seed: start of the random streams; None draws it from rank 0's global one.
+    :param ranks: the present ones, with the caller's remedy for a lost process.
     """
-    ranks = Ranks.present()
+    ranks = Ranks.present() if ranks is None else ranks
     if not ranks.several:
         return evaluate_bound(model, guide, x, bound, seed=seed)
     checks.data("x", x)

@@ -8,13 +8,6 @@ from typing import Any
 from pyro_dvae.errors import DivergenceError
 from pyro_dvae.experiments.declaration import Experiment, plan
 from pyro_dvae.experiments.running import TABLE, Outcome, reproduce
-from pyro_dvae.training.interrupts import Stopped
-
-
-class ReproductionStopped(Stopped):
-    """Stopped; the same command goes on."""
-
-    by_repeating = True
 
 
 def run(
@@ -35,10 +28,7 @@ def run(
         overrides["dataset"] = dataset
     planned = plan(experiment, seeds=seeds, epochs=epochs, only=only, overrides=overrides)
     folder = output / experiment.name
-    try:
-        outcome = reproduce(experiment, planned, folder, **settings)
-    except Stopped as stop:
-        raise ReproductionStopped(stop.checkpoint) from None
+    outcome = reproduce(experiment, planned, folder, **settings)
     if outcome.diverged:
         raise DivergenceError(f"{len(outcome.diverged)} of the runs diverged: {'; '.join(outcome.diverged)}")
     return _closing(outcome, folder)

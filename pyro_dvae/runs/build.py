@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -27,7 +28,10 @@ from pyro_dvae.corruptions import (
 )
 from pyro_dvae.corruptions.network import FAMILIES
 from pyro_dvae.errors import InputError
+from pyro_dvae.memory import machine_memory
 from pyro_dvae.options import NOISE_PATTERNS, Options
+from pyro_dvae.random_state import forked
+from pyro_dvae.runs.networks import build_decoder, build_encoder
 
 _SCHEDULES: dict[str, Callable[[float, float, int], Schedule]] = {
     "linear": lambda start, end, epochs: LinearSchedule(start, end, epochs),
@@ -114,25 +118,44 @@ def training_settings(options: Options) -> dict[str, Any]:
 
 def check_training(options: Options) -> None:
     """Refuse what the trainer or the evaluation would refuse later, before anything is written."""
-    for argument in ("epochs", "batch_size", "validate_every"):
-        checks.count(argument, getattr(options, argument))
-    for argument in ("seed", "importance_samples"):
-        checks.count(argument, getattr(options, argument), minimum=0)
+    for entry in dataclasses.fields(options):
+        if within := entry.metadata["within"]:
+            checks.count(entry.name, getattr(options, entry.name), *within)
     checks.positive("learning_rate", options.learning_rate)
     if options.clip_norm is not None:
         checks.positive("clip_norm", options.clip_norm)
+
+
+def require_memory(options: Options, data_size: int, image_shape: Sequence[int], rows: int) -> None:
+    """Refuse a run that this machine's memory cannot hold by far, before it is begun and perhaps killed.
+
+    :param rows: the training data.
+    """
+    available = machine_memory()
+    if available is None:
+        return
+    with forked(), torch.device("meta"):
+        parts = (
+            build_encoder(options, data_size, image_shape),
+            build_decoder(options, data_size, image_shape),
+        )
+    weights = sum(each.numel() for part in parts for each in part.parameters())
+    draws = min(options.batch_size, rows) * options.corruptions * options.particles
+    needs = {
+        "width, latent_size": 4 * 4 * weights,  # with gradients and Adam's two moments
+        "corruptions, particles, batch_size": 4 * draws * data_size,
+        "importance_samples": 4 * options.importance_samples * data_size,
+    }
+    for names, needed in needs.items():
+        if needed > available:
+            raise InputError(
+                f"{names}: the run would take {needed / 2**30:,.0f} GiB of memory and more, this machine has "
+                f"{available / 2**30:,.0f}; choose smaller ones"
+            )
 
 
 def pick_device(name: str) -> torch.device:
     """Return the device: ``auto`` is the first GPU where there is one, else the CPU."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros((), device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        cause = str(error).strip().splitlines()[0]
-        raise InputError(
-            f"device: {name!r} cannot be used here ({cause}); use --device cpu or auto"
-        ) from None
-    return device
+    return checks.device("device", name)

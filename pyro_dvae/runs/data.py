@@ -67,8 +67,23 @@ def versions() -> dict[str, str]:
     }
 
 
+def require_same_data(expected: dict[str, Any], dataset: Dataset) -> None:
+    """Refuse a data set that is not the one that ``config.json`` describes."""
+    found = described(dataset)
+    for name in ("name", "dimension", "image_shape", "sizes"):
+        if found[name] != expected[name]:
+            raise DataError(
+                f"data: {name} was {expected[name]} in the run of {expected['name']}, is now {found[name]}"
+            )
+
+
 def load_again(
-    config: dict[str, Any], options: Options, data_folder: str | None, device: torch.device, trained: Any
+    config: dict[str, Any],
+    options: Options,
+    data_folder: str | None,
+    device: torch.device,
+    trained: Any,
+    name: str | None = None,
 ) -> RunData:
     """Return the data of a run that is over; other data than the run's are refused.
 
@@ -78,17 +93,13 @@ def load_again(
     :param options: those of the run.
     :param data_folder: where the data are now; None: where they were.
     :param trained: fingerprint of the training part, from the checkpoint.
+    :param name: of the data set, or path of its file now; None: as the run named it.
     :raises DataError: the data cannot be had, or are not those of the run.
     """
     expected = config["data"]
     folder = options.data_folder if data_folder is None else data_folder
-    dataset = load_dataset(options.dataset or expected["name"], folder)
-    found = described(dataset)
-    for name in ("name", "dimension", "image_shape", "sizes"):
-        if found[name] != expected[name]:
-            raise DataError(
-                f"data: {name} was {expected[name]} in the run of {expected['name']}, is now {found[name]}"
-            )
+    dataset = load_dataset(name or options.dataset or expected["name"], folder)
+    require_same_data(expected, dataset)
     prepared = prepare(dataset, options, device)
     now = fingerprint(prepared.train)
     if trained is not None and trained != now:

@@ -11,6 +11,7 @@ from typing import Any
 from pyro_dvae import files, plots
 from pyro_dvae.evaluation import write_netcdf
 from pyro_dvae.evaluation.importance.arviz_export import import_arviz
+from pyro_dvae.ownership import own
 from pyro_dvae.runs.data import versions
 from pyro_dvae.runs.evaluation_findings import Findings, bits_per_dimension, measure, same_data
 from pyro_dvae.runs.evaluation_options import EvaluationOptions
@@ -27,8 +28,6 @@ PARTIAL = "log_likelihood.safetensors"
 class EvaluationStopped(Stopped):
     """An evaluation was stopped by Ctrl-C or SIGTERM; the same call goes on from ``checkpoint``."""
 
-    by_repeating = True
-
 
 def evaluate_run(
     folder: str | Path,
@@ -36,6 +35,7 @@ def evaluate_run(
     *,
     output: str | Path | None = None,
     data_folder: str | None = None,
+    dataset: str | None = None,
     device: str = "auto",
     quiet: bool = False,
 ) -> dict[str, Any]:
@@ -50,6 +50,7 @@ def evaluate_run(
     :param options: what to measure, and how.
     :param output: folder of the results; by default ``evaluation`` in the run folder.
     :param data_folder: where the data are now, if not where the run found them.
+    :param dataset: where the run's own data file is now.
     :param device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
     :param quiet: show no progress.
     :returns: the content of ``evaluation.json``; all in nats per datum unless said otherwise.
@@ -59,15 +60,17 @@ def evaluate_run(
     :raises EvaluationStopped: Ctrl-C.
     """
     began = time.perf_counter()
-    folder = Path(folder).expanduser()
+    folder = files.user_path("run", folder)
     options = EvaluationOptions() if options is None else options
     check_options(options)
-    subject = load_subject(folder, options, device, data_folder)
-    target = folder / FOLDER if output is None else Path(output).expanduser()
+    target = folder / FOLDER if output is None else files.user_path("output", output)
+    subject = load_subject(folder, options, device, data_folder, dataset)
     files.require_writable(target / JSON)
     # Missing packages are found now, not when all is done.
     plots.new_figure(1, 1)
     import_arviz()
+    lock = own("output", target)
+    files.remove_left_over(target, JSON, NETCDF, PARTIAL)
     partial = target / PARTIAL
     try:
         findings = measure(subject, options, partial, quiet)
@@ -79,9 +82,11 @@ def evaluate_run(
         content = _content(folder, subject, options, findings)
         content["files"] = [str(path) for path in (target / JSON, target / NETCDF, *pictures)]
         files.write_atomically(target / JSON, strict_json(content))
+        partial.unlink(missing_ok=True)
     except KeyboardInterrupt as stop:
         raise EvaluationStopped(partial if partial.exists() else None) from stop
-    partial.unlink(missing_ok=True)
+    finally:
+        lock.release()
     return content
 
 

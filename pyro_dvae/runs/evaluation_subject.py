@@ -14,13 +14,13 @@ from pyro_dvae.datasets.base import is_binary
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation import Proposal
 from pyro_dvae.models import DVAE
-from pyro_dvae.options import Options
+from pyro_dvae.options import LARGE, Options
 from pyro_dvae.random_state import derived_seed, forked
 from pyro_dvae.runs import folder as run_folder
 from pyro_dvae.runs.build import build_corruption, pick_device
 from pyro_dvae.runs.data import RunData, load_again
 from pyro_dvae.runs.evaluation_options import WEIGHTS, EvaluationOptions
-from pyro_dvae.training.checkpoint import read_checkpoint
+from pyro_dvae.training.run_state import read_training
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,11 @@ class Subject:
 
 def check_options(options: EvaluationOptions) -> None:
     """Refuse now what would be refused late, after a long part of the work."""
-    least = {"samples": 1, "seed": 0, "memory": 1, "annealed": 0, "simulated": 0}
-    least |= {"annealing_steps": 1, "chains": 1, "corruptions": 2 if options.proposal == "mixture" else 1}
+    least = {"samples": 1, "memory": 1, "annealed": 0, "simulated": 0, "annealing_steps": 1, "chains": 1}
+    least |= {"corruptions": 2 if options.proposal == "mixture" else 1}
     for name, minimum in least.items():
-        checks.count(name, getattr(options, name), minimum)
+        checks.count(name, getattr(options, name), minimum, LARGE)
+    checks.count("seed", options.seed, 0)
     if options.count is not None:
         checks.count("count", options.count)
     checks.known("which", options.which, WEIGHTS)
@@ -86,7 +87,11 @@ def check_options(options: EvaluationOptions) -> None:
 
 
 def load_subject(
-    folder: Path, options: EvaluationOptions, device: str = "auto", data_folder: str | None = None
+    folder: Path,
+    options: EvaluationOptions,
+    device: str = "auto",
+    data_folder: str | None = None,
+    dataset: str | None = None,
 ) -> Subject:
     """Read model and data of a run.
 
@@ -95,11 +100,11 @@ def load_subject(
     """
     with forked():  # weights are drawn before they are read
         dvae, config = run_folder.load_run(folder, options.which)
-    run_options, place = Options.from_dict(config["options"]), pick_device(device)
-    _, state = read_checkpoint(folder / run_folder.CHECKPOINT, lambda name: False)
+    run_options, place = run_folder.options_of(config), pick_device(device)
+    _, state = read_training(folder / run_folder.CHECKPOINT, lambda name: False)
     best = state["history"]["best_epoch"] if options.which == "best" else None
     epoch = best or state["epoch"]
-    data = load_again(config, run_options, data_folder, place, state["data"].get("train"))
+    data = load_again(config, run_options, data_folder, place, state["data"].get("train"), dataset)
     if run_options.noise_pattern != "uniform":  # never learned, so that the checkpoint says nothing of it
         dvae.guide.corruption = build_corruption(run_options, data.dataset.train)
     dvae.guide.corruption.set_epoch(max(0, epoch - 1))

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from pyro_dvae.errors import InputError
+from pyro_dvae.files import user_path
 from pyro_dvae.runs import folder as run_folder
-from pyro_dvae.training.checkpoint import load_checkpoint
+from pyro_dvae.training.run_state import read_training
 
 
-def describe(folder: Path) -> dict[str, Any]:
+def describe(folder: str | Path) -> dict[str, Any]:
     """Return options, data, progress, results and files of a run folder, JSON-able.
 
     The checkpoint is read whole and its digests are checked.
     """
-    folder = folder.expanduser()
+    folder = user_path("run", folder)
     config = run_folder.read_config(folder)
-    content: dict[str, Any] = {"folder": str(folder), **config, "progress": None, "results": None}
+    options = run_folder.options_of(config).as_dict()
+    content: dict[str, Any] = {"folder": str(folder), **config, "options": options, "progress": None}
     if (folder / run_folder.CHECKPOINT).exists():
-        tensors, state = load_checkpoint(folder / run_folder.CHECKPOINT)
+        tensors, state = read_training(folder / run_folder.CHECKPOINT)
         history = state["history"]
         content["progress"] = {
             "epochs_done": state["epoch"],
@@ -30,13 +30,10 @@ def describe(folder: Path) -> dict[str, Any]:
             "training_seconds": round(sum(history["seconds"]), 1),
             "parameters": sum(t.numel() for name, t in tensors.items() if name.startswith("parameters/")),
         }
-    results = folder / run_folder.RESULTS
-    if results.exists():
-        try:
-            content["results"] = json.loads(results.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise InputError(f"run: {results} cannot be read: {error}") from None
-    content["files"] = sorted(path.name for path in folder.iterdir() if path.is_file())
+    content["results"] = run_folder.read_results(folder)
+    content["files"] = sorted(
+        path.name for path in folder.iterdir() if path.is_file() and path.name[0] != "."
+    )
     return content
 
 
@@ -57,11 +54,12 @@ def lines(content: dict[str, Any]) -> list[str]:
     ]
     progress = content["progress"]
     if progress is None:
-        made.append("progress  no checkpoint yet")
+        made.append("progress  no checkpoint yet; --resume begins at the beginning")
     else:
         best = progress["best_epoch"]
         validation = progress["best_validation_bound"]
-        shown = f"; best epoch {best}, validation {validation:.2f} nats" if best else ""
+        found = best is not None and validation is not None
+        shown = f"; best epoch {best}, validation {validation:.2f} nats" if found else ""
         done = f"{progress['epochs_done']} of {progress['epochs']} epochs"
         made.append(f"progress  {done}, {progress['training_seconds']:.0f} s{shown}")
         made.append(f"weights   {progress['parameters']:,}")
@@ -75,5 +73,5 @@ def lines(content: dict[str, Any]) -> list[str]:
 
 
 def _layers(options: dict[str, Any], part: str, layers: str) -> str:
-    kind = options.get(part, "mlp")  # an older run does not say
+    kind = options[part]
     return f"{part}{'' if kind == 'mlp' else ' ' + kind} {options[layers]} x {options['width']}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 from collections.abc import Callable
@@ -13,13 +14,16 @@ import torch
 
 from pyro_dvae import plots
 from pyro_dvae.bounds import DenoisingELBO, TraceDenoising_ELBO, TraceDenoisingIWAE_ELBO
-from pyro_dvae.datasets import Dataset, load_dataset
+from pyro_dvae.command import at_end, go_on_with
+from pyro_dvae.datasets import Dataset, is_file_name, load_dataset
 from pyro_dvae.distributed import Ranks, join
 from pyro_dvae.distributed.estimates import evaluate_bound_over_ranks
 from pyro_dvae.distributed.outcome import together
 from pyro_dvae.errors import DataError, InputError
 from pyro_dvae.evaluation import Estimate
+from pyro_dvae.files import user_path
 from pyro_dvae.options import Options, Request
+from pyro_dvae.ownership import own
 from pyro_dvae.random_state import derived_seed, forked
 from pyro_dvae.runs import folder as run_folder
 from pyro_dvae.runs.build import (
@@ -28,15 +32,17 @@ from pyro_dvae.runs.build import (
     build_corruption,
     check_training,
     pick_device,
+    require_memory,
     training_settings,
 )
-from pyro_dvae.runs.data import described, prepare, versions
+from pyro_dvae.runs.data import described, prepare, require_same_data, versions
 from pyro_dvae.runs.networks import build_decoder, build_encoder
 from pyro_dvae.runs.pictures import manifold_means, prior_means, reconstructions
+from pyro_dvae.terminal import show
 from pyro_dvae.training import Trainer
 
 Program = Callable[..., Any]
-_MAY_CHANGE = ("epochs", "device", "data_folder", "importance_samples", "compiled")
+_MAY_CHANGE = ("epochs", "device", "data_folder", "dataset", "importance_samples", "compiled")
 
 
 class Run:
@@ -49,17 +55,16 @@ class Run:
     """
 
     def __init__(self, request: Request) -> None:
-        self.resumed = request.resume is not None
-        self.options, resumed_folder = _options_and_folder(request)
+        self.options, stored, resumed_folder = _options_and_folder(request)
         check_training(self.options)
         self.group = join(self.options.device)
-        self.ranks = Ranks.present()
+        self.ranks = Ranks.present(self._last_checkpoint)
         self.quiet = request.quiet or not self.ranks.first
         self.device = pick_device(self.group.device)
         build_corruption(self.options)  # refused before the data are fetched
         self.bound = build_bound(self.options)
         with self.ranks.first_goes_before():
-            self.data = _load(self.options)
+            self.data = _load(self.options, stored)
         self.corruption = build_corruption(self.options, self.data.train)
         _check_range(self.options, self.data)
         parts = prepare(self.data, self.options, self.device)
@@ -68,29 +73,51 @@ class Run:
         pyro.clear_param_store()
         pyro.set_rng_seed(self.options.seed)
         shape = (self.data.dimension, self.data.image_shape)
+        require_memory(self.options, *shape, len(self.train))
         self.encoder = build_encoder(self.options, *shape).to(self.device)
         self.decoder = build_decoder(self.options, *shape).to(self.device)
         self.corruption.to(self.device)
-        self.folder = resumed_folder or self._new_folder(request.output)
-        self.config = _config(self.options, self.data)
-        if not self.resumed and self.ranks.first:
+        self.config = _config(self.options, self.data, stored)
+        self.folder = self._owned(resumed_folder, request.output)
+        # Killed before its first checkpoint, a run begins again, and ends as it would have.
+        self.resumed = (self.folder / run_folder.CHECKPOINT).exists()
+        go_on_with(self.folder / run_folder.CHECKPOINT)
+        if self.ranks.first and not self.resumed:
             run_folder.write_json(self.folder / run_folder.CONFIG, self.config)
         self.say(f"data: {self.data.name} ({self.data.source})")
         self.say(f"run folder: {self.folder}")
 
-    def _new_folder(self, output: str | None) -> Path:
-        def make() -> Path | None:
-            stem = _stem(self.options, self.data)
-            return run_folder.new_folder(output, stem) if self.ranks.first else None
+    def _owned(self, resumed: Path | None, output: str | None) -> Path:
+        """Return the run folder, which is this process's (with several, that of rank 0) from now on."""
 
-        folder = together(self.ranks, make)[0]
+        def take() -> Path | None:
+            if not self.ranks.first:
+                return None
+            if resumed is None:
+                folder, self._lock = run_folder.new_folder(output, _stem(self.options, self.data))
+            else:
+                folder, self._lock = resumed, own("resume", resumed)
+            at_end(self.release)
+            run_folder.clean_up(folder)
+            return folder
+
+        folder = together(self.ranks, take)[0]
         assert folder is not None
         return folder
+
+    def release(self) -> None:
+        """Let other processes write to the run folder."""
+        if self.ranks.first:
+            self._lock.release()
+
+    def _last_checkpoint(self) -> str:
+        path = self.folder / run_folder.CHECKPOINT
+        return f"; last good checkpoint: {path}" if path.exists() else ""
 
     def say(self, line: str) -> None:
         """Print a line to the terminal's error stream, where progress goes too."""
         if not self.quiet:
-            print(line, file=sys.stderr, flush=True)
+            show(line, sys.stderr)
 
     def trainer(self, model: Program, guide: Program, bound: DenoisingELBO) -> Trainer:
         """Return the training loop; iterate over it, and over each of its epochs, and call its ``step``."""
@@ -99,9 +126,9 @@ class Run:
 
         def evaluate() -> float:
             seen = self.visit(self.validation)
-            return evaluate_bound_over_ranks(model, guide, seen, validation_bound).mean
+            return evaluate_bound_over_ranks(model, guide, seen, validation_bound, ranks=self.ranks).mean
 
-        return Trainer(
+        trainer = Trainer(
             model,
             guide,
             bound,
@@ -120,6 +147,9 @@ class Run:
             compile=options.compiled,
             **training_settings(options),
         )
+        if self.resumed and self.ranks.first:  # accepted: a longer run, say
+            run_folder.write_json(self.folder / run_folder.CONFIG, self.config)
+        return trainer
 
     def finish(self, trainer: Trainer) -> dict[str, Any]:
         """Evaluate the best epoch on the test data, draw the pictures, print and return the results."""
@@ -129,11 +159,13 @@ class Run:
         for part in (self.encoder, self.decoder, self.corruption):
             part.eval()
         results = self._evaluate(model, guide, trainer)
-        pictures = self._draw(model, guide, trainer) if self.ranks.first else []
-        results["seconds"]["evaluation"] = round(time.perf_counter() - started, 1)
         if self.ranks.first:
+            run_folder.require_present(self.folder)
+            pictures = self._draw(model, guide, trainer)
+            results["seconds"]["evaluation"] = round(time.perf_counter() - started, 1)
             run_folder.write_json(self.folder / run_folder.RESULTS, results)
-            print(_table(results, self.folder, pictures))
+            self.release()
+            show(_table(results, self.folder, pictures))
         self.group.leave()
         return results
 
@@ -159,7 +191,9 @@ class Run:
         for name, bound in bounds.items():
             self.say(f"evaluating on {len(test):,} test data: {name.replace('_', ' ')}")
             seed = derived_seed(self.options.seed, "evaluation", name)
-            estimate: Estimate = evaluate_bound_over_ranks(model, guide, test, bound, seed=seed)
+            estimate: Estimate = evaluate_bound_over_ranks(
+                model, guide, test, bound, seed=seed, ranks=self.ranks
+            )
             results[name] = {"mean": estimate.mean, "standard_error": estimate.standard_error}
         if samples:
             results["importance_weighted_bound"]["samples"] = samples
@@ -208,26 +242,41 @@ class Run:
         return made
 
 
-def _options_and_folder(request: Request) -> tuple[Options, Path | None]:
-    """Return the options, from the resumed run's folder where there is one, and that folder."""
+def _options_and_folder(request: Request) -> tuple[Options, dict[str, Any] | None, Path | None]:
+    """Return the options, and of a resumed run the content of its ``config.json`` and its folder."""
     if request.resume is None:
-        return request.options, None
+        return _absolute(request.options), None, None
     if request.output is not None:
         raise InputError("output: a resumed run stays in its folder; give --resume or --output, not both")
-    folder = Path(request.resume).expanduser()
-    options = Options.from_dict(run_folder.read_config(folder)["options"]).as_dict()
-    asked = {name: getattr(request.options, name) for name in request.given}
+    folder = user_path("resume", request.resume)
+    config = run_folder.read_config(folder)
+    options = run_folder.options_of(config)
+    given = _absolute(request.options)
+    asked = {name: getattr(given, name) for name in request.given}
     fixed = sorted(
-        name for name, value in asked.items() if name not in _MAY_CHANGE and value != options[name]
+        name for name, value in asked.items() if name not in _MAY_CHANGE and value != getattr(options, name)
     )
     if fixed:
         name = fixed[0]
-        raise InputError(f"{name}: the run in {folder} has {options[name]!r}, got {asked[name]!r}")
-    return Options.from_dict(options | asked), folder
+        raise InputError(f"{name}: the run in {folder} has {getattr(options, name)!r}, got {asked[name]!r}")
+    return dataclasses.replace(options, **asked), config, folder
 
 
-def _load(options: Options) -> Dataset:
-    return load_dataset(options.dataset, options.data_folder)
+def _absolute(options: Options) -> Options:
+    """Return the options with paths that mean the same from every working directory."""
+    dataset = options.dataset
+    if dataset is not None and is_file_name(dataset):
+        dataset = str(user_path("dataset", dataset).absolute())
+    folder = str(user_path("data_folder", options.data_folder).absolute())
+    return dataclasses.replace(options, dataset=dataset, data_folder=folder)
+
+
+def _load(options: Options, stored: dict[str, Any] | None) -> Dataset:
+    """Load the data; those of a resumed run that stood in for others are loaded by their own name."""
+    if stored is None or options.dataset is not None:
+        return load_dataset(options.dataset, options.data_folder)
+    data = load_dataset(stored["data"]["name"], options.data_folder)
+    return dataclasses.replace(data, substituted_for=stored["data"]["substituted_for"])
 
 
 def _check_range(options: Options, data: Dataset) -> None:
@@ -250,12 +299,15 @@ def _title(options: Options, data: Dataset) -> str:
     return f"{name}, {options.noise_kind} {options.noise:g}, {options.bound.upper()}"
 
 
-def _config(options: Options, data: Dataset) -> dict[str, Any]:
-    return {
-        "options": options.as_dict(),
-        "data": described(data),
-        "versions": versions(),
-    }
+def _config(options: Options, data: Dataset, stored: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the content of ``config.json``; of a resumed run what it says, but for options that changed."""
+    if stored is None:
+        return {"options": options.as_dict(), "data": described(data), "versions": versions()}
+    require_same_data(stored["data"], data)
+    now, defaults = options.as_dict(), Options().as_dict()
+    # An option that the version which began the run did not have stays out, as its checkpoint says nothing.
+    kept = {name: now[name] for name in now if name in stored["options"] or now[name] != defaults[name]}
+    return stored | {"options": kept}
 
 
 def _summary(level: torch.Tensor) -> float:

@@ -10,22 +10,26 @@ import torch
 
 from pyro_dvae import checks, plots
 from pyro_dvae.errors import InputError
-from pyro_dvae.files import replacing
+from pyro_dvae.files import replacing, user_path
 from pyro_dvae.random_state import forked
 from pyro_dvae.runs.folder import load_run
 from pyro_dvae.runs.pictures import prior_draws, prior_means
 
 
-def save_samples(folder: Path, output: Path, count: int, seed: int, pixels: bool) -> Path:
+def save_samples(
+    folder: str | Path, output: str | Path | None, count: int, seed: int, pixels: bool = False
+) -> Path:
     """Draw ``count`` images from the best epoch's model into a picture, or an array [count, D].
 
     :param folder: the run folder.
-    :param output: a ``.png`` or ``.npy`` file.
+    :param output: a ``.png`` or ``.npy`` file; None for ``samples.png`` in the run folder.
     :param count: number of images.
     :param seed: seed of the draws.
     :param pixels: draw pixels from the likelihood; otherwise take their means.
     """
-    checks.count("count", count)
+    checks.count("count", count, 1, 100_000)
+    folder = user_path("run", folder)
+    output = folder / "samples.png" if output is None else user_path("output", output)
     if output.suffix not in (".png", ".npy"):
         raise InputError(f"output: expected a file ending in .png or .npy, got {output}")
     dvae, config = load_run(folder)

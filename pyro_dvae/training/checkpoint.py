@@ -22,7 +22,7 @@ from torch import Tensor
 
 from pyro_dvae import checks
 from pyro_dvae.errors import CheckpointError, InputError
-from pyro_dvae.files import write_atomically
+from pyro_dvae.files import irregular, write_atomically
 
 FORMAT = "pyro_dvae.training.checkpoint"
 VERSION = 1
@@ -43,7 +43,7 @@ def save_checkpoint(
         "tensors": json.dumps({name: _tensor_digest(tensor) for name, tensor in sorted(stored.items())}),
     }
     metadata["digest"] = _metadata_digest(metadata)
-    write_atomically(path, save(stored, metadata))
+    write_atomically(path, save(stored, metadata), make_folder=False)
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -85,6 +85,8 @@ def read_checkpoint(
 
 
 def _require_file(path: Path) -> None:
+    if (kind := irregular(path)) not in (None, "a folder"):
+        raise CheckpointError(f"checkpoint {path}: it is {kind}, expected a file")
     try:
         with open(path, "rb") as file:
             start = file.read(4)

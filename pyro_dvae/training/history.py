@@ -7,9 +7,10 @@ import json
 import math
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from pyro_dvae.files import unwritable, write_atomically
+from pyro_dvae.files import unwritable, user_path, write_atomically
+
+FIRST_LOSSES = 100
 
 
 @dataclass
@@ -18,6 +19,8 @@ class History:
 
     ``validation_bound`` holds None where nothing was validated, ``train_bound`` where no step was taken.
     ``train_bound`` is the mean over the epoch's steps, with the weights as they were at each of them.
+    ``first_losses`` are those of the first steps, each summed over its batch in nats: whether another machine
+    computes the same bits shows in them.
     """
 
     epochs: list[int] = field(default_factory=list)
@@ -27,6 +30,7 @@ class History:
     seconds: list[float] = field(default_factory=list)
     best_epoch: int | None = None
     best_validation_bound: float | None = None
+    first_losses: list[float] = field(default_factory=list)
 
     def add(
         self, train_bound: float | None, validation_bound: float | None, learning_rate: float, seconds: float
@@ -78,12 +82,13 @@ class MetricsFile:
     """``metrics.jsonl``: the first write puts it in step with the history, later ones append a line."""
 
     def __init__(self, path: str | os.PathLike[str]):
-        self.path = Path(path)
+        self.path = user_path("metrics", path)
         self._agrees = False
 
     def rewrite(self, history: History) -> None:
         """Replace the file by the lines of ``history``."""
-        write_atomically(self.path, "".join(line + "\n" for line in metrics_lines(history)))
+        text = "".join(line + "\n" for line in metrics_lines(history))
+        write_atomically(self.path, text, make_folder=False)
         self._agrees = True
 
     def append(self, history: History) -> None:

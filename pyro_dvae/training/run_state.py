@@ -13,12 +13,57 @@ from torch import Tensor
 
 from pyro_dvae import checks
 from pyro_dvae.errors import CheckpointError, InputError
+from pyro_dvae.json_files import unfit
 from pyro_dvae.parameters import Trained, discover
 from pyro_dvae.training.batches import fingerprint
 from pyro_dvae.training.checkpoint import from_json, read_checkpoint, to_json
 
 KIND = "training"
 _ABSENT = "nothing"
+_STATE = {
+    "epoch": int,
+    "position": int,
+    "seen": int,
+    "seconds": float,
+    "settings": dict,
+    "config": (dict, None),
+    "data": dict,
+    "random": {"python": list, "numpy?": list},
+    "ranks?": [{"python": list, "numpy?": list}],
+    "history": {
+        "epochs": [int],
+        "train_bound": [(float, None)],
+        "validation_bound": [(float, None)],
+        "learning_rate": [float],
+        "seconds": [float],
+        "best_epoch": (int, None),
+        "best_validation_bound": (float, None),
+        "first_losses?": [float],
+    },
+}
+
+
+def read_training(
+    path: str | os.PathLike[str], wanted: Callable[[str], bool] = lambda name: True
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the ``wanted`` tensors and the state of a training run's checkpoint, whose structure is checked.
+
+    :raises CheckpointError: it is missing, damaged, or of something else.
+    """
+    tensors, state = read_checkpoint(path, wanted)
+    if not isinstance(state, Mapping) or state.get("kind") != KIND:
+        raise CheckpointError(f"checkpoint {path}: not of a training run")
+    fault = unfit(state, _STATE)
+    columns = ("train_bound", "validation_bound", "learning_rate", "seconds")
+    if not fault and any(len(state["history"][each]) != state["epoch"] for each in ("epochs", *columns)):
+        fault = f"history: expected {state['epoch']} epochs in each column"
+    needed = ("epoch/losses", "rng/cpu", "rng/python")
+    missing = [name for name in needed if wanted(name) and name not in tensors]
+    if missing:
+        fault = fault or f"{missing[0]} is missing"
+    if fault:
+        raise CheckpointError(f"checkpoint {path}: was not written by this program: {fault}")
+    return tensors, state
 
 
 @dataclass(frozen=True)
@@ -87,8 +132,6 @@ def require_same(
     saved: Mapping[str, Any], now: Mapping[str, Any], may_change: Iterable[str], where: str
 ) -> None:
     """Refuse a checkpoint of another configuration or other data, naming every difference."""
-    if saved.get("kind") != KIND:
-        raise CheckpointError(f"{where}: not of a training run")
     free = set(may_change)
     differing = [
         f"{key} was {then!r}, is now {given!r}"
@@ -131,9 +174,7 @@ def load_trained(
     is "best" (by validation; without any, the last) or "last".
     """
     best = checks.known("which", which, ("best", "last")) == "best"
-    packed, state = read_checkpoint(path, lambda name: name.startswith(("best/", "parameters/", "buffers/")))
-    if state.get("kind") != KIND:
-        raise CheckpointError(f"checkpoint {path}: not of a training run")
+    packed, _ = read_training(path, lambda name: name.startswith(("best/", "parameters/", "buffers/")))
     chosen = weights(packed, best)
     trained: Trained = discover(model, guide, lambda: bound.loss(model, guide, batch), data={"batch": batch})
     trained.require_same(chosen, f"checkpoint {path}")

@@ -27,7 +27,6 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
@@ -38,16 +37,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from pyro_dvae import checks, random_state
 from pyro_dvae.compiled.step import Numerics
 from pyro_dvae.distributed import Ranks, streams
-from pyro_dvae.errors import DivergenceError, InputError
-from pyro_dvae.files import require_writable
+from pyro_dvae.errors import CheckpointError, DivergenceError, InputError
+from pyro_dvae.files import require_writable, user_path
 from pyro_dvae.parameters import discover, modules_of
 from pyro_dvae.threads import threads_for, using_threads
 from pyro_dvae.training import learning_rates, run_state
 from pyro_dvae.training.batches import data_tensor, epoch_order
-from pyro_dvae.training.checkpoint import load_checkpoint, save_checkpoint
+from pyro_dvae.training.checkpoint import save_checkpoint
 from pyro_dvae.training.compiled_steps import WORTH_IT, CompiledSteps, CompiledTransform, Keys, Training
 from pyro_dvae.training.epoch_record import EpochRecord
-from pyro_dvae.training.history import History, MetricsFile
+from pyro_dvae.training.history import FIRST_LOSSES, History, MetricsFile
 from pyro_dvae.training.interrupts import Interrupts, Stopped
 from pyro_dvae.training.optimizer import adam, adam_tensors, assign_adam
 from pyro_dvae.training.per_datum import PlateScales
@@ -180,7 +179,7 @@ class Trainer:
         self.clip_norm = None if clip_norm is None else checks.positive("clip_norm", clip_norm)
         self._transform = transform
         self.seed = checks.count("seed", seed, minimum=0)
-        self.checkpoint = None if checkpoint is None else Path(checkpoint)
+        self.checkpoint = None if checkpoint is None else user_path("checkpoint", checkpoint)
         self._checkpoint_every = checks.count("checkpoint_every", checkpoint_every)
         self._metrics = None if metrics is None or not self._ranks.first else MetricsFile(metrics)
         self._progress: Progress
@@ -192,7 +191,7 @@ class Trainer:
             self._progress = progress
         self._before_epoch = tuple(before_epoch)
         self._numerics = Numerics("hashed", bfloat16)
-        for path in (checkpoint, metrics):
+        for path in (self.checkpoint, None if metrics is None else user_path("metrics", metrics)):
             if path is not None:
                 require_writable(path)
 
@@ -470,6 +469,8 @@ class Trainer:
         rate = float(self._optimizer.param_groups[0]["lr"])
         if self.history.add(self._record.bound(), validation_bound, rate, self._record.seconds()):
             self._best = {name: tensor.clone() for name, tensor in self._trained.tensors().items()}
+        if self._finished == 0:
+            self.history.first_losses = self._record.losses[:FIRST_LOSSES]
         self._finished += 1
         self._record = EpochRecord()
         if self.checkpoint is not None and due(self._finished - 1, self.epochs, self._checkpoint_every):
@@ -574,7 +575,7 @@ class Trainer:
     def _resume(self, may_change: tuple[str, ...]) -> None:
         assert self.checkpoint is not None
         where = f"checkpoint {self.checkpoint}"
-        packed, state = load_checkpoint(self.checkpoint)
+        packed, state = run_state.read_training(self.checkpoint)
         run_state.require_same(state, self._identity, may_change, where)
         saved = run_state.unpack(packed, state)
         self._trained.require_same(saved.live, where)
@@ -584,8 +585,16 @@ class Trainer:
         assign_adam(self._optimizer, self._trained.parameters, saved.adam)
         self.history = History(**state["history"])
         self._finished = state["epoch"]
+        if self._finished + (state["position"] > 0) > self.epochs:
+            done = f"{self._finished} are done" + (" and another one is begun" if state["position"] else "")
+            raise InputError(f"epochs: {done} in {self.checkpoint}, expected no fewer, got {self.epochs}")
         self._record = EpochRecord(state["position"], state["seen"], saved.losses, [], state["seconds"])
         self._random = streams.unpack(self._ranks, packed, state, saved.random, self.seed)
+        try:
+            with random_state.forked():
+                random_state.restore(*self._random)
+        except (TypeError, ValueError, RuntimeError, KeyError, IndexError) as error:
+            raise CheckpointError(f"{where}: its random states cannot be used: {error}") from None
         self._saved_at = (self._finished, self._record.position)
         self._announce(min(self._finished, self.epochs - 1))
         if self._metrics is not None:
@@ -609,7 +618,7 @@ def fit(
 
 def _device(model: Any, guide: Any, train: Tensor, device: torch.device | str | None) -> torch.device:
     if device is not None:
-        return torch.device(device)
+        return checks.device("device", device)
     for module in modules_of(model, guide).values():
         for parameter in module.parameters():
             return parameter.device
