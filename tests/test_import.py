@@ -1,8 +1,10 @@
 """Importing the package is quick to need little."""
 
+import ast
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 
 def run(code, eager=True):
@@ -25,6 +27,22 @@ def test_every_public_name_loads():
     found, count = run(code).stdout.split()
     assert found == "True"
     assert int(count) > 30
+
+
+def test_the_stub_has_the_names_that_are_loaded():
+    import pyro_dvae
+
+    submodules, names = set(), {}
+    for line in ast.parse(Path(pyro_dvae.__file__).with_suffix(".pyi").read_text()).body:
+        if isinstance(line, ast.ImportFrom):
+            found = {alias.name for alias in line.names}
+            if line.module is None:
+                submodules |= found
+            else:
+                names.setdefault(line.module, set()).update(found)
+    assert submodules == pyro_dvae._SUBMODULES, "say it in __init__.py and in __init__.pyi"
+    expected = {module: set(each) for module, each in pyro_dvae._NAMES.items()}
+    assert names == expected, "say it in __init__.py and in __init__.pyi"
 
 
 def test_import_needs_no_torchvision_matplotlib_or_arviz():

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+from pyro_dvae.interrupts import at_once
 from pyro_dvae.recording import compiling, fast_products
 
 Compiled: TypeAlias = Callable[[list[Tensor]], list[Tensor]]
@@ -44,7 +45,7 @@ def interpret(graph: GraphModule) -> Compiled:
 def _compiled(graph: GraphModule, example: list[Tensor]) -> Compiled:
     import torch._inductor  # not before it is needed: it takes a while
 
-    with compiling(), fast_products():
+    with compiling(), fast_products(), at_once():
         # Without the layer that follows Python code: there is none left, and it takes its time in each call.
         function = torch._inductor.compile(graph, [*example])
 

@@ -22,7 +22,7 @@ from pyro_dvae.errors import DivergenceError, InputError, ProcessLostError
 from pyro_dvae.experiments.declaration import Planned
 from pyro_dvae.experiments.results import Keep, Row
 from pyro_dvae.experiments.watching import Told, Watch
-from pyro_dvae.training.interrupts import Interrupts, Stopped
+from pyro_dvae.interrupts import Interrupts, Stopped
 
 _THREADS = "OMP_NUM_THREADS"
 _TOLD_EVERY = 0.5  # seconds

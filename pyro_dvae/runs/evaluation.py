@@ -11,13 +11,13 @@ from typing import Any
 from pyro_dvae import files, plots
 from pyro_dvae.evaluation import write_netcdf
 from pyro_dvae.evaluation.importance.arviz_export import import_arviz
+from pyro_dvae.interrupts import Stopped
 from pyro_dvae.ownership import own
 from pyro_dvae.runs.data import versions
 from pyro_dvae.runs.evaluation_findings import Findings, bits_per_dimension, measure, same_data
 from pyro_dvae.runs.evaluation_options import EvaluationOptions
 from pyro_dvae.runs.evaluation_pictures import draw
 from pyro_dvae.runs.evaluation_subject import Subject, check_options, load_subject
-from pyro_dvae.training.interrupts import Stopped
 
 FOLDER = "evaluation"
 JSON = "evaluation.json"

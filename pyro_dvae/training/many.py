@@ -22,6 +22,7 @@ from pyro_dvae.compiled.batched import BatchedStep, constants, lift, require_sam
 from pyro_dvae.compiled.step import Gradient, Numerics, record_for
 from pyro_dvae.compiled.surroundings import Surroundings
 from pyro_dvae.errors import CheckpointError, InputError
+from pyro_dvae.interrupts import Interrupts, Stopped
 from pyro_dvae.parameters import Trained
 from pyro_dvae.recording import Unrecordable
 from pyro_dvae.threads import available_cores, using_threads
@@ -30,7 +31,6 @@ from pyro_dvae.training.batches import data_tensor, epoch_order, fingerprint
 from pyro_dvae.training.checkpoint import load_checkpoint, save_checkpoint
 from pyro_dvae.training.compiled_steps import Keys
 from pyro_dvae.training.history import History
-from pyro_dvae.training.interrupts import Interrupts, Stopped
 from pyro_dvae.training.progress import Progress, progress_for
 from pyro_dvae.training.scheduled import scheduled
 from pyro_dvae.training.stacked import Member, members_of, stack, unstack

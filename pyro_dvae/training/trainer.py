@@ -39,6 +39,7 @@ from pyro_dvae.compiled.step import Numerics
 from pyro_dvae.distributed import Ranks, streams
 from pyro_dvae.errors import CheckpointError, DivergenceError, InputError
 from pyro_dvae.files import require_writable, user_path
+from pyro_dvae.interrupts import Interrupts, Stopped
 from pyro_dvae.parameters import discover, modules_of
 from pyro_dvae.threads import threads_for, using_threads
 from pyro_dvae.training import learning_rates, run_state
@@ -47,7 +48,6 @@ from pyro_dvae.training.checkpoint import save_checkpoint
 from pyro_dvae.training.compiled_steps import WORTH_IT, CompiledSteps, CompiledTransform, Keys, Training
 from pyro_dvae.training.epoch_record import EpochRecord
 from pyro_dvae.training.history import FIRST_LOSSES, History, MetricsFile
-from pyro_dvae.training.interrupts import Interrupts, Stopped
 from pyro_dvae.training.optimizer import adam, adam_tensors, assign_adam
 from pyro_dvae.training.per_datum import PlateScales
 from pyro_dvae.training.progress import Progress, Silent, progress_for

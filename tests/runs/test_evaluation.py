@@ -306,7 +306,7 @@ def test_a_stopped_evaluation_goes_on(copy, monkeypatch, capsys, undrawn):
         call(*command, code=130)
     told = f"stopped; go on with: pyro-dvae {' '.join(map(str, command))}\n"
     assert capsys.readouterr().err.lstrip() == told  # click begins a line after ^C
-    assert [path.name for path in folder.iterdir()] == [PARTIAL]
+    assert {path.name for path in folder.iterdir()} == {".lock", PARTIAL}
     with pytest.raises(CheckpointError, match=r"num_samples is 600 there and 30 here; finish that one"):
         evaluate_run(copy, EvaluationOptions(**(BARE.as_dict() | {"count": 18})), quiet=True)
     call(*command)

@@ -34,9 +34,10 @@ from pyro_dvae.evaluation.importance.programs import Programs
 from pyro_dvae.evaluation.importance.proposals import KINDS, Pass, Proposal
 from pyro_dvae.evaluation.importance.result import LogLikelihood
 from pyro_dvae.evaluation.importance.tally import Convergence, Tally
+from pyro_dvae.files import user_path
+from pyro_dvae.interrupts import Interrupts, Stopped
 from pyro_dvae.random_state import derived_seed, forked
 from pyro_dvae.recording import fast_products
-from pyro_dvae.training.interrupts import Interrupts, Stopped
 
 Program = Callable[..., Any]
 _BOUND = "bound_by_samples"
@@ -117,8 +118,10 @@ def log_likelihood(
     trained, denoising, noisy, nesting = programs.inspect(max_plate_nesting)
     if not denoising:
         chosen = replace(chosen, kind="clean")
-    ranks = Ranks.present()
-    path = None if checkpoint is None else _own_path(Path(checkpoint), ranks)
+    path: Path | None = None
+    ranks = Ranks.present(lambda: f"; what is done is in {path}" if path and path.exists() else "")
+    if checkpoint is not None:
+        path = _own_path(user_path("checkpoint", checkpoint), ranks)
     start = _start(seed, path, ranks)
     with torch.no_grad(), trained.evaluating(), fast_products():
         if proposal == AUTO and denoising and num_corruptions > 1:

@@ -17,9 +17,9 @@ from torch import nn
 import pyro_dvae as dv
 from pyro_dvae.errors import CheckpointError, InputError
 from pyro_dvae.evaluation.importance import engine
+from pyro_dvae.interrupts import Stopped
 from pyro_dvae.networks import BernoulliDecoder, GaussianEncoder
 from pyro_dvae.recording import NoCompiler
-from pyro_dvae.training.interrupts import Stopped
 
 PROPOSALS = {
     "clean": {},

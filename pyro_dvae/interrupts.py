@@ -1,16 +1,20 @@
-"""Ctrl-C and SIGTERM during long work: a request that is answered between two steps, never inside one."""
+"""Ctrl-C, SIGTERM and SIGHUP during long work, answered between two steps and never inside one."""
 
 from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
 
 class Stopped(KeyboardInterrupt):
-    """Training or an evaluation was stopped by Ctrl-C or SIGTERM, between two steps.
+    """Training or an evaluation was stopped by Ctrl-C, SIGTERM or SIGHUP, between two steps.
 
     ``checkpoint`` is the file that it goes on from, bit for bit; None when none was asked for.
     """
@@ -30,30 +34,49 @@ class Stopped(KeyboardInterrupt):
 class Interrupts:
     """A context in which the first signal sets ``requested`` and a second one interrupts at once.
 
-    Outside the main thread, and for a signal that is ignored, nothing is changed; on leaving, the handlers
-    that were there before are put back.
+    The signals are Ctrl-C, SIGTERM and the hang-up of a terminal. Outside the main thread, and for a signal
+    that is ignored, nothing is changed; on leaving, the handlers that were there before are put back.
     """
 
     def __init__(self) -> None:
         self.requested = False
+        self.at_once = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in _SIGNALS:
                 before = signal.getsignal(number)
                 if before is not None and before != signal.SIG_IGN:
                     self._before[number] = before
                     signal.signal(number, self._handle)
+        _active.append(self)
         return self
 
     def __exit__(self, *exception: object) -> None:
+        _active.remove(self)
         if threading.current_thread() is threading.main_thread():
             for number, before in self._before.items():
                 if signal.getsignal(number) == self._handle:
                     signal.signal(number, before)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        if self.requested or self.at_once:
             raise KeyboardInterrupt
         self.requested = True
+
+
+_active: list[Interrupts] = []
+
+
+@contextmanager
+def at_once() -> Iterator[None]:
+    """Let also the first signal interrupt the body, which takes long and leaves nothing half done."""
+    present = _active[-1] if _active else Interrupts()
+    if present.requested:
+        raise KeyboardInterrupt
+    before, present.at_once = present.at_once, True
+    try:
+        yield
+    finally:
+        present.at_once = before
