@@ -12,9 +12,18 @@ import torch
 from pyro_dvae.errors import InputError, NumberTypeError
 
 
+def shown(value: Any) -> str:
+    """Return ``value`` as an error shows it: on one line, and not longer than one."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # whatever a foreign object, or an integer of thousands of digits, raises
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 def number(argument: str, value: Any, minimum: float = -math.inf, maximum: float = math.inf) -> float:
     """Return ``value`` as a float, or refuse what is not a finite number in [minimum, maximum]."""
-    expected = f"{argument}: expected a number in [{minimum:g}, {maximum:g}], got {value!r}"
+    expected = f"{argument}: expected a number in [{minimum:g}, {maximum:g}], got {shown(value)}"
     if isinstance(value, bool):
         raise InputError(expected)
     if isinstance(value, torch.Tensor) and value.requires_grad:
@@ -32,28 +41,27 @@ def positive(argument: str, value: Any) -> float:
     """Return ``value`` as a float, or refuse what is not finite and above zero."""
     result = number(argument, value)
     if result <= 0:
-        raise InputError(f"{argument}: expected a number above 0, got {value!r}")
+        raise InputError(f"{argument}: expected a number above 0, got {shown(value)}")
     return result
 
 
 def count(argument: str, value: Any, minimum: int = 1, maximum: int = 2**63 - 1) -> int:
     """Return ``value`` as an int, or refuse what is not a whole number from ``minimum`` to ``maximum``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise InputError(f"{argument}: expected a whole number of at least {minimum}, got {value!r}")
+        raise InputError(f"{argument}: expected a whole number of at least {minimum}, got {shown(value)}")
     if value > maximum:
-        shown = value if value < 10**30 else "a number of more than 30 digits"
-        raise InputError(f"{argument}: expected a whole number of at most {maximum}, got {shown}")
+        raise InputError(f"{argument}: expected a whole number of at most {maximum}, got {shown(value)}")
     return value
 
 
 def known(argument: str, value: Any, names: Iterable[str]) -> str:
     """Return ``value`` if it is one of ``names``, or refuse it with the nearest known name."""
     choices = sorted(names)
-    if value in choices:
-        return str(value)
-    near = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.4)
+    if isinstance(value, str) and value in choices:
+        return value
+    near = difflib.get_close_matches(value, choices, n=1, cutoff=0.4) if isinstance(value, str) else []
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    raise InputError(f"{argument}: unknown name {value!r}{hint}; known: {', '.join(choices)}")
+    raise InputError(f"{argument}: unknown name {shown(value)}{hint}; known: {', '.join(choices)}")
 
 
 def floating(argument: str, value: Any) -> torch.Tensor:

@@ -33,6 +33,8 @@ def user_path(argument: str, value: Any) -> Path:
         raise InputError(f"{argument}: expected a path, got {value!r}")
     try:
         path = Path(value).expanduser()
+        if "\0" in str(path):
+            raise ValueError("it holds a null character")
         with suppress(PermissionError):
             path.exists()
     except (

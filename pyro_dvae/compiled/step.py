@@ -90,8 +90,9 @@ class CompiledGradient:
     def __call__(self, tensors: Sequence[Tensor]) -> Tensor:
         """Set the gradients of the leaves; return the loss."""
         loss, *gradients = self._run(self._inputs(tensors))
+        good = torch.isfinite(loss).all()
         for leaf, value in zip(self._gradient.leaves, gradients, strict=True):
-            leaf.grad = value
+            leaf.grad = torch.where(good, value, 0.0)  # a loss that is no number changes no weight
         return loss
 
 
@@ -186,6 +187,10 @@ def whole_step(
     def whole(*given: Tensor) -> list[Tensor]:
         leaves, flat, sizes = given[:count], given[count : (1 + STATES) * count], given[(1 + STATES) * count]
         loss, *gradients = gradient.graph(*leaves, *given[(1 + STATES) * count + 1 :])
+        # A loss that is no number changes no weight.
+        good = torch.isfinite(loss).all()
+        gradients = [torch.where(good, gradient, 0.0) for gradient in gradients]
+        sizes = torch.where(good, sizes, sizes.new_tensor([0.0, 0.0, 1.0]))
         if clip_norm is not None:
             gradients = clipped_together(gradients, clip_norm)
         states = [flat[i : i + STATES] for i in range(0, len(flat), STATES)]

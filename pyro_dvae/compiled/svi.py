@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -128,7 +129,7 @@ class CompiledSVI(SVI):
                 "training by ordinary steps, which are slower: shapes, numbers or tensors outside of the "
                 "arguments keep changing (pass them as arguments, or change tensors in place)"
             )
-            return super().step(*args, **kwargs)
+            return self._ordinary(_Shape(), args, kwargs)
         shape = self._shapes.setdefault(key, _Shape())
         if shape.fast is not None and not shape.fast.valid():
             shape.fast, shape.leaves = None, None
@@ -181,10 +182,17 @@ class CompiledSVI(SVI):
         return inputs
 
     def _ordinary(self, shape: _Shape, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Take the step of SVI, but for one whose loss is no number: that changes no weight."""
         with poutine.trace(param_only=True) as capture:
-            loss = super().step(*args, **kwargs)
-        shape.leaves = {name: unconstrained(site["value"]) for name, site in capture.trace.nodes.items()}
-        return loss
+            loss = self.loss_and_grads(self.model, self.guide, *args, **kwargs)
+        named = {name: unconstrained(site["value"]) for name, site in capture.trace.nodes.items()}
+        leaves = set(named.values())
+        value = tuple(map(torch_item, loss)) if isinstance(loss, tuple) else torch_item(loss)
+        if all(map(math.isfinite, value if isinstance(value, tuple) else (value,))):
+            self.optim(leaves)
+            shape.leaves = named
+        zero_grads(leaves)
+        return value
 
     def _compile(self, named: dict[str, Tensor], leaves: list[Any], spec: TreeSpec | int) -> _Fast:
         if len({id(shape) for shape in self._shapes.values() if shape.fast is not None}) >= _SHAPES_AT_MOST:

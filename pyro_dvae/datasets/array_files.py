@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
 from pyro_dvae.errors import DataError
+from pyro_dvae.files import irregular
+from pyro_dvae.memory import machine_memory
 
+_NO_NUMBERS = "not an array of numbers: damaged, of another kind, or holding Python objects"
 SPLIT_PARTS = ("train", "validation", "test")
 _SPELLINGS = {"train": ("train",), "validation": ("validation", "valid", "val"), "test": ("test",)}
 
@@ -21,19 +26,22 @@ _SPELLINGS = {"train": ("train",), "validation": ("validation", "valid", "val"),
 def read_npy(path: Path) -> np.ndarray:
     """Read one array; never unpickles."""
     with _reading(path), open(path, "rb") as file:
-        array = np.load(file, allow_pickle=False)
-        if not isinstance(array, np.ndarray):
+        if file.read(2) == b"PK":
             raise ValueError("it holds an archive of arrays; name it .npz")
-        return array
+        file.seek(0)
+        return _array(file, os.fstat(file.fileno()).st_size)
 
 
 def read_npz(path: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Read the arrays and their labels by part: train, validation and test, or ``all`` for a single array."""
-    with _reading(path), open(path, "rb") as file:  # opened here: NumPy leaves a damaged archive open
-        archive = np.load(file, allow_pickle=False)
-        if isinstance(archive, np.ndarray):
+    with _reading(path), open(path, "rb") as file:
+        if file.read(6) == np.lib.format.MAGIC_PREFIX:
             raise ValueError("it holds one bare array; name it .npy")
-        content = {key: archive[key] for key in archive.files}
+        with zipfile.ZipFile(file) as archive:
+            content = {}
+            for entry in archive.infolist():
+                with archive.open(entry) as packed:
+                    content[entry.filename.removesuffix(".npy")] = _array(packed, entry.file_size)
     if "train" in content:
         return _by_part(path, content)
     singles = [key for key in content if key != "labels"]
@@ -60,25 +68,46 @@ def read_csv(path: Path) -> np.ndarray:
         return table.astype(np.int64) if _all_integers(path, table, skipped) else table
 
 
+def _array(file: IO[bytes], size: int) -> np.ndarray:
+    """Read an array after comparing what its header promises with the ``size`` of the file, in bytes.
+
+    Nothing is unpacked or allocated for a header that lies, nor for more than this machine's memory.
+    """
+    try:
+        version = np.lib.format.read_magic(file)
+    except ValueError:
+        raise ValueError(_NO_NUMBERS) from None
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    promised = math.prod(shape) * dtype.itemsize
+    if dtype.hasobject:
+        raise ValueError(_NO_NUMBERS)
+    if promised != size - file.tell() or min(shape, default=0) < 0:
+        raise ValueError(f"its header promises {promised} bytes, it holds {size - file.tell()}")
+    if promised > (machine_memory() or math.inf):
+        raise ValueError(f"it takes {promised} bytes, more than this machine's memory")
+    file.seek(0)
+    return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
+
+
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
     if not os.path.exists(path):
         raise DataError(f"{path}: no such file")
-    if os.path.isdir(path):
-        raise DataError(f"{path}: expected a file, got a folder")
+    if kind := irregular(path):
+        raise DataError(f"{path}: expected a file, got {kind}")
     try:
         yield
-    except (OSError, ValueError, EOFError, KeyError, MemoryError, NotImplementedError) as error:
-        raise DataError(f"{path}: cannot be read as {path.suffix.lower()} ({_cause(error)})") from None
+    except DataError:
+        raise
     except (csv.Error, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: damaged file ({_cause(error)})") from None
+    except Exception as error:  # NumPy raises whatever the damaged bytes lead it to
+        raise DataError(f"{path}: cannot be read as {path.suffix.lower()} ({_cause(error)})") from None
 
 
 def _cause(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    if "allow_pickle" in text:  # NumPy's advice would be unsafe, and mostly the file is no array at all
-        return "not an array of numbers: damaged, of another kind, or holding Python objects"
-    return text
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _by_part(

@@ -94,10 +94,10 @@ def _timeout(seconds: float) -> Iterator[None]:
 
 def _read(raw: Path, part: str, name: str) -> tuple[Tensor, Tensor]:
     parse = needs("torchvision.datasets.mnist", "torchvision", name)
-    with _plain(raw / f"{part}-images-idx3-ubyte") as (path, shown):
+    with _plain(raw / f"{part}-images-idx3-ubyte", IMAGES_MAGIC) as (path, shown):
         count, *_ = check_idx(path, IMAGES_MAGIC, shown)
         images = parse.read_image_file(str(path))
-    with _plain(raw / f"{part}-labels-idx1-ubyte") as (path, shown):
+    with _plain(raw / f"{part}-labels-idx1-ubyte", LABELS_MAGIC) as (path, shown):
         (labelled,) = check_idx(path, LABELS_MAGIC, shown)
         if labelled != count:
             raise DataError(f"{shown}: expected {count} labels, one for each image, found {labelled}")
@@ -110,7 +110,7 @@ def _scaled(images: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def _plain(file: Path) -> Iterator[tuple[Path, Path]]:
+def _plain(file: Path, magic: int) -> Iterator[tuple[Path, Path]]:
     """The file unpacked, elsewhere if it has to be (the root may be read-only), and the file to blame."""
     if os.path.isfile(file):
         yield file, file
@@ -118,5 +118,5 @@ def _plain(file: Path) -> Iterator[tuple[Path, Path]]:
     packed = Path(f"{file}.gz")
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / file.name
-        unpack(packed, target)
+        unpack(packed, target, magic)
         yield target, packed

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from pyro_dvae import checks
 from pyro_dvae.errors import CheckpointError, InputError
-from pyro_dvae.files import irregular, write_atomically
+from pyro_dvae.files import irregular, user_path, write_atomically
 
 FORMAT = "pyro_dvae.training.checkpoint"
 VERSION = 1
@@ -67,7 +67,8 @@ def read_checkpoint(
     path: str | os.PathLike[str], wanted: Callable[[str], bool]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the tensors whose names are ``wanted``, and the state; the rest of the file is left unread."""
-    _require_file(Path(path))
+    path = user_path("checkpoint", path)
+    _require_file(path)
     try:
         with safe_open(os.fspath(path), framework="pt") as file:
             metadata = file.metadata() or {}

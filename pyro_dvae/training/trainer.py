@@ -46,6 +46,7 @@ from pyro_dvae.training import learning_rates, run_state
 from pyro_dvae.training.batches import data_tensor, epoch_order
 from pyro_dvae.training.checkpoint import save_checkpoint
 from pyro_dvae.training.compiled_steps import WORTH_IT, CompiledSteps, CompiledTransform, Keys, Training
+from pyro_dvae.training.diagnosis import first_fault
 from pyro_dvae.training.epoch_record import EpochRecord
 from pyro_dvae.training.history import FIRST_LOSSES, History, MetricsFile
 from pyro_dvae.training.optimizer import adam, adam_tensors, assign_adam
@@ -128,6 +129,8 @@ class Trainer:
         of ``seed`` and the step; None for whether the run is long enough to be paid back: from 5,000 steps
         on. What cannot be compiled runs in ordinary steps, with a warning. Not with several processes.
     :param bfloat16: round the factors of the matrix products of compiled steps to bfloat16.
+    :param drop_last: leave out the rows of an epoch that do not fill a batch (others in each epoch).
+    :raises DivergenceError: the loss, or what a distribution is given, is NaN or infinite.
     """
 
     def __init__(
@@ -158,6 +161,7 @@ class Trainer:
         may_change: Iterable[str] = ("epochs",),
         compile: bool | None = None,  # noqa: A002 - torch's own word for it
         bfloat16: bool = False,
+        drop_last: bool = False,
     ):
         if not (hasattr(bound, "differentiable_loss") or hasattr(bound, "loss_and_grads")):
             raise InputError(f"bound: expected an instance of a pyro.infer.ELBO, got {bound!r}")
@@ -191,6 +195,7 @@ class Trainer:
             self._progress = progress
         self._before_epoch = tuple(before_epoch)
         self._numerics = Numerics("hashed", bfloat16)
+        self._drop_last = drop_last
         for path in (self.checkpoint, None if metrics is None else user_path("metrics", metrics)):
             if path is not None:
                 require_writable(path)
@@ -198,7 +203,10 @@ class Trainer:
         self.device = _device(model, guide, self._train, device)
         if self.device.type == "cuda":
             torch.cuda.init()  # so that the dry run's draws there are forked too
-        self.steps_per_epoch = math.ceil(len(self._train) / self.batch_size)
+        whole, rest = divmod(len(self._train), self.batch_size)
+        self.steps_per_epoch = whole + (rest > 0 and not drop_last)
+        if not self.steps_per_epoch:
+            raise InputError(f"drop_last: expected a batch_size of at most {rest}, got {self.batch_size}")
         self.history = History()
         self._finished = 0  # epochs
         self._record = EpochRecord()
@@ -219,6 +227,7 @@ class Trainer:
 
         example = self._train[: self.batch_size]
         self._parallel: ParallelBound | None = None
+        self._leaves: list[Tensor] = []
         given: dict[str, Tensor] = {}
 
         def dry_run() -> None:
@@ -226,7 +235,7 @@ class Trainer:
             with InSupport("train"):
                 self._loss(given["train"])
 
-        with FlopCounterMode(display=False) as operations:
+        with FlopCounterMode(display=False) as operations, self._explained(example):
             self._trained = discover(model, guide, dry_run, data=given)
         if self._trained.left_out:
             warnings.warn(left_out(self._trained), stacklevel=2)
@@ -287,14 +296,8 @@ class Trainer:
             if loss is not None:
                 return loss
         self._clear_gradients()
-        try:
+        with self._explained(x):
             loss = self._loss(x)
-        except ValueError as error:  # Pyro's validation of the arguments of distributions
-            if not self._of_divergence(error, x):
-                raise
-            self._agreed(math.nan, x.device.type != "cpu")
-            what = "a distribution was given values that are not finite"
-            raise self._diverged(what, self._record.step) from error
         ahead = loss.device.type != "cpu"
         value = self._agreed(0.0 if ahead else loss.item(), ahead)
         if not math.isfinite(value):
@@ -524,11 +527,34 @@ class Trainer:
             or not all(bool(torch.isfinite(t).all()) for t in (x, *self._leaves))
         )
 
+    @contextmanager
+    def _explained(self, x: Tensor) -> Iterator[None]:
+        """Turn the dump of a tensor by Pyro's or torch's own checks into one line that says where it is."""
+        try:
+            yield
+        except ValueError as error:
+            if "Expected more than 1 value per channel" in str(error):
+                raise InputError(
+                    f"batch_size: a batch of {len(x)} row is too small for batch normalisation; give "
+                    f"drop_last=True, or another batch_size than {self.batch_size}"
+                ) from error
+            if isinstance(error, InputError) or "found invalid values" not in str(error):
+                raise
+            rows = x if self._leaves else self._prepared(x)
+            fault = first_fault(lambda: self.bound.loss(self.model, self.guide, rows))
+            text = "a distribution was given values out of range" if fault is None else fault.text
+            if self._of_divergence(error, x) or (fault is not None and not fault.finite):
+                if self._leaves:  # in a step, which the other ranks take too
+                    self._agreed(math.nan, x.device.type != "cpu")
+                raise self._diverged(text, self._record.step) from error
+            raise InputError(f"model, guide, train: {text}") from error
+
     def _diverged(self, what: str, step: int) -> DivergenceError:
         last = self._last_checkpoint()
+        rate = self._optimizer.param_groups[0]["lr"] if self._leaves else self.learning_rate
         return DivergenceError(
             f"training diverged in epoch {self._finished + 1}, step {step}: {what}{last}; try a smaller "
-            f"learning_rate (now {self._optimizer.param_groups[0]['lr']:g}), a clip_norm "
+            f"learning_rate (now {rate:g}), a clip_norm "
             f"(now {self.clip_norm}), and check the range of the data"
         )
 
@@ -559,7 +585,8 @@ class Trainer:
     # Checkpoints
 
     def _describe(self, config: Mapping[str, Any] | None) -> dict[str, Any]:
-        settings = {
+        dropping = {"drop_last": True} if self._drop_last else {}  # not in checkpoints of older versions
+        settings = dropping | {
             "epochs": self.epochs,
             "batch_size": self.batch_size,
             "validate_every": self._validate_every,
