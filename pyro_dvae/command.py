@@ -21,6 +21,7 @@ from pyro_dvae.terminal import show
 USAGE_ERROR = 2
 FAILURE = 1
 INTERRUPTED = 130
+_LONGEST = 800
 
 
 class _Work:
@@ -133,7 +134,10 @@ def _going_on() -> str:
 def _failed(message: str, code: int) -> int:
     if _of_several():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # so that the line is written
-    show(f"error: {' '.join(message.split())}", sys.stderr)
+    line = " ".join(message.split())
+    if len(line) > _LONGEST:  # what was given is shown in it
+        line = f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
+    show(f"error: {line}", sys.stderr)
     return code
 
 
