@@ -165,14 +165,14 @@ def test_places_that_cannot_be_written_are_refused_in_one_line(tmp_path, figures
     (tmp_path / "file").write_text("")
     (tmp_path / "folder.png").mkdir()
     for path in (tmp_path / "file" / "picture.png", tmp_path / "folder.png"):
-        with pytest.raises(InputError, match=r"^path: cannot write '.*\.png' \([A-Z][\w ]+\)$"):
+        with pytest.raises(InputError, match=r"^output: cannot write .*\.png: [A-Z][\w ]+$"):
             plots.image_grid(path, random_images(1, (8, 8)), (8, 8))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder.png"]
 
 
 @pytest.mark.parametrize("path", ["picture.pdf", "picture", None])
 def test_only_png_names_are_taken(path, figures):
-    with pytest.raises(InputError, match=r"path: expected a file name ending in \.png"):
+    with pytest.raises(InputError, match=r"path: expected a (path|file name ending in \.png)"):
         plots.image_grid(path, random_images(1, (8, 8)), (8, 8))
 
 
@@ -463,3 +463,10 @@ def test_bad_counts_are_refused(size, path):
 def test_a_wrong_number_of_tiles_is_refused(path):
     with pytest.raises(InputError, match=r"images: expected rows \* columns = 12 images, got 9"):
         plots.manifold(path, torch.rand(9, 64), (8, 8), 3, 4)
+
+
+@pytest.mark.parametrize("name", ["$\\frac$", "$x^$", "a$b", "\x1b[31m$y$", "\\$", "$" * 7])
+def test_names_with_mathtext_or_control_codes_are_drawn_as_they_are(name, tmp_path):
+    plots.learning_curves(tmp_path / "curves.png", [1, 2], [-3, -2], [-3, -1], 2, name)
+    plots.image_grid(tmp_path / "grid.png", np.zeros((2, 4)), (2, 2), title=name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.png", "grid.png"]

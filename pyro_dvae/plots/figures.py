@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import os
-import uuid
 from pathlib import Path
 from typing import Any
 
 from pyro_dvae.errors import InputError
+from pyro_dvae.files import user_path, write_atomically
+from pyro_dvae.terminal import visible
 
 DPI = 100
 FONT_SIZE = 9
@@ -27,22 +28,22 @@ def write_figure(path: str | os.PathLike[str], figure: Any) -> Path:
     """Write the figure as PNG: drawn in memory, written beside ``path``, moved into place."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    try:
-        target = Path(path)
-    except TypeError:
-        raise InputError(f"path: expected a file name ending in .png, got {path!r}") from None
+    target = user_path("path", path)
     if target.suffix.lower() != ".png":
         raise InputError(f"path: expected a file name ending in .png, got {str(path)!r}")
+    _take_names_literally(figure)
     drawn = io.BytesIO()
     FigureCanvasAgg(figure).print_png(drawn)
-    beside = target.parent / f".{uuid.uuid4().hex}.tmp"
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            beside.write_bytes(drawn.getvalue())
-            os.replace(beside, target)
-        finally:
-            beside.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"path: cannot write {str(target)!r} ({error.strerror or error})") from None
+    write_atomically(target, drawn.getvalue())
     return target
+
+
+def _take_names_literally(figure: Any) -> None:
+    """Show titles as they are: a name may hold the dollar signs of mathtext, or control characters."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        shown = text.get_text()
+        if "$" in shown and "\\mathdefault" not in shown:  # the labels of logarithmic axes are mathtext
+            text.set_parse_math(False)
+        text.set_text(visible(shown))
