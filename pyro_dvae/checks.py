@@ -4,21 +4,49 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 
-from pyro_dvae.errors import InputError, NumberTypeError
+from pyro_dvae.errors import InputError, NumberTypeError, shown
 
 
-def shown(value: Any) -> str:
-    """Return ``value`` as an error shows it: on one line, and not longer than one."""
-    try:
-        text = " ".join(repr(value).split())
-    except Exception:  # whatever a foreign object, or an integer of thousands of digits, raises
-        text = f"a {type(value).__name__}"
-    return text if len(text) <= 80 else f"{text[:77]}..."
+def program(argument: str, value: Any) -> Callable[..., Any]:
+    """Return ``value``, or refuse what cannot be called: a model, a guide, a transform."""
+    if not callable(value):
+        raise InputError(f"{argument}: expected a callable, got {shown(value)}")
+    return value
+
+
+def pair(model: Any, guide: Any) -> None:
+    """Refuse a model or a guide that cannot be called."""
+    program("model", model)
+    program("guide", guide)
+
+
+def optional(check: Callable[[str, Any], Any], argument: str, value: Any) -> Any:
+    """Return None for None, else what ``check`` returns."""
+    return None if value is None else check(argument, value)
+
+
+def programs(argument: str, values: Any) -> tuple[Callable[..., Any], ...]:
+    """Return ``values`` as a tuple, or refuse what is no sequence of callables."""
+    if not isinstance(values, Iterable) or isinstance(values, str | bytes | dict | torch.Tensor | type):
+        raise InputError(f"{argument}: expected a sequence of callables, got {shown(values)}")
+    return tuple(program(argument, value) for value in values)
+
+
+def flag(argument: str, value: Any) -> bool:
+    """Return ``value``, or refuse what is neither True nor False."""
+    if not isinstance(value, bool):
+        raise InputError(f"{argument}: expected True or False, got {shown(value)}")
+    return value
+
+
+def nesting(argument: str, value: Any) -> float:
+    """Return ``value``, or refuse what is no number of plates: a whole one, or infinity to find it out."""
+    return math.inf if isinstance(value, float) and value == math.inf else count(argument, value, 0, 20)
 
 
 def number(argument: str, value: Any, minimum: float = -math.inf, maximum: float = math.inf) -> float:
@@ -115,6 +143,6 @@ def device(argument: str, value: Any) -> torch.device:
     except Exception as error:  # each missing backend raises something else
         cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"{argument}: {value!r} cannot be used here ({cause}); use the device cpu (--device cpu) or auto"
+            f"{argument}: {shown(value)} cannot be used here ({cause}); use cpu (--device cpu) or auto"
         ) from None
     return found

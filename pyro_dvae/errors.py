@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 
+def shown(value: object) -> str:
+    """Return ``value`` as an error shows it: on one line, and not longer than one."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # whatever a foreign object, or an integer of thousands of digits, raises
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 class InputError(ValueError):
     """What the caller gave cannot be used: names the argument, what was expected and what came."""
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(" ".join(str(message).split()))  # one line, whatever was quoted
 
 
 class NumberTypeError(InputError):

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pyro_dvae.errors import InputError
+from pyro_dvae.errors import InputError, shown
 
 _SUFFIX = ".partial"
 _STALE_SECONDS = 3600.0
@@ -30,7 +30,7 @@ def user_path(argument: str, value: Any) -> Path:
     :raises InputError: it is empty, no path, of an unknown user, or longer than the file system allows.
     """
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
-        raise InputError(f"{argument}: expected a path, got {value!r}")
+        raise InputError(f"{argument}: expected a path, got {shown(value)}")
     try:
         path = Path(value).expanduser()
         if "\0" in str(path):
@@ -43,10 +43,8 @@ def user_path(argument: str, value: Any) -> Path:
         ValueError,
         TypeError,
     ) as error:  # too long, no such user, a null character
-        text = repr(os.fspath(value))
-        shown = text if len(text) <= 60 else f"{text[:57]}..."
         reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"{argument}: expected a path, got {shown}: {reason}") from None
+        raise InputError(f"{argument}: expected a path, got {shown(value)}: {reason}") from None
     return path
 
 

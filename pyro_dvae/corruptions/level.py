@@ -53,7 +53,7 @@ class Level(Module):
     ) -> None:
         super().__init__()
         self.argument = argument
-        self.learnable = learnable
+        self.learnable = checks.flag("learnable", learnable)
         self.minimum = checks.number("minimum", minimum, 0.0, maximum)
         self.maximum = maximum
         self.schedule = value if isinstance(value, Schedule) else None

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 from pyro_dvae import checks
-from pyro_dvae.errors import InputError
+from pyro_dvae.errors import InputError, shown
 
 
 class Schedule(ABC):
@@ -61,6 +61,8 @@ class StepSchedule(Schedule):
     """
 
     def __init__(self, levels_from: Mapping[float, float]) -> None:
+        if not isinstance(levels_from, Mapping):
+            raise InputError(f"levels_from: expected epochs and their levels, got {shown(levels_from)}")
         if not levels_from:
             raise InputError("levels_from: expected at least one epoch and its level, got none")
         self.steps = sorted(

@@ -79,9 +79,10 @@ def load_dataset(
     """
     if not isinstance(root, str | Path):
         raise InputError(f"root: expected a folder's path, got {root!r}")
-    if checks.count("split_seed", split_seed, minimum=0) >= 2**32:
-        raise InputError(f"split_seed: expected a whole number below 2**32, got {split_seed}")
-    return _loaded(name, Request(user_path("data_folder", root), download, split_seed)).to(torch.get_default_dtype())
+    checks.count("split_seed", split_seed, 0, 2**32 - 1)
+    checks.flag("download", download)
+    request = Request(user_path("data_folder", root), download, split_seed)
+    return _loaded(name, request).to(torch.get_default_dtype())
 
 
 def _loaded(name: str | Path | None, request: Request) -> Dataset:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyro_dvae import checks
 from pyro_dvae.bounds import DenoisingELBO
-from pyro_dvae.errors import InputError
+from pyro_dvae.errors import InputError, shown
 from pyro_dvae.evaluation.modes import evaluation_mode
 from pyro_dvae.evaluation.remedies import rows_of, why_shared
 from pyro_dvae.random_state import forked
@@ -71,7 +71,14 @@ def evaluate_bound(
     :returns: the per-datum bound, its mean and standard error (nats).
     :raises InputError: ``x`` is empty, or model and guide have no plate of the size of a chunk.
     """
+    checks.pair(model, guide)
     checks.data("x", x)
+    checks.optional(checks.program, "progress", progress)
+    checks.flag("clean", clean)
+    if seed is not None:
+        checks.count("seed", seed, minimum=0)
+    if not hasattr(bound, "per_datum"):
+        raise InputError(f"bound: expected a bound of this package, got {shown(bound)}")
     draws = bound.num_corruptions * bound.num_particles
     size = max(1, _ROWS_AT_ONCE // draws) if chunk is None else checks.count("chunk", chunk)
     with evaluation_mode(model, guide, x[:size]):

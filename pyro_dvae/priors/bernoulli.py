@@ -26,7 +26,7 @@ class BernoulliPrior(Prior):
     ) -> None:
         super().__init__(latent_size)
         start = bit_logits(self.latent_size, probability)
-        if learnable:
+        if checks.flag("learnable", learnable):
             self.logits = nn.Parameter(start)
         else:
             self.register_buffer("logits", start)

@@ -25,7 +25,7 @@ class CategoricalPrior(Prior):
         super().__init__(latent_size)
         self.categories = category_count(latent_size, categories)
         start = torch.zeros(self.latent_size // self.categories, self.categories)
-        if learnable:
+        if checks.flag("learnable", learnable):
             self.logits = nn.Parameter(start)
         else:
             self.register_buffer("logits", start)

@@ -57,6 +57,7 @@ class Run:
     def __init__(self, request: Request) -> None:
         self.options, stored, resumed_folder = _options_and_folder(request)
         check_training(self.options)
+        self.folder = resumed_folder or Path()
         self.group = join(self.options.device)
         self.ranks = Ranks.present(self._last_checkpoint)
         self.quiet = request.quiet or not self.ranks.first

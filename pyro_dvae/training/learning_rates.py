@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pyro_dvae import checks
-from pyro_dvae.errors import InputError
+from pyro_dvae.errors import InputError, shown
 
 Schedule = Callable[[int, int], float]
 
@@ -59,7 +59,7 @@ def learning_rate_schedule(schedule: str | Schedule | None) -> Schedule:
         return SCHEDULES[checks.known("schedule", schedule, SCHEDULES)]
     if not callable(schedule):
         raise InputError(
-            f"schedule: expected a name or a callable (epoch, epochs) -> factor, got {schedule!r}"
+            f"schedule: expected a name or a callable (epoch, epochs) -> factor, got {shown(schedule)}"
         )
     return schedule
 

@@ -21,7 +21,8 @@ from pyro_dvae.compiled.adam import slot, start
 from pyro_dvae.compiled.batched import BatchedStep, constants, lift, require_same_program
 from pyro_dvae.compiled.step import Gradient, Numerics, record_for
 from pyro_dvae.compiled.surroundings import Surroundings
-from pyro_dvae.errors import CheckpointError, InputError
+from pyro_dvae.errors import CheckpointError, InputError, shown
+from pyro_dvae.files import user_path
 from pyro_dvae.interrupts import Interrupts, Stopped
 from pyro_dvae.parameters import Trained
 from pyro_dvae.recording import Unrecordable
@@ -31,7 +32,7 @@ from pyro_dvae.training.batches import data_tensor, epoch_order, fingerprint
 from pyro_dvae.training.checkpoint import load_checkpoint, save_checkpoint
 from pyro_dvae.training.compiled_steps import Keys
 from pyro_dvae.training.history import History
-from pyro_dvae.training.progress import Progress, progress_for
+from pyro_dvae.training.progress import Progress, progress_for, told
 from pyro_dvae.training.scheduled import scheduled
 from pyro_dvae.training.stacked import Member, members_of, stack, unstack
 from pyro_dvae.training.validation import Validation, due
@@ -132,13 +133,16 @@ def fit_many(
         before_epoch=before_epoch,
         bfloat16=bfloat16,
     )
-    path = None if checkpoint is None else Path(checkpoint)
+    path = None if checkpoint is None else user_path("checkpoint", checkpoint)
     if resume:
         if path is None:
             raise InputError("resume: expected the path of the checkpoint to go on from, got checkpoint=None")
         run.resume(path)
-    shown = progress_for(enabled=progress) if progress is None or isinstance(progress, bool) else progress
-    run.train_all(path, checks.count("checkpoint_every", checkpoint_every), shown)
+    if progress is None or isinstance(progress, bool):
+        telling = progress_for(enabled=progress)
+    else:
+        telling = told("progress", progress)
+    run.train_all(path, checks.count("checkpoint_every", checkpoint_every), telling)
     return run.fitted()
 
 
@@ -150,6 +154,8 @@ def _sets(argument: str, data: Tensor | Sequence[Tensor], count: int) -> list[Te
     """Return the data of each model, checked."""
     if isinstance(data, Tensor):
         return [data_tensor(argument, data)] * count
+    if not isinstance(data, list | tuple):
+        raise InputError(f"{argument}: expected a tensor [N, ...] or a list of them, got {shown(data)}")
     if len(data) != count:
         raise InputError(f"{argument}: expected one set or {count}, one for each pair, got {len(data)}")
     checked = {id(each): data_tensor(f"{argument}[{number}]", each) for number, each in enumerate(data)}
@@ -174,6 +180,8 @@ def _each(argument: str, value: Any, count: int, check: Callable[[str, Any], Any
     """Return one checked value for each model."""
     if isinstance(value, (int, float)):
         return [check(argument, value)] * count
+    if not isinstance(value, list | tuple | range):
+        raise InputError(f"{argument}: expected a number or a list of them, got {shown(value)}")
     values = [check(argument, one) for one in value]
     if len(values) != count:
         raise InputError(f"{argument}: expected one value or {count}, one for each pair, got {len(values)}")
@@ -205,6 +213,12 @@ class ManyTraining:
         before_epoch: Iterable[Callable[[int], object]] = (),
         bfloat16: bool = False,
     ) -> None:
+        if not isinstance(pairs, list | tuple):
+            raise InputError(f"pairs: expected a list of (model, guide), got {shown(pairs)}")
+        if not (hasattr(bound, "loss_and_grads") and hasattr(bound, "loss")):
+            raise InputError(f"bound: expected an instance of a pyro.infer.ELBO, got {shown(bound)}")
+        checks.optional(checks.program, "transform", transform)
+        checks.flag("bfloat16", bfloat16)
         if not pairs:
             raise InputError("pairs: expected at least one (model, guide), got none")
         sets = _sets("train", train, len(pairs))
@@ -218,7 +232,8 @@ class ManyTraining:
         self.batch_size = batch_size = checks.count("batch_size", batch_size)
         self.schedule = learning_rates.learning_rate_schedule(schedule)
         self.clip_norm = None if clip_norm is None else checks.positive("clip_norm", clip_norm)
-        self.evaluate, self.before_epoch = evaluate, tuple(before_epoch)
+        self.evaluate = checks.optional(checks.program, "evaluate", evaluate)
+        self.before_epoch = checks.programs("before_epoch", before_epoch)
         self.numerics = Numerics("hashed", bfloat16)
         self._transform = transform
         self.members = members_of(pairs, bound, self._prepared(sets[0][:batch_size]))

@@ -12,8 +12,9 @@ import statistics
 import sys
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
+from pyro_dvae.errors import InputError, shown
 from pyro_dvae.training.history import History
 
 if TYPE_CHECKING:
@@ -54,6 +55,17 @@ def progress_for(stream: TextIO | None = None, enabled: bool | None = None) -> P
     if _is_terminal(target) and os.environ.get("TERM", "") != "dumb":
         return Bar(target)
     return Lines(target)
+
+
+def told(argument: str, progress: Any) -> Progress:
+    """Return ``progress``, or refuse an object that cannot be told how far a run is."""
+    methods = ("start", "step", "epoch", "note", "stop")
+    if isinstance(progress, type) or not all(callable(getattr(progress, each, None)) for each in methods):
+        raise InputError(
+            f"{argument}: expected True, False, None, or an object with start, step, epoch, note and stop, "
+            f"got {shown(progress)}"
+        )
+    return progress
 
 
 class Silent:

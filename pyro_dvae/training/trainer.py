@@ -37,7 +37,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pyro_dvae import checks, random_state
 from pyro_dvae.compiled.step import Numerics
 from pyro_dvae.distributed import Ranks, streams
-from pyro_dvae.errors import CheckpointError, DivergenceError, InputError
+from pyro_dvae.errors import CheckpointError, DivergenceError, InputError, shown
 from pyro_dvae.files import require_writable, user_path
 from pyro_dvae.interrupts import Interrupts, Stopped
 from pyro_dvae.parameters import discover, modules_of
@@ -51,7 +51,7 @@ from pyro_dvae.training.epoch_record import EpochRecord
 from pyro_dvae.training.history import FIRST_LOSSES, History, MetricsFile
 from pyro_dvae.training.optimizer import adam, adam_tensors, assign_adam
 from pyro_dvae.training.per_datum import PlateScales
-from pyro_dvae.training.progress import Progress, Silent, progress_for
+from pyro_dvae.training.progress import Progress, Silent, progress_for, told
 from pyro_dvae.training.scheduled import left_out, scheduled
 from pyro_dvae.training.support import InSupport
 from pyro_dvae.training.validation import Validation, due
@@ -164,7 +164,13 @@ class Trainer:
         drop_last: bool = False,
     ):
         if not (hasattr(bound, "differentiable_loss") or hasattr(bound, "loss_and_grads")):
-            raise InputError(f"bound: expected an instance of a pyro.infer.ELBO, got {bound!r}")
+            raise InputError(f"bound: expected an instance of a pyro.infer.ELBO, got {shown(bound)}")
+        checks.pair(model, guide)
+        for argument, call in (("transform", transform), ("evaluate", evaluate)):
+            checks.optional(checks.program, argument, call)
+        for argument, flag in (("resume", resume), ("bfloat16", bfloat16), ("drop_last", drop_last)):
+            checks.flag(argument, flag)
+        checks.optional(checks.flag, "compile", compile)
         if resume and checkpoint is None:
             raise InputError("resume: expected the path of the checkpoint to go on from, got checkpoint=None")
         self.model, self.guide, self.bound = model, guide, bound
@@ -192,8 +198,8 @@ class Trainer:
         elif progress is None or isinstance(progress, bool):
             self._progress = progress_for(enabled=progress)
         else:
-            self._progress = progress
-        self._before_epoch = tuple(before_epoch)
+            self._progress = told("progress", progress)
+        self._before_epoch = checks.programs("before_epoch", before_epoch)
         self._numerics = Numerics("hashed", bfloat16)
         self._drop_last = drop_last
         for path in (self.checkpoint, None if metrics is None else user_path("metrics", metrics)):

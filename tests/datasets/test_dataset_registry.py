@@ -45,7 +45,10 @@ def test_an_unknown_name_gets_the_nearest():
         ({"name": 3}, "dataset: expected a name"),
         ({"name": "digits", "root": None}, "root: expected a folder's path, got None"),
         ({"name": "digits", "split_seed": -1}, "split_seed: expected a whole number of at least 0, got -1"),
-        ({"name": "digits", "split_seed": 2**32}, "split_seed: expected a whole number below"),
+        (
+            {"name": "digits", "split_seed": 2**32},
+            "split_seed: expected a whole number of at most 4294967295",
+        ),
         ({"name": Path("digits")}, r"digits: expected a file ending in one of \.csv, \.npy, \.npz"),
     ],
 )

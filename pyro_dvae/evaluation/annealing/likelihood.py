@@ -83,6 +83,10 @@ def annealed_log_likelihood(
     settings = AnnealingSettings.checked(
         num_steps, num_chains, start, leapfrog_steps, schedule, target_acceptance, seed
     )
+    checks.program("model", model)
+    checks.optional(checks.program, "guide", guide)
+    checks.optional(checks.program, "progress", progress)
+    checks.nesting("max_plate_nesting", max_plate_nesting)
     checks.count("memory", memory)
     first = start_program(guide, settings)
     given = Arguments.checked(x, args, kwargs)

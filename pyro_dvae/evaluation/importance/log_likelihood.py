@@ -107,7 +107,14 @@ def log_likelihood(
     :raises InputError: an argument is not as described, the model has no data plate, or a weight is NaN.
     :raises CheckpointError: ``checkpoint`` is of another evaluation, or damaged.
     """
+    checks.pair(model, guide)
     given = Arguments.checked(x, args, kwargs)
+    checks.nesting("max_plate_nesting", max_plate_nesting)
+    checks.optional(checks.flag, "compiled", compiled)
+    for argument, flag in (("bfloat16", bfloat16), ("keep_log_weight", keep_log_weight)):
+        checks.flag(argument, flag)
+    if not (progress is None or isinstance(progress, bool)):
+        checks.program("progress", progress)
     checks.count("num_samples", num_samples)
     checks.count("memory", memory)
     if seed is not None:
