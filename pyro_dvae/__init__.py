@@ -86,7 +86,7 @@ _NAMES = {
         "StandardNormal",
         "VampPrior",
     ],
-    "sites": ["clean_input", "corrupt"],
+    "sites": ["auxiliary", "clean_input", "corrupt"],
     "training": ["Fitted", "History", "Trainer", "fit", "fit_many"],
 }
 
