@@ -13,7 +13,7 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-from pyro_dvae.bounds.accepted import LOOP
+from pyro_dvae.bounds.accepted import LOOP, refuse_undeclared
 from pyro_dvae.bounds.draws import Draws, Layout
 from pyro_dvae.bounds.leaves import is_point, refuse_rejection
 from pyro_dvae.bounds.plates import REDRAWS, DrawPlate
@@ -57,9 +57,10 @@ def _refuse_disagreement(draws: Draws, cross: CrossDensity) -> None:
     """Refuse a guide that gives its draws another density when it is run on them again."""
     if get_proxy_mode() is not None:
         return
-    own = -draws.log_weight(draws.guide_terms()).values.detach()
-    count = own.shape[1]
     values = cross.values.detach()
+    own = -draws.log_weight(draws.guide_terms()).values.detach()
+    own = own.expand(torch.broadcast_shapes(own.shape, values.shape[1:]))  # a single one without latents
+    count = own.shape[1]
     values = values.expand(max(count, len(values)), *values.shape[1:])
     again = torch.stack([values[m].expand_as(own)[:, m] for m in range(count)], 1)
     wrong = (again - own).abs() > 1e-3 * (1 + own.abs())
@@ -86,9 +87,10 @@ def given_corruptions(draws: Draws, layout: Layout) -> dict[str, dict[str, Any]]
                 f"site {site['name']!r} depends on the latents, so the mixture over corruptions is not a "
                 "proposal; use combine='pooled', or proposal='corrupted'"
             )
-        draw_dims = (layout.num_corruptions > 1) + (layout.num_particles > 1)
-        moved = value.reshape(draws.layout.num_corruptions, *[1] * draw_dims, *value.shape[1:])
-        given[site["name"]] = {**site, "value": moved}
+        if draws.layout.num_corruptions > 1:  # a single one has no dimension of its own
+            draw_dims = (layout.num_corruptions > 1) + (layout.num_particles > 1)
+            value = value.reshape(draws.layout.num_corruptions, *[1] * draw_dims, *value.shape[1:])
+        given[site["name"]] = {**site, "value": value}
     return given
 
 
@@ -191,6 +193,7 @@ def _refuse_moved(own: dict[str, Any], again: dict[str, Any]) -> None:
 def _density_in_turn(draws: Draws, count: int, own: bool) -> CrossDensity:
     """Return the same for draws that were looped over: one run of the guide for each component and draw."""
     runs, layout = [replace(run, frames=draws.datum_frames()) for run in draws.runs], draws.layout
+    refuse_undeclared(runs[0], "the density of a mixture")
     values, scores = [], []
     for component in range(count):
         shared: dict[str, dict[str, Any]] = {}

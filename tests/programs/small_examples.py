@@ -43,7 +43,7 @@ class Example:
     :param event_dim: that of the data.
     :param own_baselines: whether discrete sites bring a baseline, which stock ``Trace_ELBO`` does not read.
     :param shared: whether latents lie outside of the plate, so that one importance weight is of all data.
-    :param several_plates: whether plates of other things lie on the same dimension as that of the data.
+    :param several_plates: whether other plates lie beside that of the data, which then is not warned about.
     :param upwards: whether the guide draws latents in another order than the model: no closed form is right.
     :param recorded: whether its steps can be recorded; categories and inverted flows look at values.
     """
