@@ -27,7 +27,7 @@ def require_no_rest(draws: Draws) -> None:
     :raises InputError: naming the site.
     """
     for term in [*draws.model_terms(), *draws.guide_terms()]:
-        nats = float(term.value.sum()) / draws_of(term.site)
+        nats = float(term.value.detach().sum()) / draws_of(term.site)
         if not draws.is_within(term.site) and nats != 0:
             raise InputError(
                 f"model, guide: site {term.site['name']!r} lies outside of the plate of the observations and "

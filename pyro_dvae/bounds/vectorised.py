@@ -131,8 +131,8 @@ def _compare(pair: Pair, layout: Layout, alone: tuple[Trace, Trace]) -> None:
         once = _densities(_run(pair, *given))
         if number == 0:
             again = _densities(_run(pair, *given))
-            if set(once) != set(again) or any(not _close(once[key], again[key]) for key in once):
-                return  # it draws outside of its sites
+            if set(once) != set(again) or any(not torch.equal(once[key], again[key]) for key in once):
+                return  # it draws outside of its sites, be it by ever so little
         for program, trace in (("guide", whole.guide_trace), ("model", whole.model_trace)):
             for name, site in trace.nodes.items():
                 if site["type"] != "sample" or is_uncounted(site) or (program, name) not in once:
