@@ -1,4 +1,4 @@
-"""Programs that draw outside of their sites, by ever so little, are not taken for ones that do not vectorise."""
+"""Programs that draw outside of their sites, by ever so little, are not refused as not vectorising."""
 
 import pyro
 import pyro.distributions as dist

@@ -27,9 +27,10 @@ EXPERIMENT = Experiment(
         for latents in SIZES
     ),
     table=Table(
-        "squared error of a test image, decoded from its mean code",
+        "squared error of a pixel, mean code",
         figure="squared_error_mean_code",
         corner="size of the latent space",
+        digits=4,
     ),
     epochs=50,
     seeds=3,
