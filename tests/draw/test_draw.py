@@ -75,6 +75,9 @@ def test_the_guide_looks_at_the_canvases_that_the_model_draws(kind):
     draw.guide.encoder.register_forward_pre_hook(lambda module, args: looked.append(args[1]))
     draw.model.decoder.register_forward_hook(lambda module, args, drawing: drawn.append(drawing))
     bound = dv.TraceDenoising_ELBO(num_corruptions=2, num_particles=3, max_plate_nesting=1)
+    bound.draws(draw.model, draw.guide, (x,), {})  # the first run looks whether the pair vectorises
+    looked.clear()
+    drawn.clear()
     draws = bound.draws(draw.model, draw.guide, (x,), {})
     assert len(looked) == STEPS
     by_guide, by_model = drawn[: STEPS - 1], drawn[STEPS - 1 :]
@@ -91,9 +94,10 @@ def test_the_first_look_is_computed_for_each_corruption_and_not_for_each_latent(
     draw, x = network(), data()
     shapes = []
     draw.guide.encoder.register_forward_hook(lambda module, args, state: shapes.append(state[0].shape))
-    dv.TraceDenoising_ELBO(num_corruptions=2, num_particles=4, max_plate_nesting=1).loss(
-        draw.model, draw.guide, x
-    )
+    bound = dv.TraceDenoising_ELBO(num_corruptions=2, num_particles=4, max_plate_nesting=1)
+    bound.loss(draw.model, draw.guide, x)  # the first run looks whether the pair vectorises
+    shapes.clear()
+    bound.loss(draw.model, draw.guide, x)
     later = (4, 2, len(x), HIDDEN)
     assert [tuple(shape) for shape in shapes] == [(2, len(x), HIDDEN), later, later]
 

@@ -47,7 +47,7 @@ def test_value_and_gradient_are_those_of_the_plain_computation(kind, bound):
 @pytest.mark.parametrize("attention", [False, True])
 def test_several_draws_are_their_mean(attention):
     draw, x = network(attention, corruption=NOISE), data(2)
-    bound = ANALYTIC(3, 2, max_plate_nesting=1)
+    bound = ANALYTIC(num_corruptions=3, num_particles=2, max_plate_nesting=1)
     trace = seeded(bound.draws, draw.model, draw.guide, (x,), {}).guide_trace
     x_tilde = trace.nodes["x_tilde"]["value"]
     assert x_tilde.shape == (3, 2, D)
@@ -169,9 +169,9 @@ def test_likelihood_and_bounds_against_quadrature():
 
 
 ELSEWHERE = {
-    "denoising": SAMPLED(3, 2),
-    "mean-field": ANALYTIC(3, 2),
-    "stl": SAMPLED(3, 2, gradient="stl"),
+    "denoising": SAMPLED(num_corruptions=3, num_particles=2),
+    "mean-field": ANALYTIC(num_corruptions=3, num_particles=2),
+    "stl": SAMPLED(num_corruptions=3, num_particles=2, gradient="stl"),
     "importance": dv.TraceDenoisingIWAE_ELBO(num_corruptions=3, num_particles=2),
     "pooled": dv.TraceDenoisingIWAE_ELBO(num_corruptions=3, num_particles=2, combine="pooled"),
     "mixture": dv.TraceDenoisingIWAE_ELBO(num_corruptions=3, num_particles=2, combine="mixture"),
@@ -185,7 +185,7 @@ ELSEWHERE = {
 @pytest.mark.parametrize("attention", [False, True])
 def test_every_bound_applies(attention, name):
     draw, x = network(attention, corruption=dv.SaltAndPepper(0.2)), data()
-    reference = SAMPLED(200, 1, max_plate_nesting=1).per_datum(draw.model, draw.guide, x).sum()
+    reference = SAMPLED(num_corruptions=200, max_plate_nesting=1).per_datum(draw.model, draw.guide, x).sum()
     loss = ELSEWHERE[name].loss_and_grads(draw.model, draw.guide, x)
     assert -loss == pytest.approx(float(reference), abs=20)
     for parameter, gradient in gradients(draw).items():
