@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pyro_dvae.bounds.plates import data_frames, is_deterministic
@@ -13,6 +15,21 @@ if TYPE_CHECKING:
     from pyro_dvae.bounds.draws import Draws
 
 LOOP = "vectorize_particles=False, which makes one draw after the other,"
+
+
+@contextmanager
+def sampled_latents() -> Iterator[None]:
+    """Say in one sentence what Pyro raises where the guide observes a latent of the model."""
+    try:
+        yield
+    except RuntimeError as error:
+        found = re.match(r"site (\S+) must be sampled in trace", str(error))
+        if found is None:
+            raise
+        raise InputError(
+            f"guide: latent {found[1]!r} is observed there (pyro.condition, obs=), and the model samples it; "
+            "condition the model on it too"
+        ) from error
 
 
 def check(draws: Draws) -> None:

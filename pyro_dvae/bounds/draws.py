@@ -16,7 +16,7 @@ from pyro.poutine.indep_messenger import CondIndepStackFrame
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
-from pyro_dvae.bounds.accepted import check, refuse_undeclared
+from pyro_dvae.bounds.accepted import check, refuse_undeclared, sampled_latents
 from pyro_dvae.bounds.leaves import Leaf, Leaves
 from pyro_dvae.bounds.plates import (
     CORRUPTIONS,
@@ -303,7 +303,7 @@ def draw(
 
     :param with_leaves: let the programs go on with leaves of the graph in place of reparameterised draws.
     """
-    with Subsamples() as subsamples, Leaves() if with_leaves else nullcontext() as leaves:
+    with Subsamples() as subsamples, Leaves() if with_leaves else nullcontext() as leaves, sampled_latents():
         model_trace, guide_trace = get_importance_trace(
             "flat", layout.nesting, layout.wrap(model), layout.wrap(guide), args, kwargs
         )

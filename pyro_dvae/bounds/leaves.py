@@ -52,12 +52,17 @@ class Leaves(Messenger):
         msg["value"] = leaf
 
 
+def layers(distribution: Any) -> list[Any]:
+    """Return a distribution and those that it is made of, one inside the other."""
+    found = [distribution]
+    while hasattr(found[-1], "base_dist"):
+        found.append(found[-1].base_dist)
+    return found
+
+
 def refuse_rejection(site: dict[str, Any], what: str) -> None:
     """Refuse a latent that is drawn by rejection: its density is known for its own draws alone."""
-    fn = site["fn"]
-    while not isinstance(fn, Rejector) and hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    if isinstance(fn, Rejector):
+    if any(isinstance(each, Rejector) for each in layers(site["fn"])):
         raise InputError(
             f"guide: latent {site['name']!r} is drawn by rejection, which {what} does not cover; use "
             "TraceDenoising_ELBO(gradient='pathwise')"
@@ -66,6 +71,4 @@ def refuse_rejection(site: dict[str, Any], what: str) -> None:
 
 def is_point(distribution: Any) -> bool:
     """Whether a distribution is a ``Delta``, however it is wrapped."""
-    while not isinstance(distribution, Delta) and hasattr(distribution, "base_dist"):
-        distribution = distribution.base_dist
-    return isinstance(distribution, Delta)
+    return any(isinstance(each, Delta) for each in layers(distribution))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
+from pyro.distributions import MaskedDistribution
 from torch import Tensor
 
 from pyro_dvae.bounds.draws import Draws, same
-from pyro_dvae.bounds.leaves import is_point
+from pyro_dvae.bounds.leaves import is_point, layers
 from pyro_dvae.bounds.score import has_score
 from pyro_dvae.errors import InputError
 
@@ -68,6 +69,12 @@ def factor_of_density(draws: Draws) -> float | Tensor:
     """
     _, factor = draws.joint()
     sites = [site for site in draws.counted_sites() if not _is_function(site)]
+    for site in sites:
+        if any(isinstance(each, MaskedDistribution) for each in layers(site["fn"])):
+            raise InputError(
+                f"gradient: 'dreg' does not cover the masked distribution of {site['name']!r}; use "
+                "poutine.mask, or gradient='pathwise'"
+            )
     masks = [site["mask"] for site in sites if site["mask"] is not None]
     if not masks:
         return factor

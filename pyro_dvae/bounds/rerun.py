@@ -80,6 +80,8 @@ def given_corruptions(draws: Draws, layout: Layout) -> dict[str, dict[str, Any]]
     """Return the sites of the run's M corruptions, put on a further plate left of the draws of ``layout``."""
     given = {}
     for site in draws.auxiliary_sites():
+        if site["is_observed"]:
+            continue  # conditioned: it is what it is in every run
         value, event_dim = site["value"], site["fn"].event_dim
         particle_dim = draws.layout.particle_dim
         if particle_dim and _has_dim(value, particle_dim - event_dim, draws.layout.num_particles):

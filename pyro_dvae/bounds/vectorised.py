@@ -20,7 +20,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
-from pyro_dvae.bounds.accepted import LOOP, counts
+from pyro_dvae.bounds.accepted import LOOP, counts, sampled_latents
 from pyro_dvae.bounds.draws import Draws, Layout, Pair, draw
 from pyro_dvae.bounds.plates import CORRUPTIONS, PARTICLES
 from pyro_dvae.errors import InputError
@@ -105,7 +105,8 @@ def _run(pair: Pair, guide: Trace | None = None, model: Trace | None = None) -> 
     own = pair.guide if guide is None else poutine.replay(pair.guide, trace=guide)
     guide_trace = _traced(own, pair)
     given = guide_trace if model is None else model
-    model_trace = _traced(poutine.replay(pair.model, trace=given), pair)
+    with sampled_latents():
+        model_trace = _traced(poutine.replay(pair.model, trace=given), pair)
     return guide_trace, model_trace
 
 

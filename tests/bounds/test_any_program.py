@@ -544,3 +544,26 @@ def test_a_likelihood_is_proposed_from_the_guide_that_was_trained():
     assert abs(found.mean - float(exact.mean())) < 5 * found.sampling_error
     clean = dv.log_likelihood(model, guide, ROWS, num_samples=1000, seed=0, progress=False, proposal="clean")
     assert clean.mean < float(exact.mean()) - 10
+
+
+def test_what_a_guide_may_not_do_is_said_in_one_sentence():
+    model, guide = local_pair()
+    fixed = poutine.condition(guide, data={"z": ROWS})
+    for bound in (dv.TraceDenoising_ELBO(), dv.TraceDenoising_ELBO(num_particles=2)):
+        with pytest.raises(dv.InputError, match=r"latent 'z' is observed there.*condition the model"):
+            bound.loss(model, fixed, ROWS)
+
+
+def test_a_conditioned_corruption_is_the_same_in_every_run():
+    model, _ = local_pair()
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            x_tilde = dv.corrupt("x_tilde", dv.GaussianNoise(0.1), x, event_dim=0)
+            pyro.sample("z", dist.Normal(x_tilde / 2, 0.5**0.5))
+
+    exact = float(dist.Normal(0.0, 2**0.5).log_prob(ROWS).sum())
+    fixed = poutine.condition(guide, data={"x_tilde": ROWS})
+    mixture = dv.TraceDenoisingIWAE_ELBO(num_corruptions=2, combine="mixture")
+    for bound in (mixture, dv.TraceSemiImplicit_ELBO(num_corruptions=2, num_mixture=2)):
+        assert -bound.loss(model, fixed, ROWS) == pytest.approx(exact, rel=1e-12)

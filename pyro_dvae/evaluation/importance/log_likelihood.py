@@ -34,6 +34,7 @@ from pyro_dvae.evaluation.importance.programs import Programs
 from pyro_dvae.evaluation.importance.proposals import KINDS, Pass, Proposal
 from pyro_dvae.evaluation.importance.result import LogLikelihood
 from pyro_dvae.evaluation.importance.tally import Convergence, Tally
+from pyro_dvae.evaluation.remedies import rows_of
 from pyro_dvae.files import user_path
 from pyro_dvae.interrupts import Interrupts, Stopped
 from pyro_dvae.random_state import derived_seed, forked
@@ -191,7 +192,7 @@ def _start(seed: int | None, path: Path | None, ranks: Ranks) -> int:
 
 def _planned(programs: Programs, smallest: Pass, num_samples: int, memory: int) -> Plan:
     few = programs.rows(0, min(2, programs.num_data))
-    with forked():
+    with forked(), rows_of(len(few[0]), programs.num_data):
         taken = allocated_bytes(lambda: programs.log_weights(smallest, *few))
     row_bytes = -(-taken // (smallest.num_draws * len(few[0])))
     on_cpu = few[0].device.type == "cpu"

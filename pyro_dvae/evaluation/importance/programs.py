@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_dvae.bounds import TraceDenoising_ELBO
-from pyro_dvae.bounds.draws import Draws
+from pyro_dvae.bounds.draws import Draws, Layout
 from pyro_dvae.bounds.leaves import is_point
 from pyro_dvae.bounds.observations import leave_out_zeros, require_no_rest
 from pyro_dvae.errors import InputError
@@ -81,11 +81,9 @@ class Programs:
                 f"model: expected one plate with the {len(few[0])} data of a batch around all sites, got "
                 f"weights of shape {tuple(weights.shape)}{why_shared(found[0])}"
             )
-        latents = [site["name"] for site in found[0].latent_sites()]
-        transformed = any(site["name"] not in latents for site in found[0].counted_sites())
         for site in found[0].latent_sites():
-            # A point beside counted draws is a function of them, with its own density (AutoGuides).
-            if is_point(site["fn"]) and not transformed:
+            # A point that differs between draws is a function of them, with its own density (AutoGuides).
+            if is_point(site["fn"]) and not _differs(site["value"], found[0].layout, site["fn"].event_dim):
                 raise InputError(
                     f"guide: its latent {site['name']!r} is a point, which has no density to weigh it by; a "
                     "likelihood needs a guide with one"
@@ -93,6 +91,11 @@ class Programs:
         auxiliary = found[0].auxiliary_sites()
         noisy = any(_random_on_clean_input(site["fn"]) for site in auxiliary)
         return Inspected(trained, bool(auxiliary), noisy, probe.plate_nesting)
+
+
+def _differs(value: Tensor, layout: Layout, event_dim: int) -> bool:
+    where = value.dim() + layout.particle_dim - event_dim
+    return where >= 0 and bool((value.narrow(where, 0, 1) != value).any())
 
 
 def _random_on_clean_input(distribution: Any) -> bool:

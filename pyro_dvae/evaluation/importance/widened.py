@@ -55,6 +55,12 @@ def _(distribution: Any, factor: float) -> Any:
     return type(distribution)(distribution.loc, distribution.scale * factor)
 
 
+@wider.register(tdist.HalfNormal)
+@wider.register(tdist.HalfCauchy)
+def _(distribution: Any, factor: float) -> Any:
+    return type(distribution)(distribution.scale * factor)
+
+
 @wider.register(tdist.StudentT)
 def _(distribution: tdist.StudentT, factor: float) -> Any:
     return dist.StudentT(distribution.df, distribution.loc, distribution.scale * factor)
@@ -86,6 +92,8 @@ def _(distribution: tdist.Independent, factor: float) -> Any:
 
 @wider.register(tdist.TransformedDistribution)
 def _(distribution: tdist.TransformedDistribution, factor: float) -> Any:
+    if not all(transform.bijective for transform in distribution.transforms):
+        raise NotImplementedError
     return dist.TransformedDistribution(wider(distribution.base_dist, factor), distribution.transforms)
 
 
