@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,8 @@ class TraceSemiImplicit_ELBO(DenoisingELBO):
 
     See :class:`~pyro_dvae.bounds.base.DenoisingELBO` for the other arguments.
     """
+
+    apart_from_results: ClassVar[tuple[str, ...]] = ("_runs",)  # decides when to check, and nothing else
 
     def __init__(
         self,

@@ -296,6 +296,7 @@ class Surroundings:
         if isinstance(own, dict):
             possible = own.keys() | {name for each in users for name in each.__dict__} - _FIXED
             names = possible if self._names is None else possible & (self._names | {"__wrapped__"})
+            names = names - set(getattr(kind, "apart_from_results", ()))  # what a class counts for itself
             yield from self._attributes(own, names, whose)
         for each in users:
             for name, value in list(each.__dict__.items()):
