@@ -13,11 +13,12 @@ from pyro_dvae import checks
 from pyro_dvae.bounds.base import DenoisingELBO
 from pyro_dvae.bounds.draws import Draws, Term
 from pyro_dvae.bounds.pathwise import total_derivative_surrogate
-from pyro_dvae.bounds.plates import CORRUPTIONS, PARTICLES, draws_of
+from pyro_dvae.bounds.plates import CORRUPTIONS, DRAW_PLATES, PARTICLES, draws_of
 from pyro_dvae.bounds.reductions import MEAN
 from pyro_dvae.bounds.score import baseline_of, has_score, score_surrogate
 from pyro_dvae.bounds.site_baselines import own_baseline
 from pyro_dvae.errors import InputError
+from pyro_dvae.sites import is_uncounted
 
 
 class TraceDenoising_ELBO(DenoisingELBO):
@@ -108,7 +109,13 @@ class TraceDenoising_ELBO(DenoisingELBO):
         """
         names = {frame.name for frame in site["cond_indep_stack"]}
         layout = draws.layout
-        signal = cost.sum_to(site["cond_indep_stack"])
+        frames = site["cond_indep_stack"]
+        if is_uncounted(site):
+            # A latent outside of a plate (of pixels) reads all that is corrupted in it.
+            latents = [{f.name for f in each["cond_indep_stack"]} for each in draws.counted_sites()]
+            around = set.intersection(*latents) if latents else names
+            frames = tuple(frame for frame in frames if frame.name in around | set(DRAW_PLATES))
+        signal = cost.sum_to(frames)
         if layout.num_particles > 1 and PARTICLES not in names:
             signal = signal / layout.num_particles
         if (own := own_baseline(site, signal)) is not None:

@@ -117,6 +117,32 @@ def test_the_gradient_of_a_rate_that_the_corruption_does_not_own(corruption, bou
     check_estimates("rate", torch.stack(estimates), exact)
 
 
+@pytest.mark.parametrize("options", [{}, {"num_corruptions": 4}, {"num_particles": 3}], ids=str)
+def test_a_corruption_in_a_plate_of_pixels_is_read_by_a_latent_outside_of_it(options):
+    rate = tensor(0.2).requires_grad_()
+    problem, x = BinaryProblem(dv.BitFlip(rate)), tensor(1.0, 0.0, 1.0).expand(20, -1)
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=-2):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0))
+            with pyro.plate("pixels", 3, dim=-1):
+                pyro.sample("x", dist.Bernoulli(logits=problem.logits(z)), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-2):
+            with pyro.plate("pixels", 3, dim=-1):
+                x_tilde = dv.corrupt("x_tilde", problem.corruption, x, event_dim=0)
+            pyro.sample("z", dist.Normal(*problem.encode(x_tilde)))
+
+    (exact,) = torch.autograd.grad(problem.l_dvae(x).sum(), rate)
+    bound = dv.TraceDenoising_ELBO(max_plate_nesting=2, **options)
+    estimates = []
+    for _ in range(1000):
+        loss = bound.differentiable_loss(model, guide, x)
+        estimates.append(torch.autograd.grad(-loss, rate)[0])
+    check_estimates("rate", torch.stack(estimates), exact)
+
+
 def test_a_live_scale_is_followed_pathwise():
     scale = tensor(0.3).requires_grad_()
     draw = dv.GaussianNoise(scale)(torch.zeros(4)).rsample()
