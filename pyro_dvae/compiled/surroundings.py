@@ -7,6 +7,7 @@ import io
 import operator
 import pickle
 import random
+import sys
 import types
 import warnings
 from collections import deque
@@ -216,7 +217,7 @@ class Surroundings:
             else:
                 self._note_opaque(holder)
         elif not isinstance(holder, (Number, torch.dtype, torch.device, types.CodeType)):
-            if self._observed and hasattr(kind, "__next__") and not _is_written(holder):
+            if self._observed and hasattr(kind, "__next__") and not _is_file(holder):
                 raise Unrecordable(
                     f"the program can reach an iterator ({kind.__name__}): what is taken from it could not "
                     "be put back"
@@ -442,9 +443,9 @@ def _is_part(kind: type) -> bool:
     return str(kind.__module__).startswith(("torch", "pyro"))
 
 
-def _is_written(holder: Any) -> bool:
-    """Whether this is a file for writing: a program that prints is no reader."""
-    return isinstance(holder, io.IOBase) and holder.writable()
+def _is_file(holder: Any) -> bool:
+    """Whether this is a file: what is read from it shows in the second recording."""
+    return isinstance(holder, io.IOBase) or holder is sys.stdin
 
 
 def _is_value(value: Any) -> bool:

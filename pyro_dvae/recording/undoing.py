@@ -43,7 +43,10 @@ class _Changes(TorchDispatchMode):
     def undo(self) -> None:
         with torch.no_grad():
             for tensor, value in reversed(list(self.before.values())):
-                tensor.detach().copy_(value)
+                if tensor.shape == value.shape:
+                    tensor.detach().copy_(value)
+                else:  # it was transposed or resized in place
+                    tensor.data = value
 
 
 def _is_written(argument: Any) -> bool:
