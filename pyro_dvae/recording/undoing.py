@@ -16,12 +16,11 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from pyro_dvae.random_state import forked
 from pyro_dvae.recording.following import Unrecordable
 
-
 _Geometry: TypeAlias = tuple[tuple[int, ...], tuple[int, ...], int]
 
 
 def _geometry(tensor: Tensor) -> _Geometry:
-    return tuple(tensor.shape), tensor.stride(), tensor.storage_offset()
+    return tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset())
 
 
 class _Changes(TorchDispatchMode):
