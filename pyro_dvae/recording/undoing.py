@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyro
@@ -16,6 +16,12 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from pyro_dvae.random_state import forked
 from pyro_dvae.recording.following import Unrecordable
 
+_Geometry: TypeAlias = tuple[tuple[int, ...], tuple[int, ...], int]
+
+
+def _geometry(tensor: Tensor) -> _Geometry:
+    return tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset())
+
 
 class _Changes(TorchDispatchMode):
     """Keeps a copy of every tensor that an operation changes in place, as it was before."""
@@ -23,6 +29,7 @@ class _Changes(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.before: dict[int, tuple[Tensor, Tensor]] = {}
+        self._geometries: dict[int, _Geometry] = {}
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -39,14 +46,14 @@ class _Changes(TorchDispatchMode):
         if isinstance(tensor, Tensor) and id(tensor) not in self.before:
             with _disable_current_modes(), torch.no_grad():
                 self.before[id(tensor)] = (tensor, tensor.detach().clone())
+                self._geometries[id(tensor)] = _geometry(tensor)
 
     def undo(self) -> None:
         with torch.no_grad():
-            for tensor, value in reversed(list(self.before.values())):
-                if tensor.shape == value.shape:
-                    tensor.detach().copy_(value)
-                else:  # it was transposed or resized in place
-                    tensor.data = value
+            for key, (tensor, value) in reversed(list(self.before.items())):
+                if _geometry(tensor) != self._geometries[key]:  # transposed in place
+                    tensor.as_strided_(*self._geometries[key])
+                tensor.detach().copy_(value)
 
 
 def _is_written(argument: Any) -> bool:
