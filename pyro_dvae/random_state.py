@@ -48,7 +48,10 @@ def forked(seed: int | None = None) -> Iterator[None]:
 
     With ``seed`` the streams inside start from it; without, they start as the global ones stand.
     """
-    tensors, state = capture()
+    # As they are, not as tensors: what is recorded must not read values back.
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    kept = torch.get_rng_state(), [torch.cuda.get_rng_state(device) for device in devices]
+    python, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
         if seed is not None:
             torch.default_generator.manual_seed(seed)
@@ -58,7 +61,11 @@ def forked(seed: int | None = None) -> Iterator[None]:
             np.random.seed(seed % 2**32)  # noqa: NPY002
         yield
     finally:
-        restore(tensors, state)
+        torch.set_rng_state(kept[0])
+        for device, value in zip(devices, kept[1], strict=True):
+            torch.cuda.set_rng_state(value, device)
+        random.setstate(python)
+        np.random.set_state(numpy_state)  # noqa: NPY002
 
 
 def derived_seed(seed: int, *parts: object) -> int:

@@ -61,7 +61,8 @@ def record_gradient(
         reached[:] = [leaf for leaf in leaves if leaf.grad is not None]
         return [loss.detach(), *[leaf.grad for leaf in reached if leaf.grad is not None]]
 
-    with failing_as(Unrecordable), undone(leaves) as changes:
+    # Modules under torch.compile are recorded as they are written.
+    with failing_as(Unrecordable), undone(leaves) as changes, torch.compiler.set_stance("force_eager"):
         graph = make_fx(refusing_python_draws(run), tracing_mode="real")(*leaves, *tensors)
     memory = {tensor.untyped_storage().data_ptr() for tensor in tensors if tensor.numel()}
     if any(t.untyped_storage().data_ptr() in memory for t, _ in changes.before.values() if t.numel()):
