@@ -6,7 +6,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pyro.infer import Trace_ELBO
@@ -41,6 +41,9 @@ class DenoisingELBO(Trace_ELBO):
     :param ignore_jit_warnings: accepted as in Pyro; nothing here uses it.
     :raises InputError: an argument is not as described.
     """
+
+    # What decides when to look at a pair, and nothing else: compiled steps leave it out.
+    apart_from_results: ClassVar[tuple[str, ...]] = ("_seen", "_told", "_cleared")
 
     def __init__(
         self,

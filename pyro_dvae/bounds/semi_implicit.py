@@ -43,7 +43,7 @@ class TraceSemiImplicit_ELBO(DenoisingELBO):
     See :class:`~pyro_dvae.bounds.base.DenoisingELBO` for the other arguments.
     """
 
-    apart_from_results: ClassVar[tuple[str, ...]] = ("_runs",)  # decides when to check, and nothing else
+    apart_from_results: ClassVar[tuple[str, ...]] = (*DenoisingELBO.apart_from_results, "_runs")
 
     def __init__(
         self,
