@@ -94,6 +94,7 @@ def _together(
     pairs = [build(each, setting) for each, setting in zip(group, settings, strict=True)]
     checks = [setting.validation(pair) for setting, pair in zip(settings, pairs, strict=True)]
     checkpoint = settings[0].checkpoint.with_name(f"{group[0].key}-{len(group)}.safetensors")
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     fitted = fit_many(
         [(pair.model, pair.guide) for pair in pairs],
