@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -125,6 +126,8 @@ class _Methods(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if get_proxy_mode() is None:  # a look aside, of which nothing is recorded
+            return func(*args, **(kwargs or {}))
         if self._items_stay and func is Tensor.item:
             return args[0].detach()
         if func in _READING:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
+from torch.utils._python_dispatch import _disable_current_modes
 
 from pyro_dvae.random_state import forked
 from pyro_dvae.recording import (
@@ -163,19 +164,35 @@ def test_sizes_that_depend_on_no_values_are_recorded(x):
 
 
 def test_while_one_thread_records_the_others_read_values(x):
-    found = []
+    found, kinds = [], []
 
     def read():
         found.append((WEIGHT[0, 0].item(), f"{WEIGHT[0]}"))
 
-    with following.followed(items_stay=True):
-        thread = threading.Thread(target=read)
-        thread.start()
-        thread.join()
-        stays = x[0, 0].item()
-    assert isinstance(stays, Tensor)
+    def function(x: Tensor) -> Tensor:
+        with following.followed(items_stay=True):
+            thread = threading.Thread(target=read)
+            thread.start()
+            thread.join()
+            kinds.append(type(x[0, 0].item()))
+        return x + 1
+
+    record(function, x)
+    assert kinds == [Tensor]
     assert found == [(float(WEIGHT[0, 0]), f"{WEIGHT[0]}")]
     assert isinstance(x[0, 0].item(), float)
+
+
+def test_a_look_aside_while_recording_reads_what_it_likes(x):
+    found = []
+
+    def function(x: Tensor) -> Tensor:
+        with _disable_current_modes():
+            found.append(WEIGHT[0].tolist())
+        return x + 1
+
+    record(function, x)
+    assert found == [WEIGHT[0].tolist()]
 
 
 def test_a_loss_of_nan_warns_again_after_a_recording(x):
