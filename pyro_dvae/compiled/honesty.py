@@ -54,7 +54,13 @@ class Honest:
 
     def disagreement(self, tensors: Sequence[Tensor]) -> str | None:
         """Run program and recording on the same random numbers; return in words how they differ, or None."""
-        return _disagreement(self.loss_and_grads, self.graph, self.leaves, tensors)
+        with self.surroundings.put_back():
+            wrong = _disagreement(self.loss_and_grads, self.graph, self.leaves, tensors)
+            try:
+                self.surroundings.settle()  # what the program replaces is another object now
+            except Unrecordable as error:
+                return str(error)
+        return wrong
 
     def change(self, tensors: Sequence[Tensor]) -> str | None:
         """Record again; return in words what the program now computes in place of what, or None."""
@@ -90,10 +96,10 @@ def record_twice(
         with forked(_OTHER_SEED):
             second = record_gradient(loss_and_grads, leaves, _other_rows(tensors))
         changed = difference(first.graph, second.graph)
+        wrong = _disagreement(loss_and_grads, first.graph, first.leaves, tensors)
         surroundings.settle()
         if changed is not None or len(first.leaves) != len(second.leaves):
             raise Unrecordable(f"the program computes something else at every run: {changed}")
-        wrong = _disagreement(loss_and_grads, first.graph, first.leaves, tensors)
         if wrong is not None:
             raise Unrecordable(wrong)
     return Honest(first.graph, first.leaves, loss_and_grads, surroundings, first.numbers)

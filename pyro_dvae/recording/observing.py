@@ -73,12 +73,16 @@ def observed() -> Iterator[Observation]:
                 if _is_users_object(value):
                     seen.objects[id(value)] = value
 
-    before = sys.getprofile()
+    before: Any = sys.getprofile()
     sys.setprofile(note)
     try:
         yield seen
     finally:
-        sys.setprofile(before)
+        sys.setprofile(None)
+        if hasattr(before, "enable"):  # cProfile's, which only it can set
+            before.enable()
+        else:
+            sys.setprofile(before)
 
 
 def _is_users_object(value: Any) -> bool:

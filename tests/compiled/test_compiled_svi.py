@@ -103,9 +103,12 @@ def compiled_shapes(loop):
 
 
 @pytest.mark.parametrize("elbo", ELBOS.values(), ids=ELBOS)
-def test_every_elbo(elbo):
-    loop = assert_same(LinearGaussian, elbo, OPTIMIZERS["Adam"], [data(8, seed) for seed in range(5)])
+def test_every_elbo(elbo, monkeypatch):
+    ordinary, own = [], CompiledSVI._ordinary
+    monkeypatch.setattr(CompiledSVI, "_ordinary", lambda *given: ordinary.append(1) or own(*given))
+    loop = assert_same(LinearGaussian, elbo, OPTIMIZERS["Adam"], [data(8, seed) for seed in range(13)])
     assert compiled_shapes(loop) == 1
+    assert len(ordinary) == 1  # also after the comparison at the tenth compiled step
 
 
 @pytest.mark.parametrize("problem", [BinaryProblem, DiscreteProblem])

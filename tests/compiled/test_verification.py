@@ -1,6 +1,8 @@
 """The comparison of compiled steps with their program: what it costs, leaves alone, and finds."""
 
+import cProfile
 import random
+import sys
 
 import numpy as np
 import pyro
@@ -13,6 +15,7 @@ from torch import nn
 
 import pyro_dvae as dv
 from pyro_dvae.compiled import compiler, verification
+from pyro_dvae.recording import observing
 
 
 @pytest.fixture(autouse=True)
@@ -139,6 +142,24 @@ def test_the_numbers_that_are_built_in_are_told():
     assert (quarter.operation, quarter.line.split(":")[0]) == ("mul", "model, test_verification.py")
     assert str(quarter) == f"0.25 (mul, {quarter.line})"
     assert not any("training" in each.line for each in loop.constants)
+
+
+def test_a_profiler_goes_on_afterwards():
+    seen = []
+    profiler = cProfile.Profile()
+    profiler.enable()
+    trained(dv.CompiledSVI, steps=3)
+    sorted([2, 1])
+    profiler.disable()
+    assert any("sorted" in str(each.code) for each in profiler.getstats())
+    sys.setprofile(lambda *given: seen.append(given[1]))
+    try:
+        with observing.observed():
+            pass
+        assert sys.getprofile() is not None
+    finally:
+        sys.setprofile(None)
+    assert seen
 
 
 def test_further_shapes_are_compiled_when_they_have_come_often(monkeypatch):

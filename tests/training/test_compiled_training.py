@@ -263,6 +263,17 @@ def test_transforms_that_draw_are_compiled_and_keep_their_distribution():
     assert any(found is not None for found in trainer._compiled_transform._found.values())
 
 
+def test_bounds_of_several_draws_are_recorded_once():
+    pair = dvae()
+    several = dv.TraceDenoising_ELBO(num_corruptions=2, num_particles=3, max_plate_nesting=1)
+    trainer = Trainer(pair.model, pair.guide, several, digits(128), epochs=7, compile=True, **QUIET)
+    for epoch in trainer:
+        for x in epoch:
+            trainer.step(x)
+    assert trainer._compiled is not None
+    assert [len(steps) for steps in trainer._compiled._steps.values()] == [1]
+
+
 def test_short_runs_are_not_compiled():
     pair = Noiseless()
     short = Trainer(pair.model, pair.guide, bound(), digits(), epochs=5, **QUIET)
