@@ -38,7 +38,7 @@ def step_times(rounds, steps):
     dvae = dv.DVAE(GaussianEncoder(784, 50), BernoulliDecoder(50, 784), dv.BitFlip(0.05))
     x = torch.rand(100, 784).round()
     bounds = {
-        (name, draws): kind(*draws, max_plate_nesting=1, **extra)
+        (name, draws): kind(num_corruptions=draws[0], num_particles=draws[1], max_plate_nesting=1, **extra)
         for name, (kind, extra) in KINDS.items()
         for draws in DRAWS
     }
@@ -99,28 +99,48 @@ def estimator_groups():
     plain, iwae = dv.TraceDenoising_ELBO, dv.TraceDenoisingIWAE_ELBO
     return {
         "L_dvae, M = K = 4, Gaussian latents": [
-            ("score of the rate, no baseline", plain(4, 4, baseline="none"), Small(False)),
-            ("score of the rate, leave-one-out", plain(4, 4), Small(False)),
-            ("the same, sticking the landing", plain(4, 4, gradient="stl"), Small(False)),
+            (
+                "score of the rate, no baseline",
+                plain(num_corruptions=4, num_particles=4, baseline="none"),
+                Small(False),
+            ),
+            ("score of the rate, leave-one-out", plain(num_corruptions=4, num_particles=4), Small(False)),
+            (
+                "the same, sticking the landing",
+                plain(num_corruptions=4, num_particles=4, gradient="stl"),
+                Small(False),
+            ),
             (
                 "the same, closed-form KL",
                 dv.TraceMeanFieldDenoising_ELBO(num_corruptions=4, num_particles=4),
                 Small(False),
             ),
-            ("relaxed corruption, T = 0.5 (biased)", plain(4, 4), Small(False, temperature=0.5)),
+            (
+                "relaxed corruption, T = 0.5 (biased)",
+                plain(num_corruptions=4, num_particles=4),
+                Small(False, temperature=0.5),
+            ),
         ],
         "L_dvae, M = K = 4, Bernoulli latents": [
-            ("score, no baseline", plain(4, 4, baseline="none"), Small(True)),
-            ("score, learned baseline (untrained)", plain(4, 4, baseline=constant_baseline()), Small(True)),
-            ("score, leave-one-out", plain(4, 4), Small(True)),
+            ("score, no baseline", plain(num_corruptions=4, num_particles=4, baseline="none"), Small(True)),
+            (
+                "score, learned baseline (untrained)",
+                plain(num_corruptions=4, num_particles=4, baseline=constant_baseline()),
+                Small(True),
+            ),
+            ("score, leave-one-out", plain(num_corruptions=4, num_particles=4), Small(True)),
         ],
         "L_diwae, M = 1, K = 16, Gaussian latents": [
-            ("pathwise", iwae(1, 16), Small(False)),
-            ("doubly reparameterised", iwae(1, 16, gradient="dreg"), Small(False)),
+            ("pathwise", iwae(num_corruptions=1, num_particles=16), Small(False)),
+            (
+                "doubly reparameterised",
+                iwae(num_corruptions=1, num_particles=16, gradient="dreg"),
+                Small(False),
+            ),
         ],
         "L_diwae, M = 1, K = 16, Bernoulli latents": [
-            ("score, no baseline", iwae(1, 16, baseline="none"), Small(True)),
-            ("VIMCO", iwae(1, 16), Small(True)),
+            ("score, no baseline", iwae(num_corruptions=1, num_particles=16, baseline="none"), Small(True)),
+            ("VIMCO", iwae(num_corruptions=1, num_particles=16), Small(True)),
         ],
     }
 

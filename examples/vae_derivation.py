@@ -79,7 +79,7 @@ def estimates(estimator: Estimator, theta: float, count: int, repeats: int) -> T
             pyro.sample("x", Auxiliary(q))
 
     expectation = dv.TraceDenoising_ELBO(
-        num_particles=count, baseline=estimator.baseline, max_plate_nesting=1
+        num_corruptions=count, baseline=estimator.baseline, max_plate_nesting=1
     )
     expectation.differentiable_loss(model, guide).neg().backward()
     assert thetas.grad is not None

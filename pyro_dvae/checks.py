@@ -44,6 +44,12 @@ def flag(argument: str, value: Any) -> bool:
     return value
 
 
+def progress(value: Any) -> None:
+    """Refuse what neither switches progress on or off nor can be told of it."""
+    if not (value is None or isinstance(value, bool)):
+        program("progress", value)
+
+
 def nesting(argument: str, value: Any) -> float:
     """Return ``value``, or refuse what is no number of plates: a whole one, or infinity to find it out."""
     return math.inf if isinstance(value, float) and value == math.inf else count(argument, value, 0, 20)

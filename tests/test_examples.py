@@ -27,6 +27,10 @@ SCRIPTS = {
     "benchmarks/likelihood.py": ["--quick", "--threads", "1"],
     "benchmarks/step.py": ["--quick", "--threads", "1", "--memory", "--output", "step.json", *STEPS],
     "benchmarks/end_to_end.py": ["--quick", "--threads", "1"],
+    "benchmarks/gpu.py": [
+        *("--device", "cpu", "--widths", "1", "--steps", "2", "--epochs", "1", "--rows", "200")
+    ],
+    "benchmarks/verification.py": ["--steps", "20"],
     "benchmarks/imports.py": ["--rounds", "1"],
     "benchmarks/side_by_side.py": ["--quick"],
     "benchmarks/systems.py": ["--quick", "--epochs", "1", "--output", "systems.jsonl"],
@@ -49,6 +53,15 @@ def test_every_script_has_an_entry():
 
 def test_mnist_dvae(tmp_path):
     assert "test bound" in run("examples/mnist_dvae.py", tmp_path)
+
+
+def test_benchmark_of_a_gpu_runs_on_a_cpu(tmp_path):
+    assert re.search(r"fit_many, +1 models +[\d.]+", run("benchmarks/gpu.py", tmp_path))
+
+
+@pytest.mark.slow
+def test_benchmark_of_the_verification(tmp_path):
+    assert "%" in run("benchmarks/verification.py", tmp_path)
 
 
 def test_draw(tmp_path):

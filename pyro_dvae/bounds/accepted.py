@@ -12,7 +12,7 @@ from pyro_dvae.errors import InputError
 from pyro_dvae.sites import is_uncounted
 
 if TYPE_CHECKING:
-    from pyro_dvae.bounds.draws import Draws
+    from pyro_dvae.bounds.draws import Draws, Layout
 
 LOOP = "vectorize_particles=False, which makes one draw after the other,"
 
@@ -47,7 +47,7 @@ def check(draws: Draws) -> None:
                 "guide; give both the same size"
             )
     if draws.layout.several:
-        refuse_undeclared(draws, counts(draws))
+        refuse_undeclared(draws, counts(draws.layout))
 
 
 def _refuse_enumeration(sites: list[dict[str, Any]]) -> None:
@@ -140,9 +140,9 @@ def _places(site: dict[str, Any]) -> set[tuple[str, int]]:
     return {(frame.name, frame.dim) for frame in data_frames(site)}
 
 
-def counts(draws: Draws) -> str:
+def counts(layout: Layout) -> str:
     """Return how many draws there are, in words."""
-    return f"M = {draws.layout.num_corruptions} corruptions and K = {draws.layout.num_particles} particles"
+    return f"M = {layout.num_corruptions} corruptions and K = {layout.num_particles} particles"
 
 
 def _sites(draws: Draws) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -123,10 +123,9 @@ class TraceSemiImplicit_ELBO(DenoisingELBO):
         own = -draws.log_weight(draws.guide_terms()).values.unsqueeze(0)
         redrawn = redrawn_density(draws, self.num_mixture)
         shape = torch.broadcast_shapes(own.shape[1:], redrawn.values.shape[1:])
-        redrawn_values = redrawn.values.expand(
-            self.num_mixture, *shape
-        )  # one value where nothing is corrupted
-        densities = torch.cat([own.expand(1, *shape), redrawn_values])
+        # Where nothing is corrupted there is one value for all.
+        further = redrawn.values.expand(self.num_mixture, *shape)
+        densities = torch.cat([own.expand(1, *shape), further])
         values = joint.values - factor * log_mean_exp(densities, (0,))
         score: Tensor | float = 0.0
         if redrawn.score is not None and torch.is_grad_enabled():

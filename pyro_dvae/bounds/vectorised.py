@@ -94,9 +94,8 @@ def naming_draws(pair: Pair, layout: Layout) -> Iterator[None]:
         for plate, words in ((CORRUPTIONS, "M corruptions"), (PARTICLES, "K particles")):
             reason = reason.replace(f"{plate!r}", words)
         raise InputError(
-            f"model, guide: they run for one draw and fail for M = {layout.num_corruptions} corruptions and "
-            f"K = {layout.num_particles} particles in one pass ({reason}); programs must vectorise over "
-            f"dimensions on the left: mend that, or use {LOOP} or a single draw"
+            f"model, guide: they run for one draw and fail for {counts(layout)} in one pass ({reason}); "
+            f"programs must vectorise over dimensions on the left: mend that, or use {LOOP} or a single draw"
         ) from error
 
 
@@ -144,7 +143,7 @@ def _compare(pair: Pair, layout: Layout, alone: tuple[Trace, Trace]) -> None:
                     raise InputError(
                         f"{program}: the log-density of site {name!r} for one of the draws is "
                         f"{float(sums[0]):.6g} in one pass and {float(once[program, name][0]):.6g} when the "
-                        f"draw is run alone, so with {counts(whole)} the program does not vectorise over "
+                        f"draw is run alone, so with {counts(layout)} the program does not vectorise over "
                         f"dimensions on the left, as it must; use {LOOP} or mend the program"
                     )
 
@@ -206,12 +205,11 @@ class _Evaluation(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if getattr(func, "__module__", None) == "torch.nn.functional":
-            names = signature(func).parameters
-            if "training" in names:
-                bound = signature(func).bind(*args, **kwargs)
-                if (
-                    bound.arguments.get("running_mean", True) is not None
-                ):  # else there is nothing to use instead
+            known = signature(func)
+            if "training" in known.parameters:
+                bound = known.bind(*args, **kwargs)
+                # Without running statistics there is nothing to use instead of those of the batch.
+                if bound.arguments.get("running_mean", True) is not None:
                     bound.arguments["training"] = False
                 args, kwargs = bound.args, bound.kwargs
         return func(*args, **kwargs)

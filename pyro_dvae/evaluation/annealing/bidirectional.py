@@ -71,7 +71,7 @@ def bidirectional(
     )
     checks.program("model", model)
     checks.optional(checks.program, "guide", guide)
-    checks.optional(checks.program, "progress", progress)
+    checks.progress(progress)
     checks.nesting("max_plate_nesting", max_plate_nesting)
     checks.count("memory", memory)
     first = start_program(guide, settings)

@@ -85,8 +85,7 @@ def annealed_log_likelihood(
     )
     checks.program("model", model)
     checks.optional(checks.program, "guide", guide)
-    if not (progress is None or isinstance(progress, bool)):
-        checks.program("progress", progress)
+    checks.progress(progress)
     checks.nesting("max_plate_nesting", max_plate_nesting)
     checks.count("memory", memory)
     first = start_program(guide, settings)

@@ -114,8 +114,7 @@ def log_likelihood(
     checks.optional(checks.flag, "compiled", compiled)
     for argument, flag in (("bfloat16", bfloat16), ("keep_log_weight", keep_log_weight)):
         checks.flag(argument, flag)
-    if not (progress is None or isinstance(progress, bool)):
-        checks.program("progress", progress)
+    checks.progress(progress)
     checks.count("num_samples", num_samples)
     checks.count("memory", memory)
     if seed is not None:
