@@ -74,16 +74,19 @@ def found():
     return run
 
 
+DRAWS = {"num_corruptions": 3, "num_particles": 4}
+
+
 def test_the_renyi_bound_falls_from_the_importance_weighted_to_the_denoising_one(found):
     alphas = (0.0, 0.3, 0.6, 0.99)
-    losses = [found(dv.TraceDenoisingRenyi_ELBO(3, 4, alpha=alpha))[0] for alpha in alphas]
+    losses = [found(dv.TraceDenoisingRenyi_ELBO(**DRAWS, alpha=alpha))[0] for alpha in alphas]
     assert losses == sorted(losses)
-    assert losses[-1] < found(dv.TraceDenoising_ELBO(3, 4))[0] < losses[-1] + 0.1
+    assert losses[-1] < found(dv.TraceDenoising_ELBO(**DRAWS))[0] < losses[-1] + 0.1
 
 
 def test_the_renyi_bound_at_0_is_the_importance_weighted_one(found):
-    loss, grads = found(dv.TraceDenoisingIWAE_ELBO(3, 4))
-    renyi, others = found(dv.TraceDenoisingRenyi_ELBO(3, 4, alpha=0.0))
+    loss, grads = found(dv.TraceDenoisingIWAE_ELBO(**DRAWS))
+    renyi, others = found(dv.TraceDenoisingRenyi_ELBO(**DRAWS, alpha=0.0))
     assert renyi == pytest.approx(loss, rel=1e-12)
     for one, two in zip(grads, others, strict=True):
         torch.testing.assert_close(one, two)
