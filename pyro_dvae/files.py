@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import stat
@@ -84,7 +85,7 @@ def replacing(path: str | os.PathLike[str], *, make_folder: bool = True) -> Iter
         if make_folder:
             target.parent.mkdir(parents=True, exist_ok=True)
         if target.is_dir():
-            raise IsADirectoryError(None, "it is a folder")
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         partial.touch(exist_ok=False)
     except OSError as error:
         raise unwritable(path, error) from None
@@ -109,7 +110,7 @@ def require_writable(path: str | os.PathLike[str]) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.is_dir():
-            raise IsADirectoryError(None, "it is a folder")
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         probe.touch(exist_ok=False)
         probe.unlink()
     except OSError as error:

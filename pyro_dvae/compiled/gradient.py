@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from pyro_dvae.parameters import uncompiled
 from pyro_dvae.recording.following import BuiltIn, Unrecordable, failing_as, followed
 from pyro_dvae.recording.undoing import refusing_python_draws, undone
 
@@ -61,8 +62,7 @@ def record_gradient(
         reached[:] = [leaf for leaf in leaves if leaf.grad is not None]
         return [loss.detach(), *[leaf.grad for leaf in reached if leaf.grad is not None]]
 
-    # Modules under torch.compile are recorded as they are written.
-    with failing_as(Unrecordable), undone(leaves) as changes, torch.compiler.set_stance("force_eager"):
+    with failing_as(Unrecordable), undone(leaves) as changes, uncompiled():
         graph = make_fx(refusing_python_draws(run), tracing_mode="real")(*leaves, *tensors)
     memory = {tensor.untyped_storage().data_ptr() for tensor in tensors if tensor.numel()}
     if any(t.untyped_storage().data_ptr() in memory for t, _ in changes.before.values() if t.numel()):
