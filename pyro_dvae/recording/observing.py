@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,7 +52,10 @@ class Observation:
 
 @contextmanager
 def observed() -> Iterator[Observation]:
-    """Look on while the body runs, in this thread; a profiler that is set goes on afterwards."""
+    """Look on while the body runs, in this thread; a profiler that is set goes on afterwards.
+
+    No garbage is collected meanwhile: what others let the collector call is not what the program reads.
+    """
     seen = Observation()
     users: dict[int, bool] = {}
 
@@ -74,11 +78,15 @@ def observed() -> Iterator[Observation]:
                     seen.objects[id(value)] = value
 
     before: Any = sys.getprofile()
+    collecting = gc.isenabled()
+    gc.disable()
     sys.setprofile(note)
     try:
         yield seen
     finally:
         sys.setprofile(None)
+        if collecting:
+            gc.enable()
         if hasattr(before, "enable"):  # cProfile's, which only it can set
             before.enable()
         else:

@@ -1,6 +1,7 @@
 """The comparison of compiled steps with their program: what it costs, leaves alone, and finds."""
 
 import cProfile
+import gc
 import random
 import sys
 
@@ -160,6 +161,30 @@ def test_a_profiler_goes_on_afterwards():
     finally:
         sys.setprofile(None)
     assert seen
+
+
+COLLECTIONS = 0
+
+
+def _counts_collections(phase, info):
+    global COLLECTIONS
+    COLLECTIONS += 1
+
+
+def test_what_the_garbage_collector_calls_is_no_part_of_the_program():
+    thresholds, before = gc.get_threshold(), COLLECTIONS
+    gc.callbacks.append(_counts_collections)
+    gc.set_threshold(50)
+    try:
+        with observing.observed() as seen:
+            [[] for _ in range(10_000)]
+        assert "COLLECTIONS" not in seen.names()
+        assert gc.isenabled()
+        [[] for _ in range(10_000)]
+        assert before < COLLECTIONS  # it is called again
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.callbacks.remove(_counts_collections)
 
 
 def test_further_shapes_are_compiled_when_they_have_come_often(monkeypatch):
