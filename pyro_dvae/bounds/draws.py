@@ -261,7 +261,8 @@ class Draws:
             if self.is_within(term.site)
         ]
         if not parts:
-            return torch.zeros((1, 1) + (1,) * max((-frame.dim for frame in frames), default=0))
+            shape = (1, 1) + (1,) * max((-frame.dim for frame in frames), default=0)
+            return torch.zeros(shape, device=terms[0].value.device if terms else None)
         return torch.stack(torch.broadcast_tensors(*parts)).sum(0)
 
     def _scales(self, terms: list[Term]) -> tuple[float | Tensor, list[float | Tensor]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pyro_dvae.bounds.circular import circular, out_of_order
@@ -83,4 +84,7 @@ def closed_form(latent: dict[str, Any], prior: dict[str, Any]) -> Tensor | None:
     if not same(latent["scale"], prior["scale"]) or not same(latent["mask"], prior["mask"]):
         return None
     divergence = closed_form_kl(latent["fn"], prior["fn"])
-    return None if divergence is None else divergence.expand(latent["fn"].batch_shape)
+    if divergence is None:
+        return None
+    # A prior may be of more draws than the latent: it can depend on others.
+    return divergence.expand(torch.broadcast_shapes(latent["fn"].batch_shape, prior["fn"].batch_shape))

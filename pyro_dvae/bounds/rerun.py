@@ -167,7 +167,7 @@ def _cross(draws: Draws, again: Draws, lead: int, fresh: bool) -> CrossDensity:
                 f"use {LOOP} or declare the dimension (.to_event, pyro.plate)"
             )
         value = scale_and_mask(site["unscaled_log_prob"], mask=site["mask"])
-        total = total + layout.per_datum(value, frames, lead)
+        total = total.to(value.device) + layout.per_datum(value, frames, lead)
     if fresh:
         for site in again.auxiliary_sites():
             part = site["score_parts"].score_function

@@ -46,7 +46,8 @@ def closed_form_kl(q: Any, p: Any) -> Tensor | None:
         inner = closed_form_kl(q.base_dist, p.base_dist) if dims == p.reinterpreted_batch_ndims else None
         return None if inner is None else sum_rightmost(inner, dims)
     if (_name(q), _name(p)) in PAIRS:
-        return kl_divergence(q, p)
+        shape = torch.broadcast_shapes(q.batch_shape, p.batch_shape)  # PyTorch's formulas fill in place
+        return kl_divergence(q.expand(shape), p.expand(shape))
     if _name(q) == "Independent" and _name(q.base_dist) == "Normal" and _name(p) == "MultivariateNormal":
         return kl_divergence(q, p) if q.reinterpreted_batch_ndims == 1 else None
     if _is_transformed(q) and _is_transformed(p) and q.transforms == p.transforms:

@@ -86,3 +86,18 @@ def test_what_torch_would_get_wrong_is_left_to_sampling():
     assert closed_form_kl(dist.ContinuousBernoulli(0.3 * one), dist.Uniform(zero, one)) is None
     assert closed_form_kl(dist.Delta(zero, log_density=one), dist.Normal(zero, one)) is None
     assert closed_form_kl(Shifted(zero, one), dist.Normal(zero, one)) is None
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_batch_shapes_broadcast(name):
+    """A prior that depends on another latent can have more batch dimensions than the guide's distribution."""
+    first, second = (
+        getattr(dist, name)(**{key: tensor(value) for key, value in setting.items()})
+        for setting in EXAMPLES[name]
+    )
+    expected = closed_form_kl(first, second)
+    found = closed_form_kl(first.expand([2]), second.expand([3, 2]))
+    torch.testing.assert_close(found, expected.expand(3, 2))
+    torch.testing.assert_close(
+        closed_form_kl(first.expand([3, 1]), second.expand([2])), expected.expand(3, 2)
+    )

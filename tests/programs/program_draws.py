@@ -72,7 +72,10 @@ def _picked(form: Form, run: dict[str, Tensor], m: int, k: int, where: dict[str,
             own = None if program.auxiliary == "shared" else row
             found["u", m, own or 0] = of(run["u"], 0, own, None)
         if program.dropout:
-            found["dropout", m, k, row] = of(run["dropout"], 0, row, None)
+            if program.noise is not None and program.noise.place == "all":  # rows are part of the event
+                found["dropout", m, k, row] = of(run["dropout"], 1, None, None, row)
+            else:
+                found["dropout", m, k, row] = of(run["dropout"], 0, row, None)
     for latent in program.latents:
         for row in [None] if latent.place == "global" else range(ROWS):
             for copy in range(latent.copies):

@@ -80,8 +80,13 @@ class Program:
 
     @property
     def shared(self) -> bool:
-        """Whether a latent is shared by all rows."""
-        return any(each.place == "global" for each in self.latents)
+        """Whether rows share something: a latent, or what a single draw cannot show to be constant."""
+        if any(each.place == "global" for each in self.latents):
+            return True
+        single = self.option("num_corruptions") * self.option("num_particles") == 1
+        looped = not self.option("vectorize_particles", True) and self.option("num_mixture", 0) > 1
+        mixed = self.bound == "semi-implicit" and self.option("num_mixture", 0) > 0
+        return mixed and single and not looped and self.model_factor == "outside"
 
     @property
     def rows(self) -> list[list[int]]:

@@ -56,7 +56,7 @@ class Autoencoder(nn.Module):
 
     def model(self, x):
         pyro.module("decoder", self.decoder)
-        scale = pyro.param("scale", torch.tensor(1.0), constraint=constraints.positive)
+        scale = pyro.param("scale", x.new_tensor(1.0), constraint=constraints.positive)
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), 2), 1.0).to_event(1))
             pyro.sample("x", dist.Normal(self.decoder(z), scale).to_event(1), obs=x)
@@ -932,6 +932,7 @@ def test_resume_on_a_gpu(tmp_path):
             epochs=3,
             batch_size=BATCH,
             progress=False,
+            device="cuda",
             **options,
         )
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.distributions import biject_to
 
 from pyro_dvae.bounds import TraceDenoising_ELBO
 from pyro_dvae.bounds.draws import Draws, Layout
@@ -81,16 +82,37 @@ class Programs:
                 f"model: expected one plate with the {len(few[0])} data of a batch around all sites, got "
                 f"weights of shape {tuple(weights.shape)}{why_shared(found[0])}"
             )
-        for site in found[0].latent_sites():
-            # A point that differs between draws is a function of them, with its own density (AutoGuides).
-            if is_point(site["fn"]) and not _differs(site["value"], found[0].layout, site["fn"].event_dim):
-                raise InputError(
-                    f"guide: its latent {site['name']!r} is a point, which has no density to weigh it by; a "
-                    "likelihood needs a guide with one"
-                )
+        _refuse_points(found[0])
         auxiliary = found[0].auxiliary_sites()
         noisy = any(_random_on_clean_input(site["fn"]) for site in auxiliary)
         return Inspected(trained, bool(auxiliary), noisy, probe.plate_nesting)
+
+
+def _refuse_points(draws: Draws) -> None:
+    """Refuse latents that are points, unless they are draws of the guide in other coordinates (AutoGuides).
+
+    For those there are draws of as many dimensions that the model does not have; a function of other latents
+    has no density.
+    """
+    sites = draws.guide_trace.nodes
+    points = [site for site in draws.latent_sites() if is_point(site["fn"])]
+    own = [site for site in draws.counted_sites() if site["name"] not in draws.model_trace.nodes]
+    drawn = sum(_dimensions(s, s) for s in own if not s["is_observed"] and not is_point(s["fn"]))
+    needed = sum(_dimensions(sites[s["name"]], draws.model_trace.nodes[s["name"]]) for s in points)
+    for site in points:
+        if needed > drawn or not _differs(site["value"], draws.layout, site["fn"].event_dim):
+            raise InputError(
+                f"guide: its latent {site['name']!r} is a point, which has no density to weigh it by; a "
+                "likelihood needs a guide with one"
+            )
+
+
+def _dimensions(site: dict[str, Any], prior: dict[str, Any]) -> int:
+    """Return of how many real numbers a value is, on the support of its prior."""
+    support = prior["fn"].support
+    if support.is_discrete:
+        return 0 if site is prior else int(site["value"].numel())
+    return int(biject_to(support).inv(site["value"]).numel())
 
 
 def _differs(value: Tensor, layout: Layout, event_dim: int) -> bool:

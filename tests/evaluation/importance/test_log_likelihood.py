@@ -703,3 +703,40 @@ def test_on_the_accelerator():
             error = (found.standard_error.square() + expected.standard_error.square()).sqrt()
             assert bool(((found.log_likelihood - expected.log_likelihood).abs() < 5 * error).all())
             assert found.log_likelihood.device.type == "cpu"
+
+
+def _three_latents(x):
+    with pyro.plate("data", len(x)):
+        first = pyro.sample("first", dist.LogNormal(x.new_zeros(len(x)), 1.0))
+        second = pyro.sample("second", dist.Normal(x.new_zeros(len(x)), 1.0))
+        pyro.sample("x", dist.Normal(first + second, 0.5), obs=x)
+
+
+def _in_other_coordinates(x, second):
+    with pyro.plate("data", len(x)):
+        base = pyro.sample("base", dist.Normal(x.new_zeros(len(x)), 1.0), infer={"is_auxiliary": True})
+        first = pyro.sample("first", dist.Delta(base.exp(), log_density=-base))
+        pyro.sample("second", second(first))
+
+
+def test_a_latent_that_is_a_function_of_others_has_no_density():
+    x = torch.tensor([0.3, 1.7], dtype=torch.float64)
+    with pytest.raises(InputError, match="is a point, which has no density"):
+        dv.log_likelihood(
+            _three_latents,
+            lambda x: _in_other_coordinates(x, dist.Delta),
+            x,
+            num_samples=50,
+            proposal="mixture",
+        )
+    found = dv.log_likelihood(
+        _three_latents,
+        lambda x: _in_other_coordinates(x, lambda first: dist.Normal(x - first, 0.6)),
+        x,
+        num_samples=40_000,
+        seed=0,
+    )
+    points = torch.linspace(-9, 9, 4001, dtype=torch.float64)  # of log(first)
+    joint = dist.Normal(0.0, 1.0).log_prob(points) + dist.Normal(points.exp(), 1.25**0.5).log_prob(x[:, None])
+    expected = torch.logsumexp(joint, 1) + math.log(18 / 4000)
+    assert bool(((found.log_likelihood - expected).abs() < 5 * found.standard_error).all())
