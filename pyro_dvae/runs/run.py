@@ -160,13 +160,17 @@ class Run:
         for part in (self.encoder, self.decoder, self.corruption):
             part.eval()
         results = self._evaluate(model, guide, trainer)
-        if self.ranks.first:
+
+        def write() -> None:
             run_folder.require_present(self.folder)
             pictures = self._draw(model, guide, trainer)
             results["seconds"]["evaluation"] = round(time.perf_counter() - started, 1)
             run_folder.write_json(self.folder / run_folder.RESULTS, results)
             self.release()
             show(_table(results, self.folder, pictures))
+
+        # All end together: a process that ends while others still speak can abort in their library's threads.
+        together(self.ranks, write if self.ranks.first else lambda: None)
         self.group.leave()
         return results
 
