@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
+from collections.abc import Iterable
 from typing import Any
 
 import pyro
@@ -41,10 +42,15 @@ class Module(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the attributes, with references that can be pickled."""
-        for parameter in self.parameters():
-            if isinstance(getattr(parameter, "unconstrained", None), weakref.ref):
-                parameter.unconstrained = _Itself(parameter)  # type: ignore[attr-defined]
+        make_picklable(self.parameters())
         return self.__dict__
+
+
+def make_picklable(parameters: Iterable[Tensor]) -> None:
+    """Replace the weak references that Pyro has put on unconstrained parameters: they have no pickle."""
+    for parameter in parameters:
+        if isinstance(getattr(parameter, "unconstrained", None), weakref.ref):
+            parameter.unconstrained = _Itself(parameter)  # type: ignore[attr-defined]
 
 
 def register(name: str, module: nn.Module, *, by_name: bool = False) -> None:

@@ -6,17 +6,24 @@ import pickle
 from pathlib import Path
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
-from pyro.infer import SVI
+from pyro.infer import SVI, Trace_ELBO
 
 import pyro_dvae as dv
 from pyro_dvae import networks
+from pyro_dvae.compiled import compiler
 from pyro_dvae.registration import register
 from pyro_dvae.training import Stopped
 
 D, d = 4, 2
 X = torch.bernoulli(torch.full((6, D), 0.5), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    monkeypatch.setattr(compiler, "_compiled", lambda graph, example: compiler.interpret(graph))
 
 
 def encoder():
@@ -69,7 +76,6 @@ MODULES = {
     "DenoisingGuide": lambda: dv.DenoisingGuide(Inner(), dv.BitFlip(0.2, learnable=True)),
     "LatentVariableModel": lambda: dv.LatentVariableModel(decoder()),
 }
-# CompiledLoss and CompiledSVI hold recordings of programs: they are not pickled yet.
 OTHERS = {
     "BoundsReport", "Check", "CompiledLoss", "CompiledSVI", "ConstantSchedule", "Corruption",
     "DVAE", "Dataset", "Estimate", "Fitted", "History", "LinearSchedule",
@@ -242,17 +248,24 @@ def test_results_and_data(copied):
         assert vars(copied(schedule)) == vars(schedule)
 
 
-def test_fitted_models_of_many():
-    pair = PAIRS["Masking"]()
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+@pytest.mark.parametrize("made", [PAIRS["Masking"], lambda: Plain()], ids=["ready-made", "plain"])
+def test_fitted_models_of_many(made, copied):
+    pair = made()
+    with pyro.get_param_store().scope():
+        pyro.module("seen", getattr(pair, "net", pair.guide))  # with what Pyro leaves on parameters
     (found,) = dv.fit_many(
-        [(pair.model, pair.guide)], dv.TraceDenoising_ELBO(), X, epochs=1, validation=X, progress=False
+        [(pair.model, pair.guide)], dv.TraceDenoising_ELBO(), X, epochs=2, validation=X, progress=False
     )
-    other = by_pickle(found)
+    other = copied(found)
     assert other.history == found.history
-    assert all(
-        torch.equal(a, b) for a, b in zip(other.model.parameters(), pair.model.parameters(), strict=True)
-    )
+    assert other.trained.tensors().keys() == found.trained.tensors().keys()
+    for name, value in found.trained.tensors().items():
+        assert torch.equal(other.trained.tensors()[name], value), name
+        value.zero_()
+    assert all(value.any() for value in other.trained.parameters.values())
     other.load_best()
+    assert all(torch.equal(other.trained.tensors()[name], value) for name, value in found.best.items())
 
 
 def test_a_trainer_and_what_it_trained():
@@ -264,6 +277,165 @@ def test_a_trainer_and_what_it_trained():
     assert loss(by_pickle(pair)) == loss(pair)
     with pytest.raises(TypeError, match="a Trainer is not pickled or copied: pickle model and guide"):
         pickle.dumps(trainer)
+
+
+class Plain:
+    """Model and guide as methods of an object, with a module of plain torch and a parameter in the store."""
+
+    def __init__(self):
+        torch.manual_seed(0)
+        self.net = torch.nn.Linear(D, d)
+
+    def model(self, x):
+        scale = pyro.param("scale", torch.ones(()), constraint=dist.constraints.positive)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(d), scale).to_event(1))
+            pyro.sample("x", dist.Normal(z.sum(-1, keepdim=True), 1.0).expand([*x.shape]).to_event(1), obs=x)
+
+    def guide(self, x):
+        pyro.module("net", self.net)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(self.net(x), 0.5).to_event(1))
+
+
+def model(x):
+    loc = pyro.param("loc", torch.zeros(D))
+    with pyro.plate("data", len(x)):
+        pyro.sample("x", dist.Normal(loc + torch.zeros_like(x), 1.0).to_event(1), obs=x)
+
+
+def guide_of_nothing(x):
+    pass
+
+
+def loss_by_hand(model, guide, x):
+    return Trace_ELBO().differentiable_loss(model, guide, x)
+
+
+def ready_made():
+    torch.manual_seed(0)
+    pair = PAIRS["SaltAndPepper"]()
+    return pair.model, pair.guide
+
+
+def methods():
+    pair = Plain()
+    return pair.model, pair.guide
+
+
+TRAINED = {"ready-made": ready_made, "methods": methods, "functions": lambda: (model, guide_of_nothing)}
+OPTIMIZERS = {
+    "Adam": lambda: pyro.optim.Adam({"lr": 0.05}),
+    "ClippedAdam": lambda: pyro.optim.ClippedAdam({"lr": 0.05, "betas": (0.8, 0.9)}),
+    "clipped together": lambda: pyro.optim.Adam({"lr": 0.05}, {"clip_norm": 0.5}),
+    "a schedule": lambda: pyro.optim.ExponentialLR(
+        {"optimizer": torch.optim.Adam, "optim_args": {"lr": 0.05}, "gamma": 0.5}
+    ),
+}
+LOSSES = {"bound": dv.TraceDenoising_ELBO, "function": lambda: loss_by_hand}
+
+
+def stepped(svi, seed, count=4):
+    """Return the losses of steps from one random state."""
+    pyro.set_rng_seed(seed)
+    losses = []
+    for _ in range(count):
+        losses.append(svi.step(X))
+        if hasattr(svi.optim, "step"):
+            svi.optim.step()
+    return losses
+
+
+def of_functions():
+    """Return a copy of what the param store has that no module has."""
+    store = pyro.get_param_store()
+    names = [name for name, leaf in store._params.items() if not isinstance(leaf, torch.nn.Parameter)]
+    return {
+        "params": {name: store._params[name].detach().clone().requires_grad_() for name in names},
+        "constraints": {name: store._constraints[name] for name in names},
+    }
+
+
+CASES = (
+    [pytest.param("functions", "Adam", "bound", used, "pickle", id=f"used {used}") for used in (0, 1, 4)]
+    + [pytest.param("ready-made", "Adam", "bound", 3, name, id=name) for name in COPIES]
+    + [pytest.param(name, "Adam", "function", 3, "deepcopy", id=name) for name in TRAINED]
+    + [pytest.param("methods", name, "bound", 3, "pickle", id=name) for name in OPTIMIZERS]
+)
+
+
+@pytest.mark.parametrize(("made", "optimizer", "loss", "used", "copied"), CASES)
+def test_compiled_steps(made, optimizer, loss, used, copied):
+    """In a process with the same param store, a copy goes on as its original does."""
+    svi = dv.CompiledSVI(*TRAINED[made](), OPTIMIZERS[optimizer](), LOSSES[loss](), say=quiet)
+    stepped(svi, 1, used)
+    other = COPIES[copied](svi)
+    state = of_functions()
+    wanted = stepped(svi, 2)
+    with pyro.get_param_store().scope():
+        pyro.get_param_store().set_state(state)
+        assert stepped(other, 2) == pytest.approx(wanted, rel=1e-5)
+        assert other.optim.get_state().keys() == pyro.get_param_store().keys()
+    assert other.recorded == svi.recorded == 1
+    assert other.optim is not svi.optim
+
+
+def quiet(message):
+    pass
+
+
+def test_a_copy_in_the_same_process():
+    """A ready-made pair is independent of its copy."""
+    svi = dv.CompiledSVI(*ready_made(), OPTIMIZERS["Adam"](), dv.TraceDenoising_ELBO(), say=quiet)
+    stepped(svi, 1)
+    other = copy.deepcopy(svi)
+    assert stepped(other, 2) == pytest.approx(stepped(svi, 2), rel=1e-5)
+
+
+def test_a_copy_that_shares_the_store():
+    """Functions have their parameters in the store alone: the copy goes on with them and their moments."""
+    results = []
+    for copied in (lambda svi: svi, copy.deepcopy):
+        pyro.clear_param_store()
+        bound = dv.TraceDenoising_ELBO()
+        svi = dv.CompiledSVI(model, guide_of_nothing, OPTIMIZERS["Adam"](), bound, say=quiet)
+        stepped(svi, 1)
+        results.append(stepped(copied(svi), 2))
+    assert results[1] == pytest.approx(results[0], rel=1e-5)
+
+
+CALLED = [("functions", 0, "pickle"), ("methods", 1, "deepcopy"), ("ready-made", 3, "torch.save")]
+
+
+@pytest.mark.parametrize(("made", "used", "copied"), CALLED)
+def test_compiled_losses(made, used, copied):
+    loss = dv.compile_loss(*TRAINED[made](), dv.TraceDenoising_ELBO(), say=quiet)
+
+    def called(loss, seed, count=4):
+        pyro.set_rng_seed(seed)
+        found = []
+        for _ in range(count):
+            for leaf in loss.parameters():
+                leaf.grad = None
+            value = loss(X)
+            value.backward()
+            found.append([value.item(), *(leaf.grad for leaf in loss.parameters() if leaf.grad is not None)])
+        return found
+
+    called(loss, 1, used)
+    other = COPIES[copied](loss)
+    state = of_functions()
+    wanted = called(loss, 2)
+    with pyro.get_param_store().scope():
+        pyro.get_param_store().set_state(state)
+        found = called(other, 2)
+    assert other.recorded == loss.recorded == 1
+    for one, of_copy in zip(wanted, found, strict=True):
+        assert of_copy[0] == pytest.approx(one[0], rel=1e-5)
+        for a, b in zip(one[1:], of_copy[1:], strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+    assert list(other.parameters())
+    assert not {id(p) for p in other.parameters()} & {id(p) for p in loss.parameters()}
 
 
 @pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)

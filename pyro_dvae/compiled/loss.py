@@ -15,6 +15,7 @@ from pyro_dvae.compiled.step import NOISES, CompiledGradient, Gradient, Numerics
 from pyro_dvae.errors import InputError
 from pyro_dvae.parameters import modules_of, unconstrained
 from pyro_dvae.recording.following import BuiltIn
+from pyro_dvae.registration import make_picklable
 
 
 def compile_loss(
@@ -50,7 +51,12 @@ def compile_loss(
 
 
 class CompiledLoss:
-    """What :func:`compile_loss` returns."""
+    """What :func:`compile_loss` returns.
+
+    It pickles and deep-copies with model, guide, bound and options. A copy records anew, from its second call
+    of a shape on, and gives the same losses under the same seed. Parameters of functions are in Pyro's param
+    store, and random numbers come from torch's generator: these are not part of a copy.
+    """
 
     def __init__(
         self,
@@ -65,6 +71,11 @@ class CompiledLoss:
         self._recordings = Recordings(
             self._loss_and_grads, (model, guide, loss), numerics, _build, say, steps=False
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the parameters that calls have met: calls of a copy meet its own."""
+        make_picklable(self.parameters())
+        return vars(self) | {"_leaves": {}}
 
     def _loss_and_grads(self, *args: Any, **kwargs: Any) -> Any:
         if not hasattr(self.loss, "differentiable_loss"):

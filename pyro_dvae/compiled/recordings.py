@@ -97,11 +97,23 @@ class Recordings:
         self._steps = steps
         self._loss_and_grads, self._programs, self._numerics = loss_and_grads, tuple(programs), numerics
         self._build, self._say = build, say or to_stderr
+        self._forget()
+
+    def _forget(self) -> None:
         self._shapes: dict[tuple[Any, ...], _Shape] = {}
         self._kept: list[Any] = []  # arguments that are known by identity
         self._numbers_vary = True
         self._changes = 0
         self._warned = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what calls have shown: it holds for these objects and this process, and is found anew."""
+        kept = ("_steps", "_loss_and_grads", "_programs", "_numerics", "_build", "_say")
+        return {name: getattr(self, name) for name in kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._forget()
 
     @property
     def all(self) -> list[Fast]:

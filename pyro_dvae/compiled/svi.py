@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from pyro import poutine
-from pyro.infer import SVI
+from pyro.infer import ELBO, SVI
 from pyro.infer.util import torch_item, zero_grads
 from pyro.optim import PyroOptim
 from pyro.util import warn_if_nan
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_dvae import checks
 from pyro_dvae.compiled.adam import Slot, slot
@@ -20,6 +22,7 @@ from pyro_dvae.compiled.recordings import Recordings, Step
 from pyro_dvae.compiled.step import NOISES, CompiledGradient, CompiledStep, Gradient, Numerics
 from pyro_dvae.parameters import unconstrained
 from pyro_dvae.recording.following import BuiltIn
+from pyro_dvae.registration import make_picklable
 
 
 class CompiledSVI(SVI):
@@ -40,6 +43,12 @@ class CompiledSVI(SVI):
     itself, draws from Python's ``random``) runs in ordinary steps, with one warning that says why, and so do
     steps inside effect handlers or autocast, and all where there is no compiler. Now and then a compiled step
     is compared with the program; if it differs, :class:`CompiledStepError` says how.
+
+    An object pickles and deep-copies, also after use: with model, guide, loss, options and the optimizer with
+    its state. A copy goes on with the same losses under the same seed, and records its steps anew. Parameters
+    of functions stay in Pyro's param store, and random numbers come from torch's generator: a copy holds
+    neither. It finds the optimizer's state for parameters in the store by their names there, and has an
+    optimizer of its own, ``copy.optim``.
 
     On a GPU a step is captured in a CUDA graph. There ``step`` waits for its loss, as SVI's does; ``advance``
     does not.
@@ -68,12 +77,27 @@ class CompiledSVI(SVI):
         say: Callable[[str], object] | None = None,
         **kwargs: Any,
     ) -> None:
+        if loss_and_grads is None and not isinstance(loss, ELBO):
+            loss_and_grads = functools.partial(_with_backward, loss)  # Pyro's own has no pickle
         super().__init__(model, guide, optim, loss, loss_and_grads=loss_and_grads, **kwargs)
         self.numerics = Numerics(checks.known("noise", noise, NOISES), bfloat16)
         programs = (self.model, self.guide, self.loss, self.loss_and_grads)
         self._recordings = Recordings(
             self._of_arguments, programs, self.numerics, self._build, say, steps=True
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Give the optimizer's state in two ways: by modules' parameters, and by the names in the store."""
+        optim = copy.copy(self.optim)
+        make_picklable(optim.optim_objs)
+        named = {name: state for name, state in optim.get_state().items() if name is not None}
+        optim._state_waiting_to_be_consumed = optim._state_waiting_to_be_consumed | named
+        optim.optim_objs = {p: each for p, each in optim.optim_objs.items() if isinstance(p, nn.Parameter)}
+        optim.grad_clip = {p: optim.grad_clip[p] and self._clip(p) for p in optim.optim_objs}
+        return vars(self) | {"optim": optim}
+
+    def _clip(self, leaf: Tensor) -> Callable[[Tensor], None]:
+        return functools.partial(PyroOptim._clip_grad, **self.optim._get_grad_clip_args(leaf))
 
     def _of_arguments(self, *args: Any, **kwargs: Any) -> Any:
         return self.loss_and_grads(self.model, self.guide, *args, **kwargs)
@@ -139,3 +163,11 @@ class CompiledSVI(SVI):
             self.optim(list(step.leaves))
         zero_grads(step.leaves)
         return loss
+
+
+def _with_backward(loss: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Evaluate a loss function and add its gradients, as ``SVI`` does for functions."""
+    value = loss(*args, **kwargs)
+    if getattr(value, "requires_grad", False):
+        value.backward(retain_graph=True)
+    return value

@@ -27,6 +27,7 @@ from pyro_dvae.files import user_path
 from pyro_dvae.interrupts import Interrupts, Stopped
 from pyro_dvae.parameters import Trained
 from pyro_dvae.recording import Unrecordable
+from pyro_dvae.registration import make_picklable
 from pyro_dvae.threads import available_cores, using_threads
 from pyro_dvae.training import learning_rates
 from pyro_dvae.training.batches import data_tensor, epoch_order, fingerprint
@@ -61,6 +62,11 @@ class Fitted:
     best: dict[str, Tensor]
     store: dict[str, Any]
     trained: Trained = field(repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the attributes, with parameters that can be pickled."""
+        make_picklable(self.trained.parameters.values())
+        return vars(self)
 
     def load_best(self) -> None:
         """Copy the best epoch's parameters and buffers into the live ones; without validation do nothing."""
