@@ -10,9 +10,10 @@ import random
 import sys
 import types
 import warnings
+import weakref
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from numbers import Number
@@ -76,6 +77,7 @@ class Surroundings:
 
     def __init__(self, roots: Iterable[Any], observation: Observation | None) -> None:
         self._observed = observation is not None
+        self._iterators = None if observation is None else observation.iterators
         self._names = None if observation is None else observation.names()
         users = [] if observation is None else observation.users()
         self._users_names = {name for code, _ in users for name in code.co_names}
@@ -185,7 +187,10 @@ class Surroundings:
     def _within(self, holder: Any) -> Iterator[Any]:
         """Note the places directly in an object; return what is there."""
         kind = type(holder)
-        if isinstance(holder, Tensor):
+        if kind in weakref.ProxyTypes:  # first: they pass for what they stand for
+            with suppress(ReferenceError):  # which is gone
+                yield holder.__repr__.__self__
+        elif isinstance(holder, Tensor):
             self._tensors.append(holder)
         elif isinstance(holder, types.FunctionType):
             yield from self._function(holder)
@@ -217,11 +222,13 @@ class Surroundings:
             else:
                 self._note_opaque(holder)
         elif not isinstance(holder, (Number, torch.dtype, torch.device, types.CodeType)):
-            if self._observed and hasattr(kind, "__next__") and not _is_file(holder):
-                raise Unrecordable(
-                    f"the program can reach an iterator ({kind.__name__}): what is taken from it could not "
-                    "be put back"
-                )
+            if self._iterators is not None and hasattr(kind, "__next__") and not _is_file(holder):
+                if not self._iterators.left_alone(holder):
+                    raise Unrecordable(
+                        f"the program takes from an iterator ({kind.__name__}), which could not be put back"
+                    )
+                if is_library(kind.__module__):  # others may advance it: what it holds is nobody's setting
+                    return
             if not hasattr(holder, "__dict__"):
                 self._note_opaque(holder)
             if (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,9 @@ from types import CodeType, FrameType, FunctionType
 from typing import Any
 
 from pyro_dvae.recording.following import is_library, is_users
+from pyro_dvae.recording.iterators import Iterators
 
+_IMPORTER = importlib._bootstrap._find_and_load.__code__.co_filename  # type: ignore[attr-defined]
 _DYNAMIC = {
     "getattr",
     "vars",
@@ -31,10 +34,12 @@ class Observation:
 
     :param codes: every code object that ran, with its globals, by its identity.
     :param objects: functions and instances of a user's classes among locals and results, by identity.
+    :param iterators: those that were there before, and whether they were advanced.
     """
 
     codes: dict[int, tuple[CodeType, dict[str, Any]]] = field(default_factory=dict)
     objects: dict[int, Any] = field(default_factory=dict)
+    iterators: Iterators = field(default_factory=Iterators)
 
     def users(self) -> list[tuple[CodeType, dict[str, Any]]]:
         """Return the user's code that ran, with its globals."""
@@ -54,21 +59,22 @@ class Observation:
 def observed() -> Iterator[Observation]:
     """Look on while the body runs, in this thread; a profiler that is set goes on afterwards.
 
-    No garbage is collected meanwhile: what others let the collector call is not what the program reads.
+    What Python runs to import a module is left out. No garbage is collected meanwhile: what others let the
+    collector call is not what the program reads.
     """
     seen = Observation()
     users: dict[int, bool] = {}
-
     importing = 0
 
     def note(frame: FrameType, event: str, result: Any) -> None:
         nonlocal importing
         code = frame.f_code
-        if code.co_name == "<module>":  # what is imported meanwhile is not what the program reads
+        if code.co_name == "_find_and_load" and code.co_filename == _IMPORTER:
             importing += (event == "call") - (event == "return")
         if importing:
             return
         if event == "call":
+            seen.iterators.note(frame)
             if id(code) not in seen.codes:
                 seen.codes[id(code)] = (code, frame.f_globals)
                 users[id(code)] = is_users(frame.f_globals)
@@ -91,6 +97,7 @@ def observed() -> Iterator[Observation]:
             before.enable()
         else:
             sys.setprofile(before)
+        seen.iterators.end()
 
 
 def _is_users_object(value: Any) -> bool:
