@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,11 +16,14 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from pyro_dvae.compiled.adam import Slot, StepSizes
 from pyro_dvae.compiled.compiler import Compiled, build
 from pyro_dvae.compiled.gradient import difference
+from pyro_dvae.compiled.honesty import Honest
 from pyro_dvae.compiled.step import STATES, Gradient, whole_step
+from pyro_dvae.compiled.verification import Verification
 from pyro_dvae.errors import InputError
 from pyro_dvae.recording import Unrecordable
 from pyro_dvae.recording.following import failing_as
 from pyro_dvae.recording.hashed_noise import remaining_draws
+from pyro_dvae.recording.undoing import undone
 
 
 def lift(graph: GraphModule, names: Sequence[str]) -> None:
@@ -44,6 +50,60 @@ def require_same_program(first: GraphModule, other: GraphModule, which: str) -> 
         )
 
 
+@dataclass(frozen=True)
+class Side:
+    """One of the models beside each other.
+
+    :param honest: its program, as it was recorded.
+    :param scope: gives a context in which Pyro's param store is the model's.
+    """
+
+    honest: Honest
+    scope: Callable[[], AbstractContextManager[Any]]
+
+
+class _Batched:
+    """The programs of several models, and the recording of the first with the tensors of all.
+
+    :param bring: copies the stacked parameters and buffers into the models, where their programs read them.
+    """
+
+    def __init__(
+        self,
+        gradient: Gradient,
+        leaves: Sequence[Tensor],
+        lifted: Sequence[Tensor],
+        sides: Sequence[Side],
+        bring: Callable[[], None],
+    ) -> None:
+        self.coarse = gradient.coarse
+        self._graph, self._leaves, self._lifted = gradient.graph, leaves, lifted
+        self._sides, self._bring = sides, bring
+
+    def _first(self, look: Callable[[Honest, list[Tensor]], str | None], x: Tensor) -> str | None:
+        self._bring()
+        for number, side in enumerate(self._sides):
+            with side.scope():
+                found = look(side.honest, [x[number]])
+            if found is not None:
+                return f"pairs[{number}]: {found}"
+        return None
+
+    def disagreement(self, tensors: Sequence[Tensor]) -> str | None:
+        """Compare every model with its recording; return in words how the first odd one differs, or None."""
+        return self._first(Honest.disagreement, tensors[0])
+
+    def change(self, tensors: Sequence[Tensor]) -> str | None:
+        """Return in words what the program of the first odd model now computes in place of what, or None."""
+        return self._first(Honest.change, tensors[0])
+
+    def loss(self, tensors: Sequence[Tensor], keys: Sequence[Tensor]) -> Tensor:
+        """Return the losses [E] of the recording, one model after the other."""
+        given = [*self._leaves, *tensors, *keys, *self._lifted]
+        with undone(), torch.no_grad():
+            return torch.stack([self._graph(*(t[n] for t in given))[0] for n in range(len(self._sides))])
+
+
 class BatchedStep:
     """Loss, gradients and Adam's update of E models as one compiled function; all is changed in place.
 
@@ -55,6 +115,8 @@ class BatchedStep:
     :param x: example data, [E, ...].
     :param keys: example keys of the noise, [E, draws, 2].
     :param clip_norm: largest norm of all gradients of a model together.
+    :param sides: the models, which the step is compared with now and then.
+    :param bring: copies the stacked parameters and buffers into the models.
     :raises Unrecordable: the program draws what cannot be batched.
     """
 
@@ -68,11 +130,14 @@ class BatchedStep:
         x: Tensor,
         keys: Tensor,
         clip_norm: float | None,
+        sides: Sequence[Side],
+        bring: Callable[[], None],
     ) -> None:
         left = remaining_draws(gradient.graph)
         if left:
             raise Unrecordable(f"{left[0]} draws from torch's generator, which cannot be batched")
         self.draws = gradient.draws
+        self._verified = Verification(_Batched(gradient, leaves, lifted, sides, bring))
         self._counts = states[::STATES]
         self._sizes = StepSizes(slots, states[0].device)
         self._fixed = [*leaves, *states, *lifted]
@@ -102,5 +167,9 @@ class BatchedStep:
         :param x: a batch of each, [E, N, ...].
         :param rates: learning rates, [E, slots].
         :param keys: of the noise, [E, draws, 2].
+        :raises CompiledStepError: the program of one of them gives other numbers.
         """
-        return self._run(self._inputs(x, rates, keys))[0]
+        expected = self._verified.before([x], [keys] if self.draws else [])
+        losses = self._run(self._inputs(x, rates, keys))[0]
+        self._verified.after(losses, expected)
+        return losses

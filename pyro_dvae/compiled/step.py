@@ -65,6 +65,20 @@ class Gradient:
         """Return fresh keys from torch's generator, as the last input or none."""
         return [draw_keys(self.draws, device)] if self.draws else []
 
+    def disagreement(self, tensors: Sequence[Tensor]) -> str | None:
+        """Run program and recording on the same random numbers; return in words how they differ, or None."""
+        return self.honest.disagreement(tensors)
+
+    def change(self, tensors: Sequence[Tensor]) -> str | None:
+        """Return in words what the program now computes in place of what, or None."""
+        return self.honest.change(tensors)
+
+    def loss(self, tensors: Sequence[Tensor], keys: Sequence[Tensor]) -> Tensor:
+        """Return the loss of the recording, which changes nothing."""
+        with undone(), torch.no_grad():
+            loss: Tensor = self.graph(*[leaf.detach() for leaf in self.leaves], *tensors, *keys)[0]
+        return loss
+
 
 def record_for(
     loss_and_grads: LossAndGrads,

@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from pyro_dvae.compiled.honesty import close
 from pyro_dvae.errors import CompiledStepError
-from pyro_dvae.recording.undoing import undone
-
-if TYPE_CHECKING:
-    from pyro_dvae.compiled.step import Gradient
 
 _SHARE = 0.01  # of the time since the recording
 _COMPILED, _ROUNDED = 1e-3, 0.05  # allowed difference of compiled code; where products are rounded
+
+
+class Compared(Protocol):
+    """A recorded loss beside its program: :class:`pyro_dvae.compiled.step.Gradient`, or several of them."""
+
+    @property
+    def coarse(self) -> bool:
+        """Whether products are rounded."""
+
+    def disagreement(self, tensors: Sequence[Tensor]) -> str | None:
+        """Return in words how program and recording differ on the same random numbers, or None."""
+
+    def change(self, tensors: Sequence[Tensor]) -> str | None:
+        """Return in words what the program now computes in place of what, or None."""
+
+    def loss(self, tensors: Sequence[Tensor], keys: Sequence[Tensor]) -> Tensor:
+        """Return the loss of the recording, which changes nothing."""
 
 
 class Verification:
@@ -27,11 +39,11 @@ class Verification:
     would draw; random streams, gradients, parameters and buffers are afterwards as before. All comparisons
     together take at most a hundredth of the time, but for those at powers of ten.
 
-    :param gradient: the recorded loss, as it is and as it is compiled.
+    :param compared: the recorded loss, and its program.
     """
 
-    def __init__(self, gradient: Gradient) -> None:
-        self._gradient = gradient
+    def __init__(self, compared: Compared) -> None:
+        self._compared = compared
         self._began = time.perf_counter()
         self._steps, self._next, self._spent, self._last = 0, 1, 0.0, 0.0
 
@@ -55,26 +67,24 @@ class Verification:
         if not self._due():
             return None
         began = time.perf_counter()
-        gradient = self._gradient
         # At first it has just been recorded, and compared.
-        wrong = gradient.honest.disagreement(tensors) if self._steps > 1 else None
+        wrong = self._compared.disagreement(tensors) if self._steps > 1 else None
         if wrong is not None:
-            raise self._error(wrong, gradient.honest.change(tensors))
-        with undone(), torch.no_grad():
-            loss: Tensor = gradient.graph(*[leaf.detach() for leaf in gradient.leaves], *tensors, *keys)[0]
+            raise self._error(wrong, self._compared.change(tensors))
+        loss = self._compared.loss(tensors, keys)
         self._last = time.perf_counter() - began
         self._spent += self._last
         return loss
 
     def after(self, loss: Tensor, expected: Tensor | None) -> None:
-        """Compare the loss of the compiled step with what :meth:`before` returned."""
-        if expected is not None and not close(
-            loss, expected, _ROUNDED if self._gradient.coarse else _COMPILED
-        ):
-            raise self._error(
-                f"the compiled step gives a loss of {float(loss):.8g}, its recording {float(expected):.8g}",
-                None,
-            )
+        """Compare the loss (or losses) of the compiled step with what :meth:`before` returned."""
+        if expected is None:
+            return
+        allowed = _ROUNDED if self._compared.coarse else _COMPILED
+        for found, wanted in zip(loss.flatten(), expected.flatten(), strict=True):
+            if not close(found, wanted, allowed):
+                losses = f"a loss of {float(found):.8g}, its recording {float(wanted):.8g}"
+                raise self._error(f"the compiled step gives {losses}", None)
 
     def _error(self, wrong: str, change: str | None) -> CompiledStepError:
         what = "" if change is None else f" (recorded: {change})"

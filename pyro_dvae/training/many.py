@@ -18,7 +18,7 @@ from torch.optim import Adam
 
 from pyro_dvae import checks, random_state
 from pyro_dvae.compiled.adam import slot, start
-from pyro_dvae.compiled.batched import BatchedStep, lift, require_same_program
+from pyro_dvae.compiled.batched import BatchedStep, Side, lift, require_same_program
 from pyro_dvae.compiled.gradient import constants
 from pyro_dvae.compiled.honesty import Honest
 from pyro_dvae.compiled.step import Gradient, Numerics, record_for
@@ -122,6 +122,7 @@ def fit_many(
     The other options are those of :class:`Trainer`.
 
     :raises InputError: the pairs are no models of one structure, or draw what cannot be batched.
+    :raises CompiledStepError: the program of a pair has changed unseen; it is compared now and then.
     """
     run = ManyTraining(
         pairs,
@@ -436,6 +437,11 @@ class ManyTraining:
             x,
             torch.stack([each.at(self.finished, 0, first.draws) for each in self._keys]),
             self.clip_norm,
+            [
+                Side(each.honest, member.with_store)
+                for each, member in zip(recorded, self.members, strict=True)
+            ],
+            self._unstack,
         )
 
     def _recorded(self, member: Member, x: Tensor) -> Gradient:

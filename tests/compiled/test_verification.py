@@ -65,18 +65,18 @@ def test_nothing_is_disturbed(monkeypatch):
 
     def before(self, tensors, keys):
         streams = torch.get_rng_state(), random.getstate(), np.random.get_state(legacy=False)  # noqa: NPY002
-        state = [t.clone() for t in (*self._gradient.leaves, *pair_buffers(self))]
+        state = [t.clone() for t in (*self._compared.leaves, *pair_buffers(self))]
         result = original(self, tensors, keys)
         compared.append(result is not None)
         assert torch.equal(torch.get_rng_state(), streams[0])
         assert random.getstate() == streams[1]
         assert repr(np.random.get_state(legacy=False)) == repr(streams[2])  # noqa: NPY002
-        now = (*self._gradient.leaves, *pair_buffers(self))
+        now = (*self._compared.leaves, *pair_buffers(self))
         assert all(torch.equal(a, b) for a, b in zip(now, state, strict=True))
         return result
 
     def pair_buffers(self):
-        return self._gradient.honest.surroundings._tensors
+        return self._compared.honest.surroundings._tensors
 
     monkeypatch.setattr(verification.Verification, "before", before)
     plain, weights, _ = trained(SVI)

@@ -11,6 +11,7 @@ from torch import nn
 
 import pyro_dvae as dv
 from pyro_dvae.compiled import compiler
+from pyro_dvae.compiled.verification import Verification
 from pyro_dvae.networks import BernoulliDecoder, GaussianEncoder
 from pyro_dvae.recording import NoCompiler
 from pyro_dvae.training import Stopped, Trainer
@@ -522,3 +523,60 @@ def test_validation_every_so_many_epochs(many):
     assert history.best_epoch in (3, 6, 7)
     with pytest.raises(dv.InputError, match="validate_every"):
         dv.fit(pair.model, pair.guide, bound(), digits(), **options | {"validate_every": 0})
+
+
+def many_with_a_number_in_a_file(path, change=lambda epoch: None):
+    """Train two models whose second reads a number from a file, that no one can see change."""
+    paths = [path / "first", path / "second"]
+    for each in paths:
+        each.write_text("2.0")
+    pairs = []
+    for number, each in enumerate(paths):
+        pair = dvae(number)
+
+        def guide(x, pair=pair, each=each):
+            with pyro.poutine.scale(scale=float(each.read_text())):
+                return pair.guide(x)
+
+        pairs.append((pair.model, guide))
+    options = {"progress": False, "batch_size": 50, "before_epoch": [change], "epochs": 8}
+    return dv.fit_many(pairs, bound(), digits(), **options)
+
+
+def test_many_are_compared_with_their_programs(tmp_path):
+    many_with_a_number_in_a_file(tmp_path)
+
+    def change(epoch):
+        if epoch == 2:
+            (tmp_path / "second").write_text("3.0")
+
+    with pytest.raises(
+        dv.CompiledStepError,
+        match=r"step 10 of a compiled loss: pairs\[1\]: the recorded step gives .*2.0\), then .*3.0\)",
+    ):
+        many_with_a_number_in_a_file(tmp_path, change)
+
+
+def test_comparing_many_disturbs_nothing(monkeypatch):
+    results = []
+    for compares in (False, True):
+        monkeypatch.setattr(Verification, "_due", lambda self, compares=compares: compares)
+        pyro.clear_param_store()
+        pairs = [dvae(0), dvae(1, 0.3)]
+        streams = torch.get_rng_state()
+        found = dv.fit_many([(p.model, p.guide) for p in pairs], bound(), digits(), epochs=3, **QUIET)
+        assert torch.equal(torch.get_rng_state(), streams)
+        results.append([each.history.train_bound for each in found])
+        results[-1] += [p.detach().clone().tolist() for pair in pairs for p in pair.parameters()]
+    assert results[0] == results[1]
+
+
+def test_wrong_compiled_code_for_many_is_found_at_once(monkeypatch):
+    def wrong(graph, example):
+        run = compiler.interpret(graph)
+        return lambda inputs: [run(inputs)[0] * torch.tensor([1.0, 1.01])]
+
+    monkeypatch.setattr(compiler, "_compiled", wrong)
+    pairs = [dvae(0), dvae(1)]
+    with pytest.raises(dv.CompiledStepError, match="step 1 of a compiled loss: the compiled step gives"):
+        dv.fit_many([(p.model, p.guide) for p in pairs], bound(), digits(), **QUIET)
