@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import operator
 import pickle
@@ -14,10 +13,10 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from numbers import Number
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyro
@@ -43,8 +42,7 @@ Read = Callable[[], Iterable[Any]]
 PutBack = Callable[[int, Any], None]  # a value at a position of what was read
 
 
-@dataclass(frozen=True)
-class Seen:
+class Seen(NamedTuple):
     """What is in the places of a program: their values, contents of what is opaque, states of tensors."""
 
     values: list[Any]
@@ -86,18 +84,19 @@ class Surroundings:
         self._opaque: list[tuple[Callable[[], Any], Any]] = []
         self._tensors: list[Tensor] = []
         self._empty: list[Any] = []
-        self._note(lambda: (sum(map(len, self._empty)),), self._empty_again, "a container that was empty")
+        self._note(lambda: (any(self._empty),), self._empty_again, "a container that was empty")
         self._find(list(roots), observation)
         self._ignored: set[int] = set()
+        self._reads = [read for read, _ in self._readers]
         self._then = self.present()
 
     def present(self) -> Seen:
         """Return what is in the places now."""
-        return Seen(
-            list(chain.from_iterable(read() for read, _ in self._readers)),
-            [take() for take, _ in self._opaque],
-            [_state(tensor) for tensor in self._tensors],
-        )
+        try:  # quickly, as this is done before every step
+            values = list(chain.from_iterable([read() for read in self._reads]))
+        except KeyError:
+            values = list(chain.from_iterable(self._read()))
+        return Seen(values, [take() for take, _ in self._opaque], _states(self._tensors))
 
     def unchanged(self) -> bool:
         """Whether all that the recorded program has read is still what it was."""
@@ -139,13 +138,13 @@ class Surroundings:
     @contextmanager
     def put_back(self) -> Iterator[None]:
         """Put back numbers, texts, tensors and states of generators that the body replaces."""
-        then = [list(read()) for read, _ in self._readers]
+        then = self._read()
         states = [(holder, _generator_state(holder)) for _, holder in self._opaque]
         try:
             yield
         finally:
-            for before, (read, _), write in zip(then, self._readers, self._writers, strict=True):
-                for number, (a, b) in enumerate(zip(before, list(read()), strict=False)):
+            for before, after, write in zip(then, self._read(), self._writers, strict=True):
+                for number, (a, b) in enumerate(zip(before, after, strict=False)):
                     if a is not b and (_is_value(a) or isinstance(a, Tensor)):
                         write(number, a)
             for holder, state in states:
@@ -155,12 +154,23 @@ class Surroundings:
         self._readers.append((read, labels))
         self._writers.append(write)
 
+    def _read(self) -> list[list[Any]]:
+        """Return what every reader reads, also where an entry has been deleted."""
+        found = []
+        for read, _ in self._readers:
+            try:
+                found.append(list(read()))
+            except KeyError:
+                (scope,), names = read.args, read.func.__reduce__()[1]  # type: ignore[attr-defined]
+                found.append([scope.get(name, _MISSING) for name in names])
+        return found
+
     def _labels(self) -> list[str]:
         """Return the name of every place; one stands for all entries of a container."""
         return [
             labels[n] if len(labels) > 1 else labels[0]
-            for read, labels in self._readers
-            for n, _ in enumerate(read())
+            for (_, labels), values in zip(self._readers, self._read(), strict=True)
+            for n, _ in enumerate(values)
         ]
 
     # Finding places
@@ -196,7 +206,7 @@ class Surroundings:
             yield from self._function(holder)
         elif isinstance(holder, types.MethodType):
             yield from (holder.__self__, holder.__func__)
-        elif isinstance(holder, functools.partial):
+        elif isinstance(holder, partial):
             yield from (holder.func, holder.args, holder.keywords)
         elif isinstance(holder, property):
             yield holder.fget
@@ -245,13 +255,14 @@ class Surroundings:
         present = sorted(name for name in names if name in scope)
         absent = frozenset(names) - frozenset(present)
         if present:
+            present = present if len(present) > 1 else 2 * present  # as itemgetter gives no tuple of one
             self._note(
                 _entries(scope, present),
                 lambda n, v: _set(scope, owner, present[n], v),
                 *(f"{whose} {name!r}" for name in present),
             )
         if absent:  # but may be set, in front of a class's or in place of nothing
-            self._note(lambda: (absent.isdisjoint(scope),), _nothing, f"{whose} attributes")
+            self._note(partial(map, absent.isdisjoint, (scope,)), _nothing, f"{whose} attributes")
         yield from (scope[name] for name in present)
 
     def _empty_again(self, number: int, value: int) -> None:
@@ -263,7 +274,7 @@ class Surroundings:
             self._empty += [] if isinstance(holder, tuple) else [holder]
             return
         values = list(read())
-        self._note(read, functools.partial(_set_entry, holder), f"an entry of a {type(holder).__name__}")
+        self._note(read, partial(_set_entry, holder), f"an entry of a {type(holder).__name__}")
         yield from values
 
     def _function(self, function: types.FunctionType) -> Iterator[Any]:
@@ -271,7 +282,7 @@ class Surroundings:
         for name, cell in zip(free, function.__closure__ or (), strict=True):
             self._note(
                 _cell(cell),
-                functools.partial(_set_cell, cell),
+                partial(_set_cell, cell),
                 f"{name!r} in the closure of {function.__name__}",
             )
             value = next(iter(_cell(cell)()))
@@ -291,7 +302,7 @@ class Surroundings:
 
     def _class(self, kind: type) -> Iterator[Any]:
         for each in kind.__mro__:
-            if not is_library(each.__module__) and each.__module__ != "builtins":
+            if not is_library(each.__module__) and each.__module__.partition(".")[0] not in _FIXED_CLASSES:
                 own = each.__dict__
                 names = own.keys() - _FIXED if self._names is None else self._names & own.keys() - _FIXED
                 yield from self._attributes(own, names, f"{each.__name__}'s", each)
@@ -311,7 +322,7 @@ class Surroundings:
                 if isinstance(value, types.MemberDescriptorType) and (
                     self._names is None or name in self._names
                 ):
-                    write = functools.partial(_set_slot, holder, value)
+                    write = partial(_set_slot, holder, value)
                     self._note(_slot(holder, value), write, f"{whose} {name!r}")
                     yield from (found for found in _slot(holder, value)() if found is not _MISSING)
 
@@ -321,19 +332,12 @@ class Surroundings:
             self._opaque.append((take, holder))
 
 
+_FIXED_CLASSES = ("builtins", "pyro_dvae")  # nobody changes their attributes, as nobody does torch's
 _FIXED = {"__dict__", "__weakref__", "__doc__", "__module__", "__class__", "__init__", "__slots__"}
 
 
 def _entries(scope: Any, names: list[str]) -> Read:
-    get: Any = operator.itemgetter(*names)
-
-    def read() -> Iterable[Any]:
-        try:
-            return get(scope) if len(names) > 1 else (get(scope),)
-        except KeyError:  # deleted since
-            return [scope.get(name, _MISSING) for name in names]
-
-    return read
+    return partial(operator.itemgetter(*names), scope)
 
 
 def _set(scope: Any, owner: type | None, name: str, value: Any) -> None:
@@ -470,11 +474,21 @@ def _shown(value: Any) -> str:
     return text if len(text) < 60 else text[:57] + "..."
 
 
-def _state(tensor: Tensor) -> Any:
+def _states(tensors: list[Tensor]) -> list[Any]:
     try:
-        return tensor.requires_grad, tensor.data_ptr()
+        return [*zip(map(_wants_gradient, tensors), map(Tensor.data_ptr, tensors), strict=True)]
     except RuntimeError:  # sparse, lazy
-        return tensor.requires_grad
+        return [*zip(map(_wants_gradient, tensors), map(_memory, tensors), strict=True)]
+
+
+_wants_gradient = operator.attrgetter("requires_grad")
+
+
+def _memory(tensor: Tensor) -> int | None:
+    try:
+        return tensor.data_ptr()
+    except RuntimeError:
+        return None
 
 
 def outside() -> tuple[Any, ...] | str:
@@ -494,5 +508,5 @@ def outside() -> tuple[Any, ...] | str:
         tuple(str(mode.device) for mode in modes),
         torch.are_deterministic_algorithms_enabled(),
         torch.get_float32_matmul_precision(),
-        *(pyro.settings.get(name) for name in _SETTINGS),
+        *[pyro.settings.get(name) for name in _SETTINGS],
     )
