@@ -142,6 +142,20 @@ def an_attribute_in_front_of_a_class_attribute():
 
 
 @entry("compiled")
+def an_attribute_that_is_deleted():
+    Holder.weight = 3.0
+    holder = Holder()
+    holder.weight = 2.0
+    return Case(model_of(lambda x: holder.weight), changed(lambda: delattr(holder, "weight")))
+
+
+@entry("compiled")
+def a_key_that_is_deleted():
+    config = {"weight": 2.0}
+    return Case(model_of(lambda x: config.get("weight", 3.0)), changed(config.clear))
+
+
+@entry("compiled")
 def an_attribute_of_a_class_itself():
     Holder.weight = 2.0
     return Case(model_of(lambda x: Holder.weight), changed(lambda: setattr(Holder, "weight", 3.0)))
