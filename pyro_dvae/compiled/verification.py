@@ -11,7 +11,7 @@ from torch import Tensor
 from pyro_dvae.compiled.honesty import close
 from pyro_dvae.errors import CompiledStepError
 
-_SHARE = 0.002  # of the time since the recording; looking for changes takes more
+_SHARE = 0.001  # of the time since the recording; looking for changes takes more
 _COMPILED, _ROUNDED = 1e-3, 0.05  # allowed difference of compiled code; where products are rounded
 
 
@@ -37,7 +37,7 @@ class Verification:
 
     The program is run on the present data and parameters, with the random numbers that the recorded step
     would draw; random streams, gradients, parameters and buffers are afterwards as before. All comparisons
-    together take at most 0.2 % of the time, but for those at powers of ten.
+    together take at most 0.1 % of the time, but for those at powers of ten.
 
     :param compared: the recorded loss, and its program.
     """

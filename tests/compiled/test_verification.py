@@ -87,7 +87,7 @@ def test_nothing_is_disturbed(monkeypatch):
         torch.testing.assert_close(compiled[name], value, rtol=1e-7, atol=1e-9)
 
 
-def test_other_comparisons_take_a_five_hundredth_of_the_time(monkeypatch):
+def test_other_comparisons_take_a_thousandth_of_the_time(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(verification.time, "perf_counter", lambda: now[0])
     each = verification.Verification(None)
@@ -100,7 +100,7 @@ def test_other_comparisons_take_a_five_hundredth_of_the_time(monkeypatch):
             now[0] += 0.05
             spent += 0.05
     assert spent > 0.31  # 0.3 s at the powers of ten
-    assert 0.0015 < spent / now[0] < 0.0021
+    assert 0.0007 < spent / now[0] < 0.0011
 
 
 @pytest.mark.parametrize("noise", ["torch", "hashed"])
