@@ -1,13 +1,20 @@
-"""One writer of a folder: a lock that dies with its process, however it ends."""
+"""One writer of a folder or file: a lock that dies with its process, however it ends.
+
+The operating system holds the lock, also between machines where their network file system has locks; the
+lock file that stays behind means nothing. Reading needs no lock.
+"""
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
 
 from pyro_dvae.errors import InputError
-from pyro_dvae.files import unwritable
+from pyro_dvae.files import require_writable, unwritable
 
 LOCK = ".lock"
 
@@ -15,19 +22,65 @@ LOCK = ".lock"
 def own(argument: str, folder: Path) -> BaseFileLock:
     """Take the lock of ``folder``, which exists; call ``release`` on what is returned, or end the process.
 
-    The operating system holds the lock, also between machines where their network file system has locks; the
-    file ``.lock`` that stays behind means nothing. Reading needs no lock.
-
     :param argument: the name of the option that gave the folder, for the error.
-    :raises InputError: another process has it, or nothing can be written there.
+    :raises InputError: another owner has it, or nothing can be written there.
     """
-    lock = FileLock(folder / LOCK, timeout=0)
+    return _acquired(argument, folder, FileLock(folder / LOCK, timeout=0))
+
+
+class FileOwner:
+    """Holds the locks of files that this process writes; it may have several owners of one file.
+
+    A file's lock is ``.NAME.lock`` beside it, so that a folder may hold the files of several processes. The
+    locks end with :meth:`release`, with the owner, or with the process.
+
+    :param paths: the files, by the argument that gave them; None for no file.
+    """
+
+    def __init__(self, **paths: Path | None) -> None:
+        self._paths = {argument: path for argument, path in paths.items() if path is not None}
+        self._end: weakref.finalize[[], FileOwner] | None = None
+
+    def take(self) -> None:
+        """Take the locks that are not held yet.
+
+        :raises InputError: another process has one, or nothing can be written there.
+        """
+        if self._end is not None and self._end.alive:
+            return
+        with ExitStack() as taken:
+            for argument, path in self._paths.items():
+                require_writable(path)
+                place = path.with_name(f".{path.name}{LOCK}")
+                lock = FileLock(place, timeout=0, thread_local=False, is_singleton=True)
+                taken.callback(_acquired(argument, path, lock).release)
+            self._end = weakref.finalize(self, taken.pop_all().close)
+            self._end.atexit = False  # the locks end with the process anyway
+
+    def release(self) -> None:
+        """Let other processes write to the files."""
+        if self._end is not None:
+            self._end()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the locks in the body; afterwards only if they were held before."""
+        before = self._end is not None and self._end.alive
+        self.take()
+        try:
+            yield
+        finally:
+            if not before:
+                self.release()
+
+
+def _acquired(argument: str, path: Path, lock: BaseFileLock) -> BaseFileLock:
     try:
         lock.acquire()
     except Timeout:
         raise InputError(
-            f"{argument}: another process is writing to {folder}; wait until it ends, or stop it"
+            f"{argument}: another process is writing to {path}; wait until it ends, or stop it"
         ) from None
     except (OSError, NotImplementedError) as error:
-        raise unwritable(folder / LOCK, error) from None
+        raise unwritable(lock.lock_file, error) from None
     return lock

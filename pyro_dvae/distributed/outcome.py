@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from pyro_dvae.distributed.ranks import Ranks
 from pyro_dvae.errors import ProcessLostError
+from pyro_dvae.ownership import FileOwner
 
 T = TypeVar("T")
 
@@ -35,3 +36,8 @@ def together(ranks: Ranks, work: Callable[[], T]) -> list[T]:
         if message is not None:
             raise KeyboardInterrupt if stopped else ProcessLostError(f"rank {rank} failed: {message}")
     return [result for found, _, _ in outcomes for result in found]
+
+
+def take_files(ranks: Ranks, owner: FileOwner) -> None:
+    """Take the files of ``owner``; of several processes rank 0 does so for all."""
+    together(ranks, owner.take if ranks.first else lambda: None)

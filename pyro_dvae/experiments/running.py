@@ -15,7 +15,8 @@ from pyro_dvae.experiments.processes import perform_all
 from pyro_dvae.experiments.side_by_side import groups, perform_groups
 from pyro_dvae.experiments.table import markdown
 from pyro_dvae.experiments.watching import Watch
-from pyro_dvae.files import require_writable, write_atomically
+from pyro_dvae.files import require_writable, user_path, write_atomically
+from pyro_dvae.ownership import own
 from pyro_dvae.runs.build import pick_device
 from pyro_dvae.threads import available_cores
 
@@ -62,35 +63,62 @@ def reproduce(
     :param jobs: runs at a time; by default as many as there are cores, or 40 on an accelerator. With 1 they
         run in this process, with its threads.
     :param keep_checkpoints: leave the checkpoints of finished runs where they are.
-    :param train: False writes table and picture of what is finished already.
+    :param train: False writes table and picture of what is finished already, also while another process is
+        performing the runs.
+    :raises InputError: another process is performing the runs of this folder.
     :raises Stopped: Ctrl-C or SIGTERM came; the same call goes on.
     """
-    target = Path(folder).expanduser()
+    target = user_path("output", folder)
     require_writable(target / results.RESULTS)
-    done = results.finished(results.read(target), planned)
-    for row in results.of_others(target, [each for each in planned if each.key not in done]):
-        results.append(target, row)
-        done[row["key"]] = row
-    missing = [each for each in planned if each.key not in done]
     diverged: list[str] = []
-
-    def keep(row: results.Row) -> None:
-        results.append(target, row)
-        if not keep_checkpoints:
-            for part in (target / "checkpoints").glob(f"{row['key']}*"):
-                part.unlink()
-
-    if train and missing:
-        diverged = _perform(missing, target, device, jobs, quiet, keep)
-    done = results.finished(results.read(target), planned)
+    if train:
+        lock = own("output", target)
+        try:
+            diverged = _perform_missing(planned, target, device, jobs, quiet, keep_checkpoints)
+        finally:
+            lock.release()
+    here, beside = _finished(target, planned)
+    done = here | beside
     rows = [done[each.key] for each in planned if each.key in done]
-    files = [target / results.RESULTS] if rows else []
+    files = [target / results.RESULTS] if (target / results.RESULTS).exists() else []
     if rows:
         write_atomically(target / TABLE, markdown(experiment, rows))
         files.append(target / TABLE)
         drawn = PICTURES[experiment.picture](experiment, rows, target)
         files += [drawn] if drawn else []
     return Outcome(rows, [each for each in planned if each.key not in done], diverged, files)
+
+
+def _finished(
+    folder: Path, planned: Sequence[Planned]
+) -> tuple[dict[str, results.Row], dict[str, results.Row]]:
+    """Return the rows of the planned runs by their keys: those in ``folder``, and others from beside it."""
+    here = results.finished(results.read(folder), planned)
+    beside = results.of_others(folder, [each for each in planned if each.key not in here])
+    return here, {row["key"]: row for row in beside}
+
+
+def _perform_missing(
+    planned: Sequence[Planned],
+    folder: Path,
+    device: str,
+    jobs: int | None,
+    quiet: bool,
+    keep_checkpoints: bool,
+) -> list[str]:
+    """Perform the runs that there is no row of; return what diverged, by name."""
+    here, beside = _finished(folder, planned)
+    for row in beside.values():
+        results.append(folder, row)
+
+    def keep(row: results.Row) -> None:
+        results.append(folder, row)
+        if not keep_checkpoints:
+            for part in (folder / "checkpoints").glob(f"*{row['key']}*"):  # their locks, too
+                part.unlink()
+
+    missing = [each for each in planned if each.key not in here | beside]
+    return _perform(missing, folder, device, jobs, quiet, keep) if missing else []
 
 
 def _perform(

@@ -22,9 +22,12 @@ from pyro_dvae.compiled.batched import BatchedStep, Side, lift, require_same_pro
 from pyro_dvae.compiled.gradient import constants
 from pyro_dvae.compiled.honesty import Honest
 from pyro_dvae.compiled.step import Gradient, Numerics, record_for
+from pyro_dvae.distributed import Ranks
+from pyro_dvae.distributed.outcome import take_files
 from pyro_dvae.errors import CheckpointError, InputError, shown
 from pyro_dvae.files import user_path
 from pyro_dvae.interrupts import Interrupts, Stopped
+from pyro_dvae.ownership import FileOwner
 from pyro_dvae.parameters import Trained
 from pyro_dvae.recording import Unrecordable
 from pyro_dvae.registration import make_picklable
@@ -117,7 +120,8 @@ def fit_many(
     :param evaluate: function of the number of the model (from 0) that returns its validation bound, in
         nats per datum, in place of the default; called in evaluation mode after every epoch.
     :param before_epoch: callables of the epoch (from 0), called when the schedules have moved.
-    :param checkpoint: the file to save after every ``checkpoint_every`` epochs, at the end and when stopped.
+    :param checkpoint: the file to save after every ``checkpoint_every`` epochs, at the end and when stopped;
+        no other process may train into it meanwhile.
 
     The other options are those of :class:`Trainer`.
 
@@ -142,15 +146,21 @@ def fit_many(
         bfloat16=bfloat16,
     )
     path = None if checkpoint is None else user_path("checkpoint", checkpoint)
-    if resume:
-        if path is None:
-            raise InputError("resume: expected the path of the checkpoint to go on from, got checkpoint=None")
-        run.resume(path)
+    if resume and path is None:
+        raise InputError("resume: expected the path of the checkpoint to go on from, got checkpoint=None")
+    every = checks.count("checkpoint_every", checkpoint_every)
     if progress is None or isinstance(progress, bool):
         telling = progress_for(enabled=progress)
     else:
         telling = told("progress", progress)
-    run.train_all(path, checks.count("checkpoint_every", checkpoint_every), telling)
+    owner = FileOwner(checkpoint=path)
+    take_files(Ranks.present(), owner)
+    try:
+        if resume and path is not None:
+            run.resume(path)
+        run.train_all(path, every, telling)
+    finally:
+        owner.release()
     return run.fitted()
 
 

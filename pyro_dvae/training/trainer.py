@@ -37,9 +37,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from pyro_dvae import checks, random_state
 from pyro_dvae.compiled.step import Numerics
 from pyro_dvae.distributed import Ranks, streams
+from pyro_dvae.distributed.outcome import take_files
 from pyro_dvae.errors import CheckpointError, DivergenceError, InputError, shown
-from pyro_dvae.files import require_writable, user_path
+from pyro_dvae.files import user_path
 from pyro_dvae.interrupts import Interrupts, Stopped
+from pyro_dvae.ownership import FileOwner
 from pyro_dvae.parameters import discover, modules_of
 from pyro_dvae.threads import threads_for, using_threads
 from pyro_dvae.training import learning_rates, run_state
@@ -116,7 +118,8 @@ class Trainer:
         place of the default; it runs with the modules in evaluation mode and with random streams of its own.
     :param seed: determines the order of the batches and the draws of validation; nothing global is seeded.
     :param checkpoint: the file to save after every ``checkpoint_every`` epochs, at the end and when stopped.
-        One that is already there is replaced at the first save, unless ``resume``.
+        One that is already there is replaced at the first save, unless ``resume``. No other process may
+        train into it meanwhile, nor into ``metrics``.
     :param resume: go on from ``checkpoint``, which must be of the same configuration and data.
     :param config: a JSON-able record of what was chosen, kept in the checkpoint and compared on resume.
     :param metrics: a file of one JSON line per epoch (``metrics.jsonl``).
@@ -202,9 +205,10 @@ class Trainer:
         self._before_epoch = checks.programs("before_epoch", before_epoch)
         self._numerics = Numerics("hashed", bfloat16)
         self._drop_last = drop_last
-        for path in (self.checkpoint, None if metrics is None else user_path("metrics", metrics)):
-            if path is not None:
-                require_writable(path)
+        self._owner = FileOwner(
+            checkpoint=self.checkpoint,
+            metrics=None if metrics is None else user_path("metrics", metrics),
+        )
 
         self.device = _device(model, guide, self._train, device)
         if self.device.type == "cuda":
@@ -253,10 +257,11 @@ class Trainer:
         self._optimizer = adam(self._leaves, self.learning_rate)
         if self._ranks.several:
             self._parallel = self._over_ranks(example)
-        if resume:
-            self._resume(tuple(may_change))
         self._compiled: CompiledSteps | None = None
         self._compiled_transform: CompiledTransform | None = None
+        take_files(self._ranks, self._owner)
+        if resume:
+            self._resume(tuple(may_change))
         if self._to_be_compiled(compile):
             self._set_up_compiled()
 
@@ -283,7 +288,9 @@ class Trainer:
             random_state.restore(*self._random)
             self._random = None
         if self._finished >= self.epochs:
+            self._owner.release()
             return
+        take_files(self._ranks, self._owner)
         with Interrupts() as self._interrupts, self._shown(), using_threads(self._threads):
             while self._finished < self.epochs:
                 self._announce(self._finished)
@@ -362,7 +369,8 @@ class Trainer:
         }
         others, of_others = streams.pack(self._ranks, random)
         if self._ranks.first:
-            save_checkpoint(self.checkpoint, tensors | others, state | of_others)
+            with self._owner.held():
+                save_checkpoint(self.checkpoint, tensors | others, state | of_others)
         self._saved_at = (self._finished, self._record.position)
 
     def load_best(self) -> None:
@@ -589,6 +597,7 @@ class Trainer:
             self._clear_gradients()
             self._record.stop_clock()
             self._progress.stop()
+            self._owner.release()
 
     # Checkpoints
 
@@ -608,6 +617,13 @@ class Trainer:
         return run_state.identity(settings, config, {} if self.checkpoint is None else data)
 
     def _resume(self, may_change: tuple[str, ...]) -> None:
+        try:
+            self._go_on_from_checkpoint(may_change)
+        except BaseException:
+            self._owner.release()  # the error may keep this object alive
+            raise
+
+    def _go_on_from_checkpoint(self, may_change: tuple[str, ...]) -> None:
         assert self.checkpoint is not None
         where = f"checkpoint {self.checkpoint}"
         packed, state = run_state.read_training(self.checkpoint)

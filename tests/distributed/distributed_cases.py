@@ -12,6 +12,7 @@ from pathlib import Path
 import pyro
 import pyro.distributions as dist
 import torch
+from filelock import FileLock
 from pyro.infer import Trace_ELBO
 
 import pyro_dvae as dv
@@ -221,6 +222,21 @@ def failing():
         return type(error).__name__, str(error)
 
 
+def owned(folder):
+    """Return what each rank raises when the checkpoint of both is another's."""
+    ranks, path = Ranks.present(), Path(folder) / "owned.safetensors"
+    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
+    if ranks.rank == 1:
+        lock.acquire()
+    ranks.gather(None)
+    try:
+        trainer_of(Problem(), checkpoint=path)
+    except (InputError, ProcessLostError) as error:
+        return type(error).__name__, str(error)
+    finally:
+        lock.release()
+
+
 def likelihood(folder):
     """Return records of the likelihood: of many data in chunks, of a single one, and from a kept file."""
     dvae = noisy_pair()
@@ -263,7 +279,7 @@ def run_case(name, folder):
     case = globals()[name]
     pyro.clear_param_store()
     pyro.set_rng_seed(0)
-    return case(folder) if case in (resumed, likelihood) else case()
+    return case(folder) if case in (resumed, owned, likelihood) else case()
 
 
 def main(folder, *names):

@@ -14,7 +14,7 @@ import torch
 from pyro_dvae.distributed import Ranks
 
 TRAININGS = ("training", "clipped", "global_latent", "global_latent_pyro", "subsampled", "unused")
-OTHERS = ("resumed", "diverging", "refused", "failing", "likelihood", "unequal", "bounds")
+OTHERS = ("resumed", "diverging", "refused", "failing", "owned", "likelihood", "unequal", "bounds")
 
 
 def free_port():
@@ -119,6 +119,12 @@ def test_a_failure_on_one_rank_is_told_to_the_other(two):
     name, message = two[0][0]["failing"]
     assert name == "ProcessLostError"
     assert message == "rank 1 failed: InputError: x: expected something else"
+
+
+def test_the_ranks_are_one_owner_of_their_checkpoint(two):
+    (_, first), (kind, second) = (found["owned"] for found in two[0])
+    assert first.startswith("checkpoint: another process is writing to ")
+    assert (kind, second) == ("ProcessLostError", f"rank 0 failed: InputError: {first}")
 
 
 def test_likelihood_is_that_of_one_process_datum_by_datum(two, tmp_path):

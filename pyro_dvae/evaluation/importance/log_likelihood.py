@@ -37,6 +37,7 @@ from pyro_dvae.evaluation.importance.tally import Convergence, Tally
 from pyro_dvae.evaluation.remedies import rows_of
 from pyro_dvae.files import user_path
 from pyro_dvae.interrupts import Interrupts, Stopped
+from pyro_dvae.ownership import FileOwner
 from pyro_dvae.random_state import derived_seed, forked
 from pyro_dvae.recording import fast_products
 
@@ -101,7 +102,7 @@ def log_likelihood(
         a nat in each log weight.
     :param keep_log_weight: keep all N × S log weights in the result, if ``memory`` holds them.
     :param checkpoint: file that a stopped evaluation is kept in, and goes on from; of several processes each
-        has its own beside it.
+        has its own beside it. No other process may evaluate into it meanwhile.
     :param progress: show progress (None: on long evaluations), or a function of the data done and in all; of
         several processes each counts its own, and rank 0 shows it.
     :param max_plate_nesting: how many dimensions the user's plates take; found by one run where omitted.
@@ -154,9 +155,9 @@ def log_likelihood(
             raise InputError("model, guide, x: expected the same weights, data and settings on every rank")
 
         def evaluated() -> dict[str, Tensor]:
-            partial = Partial(path, settings)
             told = progress if ranks.first or callable(progress) else False
-            with counting("log-likelihood", told) as shown:
+            with FileOwner(checkpoint=path).held(), counting("log-likelihood", told) as shown:
+                partial = Partial(path, settings)
                 _evaluate(programs, planned, partial, shown, compiled, bfloat16, ranks)
             return partial.joined() if partial.chunks else {}
 

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from pyro_dvae.errors import CheckpointError
-from pyro_dvae.files import require_writable
 from pyro_dvae.training.checkpoint import load_checkpoint, save_checkpoint
 
 _KIND = "log_likelihood"
@@ -33,7 +32,6 @@ class Partial:
         self._saved = time.monotonic()
         if path is None:
             return
-        require_writable(path)
         if path.exists():
             self.chunks = self._read(path)
 
