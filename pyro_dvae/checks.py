@@ -11,6 +11,8 @@ import torch
 
 from pyro_dvae.errors import InputError, NumberTypeError, shown
 
+_SMALLEST, _LARGEST = 2.0**-149, float(torch.finfo(torch.float32).max)
+
 
 def program(argument: str, value: Any) -> Callable[..., Any]:
     """Return ``value``, or refuse what cannot be called: a model, a guide, a transform."""
@@ -23,6 +25,40 @@ def pair(model: Any, guide: Any) -> None:
     """Refuse a model or a guide that cannot be called."""
     program("model", model)
     program("guide", guide)
+
+
+def instance(argument: str, value: Any, kind: type | tuple[type, ...], expected: str) -> Any:
+    """Return ``value``, or refuse what is no instance of ``kind``, in words ``expected``."""
+    if not isinstance(value, kind):
+        raise InputError(f"{argument}: expected {expected}, got {type(value).__name__}")
+    return value
+
+
+def text(argument: str, value: Any) -> str:
+    """Return ``value``, or refuse what is no text."""
+    if not isinstance(value, str):
+        raise InputError(f"{argument}: expected text, got {shown(value)}")
+    return value
+
+
+def module(argument: str, value: Any) -> torch.nn.Module:
+    """Return ``value``, or refuse what is no module."""
+    found: torch.nn.Module = instance(argument, value, torch.nn.Module, "a torch.nn.Module")
+    return found
+
+
+def modules(argument: str, values: Any) -> list[torch.nn.Module]:
+    """Return ``values`` as a list, or refuse what is no sequence of modules."""
+    instance(argument, values, (list, tuple, torch.nn.ModuleList), "a list of torch.nn.Modules")
+    return [module(argument, value) for value in values]
+
+
+def elbo(argument: str, value: Any) -> Any:
+    """Return ``value``, or refuse what is no ELBO: Pyro's, of this package, or one of the same methods."""
+    methods = ("differentiable_loss", "loss_and_grads")
+    if isinstance(value, type) or not any(callable(getattr(value, each, None)) for each in methods):
+        raise InputError(f"{argument}: expected an instance of a pyro.infer.ELBO, got {shown(value)}")
+    return value
 
 
 def optional(check: Callable[[str, Any], Any], argument: str, value: Any) -> Any:
@@ -79,6 +115,14 @@ def positive(argument: str, value: Any) -> float:
     return result
 
 
+def positive_single(argument: str, value: Any) -> float:
+    """Return ``value`` as a float, or refuse what is not finite and above zero in single precision, too."""
+    result = positive(argument, value)
+    if not _SMALLEST <= result <= _LARGEST:
+        raise InputError(f"{argument}: expected a number in the range of float32, got {shown(value)}")
+    return result
+
+
 def count(argument: str, value: Any, minimum: int = 1, maximum: int = 2**63 - 1) -> int:
     """Return ``value`` as an int, or refuse what is not a whole number from ``minimum`` to ``maximum``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
@@ -107,8 +151,22 @@ def floating(argument: str, value: Any) -> torch.Tensor:
     return value
 
 
+def dense(argument: str, value: Any) -> torch.Tensor:
+    """Return ``value``, or refuse what is no tensor of plain numbers in memory."""
+    if not isinstance(value, torch.Tensor):
+        raise InputError(f"{argument}: expected a tensor, got {type(value).__name__}")
+    if value.layout != torch.strided:
+        raise InputError(f"{argument}: expected a dense tensor, got {value.layout}; call .to_dense()")
+    if value.is_meta:
+        raise InputError(f"{argument}: expected a tensor with values, got one on the device 'meta'")
+    if value.is_quantized:
+        raise InputError(f"{argument}: expected plain numbers, got {value.dtype}; call .dequantize()")
+    return value
+
+
 def finite(argument: str, value: torch.Tensor) -> torch.Tensor:
     """Return ``value``, or refuse a tensor that is empty or holds NaN or infinity."""
+    dense(argument, value)
     if value.numel() == 0:
         raise InputError(f"{argument}: expected at least one element, got shape {tuple(value.shape)}")
     if value.is_floating_point() and not bool(torch.isfinite(value).all()):
@@ -119,15 +177,7 @@ def finite(argument: str, value: torch.Tensor) -> torch.Tensor:
 
 def data(argument: str, value: Any) -> torch.Tensor:
     """Return ``value``, or refuse what is not a non-empty, dense, finite tensor of data [N, ...]."""
-    if not isinstance(value, torch.Tensor):
-        raise InputError(f"{argument}: expected a tensor, got {type(value).__name__}")
-    if value.layout != torch.strided:
-        raise InputError(f"{argument}: expected a dense tensor, got {value.layout}; call .to_dense()")
-    if value.is_meta:
-        raise InputError(f"{argument}: expected a tensor with values, got one on the device 'meta'")
-    if value.is_quantized:
-        raise InputError(f"{argument}: expected plain numbers, got {value.dtype}; call .dequantize()")
-    if value.dim() == 0:
+    if dense(argument, value).dim() == 0:
         raise InputError(f"{argument}: expected data of shape [N, ...], got a single number")
     return finite(argument, value)
 

@@ -12,11 +12,19 @@ def shown(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
+def without_traces(message: str) -> str:
+    """Return a message without the table of sites that Pyro puts behind what is raised in a program."""
+    head, table, _ = message.partition("Trace Shapes:")
+    return head.rstrip() if table else message
+
+
 class InputError(ValueError):
     """What the caller gave cannot be used: names the argument, what was expected and what came."""
 
     def __init__(self, message: object = "") -> None:
-        super().__init__(" ".join(str(message).split()))  # one line, whatever was quoted
+        # One line that a terminal can show, whatever was quoted.
+        line = " ".join(without_traces(str(message)).split())
+        super().__init__("".join(each if each.isprintable() else repr(each)[1:-1] for each in line))
 
 
 class NumberTypeError(InputError):

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parameter import is_lazy
 
+from pyro_dvae.calling import named_error
 from pyro_dvae.errors import CheckpointError, InputError, NumberTypeError
 from pyro_dvae.random_state import forked
 from pyro_dvae.registration import asked_name
@@ -107,7 +108,7 @@ def discover(
     guide: Any,
     run: Callable[[], object],
     required: bool = True,
-    data: Mapping[str, Tensor] | None = None,
+    data: Mapping[str, Any] | None = None,
 ) -> Trained:
     """Return what ``run``, one evaluation of the bound, trains and calls.
 
@@ -116,7 +117,8 @@ def discover(
     uncompiled. A pair without parameters is refused where they are ``required``.
 
     :param data: the arguments that ``run`` passes on, by name, for a message where their type does not fit.
-    :raises InputError: the run fails, and the data have another type than all parameters.
+    :raises InputError: the run fails with ``data`` given: they have another type than all parameters, or in
+        one line what Python, torch or Pyro raised.
     """
     trained = Trained(modules=modules_of(model, guide))
     recorder = _ModuleRecorder()
@@ -128,12 +130,17 @@ def discover(
     try:
         with forked(), torch.enable_grad(), uncompiled(), capture:
             run()
-    except (RuntimeError, TypeError, ValueError) as error:
-        if data and (isinstance(error, NumberTypeError) or not isinstance(error, InputError)):
+    except Exception as error:
+        if data is None or (isinstance(error, InputError) and not isinstance(error, NumberTypeError)):
+            raise
+        if isinstance(error, RuntimeError | TypeError | ValueError):
             seen = [*trained.modules.values(), *recorder.called]
             held = [leaf for module in seen for leaf in module.parameters()]
             _explain(error, data, [*held, *(value for _, value in capture.values)])
-        raise
+        named = named_error(", ".join(["model", "guide", *data]), error)
+        if named is error:
+            raise
+        raise named from error
     finally:
         handle.remove()
         recorder.restore_buffers()
@@ -168,10 +175,11 @@ def uncompiled() -> Iterator[None]:
             yield
 
 
-def _explain(error: Exception, data: Mapping[str, Tensor], parameters: list[Tensor]) -> None:
+def _explain(error: Exception, data: Mapping[str, Any], parameters: list[Tensor]) -> None:
     """Raise an error about types instead of ``error`` where data have none of the parameters'."""
     types = sorted({str(leaf.dtype) for leaf in parameters if leaf.is_floating_point()})
-    odd = {name: each for name, each in data.items() if types and str(each.dtype) not in types}
+    tensors = {name: each for name, each in data.items() if isinstance(each, Tensor)}
+    odd = {name: each for name, each in tensors.items() if types and str(each.dtype) not in types}
     for argument, each in odd.items():
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(

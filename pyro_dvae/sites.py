@@ -12,6 +12,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro.distributions.score_parts import ScoreParts
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
@@ -127,12 +128,14 @@ def corrupt(name: str, corruption: Corruption, x: Tensor, event_dim: int = 1) ->
     :raises InputError: ``x`` is no floating-point tensor, has too few dimensions, or holds NaN or infinity
         while Pyro validates.
     """
+    checks.text("name", name)
     checks.count("event_dim", event_dim, minimum=0)
-    if not isinstance(corruption, Corruption):
-        raise InputError(f"corruption: expected a pyro_dvae corruption, got {type(corruption).__name__}")
+    checks.instance("corruption", corruption, Corruption, "a pyro_dvae corruption")
     checks.floating("x", x)
     if x.dim() < event_dim:
-        raise InputError(f"x: expected at least {event_dim} dimensions, got shape {tuple(x.shape)}")
+        raise InputError(
+            f"x: expected at least event_dim = {event_dim} dimensions, got shape {tuple(x.shape)}"
+        )
     register(name, corruption, by_name=True)  # a guide may make it anew in each call
     return auxiliary(name, corruption(x).to_event(event_dim), clean=x)
 
@@ -148,7 +151,11 @@ def auxiliary(name: str, fn: dist.TorchDistribution, clean: Tensor | None = None
     :param fn: distribution of the noise.
     :param clean: the value that :func:`clean_input` puts in its place; None leaves the noise there.
     :returns: a draw.
+    :raises InputError: ``fn`` is no distribution of Pyro, or ``clean`` no tensor.
     """
+    checks.text("name", name)
+    checks.instance("fn", fn, TorchDistributionMixin, "a distribution of Pyro")
+    checks.optional(checks.dense, "clean", clean)
     return pyro.sample(name, Auxiliary(fn, clean), infer={"is_auxiliary": True})
 
 
@@ -174,4 +181,4 @@ def clean_input(fn: Callable[..., Any] | None = None) -> Any:
             loss = bound.loss(model, guide, x)
     """
     messenger = CleanInputMessenger()
-    return messenger if fn is None else messenger(fn)
+    return messenger if fn is None else messenger(checks.program("fn", fn))

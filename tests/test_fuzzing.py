@@ -1,6 +1,7 @@
 """Random command lines and damage to files: no traceback, one line, exit code 2, nothing changed on disk.
 
-``python tests/test_fuzzing.py MINUTES SEED`` goes on for so long and prints how many cases it tried.
+``python tests/test_fuzzing.py MINUTES SEED`` goes on for so long, also with the odd arguments of
+``test_odd_arguments.py``, and prints how many cases it tried.
 """
 
 import contextlib
@@ -21,6 +22,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
+from test_odd_arguments import check_odd_call, odd_calls
 
 import pyro_dvae as dv
 from pyro_dvae.cli import main
@@ -167,7 +169,7 @@ def snapshot(folder):
     return {
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
         for path in folder.rglob("*")
-        if path.name != ".lock"
+        if not path.name.endswith(".lock")
     }
 
 
@@ -314,8 +316,9 @@ def test_strange_json(name, keys, value):
 
 def campaign(minutes, start):
     """Try cases for so many minutes; print how many there were, and the first that failed."""
-    tried = {"command lines": 0, "damaged files": 0, "strange JSON": 0}
+    tried = {"command lines": 0, "damaged files": 0, "strange JSON": 0, "odd arguments": 0}
     end, round_ = time.monotonic() + 60 * minutes, start
+    names = st.sampled_from(["config.json", "results.json"])
     keys = st.lists(st.integers(0, 40), min_size=1, max_size=3)
 
     def counted(kind, check):
@@ -326,12 +329,13 @@ def campaign(minutes, start):
         return run
 
     while time.monotonic() < end:
-        for kind, check, strategies in (
-            ("command lines", check_command_line, [command_lines()]),
-            ("damaged files", check_file, [st.sampled_from(sorted(READERS)), damages]),
-            ("strange JSON", check_json, [st.sampled_from(["config.json", "results.json"]), keys, anything]),
+        for kind, check, cases in (
+            ("command lines", check_command_line, st.tuples(command_lines())),
+            ("damaged files", check_file, st.tuples(st.sampled_from(sorted(READERS)), damages)),
+            ("strange JSON", check_json, st.tuples(names, keys, anything)),
+            ("odd arguments", check_odd_call, odd_calls()),
         ):
-            run = given(st.tuples(*strategies))(counted(kind, check))
+            run = given(cases)(counted(kind, check))
             more = settings(FEW, derandomize=False, max_examples=200)
             try:
                 seed(round_)(more(run))()

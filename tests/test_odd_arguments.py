@@ -1,138 +1,150 @@
-"""Every argument of the exported callables, given something odd: one line of ours, or a result."""
+"""Odd values for the arguments of every exported callable: a result, or one line that names the argument."""
 
+import contextlib
 import inspect
-import math
+import io
+import os
+import tempfile
+import warnings
+from unittest import mock
 
 import pyro
-import pyro.distributions as dist
 import pytest
-import torch
-from pyro.infer import Trace_ELBO
-from torch import nn
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from odd_calls import CALLS, ODD, UNCALLED
 
 import pyro_dvae as dv
+from pyro_dvae.compiled import compiler
 
-ODD = {
-    "None": None,
-    "text": "odd",
-    "empty": "",
-    "a huge integer": 10**400,
-    "a negative integer": -1,
-    "zero": 0,
-    "a half": 0.5,
-    "nan": math.nan,
-    "infinity": math.inf,
-    "true": True,
-    "an object": object(),
-    "a list": [],
-    "a list of None": [None],
-    "a dictionary": {"a": 1},
-    "complex": 1j,
-    "bytes": b"odd",
-    "an empty tensor": torch.empty(0),
-    "a tensor of NaN": torch.full((4, 2), math.nan),
-    "a number in a tensor": torch.tensor(3.0),
-    "words of numbers": torch.ones(4, 2, dtype=torch.int64),
-}
-X = torch.arange(8.0).reshape(4, 2) / 8
+FEW = settings(
+    max_examples=40,
+    deadline=None,
+    database=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
+)
+DOCUMENTED = (dv.InputError, dv.DivergenceError)
 
 
-class Heads(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.linear = nn.Linear(2, 2)
-
-    def forward(self, x):
-        return self.linear(x), torch.ones_like(x)
+def arguments_of(name):
+    signature = inspect.signature(dv.Trainer if name == "fit" else getattr(dv, name))
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    named = [each.name for each in signature.parameters.values() if each.kind not in variable]
+    return list(dict.fromkeys([*named, *CALLS[name][0]()]))
 
 
-def model(x):
-    loc = pyro.param("loc", torch.zeros(2))
-    with pyro.plate("data", len(x)):
-        z = pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
-        pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+def call(name, odd):
+    """Make a valid call with other values for some arguments; use what is made, if they are plain."""
+    arguments, use = CALLS[name][0]() | odd, CALLS[name][1]
+    rows = [arguments.pop("batch")] if name == "check" else []
+    programs = [arguments.pop(each) for each in ("model", "guide")] if rows else []
+    made = getattr(dv, name)(*programs, *rows, **arguments)
+    if use is not None and not any(map(callable, odd.values())):  # what those do is their own affair
+        use(made)
 
 
-def guide(x):
-    scale = pyro.param("scale", torch.ones(2), constraint=dist.constraints.positive)
-    with pyro.plate("data", len(x)):
-        pyro.sample("z", dist.Normal(x, scale).to_event(1))
+def interpreted(graph, example):
+    return compiler.interpret(graph)
 
 
-def encoder():
-    return Heads()
+@contextlib.contextmanager
+def apart():
+    """Be in an empty folder, without the compiler, and say nothing."""
+    before = os.getcwd()
+    with contextlib.ExitStack() as stack:
+        os.chdir(stack.enter_context(tempfile.TemporaryDirectory()))
+        stack.callback(os.chdir, before)
+        stack.enter_context(mock.patch.object(compiler, "_compiled", interpreted))
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        yield
 
 
-def calls():
-    """Return each callable with arguments that it takes."""
-    quiet = {"epochs": 1, "progress": False, "batch_size": 2}
-    few = {"max_plate_nesting": 1, "seed": 0}
-    annealing = few | {"num_steps": 2, "num_chains": 2, "leapfrog_steps": 1}
-    pair = {"model": model, "guide": guide, "x": X}
-    return {
-        "fit": {"model": model, "guide": guide, "bound": Trace_ELBO(), "train": X} | quiet,
-        "fit_many": {"pairs": [(model, guide)], "bound": dv.TraceDenoising_ELBO(), "train": X} | quiet,
-        "log_likelihood": pair | few | {"num_samples": 20, "progress": False, "compiled": False},
-        "annealed_log_likelihood": pair | annealing,
-        "bidirectional": {"model": model, "x_like": X, "num_data": 2, "guide": guide} | annealing,
-        "evaluate_bound": pair | {"bound": dv.TraceDenoising_ELBO(), "seed": 0},
-        "load_dataset": {"name": "digits", "download": False},
-        "corrupt": {"name": "x_tilde", "corruption": dv.Masking(0.1), "x": X},
-        "SaltAndPepper": {"rate": 0.1},
-        "Masking": {"rate": 0.1},
-        "BitFlip": {"rate": 0.1},
-        "GaussianNoise": {"scale": 0.1},
-        "LinearSchedule": {"start": 0.1, "end": 0.0, "epochs": 2},
-        "StepSchedule": {"levels_from": {0: 0.1}},
-        "ConstantSchedule": {"level": 0.1},
-        "StandardNormal": {"latent_size": 2},
-        "BernoulliPrior": {"latent_size": 2},
-        "MixturePrior": {"latent_size": 2},
-        "SparseBeta": {"latent_size": 2},
-        "GaussianGuide": {"encoder": encoder()},
-        "LatentVariableModel": {"decoder": encoder()},
-        "DVAE": {"encoder": encoder(), "decoder": encoder()},
-        "TraceDenoising_ELBO": {},
-        "TraceDenoisingIWAE_ELBO": {},
-        "TraceSemiImplicit_ELBO": {},
-    }
+def fault_of(name, odd):
+    """Return what is wrong with how a call with odd values ends; None if nothing is."""
+    pyro.clear_param_store()
+    pyro.set_rng_seed(0)
+    shown = {argument: str(value) for argument, value in odd.items()}
+    try:
+        call(name, odd)
+    except DOCUMENTED as error:
+        text = str(error)
+        if len(text) > 1000 or not text.isprintable() or "Trace Shapes" in text:
+            return f"not one short line: {text!r}"
+        named = any(argument in text or (shown[argument] and shown[argument] in text) for argument in odd)
+        if not named and not any(map(callable, odd.values())):
+            return f"does not name {' or '.join(odd)}: {text}"
+    except Exception as error:
+        return f"{type(error).__name__}: {str(error)[:200]}"
+    return None
 
 
-def arguments():
-    optional = {"fit": inspect.signature(dv.Trainer), "fit_many": inspect.signature(dv.fit_many)}
-    for name, usual in calls().items():
-        signature = optional.get(name) or inspect.signature(getattr(dv, name))
-        for argument, each in signature.parameters.items():
-            if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD) and argument != "baseline":
-                marks = [pytest.mark.slow] if name == "fit_many" else []  # it compiles what it takes
-                yield pytest.param(name, argument, usual, id=f"{name}-{argument}", marks=marks)
+def test_every_exported_callable_is_called():
+    exported = {name for name in dv.__all__ if callable(getattr(dv, name))}
+    assert exported == CALLS.keys() | UNCALLED
 
 
-# True is valid for these, and takes long; data of any type may be trained on.
-WORDS = "words of numbers"
-EXCEPTIONS = {
-    ("compile", "true"),
-    ("compiled", "true"),
-    ("train", WORDS),
-    ("validation", WORDS),
-    ("x", WORDS),
-}
+@pytest.mark.parametrize("name", CALLS)
+def test_the_calls_are_valid(name):
+    with apart():
+        call(name, {})
 
 
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("name", "argument", "usual"), list(arguments()))
-def test_odd_arguments_are_refused_in_one_line_or_taken(name, argument, usual, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    wrong = []
-    for odd, value in ODD.items():
-        if (argument, odd) in EXCEPTIONS:
-            continue
-        pyro.clear_param_store()
-        try:
-            getattr(dv, name)(**usual | {argument: value})
-        except (dv.InputError, dv.DivergenceError) as error:
-            if "\n" in str(error) or len(str(error)) > 1000:
-                wrong.append(f"{odd}: {str(error)[:300]}")
-        except Exception as error:
-            wrong.append(f"{odd}: {type(error).__name__}: {str(error)[:100]}")
-    assert not wrong, "\n" + "\n".join(wrong)
+class Odd:
+    """An odd value, made anew where it is used."""
+
+    def __init__(self, label, make):
+        self.label, self.make = label, make
+
+    def __repr__(self):
+        return self.label
+
+
+# Without the characters that lead to another folder.
+texts = st.text(st.characters(exclude_characters="/\\~"), max_size=8)
+# Not such as are valid and take long.
+numbers = st.integers(-3, 3) | st.integers(2**63) | st.floats() | st.complex_numbers()
+plain = numbers | texts | st.binary(max_size=8)
+values = st.one_of(
+    st.sampled_from([Odd(label, make) for label, make in ODD.items()]),
+    plain.map(lambda value: Odd(repr(value), lambda: value)),
+    st.lists(plain, max_size=3).map(lambda value: Odd(repr(value), value.copy)),
+)
+
+
+@st.composite
+def odd_calls(draw, names=tuple(CALLS)):
+    name = draw(st.sampled_from([each for each in names if arguments_of(each)]))
+    chosen = draw(st.lists(st.sampled_from(arguments_of(name)), min_size=1, max_size=2, unique=True))
+    return name, {argument: draw(values) for argument in chosen}
+
+
+def check_odd_call(name, chosen):
+    with apart():
+        fault = fault_of(name, {argument: odd.make() for argument, odd in chosen.items()})
+    assert fault is None, f"{name}({chosen}): {fault}"
+
+
+@pytest.mark.parametrize("name", [name for name in CALLS if arguments_of(name)])
+def test_odd_arguments_give_a_result_or_one_line(name):
+    @FEW
+    @given(odd_calls([name]))
+    def check(case):
+        check_odd_call(*case)
+
+    check()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in CALLS if arguments_of(name)])
+def test_every_odd_value_of_every_argument(name):
+    faults = []
+    with apart():
+        for argument in arguments_of(name):
+            for label, make in ODD.items():
+                if (fault := fault_of(name, {argument: make()})) is not None:
+                    faults.append(f"{argument}, {label}: {fault}")
+    assert not faults, "\n" + "\n".join(faults)

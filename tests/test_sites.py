@@ -223,7 +223,7 @@ def test_what_is_no_corruption_is_refused(bad):
 
 def test_bad_data_and_event_dim_are_refused():
     noise = dv.BitFlip(0.1)
-    with pytest.raises(dv.InputError, match=r"^x: expected at least 3 dimensions, got shape \(4, 3\)$"):
+    with pytest.raises(dv.InputError, match=r"^x: expected at least event_dim = 3 dimensions, got shape"):
         dv.corrupt("x_tilde", noise, torch.rand(4, 3), 3)
     with pytest.raises(dv.InputError, match=r"^x: expected a tensor, got list$"):
         dv.corrupt("x_tilde", noise, [0.0, 1.0])

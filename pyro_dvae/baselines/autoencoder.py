@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyro_dvae import checks
 from pyro_dvae.baselines.guide import CodeGuide
 from pyro_dvae.baselines.prior import NoPrior
-from pyro_dvae.checks import count
 from pyro_dvae.corruptions import Corruption
-from pyro_dvae.errors import InputError
 from pyro_dvae.models import LatentVariableModel
 from pyro_dvae.networks import BernoulliDecoder, GaussianEncoder
 from pyro_dvae.registration import Module
@@ -37,9 +36,8 @@ class Autoencoder(Module):
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module, corruption: Corruption | None = None) -> None:
         super().__init__()
-        if not isinstance(decoder, nn.Module):
-            raise InputError(f"decoder: expected a torch.nn.Module, got {type(decoder).__name__}")
-        latent_size = count("decoder.latent_size", getattr(decoder, "latent_size", None))
+        checks.module("decoder", decoder)
+        latent_size = checks.count("decoder.latent_size", getattr(decoder, "latent_size", None))
         self.model = LatentVariableModel(decoder, NoPrior(latent_size))
         self.guide = CodeGuide(encoder, corruption)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from pyro_dvae import checks
 from pyro_dvae.bayes.batches import Share
 from pyro_dvae.bayes.skeleton import trainable
 from pyro_dvae.bayes.weights import GaussianWeights
@@ -39,11 +40,9 @@ class FullBayesGuide(Module):
         bound_of: str = "data",
     ) -> None:
         super().__init__()
-        if not isinstance(guide, AmortisedGuide):
-            raise InputError(f"guide: expected a pyro_dvae amortised guide, got {type(guide).__name__}")
-        for argument, module in (("decoder", decoder), ("start", decoder if start is None else start)):
-            if not isinstance(module, nn.Module):
-                raise InputError(f"{argument}: expected a torch.nn.Module, got {type(module).__name__}")
+        checks.instance("guide", guide, AmortisedGuide, "a pyro_dvae amortised guide")
+        checks.module("decoder", decoder)
+        checks.optional(checks.module, "start", start)
         start = decoder if start is None else start
         wanted, got = _shapes(decoder), _shapes(start)
         for name in [*wanted, *got]:

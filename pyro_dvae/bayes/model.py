@@ -48,13 +48,15 @@ class FullBayesModel(Module):
         super().__init__()
         self.skeleton = Skeleton(decoder)
         self.latent_size = checks.count("decoder.latent_size", getattr(decoder, "latent_size", None))
-        self.prior = StandardNormal(self.latent_size) if prior is None else prior
+        self.prior: Prior = StandardNormal(self.latent_size)
+        if prior is not None:
+            self.prior = checks.instance("prior", prior, Prior, "a pyro_dvae prior")
         if self.prior.latent_size != self.latent_size:
             raise InputError(
                 f"prior: expected latents of size {self.latent_size}, as the decoder takes, "
                 f"got {self.prior.latent_size}"
             )
-        self.prior_scale = checks.positive("prior_scale", prior_scale)
+        self.prior_scale = checks.positive_single("prior_scale", prior_scale)
         self.share = Share(data_count, bound_of)
 
     def forward(self, x: Tensor) -> Tensor:

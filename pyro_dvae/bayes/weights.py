@@ -27,7 +27,8 @@ class GaussianWeights(Module):
 
     def __init__(self, start: nn.Module, initial_scale: float) -> None:
         super().__init__()
-        raw = math.log(math.expm1(checks.positive("initial_scale", initial_scale)))
+        scale = checks.positive_single("initial_scale", initial_scale)
+        raw = scale + math.log(-math.expm1(-scale))
         values = {name: value.detach().clone() for name, value in trainable(start).items()}
         if not values:
             raise InputError("start: expected a module with trainable parameters, got none")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -69,11 +70,11 @@ class DenoisingELBO(Trace_ELBO):
         super().__init__(
             num_particles=checks.count("num_particles", num_particles),
             max_plate_nesting=_nesting(max_plate_nesting),
-            strict_enumeration_warning=strict_enumeration_warning,
-            retain_graph=retain_graph,
-            ignore_jit_warnings=ignore_jit_warnings,
+            strict_enumeration_warning=checks.flag("strict_enumeration_warning", strict_enumeration_warning),
+            retain_graph=checks.optional(checks.flag, "retain_graph", retain_graph),
+            ignore_jit_warnings=checks.flag("ignore_jit_warnings", ignore_jit_warnings),
         )
-        self.vectorize_particles = bool(vectorize_particles)
+        self.vectorize_particles = checks.flag("vectorize_particles", vectorize_particles)
         self._seen: Seen | None = None
         self._told: set[str] = set()
 
@@ -104,7 +105,8 @@ class DenoisingELBO(Trace_ELBO):
         looped = not self.vectorize_particles
         layout = Layout(self.num_corruptions, self.num_particles, self.max_plate_nesting, looped)
         if not self._adds_dimensions():
-            return draw(model, guide, args, kwargs, layout, with_leaves)
+            with _naming_nesting(self.max_plate_nesting):
+                return draw(model, guide, args, kwargs, layout, with_leaves)
         if self._seen is None or not self._seen.is_of(pair):
             self._seen = seen(pair, layout)
         elif get_proxy_mode() is None:
@@ -168,7 +170,17 @@ class DenoisingELBO(Trace_ELBO):
         return value
 
 
+@contextmanager
+def _naming_nesting(given: int | float) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        if "plate stack overflow" not in str(error):
+            raise
+        raise InputError(
+            f"max_plate_nesting: expected as many as the plates of model and guide take, got {given}"
+        ) from error
+
+
 def _nesting(value: int | float | None) -> int | float:
-    if value is None or value == math.inf:
-        return math.inf
-    return checks.count("max_plate_nesting", value, minimum=0)
+    return math.inf if value is None else checks.nesting("max_plate_nesting", value)

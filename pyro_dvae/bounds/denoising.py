@@ -49,7 +49,7 @@ class TraceDenoising_ELBO(DenoisingELBO):
         **kwargs: Any,
     ) -> None:
         super().__init__(num_corruptions=num_corruptions, num_particles=num_particles, **kwargs)
-        if gradient == "dreg":
+        if checks.text("gradient", gradient) == "dreg":
             raise InputError("gradient: 'dreg' is of the importance-weighted bounds; use 'stl'")
         self.gradient = checks.known("gradient", gradient, ("pathwise", "stl"))
         self.baseline = baseline_of(

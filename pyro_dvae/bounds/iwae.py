@@ -57,7 +57,7 @@ class TraceDenoisingIWAE_ELBO(DenoisingELBO):
     ) -> None:
         super().__init__(num_corruptions=num_corruptions, num_particles=num_particles, **kwargs)
         self.combine = checks.known("combine", combine, _OBJECTIVES)
-        if gradient == "stl":
+        if checks.text("gradient", gradient) == "stl":
             raise InputError(
                 "gradient: 'stl' is biased for importance weights; use 'dreg', its unbiased form"
             )

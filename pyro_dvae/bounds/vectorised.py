@@ -66,12 +66,14 @@ def seen(pair: Pair, layout: Layout) -> Seen:
     # Outside of a recording of the bound, whose graph this is no part of.
     with _disable_current_modes(), forked(), torch.no_grad(), pyro.validation_enabled(False), _Evaluation():
         alone = _run(pair)
-        nesting = layout.max_plate_nesting
-        if nesting == float("inf"):
-            frames = [
-                f for trace in alone for s in trace.nodes.values() for f in s.get("cond_indep_stack", ())
-            ]
-            nesting = max((-frame.dim for frame in frames if frame.vectorized), default=0)
+        frames = [f for trace in alone for s in trace.nodes.values() for f in s.get("cond_indep_stack", ())]
+        needed = max((-frame.dim for frame in frames if frame.vectorized), default=0)
+        nesting = needed if layout.max_plate_nesting == float("inf") else layout.max_plate_nesting
+        if needed > nesting:
+            raise InputError(
+                f"max_plate_nesting: expected at least {needed}, the dimensions that the plates of model and "
+                f"guide take, got {nesting}"
+            )
         if one_pass:
             _compare(pair, replace(layout, max_plate_nesting=nesting), alone)
     return Seen(pair, nesting)

@@ -12,7 +12,6 @@ from torch import Tensor
 from pyro_dvae import checks
 from pyro_dvae.compiled.recordings import Recordings, Step
 from pyro_dvae.compiled.step import NOISES, CompiledGradient, Gradient, Numerics
-from pyro_dvae.errors import InputError
 from pyro_dvae.parameters import modules_of, unconstrained
 from pyro_dvae.recording.following import BuiltIn
 from pyro_dvae.registration import make_picklable
@@ -45,9 +44,11 @@ def compile_loss(
     :param loss: a Pyro ELBO.
     :returns: function of the arguments of model and guide that returns the loss (nats; lower is better).
     """
-    if not hasattr(loss, "loss_and_grads") and not hasattr(loss, "differentiable_loss"):
-        raise InputError(f"loss: expected an instance of a pyro.infer.ELBO, got {loss!r}")
-    return CompiledLoss(model, guide, loss, Numerics(checks.known("noise", noise, NOISES), bfloat16), say)
+    checks.pair(model, guide)
+    checks.elbo("loss", loss)
+    checks.optional(checks.program, "say", say)
+    numerics = Numerics(checks.known("noise", noise, NOISES), checks.flag("bfloat16", bfloat16))
+    return CompiledLoss(model, guide, loss, numerics, say)
 
 
 class CompiledLoss:

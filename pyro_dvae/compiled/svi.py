@@ -77,10 +77,16 @@ class CompiledSVI(SVI):
         say: Callable[[str], object] | None = None,
         **kwargs: Any,
     ) -> None:
+        checks.pair(model, guide)
+        checks.instance("optim", optim, PyroOptim, "an optimizer of pyro.optim")
+        if isinstance(loss, type) or not callable(loss):
+            checks.elbo("loss", loss)
+        checks.optional(checks.program, "loss_and_grads", loss_and_grads)
+        checks.optional(checks.program, "say", say)
         if loss_and_grads is None and not isinstance(loss, ELBO):
             loss_and_grads = functools.partial(_with_backward, loss)  # Pyro's own has no pickle
         super().__init__(model, guide, optim, loss, loss_and_grads=loss_and_grads, **kwargs)
-        self.numerics = Numerics(checks.known("noise", noise, NOISES), bfloat16)
+        self.numerics = Numerics(checks.known("noise", noise, NOISES), checks.flag("bfloat16", bfloat16))
         programs = (self.model, self.guide, self.loss, self.loss_and_grads)
         self._recordings = Recordings(
             self._of_arguments, programs, self.numerics, self._build, say, steps=True

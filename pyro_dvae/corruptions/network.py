@@ -41,8 +41,7 @@ class NetworkCorruption(Corruption):
 
     def __init__(self, network: nn.Module, family: str, *, minimum: float = 0.0, **options: Any) -> None:
         super().__init__()
-        if not isinstance(network, nn.Module):
-            raise InputError(f"network: expected a torch.nn.Module, got {type(network).__name__}")
+        checks.module("network", network)
         kind = FAMILIES[checks.known("family", family, FAMILIES)]
         accepted = {*inspect.signature(kind).parameters} - {"rate", "scale", "learnable", "minimum"}
         for option in options:

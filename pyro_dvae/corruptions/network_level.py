@@ -23,10 +23,14 @@ class NetworkLevel(Module):
         per datum.
     :param minimum: lower limit of the level, below ``maximum``.
     :param maximum: 1 for a rate, infinity for a scale.
+    :param argument: that gave the network, for error messages.
     """
 
-    def __init__(self, network: nn.Module, minimum: float = 0.0, maximum: float = 1.0) -> None:
+    def __init__(
+        self, network: nn.Module, minimum: float = 0.0, maximum: float = 1.0, argument: str = "network"
+    ) -> None:
         super().__init__()
+        self._argument = f"{argument}: network output"
         self.network = network
         self.minimum = checks.number("minimum", minimum, 0.0, maximum)
         self.maximum = maximum
@@ -35,15 +39,15 @@ class NetworkLevel(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the levels for clean ``x``; checked to be finite while Pyro validates."""
-        raw = checks.floating("network output", self.network(x))
+        raw = checks.floating(self._argument, self.network(x))
         if raw.dim() != x.dim() or any(a not in (1, b) for a, b in zip(raw.shape, x.shape, strict=True)):
             expected = {tuple(x.shape): None, (*x.shape[:-1], 1): None}
             raise InputError(
-                f"network output: expected shape {' or '.join(map(str, expected))} "
+                f"{self._argument}: expected shape {' or '.join(map(str, expected))} "
                 f"for data of shape {tuple(x.shape)}, got {tuple(raw.shape)}"
             )
         if is_validation_enabled():
-            checks.finite("network output", raw)
+            checks.finite(self._argument, raw)
         return constrain(raw, self.minimum, self.maximum)
 
 
@@ -60,4 +64,4 @@ def level(
         return Level(argument, value, learnable=learnable, minimum=minimum, maximum=maximum)
     if learnable:
         raise InputError(f"learnable: the {argument} is a network, which is learned as it is; leave it out")
-    return NetworkLevel(value, minimum, maximum)
+    return NetworkLevel(value, minimum, maximum, argument)

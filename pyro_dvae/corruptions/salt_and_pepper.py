@@ -37,7 +37,7 @@ class SaltAndPepper(ReplacingCorruption):
         super().__init__(rate, learnable=learnable, minimum=minimum, temperature=temperature)
         if isinstance(salt, str) and salt != "rate":
             raise InputError(f"salt: expected a number in [0, 1] or 'rate', got {salt!r}")
-        if salt == "rate" and temperature is not None:
+        if isinstance(salt, str) and temperature is not None:
             raise InputError(
                 "temperature: a relaxed corruption has no gradient for the share of salt='rate'; "
                 "give salt a number or leave temperature out"

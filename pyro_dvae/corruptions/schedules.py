@@ -66,7 +66,7 @@ class StepSchedule(Schedule):
         if not levels_from:
             raise InputError("levels_from: expected at least one epoch and its level, got none")
         self.steps = sorted(
-            (checks.number("epoch", epoch, 0), checks.number("level", level))
+            (checks.number("levels_from", epoch, 0), checks.number("levels_from", level))
             for epoch, level in levels_from.items()
         )
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_dvae import checks
-from pyro_dvae.errors import DataError, InputError
+from pyro_dvae.errors import DataError, InputError, shown
 
 
 class UnavailableError(DataError):
@@ -44,6 +44,10 @@ class Dataset:
         for part in ("train", "validation", "test"):
             self._check_part(part, getattr(self, part))
             self._check_labels(part, getattr(self, f"{part}_labels"))
+        sizes = self.image_shape
+        if not isinstance(sizes, tuple) or not all(isinstance(each, int) for each in sizes):
+            raise DataError(f"{self.name}: expected an image_shape of two whole numbers, got {shown(sizes)}")
+        checks.flag("binary", self.binary)
         if len(self.image_shape) != 2 or math.prod(self.image_shape) != self.dimension:
             raise DataError(
                 f"{self.name}: expected an image_shape of two sizes with product {self.dimension}, "

@@ -81,7 +81,7 @@ def load_dataset(
         raise InputError(f"root: expected a folder's path, got {root!r}")
     checks.count("split_seed", split_seed, 0, 2**32 - 1)
     checks.flag("download", download)
-    request = Request(user_path("data_folder", root), download, split_seed)
+    request = Request(user_path("root", root), download, split_seed)
     return _loaded(name, request).to(torch.get_default_dtype())
 
 

@@ -17,5 +17,5 @@ class Temperature(Level):
 
     def __init__(self, value: float | Schedule) -> None:
         for number in value.levels() if isinstance(value, Schedule) else [value]:
-            checks.positive("temperature", number)
+            checks.positive_single("temperature", number)
         super().__init__("temperature", value, maximum=math.inf)

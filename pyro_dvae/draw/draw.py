@@ -56,7 +56,7 @@ class DRAW(Module):
         shape = _shape(image_shape)
         checks.count("hidden_size", hidden_size)
         reading, writing = checks.count("read_size", read_size), checks.count("write_size", write_size)
-        if not attention:
+        if not checks.flag("attention", attention):
             reading = writing = 0
         decoder = decoder_of(shape, latent_size, hidden_size, steps=steps, cell=cell, size=writing)
         encoder = encoder_of(shape, latent_size, hidden_size, cell=cell, size=reading)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TextIO
 
+from pyro_dvae.calling import calling
 from pyro_dvae.training.progress import duration
 
 _QUIET_SECONDS = 2.0  # shorter work needs no progress
@@ -30,7 +31,13 @@ def counting(
     """
     target = sys.stderr if stream is None else stream
     if callable(progress):
-        yield progress
+        own = progress
+
+        def told(done: int, total: int) -> None:
+            with calling("progress"):
+                own(done, total)
+
+        yield told
     elif progress is False or target is None:
         yield lambda done, total: None
     else:

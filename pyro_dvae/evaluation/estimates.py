@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyro_dvae import checks
 from pyro_dvae.bounds import DenoisingELBO
+from pyro_dvae.calling import calling
 from pyro_dvae.errors import InputError, shown
 from pyro_dvae.evaluation.modes import evaluation_mode
 from pyro_dvae.evaluation.remedies import rows_of, why_shared
@@ -113,5 +114,6 @@ def estimate_in_chunks(
             parts.append(values.reshape(-1).double().cpu())
             done += len(rows)
             if progress is not None:
-                progress(done, len(x))
+                with calling("progress"):
+                    progress(done, len(x))
     return Estimate(torch.cat(parts))

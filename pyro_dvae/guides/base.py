@@ -10,8 +10,8 @@ import pyro
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
+from pyro_dvae import checks
 from pyro_dvae.corruptions import Corruption, NoCorruption
-from pyro_dvae.errors import InputError
 from pyro_dvae.registration import Module, register
 from pyro_dvae.sites import corrupt
 
@@ -33,13 +33,11 @@ class AmortisedGuide(Module, ABC):
 
     def __init__(self, encoder: nn.Module, corruption: Corruption | None = None) -> None:
         super().__init__()
-        if not isinstance(encoder, nn.Module):
-            raise InputError(f"encoder: expected a torch.nn.Module, got {type(encoder).__name__}")
+        self.encoder = checks.module("encoder", encoder)
         corruption = NoCorruption() if corruption is None else corruption
-        if not isinstance(corruption, Corruption):
-            raise InputError(f"corruption: expected a pyro_dvae corruption, got {type(corruption).__name__}")
-        self.encoder = encoder
-        self.corruption = corruption
+        self.corruption: Corruption = checks.instance(
+            "corruption", corruption, Corruption, "a pyro_dvae corruption"
+        )
 
     @classmethod
     @abstractmethod

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from pyro_dvae import checks
 from pyro_dvae.corruptions import Corruption
-from pyro_dvae.errors import InputError
 from pyro_dvae.guides.base import AmortisedGuide
 from pyro_dvae.networks import GaussianEncoder
 
@@ -37,10 +36,7 @@ class ChainGuide(AmortisedGuide):
         corruption: Corruption | None = None,
     ) -> None:
         super().__init__(encoder, corruption)
-        for layer in upper_encoders:
-            if not isinstance(layer, nn.Module):
-                raise InputError(f"upper_encoders: expected torch.nn.Modules, got {type(layer).__name__}")
-        self.upper_encoders = nn.ModuleList(upper_encoders)
+        self.upper_encoders = nn.ModuleList(checks.modules("upper_encoders", upper_encoders))
 
     @classmethod
     def of_sizes(

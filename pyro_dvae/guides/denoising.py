@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pyro_dvae import checks
 from pyro_dvae.corruptions import Corruption
-from pyro_dvae.errors import InputError
+from pyro_dvae.errors import InputError, shown
 from pyro_dvae.random_state import forked
 from pyro_dvae.registration import Module, register
 from pyro_dvae.sites import clean_input, corrupt
@@ -90,14 +90,14 @@ class DenoisingGuide(Module):
         plates: dict[str, int] | None = None,
     ) -> None:
         super().__init__()
-        if not callable(guide):
-            raise InputError(f"guide: expected a callable, got {type(guide).__name__}")
-        if not isinstance(corruption, Corruption):
-            raise InputError(f"corruption: expected a pyro_dvae corruption, got {type(corruption).__name__}")
-        self.guide = guide
-        self.corruption = corruption
-        self.name = name
+        self.guide = checks.program("guide", guide)
+        self.corruption: Corruption = checks.instance(
+            "corruption", corruption, Corruption, "a pyro_dvae corruption"
+        )
+        self.name = checks.text("name", name)
         self.event_dim = checks.count("event_dim", event_dim, minimum=0)
+        if plates is not None and not isinstance(plates, Mapping):
+            raise InputError(f"plates: expected names and their dims, got {shown(plates)}")
         for plate, dim in (plates or {}).items():
             if isinstance(dim, bool) or not isinstance(dim, int) or dim >= 0:
                 raise InputError(f"plates: expected a dim below 0 for each plate, got {dim!r} for {plate!r}")

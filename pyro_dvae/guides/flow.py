@@ -16,7 +16,7 @@ from pyro_dvae.guides.autoregressive import autoregressive_flow
 from pyro_dvae.guides.base import AmortisedGuide
 from pyro_dvae.guides.features import Features
 from pyro_dvae.guides.planar import planar_flow
-from pyro_dvae.networks.mlp import linear
+from pyro_dvae.networks.mlp import last_dimension, linear
 
 FLOWS: dict[str, Callable[[int, int, int], nn.ModuleList]] = {
     "iaf": autoregressive_flow,
@@ -56,7 +56,7 @@ class FlowGuide(AmortisedGuide):
         super().__init__(encoder, corruption)
         self.feature_size = checks.count("feature_size", feature_size)
         self.latent_size = checks.count("latent_size", latent_size)
-        for layer in flows:
+        for layer in checks.modules("flows", flows):
             if not isinstance(layer, ConditionalTransformModule):
                 kind = type(layer).__name__
                 raise InputError(f"flows: expected conditional transforms of Pyro, got {kind}")
@@ -88,6 +88,7 @@ class FlowGuide(AmortisedGuide):
 
     def posterior(self, x_tilde: Tensor) -> dist.TransformedDistribution:
         features = self.encoder(x_tilde)
+        last_dimension("encoder", features, self.feature_size, "feature_size")
         loc, log_variance = self.head(features).chunk(2, dim=-1)
         start = dist.Normal(loc, (0.5 * log_variance).exp()).to_event(1)
         layers: Any = self.flows

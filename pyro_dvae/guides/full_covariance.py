@@ -12,7 +12,7 @@ from pyro_dvae import checks
 from pyro_dvae.corruptions import Corruption
 from pyro_dvae.guides.base import AmortisedGuide
 from pyro_dvae.guides.features import Features
-from pyro_dvae.networks.mlp import linear
+from pyro_dvae.networks.mlp import last_dimension, linear
 
 
 class FullCovarianceGuide(AmortisedGuide):
@@ -71,6 +71,7 @@ class FullCovarianceGuide(AmortisedGuide):
 
     def posterior(self, x_tilde: Tensor) -> dist.MultivariateNormal:
         features = self.encoder(x_tilde)
+        last_dimension("encoder", features, self.feature_size, "feature_size")
         loc, log_variance = self.head(features).chunk(2, dim=-1)
         scale_tril = torch.diag_embed((0.5 * log_variance).exp())
         if self.covariance_head is not None:

@@ -11,7 +11,7 @@ from pyro_dvae.corruptions import Corruption
 from pyro_dvae.guides.base import AmortisedGuide
 from pyro_dvae.guides.diagonal_mixture import DiagonalMixture
 from pyro_dvae.guides.features import Features
-from pyro_dvae.networks.mlp import linear
+from pyro_dvae.networks.mlp import last_dimension, linear
 
 
 class MixtureGuide(AmortisedGuide):
@@ -59,6 +59,7 @@ class MixtureGuide(AmortisedGuide):
 
     def posterior(self, x_tilde: Tensor) -> DiagonalMixture:
         features = self.encoder(x_tilde)
+        last_dimension("encoder", features, self.feature_size, "feature_size")
         outputs = self.head(features).unflatten(-1, (self.components, 2 * self.latent_size))
         loc, log_variance = outputs.chunk(2, dim=-1)
         return DiagonalMixture(self.weight_head(features), loc, (0.5 * log_variance).exp())

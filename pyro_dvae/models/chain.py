@@ -9,7 +9,6 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 
 from pyro_dvae import checks
-from pyro_dvae.errors import InputError
 from pyro_dvae.networks import BernoulliDecoder, GaussianEncoder
 from pyro_dvae.priors import Prior, StandardNormal
 from pyro_dvae.registration import Module, register
@@ -32,14 +31,9 @@ class ChainModel(Module):
         self, decoder: nn.Module, upper_decoders: Sequence[nn.Module] | nn.ModuleList, prior: Prior
     ) -> None:
         super().__init__()
-        for layer in upper_decoders:
-            if not isinstance(layer, nn.Module):
-                raise InputError(f"upper_decoders: expected torch.nn.Modules, got {type(layer).__name__}")
-        if not isinstance(prior, Prior):
-            raise InputError(f"prior: expected a pyro_dvae prior, got {type(prior).__name__}")
-        self.decoder = decoder
-        self.upper_decoders = nn.ModuleList(upper_decoders)
-        self.prior = prior
+        self.decoder = checks.module("decoder", decoder)
+        self.upper_decoders = nn.ModuleList(checks.modules("upper_decoders", upper_decoders))
+        self.prior: Prior = checks.instance("prior", prior, Prior, "a pyro_dvae prior")
 
     @classmethod
     def of_sizes(

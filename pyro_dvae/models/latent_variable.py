@@ -23,9 +23,11 @@ class LatentVariableModel(Module):
 
     def __init__(self, decoder: nn.Module, prior: Prior | None = None) -> None:
         super().__init__()
-        self.decoder = decoder
+        self.decoder = checks.module("decoder", decoder)
         self.latent_size = checks.count("decoder.latent_size", getattr(decoder, "latent_size", None))
-        self.prior = StandardNormal(self.latent_size) if prior is None else prior
+        self.prior: Prior = StandardNormal(self.latent_size)
+        if prior is not None:
+            self.prior = checks.instance("prior", prior, Prior, "a pyro_dvae prior")
         if self.prior.latent_size != self.latent_size:
             raise InputError(
                 f"prior: expected latents of size {self.latent_size}, as the decoder takes, "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyro.distributions as dist
 from torch import Tensor
 
+from pyro_dvae import checks
 from pyro_dvae.corruptions.schedules import Schedule
 from pyro_dvae.distributions import Logistic, Temperature
 from pyro_dvae.priors.base import Prior
@@ -39,7 +40,7 @@ class ConcretePrior(Prior):
         super().__init__(latent_size)
         self.register_buffer("logits", bit_logits(self.latent_size, probability))
         self.temperature = Temperature(temperature)
-        self.straight_through = straight_through
+        self.straight_through = checks.flag("straight_through", straight_through)
 
     def set_epoch(self, epoch: float) -> None:
         """Move a scheduled temperature to its value at ``epoch`` (0 for the first)."""

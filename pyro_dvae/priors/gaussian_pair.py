@@ -26,8 +26,8 @@ class GaussianPair(Prior):
 
     def __init__(self, latent_size: int, separation: float = 1.0, scale: float = 0.2) -> None:
         super().__init__(latent_size)
-        self.separation = checks.positive("separation", separation)
-        self.scale = checks.positive("scale", scale)
+        self.separation = checks.positive_single("separation", separation)
+        self.scale = checks.positive_single("scale", scale)
 
     def forward(self, like: Tensor) -> dist.Independent:
         loc = torch.stack([like.new_zeros(()), like.new_full((), self.separation)])

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
 
+from pyro_dvae import checks
 from pyro_dvae.corruptions.schedules import Schedule
 from pyro_dvae.distributions import Flattened, Temperature
 from pyro_dvae.priors.base import Prior
@@ -40,7 +41,7 @@ class GumbelSoftmaxPrior(Prior):
         self.categories = category_count(latent_size, categories)
         self.register_buffer("logits", torch.zeros(self.latent_size // self.categories, self.categories))
         self.temperature = Temperature(temperature)
-        self.straight_through = straight_through
+        self.straight_through = checks.flag("straight_through", straight_through)
 
     def set_epoch(self, epoch: float) -> None:
         """Move a scheduled temperature to its value at ``epoch`` (0 for the first)."""

@@ -39,7 +39,7 @@ class SparseBeta(Prior):
 
 
 def _below_one(shape: float) -> float:
-    value = checks.positive("shapes", shape)
+    value = checks.positive_single("shapes", shape)
     if value >= 1:
         raise InputError(
             f"shapes: expected numbers below 1, where the density peaks at 0 and 1, got {shape!r}"

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_dvae import checks
+from pyro_dvae.calling import calling
 from pyro_dvae.distributions import Mixture
 from pyro_dvae.errors import InputError
 from pyro_dvae.guides import GaussianGuide
@@ -27,14 +28,13 @@ class VampPrior(Prior):
     """
 
     def __init__(self, posterior: AmortisedGuide, pseudo_inputs: Tensor) -> None:
-        if not isinstance(posterior, AmortisedGuide):
-            raise InputError(f"posterior: expected an amortised guide, got {type(posterior).__name__}")
+        checks.instance("posterior", posterior, AmortisedGuide, "an amortised guide")
         checks.finite("pseudo_inputs", checks.floating("pseudo_inputs", pseudo_inputs))
         if pseudo_inputs.dim() != 2:
             raise InputError(
                 f"pseudo_inputs: expected shape [components, data_size], got {tuple(pseudo_inputs.shape)}"
             )
-        with torch.no_grad():
+        with torch.no_grad(), calling("posterior, pseudo_inputs"):
             latent_size = posterior.posterior(pseudo_inputs).event_shape[-1]
         super().__init__(latent_size)
         self.posterior = posterior

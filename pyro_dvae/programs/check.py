@@ -79,8 +79,8 @@ def check(
     :param size: N, the number of rows in the whole data set; not compared with the plates where omitted.
     :param loss: the bound, or another Pyro ELBO; ``TraceDenoising_ELBO()`` by default.
     :param kwargs: keyword arguments of both programs.
-    :raises InputError: ``size`` or ``loss`` is not as described. What the programs themselves raise for one
-        draw is raised as it is.
+    :raises InputError: ``size`` or ``loss`` is not as described, or the programs fail for one draw: in one
+        line what Python, torch or Pyro raised, which is its cause. Other exceptions pass.
     """
     if size is not None:
         checks.count("size", size)

@@ -65,7 +65,8 @@ def look(pair: Pair, loss: Any) -> Look:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what they say is said by the remarks
-        trained = discover(pair.model, pair.guide, runs, required=False)
+        rows = dict(zip(["batch"], pair.args, strict=False))
+        trained = discover(pair.model, pair.guide, runs, required=False, data=rows)
         step = _step(pair, copy.copy(loss), trained.parameters)
     return Look(found[0], step, tuple(random))
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_dvae import checks
+from pyro_dvae.errors import InputError
 from pyro_dvae.random_state import derived_seed
 
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -17,6 +18,12 @@ _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 def data_tensor(argument: str, value: Any) -> Tensor:
     """Return ``value`` without a graph, or refuse what is not a tensor of finite rows."""
     return checks.data(argument, value).detach()
+
+
+def same_type(argument: str, value: Tensor, train: Tensor) -> None:
+    """Refuse data of another number type than the training data's."""
+    if value.dtype != train.dtype:
+        raise InputError(f"{argument}: expected {train.dtype}, as train has, got {value.dtype}")
 
 
 def epoch_order(rows: int, seed: int, epoch: int) -> Tensor:

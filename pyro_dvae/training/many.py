@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.optim import Adam
 
 from pyro_dvae import checks, random_state
+from pyro_dvae.calling import calling
 from pyro_dvae.compiled.adam import slot, start
 from pyro_dvae.compiled.batched import BatchedStep, Side, lift, require_same_program
 from pyro_dvae.compiled.gradient import constants
@@ -33,7 +34,7 @@ from pyro_dvae.recording import Unrecordable
 from pyro_dvae.registration import make_picklable
 from pyro_dvae.threads import available_cores, using_threads
 from pyro_dvae.training import learning_rates
-from pyro_dvae.training.batches import data_tensor, epoch_order, fingerprint
+from pyro_dvae.training.batches import data_tensor, epoch_order, fingerprint, same_type
 from pyro_dvae.training.checkpoint import load_checkpoint, save_checkpoint
 from pyro_dvae.training.compiled_steps import Keys
 from pyro_dvae.training.history import History
@@ -146,7 +147,7 @@ def fit_many(
         bfloat16=bfloat16,
     )
     path = None if checkpoint is None else user_path("checkpoint", checkpoint)
-    if resume and path is None:
+    if checks.flag("resume", resume) and path is None:
         raise InputError("resume: expected the path of the checkpoint to go on from, got checkpoint=None")
     every = checks.count("checkpoint_every", checkpoint_every)
     if progress is None or isinstance(progress, bool):
@@ -233,8 +234,7 @@ class ManyTraining:
     ) -> None:
         if not isinstance(pairs, list | tuple):
             raise InputError(f"pairs: expected a list of (model, guide), got {shown(pairs)}")
-        if not (hasattr(bound, "loss_and_grads") and hasattr(bound, "loss")):
-            raise InputError(f"bound: expected an instance of a pyro.infer.ELBO, got {shown(bound)}")
+        checks.elbo("bound", bound)
         checks.optional(checks.program, "transform", transform)
         checks.flag("bfloat16", bfloat16)
         if not pairs:
@@ -242,7 +242,11 @@ class ManyTraining:
         sets = _sets("train", train, len(pairs))
         self._first_row, self.train = _joined(sets)
         self.rows = len(sets[0])
-        held_out = [None] * len(pairs) if validation is None else _sets("validation", validation, len(pairs))
+        held_out: list[Tensor] | list[None] = [None] * len(pairs)
+        if validation is not None:
+            held_out = _sets("validation", validation, len(pairs))
+            if transform is None:
+                same_type("validation", held_out[0], sets[0])
         self.seeds = _each("seeds", range(len(pairs)) if seeds is None else seeds, len(pairs), _seed)
         self.rates = _each("learning_rate", learning_rate, len(pairs), checks.positive)
         self.epochs = checks.count("epochs", epochs)
@@ -296,7 +300,13 @@ class ManyTraining:
         return [list(row) for row in zip(*(m.trained.buffers().values() for m in self.members), strict=True)]
 
     def _prepared(self, rows: Tensor) -> Tensor:
-        return rows if self._transform is None else self._transform(rows)
+        if self._transform is None:
+            return rows
+        with calling("transform"):
+            made = checks.dense("transform", self._transform(rows))
+        if made.requires_grad:
+            raise InputError("transform: expected a result without a gradient; train networks in the guide")
+        return made
 
     def _batches(self, rows: Tensor) -> Tensor:
         """Return the rows [E, B] of each model as data [E, B, ...]."""
@@ -338,7 +348,8 @@ class ManyTraining:
             for part in scheduled(member.trained, member.bound):
                 part.set_epoch(epoch)
         for number, callback in enumerate(self.before_epoch):
-            with random_state.forked(random_state.derived_seed(self.seeds[0], epoch, "before", number)):
+            seed = random_state.derived_seed(self.seeds[0], epoch, "before", number)
+            with random_state.forked(seed), calling("before_epoch"):
                 callback(epoch)
         began, compiling = time.monotonic(), 0.0
         if not all(each.surroundings.unchanged() for each in self._honest):
@@ -348,7 +359,9 @@ class ManyTraining:
             stacked.copy_(stack(buffers))
         orders = torch.stack([epoch_order(self.rows, seed, epoch) for seed in self.seeds])
         orders = (orders + self._first_row).to(self.train.device)
-        factor = checks.number("schedule", self.schedule(epoch, self.epochs), minimum=0)
+        with calling("schedule"):
+            factor = self.schedule(epoch, self.epochs)
+        factor = checks.number("schedule", factor, minimum=0)
         rates = torch.tensor(self.rates, dtype=torch.float64)[:, None] * factor
         rates = rates.expand(self.count, len(self.leaves)).to(self.device)
         losses = []

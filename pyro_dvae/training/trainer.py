@@ -35,17 +35,18 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from pyro_dvae import checks, random_state
+from pyro_dvae.calling import calling
 from pyro_dvae.compiled.step import Numerics
 from pyro_dvae.distributed import Ranks, streams
 from pyro_dvae.distributed.outcome import take_files
-from pyro_dvae.errors import CheckpointError, DivergenceError, InputError, shown
+from pyro_dvae.errors import CheckpointError, DivergenceError, InputError
 from pyro_dvae.files import user_path
 from pyro_dvae.interrupts import Interrupts, Stopped
 from pyro_dvae.ownership import FileOwner
 from pyro_dvae.parameters import discover, modules_of
 from pyro_dvae.threads import threads_for, using_threads
 from pyro_dvae.training import learning_rates, run_state
-from pyro_dvae.training.batches import data_tensor, epoch_order
+from pyro_dvae.training.batches import data_tensor, epoch_order, same_type
 from pyro_dvae.training.checkpoint import save_checkpoint
 from pyro_dvae.training.compiled_steps import WORTH_IT, CompiledSteps, CompiledTransform, Keys, Training
 from pyro_dvae.training.diagnosis import first_fault
@@ -166,8 +167,7 @@ class Trainer:
         bfloat16: bool = False,
         drop_last: bool = False,
     ):
-        if not (hasattr(bound, "differentiable_loss") or hasattr(bound, "loss_and_grads")):
-            raise InputError(f"bound: expected an instance of a pyro.infer.ELBO, got {shown(bound)}")
+        checks.elbo("bound", bound)
         checks.pair(model, guide)
         for argument, call in (("transform", transform), ("evaluate", evaluate)):
             checks.optional(checks.program, argument, call)
@@ -182,8 +182,8 @@ class Trainer:
         self._stop_agreed = False
         self._train = data_tensor("train", train)
         held_out = None if validation is None else data_tensor("validation", validation)
-        if held_out is not None and transform is None and held_out.dtype != train.dtype:
-            raise InputError(f"validation: expected {train.dtype}, as train has, got {held_out.dtype}")
+        if held_out is not None and transform is None:
+            same_type("validation", held_out, self._train)
         self.epochs = checks.count("epochs", epochs)
         self._validate_every = checks.count("validate_every", validate_every)
         self.batch_size = checks.count("batch_size", batch_size)
@@ -241,11 +241,11 @@ class Trainer:
         given: dict[str, Tensor] = {}
 
         def dry_run() -> None:
-            given["train"] = self._prepared(example)
-            with InSupport("train"):
+            given["train"] = checks.dense("transform", self._prepared(example))
+            with InSupport("train"), self._explained(example):
                 self._loss(given["train"])
 
-        with FlopCounterMode(display=False) as operations, self._explained(example):
+        with FlopCounterMode(display=False) as operations:
             self._trained = discover(model, guide, dry_run, data=given)
         if self._trained.left_out:
             warnings.warn(left_out(self._trained), stacklevel=2)
@@ -309,7 +309,7 @@ class Trainer:
             if loss is not None:
                 return loss
         self._clear_gradients()
-        with self._explained(x):
+        with calling("model, guide, train"), self._explained(x):
             loss = self._loss(x)
         ahead = loss.device.type != "cpu"
         value = self._agreed(0.0 if ahead else loss.item(), ahead)
@@ -408,7 +408,10 @@ class Trainer:
     def _prepared(self, x: Tensor) -> Tensor:
         if x.device != self.device:
             x = x.to(self.device, non_blocking=True)
-        return x if self._transform is None else self._transform(x)
+        if self._transform is None:
+            return x
+        with calling("transform"):
+            return self._transform(x)
 
     def _own(self, rows: Tensor) -> Tensor:
         """Return this rank's share of the rows of a batch; without any it looks at the first, for nothing."""
@@ -466,11 +469,14 @@ class Trainer:
         for part in self._scheduled:
             part.set_epoch(epoch)
         for number, callback in enumerate(self._before_epoch):
-            with random_state.forked(random_state.derived_seed(self.seed, epoch, "before", number)):
+            seed = random_state.derived_seed(self.seed, epoch, "before", number)
+            with random_state.forked(seed), calling("before_epoch"):
                 callback(epoch)
 
     def _set_learning_rate(self) -> None:
-        factor = checks.number("schedule", self._schedule(self._finished, self.epochs), minimum=0)
+        with calling("schedule"):
+            factor = self._schedule(self._finished, self.epochs)
+        factor = checks.number("schedule", factor, minimum=0)
         for group in self._optimizer.param_groups:
             group["lr"] = self.learning_rate * factor
 
@@ -549,21 +555,25 @@ class Trainer:
         try:
             yield
         except ValueError as error:
-            if "Expected more than 1 value per channel" in str(error):
-                raise InputError(
-                    f"batch_size: a batch of {len(x)} row is too small for batch normalisation; give "
-                    f"drop_last=True, or another batch_size than {self.batch_size}"
-                ) from error
-            if isinstance(error, InputError) or "found invalid values" not in str(error):
-                raise
-            rows = x if self._leaves else self._prepared(x)
-            fault = first_fault(lambda: self.bound.loss(self.model, self.guide, rows))
-            text = "a distribution was given values out of range" if fault is None else fault.text
-            if self._of_divergence(error, x) or (fault is not None and not fault.finite):
-                if self._leaves:  # in a step, which the other ranks take too
-                    self._agreed(math.nan, x.device.type != "cpu")
-                raise self._diverged(text, self._record.step) from error
-            raise InputError(f"model, guide, train: {text}") from error
+            self._explain(error, x)
+            raise
+
+    def _explain(self, error: ValueError, x: Tensor) -> None:
+        if "Expected more than 1 value per channel" in str(error):
+            raise InputError(
+                f"batch_size: a batch of {len(x)} row is too small for batch normalisation; give "
+                f"drop_last=True, or another batch_size than {self.batch_size}"
+            ) from error
+        if isinstance(error, InputError) or "found invalid values" not in str(error):
+            return
+        rows = x if self._leaves else self._prepared(x)
+        fault = first_fault(lambda: self.bound.loss(self.model, self.guide, rows))
+        text = "a distribution was given values out of range" if fault is None else fault.text
+        if self._of_divergence(error, x) or (fault is not None and not fault.finite):
+            if self._leaves:  # in a step, which the other ranks take too
+                self._agreed(math.nan, x.device.type != "cpu")
+            raise self._diverged(text, self._record.step) from error
+        raise InputError(f"model, guide, train: {text}") from error
 
     def _diverged(self, what: str, step: int) -> DivergenceError:
         last = self._last_checkpoint()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from pyro_dvae.calling import calling
 from pyro_dvae.distributed import Ranks
 from pyro_dvae.parameters import Trained
 from pyro_dvae.random_state import derived_seed, forked
@@ -48,7 +49,12 @@ class Validation:
         with forked(derived_seed(seed, epoch, "validation", *own)), trained.evaluating():
             if shared:
                 return self._mean(self.ranks)
-            return float(self.ranks.of_first((self.evaluate or self._mean)()))
+            return float(self.ranks.of_first(self._mean() if self.evaluate is None else self._evaluated()))
+
+    def _evaluated(self) -> float:
+        assert self.evaluate is not None
+        with calling("evaluate"):
+            return float(self.evaluate())
 
     def _mean(self, ranks: Ranks | None = None) -> float:
         assert self.data is not None
@@ -57,7 +63,7 @@ class Validation:
         with torch.no_grad(), clean_input():
             own = self.data[ranks.share(len(self.data))]
             for rows in own.split(self.chunk) if len(own) else ():
-                with PlateScale(len(rows)) as scale:
+                with PlateScale(len(rows)) as scale, calling("model, guide, validation"):
                     loss = float(self.loss(rows))
                 losses.append(loss / scale.factor)
                 self.proceed()

@@ -550,7 +550,7 @@ def test_products_in_bfloat16_are_close_and_not_equal(monkeypatch):
 
 def test_unknown_noise_is_refused():
     with pytest.raises(dv.InputError, match="noise: unknown name 'hash'"):
-        CompiledSVI(None, None, Adam({"lr": 0.1}), Trace_ELBO(), noise="hash")
+        CompiledSVI(print, print, Adam({"lr": 0.1}), Trace_ELBO(), noise="hash")
 
 
 @pytest.mark.parametrize("elbo", ["denoising", "importance-weighted"])

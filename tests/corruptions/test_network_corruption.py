@@ -135,7 +135,8 @@ def test_outputs_of_another_shape_are_refused(shape, validate):
     pyro.enable_validation(validate)
     corruption = NetworkCorruption(Bad(torch.zeros(shape)), "masking")
     with pytest.raises(
-        InputError, match=r"^network output: expected shape \(4, 3\) or \(4, 1\) for data of "
+        InputError,
+        match=r"network output: expected shape \(4, 3\) or \(4, 1\) for data of ",
     ):
         corruption(torch.rand(4, 3))
 
@@ -145,7 +146,8 @@ def test_outputs_must_be_finite_while_pyro_validates():
     output[1, 2] = math.nan
     corruption = NetworkCorruption(Bad(output), "gaussian")
     with pytest.raises(
-        InputError, match=r"^network output: expected finite values, got 1 NaN or infinite of 12"
+        InputError,
+        match=r"network output: expected finite values, got 1 NaN or infinite of 12",
     ):
         corruption(torch.rand(4, 3))
     pyro.enable_validation(False)
@@ -160,7 +162,7 @@ def test_outputs_must_be_finite_while_pyro_validates():
     ],
 )
 def test_outputs_must_be_floating_point_tensors(output, message):
-    with pytest.raises(InputError, match=f"^network output: {message}"):
+    with pytest.raises(InputError, match=f"network output: {message}"):
         NetworkCorruption(Bad(output), "masking")(torch.rand(4, 3))
 
 

@@ -76,8 +76,8 @@ def test_levels_are_checked_before_their_epoch_comes(schedule):
         (lambda: LinearSchedule(0.1, 0.2, 0), "epochs"),
         (lambda: LinearSchedule(0.1, 0.2, -3), "epochs"),
         (lambda: StepSchedule({}), "levels_from"),
-        (lambda: StepSchedule({-1: 0.1}), "epoch"),
-        (lambda: StepSchedule({0: "a"}), "level"),
+        (lambda: StepSchedule({-1: 0.1}), "levels_from"),
+        (lambda: StepSchedule({0: "a"}), "levels_from"),
     ],
 )
 def test_bad_arguments(build, argument):

@@ -183,8 +183,14 @@ def test_one_layer_is_the_plain_model():
         (lambda: dv.ChainGuide.of_sizes(6, 2, num_layers=0), "num_layers: expected a whole number"),
         (lambda: dv.ChainModel.of_sizes(6, 2, num_layers=0), "num_layers: expected a whole number"),
         (lambda: dv.ChainModel.of_sizes(6, 0), "latent_size: expected a whole number"),
-        (lambda: dv.ChainGuide(nn.Identity(), ["mlp"]), "upper_encoders: expected torch.nn.Modules, got str"),
-        (lambda: dv.ChainModel(nn.Identity(), [3], StandardNormal(2)), "upper_decoders: expected torch"),
+        (
+            lambda: dv.ChainGuide(nn.Identity(), ["mlp"]),
+            "upper_encoders: expected a torch.nn.Module",
+        ),
+        (
+            lambda: dv.ChainModel(nn.Identity(), [3], StandardNormal(2)),
+            "upper_decoders: expected a torch.nn.Mod",
+        ),
         (lambda: dv.ChainModel(nn.Identity(), [], None), "prior: expected a pyro_dvae prior, got NoneType"),
     ],
 )

@@ -403,7 +403,7 @@ def test_another_size_under_several_corruptions_is_refused():
 
 @pytest.mark.parametrize("bad", ["guide", None, 3])
 def test_what_is_no_guide_is_refused(bad):
-    with pytest.raises(dv.InputError, match=f"^guide: expected a callable, got {type(bad).__name__}$"):
+    with pytest.raises(dv.InputError, match=f"^guide: expected a callable, got {bad!r}$"):
         dv.DenoisingGuide(bad, dv.BitFlip(0.1))
 
 

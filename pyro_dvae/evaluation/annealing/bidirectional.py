@@ -10,6 +10,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_dvae import checks
+from pyro_dvae.calling import calling
 from pyro_dvae.evaluation.annealing.chunks import Counter, rows_at_once, stream
 from pyro_dvae.evaluation.annealing.kernels import adapted_kernels, pilot_transitions
 from pyro_dvae.evaluation.annealing.likelihood import start_program
@@ -83,7 +84,7 @@ def bidirectional(
         with stream(settings.seed, "example"):
             examples = Arguments((example_data(model, like[:_EXAMPLES], data_site),))
         structure = inspect(model, first, examples, max_plate_nesting)
-        with stream(settings.seed, "memory"):
+        with stream(settings.seed, "memory"), calling("model, guide, x_like"):
             rows = rows_at_once(model, first, examples, structure, num_chains, memory)
         chunks = list(Arguments((like,)).split(rows))
         count = Counter(shown, len(chunks) * (pilot_transitions(num_steps) + 2 * num_steps))

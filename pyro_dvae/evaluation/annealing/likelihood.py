@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from pyro_dvae import checks
+from pyro_dvae.calling import calling
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.annealing.chunks import Counter, rows_at_once, stream
 from pyro_dvae.evaluation.annealing.kernels import adapted_kernels, pilot_transitions
@@ -93,7 +94,7 @@ def annealed_log_likelihood(
     probed, proper = given[:PROBED].rows, ProperLatents()(model)
     with evaluation_mode(proper, first, *probed, **kwargs), counting("annealing", progress) as shown:
         structure = inspect(proper, first, given, max_plate_nesting)
-        with stream(settings.seed, "memory"):
+        with stream(settings.seed, "memory"), calling("model, guide, x"):
             rows = rows_at_once(model, first, given, structure, num_chains, memory)
         chunks = list(given.split(rows))
         count = Counter(shown, len(chunks) * (pilot_transitions(num_steps) + num_steps))

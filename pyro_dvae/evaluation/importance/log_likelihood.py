@@ -121,7 +121,12 @@ def log_likelihood(
     if seed is not None:
         checks.count("seed", seed, minimum=0)
     checks.known("proposal", proposal, (*KINDS, AUTO))
-    chosen = Proposal("clean" if proposal == AUTO else proposal, num_corruptions, defensive, widen)
+    chosen = Proposal(
+        "clean" if proposal == AUTO else proposal,
+        num_corruptions,
+        checks.number("defensive", defensive, 0.0, 1.0),
+        checks.positive("widen", widen),
+    )
     programs = Programs(model, guide, given)
     trained, denoising, noisy, nesting = programs.inspect(max_plate_nesting)
     if not denoising:

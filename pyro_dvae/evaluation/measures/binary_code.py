@@ -7,7 +7,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_dvae import checks
-from pyro_dvae.errors import InputError
+from pyro_dvae.errors import InputError, shown
 from pyro_dvae.evaluation.measures.binary_code_record import BinaryCode
 from pyro_dvae.evaluation.measures.codes import MeanCode, decoding_errors, gathered
 from pyro_dvae.evaluation.measures.means import base_of
@@ -62,8 +62,13 @@ def binary_code(
     checks.data("x", x)
     checks.number("threshold", threshold)
     checks.number("dead", dead, 0.0, 1.0)
-    if len(values) != 2 or not values[0] < threshold < values[1]:
-        raise InputError(f"values: expected a pair around the threshold {threshold:g}, got {values!r}")
+    checks.pair(model, guide)
+    checks.flag("clean", clean)
+    checks.text("site", site)
+    checks.text("data_site", data_site)
+    numbers = isinstance(values, tuple | list) and all(isinstance(each, int | float) for each in values)
+    if not numbers or len(values) != 2 or not values[0] < threshold < values[1]:
+        raise InputError(f"values: expected a pair around the threshold {threshold:g}, got {shown(values)}")
     low, high = values
     ones: Tensor | None = None
     real, rounded = [], []

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyro_dvae import checks
 from pyro_dvae.bounds import DenoisingELBO, TraceDenoising_ELBO
+from pyro_dvae.calling import calling
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.estimates import Estimate, estimate_in_chunks
 from pyro_dvae.evaluation.importance import LogLikelihood, log_likelihood
@@ -60,7 +61,11 @@ def bounds_report(
     :param progress: called with the rows done and the rows in all, over all bounds.
     :raises InputError: ``x`` is empty or not finite, a count is below 1, or there is none.
     """
+    checks.pair(model, guide)
     checks.data("x", x)
+    checks.flag("clean", clean)
+    checks.nesting("max_plate_nesting", max_plate_nesting)
+    checks.optional(checks.program, "progress", progress)
     mixtures, particles = _counts("num_mixture", num_mixture), _counts("num_particles", num_particles)
     m = checks.count("num_corruptions", num_corruptions)
     checks.count("num_samples", num_samples)
@@ -73,6 +78,11 @@ def bounds_report(
     done = 0
     start = int(torch.randint(2**63 - 1, ())) if seed is None else seed
 
+    def tell(count: int) -> None:
+        if progress is not None:
+            with calling("progress"):
+                progress(count, total)
+
     def evaluate(bound: DenoisingELBO, rows: int, stream: str) -> Tensor:
         nonlocal done
         parts = []
@@ -81,8 +91,7 @@ def bounds_report(
             estimate = estimate_in_chunks(model, guide, chunk, bound, rows, clean=clean, seed=own)
             parts.append(estimate.per_datum)
             done += len(chunk)
-            if progress is not None:
-                progress(done, total)
+            tell(done)
         return torch.cat(parts)
 
     entries = []
@@ -102,7 +111,7 @@ def bounds_report(
         num_corruptions=m,
         seed=derived_seed(start, "bounds_report", LOG_LIKELIHOOD),
         max_plate_nesting=nesting,
-        progress=False if progress is None else lambda count, _: progress(done + count, total),
+        progress=False if progress is None else lambda count, _: tell(done + count),
     )
     entries.append(_likelihood(sampled))
     return BoundsReport(tuple(entries), orders(m, mixtures, particles), clean)
