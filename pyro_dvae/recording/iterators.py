@@ -29,7 +29,8 @@ class Iterators:
         for each in gc.get_objects():
             kind = type(each)
             if kind not in kinds:
-                kinds[kind] = hasattr(kind, "__next__")
+                # A weak proxy passes for what it stands for, which is found itself; that of a dead object fails.
+                kinds[kind] = kind not in weakref.ProxyTypes and hasattr(kind, "__next__")
             if kinds[kind]:
                 self._found[id(each)] = each
                 if isinstance(each, GeneratorType) and each.gi_frame is not None:
@@ -66,6 +67,8 @@ class Iterators:
     def _state(self, value: Any, depth: int) -> Any:
         """Return what tells the state of an iterator, or of a part of one; None if nothing does."""
         kind = type(value)
+        if kind in weakref.ProxyTypes:
+            return id(value)
         if isinstance(value, Number):
             return kind, repr(value)
         if isinstance(value, list):

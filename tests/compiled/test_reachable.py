@@ -274,3 +274,15 @@ def test_states(make):
         next(iterator)
         known.end()
         assert not known.left_alone(iterator)
+
+
+def test_a_weak_proxy_that_outlived_its_object():
+    class Owner:
+        pass
+
+    owner = Owner()
+    dead = weakref.proxy(owner)
+    del owner
+    found = Iterators()
+    found.end()
+    assert not found.left_alone(dead)
