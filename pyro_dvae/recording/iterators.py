@@ -29,7 +29,7 @@ class Iterators:
         for each in gc.get_objects():
             kind = type(each)
             if kind not in kinds:
-                # A weak proxy passes for what it stands for, which is found itself; that of a dead object fails.
+                # A weak proxy passes for what it stands for, which is found itself; a dead one fails.
                 kinds[kind] = kind not in weakref.ProxyTypes and hasattr(kind, "__next__")
             if kinds[kind]:
                 self._found[id(each)] = each
