@@ -5,7 +5,7 @@
 
 The paper's network (784-200-z50-200-200-784, softplus) on binary data. The floor is the decoder's three
 matrix products in float32 and nothing else, for as many rows as a pass of ours has, by oneDNN where that
-keeps float32's error (pyro_dvae.recording.fast_products); one row is the same by torch's own choice.
+keeps float32's error (pyro_dvae.engine.fast_products); one row is the same by torch's own choice.
 
 All work through data in chunks, and after each chunk the floor is timed, so that a ratio is of neighbouring
 moments. "ns" is the median of the chunks after the first, "of floor" its ratio to the floor beside it: the
@@ -35,10 +35,10 @@ import torch
 from torch import nn
 
 import pyro_dvae as dv
-from pyro_dvae.evaluation.importance import engine
+from pyro_dvae.engine import fast_products
+from pyro_dvae.evaluation.importance import plan
 from pyro_dvae.evaluation.importance.plan import ROWS_IN_CACHE
 from pyro_dvae.networks import BernoulliDecoder, GaussianEncoder
-from pyro_dvae.recording import fast_products
 
 PIXELS, LATENTS, HIDDEN = 784, 50, 200
 DENSITY = 0.13  # share of white pixels in binary MNIST
@@ -93,7 +93,7 @@ class Clock:
 def ours(dvae, x, samples, clock, recorded=False, **options):
     """Return the mean estimate of :func:`pyro_dvae.log_likelihood`."""
     options |= {"num_samples": samples, "progress": clock, "max_plate_nesting": 1}
-    with patch.object(engine, "_WORTH_RECORDING", 0.0 if recorded else math.inf):
+    with patch.object(plan, "_WORTH_RECORDING", 0.0 if recorded else math.inf):
         found = dv.log_likelihood(dvae.model, dvae.guide, x, **options)
     return found.mean
 

@@ -22,8 +22,8 @@ import pyro
 import torch
 
 import pyro_dvae as dv
+from pyro_dvae.machine import available_cores
 from pyro_dvae.networks import BernoulliDecoder, GaussianEncoder
-from pyro_dvae.threads import available_cores
 
 EPOCHS = 4  # the first is left out: it compiles
 WAYS = ("one after another", "a process on each core", "one batched step")

@@ -17,8 +17,8 @@ import torch
 from pyro.optim import Adam
 
 import pyro_dvae as dv
-from pyro_dvae.compiled.surroundings import Surroundings, outside
-from pyro_dvae.compiled.verification import Verification
+from pyro_dvae.engine.honesty import Verification
+from pyro_dvae.engine.surroundings import Surroundings, outside
 from pyro_dvae.networks import BernoulliDecoder, GaussianEncoder
 
 ROUNDS = 25  # of measurements one after the other, as other programs run meanwhile: their median counts

@@ -21,8 +21,8 @@ from torch import Tensor
 
 import pyro_dvae as dv
 from pyro_dvae import plots
-from pyro_dvae.command import Command
 from pyro_dvae.datasets import binarisation, binarise_dataset
+from pyro_dvae.jobs.command import Command
 
 ROWS = 5  # images of each kind in the picture
 COLUMNS = 10  # steps shown, at most

@@ -29,8 +29,8 @@ from torch.distributions import constraints
 
 import pyro_dvae as dv
 from pyro_dvae import plots
-from pyro_dvae.command import Command
 from pyro_dvae.evaluation import write_netcdf
+from pyro_dvae.jobs.command import Command
 
 # Name: factor of the trained guide's scale, options of the estimate, colour, line.
 PROPOSALS: dict[str, tuple[float, dict[str, Any], str, str]] = {

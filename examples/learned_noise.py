@@ -22,7 +22,7 @@ from torch import Tensor
 
 import pyro_dvae as dv
 from pyro_dvae import plots
-from pyro_dvae.command import Command
+from pyro_dvae.jobs.command import Command
 
 WEIGHT = torch.tensor([[1.0, 0.3], [-0.5, 0.9], [0.4, -0.7], [0.8, 0.5], [-0.3, 0.6]])
 LIKELIHOOD_SCALE = 0.7

@@ -32,7 +32,7 @@ from torch import Tensor
 
 import pyro_dvae as dv
 from pyro_dvae import plots
-from pyro_dvae.command import Command
+from pyro_dvae.jobs.command import Command
 from pyro_dvae.networks import GaussianEncoder
 
 DATA = torch.tensor([[1.5], [3.0], [4.5]])

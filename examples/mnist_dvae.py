@@ -12,9 +12,9 @@ import pyro.distributions as dist
 from torch import Tensor
 
 import pyro_dvae as dv
-from pyro_dvae.command import Command
-from pyro_dvae.options import Request, training_options
-from pyro_dvae.runs.run import Run
+from pyro_dvae.jobs.command import Command
+from pyro_dvae.jobs.options import Request, training_options
+from pyro_dvae.jobs.train import Run
 
 BOUNDS = {
     "dvae": dv.TraceDenoising_ELBO,

@@ -23,10 +23,10 @@ from pyro.optim import Adam
 from torch import nn
 
 import pyro_dvae as dv
-from pyro_dvae.command import Command
-from pyro_dvae.compiled import CompiledSVI
+from pyro_dvae.engine import CompiledSVI
 from pyro_dvae.guides import ChainGuide, FlowGuide, FullCovarianceGuide, ImplicitGuide, MixtureGuide
 from pyro_dvae.guides.base import AmortisedGuide
+from pyro_dvae.jobs.command import Command
 from pyro_dvae.models import ChainModel
 from pyro_dvae.networks import BernoulliDecoder
 

@@ -28,7 +28,7 @@ from torch import Tensor
 
 import pyro_dvae as dv
 from pyro_dvae import plots
-from pyro_dvae.command import Command
+from pyro_dvae.jobs.command import Command
 from pyro_dvae.sites import Auxiliary
 
 COUNTS = (1, 2, 5, 10, 20, 50, 100)

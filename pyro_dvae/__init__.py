@@ -10,31 +10,26 @@ from importlib.metadata import version as _version
 import lazy_loader as _lazy
 
 _SUBMODULES = {
-    "baselines",
-    "bayes",
     "bounds",
-    "compiled",
     "corruptions",
     "datasets",
-    "draw",
+    "engine",
     "evaluation",
     "guides",
+    "models",
     "networks",
+    "plots",
     "priors",
-    "programs",
-    "recording",
     "training",
 }
 _NAMES = {
-    "baselines": ["Autoencoder"],
-    "bayes": ["FullBayes"],
     "bounds": [
         "TraceDenoising_ELBO",
         "TraceDenoisingIWAE_ELBO",
         "TraceMeanFieldDenoising_ELBO",
         "TraceSemiImplicit_ELBO",
     ],
-    "compiled": ["CompiledLoss", "CompiledSVI", "compile_loss"],
+    "engine": ["CompiledLoss", "CompiledSVI", "compile_loss"],
     "corruptions": [
         "BitFlip",
         "ConstantSchedule",
@@ -48,16 +43,17 @@ _NAMES = {
         "StepSchedule",
     ],
     "datasets": ["Dataset", "load_dataset"],
-    "draw": ["DRAW"],
     "errors": ["CheckpointError", "CompiledStepError", "DataError", "DivergenceError", "InputError"],
     "evaluation": [
         "BoundsReport",
+        "Check",
         "Estimate",
         "LogLikelihood",
         "annealed_log_likelihood",
         "bidirectional",
         "binary_code",
         "bounds_report",
+        "check",
         "evaluate_bound",
         "log_likelihood",
     ],
@@ -74,7 +70,7 @@ _NAMES = {
         "ImplicitGuide",
         "MixtureGuide",
     ],
-    "models": ["DVAE", "ChainModel", "LatentVariableModel"],
+    "models": ["DRAW", "DVAE", "Autoencoder", "ChainModel", "FullBayes", "LatentVariableModel"],
     "priors": [
         "BernoulliPrior",
         "CategoricalPrior",
@@ -87,7 +83,6 @@ _NAMES = {
         "StandardNormal",
         "VampPrior",
     ],
-    "programs": ["Check", "check"],
     "sites": ["auxiliary", "clean_input", "corrupt"],
     "training": ["Fitted", "History", "Trainer", "fit", "fit_many"],
 }

@@ -1,26 +1,20 @@
-from . import baselines as baselines
-from . import bayes as bayes
 from . import bounds as bounds
-from . import compiled as compiled
 from . import corruptions as corruptions
 from . import datasets as datasets
-from . import draw as draw
+from . import engine as engine
 from . import evaluation as evaluation
 from . import guides as guides
+from . import models as models
 from . import networks as networks
+from . import plots as plots
 from . import priors as priors
-from . import programs as programs
-from . import recording as recording
 from . import training as training
-from .baselines import Autoencoder
-from .bayes import FullBayes
 from .bounds import (
     TraceDenoising_ELBO,
     TraceDenoisingIWAE_ELBO,
     TraceMeanFieldDenoising_ELBO,
     TraceSemiImplicit_ELBO,
 )
-from .compiled import CompiledLoss, CompiledSVI, compile_loss
 from .corruptions import (
     BitFlip,
     ConstantSchedule,
@@ -34,16 +28,18 @@ from .corruptions import (
     StepSchedule,
 )
 from .datasets import Dataset, load_dataset
-from .draw import DRAW
+from .engine import CompiledLoss, CompiledSVI, compile_loss
 from .errors import CheckpointError, CompiledStepError, DataError, DivergenceError, InputError
 from .evaluation import (
     BoundsReport,
+    Check,
     Estimate,
     LogLikelihood,
     annealed_log_likelihood,
     bidirectional,
     binary_code,
     bounds_report,
+    check,
     evaluate_bound,
     log_likelihood,
 )
@@ -60,7 +56,7 @@ from .guides import (
     ImplicitGuide,
     MixtureGuide,
 )
-from .models import DVAE, ChainModel, LatentVariableModel
+from .models import DRAW, DVAE, Autoencoder, ChainModel, FullBayes, LatentVariableModel
 from .priors import (
     BernoulliPrior,
     CategoricalPrior,
@@ -73,7 +69,6 @@ from .priors import (
     StandardNormal,
     VampPrior,
 )
-from .programs import Check, check
 from .sites import auxiliary, clean_input, corrupt
 from .training import Fitted, History, Trainer, fit, fit_many
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pyro_dvae.errors import InputError, without_traces
-from pyro_dvae.memory import ran_out
+from pyro_dvae.machine import ran_out
 
 _PACKAGES = ("builtins", "torch", "pyro", "numpy")
 

@@ -8,11 +8,11 @@ from typing import Any
 import click
 
 import pyro_dvae
-from pyro_dvae.command import Group, go_on_by_repeating
 from pyro_dvae.files import user_path
-from pyro_dvae.options import Request, training_options
-from pyro_dvae.runs.evaluation_options import EvaluationOptions, evaluation_options
-from pyro_dvae.terminal import show
+from pyro_dvae.jobs.command import Group, go_on_by_repeating
+from pyro_dvae.jobs.evaluated import EvaluationOptions, evaluation_options
+from pyro_dvae.jobs.options import Request, training_options
+from pyro_dvae.text import show
 
 
 @click.group(cls=Group, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
@@ -28,8 +28,8 @@ def main(context: click.Context) -> None:
 @training_options
 def train(request: Request) -> None:
     """Train a denoising VAE and evaluate it."""
+    from pyro_dvae.jobs.train import Run
     from pyro_dvae.models import DVAE
-    from pyro_dvae.runs.run import Run
 
     run = Run(request)
     dvae = DVAE(run.encoder, run.decoder, run.corruption)
@@ -65,8 +65,8 @@ def evaluate(
 
     A stopped evaluation goes on when the same command is given again.
     """
-    from pyro_dvae.runs.evaluation import evaluate_run
-    from pyro_dvae.runs.evaluation_table import table
+    from pyro_dvae.jobs.evaluate import evaluate_run
+    from pyro_dvae.jobs.evaluation_table import table
 
     go_on_by_repeating()
     where = {"output": output, "data_folder": data_folder, "dataset": dataset}
@@ -82,7 +82,7 @@ def evaluate(
 @click.option("--pixels", is_flag=True, help="Draw pixels too, instead of showing their means.")
 def sample(run: str, count: int, seed: int, output: str | None, pixels: bool) -> None:
     """Draw images from the model of the run folder RUN."""
-    from pyro_dvae.runs.sampling import save_samples
+    from pyro_dvae.jobs.images import save_samples
 
     path = save_samples(run, output, count, seed, pixels)
     show(f"{count} images in {path}")
@@ -93,7 +93,7 @@ def sample(run: str, count: int, seed: int, output: str | None, pixels: bool) ->
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(run: str, as_json: bool) -> None:
     """Say what the run folder RUN holds."""
-    from pyro_dvae.runs.info import describe, lines
+    from pyro_dvae.jobs.folder import describe, lines
 
     content = describe(run)
     show(json.dumps(content, indent=2, ensure_ascii=False) if as_json else "\n".join(lines(content)))
@@ -114,7 +114,7 @@ def verify(
 
     Ends with 1 where they differ, and says at which step.
     """
-    from pyro_dvae.runs.verification import verify as compare
+    from pyro_dvae.jobs.verify import verify as compare
 
     same, text = compare(run, steps, data_folder=data_folder, dataset=dataset, device=device)
     show(text)
@@ -149,13 +149,13 @@ def reproduce(name: str | None, listing: bool, output: str, table_only: bool, **
 
     A stopped one goes on when the same command is given again; finished runs are not repeated.
     """
-    from pyro_dvae.experiments.registry import experiment, listed
+    from pyro_dvae.jobs.experiments.registry import experiment, listed
 
     if listing or name is None:
         show(listed())
         return
     declared = experiment(name)
-    from pyro_dvae.experiments.command import run
+    from pyro_dvae.jobs.experiments.running import run
 
     go_on_by_repeating()
     show(run(declared, user_path("output", output), train=not table_only, **options))

@@ -1,6 +1,6 @@
 """A small experiment on the digits, and rows of it as its runs would leave them."""
 
-from pyro_dvae.experiments import Case, Experiment, Published, Table
+from pyro_dvae.jobs.experiments import Case, Experiment, Published, Table
 
 SMALL = Experiment(
     name="small",

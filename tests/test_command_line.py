@@ -16,9 +16,9 @@ from safetensors.numpy import load_file
 
 import pyro_dvae as dv
 from pyro_dvae.cli import main
-from pyro_dvae.options import Options
-from pyro_dvae.runs.data import prepare
-from pyro_dvae.runs.folder import load_run
+from pyro_dvae.jobs.data import prepare
+from pyro_dvae.jobs.folder import load_run
+from pyro_dvae.jobs.options import Options
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "mnist_dvae.py"

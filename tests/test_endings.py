@@ -15,7 +15,7 @@ import pytest
 
 from pyro_dvae.cli import main
 from pyro_dvae.interrupts import Interrupts, at_once
-from pyro_dvae.terminal import show, visible
+from pyro_dvae.text import show, visible
 
 ROOT = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-c", "from pyro_dvae.cli import main; main()"]
@@ -88,8 +88,8 @@ def test_a_stopped_command_names_itself_before_anything_is_saved(command, capsys
     def stop(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pyro_dvae.runs.evaluation.load_subject", stop)
-    monkeypatch.setattr("pyro_dvae.experiments.command.plan", stop)
+    monkeypatch.setattr("pyro_dvae.jobs.evaluate.load_subject", stop)
+    monkeypatch.setattr("pyro_dvae.jobs.experiments.running.plan", stop)
     arguments = [command, "table1" if command == "reproduce" else "my run", "--output", str(tmp_path)]
     with pytest.raises(SystemExit) as ended:
         main(arguments)

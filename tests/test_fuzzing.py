@@ -26,9 +26,8 @@ from test_odd_arguments import check_odd_call, odd_calls
 
 import pyro_dvae as dv
 from pyro_dvae.cli import main
-from pyro_dvae.datasets.idx import IMAGES_MAGIC, check_idx, unpack
-from pyro_dvae.runs.folder import load_run, read_config, read_results
-from pyro_dvae.runs.info import describe, lines
+from pyro_dvae.datasets.mnist import IMAGES_MAGIC, check_idx, unpack
+from pyro_dvae.jobs.folder import describe, lines, load_run, read_config, read_results
 from pyro_dvae.training.run_state import read_training
 
 FEW = settings(
@@ -54,8 +53,8 @@ def accept(*args, **kwargs):
 def without_work():
     places = (
         "pyro_dvae.training.trainer.Trainer.__iter__",
-        "pyro_dvae.runs.evaluation.measure",
-        "pyro_dvae.experiments.running._perform",
+        "pyro_dvae.jobs.evaluate.measure",
+        "pyro_dvae.jobs.experiments.running._perform",
     )
     with contextlib.ExitStack() as stack:
         for place in places:

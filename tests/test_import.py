@@ -48,7 +48,8 @@ def test_the_stub_has_the_names_that_are_loaded():
 def test_import_needs_no_torchvision_matplotlib_or_arviz():
     blocked = "import sys\nfor name in ('torchvision', 'matplotlib', 'arviz', 'sklearn', 'scipy'):\n"
     code = (
-        blocked + "    sys.modules[name] = None\nimport pyro_dvae.cli, pyro_dvae.plots, pyro_dvae.runs.run\n"
+        blocked
+        + "    sys.modules[name] = None\nimport pyro_dvae.cli, pyro_dvae.plots, pyro_dvae.jobs.train\n"
     )
     done = run(code)
     assert done.returncode == 0, done.stderr

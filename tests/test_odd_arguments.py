@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from odd_calls import CALLS, ODD, UNCALLED
 
 import pyro_dvae as dv
-from pyro_dvae.compiled import compiler
+from pyro_dvae.engine import compiler
 
 FEW = settings(
     max_examples=40,

@@ -19,8 +19,8 @@ from experiments_small import SMALL
 from filelock import FileLock, Timeout
 
 import pyro_dvae as dv
-from pyro_dvae.experiments import plan, running
-from pyro_dvae.experiments.running import reproduce
+from pyro_dvae.jobs.experiments import plan, running
+from pyro_dvae.jobs.experiments.running import reproduce
 from pyro_dvae.networks import GaussianDecoder, GaussianEncoder
 from pyro_dvae.ownership import FileOwner
 from pyro_dvae.training import load_trained

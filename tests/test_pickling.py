@@ -13,7 +13,7 @@ from pyro.infer import SVI, Trace_ELBO
 
 import pyro_dvae as dv
 from pyro_dvae import networks
-from pyro_dvae.compiled import compiler
+from pyro_dvae.engine import compiler
 from pyro_dvae.registration import register
 from pyro_dvae.training import Stopped
 

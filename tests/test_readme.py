@@ -7,7 +7,7 @@ import pytest
 
 import pyro_dvae
 from pyro_dvae.cli import main
-from pyro_dvae.options import Options
+from pyro_dvae.jobs.options import Options
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

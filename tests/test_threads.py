@@ -5,27 +5,27 @@ import os
 import pytest
 import torch
 
-from pyro_dvae import threads
+from pyro_dvae import machine
 
 
 @pytest.fixture
 def many(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(64)))
-    monkeypatch.setattr(threads, "_quota", lambda: float("inf"))
+    monkeypatch.setattr(machine, "_quota", lambda: float("inf"))
 
 
 @pytest.mark.parametrize(("operations", "expected"), [(0, 1), (1e6, 1), (240e6, 6), (1e9, 25), (1e12, 64)])
 def test_small_steps_get_few_threads(many, operations, expected):
-    assert threads.threads_for(operations) == expected
+    assert machine.threads_for(operations) == expected
 
 
 def test_a_quota_and_the_users_own_number_are_kept(many, monkeypatch, tmp_path):
-    monkeypatch.setattr(threads, "_quota", lambda: 2.5)
-    assert threads.available_cores() == 3
-    assert threads.threads_for(1e12) == 3
+    monkeypatch.setattr(machine, "_quota", lambda: 2.5)
+    assert machine.available_cores() == 3
+    assert machine.threads_for(1e12) == 3
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    assert threads.threads_for(1e12) == 1
+    assert machine.threads_for(1e12) == 1
 
 
 @pytest.mark.parametrize(
@@ -33,17 +33,17 @@ def test_a_quota_and_the_users_own_number_are_kept(many, monkeypatch, tmp_path):
 )
 def test_the_quota_of_a_container(monkeypatch, tmp_path, text, expected):
     (tmp_path / "cpu.max").write_text(text)
-    monkeypatch.setattr(threads, "_QUOTA", tmp_path / "cpu.max")
-    assert threads._quota() == expected
-    monkeypatch.setattr(threads, "_QUOTA", tmp_path / "absent")
-    assert threads._quota() == float("inf")
+    monkeypatch.setattr(machine, "_QUOTA", tmp_path / "cpu.max")
+    assert machine._quota() == expected
+    monkeypatch.setattr(machine, "_QUOTA", tmp_path / "absent")
+    assert machine._quota() == float("inf")
 
 
 def test_the_number_is_put_back_after_an_error():
     before = torch.get_num_threads()
 
     def failing():
-        with threads.using_threads(1):
+        with machine.using_threads(1):
             assert torch.get_num_threads() == 1
             raise KeyError
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pyro_dvae as dv
 from catalogue.measures import reconstruction
 from catalogue.system import Pair, Setting, System, dvae, salt
-from pyro_dvae.baselines import Autoencoder
+from pyro_dvae.models import Autoencoder
 
 GROUP = "Reconstruction: baselines without a bound, beside the same networks with one"
 

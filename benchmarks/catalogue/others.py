@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pyro_dvae as dv
 from catalogue.system import BOUNDS, Pair, Setting, System, dvae, salt
-from pyro_dvae.bayes import FullBayes
 from pyro_dvae.datasets.base import image_shape_of
+from pyro_dvae.models.bayes import FullBayes
 
 GROUP = "Recurrent, and Bayesian in the weights"
 

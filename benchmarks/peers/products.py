@@ -9,7 +9,7 @@ from contextlib import nullcontext
 import torch
 
 from peers.problem import Problem
-from pyro_dvae.recording import fast_products
+from pyro_dvae.engine import fast_products
 
 
 def build(problem: Problem, library: str = "onednn", bfloat16: bool = False) -> Callable[[], float]:

@@ -13,7 +13,7 @@ import torch
 import pyro_dvae as dv
 from peers.problem import Problem, Skipped
 from peers.torch_parts import epochs, sequential
-from pyro_dvae.compiled import CompiledSVI
+from pyro_dvae.engine import CompiledSVI
 from pyro_dvae.networks import BernoulliDecoder, GaussianEncoder
 
 

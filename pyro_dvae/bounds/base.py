@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from pyro_dvae import checks
-from pyro_dvae.bounds.draws import Draws, Layout, Pair, draw
-from pyro_dvae.bounds.looped import draw_in_turn
-from pyro_dvae.bounds.observations import leave_out_zeros, require_no_rest
-from pyro_dvae.bounds.vectorised import Seen, naming_draws, seen
 from pyro_dvae.errors import InputError
+from pyro_dvae.programs.draws import Draws, Layout, Pair, draw
+from pyro_dvae.programs.looped import draw_in_turn
+from pyro_dvae.programs.observations import leave_out_zeros, require_no_rest
+from pyro_dvae.programs.vectorised import Seen, naming_draws, seen
 
 
 class DenoisingELBO(Trace_ELBO):

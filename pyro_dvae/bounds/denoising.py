@@ -11,13 +11,12 @@ from torch import Tensor, nn
 
 from pyro_dvae import checks
 from pyro_dvae.bounds.base import DenoisingELBO
-from pyro_dvae.bounds.draws import Draws, Term
 from pyro_dvae.bounds.pathwise import total_derivative_surrogate
-from pyro_dvae.bounds.plates import CORRUPTIONS, DRAW_PLATES, PARTICLES, draws_of
 from pyro_dvae.bounds.reductions import MEAN
-from pyro_dvae.bounds.score import baseline_of, has_score, score_surrogate
-from pyro_dvae.bounds.site_baselines import own_baseline
+from pyro_dvae.bounds.score import baseline_of, has_score, own_baseline, score_surrogate
 from pyro_dvae.errors import InputError
+from pyro_dvae.programs.draws import Draws, Term
+from pyro_dvae.programs.plates import CORRUPTIONS, DRAW_PLATES, PARTICLES, draws_of
 from pyro_dvae.sites import is_uncounted
 
 

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from pyro_dvae import checks
 from pyro_dvae.bounds.base import DenoisingELBO
-from pyro_dvae.bounds.draws import Draws, LogWeight
 from pyro_dvae.bounds.pathwise import factor_of_density, refuse_chains, total_derivative_surrogate
 from pyro_dvae.bounds.reductions import AVERAGE, POOLED, Objective, log_mean_exp
-from pyro_dvae.bounds.rerun import CrossDensity, mixture_density
 from pyro_dvae.bounds.score import baseline_of, has_score, score_surrogate
-from pyro_dvae.bounds.weights import check_weights
 from pyro_dvae.errors import InputError
+from pyro_dvae.programs.draws import Draws, LogWeight
+from pyro_dvae.programs.observations import check_weights
+from pyro_dvae.programs.rerun import CrossDensity, mixture_density
 
 _OBJECTIVES = {"average": AVERAGE, "pooled": POOLED, "mixture": POOLED}
 

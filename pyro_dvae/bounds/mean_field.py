@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_dvae.bounds.circular import circular, out_of_order
 from pyro_dvae.bounds.denoising import TraceDenoising_ELBO
-from pyro_dvae.bounds.draws import Draws, Term, same
-from pyro_dvae.bounds.looped import joined_terms
 from pyro_dvae.distributions.divergence import closed_form_kl
 from pyro_dvae.errors import InputError
+from pyro_dvae.programs.dependence import circular, out_of_order
+from pyro_dvae.programs.draws import Draws, Term, same
+from pyro_dvae.programs.looped import joined_terms
 
 
 class TraceMeanFieldDenoising_ELBO(TraceDenoising_ELBO):
@@ -30,7 +30,7 @@ class TraceMeanFieldDenoising_ELBO(TraceDenoising_ELBO):
     depends on another that the guide draws from it, as where a guide goes up a chain and the model comes down
     (``ChainGuide``, ``ChainModel``): such a pair is refused with an :class:`InputError`. A model and a guide
     with their sites in one order are none; of others one more run tells (see
-    :func:`~pyro_dvae.bounds.circular.circular`).
+    :func:`~pyro_dvae.programs.dependence.circular`).
 
     See :class:`~pyro_dvae.bounds.denoising.TraceDenoising_ELBO` for the arguments; ``gradient="stl"`` has
     nothing to leave out of a closed form and is refused.

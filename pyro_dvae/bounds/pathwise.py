@@ -6,10 +6,10 @@ import torch
 from pyro.distributions import MaskedDistribution
 from torch import Tensor
 
-from pyro_dvae.bounds.draws import Draws, same
-from pyro_dvae.bounds.leaves import is_point, layers
 from pyro_dvae.bounds.score import has_score
 from pyro_dvae.errors import InputError
+from pyro_dvae.programs.draws import Draws, same
+from pyro_dvae.programs.leaves import is_point, layers
 
 
 def total_derivative_surrogate(

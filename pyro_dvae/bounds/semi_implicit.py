@@ -11,16 +11,16 @@ from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from pyro_dvae import checks
-from pyro_dvae.bounds.accepted import refuse_outside_plates, refuse_undeclared
 from pyro_dvae.bounds.base import DenoisingELBO
-from pyro_dvae.bounds.draws import Draws, LogWeight
 from pyro_dvae.bounds.reductions import MEAN, log_mean_exp
-from pyro_dvae.bounds.rerun import mixture_density, redrawn_density
 from pyro_dvae.bounds.score import Baseline, baseline_of, score_surrogate
-from pyro_dvae.bounds.vectorised import LOOKS
-from pyro_dvae.bounds.weights import check_weights
 from pyro_dvae.corruptions import Schedule
 from pyro_dvae.errors import InputError
+from pyro_dvae.programs.accepted import refuse_outside_plates, refuse_undeclared
+from pyro_dvae.programs.draws import Draws, LogWeight
+from pyro_dvae.programs.observations import check_weights
+from pyro_dvae.programs.rerun import mixture_density, redrawn_density
+from pyro_dvae.programs.vectorised import LOOKS
 from pyro_dvae.random_state import forked
 
 

@@ -1,14 +1,12 @@
 """Corruptions: modules from clean ``x`` to a Pyro distribution of corrupted ``x̃``."""
 
-from pyro_dvae.corruptions.base import Corruption
+from pyro_dvae.corruptions.base import Corruption, NoCorruption
 from pyro_dvae.corruptions.bit_flip import BitFlip
 from pyro_dvae.corruptions.gaussian import GaussianNoise
 from pyro_dvae.corruptions.masking import Masking
-from pyro_dvae.corruptions.mean_image import mean_image_rate
 from pyro_dvae.corruptions.network import NetworkCorruption
-from pyro_dvae.corruptions.none import NoCorruption
-from pyro_dvae.corruptions.salt_and_pepper import SaltAndPepper
-from pyro_dvae.corruptions.schedules import ConstantSchedule, LinearSchedule, Schedule, StepSchedule
+from pyro_dvae.corruptions.salt_and_pepper import SaltAndPepper, mean_image_rate
+from pyro_dvae.levels import ConstantSchedule, LinearSchedule, Schedule, StepSchedule
 
 __all__ = [
     "BitFlip",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+import pyro.distributions as dist
 from pyro.distributions import TorchDistribution
 from pyro.poutine.util import is_validation_enabled
 from torch import Tensor
 
 from pyro_dvae import checks
-from pyro_dvae.corruptions.level import Level
 from pyro_dvae.errors import InputError
+from pyro_dvae.levels import Level
 from pyro_dvae.registration import Module
 
 
@@ -51,3 +52,10 @@ class Corruption(Module, ABC):
             raise InputError(
                 f"{level.argument}: shape {tuple(shape)} does not broadcast to data of shape {tuple(x.shape)}"
             )
+
+
+class NoCorruption(Corruption):
+    """``x̃ = x``: the denoising bound becomes the ordinary ELBO."""
+
+    def distribution(self, x: Tensor) -> dist.TorchDistribution:
+        return dist.Delta(x)

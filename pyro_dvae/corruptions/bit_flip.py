@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from pyro_dvae.corruptions.replacement import Atoms
-from pyro_dvae.corruptions.replacing import ReplacingCorruption
+from pyro_dvae.corruptions.replacement import Atoms, ReplacingCorruption
 
 
 class BitFlip(ReplacingCorruption):

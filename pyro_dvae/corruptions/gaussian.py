@@ -8,7 +8,7 @@ import pyro.distributions as dist
 from torch import Tensor
 
 from pyro_dvae.corruptions.base import Corruption
-from pyro_dvae.corruptions.network_level import LevelLike, level
+from pyro_dvae.levels import LevelLike, level
 
 
 class GaussianNoise(Corruption):

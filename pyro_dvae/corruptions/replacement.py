@@ -1,12 +1,79 @@
-"""The distribution behind every corruption that replaces elements by fixed values."""
+"""Corruptions that replace elements by fixed values, and their distributions, exact and relaxed."""
 
 from __future__ import annotations
 
-from typing import ClassVar, TypeAlias
+from abc import abstractmethod
+from typing import ClassVar, NoReturn, TypeAlias
 
 import pyro.distributions as dist
 import torch
+from pyro.distributions import TorchDistribution
 from torch import Tensor
+
+from pyro_dvae import checks
+from pyro_dvae.corruptions.base import Corruption
+from pyro_dvae.errors import InputError
+from pyro_dvae.levels import LevelLike, level
+
+
+class RelaxedReplacement(dist.TorchDistribution):
+    """Each element moves towards an atom by a relaxed Bernoulli step, ``x̃ = (1 − s) x + s a``.
+
+    The step is the binary Concrete variable of Maddison et al. (2017) and Jang et al. (2017),
+    ``s = sigmoid((logit rate + logit u) / temperature)`` with u uniform, so the rate has a pathwise
+    gradient. It is that of another corruption than :class:`Replacement`: biased, of low variance. As the
+    temperature falls, ``s`` tends to a Bernoulli(rate) draw, the bias to 0 and the variance of the gradient
+    grows. The atom ``a`` is drawn by its share as it is there, with no gradient for the share. At rate 0
+    nothing is changed.
+
+    :param x: clean values, any shape; the batch shape.
+    :param rate: probability in [0, 1] that ``s`` > ½, broadcastable to ``x``.
+    :param atoms: pairs of a value (number or tensor broadcastable to ``x``) and its share; shares sum to 1.
+    :param temperature: above 0.
+    """
+
+    arg_constraints: ClassVar[dict[str, dist.constraints.Constraint]] = {}
+    has_rsample = True
+
+    def __init__(
+        self, x: Tensor, rate: Tensor, atoms: Atoms, temperature: float, validate_args: bool | None = None
+    ) -> None:
+        if any(isinstance(share, Tensor) and share.requires_grad for _, share in atoms):
+            raise InputError("atoms: a relaxed corruption has no gradient for shares that want one")
+        self.x = x
+        self.rate = rate.to(x.dtype)
+        self.atoms = atoms
+        self.temperature = checks.positive("temperature", temperature)
+        super().__init__(x.shape, validate_args=validate_args)
+
+    def expand(
+        self, batch_shape: torch.Size, _instance: dist.TorchDistribution | None = None
+    ) -> RelaxedReplacement:
+        """Return this distribution over a larger batch shape; levels and atoms broadcast as before."""
+        x = self.x.expand(batch_shape)
+        return RelaxedReplacement(x, self.rate, self.atoms, self.temperature, validate_args=False)
+
+    @property
+    def support(self) -> dist.constraints.Constraint:
+        """The reals: clean values and atoms may be any."""
+        return dist.constraints.real
+
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's signature
+        """Draw values of shape ``sample_shape + batch_shape``, differentiable in the rate and in ``x``."""
+        tiny = torch.finfo(self.x.dtype).eps  # keeps the logits finite
+        shape = torch.Size(sample_shape) + self.x.shape
+        noise = torch.logit(torch.rand(shape, dtype=self.x.dtype, device=self.x.device), tiny)
+        step = torch.sigmoid((torch.logit(self.rate, tiny) + noise) / self.temperature) * (self.rate > 0)
+        atom = Replacement(self.x, torch.ones_like(self.rate), self.atoms).sample(sample_shape)
+        return (1 - step) * self.x + step * atom
+
+    def log_prob(self, value: Tensor) -> NoReturn:
+        """Refuse: no bound scores a corruption site."""
+        raise NotImplementedError(
+            "a relaxed corruption has no log_prob: the corruption site is never scored; "
+            "for its probabilities use the unrelaxed corruption (temperature=None)"
+        )
+
 
 Atoms: TypeAlias = list[tuple[float | Tensor, float | Tensor]]
 
@@ -74,3 +141,40 @@ class Replacement(dist.TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log-probability of each element (nats)."""
         return self.mass(value).log()
+
+
+class ReplacingCorruption(Corruption):
+    """Each element becomes, with probability ``rate``, one of some atoms, which a subclass gives.
+
+    A learned rate has a score-function gradient. With a ``temperature`` the corruption is relaxed
+    (:class:`RelaxedReplacement`): pathwise gradients of low variance, biased as values between the
+    element and an atom are drawn. The attribute may be changed during training, None for no relaxation.
+
+    :param rate: probability of a replacement, in [0, 1]: a number, a tensor per element, a schedule, or
+        a network of the data (see :class:`NetworkCorruption`).
+    :param learnable: learn the rate, from ``rate`` and above ``minimum``.
+    :param temperature: of the relaxation, above 0.
+    """
+
+    def __init__(
+        self,
+        rate: LevelLike,
+        *,
+        learnable: bool = False,
+        minimum: float = 0.0,
+        temperature: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.rate = level("rate", rate, learnable=learnable, minimum=minimum)
+        self.temperature = None if temperature is None else checks.positive("temperature", temperature)
+
+    @abstractmethod
+    def atoms(self, x: Tensor, rate: Tensor) -> Atoms:
+        """Return pairs of a value that may replace an element of ``x`` and its share; shares sum to 1."""
+
+    def distribution(self, x: Tensor) -> TorchDistribution:
+        rate = self.rate(x).to(x.dtype)
+        atoms = self.atoms(x, rate)
+        if self.temperature is None:
+            return Replacement(x, rate, atoms)
+        return RelaxedReplacement(x, rate, atoms, self.temperature)

@@ -1,18 +1,31 @@
-"""What a loaded data set is, and what is raised when one cannot be had."""
+"""What a loaded data set is, how it is split, and what is raised when it cannot be had."""
 
 from __future__ import annotations
 
 import importlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pyro_dvae import checks
 from pyro_dvae.errors import DataError, InputError, shown
+
+
+def permuted_split(rows: int, sizes: Sequence[int], seed: int) -> list[Tensor]:
+    """Cut a random permutation of ``range(rows)`` into index tensors of the given sizes.
+
+    Drawn with NumPy's ``RandomState``, whose stream is frozen: the split is the same on every version.
+    """
+    if sum(sizes) != rows:
+        raise ValueError(f"sizes: expected a sum of {rows}, got {list(sizes)}")
+    order = torch.from_numpy(np.random.RandomState(seed).permutation(rows))
+    return list(order.split(list(sizes)))
 
 
 class UnavailableError(DataError):

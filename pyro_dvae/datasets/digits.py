@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from pyro_dvae.datasets.base import Dataset, needs
+from pyro_dvae.datasets.base import Dataset, needs, permuted_split
 from pyro_dvae.datasets.registry import Request, register
-from pyro_dvae.datasets.splits import permuted_split
 
 
 @register("digits")

@@ -11,9 +11,8 @@ from types import ModuleType
 import numpy as np
 import torch
 
-from pyro_dvae.datasets.base import Dataset, needs
+from pyro_dvae.datasets.base import Dataset, needs, permuted_split
 from pyro_dvae.datasets.registry import Request, register
-from pyro_dvae.datasets.splits import permuted_split
 from pyro_dvae.datasets.staging import DOWNLOAD_ERRORS, TIMEOUT, staging, unavailable
 from pyro_dvae.errors import DataError
 

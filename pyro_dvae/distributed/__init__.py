@@ -1,7 +1,6 @@
 """Training and evaluation by several processes, data-parallel, as ``torchrun`` starts them."""
 
-from pyro_dvae.distributed import streams
 from pyro_dvae.distributed.group import Group, join
 from pyro_dvae.distributed.ranks import Ranks
 
-__all__ = ["Group", "Ranks", "join", "streams"]
+__all__ = ["Group", "Ranks", "join"]

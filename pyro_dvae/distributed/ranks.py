@@ -1,4 +1,4 @@
-"""What one process says to the others; with a single process every word of it is a no-op."""
+"""What the processes of a group tell each other; with a single process every call does nothing."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, distributed
 
 from pyro_dvae.errors import ProcessLostError
+from pyro_dvae.ownership import FileOwner
 
 T = TypeVar("T")
 # Of gloo's and NCCL's errors, where they come as bare RuntimeErrors.
@@ -119,3 +120,34 @@ class Ranks:
                 f"another of the {self.count} processes ended or cannot be reached, noticed by rank "
                 f"{self.rank}{self.remedy()}"
             ) from None
+
+
+def together(ranks: Ranks, work: Callable[[], T]) -> list[T]:
+    """Return what ``work`` returned on each rank, by rank.
+
+    A rank whose work raises tells the others, which would else wait for it for ever: it raises its own error,
+    they one that names it. A stop (Ctrl-C) of one is a ``KeyboardInterrupt`` of all.
+    """
+    if not ranks.several:
+        return [work()]
+    results: list[T] = []
+    failure: BaseException | None = None
+    try:
+        results.append(work())
+    except ProcessLostError:
+        raise
+    except (Exception, KeyboardInterrupt) as error:
+        failure = error
+    text = None if failure is None else f"{type(failure).__name__}: {failure}"
+    outcomes = ranks.gather((results, text, isinstance(failure, KeyboardInterrupt)))
+    if failure is not None:
+        raise failure
+    for rank, (_, message, stopped) in enumerate(outcomes):
+        if message is not None:
+            raise KeyboardInterrupt if stopped else ProcessLostError(f"rank {rank} failed: {message}")
+    return [result for found, _, _ in outcomes for result in found]
+
+
+def take_files(ranks: Ranks, owner: FileOwner) -> None:
+    """Take the files of ``owner``; of several processes rank 0 does so for all."""
+    together(ranks, owner.take if ranks.first else lambda: None)

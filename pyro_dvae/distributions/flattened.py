@@ -1,4 +1,4 @@
-"""Several vectors as one event: what a decoder of flat latents takes."""
+"""Vectors as one event: several of them flattened, and a one-hot category."""
 
 from __future__ import annotations
 
@@ -77,3 +77,17 @@ class Flattened(dist.TorchDistribution):
 def _kl_flattened(p: Flattened, q: Flattened) -> Tensor:
     divergence: Tensor = kl_divergence(p.base, q.base)
     return divergence.sum(-1)
+
+
+class OneHot(dist.OneHotCategorical):
+    """Pyro's one-hot category; its draws can be recorded, which those by PyTorch's ``one_hot`` cannot.
+
+    A draw is the largest of logits plus standard Gumbel noise.
+    """
+
+    @torch.no_grad()
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's signature
+        """Draw one-hot vectors of shape ``sample_shape + batch_shape + [K]``."""
+        logits = self.logits.expand(self._extended_shape(sample_shape))
+        noisy = logits - torch.empty_like(logits).exponential_().log()
+        return torch.zeros_like(noisy).scatter(-1, noisy.argmax(-1, keepdim=True), 1.0)

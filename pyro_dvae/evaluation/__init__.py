@@ -6,6 +6,9 @@ from pyro_dvae.evaluation.annealing import (
     annealed_log_likelihood,
     bidirectional,
 )
+from pyro_dvae.evaluation.bounds_record import BoundsEntry, BoundsReport, OrderViolation
+from pyro_dvae.evaluation.bounds_report import bounds_report
+from pyro_dvae.evaluation.check import Check, check
 from pyro_dvae.evaluation.estimates import Estimate, evaluate_bound
 from pyro_dvae.evaluation.importance import LogLikelihood, Proposal, log_likelihood
 from pyro_dvae.evaluation.importance.arviz_export import read_netcdf, write_netcdf
@@ -23,7 +26,6 @@ from pyro_dvae.evaluation.measures import (
     linear_probe,
     reconstruction_error,
 )
-from pyro_dvae.evaluation.report import BoundsEntry, BoundsReport, OrderViolation, bounds_report
 
 __all__ = [
     "ActiveUnits",
@@ -33,6 +35,7 @@ __all__ = [
     "BoundParts",
     "BoundsEntry",
     "BoundsReport",
+    "Check",
     "Estimate",
     "LinearProbe",
     "LogLikelihood",
@@ -46,6 +49,7 @@ __all__ = [
     "bits_per_dim",
     "bound_parts",
     "bounds_report",
+    "check",
     "evaluate_bound",
     "latent_means",
     "linear_probe",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,49 @@ from torch import Tensor
 
 from pyro_dvae import checks
 from pyro_dvae.errors import InputError
+from pyro_dvae.programs.draws import Draws
+from pyro_dvae.programs.observations import shared
+
+
+@contextmanager
+def rows_of(count: int, total: int) -> Iterator[None]:
+    """Turn what programs raise on a part of the rows into one sentence.
+
+    :param count: rows at a time.
+    :param total: rows in all.
+    """
+    try:
+        yield
+    except (InputError, Warning):
+        raise
+    except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        advice = "they must run on any number of rows"
+        if count < total:
+            advice += (
+                "; a guide with parameters for each observation (an AutoGuide of local latents) does not"
+            )
+        raise InputError(
+            f"model, guide: they fail on {count} of {total} rows at a time ({reason}); {advice}"
+        ) from error
+
+
+def why_shared(draws: Draws) -> str:
+    """Return why the sites have no plate of the observations in common, with the remedy, or nothing."""
+    reason = shared(draws)
+    if reason is None:
+        return ""
+    latents = {site["name"] for site in draws.counted_sites() if not site["is_observed"]}
+    remedy = ""
+    joint = [site["name"] for site in draws.counted_sites() if site["infer"].get("is_auxiliary")]
+    if any(repr(name) in reason for name in joint):
+        remedy = "; an AutoGuide that keeps the plates (AutoNormal) has a density for each observation"
+    elif " outside of plate " in reason and any(repr(name) in reason for name in latents):
+        remedy = (
+            "; latents that all observations share (the weights of a network) are integrated over by "
+            "pyro_dvae.models.bayes.PredictiveModel"
+        )
+    return f"; {reason}{remedy}"
 
 
 @dataclass(frozen=True)

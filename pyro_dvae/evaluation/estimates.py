@@ -1,24 +1,71 @@
-"""A bound on held-out data, per datum and with its standard error."""
+"""A bound on held-out data, per observation with its standard error; its values as JSON and text."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pyro import poutine
 from torch import Tensor
 
 from pyro_dvae import checks
 from pyro_dvae.bounds import DenoisingELBO
 from pyro_dvae.calling import calling
 from pyro_dvae.errors import InputError, shown
-from pyro_dvae.evaluation.modes import evaluation_mode
-from pyro_dvae.evaluation.remedies import rows_of, why_shared
+from pyro_dvae.evaluation.arguments import rows_of, why_shared
+from pyro_dvae.programs.parameters import discover
 from pyro_dvae.random_state import forked
 from pyro_dvae.sites import clean_input
+
+
+def finite(value: Any) -> Any:
+    """Return a number, or lists of them, with None for NaN and infinity."""
+    if isinstance(value, list):
+        return [finite(element) for element in value]
+    return value if math.isfinite(value) else None
+
+
+def estimate_values(estimate: Estimate, per_datum: bool) -> dict[str, Any]:
+    """Return mean and standard error, and on request the value of each datum."""
+    found = {"mean": finite(estimate.mean), "standard_error": finite(estimate.standard_error)}
+    if per_datum:
+        found["per_datum"] = finite(estimate.per_datum.tolist())
+    return found
+
+
+def error_of_mean(errors: Tensor) -> float:
+    """Return the standard error of the mean of independent values [N] with these standard errors."""
+    return float(errors.square().sum().sqrt()) / len(errors)
+
+
+def plus_minus(value: float, error: float, digits: int = 3) -> str:
+    """Return a value ± its standard error as text."""
+    return f"{value:.{digits}f} ± {f'{error:.{digits}f}' if math.isfinite(error) else 'n/a'}"
+
+
+@contextmanager
+def evaluation_mode(
+    model: Callable[..., Any], guide: Callable[..., Any] | None, rows: Tensor, *others: Tensor, **kwargs: Any
+) -> Iterator[None]:
+    """Put the modules of a model and a guide in evaluation mode; afterwards each is in the mode it was in.
+
+    Dropout would change a figure at random, and batch normalisation make it depend on the other data and
+    change with every call. The modules are found by one run on ``rows`` and the other arguments, which leaves
+    nothing behind.
+    """
+
+    def run() -> None:
+        with poutine.block():
+            trace = poutine.trace(guide).get_trace(rows, *others, **kwargs) if guide is not None else None
+            (model if trace is None else poutine.replay(model, trace=trace))(rows, *others, **kwargs)
+
+    with discover(model, guide, run, required=False, data={"x": rows}).evaluating():
+        yield
+
 
 # Rows of decoder output held at once: few enough to stay near the cache of a CPU.
 _ROWS_AT_ONCE = 2000

@@ -1,13 +1,11 @@
 """Guides: from data, corrupted, to samples of the latents."""
 
-from pyro_dvae.guides.bernoulli import BernoulliGuide
-from pyro_dvae.guides.categorical import CategoricalGuide
 from pyro_dvae.guides.chain import ChainGuide
 from pyro_dvae.guides.concrete import ConcreteGuide, GumbelSoftmaxGuide
 from pyro_dvae.guides.denoising import DenoisingGuide
+from pyro_dvae.guides.discrete import BernoulliGuide, CategoricalGuide
 from pyro_dvae.guides.flow import FlowGuide
-from pyro_dvae.guides.full_covariance import FullCovarianceGuide
-from pyro_dvae.guides.gaussian import GaussianGuide
+from pyro_dvae.guides.gaussian import FullCovarianceGuide, GaussianGuide
 from pyro_dvae.guides.implicit import ImplicitGuide
 from pyro_dvae.guides.mixture import MixtureGuide
 

@@ -1,4 +1,4 @@
-"""What amortised guides have in common: the corruption of the input, the plate, the sites."""
+"""What amortised guides share: the corruption of the input, the plate, the sites, and their first layers."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pyro_dvae import checks
 from pyro_dvae.corruptions import Corruption, NoCorruption
+from pyro_dvae.networks.mlp import last_dimension, trunk
 from pyro_dvae.registration import Module, register
 from pyro_dvae.sites import corrupt
 
@@ -71,3 +72,22 @@ class AmortisedGuide(Module, ABC):
         """Tell Pyro of the parameters of every submodule, of the corruption under the name of its site."""
         for name, module in self.named_children():
             register("x_tilde" if module is self.corruption else name, module)
+
+
+class Features(Module):
+    """A fully connected network from x̃ [..., data_size] to features [..., hidden_sizes[-1]].
+
+    An activation follows every layer; weights start Glorot uniform, biases at zero.
+    """
+
+    def __init__(self, data_size: int, hidden_sizes: Sequence[int], activation: str) -> None:
+        super().__init__()
+        self.data_size = checks.count("data_size", data_size)
+        self.trunk = trunk(self.data_size, hidden_sizes, activation)
+        self.feature_size = hidden_sizes[-1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the features of ``x`` [..., data_size]."""
+        last_dimension("x", x, self.data_size, "data_size")
+        features: Tensor = self.trunk(x)
+        return features

@@ -10,11 +10,10 @@ from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
 
 from pyro_dvae import checks
 from pyro_dvae.corruptions import Corruption
-from pyro_dvae.corruptions.schedules import Schedule
 from pyro_dvae.distributions import Flattened, Logistic, Temperature
 from pyro_dvae.guides.base import AmortisedGuide
-from pyro_dvae.guides.bernoulli import LogitEncoder
-from pyro_dvae.guides.categorical import by_variable
+from pyro_dvae.guides.discrete import LogitEncoder, by_variable
+from pyro_dvae.levels import Schedule
 
 
 class ConcreteGuide(AmortisedGuide):

@@ -1,22 +1,142 @@
-"""A normalising flow after a Gaussian recognition network."""
+"""Guides with a normalising flow after a Gaussian: planar and inverse autoregressive."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pyro.distributions as dist
+import torch
 from pyro.distributions.conditional import ConditionalTransformModule
+from pyro.distributions.transforms import AffineAutoregressive
+from pyro.distributions.transforms.planar import ConditionedPlanar
+from pyro.nn import ConditionalAutoRegressiveNN
 from torch import Tensor, nn
 
 from pyro_dvae import checks
 from pyro_dvae.corruptions import Corruption
 from pyro_dvae.errors import InputError
-from pyro_dvae.guides.autoregressive import autoregressive_flow
-from pyro_dvae.guides.base import AmortisedGuide
-from pyro_dvae.guides.features import Features
-from pyro_dvae.guides.planar import planar_flow
+from pyro_dvae.guides.base import AmortisedGuide, Features
 from pyro_dvae.networks.mlp import last_dimension, linear
+
+_HALVINGS = 24  # of an interval of the size of the layer's shift; two Newton steps follow
+
+
+class InvertiblePlanar(ConditionedPlanar):
+    """Pyro's planar transform ``y = x + û tanh(w·x + b)`` with w·û > −1, and its inverse.
+
+    With α = w·x the inverse is one equation for each point, ``α + (w·û) tanh(α + b) = w·y``, whose left side
+    increases. It is solved by a fixed number of halvings, so that the work depends on no value, and two
+    Newton steps, of which the last carries the gradient.
+    """
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        bias, u, w = self._params
+        u_hat = self.u_hat(u, w)
+        slope = (w * u_hat).sum(-1, keepdim=True)
+        target = (w * y).sum(-1, keepdim=True)
+        with torch.no_grad():
+            low, high = target - slope.abs(), target + slope.abs()
+            for _ in range(_HALVINGS):
+                middle = 0.5 * (low + high)
+                below = middle + slope * torch.tanh(middle + bias) < target
+                low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+            root = 0.5 * (low + high)
+            root = root - (root + slope * torch.tanh(root + bias) - target) / _slope(root, slope, bias)
+            derivative = _slope(root, slope, bias)
+        alpha = root - (root + slope * torch.tanh(root + bias) - target) / derivative
+        x = y - u_hat * torch.tanh(alpha + bias)
+        self._call(x)  # Pyro keeps the determinant of the latest call beside the pair (x, y)
+        return x
+
+
+def _slope(alpha: Tensor, slope: Tensor, bias: Tensor) -> Tensor:
+    """Return the derivative of α + slope · tanh(α + b)."""
+    return 1 + slope * (1 - torch.tanh(alpha + bias).square())
+
+
+class AmortisedPlanar(ConditionalTransformModule):
+    """A planar layer with b, u and w affine in the context.
+
+    :param latent_size: d.
+    :param context_size: H.
+    """
+
+    def __init__(self, latent_size: int, context_size: int) -> None:
+        super().__init__()
+        self.latent_size = checks.count("latent_size", latent_size)
+        self.head = linear(checks.count("context_size", context_size), 1 + 2 * latent_size)
+        # Away from w = 0, where the layer has no direction; as Pyro's unconditional layer starts.
+        limit = 1.0 / math.sqrt(latent_size)
+        with torch.no_grad():
+            self.head.bias[1:].uniform_(-limit, limit)
+
+    def condition(self, context: Tensor) -> Any:
+        """Return the transform for a context [..., H]."""
+        return InvertiblePlanar(self.head(context).split([1, self.latent_size, self.latent_size], dim=-1))
+
+
+def planar_flow(count: int, latent_size: int, context_size: int) -> nn.ModuleList:
+    """Return ``count`` planar layers."""
+    return nn.ModuleList(AmortisedPlanar(latent_size, context_size) for _ in range(count))
+
+
+class ConditionedAutoregressive(AffineAutoregressive):
+    """Pyro's gated layer ``y = σ x + (1 − σ) m`` with (m, σ) autoregressive in x, at a context.
+
+    Pyro's own way to condition keeps the order of the latents in a tensor, which a recording cannot look
+    at, and inverts only points that have all the dimensions of the context.
+    """
+
+    def __init__(self, network: nn.Module, context: Tensor, order: Sequence[int]) -> None:
+        at_context: Any = partial(network, context=context)
+        at_context.permutation = order
+        self._lead = context.shape[:-1]
+        super().__init__(at_context, stable=True)
+
+    def _inverse_stable(self, y: Tensor) -> Any:
+        lead = torch.broadcast_shapes(self._lead, y.shape[:-1])
+        return super()._inverse_stable(y.expand(*lead, -1))
+
+
+class AmortisedAutoregressive(ConditionalTransformModule):
+    """A layer of inverse autoregressive flow with a masked network of one hidden layer.
+
+    :param latent_size: d, at least 2.
+    :param context_size: H.
+    :param hidden_size: of the masked network, at least d.
+    :param backwards: whether the last latent comes first.
+    """
+
+    def __init__(self, latent_size: int, context_size: int, hidden_size: int, backwards: bool) -> None:
+        super().__init__()
+        order = range(checks.count("latent_size", latent_size))
+        self.order = list(reversed(order) if backwards else order)
+        checks.count("hidden_size", hidden_size, minimum=latent_size)
+        self.network = ConditionalAutoRegressiveNN(
+            latent_size,
+            checks.count("context_size", context_size),
+            [hidden_size],
+            permutation=torch.tensor(self.order),
+        )
+
+    def condition(self, context: Tensor) -> Any:
+        """Return the transform for a context [..., H]."""
+        return ConditionedAutoregressive(self.network, context, self.order)
+
+
+def autoregressive_flow(count: int, latent_size: int, context_size: int) -> nn.ModuleList:
+    """Return ``count`` layers, each with the latents in the opposite order of the one before."""
+    if latent_size == 1:
+        raise InputError("latent_size: expected at least 2 latents for flow='iaf', got 1; use flow='planar'")
+    hidden_size = max(context_size, latent_size)
+    return nn.ModuleList(
+        AmortisedAutoregressive(latent_size, context_size, hidden_size, backwards=index % 2 == 1)
+        for index in range(count)
+    )
+
 
 FLOWS: dict[str, Callable[[int, int, int], nn.ModuleList]] = {
     "iaf": autoregressive_flow,

@@ -1,15 +1,18 @@
-"""The diagonal Gaussian recognition network."""
+"""Gaussian guides: with a diagonal and with a full covariance."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import pyro.distributions as dist
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
+from pyro_dvae import checks
 from pyro_dvae.corruptions import Corruption
-from pyro_dvae.guides.base import AmortisedGuide
+from pyro_dvae.guides.base import AmortisedGuide, Features
 from pyro_dvae.networks import GaussianEncoder
+from pyro_dvae.networks.mlp import last_dimension, linear
 
 
 class GaussianGuide(AmortisedGuide):
@@ -34,3 +37,69 @@ class GaussianGuide(AmortisedGuide):
     def posterior(self, x_tilde: Tensor) -> dist.Independent:
         loc, scale = self.encoder(x_tilde)
         return dist.Normal(loc, scale).to_event(1)
+
+
+class FullCovarianceGuide(AmortisedGuide):
+    """``z ~ N(μ(x̃), L(x̃) L(x̃)ᵀ)`` with L lower triangular (Kingma and Welling 2019, section 2.5.1).
+
+    Affine layers of the features h = encoder(x̃) give::
+
+        μ,    log L_ii²,    d L_ij (i > j)
+
+    The layer of the L_ij starts at zero, so that training starts from the diagonal Gaussian. It has
+    d (d − 1) / 2 outputs, and a density takes d² operations. Without the factor d a step of Adam, which moves
+    all outputs alike, would move a row of L far further than its diagonal.
+
+    :param encoder: module from x̃ [..., D] to features [..., H].
+    :param feature_size: H.
+    :param latent_size: d.
+    :param corruption: the corruption.
+    """
+
+    below: Tensor
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        feature_size: int,
+        latent_size: int,
+        corruption: Corruption | None = None,
+    ) -> None:
+        super().__init__(encoder, corruption)
+        self.feature_size = checks.count("feature_size", feature_size)
+        self.latent_size = checks.count("latent_size", latent_size)
+        self.head = linear(feature_size, 2 * latent_size)
+        count = latent_size * (latent_size - 1) // 2
+        self.covariance_head = linear(feature_size, count) if count else None
+        if self.covariance_head is not None:
+            nn.init.zeros_(self.covariance_head.weight)
+        # Where in [L_ij..., 0] the elements of the matrix stand, row by row: all but those below the
+        # diagonal are the 0.
+        below = torch.full((latent_size, latent_size), count)
+        rows, columns = torch.tril_indices(latent_size, latent_size, -1)
+        below[rows, columns] = torch.arange(count)
+        self.register_buffer("below", below.flatten(), persistent=False)
+
+    @classmethod
+    def of_sizes(
+        cls,
+        data_size: int,
+        latent_size: int,
+        hidden_sizes: Sequence[int] = (200,),
+        activation: str = "softplus",
+        *,
+        corruption: Corruption | None = None,
+    ) -> FullCovarianceGuide:
+        encoder = Features(data_size, hidden_sizes, activation)
+        return cls(encoder, encoder.feature_size, latent_size, corruption)
+
+    def posterior(self, x_tilde: Tensor) -> dist.MultivariateNormal:
+        features = self.encoder(x_tilde)
+        last_dimension("encoder", features, self.feature_size, "feature_size")
+        loc, log_variance = self.head(features).chunk(2, dim=-1)
+        scale_tril = torch.diag_embed((0.5 * log_variance).exp())
+        if self.covariance_head is not None:
+            outputs = nn.functional.pad(self.covariance_head(features) / self.latent_size, (0, 1))
+            square = (self.latent_size, self.latent_size)
+            scale_tril = scale_tril + outputs.index_select(-1, self.below).unflatten(-1, square)
+        return dist.MultivariateNormal(loc, scale_tril=scale_tril)

@@ -8,9 +8,8 @@ from torch import Tensor, nn
 
 from pyro_dvae import checks
 from pyro_dvae.corruptions import Corruption
-from pyro_dvae.guides.base import AmortisedGuide
-from pyro_dvae.guides.diagonal_mixture import DiagonalMixture
-from pyro_dvae.guides.features import Features
+from pyro_dvae.distributions.mixture import DiagonalMixture
+from pyro_dvae.guides.base import AmortisedGuide, Features
 from pyro_dvae.networks.mlp import last_dimension, linear
 
 
@@ -19,7 +18,7 @@ class MixtureGuide(AmortisedGuide):
 
     With features h = encoder(x̃), one affine layer of h gives the logits of π, another all μ_c and log σ_c².
     The gradient is pathwise, also that of π: see
-    :class:`~pyro_dvae.guides.diagonal_mixture.DiagonalMixture`.
+    :class:`~pyro_dvae.distributions.mixture.DiagonalMixture`.
 
     :param encoder: module from x̃ [..., D] to features [..., H].
     :param feature_size: H.

@@ -1,7 +1,18 @@
-"""Generative networks as Pyro models, and the ready-made denoising VAE."""
+"""Generative networks as Pyro models, and ready-made pairs of model and guide."""
 
+from pyro_dvae.models.autoencoder import Autoencoder, CodeGuide, NoPrior
+from pyro_dvae.models.bayes import FullBayes
 from pyro_dvae.models.chain import ChainModel
-from pyro_dvae.models.dvae import DVAE
-from pyro_dvae.models.latent_variable import LatentVariableModel
+from pyro_dvae.models.draw import DRAW
+from pyro_dvae.models.dvae import DVAE, LatentVariableModel
 
-__all__ = ["DVAE", "ChainModel", "LatentVariableModel"]
+__all__ = [
+    "DRAW",
+    "DVAE",
+    "Autoencoder",
+    "ChainModel",
+    "CodeGuide",
+    "FullBayes",
+    "LatentVariableModel",
+    "NoPrior",
+]

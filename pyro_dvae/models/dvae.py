@@ -1,17 +1,52 @@
-"""The ready-made denoising VAE."""
+"""A decoder as a Pyro model, and the ready-made denoising VAE."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import pyro
 import torch
 from torch import Tensor, nn
 
+from pyro_dvae import checks
 from pyro_dvae.corruptions import Corruption
+from pyro_dvae.errors import InputError
 from pyro_dvae.guides import GaussianGuide
-from pyro_dvae.models.latent_variable import LatentVariableModel
-from pyro_dvae.priors import Prior
-from pyro_dvae.registration import Module
+from pyro_dvae.priors import Prior, StandardNormal
+from pyro_dvae.registration import Module, register
+
+
+class LatentVariableModel(Module):
+    """``z ~ p(z)``, ``x ~ p_θ(x|z)`` by a decoder, which sees the prior's code of ``z`` (most often ``z``).
+
+    Sites: ``z`` [N, d] and ``x`` [N, D], inside the plate ``data``.
+
+    :param decoder: module from z [..., d] to a Pyro distribution over [..., D] with one event dimension,
+        with an attribute ``latent_size`` (d).
+    :param prior: of the latents; the standard normal by default.
+    """
+
+    def __init__(self, decoder: nn.Module, prior: Prior | None = None) -> None:
+        super().__init__()
+        self.decoder = checks.module("decoder", decoder)
+        self.latent_size = checks.count("decoder.latent_size", getattr(decoder, "latent_size", None))
+        self.prior: Prior = StandardNormal(self.latent_size)
+        if prior is not None:
+            self.prior = checks.instance("prior", prior, Prior, "a pyro_dvae prior")
+        if self.prior.latent_size != self.latent_size:
+            raise InputError(
+                f"prior: expected latents of size {self.latent_size}, as the decoder takes, "
+                f"got {self.prior.latent_size}"
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Observe each row of ``x`` [N, D]; return the latents [N, d]."""
+        register("decoder", self.decoder)
+        register("prior", self.prior)
+        with pyro.plate("data", x.shape[0]):
+            z = pyro.sample("z", self.prior(x))
+            pyro.sample("x", self.decoder(self.prior.code(z)), obs=x)
+        return z
 
 
 class DVAE(Module):

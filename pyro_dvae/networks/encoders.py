@@ -1,9 +1,9 @@
-"""Recognition networks: from a (corrupted) datum to the parameters of q(z | x̃)."""
+"""Encoders: from (corrupted) data to the parameters of q(z | x̃), in one pass or recurrently."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -60,3 +60,57 @@ class GaussianEncoder(Encoder):
     def features(self, x: torch.Tensor) -> torch.Tensor:
         hidden: torch.Tensor = self.trunk(x)
         return hidden
+
+
+class RecurrentEncoder(Encoder):
+    """One layer of gated recurrent units that sees the same x at each step (Im et al. 2017, Table 3).
+
+    With h_0 = 0, for t = 1 .. steps (Cho et al. 2014, in the form of ``torch.nn.GRU``):
+
+    - reset and update gates r, u = sigmoid(W x + b + V h_{t−1} + c), each with its own rows;
+    - candidate n = tanh(W x + b + r · (V h_{t−1} + c));
+    - h_t = (1 − u) · n + u · h_{t−1}.
+
+    The features of the head are the last h. Since x does not change, W x + b is computed once for all steps.
+    Input weights start Glorot uniform gate by gate, recurrent weights orthogonal, biases at zero.
+
+    :param data_size: D, of ``x`` [..., D].
+    :param latent_size: d, of the results (loc, scale), each [..., d].
+    :param hidden_size: recurrent units.
+    :param steps: how often the datum is seen.
+    """
+
+    def __init__(self, data_size: int, latent_size: int, hidden_size: int = 200, steps: int = 5) -> None:
+        super().__init__(data_size, latent_size)
+        self.hidden_size = checks.count("hidden_size", hidden_size)
+        self.steps = checks.count("steps", steps)
+        self.input_layer = _gates(self.data_size, self.hidden_size, nn.init.xavier_uniform_)
+        self.recurrent_layer = _gates(self.hidden_size, self.hidden_size, nn.init.orthogonal_)
+        self.head = linear(self.hidden_size, 2 * self.latent_size)
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        from_x = self.input_layer(x)
+        h = from_x.new_zeros(())
+        from_h = self.recurrent_layer.bias  # of h = 0: the first step needs no product
+        for step in range(self.steps):
+            if step > 0:
+                from_h = self.recurrent_layer(h)
+            h = self._step(from_x, from_h, h)
+        return h
+
+    def _step(self, from_x: torch.Tensor, from_h: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
+        sizes = (2 * self.hidden_size, self.hidden_size)
+        gates_x, candidate_x = from_x.split(sizes, dim=-1)
+        gates_h, candidate_h = from_h.split(sizes, dim=-1)
+        reset, update = (gates_x + gates_h).sigmoid().chunk(2, dim=-1)
+        candidate = (candidate_x + reset * candidate_h).tanh()
+        return candidate + update * (h - candidate)
+
+
+def _gates(in_size: int, hidden_size: int, initialise: Callable[[torch.Tensor], object]) -> nn.Linear:
+    """Return the affine layer of reset gate, update gate and candidate, each initialised by itself."""
+    layer = nn.Linear(in_size, 3 * hidden_size)
+    for gate in layer.weight.chunk(3):
+        initialise(gate)
+    nn.init.zeros_(layer.bias)
+    return layer

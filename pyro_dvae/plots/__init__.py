@@ -7,9 +7,8 @@ Missing folders are made. matplotlib is needed when a picture is drawn, not when
 
 from pyro_dvae.plots.curves import learning_curves
 from pyro_dvae.plots.figures import DPI, FONT_SIZE, new_figure, write_figure
-from pyro_dvae.plots.grids import SHOWN, denoising_grid, image_grid
+from pyro_dvae.plots.grids import CLIPPED, NOTE, SHOWN, denoising_grid, image_grid
 from pyro_dvae.plots.manifolds import manifold, manifold_codes
-from pyro_dvae.plots.mosaics import CLIPPED, NOTE
 
 __all__ = [
     "CLIPPED",

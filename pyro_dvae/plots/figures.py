@@ -9,7 +9,7 @@ from typing import Any
 
 from pyro_dvae.errors import InputError
 from pyro_dvae.files import user_path, write_atomically
-from pyro_dvae.terminal import visible
+from pyro_dvae.text import visible
 
 DPI = 100
 FONT_SIZE = 9

@@ -1,19 +1,21 @@
-"""Grids of images: samples, and what noise and model make of data."""
+"""Grids of images, put together in one array and shown pixel by pixel."""
 
 from __future__ import annotations
 
 import math
 import os
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from pyro_dvae import checks
 from pyro_dvae.errors import InputError
 from pyro_dvae.plots import figures
-from pyro_dvae.plots.mosaics import TEXT_WIDTH, checked_images, mosaic_of, note_of, picture_of
+from pyro_dvae.plots.figures import DPI, FONT_SIZE
 
 SHOWN = 12  # images in a denoising grid
 
@@ -66,3 +68,110 @@ def denoising_grid(
     figure, axes = picture_of(mosaic, title, note_of(tiles), left=label_width)
     axes.set_yticks([(tile_height + 2) * row + tile_height / 2 for row in range(3)], labels=rows)
     return figures.write_figure(path, figure)
+
+
+TEXT_WIDTH, LINE_HEIGHT = 6.6, 18  # screen pixels of a character and a line at the font size
+MARGIN = 12  # screen pixels of white around a picture of images
+NARROWEST, WIDEST = 320, 2400  # screen pixels: room for the note; where large images begin to be reduced
+GAP_COLOUR = "#cfd8e6"
+NOTE = "pixel intensity 0 (black) to 1 (white)"
+CLIPPED = "; values outside [0, 1] are clipped for display"
+
+
+def checked_images(argument: str, images: Any, image_shape: Sequence[int]) -> np.ndarray:
+    """Return images ``[N, D]`` as float64 ``[N, height, width]``, or refuse them."""
+    try:
+        height, width = image_shape
+    except (TypeError, ValueError):
+        raise InputError(f"image_shape: expected (height, width), got {image_shape!r}") from None
+    checks.count("image_shape", height)
+    checks.count("image_shape", width)
+    try:
+        if isinstance(images, torch.Tensor):
+            images = images.detach().double().cpu().numpy()
+        tensor = torch.from_numpy(np.array(images, dtype=np.float64))
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"{argument}: expected an array [N, D], got {type(images).__name__}") from None
+    checks.finite(argument, tensor)
+    if tensor.ndim != 2 or tensor.shape[1] != height * width:
+        expected = f"[N, {height * width}] for images of {height} x {width}"
+        raise InputError(f"{argument}: expected shape {expected}, got {tuple(tensor.shape)}")
+    return tensor.reshape(-1, height, width).numpy()
+
+
+def note_of(tiles: np.ndarray) -> str:
+    """Return what a reader is told of the pixels."""
+    return NOTE + (CLIPPED if tiles.min() < 0 or tiles.max() > 1 else "")
+
+
+def mosaic_of(tiles: np.ndarray, rows: int, columns: int, gap: int) -> tuple[Any, tuple[int, int]]:
+    """Put the tiles in one array, enlarged by whole factors; gaps hold 2, empty places are masked.
+
+    The picture becomes about 900 screen pixels wide, and no tile is drawn under 16 pixels high or wide: an
+    image of one row is stretched. Returns the array and the (height, width) of a tile in it.
+    """
+    count, height, width = tiles.shape
+    wanted = min(
+        max(900 / max(rows * height, columns * width), 28 / max(height, width)), 240 / max(height, width)
+    )
+    zoom = max(1, round(wanted))
+    down, across = max(zoom, math.ceil(16 / height)), max(zoom, math.ceil(16 / width))
+    tile_height, tile_width = height * down, width * across
+    pitch_down, pitch_across = tile_height + gap, tile_width + gap
+    mosaic = np.full((rows * pitch_down, columns * pitch_across), np.nan)
+    for index in range(count):
+        top, left = index // columns * pitch_down, index % columns * pitch_across
+        mosaic[top : top + pitch_down, left : left + pitch_across] = 2.0
+        enlarged = tiles[index].clip(0, 1).repeat(down, axis=0).repeat(across, axis=1)
+        mosaic[top : top + tile_height, left : left + tile_width] = enlarged
+    trimmed = mosaic[: mosaic.shape[0] - gap, : mosaic.shape[1] - gap]
+    return np.ma.masked_invalid(trimmed), (tile_height, tile_width)
+
+
+def picture_of(mosaic: Any, title: str | None, note: str, left: int = 0, below: int = 0) -> tuple[Any, Any]:
+    """Return a figure and its axes that show the mosaic one to one (or reduced to the widest figure).
+
+    ``left`` and ``below`` are screen pixels for tick labels; axes coordinates are pixels of the mosaic.
+    """
+    height, width = mosaic.shape
+    scale = min(1.0, WIDEST / max(height, width))
+    inner = max(round(width * scale), NARROWEST - left)
+    full_width = left + inner + 2 * MARGIN
+    letters = int((full_width - 2 * MARGIN) / TEXT_WIDTH)
+    heading = textwrap.wrap(title, int(letters * FONT_SIZE / (FONT_SIZE + 2))) if title else []
+    legend = textwrap.wrap(note, letters)
+    above = MARGIN + (LINE_HEIGHT + 4) * len(heading)
+    under = MARGIN + LINE_HEIGHT * len(legend) + below
+    full_height = above + round(height * scale) + under
+    figure = figures.new_figure(full_width / DPI, full_height / DPI)
+    start = MARGIN + left + (inner - round(width * scale)) // 2
+    axes = figure.add_axes(
+        (
+            start / full_width,
+            under / full_height,
+            round(width * scale) / full_width,
+            round(height * scale) / full_height,
+        )
+    )
+    from matplotlib import colormaps
+
+    axes.imshow(
+        mosaic,
+        cmap=colormaps["gray"].with_extremes(bad="white", over=GAP_COLOUR),
+        vmin=0,
+        vmax=1,
+        extent=(0, width, height, 0),
+        aspect="auto",
+        interpolation="nearest" if scale == 1 else "hanning",
+    )
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.tick_params(length=0, pad=4, labelsize=FONT_SIZE)
+    axes.spines[:].set_visible(False)
+    middle = (start + round(width * scale) / 2) / full_width if left == 0 else 0.5
+    if heading:
+        place = 1 - MARGIN / 2 / full_height
+        figure.text(middle, place, "\n".join(heading), ha="center", va="top", fontsize=FONT_SIZE + 2)
+    place = MARGIN / 2 / full_height
+    figure.text(middle, place, "\n".join(legend), ha="center", va="bottom", fontsize=FONT_SIZE, color="0.3")
+    return figure, axes

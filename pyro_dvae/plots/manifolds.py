@@ -14,7 +14,7 @@ from pyro_dvae import checks
 from pyro_dvae.errors import InputError
 from pyro_dvae.plots import figures
 from pyro_dvae.plots.figures import FONT_SIZE
-from pyro_dvae.plots.mosaics import checked_images, mosaic_of, note_of, picture_of
+from pyro_dvae.plots.grids import checked_images, mosaic_of, note_of, picture_of
 
 
 def manifold_codes(rows: int, columns: int, low: float = 0.05, high: float = 0.95) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""A learned mixture of Gaussians."""
+"""Learned mixtures as priors: of Gaussians, and of posteriors (VampPrior)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from pyro_dvae import checks
+from pyro_dvae.calling import calling
 from pyro_dvae.distributions import Mixture
+from pyro_dvae.errors import InputError
+from pyro_dvae.guides import GaussianGuide
+from pyro_dvae.guides.base import AmortisedGuide
 from pyro_dvae.priors.base import Prior
 
 
@@ -32,3 +36,41 @@ class MixturePrior(Prior):
     def forward(self, like: Tensor) -> Mixture:
         loc, scale = self.loc.to(like), self.log_scale.to(like).exp()
         return Mixture(dist.Categorical(logits=self.logits.to(like)), dist.Normal(loc, scale).to_event(1))
+
+
+class VampPrior(Prior):
+    """The mixture of a recognition network's posteriors at K learned inputs (Tomczak and Welling 2018)::
+
+        p(z) = 1/K Σ_k q_φ(z | u_k)
+
+    With the model's own guide as ``posterior`` the network is trained by both of its parts in the bound. The
+    pseudo-inputs are free parameters, not held within [0, 1].
+
+    :param posterior: an amortised guide with one latent site; its corruption plays no part.
+    :param pseudo_inputs: where the u_k start, [K, D]: rows of the data, or random numbers of their kind.
+    """
+
+    def __init__(self, posterior: AmortisedGuide, pseudo_inputs: Tensor) -> None:
+        checks.instance("posterior", posterior, AmortisedGuide, "an amortised guide")
+        checks.finite("pseudo_inputs", checks.floating("pseudo_inputs", pseudo_inputs))
+        if pseudo_inputs.dim() != 2:
+            raise InputError(
+                f"pseudo_inputs: expected shape [components, data_size], got {tuple(pseudo_inputs.shape)}"
+            )
+        with torch.no_grad(), calling("posterior, pseudo_inputs"):
+            latent_size = posterior.posterior(pseudo_inputs).event_shape[-1]
+        super().__init__(latent_size)
+        self.posterior = posterior
+        self.pseudo_inputs = nn.Parameter(pseudo_inputs.detach().clone())
+
+    @classmethod
+    def of_sizes(cls, data_size: int, latent_size: int, components: int = 100) -> VampPrior:
+        """Return the prior with a Gaussian recognition network of its own and random starts in [0, 1]."""
+        checks.count("data_size", data_size)
+        posterior = GaussianGuide.of_sizes(data_size, latent_size)
+        return cls(posterior, torch.rand(checks.count("components", components), data_size))
+
+    def forward(self, like: Tensor) -> Mixture:
+        inputs = self.pseudo_inputs.to(like)
+        weights = dist.Categorical(logits=inputs.new_zeros(len(inputs)))
+        return Mixture(weights, self.posterior.posterior(inputs))

@@ -1,5 +1,1 @@
-"""What a model and a guide are: a look at a pair before it is trained."""
-
-from pyro_dvae.programs.check import Check, check
-
-__all__ = ["Check", "check"]
+"""What a model and a guide are as programs: their draws, plates, parameters, and what runs them again."""

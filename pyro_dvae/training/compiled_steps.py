@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.optim import Adam
 
-from pyro_dvae.compiled.adam import slot, start
-from pyro_dvae.compiled.compiler import Compiled, build, interpret
-from pyro_dvae.compiled.step import CompiledStep, Numerics, record_for
-from pyro_dvae.compiled.surroundings import outside
+from pyro_dvae.engine import NoCompiler, Unrecordable, record
+from pyro_dvae.engine.adam import slot, start
+from pyro_dvae.engine.compiler import Compiled, build, interpret
+from pyro_dvae.engine.hashed_noise import draw_keys, hash_noise
+from pyro_dvae.engine.step import CompiledStep, Numerics, record_for
+from pyro_dvae.engine.surroundings import outside
 from pyro_dvae.random_state import derived_seed
-from pyro_dvae.recording import NoCompiler, Unrecordable, record
-from pyro_dvae.recording.hashed_noise import draw_keys, hash_noise
 
 WORTH_IT = 5_000  # steps from which on compiling is paid back where nobody said: see docs/performance.md
 _SHAPES_AT_MOST = 16
@@ -64,7 +64,7 @@ class CompiledSteps:
     ``failure`` says why there are none, once that is known; ``seconds`` is what compiling took so far.
 
     What the programs read is compared before every step; where it has changed, a step is recorded anew, and
-    now and then a step is compared with the program (:mod:`pyro_dvae.compiled.honesty`).
+    now and then a step is compared with the program (:mod:`pyro_dvae.engine.honesty`).
 
     :param say: told what is going on, in words.
     :param worth_compiling: of a number of rows, whether such batches are many; the recorded steps of others

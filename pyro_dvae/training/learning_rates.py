@@ -1,4 +1,4 @@
-"""Learning-rate schedules: pure functions of (epoch, epochs), epoch from 0, to a factor of the base rate."""
+"""What moves from epoch to epoch beside the parameters: learning rates, and scheduled levels."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from pyro_dvae import checks
 from pyro_dvae.errors import InputError, shown
+from pyro_dvae.programs.parameters import Trained
 
 Schedule = Callable[[int, int], float]
 
@@ -73,3 +74,19 @@ def describe(schedule: Schedule) -> str:
         return repr(schedule)
     named: Any = schedule if hasattr(schedule, "__qualname__") else type(schedule)
     return f"{named.__module__}.{named.__qualname__}"
+
+
+def scheduled(trained: Trained, bound: Any) -> list[Any]:
+    """Return the bound and the modules that have a ``set_epoch``: levels, temperatures, a bound's J."""
+    modules = {id(part): part for root in trained.modules.values() for part in root.modules()}
+    return [part for part in (bound, *modules.values()) if callable(getattr(part, "set_epoch", None))]
+
+
+def left_out(trained: Trained) -> str:
+    """Return the warning about parameters that model and guide hold and that are not trained."""
+    names = trained.left_out
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return (
+        f"not trained: {shown}, which no param statement announces; call pyro.module to train them, or "
+        "requires_grad_(False) to leave them as they are"
+    )

@@ -18,28 +18,28 @@ from torch.optim import Adam
 
 from pyro_dvae import checks, random_state
 from pyro_dvae.calling import calling
-from pyro_dvae.compiled.adam import slot, start
-from pyro_dvae.compiled.batched import BatchedStep, Side, lift, require_same_program
-from pyro_dvae.compiled.gradient import constants
-from pyro_dvae.compiled.honesty import Honest
-from pyro_dvae.compiled.step import Gradient, Numerics, record_for
+from pyro_dvae.checkpoint import load_checkpoint, save_checkpoint
 from pyro_dvae.distributed import Ranks
-from pyro_dvae.distributed.outcome import take_files
+from pyro_dvae.distributed.ranks import take_files
+from pyro_dvae.engine import Unrecordable
+from pyro_dvae.engine.adam import slot, start
+from pyro_dvae.engine.batched import BatchedStep, Side, lift, require_same_program
+from pyro_dvae.engine.gradient import constants
+from pyro_dvae.engine.honesty import Honest
+from pyro_dvae.engine.step import Gradient, Numerics, record_for
 from pyro_dvae.errors import CheckpointError, InputError, shown
 from pyro_dvae.files import user_path
 from pyro_dvae.interrupts import Interrupts, Stopped
+from pyro_dvae.machine import available_cores, using_threads
 from pyro_dvae.ownership import FileOwner
-from pyro_dvae.parameters import Trained
-from pyro_dvae.recording import Unrecordable
+from pyro_dvae.programs.parameters import Trained
 from pyro_dvae.registration import make_picklable
-from pyro_dvae.threads import available_cores, using_threads
 from pyro_dvae.training import learning_rates
-from pyro_dvae.training.batches import data_tensor, epoch_order, fingerprint, same_type
-from pyro_dvae.training.checkpoint import load_checkpoint, save_checkpoint
 from pyro_dvae.training.compiled_steps import Keys
+from pyro_dvae.training.epochs import data_tensor, epoch_order, fingerprint, same_type
 from pyro_dvae.training.history import History
+from pyro_dvae.training.learning_rates import scheduled
 from pyro_dvae.training.progress import Progress, progress_for, told
-from pyro_dvae.training.scheduled import scheduled
 from pyro_dvae.training.stacked import Member, members_of, stack, unstack
 from pyro_dvae.training.validation import Validation, due
 

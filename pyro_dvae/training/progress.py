@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.text import Text
 
+
 _LINES_AT_MOST = 100
 _REFRESH_SECONDS = 0.1
 _RECENT_EPOCHS = 9

@@ -14,10 +14,10 @@ from pyro.infer import ELBO
 from torch import Tensor
 
 from pyro_dvae.errors import InputError
-from pyro_dvae.parameters import Trained, discover
-from pyro_dvae.training.per_datum import PlateScales
-from pyro_dvae.training.scheduled import left_out
-from pyro_dvae.training.support import InSupport
+from pyro_dvae.programs.parameters import Trained, discover
+from pyro_dvae.training.diagnosis import InSupport
+from pyro_dvae.training.learning_rates import left_out
+from pyro_dvae.training.validation import PlateScales
 
 
 @dataclass

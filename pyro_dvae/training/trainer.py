@@ -36,31 +36,29 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pyro_dvae import checks, random_state
 from pyro_dvae.calling import calling
-from pyro_dvae.compiled.step import Numerics
+from pyro_dvae.checkpoint import save_checkpoint
 from pyro_dvae.distributed import Ranks, streams
-from pyro_dvae.distributed.outcome import take_files
+from pyro_dvae.distributed.ranks import take_files
+from pyro_dvae.engine.step import Numerics
 from pyro_dvae.errors import CheckpointError, DivergenceError, InputError
 from pyro_dvae.files import user_path
 from pyro_dvae.interrupts import Interrupts, Stopped
+from pyro_dvae.machine import threads_for, using_threads
 from pyro_dvae.ownership import FileOwner
-from pyro_dvae.parameters import discover, modules_of
-from pyro_dvae.threads import threads_for, using_threads
+from pyro_dvae.programs.parameters import discover, modules_of
 from pyro_dvae.training import learning_rates, run_state
-from pyro_dvae.training.batches import data_tensor, epoch_order, same_type
-from pyro_dvae.training.checkpoint import save_checkpoint
 from pyro_dvae.training.compiled_steps import WORTH_IT, CompiledSteps, CompiledTransform, Keys, Training
-from pyro_dvae.training.diagnosis import first_fault
-from pyro_dvae.training.epoch_record import EpochRecord
+from pyro_dvae.training.diagnosis import InSupport, first_fault
+from pyro_dvae.training.epochs import EpochRecord, data_tensor, epoch_order, same_type
 from pyro_dvae.training.history import FIRST_LOSSES, History, MetricsFile
-from pyro_dvae.training.optimizer import adam, adam_tensors, assign_adam
-from pyro_dvae.training.per_datum import PlateScales
+from pyro_dvae.training.learning_rates import left_out, scheduled
 from pyro_dvae.training.progress import Progress, Silent, progress_for, told
-from pyro_dvae.training.scheduled import left_out, scheduled
-from pyro_dvae.training.support import InSupport
-from pyro_dvae.training.validation import Validation, due
+from pyro_dvae.training.run_state import adam, adam_tensors, assign_adam
+from pyro_dvae.training.validation import PlateScales, Validation, due
 
 if TYPE_CHECKING:
     from pyro_dvae.distributed.parallel import ParallelBound
+
 
 _CHECK_EVERY = 1_000  # steps of a long epoch between two looks at the losses on a device that computes ahead
 _AGREE_EVERY = 20  # steps there between two looks at whether any of several processes is to stop
@@ -129,7 +127,7 @@ class Trainer:
         the schedules have moved; what they draw does not count in the random stream of training.
     :param device: where batches go; by default to the modules' first parameter, else they stay.
     :param may_change: the settings and keys of ``config`` that may differ on resume.
-    :param compile: whether steps are recorded and compiled (:mod:`pyro_dvae.compiled`), with noise by a hash
+    :param compile: whether steps are recorded and compiled (:mod:`pyro_dvae.engine`), with noise by a hash
         of ``seed`` and the step; None for whether the run is long enough to be paid back: from 5,000 steps
         on. What cannot be compiled runs in ordinary steps, with a warning. Not with several processes.
     :param bfloat16: round the factors of the matrix products of compiled steps to bfloat16.

@@ -11,8 +11,8 @@ from torch import nn
 
 import pyro_dvae as dv
 from pyro_dvae import networks
-from pyro_dvae.baselines import Autoencoder, CodeGuide
 from pyro_dvae.corruptions import Corruption
+from pyro_dvae.models import Autoencoder, CodeGuide
 
 N, D, d = 40, 5, 2
 SIGMA = 0.8

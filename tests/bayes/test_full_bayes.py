@@ -13,11 +13,11 @@ from torch import nn
 
 import pyro_dvae as dv
 from pyro_dvae import guides, networks
-from pyro_dvae.bayes import FullBayes, FullBayesGuide, FullBayesModel
-from pyro_dvae.bayes.batches import Share
-from pyro_dvae.bayes.skeleton import Skeleton, trainable
+from pyro_dvae.engine import record
 from pyro_dvae.guides.base import AmortisedGuide
-from pyro_dvae.recording import record
+from pyro_dvae.models.bayes import FullBayes, FullBayesGuide, FullBayesModel
+from pyro_dvae.models.bayes.full_bayes import Share
+from pyro_dvae.models.bayes.weights import Skeleton, trainable
 
 D, d, N = 16, 2, 40
 DECODERS = {name: getattr(networks, name) for name in networks.__all__ if name.endswith("Decoder")}

@@ -15,7 +15,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import nn
 
 import pyro_dvae as dv
-from pyro_dvae.bayes import FullBayes
+from pyro_dvae.models.bayes import FullBayes
 from pyro_dvae.sites import Auxiliary
 
 N, D, d = 6, 3, 2

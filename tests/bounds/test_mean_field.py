@@ -12,9 +12,9 @@ from exact import check_estimates, gradients
 from torch import nn
 
 import pyro_dvae as dv
-from pyro_dvae.bounds.circular import out_of_order
-from pyro_dvae.compiled import CompiledSVI, compiler
+from pyro_dvae.engine import CompiledSVI, compiler
 from pyro_dvae.networks import BernoulliDecoder, GaussianDecoder
+from pyro_dvae.programs.dependence import out_of_order
 from pyro_dvae.registration import register
 
 F64 = torch.float64

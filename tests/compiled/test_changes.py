@@ -35,7 +35,7 @@ from pyro.optim import Adam
 from torch import nn
 
 import pyro_dvae as dv
-from pyro_dvae.compiled import compiler
+from pyro_dvae.engine import compiler
 
 X = torch.linspace(-1, 2, 12, dtype=torch.float64).reshape(6, 2)
 STEPS = 8

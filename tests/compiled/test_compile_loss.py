@@ -9,7 +9,7 @@ from pyro.infer import Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 from torch import nn
 
 import pyro_dvae as dv
-from pyro_dvae.compiled import compiler
+from pyro_dvae.engine import compiler
 
 COMPILED = compiler._compiled
 BOUNDS = {

@@ -21,9 +21,8 @@ from pyro.optim import SGD, Adam, AdamW, ClippedAdam, ExponentialLR
 from torch import nn
 
 import pyro_dvae as dv
-from pyro_dvae.compiled import CompiledSVI, compiler
+from pyro_dvae.engine import CompiledSVI, NoCompiler, compiler, kernels
 from pyro_dvae.networks import BernoulliDecoder, GaussianEncoder
-from pyro_dvae.recording import NoCompiler, half_products
 
 COMPILED = compiler._compiled
 
@@ -530,7 +529,7 @@ def test_hashed_noise_follows_the_seed_and_has_the_distribution():
 
 
 def test_products_in_bfloat16_are_close_and_not_equal(monkeypatch):
-    monkeypatch.setattr(half_products, "pays", lambda: True)
+    monkeypatch.setattr(kernels, "pays", lambda: True)
     x = (torch.rand(20, 12, generator=torch.Generator().manual_seed(0)) < 0.3).float()
     results = []
     for bfloat16 in (False, True):

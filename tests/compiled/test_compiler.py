@@ -9,7 +9,7 @@ from pyro.infer import SVI
 from pyro.optim import Adam
 
 import pyro_dvae as dv
-from pyro_dvae.compiled import compiler
+from pyro_dvae.engine import compiler
 from pyro_dvae.networks import BernoulliDecoder, GaussianEncoder
 
 

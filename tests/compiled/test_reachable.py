@@ -18,8 +18,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import pyro_dvae as dv
-from pyro_dvae.compiled import compiler
-from pyro_dvae.recording.iterators import Iterators
+from pyro_dvae.engine import compiler
+from pyro_dvae.engine.iterators import Iterators
 
 X = torch.linspace(-1, 2, 12, dtype=torch.float64).reshape(6, 2)
 

@@ -15,8 +15,7 @@ from pyro.optim import Adam
 from torch import nn
 
 import pyro_dvae as dv
-from pyro_dvae.compiled import compiler, verification
-from pyro_dvae.recording import observing
+from pyro_dvae.engine import compiler, honesty, observing
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +60,7 @@ def trained(kind, steps=13, **options):
 
 def test_nothing_is_disturbed(monkeypatch):
     compared = []
-    original = verification.Verification.before
+    original = honesty.Verification.before
 
     def before(self, tensors, keys):
         streams = torch.get_rng_state(), random.getstate(), np.random.get_state(legacy=False)  # noqa: NPY002
@@ -78,7 +77,7 @@ def test_nothing_is_disturbed(monkeypatch):
     def pair_buffers(self):
         return self._compared.honest.surroundings._tensors
 
-    monkeypatch.setattr(verification.Verification, "before", before)
+    monkeypatch.setattr(honesty.Verification, "before", before)
     plain, weights, _ = trained(SVI)
     found, compiled, _ = trained(dv.CompiledSVI)
     assert compared == [n in (1, 10) for n in range(1, 13)]
@@ -89,8 +88,8 @@ def test_nothing_is_disturbed(monkeypatch):
 
 def test_other_comparisons_take_a_thousandth_of_the_time(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(verification.time, "perf_counter", lambda: now[0])
-    each = verification.Verification(None)
+    monkeypatch.setattr(honesty.time, "perf_counter", lambda: now[0])
+    each = honesty.Verification(None)
     spent = 0.0
     for _ in range(400_000):
         now[0] += 1e-3
@@ -189,7 +188,7 @@ def test_what_the_garbage_collector_calls_is_no_part_of_the_program():
 
 
 def test_further_shapes_are_compiled_when_they_have_come_often(monkeypatch):
-    from pyro_dvae.compiled import recordings
+    from pyro_dvae.engine import recordings
 
     monkeypatch.setattr(recordings, "_OFTEN", 5)
     said = []

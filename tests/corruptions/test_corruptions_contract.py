@@ -15,9 +15,9 @@ from torch import nn
 
 from pyro_dvae import corruptions
 from pyro_dvae.corruptions import LinearSchedule
-from pyro_dvae.corruptions.level import Level
 from pyro_dvae.corruptions.network import FAMILIES
 from pyro_dvae.errors import InputError
+from pyro_dvae.levels import Level
 
 RATE, SALT = 0.3, 0.25
 

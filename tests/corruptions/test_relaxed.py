@@ -8,7 +8,7 @@ from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 
 import pyro_dvae as dv
 from pyro_dvae.corruptions import BitFlip, Masking, NetworkCorruption, SaltAndPepper
-from pyro_dvae.corruptions.relaxed import RelaxedReplacement
+from pyro_dvae.corruptions.replacement import RelaxedReplacement
 from pyro_dvae.errors import InputError
 
 GREY = torch.tensor([0.0, 0.2, 0.5, 0.9, 1.0], dtype=torch.float64)

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 import pyro_dvae as dv
-from pyro_dvae.datasets.idx import IMAGES_MAGIC, unpack
-from pyro_dvae.training.checkpoint import load_checkpoint, load_parameters
+from pyro_dvae.checkpoint import load_checkpoint, load_parameters
+from pyro_dvae.datasets.mnist import IMAGES_MAGIC, unpack
 
 
 class Bomb:

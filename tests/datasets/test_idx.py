@@ -3,7 +3,7 @@ import struct
 
 import pytest
 
-from pyro_dvae.datasets.idx import IMAGES_MAGIC, LABELS_MAGIC, check_idx, unpack
+from pyro_dvae.datasets.mnist import IMAGES_MAGIC, LABELS_MAGIC, check_idx, unpack
 from pyro_dvae.errors import DataError
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pyro_dvae.datasets.splits import permuted_split
+from pyro_dvae.datasets.base import permuted_split
 
 
 def test_parts_are_disjoint_and_cover_everything():

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pyro_dvae.training.checkpoint import load_checkpoint
+from pyro_dvae.checkpoint import load_checkpoint
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "mnist_dvae.py"
 SMALL = ["--dataset", "digits", "--width", "20", "--latent-size", "5", "--importance-samples", "5"]

@@ -11,8 +11,8 @@ from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
 
 import pyro_dvae as dv
-from pyro_dvae.draw import DRAW
-from pyro_dvae.recording import record
+from pyro_dvae.engine import record
+from pyro_dvae.models.draw import DRAW
 
 LATENTS = [f"z{step}" for step in range(1, STEPS + 1)]
 

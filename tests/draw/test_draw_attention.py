@@ -4,8 +4,8 @@ import pytest
 import torch
 from draw_reference import SHAPE, bank, banks
 
-from pyro_dvae.draw import attention
-from pyro_dvae.draw.attention import Window, filters, read, window, write
+from pyro_dvae.models.draw import attention
+from pyro_dvae.models.draw.attention import Window, filters, read, window, write
 
 HEIGHT, WIDTH = 7, 9
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_dvae.draw.cells import CELLS
+from pyro_dvae.models.draw.networks import CELLS
 
 THEIRS = {"lstm": nn.LSTMCell, "gru": nn.GRUCell}
 

@@ -8,7 +8,7 @@ from torch import nn
 
 import pyro_dvae as dv
 from pyro_dvae import evaluation
-from pyro_dvae.evaluation.modes import evaluation_mode
+from pyro_dvae.evaluation.estimates import evaluation_mode
 
 LABELS = torch.tensor([0, 1] * 10)
 FIGURES = {

@@ -7,14 +7,13 @@ import sys
 import pytest
 
 import pyro_dvae as dv
-from pyro_dvae.experiments import Case, Experiment, Published, Table, experiment, experiments, plan
-from pyro_dvae.experiments.measures import MEASURES
-from pyro_dvae.experiments.pictures import PICTURES
-from pyro_dvae.experiments.programs import PROGRAMS
-from pyro_dvae.experiments.registry import listed
-from pyro_dvae.options import Options
-from pyro_dvae.runs.build import build_bound, build_corruption, check_training
-from pyro_dvae.runs.networks import build_decoder, build_encoder
+from pyro_dvae.jobs.experiments import Case, Experiment, Published, Table, experiment, experiments, plan
+from pyro_dvae.jobs.experiments.measures import MEASURES
+from pyro_dvae.jobs.experiments.one_run import PROGRAMS
+from pyro_dvae.jobs.experiments.pictures import PICTURES
+from pyro_dvae.jobs.experiments.registry import listed
+from pyro_dvae.jobs.options import Options
+from pyro_dvae.jobs.parts import build_bound, build_corruption, build_decoder, build_encoder, check_training
 
 ASKED_FOR = {
     *("table1", "table2", "table3", "figure1", "augmentation", "mean-image", "learned-noise"),
@@ -172,7 +171,7 @@ def test_listing_is_quick_and_says_how_long():
         in lines[next(i for i, line in enumerate(lines) if line.startswith("depth ")) + 1]
     )
     script = (
-        "import sys; from pyro_dvae.experiments.registry import listed; listed(); "
+        "import sys; from pyro_dvae.jobs.experiments.registry import listed; listed(); "
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
@@ -180,10 +179,10 @@ def test_listing_is_quick_and_says_how_long():
 
 def test_an_experiment_is_one_file(tmp_path, monkeypatch):
     """A module beside the others is found by itself."""
-    from pyro_dvae.experiments import catalogue
+    from pyro_dvae.jobs.experiments import catalogue
 
     (tmp_path / "another.py").write_text(
-        "from pyro_dvae.experiments import Case, Experiment, Table\n"
+        "from pyro_dvae.jobs.experiments import Case, Experiment, Table\n"
         "EXPERIMENT = Experiment('another', 'T', 'S', (Case('a', 'b'),), Table('nats'), epochs=1)\n"
     )
     monkeypatch.setattr(catalogue, "__path__", [*catalogue.__path__, str(tmp_path)])

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pyro_dvae.experiments import experiment, experiments
-from pyro_dvae.experiments.page import blocks, committed, filled
-from pyro_dvae.experiments.table import markdown
+from pyro_dvae.jobs.experiments import experiment, experiments
+from pyro_dvae.jobs.experiments.table import markdown
+from pyro_dvae.jobs.experiments.verdicts import blocks, committed, filled
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "reproduction.md").read_text()

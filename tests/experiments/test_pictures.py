@@ -7,8 +7,8 @@ import pytest
 from experiments_small import row_of
 
 from pyro_dvae import plots
-from pyro_dvae.experiments import plan
-from pyro_dvae.experiments.pictures import PICTURES
+from pyro_dvae.jobs.experiments import plan
+from pyro_dvae.jobs.experiments.pictures import PICTURES
 
 
 @pytest.fixture

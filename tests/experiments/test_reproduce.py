@@ -13,13 +13,13 @@ import torch
 
 import pyro_dvae as dv
 from pyro_dvae.cli import main
-from pyro_dvae.compiled import compiler
+from pyro_dvae.engine import compiler
 from pyro_dvae.errors import ProcessLostError
-from pyro_dvae.experiments import experiments, performing, plan, processes, results, side_by_side
-from pyro_dvae.experiments.measures import MEASURES, Subject
-from pyro_dvae.experiments.running import reproduce
-from pyro_dvae.experiments.side_by_side import groups, perform_groups
-from pyro_dvae.experiments.watching import Watch
+from pyro_dvae.jobs.experiments import by_batch, by_process, experiments, one_run, plan, results
+from pyro_dvae.jobs.experiments.by_batch import groups, perform_groups
+from pyro_dvae.jobs.experiments.measures import MEASURES, Subject
+from pyro_dvae.jobs.experiments.running import reproduce
+from pyro_dvae.jobs.experiments.watching import Watch
 from pyro_dvae.training.progress import Silent
 
 QUIET = {"device": "cpu", "quiet": True}
@@ -53,13 +53,13 @@ def test_what_is_finished_is_not_run_again(small, tmp_path, monkeypatch):
     planned = plan(small, seeds=1)
     first = reproduce(small, planned[:2], tmp_path / "out", jobs=1, **QUIET)
     asked = []
-    perform = side_by_side.perform
+    perform = by_batch.perform
 
     def counted(each, *rest):
         asked.append(each.name)
         return perform(each, *rest)
 
-    monkeypatch.setattr(side_by_side, "perform", counted)
+    monkeypatch.setattr(by_batch, "perform", counted)
     second = reproduce(small, planned, tmp_path / "out", jobs=1, **QUIET)
     assert asked == [planned[2].name]
     assert second.rows[:2] == first.rows
@@ -127,8 +127,8 @@ def test_every_experiment_runs(name, tmp_path):
 
 def test_measures_are_those_of_the_evaluation(small, tmp_path):
     planned = plan(small, seeds=1)[1]
-    setting = performing.prepared(planned, tmp_path, torch.device("cpu"), Silent())
-    pair = performing.build(planned, setting)
+    setting = one_run.prepared(planned, tmp_path, torch.device("cpu"), Silent())
+    pair = one_run.build(planned, setting)
     setting.fit(pair)
     subject = Subject(*pair.measured, setting.corruption, setting.data, planned.options, tmp_path / "x")
     many = dv.TraceDenoising_ELBO(num_corruptions=400, max_plate_nesting=1)
@@ -169,14 +169,14 @@ def test_a_refused_run_ends_the_others(small, tmp_path):
 
 
 def test_a_lost_process_is_said(small, tmp_path, monkeypatch):
-    started = processes._started
+    started = by_process._started
 
     def killed(*arguments):
         worker = started(*arguments)
         os.kill(worker.process.pid, signal.SIGKILL)
         return worker
 
-    monkeypatch.setattr(processes, "_started", killed)
+    monkeypatch.setattr(by_process, "_started", killed)
     with pytest.raises(ProcessLostError, match=r"VAE, .*ended with code -9 .* same command goes on"):
         reproduce(small, plan(small, seeds=1), tmp_path / "out", jobs=2, **QUIET)
 

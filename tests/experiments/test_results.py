@@ -6,8 +6,8 @@ import pytest
 from experiments_small import row_of
 
 import pyro_dvae as dv
-from pyro_dvae.experiments import plan
-from pyro_dvae.experiments.results import RESULTS, append, finished, of_others, read
+from pyro_dvae.jobs.experiments import plan
+from pyro_dvae.jobs.experiments.results import RESULTS, append, finished, of_others, read
 
 
 def test_rows_come_back_in_order(tmp_path, small):

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 from experiments_small import row_of
 
-from pyro_dvae.experiments import Table, plan
-from pyro_dvae.experiments.table import markdown, spent
+from pyro_dvae.jobs.experiments import Table, plan
+from pyro_dvae.jobs.experiments.table import markdown, spent
 
 
 def rows(small, seeds=2):

@@ -6,9 +6,9 @@ import math
 import pytest
 from experiments_small import row_of
 
-from pyro_dvae.experiments import plan
-from pyro_dvae.experiments.declaration import Claim
-from pyro_dvae.experiments.verdicts import verdict_table, verdicts
+from pyro_dvae.jobs.experiments import plan
+from pyro_dvae.jobs.experiments.declaration import Claim
+from pyro_dvae.jobs.experiments.verdicts import verdict_table, verdicts
 
 NOISE = Claim("5 % beats none", ("VAE", "5 %"), ("VAE", "0 %"))
 

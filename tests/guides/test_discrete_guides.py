@@ -11,9 +11,9 @@ from torch import nn
 
 import pyro_dvae as dv
 from pyro_dvae import guides, priors
+from pyro_dvae.engine import record
 from pyro_dvae.errors import InputError
 from pyro_dvae.networks import BernoulliDecoder
-from pyro_dvae.recording import record
 
 D = 3
 X = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]], dtype=torch.float64)

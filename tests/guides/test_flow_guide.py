@@ -6,7 +6,7 @@ from exact import check_estimates
 from torch import nn
 
 import pyro_dvae as dv
-from pyro_dvae.guides.planar import InvertiblePlanar
+from pyro_dvae.guides.flow import InvertiblePlanar
 
 F64 = torch.float64
 KINDS = [("planar", 1), ("planar", 2), ("planar", 4), ("iaf", 2), ("iaf", 4)]

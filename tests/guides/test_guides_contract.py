@@ -323,7 +323,7 @@ def test_single_precision(case):
 
 def test_a_recording_follows_the_run(case):
     """The gradient of the guide's bound as a graph: the values of the plain run, for two seeds."""
-    from pyro_dvae.compiled.gradient import record_gradient
+    from pyro_dvae.engine.gradient import record_gradient
 
     with pyro.settings.context(module_local_params=True):
         pair, x = pair_of(case), data()

@@ -5,7 +5,7 @@ from exact import check_estimates
 from torch import nn
 
 import pyro_dvae as dv
-from pyro_dvae.guides.diagonal_mixture import DiagonalMixture
+from pyro_dvae.distributions.mixture import DiagonalMixture
 
 F64 = torch.float64
 

@@ -8,9 +8,9 @@ import pyro.distributions as dist
 import pytest
 import torch
 
+from pyro_dvae.distributions.continuous_bernoulli import _NEAR, log_sinhc
 from pyro_dvae.errors import InputError
 from pyro_dvae.networks import ContinuousBernoulli
-from pyro_dvae.networks.continuous_bernoulli import _NEAR, log_sinhc
 
 # Near 1/2 the two branches meet, and Pyro's own distribution of that name changes its formula at ±0.004.
 LOGITS = [0.0, 1e-12, 1e-6, 1e-3, 3.9e-3, 4.1e-3, 0.01, 0.1, 0.3, 0.4999, _NEAR, 0.5001, 0.7, 1.0, 2.0, 5.0]

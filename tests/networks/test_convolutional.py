@@ -13,7 +13,7 @@ from pyro_dvae.networks import (
     ConvolutionalDecoder,
     ConvolutionalEncoder,
 )
-from pyro_dvae.networks.images import image_shape_of, sizes_of
+from pyro_dvae.networks.convolutional import image_shape_of, sizes_of
 
 SHAPES = [(28, 28), (28, 20), (7, 5), (1, 9), (4, 4), (3, 6, 5), (1, 1)]
 

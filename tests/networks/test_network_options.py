@@ -12,11 +12,11 @@ import torch
 from pyro_dvae import networks
 from pyro_dvae.cli import main
 from pyro_dvae.errors import InputError
-from pyro_dvae.options import DECODERS, ENCODERS, LIKELIHOODS, Options
-from pyro_dvae.runs.evaluation import evaluate_run
-from pyro_dvae.runs.evaluation_options import EvaluationOptions
-from pyro_dvae.runs.folder import load_run
-from pyro_dvae.runs.networks import build_decoder, build_encoder
+from pyro_dvae.jobs.evaluate import evaluate_run
+from pyro_dvae.jobs.evaluated import EvaluationOptions
+from pyro_dvae.jobs.folder import load_run
+from pyro_dvae.jobs.options import DECODERS, ENCODERS, LIKELIHOODS, Options
+from pyro_dvae.jobs.parts import build_decoder, build_encoder
 
 TINY = ["--dataset", "digits", "--epochs", "1", "--width", "8", "--latent-size", "3"]
 TINY += ["--importance-samples", "2", "--quiet"]

@@ -12,9 +12,9 @@ from torch import nn
 
 import pyro_dvae as dv
 from pyro_dvae import networks
+from pyro_dvae.engine import record
 from pyro_dvae.errors import InputError
-from pyro_dvae.networks.likelihoods import LIKELIHOODS
-from pyro_dvae.recording import record
+from pyro_dvae.networks.decoders import LIKELIHOODS
 
 D, d = 16, 2  # D is a square, as networks of images want it
 CLASSES = {

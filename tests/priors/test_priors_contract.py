@@ -10,9 +10,9 @@ from torch import nn
 
 import pyro_dvae as dv
 from pyro_dvae import priors
+from pyro_dvae.engine import record
 from pyro_dvae.errors import InputError
 from pyro_dvae.networks import BernoulliDecoder
-from pyro_dvae.recording import record
 
 D, d = 6, 4
 CLASSES = {name: getattr(priors, name) for name in priors.__all__ if name != "Prior"}

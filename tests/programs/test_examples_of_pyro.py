@@ -12,7 +12,7 @@ from pyro.optim import Adam
 from small_examples import BRANCHING, ENUMERATED, EXAMPLES
 
 import pyro_dvae as dv
-from pyro_dvae.compiled import compiler
+from pyro_dvae.engine import compiler
 
 
 @pytest.fixture(autouse=True)

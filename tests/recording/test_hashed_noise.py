@@ -7,16 +7,17 @@ import torch
 from scipy import stats
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_dvae.recording import compile_graph, record
-from pyro_dvae.recording.hashed_noise import (
+from pyro_dvae.engine import compile_graph, record
+from pyro_dvae.engine.hashed_noise import (
     draw_keys,
     hash_noise,
     hashed_bits,
     normal,
     remaining_draws,
+    threefry,
+    threefry_bits,
     uniform,
 )
-from pyro_dvae.recording.threefry import threefry, threefry_bits
 
 N = 200_000
 ENOUGH = 1e-5  # p-value below which a fixed seed is taken for a failure

@@ -13,19 +13,18 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
 from torch.utils._python_dispatch import _disable_current_modes
 
-from pyro_dvae.random_state import forked
-from pyro_dvae.recording import (
+from pyro_dvae.engine import (
     NoCompiler,
     Unrecordable,
     compile_graph,
     fast_products,
     following,
     fuse_bernoulli_sums,
-    half_products,
-    matmul,
+    kernels,
     record,
     use_bfloat16_products,
 )
+from pyro_dvae.random_state import forked
 
 WEIGHT = torch.randn(24, 3, generator=torch.Generator().manual_seed(1))
 
@@ -290,7 +289,7 @@ def test_all_other_sums_are_left_alone(function, x):
 @pytest.fixture
 def bfloat16_pays(monkeypatch):
     """The machine of the tests may have no bfloat16."""
-    monkeypatch.setattr(half_products, "pays", lambda: True)
+    monkeypatch.setattr(kernels, "pays", lambda: True)
 
 
 @pytest.fixture
@@ -332,15 +331,15 @@ def test_a_rounded_product_is_that_of_rounded_factors(x, bfloat16_pays):
 @pytest.mark.parametrize(("half", "rounded"), [(0.5, 1), (10.0, 0)], ids=["faster", "emulated"])
 def test_bfloat16_is_left_out_with_one_warning_where_it_does_not_pay(half, rounded, x, monkeypatch):
     times = iter([1.0, half])
-    monkeypatch.setattr(half_products, "_seconds", lambda product: next(times))
-    half_products.pays.cache_clear()
+    monkeypatch.setattr(kernels, "_seconds", lambda product: next(times))
+    kernels.pays.cache_clear()
     graphs = [record(lambda x: x @ WEIGHT, x) for _ in range(2)]
     try:
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
             found = [use_bfloat16_products(graph) for graph in graphs]  # timed once for both
     finally:
-        half_products.pays.cache_clear()
+        kernels.pays.cache_clear()
     assert found == [rounded, rounded]
     expected = [] if rounded else ["bfloat16: a matrix product takes 10.0 times as long as in float32"]
     assert [str(each.message)[:65] for each in told] == expected
@@ -350,8 +349,8 @@ def test_bfloat16_is_left_out_with_one_warning_where_it_does_not_pay(half, round
 
 def test_the_timing_of_products_is_of_runs():
     ran = []
-    assert 0 <= half_products._seconds(lambda: ran.append(1)) < 0.1
-    assert len(ran) == half_products._TURNS
+    assert 0 <= kernels._seconds(lambda: ran.append(1)) < 0.1
+    assert len(ran) == kernels._TURNS
 
 
 def test_double_products_stay_as_they_are(two_layers, x):
@@ -390,7 +389,7 @@ def test_fast_products_are_taken_only_where_they_are_exact(exact, monkeypatch):
         tried.append(setting.fp32_precision)
         return exact
 
-    monkeypatch.setattr(matmul, "_exact", probe)
+    monkeypatch.setattr(kernels, "_exact", probe)
     with fast_products():
         inside = setting.fp32_precision
     assert tried == ["bf16"]
@@ -401,7 +400,7 @@ def test_fast_products_are_taken_only_where_they_are_exact(exact, monkeypatch):
 @has_setting
 def test_a_failing_probe_puts_the_setting_back(monkeypatch):
     before = torch.backends.mkldnn.matmul.fp32_precision
-    monkeypatch.setattr(matmul, "_exact", lambda: 1 / 0)
+    monkeypatch.setattr(kernels, "_exact", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError), fast_products():
         pass
     assert torch.backends.mkldnn.matmul.fp32_precision == before
@@ -415,14 +414,14 @@ def test_fast_products_are_as_exact_as_others(monkeypatch):
 
 
 def test_the_probe_tells_rounded_products(monkeypatch):
-    assert matmul._exact.__wrapped__()  # torch's own choice of a library
+    assert kernels._exact.__wrapped__()  # torch's own choice of a library
     plain = torch.Tensor.__matmul__
 
     def rounded(a, b):
         return plain(a.bfloat16(), b.bfloat16()).float() if a.dtype == torch.float32 else plain(a, b)
 
     monkeypatch.setattr(torch.Tensor, "__matmul__", rounded)
-    assert not matmul._exact.__wrapped__()
+    assert not kernels._exact.__wrapped__()
 
 
 class Bare:
@@ -439,7 +438,7 @@ def test_without_the_setting_nothing_happens(setting, monkeypatch):
     if setting is not None:
         bare.matmul = setting
     monkeypatch.setattr(torch.backends, "mkldnn", bare)
-    monkeypatch.setattr(matmul, "_exact", lambda: pytest.fail("nothing to try"))
+    monkeypatch.setattr(kernels, "_exact", lambda: pytest.fail("nothing to try"))
     with fast_products():
         ran = True
     assert ran
@@ -469,7 +468,7 @@ def test_a_compiled_graph_of_networks_is_frozen(x):
 
 WITHOUT_COMPILER = """
 import torch
-from pyro_dvae.recording import NoCompiler, compile_graph, record
+from pyro_dvae.engine import NoCompiler, compile_graph, record
 
 torch.set_num_threads(1)
 x = torch.randn(4, 30)

@@ -26,13 +26,12 @@ from pyro_dvae.evaluation import (
     reconstruction_error,
 )
 from pyro_dvae.evaluation.annealing import annealed_log_likelihood, bidirectional
+from pyro_dvae.jobs import findings
+from pyro_dvae.jobs.data import grid_of
+from pyro_dvae.jobs.evaluate import JSON, NETCDF, PARTIAL, EvaluationStopped, evaluate_run, strict_json
+from pyro_dvae.jobs.evaluated import EvaluationOptions, load_subject
+from pyro_dvae.jobs.evaluation_table import table
 from pyro_dvae.random_state import derived_seed
-from pyro_dvae.runs import evaluation_findings
-from pyro_dvae.runs.data import grid_of
-from pyro_dvae.runs.evaluation import JSON, NETCDF, PARTIAL, EvaluationStopped, evaluate_run, strict_json
-from pyro_dvae.runs.evaluation_options import EvaluationOptions
-from pyro_dvae.runs.evaluation_subject import load_subject
-from pyro_dvae.runs.evaluation_table import table
 
 SMALL = ["--dataset", "digits", "--epochs", "1", "--importance-samples", "0", "--width", "16"]
 SMALL += ["--latent-size", "4", "--quiet"]
@@ -80,9 +79,9 @@ def copy(run, tmp_path):
 @pytest.fixture
 def undrawn(monkeypatch):
     """Leave the pictures out, where a test is not of them."""
-    from pyro_dvae.runs import evaluation
+    from pyro_dvae.jobs import evaluate
 
-    monkeypatch.setattr(evaluation, "draw", lambda *_: [])
+    monkeypatch.setattr(evaluate, "draw", lambda *_: [])
 
 
 def strict(path):
@@ -306,7 +305,7 @@ def test_a_stopped_evaluation_goes_on(copy, monkeypatch, capsys, undrawn):
     shutil.rmtree(folder)
     capsys.readouterr()
     with monkeypatch.context() as patch:
-        patch.setattr(evaluation_findings, "log_likelihood", interrupting(log_likelihood, 4))
+        patch.setattr(findings, "log_likelihood", interrupting(log_likelihood, 4))
         call(*command, code=130)
     told = f"stopped; go on with: pyro-dvae {' '.join(map(str, command))}\n"
     assert capsys.readouterr().err.lstrip() == told  # click begins a line after ^C
@@ -323,7 +322,7 @@ def test_a_stop_after_the_likelihood_keeps_it(copy, monkeypatch, tmp_path, undra
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(evaluation_findings, "annealed_log_likelihood", stop)
+        patch.setattr(findings, "annealed_log_likelihood", stop)
         with pytest.raises(EvaluationStopped) as stopped:
             evaluate_run(copy, TINY, output=tmp_path / "out", quiet=True)
     assert stopped.value.checkpoint == tmp_path / "out" / PARTIAL

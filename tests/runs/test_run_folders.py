@@ -14,10 +14,10 @@ import pytest
 from safetensors.numpy import load_file
 from safetensors.torch import load_file as load_tensors
 
+from pyro_dvae.checkpoint import load_checkpoint, save_checkpoint
 from pyro_dvae.cli import main
 from pyro_dvae.errors import InputError
 from pyro_dvae.ownership import own
-from pyro_dvae.training.checkpoint import load_checkpoint, save_checkpoint
 
 TINY = ["--dataset", "digits", "--width", "3", "--latent-size", "2", "--decoder-layers", "1", "--quiet"]
 TINY += ["--batch-size", "400", "--importance-samples", "0", "--epochs", "2", "--rate-schedule", "constant"]
@@ -335,7 +335,7 @@ def test_huge_numbers_are_refused_before_anything_is_written(option, tmp_path, c
 
 
 def test_a_run_beyond_the_memory_is_refused(tmp_path, monkeypatch, call):
-    monkeypatch.setattr("pyro_dvae.runs.build.machine_memory", lambda: 2**20)
+    monkeypatch.setattr("pyro_dvae.jobs.parts.machine_memory", lambda: 2**20)
     for option, value in (("--width", 999), ("--corruptions", 50), ("--importance-samples", 999_999)):
         printed = call("train", *TINY, option, value, "--output", "new", code=2)
         assert option[2:].replace("-", "_") in printed.err

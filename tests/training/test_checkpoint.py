@@ -9,16 +9,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from pyro_dvae.checkpoint import FORMAT, from_json, load_checkpoint, load_parameters, save_checkpoint, to_json
 from pyro_dvae.errors import CheckpointError, InputError
 from pyro_dvae.files import replacing, require_writable, write_atomically
-from pyro_dvae.training.checkpoint import (
-    FORMAT,
-    from_json,
-    load_checkpoint,
-    load_parameters,
-    save_checkpoint,
-    to_json,
-)
 
 STATE = {"epoch": 3, "bound": -math.inf, "loss": math.nan, "name": "x\u0303", "nested": {"a": [1, 2.5, None]}}
 
@@ -167,7 +160,7 @@ def test_foreign_safetensors(tmp_path):
 
 
 def test_a_newer_version(saved, monkeypatch):
-    monkeypatch.setattr("pyro_dvae.training.checkpoint.VERSION", 2)
+    monkeypatch.setattr("pyro_dvae.checkpoint.VERSION", 2)
     save_checkpoint(saved, some_tensors(), STATE)
     monkeypatch.undo()
     refused(saved, "format version 2, written by a newer pyro_dvae")

@@ -21,10 +21,10 @@ from pyro.nn import PyroModule, PyroParam
 from torch import nn
 from torch.distributions import constraints
 
+from pyro_dvae.checkpoint import load_checkpoint, load_parameters, save_checkpoint
 from pyro_dvae.errors import CheckpointError, DivergenceError, InputError
 from pyro_dvae.training import History, Stopped, Trainer, fit, load_trained
-from pyro_dvae.training.batches import epoch_order, fingerprint
-from pyro_dvae.training.checkpoint import load_checkpoint, load_parameters, save_checkpoint
+from pyro_dvae.training.epochs import epoch_order, fingerprint
 
 ROWS, BATCH = 23, 5
 STEPS = math.ceil(ROWS / BATCH)

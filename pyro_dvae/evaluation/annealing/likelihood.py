@@ -11,17 +11,15 @@ from torch import Tensor
 from pyro_dvae import checks
 from pyro_dvae.calling import calling
 from pyro_dvae.errors import InputError
-from pyro_dvae.evaluation.annealing.chunks import Counter, rows_at_once, stream
+from pyro_dvae.evaluation.annealing.chunks import Counter, Weights, forward_weights, rows_at_once, stream
 from pyro_dvae.evaluation.annealing.kernels import adapted_kernels, pilot_transitions
 from pyro_dvae.evaluation.annealing.records import AnnealedLikelihood
 from pyro_dvae.evaluation.annealing.settings import DEFAULT_MEMORY, AnnealingSettings
 from pyro_dvae.evaluation.annealing.starts import programs_of
-from pyro_dvae.evaluation.annealing.structure import PROBED, Program, inspect
-from pyro_dvae.evaluation.annealing.supports import ProperLatents
-from pyro_dvae.evaluation.annealing.weights import Weights, forward_weights
+from pyro_dvae.evaluation.annealing.structure import PROBED, Program, ProperLatents, inspect
 from pyro_dvae.evaluation.arguments import Arguments
 from pyro_dvae.evaluation.counting import counting
-from pyro_dvae.evaluation.modes import evaluation_mode
+from pyro_dvae.evaluation.estimates import evaluation_mode
 
 
 def annealed_log_likelihood(

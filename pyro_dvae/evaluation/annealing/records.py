@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_dvae.evaluation.annealing.settings import AnnealingSettings
-from pyro_dvae.evaluation.estimates import Estimate
-from pyro_dvae.evaluation.values import finite, plus_minus
+from pyro_dvae.evaluation.estimates import Estimate, finite, plus_minus
 
 # A datum with a larger sampling error (nats), or with fewer effective chains, is not to be relied on.
 _UNRELIABLE, _FEW = 0.5, 2.0

@@ -12,9 +12,8 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyro_dvae.bounds.plates import DrawPlate, is_deterministic
-from pyro_dvae.evaluation.annealing.structure import Structure
-from pyro_dvae.evaluation.annealing.supports import to_support
+from pyro_dvae.evaluation.annealing.structure import Structure, to_support
+from pyro_dvae.programs.plates import DrawPlate, is_deterministic
 from pyro_dvae.sites import Auxiliary
 
 

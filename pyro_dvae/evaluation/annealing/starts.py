@@ -9,14 +9,13 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_dvae.bounds.leaves import is_point
-from pyro_dvae.bounds.plates import Subsamples
 from pyro_dvae.errors import InputError
-from pyro_dvae.evaluation.annealing.density import Density, Point, Programs
-from pyro_dvae.evaluation.annealing.packing import Packing
+from pyro_dvae.evaluation.annealing.density import Density, Packing, Point, Programs
 from pyro_dvae.evaluation.annealing.scoring import ChainPlate, Held, Unconstraining
 from pyro_dvae.evaluation.annealing.structure import Program, Structure
 from pyro_dvae.evaluation.arguments import Arguments
+from pyro_dvae.programs.leaves import is_point
+from pyro_dvae.programs.plates import Subsamples
 
 
 @torch.no_grad()

@@ -11,14 +11,13 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from pyro_dvae.bounds import TraceDenoising_ELBO
-from pyro_dvae.bounds.draws import Draws, Layout
-from pyro_dvae.bounds.leaves import is_point
-from pyro_dvae.bounds.observations import leave_out_zeros, require_no_rest
 from pyro_dvae.errors import InputError
-from pyro_dvae.evaluation.arguments import Arguments
+from pyro_dvae.evaluation.arguments import Arguments, rows_of, why_shared
 from pyro_dvae.evaluation.importance.proposals import Pass
-from pyro_dvae.evaluation.remedies import rows_of, why_shared
-from pyro_dvae.parameters import Trained, discover
+from pyro_dvae.programs.draws import Draws, Layout
+from pyro_dvae.programs.leaves import is_point
+from pyro_dvae.programs.observations import leave_out_zeros, require_no_rest
+from pyro_dvae.programs.parameters import Trained, discover
 from pyro_dvae.sites import Auxiliary
 
 _PROBED = 16  # data of the run that looks at model and guide

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
+from pyro_dvae.evaluation.estimates import error_of_mean, finite
 from pyro_dvae.evaluation.importance.proposals import Proposal
 from pyro_dvae.evaluation.importance.psis import k_threshold
-from pyro_dvae.evaluation.values import error_of_mean, finite
 
 TOO_MANY = 0.01  # share of the data above the threshold from which on another proposal is advised
 

@@ -1,14 +1,12 @@
 """What a trained model and guide do with the data: used units, parts of the bound, codes, reconstructions."""
 
 from pyro_dvae.evaluation.measures.activity import ActiveUnits, active_units
-from pyro_dvae.evaluation.measures.binary_code import binary_code
-from pyro_dvae.evaluation.measures.binary_code_record import BinaryCode
-from pyro_dvae.evaluation.measures.bits import bits_per_dim
-from pyro_dvae.evaluation.measures.decoding import DecodingError, ReconstructionError
+from pyro_dvae.evaluation.measures.binary_code import BinaryCode, binary_code
+from pyro_dvae.evaluation.measures.codes import DecodingError, ReconstructionError
 from pyro_dvae.evaluation.measures.means import latent_means
 from pyro_dvae.evaluation.measures.parts import BoundParts, bound_parts
 from pyro_dvae.evaluation.measures.probe import LinearProbe, linear_probe
-from pyro_dvae.evaluation.measures.reconstruction import reconstruction_error
+from pyro_dvae.evaluation.measures.reconstruction import bits_per_dim, reconstruction_error
 
 __all__ = [
     "ActiveUnits",

@@ -10,8 +10,7 @@ from torch import Tensor
 from pyro_dvae import checks
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.measures.means import stream_means
-from pyro_dvae.evaluation.measures.moments import Moments
-from pyro_dvae.evaluation.measures.passes import Program, first_chunk, measuring
+from pyro_dvae.evaluation.measures.passes import Moments, Program, first_chunk, measuring
 
 
 @dataclass(frozen=True, eq=False)  # compared by identity: == of tensors has no single truth value

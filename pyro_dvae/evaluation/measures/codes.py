@@ -1,7 +1,8 @@
-"""Codes of data in a guide's run, and the errors of what a model decodes from them."""
+"""Codes of data, and the errors of what a model decodes from them."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,8 +16,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from pyro_dvae import checks
 from pyro_dvae.errors import InputError
-from pyro_dvae.evaluation.estimates import Estimate
-from pyro_dvae.evaluation.measures.decoding import DecodingError
+from pyro_dvae.evaluation.estimates import Estimate, estimate_values, plus_minus
 from pyro_dvae.evaluation.measures.means import base_of, mean_of
 from pyro_dvae.evaluation.measures.passes import Program, by_row
 from pyro_dvae.sites import is_uncounted
@@ -75,3 +75,63 @@ def gathered(parts: list[tuple[Tensor, Tensor | None]]) -> DecodingError:
     entropies = [cross for _, cross in parts if cross is not None]
     squared = Estimate(torch.cat([squared for squared, _ in parts]))
     return DecodingError(squared, Estimate(torch.cat(entropies)) if entropies else None)
+
+
+@dataclass(frozen=True, eq=False)  # compared by identity: == of tensors has no single truth value
+class DecodingError:
+    """The error of the data decoded from one kind of code, per datum [N].
+
+    :param squared: mean over the D elements of (x − E[x|z])², in the square of the unit of the data.
+    :param cross_entropy: −Σ x log p + (1 − x) log(1 − p) over the elements (nats), for a Bernoulli
+        likelihood; None for another.
+    """
+
+    squared: Estimate
+    cross_entropy: Estimate | None
+
+
+@dataclass(frozen=True, eq=False)
+class ReconstructionError:
+    """What :func:`reconstruction_error` found.
+
+    :param from_mean: decoded from the mean code; None where the distribution of a latent has no mean.
+    :param from_samples: decoded from sampled codes; the average over the draws of their errors.
+    :param num_samples: draws of each datum's code.
+    """
+
+    from_mean: DecodingError | None
+    from_samples: DecodingError
+    num_samples: int
+
+    def __str__(self) -> str:
+        return self.table()
+
+    def _kinds(self) -> dict[str, DecodingError]:
+        found = {"from_mean": self.from_mean, "from_samples": self.from_samples}
+        return {name: error for name, error in found.items() if error is not None}
+
+    def table(self) -> str:
+        """Return the errors as aligned text, mean ± standard error over the data."""
+        count = len(self.from_samples.squared.per_datum)
+        lines = [f"reconstruction error of {count} data, {self.num_samples} sampled codes of each"]
+        for name, error in self._kinds().items():
+            entropy = error.cross_entropy
+            more = (
+                ""
+                if entropy is None
+                else f"   cross-entropy {plus_minus(entropy.mean, entropy.standard_error)} nats"
+            )
+            squared = plus_minus(error.squared.mean, error.squared.standard_error, digits=5)
+            lines.append(f"{name.replace('_', ' '):<12}  squared {squared}{more}")
+        return "\n".join(lines)
+
+    def to_dict(self, per_datum: bool = False) -> dict[str, Any]:
+        """Return the record as JSON-able values; what is not a finite number is None."""
+        found: dict[str, Any] = {"num_samples": self.num_samples, "from_mean": None}
+        for name, error in self._kinds().items():
+            entropy = error.cross_entropy
+            found[name] = {
+                "squared": estimate_values(error.squared, per_datum),
+                "cross_entropy": None if entropy is None else estimate_values(entropy, per_datum),
+            }
+        return found

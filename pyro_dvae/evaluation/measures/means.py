@@ -14,8 +14,8 @@ from torch.distributions import Categorical, Distribution, Independent
 
 from pyro_dvae import checks
 from pyro_dvae.errors import InputError
-from pyro_dvae.evaluation.measures.moments import Moments
 from pyro_dvae.evaluation.measures.passes import (
+    Moments,
     Program,
     Site,
     by_row,

@@ -1,21 +1,21 @@
-"""The parts of the bound: reconstruction, and the KL divergence of each latent site and dimension."""
+"""The parts of the bound: reconstruction, and the KL divergence of each latent, by dimension."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
+from torch.distributions import Distribution, Independent
 
 from pyro_dvae import checks
 from pyro_dvae.bounds import TraceDenoising_ELBO
-from pyro_dvae.bounds.draws import Draws
-from pyro_dvae.bounds.plates import DRAW_PLATES
+from pyro_dvae.distributions.divergence import closed_form_kl
 from pyro_dvae.errors import InputError
-from pyro_dvae.evaluation.estimates import Estimate
-from pyro_dvae.evaluation.measures.divergence import divergence, integrable
-from pyro_dvae.evaluation.measures.parts_record import BoundParts
+from pyro_dvae.evaluation.estimates import Estimate, estimate_values, finite
 from pyro_dvae.evaluation.measures.passes import (
     Program,
     Site,
@@ -26,6 +26,117 @@ from pyro_dvae.evaluation.measures.passes import (
     measuring,
     require_latents,
 )
+from pyro_dvae.programs.dependence import circular, out_of_order
+from pyro_dvae.programs.draws import Draws, same
+from pyro_dvae.programs.plates import DRAW_PLATES
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """KL(q ‖ p) of one latent site, as signed terms, each with the scale and mask of its own site.
+
+    :param terms: pairs of a site and a value, [*batch, *event] if ``factorised``, else [*batch] (nats).
+    :param factorised: whether both distributions are independent over the elements of the event.
+    :param closed_form: whether the value is the integral, not log q − log p of the draws.
+    """
+
+    terms: tuple[tuple[Site, Tensor], ...]
+    factorised: bool
+    closed_form: bool
+
+
+def divergence(latent: Site, prior: Site, closed_form: bool) -> Divergence:
+    """Return the divergence of a guide's site to the model's, in closed form if asked for and known."""
+    q, p = latent["fn"], prior["fn"]
+    factors, value = _factors(q, p), latent["value"]
+    if closed_form and same(latent["scale"], prior["scale"]) and same(latent["mask"], prior["mask"]):
+        shape = q.batch_shape if factors is None else value.shape
+        exact = closed_form_kl(*(factors or (q, p)))
+        if exact is not None:
+            return Divergence(((latent, exact.to(value.device).expand(shape)),), factors is not None, True)
+    if factors is None:
+        terms = (latent, latent["unscaled_log_prob"]), (prior, -prior["unscaled_log_prob"])
+        return Divergence(terms, False, False)
+    log_q, log_p = (factor.log_prob(value).expand(value.shape) for factor in factors)
+    return Divergence(((latent, log_q), (prior, -log_p)), True, False)
+
+
+def integrable(draws: Draws) -> set[str]:
+    """Return the latents whose closed form is right: no prior depends on what the guide draws from them."""
+    return {site["name"] for site in draws.latent_sites()} - set(circular(draws, out_of_order(draws)))
+
+
+def _factors(q: Distribution, p: Distribution) -> tuple[Distribution, Distribution] | None:
+    """Return the univariate factors of both, batched over [*batch, *event], or None if there are none."""
+    if len(q.event_shape) != len(p.event_shape):
+        return None
+    while isinstance(q, Independent):
+        q = q.base_dist
+    while isinstance(p, Independent):
+        p = p.base_dist
+    return None if q.event_shape or p.event_shape else (q, p)
+
+
+@dataclass(frozen=True, eq=False)  # compared by identity: == of tensors has no single truth value
+class BoundParts:
+    """The bound of each datum, split: ``bound = reconstruction − Σ kl``; all in nats.
+
+    :param reconstruction: log-density of the observed sites, per datum [N].
+    :param kl: per latent site KL(q(z|x) ‖ p(z)), per datum [N].
+    :param kl_per_dimension: per latent site the mean over the data for each of its dimensions, float64,
+        shape [*inner plates, *event]; None where the site does not factorise over them.
+    :param closed_form: the sites whose KL is the integral; that of the others is sampled log q − log p.
+    """
+
+    reconstruction: Estimate
+    kl: dict[str, Estimate]
+    kl_per_dimension: dict[str, Tensor | None]
+    closed_form: tuple[str, ...]
+
+    @property
+    def total_kl(self) -> Estimate:
+        """The KL of all latents together."""
+        return Estimate(torch.stack([part.per_datum for part in self.kl.values()]).sum(0))
+
+    @property
+    def bound(self) -> Estimate:
+        """The denoising bound: what the parts add up to."""
+        return Estimate(self.reconstruction.per_datum - self.total_kl.per_datum)
+
+    def __str__(self) -> str:
+        return self.table()
+
+    def table(self) -> str:
+        """Return the parts as aligned text: mean over the data ± standard error, and how a KL was had."""
+        rows = [("bound", self.bound, ""), ("reconstruction", self.reconstruction, "")]
+        for name, part in self.kl.items():
+            how = "closed form" if name in self.closed_form else "sampled"
+            dimensions = self.kl_per_dimension[name]
+            over = "" if dimensions is None else f", {dimensions.numel()} dimensions"
+            rows.append((f"KL {name}", part, how + over))
+        width = max(len(label) for label, _, _ in rows)
+        lines = [f"parts of the bound of {len(self.reconstruction.per_datum)} data, nats per datum"]
+        for label, part, note in rows:
+            error = "n/a" if math.isnan(part.standard_error) else f"{part.standard_error:.3f}"
+            lines.append(f"{label:<{width}}  {part.mean:>12.3f} ± {error}  {note}".rstrip())
+        return "\n".join(lines)
+
+    def to_dict(self, per_datum: bool = False) -> dict[str, Any]:
+        """Return the record as JSON-able values; what is not a finite number is None.
+
+        :param per_datum: with the values of each datum.
+        """
+        return {
+            "num_data": len(self.reconstruction.per_datum),
+            "unit": "nats per datum",
+            "bound": estimate_values(self.bound, per_datum),
+            "reconstruction": estimate_values(self.reconstruction, per_datum),
+            "kl": {name: estimate_values(part, per_datum) for name, part in self.kl.items()},
+            "kl_per_dimension": {
+                name: None if v is None else finite(v.tolist()) for name, v in self.kl_per_dimension.items()
+            },
+            "closed_form": list(self.closed_form),
+        }
 
 
 def bound_parts(

@@ -1,7 +1,8 @@
-"""What every measure shares: passes over the data in chunks that leave nothing behind."""
+"""What every measure shares: passes over the data in chunks, and running means and variances."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -11,13 +12,45 @@ import torch
 from torch import Tensor
 
 from pyro_dvae import checks
-from pyro_dvae.bounds.draws import Draws, Layout, draw
-from pyro_dvae.bounds.plates import DRAW_PLATES
 from pyro_dvae.errors import InputError
-from pyro_dvae.evaluation.modes import evaluation_mode
-from pyro_dvae.evaluation.remedies import why_shared
+from pyro_dvae.evaluation.arguments import why_shared
+from pyro_dvae.evaluation.estimates import evaluation_mode
+from pyro_dvae.programs.draws import Draws, Layout, draw
+from pyro_dvae.programs.plates import DRAW_PLATES
 from pyro_dvae.random_state import forked
 from pyro_dvae.sites import clean_input
+
+
+class Moments:
+    """Running mean and variance over the first dimension of the blocks added.
+
+    Blocks are merged by their means and sums of squares (Chan, Golub and LeVeque 1983), so that a large
+    mean does not swamp a small variance.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean = torch.zeros((), dtype=torch.float64)
+        self._squares = torch.zeros((), dtype=torch.float64)
+
+    def add(self, block: Tensor) -> None:
+        """Add the elements of ``block`` [B, ...]."""
+        block = block.detach().to("cpu", torch.float64)
+        mean = block.mean(0)
+        squares = (block - mean).square().sum(0)
+        total = self.count + len(block)
+        shift = mean - self.mean
+        self._squares = self._squares + squares + shift.square() * (self.count * len(block) / total)
+        self.mean = self.mean + shift * (len(block) / total)
+        self.count = total
+
+    @property
+    def variance(self) -> Tensor:
+        """The unbiased variance [...]; NaN for a single element."""
+        if self.count < 2:
+            return torch.full_like(self.mean, math.nan)
+        return self._squares / (self.count - 1)
+
 
 Program = Callable[..., Any]
 Site = dict[str, Any]

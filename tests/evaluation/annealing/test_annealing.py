@@ -11,7 +11,7 @@ from torch import nn
 import pyro_dvae as dv
 from pyro_dvae.evaluation.annealing import AnnealedLikelihood, AnnealingSettings, annealed_log_likelihood
 from pyro_dvae.evaluation.annealing.kernels import pilot_transitions
-from pyro_dvae.evaluation.annealing.schedules import SCHEDULES, inverse_temperatures
+from pyro_dvae.evaluation.annealing.settings import SCHEDULES, inverse_temperatures
 from pyro_dvae.evaluation.estimates import Estimate
 
 

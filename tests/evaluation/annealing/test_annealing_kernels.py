@@ -6,8 +6,7 @@ import torch
 from exact import LinearGaussian, check_estimates
 
 from pyro_dvae.evaluation.annealing.chunks import rows_at_once
-from pyro_dvae.evaluation.annealing.hamiltonian import leapfrog, transition
-from pyro_dvae.evaluation.annealing.kernels import adapted_kernels, pilot_transitions
+from pyro_dvae.evaluation.annealing.kernels import adapted_kernels, leapfrog, pilot_transitions, transition
 from pyro_dvae.evaluation.annealing.settings import AnnealingSettings
 from pyro_dvae.evaluation.annealing.starts import begin, programs_of
 from pyro_dvae.evaluation.annealing.structure import inspect

@@ -15,11 +15,11 @@ from exact import BinaryProblem, DiscreteProblem, LinearGaussian, check_estimate
 from torch import nn
 
 import pyro_dvae as dv
+from pyro_dvae.engine import NoCompiler
 from pyro_dvae.errors import CheckpointError, InputError
-from pyro_dvae.evaluation.importance import engine
+from pyro_dvae.evaluation.importance import plan
 from pyro_dvae.interrupts import Stopped
 from pyro_dvae.networks import BernoulliDecoder, GaussianEncoder
-from pyro_dvae.recording import NoCompiler
 
 PROPOSALS = {
     "clean": {},
@@ -562,7 +562,7 @@ def test_bfloat16_products_are_near():
 
 def recording(monkeypatch):
     """Make runs of any length worth recording."""
-    monkeypatch.setattr(engine, "_WORTH_RECORDING", 0.0)
+    monkeypatch.setattr(plan, "_WORTH_RECORDING", 0.0)
 
 
 def test_recorded_passes_are_the_plain_ones(monkeypatch):
@@ -597,7 +597,7 @@ def test_without_a_compiler_it_runs_recorded(monkeypatch):
     def no_compiler(*args):
         raise NoCompiler("no C++ compiler")
 
-    monkeypatch.setattr(engine, "compile_graph", no_compiler)
+    monkeypatch.setattr(plan, "compile_graph", no_compiler)
     problem, x = LinearGaussian(), data(6)
     with pytest.warns(UserWarning, match="without compilation.*no C"):
         found = likelihood(problem, x, num_samples=500, compiled=True)

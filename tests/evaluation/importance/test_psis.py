@@ -6,12 +6,7 @@ from arviz_reference import psis_of_arviz
 
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.importance.arviz_export import import_arviz
-from pyro_dvae.evaluation.importance.psis import (
-    k_threshold,
-    smooth_tail,
-    smoothed_log_sum,
-    tail_length,
-)
+from pyro_dvae.evaluation.importance.psis import k_threshold, smooth_tail, smoothed_log_sum, tail_length
 
 INF, NAN = math.inf, math.nan
 arviz = import_arviz()

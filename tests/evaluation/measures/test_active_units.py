@@ -9,7 +9,7 @@ from measured_problems import Hierarchy, InnerPlate, Mixed, binary, linear_gauss
 
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.measures import active_units
-from pyro_dvae.evaluation.measures.moments import Moments
+from pyro_dvae.evaluation.measures.passes import Moments
 
 
 def covariance(means):

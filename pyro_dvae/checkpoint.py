@@ -1,0 +1,154 @@
+"""Checkpoints: one safetensors file with named tensors and a JSON state, checked by digests; no pickle.
+
+The string metadata of the file holds ``format``, ``version``, ``state`` (JSON), ``tensors`` (JSON: the
+SHA-256 of each tensor's type, shape and bytes) and ``digest`` (the SHA-256 of these four): a damaged file is
+refused as a whole, and a part of the tensors can be read, and checked, alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from pyro_dvae import checks
+from pyro_dvae.errors import CheckpointError, InputError
+from pyro_dvae.files import irregular, user_path, write_atomically
+
+FORMAT = "pyro_dvae.checkpoint"
+VERSION = 1
+
+
+def save_checkpoint(
+    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], state: Mapping[str, Any]
+) -> None:
+    """Write ``tensors`` and the JSON-able ``state`` to ``path``, moved into place when it is whole.
+
+    Tensors may share memory, be non-contiguous or live on any device; each is stored on its own.
+    """
+    stored = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    metadata = {
+        "format": FORMAT,
+        "version": str(VERSION),
+        "state": to_json(state),
+        "tensors": json.dumps({name: _tensor_digest(tensor) for name, tensor in sorted(stored.items())}),
+    }
+    metadata["digest"] = _metadata_digest(metadata)
+    write_atomically(path, save(stored, metadata), make_folder=False)
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors (on the CPU) and the state of a checkpoint, or raise :class:`CheckpointError`."""
+    return read_checkpoint(path, lambda name: True)
+
+
+def load_parameters(path: str | os.PathLike[str], which: str = "best") -> dict[str, Tensor]:
+    """Return the unconstrained parameters by name: those of the best epoch by validation, or the last.
+
+    Only these tensors are read. Without any validation in the run, the best are the last.
+    """
+    prefix = "best/parameters/" if checks.known("which", which, ("best", "last")) == "best" else "parameters/"
+    tensors, _ = read_checkpoint(path, lambda name: name.startswith(prefix))
+    if not tensors and which == "best":
+        return load_parameters(path, "last")
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+
+
+def read_checkpoint(
+    path: str | os.PathLike[str], wanted: Callable[[str], bool]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors whose names are ``wanted``, and the state; the rest of the file is left unread."""
+    path = user_path("checkpoint", path)
+    _require_file(path)
+    try:
+        with safe_open(os.fspath(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            digests = _verified_digests(path, metadata, set(file.keys()))
+            tensors = {name: file.get_tensor(name).clone() for name in digests if wanted(name)}
+    except (OSError, SafetensorError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"checkpoint {path}: truncated, or not a safetensors file ({reason})") from None
+    for name, tensor in tensors.items():
+        if _tensor_digest(tensor) != digests[name]:
+            raise CheckpointError(f"checkpoint {path}: damaged, tensor {name!r} does not match its digest")
+    return tensors, from_json(metadata["state"])
+
+
+def _require_file(path: Path) -> None:
+    if (kind := irregular(path)) not in (None, "a folder"):
+        raise CheckpointError(f"checkpoint {path}: it is {kind}, expected a file")
+    try:
+        with open(path, "rb") as file:
+            start = file.read(4)
+    except IsADirectoryError:
+        raise CheckpointError(f"checkpoint {path}: it is a folder, expected a file") from None
+    except FileNotFoundError:
+        raise CheckpointError(f"checkpoint {path}: there is no such file") from None
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {path}: cannot be read: {error.strerror}") from None
+    if start == b"PK\x03\x04" or (
+        start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+    ):
+        raise CheckpointError(f"checkpoint {path}: a pickle or zip file; only safetensors files are read")
+
+
+def _verified_digests(path: object, metadata: Mapping[str, str], names: set[str]) -> dict[str, str]:
+    """Return the digest of each tensor, after checking everything but the tensors."""
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(f"checkpoint {path}: a safetensors file, but not a checkpoint of pyro_dvae")
+    version = metadata.get("version", "")
+    if version.isdecimal() and int(version) > VERSION:
+        raise CheckpointError(
+            f"checkpoint {path}: of format version {version}, written by a newer pyro_dvae than this one"
+        )
+    if metadata.get("digest") != _metadata_digest(metadata):
+        raise CheckpointError(f"checkpoint {path}: damaged, its state does not match its digest")
+    digests: dict[str, str] = json.loads(metadata["tensors"])
+    if set(digests) != names:
+        raise CheckpointError(f"checkpoint {path}: damaged, its tensors are not those it lists")
+    return digests
+
+
+def _metadata_digest(metadata: Mapping[str, str]) -> str:
+    parts = [metadata.get(key, "") for key in ("format", "version", "state", "tensors")]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _tensor_digest(tensor: Tensor) -> str:
+    digest = hashlib.sha256(f"{tensor.dtype} {list(tensor.shape)} ".encode())
+    digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def to_json(value: Any) -> str:
+    """Return ``value`` as strict JSON; NaN and infinities become ``{"$float": "nan"}`` and the like."""
+    try:
+        return json.dumps(_encoded(value), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"state: expected JSON-able values, got one that is not: {error}") from None
+
+
+def from_json(text: str) -> Any:
+    """Return the value that :func:`to_json` wrote."""
+    return json.loads(text, object_hook=lambda d: float(d["$float"]) if d.keys() == {"$float"} else d)
+
+
+def _encoded(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"$float": str(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _encoded(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_encoded(item) for item in value]
+    return value

@@ -1,0 +1,148 @@
+"""From a recorded graph to a fast function: the compiler, and on a GPU a captured graph."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+
+from pyro_dvae.engine.following import failing_as
+from pyro_dvae.engine.kernels import fast_products
+from pyro_dvae.interrupts import at_once
+from pyro_dvae.random_state import forked
+
+
+class NoCompiler(RuntimeError):  # noqa: N818 - a statement about the machine, caught by name
+    """The graph could not be compiled: on a CPU, most often for want of a C++ compiler."""
+
+
+def compile_graph(graph: GraphModule, *example: Tensor) -> Callable[..., Any]:
+    """Return ``graph`` compiled for arguments like ``example``; it draws the same random numbers.
+
+    The compiler runs here and now, and takes seconds; gradients are not recorded. Parameters and other
+    constants of the graph stay what they are now: on a CPU they are laid out as matrix products like best.
+
+    :raises NoCompiler: the compiler is missing or fails.
+    """
+    # Frozen, where it was measured to pay: the weights are packed here once rather than in every run.
+    on_cpu = all(each.device.type == "cpu" for each in example)
+    with compiling(freezing=on_cpu), forked():
+        run = torch.compile(graph, fullgraph=True, dynamic=False)
+        run(*example)
+    return run
+
+
+@contextmanager
+def compiling(freezing: bool = False) -> Iterator[None]:
+    """Set the compiler up for the first call of what is to be compiled, without gradients.
+
+    The generators of the compiled code are those of eager torch, so that a seed means the same.
+
+    :raises NoCompiler: the body fails; the missing program g++ is one of many classes of errors.
+    """
+    with failing_as(NoCompiler):
+        from torch._inductor import config
+
+        with config.patch(fallback_random=True, freezing=freezing), torch.no_grad(), _without_remarks():
+            yield
+
+
+@contextmanager
+def _without_remarks() -> Iterator[None]:
+    """Keep torch from remarking that its build for GPUs has found no GPU, or that its own code is dated."""
+    logger = logging.getLogger("torch.utils.cpp_extension")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.")
+            yield
+    finally:
+        logger.setLevel(before)
+
+
+Compiled: TypeAlias = Callable[[list[Tensor]], list[Tensor]]
+_WARM_UP = 3  # runs before a capture, as torch asks for
+
+
+def build(graph: GraphModule, example: Sequence[Tensor], fixed: int = 0) -> Compiled:
+    """Return ``graph`` compiled for inputs like ``example``, which is not run.
+
+    It draws the random numbers that the graph would draw. What it does in place is done to its inputs and to
+    the graph's constants. On a GPU the calls are captured in a CUDA graph after a few runs: then the host
+    launches one thing a step and waits for nothing.
+
+    :param fixed: how many of the first inputs are always the same tensors, which need not be copied.
+    :raises NoCompiler: the compiler is missing or fails.
+    """
+    function = _compiled(graph, list(example))
+    if example and all(tensor.is_cuda for tensor in example):
+        return Captured(function, fixed)
+    return function
+
+
+def interpret(graph: GraphModule) -> Compiled:
+    """Return ``graph`` as a function that runs it operation by operation."""
+
+    def run(inputs: list[Tensor]) -> list[Tensor]:
+        with torch.no_grad():
+            return list(graph(*inputs))
+
+    return run
+
+
+def _compiled(graph: GraphModule, example: list[Tensor]) -> Compiled:
+    import torch._inductor  # not before it is needed: it takes a while
+
+    with compiling(), fast_products(), at_once():
+        # Without the layer that follows Python code: there is none left, and it takes its time in each call.
+        function = torch._inductor.compile(graph, [*example])
+
+    def run(inputs: list[Tensor]) -> list[Tensor]:
+        with torch.no_grad(), fast_products():
+            return list(function(*inputs))
+
+    return run
+
+
+class Captured:
+    """A function on a GPU, replayed as a CUDA graph once it has run a few times.
+
+    :param function: of a list of tensors, all on one GPU, without synchronisation.
+    :param fixed: how many of the first inputs are the same tensors in every call; the others are copied.
+    """
+
+    def __init__(self, function: Compiled, fixed: int) -> None:
+        self._function = function
+        self._fixed = fixed
+        self._runs = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._inputs: list[Tensor] = []
+        self._outputs: list[Tensor] = []
+
+    def __call__(self, inputs: list[Tensor]) -> list[Tensor]:
+        """Run; what is returned is the caller's to keep."""
+        if self._runs < _WARM_UP:
+            self._runs += 1
+            return self._function(inputs)
+        if self._graph is None:
+            self._capture(inputs)
+        for own, given in zip(self._inputs[self._fixed :], inputs[self._fixed :], strict=True):
+            own.copy_(given, non_blocking=True)
+        assert self._graph is not None
+        self._graph.replay()
+        return [output.clone() for output in self._outputs]
+
+    def _capture(self, inputs: list[Tensor]) -> None:
+        """Record one run; nothing is computed while recording."""
+        self._inputs = [*inputs[: self._fixed], *(given.clone() for given in inputs[self._fixed :])]
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._outputs = self._function(self._inputs)
+        self._graph = graph

@@ -1,0 +1,200 @@
+"""Watching a run of a program: what it reads; and undoing what it changes."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import random
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import CodeType, FrameType, FunctionType
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyro
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+
+from pyro_dvae.engine.following import Unrecordable, is_library, is_users
+from pyro_dvae.engine.iterators import Iterators
+from pyro_dvae.random_state import forked
+
+_IMPORTER = importlib._bootstrap._find_and_load.__code__.co_filename  # type: ignore[attr-defined]
+_DYNAMIC = {
+    "getattr",
+    "vars",
+    "__dict__",
+    "globals",
+    "locals",
+    "eval",
+    "exec",
+    "attrgetter",
+    "__getattribute__",
+}
+
+
+@dataclass
+class Observation:
+    """The code that ran and the user's objects that it had in hand.
+
+    :param codes: every code object that ran, with its globals, by its identity.
+    :param objects: functions and instances of a user's classes among locals and results, by identity.
+    :param iterators: those that were there before, and whether they were advanced.
+    """
+
+    codes: dict[int, tuple[CodeType, dict[str, Any]]] = field(default_factory=dict)
+    objects: dict[int, Any] = field(default_factory=dict)
+    iterators: Iterators = field(default_factory=Iterators)
+
+    def users(self) -> list[tuple[CodeType, dict[str, Any]]]:
+        """Return the user's code that ran, with its globals."""
+        return [(code, scope) for code, scope in self.codes.values() if is_users(scope)]
+
+    def names(self) -> frozenset[str] | None:
+        """Return the names of globals and attributes that may have been read; None: any, by getattr."""
+        if any(_DYNAMIC & set(code.co_names) for code, _ in self.users()):
+            return None
+        codes = [code for code, _ in self.codes.values()]
+        names = {name for code in codes for name in code.co_names}
+        # torch's modules find their parts by text: self.__dict__["_buffers"].
+        return frozenset(names.union(*([c for c in code.co_consts if isinstance(c, str)] for code in codes)))
+
+
+@contextmanager
+def observed() -> Iterator[Observation]:
+    """Look on while the body runs, in this thread; a profiler that is set goes on afterwards.
+
+    What Python runs to import a module is left out. No garbage is collected meanwhile: what others let the
+    collector call is not what the program reads.
+    """
+    seen = Observation()
+    users: dict[int, bool] = {}
+    importing = 0
+
+    def note(frame: FrameType, event: str, result: Any) -> None:
+        nonlocal importing
+        code = frame.f_code
+        if code.co_name == "_find_and_load" and code.co_filename == _IMPORTER:
+            importing += (event == "call") - (event == "return")
+        if importing:
+            return
+        if event == "call":
+            seen.iterators.note(frame)
+            if id(code) not in seen.codes:
+                seen.codes[id(code)] = (code, frame.f_globals)
+                users[id(code)] = is_users(frame.f_globals)
+        elif event == "return" and users.get(id(code), False):
+            for value in (*frame.f_locals.values(), result):
+                if _is_users_object(value):
+                    seen.objects[id(value)] = value
+
+    before: Any = sys.getprofile()
+    collecting = gc.isenabled()
+    gc.disable()
+    sys.setprofile(note)
+    try:
+        yield seen
+    finally:
+        sys.setprofile(None)
+        if collecting:
+            gc.enable()
+        if hasattr(before, "enable"):  # cProfile's, which only it can set
+            before.enable()
+        else:
+            sys.setprofile(before)
+        seen.iterators.end()
+
+
+def _is_users_object(value: Any) -> bool:
+    if isinstance(value, FunctionType):
+        return is_users(value.__globals__)
+    module = type(value).__module__
+    return not is_library(module) and not module.startswith("pyro_dvae")
+
+
+_Geometry: TypeAlias = tuple[tuple[int, ...], tuple[int, ...], int]
+
+
+def _geometry(tensor: Tensor) -> _Geometry:
+    return tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset())
+
+
+class _Changes(TorchDispatchMode):
+    """Keeps a copy of every tensor that an operation changes in place, as it was before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before: dict[int, tuple[Tensor, Tensor]] = {}
+        self._geometries: dict[int, _Geometry] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        named = kwargs or {}
+        for number, argument in enumerate(func._schema.arguments):
+            if _is_written(argument):
+                value = args[number] if number < len(args) else named.get(argument.name)
+                for tensor in value if isinstance(value, (list, tuple)) else (value,):
+                    self._keep(tensor)
+        return func(*args, **named)
+
+    def _keep(self, tensor: Any) -> None:
+        if isinstance(tensor, Tensor) and id(tensor) not in self.before:
+            with _disable_current_modes(), torch.no_grad():
+                self.before[id(tensor)] = (tensor, tensor.detach().clone())
+                self._geometries[id(tensor)] = _geometry(tensor)
+
+    def undo(self) -> None:
+        with torch.no_grad():
+            for key, (tensor, value) in reversed(list(self.before.items())):
+                if _geometry(tensor) != self._geometries[key]:  # transposed in place
+                    tensor.as_strided_(*self._geometries[key])
+                tensor.detach().copy_(value)
+
+
+def _is_written(argument: Any) -> bool:
+    # Some forms of batch normalisation write their statistics without saying so in their schema.
+    written = argument.alias_info is not None and argument.alias_info.is_write
+    return written or argument.name in ("running_mean", "running_var")
+
+
+@contextmanager
+def undone(leaves: Sequence[Tensor] = ()) -> Iterator[_Changes]:
+    """Run the body apart: afterwards random streams, tensors and gradients of the leaves are as before.
+
+    Pyro's validation is off meanwhile.
+    """
+    gradients = [leaf.grad for leaf in leaves]
+    changes = _Changes()
+    try:
+        for leaf in leaves:
+            leaf.grad = None
+        with forked(), pyro.validation_enabled(False), changes:
+            yield changes
+    finally:
+        changes.undo()
+        for leaf, gradient in zip(leaves, gradients, strict=True):
+            leaf.grad = gradient
+
+
+def refusing_python_draws(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return ``function``, refusing to draw from Python's or NumPy's random stream: no graph holds them."""
+
+    def run(*given: Any) -> Any:
+        before = _python_streams()
+        result = function(*given)
+        for name, then, now in zip(
+            ("Python's random", "numpy.random"), before, _python_streams(), strict=True
+        ):
+            if then != now:
+                raise Unrecordable(f"the program draws from {name}, which would be frozen; draw from torch")
+        return result
+
+    return run
+
+
+def _python_streams() -> tuple[Any, Any]:
+    return random.getstate(), repr(np.random.get_state(legacy=False))  # noqa: NPY002

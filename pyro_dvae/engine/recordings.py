@@ -1,0 +1,302 @@
+"""Which calls of a loss run from a recording, and which run the program itself."""
+
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+from pyro_dvae.engine.compiler import NoCompiler
+from pyro_dvae.engine.following import BuiltIn, Unrecordable
+from pyro_dvae.engine.observing import Observation, observed
+from pyro_dvae.engine.step import CompiledGradient, CompiledStep, Gradient, Numerics, record_for
+from pyro_dvae.engine.surroundings import Seen, outside, same
+from pyro_dvae.programs.parameters import unconstrained
+
+_SHAPES_AT_MOST = 16  # recorded for one object: more would be recording, not training
+_SEEN_AT_MOST = 64  # shapes remembered; and changes of what the programs read
+_OFTEN = 1_000  # calls of a further shape from which on compiling it is paid back
+_PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
+_CHANGING = (
+    "shapes, numbers or tensors outside of the arguments keep changing (pass them as arguments, or change "
+    "tensors in place)"
+)
+
+Step = CompiledStep | CompiledGradient
+
+
+@dataclass
+class Fast:
+    """A recorded call, and the parameters that must not have been replaced since.
+
+    :param gradient: the recording.
+    :param step: that runs it.
+    :param stored: the parameters in the store, by name.
+    :param calls: so far operation by operation; None once it is compiled.
+    """
+
+    gradient: Gradient
+    step: Step
+    stored: dict[str, Tensor]
+    calls: int | None
+
+    def acts(self) -> bool:
+        """Whether it acts on the parameters in the store and on the optimizer's own state."""
+        store = pyro.get_param_store()._params
+        return self.step.valid() and all(store.get(name) is leaf for name, leaf in self.stored.items())
+
+
+@dataclass
+class _Shape:
+    """What is known of the calls of one shape.
+
+    :param leaves: the unconstrained parameters that its last ordinary call had, by name; None before one.
+    :param seen: of the code that it ran.
+    :param fast: recorded calls, one for each state of what the programs read.
+    :param missed: what was in their places when none of them applied.
+    :param plain: whether no more are to be recorded.
+    """
+
+    leaves: dict[str, Tensor] | None = None
+    seen: Observation | None = None
+    fast: list[Fast] = field(default_factory=list)
+    missed: list[Seen] = field(default_factory=list)
+    plain: bool = False
+
+
+class Recordings:
+    """The recorded calls of a loss, made as its arguments and what it reads call for them.
+
+    :param loss_and_grads: function of arguments that returns the loss and adds to the parameters' gradients.
+    :param programs: model, guide, bound: what it calls.
+    :param numerics: of the recordings.
+    :param build: makes of a recording, example tensors and whether to compile a step.
+    :param say: told what is going on, in words.
+    :param steps: whether a call is a training step, and not a loss alone.
+    """
+
+    def __init__(
+        self,
+        loss_and_grads: Callable[..., Any],
+        programs: Sequence[Any],
+        numerics: Numerics,
+        build: Callable[[Gradient, list[Tensor], bool], Step],
+        say: Callable[[str], object] | None,
+        steps: bool,
+    ) -> None:
+        self._steps = steps
+        self._loss_and_grads, self._programs, self._numerics = loss_and_grads, tuple(programs), numerics
+        self._build, self._say = build, say or to_stderr
+        self._forget()
+
+    def _forget(self) -> None:
+        self._shapes: dict[tuple[Any, ...], _Shape] = {}
+        self._kept: list[Any] = []  # arguments that are known by identity
+        self._numbers_vary = True
+        self._changes = 0
+        self._warned = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what calls have shown: it holds for these objects and this process, and is found anew."""
+        kept = ("_steps", "_loss_and_grads", "_programs", "_numerics", "_build", "_say")
+        return {name: getattr(self, name) for name in kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._forget()
+
+    @property
+    def all(self) -> list[Fast]:
+        """The recorded calls that there are."""
+        return [fast for shape in self._shapes.values() for fast in shape.fast]
+
+    @property
+    def constants(self) -> tuple[BuiltIn, ...]:
+        """The Python numbers that the recordings have built in."""
+        return tuple(dict.fromkeys(number for fast in self.all for number in fast.gradient.honest.numbers))
+
+    def __call__(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        ordinary: Callable[[], tuple[Any, bool]],
+        fast: Callable[..., Any],
+    ) -> Any:
+        """Make one call: ``fast(step, tensors)`` from a recording, or ``ordinary()``.
+
+        :param ordinary: also returns whether the call was complete, so that the next may be recorded.
+        """
+        leaves, spec = _flat(args, kwargs)
+        settings = outside()
+        if any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in leaves):
+            settings = "an argument asks for a gradient (detach it, or train it as a Pyro parameter)"
+        if isinstance(settings, str):
+            self._warn(settings)
+            return ordinary()[0]
+        shape = self._shape((settings, spec, self._described(leaves)), leaves)
+        if shape is None:
+            self._warn(_CHANGING)
+            return ordinary()[0]
+        found = self._applying(shape)
+        if found is None and self._to_be_recorded(shape):
+            try:
+                found = self._recorded(shape, leaves, spec)
+            except Unrecordable as error:
+                if self._numbers_vary and any(isinstance(leaf, float) for leaf in leaves):
+                    # Perhaps for a number that decides something: then each value is a shape of its own.
+                    self._numbers_vary = False
+                    return self(args, kwargs, ordinary, fast)
+                self._give_up(shape, error)
+            except NoCompiler as error:
+                self._give_up(shape, error)
+        if found is not None:
+            return fast(self._prepared(found, leaves), self._inputs(leaves))
+        looking_on = nullcontext() if shape.plain else observed()
+        with looking_on as shape.seen, poutine.trace(param_only=True) as capture:
+            result, complete = ordinary()
+        if complete:
+            shape.leaves = {name: unconstrained(site["value"]) for name, site in capture.trace.nodes.items()}
+        return result
+
+    def _applying(self, shape: _Shape) -> Fast | None:
+        """Return the recorded call that would read what it read when it was recorded."""
+        for fast in list(shape.fast):
+            if not fast.acts():
+                shape.fast.remove(fast)
+                shape.leaves = None
+            elif fast.gradient.honest.surroundings.unchanged():
+                return fast
+        return None
+
+    def _to_be_recorded(self, shape: _Shape) -> bool:
+        """Whether what the programs read is as it was at the last ordinary call, so that it may stay so."""
+        if shape.plain or shape.leaves is None:
+            return False
+        present = [fast.gradient.honest.surroundings.present() for fast in shape.fast]
+        before, shape.missed = shape.missed, present
+        if len(before) == len(present) and all(map(same, before, present)):
+            return True
+        self._changes += 1
+        if self._changes >= _SEEN_AT_MOST:
+            shape.plain = True
+            self._warn(_CHANGING)
+        return False
+
+    def _shape(self, key: tuple[Any, ...], leaves: list[Any]) -> _Shape | None:
+        if key not in self._shapes:
+            if len(self._shapes) >= _SEEN_AT_MOST:
+                return None
+            self._shapes[key] = _Shape()
+            self._kept += [leaf for leaf in leaves if not isinstance(leaf, (*_PLAIN, Tensor))]
+        return self._shapes[key]
+
+    def _described(self, leaves: list[Any]) -> tuple[Any, ...]:
+        described: list[Any] = []
+        for leaf in leaves:
+            if isinstance(leaf, Tensor):
+                described.append((leaf.shape, leaf.dtype, leaf.device, leaf.layout))
+            elif self._is_number(leaf):
+                described.append(float)
+            elif type(leaf) in _PLAIN:
+                described.append((type(leaf), repr(leaf)))
+            else:
+                described.append((type(leaf), id(leaf)))  # what it holds is among what the programs read
+        return tuple(described)
+
+    def _is_number(self, leaf: Any) -> bool:
+        return self._numbers_vary and type(leaf) is float
+
+    def _inputs(self, leaves: list[Any]) -> list[Tensor]:
+        """Return the arguments that may change, as tensors without gaps."""
+        inputs = []
+        for leaf in leaves:
+            if isinstance(leaf, Tensor):
+                inputs.append(leaf.detach().contiguous())
+            elif self._is_number(leaf):
+                # Without dimensions, so that it does not widen what it is combined with.
+                inputs.append(torch.tensor(leaf, dtype=torch.float64))
+        return inputs
+
+    def _recorded(self, shape: _Shape, leaves: list[Any], spec: TreeSpec | int) -> Fast:
+        if len(self.all) >= _SHAPES_AT_MOST:
+            raise Unrecordable(
+                f"the arguments, or what they are computed with, had more than {_SHAPES_AT_MOST} shapes"
+            )
+
+        def loss_and_grads(*given: Tensor) -> Any:
+            rest = iter(given)
+            varying = (isinstance(leaf, Tensor) or self._is_number(leaf) for leaf in leaves)
+            filled = [next(rest) if varies else leaf for varies, leaf in zip(varying, leaves, strict=True)]
+            args, kwargs = (filled, {}) if isinstance(spec, int) else tree_unflatten(filled, spec)
+            return self._loss_and_grads(*args, **kwargs)
+
+        named = shape.leaves or {}
+        unique = list({id(leaf): leaf for leaf in named.values()}.values())
+        inputs = self._inputs(leaves)
+        given = [leaf for leaf in leaves if not isinstance(leaf, (*_PLAIN, Tensor))]
+        gradient = record_for(
+            loss_and_grads, unique, inputs, self._numerics, [*self._programs, *given], shape.seen
+        )
+        reached = {id(leaf) for leaf in gradient.leaves}
+        if self._steps and any(id(leaf) not in reached and leaf.grad is not None for leaf in unique):
+            raise Unrecordable(
+                "a parameter that gets no gradient here is moved by the optimizer's momentum alone"
+            )
+        store = pyro.get_param_store()._params
+        stored = {name: leaf for name, leaf in named.items() if store.get(name) is leaf}
+        compiled = all(fast.calls is not None for fast in self.all)
+        step = self._compiled(gradient, inputs) if compiled else self._build(gradient, inputs, False)
+        shape.fast.append(Fast(gradient, step, stored, None if compiled else 0))
+        return shape.fast[-1]
+
+    def _prepared(self, fast: Fast, leaves: list[Any]) -> Step:
+        """Return the step to run: of a further shape it is compiled once it has come often."""
+        if fast.calls is not None:
+            fast.calls += 1
+            if fast.calls > _OFTEN:
+                fast.calls = None
+                try:
+                    fast.step = self._compiled(fast.gradient, self._inputs(leaves))
+                except NoCompiler as error:
+                    self._warn(str(error))
+        return fast.step
+
+    def _compiled(self, gradient: Gradient, inputs: list[Tensor]) -> Step:
+        began = time.perf_counter()
+        shapes = ", ".join(str(tuple(each.shape)) for each in inputs)
+        what = "the training step" if self._steps else "the loss"
+        self._say(f"compiling {what} for arguments of shape {shapes} ...")
+        step = self._build(gradient, inputs, True)
+        self._say(f"compiled in {time.perf_counter() - began:.1f} s")
+        return step
+
+    def _give_up(self, shape: _Shape, error: Exception) -> None:
+        shape.plain = True
+        self._warn(str(error))
+
+    def _warn(self, message: str) -> None:
+        if not self._warned:
+            self._warned = True
+            warnings.warn(f"training by ordinary steps, which are slower: {message}", stacklevel=5)
+
+
+def to_stderr(message: str) -> None:
+    """Say something where it does not mix with a program's output."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def _flat(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], TreeSpec | int]:
+    """Return the leaves of the arguments and how they were arranged: for tensors alone, their number."""
+    if not kwargs and all(isinstance(arg, Tensor) for arg in args):
+        return list(args), len(args)
+    return tree_flatten((args, kwargs))

@@ -1,0 +1,179 @@
+"""A drop-in for ``pyro.infer.SVI`` whose whole step is recorded once and compiled."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.infer import ELBO, SVI
+from pyro.infer.util import torch_item, zero_grads
+from pyro.optim import PyroOptim
+from pyro.util import warn_if_nan
+from torch import Tensor, nn
+
+from pyro_dvae import checks
+from pyro_dvae.engine.adam import Slot, slot
+from pyro_dvae.engine.following import BuiltIn
+from pyro_dvae.engine.recordings import Recordings, Step
+from pyro_dvae.engine.step import NOISES, CompiledGradient, CompiledStep, Gradient, Numerics
+from pyro_dvae.programs.parameters import unconstrained
+from pyro_dvae.registration import make_picklable
+
+
+class CompiledSVI(SVI):
+    """``pyro.infer.SVI`` with the whole step, optimizer included, recorded and compiled.
+
+    The constructor, ``step`` and ``evaluate_loss`` are SVI's, and so, under one seed, are losses and
+    parameters, up to rounding. The first step of each shape of the arguments is an ordinary one: it finds
+    the parameters and starts the optimizer. The second records loss and gradient as a graph of tensor
+    operations and compiles it with the update of Adam or AdamW; with another optimizer the gradient alone.
+    The param store, the modules and the optimizer's state stay the truth after every step: they are changed
+    in place, so schedules, checkpoints and ordinary steps in between work.
+
+    Tensors and floating-point numbers among the arguments may change between steps, and tensors elsewhere may
+    be changed in place. Everything else that the programs read (numbers, flags, objects; in attributes,
+    closures, globals, containers) is found while they run and compared before every step: with other values a
+    step is recorded anew, up to 16 in all; the first recording is compiled at once, further ones after 1,000
+    steps. A program that cannot be recorded (control flow on values, enumeration, a counter that it moves
+    itself, draws from Python's ``random``) runs in ordinary steps, with one warning that says why, and so do
+    steps inside effect handlers or autocast, and all where there is no compiler. Now and then a compiled step
+    is compared with the program; if it differs, :class:`CompiledStepError` says how.
+
+    An object pickles and deep-copies, also after use: with model, guide, loss, options and the optimizer with
+    its state. A copy goes on with the same losses under the same seed, and records its steps anew. Parameters
+    of functions stay in Pyro's param store, and random numbers come from torch's generator: a copy holds
+    neither. It finds the optimizer's state for parameters in the store by their names there, and has an
+    optimizer of its own, ``copy.optim``.
+
+    On a GPU a step is captured in a CUDA graph. There ``step`` waits for its loss, as SVI's does; ``advance``
+    does not.
+
+    :param model: Pyro model.
+    :param guide: Pyro guide.
+    :param optim: a ``pyro.optim`` optimizer.
+    :param loss: an ELBO, or a loss function.
+    :param noise: "torch" for the random numbers that SVI would draw; "hashed" for numbers of the same
+        distributions that cost less (:mod:`pyro_dvae.engine.hashed_noise`), from the same global seed;
+        "threefry" for JAX's generator.
+    :param bfloat16: round the factors of the matrix products to bfloat16; the weights stay in float32.
+    :param say: told in words when a step is compiled and how long that took; on stderr by default.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        optim: PyroOptim,
+        loss: Any,
+        loss_and_grads: Callable[..., Any] | None = None,
+        *,
+        noise: str = "torch",
+        bfloat16: bool = False,
+        say: Callable[[str], object] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        checks.pair(model, guide)
+        checks.instance("optim", optim, PyroOptim, "an optimizer of pyro.optim")
+        if isinstance(loss, type) or not callable(loss):
+            checks.elbo("loss", loss)
+        checks.optional(checks.program, "loss_and_grads", loss_and_grads)
+        checks.optional(checks.program, "say", say)
+        if loss_and_grads is None and not isinstance(loss, ELBO):
+            loss_and_grads = functools.partial(_with_backward, loss)  # Pyro's own has no pickle
+        super().__init__(model, guide, optim, loss, loss_and_grads=loss_and_grads, **kwargs)
+        self.numerics = Numerics(checks.known("noise", noise, NOISES), checks.flag("bfloat16", bfloat16))
+        programs = (self.model, self.guide, self.loss, self.loss_and_grads)
+        self._recordings = Recordings(
+            self._of_arguments, programs, self.numerics, self._build, say, steps=True
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Give the optimizer's state in two ways: by modules' parameters, and by the names in the store."""
+        optim = copy.copy(self.optim)
+        make_picklable(optim.optim_objs)
+        named = {name: state for name, state in optim.get_state().items() if name is not None}
+        optim._state_waiting_to_be_consumed = optim._state_waiting_to_be_consumed | named
+        optim.optim_objs = {p: each for p, each in optim.optim_objs.items() if isinstance(p, nn.Parameter)}
+        optim.grad_clip = {p: optim.grad_clip[p] and self._clip(p) for p in optim.optim_objs}
+        return vars(self) | {"optim": optim}
+
+    def _clip(self, leaf: Tensor) -> Callable[[Tensor], None]:
+        return functools.partial(PyroOptim._clip_grad, **self.optim._get_grad_clip_args(leaf))
+
+    def _of_arguments(self, *args: Any, **kwargs: Any) -> Any:
+        return self.loss_and_grads(self.model, self.guide, *args, **kwargs)
+
+    @property
+    def constants(self) -> tuple[BuiltIn, ...]:
+        """The Python numbers of the user's code that recorded steps have built in, with their lines."""
+        return self._recordings.constants
+
+    @property
+    def recorded(self) -> int:
+        """How many steps are recorded, for shapes of arguments and states of what the programs read."""
+        return len(self._recordings.all)
+
+    def step(self, *args: Any, **kwargs: Any) -> Any:
+        """Take one step on the loss; return it (for Pyro's ELBOs the negative bound, summed; nats)."""
+        loss = self.advance(*args, **kwargs)
+        if isinstance(loss, Tensor) and loss.dim() == 0:
+            value = torch_item(loss)
+            warn_if_nan(value, "loss")
+            return value
+        return loss
+
+    def advance(self, *args: Any, **kwargs: Any) -> Any:
+        """Take one step; return its loss as a tensor on its device, so that nothing waits for it.
+
+        An ordinary step (the first of each shape) returns what SVI does.
+        """
+        return self._recordings(args, kwargs, lambda: self._ordinary(args, kwargs), self._take)
+
+    def _ordinary(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, bool]:
+        """Take the step of SVI, but for one whose loss is no number: that changes no weight."""
+        with poutine.trace(param_only=True) as capture:
+            loss = self.loss_and_grads(self.model, self.guide, *args, **kwargs)
+        leaves = {unconstrained(site["value"]) for site in capture.trace.nodes.values()}
+        value = tuple(map(torch_item, loss)) if isinstance(loss, tuple) else torch_item(loss)
+        good = all(map(math.isfinite, value if isinstance(value, tuple) else (value,)))
+        if good:
+            self.optim(leaves)
+        zero_grads(leaves)
+        return value, good
+
+    def _build(self, gradient: Gradient, inputs: list[Tensor], compiled: bool) -> Step:
+        slots = [each for leaf in gradient.leaves if (each := self._slot(leaf)) is not None]
+        if slots and len(slots) == len(gradient.leaves):
+            return CompiledStep(gradient, slots, inputs, compiled=compiled)
+        return CompiledGradient(gradient, inputs, compiled)
+
+    def _slot(self, leaf: Tensor) -> Slot | None:
+        optimizer = self.optim.optim_objs.get(leaf)
+        if optimizer is None:
+            return None
+        return slot(getattr(optimizer, "optimizer", optimizer), leaf, **self.optim._get_grad_clip_args(leaf))
+
+    def _take(self, step: Step, tensors: list[Tensor]) -> Tensor:
+        if isinstance(step, CompiledStep):
+            return step(tensors)
+        loss, *gradients = step(tensors)
+        good = torch.isfinite(loss).all()
+        for leaf, gradient in zip(step.leaves, gradients, strict=True):
+            leaf.grad = torch.where(good, gradient, 0.0)  # a loss that is no number changes no weight
+        with torch.enable_grad():
+            self.optim(list(step.leaves))
+        zero_grads(step.leaves)
+        return loss
+
+
+def _with_backward(loss: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Evaluate a loss function and add its gradients, as ``SVI`` does for functions."""
+    value = loss(*args, **kwargs)
+    if getattr(value, "requires_grad", False):
+        value.backward(retain_graph=True)
+    return value

@@ -1,0 +1,273 @@
+"""The record of ``bounds_report``: a table, data, and a picture with error bars."""
+
+from __future__ import annotations
+
+import math
+import os
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_dvae import checks, plots
+from pyro_dvae.errors import InputError
+from pyro_dvae.evaluation.estimates import Estimate, error_of_mean, finite, plus_minus
+
+LOG_LIKELIHOOD = "log_likelihood"
+# A datum whose importance-sampled log p(x) has a larger error (nats) says nothing about the order.
+UNRELIABLE = 0.5
+
+
+@dataclass(frozen=True)
+class BoundsEntry:
+    """One bound of a report.
+
+    :param name: a key, such as ``"semi_implicit_10"``.
+    :param label: for tables and pictures.
+    :param definition: what it is the Monte Carlo estimate of.
+    :param kind: ``"lower"`` (of log p(x)), ``"upper"`` (of L_cvae, not of log p(x)) or ``"estimate"``.
+    :param estimate: its value for each datum, mean and standard error (nats).
+    :param note: what a reader should know of it.
+    :param sampling_error: standard error of the sampling alone for each datum [N] (nats), where known.
+    """
+
+    name: str
+    label: str
+    definition: str
+    kind: str
+    estimate: Estimate
+    note: str = ""
+    sampling_error: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class OrderViolation:
+    """An entry above one that must not be below it, in expectation.
+
+    :param lower: name of the entry that should be the lower one.
+    :param upper: name of the other.
+    :param excess: mean over the data of lower − upper (nats), after the bias of an estimate is taken off.
+    :param standard_error: of ``excess``.
+    """
+
+    lower: str
+    upper: str
+    excess: float
+    standard_error: float
+
+    def __str__(self) -> str:
+        return f"{self.lower} exceeds {self.upper} by {self.excess:.3g} ± {self.standard_error:.2g} nats"
+
+
+@dataclass(frozen=True)
+class BoundsReport:
+    """What :func:`bounds_report` found; ``report["dvae"]`` is the entry of that name.
+
+    :param entries: the bounds, in the order that they must have.
+    :param orders: pairs of names (lower, upper) that must be so ordered in expectation.
+    :param clean: whether the guide was given clean input.
+    """
+
+    entries: tuple[BoundsEntry, ...]
+    orders: tuple[tuple[str, str], ...]
+    clean: bool = False
+
+    def __getitem__(self, name: str) -> BoundsEntry:
+        found = {entry.name: entry for entry in self.entries}
+        return found[checks.known("name", name, found)]
+
+    def __str__(self) -> str:
+        return self.table()
+
+    def violations(self, errors: float = 4.0) -> list[OrderViolation]:
+        """Return the orders that fail by more than ``errors`` standard errors of the paired difference.
+
+        The difference is taken datum by datum. Importance sampling gives log p(x) too low by about half its
+        squared error: that much is allowed for, and data with a sampling error above 0.5 nats (or without
+        a finite value) are left out. A single datum has no standard error, so nothing is found.
+        """
+        checks.positive("errors", errors)
+        found = (self._compare(lower, upper) for lower, upper in self.orders)
+        return [v for v, rounding in found if v.excess > errors * v.standard_error + rounding]
+
+    def table(self) -> str:
+        """Return the report as aligned text: label, mean ± standard error, difference to log p(x), note."""
+        rows = [("", "mean ± s.e.", "above log p(x)", "")]
+        for entry in self.entries:
+            gap = "" if entry.name == LOG_LIKELIHOOD else plus_minus(*self._gap(entry))
+            value = plus_minus(entry.estimate.mean, entry.estimate.standard_error)
+            rows.append((entry.label, value, gap, entry.note))
+        widths = [max(len(row[column]) for row in rows) for column in range(3)]
+        lines = [
+            f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}  {note}".rstrip() for a, b, c, note in rows
+        ]
+        guide = "clean" if self.clean else "corrupted"
+        count = len(self.entries[0].estimate.per_datum)
+        lines.insert(0, f"bounds of {count} data, guide on {guide} input, nats per datum")
+        return "\n".join([*lines, *self._order_lines()])
+
+    def to_dict(self, per_datum: bool = False) -> dict[str, Any]:
+        """Return the report as JSON-able values; what is not a finite number is None.
+
+        :param per_datum: with the values of each datum.
+        """
+        entries = []
+        for entry in self.entries:
+            values: dict[str, Any] = {
+                "name": entry.name,
+                "label": entry.label,
+                "definition": entry.definition,
+                "kind": entry.kind,
+                "mean": finite(entry.estimate.mean),
+                "standard_error": finite(entry.estimate.standard_error),
+                "note": entry.note,
+            }
+            if entry.sampling_error is not None:
+                values["sampling_error"] = finite(error_of_mean(entry.sampling_error))
+            if per_datum:
+                values["per_datum"] = [finite(value) for value in entry.estimate.per_datum.tolist()]
+                if entry.sampling_error is not None:
+                    values["per_datum_sampling_error"] = [finite(v) for v in entry.sampling_error.tolist()]
+            entries.append(values)
+        violations = [
+            {"lower": v.lower, "upper": v.upper, "excess": v.excess, "standard_error": v.standard_error}
+            for v in self.violations()
+        ]
+        return {
+            "num_data": len(self.entries[0].estimate.per_datum),
+            "unit": "nats per datum",
+            "clean": self.clean,
+            "entries": entries,
+            "violations": violations,
+        }
+
+    def draw(self, path: str | os.PathLike[str], title: str | None = None) -> Path:
+        """Draw the bounds in order, with their standard errors, to a PNG file; return its path."""
+        inner = []
+        for entry in self.entries:
+            if entry.sampling_error is not None:
+                inner.append(error_of_mean(entry.sampling_error))
+            else:
+                inner.append(self._gap(entry)[1])
+        return bounds_picture(
+            path,
+            [entry.label for entry in self.entries],
+            [entry.estimate.mean for entry in self.entries],
+            [entry.estimate.standard_error for entry in self.entries],
+            inner,
+            [entry.kind for entry in self.entries],
+            title,
+        )
+
+    def _gap(self, entry: BoundsEntry) -> tuple[float, float]:
+        """Return the mean of the difference to log p(x) and its standard error."""
+        difference = Estimate(entry.estimate.per_datum - self[LOG_LIKELIHOOD].estimate.per_datum)
+        return difference.mean, difference.standard_error
+
+    def _compare(self, lower: str, upper: str) -> tuple[OrderViolation, float]:
+        """Return by how much ``lower`` exceeds ``upper``, and what may be rounding (nats)."""
+        low, high = self[lower].estimate.per_datum, self[upper].estimate.per_datum
+        # The terms of log p(x, z) cancel up to rounding where the weights are constant.
+        rounding = 10 * max(
+            torch.finfo(v.dtype).eps * float(v[torch.isfinite(v)].abs().mean()) for v in (low, high)
+        )
+        difference = low.double() - high.double()
+        sampling_error = self[upper].sampling_error
+        if sampling_error is not None:
+            allowed = sampling_error.double().square() / 2
+            difference = torch.where(sampling_error <= UNRELIABLE, difference - allowed, math.nan)
+        excess = Estimate(difference[torch.isfinite(difference)])
+        return OrderViolation(lower, upper, excess.mean, excess.standard_error), rounding
+
+    def _order_lines(self) -> list[str]:
+        violations = self.violations()
+        if not violations:
+            return ["order: as it must be"]
+        return [
+            f"order violated: {self[v.lower].label} exceeds {self[v.upper].label} by "
+            f"{plus_minus(v.excess, v.standard_error)}"
+            for v in violations
+        ]
+
+
+STYLES = {
+    "lower": ("#0072B2", "o", "lower bound of log p(x)"),
+    "upper": ("#D55E00", "v", "upper bound of L_cvae, not of log p(x)"),
+    "estimate": ("#222222", "D", "log p(x), importance sampling"),
+}
+
+
+def bounds_picture(
+    path: str | os.PathLike[str],
+    labels: Sequence[str],
+    means: Sequence[float],
+    errors: Sequence[float],
+    inner_errors: Sequence[float],
+    kinds: Sequence[str],
+    title: str | None = None,
+) -> Path:
+    """Draw one row per bound, the first on top, with its value at the right edge.
+
+    :param means: nats per datum; a row whose mean is not finite is left empty.
+    :param errors: standard error over the data (thin bar); NaN where there is none.
+    :param inner_errors: standard error without what all bounds share, the spread of the data (thick bar).
+    :param kinds: ``"lower"``, ``"upper"`` or ``"estimate"``.
+    """
+    if not any(math.isfinite(mean) for mean in means):
+        raise InputError("means: expected at least one finite value, got none")
+    figure = plots.new_figure(8.0, 2.2 + 0.3 * len(labels), layout="constrained")
+    axes = figure.add_subplot()
+    for kind, (colour, marker, legend) in STYLES.items():
+        rows = [i for i, mean in enumerate(means) if kinds[i] == kind and math.isfinite(mean)]
+        for row in rows:
+            for error, width in ((errors[row], 1.0), (inner_errors[row], 4.0)):
+                if math.isfinite(error):
+                    axes.hlines(row, means[row] - error, means[row] + error, color=colour, linewidth=width)
+            if kind == "estimate":
+                axes.axvline(means[row], color=colour, linewidth=0.8, linestyle="--", zorder=0)
+        if rows:
+            axes.plot(
+                [means[row] for row in rows],
+                rows,
+                marker,
+                color=colour,
+                markersize=6,
+                markeredgecolor="white",
+                label=legend,
+            )
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.set_yticks(range(len(labels)), labels=labels)
+    values = axes.twinx()
+    values.set_ylim(axes.get_ylim())
+    values.set_yticks(range(len(labels)), labels=[_value(mean) for mean in means])
+    values.tick_params(length=0)
+    axes.margins(x=0.06)
+    axes.set_xlabel("nats per datum")
+    axes.ticklabel_format(axis="x", useOffset=False)
+    axes.grid(axis="x", color="0.92", linewidth=0.8)
+    axes.set_axisbelow(True)
+    for each in (axes, values):
+        each.spines[["top", "left", "right"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    figure.legend(
+        loc="outside upper center",
+        ncols=3,
+        frameon=False,
+        fontsize=plots.FONT_SIZE,
+        title=textwrap.fill(title, 80) if title else None,
+        title_fontsize=plots.FONT_SIZE + 2,
+    )
+    note = (
+        "thin bar: standard error of the mean over the data; "
+        "thick bar: of the difference to log p(x), datum by datum"
+    )
+    figure.supxlabel(note, fontsize=plots.FONT_SIZE - 1, color="0.35")
+    return plots.write_figure(path, figure)
+
+
+def _value(mean: float) -> str:
+    return f"{mean:.3f}".replace("-", "\N{MINUS SIGN}") if math.isfinite(mean) else "not finite"

@@ -1,0 +1,230 @@
+"""``bounds_report``: all bounds of a model and a guide on the same data, and the order they must have."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_dvae import checks
+from pyro_dvae.bounds import (
+    DenoisingELBO,
+    TraceDenoising_ELBO,
+    TraceDenoisingIWAE_ELBO,
+    TraceSemiImplicit_ELBO,
+)
+from pyro_dvae.calling import calling
+from pyro_dvae.errors import InputError
+from pyro_dvae.evaluation.bounds_record import LOG_LIKELIHOOD, UNRELIABLE, BoundsEntry, BoundsReport
+from pyro_dvae.evaluation.estimates import Estimate, estimate_in_chunks, evaluation_mode
+from pyro_dvae.evaluation.importance.log_likelihood import log_likelihood
+from pyro_dvae.evaluation.importance.result import TOO_MANY, LogLikelihood
+from pyro_dvae.random_state import derived_seed, forked
+
+# Inputs of the decoder or encoder, and densities of the latents, held at once.
+_ROWS_AT_ONCE, _DENSITIES_AT_ONCE = 2000, 200_000
+
+
+Planned = tuple[str, str, str, str, str, DenoisingELBO]
+
+
+def planned_bounds(m: int, mixtures: list[int], particles: list[int], nesting: int | float) -> list[Planned]:
+    """Return name, label, definition, kind, note and estimator of each bound, in their order."""
+    options: dict[str, Any] = {"max_plate_nesting": nesting}
+    most, lower = particles[-1], "lower bound"
+    definition = "E_x̃ E_z log [p(x,z) / q(z|x̃)]"
+    simple = TraceDenoising_ELBO(num_corruptions=m, num_particles=most, **options)
+    planned: list[Planned] = [("dvae", "L_dvae", definition, "lower", lower, simple)]
+    for j in mixtures:
+        definition = f"E log [p(x,z) / (1/{j + 1} Σ_j=0..{j} q(z|x̃_j))], z ~ q(·|x̃_0)"
+        bound = TraceSemiImplicit_ELBO(num_corruptions=m, num_particles=most, num_mixture=j, **options)
+        planned.append((f"semi_implicit_{j}", f"L_J, J={j}", definition, "lower", lower, bound))
+    j = mixtures[-1]
+    definition = f"E log [p(x,z) / (1/{j} Σ_j=1..{j} q(z|x̃_j))], z ~ q(·|x̃_0)"
+    bound = _UpperSandwich(num_corruptions=m, num_particles=most, num_mixture=j, **options)
+    note = "above L_cvae; no bound of log p(x)"
+    planned.append((f"upper_{j}", f"upper sandwich, J={j}", definition, "upper", note, bound))
+    for k in particles:
+        definition = f"1/M Σ_m E log 1/{k} Σ_k p(x,z_mk) / q(z_mk|x̃_m), M={m}"
+        iwae = TraceDenoisingIWAE_ELBO(num_corruptions=m, num_particles=k, **options)
+        planned.append((f"diwae_{k}", f"L_diwae, M={m}, K={k}", definition, "lower", lower, iwae))
+    k = most
+    for combine, density in (("pooled", "q(z_mk|x̃_m)"), ("mixture", f"(1/{m} Σ_m' q(z_mk|x̃_m'))")):
+        definition = f"E log 1/{m * k} Σ_m Σ_k p(x,z_mk) / {density}, M={m}, K={k}"
+        iwae = TraceDenoisingIWAE_ELBO(num_corruptions=m, num_particles=k, combine=combine, **options)
+        planned.append((f"{combine}_{k}", f"{combine}, M={m}, K={k}", definition, "lower", lower, iwae))
+    return planned
+
+
+def orders(m: int, mixtures: list[int], particles: list[int]) -> tuple[tuple[str, str], ...]:
+    """Return the pairs of names (lower, upper) that must be so ordered in expectation."""
+    semi, diwae = [f"semi_implicit_{j}" for j in mixtures], [f"diwae_{k}" for k in particles]
+    pooled, mixture = f"pooled_{particles[-1]}", f"mixture_{particles[-1]}"
+    # By Jensen's inequality over its draws, the mixture over M corruptions is above L_J of J + 1 ≤ M.
+    below = [name for name, j in zip(semi, mixtures, strict=True) if j < m]
+    chains = [
+        ["dvae", *semi, f"upper_{mixtures[-1]}"],
+        ["dvae", *diwae, pooled, LOG_LIKELIHOOD],
+        ["dvae", *below, mixture, LOG_LIKELIHOOD],
+        *[[name, LOG_LIKELIHOOD] for name in semi],
+    ]
+    return tuple(dict.fromkeys(pair for chain in chains for pair in itertools.combinations(chain, 2)))
+
+
+def rows_at_once(bound: DenoisingELBO) -> int:
+    """Return the data of a chunk, as many as keep the inputs of the networks and the densities few."""
+    draws = bound.num_corruptions * bound.num_particles
+    if not isinstance(bound, TraceSemiImplicit_ELBO):
+        return max(1, _ROWS_AT_ONCE // draws)
+    inputs = bound.num_corruptions + bound.num_mixture
+    return max(1, min(_ROWS_AT_ONCE // max(draws, inputs), _DENSITIES_AT_ONCE // (draws * bound.num_mixture)))
+
+
+class _UpperSandwich(TraceSemiImplicit_ELBO):
+    """The upper sandwich of L_cvae in the place of the bound of each datum."""
+
+    def per_datum(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Tensor:
+        return self.upper_per_datum(model, guide, *args, **kwargs)
+
+
+def bounds_report(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    x: Tensor,
+    *,
+    num_mixture: Iterable[int] = (1, 10, 100),
+    num_particles: Iterable[int] = (1, 5, 50),
+    num_corruptions: int = 5,
+    num_samples: int = 1000,
+    clean: bool = False,
+    seed: int | None = None,
+    max_plate_nesting: int | float = math.inf,
+    progress: Callable[[int, int], None] | None = None,
+) -> BoundsReport:
+    """Estimate every bound of a model and guide on the same data, without a gradient::
+
+        L_dvae  ≤  L_J  ≤  L_J'  ≤  L_cvae  ≤  upper sandwich
+        L_dvae  ≤  L_diwae (K)  ≤  L_diwae (K')  ≤  pooled
+        L_cvae, pooled, mixture  ≤  log p(x)
+
+    The first line is estimated with M corruptions and the largest K, from the same draws as the last three
+    bounds of the others.
+
+    log p(x) is estimated by :func:`~pyro_dvae.log_likelihood` with the mixture over M corruptions as its
+    proposal (the guide itself where its input is clean).
+
+    :param model: Pyro model of a batch, with one data plate.
+    :param guide: Pyro guide of a batch, with or without a corruption.
+    :param x: data, shape [N, ...].
+    :param num_mixture: J of each semi-implicit bound, at least 1; the largest gives the upper sandwich.
+    :param num_particles: K of each L_diwae; the largest is also that of the pooled and the mixture bound.
+    :param num_corruptions: M, corruptions per datum.
+    :param num_samples: importance samples per datum for log p(x), at least.
+    :param clean: give the guide clean input; the bounds are then those of the guide without corruption.
+    :param seed: start of the streams that the draws are from; None draws it from the global stream.
+    :param max_plate_nesting: how many dimensions the user's plates take; found by one run where omitted.
+    :param progress: called with the rows done and the rows in all, over all bounds.
+    :raises InputError: ``x`` is empty or not finite, a count is below 1, or there is none.
+    """
+    checks.pair(model, guide)
+    checks.data("x", x)
+    checks.flag("clean", clean)
+    checks.nesting("max_plate_nesting", max_plate_nesting)
+    checks.optional(checks.program, "progress", progress)
+    mixtures, particles = _counts("num_mixture", num_mixture), _counts("num_particles", num_particles)
+    m = checks.count("num_corruptions", num_corruptions)
+    checks.count("num_samples", num_samples)
+    if seed is not None:
+        checks.count("seed", seed, minimum=0)
+    nesting = _plate_nesting(model, guide, x) if max_plate_nesting == math.inf else max_plate_nesting
+
+    planned = planned_bounds(m, mixtures, particles, nesting)
+    total = len(x) * (len(planned) + 1)
+    done = 0
+    start = int(torch.randint(2**63 - 1, ())) if seed is None else seed
+
+    def tell(count: int) -> None:
+        if progress is not None:
+            with calling("progress"):
+                progress(count, total)
+
+    def evaluate(bound: DenoisingELBO, rows: int, stream: str) -> Tensor:
+        nonlocal done
+        parts = []
+        for index, chunk in enumerate(x.split(rows)):
+            own = derived_seed(start, "bounds_report", stream, index)
+            estimate = estimate_in_chunks(model, guide, chunk, bound, rows, clean=clean, seed=own)
+            parts.append(estimate.per_datum)
+            done += len(chunk)
+            tell(done)
+        return torch.cat(parts)
+
+    entries = []
+    with evaluation_mode(model, guide, x[: rows_at_once(planned[0][-1])]):
+        for name, label, definition, kind, note, bound in planned:
+            # Bounds of as many draws get the very same ones, which takes their noise out of the differences.
+            alike = [each[-1] for each in planned if each[-1].num_particles == bound.num_particles]
+            rows = min(rows_at_once(each) for each in alike)
+            estimate = Estimate(evaluate(bound, rows, f"{m} x {bound.num_particles}"))
+            entries.append(BoundsEntry(name, label, definition, kind, estimate, _with_lost(note, estimate)))
+    sampled = log_likelihood(
+        model,
+        guide,
+        x,
+        num_samples=num_samples,
+        proposal="clean" if clean else "mixture" if m > 1 else "corrupted",
+        num_corruptions=m,
+        seed=derived_seed(start, "bounds_report", LOG_LIKELIHOOD),
+        max_plate_nesting=nesting,
+        progress=False if progress is None else lambda count, _: tell(done + count),
+    )
+    entries.append(_likelihood(sampled))
+    return BoundsReport(tuple(entries), orders(m, mixtures, particles), clean)
+
+
+def _likelihood(found: LogLikelihood) -> BoundsEntry:
+    """Return the entry of log p(x), with how far it is too low."""
+    error = found.standard_error
+    estimate = Estimate(found.log_likelihood.double())
+    unreliable = int((~(error <= UNRELIABLE)).sum())
+    about = "more than" if unreliable or found.share_unreliable > TOO_MANY else "about"
+    note = f"importance sampling; too low by {about} {float(error.square().nanmean()) / 2:.2g}"
+    if unreliable:
+        note += f"; sampling error above {UNRELIABLE} for {unreliable} of {len(error)} data"
+    if found.share_unreliable > TOO_MANY:
+        note += f"; Pareto k above {found.threshold:.2f} for {100 * found.share_unreliable:.0f} %"
+    definition = f"log 1/S Σ_s w_s, proposal: {found.proposal}, S={found.num_samples}"
+    label = f"log p(x), {found.num_samples} samples"
+    return BoundsEntry(
+        LOG_LIKELIHOOD, label, definition, "estimate", estimate, _with_lost(note, estimate), error
+    )
+
+
+def _plate_nesting(model: Callable[..., Any], guide: Callable[..., Any], x: Tensor) -> int | float:
+    probe = TraceDenoising_ELBO(num_particles=2)
+    with forked(), evaluation_mode(model, guide, x[:100]):
+        probe.per_datum(model, guide, x[:100])
+    return probe.plate_nesting
+
+
+def _counts(argument: str, values: Any) -> list[int]:
+    if isinstance(values, int):
+        values = (values,)
+    try:
+        counts = sorted({checks.count(argument, value) for value in values})
+    except TypeError:
+        raise InputError(f"{argument}: expected whole numbers, got {type(values).__name__}") from None
+    if not counts:
+        raise InputError(f"{argument}: expected at least one number, got none")
+    return counts
+
+
+def _with_lost(note: str, estimate: Estimate) -> str:
+    lost = int((~torch.isfinite(estimate.per_datum)).sum())
+    return f"{note}; not finite for {lost} of {len(estimate.per_datum)} data" if lost else note

@@ -1,0 +1,249 @@
+"""``dv.check``: the sites of a model and a guide as a table, with what to know before training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import astuple, dataclass, fields
+from typing import Any
+
+from pyro import poutine
+from pyro.infer import ELBO
+from pyro.infer.inspect import get_dependencies
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+
+from pyro_dvae import checks
+from pyro_dvae.bounds.denoising import TraceDenoising_ELBO
+from pyro_dvae.errors import InputError
+from pyro_dvae.evaluation.sites import NO_SIZE, Look, SiteRow, Step, look, site_rows
+from pyro_dvae.programs.draws import Draws, Pair
+from pyro_dvae.programs.parameters import discover
+from pyro_dvae.programs.plates import data_frames, is_deterministic
+from pyro_dvae.sites import is_uncounted
+
+_SHOWN = 4  # names in one remark
+
+
+def remarks(seen: Look, size: int | None) -> tuple[str, ...]:
+    """Return the remarks, each a sentence that says what to do."""
+    draws, step = seen.draws, seen.step
+    found: list[str] = []
+    if step.stopped is not None:
+        found.append(f"a step on this loss stops: {step.stopped}")
+    found += _mismatches(draws)
+    if size is not None:
+        found += _sizes(draws, size)
+    found += _undeclared(draws)
+    found += _broken(draws)
+    if seen.random:
+        found.append(
+            f"the density of {_names(seen.random)} differs between two runs on the same draws: a module "
+            "draws random numbers (dropout); put it in evaluation mode, or sample them with "
+            "pyro_dvae.auxiliary"
+        )
+    if step.stopped is None:
+        if len(step.without_gradient) == step.parameters:
+            found.append("no parameter gets a gradient; see pyro.param and pyro.module")
+        elif step.without_gradient:
+            found.append(f"no gradient reaches the parameters {_names(step.without_gradient)}")
+    return tuple(found)
+
+
+def _names(names: Any) -> str:
+    ordered = list(dict.fromkeys(names))
+    rest = f" and {len(ordered) - _SHOWN} more" if len(ordered) > _SHOWN else ""
+    return ", ".join(repr(name) for name in ordered[:_SHOWN]) + rest
+
+
+def _mismatches(draws: Draws) -> Iterator[str]:
+    guide = {site["name"] for site in draws.guide_trace.nodes.values() if site["type"] == "sample"}
+    model = {site["name"] for site in draws.model_sites()}
+    latents = [s for s in draws.model_sites() if not s["is_observed"] and not is_deterministic(s)]
+    if missing := [site["name"] for site in latents if site["name"] not in guide]:
+        yield f"the guide does not sample the model's latents {_names(missing)}: sample them there"
+    extra = [
+        site["name"]
+        for site in draws.counted_sites()
+        if site["name"] not in model and not site["infer"].get("is_auxiliary") and not is_deterministic(site)
+    ]
+    if extra:
+        yield (
+            f"the guide's sites {_names(extra)} are not in the model: sample corruptions with "
+            "pyro_dvae.corrupt, other noise with pyro_dvae.auxiliary"
+        )
+
+
+def _sizes(draws: Draws, size: int) -> Iterator[str]:
+    rows = next((len(arg) for arg in draws.pair.args if isinstance(arg, Tensor) and arg.dim()), None)
+    observed = [site for site in draws.model_sites() if site["is_observed"]]
+    frames = {frame.name: frame for site in observed for frame in data_frames(site)}
+    frames = {name: frame for name, frame in frames.items() if frame.size in (rows, NO_SIZE)}
+    if not frames:
+        yield f"no plate around the observations has the {rows} rows of the batch; put them into pyro.plate"
+    shared = [s["name"] for s in draws.latent_sites() if not {f.name for f in data_frames(s)} & set(frames)]
+    for name, frame in frames.items():
+        full = rows if frame.size == NO_SIZE else round(frame.size * draws.subsamples.scale(name))
+        if full is None or full == size:
+            continue
+        what = f"the loss is that of {full} observations"
+        if shared:
+            what = f"the prior of {_names(shared)} counts {size / full:g} times as much as it should"
+        yield (
+            f"plate {name!r} has size {full} and size= is {size}: {what}; give the plate all rows, "
+            f"pyro.plate({name!r}, {size}, subsample_size=len(x))"
+        )
+
+
+def _undeclared(draws: Draws) -> Iterator[str]:
+    sites = [*draws.model_sites(), *draws.counted_sites(), *draws.auxiliary_sites()]
+    told = set()
+    for site in sites:
+        shape = tuple(site["fn"].batch_shape if is_uncounted(site) else site["unscaled_log_prob"].shape)
+        declared = {frame.dim for frame in data_frames(site)}
+        loose = [dim for dim in range(-len(shape), 0) if shape[dim] > 1 and dim not in declared]
+        if loose and site["name"] not in told:
+            told.add(site["name"])
+            yield (
+                f"site {site['name']!r} has batch shape {shape}, of which the dimension {loose[-1]} of size "
+                f"{shape[loose[-1]]} lies in no plate: add .to_event or a pyro.plate"
+            )
+
+
+def _broken(draws: Draws) -> Iterator[str]:
+    """Remark on latents that depend on each other given the data, and not in the guide."""
+    latents = {site["name"] for site in draws.latent_sites()}
+    model, guide = _dependencies(draws.pair, draws.pair.model), _dependencies(draws.pair, draws.pair.guide)
+    if model is None or guide is None:
+        return
+    above = {name: _above(name, guide["prior_dependencies"]) for name in guide["prior_dependencies"]}
+    pairs = [
+        (one, other)
+        for one, others in model["posterior_dependencies"].items()
+        for other in others
+        if one != other and {one, other} <= latents & set(above) and not above[one] & above[other]
+    ]
+    if pairs:
+        shown = ", ".join(f"{one!r} and {other!r}" for one, other in pairs[:_SHOWN])
+        rest = f" and {len(pairs) - _SHOWN} more pairs" if len(pairs) > _SHOWN else ""
+        yield (
+            f"given the data, {shown}{rest} depend on each other, and the guide draws them independently: "
+            "the bound leaves that dependence out"
+        )
+
+
+def _dependencies(pair: Pair, program: Any) -> Mapping[str, Any] | None:
+    if isinstance(poutine.unwrap(program), Messenger):
+        return None
+    found: list[Mapping[str, Any]] = []
+
+    def run() -> None:
+        # Its tensors do not go through every operation; a program that has such a one gets no remark.
+        with suppress(Exception):
+            found.append(get_dependencies(program, pair.args, pair.kwargs))
+
+    discover(pair.model, pair.guide, run, required=False)  # buffers and random streams stay as they are
+    return found[0] if found else None
+
+
+def _above(name: str, direct: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    """Return a site with all sites that it is drawn from, at any remove."""
+    found: set[str] = set()
+    waiting = [name]
+    while waiting:
+        one = waiting.pop()
+        if one not in found:
+            found.add(one)
+            waiting += direct.get(one, {})
+    return found
+
+
+@dataclass(frozen=True)
+class Check:
+    """What was understood of a pair; ``print`` shows it as a table.
+
+    :param loss: the name of the bound, with its counts.
+    :param sites: a row for each site.
+    :param step: how often a step runs the programs, and what has stopped it.
+    :param remarks: what to think about, a sentence each.
+    """
+
+    loss: str
+    sites: tuple[SiteRow, ...]
+    step: Step
+    remarks: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether a step on the loss goes through and there is nothing to remark."""
+        return not self.remarks
+
+    def __str__(self) -> str:
+        header = ("site", *(field.name for field in fields(SiteRow)[1:]))
+        lines = _columns([header, *(astuple(row) for row in self.sites)])
+        lines.append("")
+        if self.step.stopped is None:
+            runs = f"{_times(self.step.model_runs)} the model and {_times(self.step.guide_runs)} the guide"
+            first = self.step.first_runs
+            later = (self.step.model_runs, self.step.guide_runs)
+            extra = f" (the first one {_times(first[0])} and {_times(first[1])})" if first != later else ""
+            lines.append(f"A step on {self.loss} runs {runs}{extra}.")
+        lines += [f"- {remark}" for remark in self.remarks] or ["Nothing to remark."]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+def check(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    *batch: Any,
+    size: int | None = None,
+    loss: ELBO | None = None,
+    **kwargs: Any,
+) -> Check:
+    """Return what the library understands of a model and a guide, for a look before training::
+
+        print(dv.check(model, guide, x, size=len(data), loss=dv.TraceDenoising_ELBO()))
+
+    The table has each site with its plates, shape and kind (latent, observation, corruption, …), and the
+    gradient estimator that it gets under ``loss``. Below it stand how often a step runs the programs, and
+    remarks: what the loss refuses, a plate whose size is not that of the data, latents that the guide does
+    not sample, dimensions that no plate declares, a dependence of latents that the guide leaves out, random
+    numbers of modules, parameters without a gradient.
+
+    The programs run a few times; random streams, buffers and gradients are afterwards as they were before.
+
+    :param model: Pyro model.
+    :param guide: Pyro guide.
+    :param batch: arguments of both, the rows of a mini-batch first.
+    :param size: N, the number of rows in the whole data set; not compared with the plates where omitted.
+    :param loss: the bound, or another Pyro ELBO; ``TraceDenoising_ELBO()`` by default.
+    :param kwargs: keyword arguments of both programs.
+    :raises InputError: ``size`` or ``loss`` is not as described, or the programs fail for one draw: in one
+        line what Python, torch or Pyro raised, which is its cause. Other exceptions pass.
+    """
+    if size is not None:
+        checks.count("size", size)
+    chosen = TraceDenoising_ELBO() if loss is None else loss
+    if not isinstance(chosen, ELBO):
+        raise InputError(f"loss: expected a bound (a Pyro ELBO), got {type(chosen).__name__}")
+    seen = look(Pair(model, guide, batch, kwargs), chosen)
+    return Check(_name(chosen), site_rows(seen.draws, chosen), seen.step, remarks(seen, size))
+
+
+def _name(loss: Any) -> str:
+    counts = f"K = {loss.num_particles}"
+    if hasattr(loss, "num_corruptions"):
+        counts = f"M = {loss.num_corruptions}, {counts}"
+    return f"{type(loss).__name__} ({counts})"
+
+
+def _times(count: int) -> str:
+    return {1: "once", 2: "twice"}.get(count, f"{count} times")
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
+    return ["  ".join(row).rstrip() for row in padded]

@@ -1,0 +1,113 @@
+"""Guides of discrete latents: independent bits, and one-hot categories."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyro.distributions as dist
+from torch import Tensor, nn
+
+from pyro_dvae import checks
+from pyro_dvae.corruptions import Corruption
+from pyro_dvae.distributions import Flattened, OneHot
+from pyro_dvae.errors import InputError
+from pyro_dvae.guides.base import AmortisedGuide
+from pyro_dvae.networks.mlp import last_dimension, linear, trunk
+from pyro_dvae.registration import Module
+
+
+class LogitEncoder(Module):
+    """Logits of discrete latents, ``W h + b`` with h = trunk(x): [..., latent_size] of [..., data_size].
+
+    Every layer, the head included, starts with Glorot uniform weights and zero biases.
+    """
+
+    def __init__(
+        self,
+        data_size: int,
+        latent_size: int,
+        hidden_sizes: Sequence[int] = (200,),
+        activation: str = "softplus",
+    ) -> None:
+        super().__init__()
+        self.data_size = checks.count("data_size", data_size)
+        self.latent_size = checks.count("latent_size", latent_size)
+        self.trunk = trunk(self.data_size, hidden_sizes, activation)
+        self.head = linear(hidden_sizes[-1], self.latent_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits [..., latent_size] for ``x`` of [..., data_size]."""
+        last_dimension("x", x, self.data_size, "data_size")
+        logits: Tensor = self.head(self.trunk(x))
+        return logits
+
+
+class BernoulliGuide(AmortisedGuide):
+    """Independent bits, ``z_i ~ Bernoulli(σ(logits_i(x̃)))``: for :class:`~pyro_dvae.priors.BernoulliPrior`.
+
+    Bits have no pathwise gradient; every bound of this package gives them their score function. Its
+    baselines: ``TraceDenoising_ELBO(baseline=network)`` is NVIL (Mnih and Gregor 2014) with the denoising
+    criterion, ``TraceDenoisingIWAE_ELBO(num_particles=K)`` VIMCO (Mnih and Rezende 2016).
+
+    :param encoder: module from x̃ [..., D] to logits [..., d].
+    :param corruption: the corruption.
+    """
+
+    @classmethod
+    def of_sizes(
+        cls,
+        data_size: int,
+        latent_size: int,
+        hidden_sizes: Sequence[int] = (200,),
+        activation: str = "softplus",
+        *,
+        corruption: Corruption | None = None,
+    ) -> BernoulliGuide:
+        return cls(LogitEncoder(data_size, latent_size, hidden_sizes, activation), corruption)
+
+    def posterior(self, x_tilde: Tensor) -> dist.Independent:
+        return dist.Bernoulli(logits=self.encoder(x_tilde)).to_event(1)
+
+
+class CategoricalGuide(AmortisedGuide):
+    """Independent categories as one-hot vectors, for :class:`~pyro_dvae.priors.CategoricalPrior`.
+
+    The latent is the d / K vectors end to end. As bits, they have a score-function gradient
+    (:class:`~pyro_dvae.guides.BernoulliGuide` names its baselines).
+
+    :param encoder: module from x̃ [..., D] to logits [..., d], those of a variable next to one another.
+    :param corruption: the corruption.
+    :param categories: K, of each variable; by default there is one variable of d categories.
+    """
+
+    def __init__(
+        self, encoder: nn.Module, corruption: Corruption | None = None, *, categories: int | None = None
+    ) -> None:
+        super().__init__(encoder, corruption)
+        self.categories = None if categories is None else checks.count("categories", categories, minimum=2)
+
+    @classmethod
+    def of_sizes(
+        cls,
+        data_size: int,
+        latent_size: int,
+        hidden_sizes: Sequence[int] = (200,),
+        activation: str = "softplus",
+        *,
+        corruption: Corruption | None = None,
+        categories: int | None = None,
+    ) -> CategoricalGuide:
+        encoder = LogitEncoder(data_size, latent_size, hidden_sizes, activation)
+        return cls(encoder, corruption, categories=categories)
+
+    def posterior(self, x_tilde: Tensor) -> Flattened:
+        return Flattened(OneHot(logits=by_variable(self.encoder(x_tilde), self.categories)))
+
+
+def by_variable(logits: Tensor, categories: int | None) -> Tensor:
+    """Rearrange logits [..., d] to [..., d / K, K]."""
+    size = logits.shape[-1]
+    count = size if categories is None else categories
+    if size % count:
+        raise InputError(f"encoder: expected logits of a multiple of {count} categories, got {size}")
+    return logits.unflatten(-1, (size // count, count))

@@ -1,0 +1,174 @@
+"""How a command of this package ends: one line and an exit code, never a traceback for a user's mistake."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pyro_dvae.errors import DivergenceError, InputError, ProcessLostError
+from pyro_dvae.machine import ran_out
+from pyro_dvae.text import show
+
+USAGE_ERROR = 2
+FAILURE = 1
+INTERRUPTED = 130
+_LONGEST = 800
+
+
+class _Work:
+    """What the command under way has begun: how to go on with it, and what to do at its end."""
+
+    def __init__(self, arguments: Sequence[str] = ()) -> None:
+        self.arguments = arguments
+        self.checkpoint: Path | None = None
+        self.repeatable = False
+        self.at_end: list[Callable[[], object]] = []
+
+    def how_to_go_on(self) -> str | None:
+        """Return a command for the shell."""
+        if self.repeatable:
+            return f"{shlex.join(['pyro-dvae', *self.arguments])}"
+        if self.checkpoint is not None:
+            return f"{_program()} --resume {shlex.quote(str(self.checkpoint.parent))}"
+        return None
+
+    def last_checkpoint(self) -> str:
+        """Return what to add to the message about a lost process."""
+        there = self.checkpoint is not None and self.checkpoint.exists()
+        return f"; last good checkpoint: {self.checkpoint}" if there else ""
+
+
+_work = _Work()
+
+
+def go_on_with(checkpoint: Path) -> None:
+    """Say, if the command is stopped from now on, that it goes on with the folder of ``checkpoint``."""
+    _work.checkpoint = checkpoint
+
+
+def go_on_by_repeating() -> None:
+    """Say, if the command is stopped from now on, that the same command goes on."""
+    _work.repeatable = True
+
+
+def at_end(call: Callable[[], object]) -> None:
+    """Call something when the command ends, however it ends."""
+    _work.at_end.append(call)
+
+
+class _OneLineErrors:
+    """One line and exit code 2 on bad input, 1 if diverged or a process is lost, 130 on Ctrl-C."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run the command; with ``standalone_mode=False`` exceptions pass through."""
+        run: Any = super().main  # type: ignore[misc]
+        if not extra.pop("standalone_mode", True):
+            return run(*args, standalone_mode=False, **extra)
+        return _run(run, *args, **extra)
+
+
+class Command(_OneLineErrors, click.Command):
+    """A click command that ends as this module says."""
+
+
+class Group(_OneLineErrors, click.Group):
+    """A group of commands that end as this module says."""
+
+
+def _run(main: Any, *args: Any, **extra: Any) -> None:
+    global _work
+    _work = _Work(sys.argv[1:] if not args or args[0] is None else args[0])
+    if _of_several():
+        signal.signal(signal.SIGTERM, _terminated)
+    try:
+        code = _outcome(main, *args, **extra)
+    finally:
+        for call in _work.at_end:
+            call()
+    sys.exit(code)
+
+
+def _outcome(main: Any, *args: Any, **extra: Any) -> int:
+    """Run the command, say how it failed if it did, and return the exit code."""
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            code = main(*args, standalone_mode=False, **extra)
+    except click.ClickException as error:
+        return _failed(error.format_message(), error.exit_code)
+    except InputError as error:
+        return _failed(str(error), USAGE_ERROR)
+    except (DivergenceError, ProcessLostError) as error:
+        return _failed(str(error), FAILURE)
+    except (KeyboardInterrupt, click.Abort):
+        return _stopped()
+    except BrokenPipeError:
+        # Whatever is still buffered for the reader that is gone has nowhere to go.
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILURE
+    except (MemoryError, OSError, RuntimeError) as error:
+        if ran_out(error):
+            cause = (str(error).strip().splitlines() or ["the system gave no more"])[0]
+            return _failed(f"out of memory: {cause}; choose smaller sizes{_going_on()}", FAILURE)
+        if isinstance(error, OSError) and error.errno is not None:
+            return _failed(f"{error.strerror}: {error.filename or 'output'}{_going_on()}", FAILURE)
+        raise
+    return code if isinstance(code, int) else 0
+
+
+def _going_on() -> str:
+    how = _work.how_to_go_on()
+    return f"; go on with {how}" if how else ""
+
+
+def _failed(message: str, code: int) -> int:
+    if _of_several():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # so that the line is written
+    line = " ".join(message.split())
+    if len(line) > _LONGEST:  # what was given is shown in it
+        line = f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
+    show(f"error: {line}", sys.stderr)
+    return code
+
+
+def _stopped() -> int:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C does not cut the line short
+    if os.environ.get("RANK", "0") == "0":  # of several processes one says it
+        how = _work.how_to_go_on()
+        show("stopped" if how is None else f"stopped; go on with: {how}", sys.stderr)
+    signal.signal(signal.SIGINT, before)
+    return INTERRUPTED
+
+
+def _of_several() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def _terminated(number: int, frame: Any) -> None:
+    # While another error is on its way, that one says what happened.
+    if not isinstance(sys.exc_info()[1], Exception | KeyboardInterrupt):
+        raise ProcessLostError(
+            "ended by SIGTERM, which torchrun sends when another of the processes has ended"
+            + _work.last_checkpoint()
+        )
+
+
+def _program() -> str:
+    script = shlex.quote(sys.argv[0])
+    if _of_several() and sys.argv[0].endswith(".py"):
+        return f"torchrun --nproc-per-node={os.environ.get('LOCAL_WORLD_SIZE', 'N')} {script}"
+    return f"python {script}" if sys.argv[0].endswith(".py") else "pyro-dvae train"
+
+
+def _show_warning(message: Warning | str, *args: Any, **extra: Any) -> None:
+    show(f"warning: {' '.join(str(message).split())}", sys.stderr)

@@ -1,0 +1,119 @@
+"""The data of a run: loaded, and made binary from its seed; the same in training and in an evaluation."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from torch import Tensor
+
+import pyro_dvae
+from pyro_dvae.datasets import Dataset, binarisation, binarise_dataset, load_dataset
+from pyro_dvae.errors import DataError
+from pyro_dvae.jobs.options import Options
+from pyro_dvae.training.epochs import fingerprint
+
+
+@dataclass(frozen=True)
+class RunData:
+    """A data set with its parts prepared as the options of a run say, on its device.
+
+    :param dataset: as loaded.
+    :param train: to be passed through ``visit`` batch by batch, as the other two, [N, D].
+    :param validation: made binary once.
+    :param test: made binary once.
+    :param visit: what the model sees of a prepared batch.
+    """
+
+    dataset: Dataset
+    train: Tensor
+    validation: Tensor
+    test: Tensor
+    visit: Callable[[Tensor], Tensor]
+
+
+def prepare(dataset: Dataset, options: Options, device: torch.device) -> RunData:
+    """Make the parts of ``dataset`` binary as the options say, from their seed alone."""
+    parts = binarise_dataset(dataset, options.binarisation, options.seed)
+    train, validation, test = (part.to(device) for part in parts)
+    return RunData(dataset, train, validation, test, binarisation(options.binarisation).visit)
+
+
+def described(dataset: Dataset) -> dict[str, Any]:
+    """Return what ``config.json`` says of a data set."""
+    return {
+        "name": dataset.name,
+        "source": dataset.source,
+        "substituted_for": dataset.substituted_for,
+        "dimension": dataset.dimension,
+        "image_shape": list(dataset.image_shape),
+        "sizes": [len(dataset.train), len(dataset.validation), len(dataset.test)],
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a run was made with, for its record."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "pyro": pyro.__version__,
+        "numpy": np.__version__,
+        "pyro_dvae": pyro_dvae.__version__,
+    }
+
+
+def require_same_data(expected: dict[str, Any], dataset: Dataset) -> None:
+    """Refuse a data set that is not the one that ``config.json`` describes."""
+    found = described(dataset)
+    for name in ("name", "dimension", "image_shape", "sizes"):
+        if found[name] != expected[name]:
+            raise DataError(
+                f"data: {name} was {expected[name]} in the run of {expected['name']}, is now {found[name]}"
+            )
+
+
+def load_again(
+    config: dict[str, Any],
+    options: Options,
+    data_folder: str | None,
+    device: torch.device,
+    trained: Any,
+    name: str | None = None,
+) -> RunData:
+    """Return the data of a run that is over; other data than the run's are refused.
+
+    A set that stood in for another one is loaded by its own name.
+
+    :param config: content of ``config.json``.
+    :param options: those of the run.
+    :param data_folder: where the data are now; None: where they were.
+    :param trained: fingerprint of the training part, from the checkpoint.
+    :param name: of the data set, or path of its file now; None: as the run named it.
+    :raises DataError: the data cannot be had, or are not those of the run.
+    """
+    expected = config["data"]
+    folder = options.data_folder if data_folder is None else data_folder
+    dataset = load_dataset(name or options.dataset or expected["name"], folder)
+    require_same_data(expected, dataset)
+    prepared = prepare(dataset, options, device)
+    now = fingerprint(prepared.train)
+    if trained is not None and trained != now:
+        raise DataError(f"data: {dataset.name} has the size of the run's data, but other values")
+    return prepared
+
+
+def grid_of(values: Tensor) -> int | None:
+    """Return the least n up to 256 with all ``values``, in [0, 1], whole multiples of 1/n; None if none."""
+    distinct = values.double().unique()
+    if len(distinct) > 257:
+        return None
+    for count in range(1, 257):
+        scaled = distinct * count
+        if bool(((scaled - scaled.round()).abs() < 1e-4).all()):  # float32 values of a 255th: 1.5e-5
+            return count
+    return None

@@ -1,0 +1,131 @@
+"""Evaluation of a trained run: what log p(x) of its test data is, and how far the figure can be believed."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+from pyro_dvae import files, plots
+from pyro_dvae.evaluation import write_netcdf
+from pyro_dvae.evaluation.importance.arviz_export import import_arviz
+from pyro_dvae.interrupts import Stopped
+from pyro_dvae.jobs.data import versions
+from pyro_dvae.jobs.evaluated import EvaluationOptions, Subject, check_options, load_subject
+from pyro_dvae.jobs.findings import Findings, bits_per_dimension, draw, measure, same_data
+from pyro_dvae.ownership import own
+
+FOLDER = "evaluation"
+JSON = "evaluation.json"
+NETCDF = "log_likelihood.nc"
+PARTIAL = "log_likelihood.safetensors"
+
+
+class EvaluationStopped(Stopped):
+    """An evaluation was stopped by Ctrl-C or SIGTERM; the same call goes on from ``checkpoint``."""
+
+
+def evaluate_run(
+    folder: str | Path,
+    options: EvaluationOptions | None = None,
+    *,
+    output: str | Path | None = None,
+    data_folder: str | None = None,
+    dataset: str | None = None,
+    device: str = "auto",
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Evaluate a run on its own test data, by everything there is, and write the results to a folder.
+
+    The data are those of the run's own ``results.json``: the same set, made binary from the same seed.
+    Written are ``evaluation.json`` (every figure, those of the likelihood by datum), ``log_likelihood.nc``
+    (the likelihood, for ArviZ) and pictures; an earlier evaluation there is replaced. The likelihood of a
+    stopped evaluation stays in ``log_likelihood.safetensors``, from which the same call goes on.
+
+    :param folder: the run folder; one whose training was stopped will do.
+    :param options: what to measure, and how.
+    :param output: folder of the results; by default ``evaluation`` in the run folder.
+    :param data_folder: where the data are now, if not where the run found them.
+    :param dataset: where the run's own data file is now.
+    :param device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
+    :param quiet: show no progress.
+    :returns: the content of ``evaluation.json``; all in nats per datum unless said otherwise.
+    :raises InputError: an option is out of range, the folder is no run's, or the output cannot be written.
+    :raises DataError: the run's data cannot be had, or are others now.
+    :raises CheckpointError: the checkpoint is damaged, or a stopped evaluation there had other options.
+    :raises EvaluationStopped: Ctrl-C.
+    """
+    began = time.perf_counter()
+    folder = files.user_path("run", folder)
+    options = EvaluationOptions() if options is None else options
+    check_options(options)
+    target = folder / FOLDER if output is None else files.user_path("output", output)
+    subject = load_subject(folder, options, device, data_folder, dataset)
+    files.require_writable(target / JSON)
+    # Missing packages are found now, not when all is done.
+    plots.new_figure(1, 1)
+    import_arviz()
+    lock = own("output", target)
+    files.remove_left_over(target, JSON, NETCDF, PARTIAL)
+    partial = target / PARTIAL
+    try:
+        findings = measure(subject, options, partial, quiet)
+        start = time.perf_counter()
+        pictures = draw(target, subject, findings)
+        write_netcdf(findings.likelihood.to_arviz(), target / NETCDF)
+        findings.seconds["pictures_and_files"] = round(time.perf_counter() - start, 1)
+        findings.seconds["total"] = round(time.perf_counter() - began, 1)
+        content = _content(folder, subject, options, findings)
+        content["files"] = [str(path) for path in (target / JSON, target / NETCDF, *pictures)]
+        files.write_atomically(target / JSON, strict_json(content))
+        partial.unlink(missing_ok=True)
+    except KeyboardInterrupt as stop:
+        raise EvaluationStopped(partial if partial.exists() else None) from stop
+    finally:
+        lock.release()
+    return content
+
+
+def _content(
+    folder: Path, subject: Subject, options: EvaluationOptions, findings: Findings
+) -> dict[str, Any]:
+    annealed, simulated, likelihood = findings.annealed, findings.simulated, findings.likelihood
+    content: dict[str, Any] = {
+        "run": str(folder),
+        "epoch": subject.epoch,
+        "data": subject.config["data"]
+        | {
+            "part": "test",
+            "count": len(subject.x),
+            "binarisation": subject.options.binarisation,
+            "seed": subject.options.seed,
+        },
+        "settings": options.as_dict(),
+        "units": "nats per datum",
+        "log_p_is_of": subject.observation,
+        "log_likelihood": likelihood.to_dict(per_datum=True),
+        "annealed": None,
+        "bidirectional": None if simulated is None else simulated.to_dict(per_datum=True),
+        "bound_parts": findings.parts.to_dict(),
+        "active_units": None if findings.active is None else findings.active.to_dict(),
+        "bits_per_dimension": bits_per_dimension(subject, likelihood),
+        "reconstruction_error": findings.reconstruction.to_dict(),
+        "linear_probe": None if findings.probe is None else findings.probe.to_dict(),
+        "seconds": findings.seconds,
+        "device": str(subject.x.device),
+        "versions": versions() | {"arviz": import_arviz().__version__},
+    }
+    if annealed is not None:
+        content["annealed"] = annealed.to_dict(per_datum=True) | {
+            "same_data": same_data(likelihood, annealed)
+        }
+    return content
+
+
+def strict_json(content: dict[str, Any]) -> str:
+    """Return indented JSON without NaN, each list of numbers on one line."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    # No text value holds a line break as it is, so what does is a list that was indented.
+    return re.sub(r"\[\n[^][{}\"]*\]", lambda found: re.sub(r"\s+", " ", found[0]), text) + "\n"

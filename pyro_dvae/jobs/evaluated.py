@@ -1,0 +1,190 @@
+"""What is evaluated: the options of an evaluation, and the run, its data and its model."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from torch import Tensor
+
+from pyro_dvae import checks
+from pyro_dvae.datasets.base import is_binary
+from pyro_dvae.errors import InputError
+from pyro_dvae.evaluation import Proposal
+from pyro_dvae.jobs import folder as run_folder
+from pyro_dvae.jobs.data import RunData, load_again
+from pyro_dvae.jobs.options import LARGE, Options
+from pyro_dvae.jobs.parts import build_corruption, pick_device
+from pyro_dvae.models import DVAE
+from pyro_dvae.random_state import derived_seed, forked
+from pyro_dvae.training.run_state import read_training
+
+PROPOSALS = ("auto", "clean", "corrupted", "mixture")
+WEIGHTS = ("best", "last")
+STARTS = ("guide", "prior")
+
+
+def _option(default: Any, help_text: str, **click_arguments: Any) -> Any:
+    return field(default=default, metadata={"help": help_text, "click": click_arguments})
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """Everything that decides the figures of an evaluation, and how much memory it may take."""
+
+    samples: int = _option(5000, "Importance samples of each datum.")
+    proposal: str = _option(
+        "auto",
+        "What they are drawn from: q(z|x), q(z|x~) with fresh noise, a mixture of those, or what is better.",
+        type=click.Choice(PROPOSALS),
+    )
+    corruptions: int = _option(10, "Corruptions of the mixture (M).")
+    defensive: float = _option(0.0, "Share of the samples from the prior, below 1.")
+    widen: float = _option(1.0, "Factor of the guide's standard deviations.")
+    count: int | None = _option(None, "Evaluate the first N test data.  [default: all]", type=int)
+    seed: int = _option(0, "Seed of everything that is drawn here; the test data stay those of the run.")
+    which: str = _option(
+        "best", "Weights of the best epoch by validation, or of the last.", type=click.Choice(WEIGHTS)
+    )
+    memory: int = _option(512, "Megabytes that samples and chains may take, about.")
+    bfloat16: bool = _option(False, "Round factors of matrix products: faster, noisier.", is_flag=True)
+    no_compile: bool = _option(False, "Do without the compiler.", is_flag=True)
+    annealed: int = _option(20, "Test data for annealed importance sampling, the first ones; 0: none.")
+    annealing_start: str = _option(
+        "guide", "Where chains start: at the guide or at the prior.", type=click.Choice(STARTS)
+    )
+    annealing_steps: int = _option(300, "Temperatures of each chain.")
+    chains: int = _option(8, "Chains of each datum.")
+    simulated: int = _option(
+        20, "Data drawn from the model for bidirectional Monte Carlo (log p(x) from both sides); 0: none."
+    )
+    keep_weights: bool = _option(False, "Keep all log weights in the netCDF file.", is_flag=True)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the options as a JSON-able dictionary."""
+        return dataclasses.asdict(self)
+
+
+def evaluation_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a click command every option of an evaluation; the function gets them as ``options``."""
+    names = [each.name for each in dataclasses.fields(EvaluationOptions)]
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        options = EvaluationOptions(**{name: values.pop(name) for name in names})
+        command(options=options, **values)
+
+    decorated: Callable[..., Any] = run
+    for entry in reversed(dataclasses.fields(EvaluationOptions)):
+        arguments = dict(entry.metadata["click"])
+        if not arguments.keys() & {"type", "is_flag"}:
+            arguments["type"] = type(entry.default)
+        decorated = click.option(
+            "--" + entry.name.replace("_", "-"),
+            default=entry.default,
+            help=entry.metadata["help"],
+            show_default=entry.default is not None and entry.default is not False,
+            **arguments,
+        )(decorated)
+    return decorated
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A trained model with its data.
+
+    :param dvae: model and guide, in evaluation mode, the corruption at the level of ``epoch``.
+    :param config: content of the run's ``config.json``.
+    :param options: those of the run.
+    :param data: the run's data.
+    :param x: test data to evaluate, as the run's own evaluation saw them, [N, D].
+    :param epoch: epoch whose weights these are, from 1; 0 before the end of the first.
+    """
+
+    dvae: DVAE
+    config: dict[str, Any]
+    options: Options
+    data: RunData
+    x: Tensor
+    epoch: int
+
+    @property
+    def title(self) -> str:
+        """The data in words, for the pictures."""
+        name = self.config["data"]["name"]
+        wanted = self.config["data"]["substituted_for"]
+        return f"{name} (in place of {wanted})" if wanted else name
+
+    @property
+    def observation(self) -> str:
+        """What log p(x) is the logarithm of: ``"probability"``, ``"density"`` or ``"none"`` of the two.
+
+        Grey values under a Bernoulli decoder have a cross-entropy, which is no density.
+        """
+        if self.options.likelihood != "bernoulli":
+            return "density"
+        return "probability" if is_binary(self.data.visit(self.data.test)) else "none"
+
+    def labels(self) -> tuple[Tensor, Tensor] | None:
+        """Return the classes of the training data and of ``x``; None where they do not tell data apart."""
+        train, test = self.data.dataset.train_labels, self.data.dataset.test_labels
+        if train is None or test is None or len(train.unique()) < 2:
+            return None
+        return train, test[: len(self.x)]
+
+    def train_x(self) -> Tensor:
+        """Return the training data as the model sees them, [N, D]."""
+        with forked(derived_seed(self.options.seed, "evaluation", "train")):  # drawn anew where dynamic
+            return self.data.visit(self.data.train)
+
+
+def check_options(options: EvaluationOptions) -> None:
+    """Refuse now what would be refused late, after a long part of the work."""
+    least = {"samples": 1, "memory": 1, "annealed": 0, "simulated": 0, "annealing_steps": 1, "chains": 1}
+    least |= {"corruptions": 2 if options.proposal == "mixture" else 1}
+    for name, minimum in least.items():
+        checks.count(name, getattr(options, name), minimum, LARGE)
+    checks.count("seed", options.seed, 0)
+    if options.count is not None:
+        checks.count("count", options.count)
+    checks.known("which", options.which, WEIGHTS)
+    kind = "clean" if options.proposal == "auto" else options.proposal
+    Proposal(kind, options.corruptions, options.defensive, options.widen)
+
+
+def load_subject(
+    folder: Path,
+    options: EvaluationOptions,
+    device: str = "auto",
+    data_folder: str | None = None,
+    dataset: str | None = None,
+) -> Subject:
+    """Read model and data of a run.
+
+    :raises InputError: the folder holds no run or no checkpoint, or there are fewer than ``count`` test data.
+    :raises DataError: the run's data cannot be had, or are others now.
+    """
+    with forked():  # weights are drawn before they are read
+        dvae, config = run_folder.load_run(folder, options.which)
+    run_options, place = run_folder.options_of(config), pick_device(device)
+    _, state = read_training(folder / run_folder.CHECKPOINT, lambda name: False)
+    best = state["history"]["best_epoch"] if options.which == "best" else None
+    epoch = best or state["epoch"]
+    data = load_again(config, run_options, data_folder, place, state["data"].get("train"), dataset)
+    if run_options.noise_pattern != "uniform":  # never learned, so that the checkpoint says nothing of it
+        dvae.guide.corruption = build_corruption(run_options, data.dataset.train)
+    dvae.guide.corruption.set_epoch(max(0, epoch - 1))
+    size = len(data.test)
+    if options.count is not None and options.count > size:
+        raise InputError(f"count: expected at most the {size} test data, got {options.count}")
+    if size == 0:
+        raise InputError(f"data: {config['data']['name']} has no test data")
+    with forked(), torch.no_grad():
+        x = data.visit(data.test[: options.count])
+    return Subject(dvae.to(place).eval(), config, run_options, data, x, epoch)

@@ -1,0 +1,133 @@
+"""Runs in one process: on a GPU those of one structure are one batched computation (``fit_many``)."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyro
+import torch
+
+from pyro_dvae.errors import DivergenceError
+from pyro_dvae.jobs.data import RunData
+from pyro_dvae.jobs.experiments.by_process import summary
+from pyro_dvae.jobs.experiments.declaration import Planned
+from pyro_dvae.jobs.experiments.one_run import SIDE_BY_SIDE, build, measured, perform, prepared
+from pyro_dvae.jobs.experiments.results import Keep, Row
+from pyro_dvae.jobs.experiments.setting import CHECKPOINT_EVERY, Setting
+from pyro_dvae.jobs.experiments.watching import Told, Watch
+from pyro_dvae.jobs.parts import training_settings
+from pyro_dvae.training import fit_many
+from pyro_dvae.training.progress import Progress
+
+# What may differ between the models of one batched computation; whether there is noise at all may not.
+_MAY_DIFFER = ("noise", "noise_end", "seed", "learning_rate")
+
+
+def perform_groups(
+    grouped: Sequence[Sequence[Planned]], folder: Path, device: torch.device, watch: Watch, keep: Keep
+) -> list[str]:
+    """Perform the runs in this process, those of a group at once, and give each row to ``keep``.
+
+    Returns what diverged, by name.
+    """
+    diverged: list[str] = []
+    for group in grouped:
+        for each in group:
+            watch.start(each.name)
+        perform_group = _together if len(group) > 1 else _alone
+        for each, outcome in perform_group(group, folder, device, watch):
+            if isinstance(outcome, str):
+                diverged.append(f"{each.name}: {outcome}")
+                watch.end(each.name, outcome)
+            else:
+                keep(outcome)
+                watch.end(each.name, summary(outcome))
+    return diverged
+
+
+def groups(planned: Sequence[Planned], width: int) -> list[list[Planned]]:
+    """Return the runs in groups of one structure, at most ``width`` in each, in the order of the plan."""
+    found: dict[str, list[Planned]] = {}
+    for each in planned:
+        found.setdefault(_structure(each), []).append(each)
+    return [group[start : start + width] for group in found.values() for start in range(0, len(group), width)]
+
+
+def _structure(planned: Planned) -> str:
+    if planned.case.program not in SIDE_BY_SIDE or planned.options.binarisation == "dynamic":
+        return planned.key  # alone: its data are drawn anew at each visit, or it is several trainings
+    chosen = {k: v for k, v in planned.options.as_dict().items() if k not in _MAY_DIFFER}
+    noisy = planned.options.noise > 0
+    return json.dumps([planned.case.program, planned.case.train_size, noisy, chosen], sort_keys=True)
+
+
+def _told(group: Sequence[Planned], watch: Watch) -> Told:
+    """Return the progress of a group's training, which is that of each of its runs."""
+
+    def epoch(done: int, epochs: int) -> None:
+        for each in group:
+            watch.epoch(each.name, done, epochs)
+
+    return Told(epoch, lambda text: watch.note(group[0].name, text))
+
+
+def _alone(
+    group: Sequence[Planned], folder: Path, device: torch.device, watch: Watch
+) -> Iterator[tuple[Planned, Row | str]]:
+    """Train the one run of a group; yield it with its row, or with why it diverged."""
+    try:
+        yield group[0], perform(group[0], folder, device, _told(group, watch))
+    except DivergenceError as error:
+        yield group[0], str(error)
+
+
+def _together(
+    group: Sequence[Planned], folder: Path, device: torch.device, watch: Watch
+) -> Iterator[tuple[Planned, Row | str]]:
+    """Train the runs of a group at once; yield each with its row, or with why it diverged."""
+    told = _told(group, watch)
+    settings = _settings(group, folder, device, told)
+    pairs = [build(each, setting) for each, setting in zip(group, settings, strict=True)]
+    checks = [setting.validation(pair) for setting, pair in zip(settings, pairs, strict=True)]
+    checkpoint = settings[0].checkpoint.with_name(f"{group[0].key}-{len(group)}.safetensors")
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    began = time.perf_counter()
+    fitted = fit_many(
+        [(pair.model, pair.guide) for pair in pairs],
+        pairs[0].bound,
+        [setting.data.train for setting in settings],
+        seeds=[each.options.seed for each in group],
+        learning_rate=[each.options.learning_rate for each in group],
+        evaluate=lambda number: checks[number](),
+        transform=settings[0].data.visit,
+        checkpoint=checkpoint,
+        checkpoint_every=CHECKPOINT_EVERY,
+        resume=checkpoint.exists(),
+        progress=told,
+        **training_settings(group[0].options),
+    )
+    share = (time.perf_counter() - began) / len(group)
+    for each, setting, pair, one in zip(group, settings, pairs, fitted, strict=True):
+        if one.history.best_epoch is None:
+            yield each, "diverged: its loss is not finite"
+            continue
+        one.load_best()
+        pyro.clear_param_store()  # all have parameters of the same names
+        yield each, measured(each, folder, setting, pair, one.history, share)
+    checkpoint.unlink(missing_ok=True)
+
+
+def _settings(
+    group: Sequence[Planned], folder: Path, device: torch.device, progress: Progress
+) -> list[Setting]:
+    """Return the settings of the runs; those of one seed share their data."""
+    by_seed: dict[int, RunData] = {}
+    found = []
+    for each in group:
+        seed = each.options.seed
+        found.append(prepared(each, folder, device, progress, by_seed.get(seed)))
+        by_seed[seed] = found[-1].data
+    return found

@@ -1,0 +1,243 @@
+"""An experiment as data: what is trained and measured, what its source published, what cases share.
+
+Importing this module does not import torch, so listing the experiments is quick.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pyro_dvae.errors import InputError
+from pyro_dvae.jobs.options import Options
+
+# Options that decide where and how a run computes, and not what.
+WHERE_AND_HOW = ("data_folder", "device", "compiled", "importance_samples")
+
+
+@dataclass(frozen=True)
+class Published:
+    """A figure of the source: its mean over runs and their standard deviation, where it gives one."""
+
+    mean: float
+    deviation: float | None = None
+
+
+@dataclass(frozen=True)
+class Case:
+    """One cell of an experiment's table.
+
+    :param row: label of its row.
+    :param column: label of its column.
+    :param options: training options (:class:`~pyro_dvae.jobs.options.Options`) that differ from the
+        experiment's; ``epochs`` among them, where this case needs another number.
+    :param published: the figure of the source.
+    :param program: what is trained, a name of :data:`pyro_dvae.jobs.experiments.one_run.PROGRAMS`.
+    :param train_size: train on the first so many data only.
+    """
+
+    row: str
+    column: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    published: Published | None = None
+    program: str = "dvae"
+    train_size: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The row and the column, as ``--only`` matches them."""
+        return f"{self.row}, {self.column}"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """That one cell is better than another.
+
+    :param text: the claim in words.
+    :param better: row and column of the cell that is said to be better.
+    :param worse: those of the other.
+    :param figure: the figure that is compared; by default the table's.
+    :param lower: the lower figure is the better one, as for an error.
+    :param margin: the claim holds up to so much of a loss: "as good as".
+    """
+
+    text: str
+    better: tuple[str, str]
+    worse: tuple[str, str]
+    figure: str | None = None
+    lower: bool = False
+    margin: float = 0.0
+
+
+@dataclass(frozen=True)
+class Table:
+    """How the figures of an experiment are laid out.
+
+    :param figure: the measured figure that the cells show.
+    :param sign: -1 shows its negative, as the source does for a bound of probabilities.
+    :param quantity: what the cells show, in words, with its unit.
+    :param corner: what rows and columns are.
+    :param digits: after the point.
+    """
+
+    quantity: str
+    figure: str = "bound"
+    sign: int = 1
+    corner: str = ""
+    digits: int = 2
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A table or figure of a source.
+
+    :param name: of the command line.
+    :param title: one line.
+    :param source: where it is published.
+    :param cases: the cells of its table.
+    :param table: their layout.
+    :param epochs: of a run.
+    :param seeds: runs of each case, seeds 0, 1, ...
+    :param options: training options of all cases that differ from the command's own.
+    :param measures: what is measured of each trained pair, besides its bound: names of
+        :data:`pyro_dvae.jobs.experiments.measures.MEASURES`.
+    :param picture: its kind, a name of :data:`pyro_dvae.jobs.experiments.pictures.PICTURES`.
+    :param core_hours: of all runs on one core each, by those that were measured for the documentation.
+    :param note: what a reader of the table should know.
+    :param claims: what its source says of its cells.
+    """
+
+    name: str
+    title: str
+    source: str
+    cases: tuple[Case, ...]
+    table: Table
+    epochs: int
+    seeds: int = 1
+    options: Mapping[str, Any] = field(default_factory=dict)
+    measures: tuple[str, ...] = ()
+    picture: str = "lines"
+    core_hours: float = 0.0
+    note: str = ""
+    claims: tuple[Claim, ...] = ()
+
+    @property
+    def rows(self) -> list[str]:
+        """The labels of the table's rows, in order."""
+        return list(dict.fromkeys(case.row for case in self.cases))
+
+    @property
+    def columns(self) -> list[str]:
+        """The labels of its columns, in order."""
+        return list(dict.fromkeys(case.column for case in self.cases))
+
+    @property
+    def cells(self) -> dict[tuple[str, str], Case]:
+        """The cases by row and column."""
+        return {(case.row, case.column): case for case in self.cases}
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run: a case with a seed and all its options."""
+
+    experiment: str
+    case: Case
+    options: Options
+    measures: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The case and the seed."""
+        return f"{self.case.name}, seed {self.options.seed}"
+
+    @property
+    def key(self) -> str:
+        """A digest of all that decides the run's figures; an option at its default is left out of it."""
+        usual = Options().as_dict()
+        chosen = {
+            name: value
+            for name, value in self.options.as_dict().items()
+            if name not in WHERE_AND_HOW and value != usual[name]
+        }
+        content = [self.case.program, self.case.train_size, chosen]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def plan(
+    experiment: Experiment,
+    *,
+    seeds: int | None = None,
+    epochs: int | None = None,
+    only: tuple[str, ...] = (),
+    overrides: Mapping[str, Any] | None = None,
+) -> list[Planned]:
+    """Return the runs of an experiment: all cases of the first seed, then of the second, and so on.
+
+    :param seeds: runs of each case in place of the experiment's number.
+    :param epochs: of a run in place of the experiment's.
+    :param only: texts of which a case's name (its row and column) must contain one, as whole words and
+        in any letters: ``0 %`` is not in ``10 %``.
+    :param overrides: options that replace those of every run.
+    :raises InputError: ``only`` leaves no case.
+    """
+    patterns = [re.compile(rf"(?<![\w.]){re.escape(text)}(?![\w.])", re.IGNORECASE) for text in only]
+    wanted = [
+        case for case in experiment.cases if not only or any(each.search(case.name) for each in patterns)
+    ]
+    if not wanted:
+        known = "; ".join(case.name for case in experiment.cases)
+        raise InputError(f"only: {', '.join(map(repr, only))} is in no case of {experiment.name}: {known}")
+    found = []
+    for seed in range(experiment.seeds if seeds is None else seeds):
+        for case in wanted:
+            options = {"epochs": experiment.epochs, **experiment.options, **case.options, "seed": seed}
+            options |= {} if epochs is None else {"epochs": epochs}
+            options |= overrides or {}
+            planned = Planned(experiment.name, case, _options(options), experiment.measures)
+            found.append(planned)
+    return found
+
+
+def _options(values: Mapping[str, Any]) -> Options:
+    names = {each.name for each in dataclasses.fields(Options)}
+    if odd := sorted(set(values) - names):
+        raise InputError(f"options: an experiment names {odd[0]!r}, which is no training option")
+    return Options(**values)
+
+
+FREY: dict[str, Any] = {"dataset": "frey", "binarisation": "none", "likelihood": "gaussian-per-pixel"}
+MNIST_AND_FREY: dict[str, dict[str, Any]] = {"MNIST": {"dataset": "mnist"}, "Frey": {**FREY, "epochs": 1000}}
+"""Options by column: the Frey faces, of which there are few, in more epochs."""
+
+DVAE: dict[str, Any] = {"bound": "dvae"}
+DIWAE: dict[str, Any] = {"bound": "diwae", "particles": 5, "activation": "tanh"}
+"""As Im et al. (2017) train: K = 5 latents, and tanh in place of softplus."""
+
+_METHODS = {"DVAE, K = 1": DVAE, "DVAE, K = 5": {**DVAE, "particles": 5}, "DIWAE, K = 5": DIWAE}
+Figures = Sequence[tuple[float, float]]
+
+
+def by_method_and_noise(
+    published: Mapping[tuple[str, int], Figures], noise: Sequence[float], column: Callable[[float], str]
+) -> tuple[Case, ...]:
+    """Return the cases of Tables 1 and 2 of Im et al. (2017).
+
+    :param published: by method and layers of the encoder, the mean and deviation at each level of noise.
+    :param column: the label of a level.
+    """
+    return tuple(
+        Case(
+            f"{method}, {layers} layer{'s' if layers > 1 else ''}",
+            column(level),
+            {**_METHODS[method], "hidden_layers": layers, "noise": level},
+            Published(*figure),
+        )
+        for (method, layers), figures in published.items()
+        for level, figure in zip(noise, figures, strict=True)
+    )

@@ -1,0 +1,184 @@
+"""What is measured of a trained pair: functions from a subject to figures. A new one is one entry here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from pyro_dvae import plots
+from pyro_dvae.bounds import (
+    DenoisingELBO,
+    TraceDenoising_ELBO,
+    TraceDenoisingIWAE_ELBO,
+    TraceSemiImplicit_ELBO,
+)
+from pyro_dvae.corruptions import Corruption
+from pyro_dvae.evaluation import Estimate, active_units, evaluate_bound, log_likelihood, reconstruction_error
+from pyro_dvae.jobs.data import RunData
+from pyro_dvae.jobs.images import manifold_means, prior_means
+from pyro_dvae.jobs.options import Options
+from pyro_dvae.jobs.parts import build_clean_bound
+from pyro_dvae.random_state import derived_seed
+
+Figures = dict[str, Any]
+TRAINING_DATA, SAMPLES, MIXTURE, PARTICLES = 10_000, 200, 10, 5
+DRAWS = 100_000  # of all data together, about: with one of each of 10,000 images 0.07 nats are noise
+TILES = 20  # of a manifold, along each side
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A trained pair, at its best epoch by validation.
+
+    :param stem: path without suffix for the files of a measure.
+    """
+
+    model: Callable[..., Any]
+    guide: Callable[..., Any]
+    corruption: Corruption
+    data: RunData
+    options: Options
+    stem: Path
+
+    @cached_property
+    def test(self) -> Tensor:
+        """The test data as the model sees them, [N, D]."""
+        return self.data.visit(self.data.test)
+
+    def seed(self, purpose: str) -> int:
+        """Return the seed of a measure's draws."""
+        return derived_seed(self.options.seed, "measure", purpose)
+
+    def bound_of(self, x: Tensor, bound: DenoisingELBO, purpose: str, *, clean: bool = True) -> Figures:
+        """Return a bound of the data ``x`` as a figure."""
+        found = evaluate_bound(self.model, self.guide, x, bound, clean=clean, seed=self.seed(purpose))
+        return figure(found)
+
+
+def figure(found: Estimate) -> Figures:
+    """Return the mean over the data and its standard error (nats)."""
+    return {"mean": found.mean, "standard_error": found.standard_error}
+
+
+def bound(subject: Subject) -> Figures:
+    """Measure the bound that was trained, on clean test input: L_dvae, or L_diwae with as many latents."""
+    return {"bound": subject.bound_of(subject.test, _trained(subject, subject.test), "bound")}
+
+
+def training(subject: Subject) -> Figures:
+    """Measure the same on (the first 10,000) training data: how far the fit runs ahead of the test."""
+    rows = subject.data.visit(subject.data.train[:TRAINING_DATA])
+    return {"training_bound": subject.bound_of(rows, _trained(subject, rows), "training")}
+
+
+def bounds(subject: Subject) -> Figures:
+    """Measure L_dvae, L_J (J = 10) and L_diwae (K = 5) of the test data, on clean and on corrupted input."""
+    draws = _draws(subject.test)
+    of = {
+        "dvae": TraceDenoising_ELBO(num_corruptions=draws, max_plate_nesting=1),
+        f"semi_implicit_{MIXTURE}": TraceSemiImplicit_ELBO(
+            num_corruptions=draws, num_mixture=MIXTURE, max_plate_nesting=1
+        ),
+        f"diwae_{PARTICLES}": TraceDenoisingIWAE_ELBO(
+            num_corruptions=draws, num_particles=PARTICLES, max_plate_nesting=1
+        ),
+    }
+    return {
+        # One seed for all of a kind: they share draws, so that their differences are more than noise.
+        f"{name}_{kind}": subject.bound_of(subject.test, each, kind, clean=kind == "clean")
+        for kind in ("clean", "corrupted")
+        for name, each in of.items()
+    }
+
+
+def likelihood(subject: Subject) -> Figures:
+    """Measure log p(x) of the test data by importance sampling with the guide on clean input."""
+    found = log_likelihood(
+        subject.model,
+        subject.guide,
+        subject.test,
+        num_samples=SAMPLES,
+        proposal="clean",
+        seed=subject.seed("likelihood"),
+        max_plate_nesting=1,
+        progress=False,
+    )
+    return {
+        "log_likelihood": {
+            "mean": found.mean,
+            "standard_error": found.standard_error_of_mean,
+            "samples": found.num_samples,
+            "share_unreliable": found.share_unreliable,
+        }
+    }
+
+
+def reconstruction(subject: Subject) -> Figures:
+    """Measure squared error and cross-entropy of the test data, decoded from the mean and sampled codes."""
+    found = reconstruction_error(subject.model, subject.guide, subject.test, seed=subject.seed("codes"))
+    figures: Figures = {}
+    for name, each in (("mean_code", found.from_mean), ("sampled_codes", found.from_samples)):
+        if each is not None:
+            figures[f"squared_error_{name}"] = figure(each.squared)
+            if each.cross_entropy is not None:
+                figures[f"cross_entropy_{name}"] = figure(each.cross_entropy)
+    return figures
+
+
+def units(subject: Subject) -> Figures:
+    """Count the latent units in use (Burda et al. 2016)."""
+    found = active_units(subject.model, subject.guide, subject.test, seed=subject.seed("units"))
+    return {"active_units": {"mean": float(found.count)}}
+
+
+def noise(subject: Subject) -> Figures:
+    """Read the level of the corruption, where it has one."""
+    levels = [float(level().detach().mean()) for level in subject.corruption.levels()]
+    return {"noise": {"mean": levels[0]}} if levels else {}
+
+
+def manifold(subject: Subject) -> Figures:
+    """Draw the images over the two latents, by the inverse Gaussian distribution function."""
+    images = manifold_means(subject.model, subject.test, TILES, TILES).cpu()
+    shape = subject.data.dataset.image_shape
+    plots.manifold(_png(subject, "manifold"), images, shape, TILES, TILES)
+    return {}
+
+
+def samples(subject: Subject) -> Figures:
+    """Draw images of latents from the prior."""
+    images = prior_means(subject.model, subject.test, 100).cpu()
+    plots.image_grid(_png(subject, "samples"), images, subject.data.dataset.image_shape, columns=10)
+    return {}
+
+
+def _draws(x: Tensor) -> int:
+    """Return the draws of each datum."""
+    return min(max(math.ceil(DRAWS / len(x)), 1), 500)
+
+
+def _trained(subject: Subject, x: Tensor) -> DenoisingELBO:
+    return build_clean_bound(subject.options, _draws(x))
+
+
+def _png(subject: Subject, kind: str) -> Path:
+    return subject.stem.with_name(f"{subject.stem.name}-{kind}.png")
+
+
+MEASURES: dict[str, Callable[[Subject], Figures]] = {
+    "bound": bound,
+    "training": training,
+    "bounds": bounds,
+    "likelihood": likelihood,
+    "reconstruction": reconstruction,
+    "units": units,
+    "noise": noise,
+    "manifold": manifold,
+    "samples": samples,
+}

@@ -1,0 +1,226 @@
+"""The pictures of experiments: from the finished runs to a PNG file. A new kind is one entry here."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pyro_dvae import plots
+from pyro_dvae.jobs.experiments.declaration import Case, Experiment
+from pyro_dvae.jobs.experiments.registry import span
+from pyro_dvae.jobs.experiments.results import Row
+from pyro_dvae.jobs.experiments.table import fewer, number, of_case, stand_in, values
+
+NAME = "picture.png"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+MARKERS = "os^Dv<>P"
+
+
+def lines(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path | None:
+    """Draw a line for each row of the table over its columns: ours, and beside it what was published."""
+    columns, cells = experiment.columns, experiment.cells
+    finished = {row["row"] for row in rows}
+    published = any(case.published for case in experiment.cases) and stand_in(experiment, rows) is None
+    width = 11.0 if published else 7.0
+    figure = plots.new_figure(width, 4.6, layout="constrained")
+    axes = figure.subplots(1, 2 if published else 1, sharey=True, squeeze=False)[0]
+    for place, label in enumerate(label for label in experiment.rows if label in finished):
+        cases = [cells.get((label, column)) for column in columns]
+        style = {"color": COLOURS[place % 8], "marker": MARKERS[place % 8], "markersize": 5, "capsize": 3}
+        ours = [_ours(experiment, case, rows) for case in cases]
+        _points(axes[0], ours, label=label, **style)
+        if published:
+            theirs = [_theirs(case) for case in cases]
+            _points(axes[1], theirs, label=label, **style)
+    for each, title in zip(axes, ("ours", "published"), strict=False):
+        each.set_xticks(range(len(columns)), labels=[_wrapped(column) for column in columns])
+        each.set_xlim(-0.2, len(columns) - 0.8)  # the same in both, where one has fewer columns measured
+        each.set_xlabel(experiment.table.corner)
+        each.grid(axis="y", color="0.9", linewidth=0.8)
+        each.set_axisbelow(True)
+        if published:
+            each.set_title(title, fontsize=plots.FONT_SIZE + 1)
+    axes[0].set_ylabel(experiment.table.quantity)
+    handles = axes[0].get_legend_handles_labels()
+    if len(handles[0]) > 1:
+        figure.legend(*handles, loc="outside lower center", ncols=3, frameon=False, fontsize=plots.FONT_SIZE)
+    return _written(figure, experiment, rows, folder)
+
+
+def _wrapped(label: str) -> str:
+    return textwrap.fill(label.replace(" %", "\N{NO-BREAK SPACE}%"), 14)
+
+
+def curves(
+    *, panel: str = "column", line: str = "row", log: bool = False
+) -> Callable[[Experiment, Sequence[Row], Path], Path | None]:
+    """Return a function that draws validation bounds against the epoch: means over the seeds.
+
+    A band is the standard deviation over the seeds, where there are several.
+
+    :param panel: what has a panel of its own, ``column`` or ``row``.
+    :param line: what has a line of its own, the other of the two.
+    :param log: the epochs on a logarithmic axis.
+    """
+
+    def draw(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path | None:
+        from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+
+        names = {"row": experiment.rows, "column": experiment.columns}
+        places = [name for name in names[panel] if any(row[panel] == name for row in rows)]
+        figure = plots.new_figure(max(7.0, 4.2 * len(places)), 4.6, layout="constrained")
+        panels = figure.subplots(1, len(places), squeeze=False)[0]
+        drawn: dict[str, Any] = {}
+        for axes, place in zip(panels, places, strict=True):
+            shown: list[float] = []
+            for number_of, label in enumerate(names[line]):
+                own = [row["curve"] for row in rows if (row[panel], row[line]) == (place, label)]
+                if own:
+                    epochs, means, spread = _over_seeds(own)
+                    style = {"color": COLOURS[number_of % 8], "linewidth": 1.4}
+                    (drawn[label],) = axes.plot(epochs, means, **style)
+                    if len(own) > 1:
+                        below, above = means - spread, means + spread
+                        axes.fill_between(epochs, below, above, color=style["color"], alpha=0.2, linewidth=0)
+                    shown += means[len(means) // 10 :].tolist()
+            low, high = min(shown), max(shown)
+            margin = 0.05 * (high - low) or 0.5
+            axes.set_ylim(low - margin, high + margin)
+            if log:
+                axes.set_xscale("log")
+                axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axes.xaxis.set_major_formatter(ScalarFormatter())
+                axes.xaxis.set_minor_formatter(NullFormatter())
+            axes.set_xlabel("epoch")
+            axes.set_title(place, fontsize=plots.FONT_SIZE + 1)
+            axes.grid(color="0.9", linewidth=0.8)
+        panels[0].set_ylabel("validation bound, nats per datum")
+        below = {"loc": "outside lower center", "ncols": 4, "frameon": False, "fontsize": plots.FONT_SIZE}
+        figure.legend(
+            [drawn[name] for name in names[line] if name in drawn],
+            [name for name in names[line] if name in drawn],
+            **below,
+        )
+        return _written(figure, experiment, rows, folder)
+
+    return draw
+
+
+def _over_seeds(own: Sequence[Any]) -> tuple[Any, Any, Any]:
+    """Return the epochs that all curves have, and mean and standard deviation of their validation bounds."""
+    import numpy as np
+
+    curves_of = [dict(zip(each["epoch"], each["validation"], strict=True)) for each in own]
+    epochs = sorted(set.intersection(*(set(each) for each in curves_of)))
+    bounds = np.array([[each[epoch] for epoch in epochs] for each in curves_of])
+    spread = bounds.std(axis=0, ddof=1) if len(own) > 1 else np.zeros(len(epochs))
+    return epochs, bounds.mean(axis=0), spread
+
+
+def heat_map(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path | None:
+    """Draw the table as a map of colours, with its numbers."""
+    labels, columns, cases = experiment.rows, experiment.columns, experiment.cells
+    means = [[_ours(experiment, cases.get((row, column)), rows)[0] for column in columns] for row in labels]
+    figure = plots.new_figure(2.5 + 0.85 * len(columns), 2.2 + 0.5 * len(labels), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(means, cmap="viridis", aspect="auto", origin="lower")
+    found = [value for line in means for value in line if math.isfinite(value)]
+    middle = (min(found) + max(found)) / 2
+    for y, line in enumerate(means):
+        for x, value in enumerate(line):
+            if math.isfinite(value):
+                colour = "white" if value < middle else "black"
+                text = number(value, experiment.table.digits)
+                axes.text(x, y, text, ha="center", va="center", color=colour, fontsize=plots.FONT_SIZE - 1)
+    axes.set_xticks(range(len(columns)), labels=columns)
+    axes.set_yticks(range(len(labels)), labels=labels)
+    axes.set_xlabel(experiment.table.corner)
+    figure.colorbar(image, ax=axes, label=experiment.table.quantity)
+    return _written(figure, experiment, rows, folder)
+
+
+def panels(kind: str) -> Callable[[Experiment, Sequence[Row], Path], Path | None]:
+    """Return a function that puts the pictures of a measure side by side, of the first seed of each case."""
+
+    def draw(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path | None:
+        from matplotlib.image import imread
+
+        found = []
+        for case in experiment.cases:
+            own = of_case(case, rows)
+            path = folder / "pictures" / f"{own[0]['key']}-{kind}.png" if own else None
+            if path is not None and path.exists():
+                found.append((case, imread(path)))
+        if not found:
+            return None
+        across = min(len(found), 4)
+        down = math.ceil(len(found) / across)
+        height, width = (max(image.shape[side] for _, image in found) / plots.DPI for side in (0, 1))
+        # At the size they were drawn, so that their labels can be read.
+        figure = plots.new_figure(width * across, (height + 0.3) * down + 0.4, layout="constrained")
+        places = figure.subplots(down, across, squeeze=False).flatten()
+        for axes in places:
+            axes.set_axis_off()
+        for axes, (case, image) in zip(places, found, strict=False):
+            axes.imshow(image, cmap="gray")
+            axes.set_title(case.name, fontsize=plots.FONT_SIZE + 1)
+        return _written(figure, experiment, rows, folder)
+
+    return draw
+
+
+def _ours(experiment: Experiment, case: Case | None, rows: Sequence[Row]) -> tuple[float, float]:
+    table = experiment.table
+    found = values(of_case(case, rows), table.figure, table.sign)
+    if not found:
+        return math.nan, 0.0
+    return statistics.fmean(found), statistics.stdev(found) if len(found) > 1 else 0.0
+
+
+def _theirs(case: Case | None) -> tuple[float, float]:
+    if case is None or case.published is None:
+        return math.nan, 0.0
+    return case.published.mean, case.published.deviation or 0.0
+
+
+def _points(axes: Any, points: Sequence[tuple[float, float]], **style: Any) -> None:
+    seen = [(place, *point) for place, point in enumerate(points) if math.isfinite(point[0])]
+    if seen:
+        places, means, errors = zip(*seen, strict=True)
+        axes.errorbar(places, means, errors, **style)
+
+
+def title(experiment: Experiment, rows: Sequence[Row]) -> str:
+    """Return the title of a picture; it names a data set that stands in, and fewer epochs."""
+    instead = stand_in(experiment, rows)
+    parts = [
+        experiment.title if instead is None else f"Of {instead}, not the declared data: {experiment.title}"
+    ]
+    short = [
+        row["epochs"]
+        for case in experiment.cases
+        for row in of_case(case, rows)
+        if fewer(experiment, case, [row])
+    ]
+    if short:
+        parts.append(f"({len(short)} of {len(rows)} runs with fewer epochs than declared: {span(short)})")
+    return " ".join(parts)
+
+
+def _written(figure: Any, experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path:
+    figure.suptitle(textwrap.fill(title(experiment, rows), 90), fontsize=plots.FONT_SIZE + 2)
+    return plots.write_figure(folder / NAME, figure)
+
+
+PICTURES: dict[str, Callable[[Experiment, Sequence[Row], Path], Path | None]] = {
+    "lines": lines,
+    "curves": curves(),
+    "log-curves-by-row": curves(panel="row", line="column", log=True),
+    "heat-map": heat_map,
+    "manifolds": panels("manifold"),
+    "samples": panels("samples"),
+}

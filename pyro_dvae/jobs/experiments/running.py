@@ -1,0 +1,185 @@
+"""``pyro-dvae reproduce``: an experiment from its declaration to results, table and picture."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pyro_dvae.datasets import load_dataset
+from pyro_dvae.errors import DivergenceError
+from pyro_dvae.files import require_writable, user_path, write_atomically
+from pyro_dvae.jobs.experiments import results
+from pyro_dvae.jobs.experiments.by_batch import groups, perform_groups
+from pyro_dvae.jobs.experiments.by_process import perform_all
+from pyro_dvae.jobs.experiments.declaration import Experiment, Planned, plan
+from pyro_dvae.jobs.experiments.pictures import PICTURES
+from pyro_dvae.jobs.experiments.table import markdown
+from pyro_dvae.jobs.experiments.watching import Watch
+from pyro_dvae.jobs.parts import pick_device
+from pyro_dvae.machine import available_cores
+from pyro_dvae.ownership import own
+
+TABLE = "table.md"
+WIDTH_ON_ACCELERATOR = 40  # runs in one batched computation
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of an experiment.
+
+    :param rows: of the finished runs, in the order of the plan.
+    :param missing: runs of the plan that are not finished.
+    :param diverged: what diverged here, by name.
+    :param files: what was written.
+    """
+
+    rows: list[results.Row]
+    missing: list[Planned]
+    diverged: list[str] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+
+
+def reproduce(
+    experiment: Experiment,
+    planned: Sequence[Planned],
+    folder: str | os.PathLike[str],
+    *,
+    device: str = "auto",
+    jobs: int | None = None,
+    keep_checkpoints: bool = False,
+    quiet: bool = False,
+    train: bool = True,
+) -> Outcome:
+    """Perform the planned runs that ``folder`` has no results of; write results, table and picture there.
+
+    What another experiment in a folder beside it has run already is taken from there.
+
+    On a CPU the runs go side by side in processes of one thread; on an accelerator as one batched
+    computation of those that can be.
+
+    :param folder: gets ``results.jsonl``, ``table.md`` and ``picture.png``.
+    :param device: as ``pyro-dvae train --device``.
+    :param jobs: runs at a time; by default as many as there are cores, or 40 on an accelerator. With 1 they
+        run in this process, with its threads.
+    :param keep_checkpoints: leave the checkpoints of finished runs where they are.
+    :param train: False writes table and picture of what is finished already, also while another process is
+        performing the runs.
+    :raises InputError: another process is performing the runs of this folder.
+    :raises Stopped: Ctrl-C or SIGTERM came; the same call goes on.
+    """
+    target = user_path("output", folder)
+    require_writable(target / results.RESULTS)
+    diverged: list[str] = []
+    if train:
+        lock = own("output", target)
+        try:
+            diverged = _perform_missing(planned, target, device, jobs, quiet, keep_checkpoints)
+        finally:
+            lock.release()
+    here, beside = _finished(target, planned)
+    done = here | beside
+    rows = [done[each.key] for each in planned if each.key in done]
+    files = [target / results.RESULTS] if (target / results.RESULTS).exists() else []
+    if rows:
+        write_atomically(target / TABLE, markdown(experiment, rows))
+        files.append(target / TABLE)
+        drawn = PICTURES[experiment.picture](experiment, rows, target)
+        files += [drawn] if drawn else []
+    return Outcome(rows, [each for each in planned if each.key not in done], diverged, files)
+
+
+def _finished(
+    folder: Path, planned: Sequence[Planned]
+) -> tuple[dict[str, results.Row], dict[str, results.Row]]:
+    """Return the rows of the planned runs by their keys: those in ``folder``, and others from beside it."""
+    here = results.finished(results.read(folder), planned)
+    beside = results.of_others(folder, [each for each in planned if each.key not in here])
+    return here, {row["key"]: row for row in beside}
+
+
+def _perform_missing(
+    planned: Sequence[Planned],
+    folder: Path,
+    device: str,
+    jobs: int | None,
+    quiet: bool,
+    keep_checkpoints: bool,
+) -> list[str]:
+    """Perform the runs that there is no row of; return what diverged, by name."""
+    here, beside = _finished(folder, planned)
+    for row in beside.values():
+        results.append(folder, row)
+
+    def keep(row: results.Row) -> None:
+        results.append(folder, row)
+        if not keep_checkpoints:
+            for part in (folder / "checkpoints").glob(f"*{row['key']}*"):  # their locks, too
+                part.unlink()
+
+    missing = [each for each in planned if each.key not in here | beside]
+    return _perform(missing, folder, device, jobs, quiet, keep) if missing else []
+
+
+def _perform(
+    missing: Sequence[Planned],
+    folder: Path,
+    device: str,
+    jobs: int | None,
+    quiet: bool,
+    keep: results.Keep,
+) -> list[str]:
+    where = pick_device(device)
+    on_cpu = where.type == "cpu"
+    width = min(jobs or (available_cores() if on_cpu else WIDTH_ON_ACCELERATOR), len(missing))
+    watch = Watch(len(missing), quiet=quiet)
+    try:
+        if width > 1 and on_cpu:
+            _fetch(missing)
+            return perform_all(missing, folder, str(where), width, watch, keep)
+        grouped = groups(missing, width) if width > 1 else [[each] for each in missing]
+        return perform_groups(grouped, folder, where, watch, keep)
+    finally:
+        watch.stop()
+
+
+def _fetch(missing: Sequence[Planned]) -> None:
+    """Load every data set once: what must be downloaded is, before several processes want it."""
+    for name, folder in sorted({(each.options.dataset, each.options.data_folder) for each in missing}):
+        load_dataset(name, folder)
+
+
+def run(
+    experiment: Experiment,
+    output: Path,
+    *,
+    seeds: int | None,
+    epochs: int | None,
+    only: tuple[str, ...],
+    data_folder: str,
+    dataset: str | None,
+    bfloat16: bool,
+    **settings: Any,
+) -> str:
+    """Perform what is asked for and not finished; return the table and where everything is."""
+    overrides: dict[str, Any] = {"data_folder": data_folder, "bfloat16": bfloat16}
+    if dataset is not None:
+        overrides["dataset"] = dataset
+    planned = plan(experiment, seeds=seeds, epochs=epochs, only=only, overrides=overrides)
+    folder = output / experiment.name
+    outcome = reproduce(experiment, planned, folder, **settings)
+    if outcome.diverged:
+        raise DivergenceError(f"{len(outcome.diverged)} of the runs diverged: {'; '.join(outcome.diverged)}")
+    return _closing(outcome, folder)
+
+
+def _closing(outcome: Outcome, folder: Path) -> str:
+    if not outcome.rows:
+        return f"nothing is finished in {folder}"
+    parts = [(folder / TABLE).read_text(encoding="utf-8")]
+    if outcome.missing:
+        parts.append(f"{len(outcome.missing)} runs are not finished\n")
+    parts.append("\n".join(str(path) for path in outcome.files))
+    return "\n".join(parts)

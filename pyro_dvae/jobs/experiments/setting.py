@@ -1,0 +1,124 @@
+"""What the programs of a run have at hand: options, data, device, and training that can be resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from pyro.infer import ELBO
+from torch import nn
+
+from pyro_dvae.bounds import DenoisingELBO
+from pyro_dvae.corruptions import Corruption
+from pyro_dvae.evaluation import evaluate_bound
+from pyro_dvae.jobs.data import RunData
+from pyro_dvae.jobs.options import Options
+from pyro_dvae.jobs.parts import (
+    build_bound,
+    build_clean_bound,
+    build_corruption,
+    build_decoder,
+    build_encoder,
+    training_settings,
+)
+from pyro_dvae.training import History, Trainer
+from pyro_dvae.training.progress import Progress
+
+Program = Callable[..., Any]
+CHECKPOINT_EVERY = 10  # epochs
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A model and a guide to train.
+
+    :param measured: the pair that is validated and measured, where it is another one: the predictive model
+        of full variational Bayes, say.
+    """
+
+    model: Program
+    guide: Program
+    bound: ELBO
+    measured_as: tuple[Program, Program] | None = None
+
+    @property
+    def measured(self) -> tuple[Program, Program]:
+        """The pair to validate and to measure."""
+        return self.measured_as or (self.model, self.guide)
+
+
+@dataclass
+class Setting:
+    """One run in the making.
+
+    :param options: its options.
+    :param data: its data; ``data.train`` is cut to what the case trains on.
+    :param device: where it computes.
+    :param checkpoint: its checkpoint; that of a phase before the last has the phase's name in it.
+    :param progress: told of every phase.
+    """
+
+    options: Options
+    data: RunData
+    device: torch.device
+    checkpoint: Path
+    progress: Progress
+    compile_seconds: float = field(default=0.0, init=False)
+
+    @cached_property
+    def corruption(self) -> Corruption:
+        """The corruption of the options, one for the run."""
+        return build_corruption(self.options, self.data.dataset.train).to(self.device)
+
+    def encoder(self) -> nn.Module:
+        """Return a new encoder."""
+        data = self.data.dataset
+        return build_encoder(self.options, data.dimension, data.image_shape).to(self.device)
+
+    def decoder(self) -> nn.Module:
+        """Return a new decoder."""
+        data = self.data.dataset
+        return build_decoder(self.options, data.dimension, data.image_shape).to(self.device)
+
+    def bound(self) -> DenoisingELBO:
+        """Return the bound to train by."""
+        return build_bound(self.options)
+
+    def validation(self, pair: Pair) -> Callable[[], float]:
+        """Return a function that measures the bound of the validation data on clean input."""
+        held_out, bound = self.data.visit(self.data.validation), build_clean_bound(self.options)
+        return lambda: evaluate_bound(*pair.measured, held_out, bound).mean
+
+    def fit(self, pair: Pair, phase: str = "") -> History:
+        """Train the pair, or go on where it was stopped; leave it with its best weights by validation."""
+        options = self.options
+        checkpoint = self.checkpoint.with_name(f"{self.checkpoint.stem}{phase}{self.checkpoint.suffix}")
+        trainer = Trainer(
+            pair.model,
+            pair.guide,
+            pair.bound,
+            self.data.train,
+            evaluate=self.validation(pair),
+            learning_rate=options.learning_rate,
+            transform=self.data.visit,
+            seed=options.seed,
+            checkpoint=checkpoint,
+            checkpoint_every=CHECKPOINT_EVERY,
+            resume=checkpoint.exists(),
+            config={k: v for k, v in options.as_dict().items() if k not in ("data_folder", "device")},
+            progress=self.progress,
+            device=self.device,
+            compile=options.compiled,
+            may_change=("compiled",),
+            **training_settings(options),
+        )
+        for epoch in trainer:
+            for x in epoch:
+                trainer.step(x)
+        trainer.load_best()
+        self.compile_seconds += trainer.compile_seconds
+        return trainer.history

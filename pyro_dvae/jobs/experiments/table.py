@@ -1,0 +1,210 @@
+"""The Markdown tables of an experiment: the source's layout, and everything else that was measured."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+
+from pyro_dvae.jobs.experiments.declaration import Case, Experiment, Published, Table
+from pyro_dvae.jobs.experiments.registry import in_words, span
+from pyro_dvae.jobs.experiments.results import Row
+
+MINUS, NONE = "\N{MINUS SIGN}", "\N{EN DASH}"
+FEWER = " \N{DAGGER}"  # marks a cell
+
+
+def markdown(experiment: Experiment, rows: Sequence[Row]) -> str:
+    """Return the tables of the finished runs ``rows``, and what they are of."""
+    instead = stand_in(experiment, rows)
+    parts = [
+        f"{experiment.title}. Source: {experiment.source}.",
+        *(
+            [f"**Of {instead}, which is not the experiment's data: compare with nothing.**"]
+            if instead
+            else []
+        ),
+        main_table(experiment, rows),
+        *([experiment.note] if experiment.note else []),
+    ]
+    if any(len(row["figures"]) > 1 for row in rows):
+        parts.append(_all_figures(experiment, rows))
+    return "\n\n".join(parts) + "\n"
+
+
+def stand_in(experiment: Experiment, rows: Iterable[Row]) -> str | None:
+    """Return the name of a data set that was used in place of the experiment's own."""
+    meant = {case.options.get("dataset", experiment.options.get("dataset")) for case in experiment.cases}
+    odd = {row["data"]["name"] for row in rows} - meant
+    return " and ".join(sorted(odd)) or None
+
+
+def of_case(case: Case | None, rows: Iterable[Row]) -> list[Row]:
+    """Return the rows of a case, one for each seed; of no case none."""
+    if case is None:
+        return []
+    return [row for row in rows if (row["row"], row["column"]) == (case.row, case.column)]
+
+
+def values(rows: Iterable[Row], name: str, sign: int = 1) -> list[float]:
+    """Return a figure of each run that has it."""
+    found = (row["figures"].get(name) for row in rows)
+    return [sign * each["mean"] for each in found if each is not None and each["mean"] is not None]
+
+
+def main_table(experiment: Experiment, rows: Sequence[Row]) -> str:
+    """Return published figures, ours, and the differences, as rows and columns, and what the runs took."""
+    table = experiment.table
+    cells_of = experiment.cells
+    comparable = stand_in(experiment, rows) is None
+    lines = [f"{table.quantity}; {_of_seeds(rows)}.", ""]
+    lines += _header([table.corner, "", *experiment.columns])
+    for label in experiment.rows:
+        of_row = [cells_of.get((label, column)) for column in experiment.columns]
+        own = [of_case(case, rows) for case in of_row]
+        ours = [values(each, table.figure, table.sign) for each in own]
+        if not any(ours):
+            continue
+        published = [c.published if c is not None and comparable else None for c in of_row]
+        cells = [
+            _ours(found, each, table) + (FEWER if fewer(experiment, case, each) else "")
+            for found, each, case in zip(ours, own, of_row, strict=True)
+        ]
+        if not any(published):
+            lines.append(_line([label, "ours", *cells]))
+            continue
+        lines.append(_line([label, "published", *(_published(each, table.digits) for each in published)]))
+        lines.append(_line(["", "ours", *cells]))
+        differences = [
+            _difference(each, source, table.digits) for each, source in zip(ours, published, strict=True)
+        ]
+        lines.append(_line(["", "difference", *differences]))
+    marked = [f"{FEWER.strip()} fewer epochs than declared."] if any(FEWER in line for line in lines) else []
+    return "\n".join([*lines, "", " ".join([*marked, _spent(rows)])])
+
+
+def fewer(experiment: Experiment, case: Case | None, rows: Iterable[Row]) -> bool:
+    """Return whether a run of the case was planned with fewer epochs than its experiment declares."""
+    if case is None:
+        return False
+    declared = case.options.get("epochs", experiment.epochs)
+    return any(row["options"]["epochs"] < declared for row in rows)
+
+
+def _all_figures(experiment: Experiment, rows: Sequence[Row]) -> str:
+    """Return a line for each case with every figure that was measured."""
+    names = list(dict.fromkeys(name for row in rows for name in row["figures"]))
+    lines = [
+        "All figures, means over the seeds as measured (bounds and log p(x) are in nats, higher is better):",
+        "",
+    ]
+    lines += _header(["", "", "best epoch", *(name.replace("_", " ") for name in names)])
+    for case in experiment.cases:
+        own = of_case(case, rows)
+        if own:
+            epochs = [row["best_epoch"] for row in own if row["best_epoch"] is not None]
+            best = ", ".join(map(str, epochs)) or NONE
+            figures = [_mean(values(own, name)) for name in names]
+            lines.append(_line([case.row, case.column, best, *figures]))
+    return "\n".join(lines)
+
+
+def _mean(found: Sequence[float]) -> str:
+    if not found:
+        return NONE
+    mean = statistics.fmean(found)
+    return number(mean, 4 if abs(mean) < 1 else 2)
+
+
+def _of_seeds(rows: Sequence[Row]) -> str:
+    counts = sorted({len(group) for group in _by_case(rows).values()})
+    if counts == [1]:
+        return "ours are of one run, ± the standard error over the test data"
+    spread = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    of_one = ", those of one run ± the standard error over the test data" if counts[0] == 1 else ""
+    return f"ours are means over {spread} runs ± their standard deviation{of_one}"
+
+
+def _by_case(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        found.setdefault((row["row"], row["column"]), []).append(row)
+    return found
+
+
+def _ours(found: Sequence[float], own: Sequence[Row], table: Table) -> str:
+    if not found:
+        return NONE
+    if len(found) == 1:
+        error = own[0]["figures"][table.figure].get("standard_error")
+        return plus_minus(found[0], error, table.digits)
+    return plus_minus(statistics.fmean(found), statistics.stdev(found), table.digits)
+
+
+def _published(figure: Published | None, digits: int) -> str:
+    return NONE if figure is None else plus_minus(figure.mean, figure.deviation, digits)
+
+
+def _difference(found: Sequence[float], published: Published | None, digits: int) -> str:
+    if not found or published is None:
+        return NONE
+    difference = statistics.fmean(found) - published.mean
+    return ("+" if difference > 0 else "") + number(difference, digits)
+
+
+def plus_minus(mean: float, error: float | None, digits: int) -> str:
+    """Return ``mean ± error``, or the mean alone."""
+    return number(mean, digits) if error is None else f"{number(mean, digits)} ± {number(error, digits)}"
+
+
+def number(value: float, digits: int) -> str:
+    """Return a number with a true minus sign."""
+    return f"{value:.{digits}f}".replace("-", MINUS)
+
+
+def _spent(rows: Sequence[Row]) -> str:
+    """Say what the runs were of and what they took."""
+    seconds = sum(spent(row) for row in rows)
+    elsewhere = sum("run_by" in row for row in rows)
+    which = "is a run of another experiment" if elsewhere == 1 else "are runs of other experiments"
+    shared = f" {elsewhere} of them {which}." if elsewhere else ""
+    data = " and ".join(_data(rows))
+    where = " and ".join(sorted({row["device"] for row in rows}))
+    threads = "one thread" if {row["threads"] for row in rows} == {1} else "several threads"
+    count = sum(row["options"]["bfloat16"] for row in rows)
+    which_of = "" if count == len(rows) else f" in {count} of them"
+    rounded = f", matrix products in bfloat16{which_of}" if count else ""
+    torch = " and ".join(sorted({row["versions"]["torch"] for row in rows}))
+    runs = "1 run" if len(rows) == 1 else f"{len(rows)} runs"
+    epochs = span(row["epochs"] for row in rows)
+    return (
+        f"{runs} of {epochs} epochs on {data}, with {threads} each on {where}{rounded}: "
+        f"{in_words(seconds)} in all (torch {torch}).{shared}"
+    )
+
+
+def spent(row: Row) -> float:
+    """Return the seconds of a run: of its thread where it had one core, else, or if resumed, by the clock."""
+    seconds = row["seconds"]
+    by_clock = max(seconds["training"], seconds["steps"]) + seconds["measuring"]
+    resumed = seconds["training"] < seconds["steps"]  # the other times are of the last part only
+    found: float = by_clock if resumed else seconds.get("cpu", by_clock)
+    return found
+
+
+def _data(rows: Sequence[Row]) -> list[str]:
+    """Name each data set, with the sizes that were trained on."""
+    sizes: dict[str, set[int]] = {}
+    for row in rows:
+        sizes.setdefault(str(row["data"]["name"]), set()).add(row["data"]["trained_on"])
+    return [
+        f"{name} ({' and '.join(f'{size:,}' for size in sorted(found))} for training)"
+        for name, found in sorted(sizes.items())
+    ]
+
+
+def _header(cells: Sequence[str]) -> list[str]:
+    return [_line(cells), "|" + "---|" * len(cells)]
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"

@@ -1,0 +1,256 @@
+"""The measurements of an evaluation, their records and their pictures."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyro
+
+from pyro_dvae.errors import CheckpointError
+from pyro_dvae.evaluation import (
+    ActiveUnits,
+    BoundParts,
+    Estimate,
+    LinearProbe,
+    LogLikelihood,
+    ReconstructionError,
+    active_units,
+    bits_per_dim,
+    bound_parts,
+    linear_probe,
+    log_likelihood,
+    reconstruction_error,
+)
+from pyro_dvae.evaluation import likelihood_pictures as pictures
+from pyro_dvae.evaluation.annealing import (
+    AnnealedLikelihood,
+    BidirectionalReport,
+    annealed_log_likelihood,
+    bidirectional,
+)
+from pyro_dvae.evaluation.counting import Counting, counting
+from pyro_dvae.evaluation.estimates import error_of_mean, finite
+from pyro_dvae.jobs.data import grid_of
+from pyro_dvae.jobs.evaluated import EvaluationOptions, Subject
+
+MEGABYTE = 2**20
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Everything that was measured; what was left out, or does not apply, is None.
+
+    :param seconds: what each part took.
+    """
+
+    parts: BoundParts
+    active: ActiveUnits | None
+    reconstruction: ReconstructionError
+    probe: LinearProbe | None
+    likelihood: LogLikelihood
+    annealed: AnnealedLikelihood | None
+    simulated: BidirectionalReport | None
+    seconds: dict[str, float]
+
+
+def measure(subject: Subject, options: EvaluationOptions, partial: Path, quiet: bool) -> Findings:
+    """Measure all that the options ask for; short parts come first.
+
+    :param partial: file that a stopped likelihood is kept in, and goes on from.
+    :raises CheckpointError: ``partial`` is of an evaluation with other options, or damaged.
+    """
+    clock = _Clock(quiet)
+    data = f"{len(subject.x):,} test data"
+    pair, x, seed = (subject.dvae.model, subject.dvae.guide), subject.x, options.seed
+    with pyro.settings.context(module_local_params=True):
+        with clock("bound_parts", f"parts of the bound, {data}"):
+            parts = bound_parts(*pair, x, max_plate_nesting=1, seed=seed)
+        with clock("active_units", f"active units, {data}"):
+            active = active_units(*pair, x, seed=seed) if len(x) > 1 else None
+        with clock("reconstruction_error", f"reconstruction error, {data}"):
+            reconstruction = reconstruction_error(*pair, x, seed=seed)
+        probe, labels = None, subject.labels()
+        if labels is not None:
+            with clock("linear_probe", f"linear probe of the codes, {data}"):
+                probe = linear_probe(*pair, subject.train_x(), labels[0], x, labels[1], seed=seed)
+        with clock("log_likelihood", f"importance sampling, {data}"):
+            likelihood = _likelihood(subject, options, partial, quiet)
+        annealed, simulated = None, None
+        if options.annealed:
+            with clock(
+                "annealed", f"annealed importance sampling, {min(options.annealed, len(x))} test data"
+            ):
+                annealed = _annealed(subject, options, quiet)
+        if options.simulated:
+            with clock("bidirectional", f"bidirectional Monte Carlo, {options.simulated} simulated data"):
+                simulated = _simulated(subject, options, quiet)
+    return Findings(parts, active, reconstruction, probe, likelihood, annealed, simulated, clock.seconds)
+
+
+def bits_per_dimension(subject: Subject, likelihood: LogLikelihood) -> dict[str, Any] | None:
+    """Return −log₂ p(x) / D with its standard error over the data; None where there is no p(x).
+
+    A density of values on a grid of steps 1/n (8-bit pixels: 1/255) is of the whole numbers behind them,
+    taken as real ones: log₂ n bits more. Off any grid of up to 256 steps it stays that of values in [0, 1].
+    """
+    if subject.observation == "none":
+        return None
+    steps = 1
+    if subject.observation == "density":
+        steps = grid_of(subject.data.visit(subject.data.test)) or 1
+    bits = bits_per_dim(-likelihood.log_likelihood, subject.x.shape[1], scale=steps)
+    estimate = Estimate(bits)
+    return {
+        "mean": finite(estimate.mean),
+        "standard_error": finite(estimate.standard_error),
+        "of": subject.observation,
+        "steps": steps,
+    }
+
+
+def same_data(likelihood: LogLikelihood, annealed: AnnealedLikelihood) -> dict[str, Any]:
+    """Return annealing beside importance sampling on the data that both have, the first ones (nats)."""
+    rows = annealed.log_likelihood.numel()
+    gain = Estimate(annealed.log_likelihood - likelihood.log_likelihood[:rows])
+    return {
+        "annealed_mean": finite(annealed.mean),
+        "annealed_sampling_error": finite(error_of_mean(annealed.standard_error)),
+        "importance_mean": finite(float(likelihood.log_likelihood[:rows].mean())),
+        "importance_sampling_error": finite(error_of_mean(likelihood.standard_error[:rows])),
+        "difference": finite(gain.mean),
+        "difference_standard_error": finite(gain.standard_error),
+    }
+
+
+def _likelihood(subject: Subject, options: EvaluationOptions, partial: Path, quiet: bool) -> LogLikelihood:
+    try:
+        return log_likelihood(
+            subject.dvae.model,
+            subject.dvae.guide,
+            subject.x,
+            num_samples=options.samples,
+            proposal=options.proposal,
+            num_corruptions=options.corruptions,
+            defensive=options.defensive,
+            widen=options.widen,
+            seed=options.seed,
+            memory=options.memory * MEGABYTE,
+            compiled=False if options.no_compile else None,
+            bfloat16=options.bfloat16,
+            keep_log_weight=options.keep_weights,
+            checkpoint=partial,
+            progress=False if quiet else None,
+            max_plate_nesting=1,
+        )
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{error}; finish that one with its own options, name another --output, or delete the file"
+        ) from None
+
+
+def _annealed(subject: Subject, options: EvaluationOptions, quiet: bool) -> AnnealedLikelihood:
+    rows = subject.x[: options.annealed]
+    with _progress("annealing", quiet) as shown:
+        return annealed_log_likelihood(
+            subject.dvae.model, subject.dvae.guide, rows, progress=shown, **_annealing(options)
+        )
+
+
+def _simulated(subject: Subject, options: EvaluationOptions, quiet: bool) -> BidirectionalReport:
+    like = subject.x[:1].expand(options.simulated, -1)
+    with _progress("annealing both ways", quiet) as shown:
+        return bidirectional(
+            subject.dvae.model, like, guide=subject.dvae.guide, progress=shown, **_annealing(options)
+        )
+
+
+def _annealing(options: EvaluationOptions) -> dict[str, Any]:
+    return {
+        "start": options.annealing_start,
+        "num_steps": options.annealing_steps,
+        "num_chains": options.chains,
+        "seed": options.seed,
+        "max_plate_nesting": 1,
+        "memory": options.memory * MEGABYTE,
+    }
+
+
+def _progress(label: str, quiet: bool) -> AbstractContextManager[Counting]:
+    return counting(label, False if quiet else None)
+
+
+class _Clock:
+    """Says what begins, and keeps the seconds that it took."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, part: str, text: str) -> Iterator[None]:
+        if not self.quiet:
+            print(f"evaluating: {text}", file=sys.stderr, flush=True)
+        start = time.perf_counter()
+        yield
+        self.seconds[part] = round(time.perf_counter() - start, 1)
+
+
+SITE = "z"  # the latent of the ready-made models
+
+
+def draw(folder: Path, subject: Subject, findings: Findings) -> list[Path]:
+    """Draw every picture into ``folder`` and return their paths."""
+    found, count = findings.likelihood, len(findings.likelihood)
+    data = f"{subject.title}, {count:,} test {'data' if count > 1 else 'datum'}"
+    title = f"{data}, {found.num_samples:,} samples each, proposal: {found.proposal}"
+    sizes, bounds = found.bound_by_samples
+    made = [
+        pictures.log_likelihood_histogram(
+            folder / "log_likelihood_histogram.png", found.log_likelihood, title
+        ),
+        pictures.pareto_k(folder / "pareto_k.png", found.pareto_k, found.threshold, title),
+        pictures.convergence(
+            folder / "convergence.png",
+            sizes,
+            bounds.mean(0),
+            found.sampling_error,
+            found.smoothed_mean,
+            _annealed_picture(findings),
+            f"{data}, proposal: {found.proposal}",
+        ),
+        pictures.hardest_and_easiest(
+            folder / "hardest_and_easiest.png",
+            subject.x,
+            found.log_likelihood,
+            subject.data.dataset.image_shape,
+            data,
+        ),
+    ]
+    kl = findings.parts.kl_per_dimension.get(SITE)
+    if kl is not None:
+        active = findings.active
+        made.append(
+            pictures.kl_per_dimension(
+                folder / "kl_per_dimension.png",
+                kl,
+                None if active is None else active.activity[SITE],
+                0.01 if active is None else active.threshold,
+                data,
+            )
+        )
+    return made
+
+
+def _annealed_picture(findings: Findings) -> tuple[float, float] | None:
+    """Return mean and sampling error of annealing, if it was of all the data: else they do not compare."""
+    annealed = findings.annealed
+    if annealed is None or annealed.log_likelihood.numel() != len(findings.likelihood):
+        return None
+    error = same_data(findings.likelihood, annealed)["annealed_sampling_error"]
+    return annealed.mean, float("nan") if error is None else error

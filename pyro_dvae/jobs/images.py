@@ -1,0 +1,88 @@
+"""Images that a model and a guide make: reconstructions, samples, and those of a finished run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyro_dvae import checks, plots
+from pyro_dvae.errors import InputError
+from pyro_dvae.files import replacing, user_path
+from pyro_dvae.jobs.folder import load_run
+from pyro_dvae.plots import manifold_codes
+from pyro_dvae.random_state import forked
+
+Program = Callable[..., Any]
+
+
+def _means(model: Program, x: Tensor) -> Tensor:
+    """Run the model and return the mean of its data site ``x``, shape like ``x``."""
+    trace = poutine.trace(model).get_trace(x)
+    mean: Tensor = trace.nodes["x"]["fn"].mean
+    return mean
+
+
+@torch.no_grad()
+def prior_means(model: Program, like: Tensor, count: int) -> Tensor:
+    """Return the data means [count, D] of latents drawn from the prior."""
+    return _means(poutine.uncondition(model), like.new_zeros(count, like.shape[-1]))
+
+
+@torch.no_grad()
+def prior_draws(model: Program, like: Tensor, count: int) -> Tensor:
+    """Return data [count, D] drawn from the model."""
+    trace = poutine.trace(poutine.uncondition(model)).get_trace(like.new_zeros(count, like.shape[-1]))
+    value: Tensor = trace.nodes["x"]["value"]
+    return value
+
+
+@torch.no_grad()
+def reconstructions(model: Program, guide: Program, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the corrupted inputs and the data means of one latent drawn for each, both [N, D]."""
+    guide_trace = poutine.trace(guide).get_trace(x)
+    x_tilde: Tensor = guide_trace.nodes["x_tilde"]["value"]
+    return x_tilde, _means(poutine.replay(model, trace=guide_trace), x)
+
+
+@torch.no_grad()
+def manifold_means(model: Program, like: Tensor, rows: int, columns: int) -> Tensor:
+    """Return the data means [rows·columns, D] over the 2-D latent space, by the inverse Gaussian CDF."""
+    codes = manifold_codes(rows, columns).to(like)
+    conditioned = poutine.condition(poutine.uncondition(model), data={"z": codes})
+    return _means(conditioned, like.new_zeros(len(codes), like.shape[-1]))
+
+
+def save_samples(
+    folder: str | Path, output: str | Path | None, count: int, seed: int, pixels: bool = False
+) -> Path:
+    """Draw ``count`` images from the best epoch's model into a picture, or an array [count, D].
+
+    :param folder: the run folder.
+    :param output: a ``.png`` or ``.npy`` file; None for ``samples.png`` in the run folder.
+    :param count: number of images.
+    :param seed: seed of the draws.
+    :param pixels: draw pixels from the likelihood; otherwise take their means.
+    """
+    checks.count("count", count, 1, 100_000)
+    folder = user_path("run", folder)
+    output = folder / "samples.png" if output is None else user_path("output", output)
+    if output.suffix not in (".png", ".npy"):
+        raise InputError(f"output: expected a file ending in .png or .npy, got {output}")
+    dvae, config = load_run(folder)
+    like = torch.zeros(1, config["data"]["dimension"])
+    with forked(checks.count("seed", seed, minimum=0)), pyro.settings.context(module_local_params=True):
+        images = (prior_draws if pixels else prior_means)(dvae.model, like, count)
+    if output.suffix == ".png":
+        kind = "Draws" if pixels else "Pixel means of latents drawn"
+        title = f"{kind} from the prior, {config['data']['name']}"
+        return plots.image_grid(output, images, tuple(config["data"]["image_shape"]), title=title)
+    with replacing(output) as partial, open(partial, "wb") as file:
+        np.save(file, images.numpy(), allow_pickle=False)
+    return output

@@ -1,0 +1,210 @@
+"""The options of a training run, declared once: a record, its checks, and its click options.
+
+Importing this module does not import torch, so ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import click
+
+import pyro_dvae
+from pyro_dvae.errors import InputError
+from pyro_dvae.files import unfit
+
+NOISE_KINDS = ("salt-and-pepper", "bit-flip", "masking", "gaussian")
+NOISE_PATTERNS = ("uniform", "mean-image")
+NOISE_SCHEDULES = ("constant", "linear", "step")
+BOUNDS = ("dvae", "mean-field", "diwae", "semi-implicit")
+ACTIVATIONS = ("softplus", "tanh", "relu", "sigmoid")
+ENCODERS = ("mlp", "convolutional", "gru")
+DECODERS = ("mlp", "convolutional")
+LIKELIHOODS = ("bernoulli", "gaussian", "gaussian-per-pixel", "continuous-bernoulli")
+BINARISATIONS = ("static", "dynamic", "threshold", "none")
+RATE_SCHEDULES = ("step", "constant", "paper")
+_NOT_GIVEN = (click.core.ParameterSource.DEFAULT, click.core.ParameterSource.DEFAULT_MAP)
+
+
+LARGE = 1_000_000  # more of anything that takes memory is a slip of the keyboard
+
+
+def _option(
+    default: Any,
+    help_text: str,
+    flag: str | None = None,
+    within: tuple[int, int] | None = None,
+    **click_arguments: Any,
+) -> Any:
+    metadata = {"help": help_text, "flag": flag, "within": within, "click": click_arguments}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything that decides what a run computes and where it goes; the content of ``config.json``."""
+
+    noise: float = _option(0.05, "Noise level: a rate in [0, 1] or a standard deviation; 0: plain VAE.")
+    noise_kind: str = _option(
+        "salt-and-pepper", "Kind of noise.", type=click.Choice(NOISE_KINDS), show_choices=True
+    )
+    salt: str = _option("0.5", "Share of salt among replaced pixels, or 'rate' as in the paper's code.")
+    noise_pattern: str = _option(
+        "uniform",
+        "Rate of a pixel: the same for all, or in proportion to the mean image with --noise as its average.",
+        type=click.Choice(NOISE_PATTERNS),
+    )
+    noise_schedule: str = _option(
+        "constant",
+        "Noise over training: constant, linear to --noise-end, or halfway a step to it.",
+        type=click.Choice(NOISE_SCHEDULES),
+    )
+    noise_end: float = _option(0.0, "Level at which a linear or step schedule ends.")
+    learn_noise: bool = _option(False, "Learn the level, from --noise on.", is_flag=True)
+    minimum_noise: float = _option(0.001, "Lower limit of a learned level.")
+    bound: str = _option(
+        "dvae",
+        "Bound: denoising, the same with closed-form KL, importance-weighted, semi-implicit.",
+        type=click.Choice(BOUNDS),
+    )
+    corruptions: int = _option(1, "Corruptions per datum (M).", within=(1, LARGE))
+    particles: int = _option(1, "Latent draws per corruption (K).", within=(1, LARGE))
+    encoder: str = _option(
+        "mlp",
+        "Encoder: fully connected, convolutions before it, or recurrent (five looks at the datum).",
+        type=click.Choice(ENCODERS),
+    )
+    decoder: str = _option(
+        "mlp", "Decoder: fully connected, or convolutions behind it.", type=click.Choice(DECODERS)
+    )
+    hidden_layers: int = _option(1, "Fully connected hidden layers of the encoder (1 to 4; gru: 1).")
+    decoder_layers: int = _option(2, "Fully connected hidden layers of the decoder (1 to 4).")
+    width: int = _option(200, "Units of each hidden layer.", within=(1, LARGE))
+    latent_size: int = _option(50, "Size of the latent space.", within=(1, LARGE))
+    activation: str = _option("softplus", "Activation.", type=click.Choice(ACTIVATIONS))
+    likelihood: str = _option(
+        "bernoulli",
+        "Distribution of a pixel; the scale of a Gaussian is one number, or an output of the decoder.",
+        type=click.Choice(LIKELIHOODS),
+    )
+    epochs: int = _option(50, "Passes over the training data.", within=(1, 10**9))
+    batch_size: int = _option(100, "Data per step.", within=(1, 10**9))
+    validate_every: int = _option(1, "Epochs from one validation to the next.", within=(1, 10**9))
+    learning_rate: float = _option(1e-3, "Step size of Adam.")
+    rate_schedule: str = _option(
+        "step",
+        "Step size over training: constant; x0.3 at 60 % and x0.1 at 85 %; or the paper's code's ten stages.",
+        type=click.Choice(RATE_SCHEDULES),
+    )
+    clip_norm: float | None = _option(
+        None, "Clip the gradient to this norm (the paper's code: 5).", type=float
+    )
+    binarisation: str = _option(
+        "static",
+        "Pixels: drawn once from the seed, drawn at each visit, cut at 1/2, or grey.",
+        type=click.Choice(BINARISATIONS),
+    )
+    dataset: str | None = _option(
+        None,
+        "mnist (where none is named), fashion-mnist, kmnist, frey, digits, or a .npy, .npz or .csv file.",
+        type=str,
+    )
+    data_folder: str = _option("data", "Folder of the data, in torchvision's layout.")
+    seed: int = _option(0, "Seed of weights, noise, order and binarisation.", within=(0, 2**32 - 1))
+    device: str = _option("auto", "auto, cpu, cuda, cuda:N or mps.")
+    compiled: bool | None = _option(
+        None,
+        "Record and compile the training step.  [default: in runs of 5,000 steps and more]",
+        flag="--compile/--no-compile",
+    )
+    bfloat16: bool = _option(False, "Compiled matrix products in bfloat16.", is_flag=True)
+    importance_samples: int = _option(
+        200, "Samples of the final importance-weighted bound; 0 leaves it out.", within=(0, LARGE)
+    )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the options as a JSON-able dictionary."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], written_by: str | None = None) -> Options:
+        """Build options from what :meth:`as_dict` returned: names, types and choices are checked.
+
+        :param written_by: the version of this package that wrote them; what another one did not have yet
+            takes its default. Names that this version does not know are refused.
+        """
+        fields = {each.name: each for each in dataclasses.fields(cls)}
+        here = pyro_dvae.__version__
+        other = written_by not in (None, here)
+        author = f"written by pyro_dvae {written_by}, this is {here}: " if other else ""
+        if odd := sorted(set(values) - set(fields)):
+            raise InputError(f"config: {author}unknown option {odd[0]!r}")
+        if (missing := sorted(set(fields) - set(values))) and not other:
+            raise InputError(f"config: the option {missing[0]!r} is missing")
+        for name, kind in typing.get_type_hints(cls).items():
+            if name in values:
+                if fault := unfit(values[name], typing.get_args(kind) or kind, name):
+                    raise InputError(f"config: {author}{fault}")
+                choices = getattr(fields[name].metadata["click"].get("type"), "choices", None)
+                if choices is not None and values[name] not in choices:
+                    known = ", ".join(choices)
+                    raise InputError(f"config: {author}{name}: unknown name {values[name]!r}; known: {known}")
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asked for: options, which of them were given, and the folders."""
+
+    options: Options
+    given: frozenset[str]
+    output: str | None
+    resume: str | None
+    quiet: bool
+
+
+def training_options(command: Callable[[Request], None]) -> Callable[..., None]:
+    """Give a click command every training option; the function gets one :class:`Request`."""
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        context = click.get_current_context()
+        output, resume, quiet = (values.pop(name) for name in ("output", "resume", "quiet"))
+        given = frozenset(name for name in values if context.get_parameter_source(name) not in _NOT_GIVEN)
+        command(Request(Options(**values), given, output, resume, quiet))
+
+    decorated: Callable[..., Any] = run
+    for decorator in reversed(_decorators()):
+        decorated = decorator(decorated)
+    return decorated
+
+
+def _decorators() -> list[Callable[..., Any]]:
+    made = []
+    for entry in dataclasses.fields(Options):
+        name = entry.metadata["flag"] or "--" + entry.name.replace("_", "-")
+        arguments = dict(entry.metadata["click"])
+        if "type" not in arguments and "is_flag" not in arguments and "/" not in name:
+            arguments["type"] = type(entry.default)
+        shown = entry.default is not False
+        made.append(
+            click.option(
+                name,
+                entry.name,
+                default=entry.default,
+                help=entry.metadata["help"],
+                show_default=shown,
+                **arguments,
+            )
+        )
+    return [
+        *made,
+        click.option("--output", type=str, default=None, help="Run folder.  [default: a new one in runs/]"),
+        click.option("--resume", type=str, default=None, help="Run folder to go on with; --epochs may grow."),
+        click.option("--quiet", is_flag=True, help="Show no progress."),
+    ]

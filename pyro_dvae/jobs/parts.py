@@ -1,0 +1,239 @@
+"""From the options of a run to its parts: networks, corruption, bound, device."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pyro_dvae import checks
+from pyro_dvae.bounds import (
+    DenoisingELBO,
+    TraceDenoising_ELBO,
+    TraceDenoisingIWAE_ELBO,
+    TraceMeanFieldDenoising_ELBO,
+    TraceSemiImplicit_ELBO,
+)
+from pyro_dvae.corruptions import (
+    Corruption,
+    LinearSchedule,
+    NoCorruption,
+    Schedule,
+    StepSchedule,
+    mean_image_rate,
+)
+from pyro_dvae.corruptions.network import FAMILIES
+from pyro_dvae.errors import InputError
+from pyro_dvae.jobs.options import NOISE_PATTERNS, Options
+from pyro_dvae.machine import machine_memory
+from pyro_dvae.networks import (
+    BernoulliDecoder,
+    ContinuousBernoulliDecoder,
+    ConvolutionalDecoder,
+    ConvolutionalEncoder,
+    GaussianDecoder,
+    GaussianEncoder,
+    RecurrentEncoder,
+)
+from pyro_dvae.random_state import forked
+
+Layers = tuple[int, ...]
+Image = Sequence[int] | None
+_LIKELIHOODS: dict[str, Callable[..., nn.Module]] = {
+    "bernoulli": BernoulliDecoder,
+    "gaussian": GaussianDecoder,
+    "gaussian-per-pixel": partial(GaussianDecoder, scale="per-pixel"),
+    "continuous-bernoulli": ContinuousBernoulliDecoder,
+}
+
+
+def build_encoder(options: Options, data_size: int, image_shape: Sequence[int] | None = None) -> nn.Module:
+    """Return the encoder; a convolutional one of data that are no square images needs ``image_shape``."""
+    hidden = _layers("hidden_layers", options.hidden_layers, options.width)
+    kind = checks.known("encoder", options.encoder, _ENCODERS)
+    return _ENCODERS[kind](options, data_size, hidden, image_shape)
+
+
+def _gaussian_encoder(options: Options, data_size: int, hidden: Layers, image_shape: Image) -> nn.Module:
+    return GaussianEncoder(data_size, options.latent_size, hidden, options.activation)
+
+
+def _convolutional_encoder(options: Options, data_size: int, hidden: Layers, image_shape: Image) -> nn.Module:
+    sizes = (data_size, options.latent_size, hidden, options.activation)
+    return ConvolutionalEncoder(*sizes, image_shape=image_shape)
+
+
+def _recurrent_encoder(options: Options, data_size: int, hidden: Layers, image_shape: Image) -> nn.Module:
+    if len(hidden) > 1:
+        raise InputError(
+            f"hidden_layers: expected 1, the recurrent layer of a gru encoder, got {len(hidden)}"
+        )
+    return RecurrentEncoder(data_size, options.latent_size, hidden[0])
+
+
+_ENCODERS = {"mlp": _gaussian_encoder, "convolutional": _convolutional_encoder, "gru": _recurrent_encoder}
+
+
+def build_decoder(options: Options, data_size: int, image_shape: Sequence[int] | None = None) -> nn.Module:
+    """Return the decoder; a convolutional one of data that are no square images needs ``image_shape``."""
+    hidden = _layers("decoder_layers", options.decoder_layers, options.width)
+    kind = checks.known("decoder", options.decoder, _DECODERS)
+    checks.known("likelihood", options.likelihood, _LIKELIHOODS)
+    if options.likelihood == "continuous-bernoulli" and options.binarisation != "none":
+        raise InputError(
+            "likelihood: continuous-bernoulli is a density of grey pixels, which binary ones do not have; "
+            f"give --binarisation none, got {options.binarisation!r}"
+        )
+    return _DECODERS[kind](options, data_size, hidden, image_shape)
+
+
+def _mlp_decoder(options: Options, data_size: int, hidden: Layers, image_shape: Image) -> nn.Module:
+    decoder = _LIKELIHOODS[options.likelihood]
+    return decoder(options.latent_size, data_size, hidden, options.activation)
+
+
+def _convolutional_decoder(options: Options, data_size: int, hidden: Layers, image_shape: Image) -> nn.Module:
+    sizes = (options.latent_size, data_size, hidden, options.activation)
+    return ConvolutionalDecoder(*sizes, image_shape=image_shape, likelihood=options.likelihood)
+
+
+_DECODERS = {"mlp": _mlp_decoder, "convolutional": _convolutional_decoder}
+
+
+def _layers(argument: str, layers: int, width: int) -> tuple[int, ...]:
+    if checks.count(argument, layers) > 4:
+        raise InputError(f"{argument}: expected 1 to 4 hidden layers, got {layers}")
+    return (checks.count("width", width),) * layers
+
+
+_SCHEDULES: dict[str, Callable[[float, float, int], Schedule]] = {
+    "linear": lambda start, end, epochs: LinearSchedule(start, end, epochs),
+    "step": lambda start, end, epochs: StepSchedule({0: start, epochs / 2: end}),
+}
+_BOUNDS: dict[str, type[DenoisingELBO]] = {
+    "dvae": TraceDenoising_ELBO,
+    "mean-field": TraceMeanFieldDenoising_ELBO,
+    "diwae": TraceDenoisingIWAE_ELBO,
+    "semi-implicit": TraceSemiImplicit_ELBO,
+}
+
+
+def build_corruption(options: Options, train: Tensor | None = None) -> Corruption:
+    """Return the corruption: :class:`NoCorruption` at level 0, scheduled or learned as asked.
+
+    :param train: training data [N, D], for rates by their mean image; without them a rate is uniform.
+    """
+    kind = checks.known("noise_kind", options.noise_kind, FAMILIES)
+    maximum = math.inf if kind == "gaussian" else 1.0
+    for argument in ("noise", "noise_end"):
+        checks.number(argument, getattr(options, argument), 0.0, maximum)
+    if options.learn_noise and options.noise_schedule != "constant":
+        raise InputError("learn_noise: a level is either scheduled or learned, got both")
+    by_mean = checks.known("noise_pattern", options.noise_pattern, NOISE_PATTERNS) == "mean-image"
+    if by_mean and (kind == "gaussian" or options.learn_noise or options.noise_schedule != "constant"):
+        raise InputError("noise_pattern: 'mean-image' is for a rate that is neither scheduled nor learned")
+    level: float | Schedule | Tensor = options.noise
+    if options.noise_schedule != "constant":
+        level = _SCHEDULES[options.noise_schedule](options.noise, options.noise_end, options.epochs)
+    elif options.noise == 0 and not options.learn_noise:
+        return NoCorruption()
+    elif by_mean and train is not None:
+        level = mean_image_rate(train, options.noise)
+    arguments: dict[str, Any] = {}
+    if options.learn_noise:
+        arguments |= {"learnable": True, "minimum": options.minimum_noise}
+    if kind == "salt-and-pepper":
+        arguments["salt"] = _salt(options.salt)
+    build: Callable[..., Corruption] = FAMILIES[kind]
+    return build(level, **arguments)
+
+
+def _salt(text: str) -> float | str:
+    if text == "rate":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"salt: expected a number in [0, 1] or 'rate', got {text!r}") from None
+
+
+def build_bound(options: Options) -> DenoisingELBO:
+    """Return the bound, told of the one plate that the ready-made models have."""
+    kind = _BOUNDS[checks.known("bound", options.bound, _BOUNDS)]
+    return kind(num_corruptions=options.corruptions, num_particles=options.particles, max_plate_nesting=1)
+
+
+def build_clean_bound(options: Options, draws: int = 1) -> DenoisingELBO:
+    """Return what the bound that is trained becomes on clean input: L_dvae, but for importance weights.
+
+    The best epoch is chosen by it: importance weights train another guide than L_dvae would choose.
+
+    :param draws: of the bound for each datum, averaged.
+    """
+    if options.bound == "diwae":
+        return TraceDenoisingIWAE_ELBO(
+            num_corruptions=draws, num_particles=options.particles, max_plate_nesting=1
+        )
+    return TraceDenoising_ELBO(num_corruptions=draws, max_plate_nesting=1)
+
+
+def training_settings(options: Options) -> dict[str, Any]:
+    """Return the arguments that ``Trainer`` and ``fit_many`` take alike."""
+    return {
+        "epochs": options.epochs,
+        "validate_every": options.validate_every,
+        "batch_size": options.batch_size,
+        "schedule": options.rate_schedule,
+        "clip_norm": options.clip_norm,
+        "bfloat16": options.bfloat16,
+    }
+
+
+def check_training(options: Options) -> None:
+    """Refuse what the trainer or the evaluation would refuse later, before anything is written."""
+    for entry in dataclasses.fields(options):
+        if within := entry.metadata["within"]:
+            checks.count(entry.name, getattr(options, entry.name), *within)
+    checks.positive("learning_rate", options.learning_rate)
+    if options.clip_norm is not None:
+        checks.positive("clip_norm", options.clip_norm)
+
+
+def require_memory(options: Options, data_size: int, image_shape: Sequence[int], rows: int) -> None:
+    """Refuse a run that this machine's memory cannot hold by far, before it is begun and perhaps killed.
+
+    :param rows: the training data.
+    """
+    available = machine_memory()
+    if available is None:
+        return
+    with forked(), torch.device("meta"):
+        parts = (
+            build_encoder(options, data_size, image_shape),
+            build_decoder(options, data_size, image_shape),
+        )
+    weights = sum(each.numel() for part in parts for each in part.parameters())
+    draws = min(options.batch_size, rows) * options.corruptions * options.particles
+    needs = {
+        "width, latent_size": 4 * 4 * weights,  # with gradients and Adam's two moments
+        "corruptions, particles, batch_size": 4 * draws * data_size,
+        "importance_samples": 4 * options.importance_samples * data_size,
+    }
+    for names, needed in needs.items():
+        if needed > available:
+            raise InputError(
+                f"{names}: the run would take {needed / 2**30:,.0f} GiB of memory and more, this machine has "
+                f"{available / 2**30:,.0f}; choose smaller ones"
+            )
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device: ``auto`` is the first GPU where there is one, else the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return checks.device("device", name)

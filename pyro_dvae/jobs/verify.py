@@ -1,0 +1,96 @@
+"""``pyro-dvae verify RUN``: whether this machine computes the bits that the stored run has."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pyro_dvae import checks
+from pyro_dvae.errors import DivergenceError, InputError
+from pyro_dvae.files import user_path
+from pyro_dvae.jobs import folder as run_folder
+from pyro_dvae.jobs.data import versions
+from pyro_dvae.jobs.options import Request
+from pyro_dvae.jobs.train import Run
+from pyro_dvae.models import DVAE
+from pyro_dvae.training.run_state import read_training
+
+
+def verify(
+    folder: str | Path,
+    steps: int = 100,
+    *,
+    data_folder: str | None = None,
+    dataset: str | None = None,
+    device: str | None = None,
+) -> tuple[bool, str]:
+    """Train the first steps of a run again, apart from it, and compare the losses bit for bit.
+
+    A loss depends on every bit of the weights before its step, so equal losses mean equal weights.
+
+    :param folder: the run folder, which stays as it is.
+    :param steps: compare so many steps at most; a run keeps the losses of up to 100.
+    :param data_folder: where the data are now, if not where the run found them.
+    :param dataset: where the run's own data file is now.
+    :param device: compute here instead of on the run's device.
+    :returns: whether all losses are equal, and in words what was found.
+    :raises InputError: the folder holds no run, or one whose first losses were not kept.
+    """
+    checks.count("steps", steps)
+    folder = user_path("run", folder)
+    config = run_folder.read_config(folder)
+    stored = _stored_losses(folder)[:steps]
+    changed = {"data_folder": data_folder, "dataset": dataset, "device": device}
+    changed = {name: value for name, value in changed.items() if value is not None}
+    options = dataclasses.replace(run_folder.options_of(config), **changed)  # type: ignore[arg-type]
+    with tempfile.TemporaryDirectory() as temporary:
+        request = Request(options, frozenset(), f"{temporary}/run", None, quiet=True)
+        for step, (then, now) in enumerate(zip(stored, _losses(request), strict=False), start=1):
+            if then != now:
+                parted = (
+                    f"not the same bits: the runs part at step {step} of {len(stored)}, loss {now!r}, in the "
+                    f"stored run {then!r} nats"
+                )
+                return False, "\n".join([parted, *_different_versions(config)])
+    return True, f"the same bits: the losses of the first {len(stored)} steps are those of {folder}"
+
+
+def _stored_losses(folder: Path) -> list[float]:
+    path = folder / run_folder.CHECKPOINT
+    tensors, state = read_training(path, lambda name: name == "epoch/losses")
+    if "ranks" in state:
+        raise InputError(f"run: {folder} was trained by several processes; verify compares those of one")
+    losses: list[float] = state["history"].get("first_losses") or []
+    if not losses and state["epoch"] == 0:
+        losses = tensors["epoch/losses"].tolist()
+    if not losses:
+        raise InputError(f"run: {folder} holds no losses of its first steps to compare with")
+    return losses
+
+
+def _losses(request: Request) -> Iterator[float]:
+    """Yield the loss of each step of a run from its beginning."""
+    run = Run(request)
+    dvae = DVAE(run.encoder, run.decoder, run.corruption)
+    trainer = run.trainer(dvae.model, dvae.guide, run.bound)
+    try:
+        for epoch in trainer:
+            for x in epoch:
+                yield float(trainer.step(x))
+            return
+    except DivergenceError:
+        return
+    finally:
+        run.release()
+
+
+def _different_versions(config: dict[str, Any]) -> list[str]:
+    then, now = config.get("versions", {}), versions()
+    return [
+        f"{name}: {then[name]} then, {now[name]} now"
+        for name in now
+        if then.get(name, now[name]) != now[name]
+    ]

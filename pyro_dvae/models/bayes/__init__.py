@@ -1,0 +1,6 @@
+"""Full variational Bayes: the weights of the generative network as latents of the whole data set."""
+
+from pyro_dvae.models.bayes.full_bayes import FullBayes, FullBayesGuide, FullBayesModel, PredictiveModel
+from pyro_dvae.models.bayes.weights import GaussianWeights
+
+__all__ = ["FullBayes", "FullBayesGuide", "FullBayesModel", "GaussianWeights", "PredictiveModel"]

@@ -1,0 +1,259 @@
+"""Full variational Bayes: model, guide and predictive model with the decoder's weights as latents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+from pyro_dvae import checks
+from pyro_dvae.errors import InputError
+from pyro_dvae.guides.base import AmortisedGuide
+from pyro_dvae.models.bayes.weights import SITE, GaussianWeights, Skeleton, trainable
+from pyro_dvae.models.dvae import LatentVariableModel
+from pyro_dvae.priors import Prior, StandardNormal
+from pyro_dvae.registration import Module, register
+from pyro_dvae.sites import corrupt
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part of N data that a mini-batch is.
+
+    :param data_count: N, the data of the whole data set.
+    :param bound_of: ``"data"``: sums over the data plate stand for all N data; ``"batch"``: the same times
+        B / N, the share of the mini-batch.
+    """
+
+    data_count: int
+    bound_of: str = "data"
+
+    def __post_init__(self) -> None:
+        checks.count("data_count", self.data_count)
+        checks.known("bound_of", self.bound_of, ("data", "batch"))
+
+    @contextmanager
+    def of(self, x: Tensor) -> Iterator[pyro.plate]:
+        """Give everything inside the scale of the bound; yields the plate of the rows of ``x`` [B, ...]."""
+        rows = len(x)
+        if not 0 < rows <= self.data_count:
+            raise InputError(f"x: expected from 1 to data_count = {self.data_count} rows, got {rows}")
+        # Which rows these are does not matter, only how many: given, Pyro does not draw N numbers.
+        subsample = torch.arange(rows, device=x.device)
+        scale = rows / self.data_count if self.bound_of == "batch" else 1.0
+        with poutine.scale(scale=scale):
+            yield pyro.plate("data", self.data_count, subsample=subsample)
+
+
+class PredictiveModel(Module):
+    """The predictive distribution of a datum under the guide's distribution of the weights, as a model::
+
+        z ~ p(z),   x ~ ∫ q(w) p(x | z, w) dw      with one w ~ q(w) for each draw of z
+
+    For everything that is measured per datum: with the local guide, ``log_likelihood`` estimates
+    log ∫ q(w) p(x|w) dw and ``evaluate_bound`` a lower bound of it. The weights are no sites here; all data
+    of a pass share those of a draw, so the errors of different data are not independent. Its density differs
+    from call to call, which a Markov chain (annealed importance sampling) does not allow: use the decoder
+    with the mean weights there.
+
+    Sites: ``z`` [N, d] and ``x`` [N, D], inside the plate ``data``.
+    """
+
+    def __init__(self, skeleton: Skeleton, prior: Prior, weights: GaussianWeights) -> None:
+        super().__init__()
+        self.skeleton = skeleton
+        self.prior = prior
+        self.weights = weights
+        self.latent_size = prior.latent_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Observe each row of ``x`` [N, D]; return the latents [N, d]."""
+        register("prior", self.prior)
+        register("weights", self.weights)
+        with pyro.plate("data", x.shape[0]):
+            z: Tensor = pyro.sample("z", self.prior(x))
+            likelihood = self.skeleton(self.weights.draw(z.shape[:-2]), self.prior.code(z))
+            pyro.sample("x", likelihood, obs=x)
+        return z
+
+
+class FullBayesGuide(Module):
+    """The guide of Kingma and Welling (2014), appendix F, with the denoising criterion::
+
+        w ~ N(loc, diag scale²), scale = softplus(raw);   x̃_n ~ p_π(x̃ | x_n),  z_n ~ q(z | x̃_n)
+
+    :param guide: any amortised guide, of the latents of a datum; used as it is, not copied.
+    :param decoder: the module that :class:`~pyro_dvae.models.bayes.FullBayesModel` was given.
+    :param data_count: N, as the model's.
+    :param start: a module like ``decoder`` (a trained one) whose weights the means start from; by default
+        ``decoder`` itself.
+    :param initial_scale: standard deviation of every weight at the start.
+    :param bound_of: as the model's.
+    :raises InputError: an argument is not as described, or ``start`` has other weights than ``decoder``.
+    """
+
+    def __init__(
+        self,
+        guide: AmortisedGuide,
+        decoder: nn.Module,
+        data_count: int,
+        *,
+        start: nn.Module | None = None,
+        initial_scale: float = 0.01,
+        bound_of: str = "data",
+    ) -> None:
+        super().__init__()
+        checks.instance("guide", guide, AmortisedGuide, "a pyro_dvae amortised guide")
+        checks.module("decoder", decoder)
+        checks.optional(checks.module, "start", start)
+        start = decoder if start is None else start
+        wanted, got = _shapes(decoder), _shapes(start)
+        for name in [*wanted, *got]:
+            if wanted.get(name) != got.get(name):
+                raise InputError(
+                    f"start: expected weight {name!r} of shape {wanted.get(name)}, got {got.get(name)}"
+                )
+        self.guide = guide
+        self.weights = GaussianWeights(start, initial_scale)
+        self.share = Share(data_count, bound_of)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Sample the weights, and the corruption and latents of each row of ``x`` [B, D]; return z [B, d]."""
+        register("weights", self.weights)
+        self.guide.register()
+        with self.share.of(x) as data:
+            self.weights.sample()
+            with data:
+                return self.guide.sample(corrupt("x_tilde", self.guide.corruption, x))
+
+
+def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in trainable(module).items()}
+
+
+class FullBayesModel(Module):
+    """Full variational Bayes, the model of Kingma and Welling (2014), appendix F::
+
+        w ~ N(0, prior_scale² I);   z_n ~ p(z),  x_n ~ p(x | z_n, w)   for n = 1 .. N
+
+    Sites: one for each trainable parameter of the decoder, ``decoder.NAME``, outside the plate ``data``;
+    ``z`` [B, d] and ``x`` [B, D] inside it, B rows of N. An ELBO of it, with a guide such as
+    :class:`~pyro_dvae.models.bayes.FullBayesGuide`, bounds log p(x_1, .., x_N), the evidence of the whole
+    data set, without bias from a mini-batch: the divergence of the weights counts once, each datum N / B
+    times. Of several draws, each has weights of its own.
+
+    :param decoder: any module from z [..., d] to a distribution of x [..., D], with an attribute
+        ``latent_size``. It is copied; its trainable parameters become sites, frozen ones stay as they are.
+    :param data_count: N.
+    :param prior: of the latents of a datum; the standard normal by default.
+    :param prior_scale: standard deviation of the weights' prior.
+    :param bound_of: ``"data"`` as above; ``"batch"`` multiplies the whole by B / N, so that a loss is of the
+        size of a mini-batch's, as :func:`pyro_dvae.fit` shows it. The guide must have the same.
+    :raises InputError: an argument is not as described, or a batch has more than N rows.
+    """
+
+    def __init__(
+        self,
+        decoder: nn.Module,
+        data_count: int,
+        *,
+        prior: Prior | None = None,
+        prior_scale: float = 1.0,
+        bound_of: str = "data",
+    ) -> None:
+        super().__init__()
+        self.skeleton = Skeleton(decoder)
+        self.latent_size = checks.count("decoder.latent_size", getattr(decoder, "latent_size", None))
+        self.prior: Prior = StandardNormal(self.latent_size)
+        if prior is not None:
+            self.prior = checks.instance("prior", prior, Prior, "a pyro_dvae prior")
+        if self.prior.latent_size != self.latent_size:
+            raise InputError(
+                f"prior: expected latents of size {self.latent_size}, as the decoder takes, "
+                f"got {self.prior.latent_size}"
+            )
+        self.prior_scale = checks.positive_single("prior_scale", prior_scale)
+        self.share = Share(data_count, bound_of)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Observe the rows of ``x`` [B, D]; return the latents [B, d]."""
+        register("prior", self.prior)
+        with self.share.of(x) as data:
+            weights = {name: pyro.sample(f"{SITE}.{name}", prior) for name, prior in self._priors(x).items()}
+            with data:
+                z: Tensor = pyro.sample("z", self.prior(x))
+                pyro.sample("x", self.skeleton(weights, self.prior.code(z)), obs=x)
+        return z
+
+    def _priors(self, like: Tensor) -> dict[str, dist.Independent]:
+        one = dist.Normal(like.new_zeros(()), like.new_full((), self.prior_scale))
+        return {name: one.expand(shape).to_event(len(shape)) for name, shape in self.skeleton.shapes.items()}
+
+
+class FullBayes(Module):
+    """A pair ``.model`` and ``.guide`` for Pyro that learns a distribution of the decoder's weights::
+
+        log p(x_1..x_N) ≥ −KL(q(w) ‖ p(w)) + E_q(w) Σ_n L_dvae(x_n; w)
+
+    (Kingma and Welling 2014, appendix F, with the denoising bound of each datum.) Use
+    ``TraceDenoising_ELBO``, or ``TraceMeanFieldDenoising_ELBO``, whose divergence of the weights is in closed
+    form. Importance-weighted bounds weigh the whole data set at once, and refuse mini-batches.
+
+    What is measured per datum takes ``predictive()`` and ``guide.guide``::
+
+        dv.log_likelihood(bayes.predictive(), bayes.guide.guide, x)
+
+    :param decoder: any module from z [..., d] to a distribution of x, with an attribute ``latent_size``.
+    :param guide: any amortised guide.
+    :param data_count: N, the data of the whole data set.
+    :param prior: of the latents of a datum; the standard normal by default.
+    :param prior_scale: standard deviation of the weights' prior.
+    :param start: a module like ``decoder`` whose weights the means start from; by default ``decoder``.
+    :param initial_scale: standard deviation of every weight at the start.
+    :param bound_of: ``"data"``, or ``"batch"`` for the share B / N of a mini-batch, as ``fit`` expects.
+    """
+
+    def __init__(
+        self,
+        decoder: nn.Module,
+        guide: AmortisedGuide,
+        data_count: int,
+        *,
+        prior: Prior | None = None,
+        prior_scale: float = 1.0,
+        start: nn.Module | None = None,
+        initial_scale: float = 0.01,
+        bound_of: str = "data",
+    ) -> None:
+        super().__init__()
+        self.model = FullBayesModel(
+            decoder, data_count, prior=prior, prior_scale=prior_scale, bound_of=bound_of
+        )
+        self.guide = FullBayesGuide(
+            guide, decoder, data_count, start=start, initial_scale=initial_scale, bound_of=bound_of
+        )
+
+    @classmethod
+    def from_trained(
+        cls, model: LatentVariableModel, guide: AmortisedGuide, data_count: int, **settings: Any
+    ) -> FullBayes:
+        """Return the pair that starts from a trained model and guide: means are its decoder's weights.
+
+        :param settings: ``prior_scale``, ``initial_scale``, ``bound_of``.
+        """
+        return cls(model.decoder, guide, data_count, prior=model.prior, **settings)
+
+    def predictive(self) -> PredictiveModel:
+        """Return the model of a new datum, with the weights drawn from the guide; it shares parameters."""
+        return PredictiveModel(self.model.skeleton, self.model.prior, self.guide.weights)
+
+    def mean_decoder(self) -> nn.Module:
+        """Return an ordinary decoder whose weights are copies of the present means."""
+        return self.model.skeleton.with_weights(self.guide.weights.means())

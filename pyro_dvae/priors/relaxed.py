@@ -1,0 +1,142 @@
+"""Priors of relaxed discrete latents: bits, categories, and a Beta that prefers 0 and 1."""
+
+from __future__ import annotations
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
+
+from pyro_dvae import checks
+from pyro_dvae.distributions import Flattened, Logistic, LogitBeta, Temperature
+from pyro_dvae.errors import InputError
+from pyro_dvae.levels import Schedule
+from pyro_dvae.priors.base import Prior
+from pyro_dvae.priors.discrete import bit_logits, category_count
+
+
+class ConcretePrior(Prior):
+    """Relaxed bits: the binary Concrete distribution of Maddison et al. (2017), by its logits ``z``::
+
+        z = (logit p + log u − log(1 − u)) / temperature,  u uniform in (0, 1);   code σ(z)
+
+    Their appendix C takes the logit as the latent, too: at low temperatures σ(z) is 0 or 1 to the last
+    digit, where its density is lost. σ(z) exceeds ½ with probability p at any temperature.
+
+    :param latent_size: d.
+    :param probability: p in (0, 1): a number, or a tensor [d].
+    :param temperature: above 0, a number or a schedule moved by :meth:`set_epoch`.
+    :param straight_through: the decoder sees the bit 1[z > 0], its gradient is that of σ(z) (Bengio et al.
+        2013): the bound is then exact, for a model of bits, and the gradient of it biased.
+    """
+
+    logits: Tensor
+
+    def __init__(
+        self,
+        latent_size: int,
+        probability: float | Tensor = 0.5,
+        *,
+        temperature: float | Schedule = 0.5,
+        straight_through: bool = False,
+    ) -> None:
+        super().__init__(latent_size)
+        self.register_buffer("logits", bit_logits(self.latent_size, probability))
+        self.temperature = Temperature(temperature)
+        self.straight_through = checks.flag("straight_through", straight_through)
+
+    def set_epoch(self, epoch: float) -> None:
+        """Move a scheduled temperature to its value at ``epoch`` (0 for the first)."""
+        self.temperature.set_epoch(epoch)
+
+    def forward(self, like: Tensor) -> dist.Independent:
+        temperature = self.temperature().to(like)
+        return Logistic(self.logits.to(like) / temperature, 1 / temperature).to_event(1)
+
+    def code(self, z: Tensor) -> Tensor:
+        soft = z.sigmoid()
+        if not self.straight_through:
+            return soft
+        return (z > 0).to(z.dtype) + (soft - soft.detach())
+
+
+class GumbelSoftmaxPrior(Prior):
+    """Relaxed one-hot vectors of equal categories, by their logarithms ``z`` (Maddison et al. 2017)::
+
+        z = log softmax( (g_1, ..., g_K) / temperature ),  g_k standard Gumbel;   code exp(z), on the simplex
+
+    also known as Gumbel-softmax (Jang et al. 2017). The latent is the d / K vectors end to end.
+
+    :param latent_size: d, a multiple of ``categories``.
+    :param categories: K, of each variable; by default there is one variable of d categories.
+    :param temperature: above 0, a number or a schedule moved by :meth:`set_epoch`.
+    :param straight_through: the decoder sees the one-hot vector of the largest, its gradient is that of
+        exp(z): the bound is then exact, for a model of categories, and the gradient of it biased.
+    """
+
+    logits: Tensor
+
+    def __init__(
+        self,
+        latent_size: int,
+        categories: int | None = None,
+        *,
+        temperature: float | Schedule = 0.5,
+        straight_through: bool = False,
+    ) -> None:
+        super().__init__(latent_size)
+        self.categories = category_count(latent_size, categories)
+        self.register_buffer("logits", torch.zeros(self.latent_size // self.categories, self.categories))
+        self.temperature = Temperature(temperature)
+        self.straight_through = checks.flag("straight_through", straight_through)
+
+    def set_epoch(self, epoch: float) -> None:
+        """Move a scheduled temperature to its value at ``epoch`` (0 for the first)."""
+        self.temperature.set_epoch(epoch)
+
+    def forward(self, like: Tensor) -> Flattened:
+        return Flattened(ExpRelaxedCategorical(self.temperature().to(like), logits=self.logits.to(like)))
+
+    def code(self, z: Tensor) -> Tensor:
+        soft = z.exp()
+        if not self.straight_through:
+            return soft
+        parts = z.detach().unflatten(-1, self.logits.shape)
+        hard = torch.zeros_like(parts).scatter(-1, parts.argmax(-1, keepdim=True), 1.0)
+        return hard.flatten(-2) + (soft - soft.detach())
+
+
+class SparseBeta(Prior):
+    """Each latent's code ``b = σ(z)`` in (0, 1) is ``Beta(a, c)`` with shapes below 1: dense near 0 and 1.
+
+    The latent is the logit ``z``, as ``b`` itself cannot be told from 1 where most of its mass lies (see
+    :class:`~pyro_dvae.distributions.LogitBeta`): a guide that clamps it there is scored at a value that it
+    did not draw, and the bound is none. So any guide over the reals serves, unchanged: under
+    :class:`~pyro_dvae.guides.GaussianGuide` the code is logit-normal. A bound does not depend on which of the
+    two is called the latent. The decoder sees ``b``, by :meth:`code`.
+
+    :param latent_size: d.
+    :param shapes: (a, c), each in (0, 1); a below c puts more of the codes near 0.
+    """
+
+    def __init__(self, latent_size: int, shapes: tuple[float, float] = (0.5, 0.5)) -> None:
+        super().__init__(latent_size)
+        if not isinstance(shapes, tuple | list) or len(shapes) != 2:
+            raise InputError(f"shapes: expected a pair of numbers in (0, 1), got {shapes!r}")
+        self.shapes = (_below_one(shapes[0]), _below_one(shapes[1]))
+
+    def forward(self, like: Tensor) -> dist.Independent:
+        one, zero = (like.new_full((self.latent_size,), shape) for shape in self.shapes)
+        return LogitBeta(one, zero).to_event(1)
+
+    def code(self, z: Tensor) -> Tensor:
+        return z.sigmoid()
+
+
+def _below_one(shape: float) -> float:
+    value = checks.positive_single("shapes", shape)
+    if value >= 1:
+        raise InputError(
+            f"shapes: expected numbers below 1, where the density peaks at 0 and 1, got {shape!r}"
+        )
+    return value

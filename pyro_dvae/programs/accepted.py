@@ -1,0 +1,153 @@
+"""Which pairs of a model and a guide the bounds accept; what they refuse, and what to do then."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from pyro_dvae.errors import InputError
+from pyro_dvae.programs.plates import data_frames, is_deterministic
+from pyro_dvae.sites import is_uncounted
+
+if TYPE_CHECKING:
+    from pyro_dvae.programs.draws import Draws, Layout
+
+
+LOOP = "vectorize_particles=False, which makes one draw after the other,"
+
+
+@contextmanager
+def sampled_latents() -> Iterator[None]:
+    """Say in one sentence what Pyro raises where the guide observes a latent of the model."""
+    try:
+        yield
+    except RuntimeError as error:
+        found = re.match(r"site (\S+) must be sampled in trace", str(error))
+        if found is None:
+            raise
+        raise InputError(
+            f"guide: latent {found[1]!r} is observed there (pyro.condition, obs=), and the model samples it; "
+            "condition the model on it too"
+        ) from error
+
+
+def check(draws: Draws) -> None:
+    """Refuse a pair for which the bounds would not be right.
+
+    :raises InputError: naming the site and the remedy.
+    """
+    sampled = [site for site in draws.guide_trace.nodes.values() if site["type"] == "sample"]
+    _refuse_enumeration([*draws.model_sites(), *sampled])
+    _refuse_mismatch(draws, {site["name"]: site for site in sampled})
+    for name, site in draws.subsamples.sites.items():
+        if 0 < site["fn"].size < len(site["value"]):
+            raise InputError(
+                f"model: plate {name!r} has size {site['fn'].size}, and {len(site['value'])} rows in the "
+                "guide; give both the same size"
+            )
+    if draws.layout.several:
+        refuse_undeclared(draws, counts(draws.layout))
+
+
+def _refuse_enumeration(sites: list[dict[str, Any]]) -> None:
+    for site in sites:
+        if site["infer"].get("enumerate"):
+            raise InputError(
+                f"model, guide: site {site['name']!r} asks for enumeration, which the denoising bounds do "
+                "not do; use pyro.infer.TraceEnum_ELBO, or remove infer={'enumerate': ...} and sample it in "
+                "the guide"
+            )
+
+
+def _refuse_mismatch(draws: Draws, guide: dict[str, dict[str, Any]]) -> None:
+    model = {site["name"]: site for site in draws.model_sites()}
+    for name, site in guide.items():
+        own = model.get(name)
+        if is_uncounted(site) or is_deterministic(site):
+            continue
+        if own is not None and own["is_observed"] and not site["is_observed"]:
+            raise InputError(
+                f"guide: site {name!r} is observed in the model, so the guide must not sample it; remove it "
+                "from the guide"
+            )
+        if own is None and not site["infer"].get("is_auxiliary"):
+            what = "observed, and no site" if site["is_observed"] else "not a latent"
+            raise InputError(
+                f"guide: site {name!r} is {what} of the model; sample corruptions with pyro_dvae.corrupt, "
+                "noise that the guide integrates over with pyro_dvae.auxiliary, and mark a site whose "
+                "density counts infer={'is_auxiliary': True}"
+            )
+    for name, own in model.items():
+        if own["is_observed"] or is_deterministic(own):
+            continue
+        drawn = guide.get(name)
+        if drawn is None:
+            raise InputError(
+                f"guide: the model's latent {name!r} is not sampled in the guide; sample it there, or "
+                "condition the model on it"
+            )
+        _refuse_sizes(name, own, drawn)
+
+
+def _refuse_sizes(name: str, own: dict[str, Any], site: dict[str, Any]) -> None:
+    sizes = {frame.dim: frame for frame in data_frames(own)}
+    for frame in data_frames(site):
+        other = sizes.get(frame.dim)
+        if other is not None and min(frame.size, other.size) > 0 and frame.size != other.size:
+            raise InputError(
+                f"guide: latent {name!r} lies in plate {frame.name!r} of size {frame.size}, and in the model "
+                f"in plate {other.name!r} of size {other.size}; give both the same size"
+            )
+
+
+def refuse_undeclared(draws: Draws, when: str) -> None:
+    """Refuse sites with dimensions that no plate declares, where they would mix with those of the draws.
+
+    :param when: how many draws there are, in words.
+    """
+    layout = draws.layout
+    refuse_outside_plates(draws, when)
+    for program, site in _sites(draws):
+        shape = tuple(site["fn"].batch_shape if is_uncounted(site) else site["unscaled_log_prob"].shape)
+        left = shape[: len(shape) - int(layout.nesting)] if len(shape) > layout.nesting else ()
+        if any(size > 1 for size in left):
+            raise InputError(
+                f"{program}: site {site['name']!r} has a log-density of shape {shape}, with dimensions left "
+                f"of all plates and draws; with {when} a program must vectorise over dimensions on "
+                f"the left: use {LOOP} or declare the dimension (.to_event, pyro.plate)"
+            )
+
+
+def refuse_outside_plates(draws: Draws, when: str) -> None:
+    """Refuse a corruption of several observations that lies in no plate, where it is drawn more than once."""
+    latents = [_places(site) for site in draws.counted_sites() if not site["is_observed"]]
+    around = set.intersection(*latents) if latents else set()
+    for site in draws.auxiliary_sites():
+        shape, frames = site["fn"].batch_shape, site["cond_indep_stack"]
+        declared = {frame.dim for frame in frames if frame.vectorized}
+        inside = around <= _places(site) or site["fn"].clean is None
+        if inside and all(n == 1 or place - len(shape) in declared for place, n in enumerate(shape)):
+            continue
+        raise InputError(
+            f"guide: site {site['name']!r} lies outside of the plate of the data, with batch shape "
+            f"{tuple(shape)}, which is right for a single draw alone, not for {when}; call pyro_dvae.corrupt "
+            "inside the plate"
+        )
+
+
+def _places(site: dict[str, Any]) -> set[tuple[str, int]]:
+    return {(frame.name, frame.dim) for frame in data_frames(site)}
+
+
+def counts(layout: Layout) -> str:
+    """Return how many draws there are, in words."""
+    return f"M = {layout.num_corruptions} corruptions and K = {layout.num_particles} particles"
+
+
+def _sites(draws: Draws) -> Iterator[tuple[str, dict[str, Any]]]:
+    for program, trace in (("model", draws.model_trace), ("guide", draws.guide_trace)):
+        for site in trace.nodes.values():
+            if site["type"] == "sample":
+                yield program, site

@@ -1,0 +1,159 @@
+"""Latents whose prior depends on what the guide draws from them: there no closed form is right."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import pyro
+import torch
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_leaves
+
+from pyro_dvae.programs.draws import Draws
+from pyro_dvae.random_state import forked
+from pyro_dvae.sites import is_uncounted
+
+_aten = torch.ops.aten
+# What they return has the shape of their argument, but nothing of its values.
+_SHAPE_ONLY = {
+    *(_aten.zeros_like, _aten.ones_like, _aten.empty_like, _aten.full_like),
+    *(_aten.rand_like, _aten.randn_like, _aten.randint_like),
+    *(_aten.new_zeros, _aten.new_ones, _aten.new_empty, _aten.new_empty_strided, _aten.new_full),
+}
+
+
+def out_of_order(draws: Draws) -> dict[str, frozenset[str]]:
+    """Return the latents that the model draws after others which the guide draws later, with those others.
+
+    Of no other latent can the prior depend on what the guide draws from it.
+    """
+    guide = [site["name"] for site in draws.latent_sites()]
+    known = set(guide)
+    model = [site["name"] for site in draws.model_sites() if site["name"] in known]
+    if model == guide:
+        return {}
+    before = {name: frozenset(guide[:position]) for position, name in enumerate(guide)}
+    later = {name: frozenset(model[:position]) - before[name] for position, name in enumerate(model)}
+    return {name: others for name, others in later.items() if others}
+
+
+def circular(draws: Draws, suspects: Mapping[str, frozenset[str]]) -> dict[str, str]:
+    """Return those latents whose prior depends on one that the guide draws from them, with that one.
+
+    In a bound, E_q [log q(z_i|·) − log p(z_i|pa_i)] is E_q KL(q(z_i|·) ‖ p(z_i|pa_i)) where z_i, given all
+    that the two densities condition on, is distributed as q(z_i|·). It is if no latent of pa_i is drawn, at
+    any remove, from z_i; otherwise pa_i tells of z_i, and the KL at drawn parents has another mean. (The same
+    condition stands in Pyro's documentation of ``TraceMeanField_ELBO``.)
+
+    Both programs run once more, for one draw and apart from the random streams, with a record of what is
+    computed from which latent: of discrete latents too, through views and operations in place. A program
+    that looks at a value (``if z > 0``) is taken to compute all that follows from it.
+
+    :param suspects: as :func:`out_of_order` gives them, or some of them.
+    """
+    if not suspects:
+        return {}
+    pair = draws.pair
+    everything = frozenset(site["name"] for site in draws.latent_sites())
+    # Outside of a recording of the bound, whose graph this is no part of; checks of values are no looks.
+    with _disable_current_modes(), forked(), pyro.validation_enabled(False):
+        with _Descent() as descent, _Ancestors(descent) as guide:
+            pair.guide(*pair.args, **pair.kwargs)
+        with _Descent() as descent, _Parents(descent, guide.values, suspects) as model:
+            pair.model(*pair.args, **pair.kwargs)
+    found = {}
+    for name, later in suspects.items():
+        # A site that this run does not have, of a program that branches on its draws, is not cleared.
+        parents = model.parents.get(name, everything)
+        for other in sorted(later & parents):
+            if name in guide.ancestors.get(other, everything):
+                found[name] = other
+                break
+    return found
+
+
+class _Descent(TorchDispatchMode):
+    """Follows which tensors are computed from which named ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # By storage, which views share. The tensors are kept, so that no storage is given away again.
+        self._marks: dict[int, tuple[Tensor, frozenset[str]]] = {}
+        self._seen: frozenset[str] = frozenset()  # by Python itself: all that follows may depend on them
+
+    def mark(self, value: Tensor, names: frozenset[str]) -> None:
+        """Let ``value`` be computed from ``names``, beside what it already is."""
+        key = _storage(value)
+        earlier = self._marks.get(key)
+        self._marks[key] = (value, names if earlier is None else earlier[1] | names)
+
+    def names(self, *values: Any) -> frozenset[str]:
+        """Return what the tensors among ``values`` are computed from."""
+        return self._seen | self._marked(values)
+
+    def _marked(self, values: Any) -> frozenset[str]:
+        found: frozenset[str] = frozenset()
+        for leaf in tree_leaves(values):
+            if isinstance(leaf, Tensor) and (entry := self._marks.get(_storage(leaf))) is not None:
+                found |= entry[1]
+        return found
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        names = frozenset() if func.overloadpacket in _SHAPE_ONLY else self._marked((args, kwargs))
+        if names:
+            for leaf in tree_leaves(result):
+                if isinstance(leaf, Tensor):
+                    self.mark(leaf, names)
+                elif leaf is not None:
+                    self._seen |= names
+        return result
+
+
+def _storage(value: Tensor) -> int:
+    return value.untyped_storage()._cdata if value.layout == torch.strided else id(value)
+
+
+class _Ancestors(Messenger):
+    """Finds the latents that each latent of a guide is drawn from, at any remove; keeps the draws."""
+
+    def __init__(self, descent: _Descent) -> None:
+        super().__init__()
+        self._descent = descent
+        self.ancestors: dict[str, frozenset[str]] = {}
+        self.values: dict[str, Tensor] = {}
+
+    def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
+        if site_is_subsample(msg) or is_uncounted(msg):
+            return
+        name, names = msg["name"], self._descent.names(msg["value"])
+        self.ancestors[name] = names
+        # A copy: the draw may be a view of a parameter, which would then carry the name too.
+        msg["value"] = msg["value"].clone()
+        self._descent.mark(msg["value"], names | {name})
+        self.values[name] = msg["value"]
+
+
+class _Parents(Messenger):
+    """Gives a model its latents, and finds those that the priors of some are computed from."""
+
+    def __init__(self, descent: _Descent, values: Mapping[str, Tensor], wanted: Collection[str]) -> None:
+        super().__init__()
+        self._descent, self._values, self._wanted = descent, values, wanted
+        self.parents: dict[str, frozenset[str]] = {}
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        name = msg["name"]
+        if msg["is_observed"] or name not in self._values:
+            return
+        if name in self._wanted:
+            draw = msg["fn"]()
+            self.parents[name] = self._descent.names(draw, msg["fn"].log_prob(draw))  # which knows of masks
+        msg["value"], msg["done"] = self._values[name].clone(), True
+        self._descent.mark(msg["value"], frozenset({name}))

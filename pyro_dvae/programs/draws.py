@@ -1,0 +1,328 @@
+"""One vectorised run of guide and model over M corruptions and K latent draws of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from pyro.infer.enum import get_importance_trace
+from pyro.poutine.indep_messenger import CondIndepStackFrame
+from pyro.poutine.trace_struct import Trace
+from torch import Tensor
+
+from pyro_dvae.errors import InputError
+from pyro_dvae.programs.accepted import check, refuse_undeclared, sampled_latents
+from pyro_dvae.programs.leaves import Leaf, Leaves
+from pyro_dvae.programs.plates import (
+    CORRUPTIONS,
+    PARTICLES,
+    DrawPlate,
+    Subsamples,
+    data_frames,
+    draws_of,
+    is_deterministic,
+    varies_over_draws,
+)
+from pyro_dvae.sites import is_uncounted
+
+Program = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A model and a guide with the arguments they are called with."""
+
+    model: Program
+    guide: Program
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How many draws there are, and on which dimensions (negative; 0 where there is a single draw).
+
+    :param looped: make the draws one after the other, and put them on their dimensions afterwards.
+    """
+
+    num_corruptions: int
+    num_particles: int
+    max_plate_nesting: int | float
+    looped: bool = False
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one draw."""
+        return self.num_corruptions * self.num_particles > 1
+
+    @property
+    def corruption_dim(self) -> int:
+        """The dimension of the M corruptions, next to the user's plates."""
+        return -int(self.max_plate_nesting) - 1 if self.num_corruptions > 1 else 0
+
+    @property
+    def particle_dim(self) -> int:
+        """The dimension of the K latents, left of the corruptions'."""
+        if self.num_particles == 1:
+            return 0
+        return -int(self.max_plate_nesting) - 1 - (self.num_corruptions > 1)
+
+    @property
+    def nesting(self) -> int | float:
+        """The number of plate dimensions in all, draws included."""
+        return self.max_plate_nesting + (self.num_corruptions > 1) + (self.num_particles > 1)
+
+    def wrap(self, program: Program, redrawn: bool = False) -> Program:
+        """Put ``program`` into the plates of draws; where corruptions are redrawn, M is for latents only."""
+        if self.num_corruptions > 1:
+            program = DrawPlate(CORRUPTIONS, self.num_corruptions, self.corruption_dim, redrawn)(program)
+        if self.num_particles > 1:
+            program = DrawPlate(PARTICLES, self.num_particles, self.particle_dim, True)(program)
+        return program
+
+    def per_datum(self, value: Tensor, frames: list[CondIndepStackFrame], lead: int = 0) -> Tensor:
+        """Sum a site's value [*lead, K, M, *plates] to [*lead, K, M, *datum].
+
+        ``lead`` counts further dimensions of draws left of all others. A dimension that the value does not
+        have comes out with size 1.
+        """
+        wanted = {frame.dim for frame in frames}
+        span = max((-frame.dim for frame in frames), default=0)
+        draws = [self.particle_dim, self.corruption_dim]
+        if lead:
+            draws = [-int(self.nesting) - 1, *draws]
+        keep = {dim for dim in draws if dim}
+        width = max([-dim for dim in keep] + [span, value.dim()])
+        full = value.reshape((1,) * (width - value.dim()) + value.shape)
+        summed = [dim for dim in range(-width, 0) if dim not in wanted and dim not in keep]
+        full = full.sum(summed, keepdim=True) if summed else full
+        datum_shape = full.shape[width - span :] if span else torch.Size()
+        return full.reshape(*[full.shape[dim] if dim else 1 for dim in draws], *datum_shape)
+
+
+@dataclass(frozen=True)
+class Term:
+    """A site's part of log p(x, z) − log q(z|x̃): its value with a sign, before scale and mask."""
+
+    site: dict[str, Any]
+    sign: float
+    value: Tensor
+
+
+@dataclass(frozen=True)
+class LogWeight:
+    """Log importance weights of the draws, per datum.
+
+    :param values: log p(x, z) − log q(z|x̃), shape [K, M, *datum] (nats), without the scale of the plates.
+    :param scale: factor of each datum's bound (plate subsampling, ``poutine.scale``), a number or [*datum].
+    :param rest: the sum of what is the same in every draw and of no single datum (scaled, nats).
+    """
+
+    values: Tensor
+    scale: float | Tensor
+    rest: float | Tensor = 0.0
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The traces of one run, and where its draws lie.
+
+    :param model_trace: model sites; log-probabilities of shape [K, M, *plates].
+    :param guide_trace: guide sites; latents as the model's, uncounted sites [M, *plates].
+    :param layout: M, K and their dimensions.
+    :param subsamples: the subsample statements of the plates.
+    :param pair: what was run, for further runs on the same draws.
+    :param leaves: the reparameterised draws of the guide, where it went on with leaves of the graph in their
+        place (see :class:`~pyro_dvae.programs.leaves.Leaves`).
+    :param runs: the single runs, corruption by corruption, of draws that were looped over.
+    :param frames: of a single run among others, what a datum is to all of them.
+    """
+
+    model_trace: Trace
+    guide_trace: Trace
+    layout: Layout
+    subsamples: Subsamples
+    pair: Pair
+    leaves: tuple[Leaf, ...] = ()
+    runs: tuple[Draws, ...] = ()
+    frames: list[CondIndepStackFrame] | None = None
+
+    def model_sites(self) -> list[dict[str, Any]]:
+        """Return the sample sites of the model: latents and observations."""
+        return [site for site in self.model_trace.nodes.values() if site["type"] == "sample"]
+
+    def counted_sites(self) -> list[dict[str, Any]]:
+        """Return the guide's sites whose density counts: latents, and what Pyro marks as auxiliary."""
+        return [s for s in self.guide_trace.nodes.values() if s["type"] == "sample" and not is_uncounted(s)]
+
+    def latent_sites(self) -> list[dict[str, Any]]:
+        """Return the guide's sites of the model's latents."""
+        latents = {site["name"] for site in self.model_sites() if not site["is_observed"]}
+        return [site for site in self.counted_sites() if site["name"] in latents]
+
+    def auxiliary_sites(self) -> list[dict[str, Any]]:
+        """Return the guide's uncounted sites: corruptions, and other noise that it integrates over."""
+        return [s for s in self.guide_trace.nodes.values() if s["type"] == "sample" and is_uncounted(s)]
+
+    def datum_frames(self) -> list[CondIndepStackFrame]:
+        """Return the plates around all sites that differ between draws: what a datum, and a weight, is."""
+        return self._frames
+
+    @cached_property
+    def _frames(self) -> list[CondIndepStackFrame]:
+        if self.frames is not None:
+            return self.frames
+        sites = [site for site in [*self.model_sites(), *self.counted_sites()] if not is_deterministic(site)]
+        varying = [site for site in sites if varies_over_draws(site)]
+        stacks = [frozenset(data_frames(site)) for site in varying or sites]
+        common = frozenset.intersection(*stacks) if stacks else frozenset()
+        return sorted(common, key=lambda frame: frame.dim)
+
+    def model_terms(self) -> list[Term]:
+        """Return log p of every model site."""
+        return [Term(site, 1.0, site["unscaled_log_prob"]) for site in self.model_sites()]
+
+    def guide_terms(self) -> list[Term]:
+        """Return −log q of every counted site."""
+        return [Term(site, -1.0, site["unscaled_log_prob"]) for site in self.counted_sites()]
+
+    def log_weight(self, terms: list[Term] | None = None) -> LogWeight:
+        """Return the sum of the terms, by default log p − log q, per draw and datum, and the outer scale."""
+        terms = [*self.model_terms(), *self.guide_terms()] if terms is None else terms
+        outer, inner = self._scales(terms)
+        return LogWeight(self._sum(terms, inner), outer, self.rest(terms))
+
+    def part(self, terms: list[Term]) -> Tensor:
+        """Return the sum of some of all terms per draw and datum, with the scales of :meth:`log_weight`."""
+        whole = [*self.model_terms(), *self.guide_terms()]
+        _, inner = self._scales(whole)
+        scales = {(term.site["name"], term.sign): scale for term, scale in zip(whole, inner, strict=True)}
+        return self._sum(terms, [scales[term.site["name"], term.sign] for term in terms])
+
+    def joint(self) -> tuple[LogWeight, float | Tensor]:
+        """Return log p(x, z) per draw and datum, and the factor that log q takes inside the weight (often 1).
+
+        :raises InputError: the latents of the guide have different scales, so their joint density has none.
+        """
+        model, guide = self.model_terms(), [term for term in self.guide_terms() if self.is_within(term.site)]
+        factors = self._scales([*model, *guide])[1][len(model) :] or [1.0]
+        if not all(same(factor, factors[0]) for factor in factors):
+            raise InputError("guide: expected one scale for all latents (poutine.scale), got several")
+        return self.log_joint(), factors[0]
+
+    def log_joint(self) -> LogWeight:
+        """Return log p(x, z) per draw and datum, with the scales that it has in :meth:`log_weight`."""
+        model = self.model_terms()
+        outer, inner = self._scales([*model, *self.guide_terms()])
+        rest = self.rest([*model, *self.guide_terms()])
+        return LogWeight(self._sum(model, inner[: len(model)]), outer, rest)
+
+    def density(self, terms: list[Term]) -> Tensor:
+        """Return the sum of the terms per draw and datum [K, M, *datum] (nats), with masks, without scales.
+
+        :raises InputError: a plate inside a datum is subsampled, so that its density is not all there.
+        """
+        if name := self.subsamples.inside(self.datum_frames()):
+            raise InputError(
+                f"model: plate {name!r} inside a datum is subsampled; a likelihood needs all of it"
+            )
+        return self._sum(terms, [1.0] * len(terms))
+
+    def rest(self, terms: list[Term]) -> float | Tensor:
+        """Return the scaled sum (nats) of the terms that are the same in every draw and of no single datum.
+
+        A factor that regularises parameters is one. It would only move all weights of a draw alike, so it is
+        added to the bound outside of any logarithm.
+        """
+        total: float | Tensor = 0.0
+        for term in terms:
+            if not self.is_within(term.site):
+                value = scale_and_mask(term.value, term.site["scale"], term.site["mask"])
+                total = total + term.sign * value.sum() / draws_of(term.site)
+        return total
+
+    def is_within(self, site: dict[str, Any]) -> bool:
+        """Whether a site is part of the weight of a datum."""
+        if varies_over_draws(site) and not is_deterministic(site):
+            return True
+        return set(self.datum_frames()) <= set(data_frames(site))
+
+    def _sum(self, terms: list[Term], scales: list[float | Tensor]) -> Tensor:
+        frames = self.datum_frames()
+        parts = [
+            term.sign * self.layout.per_datum(scale_and_mask(term.value, scale, term.site["mask"]), frames)
+            for term, scale in zip(terms, scales, strict=True)
+            if self.is_within(term.site)
+        ]
+        if not parts:
+            shape = (1, 1) + (1,) * max((-frame.dim for frame in frames), default=0)
+            return torch.zeros(shape, device=terms[0].value.device if terms else None)
+        return torch.stack(torch.broadcast_tensors(*parts)).sum(0)
+
+    def _scales(self, terms: list[Term]) -> tuple[float | Tensor, list[float | Tensor]]:
+        """Split the sites' scales into the common factor, which stays outside the weights, and the rest."""
+        frames = self.datum_frames()
+        found = [term.site["scale"] for term in terms]
+        counted = [term for term in terms if self.is_within(term.site) and not is_deterministic(term.site)]
+        if not counted:
+            return 1.0, [1.0] * len(found)
+        first = counted[0].site["scale"]
+        if all(same(term.site["scale"], first) for term in counted):
+            return first, [1.0] * len(found)
+        outer = 1.0
+        for frame in frames:
+            outer *= self.subsamples.scale(frame.name)
+        return outer, [scale / outer for scale in found]
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two scales, numbers or tensors, are equal."""
+    if a is b:
+        return True
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape and torch.equal(a, b)
+    return bool(a == b)
+
+
+def draw(
+    model: Program,
+    guide: Program,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    layout: Layout,
+    with_leaves: bool = False,
+) -> Draws:
+    """Run the guide, then the model on its latents, once, over M corruptions × K latents.
+
+    The nesting of the user's plates may be infinite (unknown) for M = K = 1, where no dimension is added.
+
+    :param with_leaves: let the programs go on with leaves of the graph in place of reparameterised draws.
+    """
+    with Subsamples() as subsamples, Leaves() if with_leaves else nullcontext() as leaves, sampled_latents():
+        model_trace, guide_trace = get_importance_trace(
+            "flat", layout.nesting, layout.wrap(model), layout.wrap(guide), args, kwargs
+        )
+    found = tuple(leaves.found) if leaves is not None else ()
+    draws = Draws(model_trace, guide_trace, layout, subsamples, Pair(model, guide, args, kwargs), found)
+    check(draws)
+    return draws
+
+
+def draw_from_prior(pair: Pair, layout: Layout) -> Draws:
+    """Run the model alone, once: its latents are drawn from the prior and stand for those of a guide."""
+    with Subsamples() as subsamples:
+        trace = poutine.trace(layout.wrap(pair.model)).get_trace(*pair.args, **pair.kwargs)
+    model_trace = poutine.util.prune_subsample_sites(trace)
+    model_trace.compute_log_prob()
+    refuse_undeclared(Draws(model_trace, Trace(), layout, subsamples, pair), "several draws")
+    latents = Trace()
+    for site in model_trace.nodes.values():
+        if site["type"] == "sample" and not site["is_observed"]:
+            latents.add_node(site["name"], **site)
+    return Draws(model_trace, latents, layout, subsamples, pair)

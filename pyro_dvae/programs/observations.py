@@ -1,0 +1,123 @@
+"""What one importance weight belongs to: one observation, or all that share a latent."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from pyro_dvae.errors import InputError
+from pyro_dvae.programs.draws import Draws
+from pyro_dvae.programs.plates import VARIES, data_frames, draws_of, is_deterministic, varies_over_draws
+
+
+def leave_out_zeros(draws: Draws) -> None:
+    """Let sites of log-density 0, and observed ones in no plate, not decide what an observation is.
+
+    For a single draw, whose values may be read.
+    """
+    sites = [*draws.model_sites(), *draws.counted_sites()]
+    inside = any(data_frames(site) for site in sites)
+    for site in sites:
+        zero = site["is_observed"] and bool((site["unscaled_log_prob"] == 0).all())
+        outside = site["is_observed"] and inside and not data_frames(site)
+        if zero or outside:
+            site["infer"][VARIES] = False
+
+
+def require_no_rest(draws: Draws) -> None:
+    """Refuse a log-density that is of no single observation.
+
+    :raises InputError: naming the site.
+    """
+    for term in [*draws.model_terms(), *draws.guide_terms()]:
+        if draws.is_within(term.site):
+            continue
+        nats = float(term.value.detach().sum()) / draws_of(term.site)
+        if nats != 0:
+            raise InputError(
+                f"model, guide: site {term.site['name']!r} lies outside of the plate of the observations and "
+                f"adds {nats:.6g} nats that are of none of them; leave it out for figures per observation "
+                "(pyro.poutine.block)"
+            )
+
+
+_SIMPLE = "TraceDenoising_ELBO or TraceMeanFieldDenoising_ELBO"
+
+
+def check_weights(draws: Draws, told: set[str]) -> None:
+    """Refuse weights that are of something else than the model says; say where one is of all observations.
+
+    A latent that all observations share (a weight of a network) makes one importance weight of the whole data
+    set. A mini-batch gives an unbiased estimate of its logarithm; the log of a mean of several such is convex
+    in them, so its expectation lies above the bound, and above the evidence for noisy mini-batches.
+
+    :param told: names of plates that were spoken of before; added to.
+    :raises InputError: a mini-batch of a plate that the weight is of, plates of several names for the same
+        observations, or a sequential plate around everything.
+    """
+    _refuse_sequential(draws)
+    if reason := split_plates(draws):
+        raise InputError(f"{reason}, so an importance weight would be of all of them; use one name")
+    if name := draws.subsamples.inside(draws.datum_frames()):
+        outside = [
+            site["name"]
+            for site in [*draws.counted_sites(), *draws.model_sites()]
+            if name not in {frame.name for frame in site["cond_indep_stack"]}
+        ]
+        raise InputError(
+            f"model: plate {name!r} is subsampled while site {outside[0]!r} lies outside it: an importance "
+            "weight is of all of the plate and its logarithm cannot be estimated from a part; use "
+            f"{_SIMPLE}, or give the whole plate"
+        )
+    if reason := shared(draws):
+        if reason not in told:
+            warnings.warn(f"{reason}, so one importance weight is of all of them", stacklevel=6)
+        told.add(reason)
+
+
+def shared(draws: Draws) -> str | None:
+    """Return, where no plate is around everything, which site lies outside of that of the observations."""
+    if draws.datum_frames():
+        return None
+    sites = _varying(draws)
+    observed = [site for site in sites if site["is_observed"] and data_frames(site)]
+    for site in sites:
+        if observed and not data_frames(site):
+            frame = data_frames(observed[0])[0]
+            where = "guide" if site["name"] in draws.guide_trace.nodes else "model"
+            return (
+                f"{where}: site {site['name']!r} lies outside of plate {frame.name!r} and is shared by its "
+                f"{observed[0]['unscaled_log_prob'].shape[frame.dim]} observations"
+            )
+    return split_plates(draws)
+
+
+def split_plates(draws: Draws) -> str | None:
+    """Return which two sites lie in plates of different names on one dimension, None if there are none."""
+    frames: dict[int, tuple[str, str, int]] = {}
+    for site in _varying(draws):
+        for frame in data_frames(site):
+            name, other, size = frames.setdefault(frame.dim, (frame.name, site["name"], frame.size))
+            if name != frame.name and size == frame.size and not draws.datum_frames():
+                return (
+                    f"model, guide: site {site['name']!r} lies in plate {frame.name!r} and site {other!r} in "
+                    f"plate {name!r} on the same dimension, which are different observations to Pyro"
+                )
+    return None
+
+
+def _varying(draws: Draws) -> list[dict[str, Any]]:
+    sites = [*draws.model_sites(), *draws.counted_sites()]
+    return [site for site in sites if varies_over_draws(site) and not is_deterministic(site)]
+
+
+def _refuse_sequential(draws: Draws) -> None:
+    sites = _varying(draws)
+    stacks = [{(f.name, f.counter) for f in site["cond_indep_stack"] if not f.vectorized} for site in sites]
+    for name in {name for stack in stacks for name, _ in stack}:
+        counters = [{counter for other, counter in stack if other == name} for stack in stacks]
+        if all(counters) and len(set.union(*counters)) > 1:
+            raise InputError(
+                f"model: plate {name!r} is sequential and around all sites, so an importance weight would be "
+                f"of all of it; use a vectorised plate (with pyro.plate(...)), or {_SIMPLE}"
+            )

@@ -1,0 +1,217 @@
+"""Whether a program vectorises: draws of one pass are compared with the program run on them alone."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from inspect import signature
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions import Rejector
+from pyro.poutine.trace_struct import Trace
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import _disable_current_modes
+
+from pyro_dvae.errors import InputError
+from pyro_dvae.programs.accepted import LOOP, counts, sampled_latents
+from pyro_dvae.programs.draws import Draws, Layout, Pair, draw
+from pyro_dvae.programs.plates import CORRUPTIONS, PARTICLES
+from pyro_dvae.random_state import forked
+from pyro_dvae.sites import is_uncounted
+
+LOOKS = (1, 10, 100, 1_000, 10_000, 100_000)  # runs of a pair at which it is looked at
+_TOLERANCE = 1e-3  # relative, of single precision; a program that does not vectorise is off by far more
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the first run of a pair has shown.
+
+    :param nesting: how many dimensions the plates of model and guide take.
+    """
+
+    pair: Pair
+    nesting: int | float
+    looks: int = 1
+
+    def is_due(self) -> bool:
+        """Whether to look again, at the 10th run, the 100th, ...: a program may change as it is trained."""
+        return self.looks + 1 in LOOKS
+
+    def is_of(self, pair: Pair) -> bool:
+        """Whether ``pair`` is the same model and guide."""
+        return self.pair.model == pair.model and self.pair.guide == pair.guide
+
+
+def seen(pair: Pair, layout: Layout) -> Seen:
+    """Run a pair once, apart from the random streams; refuse one that does not vectorise over the draws.
+
+    :raises InputError: a draw of the pass has another log-density than the programs give it alone.
+    """
+    one_pass = layout.several and not layout.looped
+    handler = poutine.unwrap(pair.guide)
+    if one_pass and isinstance(handler, poutine.messenger.Messenger):
+        raise InputError(
+            f"guide: {type(handler).__name__} is an effect handler around the model and makes one draw at a "
+            f"time; use {LOOP} or an AutoGuide that is a program of its own (AutoNormal)"
+        )
+    # Outside of a recording of the bound, whose graph this is no part of.
+    with _disable_current_modes(), forked(), torch.no_grad(), pyro.validation_enabled(False), _Evaluation():
+        alone = _run(pair)
+        frames = [f for trace in alone for s in trace.nodes.values() for f in s.get("cond_indep_stack", ())]
+        needed = max((-frame.dim for frame in frames if frame.vectorized), default=0)
+        nesting = needed if layout.max_plate_nesting == float("inf") else layout.max_plate_nesting
+        if needed > nesting:
+            raise InputError(
+                f"max_plate_nesting: expected at least {needed}, the dimensions that the plates of model and "
+                f"guide take, got {nesting}"
+            )
+        if one_pass:
+            _compare(pair, replace(layout, max_plate_nesting=nesting), alone)
+    return Seen(pair, nesting)
+
+
+@contextmanager
+def naming_draws(pair: Pair, layout: Layout) -> Iterator[None]:
+    """Turn whatever a program raises over several draws, and not over one, into one sentence."""
+    try:
+        yield
+    except (InputError, Warning):
+        raise
+    except Exception as error:
+        if not layout.several or get_proxy_mode() is not None:
+            raise
+        with _disable_current_modes(), forked(), torch.no_grad():
+            for trace in _run(pair):  # what one draw raises is the program's own error: raised as it is
+                trace.compute_log_prob()
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        for plate, words in ((CORRUPTIONS, "M corruptions"), (PARTICLES, "K particles")):
+            reason = reason.replace(f"{plate!r}", words)
+        raise InputError(
+            f"model, guide: they run for one draw and fail for {counts(layout)} in one pass ({reason}); "
+            f"programs must vectorise over dimensions on the left: mend that, or use {LOOP} or a single draw"
+        ) from error
+
+
+def _run(pair: Pair, guide: Trace | None = None, model: Trace | None = None) -> tuple[Trace, Trace]:
+    """Run guide and model for one draw, on given values where there are any; return their traces."""
+    own = pair.guide if guide is None else poutine.replay(pair.guide, trace=guide)
+    guide_trace = _traced(own, pair)
+    given = guide_trace if model is None else model
+    with sampled_latents():
+        model_trace = _traced(poutine.replay(pair.model, trace=given), pair)
+    return guide_trace, model_trace
+
+
+def _traced(program: Callable[..., Any], pair: Pair) -> Trace:
+    unwrapped = poutine.unwrap(program)
+    if isinstance(unwrapped, poutine.messenger.Messenger):  # a guide that is an effect handler of the model
+        program(*pair.args, **pair.kwargs)
+        return unwrapped.get_traces()[1]
+    return poutine.trace(program).get_trace(*pair.args, **pair.kwargs)
+
+
+def _compare(pair: Pair, layout: Layout, alone: tuple[Trace, Trace]) -> None:
+    with naming_draws(pair, layout):
+        whole = draw(pair.model, pair.guide, pair.args, pair.kwargs, layout)
+    natural = {
+        name: site for trace in alone for name, site in trace.nodes.items() if site["type"] == "sample"
+    }
+    ks, ms = ({0, count - 1} for count in (layout.num_particles, layout.num_corruptions))
+    for number, index in enumerate(itertools.product(ks, ms)):
+        given = _given(whole, index, natural)
+        if given is None:
+            return  # a program with other sites in every run has nothing to be compared with
+        once = _densities(_run(pair, *given))
+        if number == 0:
+            again = _densities(_run(pair, *given))
+            if set(once) != set(again) or any(not torch.equal(once[key], again[key]) for key in once):
+                return  # it draws outside of its sites, be it by ever so little
+        for program, trace in (("guide", whole.guide_trace), ("model", whole.model_trace)):
+            for name, site in trace.nodes.items():
+                if site["type"] != "sample" or is_uncounted(site) or (program, name) not in once:
+                    continue
+                part = _at(site["unscaled_log_prob"], index, layout, 0).double()
+                sums = torch.stack([part.sum(), part.abs().sum()])
+                if not _close(sums, once[program, name]):
+                    raise InputError(
+                        f"{program}: the log-density of site {name!r} for one of the draws is "
+                        f"{float(sums[0]):.6g} in one pass and {float(once[program, name][0]):.6g} when the "
+                        f"draw is run alone, so with {counts(layout)} the program does not vectorise over "
+                        f"dimensions on the left, as it must; use {LOOP} or mend the program"
+                    )
+
+
+def _given(draws: Draws, index: tuple[int, int], natural: dict[str, Any]) -> tuple[Trace, Trace] | None:
+    """Return the values of one draw, as traces to replay guide and model with."""
+    traces = []
+    for trace in (draws.guide_trace, draws.model_trace):
+        kept = Trace()
+        for name, site in trace.nodes.items():
+            if site["type"] != "sample" or site["is_observed"]:
+                continue
+            if name not in natural or isinstance(site["fn"], Rejector):
+                return None
+            value = _at(site["value"], index, draws.layout, site["fn"].event_dim)
+            shape = natural[name]["value"].shape
+            if value.numel() != shape.numel():
+                return None
+            kept.add_node(name, **{**site, "value": value.reshape(shape)})
+        for name, site in draws.subsamples.sites.items():
+            kept.add_node(name, **site)
+        traces.append(kept)
+    return traces[0], traces[1]
+
+
+def _at(value: Tensor, index: tuple[int, int], layout: Layout, event_dim: int) -> Tensor:
+    """Return one draw of a value [K, M, *plates, *event]."""
+    dims = ((layout.particle_dim, index[0]), (layout.corruption_dim, index[1]))
+    for dim, position in dims:
+        if dim and value.dim() >= event_dim - dim:
+            where = value.dim() + dim - event_dim
+            size = value.shape[where]
+            value = value.narrow(where, position if size > 1 else 0, 1)
+    return value
+
+
+def _densities(traces: tuple[Trace, Trace]) -> dict[tuple[str, str], Tensor]:
+    """Return the sum, and that of the magnitudes, of each site's log-density, by program and site."""
+    found = {}
+    for program, trace in zip(("guide", "model"), traces, strict=True):
+        for name, site in trace.nodes.items():
+            if site["type"] == "sample" and not site_is_subsample(site) and not is_uncounted(site):
+                value = site["fn"].log_prob(site["value"]).double()
+                found[program, name] = torch.stack([value.sum(), value.abs().sum()])
+    return found
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    if not bool(torch.isfinite(torch.stack([a, b])).all()):
+        return True  # nothing to be told from infinities
+    return bool((a - b).abs()[0] <= _TOLERANCE * (1 + torch.maximum(a, b)[1]))
+
+
+class _Evaluation(TorchFunctionMode):
+    """Runs dropout and batch normalisation as in evaluation mode: they are not what is looked at."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.functional":
+            known = signature(func)
+            if "training" in known.parameters:
+                bound = known.bind(*args, **kwargs)
+                # Without running statistics there is nothing to use instead of those of the batch.
+                if bound.arguments.get("running_mean", True) is not None:
+                    bound.arguments["training"] = False
+                args, kwargs = bound.args, bound.kwargs
+        return func(*args, **kwargs)
