@@ -35,7 +35,7 @@ DRAWS = ((1, 1), (5, 1), (1, 5), (5, 5))
 def step_times(rounds, steps):
     """Return per bound and (M, K) the seconds of a step in each round."""
     torch.manual_seed(0)
-    dvae = dv.DVAE(GaussianEncoder(784, 50), BernoulliDecoder(50, 784), dv.BitFlip(0.05))
+    dvae = dv.DVAE(GaussianEncoder(784, 50), BernoulliDecoder(784, 50), dv.BitFlip(0.05))
     x = torch.rand(100, 784).round()
     bounds = {
         (name, draws): kind(num_corruptions=draws[0], num_particles=draws[1], max_plate_nesting=1, **extra)

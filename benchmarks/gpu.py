@@ -28,7 +28,7 @@ BATCH = 100
 
 def pair(device: torch.device, seed: int = 0) -> dv.DVAE:
     torch.manual_seed(seed)
-    encoder, decoder = GaussianEncoder(784, 50, (200, 200)), BernoulliDecoder(50, 784, (200, 200))
+    encoder, decoder = GaussianEncoder(784, 50, (200, 200)), BernoulliDecoder(784, 50, (200, 200))
     return dv.DVAE(encoder, decoder, dv.SaltAndPepper(0.05)).to(device)
 
 
@@ -62,10 +62,10 @@ def trained(x: Tensor, width: int | None, epochs: int) -> float:
     options = {"epochs": epochs, "batch_size": BATCH, "progress": False}
     if width is None:
         made = pair(x.device)
-        history = dv.fit(made.model, made.guide, bound(), x, compile=True, **options)
+        history = dv.fit(made.model, made.guide, x, loss=bound(), compile=True, **options).history
     else:
         pairs = [pair(x.device, seed) for seed in range(width)]
-        found = dv.fit_many([(each.model, each.guide) for each in pairs], bound(), x, **options)
+        found = dv.fit_many([(each.model, each.guide) for each in pairs], x, loss=bound(), **options)
         history = found[0].history
     return history.seconds[-1] / -(-len(x) // BATCH) * 1e3
 

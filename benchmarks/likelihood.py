@@ -228,7 +228,7 @@ def main(rounds, data, slow_data, samples, threads, data_folder, quick):
     pyro.settings.set(module_local_params=True)
     dvae = dv.DVAE(
         GaussianEncoder(PIXELS, LATENTS, (HIDDEN, HIDDEN)),
-        BernoulliDecoder(LATENTS, PIXELS),
+        BernoulliDecoder(PIXELS, LATENTS),
         dv.NoCorruption(),
     )
     if data_folder is None:

@@ -36,7 +36,7 @@ def data(rows: int, size: int) -> torch.Tensor:
 def model_of(seed: int, size: int, width: int) -> dv.DVAE:
     torch.manual_seed(seed)
     encoder = GaussianEncoder(size, 50, (width,))
-    return dv.DVAE(encoder, BernoulliDecoder(50, size, (width, width)), dv.SaltAndPepper(0.05, salt="rate"))
+    return dv.DVAE(encoder, BernoulliDecoder(size, 50, (width, width)), dv.SaltAndPepper(0.05, salt="rate"))
 
 
 def seconds_alone(rows: int, size: int, width: int) -> float:
@@ -45,7 +45,7 @@ def seconds_alone(rows: int, size: int, width: int) -> float:
     made = model_of(0, size, width)
     bound = dv.TraceDenoising_ELBO(max_plate_nesting=1)
     options = {"epochs": EPOCHS, "compile": True, "progress": False}
-    history = dv.fit(made.model, made.guide, bound, data(rows, size), **options)
+    history = dv.fit(made.model, made.guide, data(rows, size), loss=bound, **options).history
     return statistics.median(history.seconds[1:])
 
 
@@ -54,7 +54,7 @@ def seconds_batched(models: int, rows: int, size: int, width: int) -> float:
     made = [model_of(seed, size, width) for seed in range(models)]
     pairs = [(each.model, each.guide) for each in made]
     bound = dv.TraceDenoising_ELBO(max_plate_nesting=1)
-    found = dv.fit_many(pairs, bound, data(rows, size), epochs=EPOCHS, progress=False)
+    found = dv.fit_many(pairs, data(rows, size), loss=bound, epochs=EPOCHS, progress=False)
     return models * statistics.median(found[0].history.seconds[1:])
 
 

@@ -36,10 +36,10 @@ def milliseconds(function: Callable[[], object], repeats: int) -> float:
 def main(steps: int) -> None:
     """Print the share of the time that the comparisons take."""
     torch.manual_seed(0)
-    encoder, decoder = GaussianEncoder(784, 50, (200, 200)), BernoulliDecoder(50, 784, (200, 200))
+    encoder, decoder = GaussianEncoder(784, 50, (200, 200)), BernoulliDecoder(784, 50, (200, 200))
     pair = dv.DVAE(encoder, decoder, dv.SaltAndPepper(0.05))
     bound = dv.TraceDenoising_ELBO(max_plate_nesting=1)
-    svi = dv.CompiledSVI(pair.model, pair.guide, Adam({"lr": 1e-3}), bound, noise="hashed")
+    svi = dv.CompiledSVI(pair.model, pair.guide, Adam({"lr": 1e-3}), bound, generator="hashed")
     x = (torch.rand(100, 784) < 0.3).float()
     spent, compared = 0.0, 0
     before = Verification.before

@@ -68,8 +68,8 @@ def main(
     dv.fit(
         draw.model,
         draw.guide,
-        bound,
         train,
+        loss=bound,
         validation=validation,
         epochs=epochs,
         batch_size=batch_size,
@@ -80,7 +80,7 @@ def main(
         seed=seed,
         progress=False if quiet else None,
     )
-    found = dv.evaluate_bound(draw.model, draw.guide, visit(test), bound, seed=seed)
+    found = dv.evaluate_bound(draw.model, draw.guide, visit(test), loss=bound, seed=seed)
     print(f"test bound on clean input: {found.mean:.2f} ± {found.standard_error:.2f} nats ({data.name})")
     clean = visit(test[:ROWS])
     corrupted = draw.guide.corruption(clean).sample()

@@ -46,7 +46,7 @@ def build_model(guide: AmortisedGuide, data_size: int, latent_size: int, width: 
     """Return z ~ N(0, I), x ~ Bernoulli(decoder(z)); with two layers of latents for a chain of two."""
     if isinstance(guide, ChainGuide):
         return ChainModel.of_sizes(data_size, latent_size, (width, width))
-    return dv.LatentVariableModel(BernoulliDecoder(latent_size, data_size, (width, width)))
+    return dv.LatentVariableModel(BernoulliDecoder(data_size, latent_size, (width, width)))
 
 
 @click.command(cls=Command)
@@ -93,7 +93,7 @@ def main(
             svi.step(train_x[torch.randint(len(train_x), (100,))])
         seconds = time.perf_counter() - started
 
-        held_out = dv.evaluate_bound(model, guide, test_x, bound, seed=seed)
+        held_out = dv.evaluate_bound(model, guide, test_x, loss=bound, seed=seed)
         found = dv.log_likelihood(
             model,
             guide,

@@ -10,8 +10,7 @@ import click
 import pyro_dvae
 from pyro_dvae.files import user_path
 from pyro_dvae.jobs.command import Group, go_on_by_repeating
-from pyro_dvae.jobs.evaluated import EvaluationOptions, evaluation_options
-from pyro_dvae.jobs.options import Request, training_options
+from pyro_dvae.jobs.options import EvaluationOptions, Request, evaluation_options, training_options
 from pyro_dvae.text import show
 
 

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-
 # A thread gets work for about a tenth of a millisecond in each of a step's twenty-odd parallel parts, or
 # waiting for the others costs more than it brings. Measured on two cores only.
 _OPERATIONS_PER_THREAD = 40e6
@@ -25,6 +23,8 @@ def available_cores() -> int:
 
 def threads_for(operations: float) -> int:
     """Return the threads for steps of so many floating-point operations; never more than torch uses now."""
+    import torch  # here: the command line says its help without it
+
     worth = math.ceil(operations / _OPERATIONS_PER_THREAD)
     return max(1, min(torch.get_num_threads(), available_cores(), worth))
 
@@ -32,6 +32,8 @@ def threads_for(operations: float) -> int:
 @contextmanager
 def using_threads(count: int) -> Iterator[None]:
     """Let torch compute on ``count`` threads while the body runs; afterwards on as many as before."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

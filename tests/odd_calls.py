@@ -196,15 +196,15 @@ CALLS = {
     "TraceDenoising_ELBO": (lambda: dict(BOUND), loss),
     "TraceMeanFieldDenoising_ELBO": (lambda: dict(BOUND), loss),
     "TraceSemiImplicit_ELBO": (lambda: dict(BOUND), loss),
-    "Trainer": (lambda: of_pair(bound=Trace_ELBO(), train=X) | QUIET, None),
+    "Trainer": (lambda: of_pair(loss=Trace_ELBO(), data=X) | QUIET, None),
     "VampPrior": (lambda: {"posterior": dv.GaussianGuide(encoder()), "pseudo_inputs": X[:2]}, sampled),
-    "annealed_log_likelihood": (lambda: of_pair(x=X) | ANNEALING, None),
+    "annealed_log_likelihood": (lambda: of_pair(data=X) | ANNEALING, None),
     "auxiliary": (lambda: {"name": "noise", "fn": dist.Normal(0.0, 1.0)}, None),
-    "bidirectional": (lambda: of_pair(x_like=X, num_data=2) | ANNEALING, None),
-    "binary_code": (lambda: of_pair(x=X), None),
+    "bidirectional": (lambda: of_pair(data=X, num_data=2) | ANNEALING, None),
+    "binary_code": (lambda: of_pair(data=X), None),
     "bounds_report": (
         lambda: (
-            of_pair(x=X, num_mixture=(1, 2), num_particles=(1, 2), num_corruptions=2, num_samples=20) | FEW
+            of_pair(data=X, num_mixture=(1, 2), num_particles=(1, 2), num_corruptions=2, num_samples=20) | FEW
         ),
         None,
     ),
@@ -212,15 +212,15 @@ CALLS = {
     "clean_input": (lambda: {"fn": guide}, None),
     "compile_loss": (lambda: of_pair(loss=Trace_ELBO()), lambda made: made(X)),
     "corrupt": (lambda: {"name": "x_tilde", "corruption": dv.Masking(0.1), "x": X}, None),
-    "evaluate_bound": (lambda: of_pair(x=X, bound=dv.TraceDenoising_ELBO(), seed=0), None),
-    "fit": (lambda: of_pair(bound=Trace_ELBO(), train=X) | QUIET, None),
+    "evaluate_bound": (lambda: of_pair(data=X, loss=dv.TraceDenoising_ELBO(), seed=0), None),
+    "fit": (lambda: of_pair(loss=Trace_ELBO(), data=X) | QUIET, None),
     "fit_many": (
-        lambda: {"pairs": [(model, guide)], "bound": dv.TraceDenoising_ELBO(), "train": X} | QUIET,
+        lambda: {"pairs": [(model, guide)], "loss": dv.TraceDenoising_ELBO(), "data": X} | QUIET,
         None,
     ),
     "load_dataset": (lambda: {"name": "digits", "download": False}, None),
     "log_likelihood": (
-        lambda: of_pair(x=X, num_samples=20, progress=False, compiled=False) | FEW,
+        lambda: of_pair(data=X, num_samples=20, progress=False, compile=False) | FEW,
         None,
     ),
 }

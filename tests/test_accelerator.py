@@ -37,7 +37,7 @@ def pair(device, dtype=torch.float64, learnable=False):
     torch.manual_seed(3)
     made = dv.DVAE(
         GaussianEncoder(40, 4, (16,)),
-        BernoulliDecoder(4, 40, (16, 16)),
+        BernoulliDecoder(40, 4, (16, 16)),
         dv.BitFlip(0.1, learnable=learnable),
     )
     return made.to(device, dtype), (torch.rand(60, 40) < 0.3).to(device, dtype)
@@ -86,7 +86,7 @@ def test_annealing_and_the_measures():
     assert bool(torch.isfinite(annealed.log_likelihood).all())
     report = dv.bounds_report(made.model, made.guide, x, seed=0)
     assert "L_dvae" in str(report)
-    assert math.isfinite(dv.evaluate_bound(made.model, made.guide, x, dv.TraceDenoising_ELBO()).mean)
+    assert math.isfinite(dv.evaluate_bound(made.model, made.guide, x, loss=dv.TraceDenoising_ELBO()).mean)
 
 
 @pytest.mark.parametrize("name", ["mean", "average", "semi-implicit"])

@@ -159,7 +159,7 @@ def test_importance_weights_are_validated_by_their_own_bound(capsys):
     validation = data.visit(data.validation)
     with pyro.settings.context(module_local_params=True):
         own, simple = (
-            dv.evaluate_bound(dvae.model, dvae.guide, validation, bound, seed=0)
+            dv.evaluate_bound(dvae.model, dvae.guide, validation, loss=bound, seed=0)
             for bound in (
                 dv.TraceDenoisingIWAE_ELBO(num_corruptions=1, num_particles=20),
                 dv.TraceDenoising_ELBO(),

@@ -164,7 +164,7 @@ def test_the_bounds_are_in_order(case):
     assert dvae < semi + 4 * (error + semi_error)
     assert dvae + 4 * error < diwae < pooled
     found = dv.log_likelihood(
-        module.model, guide, *data, num_samples=200, seed=0, compiled=False, max_plate_nesting=1
+        module.model, guide, *data, num_samples=200, seed=0, compile=False, max_plate_nesting=1
     )
     assert found.mean > pooled
 

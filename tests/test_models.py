@@ -21,7 +21,7 @@ BOUNDS = [
 
 def dvae(corruption=None, seed=0, latent_size=d, decoder=BernoulliDecoder):
     torch.manual_seed(seed)
-    return dv.DVAE(GaussianEncoder(D, latent_size, (8,)), decoder(latent_size, D, (8,)), corruption)
+    return dv.DVAE(GaussianEncoder(D, latent_size, (8,)), decoder(D, latent_size, (8,)), corruption)
 
 
 def data(count=40, seed=5):
@@ -164,7 +164,7 @@ def test_the_model_observes_clean_data_and_only_the_encoder_sees_the_corruption(
 
 def test_the_sites_of_the_model():
     torch.manual_seed(1)
-    model, x = dv.LatentVariableModel(BernoulliDecoder(d, D, (8,))), data(5)
+    model, x = dv.LatentVariableModel(BernoulliDecoder(D, d, (8,))), data(5)
     trace = poutine.trace(model).get_trace(x)
     trace.compute_log_prob()
     z = trace.nodes["z"]

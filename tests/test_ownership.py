@@ -34,14 +34,14 @@ REFUSED = "another process is writing to"
 def pair():
     pyro.clear_param_store()
     torch.manual_seed(1)
-    return dv.DVAE(GaussianEncoder(2, 1, (3,)), GaussianDecoder(1, 2, (3,)))
+    return dv.DVAE(GaussianEncoder(2, 1, (3,)), GaussianDecoder(2, 1, (3,)))
 
 
 def trainer(folder, **options):
     dvae = pair()
     options = {"epochs": 2, "batch_size": 6, "progress": False, "compile": False} | options
     path = folder / FILES["fit"]
-    return dv.Trainer(dvae.model, dvae.guide, dv.TraceDenoising_ELBO(), X, checkpoint=path, **options)
+    return dv.Trainer(dvae.model, dvae.guide, X, loss=dv.TraceDenoising_ELBO(), checkpoint=path, **options)
 
 
 def fit(folder, **options):
@@ -55,7 +55,9 @@ def fit(folder, **options):
 def fit_many(folder, **options):
     pairs = [(each.model, each.guide) for each in (pair(), pair())]
     options = {"epochs": 1, "batch_size": 6, "progress": False} | options
-    return dv.fit_many(pairs, dv.TraceDenoising_ELBO(), X, checkpoint=folder / FILES["fit_many"], **options)
+    return dv.fit_many(
+        pairs, X, loss=dv.TraceDenoising_ELBO(), checkpoint=folder / FILES["fit_many"], **options
+    )
 
 
 def log_likelihood(folder, **options):

@@ -31,7 +31,7 @@ def encoder():
 
 
 def decoder():
-    return networks.BernoulliDecoder(d, D, (3,))
+    return networks.BernoulliDecoder(D, d, (3,))
 
 
 def guide(cls, corruption=None):
@@ -234,8 +234,10 @@ def test_results_and_data(copied):
     pair = PAIRS["Masking"]()
     bound = dv.TraceDenoising_ELBO()
     made = {
-        "history": dv.fit(pair.model, pair.guide, bound, X, epochs=1, progress=False, compile=False),
-        "estimate": dv.evaluate_bound(pair.model, pair.guide, X, bound),
+        "history": dv.fit(
+            pair.model, pair.guide, X, loss=bound, epochs=1, progress=False, compile=False
+        ).history,
+        "estimate": dv.evaluate_bound(pair.model, pair.guide, X, loss=bound),
         "likelihood": dv.log_likelihood(pair.model, pair.guide, X, num_samples=20, seed=1),
         "report": dv.bounds_report(pair.model, pair.guide, X, num_samples=10, num_particles=2, num_mixture=1),
         "annealed": dv.annealed_log_likelihood(pair.model, None, X, num_steps=2, num_chains=2, seed=1),
@@ -255,7 +257,7 @@ def test_fitted_models_of_many(made, copied):
     with pyro.get_param_store().scope():
         pyro.module("seen", getattr(pair, "net", pair.guide))  # with what Pyro leaves on parameters
     (found,) = dv.fit_many(
-        [(pair.model, pair.guide)], dv.TraceDenoising_ELBO(), X, epochs=2, validation=X, progress=False
+        [(pair.model, pair.guide)], X, loss=dv.TraceDenoising_ELBO(), epochs=2, validation=X, progress=False
     )
     other = copied(found)
     assert other.history == found.history
@@ -270,7 +272,7 @@ def test_fitted_models_of_many(made, copied):
 
 def test_a_trainer_and_what_it_trained():
     pair = PAIRS["BitFlip"]()
-    trainer = dv.Trainer(pair.model, pair.guide, dv.TraceDenoising_ELBO(), X, epochs=1, progress=False)
+    trainer = dv.Trainer(pair.model, pair.guide, X, loss=dv.TraceDenoising_ELBO(), epochs=1, progress=False)
     for epoch in trainer:
         for x in epoch:
             trainer.step(x)

@@ -117,7 +117,7 @@ def test_two_ready_made_models_train_side_by_side_as_each_alone():
     def model(seed):
         pyro.set_rng_seed(seed)
         return DVAE(
-            GaussianEncoder(3, 1, (4,)), BernoulliDecoder(1, 3, (4,)), GaussianNoise(0.3, learnable=True)
+            GaussianEncoder(3, 1, (4,)), BernoulliDecoder(3, 1, (4,)), GaussianNoise(0.3, learnable=True)
         )
 
     def trained(pairs):

@@ -22,7 +22,7 @@ def grey(kind: Callable[..., Any], **options: Any) -> Callable[[Setting], Pair]:
 
 
 def convolutional(setting: Setting) -> Pair:
-    decoder = ConvolutionalDecoder(setting.latent_size, setting.data_size, setting.decoder_sizes[:1])
+    decoder = ConvolutionalDecoder(setting.data_size, setting.latent_size, setting.decoder_sizes[:1])
     return dvae(setting, decoder=decoder)
 
 

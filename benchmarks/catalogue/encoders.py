@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from catalogue.measures import activity
 from catalogue.system import Pair, Setting, System, dvae
-from pyro_dvae.networks import ConvolutionalEncoder, GaussianEncoder, RecurrentEncoder
+from pyro_dvae.networks import ConvolutionalEncoder, GaussianEncoder, GRUEncoder
 
 GROUP = "Encoders"
 
@@ -41,7 +41,7 @@ def convolutional(setting: Setting) -> Pair:
 
 
 def recurrent(setting: Setting) -> Pair:
-    encoder = RecurrentEncoder(setting.data_size, setting.latent_size, setting.encoder_sizes[0], steps=5)
+    encoder = GRUEncoder(setting.data_size, setting.latent_size, setting.encoder_sizes[0], steps=5)
     return dvae(setting, encoder=encoder)
 
 
@@ -66,7 +66,7 @@ ENCODERS = [
         GROUP,
         "GRU, one layer, five steps over the same input",
         "Im et al. 2017, Table 3",
-        "`RecurrentEncoder`",
+        "`GRUEncoder`",
         recurrent,
     ),
 ]

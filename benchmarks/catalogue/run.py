@@ -56,8 +56,8 @@ def measured(system: System, plan: Plan) -> dict[str, Any]:
         dv.fit(
             model,
             guide,
-            bound,
             train,
+            loss=bound,
             epochs=epochs,
             batch_size=BATCH,
             learning_rate=LEARNING_RATE,
@@ -93,9 +93,11 @@ def measured(system: System, plan: Plan) -> dict[str, Any]:
         "torch": torch.__version__,
     }
     if system.applies:
-        row["bound"] = figure(dv.evaluate_bound(*pair, test, BOUNDS["denoising"](setting), seed=plan.seed))
+        row["bound"] = figure(
+            dv.evaluate_bound(*pair, test, loss=BOUNDS["denoising"](setting), seed=plan.seed)
+        )
         if system.bound in (BOUNDS["importance-weighted"], BOUNDS["semi-implicit"]):
-            found = dv.evaluate_bound(*pair, test, system.bound(setting), seed=plan.seed, chunk=100)
+            found = dv.evaluate_bound(*pair, test, loss=system.bound(setting), seed=plan.seed, batch_size=100)
             row["trained_bound"] = figure(found)
     for measure in system.measures:
         row["more"] |= {name: round(value, 5) for name, value in measure(*pair, test, plan.seed).items()}

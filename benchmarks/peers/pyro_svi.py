@@ -42,7 +42,7 @@ def compiled(problem: Problem, **options: Any) -> Callable[[], float]:
 def dvae_of(problem: Problem, pixels: int) -> dv.DVAE:
     """Return model and guide with the problem's weights."""
     encoder = GaussianEncoder(pixels, problem.latents, problem.hidden)
-    decoder = BernoulliDecoder(problem.latents, pixels, problem.hidden)
+    decoder = BernoulliDecoder(pixels, problem.latents, problem.hidden)
     for network, layers in zip((encoder, decoder), problem.weights(pixels), strict=True):
         for parameter, value in zip(network.parameters(), sequential(layers).parameters(), strict=True):
             parameter.data.copy_(value)

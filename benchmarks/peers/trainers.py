@@ -24,7 +24,7 @@ def fit(problem: Problem, **options: Any) -> Callable[[], float]:
     data = _data(problem)
     dvae = dvae_of(problem, data.shape[1])
     settings = _settings(problem) | {"compile": True} | options
-    trainer = Trainer(dvae.model, dvae.guide, bound_of(problem), data, progress=False, **settings)
+    trainer = Trainer(dvae.model, dvae.guide, data, loss=bound_of(problem), progress=False, **settings)
     epochs = iter(trainer)
 
     def epoch() -> float:
@@ -42,7 +42,7 @@ def many(problem: Problem, **options: Any) -> Callable[[], float]:
     dvaes = [dvae_of(problem, data.shape[1]) for _ in range(problem.models)]
     pairs = [(each.model, each.guide) for each in dvaes]
     settings = _settings(problem) | options
-    training = ManyTraining(pairs, bound_of(problem), data, **settings)
+    training = ManyTraining(pairs, data, loss=bound_of(problem), **settings)
     silent = Silent()
 
     def epoch() -> float:

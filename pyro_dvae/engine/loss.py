@@ -22,7 +22,7 @@ def compile_loss(
     guide: Callable[..., Any],
     loss: Any,
     *,
-    noise: str = "torch",
+    generator: str = "torch",
     bfloat16: bool = False,
     say: Callable[[str], object] | None = None,
 ) -> CompiledLoss:
@@ -47,7 +47,7 @@ def compile_loss(
     checks.pair(model, guide)
     checks.elbo("loss", loss)
     checks.optional(checks.program, "say", say)
-    numerics = Numerics(checks.known("noise", noise, NOISES), checks.flag("bfloat16", bfloat16))
+    numerics = Numerics(checks.known("generator", generator, NOISES), checks.flag("bfloat16", bfloat16))
     return CompiledLoss(model, guide, loss, numerics, say)
 
 

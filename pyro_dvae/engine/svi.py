@@ -57,7 +57,7 @@ class CompiledSVI(SVI):
     :param guide: Pyro guide.
     :param optim: a ``pyro.optim`` optimizer.
     :param loss: an ELBO, or a loss function.
-    :param noise: "torch" for the random numbers that SVI would draw; "hashed" for numbers of the same
+    :param generator: "torch" for the random numbers that SVI would draw; "hashed" for numbers of the same
         distributions that cost less (:mod:`pyro_dvae.engine.hashed_noise`), from the same global seed;
         "threefry" for JAX's generator.
     :param bfloat16: round the factors of the matrix products to bfloat16; the weights stay in float32.
@@ -72,7 +72,7 @@ class CompiledSVI(SVI):
         loss: Any,
         loss_and_grads: Callable[..., Any] | None = None,
         *,
-        noise: str = "torch",
+        generator: str = "torch",
         bfloat16: bool = False,
         say: Callable[[str], object] | None = None,
         **kwargs: Any,
@@ -86,7 +86,9 @@ class CompiledSVI(SVI):
         if loss_and_grads is None and not isinstance(loss, ELBO):
             loss_and_grads = functools.partial(_with_backward, loss)  # Pyro's own has no pickle
         super().__init__(model, guide, optim, loss, loss_and_grads=loss_and_grads, **kwargs)
-        self.numerics = Numerics(checks.known("noise", noise, NOISES), checks.flag("bfloat16", bfloat16))
+        self.numerics = Numerics(
+            checks.known("generator", generator, NOISES), checks.flag("bfloat16", bfloat16)
+        )
         programs = (self.model, self.guide, self.loss, self.loss_and_grads)
         self._recordings = Recordings(
             self._of_arguments, programs, self.numerics, self._build, say, steps=True

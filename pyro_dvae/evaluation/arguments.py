@@ -70,13 +70,13 @@ class Arguments:
     @classmethod
     def checked(cls, x: Any, others: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Arguments:
         """Return the arguments of a front door, or refuse what has not the rows of ``x``."""
-        count = len(checks.data("x", x))
+        count = len(checks.data("data", x))
         for number, other in enumerate(others, start=1):
             shape = tuple(other.shape) if isinstance(other, Tensor) else type(other).__name__
             if not isinstance(other, Tensor) or other.shape[:1] != (count,):
                 raise InputError(
-                    f"positional argument {number} after x: expected a tensor with the {count} rows of x, "
-                    f"which it is cut with, got {shape}; give by keyword what is passed on whole"
+                    f"positional argument {number} after data: expected a tensor with its {count} rows, "
+                    f"with which it is cut, got {shape}; give by keyword what is passed on whole"
                 )
         return cls((x.detach(), *(other.detach() for other in others)), kwargs)
 

@@ -96,7 +96,7 @@ class _UpperSandwich(TraceSemiImplicit_ELBO):
 def bounds_report(
     model: Callable[..., Any],
     guide: Callable[..., Any],
-    x: Tensor,
+    data: Tensor,
     *,
     num_mixture: Iterable[int] = (1, 10, 100),
     num_particles: Iterable[int] = (1, 5, 50),
@@ -121,7 +121,7 @@ def bounds_report(
 
     :param model: Pyro model of a batch, with one data plate.
     :param guide: Pyro guide of a batch, with or without a corruption.
-    :param x: data, shape [N, ...].
+    :param data: data, shape [N, ...].
     :param num_mixture: J of each semi-implicit bound, at least 1; the largest gives the upper sandwich.
     :param num_particles: K of each L_diwae; the largest is also that of the pooled and the mixture bound.
     :param num_corruptions: M, corruptions per datum.
@@ -130,10 +130,10 @@ def bounds_report(
     :param seed: start of the streams that the draws are from; None draws it from the global stream.
     :param max_plate_nesting: how many dimensions the user's plates take; found by one run where omitted.
     :param progress: called with the rows done and the rows in all, over all bounds.
-    :raises InputError: ``x`` is empty or not finite, a count is below 1, or there is none.
+    :raises InputError: ``data`` is empty or not finite, a count is below 1, or there is none.
     """
     checks.pair(model, guide)
-    checks.data("x", x)
+    checks.data("data", data)
     checks.flag("clean", clean)
     checks.nesting("max_plate_nesting", max_plate_nesting)
     checks.optional(checks.program, "progress", progress)
@@ -142,10 +142,10 @@ def bounds_report(
     checks.count("num_samples", num_samples)
     if seed is not None:
         checks.count("seed", seed, minimum=0)
-    nesting = _plate_nesting(model, guide, x) if max_plate_nesting == math.inf else max_plate_nesting
+    nesting = _plate_nesting(model, guide, data) if max_plate_nesting == math.inf else max_plate_nesting
 
     planned = planned_bounds(m, mixtures, particles, nesting)
-    total = len(x) * (len(planned) + 1)
+    total = len(data) * (len(planned) + 1)
     done = 0
     start = int(torch.randint(2**63 - 1, ())) if seed is None else seed
 
@@ -157,7 +157,7 @@ def bounds_report(
     def evaluate(bound: DenoisingELBO, rows: int, stream: str) -> Tensor:
         nonlocal done
         parts = []
-        for index, chunk in enumerate(x.split(rows)):
+        for index, chunk in enumerate(data.split(rows)):
             own = derived_seed(start, "bounds_report", stream, index)
             estimate = estimate_in_chunks(model, guide, chunk, bound, rows, clean=clean, seed=own)
             parts.append(estimate.per_datum)
@@ -166,7 +166,7 @@ def bounds_report(
         return torch.cat(parts)
 
     entries = []
-    with evaluation_mode(model, guide, x[: rows_at_once(planned[0][-1])]):
+    with evaluation_mode(model, guide, data[: rows_at_once(planned[0][-1])]):
         for name, label, definition, kind, note, bound in planned:
             # Bounds of as many draws get the very same ones, which takes their noise out of the differences.
             alike = [each[-1] for each in planned if each[-1].num_particles == bound.num_particles]
@@ -176,7 +176,7 @@ def bounds_report(
     sampled = log_likelihood(
         model,
         guide,
-        x,
+        data,
         num_samples=num_samples,
         proposal="clean" if clean else "mixture" if m > 1 else "corrupted",
         num_corruptions=m,

@@ -63,7 +63,7 @@ def evaluation_mode(
             trace = poutine.trace(guide).get_trace(rows, *others, **kwargs) if guide is not None else None
             (model if trace is None else poutine.replay(model, trace=trace))(rows, *others, **kwargs)
 
-    with discover(model, guide, run, required=False, data={"x": rows}).evaluating():
+    with discover(model, guide, run, required=False, data={"data": rows}).evaluating():
         yield
 
 
@@ -98,39 +98,39 @@ class Estimate:
 def evaluate_bound(
     model: Callable[..., Any],
     guide: Callable[..., Any],
-    x: Tensor,
-    bound: DenoisingELBO,
+    data: Tensor,
     *,
+    loss: DenoisingELBO,
     clean: bool = True,
     seed: int | None = None,
-    chunk: int | None = None,
+    batch_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Estimate:
-    """Estimate ``bound`` for each row of ``x``, in chunks, without a gradient and in evaluation mode.
+    """Estimate the bound of ``loss`` for each row of ``data``, without a gradient, in evaluation mode.
 
     :param model: Pyro model of a batch, with one data plate.
     :param guide: Pyro guide of a batch.
-    :param x: data, shape [N, ...].
-    :param bound: for example ``TraceDenoising_ELBO()``, or ``TraceDenoisingIWAE_ELBO(num_particles=200)``.
+    :param data: data, shape [N, ...].
+    :param loss: for example ``TraceDenoising_ELBO()``, or ``TraceDenoisingIWAE_ELBO(num_particles=200)``.
     :param clean: give the guide clean input, as Im et al. (2017) evaluate; else corrupt it.
     :param seed: draw from a stream of its own that starts here; None draws from the global one.
-    :param chunk: rows of ``x`` at a time; by default about 2,000 divided by the draws of each.
+    :param batch_size: rows of ``data`` at a time; by default about 2,000 divided by the draws of each.
     :param progress: called with the rows done and the rows in all.
     :returns: the per-datum bound, its mean and standard error (nats).
-    :raises InputError: ``x`` is empty, or model and guide have no plate of the size of a chunk.
+    :raises InputError: ``data`` is empty, or model and guide have no plate of the size of a chunk.
     """
     checks.pair(model, guide)
-    checks.data("x", x)
+    checks.data("data", data)
     checks.optional(checks.program, "progress", progress)
     checks.flag("clean", clean)
     if seed is not None:
         checks.count("seed", seed, minimum=0)
-    if not hasattr(bound, "per_datum"):
-        raise InputError(f"bound: expected a bound of this package, got {shown(bound)}")
-    draws = bound.num_corruptions * bound.num_particles
-    size = max(1, _ROWS_AT_ONCE // draws) if chunk is None else checks.count("chunk", chunk)
-    with evaluation_mode(model, guide, x[:size]):
-        return estimate_in_chunks(model, guide, x, bound, size, clean=clean, seed=seed, progress=progress)
+    if not hasattr(loss, "per_datum"):
+        raise InputError(f"loss: expected a bound of this package, got {shown(loss)}")
+    draws = loss.num_corruptions * loss.num_particles
+    size = max(1, _ROWS_AT_ONCE // draws) if batch_size is None else checks.count("batch_size", batch_size)
+    with evaluation_mode(model, guide, data[:size]):
+        return estimate_in_chunks(model, guide, data, loss, size, clean=clean, seed=seed, progress=progress)
 
 
 def estimate_in_chunks(
@@ -144,7 +144,7 @@ def estimate_in_chunks(
     seed: int | None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Estimate:
-    """Estimate ``bound`` for each row of ``x``, ``size`` at a time, with all modules as they are."""
+    """Estimate the bound of ``loss`` for each row, ``size`` at a time, with all modules as they are."""
     parts: list[Tensor] = []
     done = 0
     with torch.no_grad(), forked(seed) if seed is not None else nullcontext():

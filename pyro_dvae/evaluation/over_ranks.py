@@ -18,9 +18,9 @@ from pyro_dvae.random_state import derived_seed
 def evaluate_bound_over_ranks(
     model: Callable[..., Any],
     guide: Callable[..., Any],
-    x: Tensor,
-    bound: DenoisingELBO,
+    data: Tensor,
     *,
+    loss: DenoisingELBO,
     seed: int | None = None,
     ranks: Ranks | None = None,
 ) -> Estimate:
@@ -34,16 +34,16 @@ def evaluate_bound_over_ranks(
     """
     ranks = Ranks.present() if ranks is None else ranks
     if not ranks.several:
-        return evaluate_bound(model, guide, x, bound, seed=seed)
-    checks.data("x", x)
+        return evaluate_bound(model, guide, data, loss=loss, seed=seed)
+    checks.data("data", data)
     drawn = int(torch.randint(2**63 - 1, ())) if seed is None else seed
     start = ranks.of_first(drawn)
-    own = x[ranks.share(len(x))]
+    own = data[ranks.share(len(data))]
 
     def work() -> Tensor:
         if not len(own):
             return torch.empty(0)
         stream = start if ranks.first else derived_seed(start, "rank", ranks.rank)
-        return evaluate_bound(model, guide, own, bound, seed=stream).per_datum
+        return evaluate_bound(model, guide, own, loss=loss, seed=stream).per_datum
 
     return Estimate(torch.cat([part for part in together(ranks, work) if len(part)]))

@@ -13,8 +13,9 @@ from pyro_dvae.evaluation import write_netcdf
 from pyro_dvae.evaluation.importance.arviz_export import import_arviz
 from pyro_dvae.interrupts import Stopped
 from pyro_dvae.jobs.data import versions
-from pyro_dvae.jobs.evaluated import EvaluationOptions, Subject, check_options, load_subject
+from pyro_dvae.jobs.evaluated import Subject, check_options, load_subject
 from pyro_dvae.jobs.findings import Findings, bits_per_dimension, draw, measure, same_data
+from pyro_dvae.jobs.options import EvaluationOptions
 from pyro_dvae.ownership import own
 
 FOLDER = "evaluation"

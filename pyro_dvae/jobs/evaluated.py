@@ -1,15 +1,11 @@
-"""What is evaluated: the options of an evaluation, and the run, its data and its model."""
+"""What is evaluated: the model of a run, and the very test data of the run's own evaluation."""
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import click
 import torch
 from torch import Tensor
 
@@ -19,80 +15,11 @@ from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation import Proposal
 from pyro_dvae.jobs import folder as run_folder
 from pyro_dvae.jobs.data import RunData, load_again
-from pyro_dvae.jobs.options import LARGE, Options
+from pyro_dvae.jobs.options import LARGE, WEIGHTS, EvaluationOptions, Options
 from pyro_dvae.jobs.parts import build_corruption, pick_device
 from pyro_dvae.models import DVAE
 from pyro_dvae.random_state import derived_seed, forked
 from pyro_dvae.training.run_state import read_training
-
-PROPOSALS = ("auto", "clean", "corrupted", "mixture")
-WEIGHTS = ("best", "last")
-STARTS = ("guide", "prior")
-
-
-def _option(default: Any, help_text: str, **click_arguments: Any) -> Any:
-    return field(default=default, metadata={"help": help_text, "click": click_arguments})
-
-
-@dataclass(frozen=True)
-class EvaluationOptions:
-    """Everything that decides the figures of an evaluation, and how much memory it may take."""
-
-    samples: int = _option(5000, "Importance samples of each datum.")
-    proposal: str = _option(
-        "auto",
-        "What they are drawn from: q(z|x), q(z|x~) with fresh noise, a mixture of those, or what is better.",
-        type=click.Choice(PROPOSALS),
-    )
-    corruptions: int = _option(10, "Corruptions of the mixture (M).")
-    defensive: float = _option(0.0, "Share of the samples from the prior, below 1.")
-    widen: float = _option(1.0, "Factor of the guide's standard deviations.")
-    count: int | None = _option(None, "Evaluate the first N test data.  [default: all]", type=int)
-    seed: int = _option(0, "Seed of everything that is drawn here; the test data stay those of the run.")
-    which: str = _option(
-        "best", "Weights of the best epoch by validation, or of the last.", type=click.Choice(WEIGHTS)
-    )
-    memory: int = _option(512, "Megabytes that samples and chains may take, about.")
-    bfloat16: bool = _option(False, "Round factors of matrix products: faster, noisier.", is_flag=True)
-    no_compile: bool = _option(False, "Do without the compiler.", is_flag=True)
-    annealed: int = _option(20, "Test data for annealed importance sampling, the first ones; 0: none.")
-    annealing_start: str = _option(
-        "guide", "Where chains start: at the guide or at the prior.", type=click.Choice(STARTS)
-    )
-    annealing_steps: int = _option(300, "Temperatures of each chain.")
-    chains: int = _option(8, "Chains of each datum.")
-    simulated: int = _option(
-        20, "Data drawn from the model for bidirectional Monte Carlo (log p(x) from both sides); 0: none."
-    )
-    keep_weights: bool = _option(False, "Keep all log weights in the netCDF file.", is_flag=True)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the options as a JSON-able dictionary."""
-        return dataclasses.asdict(self)
-
-
-def evaluation_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a click command every option of an evaluation; the function gets them as ``options``."""
-    names = [each.name for each in dataclasses.fields(EvaluationOptions)]
-
-    @functools.wraps(command)
-    def run(**values: Any) -> None:
-        options = EvaluationOptions(**{name: values.pop(name) for name in names})
-        command(options=options, **values)
-
-    decorated: Callable[..., Any] = run
-    for entry in reversed(dataclasses.fields(EvaluationOptions)):
-        arguments = dict(entry.metadata["click"])
-        if not arguments.keys() & {"type", "is_flag"}:
-            arguments["type"] = type(entry.default)
-        decorated = click.option(
-            "--" + entry.name.replace("_", "-"),
-            default=entry.default,
-            help=entry.metadata["help"],
-            show_default=entry.default is not None and entry.default is not False,
-            **arguments,
-        )(decorated)
-    return decorated
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,8 @@ from pyro_dvae.evaluation.annealing import (
 from pyro_dvae.evaluation.counting import Counting, counting
 from pyro_dvae.evaluation.estimates import error_of_mean, finite
 from pyro_dvae.jobs.data import grid_of
-from pyro_dvae.jobs.evaluated import EvaluationOptions, Subject
+from pyro_dvae.jobs.evaluated import Subject
+from pyro_dvae.jobs.options import EvaluationOptions
 
 MEGABYTE = 2**20
 
@@ -141,7 +142,7 @@ def _likelihood(subject: Subject, options: EvaluationOptions, partial: Path, qui
             widen=options.widen,
             seed=options.seed,
             memory=options.memory * MEGABYTE,
-            compiled=False if options.no_compile else None,
+            compile=False if options.no_compile else None,
             bfloat16=options.bfloat16,
             keep_log_weight=options.keep_weights,
             checkpoint=partial,
@@ -166,7 +167,7 @@ def _simulated(subject: Subject, options: EvaluationOptions, quiet: bool) -> Bid
     like = subject.x[:1].expand(options.simulated, -1)
     with _progress("annealing both ways", quiet) as shown:
         return bidirectional(
-            subject.dvae.model, like, guide=subject.dvae.guide, progress=shown, **_annealing(options)
+            subject.dvae.model, subject.dvae.guide, like, progress=shown, **_annealing(options)
         )
 
 

@@ -1,4 +1,4 @@
-"""The options of a training run, declared once: a record, its checks, and its click options.
+"""The options of a training run and of an evaluation, each declared once: a record and its click options.
 
 Importing this module does not import torch, so ``--help`` is quick.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,9 @@ DECODERS = ("mlp", "convolutional")
 LIKELIHOODS = ("bernoulli", "gaussian", "gaussian-per-pixel", "continuous-bernoulli")
 BINARISATIONS = ("static", "dynamic", "threshold", "none")
 RATE_SCHEDULES = ("step", "constant", "paper")
+PROPOSALS = ("auto", "clean", "corrupted", "mixture")
+WEIGHTS = ("best", "last")
+STARTS = ("guide", "prior")
 _NOT_GIVEN = (click.core.ParameterSource.DEFAULT, click.core.ParameterSource.DEFAULT_MAP)
 
 
@@ -158,6 +161,43 @@ class Options:
 
 
 @dataclass(frozen=True)
+class EvaluationOptions:
+    """Everything that decides the figures of an evaluation, and how much memory it may take."""
+
+    samples: int = _option(5000, "Importance samples of each datum.")
+    proposal: str = _option(
+        "auto",
+        "What they are drawn from: q(z|x), q(z|x~) with fresh noise, a mixture of those, or what is better.",
+        type=click.Choice(PROPOSALS),
+    )
+    corruptions: int = _option(10, "Corruptions of the mixture (M).")
+    defensive: float = _option(0.0, "Share of the samples from the prior, below 1.")
+    widen: float = _option(1.0, "Factor of the guide's standard deviations.")
+    count: int | None = _option(None, "Evaluate the first N test data.  [default: all]", type=int)
+    seed: int = _option(0, "Seed of everything that is drawn here; the test data stay those of the run.")
+    which: str = _option(
+        "best", "Weights of the best epoch by validation, or of the last.", type=click.Choice(WEIGHTS)
+    )
+    memory: int = _option(512, "Megabytes that samples and chains may take, about.")
+    bfloat16: bool = _option(False, "Round factors of matrix products: faster, noisier.", is_flag=True)
+    no_compile: bool = _option(False, "Do without the compiler.", is_flag=True)
+    annealed: int = _option(20, "Test data for annealed importance sampling, the first ones; 0: none.")
+    annealing_start: str = _option(
+        "guide", "Where chains start: at the guide or at the prior.", type=click.Choice(STARTS)
+    )
+    annealing_steps: int = _option(300, "Temperatures of each chain.")
+    chains: int = _option(8, "Chains of each datum.")
+    simulated: int = _option(
+        20, "Data drawn from the model for bidirectional Monte Carlo (log p(x) from both sides); 0: none."
+    )
+    keep_weights: bool = _option(False, "Keep all log weights in the netCDF file.", is_flag=True)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the options as a JSON-able dictionary."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
 class Request:
     """What the command line asked for: options, which of them were given, and the folders."""
 
@@ -178,33 +218,45 @@ def training_options(command: Callable[[Request], None]) -> Callable[..., None]:
         given = frozenset(name for name in values if context.get_parameter_source(name) not in _NOT_GIVEN)
         command(Request(Options(**values), given, output, resume, quiet))
 
-    decorated: Callable[..., Any] = run
-    for decorator in reversed(_decorators()):
-        decorated = decorator(decorated)
-    return decorated
-
-
-def _decorators() -> list[Callable[..., Any]]:
-    made = []
-    for entry in dataclasses.fields(Options):
-        name = entry.metadata["flag"] or "--" + entry.name.replace("_", "-")
-        arguments = dict(entry.metadata["click"])
-        if "type" not in arguments and "is_flag" not in arguments and "/" not in name:
-            arguments["type"] = type(entry.default)
-        shown = entry.default is not False
-        made.append(
-            click.option(
-                name,
-                entry.name,
-                default=entry.default,
-                help=entry.metadata["help"],
-                show_default=shown,
-                **arguments,
-            )
-        )
-    return [
-        *made,
+    folders = [
         click.option("--output", type=str, default=None, help="Run folder.  [default: a new one in runs/]"),
         click.option("--resume", type=str, default=None, help="Run folder to go on with; --epochs may grow."),
         click.option("--quiet", is_flag=True, help="Show no progress."),
     ]
+    return _decorated(run, [*_click_options(Options), *folders])
+
+
+def evaluation_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a click command every option of an evaluation; the function gets them as ``options``."""
+    names = [each.name for each in dataclasses.fields(EvaluationOptions)]
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        options = EvaluationOptions(**{name: values.pop(name) for name in names})
+        command(options=options, **values)
+
+    return _decorated(run, _click_options(EvaluationOptions))
+
+
+def _decorated(command: Callable[..., Any], decorators: Sequence[Callable[..., Any]]) -> Callable[..., Any]:
+    for decorator in reversed(decorators):
+        command = decorator(command)
+    return command
+
+
+def _click_options(record: type[Options] | type[EvaluationOptions]) -> list[Callable[..., Any]]:
+    """Return a click option for each field of a record."""
+    made = []
+    for entry in dataclasses.fields(record):
+        name = entry.metadata["flag"] or "--" + entry.name.replace("_", "-")
+        arguments = dict(entry.metadata["click"])
+        if not arguments.keys() & {"type", "is_flag"} and "/" not in name:
+            arguments["type"] = type(entry.default)
+        shown = entry.default is not None and entry.default is not False
+        help_text = entry.metadata["help"]
+        made.append(
+            click.option(
+                name, entry.name, default=entry.default, help=help_text, show_default=shown, **arguments
+            )
+        )
+    return made

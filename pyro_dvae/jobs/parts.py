@@ -38,7 +38,7 @@ from pyro_dvae.networks import (
     ConvolutionalEncoder,
     GaussianDecoder,
     GaussianEncoder,
-    RecurrentEncoder,
+    GRUEncoder,
 )
 from pyro_dvae.random_state import forked
 
@@ -68,15 +68,15 @@ def _convolutional_encoder(options: Options, data_size: int, hidden: Layers, ima
     return ConvolutionalEncoder(*sizes, image_shape=image_shape)
 
 
-def _recurrent_encoder(options: Options, data_size: int, hidden: Layers, image_shape: Image) -> nn.Module:
+def _gru_encoder(options: Options, data_size: int, hidden: Layers, image_shape: Image) -> nn.Module:
     if len(hidden) > 1:
         raise InputError(
             f"hidden_layers: expected 1, the recurrent layer of a gru encoder, got {len(hidden)}"
         )
-    return RecurrentEncoder(data_size, options.latent_size, hidden[0])
+    return GRUEncoder(data_size, options.latent_size, hidden[0])
 
 
-_ENCODERS = {"mlp": _gaussian_encoder, "convolutional": _convolutional_encoder, "gru": _recurrent_encoder}
+_ENCODERS = {"mlp": _gaussian_encoder, "convolutional": _convolutional_encoder, "gru": _gru_encoder}
 
 
 def build_decoder(options: Options, data_size: int, image_shape: Sequence[int] | None = None) -> nn.Module:
@@ -94,11 +94,11 @@ def build_decoder(options: Options, data_size: int, image_shape: Sequence[int] |
 
 def _mlp_decoder(options: Options, data_size: int, hidden: Layers, image_shape: Image) -> nn.Module:
     decoder = _LIKELIHOODS[options.likelihood]
-    return decoder(options.latent_size, data_size, hidden, options.activation)
+    return decoder(data_size, options.latent_size, hidden, options.activation)
 
 
 def _convolutional_decoder(options: Options, data_size: int, hidden: Layers, image_shape: Image) -> nn.Module:
-    sizes = (options.latent_size, data_size, hidden, options.activation)
+    sizes = (data_size, options.latent_size, hidden, options.activation)
     return ConvolutionalDecoder(*sizes, image_shape=image_shape, likelihood=options.likelihood)
 
 

@@ -128,13 +128,13 @@ class Run:
 
         def evaluate() -> float:
             seen = self.visit(self.validation)
-            return evaluate_bound_over_ranks(model, guide, seen, validation_bound, ranks=self.ranks).mean
+            return evaluate_bound_over_ranks(model, guide, seen, loss=validation_bound, ranks=self.ranks).mean
 
         trainer = Trainer(
             model,
             guide,
-            bound,
             self.train,
+            loss=bound,
             evaluate=evaluate,
             learning_rate=options.learning_rate,
             transform=self.visit,
@@ -198,7 +198,7 @@ class Run:
             self.say(f"evaluating on {len(test):,} test data: {name.replace('_', ' ')}")
             seed = derived_seed(self.options.seed, "evaluation", name)
             estimate: Estimate = evaluate_bound_over_ranks(
-                model, guide, test, bound, seed=seed, ranks=self.ranks
+                model, guide, test, loss=bound, seed=seed, ranks=self.ranks
             )
             results[name] = {"mean": estimate.mean, "standard_error": estimate.standard_error}
         if samples:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pyro_dvae import checks
 from pyro_dvae.corruptions import Corruption
 from pyro_dvae.guides.base import AmortisedGuide
-from pyro_dvae.models.dvae import LatentVariableModel
+from pyro_dvae.models.dvae import LatentVariableModel, require_fitting
 from pyro_dvae.networks import BernoulliDecoder, GaussianEncoder
 from pyro_dvae.priors import Prior
 from pyro_dvae.registration import Module
@@ -76,6 +76,7 @@ class Autoencoder(Module):
     def __init__(self, encoder: nn.Module, decoder: nn.Module, corruption: Corruption | None = None) -> None:
         super().__init__()
         checks.module("decoder", decoder)
+        require_fitting(encoder, decoder)
         latent_size = checks.count("decoder.latent_size", getattr(decoder, "latent_size", None))
         self.model = LatentVariableModel(decoder, NoPrior(latent_size))
         self.guide = CodeGuide(encoder, corruption)
@@ -93,7 +94,7 @@ class Autoencoder(Module):
         """Return the autoencoder with the networks of a VAE of these sizes and a Bernoulli decoder."""
         encoder = GaussianEncoder(data_size, latent_size, hidden_sizes, activation)
         hidden = tuple(reversed(hidden_sizes))
-        return cls(encoder, BernoulliDecoder(latent_size, data_size, hidden, activation), corruption)
+        return cls(encoder, BernoulliDecoder(data_size, latent_size, hidden, activation), corruption)
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:

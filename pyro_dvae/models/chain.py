@@ -54,7 +54,7 @@ class ChainModel(Module):
         """
         checks.count("latent_size", latent_size)
         above = checks.count("num_layers", num_layers) - 1
-        decoder = likelihood(latent_size, data_size, hidden_sizes, activation)
+        decoder = likelihood(data_size, latent_size, hidden_sizes, activation)
         upper = [GaussianEncoder(latent_size, latent_size, hidden_sizes, activation) for _ in range(above)]
         return cls(decoder, upper, StandardNormal(latent_size))
 

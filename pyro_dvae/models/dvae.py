@@ -49,6 +49,20 @@ class LatentVariableModel(Module):
         return z
 
 
+def require_fitting(encoder: Any, decoder: Any) -> None:
+    """Refuse an encoder and a decoder that name different sizes; those that name none are taken as they are.
+
+    :raises InputError: naming the size.
+    """
+    for size in ("data_size", "latent_size"):
+        sizes = [getattr(each, size, None) for each in (encoder, decoder)]
+        if None not in sizes and sizes[0] != sizes[1]:
+            raise InputError(
+                f"encoder, decoder: expected one {size}, got {sizes[0]} and {sizes[1]}; both take "
+                "(data_size, latent_size, hidden_sizes)"
+            )
+
+
 class DVAE(Module):
     """The denoising variational autoencoder of Im et al. (2017): a pair ``.model`` and ``.guide`` for Pyro.
 
@@ -59,6 +73,7 @@ class DVAE(Module):
     :param decoder: module from z [..., d] to a distribution of x [..., D].
     :param corruption: the corruption of the encoder's input.
     :param prior: of the latents; the standard normal by default.
+    :raises InputError: encoder and decoder are of different sizes.
     """
 
     def __init__(
@@ -69,6 +84,7 @@ class DVAE(Module):
         prior: Prior | None = None,
     ) -> None:
         super().__init__()
+        require_fitting(encoder, decoder)
         self.model = LatentVariableModel(decoder, prior)
         self.guide = GaussianGuide(encoder, corruption)
 

@@ -4,7 +4,7 @@ from pyro_dvae.distributions.continuous_bernoulli import ContinuousBernoulli
 from pyro_dvae.networks.activations import activation
 from pyro_dvae.networks.convolutional import ConvolutionalDecoder, ConvolutionalEncoder
 from pyro_dvae.networks.decoders import BernoulliDecoder, ContinuousBernoulliDecoder, GaussianDecoder
-from pyro_dvae.networks.encoders import GaussianEncoder, RecurrentEncoder
+from pyro_dvae.networks.encoders import GaussianEncoder, GRUEncoder
 from pyro_dvae.networks.mlp import mlp
 
 __all__ = [
@@ -13,9 +13,9 @@ __all__ = [
     "ContinuousBernoulliDecoder",
     "ConvolutionalDecoder",
     "ConvolutionalEncoder",
+    "GRUEncoder",
     "GaussianDecoder",
     "GaussianEncoder",
-    "RecurrentEncoder",
     "activation",
     "mlp",
 ]

@@ -203,8 +203,8 @@ class ConvolutionalDecoder(Decoder):
 
     def __init__(
         self,
-        latent_size: int,
         data_size: int,
+        latent_size: int,
         hidden_sizes: Sequence[int] = (200,),
         activation: str = "softplus",
         *,
@@ -213,7 +213,7 @@ class ConvolutionalDecoder(Decoder):
         kernel_size: int = 3,
         likelihood: str = "bernoulli",
     ) -> None:
-        super().__init__(latent_size, data_size)
+        super().__init__(data_size, latent_size)
         kind = LIKELIHOODS[checks.known("likelihood", likelihood, LIKELIHOODS)]
         image = image_shape_of(self.data_size, image_shape)
         shapes = sizes_of((kind.numbers * image[0], *image[1:]), maps_of(channels)[::-1])

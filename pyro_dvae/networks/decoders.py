@@ -111,7 +111,7 @@ class Decoder(Module):
     head: nn.Module
     likelihood: nn.Module
 
-    def __init__(self, latent_size: int, data_size: int) -> None:
+    def __init__(self, data_size: int, latent_size: int) -> None:
         super().__init__()
         self.latent_size = checks.count("latent_size", latent_size)
         self.data_size = checks.count("data_size", data_size)
@@ -139,12 +139,12 @@ class BernoulliDecoder(Decoder):
 
     def __init__(
         self,
-        latent_size: int,
         data_size: int,
+        latent_size: int,
         hidden_sizes: Sequence[int] = (200, 200),
         activation: str = "softplus",
     ) -> None:
-        super().__init__(latent_size, data_size)
+        super().__init__(data_size, latent_size)
         self.trunk = trunk(self.latent_size, hidden_sizes, activation)
         self.head = linear(hidden_sizes[-1], self.data_size)
         self.likelihood = BernoulliElements()
@@ -165,14 +165,14 @@ class ContinuousBernoulliDecoder(Decoder):
 
     def __init__(
         self,
-        latent_size: int,
         data_size: int,
+        latent_size: int,
         hidden_sizes: Sequence[int] = (200, 200),
         activation: str = "softplus",
         *,
         maximum_logit: float = MAXIMUM_LOGIT,
     ) -> None:
-        super().__init__(latent_size, data_size)
+        super().__init__(data_size, latent_size)
         self.trunk = trunk(self.latent_size, hidden_sizes, activation)
         self.head = linear(hidden_sizes[-1], self.data_size)
         self.likelihood = ContinuousBernoulliElements(maximum_logit)
@@ -195,8 +195,8 @@ class GaussianDecoder(Decoder):
 
     def __init__(
         self,
-        latent_size: int,
         data_size: int,
+        latent_size: int,
         hidden_sizes: Sequence[int] = (200, 200),
         activation: str = "softplus",
         *,
@@ -204,7 +204,7 @@ class GaussianDecoder(Decoder):
         minimum_scale: float = 1e-3,
         bounded: bool = True,
     ) -> None:
-        super().__init__(latent_size, data_size)
+        super().__init__(data_size, latent_size)
         self.minimum_scale = checks.number("minimum_scale", minimum_scale, minimum=0.0)
         self.bounded = bounded
         self.trunk = trunk(self.latent_size, hidden_sizes, activation)

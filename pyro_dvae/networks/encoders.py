@@ -62,7 +62,7 @@ class GaussianEncoder(Encoder):
         return hidden
 
 
-class RecurrentEncoder(Encoder):
+class GRUEncoder(Encoder):
     """One layer of gated recurrent units that sees the same x at each step (Im et al. 2017, Table 3).
 
     With h_0 = 0, for t = 1 .. steps (Cho et al. 2014, in the form of ``torch.nn.GRU``):

@@ -1,8 +1,9 @@
 """Training any Pyro model and guide by any bound, with checkpoints and exact resume."""
 
 from pyro_dvae.interrupts import Stopped
+from pyro_dvae.training.fitted import Fitted
 from pyro_dvae.training.history import History
-from pyro_dvae.training.many import Fitted, fit_many
+from pyro_dvae.training.many import fit_many
 from pyro_dvae.training.run_state import load_trained
 from pyro_dvae.training.trainer import Epoch, Trainer, fit
 

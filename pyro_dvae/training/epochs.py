@@ -26,7 +26,7 @@ def data_tensor(argument: str, value: Any) -> Tensor:
 def same_type(argument: str, value: Tensor, train: Tensor) -> None:
     """Refuse data of another number type than the training data's."""
     if value.dtype != train.dtype:
-        raise InputError(f"{argument}: expected {train.dtype}, as train has, got {value.dtype}")
+        raise InputError(f"{argument}: expected {train.dtype}, as data has, got {value.dtype}")
 
 
 def epoch_order(rows: int, seed: int, epoch: int) -> Tensor:

@@ -7,7 +7,6 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +31,10 @@ from pyro_dvae.files import user_path
 from pyro_dvae.interrupts import Interrupts, Stopped
 from pyro_dvae.machine import available_cores, using_threads
 from pyro_dvae.ownership import FileOwner
-from pyro_dvae.programs.parameters import Trained
-from pyro_dvae.registration import make_picklable
 from pyro_dvae.training import learning_rates
 from pyro_dvae.training.compiled_steps import Keys
 from pyro_dvae.training.epochs import data_tensor, epoch_order, fingerprint, same_type
+from pyro_dvae.training.fitted import Fitted
 from pyro_dvae.training.history import History
 from pyro_dvae.training.learning_rates import scheduled
 from pyro_dvae.training.progress import Progress, progress_for, told
@@ -48,41 +46,11 @@ _KIND = "training of many"
 _VALIDATION_CHUNK = 4  # validation rows at a time, in batch sizes
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """One of the models that :func:`fit_many` has trained.
-
-    :param model: as given; modules hold their last parameters.
-    :param guide: as given.
-    :param history: its epochs.
-    :param best: parameters and buffers of its best epoch by validation, by name (``parameters/NAME``), or {}.
-    :param store: the state of its param store, for ``pyro.get_param_store().set_state``.
-    :param trained: its parameters and modules, live.
-    """
-
-    model: Callable[..., Any]
-    guide: Callable[..., Any]
-    history: History
-    best: dict[str, Tensor]
-    store: dict[str, Any]
-    trained: Trained = field(repr=False)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return the attributes, with parameters that can be pickled."""
-        make_picklable(self.trained.parameters.values())
-        return vars(self)
-
-    def load_best(self) -> None:
-        """Copy the best epoch's parameters and buffers into the live ones; without validation do nothing."""
-        if self.best:
-            self.trained.assign(self.best)
-
-
 def fit_many(
     pairs: Sequence[Pair],
-    bound: ELBO,
-    train: Tensor | Sequence[Tensor],
+    data: Tensor | Sequence[Tensor],
     *,
+    loss: ELBO,
     seeds: Sequence[int] | None = None,
     learning_rate: float | Sequence[float] = 1e-3,
     validation: Tensor | Sequence[Tensor] | None = None,
@@ -113,8 +81,8 @@ def fit_many(
     :class:`Stopped`; with ``resume=True`` it goes on from there with the same result.
 
     :param pairs: (model, guide), E of them, without a parameter in common.
-    :param bound: the bound of all.
-    :param train: data [N, ...], in memory: one set for all, or one of the same shape for each.
+    :param data: rows [N, ...], in memory: one set for all, or one of the same shape for each.
+    :param loss: the bound of all.
     :param seeds: of the order of the batches and of the noise; 0, 1, ... by default.
     :param learning_rate: one for all, or one for each.
     :param transform: applied to the batch of each model; it must draw no noise.
@@ -131,8 +99,8 @@ def fit_many(
     """
     run = ManyTraining(
         pairs,
-        bound,
-        train,
+        data,
+        loss=loss,
         seeds=seeds,
         learning_rate=learning_rate,
         validation=validation,
@@ -162,7 +130,10 @@ def fit_many(
         run.train_all(path, every, telling)
     finally:
         owner.release()
-    return run.fitted()
+    fitted = run.fitted()
+    for each in fitted:
+        each.load_best()
+    return fitted
 
 
 def _seed(argument: str, value: Any) -> int:
@@ -216,9 +187,9 @@ class ManyTraining:
     def __init__(
         self,
         pairs: Sequence[Pair],
-        bound: ELBO,
-        train: Tensor | Sequence[Tensor],
+        data: Tensor | Sequence[Tensor],
         *,
+        loss: ELBO,
         seeds: Sequence[int] | None = None,
         learning_rate: float | Sequence[float] = 1e-3,
         validation: Tensor | Sequence[Tensor] | None = None,
@@ -234,12 +205,12 @@ class ManyTraining:
     ) -> None:
         if not isinstance(pairs, list | tuple):
             raise InputError(f"pairs: expected a list of (model, guide), got {shown(pairs)}")
-        checks.elbo("bound", bound)
+        checks.elbo("loss", loss)
         checks.optional(checks.program, "transform", transform)
         checks.flag("bfloat16", bfloat16)
         if not pairs:
             raise InputError("pairs: expected at least one (model, guide), got none")
-        sets = _sets("train", train, len(pairs))
+        sets = _sets("data", data, len(pairs))
         self._first_row, self.train = _joined(sets)
         self.rows = len(sets[0])
         held_out: list[Tensor] | list[None] = [None] * len(pairs)
@@ -258,7 +229,7 @@ class ManyTraining:
         self.before_epoch = checks.programs("before_epoch", before_epoch)
         self.numerics = Numerics("hashed", bfloat16)
         self._transform = transform
-        self.members = members_of(pairs, bound, self._prepared(sets[0][:batch_size]))
+        self.members = members_of(pairs, loss, self._prepared(sets[0][:batch_size]))
         self.count = len(self.members)
         self.device = next(iter(self.members[0].trained.parameters.values())).device
         self.steps = math.ceil(self.rows / batch_size)

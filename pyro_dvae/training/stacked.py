@@ -54,7 +54,7 @@ class Member:
 
         With an ``example`` of ``train``, a model without parameters and data of another type are refused.
         """
-        data = None if example is None else {"train": example}
+        data = None if example is None else {"data": example}
         with self.with_store():
             return discover(self.model, self.guide, run, required=data is not None, data=data)
 
@@ -68,7 +68,7 @@ def members_of(
         if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(callable(part) for part in pair):
             raise InputError(f"pairs[{number}]: expected a pair (model, guide), got {pair!r}")
         member = Member(pair[0], pair[1], bound)
-        with InSupport("train"):
+        with InSupport("data"):
             member.trained = member.apart(lambda m=member: m.loss(example), example)  # type: ignore[misc]
         if member.trained.left_out:
             warnings.warn(f"pairs[{number}]: {left_out(member.trained)}", stacklevel=4)

@@ -29,6 +29,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import pyro
 import torch
 from pyro.infer import ELBO
 from torch import Tensor
@@ -50,6 +51,7 @@ from pyro_dvae.training import learning_rates, run_state
 from pyro_dvae.training.compiled_steps import WORTH_IT, CompiledSteps, CompiledTransform, Keys, Training
 from pyro_dvae.training.diagnosis import InSupport, first_fault
 from pyro_dvae.training.epochs import EpochRecord, data_tensor, epoch_order, same_type
+from pyro_dvae.training.fitted import Fitted
 from pyro_dvae.training.history import FIRST_LOSSES, History, MetricsFile
 from pyro_dvae.training.learning_rates import left_out, scheduled
 from pyro_dvae.training.progress import Progress, Silent, progress_for, told
@@ -90,7 +92,7 @@ class Epoch:
 
 
 class Trainer:
-    """Trains ``model`` and ``guide`` by gradient steps on ``bound``, in mini-batches of ``train``.
+    """Trains ``model`` and ``guide`` by gradient steps on ``loss``, in mini-batches of ``data``.
 
     It trains what Pyro's ``SVI`` would: the parameters that param statements announce (``pyro.param``,
     ``pyro.module``, a ``PyroModule``). A warning names what modules hold beside, which stays as it is. Each
@@ -102,8 +104,8 @@ class Trainer:
 
     :param model: any Pyro callable of a batch: a function, a module, a bound method of one.
     :param guide: the same.
-    :param bound: a :class:`pyro.infer.ELBO`; its loss is the negative bound summed over the batch.
-    :param train: data [N, ...] of any type, held in memory, on the CPU or already on the device.
+    :param data: rows [N, ...] of any type, held in memory, on the CPU or already on the device.
+    :param loss: a :class:`pyro.infer.ELBO`: the negative bound, summed over the batch.
     :param validation: held-out data [N', ...]: after every epoch its mean bound on clean input is computed,
         with the modules in evaluation mode, and the weights of the best epoch are kept.
     :param validate_every: epochs from one validation to the next; the last is always validated.
@@ -139,9 +141,9 @@ class Trainer:
         self,
         model: Callable[..., Any],
         guide: Callable[..., Any],
-        bound: ELBO,
-        train: Tensor,
+        data: Tensor,
         *,
+        loss: ELBO,
         validation: Tensor | None = None,
         validate_every: int = 1,
         epochs: int = 100,
@@ -165,7 +167,7 @@ class Trainer:
         bfloat16: bool = False,
         drop_last: bool = False,
     ):
-        checks.elbo("bound", bound)
+        checks.elbo("loss", loss)
         checks.pair(model, guide)
         for argument, call in (("transform", transform), ("evaluate", evaluate)):
             checks.optional(checks.program, argument, call)
@@ -174,11 +176,11 @@ class Trainer:
         checks.optional(checks.flag, "compile", compile)
         if resume and checkpoint is None:
             raise InputError("resume: expected the path of the checkpoint to go on from, got checkpoint=None")
-        self.model, self.guide, self.bound = model, guide, bound
+        self.model, self.guide, self.bound = model, guide, loss
         self._ranks = Ranks.present(self._last_checkpoint)
         self._share = 1 / self._ranks.count  # of the rows of the batch that is out
         self._stop_agreed = False
-        self._train = data_tensor("train", train)
+        self._train = data_tensor("data", data)
         held_out = None if validation is None else data_tensor("validation", validation)
         if held_out is not None and transform is None:
             same_type("validation", held_out, self._train)
@@ -239,15 +241,15 @@ class Trainer:
         given: dict[str, Tensor] = {}
 
         def dry_run() -> None:
-            given["train"] = checks.dense("transform", self._prepared(example))
-            with InSupport("train"), self._explained(example):
-                self._loss(given["train"])
+            given["data"] = checks.dense("transform", self._prepared(example))
+            with InSupport("data"), self._explained(example):
+                self._loss(given["data"])
 
         with FlopCounterMode(display=False) as operations:
             self._trained = discover(model, guide, dry_run, data=given)
         if self._trained.left_out:
             warnings.warn(left_out(self._trained), stacklevel=2)
-        self._scheduled = scheduled(self._trained, bound)
+        self._scheduled = scheduled(self._trained, loss)
         # The gradient takes twice as much again.
         self._threads = threads_for(3 * operations.get_total_flops())
         self._leaves = list(self._trained.parameters.values())
@@ -307,7 +309,7 @@ class Trainer:
             if loss is not None:
                 return loss
         self._clear_gradients()
-        with calling("model, guide, train"), self._explained(x):
+        with calling("model, guide, data"), self._explained(x):
             loss = self._loss(x)
         ahead = loss.device.type != "cpu"
         value = self._agreed(0.0 if ahead else loss.item(), ahead)
@@ -375,6 +377,11 @@ class Trainer:
         """Copy the best epoch's parameters and buffers into the live ones; without validation do nothing."""
         if self._best is not None:
             self._trained.assign(self._best)
+
+    def fitted(self) -> Fitted:
+        """Return what has come of the training so far; parameters stay as they are."""
+        store = pyro.get_param_store().get_state()
+        return Fitted(self.model, self.guide, self.history, dict(self._best or {}), store, self._trained)
 
     # Inside an epoch
 
@@ -571,7 +578,7 @@ class Trainer:
             if self._leaves:  # in a step, which the other ranks take too
                 self._agreed(math.nan, x.device.type != "cpu")
             raise self._diverged(text, self._record.step) from error
-        raise InputError(f"model, guide, train: {text}") from error
+        raise InputError(f"model, guide, data: {text}") from error
 
     def _diverged(self, what: str, step: int) -> DivergenceError:
         last = self._last_checkpoint()
@@ -661,18 +668,18 @@ class Trainer:
 
 
 def fit(
-    model: Callable[..., Any], guide: Callable[..., Any], bound: ELBO, train: Tensor, **options: Any
-) -> History:
-    """Train to the last epoch and return the history; ``options`` are those of :class:`Trainer`.
+    model: Callable[..., Any], guide: Callable[..., Any], data: Tensor, *, loss: ELBO, **options: Any
+) -> Fitted:
+    """Train to the last epoch; return what came of it, with the weights of the best epoch by validation.
 
-    Afterwards the parameters are the last ones. Those of the best epoch are in the checkpoint
-    (:func:`load_trained`), or are put in place by :meth:`Trainer.load_best` of a loop of one's own.
+    ``options`` are those of :class:`Trainer`. Without validation the weights are the last ones.
     """
-    trainer = Trainer(model, guide, bound, train, **options)
+    trainer = Trainer(model, guide, data, loss=loss, **options)
     for epoch in trainer:
         for x in epoch:
             trainer.step(x)
-    return trainer.history
+    trainer.load_best()
+    return trainer.fitted()
 
 
 def _device(model: Any, guide: Any, train: Tensor, device: torch.device | str | None) -> torch.device:

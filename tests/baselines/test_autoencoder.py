@@ -146,7 +146,9 @@ def test_it_trains_as_the_other_systems_do(local):
         assert losses[-1] < 0.8 * losses[0]
         pyro.clear_param_store()
         bound = dv.TraceDenoising_ELBO()
-        history = dv.fit(system.model, system.guide, bound, x, epochs=2, batch_size=10, progress=False)
+        history = dv.fit(
+            system.model, system.guide, x, loss=bound, epochs=2, batch_size=10, progress=False
+        ).history
         assert history.train_bound[-1] > -losses[0] / len(x)
 
 
@@ -170,7 +172,7 @@ def test_encode_decode_and_precision():
 
 def test_the_mean_code_of_a_vae_is_the_code_of_an_autoencoder():
     x = images()
-    vae = dv.DVAE(networks.GaussianEncoder(16, 3, (8,)), networks.BernoulliDecoder(3, 16, (8,)))
+    vae = dv.DVAE(networks.GaussianEncoder(16, 3, (8,)), networks.BernoulliDecoder(16, 3, (8,)))
     system = Autoencoder(vae.guide.encoder, vae.model.decoder)
     first, second = (
         dv.evaluation.reconstruction_error(each.model, each.guide, x, num_samples=3, seed=1)
@@ -196,8 +198,8 @@ def test_what_needs_a_density_refuses_it():
     [
         (lambda: Autoencoder(nn.Linear(4, 2), nn.Linear(2, 4)), "decoder.latent_size"),
         (lambda: Autoencoder(nn.Linear(4, 2), "decoder"), "decoder: expected"),
-        (lambda: Autoencoder("encoder", networks.BernoulliDecoder(2, 4)), "encoder: expected"),
-        (lambda: Autoencoder(nn.Linear(4, 2), networks.BernoulliDecoder(2, 4), 0.1), "corruption: expected"),
+        (lambda: Autoencoder("encoder", networks.BernoulliDecoder(4, 2)), "encoder: expected"),
+        (lambda: Autoencoder(nn.Linear(4, 2), networks.BernoulliDecoder(4, 2), 0.1), "corruption: expected"),
     ],
 )
 def test_bad_arguments(call, message):

@@ -35,7 +35,7 @@ def decoder_of(name="BernoulliDecoder"):
 def small(corruption=None, decoder=None, **settings):
     guide = dv.GaussianGuide.of_sizes(D, d, (8,), corruption=corruption)
     return FullBayes(
-        networks.BernoulliDecoder(d, D, (8,)) if decoder is None else decoder, guide, N, **settings
+        networks.BernoulliDecoder(D, d, (8,)) if decoder is None else decoder, guide, N, **settings
     )
 
 
@@ -138,7 +138,7 @@ def test_a_distribution_of_another_kind_takes_one_draw_and_refuses_several():
 
 
 def test_pyro_validation_still_sees_the_parameters_of_every_draw():
-    bayes = small(decoder=networks.GaussianDecoder(d, D, (8,)))
+    bayes = small(decoder=networks.GaussianDecoder(D, d, (8,)))
     with torch.no_grad():
         bayes.guide.weights.loc["head/bias"].fill_(math.nan)
     with pytest.raises(ValueError, match="constraint"):
@@ -162,7 +162,7 @@ GUIDES = {name: cls for name in guides.__all__ if _latent_vector(cls := getattr(
 @pytest.mark.parametrize("name", GUIDES)
 def test_every_amortised_guide_of_one_latent(name, m, k):
     guide = GUIDES[name].of_sizes(D, d, (8,), corruption=dv.SaltAndPepper(0.1))
-    bayes = FullBayes(networks.BernoulliDecoder(d, D, (8,)), guide, N)
+    bayes = FullBayes(networks.BernoulliDecoder(D, d, (8,)), guide, N)
     dv.TraceDenoising_ELBO(num_corruptions=m, num_particles=k).loss_and_grads(
         bayes.model, bayes.guide, data()
     )
@@ -172,7 +172,7 @@ def test_every_amortised_guide_of_one_latent(name, m, k):
 
 
 def test_it_starts_from_a_trained_decoder_and_leaves_it_alone():
-    trained = dv.DVAE(networks.GaussianEncoder(D, d, (8,)), networks.BernoulliDecoder(d, D, (8,)))
+    trained = dv.DVAE(networks.GaussianEncoder(D, d, (8,)), networks.BernoulliDecoder(D, d, (8,)))
     before = copy.deepcopy(trained.state_dict())
     bayes = FullBayes.from_trained(trained.model, trained.guide, N, initial_scale=1e-9)
     x, z = data(), torch.randn(5, d)
@@ -189,7 +189,7 @@ def test_it_starts_from_a_trained_decoder_and_leaves_it_alone():
 
 
 def test_another_start_than_the_decoder():
-    first, other = networks.BernoulliDecoder(d, D, (8,)), networks.BernoulliDecoder(d, D, (8,))
+    first, other = networks.BernoulliDecoder(D, d, (8,)), networks.BernoulliDecoder(D, d, (8,))
     bayes = small(decoder=first, start=other, initial_scale=0.2)
     for name, value in trainable(other).items():
         torch.testing.assert_close(bayes.guide.weights.means()[name], value)
@@ -233,12 +233,12 @@ def test_fit_shows_a_bound_per_datum():
     history = dv.fit(
         bayes.model,
         bayes.guide,
-        dv.TraceMeanFieldDenoising_ELBO(),
         x,
+        loss=dv.TraceMeanFieldDenoising_ELBO(),
         epochs=2,
         batch_size=16,
         progress=False,
-    )
+    ).history
     bayes.model.share = bayes.guide.share = Share(N)
     whole = -dv.TraceMeanFieldDenoising_ELBO().loss(bayes.model, bayes.guide, x) / N
     assert history.train_bound[-1] == pytest.approx(whole, rel=0.2)
@@ -263,7 +263,7 @@ def test_per_datum_measures_refuse_the_pair_with_the_remedy():
     with pytest.raises(dv.InputError, match="PredictiveModel"):
         dv.log_likelihood(bayes.model, bayes.guide, x, num_samples=10)
     with pytest.raises(dv.InputError, match="PredictiveModel"):
-        dv.evaluate_bound(bayes.model, bayes.guide, x, dv.TraceDenoising_ELBO())
+        dv.evaluate_bound(bayes.model, bayes.guide, x, loss=dv.TraceDenoising_ELBO())
     with pytest.raises(dv.InputError, match="PredictiveModel"):
         dv.evaluation.reconstruction_error(bayes.model, bayes.guide, x)
     predictive = (bayes.predictive(), bayes.guide.guide)
@@ -276,14 +276,14 @@ def test_per_datum_measures_refuse_the_pair_with_the_remedy():
     [
         (lambda: small(decoder=nn.Linear(2, 2)), "latent_size"),
         (lambda: FullBayesModel("decoder", N), "decoder"),
-        (lambda: FullBayesModel(networks.BernoulliDecoder(d, D), 0), "data_count"),
-        (lambda: FullBayesModel(networks.BernoulliDecoder(d, D), N, prior_scale=0.0), "prior_scale"),
+        (lambda: FullBayesModel(networks.BernoulliDecoder(D, d), 0), "data_count"),
+        (lambda: FullBayesModel(networks.BernoulliDecoder(D, d), N, prior_scale=0.0), "prior_scale"),
         (lambda: small(initial_scale=-1.0), "initial_scale"),
         (lambda: small(bound_of="epoch"), "bound_of"),
-        (lambda: small(start=networks.BernoulliDecoder(d, D, (9,))), "start: expected weight"),
-        (lambda: FullBayesGuide(lambda x: x, networks.BernoulliDecoder(d, D), N), "guide: expected"),
+        (lambda: small(start=networks.BernoulliDecoder(D, d, (9,))), "start: expected weight"),
+        (lambda: FullBayesGuide(lambda x: x, networks.BernoulliDecoder(D, d), N), "guide: expected"),
         (lambda: small(prior=dv.priors.StandardNormal(d + 1)), "prior"),
-        (lambda: small(decoder=networks.BernoulliDecoder(d, D).requires_grad_(False)), "trainable"),
+        (lambda: small(decoder=networks.BernoulliDecoder(D, d).requires_grad_(False)), "trainable"),
         (lambda: small().model(data(N + 1)), "data_count = 40 rows, got 41"),
     ],
 )

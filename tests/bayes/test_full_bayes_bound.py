@@ -279,5 +279,7 @@ def test_predictive_bound_is_the_expected_bound():
     bayes, x = problem(noise=0.0), data()
     exact = expected_l_dvae(bayes, x, noise=0.0).detach()
     bound = dv.TraceDenoising_ELBO(num_corruptions=1, num_particles=50)
-    found = [dv.evaluate_bound(bayes.predictive(), bayes.guide.guide, x, bound).per_datum for _ in range(40)]
+    found = [
+        dv.evaluate_bound(bayes.predictive(), bayes.guide.guide, x, loss=bound).per_datum for _ in range(40)
+    ]
     check_estimates("bound", torch.stack(found), exact)

@@ -455,11 +455,11 @@ def test_a_site_that_is_the_same_in_all_draws_does_not_join_the_observations(ext
     if added:
         for bound in bounds:
             with pytest.raises(dv.InputError, match="'f' lies outside of"):
-                dv.evaluate_bound(*local_pair(extra), ROWS, bound)
+                dv.evaluate_bound(*local_pair(extra), ROWS, loss=bound)
         return
     for bound in bounds:
         one, other = (
-            dv.evaluate_bound(*pair, ROWS, bound, seed=1) for pair in (local_pair(), local_pair(extra))
+            dv.evaluate_bound(*pair, ROWS, loss=bound, seed=1) for pair in (local_pair(), local_pair(extra))
         )
         torch.testing.assert_close(one.per_datum, other.per_datum)
     found = dv.log_likelihood(*local_pair(extra), ROWS, num_samples=2000, seed=0, progress=False)
@@ -482,7 +482,7 @@ def test_plates_of_two_names_are_refused_where_they_would_join_the_observations(
         with pytest.raises(dv.InputError, match=f"{names}.*use one name"):
             kind(num_particles=3).loss(*pair, ROWS)
     with pytest.raises(dv.InputError, match=names):
-        dv.evaluate_bound(*pair, ROWS, dv.TraceDenoising_ELBO())
+        dv.evaluate_bound(*pair, ROWS, loss=dv.TraceDenoising_ELBO())
 
 
 def test_one_weight_of_all_observations_is_said_once():

@@ -168,14 +168,14 @@ def test_the_chain_guide_is_refused_from_two_layers_on(depth):
         lambda: bound.loss_and_grads(model, guide, x),
         lambda: bound.loss(model, dv.DenoisingGuide(guide, dv.Masking(0.1), name="outer"), x),
         lambda: pyro.infer.SVI(model, guide, pyro.optim.Adam({}), bound).step(x),
-        lambda: dv.fit(model, guide, bound, x, epochs=1, progress=False),
+        lambda: dv.fit(model, guide, x, loss=bound, epochs=1, progress=False),
     ):
         with pytest.raises(dv.InputError, match=rf"draws 'z{depth}' from 'z{depth - 1}'.*{REMEDY}$"):
             run()
 
 
 def test_weights_in_another_order_than_the_models():
-    decoder = BernoulliDecoder(2, 6, (4,))
+    decoder = BernoulliDecoder(6, 2, (4,))
     start = copy.deepcopy(decoder)
     for part in start.modules():
         part._parameters = dict(reversed(part._parameters.items()))

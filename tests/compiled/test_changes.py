@@ -976,8 +976,14 @@ def fitted(make, compiled, steps):
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         history = dv.fit(
-            case.model, case.guide, Trace_ELBO(), X, before_epoch=[case.change], compile=compiled, **options
-        )
+            case.model,
+            case.guide,
+            X,
+            loss=Trace_ELBO(),
+            before_epoch=[case.change],
+            compile=compiled,
+            **options,
+        ).history
     messages = [str(each.message) for each in told if "ordinary steps" in str(each.message)]
     return history.train_bound, case.also(), messages
 

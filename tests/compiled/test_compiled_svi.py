@@ -515,7 +515,7 @@ def test_hashed_noise_follows_the_seed_and_has_the_distribution():
         """The losses of many steps that change nothing."""
         pyro.clear_param_store()
         problem = LinearGaussian()
-        loop = CompiledSVI(problem.model, problem.guide, SGD({"lr": 0.0}), Trace_ELBO(), noise=noise)
+        loop = CompiledSVI(problem.model, problem.guide, SGD({"lr": 0.0}), Trace_ELBO(), generator=noise)
         pyro.set_rng_seed(seed)
         return torch.tensor([loop.step(data(8)) for _ in range(2000)]).double()[1:]
 
@@ -535,7 +535,7 @@ def test_products_in_bfloat16_are_close_and_not_equal(monkeypatch):
     for bfloat16 in (False, True):
         pyro.clear_param_store()
         torch.manual_seed(0)
-        dvae = dv.DVAE(GaussianEncoder(12, 3, (16,)), BernoulliDecoder(3, 12, (16,)), dv.BitFlip(0.1))
+        dvae = dv.DVAE(GaussianEncoder(12, 3, (16,)), BernoulliDecoder(12, 3, (16,)), dv.BitFlip(0.1))
         loop = CompiledSVI(
             dvae.model, dvae.guide, Adam({"lr": 1e-3}), dv.TraceDenoising_ELBO(**ONE_PLATE), bfloat16=bfloat16
         )
@@ -548,8 +548,8 @@ def test_products_in_bfloat16_are_close_and_not_equal(monkeypatch):
 
 
 def test_unknown_noise_is_refused():
-    with pytest.raises(dv.InputError, match="noise: unknown name 'hash'"):
-        CompiledSVI(print, print, Adam({"lr": 0.1}), Trace_ELBO(), noise="hash")
+    with pytest.raises(dv.InputError, match="generator: unknown name 'hash'"):
+        CompiledSVI(print, print, Adam({"lr": 0.1}), Trace_ELBO(), generator="hash")
 
 
 @pytest.mark.parametrize("elbo", ["denoising", "importance-weighted"])

@@ -85,7 +85,7 @@ def test_on_a_gpu_the_step_is_captured_and_right(noise):
     for kind in (SVI, dv.CompiledSVI):
         pyro.clear_param_store()
         torch.manual_seed(0)
-        pair = dv.DVAE(GaussianEncoder(12, 3, (16,)), BernoulliDecoder(3, 12, (16,)), dv.BitFlip(0.1)).cuda()
+        pair = dv.DVAE(GaussianEncoder(12, 3, (16,)), BernoulliDecoder(12, 3, (16,)), dv.BitFlip(0.1)).cuda()
         options = {"noise": noise} if kind is dv.CompiledSVI else {}
         bound = dv.TraceDenoising_ELBO(max_plate_nesting=1)
         loop = kind(pair.model, pair.guide, Adam({"lr": 0.01}), bound, **options)
@@ -105,16 +105,16 @@ def test_many_on_a_gpu_are_each_alone():
 
     def make(seed):
         torch.manual_seed(seed)
-        return dv.DVAE(GaussianEncoder(12, 3, (16,)), BernoulliDecoder(3, 12, (16,)), dv.BitFlip(0.1)).cuda()
+        return dv.DVAE(GaussianEncoder(12, 3, (16,)), BernoulliDecoder(12, 3, (16,)), dv.BitFlip(0.1)).cuda()
 
     bound, options = dv.TraceDenoising_ELBO(max_plate_nesting=1), {"epochs": 3, "progress": False}
     pairs = [make(seed) for seed in range(2)]
     data = data.cuda()
-    together = dv.fit_many([(p.model, p.guide) for p in pairs], bound, data, batch_size=50, **options)
+    together = dv.fit_many([(p.model, p.guide) for p in pairs], data, loss=bound, batch_size=50, **options)
     for seed, found in enumerate(together):
         pyro.clear_param_store()
         alone = make(seed)
         history = dv.fit(
-            alone.model, alone.guide, bound, data, batch_size=50, seed=seed, compile=True, **options
-        )
+            alone.model, alone.guide, data, loss=bound, batch_size=50, seed=seed, compile=True, **options
+        ).history
         assert found.history.train_bound == pytest.approx(history.train_bound, rel=1e-3)

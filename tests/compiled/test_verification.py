@@ -223,8 +223,8 @@ def test_a_transform_of_the_last_batch_is_not_compiled(monkeypatch):
     dv.fit(
         pair.model,
         pair.guide,
-        Trace_ELBO(),
         data,
+        loss=Trace_ELBO(),
         epochs=1,
         batch_size=8,
         compile=True,

@@ -137,8 +137,8 @@ def test_paths_that_cannot_be_are_refused_in_one_line(text, tmp_path):
         lambda: dv.load_dataset("mnist", text, download=False),
         lambda: load_checkpoint(text),
         lambda: load_parameters(text),
-        lambda: dv.fit(print, print, dv.TraceDenoising_ELBO(), data, checkpoint=text),
-        lambda: dv.fit(print, print, dv.TraceDenoising_ELBO(), data, metrics=text),
+        lambda: dv.fit(print, print, data, loss=dv.TraceDenoising_ELBO(), checkpoint=text),
+        lambda: dv.fit(print, print, data, loss=dv.TraceDenoising_ELBO(), metrics=text),
     ]
     for call in calls:
         with pytest.raises(dv.InputError) as caught:

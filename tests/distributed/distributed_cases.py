@@ -94,8 +94,8 @@ def trainer_of(problem, bound=None, **options):
     return dv.Trainer(
         problem.model,
         problem.guide,
-        bound or dv.TraceDenoising_ELBO(),
         options.pop("train", table()),
+        loss=bound or dv.TraceDenoising_ELBO(),
         **options,
     )
 
@@ -144,7 +144,7 @@ def noisy_pair(seed=3):
     pyro.clear_param_store()
     torch.manual_seed(seed)
     encoder = dv.networks.GaussianEncoder(DATA, LATENT, (8,)).double()
-    decoder = dv.networks.GaussianDecoder(LATENT, DATA, (8,)).double()
+    decoder = dv.networks.GaussianDecoder(DATA, LATENT, (8,)).double()
     return dv.DVAE(encoder, decoder, dv.GaussianNoise(0.3))
 
 
@@ -154,8 +154,8 @@ def noisy(folder, epochs, stop_at=None, **options):
     trainer = dv.Trainer(
         dvae.model,
         dvae.guide,
-        dv.TraceDenoising_ELBO(),
         table()[:, :DATA].clone(),
+        loss=dv.TraceDenoising_ELBO(),
         batch_size=2,
         epochs=epochs,
         checkpoint=Path(folder) / "noisy.safetensors",
@@ -201,7 +201,11 @@ def refused():
     dvae = noisy_pair()
     try:
         dv.Trainer(
-            dvae.model, dvae.guide, pyro.infer.TraceGraph_ELBO(), table()[:, :DATA].clone(), progress=False
+            dvae.model,
+            dvae.guide,
+            table()[:, :DATA].clone(),
+            loss=pyro.infer.TraceGraph_ELBO(),
+            progress=False,
         )
     except InputError as error:
         return str(error)
@@ -269,7 +273,7 @@ def bounds():
     """Return the bound of a guide without noise, which no random stream changes; also of one row."""
     problem = Problem()
     return [
-        evaluate_bound_over_ranks(problem.model, problem.guide, rows, dv.TraceDenoising_ELBO()).per_datum
+        evaluate_bound_over_ranks(problem.model, problem.guide, rows, loss=dv.TraceDenoising_ELBO()).per_datum
         for rows in (table(), table()[:1])
     ]
 

@@ -155,7 +155,7 @@ def test_training_raises_the_bound(attention):
     x = data(2).float().repeat(20, 1)
     before = float(evaluated(draw, x).mean())
     options = {"epochs": 80, "batch_size": 40, "learning_rate": 0.03, "progress": False}
-    dv.fit(draw.model, draw.guide, dv.TraceMeanFieldDenoising_ELBO(max_plate_nesting=1), x, **options)
+    dv.fit(draw.model, draw.guide, x, loss=dv.TraceMeanFieldDenoising_ELBO(max_plate_nesting=1), **options)
     after = float(evaluated(draw, x).mean())
     assert before < -13
     assert -6 < after < 0

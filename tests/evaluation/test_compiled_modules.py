@@ -46,7 +46,7 @@ MEASURES = {
     "log_likelihood": lambda p: dv.log_likelihood(p.model, p.guide, X, num_samples=40, seed=1).log_likelihood,
     "recorded": lambda p: (
         dv.log_likelihood(
-            p.model, p.guide, X, num_samples=40, seed=1, bfloat16=True, compiled=False
+            p.model, p.guide, X, num_samples=40, seed=1, bfloat16=True, compile=False
         ).log_likelihood
     ),
     "annealed": lambda p: (
@@ -54,16 +54,19 @@ MEASURES = {
             p.model, p.guide, X, num_steps=3, num_chains=2, start="guide", seed=1
         ).log_likelihood
     ),
-    "bound": lambda p: dv.evaluate_bound(p.model, p.guide, X, dv.TraceDenoising_ELBO(), seed=1).per_datum,
+    "bound": lambda p: (
+        dv.evaluate_bound(p.model, p.guide, X, loss=dv.TraceDenoising_ELBO(), seed=1).per_datum
+    ),
     "fit": lambda p: torch.tensor(
         dv.fit(
-            *(p.model, p.guide, dv.TraceDenoising_ELBO(), X),
+            *(p.model, p.guide, X),
+            loss=dv.TraceDenoising_ELBO(),
             validation=X,
             epochs=2,
             batch_size=5,
             progress=False,
             compile=False,
-        ).validation_bound
+        ).history.validation_bound
     ),
 }
 

@@ -37,7 +37,7 @@ def test_the_bound_is_that_of_the_input_the_guide_is_given(clean):
         plain = LinearGaussian(sigma=0.0, learn_sigma=False).l_dvae(x[:1])
     assert abs(float(plain - corrupted)) > 0.5
     bound = dv.TraceDenoising_ELBO(max_plate_nesting=1)
-    estimate = dv.evaluate_bound(problem.model, problem.guide, x, bound, clean=clean, seed=1)
+    estimate = dv.evaluate_bound(problem.model, problem.guide, x, loss=bound, clean=clean, seed=1)
     check_estimates("L_dvae", estimate.per_datum, (plain if clean else corrupted)[0])
 
 
@@ -47,7 +47,9 @@ def test_an_enumerated_bound():
     with torch.no_grad():
         exact = Enumerated(problem, x).iwae("average", 1, 2)
     bound = dv.TraceDenoisingIWAE_ELBO(num_particles=2)
-    found = dv.evaluate_bound(problem.model, problem.guide, x.repeat(3000, 1), bound, clean=False, seed=2)
+    found = dv.evaluate_bound(
+        problem.model, problem.guide, x.repeat(3000, 1), loss=bound, clean=False, seed=2
+    )
     check_estimates("L_diwae", found.per_datum.reshape(3000, 2), exact)
 
 
@@ -56,7 +58,7 @@ def test_rows_keep_their_order_in_chunks_of_any_size(chunk):
     model, guide = exact_pair()
     x = torch.linspace(-3, 3, 7, dtype=torch.float64)
     bound = dv.TraceDenoising_ELBO(num_corruptions=2, num_particles=3)
-    estimate = dv.evaluate_bound(model, guide, x, bound, chunk=chunk)
+    estimate = dv.evaluate_bound(model, guide, x, loss=bound, batch_size=chunk)
     torch.testing.assert_close(estimate.per_datum, dist.Normal(0.0, math.sqrt(2)).log_prob(x))
 
 
@@ -64,7 +66,7 @@ def test_chunks_are_smaller_where_there_are_more_draws():
     model, guide = exact_pair()
     seen = []
     bound = dv.TraceDenoising_ELBO(num_corruptions=4, num_particles=100)
-    dv.evaluate_bound(model, guide, torch.zeros(12), bound, progress=lambda *rows: seen.append(rows))
+    dv.evaluate_bound(model, guide, torch.zeros(12), loss=bound, progress=lambda *rows: seen.append(rows))
     assert seen == [(5, 12), (10, 12), (12, 12)]
 
 
@@ -73,7 +75,9 @@ def test_a_seed_is_a_stream_of_its_own():
     bound = dv.TraceDenoising_ELBO()
 
     def evaluate(seed):
-        return dv.evaluate_bound(problem.model, problem.guide, x, bound, clean=False, seed=seed).per_datum
+        return dv.evaluate_bound(
+            problem.model, problem.guide, x, loss=bound, clean=False, seed=seed
+        ).per_datum
 
     before = torch.get_rng_state()
     first = evaluate(3)
@@ -87,7 +91,7 @@ def test_a_seed_is_a_stream_of_its_own():
 
 def test_nothing_is_differentiated():
     problem, x = LinearGaussian(), data(5)
-    estimate = dv.evaluate_bound(problem.model, problem.guide, x, dv.TraceDenoising_ELBO())
+    estimate = dv.evaluate_bound(problem.model, problem.guide, x, loss=dv.TraceDenoising_ELBO())
     assert not estimate.per_datum.requires_grad
     assert all(p.grad is None for p in problem.parameters())
 
@@ -102,16 +106,16 @@ def test_mean_and_standard_error():
 @pytest.mark.parametrize(
     ("x", "options", "name"),
     [
-        (torch.zeros(0), {}, "x"),
-        (torch.tensor([0.0, math.nan]), {}, "x"),
-        (torch.tensor([0.0, math.inf]), {}, "x"),
-        (torch.zeros(3), {"chunk": 0}, "chunk"),
+        (torch.zeros(0), {}, "data"),
+        (torch.tensor([0.0, math.nan]), {}, "data"),
+        (torch.tensor([0.0, math.inf]), {}, "data"),
+        (torch.zeros(3), {"batch_size": 0}, "batch_size"),
     ],
 )
 def test_bad_input(x, options, name):
     model, guide = exact_pair()
     with pytest.raises(InputError, match=f"^{name}: "):
-        dv.evaluate_bound(model, guide, x, dv.TraceDenoising_ELBO(), **options)
+        dv.evaluate_bound(model, guide, x, loss=dv.TraceDenoising_ELBO(), **options)
 
 
 def test_a_model_without_a_plate_of_the_data():
@@ -123,4 +127,4 @@ def test_a_model_without_a_plate_of_the_data():
         pyro.sample("z", dist.Normal(0.0, 1.0))
 
     with pytest.raises(InputError, match=r"^model: expected one plate with the 3 data"):
-        dv.evaluate_bound(model, guide, torch.zeros(3), dv.TraceDenoising_ELBO())
+        dv.evaluate_bound(model, guide, torch.zeros(3), loss=dv.TraceDenoising_ELBO())

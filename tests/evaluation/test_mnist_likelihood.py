@@ -20,11 +20,15 @@ def test_annealing_and_importance_sampling_agree_as_far_as_they_can():
     generator = torch.Generator().manual_seed(0)
     train, test = (torch.bernoulli(part, generator=generator) for part in (data.train, data.test[:20]))
     torch.manual_seed(0)
-    dvae = dv.DVAE(GaussianEncoder(784, 50, (200,)), BernoulliDecoder(50, 784), dv.SaltAndPepper(0.05))
+    dvae = dv.DVAE(GaussianEncoder(784, 50, (200,)), BernoulliDecoder(784, 50), dv.SaltAndPepper(0.05))
     with pyro.settings.context(module_local_params=True):
-        dv.fit(dvae.model, dvae.guide, dv.TraceDenoising_ELBO(), train, epochs=4, progress=False, seed=0)
+        dv.fit(dvae.model, dvae.guide, train, loss=dv.TraceDenoising_ELBO(), epochs=4, progress=False, seed=0)
         bound = dv.evaluate_bound(
-            dvae.model, dvae.guide, test, dv.TraceDenoising_ELBO(num_corruptions=10, num_particles=10), seed=0
+            dvae.model,
+            dvae.guide,
+            test,
+            loss=dv.TraceDenoising_ELBO(num_corruptions=10, num_particles=10),
+            seed=0,
         )
         sampled = {
             kind: dv.log_likelihood(dvae.model, dvae.guide, test, proposal=kind, seed=0)
@@ -34,7 +38,7 @@ def test_annealing_and_importance_sampling_agree_as_far_as_they_can():
             dvae.model, dvae.guide, test, start="guide", num_steps=200, num_chains=8, seed=0
         )
         both = dv.bidirectional(
-            dvae.model, test, guide=dvae.guide, start="guide", num_steps=200, num_chains=8, seed=0
+            dvae.model, dvae.guide, test, start="guide", num_steps=200, num_chains=8, seed=0
         )
     for found in sampled.values():
         assert found.mean > bound.mean + 3

@@ -12,7 +12,9 @@ from pyro_dvae.evaluation.estimates import evaluation_mode
 
 LABELS = torch.tensor([0, 1] * 10)
 FIGURES = {
-    "evaluate_bound": lambda m, g, x: dv.evaluate_bound(m, g, x, dv.TraceDenoising_ELBO(), seed=1).per_datum,
+    "evaluate_bound": lambda m, g, x: (
+        dv.evaluate_bound(m, g, x, loss=dv.TraceDenoising_ELBO(), seed=1).per_datum
+    ),
     "bounds_report": lambda m, g, x: dv.bounds_report(
         m, g, x, num_mixture=1, num_particles=2, num_corruptions=2, num_samples=20, seed=1
     ).to_dict(True),
@@ -21,7 +23,7 @@ FIGURES = {
         dv.annealed_log_likelihood(m, g, x, num_steps=3, num_chains=2, start="guide", seed=1).log_likelihood
     ),
     "bidirectional": lambda m, g, x: dv.bidirectional(
-        m, x, guide=g, num_steps=3, num_chains=2, start="guide", seed=1
+        m, g, x, num_steps=3, num_chains=2, start="guide", seed=1
     ).to_dict(),
     "active_units": lambda m, g, x: evaluation.active_units(m, g, x, seed=1).activity["z"],
     "bound_parts": lambda m, g, x: evaluation.bound_parts(m, g, x, seed=1).bound.per_datum,

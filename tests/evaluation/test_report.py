@@ -307,16 +307,16 @@ def test_the_picture(tmp_path, monkeypatch):
         ({"num_corruptions": 0}, "num_corruptions"),
         ({"num_samples": 0}, "num_samples"),
         ({"seed": -1}, "seed"),
-        ({"x": torch.zeros(0, 3)}, "x"),
-        ({"x": torch.tensor(1.0)}, "x"),
-        ({"x": torch.tensor([[0.0, math.nan, 1.0]])}, "x"),
-        ({"x": [[0.0, 0.0, 1.0]]}, "x"),
+        ({"data": torch.zeros(0, 3)}, "data"),
+        ({"data": torch.tensor(1.0)}, "data"),
+        ({"data": torch.tensor([[0.0, math.nan, 1.0]])}, "data"),
+        ({"data": [[0.0, 0.0, 1.0]]}, "data"),
     ],
 )
 def test_bad_input(options, name):
     problem = LinearGaussian()
     with pytest.raises(InputError, match=f"^{name}: "):
-        dv.bounds_report(problem.model, problem.guide, options.pop("x", data(2)), **options)
+        dv.bounds_report(problem.model, problem.guide, options.pop("data", data(2)), **options)
 
 
 def test_an_unknown_entry():

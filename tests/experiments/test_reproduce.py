@@ -132,7 +132,7 @@ def test_measures_are_those_of_the_evaluation(small, tmp_path):
     setting.fit(pair)
     subject = Subject(*pair.measured, setting.corruption, setting.data, planned.options, tmp_path / "x")
     many = dv.TraceDenoising_ELBO(num_corruptions=400, max_plate_nesting=1)
-    expected = dv.evaluate_bound(pair.model, pair.guide, subject.test, many, seed=1)
+    expected = dv.evaluate_bound(pair.model, pair.guide, subject.test, loss=many, seed=1)
     found = MEASURES["bound"](subject)["bound"]
     assert found["mean"] == pytest.approx(expected.mean, abs=0.05)
     assert found["standard_error"] == pytest.approx(expected.standard_error, rel=0.05)

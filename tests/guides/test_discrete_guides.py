@@ -34,7 +34,7 @@ class Pair(nn.Module):
             unit = torch.eye(3).tolist()
             self.values = [one + two for one, two in itertools.product(unit, unit)]
             self.prior = priors.CategoricalPrior(6, 3, learnable=True)
-        self.model = dv.LatentVariableModel(BernoulliDecoder(latent_size, D, (4,)), self.prior)
+        self.model = dv.LatentVariableModel(BernoulliDecoder(D, latent_size, (4,)), self.prior)
         self.guide = guide_class.of_sizes(D, latent_size, (4,), corruption=corruption, **options)
         for parameter in self.parameters():
             nn.init.normal_(parameter, std=0.7)
@@ -115,8 +115,8 @@ def test_training_by_nvil_raises_the_exact_bound(problem):
     dv.fit(
         problem.model,
         problem.guide,
-        bound,
         many,
+        loss=bound,
         epochs=30,
         batch_size=40,
         learning_rate=0.02,
@@ -181,7 +181,7 @@ class OneBit:
     """x | b ~ Bernoulli(σ(w b + c)), the code b of one latent, with constant q: everything by quadrature."""
 
     def __init__(self, logit, temperature, straight_through=False):
-        self.decoder = BernoulliDecoder(1, D, (2,)).double()
+        self.decoder = BernoulliDecoder(D, 1, (2,)).double()
         for parameter in self.decoder.parameters():
             nn.init.normal_(parameter, generator=torch.Generator().manual_seed(3))
         self.prior = priors.ConcretePrior(
@@ -273,7 +273,7 @@ def _at(guide, buffer):
 def test_relaxed_bits_are_finite_in_single_precision_where_the_code_is_not():
     guide = guides.ConcreteGuide.of_sizes(D, 4, (5,), temperature=0.01)
     prior = priors.ConcretePrior(4, temperature=0.01)
-    model = dv.LatentVariableModel(BernoulliDecoder(4, D, (5,)), prior)
+    model = dv.LatentVariableModel(BernoulliDecoder(D, 4, (5,)), prior)
     x = X.float().repeat(500, 1)
     code = prior.code(guide.posterior(x).sample())
     assert ((code == 0) | (code == 1)).any()

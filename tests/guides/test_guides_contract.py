@@ -66,7 +66,7 @@ class Pair(nn.Module):
             if not site["infer"].get("is_auxiliary") and site["name"] != "data"
         ]
         self.standard = self.guide.semi_implicit or len(self.latents) > 1
-        self.decoder = BernoulliDecoder(d * len(self.latents), D, (8,)).to(F64)
+        self.decoder = BernoulliDecoder(D, d * len(self.latents), (8,)).to(F64)
 
     def model(self, x):
         register("decoder", self.decoder)

@@ -145,7 +145,7 @@ def test_the_noise_stays_on_clean_input():
         problem.model,
         problem.guide,
         x.repeat(1500, 1),
-        dv.TraceSemiImplicit_ELBO(num_mixture=0, max_plate_nesting=1),
+        loss=dv.TraceSemiImplicit_ELBO(num_mixture=0, max_plate_nesting=1),
         seed=1,
     )
     check_estimates("clean", found.per_datum.reshape(1500, -1), clean.l_dvae(x).detach())

@@ -70,7 +70,7 @@ def test_the_decoders_convolution_is_the_transpose(kernel_size, shape):
     """Its matrix is that of the encoder's convolution, transposed: even and odd sizes alike."""
     torch.manual_seed(0)
     size = math.prod(shape)
-    decoder = ConvolutionalDecoder(2, size, image_shape=shape, channels=(4,), kernel_size=kernel_size)
+    decoder = ConvolutionalDecoder(size, 2, image_shape=shape, channels=(4,), kernel_size=kernel_size)
     layer = decoder.double().head[2].layers[0]
     bias = torch.randn_like(layer.bias)
     with torch.no_grad():
@@ -87,7 +87,7 @@ def test_the_decoders_convolution_is_the_transpose(kernel_size, shape):
 def test_the_decoder_mirrors_the_encoder(shape, layers):
     size = math.prod(shape)
     encoder = ConvolutionalEncoder(size, 2, image_shape=shape, channels=(2, 3, 4)[:layers])
-    decoder = ConvolutionalDecoder(2, size, image_shape=shape, channels=(4, 3, 2)[-layers:])
+    decoder = ConvolutionalDecoder(size, 2, image_shape=shape, channels=(4, 3, 2)[-layers:])
     down = [tuple(p.shape) for p in encoder.convolutions.parameters() if p.ndim == 4]
     up = [tuple(p.shape) for p in decoder.head.parameters() if p.ndim == 4]
     assert up == down[::-1]
@@ -106,9 +106,9 @@ def test_the_features_of_mnist():
     [("bernoulli", BernoulliDecoder), ("continuous-bernoulli", ContinuousBernoulliDecoder)],
 )
 def test_the_likelihood_is_that_of_the_plain_decoder_at_its_logits(likelihood, plain):
-    decoder = ConvolutionalDecoder(2, 16, likelihood=likelihood).double()
+    decoder = ConvolutionalDecoder(16, 2, likelihood=likelihood).double()
     z, x = torch.randn(5, 2, dtype=torch.float64), torch.rand(5, 16, dtype=torch.float64)
-    reference = plain(2, 16).double()
+    reference = plain(16, 2).double()
     reference.trunk, reference.head = decoder.trunk, decoder.head
     torch.testing.assert_close(decoder(z).log_prob(x), reference(z).log_prob(x), rtol=0, atol=0)
 
@@ -118,7 +118,7 @@ def test_initialisation_keeps_the_size_of_the_signal(kernel_size):
     """He: Σ w² over the inputs of a map is 2; of the last layer, and of all outputs together, 1."""
     torch.manual_seed(0)
     encoder = ConvolutionalEncoder(400, 2, channels=(256, 128), kernel_size=kernel_size)
-    decoder = ConvolutionalDecoder(2, 400, channels=(128, 256), kernel_size=kernel_size)
+    decoder = ConvolutionalDecoder(400, 2, channels=(128, 256), kernel_size=kernel_size)
     for layer in encoder.convolutions.layers[::2]:
         weights = layer.weight.detach()
         assert weights.square().sum((1, 2, 3)).mean().item() == pytest.approx(2, rel=0.05)
@@ -136,7 +136,7 @@ def test_gaussian_pixels():
     torch.manual_seed(0)
     z, x = torch.randn(5, 2, dtype=torch.float64), torch.rand(5, 16, dtype=torch.float64)
     for likelihood in ("gaussian", "gaussian-per-pixel"):
-        decoder = ConvolutionalDecoder(2, 16, likelihood=likelihood).double()
+        decoder = ConvolutionalDecoder(16, 2, likelihood=likelihood).double()
         with torch.no_grad():
             decoder.head[0].weight.mul_(1e-9)  # so that the pixels are the bias of the last layer, 0
             decoder.head[2].layers[2].weight.mul_(1e-9)
@@ -148,7 +148,7 @@ def test_gaussian_pixels():
 def test_the_scale_of_a_pixel_is_the_second_image():
     torch.manual_seed(0)
     z = torch.randn(5, 2, dtype=torch.float64)
-    decoder = ConvolutionalDecoder(2, 16, likelihood="gaussian-per-pixel").double()
+    decoder = ConvolutionalDecoder(16, 2, likelihood="gaussian-per-pixel").double()
     outputs = decoder.head(decoder.trunk(z)).reshape(5, 2, 16)
     start = math.log(math.expm1(0.1))
     torch.testing.assert_close(decoder(z).mean, outputs[:, 0].sigmoid(), rtol=0, atol=1e-14)
@@ -158,7 +158,7 @@ def test_the_scale_of_a_pixel_is_the_second_image():
 def test_gradients_match_finite_differences():
     torch.manual_seed(0)
     encoder = ConvolutionalEncoder(9, 2, (3,), channels=(2, 2)).double()
-    decoder = ConvolutionalDecoder(2, 9, (3,), channels=(2, 2), likelihood="continuous-bernoulli").double()
+    decoder = ConvolutionalDecoder(9, 2, (3,), channels=(2, 2), likelihood="continuous-bernoulli").double()
     x = torch.rand(2, 9, dtype=torch.float64)
     for network, run in (
         (encoder, lambda parameters: torch.func.functional_call(encoder, parameters, (x,))),

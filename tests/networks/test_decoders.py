@@ -39,7 +39,7 @@ def grey(z):
 
 @pytest.fixture
 def bernoulli(z):
-    return BernoulliDecoder(2, 5, hidden_sizes=(4, 3)).double()
+    return BernoulliDecoder(5, 2, hidden_sizes=(4, 3)).double()
 
 
 def test_bernoulli_logits_equal_the_hand_written_computation(bernoulli, z):
@@ -67,7 +67,7 @@ def test_bernoulli_takes_grey_observations_in_a_validated_pyro_model(bernoulli, 
 
 def test_continuous_bernoulli_likelihood_is_the_normalised_one(z, grey):
     """log p = −cross-entropy + log C(λ), and the mean, in λ, as Loaiza-Ganem and Cunningham have it."""
-    decoder = ContinuousBernoulliDecoder(2, 5, (4, 3), maximum_logit=3.0).double()
+    decoder = ContinuousBernoulliDecoder(5, 2, (4, 3), maximum_logit=3.0).double()
     outputs = affine(decoder.head, hidden_by_hand(decoder, z))
     logits = 3 * torch.tanh(outputs / 3)
     probability = logits.sigmoid()
@@ -78,7 +78,7 @@ def test_continuous_bernoulli_likelihood_is_the_normalised_one(z, grey):
 
 
 def test_the_limit_of_the_logit_bounds_the_density(z):
-    decoder = ContinuousBernoulliDecoder(2, 5, maximum_logit=20.0).double()
+    decoder = ContinuousBernoulliDecoder(5, 2, maximum_logit=20.0).double()
     with torch.no_grad():
         decoder.head.bias.fill_(-1e9)
     black = torch.zeros(6, 5, dtype=torch.float64)
@@ -87,18 +87,18 @@ def test_the_limit_of_the_logit_bounds_the_density(z):
 
 def test_continuous_bernoulli_targets_outside_the_interval_are_refused_while_pyro_validates(z):
     with pyro.validation_enabled(True), pytest.raises(ValueError, match="within the support"):
-        ContinuousBernoulliDecoder(2, 5).double()(z).log_prob(torch.full((6, 5), 1.1, dtype=torch.float64))
+        ContinuousBernoulliDecoder(5, 2).double()(z).log_prob(torch.full((6, 5), 1.1, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("bounded", [True, False])
 def test_gaussian_location_equals_the_hand_written_computation(z, bounded):
-    decoder = GaussianDecoder(2, 5, (4, 3), bounded=bounded).double()
+    decoder = GaussianDecoder(5, 2, (4, 3), bounded=bounded).double()
     expected = affine(decoder.head, hidden_by_hand(decoder, z))
     close(decoder(z).mean, 1 / (1 + (-expected).exp()) if bounded else expected)
 
 
 def test_gaussian_scale_fixed(z, grey):
-    decoder = GaussianDecoder(2, 5, (4, 3), scale=0.3).double()
+    decoder = GaussianDecoder(5, 2, (4, 3), scale=0.3).double()
     residual = grey - decoder(z).mean
     expected = (-0.5 * (residual / 0.3) ** 2 - math.log(0.3) - 0.5 * math.log(2 * math.pi)).sum(-1)
     close(decoder(z).log_prob(grey), expected)
@@ -106,7 +106,7 @@ def test_gaussian_scale_fixed(z, grey):
 
 
 def test_gaussian_scale_learned_is_one_number(z):
-    decoder = GaussianDecoder(2, 5, (4, 3), scale="learned", minimum_scale=0.02).double()
+    decoder = GaussianDecoder(5, 2, (4, 3), scale="learned", minimum_scale=0.02).double()
     close(decoder(z).stddev, torch.full((6, 5), 0.12, dtype=torch.float64), atol=1e-8)
     with torch.no_grad():
         decoder.unconstrained_scale.fill_(-100.0)
@@ -114,14 +114,14 @@ def test_gaussian_scale_learned_is_one_number(z):
 
 
 def test_gaussian_scale_per_pixel(z):
-    decoder = GaussianDecoder(2, 5, (4, 3), scale="per-pixel", minimum_scale=0.02).double()
+    decoder = GaussianDecoder(5, 2, (4, 3), scale="per-pixel", minimum_scale=0.02).double()
     close(softplus(decoder.scale_head.bias), torch.full((5,), 0.1, dtype=torch.float64), atol=1e-8)
     close(decoder(z).stddev, 0.02 + softplus(affine(decoder.scale_head, hidden_by_hand(decoder, z))))
 
 
 def test_the_learned_scale_reaches_its_optimum(z, grey):
     """The maximum-likelihood σ is the root mean square residual."""
-    decoder = GaussianDecoder(2, 5, (4, 3), minimum_scale=0.0).double()
+    decoder = GaussianDecoder(5, 2, (4, 3), minimum_scale=0.0).double()
     for parameter in decoder.parameters():
         parameter.requires_grad_(False)
     residual = (grey - decoder(z).mean).square().mean().sqrt()
@@ -133,22 +133,22 @@ def test_the_learned_scale_reaches_its_optimum(z, grey):
 @pytest.mark.parametrize("scale", [0.0, -1.0, math.nan, math.inf, True, None])
 def test_bad_fixed_scales_are_refused(scale):
     with pytest.raises(InputError, match="scale: expected a number"):
-        GaussianDecoder(2, 5, scale=scale)
+        GaussianDecoder(5, 2, scale=scale)
 
 
 def test_unknown_scale_names_are_refused():
     with pytest.raises(InputError, match=r"scale: unknown name 'pixel' \(did you mean 'per-pixel'\?\)"):
-        GaussianDecoder(2, 5, scale="pixel")
+        GaussianDecoder(5, 2, scale="pixel")
 
 
 def test_negative_minimum_scale_is_refused():
     with pytest.raises(InputError, match="minimum_scale: expected a number"):
-        GaussianDecoder(2, 5, minimum_scale=-1e-3)
+        GaussianDecoder(5, 2, minimum_scale=-1e-3)
 
 
 @pytest.mark.parametrize("scale", ["learned", "per-pixel"])
 def test_gradients_match_finite_differences(z, grey, scale):
-    decoder = GaussianDecoder(2, 5, (3,), "tanh", scale=scale).double()
+    decoder = GaussianDecoder(5, 2, (3,), "tanh", scale=scale).double()
     names, values = zip(*decoder.named_parameters(), strict=True)
 
     def log_likelihood(*parameters):
@@ -160,4 +160,4 @@ def test_gradients_match_finite_differences(z, grey, scale):
 
 def test_distributions_are_pyros(bernoulli, z):
     assert isinstance(bernoulli(z), TorchDistributionMixin)
-    assert isinstance(GaussianDecoder(2, 5)(torch.randn(1, 2)), TorchDistributionMixin)
+    assert isinstance(GaussianDecoder(5, 2)(torch.randn(1, 2)), TorchDistributionMixin)

@@ -13,9 +13,8 @@ from pyro_dvae import networks
 from pyro_dvae.cli import main
 from pyro_dvae.errors import InputError
 from pyro_dvae.jobs.evaluate import evaluate_run
-from pyro_dvae.jobs.evaluated import EvaluationOptions
 from pyro_dvae.jobs.folder import load_run
-from pyro_dvae.jobs.options import DECODERS, ENCODERS, LIKELIHOODS, Options
+from pyro_dvae.jobs.options import DECODERS, ENCODERS, LIKELIHOODS, EvaluationOptions, Options
 from pyro_dvae.jobs.parts import build_decoder, build_encoder
 
 TINY = ["--dataset", "digits", "--epochs", "1", "--width", "8", "--latent-size", "3"]
@@ -39,7 +38,7 @@ def options(**changes):
     [
         ("mlp", networks.GaussianEncoder),
         ("convolutional", networks.ConvolutionalEncoder),
-        ("gru", networks.RecurrentEncoder),
+        ("gru", networks.GRUEncoder),
     ],
 )
 def test_encoders_by_name(name, kind):

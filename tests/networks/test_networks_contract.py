@@ -158,7 +158,7 @@ def test_a_dvae_of_it_has_the_bound_of_its_draws(name):
     """M × K draws in one pass equal the mean over passes of one draw each, gradients too."""
     network = build(name).double()
     encoder = network if is_encoder(name) else networks.GaussianEncoder(D, d).double()
-    decoder = networks.BernoulliDecoder(d, D).double() if is_encoder(name) else network
+    decoder = networks.BernoulliDecoder(D, d).double() if is_encoder(name) else network
     x = torch.rand(5, D, dtype=torch.float64)
     x_tilde = torch.rand(2, 1, D, dtype=torch.float64)  # [M, N, D], the same for every datum
     noise = torch.randn(3, 2, 5, d, dtype=torch.float64)
@@ -185,7 +185,7 @@ def test_a_dvae_of_it_has_the_bound_of_its_draws(name):
 def test_a_denoising_bound_trains_every_parameter(name, local):
     network = build(name)
     encoder = network if is_encoder(name) else networks.GaussianEncoder(D, d)
-    decoder = networks.BernoulliDecoder(d, D) if is_encoder(name) else network
+    decoder = networks.BernoulliDecoder(D, d) if is_encoder(name) else network
     dvae = dv.DVAE(encoder, decoder, dv.SaltAndPepper(0.1))
     x = torch.rand(5, D)
     with pyro.settings.context(module_local_params=local):

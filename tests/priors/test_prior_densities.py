@@ -150,14 +150,16 @@ def test_a_vamp_prior_shares_the_guide_of_its_model(local):
     with pyro.settings.context(module_local_params=local):
         guide = GaussianGuide.of_sizes(6, 2, (5,))
         prior = VampPrior(guide, x[:4])
-        model = dv.LatentVariableModel(BernoulliDecoder(2, 6, (5,)), prior)
+        model = dv.LatentVariableModel(BernoulliDecoder(6, 2, (5,)), prior)
         svi = pyro.infer.SVI(model, guide, pyro.optim.Adam({"lr": 0.01}), dv.TraceDenoising_ELBO())
         before = {name: value.detach().clone() for name, value in model.named_parameters()}
         svi.step(x)
         for name, value in model.named_parameters():
             assert not torch.equal(value, before[name]), name
         assert prior.posterior.encoder.head.weight is guide.encoder.head.weight
-        history = dv.fit(model, guide, dv.TraceDenoising_ELBO(), x, epochs=2, batch_size=10, progress=False)
+        history = dv.fit(
+            model, guide, x, loss=dv.TraceDenoising_ELBO(), epochs=2, batch_size=10, progress=False
+        ).history
         assert math.isfinite(history.train_bound[-1])
 
 
@@ -288,7 +290,7 @@ def test_a_scheduled_temperature(kind):
     ids=lambda prior: type(prior).__name__,
 )
 def test_a_divergence_without_closed_form_is_sampled(prior):
-    model = dv.LatentVariableModel(BernoulliDecoder(2, 6, (5,)), prior)
+    model = dv.LatentVariableModel(BernoulliDecoder(6, 2, (5,)), prior)
     guide = GaussianGuide.of_sizes(6, 2, (5,), corruption=dv.BitFlip(0.2))
     x = (torch.rand(5, 6) > 0.5).float()
     losses = []
@@ -303,7 +305,7 @@ def test_a_divergence_without_closed_form_is_sampled(prior):
 
 @pytest.mark.parametrize("prior", [SparseBeta(2), GaussianPair(2)], ids=lambda prior: type(prior).__name__)
 def test_annealing_finds_the_likelihood_under_a_prior(prior):
-    model = dv.LatentVariableModel(BernoulliDecoder(2, 6, (5,)), prior).double()
+    model = dv.LatentVariableModel(BernoulliDecoder(6, 2, (5,)), prior).double()
     guide = GaussianGuide.of_sizes(6, 2, (5,)).double()
     x = (torch.rand(3, 6) > 0.5).double()
     points = torch.linspace(-40, 40, 1001, dtype=torch.float64)
@@ -324,6 +326,6 @@ def test_annealing_refuses_latents_that_it_cannot_move(kind):
         "GumbelSoftmax": GumbelSoftmaxPrior(2),
     }[kind]
     guide = getattr(dv.guides, f"{kind}Guide").of_sizes(6, 2, (5,))
-    model = dv.LatentVariableModel(BernoulliDecoder(2, 6, (5,)), prior)
+    model = dv.LatentVariableModel(BernoulliDecoder(6, 2, (5,)), prior)
     with pytest.raises(InputError, match="annealing moves latents along gradients"):
         dv.annealed_log_likelihood(model, guide, torch.ones(2, 6))

@@ -45,7 +45,7 @@ class PriorAsGuide(nn.Module):
 
 
 def pair(name, dtype=torch.float64):
-    model = dv.LatentVariableModel(BernoulliDecoder(d, D, (5,)), build(name))
+    model = dv.LatentVariableModel(BernoulliDecoder(D, d, (5,)), build(name))
     return model.to(dtype), PriorAsGuide(build(name)).to(dtype)
 
 

@@ -60,7 +60,7 @@ def _distance(program: Program, samples: int, options: dict) -> tuple[str | None
     pyro.clear_param_store()
     form, compared = Form(program), 0
     found = dv.log_likelihood(
-        form.model, form.guide, data(program), num_samples=samples, seed=samples, compiled=False, **options
+        form.model, form.guide, data(program), num_samples=samples, seed=samples, compile=False, **options
     )
     for row in range(ROWS):
         exact = _evidence(program, row)

@@ -147,7 +147,7 @@ def test_ranks_of_true_latents_are_uniform(kind, proposal):
         num_samples=SAMPLES,
         proposal=proposal,
         num_corruptions=5,
-        compiled=False,
+        compile=False,
         keep_log_weight=True,
         seed=1,
         max_plate_nesting=1,

@@ -197,7 +197,7 @@ def test_a_look_leaves_no_trace():
 
 
 def test_networks_of_the_library():
-    encoder, decoder = dv.networks.GaussianEncoder(6, 2, (8,)), dv.networks.BernoulliDecoder(2, 6, (8,))
+    encoder, decoder = dv.networks.GaussianEncoder(6, 2, (8,)), dv.networks.BernoulliDecoder(6, 2, (8,))
     net = dv.DVAE(encoder, decoder, dv.BitFlip(0.1))
     found = dv.check(net.model, net.guide, torch.rand(5, 6).round(), size=5)
     assert found.ok

@@ -29,8 +29,9 @@ from pyro_dvae.evaluation.annealing import annealed_log_likelihood, bidirectiona
 from pyro_dvae.jobs import findings
 from pyro_dvae.jobs.data import grid_of
 from pyro_dvae.jobs.evaluate import JSON, NETCDF, PARTIAL, EvaluationStopped, evaluate_run, strict_json
-from pyro_dvae.jobs.evaluated import EvaluationOptions, load_subject
+from pyro_dvae.jobs.evaluated import load_subject
 from pyro_dvae.jobs.evaluation_table import table
+from pyro_dvae.jobs.options import EvaluationOptions
 from pyro_dvae.random_state import derived_seed
 
 SMALL = ["--dataset", "digits", "--epochs", "1", "--importance-samples", "0", "--width", "16"]
@@ -136,9 +137,7 @@ def test_figures_are_those_of_the_library(run, evaluated):
         annealed = annealed_log_likelihood(*pair, x[:3], **annealing)
         expected = {
             "log_likelihood": likelihood.to_dict(per_datum=True),
-            "bidirectional": bidirectional(pair[0], x[:2], guide=pair[1], **annealing).to_dict(
-                per_datum=True
-            ),
+            "bidirectional": bidirectional(pair[0], pair[1], x[:2], **annealing).to_dict(per_datum=True),
             "bound_parts": bound_parts(*pair, x, seed=0).to_dict(),
             "active_units": active_units(*pair, x, seed=0).to_dict(),
             "reconstruction_error": reconstruction_error(*pair, x, seed=0).to_dict(),
@@ -163,7 +162,7 @@ def test_the_data_are_those_of_the_runs_own_evaluation(run):
             subject.dvae.model,
             subject.dvae.guide,
             subject.x,
-            TraceDenoising_ELBO(max_plate_nesting=1),
+            loss=TraceDenoising_ELBO(max_plate_nesting=1),
             seed=derived_seed(subject.options.seed, "evaluation", "test_bound"),
         )
     assert bound.mean == results["test_bound"]["mean"]

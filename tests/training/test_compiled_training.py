@@ -42,7 +42,7 @@ def digits(rows=150, seed=1):
 def dvae(seed=0, level=0.1, corruption=dv.SaltAndPepper):
     torch.manual_seed(seed)
     noise = corruption(torch.tensor(level).double()) if isinstance(level, float) else corruption(level)
-    pair = dv.DVAE(GaussianEncoder(12, 3, (8,)), BernoulliDecoder(3, 12, (8,)), noise)
+    pair = dv.DVAE(GaussianEncoder(12, 3, (8,)), BernoulliDecoder(12, 3, (8,)), noise)
     return pair.double()
 
 
@@ -53,7 +53,7 @@ def bound():
 def fitted(pair, **options):
     pyro.clear_param_store()
     options = QUIET | {"epochs": 4} | options
-    history = dv.fit(pair.model, pair.guide, options.pop("bound", bound()), digits(), **options)
+    history = dv.fit(pair.model, pair.guide, digits(), loss=options.pop("bound", bound()), **options).history
     return history, [p.detach().clone() for p in pair.parameters()]
 
 
@@ -153,13 +153,13 @@ def test_a_weight_in_an_attribute_is_never_frozen():
         history = dv.fit(
             model,
             pair.guide,
-            bound(),
             digits(),
+            loss=bound(),
             epochs=4,
             compile=compiled,
             before_epoch=[lambda epoch: setattr(pair, "weight", 1.0 + epoch)],
             **QUIET,
-        )
+        ).history
         return history.train_bound
 
     assert run(True) == pytest.approx(run(False), rel=1e-10)
@@ -176,8 +176,8 @@ def test_a_stopped_run_ends_where_it_would_have(tmp_path):
         made = Trainer(
             pair.model,
             pair.guide,
-            bound(),
             digits(),
+            loss=bound(),
             epochs=4,
             compile=True,
             checkpoint=tmp_path / "stopped",
@@ -225,7 +225,7 @@ def test_a_batch_that_decides_something_is_trained_by_ordinary_steps():
         pair.model(x)
 
     with pytest.warns(UserWarning, match="ordinary steps"):
-        dv.fit(model, pair.guide, bound(), digits(), epochs=2, compile=True, **QUIET)
+        dv.fit(model, pair.guide, digits(), loss=bound(), epochs=2, compile=True, **QUIET)
 
 
 def test_divergence_is_told():
@@ -244,8 +244,8 @@ def test_transforms_that_draw_are_compiled_and_keep_their_distribution():
     trainer = Trainer(
         model,
         pair.guide,
-        bound(),
         torch.full((200, 12), 0.3).double(),
+        loss=bound(),
         epochs=3,
         compile=True,
         transform=torch.bernoulli,
@@ -266,7 +266,7 @@ def test_transforms_that_draw_are_compiled_and_keep_their_distribution():
 def test_bounds_of_several_draws_are_recorded_once():
     pair = dvae()
     several = dv.TraceDenoising_ELBO(num_corruptions=2, num_particles=3, max_plate_nesting=1)
-    trainer = Trainer(pair.model, pair.guide, several, digits(128), epochs=7, compile=True, **QUIET)
+    trainer = Trainer(pair.model, pair.guide, digits(128), loss=several, epochs=7, compile=True, **QUIET)
     for epoch in trainer:
         for x in epoch:
             trainer.step(x)
@@ -276,10 +276,10 @@ def test_bounds_of_several_draws_are_recorded_once():
 
 def test_short_runs_are_not_compiled():
     pair = Noiseless()
-    short = Trainer(pair.model, pair.guide, bound(), digits(), epochs=5, **QUIET)
+    short = Trainer(pair.model, pair.guide, digits(), loss=bound(), epochs=5, **QUIET)
     assert short._compiled is None
     pyro.clear_param_store()
-    long = Trainer(pair.model, pair.guide, bound(), digits(), epochs=3000, **QUIET)
+    long = Trainer(pair.model, pair.guide, digits(), loss=bound(), epochs=3000, **QUIET)
     assert long._compiled is not None
     assert long.compile_seconds == 0
 
@@ -310,8 +310,8 @@ def alone_and_together(make, count=3, rates=None, **options):
     pyro.clear_param_store()
     together = dv.fit_many(
         [(pair.model, pair.guide) for pair in pairs],
-        options.pop("bound", bound()),
         digits(),
+        loss=options.pop("bound", bound()),
         seeds=[number + 5 for number in range(count)],
         learning_rate=rates,
         **QUIET,
@@ -363,7 +363,7 @@ def test_many_by_other_bounds(elbo):
     def make(number):
         torch.manual_seed(number)
         noise = dv.GaussianNoise(torch.tensor(0.3).double(), learnable=True)
-        return dv.DVAE(GaussianEncoder(12, 3, (8,)), BernoulliDecoder(3, 12, (8,)), noise).double()
+        return dv.DVAE(GaussianEncoder(12, 3, (8,)), BernoulliDecoder(12, 3, (8,)), noise).double()
 
     alone_and_together(make, bound=elbo(), epochs=2)
 
@@ -383,8 +383,8 @@ def test_a_stopped_run_of_many_goes_on(tmp_path):
         given = [(pair.model, pair.guide) for pair in pairs]
         found = dv.fit_many(
             given,
-            bound(),
             digits(),
+            loss=bound(),
             epochs=4,
             validation=digits(40, 2),
             checkpoint=folder / "many",
@@ -429,7 +429,7 @@ def test_pairs_of_another_structure_are_refused():
 
     def fit(*pairs, **options):
         return dv.fit_many(
-            [(p.model, p.guide) for p in pairs], bound(), digits(), epochs=1, **QUIET, **options
+            [(p.model, p.guide) for p in pairs], digits(), loss=bound(), epochs=1, **QUIET, **options
         )
 
     with pytest.raises(dv.InputError, match=r"pairs\[1\]: expected parameter .*\[8, 12\].*got .*\[9, 12\]"):
@@ -450,8 +450,8 @@ def test_a_model_that_diverges_does_not_stop_the_others():
     with pytest.warns(UserWarning, match="model 1 diverged in epoch 1"):
         found = dv.fit_many(
             [(p.model, p.guide) for p in pairs],
-            bound(),
             digits(),
+            loss=bound(),
             validation=digits(40, 2),
             learning_rate=[0.01, 1e300],
             epochs=3,
@@ -471,28 +471,28 @@ def test_each_of_many_may_have_data_of_its_own():
         pyro.clear_param_store()
         pair = dvae(number)
         options = QUIET | {"epochs": 4, "validation": held, "compile": True, "seed": number}
-        alone.append((dv.fit(pair.model, pair.guide, bound(), own, **options), pair))
+        alone.append((dv.fit(pair.model, pair.guide, own, loss=bound(), **options).history, pair))
     pyro.clear_param_store()
     pairs = [dvae(number) for number in range(3)]
     sets[2] = sets[0]  # one set for two of them
     given = [(pair.model, pair.guide) for pair in pairs]
-    found = dv.fit_many(given, bound(), sets, validation=held_out, epochs=4, **QUIET)
+    found = dv.fit_many(given, sets, loss=bound(), validation=held_out, epochs=4, **QUIET)
     for (history, pair), result, other in zip(alone, found, pairs, strict=True):
         assert result.history.train_bound == pytest.approx(history.train_bound, rel=1e-11)
         assert result.history.validation_bound == pytest.approx(history.validation_bound, rel=1e-11)
         for one, two in zip(pair.parameters(), other.parameters(), strict=True):
             torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-11)
-    with pytest.raises(dv.InputError, match="train: expected one set or 3, one for each pair, got 2"):
-        dv.fit_many(given, bound(), sets[:2], **QUIET)
-    with pytest.raises(dv.InputError, match=r"train: expected sets of one shape and type, got \(150, 12\)"):
-        dv.fit_many(given, bound(), [*sets[:2], digits(20)], **QUIET)
+    with pytest.raises(dv.InputError, match="data: expected one set or 3, one for each pair, got 2"):
+        dv.fit_many(given, sets[:2], loss=bound(), **QUIET)
+    with pytest.raises(dv.InputError, match=r"data: expected sets of one shape and type, got \(150, 12\)"):
+        dv.fit_many(given, [*sets[:2], digits(20)], loss=bound(), **QUIET)
 
 
 def test_the_best_of_each_of_many_can_be_put_back():
     pairs = [dvae(0), dvae(1)]
     given = [(pair.model, pair.guide) for pair in pairs]
     found = dv.fit_many(
-        given, bound(), digits(), validation=digits(40, 2), epochs=5, learning_rate=0.3, **QUIET
+        given, digits(), loss=bound(), validation=digits(40, 2), epochs=5, learning_rate=0.3, **QUIET
     )
     assert any(result.history.best_epoch < 5 for result in found)
     for result, pair in zip(found, pairs, strict=True):
@@ -504,7 +504,7 @@ def test_the_best_of_each_of_many_can_be_put_back():
             pair.model,
             pair.guide,
             digits(40, 2),
-            dv.TraceDenoising_ELBO(num_corruptions=500, max_plate_nesting=1),
+            loss=dv.TraceDenoising_ELBO(num_corruptions=500, max_plate_nesting=1),
             seed=0,
         )
         assert again.mean == pytest.approx(result.history.best_validation_bound, abs=0.6)
@@ -514,14 +514,14 @@ def test_the_best_of_each_of_many_can_be_put_back():
 def test_validation_every_so_many_epochs(many):
     pair, options = dvae(), QUIET | {"epochs": 7, "validation": digits(40, 2), "validate_every": 3}
     if many:
-        history = dv.fit_many([(pair.model, pair.guide)], bound(), digits(), **options)[0].history
+        history = dv.fit_many([(pair.model, pair.guide)], digits(), loss=bound(), **options)[0].history
     else:
-        history = dv.fit(pair.model, pair.guide, bound(), digits(), **options)
+        history = dv.fit(pair.model, pair.guide, digits(), loss=bound(), **options).history
     validated = [value is not None for value in history.validation_bound]
     assert validated == [False, False, True, False, False, True, True]
     assert history.best_epoch in (3, 6, 7)
     with pytest.raises(dv.InputError, match="validate_every"):
-        dv.fit(pair.model, pair.guide, bound(), digits(), **options | {"validate_every": 0})
+        dv.fit(pair.model, pair.guide, digits(), loss=bound(), **options | {"validate_every": 0})
 
 
 def many_with_a_number_in_a_file(path, change=lambda epoch: None):
@@ -539,7 +539,7 @@ def many_with_a_number_in_a_file(path, change=lambda epoch: None):
 
         pairs.append((pair.model, guide))
     options = {"progress": False, "batch_size": 50, "before_epoch": [change], "epochs": 8}
-    return dv.fit_many(pairs, bound(), digits(), **options)
+    return dv.fit_many(pairs, digits(), loss=bound(), **options)
 
 
 def test_many_are_compared_with_their_programs(tmp_path):
@@ -563,7 +563,7 @@ def test_comparing_many_disturbs_nothing(monkeypatch):
         pyro.clear_param_store()
         pairs = [dvae(0), dvae(1, 0.3)]
         streams = torch.get_rng_state()
-        found = dv.fit_many([(p.model, p.guide) for p in pairs], bound(), digits(), epochs=3, **QUIET)
+        found = dv.fit_many([(p.model, p.guide) for p in pairs], digits(), loss=bound(), epochs=3, **QUIET)
         assert torch.equal(torch.get_rng_state(), streams)
         results.append([each.history.train_bound for each in found])
         results[-1] += [p.detach().clone().tolist() for pair in pairs for p in pair.parameters()]
@@ -578,4 +578,4 @@ def test_wrong_compiled_code_for_many_is_found_at_once(monkeypatch):
     monkeypatch.setattr(compiler, "_compiled", wrong)
     pairs = [dvae(0), dvae(1)]
     with pytest.raises(dv.CompiledStepError, match="step 1 of a compiled loss: the compiled step gives"):
-        dv.fit_many([(p.model, p.guide) for p in pairs], bound(), digits(), **QUIET)
+        dv.fit_many([(p.model, p.guide) for p in pairs], digits(), loss=bound(), **QUIET)

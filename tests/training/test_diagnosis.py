@@ -47,7 +47,7 @@ def test_rows_of_nan_are_named_in_one_line(row):
     x[row] = 0
     net = Net()
     with pytest.raises(dv.DivergenceError) as caught:
-        fit(net.model, net.guide, Trace_ELBO(), x, batch_size=20, **QUIET)
+        fit(net.model, net.guide, x, loss=Trace_ELBO(), batch_size=20, **QUIET)
     message = str(caught.value)
     assert "\n" not in message
     assert "site 'z': loc of Normal is out of range in row " in message
@@ -78,7 +78,7 @@ def test_a_finite_value_out_of_range_is_an_input_error():
     with pytest.raises(
         dv.InputError, match=r"site 'x': scale of Normal is out of range in rows 0, 1, 2"
     ) as e:
-        Trainer(model, guide, Trace_ELBO(), torch.arange(10.0), **QUIET)
+        Trainer(model, guide, torch.arange(10.0), loss=Trace_ELBO(), **QUIET)
     assert "\n" not in str(e.value)
 
 
@@ -88,7 +88,7 @@ def test_divergence_in_the_first_run_has_its_advice(scale):
     with pytest.raises(
         dv.DivergenceError, match=r"diverged in epoch 1, step 1.*try a smaller learning_rate"
     ) as e:
-        fit(net.model, net.guide, Trace_ELBO(), scale * torch.ones(8, 3), **QUIET)
+        fit(net.model, net.guide, scale * torch.ones(8, 3), loss=Trace_ELBO(), **QUIET)
     assert "\n" not in str(e.value)
 
 
@@ -96,16 +96,16 @@ def test_one_row_under_batch_normalisation_and_drop_last(tmp_path):
     x = torch.rand(21, 3) + 0.1
     net = Net(batch_norm=True)
     with pytest.raises(dv.InputError, match=r"a batch of 1 row is too small .*drop_last=True"):
-        fit(net.model, net.guide, Trace_ELBO(), x, batch_size=10, **QUIET)
+        fit(net.model, net.guide, x, loss=Trace_ELBO(), batch_size=10, **QUIET)
     path = tmp_path / "c.safetensors"
     options = {"batch_size": 10, "progress": False, "compile": False, "checkpoint": path}
-    trainer = Trainer(net.model, net.guide, Trace_ELBO(), x, drop_last=True, epochs=2, **options)
+    trainer = Trainer(net.model, net.guide, x, loss=Trace_ELBO(), drop_last=True, epochs=2, **options)
     seen = [len(rows) for epoch in trainer for rows in epoch if trainer.step(rows) is not None]
     assert seen == [10, 10, 10, 10]
     with pytest.raises(dv.CheckpointError, match="drop_last was True"):
-        Trainer(net.model, net.guide, Trace_ELBO(), x, epochs=3, resume=True, **options)
+        Trainer(net.model, net.guide, x, loss=Trace_ELBO(), epochs=3, resume=True, **options)
     with pytest.raises(dv.InputError, match="drop_last: expected a batch_size of at most 21"):
-        Trainer(net.model, net.guide, Trace_ELBO(), x, drop_last=True, batch_size=22, progress=False)
+        Trainer(net.model, net.guide, x, loss=Trace_ELBO(), drop_last=True, batch_size=22, progress=False)
 
 
 @pytest.mark.parametrize("optimizer", [Adam, SGD])

@@ -19,7 +19,7 @@ NORMALISER = -0.5 * math.log(2 * math.pi)
 
 def dvae(corruption=None, seed=0, likelihood=BernoulliDecoder):
     torch.manual_seed(seed)
-    return dv.DVAE(GaussianEncoder(3, 2, (4,)), likelihood(2, 3, (4,)), corruption)
+    return dv.DVAE(GaussianEncoder(3, 2, (4,)), likelihood(3, 2, (4,)), corruption)
 
 
 def binary(rows=6):
@@ -29,7 +29,7 @@ def binary(rows=6):
 def fitted(pair, x, bound=None, **options):
     bound = dv.TraceDenoising_ELBO() if bound is None else bound
     options = {"epochs": 1, "batch_size": 4, "progress": False, "compile": False} | options
-    return dv.fit(pair.model, pair.guide, bound, x, **options)
+    return dv.fit(pair.model, pair.guide, x, loss=bound, **options).history
 
 
 # Nats per datum
@@ -85,7 +85,7 @@ def test_the_record_is_in_nats_per_datum_whatever_the_plate(size, batch_size, co
     history = fitted(Constant(size), x, epochs=2, batch_size=batch_size, validation=x[:3], compile=compiled)
     assert history.train_bound == pytest.approx([NORMALISER] * 2, abs=1e-9)
     assert history.validation_bound == pytest.approx([NORMALISER] * 2, abs=1e-9)
-    bound = dv.evaluate_bound(Constant(size).model, Constant(size).guide, x, dv.TraceDenoising_ELBO())
+    bound = dv.evaluate_bound(Constant(size).model, Constant(size).guide, x, loss=dv.TraceDenoising_ELBO())
     assert bound.mean == pytest.approx(NORMALISER, abs=1e-9)
 
 
@@ -102,7 +102,8 @@ def test_the_record_of_one_run_is_that_of_many():
     pairs = [Constant(4), Constant(4)]
     found = dv.fit_many(
         [(pair.model, pair.guide) for pair in pairs],
-        *(dv.TraceDenoising_ELBO(), x),
+        x,
+        loss=dv.TraceDenoising_ELBO(),
         epochs=2,
         batch_size=3,
         validation=x,
@@ -152,11 +153,12 @@ def test_schedules_move_by_themselves_in_closures_and_in_many():
     noises = [dv.GaussianNoise(dv.LinearSchedule(0.1, end, epochs=2)) for end in (0.3, 0.5)]
     pairs = [dvae(noise) for noise in noises]
     guides = [lambda x, pair=pair: pair.guide(x) for pair in pairs]
-    dv.fit(pairs[0].model, guides[0], dv.TraceDenoising_ELBO(), binary(), epochs=2, progress=False)
+    dv.fit(pairs[0].model, guides[0], binary(), loss=dv.TraceDenoising_ELBO(), epochs=2, progress=False)
     assert float(noises[0].levels()[0].value) == pytest.approx(0.2)
     dv.fit_many(
         [(pair.model, guide) for pair, guide in zip(pairs, guides, strict=True)],
-        *(dv.TraceDenoising_ELBO(), binary()),
+        binary(),
+        loss=dv.TraceDenoising_ELBO(),
         epochs=2,
         progress=False,
     )
@@ -216,17 +218,17 @@ def test_data_of_another_type_than_the_modules(dtype):
             return pair.guide.sample(x)
 
     bound = dv.TraceDenoising_ELBO()
-    with pytest.raises(InputError, match=f"^train: {words}"):
-        dv.fit(*program.values(), bound, x, progress=False)
-    with pytest.raises(InputError, match=f"^train: {words}"):
-        dv.fit_many([tuple(program.values())], bound, x, progress=False)
-    with pytest.raises(InputError, match=f"^x: {words}"):
-        dv.evaluate_bound(*program.values(), x, bound)
-    with pytest.raises(InputError, match=f"^x: {words}"):
+    with pytest.raises(InputError, match=f"^data: {words}"):
+        dv.fit(*program.values(), x, loss=bound, progress=False)
+    with pytest.raises(InputError, match=f"^data: {words}"):
+        dv.fit_many([tuple(program.values())], x, loss=bound, progress=False)
+    with pytest.raises(InputError, match=f"^data: {words}"):
+        dv.evaluate_bound(*program.values(), x, loss=bound)
+    with pytest.raises(InputError, match=f"^data: {words}"):
         dv.log_likelihood(*program.values(), x, num_samples=10)
-    with pytest.raises(InputError, match=f"^x: {words}"):
+    with pytest.raises(InputError, match=f"^data: {words}"):
         dv.annealed_log_likelihood(*program.values(), x, start="guide", num_steps=2)
-    with pytest.raises(InputError, match=f"^x: {words}"):
+    with pytest.raises(InputError, match=f"^data: {words}"):
         dv.bounds_report(*program.values(), x)
 
 
@@ -241,17 +243,17 @@ def test_data_of_another_type_than_the_modules(dtype):
 def test_data_that_are_no_dense_rows(x, words):
     pair = dvae()
     bound = dv.TraceDenoising_ELBO()
-    for name, call in {
-        "train": lambda: dv.fit(pair.model, pair.guide, bound, x, progress=False),
-        "validation": lambda: fitted(pair, binary(), validation=x),
-        "x": lambda: dv.evaluate_bound(pair.model, pair.guide, x, bound),
-    }.items():
+    for name, call in [
+        ("data", lambda: dv.fit(pair.model, pair.guide, x, loss=bound, progress=False)),
+        ("validation", lambda: fitted(pair, binary(), validation=x)),
+        ("data", lambda: dv.evaluate_bound(pair.model, pair.guide, x, loss=bound)),
+    ]:
         with pytest.raises(InputError, match=f"^{name}: {words}"):
             call()
 
 
 def test_validation_data_of_another_type():
-    words = "^validation: expected torch.float32, as train has, got torch.float64$"
+    words = "^validation: expected torch.float32, as data has, got torch.float64$"
     with pytest.raises(InputError, match=words):
         fitted(dvae(), binary(), validation=binary().double())
 
@@ -259,13 +261,13 @@ def test_validation_data_of_another_type():
 def test_values_outside_the_support_of_the_likelihood():
     x = torch.tensor([[0.0, 3.0, 0.0]] * 4)
     words = (
-        r"^train: .* the support of the likelihood of site 'x' .* got values from 0 to 3 in the first batch"
+        r"^data: .* the support of the likelihood of site 'x' .* got values from 0 to 3 in the first batch"
     )
     with pytest.raises(InputError, match=words):
         fitted(dvae(), x)
     pair = dvae()
     with pytest.raises(InputError, match=words):
-        dv.fit_many([(pair.model, pair.guide)], dv.TraceDenoising_ELBO(), x, progress=False)
+        dv.fit_many([(pair.model, pair.guide)], x, loss=dv.TraceDenoising_ELBO(), progress=False)
     fitted(dvae(), x / 10)  # grey values: a cross-entropy
     fitted(dvae(), x, transform=lambda x: x / 3)
 
@@ -277,5 +279,5 @@ def test_masked_values_need_not_lie_in_the_support():
         with pyro.poutine.mask(mask=(x <= 1).all(-1)):
             return pair.model(x)
 
-    history = dv.fit(model, pair.guide, dv.TraceDenoising_ELBO(), x, epochs=1, progress=False)
+    history = dv.fit(model, pair.guide, x, loss=dv.TraceDenoising_ELBO(), epochs=1, progress=False).history
     assert math.isfinite(history.train_bound[0])

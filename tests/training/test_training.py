@@ -76,7 +76,7 @@ def autoencoder_trainer(**options):
     net = Autoencoder()
     settings = {"epochs": 4, "batch_size": BATCH, "learning_rate": 0.02, "progress": False}
     settings |= {"validation": data(9, seed=2)}
-    return Trainer(net.model, net.guide, Trace_ELBO(), data(), **(settings | options))
+    return Trainer(net.model, net.guide, data(), loss=Trace_ELBO(), **(settings | options))
 
 
 def run(trainer, stop_at=None):
@@ -121,8 +121,8 @@ def test_the_loop_is_adam_on_the_negative_bound():
     trainer = Trainer(
         net.model,
         net.guide,
-        Trace_ELBO(),
         data(),
+        loss=Trace_ELBO(),
         epochs=2,
         batch_size=BATCH,
         learning_rate=0.01,
@@ -196,7 +196,7 @@ def test_nothing_is_seeded_and_no_global_setting_is_changed():
     net = Autoencoder()
     created = torch.get_rng_state()
     settings = {name: pyro.settings.get(name) for name in pyro.settings.get()}
-    Trainer(net.model, net.guide, Trace_ELBO(), data(), progress=False)
+    Trainer(net.model, net.guide, data(), loss=Trace_ELBO(), progress=False)
     assert torch.equal(torch.get_rng_state(), created)
     assert not torch.equal(before[0], created)
     assert random.getstate() == before[1]
@@ -205,7 +205,7 @@ def test_nothing_is_seeded_and_no_global_setting_is_changed():
 
 def test_the_dry_run_leaves_the_buffers(tmp_path):
     net = Autoencoder()
-    Trainer(net.model, net.guide, Trace_ELBO(), data(), progress=False)
+    Trainer(net.model, net.guide, data(), loss=Trace_ELBO(), progress=False)
     assert net.encoder[1].num_batches_tracked == 0
     assert torch.equal(net.encoder[1].running_mean, torch.zeros(6))
 
@@ -226,7 +226,8 @@ def test_schedule_clip_transform_and_before_epoch():
     raw = torch.randint(0, 256, (ROWS, 4), dtype=torch.uint8)
     net = Autoencoder()
     trainer = Trainer(
-        *(net.model, net.guide, Trace_ELBO(), raw),
+        *(net.model, net.guide, raw),
+        loss=Trace_ELBO(),
         validation=raw,
         epochs=10,
         batch_size=BATCH,
@@ -280,7 +281,7 @@ class LocalGuide(PyroModule):
 def test_modules_with_local_parameters_of_one_name(tmp_path):
     with pyro.settings.context(module_local_params=True):
         trainer = Trainer(
-            LocalModel(), LocalGuide(), Trace_ELBO(), data(), epochs=1, batch_size=BATCH, progress=False
+            LocalModel(), LocalGuide(), data(), loss=Trace_ELBO(), epochs=1, batch_size=BATCH, progress=False
         )
         before = {name: value.detach().clone() for name, value in trainer.parameters.items()}
         run(trainer)
@@ -301,7 +302,7 @@ def test_modules_whose_parameters_are_in_the_store():
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(loc, 1.0).expand([len(x), 2]).to_event(1))
 
-    trainer = Trainer(model, guide, Trace_ELBO(), data(), epochs=1, batch_size=BATCH, progress=False)
+    trainer = Trainer(model, guide, data(), loss=Trace_ELBO(), epochs=1, batch_size=BATCH, progress=False)
     store = pyro.get_param_store()
     assert set(trainer.parameters) == set(store.keys())
     assert all(trainer.parameters[name] is store._params[name] for name in store.keys())  # noqa: SIM118
@@ -328,7 +329,12 @@ def test_modules_in_the_closure_of_functions_keep_their_buffers_and_modes():
         return 0.0
 
     trainer = Trainer(
-        *(model, guide, Trace_ELBO(), data()), epochs=1, batch_size=BATCH, evaluate=evaluate, progress=False
+        *(model, guide, data()),
+        loss=Trace_ELBO(),
+        epochs=1,
+        batch_size=BATCH,
+        evaluate=evaluate,
+        progress=False,
     )
     assert any(name.endswith("running_mean") for name in trainer._trained.buffers())
     run(trainer)
@@ -357,7 +363,7 @@ def test_what_svi_would_train_is_trained_and_the_rest_is_named():
     before = {name: value.detach().clone() for name, value in guide.named_parameters()}
     named = "^not trained: guide.feature.weight, guide.feature.bias, which .*pyro.module"
     with pytest.warns(UserWarning, match=named):
-        trainer = Trainer(model, guide, Trace_ELBO(), x, batch_size=BATCH, epochs=1, progress=False)
+        trainer = Trainer(model, guide, x, loss=Trace_ELBO(), batch_size=BATCH, epochs=1, progress=False)
     with poutine.trace(param_only=True) as capture:  # what SVI's optimizer gets
         Trace_ELBO().loss_and_grads(model, guide, x)
     wanted = {id(site["value"].unconstrained()) for site in capture.trace.nodes.values()}
@@ -371,7 +377,8 @@ def test_partials_and_bounds_that_do_their_own_backward():
     net = Autoencoder()
     bound = RenyiELBO(alpha=0.0, num_particles=2)
     trainer = Trainer(
-        *(partial(net.model), partial(net.guide), bound, data()),
+        *(partial(net.model), partial(net.guide), data()),
+        loss=bound,
         epochs=8,
         learning_rate=0.02,
         batch_size=BATCH,
@@ -388,7 +395,7 @@ def test_frozen_parameters_and_models_without_any():
             pyro.sample("x", dist.Normal(0.0, 1.0).expand([len(x), 4]).to_event(1), obs=x)
 
     with pytest.raises(InputError, match="model, guide: expected parameters to train, found none"):
-        Trainer(model, lambda x: None, Trace_ELBO(), data(), progress=False)
+        Trainer(model, lambda x: None, data(), loss=Trace_ELBO(), progress=False)
 
 
 # Validation and the best epoch
@@ -422,7 +429,8 @@ def test_the_default_validation_is_the_mean_bound_in_evaluation_mode():
 
     held_out = data(57, seed=3)
     trainer = Trainer(
-        *(model, lambda x: None, Trace_ELBO(), data()),
+        *(model, lambda x: None, data()),
+        loss=Trace_ELBO(),
         validation=held_out,
         epochs=1,
         batch_size=3,
@@ -690,7 +698,9 @@ def test_other_data_is_refused(finished):
         net.to(other.dtype)
         options["validation"] = data(9, seed=2).to(other.dtype)
         with pytest.raises(CheckpointError, match=f"other data: {words}"):
-            Trainer(*(net.model, net.guide, Trace_ELBO(), other), checkpoint=finished, resume=True, **options)
+            Trainer(
+                *(net.model, net.guide, other), loss=Trace_ELBO(), checkpoint=finished, resume=True, **options
+            )
     refused("other data: validation.shape was", finished, validation=None)
 
 
@@ -861,13 +871,14 @@ def test_fit_is_the_loop():
     pyro.set_rng_seed(7)
     net = Autoencoder()
     history = fit(
-        *(net.model, net.guide, Trace_ELBO(), data()),
+        *(net.model, net.guide, data()),
+        loss=Trace_ELBO(),
         validation=data(9, seed=2),
         epochs=4,
         batch_size=BATCH,
         learning_rate=0.02,
         progress=False,
-    )
+    ).history
     assert isinstance(history, History)
     assert history.train_bound == loop.history.train_bound
     assert history.validation_bound == loop.history.validation_bound
@@ -901,14 +912,14 @@ def test_bad_data_and_bound():
     poisoned = data()
     poisoned[3, 1] = math.nan
     for train, words in [
-        (poisoned, "train: expected finite values, got 1 NaN"),
-        (data()[:0], "train: expected at least one element"),
-        (data().numpy(), "train: expected a tensor, got ndarray"),
+        (poisoned, "data: expected finite values, got 1 NaN"),
+        (data()[:0], "data: expected at least one element"),
+        (data().numpy(), "data: expected a tensor, got ndarray"),
     ]:
         with pytest.raises(InputError, match=words):
-            Trainer(net.model, net.guide, Trace_ELBO(), train, progress=False)
-    with pytest.raises(InputError, match=r"bound: expected an instance of a pyro\.infer\.ELBO"):
-        Trainer(net.model, net.guide, "elbo", data(), progress=False)
+            Trainer(net.model, net.guide, train, loss=Trace_ELBO(), progress=False)
+    with pytest.raises(InputError, match=r"loss: expected an instance of a pyro\.infer\.ELBO"):
+        Trainer(net.model, net.guide, data(), loss="elbo", progress=False)
 
 
 def test_one_row_and_batches_larger_than_the_data():
@@ -916,7 +927,7 @@ def test_one_row_and_batches_larger_than_the_data():
         with pyro.plate("data", len(x)):
             pyro.sample("x", dist.Normal(pyro.param("m", torch.zeros(4)), 1.0).to_event(1), obs=x)
 
-    trainer = run(Trainer(model, lambda x: None, Trace_ELBO(), data(1), epochs=2, progress=False))
+    trainer = run(Trainer(model, lambda x: None, data(1), loss=Trace_ELBO(), epochs=2, progress=False))
     assert trainer.history.epochs == [1, 2]
 
 
@@ -928,7 +939,8 @@ def test_resume_on_a_gpu(tmp_path):
         pyro.set_rng_seed(7)
         net = Autoencoder().cuda()
         return Trainer(
-            *(net.model, net.guide, Trace_ELBO(), data()),
+            *(net.model, net.guide, data()),
+            loss=Trace_ELBO(),
             epochs=3,
             batch_size=BATCH,
             progress=False,
@@ -953,8 +965,8 @@ def test_default_validation_uses_clean_input():
     trainer = Trainer(
         problem.model,
         problem.guide,
-        dv.TraceDenoising_ELBO(),
         x,
+        loss=dv.TraceDenoising_ELBO(),
         validation=x,
         epochs=1,
         learning_rate=1e-12,

@@ -74,7 +74,7 @@ def simulated(programs: Programs, data_site: str) -> tuple[Programs, dict[str, T
 def _shaped(value: Tensor, like: Tensor, data_site: str) -> Tensor:
     if value.shape != like.shape:
         raise InputError(
-            f"x_like: expected the shape of the site {data_site!r}, {tuple(value.shape)}, got "
+            f"data: expected the shape of the site {data_site!r}, {tuple(value.shape)}, got "
             f"{tuple(like.shape)}"
         )
     return value.detach()
@@ -93,10 +93,10 @@ _EXAMPLES = 100
 
 def bidirectional(
     model: Program,
-    x_like: Tensor,
+    guide: Program | None,
+    data: Tensor,
     *,
     num_data: int | None = None,
-    guide: Program | None = None,
     data_site: str = "x",
     num_steps: int = 500,
     num_chains: int = 16,
@@ -119,13 +119,13 @@ def bidirectional(
     like the data of interest (Wu et al. 2017).
 
     :param model: Pyro model of a batch, as for :func:`annealed_log_likelihood`, with a single observed site.
-    :param x_like: a batch [N, ...] of which only shape, dtype and device are used.
-    :param num_data: data to simulate; as many as ``x_like`` has rows where omitted.
-    :param guide: Pyro guide, for ``start="guide"``.
+    :param guide: Pyro guide, for ``start="guide"``; None where there is none.
+    :param data: a batch [N, ...] of which only shape, dtype and device are used.
+    :param num_data: data to simulate; as many as ``data`` has rows where omitted.
     :param data_site: name of the observed site, whose draws are the data.
     :returns: lower and upper bound of each datum, their gap, and standard errors over the data (nats).
     :raises InputError: as :func:`annealed_log_likelihood`; or the model observes anything but ``data_site``,
-        or draws of another shape than ``x_like``.
+        or draws of another shape than ``data``.
 
     The other parameters are those of :func:`annealed_log_likelihood`.
     """
@@ -138,7 +138,7 @@ def bidirectional(
     checks.nesting("max_plate_nesting", max_plate_nesting)
     checks.count("memory", memory)
     first = start_program(guide, settings)
-    like = checks.data("x_like", x_like).detach()
+    like = checks.data("data", data).detach()
     size = len(like) if num_data is None else checks.count("num_data", num_data)
     like = like.new_zeros(size, *like.shape[1:])
     simulator = poutine.uncondition(ProperLatents()(model))
@@ -146,11 +146,11 @@ def bidirectional(
         with stream(settings.seed, "example"):
             examples = Arguments((example_data(model, like[:_EXAMPLES], data_site),))
         structure = inspect(model, first, examples, max_plate_nesting)
-        with stream(settings.seed, "memory"), calling("model, guide, x_like"):
+        with stream(settings.seed, "memory"), calling("model, guide, data"):
             rows = rows_at_once(model, first, examples, structure, num_chains, memory)
         chunks = list(Arguments((like,)).split(rows))
         count = Counter(shown, len(chunks) * (pilot_transitions(num_steps) + 2 * num_steps))
-        forwards, reverses, data = [], [], []
+        forwards, reverses, simulations = [], [], []
         for index, chunk in enumerate(chunks):
             with stream(settings.seed, "simulation", index):
                 programs, latents = simulated(programs_of(model, first, chunk, structure), data_site)
@@ -160,11 +160,11 @@ def bidirectional(
                 forwards.append(forward_weights(programs, kernels, num_chains, count))
             with stream(settings.seed, "reverse", index):
                 reverses.append(reverse_weights(programs, kernels, num_chains, latents, count))
-            data.append(programs.x.cpu())
+            simulations.append(programs.x.cpu())
         forward, reverse = Weights.joined(forwards), Weights.joined(reverses)
         return BidirectionalReport(
             AnnealedLikelihood(forward.log_weight, forward.acceptance, settings),
             reverse.log_weight,
             reverse.acceptance,
-            torch.cat(data),
+            torch.cat(simulations),
         )

@@ -25,7 +25,7 @@ from pyro_dvae.evaluation.estimates import evaluation_mode
 def annealed_log_likelihood(
     model: Program,
     guide: Program | None,
-    x: Tensor,
+    data: Tensor,
     *args: Tensor,
     num_steps: int = 500,
     num_chains: int = 16,
@@ -39,7 +39,7 @@ def annealed_log_likelihood(
     progress: bool | Callable[[int, int], None] | None = None,
     **kwargs: Any,
 ) -> AnnealedLikelihood:
-    """Estimate log p(x) of each row of ``x`` by annealed importance sampling with Hamiltonian transitions.
+    """Estimate log p(x) of each row of ``data`` by annealed importance sampling with Hamiltonian transitions.
 
     Chains go from z ~ p_0, the prior of the latents or the guide on clean input, to the posterior, along
 
@@ -59,8 +59,8 @@ def annealed_log_likelihood(
 
     :param model: Pyro model of a batch, with one data plate and continuous latents inside of it.
     :param guide: Pyro guide of a batch; not used, and may be None, where ``start`` is ``"prior"``.
-    :param x: data, shape [N, ...].
-    :param args: further data of model and guide, N rows each, cut like ``x``.
+    :param data: data, shape [N, ...].
+    :param args: further data of model and guide, N rows each, cut like ``data``.
     :param kwargs: further arguments of model and guide, passed whole.
     :param num_steps: T, temperature increments.
     :param num_chains: C, independent chains per datum.
@@ -76,7 +76,7 @@ def annealed_log_likelihood(
     :param progress: show progress (None: on long evaluations), or a function of the steps done and in all,
         over pilots and chunks.
     :returns: per datum log p(x), standard error and effective chains (nats).
-    :raises InputError: ``x`` is no tensor, empty or not finite, an option is out of range, or the model is
+    :raises InputError: ``data`` is no tensor, empty or not finite, an option is out of range, or the model is
         not of this kind: a latent that is discrete or lies outside the data plate, scaled sites.
     """
     settings = AnnealingSettings.checked(
@@ -88,11 +88,11 @@ def annealed_log_likelihood(
     checks.nesting("max_plate_nesting", max_plate_nesting)
     checks.count("memory", memory)
     first = start_program(guide, settings)
-    given = Arguments.checked(x, args, kwargs)
+    given = Arguments.checked(data, args, kwargs)
     probed, proper = given[:PROBED].rows, ProperLatents()(model)
     with evaluation_mode(proper, first, *probed, **kwargs), counting("annealing", progress) as shown:
         structure = inspect(proper, first, given, max_plate_nesting)
-        with stream(settings.seed, "memory"), calling("model, guide, x"):
+        with stream(settings.seed, "memory"), calling("model, guide, data"):
             rows = rows_at_once(model, first, given, structure, num_chains, memory)
         chunks = list(given.split(rows))
         count = Counter(shown, len(chunks) * (pilot_transitions(num_steps) + num_steps))

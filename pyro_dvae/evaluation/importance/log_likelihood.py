@@ -73,7 +73,7 @@ _ROUNDING = 300  # a sum of a thousand rounded terms of the size of the weight's
 def log_likelihood(
     model: Program,
     guide: Program,
-    x: Tensor,
+    data: Tensor,
     *args: Tensor,
     num_samples: int = 5000,
     proposal: str = "auto",
@@ -82,7 +82,7 @@ def log_likelihood(
     widen: float = 1.0,
     seed: int | None = None,
     memory: int = 2**29,
-    compiled: bool | None = None,
+    compile: bool | None = None,  # noqa: A002 - torch's own word for it
     bfloat16: bool = False,
     keep_log_weight: bool = False,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -107,8 +107,8 @@ def log_likelihood(
 
     :param model: Pyro model of a batch, with one data plate.
     :param guide: Pyro guide of a batch.
-    :param x: data, shape [N, ...].
-    :param args: further data of model and guide, N rows each, cut like ``x``.
+    :param data: data, shape [N, ...].
+    :param args: further data of model and guide, N rows each, cut like ``data``.
     :param kwargs: further arguments of model and guide, passed whole.
     :param num_samples: S, draws per datum; rounded up to whole passes (see ``num_samples`` of the result).
     :param proposal: ``"clean"``, ``"corrupted"`` or ``"mixture"``, see :class:`Proposal`; ``"auto"`` tries
@@ -120,7 +120,7 @@ def log_likelihood(
     :param seed: start of the random streams; None draws it from the global one.
     :param memory: bytes that the evaluation may take beside data and results, about; it bounds the draws and
         data at once, whatever N and S.
-    :param compiled: compile model and guide; None does so where it pays (from about half a minute on).
+    :param compile: compile model and guide; None does so where it pays (from about half a minute on).
     :param bfloat16: round the factors of matrix products to bfloat16: faster, and noisier by some tenths of
         a nat in each log weight.
     :param keep_log_weight: keep all N × S log weights in the result, if ``memory`` holds them.
@@ -133,9 +133,9 @@ def log_likelihood(
     :raises CheckpointError: ``checkpoint`` is of another evaluation, or damaged.
     """
     checks.pair(model, guide)
-    given = Arguments.checked(x, args, kwargs)
+    given = Arguments.checked(data, args, kwargs)
     checks.nesting("max_plate_nesting", max_plate_nesting)
-    checks.optional(checks.flag, "compiled", compiled)
+    checks.optional(checks.flag, "compile", compile)
     for argument, flag in (("bfloat16", bfloat16), ("keep_log_weight", keep_log_weight)):
         checks.flag(argument, flag)
     checks.progress(progress)
@@ -164,9 +164,9 @@ def log_likelihood(
             better = better_on_few(programs, chosen, nesting, noisy, start)
             chosen = replace(chosen, kind=ranks.of_first(better))
         planned = _planned(programs, smallest_pass(chosen, nesting, noisy), num_samples, memory)
-        if keep_log_weight and (needed := 4 * len(x) * planned.num_samples) > memory:
+        if keep_log_weight and (needed := 4 * len(data) * planned.num_samples) > memory:
             raise InputError(
-                f"keep_log_weight: {len(x)} x {planned.num_samples} weights take {needed} bytes, above "
+                f"keep_log_weight: {len(data)} x {planned.num_samples} weights take {needed} bytes, above "
                 f"memory={memory}; raise it, or evaluate fewer data"
             )
         settings = {
@@ -180,13 +180,13 @@ def log_likelihood(
             "passes": [planned.passes, planned.one.num_draws, planned.data],
         }
         if ranks.gather(settings) != [settings] * ranks.count:
-            raise InputError("model, guide, x: expected the same weights, data and settings on every rank")
+            raise InputError("model, guide, data: expected the same weights, data and settings on every rank")
 
         def evaluated() -> dict[str, Tensor]:
             told = progress if ranks.first or callable(progress) else False
             with FileOwner(checkpoint=path).held(), counting("log-likelihood", told) as shown:
                 partial = Partial(path, settings)
-                _evaluate(programs, planned, partial, shown, compiled, bfloat16, ranks)
+                _evaluate(programs, planned, partial, shown, compile, bfloat16, ranks)
             return partial.joined() if partial.chunks else {}
 
         parts = [part for part in together(ranks, evaluated) if part]

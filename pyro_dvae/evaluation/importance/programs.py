@@ -72,7 +72,7 @@ class Programs:
             found.append(probe.draws(self.model, self.guide, few, dict(self.given.kwargs)))
 
         with rows_of(len(few[0]), self.num_data):
-            trained = discover(self.model, self.guide, run, required=False, data={"x": few[0]})
+            trained = discover(self.model, self.guide, run, required=False, data={"data": few[0]})
         leave_out_zeros(found[0])
         require_no_rest(found[0])
         weights = found[0].log_weight().values[0, 0]

@@ -65,19 +65,19 @@ class ActiveUnits:
 def active_units(
     model: Program,
     guide: Program,
-    x: Tensor,
+    data: Tensor,
     *,
     threshold: float = 0.01,
     num_samples: int = 100,
     clean: bool = True,
     seed: int | None = None,
-    chunk: int | None = None,
+    batch_size: int | None = None,
 ) -> ActiveUnits:
     """Count the active units (Burda, Grosse and Salakhutdinov 2016, section 5.2), without a gradient::
 
         A_u = Cov_x( E_{u ~ q(u|x)}[u] )  >  0.01
 
-    over the rows of ``x`` (the unbiased variance). The inner mean is that of
+    over the rows of ``data`` (the unbiased variance). The inner mean is that of
     :func:`~pyro_dvae.evaluation.measures.latent_means`; where it is estimated by S runs of the guide, its
     own variance would make dead units look active, so the mean over the data of (variance within a
     datum) / S is taken off: unbiased, and therefore at times a little below zero for a dead unit. The units
@@ -85,23 +85,23 @@ def active_units(
 
     :param model: Pyro model of a batch, with one data plate.
     :param guide: Pyro guide of a batch.
-    :param x: data, shape [N, ...], N at least 2.
+    :param data: data, shape [N, ...], N at least 2.
     :param threshold: the activity above which a unit counts as active.
     :param num_samples: S, runs of the guide where one is not enough, at least 2.
     :param clean: give the guide clean input; else corrupt it.
     :param seed: draw from a stream of its own that starts here; None draws from the global one.
-    :param chunk: rows of ``x`` at a time; by default 2,000.
+    :param batch_size: rows of ``data`` at a time; by default 2,000.
     :raises InputError: as ``latent_means``, and if there is a single datum.
     """
-    checks.data("x", x)
-    if len(x) < 2:
-        raise InputError(f"x: expected at least 2 data, for a variance over them, got {len(x)}")
+    checks.data("data", data)
+    if len(data) < 2:
+        raise InputError(f"data: expected at least 2 rows, for a variance over them, got {len(data)}")
     threshold = checks.number("threshold", threshold, minimum=0.0)
     checks.count("num_samples", num_samples, minimum=2)
     means: dict[str, Moments] = {}
     errors: dict[str, Moments] = {}
-    with measuring(model, guide, first_chunk(x, chunk), clean, seed):
-        for codes in stream_means(model, guide, x, num_samples, chunk):
+    with measuring(model, guide, first_chunk(data, batch_size), clean, seed):
+        for codes in stream_means(model, guide, data, num_samples, batch_size):
             for name, code in codes.items():
                 means.setdefault(name, Moments()).add(code.mean)
                 if code.variance is not None:
@@ -109,4 +109,4 @@ def active_units(
     activity = {name: moments.variance for name, moments in means.items()}
     for name, moments in errors.items():
         activity[name] = activity[name] - moments.mean
-    return ActiveUnits(activity, threshold, len(x), tuple(errors))
+    return ActiveUnits(activity, threshold, len(data), tuple(errors))

@@ -106,7 +106,7 @@ class BinaryCode:
 def binary_code(
     model: Program,
     guide: Program,
-    x: Tensor,
+    data: Tensor,
     *,
     site: str = "z",
     threshold: float = 0.5,
@@ -114,9 +114,9 @@ def binary_code(
     data_site: str = "x",
     dead: float = 0.01,
     clean: bool = True,
-    chunk: int | None = None,
+    batch_size: int | None = None,
 ) -> BinaryCode:
-    """Round the mean code of each row of ``x`` to bits, and compare what is decoded from them.
+    """Round the mean code of each row of ``data`` to bits, and compare what is decoded from them.
 
     Bit i of a datum is 1 where the mean of the guide's latent i exceeds ``threshold``; in its place the
     decoder gets the higher of ``values``, else the lower. For latents near 0 and 1
@@ -130,17 +130,17 @@ def binary_code(
 
     :param model: Pyro model of a batch, with one data plate.
     :param guide: Pyro guide of a batch.
-    :param x: data, shape [N, ...].
+    :param data: data, shape [N, ...].
     :param site: name of the latent, of one event dimension [d]; others keep their mean.
     :param threshold: between the two values of a bit.
     :param values: what the decoder gets for 0 and for 1.
     :param data_site: name of the model's observed site to compare.
     :param dead: a bit of less entropy than this is called dead (bits).
     :param clean: give the guide clean input; else it is corrupted.
-    :param chunk: rows of ``x`` at a time; by default 2,000.
-    :raises InputError: ``x`` is empty or not finite, there are no such sites, or a mean is not known.
+    :param batch_size: rows of ``data`` at a time; by default 2,000.
+    :raises InputError: ``data`` is empty or not finite, there are no such sites, or a mean is not known.
     """
-    checks.data("x", x)
+    checks.data("data", data)
     checks.number("threshold", threshold)
     checks.number("dead", dead, 0.0, 1.0)
     checks.pair(model, guide)
@@ -154,8 +154,8 @@ def binary_code(
     ones: Tensor | None = None
     real, rounded = [], []
     plate, size = "", 0
-    with measuring(model, guide, first_chunk(x, chunk), clean, None):
-        for rows in chunks(x, chunk):
+    with measuring(model, guide, first_chunk(data, batch_size), clean, None):
+        for rows in chunks(data, batch_size):
             if not plate:
                 draws = check_pair(model, guide, rows)
                 plate = data_plate(draws, len(rows))
@@ -180,4 +180,4 @@ def binary_code(
             ones = count if ones is None else ones + count
     if ones is None or ones.dim() != 1:
         raise InputError(f"site: expected latents of one event dimension at {site!r}")
-    return BinaryCode(ones.double() / len(x), gathered(real), gathered(rounded), size, dead)
+    return BinaryCode(ones.double() / len(data), gathered(real), gathered(rounded), size, dead)

@@ -43,14 +43,14 @@ class CodeMean:
 def latent_means(
     model: Program,
     guide: Program,
-    x: Tensor,
+    data: Tensor,
     *,
     num_samples: int = 100,
     clean: bool = True,
     seed: int | None = None,
-    chunk: int | None = None,
+    batch_size: int | None = None,
 ) -> dict[str, Tensor]:
-    """Return the posterior mean E_{q(z|x)}[z] of every latent for each row of ``x``, without a gradient.
+    """Return the posterior mean E_{q(z|x)}[z] of every latent for each row of ``data``, without a gradient.
 
     It is the mean of the guide's distribution; for a categorical latent, the probabilities. A site that may
     depend on an earlier draw of the guide (a deeper stochastic layer, or a corruption where ``clean`` is
@@ -59,30 +59,30 @@ def latent_means(
 
     :param model: Pyro model of a batch, with one data plate; it is run once, to check the guide against it.
     :param guide: Pyro guide of a batch.
-    :param x: data, shape [N, ...].
+    :param data: data, shape [N, ...].
     :param num_samples: runs of the guide where one is not enough.
     :param clean: give the guide clean input; else corrupt it.
     :param seed: draw from a stream of its own that starts here; None draws from the global one.
-    :param chunk: rows of ``x`` at a time; by default 2,000.
+    :param batch_size: rows of ``data`` at a time; by default 2,000.
     :returns: for each latent site a tensor [N, *inner plates, *event] on the CPU.
-    :raises InputError: ``x`` is empty or not finite, there is no latent or no data plate, or a mean is NaN.
+    :raises InputError: ``data`` is empty or not finite, no latent or data plate is there, or a mean is NaN.
     """
-    checks.data("x", x)
+    checks.data("data", data)
     checks.count("num_samples", num_samples)
     parts: dict[str, list[Tensor]] = {}
-    with measuring(model, guide, first_chunk(x, chunk), clean, seed):
-        for codes in stream_means(model, guide, x, num_samples, chunk):
+    with measuring(model, guide, first_chunk(data, batch_size), clean, seed):
+        for codes in stream_means(model, guide, data, num_samples, batch_size):
             for name, code in codes.items():
                 parts.setdefault(name, []).append(code.mean.to("cpu", code.mean.dtype))
     return {name: torch.cat(blocks) for name, blocks in parts.items()}
 
 
 def stream_means(
-    model: Program, guide: Program, x: Tensor, num_samples: int, chunk: int | None
+    model: Program, guide: Program, x: Tensor, num_samples: int, batch_size: int | None
 ) -> Iterator[dict[str, CodeMean]]:
     """Yield the means of every latent site, chunk by chunk; to be used inside :func:`measuring`."""
     plate = ""
-    for rows in chunks(x, chunk):
+    for rows in chunks(x, batch_size):
         plate = plate or data_plate(check_pair(model, guide, rows), len(rows))
         yield _means(guide, rows, plate, num_samples)
 

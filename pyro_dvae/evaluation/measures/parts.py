@@ -142,7 +142,7 @@ class BoundParts:
 def bound_parts(
     model: Program,
     guide: Program,
-    x: Tensor,
+    data: Tensor,
     *,
     num_corruptions: int = 1,
     num_particles: int = 1,
@@ -150,39 +150,39 @@ def bound_parts(
     max_plate_nesting: int | float = math.inf,
     clean: bool = True,
     seed: int | None = None,
-    chunk: int | None = None,
+    batch_size: int | None = None,
 ) -> BoundParts:
-    """Split the bound of each row of ``x`` into reconstruction and KL, without a gradient (nats)::
+    """Split the bound of each row of ``data`` into reconstruction and KL, without a gradient (nats)::
 
         L_dvae = E_{x̃ ~ p_π(x̃|x)} [ E_{z ~ q_φ(z|x̃)} log p_θ(x|z) − Σ_sites KL(q_φ(z|x̃) ‖ p_θ(z)) ]
 
     (Kingma and Welling 2014, equation 3, over Im et al. 2017, equation 8.) The KL of a site is in closed form
     where PyTorch knows it and the site's prior does not depend on latents that the guide draws from it, else
     log q − log p of the draws. Where guide and prior are both independent over the site's elements it is
-    split into them. With the same seed and chunk the parts add up to ``TraceDenoising_ELBO`` under
+    split into them. With the same seed and batch_size the parts add up to ``TraceDenoising_ELBO`` under
     ``closed_form=False``, and to ``TraceMeanFieldDenoising_ELBO``, where it applies, otherwise.
 
     :param model: Pyro model of a batch, with one data plate.
     :param guide: Pyro guide of a batch.
-    :param x: data, shape [N, ...].
+    :param data: data, shape [N, ...].
     :param num_corruptions: M, as in the bounds; of use where ``clean`` is False.
     :param num_particles: K, draws of the latents per corruption; for K·M > 1 model and guide must vectorise.
     :param closed_form: integrate where that is known; False samples every KL.
     :param max_plate_nesting: how many dimensions the user's plates take; found by one run where omitted.
     :param clean: give the guide clean input; else corrupt it.
     :param seed: draw from a stream of its own that starts here; None draws from the global one.
-    :param chunk: rows of ``x`` at a time; by default about 2,000 divided by the draws of each.
-    :raises InputError: ``x`` is empty or not finite, or there is no latent, observation or data plate.
+    :param batch_size: rows of ``data`` at a time; by default about 2,000 divided by the draws of each.
+    :raises InputError: ``data`` is empty or not finite, or there is no latent, observation or data plate.
     """
-    checks.data("x", x)
+    checks.data("data", data)
     bound = TraceDenoising_ELBO(
         num_corruptions=num_corruptions, num_particles=num_particles, max_plate_nesting=max_plate_nesting
     )
     gathered = _Parts()
-    with measuring(model, guide, first_chunk(x, chunk, num_corruptions * num_particles), clean, seed):
-        for rows in chunks(x, chunk, num_corruptions * num_particles):
+    with measuring(model, guide, first_chunk(data, batch_size, num_corruptions * num_particles), clean, seed):
+        for rows in chunks(data, batch_size, num_corruptions * num_particles):
             gathered.add(bound.draws(model, guide, (rows,), {}), len(rows), closed_form)
-    return gathered.record(len(x))
+    return gathered.record(len(data))
 
 
 class _Parts:

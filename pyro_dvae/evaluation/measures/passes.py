@@ -85,14 +85,14 @@ def measuring(model: Program, guide: Program, rows: Tensor, clean: bool, seed: i
                 del store[name]
 
 
-def first_chunk(x: Tensor, chunk: int | None, draws: int = 1) -> Tensor:
+def first_chunk(x: Tensor, batch_size: int | None, draws: int = 1) -> Tensor:
     """Return the rows that :func:`chunks` gives first."""
-    return next(chunks(x, chunk, draws))
+    return next(chunks(x, batch_size, draws))
 
 
-def chunks(x: Tensor, chunk: int | None, draws: int = 1) -> Iterator[Tensor]:
+def chunks(x: Tensor, batch_size: int | None, draws: int = 1) -> Iterator[Tensor]:
     """Return the rows of ``x`` a chunk at a time, by default about 2,000 divided by the draws of each."""
-    size = max(1, _ROWS_AT_ONCE // draws) if chunk is None else checks.count("chunk", chunk)
+    size = max(1, _ROWS_AT_ONCE // draws) if batch_size is None else checks.count("batch_size", batch_size)
     return iter(x.split(size))
 
 

@@ -86,7 +86,7 @@ def linear_probe(
     num_samples: int = 100,
     clean: bool = True,
     seed: int | None = None,
-    chunk: int | None = None,
+    batch_size: int | None = None,
 ) -> LinearProbe:
     """Fit multinomial logistic regression of the labels on the codes of the train data; test it.
 
@@ -107,7 +107,7 @@ def linear_probe(
     :param num_samples: runs of the guide where one does not give the mean.
     :param clean: give the guide clean input; else corrupt it.
     :param seed: draw from a stream of its own that starts here; None draws from the global one.
-    :param chunk: rows of data at a time; by default 2,000.
+    :param batch_size: rows of data at a time; by default 2,000.
     :raises InputError: data or labels that cannot be used, a single class, or scikit-learn is not installed.
     """
     checks.data("train_x", train_x)
@@ -123,7 +123,7 @@ def linear_probe(
     checks.count("max_iter", max_iter)
     checks.count("num_samples", num_samples)
     largest = len(train_x) if max_train is None else checks.count("max_train", max_train, minimum=2)
-    with measuring(model, guide, first_chunk(test_x, chunk), clean, seed):
+    with measuring(model, guide, first_chunk(test_x, batch_size), clean, seed):
         if largest < len(train_x):
             rows = torch.randperm(len(train_x))[:largest].sort().values
             train_x, train_labels = (
@@ -132,8 +132,8 @@ def linear_probe(
             )
         if len(train_labels.unique()) < 2:
             raise InputError(f"train_labels: expected at least 2 classes, got {int(train_labels[0])} alone")
-        train = _codes(model, guide, train_x, num_samples, chunk)
-        test = _codes(model, guide, test_x, num_samples, chunk)
+        train = _codes(model, guide, train_x, num_samples, batch_size)
+        test = _codes(model, guide, test_x, num_samples, batch_size)
     return _fit(train, train_labels.cpu().numpy(), test, test_labels.cpu().numpy(), c, max_iter)
 
 
@@ -148,10 +148,10 @@ def _check_labels(argument: str, labels: Any, count: int) -> None:
         )
 
 
-def _codes(model: Program, guide: Program, x: Tensor, num_samples: int, chunk: int | None) -> np.ndarray:
+def _codes(model: Program, guide: Program, x: Tensor, num_samples: int, batch_size: int | None) -> np.ndarray:
     """Return the means of all latents side by side, float64 [N, features]."""
     parts = []
-    for codes in stream_means(model, guide, x, num_samples, chunk):
+    for codes in stream_means(model, guide, x, num_samples, batch_size):
         flat = [code.mean.reshape(len(code.mean), -1).to("cpu", torch.float64) for code in codes.values()]
         parts.append(torch.cat(flat, 1))
     return torch.cat(parts).numpy()

@@ -68,15 +68,15 @@ def bits_per_dim(
 def reconstruction_error(
     model: Program,
     guide: Program,
-    x: Tensor,
+    data: Tensor,
     *,
     data_site: str = "x",
     num_samples: int = 10,
     clean: bool = True,
     seed: int | None = None,
-    chunk: int | None = None,
+    batch_size: int | None = None,
 ) -> ReconstructionError:
-    """Compare each row of ``x`` with the data decoded from its code, without a gradient.
+    """Compare each row of ``data`` with the data decoded from its code, without a gradient.
 
     The model runs on codes of the guide in place of its latents; the reconstruction is the mean of the
     distribution at ``data_site``, and what it is compared with is the site's observed value. The mean code
@@ -85,22 +85,22 @@ def reconstruction_error(
 
     :param model: Pyro model of a batch, with one data plate.
     :param guide: Pyro guide of a batch.
-    :param x: data, shape [N, ...].
+    :param data: data, shape [N, ...].
     :param data_site: name of the model's observed site to compare.
     :param num_samples: sampled codes of each datum.
     :param clean: give the guide clean input; else it is corrupted by a draw of its own for every code.
     :param seed: draw from a stream of its own that starts here; None draws from the global one.
-    :param chunk: rows of ``x`` at a time; by default 2,000.
-    :raises InputError: ``x`` is empty or not finite, there is no such site, its mean is not known, or a
+    :param batch_size: rows of ``data`` at a time; by default 2,000.
+    :raises InputError: ``data`` is empty or not finite, there is no such site, its mean is not known, or a
         Bernoulli site observes values outside [0, 1].
     """
-    checks.data("x", x)
+    checks.data("data", data)
     checks.count("num_samples", num_samples)
     mean_parts: list[tuple[Tensor, Tensor | None]] = []
     sampled_parts: list[tuple[Tensor, Tensor | None]] = []
     plate = ""
-    with measuring(model, guide, first_chunk(x, chunk), clean, seed):
-        for rows in chunks(x, chunk):
+    with measuring(model, guide, first_chunk(data, batch_size), clean, seed):
+        for rows in chunks(data, batch_size):
             if not plate:
                 draws = check_pair(model, guide, rows)
                 plate = data_plate(draws, len(rows))

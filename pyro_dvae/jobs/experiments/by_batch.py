@@ -97,8 +97,8 @@ def _together(
     began = time.perf_counter()
     fitted = fit_many(
         [(pair.model, pair.guide) for pair in pairs],
-        pairs[0].bound,
         [setting.data.train for setting in settings],
+        loss=pairs[0].bound,
         seeds=[each.options.seed for each in group],
         learning_rate=[each.options.learning_rate for each in group],
         evaluate=lambda number: checks[number](),

@@ -57,7 +57,7 @@ class Subject:
 
     def bound_of(self, x: Tensor, bound: DenoisingELBO, purpose: str, *, clean: bool = True) -> Figures:
         """Return a bound of the data ``x`` as a figure."""
-        found = evaluate_bound(self.model, self.guide, x, bound, clean=clean, seed=self.seed(purpose))
+        found = evaluate_bound(self.model, self.guide, x, loss=bound, clean=clean, seed=self.seed(purpose))
         return figure(found)
 
 

@@ -91,7 +91,7 @@ class Setting:
     def validation(self, pair: Pair) -> Callable[[], float]:
         """Return a function that measures the bound of the validation data on clean input."""
         held_out, bound = self.data.visit(self.data.validation), build_clean_bound(self.options)
-        return lambda: evaluate_bound(*pair.measured, held_out, bound).mean
+        return lambda: evaluate_bound(*pair.measured, held_out, loss=bound).mean
 
     def fit(self, pair: Pair, phase: str = "") -> History:
         """Train the pair, or go on where it was stopped; leave it with its best weights by validation."""
@@ -100,8 +100,8 @@ class Setting:
         trainer = Trainer(
             pair.model,
             pair.guide,
-            pair.bound,
             self.data.train,
+            loss=pair.bound,
             evaluate=self.validation(pair),
             learning_rate=options.learning_rate,
             transform=self.data.visit,

@@ -15,13 +15,13 @@ double = torch.float64
 ZERO = torch.zeros((), dtype=double)
 
 
-def refused(message, model=None, guide=None, x=None, **options):
+def refused(message, model=None, guide=None, data=None, **options):
     problem = LinearGaussian()
-    x = torch.zeros(3, 3, dtype=double) if x is None else x
+    data = torch.zeros(3, 3, dtype=double) if data is None else data
     before = torch.get_rng_state()
     with pytest.raises(InputError, match=f"^{message}"):
         annealed_log_likelihood(
-            problem.model if model is None else model, guide, x, **{"num_steps": 2, **options}
+            problem.model if model is None else model, guide, data, **{"num_steps": 2, **options}
         )
     return torch.equal(torch.get_rng_state(), before)
 
@@ -42,10 +42,10 @@ def refused(message, model=None, guide=None, x=None, **options):
         ({"memory": 0}, "memory: "),
         ({"max_plate_nesting": 0}, "max_plate_nesting: "),
         ({"start": "guide"}, "guide: expected one to start from"),
-        ({"x": torch.zeros(0, 3)}, "x: expected at least one element"),
-        ({"x": torch.tensor([[0.0, math.nan, 0.0]])}, "x: expected finite values"),
-        ({"x": [[0.0, 1.0, 2.0]]}, "x: expected a tensor, got list"),
-        ({"x": torch.tensor(1.0)}, "x: expected data of shape"),
+        ({"data": torch.zeros(0, 3)}, "data: expected at least one element"),
+        ({"data": torch.tensor([[0.0, math.nan, 0.0]])}, "data: expected finite values"),
+        ({"data": [[0.0, 1.0, 2.0]]}, "data: expected a tensor, got list"),
+        ({"data": torch.tensor(1.0)}, "data: expected data of shape"),
     ],
 )
 def test_bad_options(options, message):
@@ -158,7 +158,7 @@ def no_number(x):
     ],
 )
 def test_models_that_cannot_be_annealed(model, message):
-    refused(message, model, x=torch.arange(3, dtype=double))
+    refused(message, model, data=torch.arange(3, dtype=double))
 
 
 def guide_of(*sites):
@@ -207,7 +207,7 @@ def test_too_few_plate_dimensions():
             z = pyro.sample("z", dist.Normal(ZERO, 1.0))
             pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
-    refused("max_plate_nesting: ", model, x=torch.zeros(3, 2, dtype=double), max_plate_nesting=1)
+    refused("max_plate_nesting: ", model, data=torch.zeros(3, 2, dtype=double), max_plate_nesting=1)
 
 
 def test_a_latent_with_an_improper_prior():

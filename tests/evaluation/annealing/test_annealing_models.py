@@ -224,7 +224,7 @@ def test_the_weights_of_few_steps_are_unbiased(kind, start):
 def test_bounds_from_both_sides_of_every_kind_of_latent(kind):
     problem = kind()
     found = bidirectional(
-        problem.model, problem.x, num_data=100, num_steps=25, num_chains=8, leapfrog_steps=4, seed=4
+        problem.model, None, problem.x, num_data=100, num_steps=25, num_chains=8, leapfrog_steps=4, seed=4
     )
     exact = problem.log_evidence(found.x)
     ratio = (exact - found.reverse_log_weight).exp()
@@ -264,7 +264,7 @@ def test_the_rows_of_a_subsampled_plate_stay_the_same():
     distance = (found.log_likelihood[:, None] - possible).abs().amin(-1)
     assert bool((distance < 5 * found.standard_error).all())
     assert float(found.standard_error.max()) < 0.15
-    report = bidirectional(model, x, num_steps=100, num_chains=50, leapfrog_steps=4, seed=1)
+    report = bidirectional(model, None, x, num_steps=100, num_chains=50, leapfrog_steps=4, seed=1)
     assert abs(report.gap.mean) < 0.2
 
 

@@ -17,7 +17,7 @@ def shape(count=1):
 
 def sandwich(problem, **options):
     few = {"seed": 1, "leapfrog_steps": 4}
-    return bidirectional(problem.model, shape(), guide=problem.guide, **{**few, **options})
+    return bidirectional(problem.model, problem.guide, shape(), **{**few, **options})
 
 
 def truth(problem, report):
@@ -97,7 +97,7 @@ def test_seed_chunks_and_progress():
 
 
 def test_as_many_data_as_rows_where_no_number_is_given():
-    assert bidirectional(LinearGaussian().model, shape(3), num_steps=2, seed=1).x.shape == (3, 3)
+    assert bidirectional(LinearGaussian().model, None, shape(3), num_steps=2, seed=1).x.shape == (3, 3)
 
 
 def test_text_and_json():
@@ -139,17 +139,17 @@ def never(x, z):
 @pytest.mark.parametrize(
     ("observe", "options", "message"),
     [
-        (wide, {}, r"x_like: expected the shape of the site 'x', \(2,\), got \(2, 3\)"),
+        (wide, {}, r"data: expected the shape of the site 'x', \(2,\), got \(2, 3\)"),
         (twice, {}, "model: it observes 'y' beside 'x'"),
         (never, {}, "model: expected an observed sample site"),
         (twice, {"data_site": "xx"}, "data_site: unknown name 'xx' .did you mean 'x'"),
         (twice, {"num_data": 0}, "num_data: "),
-        (twice, {"x_like": torch.zeros(0, 3)}, "x_like: "),
-        (twice, {"x_like": [1.0]}, "x_like: expected a tensor, got list"),
+        (twice, {"data": torch.zeros(0, 3)}, "data: "),
+        (twice, {"data": [1.0]}, "data: expected a tensor, got list"),
         (twice, {"start": "guide"}, "guide: expected one to start from"),
     ],
 )
 def test_bad_input(observe, options, message):
-    like = options.pop("x_like", shape(2))
+    like = options.pop("data", shape(2))
     with pytest.raises(InputError, match=f"^{message}"):
-        bidirectional(model_of(observe), like, **{"num_steps": 2, "seed": 1, **options})
+        bidirectional(model_of(observe), None, like, **{"num_steps": 2, "seed": 1, **options})

@@ -441,7 +441,7 @@ def test_further_arguments_are_cut_with_the_data():
 @pytest.mark.parametrize("measure", [dv.log_likelihood, dv.annealed_log_likelihood])
 def test_positional_arguments_without_the_rows_of_x_are_refused(measure, other, came):
     problem = near_posterior()
-    words = rf"^positional argument 2 after x: expected a tensor with the 11 rows of x, .*, got {came}; give"
+    words = rf"^positional argument 2 after data: expected a tensor with its 11 rows, .*, got {came}; give"
     with pytest.raises(InputError, match=words):
         measure(problem.model, problem.guide, data(11), torch.zeros(11), other)
 
@@ -510,9 +510,9 @@ def test_a_file_of_another_evaluation_is_refused(tmp_path):
         ({"num_samples": 70}, "num_samples"),
         ({"seed": 2}, "seed"),
         ({"widen": 1.5}, "proposal"),
-        ({"x": x + 1}, "data"),
+        ({"data": x + 1}, "data"),
     ):
-        options = {"x": x, "num_samples": 60, "checkpoint": file} | change
+        options = {"data": x, "num_samples": 60, "checkpoint": file} | change
         with pytest.raises(CheckpointError, match=name):
             likelihood(problem, options.pop("x"), **options)
     with torch.no_grad():
@@ -528,7 +528,7 @@ def test_a_file_of_another_evaluation_is_refused(tmp_path):
 def small_network(dtype=torch.float32):
     torch.manual_seed(3)
     dvae = dv.DVAE(
-        GaussianEncoder(40, 4, (16,)), BernoulliDecoder(4, 40, (16, 16)), dv.SaltAndPepper(0.1)
+        GaussianEncoder(40, 4, (16,)), BernoulliDecoder(40, 4, (16, 16)), dv.SaltAndPepper(0.1)
     ).to(dtype)
     return dvae, (torch.rand(10, 40) < 0.3).to(dtype)
 
@@ -540,9 +540,7 @@ def test_the_compiled_form_gives_the_same_figures(options):
     dvae, x = small_network()
     with pyro.settings.context(module_local_params=True):
         plain, fast = (
-            dv.log_likelihood(
-                dvae.model, dvae.guide, x, num_samples=400, seed=1, compiled=compiled, **options
-            )
+            dv.log_likelihood(dvae.model, dvae.guide, x, num_samples=400, seed=1, compile=compiled, **options)
             for compiled in (False, True)
         )
     torch.testing.assert_close(plain.log_likelihood, fast.log_likelihood, rtol=1e-5, atol=1e-4)
@@ -600,7 +598,7 @@ def test_without_a_compiler_it_runs_recorded(monkeypatch):
     monkeypatch.setattr(plan, "compile_graph", no_compiler)
     problem, x = LinearGaussian(), data(6)
     with pytest.warns(UserWarning, match="without compilation.*no C"):
-        found = likelihood(problem, x, num_samples=500, compiled=True)
+        found = likelihood(problem, x, num_samples=500, compile=True)
     assert torch.equal(found.log_likelihood, likelihood(problem, x, num_samples=500).log_likelihood)
 
 
@@ -615,10 +613,10 @@ def global_guide(x):
 
 
 BAD = {
-    "x no tensor": ({"x": [1.0]}, "x: expected a tensor, got list"),
-    "x a number": ({"x": torch.tensor(1.0)}, "x: expected data of shape"),
-    "x empty": ({"x": torch.zeros(0, 3)}, "x: expected at least one element"),
-    "x NaN": ({"x": torch.full((2, 3), math.nan)}, "x: expected finite values"),
+    "x no tensor": ({"data": [1.0]}, "data: expected a tensor, got list"),
+    "x a number": ({"data": torch.tensor(1.0)}, "data: expected data of shape"),
+    "x empty": ({"data": torch.zeros(0, 3)}, "data: expected at least one element"),
+    "x NaN": ({"data": torch.full((2, 3), math.nan)}, "data: expected finite values"),
     "no samples": ({"num_samples": 0}, "num_samples: expected a whole number of at least 1"),
     "half a sample": ({"num_samples": 2.5}, "num_samples: expected a whole number"),
     "proposal": ({"proposal": "mixtur"}, "did you mean 'mixture'"),
@@ -638,7 +636,7 @@ BAD = {
 @pytest.mark.parametrize(("change", "message"), BAD.values(), ids=BAD)
 def test_bad_input(change, message):
     problem = LinearGaussian()
-    options = {"x": data(4), "num_samples": 10} | change
+    options = {"data": data(4), "num_samples": 10} | change
     with pytest.raises(InputError, match=message):
         likelihood(problem, options.pop("x"), **options)
 
@@ -698,7 +696,7 @@ def test_on_the_accelerator():
         dvae.to("cuda")
         for compiled in (False, True):
             found = dv.log_likelihood(
-                dvae.model, dvae.guide, x.cuda(), num_samples=4000, seed=1, compiled=compiled
+                dvae.model, dvae.guide, x.cuda(), num_samples=4000, seed=1, compile=compiled
             )
             error = (found.standard_error.square() + expected.standard_error.square()).sqrt()
             assert bool(((found.log_likelihood - expected.log_likelihood).abs() < 5 * error).all())

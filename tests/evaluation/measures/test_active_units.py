@@ -19,7 +19,7 @@ def covariance(means):
 @pytest.mark.parametrize("chunk", [None, 1, 7])
 def test_the_activity_of_a_linear_guide_is_that_of_the_data(chunk):
     problem, x = linear_gaussian(30)
-    found = active_units(problem.model, problem.guide, x, chunk=chunk)
+    found = active_units(problem.model, problem.guide, x, batch_size=chunk)
     exact = (problem.A @ torch.cov(x.T) @ problem.A.T).diagonal().detach()
     torch.testing.assert_close(found.activity["z"], exact)
     assert (found.count, found.total, found.num_data, found.estimated) == (2, 2, 30, ())
@@ -103,7 +103,7 @@ def test_a_small_variance_on_a_large_mean():
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(1e6 + x, 1.0))
 
-    found = active_units(model, guide, x, chunk=7)
+    found = active_units(model, guide, x, batch_size=7)
     torch.testing.assert_close(found.activity["z"], x.var(), rtol=1e-7, atol=0)
 
 
@@ -122,8 +122,8 @@ def test_merged_moments_are_those_of_the_whole():
 @pytest.mark.parametrize(
     ("x", "options", "message"),
     [
-        (torch.zeros(1, 3), {}, "x: expected at least 2 data"),
-        (torch.zeros(0, 3), {}, "x: expected at least one element"),
+        (torch.zeros(1, 3), {}, "data: expected at least 2 rows"),
+        (torch.zeros(0, 3), {}, "data: expected at least one element"),
         (torch.zeros(2, 3), {"threshold": -1.0}, "threshold: "),
         (torch.zeros(2, 3), {"num_samples": 1}, "num_samples: expected a whole number of at least 2"),
     ],

@@ -49,9 +49,9 @@ def data():
 
 @pytest.mark.parametrize("chunk", [None, 3])
 def test_the_length_and_errors_of_latents_near_0_and_1(chunk):
-    decoder, x = BernoulliDecoder(d, D, (4,)).double(), data()
+    decoder, x = BernoulliDecoder(D, d, (4,)).double(), data()
     model = dv.LatentVariableModel(decoder, GaussianPair(d))
-    found = binary_code(model, GaussianGuide(Codes(), dv.BitFlip(0.3)), x, chunk=chunk)
+    found = binary_code(model, GaussianGuide(Codes(), dv.BitFlip(0.3)), x, batch_size=chunk)
     assert found.share.tolist() == [0.5, 0.25, 0.0]
     torch.testing.assert_close(found.entropy, torch.tensor([1.0, entropy(0.25), 0.0], dtype=torch.float64))
     assert found.bits == pytest.approx(1.0 + entropy(0.25))
@@ -68,7 +68,7 @@ def test_the_length_and_errors_of_latents_near_0_and_1(chunk):
 
 @pytest.mark.parametrize("prior", [SparseBeta(d), ConcretePrior(d)])
 def test_latents_that_are_logits(prior):
-    decoder, x = BernoulliDecoder(d, D, (4,)).double(), data()
+    decoder, x = BernoulliDecoder(D, d, (4,)).double(), data()
     model = dv.LatentVariableModel(decoder, prior.double())
     found = binary_code(model, GaussianGuide(Codes(2.0, -1.0)), x, **LOGITS)
     assert found.share.tolist() == [0.5, 0.25, 0.0]
@@ -80,7 +80,7 @@ def test_latents_that_are_logits(prior):
 
 def test_bits_are_rounded_to_the_likelier_value():
     guide = BernoulliGuide.of_sizes(D, d, (4,)).double()
-    decoder, x = BernoulliDecoder(d, D, (4,)).double(), data()
+    decoder, x = BernoulliDecoder(D, d, (4,)).double(), data()
     found = binary_code(dv.LatentVariableModel(decoder, BernoulliPrior(d)), guide, x)
     probability = guide.encoder(x).sigmoid()
     bits = (probability > 0.5).double()
@@ -103,7 +103,7 @@ def test_other_latents_and_names_of_sites():
 
 
 def test_the_record_as_text_and_values():
-    model = dv.LatentVariableModel(BernoulliDecoder(d, D, (4,)).double(), GaussianPair(d))
+    model = dv.LatentVariableModel(BernoulliDecoder(D, d, (4,)).double(), GaussianPair(d))
     found = binary_code(model, GaussianGuide(Codes()), data())
     text = str(found)
     assert "binary code of 8 data of 6 elements" in text
@@ -112,14 +112,14 @@ def test_the_record_as_text_and_values():
     values = json.loads(json.dumps(found.to_dict(per_datum=True)))
     assert values["bits"] == pytest.approx(found.bits)
     assert len(values["from_bits"]["cross_entropy"]["per_datum"]) == 8
-    gaussian = dv.LatentVariableModel(GaussianDecoder(d, D, (4,)).double(), GaussianPair(d))
+    gaussian = dv.LatentVariableModel(GaussianDecoder(D, d, (4,)).double(), GaussianPair(d))
     found = binary_code(gaussian, GaussianGuide(Codes()), data())
     assert found.to_dict()["from_bits"]["cross_entropy"] is None
     assert "cross-entropy" not in str(found)
 
 
 def test_bad_input_is_refused():
-    model = dv.LatentVariableModel(BernoulliDecoder(d, D, (4,)).double(), StandardNormal(d))
+    model = dv.LatentVariableModel(BernoulliDecoder(D, d, (4,)).double(), StandardNormal(d))
     guide, x, inner = GaussianGuide(Codes()), data(), InnerPlate()
     with pytest.raises(InputError, match=r"^site: unknown name 'zz'"):
         binary_code(model, guide, x, site="zz")
@@ -133,7 +133,7 @@ def test_bad_input_is_refused():
         binary_code(model, guide, x, values=(0.0, 0.7, 1.0))
     with pytest.raises(InputError, match=r"^dead: expected a number in \[0, 1\]"):
         binary_code(model, guide, x, dead=2.0)
-    with pytest.raises(InputError, match=r"^x: expected finite values"):
+    with pytest.raises(InputError, match=r"^data: expected finite values"):
         binary_code(model, guide, x * math.nan)
     with pytest.raises(InputError, match=r"^guide: expected a distribution with a mean at 'z'"):
         binary_code(model, FlowGuide.of_sizes(D, d, (4,)).double(), x)

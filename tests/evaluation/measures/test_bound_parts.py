@@ -34,12 +34,12 @@ def assert_adds_up(model, guide, x, closed_form, m=1, k=1, clean=True, chunk=Non
         num_particles=k,
         closed_form=closed_form,
         clean=clean,
-        chunk=chunk,
+        batch_size=chunk,
         seed=3,
         **options,
     )
     bound = BOUNDS[closed_form](num_corruptions=m, num_particles=k)
-    expected = dv.evaluate_bound(model, guide, x, bound, clean=clean, chunk=chunk, seed=3)
+    expected = dv.evaluate_bound(model, guide, x, loss=bound, clean=clean, batch_size=chunk, seed=3)
     torch.testing.assert_close(parts.bound.per_datum, expected.per_datum, rtol=1e-12, atol=1e-12)
     for name, dimensions in parts.kl_per_dimension.items():
         if dimensions is not None:
@@ -79,7 +79,7 @@ def test_inner_plates_add_up(closed_form, k):
 @pytest.mark.parametrize("chunk", [None, 1, 5])
 def test_the_kl_of_a_gaussian_in_closed_form(chunk):
     problem, x = linear_gaussian()
-    parts = bound_parts(problem.model, problem.guide, x, chunk=chunk)
+    parts = bound_parts(problem.model, problem.guide, x, batch_size=chunk)
     with torch.no_grad():
         mean, variance = x @ problem.A.T + problem.c, problem.log_v.exp()
         kl = (mean.square() + variance - problem.log_v - 1) / 2
@@ -106,7 +106,7 @@ def test_a_prior_on_a_later_draw_is_sampled():
     parts = bound_parts(problem.model, problem.guide, x, closed_form=True, seed=1)
     # z2 is drawn from z1 in the guide, so KL(q(z1|x) ‖ p(z1|z2)) at a drawn z2 is no part of the bound.
     assert parts.closed_form == ("z2",)
-    expected = dv.evaluate_bound(problem.model, problem.guide, x, dv.TraceDenoising_ELBO(), seed=1)
+    expected = dv.evaluate_bound(problem.model, problem.guide, x, loss=dv.TraceDenoising_ELBO(), seed=1)
     difference = parts.bound.per_datum - expected.per_datum
     check_estimates("bound", difference, torch.zeros((), dtype=torch.float64))
 
@@ -236,11 +236,11 @@ def test_table_and_dictionary():
 @pytest.mark.parametrize(
     ("x", "options", "message"),
     [
-        (torch.zeros(0, 3), {}, "x: expected at least one element"),
-        (torch.full((2, 3), math.inf), {}, "x: expected finite values"),
+        (torch.zeros(0, 3), {}, "data: expected at least one element"),
+        (torch.full((2, 3), math.inf), {}, "data: expected finite values"),
         (torch.zeros(2, 3), {"num_particles": 0}, "num_particles: "),
         (torch.zeros(2, 3), {"num_corruptions": 0}, "num_corruptions: "),
-        (torch.zeros(2, 3), {"chunk": 0}, "chunk: "),
+        (torch.zeros(2, 3), {"batch_size": 0}, "batch_size: "),
     ],
 )
 def test_bad_input_of_bound_parts(x, options, message):

@@ -23,7 +23,7 @@ from pyro_dvae.evaluation.measures import latent_means
 @pytest.mark.parametrize("chunk", [None, 1, 5, 12])
 def test_a_gaussian_guide_gives_its_mean(chunk):
     problem, x = linear_gaussian()
-    found = latent_means(problem.model, problem.guide, x, chunk=chunk)
+    found = latent_means(problem.model, problem.guide, x, batch_size=chunk)
     assert list(found) == ["z"]
     torch.testing.assert_close(found["z"], (x @ problem.A.T + problem.c).detach())
     assert not found["z"].requires_grad
@@ -59,7 +59,7 @@ def test_a_deeper_layer_is_averaged_over_the_draws_above():
 
 def test_inner_plates_follow_the_data():
     problem, x = InnerPlate(), normal(6, 3)
-    found = latent_means(problem.model, problem.guide, x, chunk=4, num_samples=2)
+    found = latent_means(problem.model, problem.guide, x, batch_size=4, num_samples=2)
     torch.testing.assert_close(found["whole"], x.mean(-1))
     torch.testing.assert_close(found["z"], torch.stack([x, -x], -1))
 
@@ -126,11 +126,11 @@ def test_parameters_of_the_store_are_used_and_stay():
 @pytest.mark.parametrize(
     ("x", "options", "message"),
     [
-        ([0.0], {}, "x: expected a tensor, got list"),
-        (torch.tensor(1.0), {}, "x: expected data of shape"),
-        (torch.zeros(0, 3), {}, "x: expected at least one element"),
-        (torch.full((2, 3), math.nan), {}, "x: expected finite values"),
-        (torch.zeros(2, 3), {"chunk": 0}, "chunk: "),
+        ([0.0], {}, "data: expected a tensor, got list"),
+        (torch.tensor(1.0), {}, "data: expected data of shape"),
+        (torch.zeros(0, 3), {}, "data: expected at least one element"),
+        (torch.full((2, 3), math.nan), {}, "data: expected finite values"),
+        (torch.zeros(2, 3), {"batch_size": 0}, "batch_size: "),
         (torch.zeros(2, 3), {"num_samples": 0}, "num_samples: "),
         (torch.zeros(2, 3), {"seed": -1}, "seed: "),
     ],

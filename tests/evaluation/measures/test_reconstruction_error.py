@@ -17,7 +17,7 @@ from pyro_dvae.networks import BernoulliDecoder, GaussianEncoder
 @pytest.mark.parametrize("chunk", [None, 1, 5])
 def test_the_mean_code_of_a_linear_gaussian(chunk):
     problem, x = linear_gaussian()
-    found = reconstruction_error(problem.model, problem.guide, x, chunk=chunk)
+    found = reconstruction_error(problem.model, problem.guide, x, batch_size=chunk)
     with torch.no_grad():
         decoded = (x @ problem.A.T + problem.c) @ problem.W.T + problem.b
     torch.testing.assert_close(found.from_mean.squared.per_datum, (x - decoded).square().mean(1))
@@ -53,7 +53,7 @@ def test_the_cross_entropy_of_bernoulli_data():
 
 
 def test_grey_data_under_a_bernoulli_decoder():
-    decoder, encoder = BernoulliDecoder(2, 3, (4,)), GaussianEncoder(3, 2, (4,))
+    decoder, encoder = BernoulliDecoder(3, 2, (4,)), GaussianEncoder(3, 2, (4,))
     dvae = dv.DVAE(encoder, decoder, dv.SaltAndPepper(0.1))
     x = torch.rand(5, 3)
     found = reconstruction_error(dvae.model, dvae.guide, x)
@@ -135,8 +135,8 @@ def test_a_data_site_without_a_mean():
 @pytest.mark.parametrize(
     ("x", "options", "message"),
     [
-        (torch.zeros(0, 3), {}, "x: "),
-        (torch.full((2, 3), math.nan), {}, "x: "),
+        (torch.zeros(0, 3), {}, "data: "),
+        (torch.full((2, 3), math.nan), {}, "data: "),
         (torch.zeros(2, 3), {"num_samples": 0}, "num_samples: "),
     ],
 )

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_dvae.networks import RecurrentEncoder
+from pyro_dvae.networks import GRUEncoder
 
 D, d, H = 7, 3, 4
 
@@ -14,7 +14,7 @@ D, d, H = 7, 3, 4
 def pair(steps):
     """The encoder with random biases, and ``torch.nn.GRU`` with its weights."""
     torch.manual_seed(3)
-    encoder, gru = RecurrentEncoder(D, d, H, steps).double(), nn.GRU(D, H).double()
+    encoder, gru = GRUEncoder(D, d, H, steps).double(), nn.GRU(D, H).double()
     with torch.no_grad():
         for layer in (encoder.input_layer, encoder.recurrent_layer):
             layer.bias.normal_()
@@ -51,13 +51,13 @@ def test_values_and_gradients_are_those_of_torchs_gru(steps):
 
 
 def test_five_steps_by_default_of_200_units():
-    encoder = RecurrentEncoder(784, 50)
+    encoder = GRUEncoder(784, 50)
     assert (encoder.hidden_size, encoder.steps) == (200, 5)
     assert sum(p.numel() for p in encoder.parameters()) == 3 * 200 * (784 + 200 + 2) + 2 * 50 * (200 + 1)
 
 
 def test_the_datum_is_projected_once(monkeypatch):
-    encoder = RecurrentEncoder(D, d, H, steps=5)
+    encoder = GRUEncoder(D, d, H, steps=5)
     calls = []
     encoder.input_layer.register_forward_hook(lambda *_: calls.append("input"))
     encoder.recurrent_layer.register_forward_hook(lambda *_: calls.append("recurrent"))
@@ -67,7 +67,7 @@ def test_the_datum_is_projected_once(monkeypatch):
 
 def test_initialisation_gate_by_gate():
     torch.manual_seed(0)
-    encoder = RecurrentEncoder(300, d, 200)
+    encoder = GRUEncoder(300, d, 200)
     limit = math.sqrt(6 / (300 + 200))
     for gate in encoder.input_layer.weight.detach().chunk(3):
         assert 0.999 * limit < gate.abs().max() <= limit
