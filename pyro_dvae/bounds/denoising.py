@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -17,7 +18,6 @@ from pyro_dvae.bounds.score import baseline_of, has_score, own_baseline, score_s
 from pyro_dvae.errors import InputError
 from pyro_dvae.programs.draws import Draws, Term
 from pyro_dvae.programs.plates import CORRUPTIONS, DRAW_PLATES, PARTICLES, draws_of
-from pyro_dvae.sites import is_uncounted
 
 
 class TraceDenoising_ELBO(DenoisingELBO):
@@ -108,12 +108,13 @@ class TraceDenoising_ELBO(DenoisingELBO):
         """
         names = {frame.name for frame in site["cond_indep_stack"]}
         layout = draws.layout
-        frames = site["cond_indep_stack"]
-        if is_uncounted(site):
-            # A latent outside of a plate (of pixels) reads all that is corrupted in it.
-            latents = [{f.name for f in each["cond_indep_stack"]} for each in draws.counted_sites()]
-            around = set.intersection(*latents) if latents else names
-            frames = tuple(frame for frame in frames if frame.name in around | set(DRAW_PLATES))
+        # A latent that is drawn later and outside of a plate may read all elements of the site in it, and
+        # reach every cost there: elements of the plate are then not independent.
+        later = itertools.dropwhile(lambda name: name != site["name"], draws.guide_trace.nodes)
+        after = {name for name in later if name != site["name"]}
+        latents = [each for each in draws.counted_sites() if each["name"] in after]
+        around = names.intersection(*({f.name for f in each["cond_indep_stack"]} for each in latents))
+        frames = tuple(f for f in site["cond_indep_stack"] if f.name in around | set(DRAW_PLATES))
         signal = cost.sum_to(frames)
         if layout.num_particles > 1 and PARTICLES not in names:
             signal = signal / layout.num_particles

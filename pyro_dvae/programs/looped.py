@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from pyro import poutine
+from pyro.distributions import Unit
 from pyro.distributions.score_parts import ScoreParts
 from pyro.distributions.util import is_identically_zero
 from pyro.poutine.indep_messenger import CondIndepStackFrame
@@ -109,7 +110,10 @@ def _site(first: Site, sites: Sequence[Site | None], own: Layout, layout: Layout
     if own.num_particles > 1:
         frames.append(CondIndepStackFrame(PARTICLES, layout.particle_dim, own.num_particles, 0))
     site = {**first, "value": None, "cond_indep_stack": (*first["cond_indep_stack"], *frames)}
-    if first["is_observed"] and not data_frames(first) and get_proxy_mode() is None:
+    outside = not data_frames(first) or isinstance(
+        first["fn"], Unit
+    )  # a factor may be in an outer plate only
+    if first["is_observed"] and outside and get_proxy_mode() is None:
         value = first["unscaled_log_prob"]
         alike = all(each is not None and same(each["unscaled_log_prob"], value) for each in sites)
         site["infer"] = {**first["infer"], VARIES: not alike}

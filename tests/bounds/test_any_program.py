@@ -1,5 +1,6 @@
 """Ordinary Pyro programs of other people: each gives its exact value, or is refused with the way out."""
 
+import itertools
 import math
 
 import pyro
@@ -593,3 +594,47 @@ def test_a_conditioned_corruption_is_the_same_in_every_run():
     mixture = dv.TraceDenoisingIWAE_ELBO(num_corruptions=2, combine="mixture")
     for bound in (mixture, dv.TraceSemiImplicit_ELBO(num_corruptions=2, num_mixture=2)):
         assert -bound.loss(model, fixed, ROWS) == pytest.approx(exact, rel=1e-12)
+
+
+# Elements of a plate that a later latent outside of it joins
+
+
+def _joined_by_a_later_latent():
+    a, c = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (0.3, 0.7))
+    x = torch.tensor([1.5, -0.5], dtype=torch.float64)
+
+    def model():
+        elements = pyro.plate("elements", 2)
+        with elements:
+            pyro.sample("bit", dist.Bernoulli(x.new_full((2,), 0.5)))
+        z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+        with elements:
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide():
+        with pyro.plate("elements", 2):
+            bit = pyro.sample("bit", dist.Bernoulli(logits=a.expand(2)))
+        pyro.sample("z", dist.Normal(c * bit.sum(-1, keepdim=True), 1.0))
+
+    total = torch.zeros((), dtype=torch.float64)
+    for bits in itertools.product((0.0, 1.0), repeat=2):
+        each = torch.tensor(bits, dtype=torch.float64)
+        q = dist.Bernoulli(logits=a.expand(2)).log_prob(each).sum()
+        mean = c * each.sum()
+        reconstruction = dist.Normal(mean, 1.0).log_prob(x).sum() - 1  # E (x − z)² = (x − mean)² + 1
+        total = total + q.exp() * (2 * math.log(0.5) - q - mean.square() / 2 + reconstruction)
+    return model, guide, (a, c), torch.autograd.grad(total, (a, c))
+
+
+@pytest.mark.parametrize("options", [{}, {"baseline": "none"}])
+def test_a_later_latent_outside_of_a_plate_joins_its_elements(options):
+    model, guide, parameters, expected = _joined_by_a_later_latent()
+    bound = dv.TraceDenoising_ELBO(num_particles=2000, max_plate_nesting=1, **options)
+    found = []
+    for seed in range(40):
+        pyro.set_rng_seed(seed)
+        found.append(torch.stack(torch.autograd.grad(-bound.differentiable_loss(model, guide), parameters)))
+    found = torch.stack(found)
+    error = found.std(0) / math.sqrt(len(found))
+    assert bool(((found.mean(0) - torch.stack(expected)).abs() < 5 * error).all())
+    assert float(error[0]) < 0.02

@@ -27,6 +27,18 @@ def test_the_likelihood_of_a_random_program_is_right_or_refused():
     assert counts["checks"]["likelihood"] >= LIKELIHOODS // 4
 
 
+@pytest.mark.parametrize("seed", [4862, 5320, 5529, 6435, 13901, 17248])
+def test_programs_that_once_differed(seed):
+    _, wrong = survey([seed])
+    assert not wrong
+
+
+@pytest.mark.parametrize("seed", [171, 2989, 4561])
+def test_likelihoods_that_once_differed(seed):
+    _, wrong = survey([seed], likelihood_outcome)
+    assert not wrong
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("run", [outcome, likelihood_outcome])
 def test_ten_thousand_programs(run):
