@@ -4,7 +4,7 @@ A claim is a difference of two cells. With two or more seeds its interval is the
 by seed. With one seed it is ±1.96 standard errors over the test data, as if the two cells were of independent
 data: it is too wide for the same test data, and does not hold what seeds differ by.
 
-python -m pyro_dvae.experiments.page docs/reproduction.md
+python -m pyro_dvae.jobs.experiments.verdicts docs/reproduction.md
 
 brings the page, and the table and picture of every experiment, up to date with the results in the folder
 of the page's name. A block of the page stands between ``<!-- NAME -->`` and ``<!-- end -->``.
