@@ -84,7 +84,7 @@ _NAMES = {
         "VampPrior",
     ],
     "sites": ["auxiliary", "clean_input", "corrupt"],
-    "training": ["Fitted", "History", "Trainer", "fit", "fit_many"],
+    "training": ["Fitted", "History", "Stopped", "Trainer", "fit", "fit_many"],
 }
 
 try:

@@ -70,7 +70,7 @@ from .priors import (
     VampPrior,
 )
 from .sites import auxiliary, clean_input, corrupt
-from .training import Fitted, History, Trainer, fit, fit_many
+from .training import Fitted, History, Stopped, Trainer, fit, fit_many
 
 __version__: str
 
@@ -125,6 +125,7 @@ __all__ = [
     "SparseBeta",
     "StandardNormal",
     "StepSchedule",
+    "Stopped",
     "TraceDenoisingIWAE_ELBO",
     "TraceDenoising_ELBO",
     "TraceMeanFieldDenoising_ELBO",

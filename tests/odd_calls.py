@@ -225,7 +225,7 @@ CALLS = {
     ),
 }
 # Names that are not called: what others return, raise or derive from.
-UNCALLED = {"CompiledLoss", "CompiledStepError", "Corruption", "DivergenceError", "Prior"}
+UNCALLED = {"CompiledLoss", "CompiledStepError", "Corruption", "DivergenceError", "Prior", "Stopped"}
 
 ODD = {
     "None": lambda: None,

@@ -80,6 +80,10 @@ class Estimate:
 
     per_datum: Tensor
 
+    def __str__(self) -> str:
+        """Return the mean with its standard error, and of how many rows they are."""
+        return f"{plus_minus(self.mean, self.standard_error)} nats, mean of {len(self.per_datum):,} rows"
+
     @property
     def mean(self) -> float:
         """The mean over the data."""

@@ -37,6 +37,12 @@ class Fitted:
         make_picklable(self.trained.parameters.values())
         return vars(self)
 
+    def __str__(self) -> str:
+        """Return what was trained, and the history as a table."""
+        count = sum(each.numel() for each in self.trained.parameters.values())
+        best = "" if self.history.best_epoch is None else f", best epoch {self.history.best_epoch}"
+        return f"{count:,} parameters, {len(self.history.epochs)} epochs{best}\n{self.history}"
+
     def load_best(self) -> None:
         """Copy the best epoch's parameters and buffers into the live ones; without validation do nothing."""
         if self.best:

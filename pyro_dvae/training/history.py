@@ -15,7 +15,9 @@ FIRST_LOSSES = 100
 
 @dataclass
 class History:
-    """One entry per finished epoch (epochs count from 1); bounds in nats per datum, higher is better.
+    """One entry per finished epoch (epochs count from 1); bounds in nats per observation, higher is better.
+
+    ``print`` shows a table of at most ten epochs.
 
     ``validation_bound`` holds None where nothing was validated, ``train_bound`` where no step was taken.
     ``train_bound`` is the mean over the epoch's steps, with the weights as they were at each of them.
@@ -46,9 +48,28 @@ class History:
             self.best_epoch, self.best_validation_bound = self.epochs[-1], validation_bound
         return better
 
+    def __str__(self) -> str:
+        """Return a table of at most ten epochs, the best and the last among them."""
+        count = len(self.epochs)
+        chosen = {round(each * (count - 1) / 8) for each in range(9)} if count > 9 else set(range(count))
+        if self.best_epoch is not None:
+            chosen.add(self.best_epoch - 1)
+        lines = [f"{'epoch':>6}{'training':>12}{'validation':>12}{'rate':>10}{'seconds':>9}"]
+        for n in sorted(chosen):
+            bounds = "".join(f"{_number(each[n]):>12}" for each in (self.train_bound, self.validation_bound))
+            mark = "  best" if self.epochs[n] == self.best_epoch else ""
+            lines.append(
+                f"{self.epochs[n]:>6}{bounds}{self.learning_rate[n]:>10.2g}{self.seconds[n]:>9.2f}{mark}"
+            )
+        return "\n".join(lines)
+
     def to_dict(self) -> dict[str, object]:
         """Return the history as JSON-able values; ``History(**values)`` is its inverse."""
         return dataclasses.asdict(self)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _better(bound: float | None, best: float | None) -> bool:

@@ -982,3 +982,27 @@ def test_default_validation_uses_clean_input():
         clean = float(problem.l_dvae(x).mean())
     assert trainer.history.validation_bound[0] == pytest.approx(clean, abs=1.0)
     assert clean > noisy + 5
+
+
+def test_what_is_printed_is_a_short_table():
+    net = Autoencoder()
+    fitted = fit(
+        *(net.model, net.guide, data()),
+        loss=Trace_ELBO(),
+        validation=data(9, seed=2),
+        epochs=30,
+        batch_size=BATCH,
+        learning_rate=0.02,
+        progress=False,
+    )
+    heading, columns, *rows = str(fitted).splitlines()
+    count = sum(each.numel() for each in fitted.trained.parameters.values())
+    assert heading == f"{count} parameters, 30 epochs, best epoch {fitted.history.best_epoch}"
+    assert columns.split() == ["epoch", "training", "validation", "rate", "seconds"]
+    assert len(rows) <= 10
+    assert [row.split()[0] for row in rows if row.endswith("best")] == [str(fitted.history.best_epoch)]
+    assert rows[-1].split()[:3] == [
+        "30",
+        f"{fitted.history.train_bound[-1]:.3f}",
+        f"{fitted.history.validation_bound[-1]:.3f}",
+    ]

@@ -1,0 +1,95 @@
+"""The three storeys of docs/architecture.md: what imports what, read from the source."""
+
+import ast
+import graphlib
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "pyro_dvae"
+PAGE = (PACKAGE.parent / "docs/architecture.md").read_text()
+# From the ground up: a room imports only from rooms before it, or of its own line.
+STOREYS = [
+    ["errors"],
+    ["calling", "checkpoint", "checks", "files", "interrupts"]
+    + ["machine", "ownership", "random_state", "text"],
+    ["registration"],
+    ["levels"],
+    ["distributions"],
+    ["datasets"],
+    ["plots"],
+    ["corruptions"],
+    ["networks"],
+    ["sites"],
+    ["guides"],
+    ["priors"],
+    ["programs"],
+    ["engine"],
+    ["bounds"],
+    ["distributed"],
+    ["training"],
+    ["evaluation"],
+    ["models"],
+    ["jobs"],
+    ["cli"],
+]
+FLOOR = {room: floor for floor, rooms in enumerate(STOREYS) for room in rooms}
+
+
+def name_of(path):
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imports(name, lazy=True):
+    """Return (module, imported name or None) of every import; those in functions only if ``lazy``."""
+    found, waiting = [], [ast.parse(MODULES[name].read_text())]
+    while waiting:
+        node = waiting.pop()
+        typing_only = isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
+        if typing_only or (not lazy and isinstance(node, ast.FunctionDef)):
+            continue
+        waiting += ast.iter_child_nodes(node)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pyro_dvae"):
+            for each in node.names:
+                full = f"{node.module}.{each.name}"
+                found.append((full, None) if full in MODULES else (node.module, each.name))
+    return found
+
+
+def room_of(module):
+    return module.split(".")[1] if "." in module else None
+
+
+@pytest.mark.parametrize("name", [each for each in MODULES if room_of(each)])
+def test_a_room_imports_only_what_lies_below(name):
+    own = room_of(name)
+    for module, _ in imports(name):
+        other = room_of(module)
+        assert other is None or other == own or FLOOR[other] <= FLOOR[own], f"{name} imports {module}"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_no_private_name_crosses_a_folder(name):
+    folder = MODULES[name].parent
+    for module, imported in imports(name):
+        hidden = [part for part in (module.split(".")[-1], imported) if part and part.startswith("_")]
+        assert not hidden or MODULES[module].parent == folder, f"{name} takes {hidden} of {module}"
+
+
+def test_no_two_files_import_each_other():
+    files = {
+        name: {module for module, _ in imports(name, lazy=False) if module != name}
+        for name in MODULES
+        if MODULES[name].name != "__init__.py"
+    }
+    order = graphlib.TopologicalSorter({name: found & files.keys() for name, found in files.items()})
+    assert len(list(order.static_order())) == len(files)
+
+
+def test_the_page_has_a_line_for_each_room():
+    for room in FLOOR:
+        assert f"`{room}" in PAGE, room
