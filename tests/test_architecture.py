@@ -11,8 +11,17 @@ PAGE = (PACKAGE.parent / "docs/architecture.md").read_text()
 # From the ground up: a room imports only from rooms before it, or of its own line.
 STOREYS = [
     ["errors"],
-    ["calling", "checkpoint", "checks", "files", "interrupts"]
-    + ["machine", "ownership", "random_state", "text"],
+    [
+        "calling",
+        "checkpoint",
+        "checks",
+        "files",
+        "interrupts",
+        "machine",
+        "ownership",
+        "random_state",
+        "text",
+    ],
     ["registration"],
     ["levels"],
     ["distributions"],

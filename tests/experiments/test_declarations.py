@@ -183,7 +183,7 @@ def test_an_experiment_is_one_file(tmp_path, monkeypatch):
 
     (tmp_path / "another.py").write_text(
         "from pyro_dvae.jobs.experiments import Case, Experiment, Table\n"
-        "EXPERIMENT = Experiment('another', 'T', 'S', (Case('a', 'b'),), Table('nats'), epochs=1)\n"
+        "EXPERIMENTS = (Experiment('another', 'T', 'S', (Case('a', 'b'),), Table('nats'), epochs=1),)\n"
     )
     monkeypatch.setattr(catalogue, "__path__", [*catalogue.__path__, str(tmp_path)])
     assert experiment("another").title == "T"

@@ -26,10 +26,10 @@ def span(counts: Iterable[int]) -> str:
 
 def experiments() -> dict[str, Experiment]:
     """Return all experiments by name, in the order of the catalogue's files."""
-    found = {}
+    found: dict[str, Experiment] = {}
     for entry in pkgutil.iter_modules(catalogue.__path__, f"{catalogue.__name__}."):
-        declared: Experiment = importlib.import_module(entry.name).EXPERIMENT
-        found[declared.name] = declared
+        declared: tuple[Experiment, ...] = importlib.import_module(entry.name).EXPERIMENTS
+        found |= {each.name: each for each in declared}
     return found
 
 

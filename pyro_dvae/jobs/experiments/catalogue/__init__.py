@@ -1,1 +1,1 @@
-"""One file for each experiment; a new one is a new file here that declares ``EXPERIMENT``."""
+"""Experiments by source; a further file here declares its own in a tuple ``EXPERIMENTS``."""
