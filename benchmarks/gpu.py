@@ -89,7 +89,7 @@ def main(device: str, data_folder: str | None, rows: int, steps: int, epochs: in
     click.echo(f"{name}, torch {torch.__version__}; milliseconds a step and model")
     click.echo(f"SVI                    {loop(SVI, x, min(steps, 200)):8.3f}")
     for noise in ("torch", "hashed"):
-        click.echo(f"CompiledSVI, {noise:<10}{loop(dv.CompiledSVI, x, steps, noise=noise):8.3f}")
+        click.echo(f"CompiledSVI, {noise:<10}{loop(dv.CompiledSVI, x, steps, generator=noise):8.3f}")
     click.echo(f"fit                    {trained(x, None, epochs):8.3f}")
     for width in map(int, widths.split(",")):
         click.echo(f"fit_many, {width:>4} models  {trained(x, width, epochs):8.3f}")

@@ -60,7 +60,7 @@ from pyro_dvae.networks import BernoulliDecoder
 def found():
     """A function from a bound to its loss and gradient under one seed; a learned rate has a score."""
     pyro.set_rng_seed(0)
-    model = dv.LatentVariableModel(BernoulliDecoder(2, 6, (8,))).double()
+    model = dv.LatentVariableModel(BernoulliDecoder(6, 2, (8,))).double()
     guide = GaussianGuide.of_sizes(6, 2, (8,), corruption=dv.BitFlip(0.2, learnable=True)).double()
     x = torch.rand(4, 6).round().double()
 

@@ -33,12 +33,12 @@ CONTENDERS = {
     "torch-compile": Contender("torch by hand, forward compiled", "plain_torch", options={"compiled": True}),
     "pythae": Contender("pythae's VAE", "pythae_parts"),
     "compiled": Contender("CompiledSVI", "pyro_svi", "compiled"),
-    "compiled-hashed": Contender("CompiledSVI, hashed noise", "pyro_svi", "compiled", {"noise": "hashed"}),
+    "compiled-hashed": Contender("CompiledSVI, hashed noise", "pyro_svi", "compiled", {"generator": "hashed"}),
     "compiled-bf16": Contender(
-        "CompiledSVI, hashed noise, bf16", "pyro_svi", "compiled", {"noise": "hashed", "bfloat16": True}
+        "CompiledSVI, hashed noise, bf16", "pyro_svi", "compiled", {"generator": "hashed", "bfloat16": True}
     ),
     "compiled-threefry": Contender(
-        "CompiledSVI, NumPyro's noise", "pyro_svi", "compiled", {"noise": "threefry"}
+        "CompiledSVI, NumPyro's noise", "pyro_svi", "compiled", {"generator": "threefry"}
     ),
     "fit": Contender("fit, compiled", "trainers", "fit"),
     "fit-many": Contender("fit_many, per model", "trainers", "many", trains_many=True),
