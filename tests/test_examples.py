@@ -247,4 +247,4 @@ def test_benchmark_of_the_systems_and_its_table_in_the_docs(tmp_path):
     assert [row[:4] for row in printed.values()] == [row[:4] for row in page.values()]
     for row in page.values():
         assert re.search(r"\d+\.\d\d", row[4]), row[0]
-        assert re.search(r"\d CPU s$|^that of `", row[5]), row[0]
+        assert re.search(r"\d CPU s$|^same run as `", row[5]), row[0]

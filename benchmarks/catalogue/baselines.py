@@ -9,7 +9,7 @@ from catalogue.measures import reconstruction
 from catalogue.system import Pair, Setting, System, dvae, salt
 from pyro_dvae.models import Autoencoder
 
-GROUP = "Reconstruction: baselines without a bound, beside the same networks with one"
+GROUP = "Reconstruction: baselines without a bound, and the same networks with one"
 
 
 def autoencoder(*, denoising: bool) -> Callable[[Setting], Pair]:

@@ -37,14 +37,14 @@ CORRUPTIONS = [
     noise(
         "salt-and-pepper",
         "salt and pepper, 5 %, half of it salt",
-        "Im et al. 2017, as in their text",
+        "Im et al. 2017, as in the text of the paper",
         "`SaltAndPepper`",
         lambda setting: dv.SaltAndPepper(0.05),
     ),
     noise(
         "mean-image",
-        "salt and pepper by the mean image, 5 % on average",
-        "a variant of these",
+        "salt and pepper in proportion to the mean image, 5 % on average",
+        "a variant",
         "`SaltAndPepper`, `mean_image_rate`",
         lambda setting: dv.SaltAndPepper(mean_image_rate(setting.train, 0.05)),
     ),
@@ -57,8 +57,8 @@ CORRUPTIONS = [
     ),
     noise(
         "bit-flip",
-        "5 % of the bits turned over",
-        "a variant of these",
+        "5 % of the bits flipped",
+        "a variant",
         "`BitFlip`",
         lambda setting: dv.BitFlip(0.05),
     ),
@@ -71,7 +71,7 @@ CORRUPTIONS = [
     ),
     noise(
         "augmentation",
-        "none; binary pixels drawn anew at each visit (data augmentation)",
+        "none; binary pixels drawn anew in every epoch (data augmentation)",
         "Im et al. 2017, as a comparison",
         '`binarisation("dynamic")`',
         lambda setting: dv.NoCorruption(),

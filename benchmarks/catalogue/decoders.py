@@ -57,7 +57,7 @@ DECODERS = [
     System(
         "decoder-gaussian-per-pixel",
         GROUP,
-        "Gaussian pixels, a scale of each from the network",
+        "Gaussian pixels, a scale per pixel from the network",
         "Im et al. 2017, Table 2",
         '`GaussianDecoder(scale="per-pixel")`',
         grey(GaussianDecoder, scale="per-pixel"),

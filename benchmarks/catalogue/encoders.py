@@ -48,11 +48,11 @@ def recurrent(setting: Setting) -> Pair:
 ENCODERS = [
     activated("softplus", "Im et al. 2017, Table 1, 1 layer", same_as="guide-denoising"),
     activated("tanh", "Kingma and Welling 2014, appendix C"),
-    activated("relu", "a variant of these"),
-    activated("sigmoid", "a variant of these"),
+    activated("relu", "a variant"),
+    activated("sigmoid", "a variant"),
     deep(2, "Im et al. 2017, Table 1, 2 layers"),
-    deep(3, "a variant of these"),
-    deep(4, "a variant of these"),
+    deep(3, "a variant"),
+    deep(4, "a variant"),
     System(
         "encoder-convolutional",
         GROUP,

@@ -37,7 +37,7 @@ GUIDES = [
     System(
         "guide-denoising",
         GROUP,
-        "the same behind a corruption: the DVAE",
+        "the same with a corruption: the DVAE",
         "Im et al. 2017, eq. 8 and 11",
         "`GaussianGuide(corruption=...)`, `DenoisingGuide`",
         guided(guides.GaussianGuide),

@@ -9,7 +9,7 @@ from catalogue.system import BOUNDS, Pair, Setting, System, dvae, salt
 from pyro_dvae.datasets.base import image_shape_of
 from pyro_dvae.models.bayes import FullBayes
 
-GROUP = "Recurrent, and Bayesian in the weights"
+GROUP = "Recurrent models and Bayesian weights"
 
 
 def draw(*, attention: bool) -> Callable[[Setting], Pair]:

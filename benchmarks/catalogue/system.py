@@ -35,7 +35,7 @@ class Setting:
         return GaussianEncoder(self.data_size, self.latent_size, self.encoder_sizes, activation)
 
     def decoder(self, kind: Callable[..., nn.Module] = BernoulliDecoder, **options: Any) -> nn.Module:
-        return kind(self.latent_size, self.data_size, self.decoder_sizes, **options)
+        return kind(self.data_size, self.latent_size, self.decoder_sizes, **options)
 
     def guide(self, kind: Any, corruption: dv.Corruption | None = None, **options: Any) -> nn.Module:
         """Return an amortised guide of the sizes of the setting."""

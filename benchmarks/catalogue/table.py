@@ -8,7 +8,7 @@ from typing import Any
 
 from catalogue.system import BOUNDS, System
 
-HEAD = "| system | source | class | bounds that apply | test figure | run |\n|---|---|---|---|---|---|"
+HEAD = "| system | source | class | bounds that apply | test result | run |\n|---|---|---|---|---|---|"
 
 
 def figure_text(found: Mapping[str, float]) -> str:
@@ -52,7 +52,7 @@ def _entry(system: System, row: Mapping[str, Any] | None) -> str:
     applies = "all four" if len(system.applies) == len(BOUNDS) else ", ".join(system.applies) or "none"
     run = "not run" if row is None else _run(row)
     if system.same_as is not None:
-        run = f"that of `{system.same_as}`"
+        run = f"same run as `{system.same_as}`"
     cells = (
         f"`{system.name}`: {system.title}",
         system.source,
