@@ -101,7 +101,7 @@ def constrain(raw: Tensor, minimum: float, maximum: float) -> Tensor:
 
 
 class Level(Module):
-    """A rate in [0, 1] or a scale in [0, ∞): a scalar, or one value per element of the datum.
+    """A rate in [0, 1] or a scale in [0, ∞): a scalar, or one value per element of the observation.
 
     A learned level stays above ``minimum``: it is :func:`constrain` of its parameter ``raw``. A fixed or
     scheduled one is a buffer that is changed in place, so recorded and compiled steps see the change. A
@@ -195,10 +195,10 @@ LevelLike: TypeAlias = float | Tensor | Schedule | nn.Module
 
 
 class NetworkLevel(Module):
-    """A rate or scale per element of the datum, ``constrain(network(x))``, above ``minimum``.
+    """A rate or scale per element of the observation, ``constrain(network(x))``, above ``minimum``.
 
     :param network: module from ``x`` [..., D] to unconstrained levels [..., D], or [..., 1] for one level
-        per datum.
+        per observation.
     :param minimum: lower limit of the level, below ``maximum``.
     :param maximum: 1 for a rate, infinity for a scale.
     :param argument: that gave the network, for error messages.

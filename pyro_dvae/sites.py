@@ -123,7 +123,7 @@ def corrupt(name: str, corruption: Corruption, x: Tensor, event_dim: int = 1) ->
     :param name: name of the site.
     :param corruption: the corruption.
     :param x: clean data, shape ``batch + event``.
-    :param event_dim: number of rightmost dimensions of ``x`` that make one datum.
+    :param event_dim: number of rightmost dimensions of ``x`` that make one observation.
     :returns: corrupted data, shaped like ``x`` (with further dimensions on the left under several draws).
     :raises InputError: ``x`` is no floating-point tensor, has too few dimensions, or holds NaN or infinity
         while Pyro validates.

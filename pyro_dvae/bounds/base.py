@@ -1,4 +1,4 @@
-"""What every bound shares: one vectorised run, the three losses, the per-datum bound."""
+"""What every bound shares: one vectorised run, the three losses, the per-observation bound."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class DenoisingELBO(Trace_ELBO):
 
     @abstractmethod
     def _per_datum(self, draws: Draws) -> Tensor:
-        """Return the bound of each datum [*datum] (nats), without the outer scale."""
+        """Return the bound of each observation [*datum] (nats), without the outer scale."""
 
     def draws(
         self,
@@ -136,7 +136,7 @@ class DenoisingELBO(Trace_ELBO):
     def per_datum(
         self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Tensor:
-        """Return the bound of each datum, shape [*datum] (nats), without plate scales and gradient."""
+        """Return the bound of each observation, shape [*datum] (nats), without plate scales and gradient."""
         draws = self.draws(model, guide, args, kwargs)
         if not draws.layout.several:
             leave_out_zeros(draws)

@@ -21,7 +21,7 @@ from pyro_dvae.programs.plates import CORRUPTIONS, DRAW_PLATES, PARTICLES, draws
 
 
 class TraceDenoising_ELBO(DenoisingELBO):
-    """The denoising bound of Im et al. (2017), equations 8 and 11, per datum and in nats::
+    """The denoising bound of Im et al. (2017), equations 8 and 11, per observation and in nats::
 
         L_dvae = E_{x̃ ~ p_π(x̃|x)} E_{z ~ q_φ(z|x̃)} [ log p_θ(x, z) − log q_φ(z|x̃) ]  ≤  log p_θ(x)
 

@@ -22,7 +22,7 @@ _OBJECTIVES = {"average": AVERAGE, "pooled": POOLED, "mixture": POOLED}
 
 
 class TraceDenoisingIWAE_ELBO(DenoisingELBO):
-    """The importance-weighted denoising bound of Im et al. (2017), equation 12, per datum and in nats.
+    """The importance-weighted denoising bound of Im et al. (2017), equation 12, per observation and in nats.
 
     With weights ``w_mk = p_θ(x, z_mk) / q_φ(z_mk|x̃_m)``::
 
@@ -31,7 +31,7 @@ class TraceDenoisingIWAE_ELBO(DenoisingELBO):
         mixture   pooled, with w_mk = p_θ(x, z_mk) / (1/M Σ_m' q_φ(z_mk|x̃_m')), the balance heuristic of
                   Veach and Guibas (1995): the lowest variance of the weights, M times the densities of q
 
-    All are lower bounds of log p(x) and grow with K. Weights are per datum; plate scales and
+    All are lower bounds of log p(x) and grow with K. Weights are per observation; plate scales and
     ``poutine.scale`` multiply after the logarithm. With no corruption site this is the IWAE bound of Burda
     et al. (2016) for any Pyro model and guide. A latent outside the data plate makes one weight of all data:
     right for the whole data set, refused for mini-batches of it.

@@ -17,7 +17,7 @@ from pyro_dvae.programs.looped import joined_terms
 
 
 class TraceMeanFieldDenoising_ELBO(TraceDenoising_ELBO):
-    """The denoising bound with the KL of each latent to its prior in closed form, per datum and in nats::
+    """The denoising bound with each latent's KL to its prior in closed form, per observation, in nats::
 
         E_{x̃ ~ p_π(x̃|x)} [ E_{z ~ q_φ(z|x̃)} log p_θ(x|z) − KL(q_φ(z|x̃) ‖ p_θ(z)) ]
 

@@ -62,10 +62,10 @@ def _is_function(site: dict[str, object]) -> bool:
 
 
 def factor_of_density(draws: Draws) -> float | Tensor:
-    """Return how often log q counts in the weight of each datum: 1 without scales and masks of the guide.
+    """Return the factor of log q in each observation's weight: 1 without scales and masks in the guide.
 
     :returns: a number, or [*datum].
-    :raises InputError: it differs between latents or inside a datum.
+    :raises InputError: it differs between latents or inside an observation.
     """
     _, factor = draws.joint()
     sites = [site for site in draws.counted_sites() if not _is_function(site)]

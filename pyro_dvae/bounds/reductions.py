@@ -1,4 +1,4 @@
-"""Bounds as pure functions of per-datum log weights [K, M, ...] (nats), and their leave-one-out values."""
+"""Bounds as pure functions of log weights [K, M, ...] (nats), and their leave-one-out values."""
 
 from __future__ import annotations
 

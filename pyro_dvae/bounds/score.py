@@ -85,9 +85,9 @@ def has_score(site: dict[str, Any]) -> bool:
 class LearnedBaseline:
     """The learned, input-dependent baseline of NVIL (Mnih and Gregor 2014), without its variance scaling.
 
-    :param network: called with the arguments of the model; returns a prediction of the bound of each datum
-        (nats), shape [*datum] or [*datum, 1]. It is trained by the squared error to the bound, through the
-        same loss, so its parameters are registered with Pyro and belong in the optimizer.
+    :param network: called with the arguments of the model; returns a prediction of the bound of each
+        observation (nats), shape [*datum] or [*datum, 1]. It is trained by the squared error to the bound,
+        through the same loss, so its parameters are registered with Pyro and belong in the optimizer.
     """
 
     def __init__(self, network: nn.Module) -> None:

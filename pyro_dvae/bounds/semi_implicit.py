@@ -25,13 +25,13 @@ from pyro_dvae.random_state import forked
 
 
 class TraceSemiImplicit_ELBO(DenoisingELBO):
-    """The semi-implicit bound of Yin and Zhou (2018) for guides with auxiliary sites, per datum and in nats::
+    """The semi-implicit bound of Yin and Zhou (2018) for guides with auxiliary sites, per observation, nats::
 
         L_J = E log p_θ(x, z) / ( 1/(J+1) Σ_{j=0..J} q_φ(z|x̃_j) ),   z ~ q_φ(·|x̃_0),  x̃_j ~ p_π(x̃|x)
 
-    L_0 is the denoising bound L_dvae; L_J grows with J to L_cvae, the bound of the marginal guide
-    q̃(z|x) = E q_φ(z|x̃), and stays below log p(x). The guide is run once more with its latents fixed and its
-    auxiliary sites drawn J times (shared by the M × K draws), in one pass on J inputs per datum. A chain of
+    L_0 is the denoising bound L_dvae; L_J grows with J to L_cvae, the bound of the marginal guide q̃(z|x) = E
+    q_φ(z|x̃), and stays below log p(x). The guide is run once more with its latents fixed and its auxiliary
+    sites drawn J times (shared by the M × K draws), in one pass on J inputs per observation. A chain of
     several stochastic layers in the guide (Im et al. 2017, Theorem 1) is redrawn as a whole.
 
     Gradients: pathwise where a site is reparameterised; elsewhere the score function, also of the redrawn
@@ -74,7 +74,7 @@ class TraceSemiImplicit_ELBO(DenoisingELBO):
     def upper_per_datum(
         self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Tensor:
-        """Return the upper sandwich of L_cvae of each datum, [*datum] (nats): the mixture without x̃_0.
+        """Return the upper sandwich of L_cvae of each observation, [*datum] (nats): the mixture without x̃_0.
 
         It bounds L_cvae from above; by itself it is no bound of log p(x).
         """

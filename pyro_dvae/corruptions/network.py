@@ -25,7 +25,7 @@ FAMILIES: dict[str, type[BitFlip | GaussianNoise | Masking | SaltAndPepper]] = {
 
 
 class NetworkCorruption(Corruption):
-    """The corruption of Im et al. (2017, section 3) with its level computed from the datum.
+    """The corruption of Im et al. (2017, section 3) with its level computed from the observation.
 
     The level of an element is ``minimum + softplus(raw)`` (``"gaussian"``, a standard deviation) or
     ``minimum + (1 - minimum) * sigmoid(raw)`` (the others, a rate), with ``raw = network(x)``.
@@ -33,7 +33,7 @@ class NetworkCorruption(Corruption):
     score-function gradients. The denoising bound tends to drive a learned level down to ``minimum``; a
     semi-implicit bound (J ≥ 1) does not.
 
-    :param network: module from ``x`` [..., D] to ``raw`` [..., D], or [..., 1] for one level per datum.
+    :param network: module from ``x`` [..., D] to ``raw`` [..., D], or [..., 1] for one level per observation.
     :param family: name of the corruption.
     :param minimum: lower limit of the level.
     :param options: further options of the family: ``salt``, ``temperature``.

@@ -39,7 +39,7 @@ def load_npz(path: Path, request: Request) -> Dataset:
 
 @register_file(".csv")
 def load_csv(path: Path, request: Request) -> Dataset:
-    """Load comma-separated numbers, one datum a line, after at most one line of names; split 80 / 10 / 10."""
+    """Load comma-separated numbers, one row a line, after at most one line of names; split 80 / 10 / 10."""
     return _dataset(path, {"all": read_csv(path)}, {}, request)
 
 

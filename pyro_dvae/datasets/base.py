@@ -78,7 +78,7 @@ class Dataset:
 
     @property
     def dimension(self) -> int:
-        """The number of values in one datum, D."""
+        """The number of values in one observation, D."""
         return self.train.shape[1]
 
     def _check_part(self, part: str, data: Any) -> None:

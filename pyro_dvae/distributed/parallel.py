@@ -1,7 +1,7 @@
 """Data-parallel training: each rank has its rows, and the gradient is that of the whole batch.
 
-The sum over the ranks of their losses counts a datum once, but a global latent, the prior of a weight, or the
-full size of a subsampled plate as often as there are ranks.
+The sum over the ranks of their losses counts an observation once, but a global latent, the prior of a weight,
+or the full size of a subsampled plate as often as there are ranks.
 """
 
 from __future__ import annotations

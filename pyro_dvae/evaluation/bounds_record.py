@@ -30,9 +30,9 @@ class BoundsEntry:
     :param label: for tables and pictures.
     :param definition: what it is the Monte Carlo estimate of.
     :param kind: ``"lower"`` (of log p(x)), ``"upper"`` (of L_cvae, not of log p(x)) or ``"estimate"``.
-    :param estimate: its value for each datum, mean and standard error (nats).
+    :param estimate: its value for each observation, mean and standard error (nats).
     :param note: what a reader should know of it.
-    :param sampling_error: standard error of the sampling alone for each datum [N] (nats), where known.
+    :param sampling_error: standard error of the sampling alone for each observation [N] (nats), where known.
     """
 
     name: str
@@ -86,9 +86,9 @@ class BoundsReport:
     def violations(self, errors: float = 4.0) -> list[OrderViolation]:
         """Return the orders that fail by more than ``errors`` standard errors of the paired difference.
 
-        The difference is taken datum by datum. Importance sampling gives log p(x) too low by about half its
-        squared error: that much is allowed for, and data with a sampling error above 0.5 nats (or without
-        a finite value) are left out. A single datum has no standard error, so nothing is found.
+        The difference is taken for each observation. Importance sampling gives log p(x) too low by about half
+        its squared error: that much is allowed for, and data with a sampling error above 0.5 nats (or without
+        a finite value) are left out. A single observation has no standard error, so nothing is found.
         """
         checks.positive("errors", errors)
         found = (self._compare(lower, upper) for lower, upper in self.orders)
@@ -113,7 +113,7 @@ class BoundsReport:
     def to_dict(self, per_datum: bool = False) -> dict[str, Any]:
         """Return the report as JSON-able values; what is not a finite number is None.
 
-        :param per_datum: with the values of each datum.
+        :param per_datum: with the values of each observation.
         """
         entries = []
         for entry in self.entries:
@@ -212,7 +212,7 @@ def bounds_picture(
 ) -> Path:
     """Draw one row per bound, the first on top, with its value at the right edge.
 
-    :param means: nats per datum; a row whose mean is not finite is left empty.
+    :param means: nats per observation; a row whose mean is not finite is left empty.
     :param errors: standard error over the data (thin bar); NaN where there is none.
     :param inner_errors: standard error without what all bounds share, the spread of the data (thick bar).
     :param kinds: ``"lower"``, ``"upper"`` or ``"estimate"``.

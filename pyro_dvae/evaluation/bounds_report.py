@@ -85,7 +85,7 @@ def rows_at_once(bound: DenoisingELBO) -> int:
 
 
 class _UpperSandwich(TraceSemiImplicit_ELBO):
-    """The upper sandwich of L_cvae in the place of the bound of each datum."""
+    """The upper sandwich of L_cvae in the place of the bound of each observation."""
 
     def per_datum(
         self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
@@ -124,8 +124,8 @@ def bounds_report(
     :param data: data, shape [N, ...].
     :param num_mixture: J of each semi-implicit bound, at least 1; the largest gives the upper sandwich.
     :param num_particles: K of each L_diwae; the largest is also that of the pooled and the mixture bound.
-    :param num_corruptions: M, corruptions per datum.
-    :param num_samples: importance samples per datum for log p(x), at least.
+    :param num_corruptions: M, corruptions per observation.
+    :param num_samples: importance samples per observation for log p(x), at least.
     :param clean: give the guide clean input; the bounds are then those of the guide without corruption.
     :param seed: start of the streams that the draws are from; None draws it from the global stream.
     :param max_plate_nesting: how many dimensions the user's plates take; found by one run where omitted.

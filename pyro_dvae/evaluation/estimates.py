@@ -30,7 +30,7 @@ def finite(value: Any) -> Any:
 
 
 def estimate_values(estimate: Estimate, per_datum: bool) -> dict[str, Any]:
-    """Return mean and standard error, and on request the value of each datum."""
+    """Return mean and standard error, and on request the value of each observation."""
     found = {"mean": finite(estimate.mean), "standard_error": finite(estimate.standard_error)}
     if per_datum:
         found["per_datum"] = finite(estimate.per_datum.tolist())
@@ -73,9 +73,9 @@ _ROWS_AT_ONCE = 2000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A bound of each datum and what follows from it; all in nats.
+    """A bound of each observation and what follows from it; all in nats.
 
-    :param per_datum: one Monte Carlo estimate per datum, shape [N], float64.
+    :param per_datum: one Monte Carlo estimate per observation, shape [N], float64.
     """
 
     per_datum: Tensor
@@ -91,7 +91,7 @@ class Estimate:
 
     @property
     def standard_error(self) -> float:
-        """Standard error of the mean over the data; NaN for a single datum.
+        """Standard error of the mean over the data; NaN for a single observation.
 
         It covers the draw of the data and the Monte Carlo error of each.
         """
@@ -120,7 +120,7 @@ def evaluate_bound(
     :param seed: draw from a stream of its own that starts here; None draws from the global one.
     :param batch_size: rows of ``data`` at a time; by default about 2,000 divided by the draws of each.
     :param progress: called with the rows done and the rows in all.
-    :returns: the per-datum bound, its mean and standard error (nats).
+    :returns: the per-observation bound, its mean and standard error (nats).
     :raises InputError: ``data`` is empty, or model and guide have no plate of the size of a chunk.
     """
     checks.pair(model, guide)

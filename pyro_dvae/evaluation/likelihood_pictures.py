@@ -43,7 +43,7 @@ def log_likelihood_histogram(path: FilePath, log_likelihood: Any, title: str | N
 
 
 def pareto_k(path: FilePath, k: Any, threshold: float, title: str | None = None) -> Path:
-    """Draw Pareto k against the datum [N], with the threshold above which an estimate is not to be trusted.
+    """Plot the Pareto k of each row [N], and the threshold above which not to trust an estimate.
 
     A k of −inf, where all weights are equal, counts as one that can be trusted.
     """
@@ -78,7 +78,7 @@ def convergence(
     annealed: tuple[float, float] | None = None,
     title: str | None = None,
 ) -> Path:
-    """Draw the mean estimate (nats) against the number of samples of each datum.
+    """Draw the mean estimate (nats) against the number of samples of each observation.
 
     :param num_samples: ascending, [G].
     :param mean_bound: mean over the data for each of them, [G].

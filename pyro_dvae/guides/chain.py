@@ -17,7 +17,8 @@ from pyro_dvae.networks import GaussianEncoder
 class ChainGuide(AmortisedGuide):
     """``q(z1|x̃) q(z2|z1) … q(zL|z(L−1))``: stochastic layers of any depth (Im et al. 2017, Theorem 1).
 
-    Each layer is a diagonal Gaussian. Only the first sees the datum, corrupted; the denoising bound is::
+    Each layer is a diagonal Gaussian. Only the first sees the observation, corrupted; the denoising bound
+    is::
 
         E_x̃ E_q [ log p(x, z1, …, zL) − log q(z1|x̃) − Σ_l log q(z(l+1)|z(l)) ]  ≤  log p(x)
 

@@ -68,7 +68,7 @@ class DenoisingGuide(Module):
     """Any guide with a corruption in front: it samples ``x̃`` and calls ``guide(x̃, ...)``.
 
     The corruption site lies in the plates that all latents of the guide share, so that bounds and baselines
-    work per datum as with a hand-written site. They are found by one run of the guide on its first call
+    work per observation as with a hand-written site. They are found by one run of the guide on its first call
     (with the random state put back); a guide whose plates change, or one with latents outside of them, names
     them by ``plates``. Under M > 1 corruptions the guide gets x̃ with draws on the left, so its networks must
     accept leading dimensions.
@@ -76,7 +76,7 @@ class DenoisingGuide(Module):
     :param guide: a guide whose first argument is the data, shape ``batch + event``.
     :param corruption: the corruption.
     :param name: name of the corruption site.
-    :param event_dim: number of rightmost dimensions of the data that make one datum.
+    :param event_dim: number of rightmost dimensions of the data that make one observation.
     :param plates: names and dims of the data plates, for example ``{"data": -1}``; found where omitted.
     """
 

@@ -19,8 +19,9 @@ from pyro_dvae.sites import auxiliary
 class ImplicitGuide(AmortisedGuide):
     """``ε ~ N(0, I)``, ``z ~ N(μ(x̃, ε), diag σ(x̃, ε)²)``: the semi-implicit guide of Yin and Zhou (2018).
 
-    A network of the datum and of noise, z = g(x̃, ε), gives any shape of q(z|x̃), but no density of it. Here
-    the last step is a small Gaussian with a learned scale, so q(z|x̃, ε) has a density and only the mixture
+    A network of the observation and of noise, z = g(x̃, ε), gives any shape of q(z|x̃), but no density of it.
+    Here the last step is a small Gaussian with a learned scale, so q(z|x̃, ε) has a density and only the
+    mixture
 
         q(z|x̃) = E_ε q(z|x̃, ε)
 

@@ -14,7 +14,7 @@ from pyro_dvae.networks.mlp import last_dimension, linear
 
 
 class MixtureGuide(AmortisedGuide):
-    """``z ~ Σ_c π_c(x̃) N(z; μ_c(x̃), diag σ_c(x̃)²)``: several modes for a datum (Graves 2016).
+    """``z ~ Σ_c π_c(x̃) N(z; μ_c(x̃), diag σ_c(x̃)²)``: several modes for an observation (Graves 2016).
 
     With features h = encoder(x̃), one affine layer of h gives the logits of π, another all μ_c and log σ_c².
     The gradient is pathwise, also that of π: see

@@ -41,9 +41,10 @@ def evaluate_run(
     """Evaluate a run on its own test data, by everything there is, and write the results to a folder.
 
     The data are those of the run's own ``results.json``: the same set, made binary from the same seed.
-    Written are ``evaluation.json`` (every figure, those of the likelihood by datum), ``log_likelihood.nc``
-    (the likelihood, for ArviZ) and pictures; an earlier evaluation there is replaced. The likelihood of a
-    stopped evaluation stays in ``log_likelihood.safetensors``, from which the same call goes on.
+    Written are ``evaluation.json`` (every figure, those of the likelihood by observation),
+    ``log_likelihood.nc`` (the likelihood, for ArviZ) and pictures; an earlier evaluation there is replaced.
+    The likelihood of a stopped evaluation stays in ``log_likelihood.safetensors``, from which the same call
+    goes on.
 
     :param folder: the run folder; one whose training was stopped will do.
     :param options: what to measure, and how.
@@ -52,7 +53,7 @@ def evaluate_run(
     :param dataset: where the run's own data file is now.
     :param device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
     :param quiet: show no progress.
-    :returns: the content of ``evaluation.json``; all in nats per datum unless said otherwise.
+    :returns: the content of ``evaluation.json``; all in nats per observation unless said otherwise.
     :raises InputError: an option is out of range, the folder is no run's, or the output cannot be written.
     :raises DataError: the run's data cannot be had, or are others now.
     :raises CheckpointError: the checkpoint is damaged, or a stopped evaluation there had other options.

@@ -75,11 +75,11 @@ class Options:
         "Bound: denoising, the same with closed-form KL, importance-weighted, semi-implicit.",
         type=click.Choice(BOUNDS),
     )
-    corruptions: int = _option(1, "Corruptions per datum (M).", within=(1, LARGE))
+    corruptions: int = _option(1, "Corruptions per observation (M).", within=(1, LARGE))
     particles: int = _option(1, "Latent draws per corruption (K).", within=(1, LARGE))
     encoder: str = _option(
         "mlp",
-        "Encoder: fully connected, convolutions before it, or recurrent (five looks at the datum).",
+        "Encoder: fully connected, convolutions before it, or recurrent (reads the observation five times).",
         type=click.Choice(ENCODERS),
     )
     decoder: str = _option(
@@ -164,7 +164,7 @@ class Options:
 class EvaluationOptions:
     """Everything that decides the figures of an evaluation, and how much memory it may take."""
 
-    samples: int = _option(5000, "Importance samples of each datum.")
+    samples: int = _option(5000, "Importance samples per observation.")
     proposal: str = _option(
         "auto",
         "What they are drawn from: q(z|x), q(z|x~) with fresh noise, a mixture of those, or what is better.",
@@ -186,7 +186,7 @@ class EvaluationOptions:
         "guide", "Where chains start: at the guide or at the prior.", type=click.Choice(STARTS)
     )
     annealing_steps: int = _option(300, "Temperatures of each chain.")
-    chains: int = _option(8, "Chains of each datum.")
+    chains: int = _option(8, "Chains per observation.")
     simulated: int = _option(
         20, "Data drawn from the model for bidirectional Monte Carlo (log p(x) from both sides); 0: none."
     )

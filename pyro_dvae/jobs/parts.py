@@ -173,7 +173,7 @@ def build_clean_bound(options: Options, draws: int = 1) -> DenoisingELBO:
 
     The best epoch is chosen by it: importance weights train another guide than L_dvae would choose.
 
-    :param draws: of the bound for each datum, averaged.
+    :param draws: of the bound for each observation, averaged.
     """
     if options.bound == "diwae":
         return TraceDenoisingIWAE_ELBO(

@@ -20,7 +20,7 @@ Shape = tuple[int, int, int]
 
 
 def image_shape_of(data_size: int, image_shape: Sequence[int] | None) -> Shape:
-    """Return (channels, height, width) of a datum: what is given, or one square channel.
+    """Return (channels, height, width) of an observation: what is given, or one square channel.
 
     :param data_size: D, their product.
     :param image_shape: (height, width), or (channels, height, width), or None for a square image.

@@ -77,7 +77,7 @@ class GRUEncoder(Encoder):
     :param data_size: D, of ``x`` [..., D].
     :param latent_size: d, of the results (loc, scale), each [..., d].
     :param hidden_size: recurrent units.
-    :param steps: how often the datum is seen.
+    :param steps: how often the observation is seen.
     """
 
     def __init__(self, data_size: int, latent_size: int, hidden_size: int = 200, steps: int = 5) -> None:

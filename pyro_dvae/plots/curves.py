@@ -25,7 +25,7 @@ def learning_curves(
     best_epoch: int | None = None,
     title: str | None = None,
 ) -> Path:
-    """Draw the training and validation bound (nats per datum, higher is better) against the epoch.
+    """Draw the training and validation bound (nats per observation, higher is better) against the epoch.
 
     The three arrays have one entry per epoch; None, NaN and infinite bounds are left out, and a curve without
     any value is not drawn. The first epochs and lone outliers, often hundreds of nats lower, are left outside

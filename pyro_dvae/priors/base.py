@@ -1,4 +1,4 @@
-"""What priors over the latents of a datum have in common."""
+"""What priors over the latents of an observation have in common."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pyro_dvae.registration import Module
 
 
 class Prior(Module, ABC):
-    """A distribution p(z) of the latent of one datum; a subclass gives it.
+    """A distribution p(z) of the latent of one observation; a subclass gives it.
 
     :param latent_size: d.
     """

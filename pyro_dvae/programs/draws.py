@@ -117,11 +117,12 @@ class Term:
 
 @dataclass(frozen=True)
 class LogWeight:
-    """Log importance weights of the draws, per datum.
+    """Log importance weights of the draws, per observation.
 
     :param values: log p(x, z) − log q(z|x̃), shape [K, M, *datum] (nats), without the scale of the plates.
-    :param scale: factor of each datum's bound (plate subsampling, ``poutine.scale``), a number or [*datum].
-    :param rest: the sum of what is the same in every draw and of no single datum (scaled, nats).
+    :param scale: factor of each observation's bound (plate subsampling, ``poutine.scale``), a number or
+        [*datum].
+    :param rest: the sum of what is the same in every draw and of no single observation (scaled, nats).
     """
 
     values: Tensor
@@ -141,7 +142,7 @@ class Draws:
     :param leaves: the reparameterised draws of the guide, where it went on with leaves of the graph in their
         place (see :class:`~pyro_dvae.programs.leaves.Leaves`).
     :param runs: the single runs, corruption by corruption, of draws that were looped over.
-    :param frames: of a single run among others, what a datum is to all of them.
+    :param frames: of a single run among others, what an observation is to all of them.
     """
 
     model_trace: Trace
@@ -171,7 +172,7 @@ class Draws:
         return [s for s in self.guide_trace.nodes.values() if s["type"] == "sample" and is_uncounted(s)]
 
     def datum_frames(self) -> list[CondIndepStackFrame]:
-        """Return the plates around all sites that differ between draws: what a datum, and a weight, is."""
+        """Return the plates around all sites that differ between draws; they define an observation."""
         return self._frames
 
     @cached_property
@@ -193,20 +194,20 @@ class Draws:
         return [Term(site, -1.0, site["unscaled_log_prob"]) for site in self.counted_sites()]
 
     def log_weight(self, terms: list[Term] | None = None) -> LogWeight:
-        """Return the sum of the terms, by default log p − log q, per draw and datum, and the outer scale."""
+        """Return the sum of terms (default: log p − log q) per draw and observation, and the outer scale."""
         terms = [*self.model_terms(), *self.guide_terms()] if terms is None else terms
         outer, inner = self._scales(terms)
         return LogWeight(self._sum(terms, inner), outer, self.rest(terms))
 
     def part(self, terms: list[Term]) -> Tensor:
-        """Return the sum of some of all terms per draw and datum, with the scales of :meth:`log_weight`."""
+        """Return the sum of some terms per draw and observation, with the scales of :meth:`log_weight`."""
         whole = [*self.model_terms(), *self.guide_terms()]
         _, inner = self._scales(whole)
         scales = {(term.site["name"], term.sign): scale for term, scale in zip(whole, inner, strict=True)}
         return self._sum(terms, [scales[term.site["name"], term.sign] for term in terms])
 
     def joint(self) -> tuple[LogWeight, float | Tensor]:
-        """Return log p(x, z) per draw and datum, and the factor that log q takes inside the weight (often 1).
+        """Return log p(x, z) per draw and observation, and the factor of log q in the weight (often 1).
 
         :raises InputError: the latents of the guide have different scales, so their joint density has none.
         """
@@ -217,7 +218,7 @@ class Draws:
         return self.log_joint(), factors[0]
 
     def log_joint(self) -> LogWeight:
-        """Return log p(x, z) per draw and datum, with the scales that it has in :meth:`log_weight`."""
+        """Return log p(x, z) per draw and observation, scaled as in :meth:`log_weight`."""
         model = self.model_terms()
         outer, inner = self._scales([*model, *self.guide_terms()])
         rest = self.rest([*model, *self.guide_terms()])
@@ -226,7 +227,7 @@ class Draws:
     def density(self, terms: list[Term]) -> Tensor:
         """Return the sum of the terms per draw and datum [K, M, *datum] (nats), with masks, without scales.
 
-        :raises InputError: a plate inside a datum is subsampled, so that its density is not all there.
+        :raises InputError: a plate inside an observation is subsampled, so that its density is not all there.
         """
         if name := self.subsamples.inside(self.datum_frames()):
             raise InputError(
@@ -235,7 +236,7 @@ class Draws:
         return self._sum(terms, [1.0] * len(terms))
 
     def rest(self, terms: list[Term]) -> float | Tensor:
-        """Return the scaled sum (nats) of the terms that are the same in every draw and of no single datum.
+        """Return the scaled sum (nats) of terms that are equal in all draws and belong to no observation.
 
         A factor that regularises parameters is one. It would only move all weights of a draw alike, so it is
         added to the bound outside of any logarithm.
@@ -248,7 +249,7 @@ class Draws:
         return total
 
     def is_within(self, site: dict[str, Any]) -> bool:
-        """Whether a site is part of the weight of a datum."""
+        """Whether a site is part of the weight of an observation."""
         if varies_over_draws(site) and not is_deterministic(site):
             return True
         return set(self.datum_frames()) <= set(data_frames(site))

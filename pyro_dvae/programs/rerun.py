@@ -36,7 +36,7 @@ class CrossDensity:
 
 
 def redrawn_density(draws: Draws, count: int) -> CrossDensity:
-    """Evaluate the latents under ``count`` fresh corruptions, in one pass on J inputs per datum."""
+    """Evaluate the latents under ``count`` fresh corruptions, in one pass on J inputs per observation."""
     if draws.runs:
         return _density_in_turn(draws, count, own=False)
     return _density(draws, count, {})

@@ -112,8 +112,8 @@ def bidirectional(
     """Sandwich log p(x) of data simulated from the model, and so tell how far annealing is from it.
 
     Bidirectional Monte Carlo (Grosse, Ghahramani and Adams 2015, "Sandwiching the marginal likelihood using
-    bidirectional Monte Carlo"). A datum x simulated with its latents comes with one exact sample of the
-    posterior p(z|x), namely those latents. Chains annealed forwards give a lower bound of log p(x) in
+    bidirectional Monte Carlo"). An observation x simulated with its latents comes with one exact sample of
+    the posterior p(z|x), namely those latents. Chains annealed forwards give a lower bound of log p(x) in
     expectation, chains annealed from the exact sample backwards, by the same kernels, an upper one. The gap
     says what :func:`annealed_log_likelihood` misses with the same options, as far as data of the model are
     like the data of interest (Wu et al. 2017).
@@ -123,7 +123,7 @@ def bidirectional(
     :param data: a batch [N, ...] of which only shape, dtype and device are used.
     :param num_data: data to simulate; as many as ``data`` has rows where omitted.
     :param data_site: name of the observed site, whose draws are the data.
-    :returns: lower and upper bound of each datum, their gap, and standard errors over the data (nats).
+    :returns: lower and upper bound of each observation, their gap, and standard errors over the data (nats).
     :raises InputError: as :func:`annealed_log_likelihood`; or the model observes anything but ``data_site``,
         or draws of another shape than ``data``.
 

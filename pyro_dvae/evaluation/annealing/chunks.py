@@ -65,7 +65,7 @@ def reverse_weights(
     The weights are those of the same path run forwards, with z_{T−1} ~ p(z|x) and z_{t−1} ~ K_t(·|z_t): as
     each kernel is reversible, it is its own reversal.
 
-    :param latents: by name, each [1, *plates, *event]: where all chains of a datum begin.
+    :param latents: by name, each [1, *plates, *event]: where all chains of an observation begin.
     """
     density, point = begin(programs, num_chains, latents)
     betas = kernels.betas
@@ -107,9 +107,9 @@ def rows_at_once(
 ) -> int:
     """Return the data of a chunk, so that an evaluation of the densities takes about ``memory`` bytes.
 
-    The bytes of one datum with all its chains are measured: what autograd keeps of an evaluation of 2n data
-    less what it keeps of n of them (which cancels the parameters), twice for the gradients, and 16 vectors
-    of the size of the latents. At least one datum is taken, whatever the memory.
+    The bytes of one observation with all its chains are measured: what autograd keeps of an evaluation of 2n
+    data less what it keeps of n of them (which cancels the parameters), twice for the gradients, and 16
+    vectors of the size of the latents. At least one observation is taken, whatever the memory.
     """
     few = min(4, len(given) // 2)
     if few == 0:

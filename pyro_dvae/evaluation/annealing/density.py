@@ -42,7 +42,7 @@ class Packing:
         )
 
     def pack(self, points: Mapping[str, Tensor]) -> Tensor:
-        """Return all latents as [C, N, D], D the unconstrained size of one datum's latents."""
+        """Return all latents as [C, N, D], D the unconstrained size of one observation's latents."""
         front = [points[name].movedim(self.data_position, 1) for name in self.shapes]
         return torch.cat([part.reshape(*part.shape[:2], -1) for part in front], -1)
 

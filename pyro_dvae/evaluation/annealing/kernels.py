@@ -45,7 +45,7 @@ def transition(
 
     The kernel is reversible with respect to f_β for step sizes that do not depend on the point.
 
-    :param step_sizes: of each datum, [N], float64.
+    :param step_sizes: of each observation, [N], float64.
     :param beta: inverse temperature, above 0.
     :param count: leapfrog steps.
     :returns: the next point and the probability of acceptance, [C, N], float64.
@@ -106,10 +106,10 @@ def adapted_kernels(programs: Programs, settings: AnnealingSettings, tick: Tick)
     """Anneal a few chains to find a step size for each temperature and datum, and freeze them.
 
     As Wu et al. (2017) tune theirs: log ε grows by gain · (acceptance − target) after every transition, the
-    acceptance being that of all chains of a datum. Theirs adapts during annealing, by which a step size
-    depends on the states it moves; here the pilot chains are thrown away. Given x, the kernels of the true
-    run are then fixed in advance: exp(log-weight) is exactly unbiased for p(x), and the very same kernels
-    serve in reverse.
+    acceptance being that of all chains of an observation. Theirs adapts during annealing, by which a step
+    size depends on the states it moves; here the pilot chains are thrown away. Given x, the kernels of the
+    true run are then fixed in advance: exp(log-weight) is exactly unbiased for p(x), and the very same
+    kernels serve in reverse.
     """
     betas = inverse_temperatures(settings.schedule, settings.num_steps).tolist()
     count = len(programs.x)

@@ -63,7 +63,7 @@ def annealed_log_likelihood(
     :param args: further data of model and guide, N rows each, cut like ``data``.
     :param kwargs: further arguments of model and guide, passed whole.
     :param num_steps: T, temperature increments.
-    :param num_chains: C, independent chains per datum.
+    :param num_chains: C, independent chains per observation.
     :param start: ``"prior"`` or ``"guide"``: p_0.
     :param leapfrog_steps: of each transition.
     :param schedule: ``"sigmoid"`` (smaller steps near both ends) or ``"linear"``.
@@ -71,11 +71,11 @@ def annealed_log_likelihood(
     :param seed: start of the streams that the draws are from; None draws it from the global stream. The
         draws also depend on the size of the chunks, so on ``memory``.
     :param max_plate_nesting: how many dimensions the user's plates take; found by one run where omitted.
-    :param memory: bytes, about, that a chunk of data may take: what autograd keeps for one datum and all
-        its chains is measured by two small runs, and doubled for the gradients. One datum is the least.
+    :param memory: bytes, about, that a chunk of data may take: what autograd keeps for one observation and
+        all its chains is measured by two small runs, and doubled for the gradients. One datum is the least.
     :param progress: show progress (None: on long evaluations), or a function of the steps done and in all,
         over pilots and chunks.
-    :returns: per datum log p(x), standard error and effective chains (nats).
+    :returns: per observation log p(x), standard error and effective chains (nats).
     :raises InputError: ``data`` is no tensor, empty or not finite, an option is out of range, or the model is
         not of this kind: a latent that is discrete or lies outside the data plate, scaled sites.
     """

@@ -1,4 +1,4 @@
-"""What annealing found, per datum and in the mean."""
+"""What annealing found, per observation and in the mean."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _UNRELIABLE, _FEW = 0.5, 2.0
 
 @dataclass(frozen=True)
 class AnnealedLikelihood:
-    """log p(x) of each datum by annealed importance sampling; all in nats, float64, on the CPU.
+    """log p(x) of each observation by annealed importance sampling; all in nats, float64, on the CPU.
 
     :param log_weight: log w of each chain, [C, N]; the mean of w is unbiased for p(x).
     :param acceptance_by_step: mean acceptance of each transition, from hot to cold, [T − 1].
@@ -49,7 +49,7 @@ class AnnealedLikelihood:
 
     @property
     def unreliable(self) -> Tensor:
-        """Whether a datum has a sampling error above 0.5 nats or fewer than 2 effective chains, [N], bool."""
+        """Whether a row has a sampling error above 0.5 nats or fewer than 2 effective chains, [N], bool."""
         return ~((self.standard_error <= _UNRELIABLE) & (self.ess >= _FEW))
 
     @property
@@ -64,7 +64,7 @@ class AnnealedLikelihood:
 
     @property
     def standard_error_of_mean(self) -> float:
-        """Standard error of ``mean``: the draw of the data and the sampling; NaN for a single datum."""
+        """Standard error of ``mean``: the draw of the data and the sampling; NaN for a single observation."""
         return Estimate(self.log_likelihood).standard_error
 
     def __str__(self) -> str:
@@ -84,7 +84,7 @@ class AnnealedLikelihood:
     def to_dict(self, per_datum: bool = False) -> dict[str, Any]:
         """Return the record as JSON-able values; what is not a finite number is None.
 
-        :param per_datum: with the values of each datum.
+        :param per_datum: with the values of each observation.
         """
         values: dict[str, Any] = {
             "num_data": self.log_weight.shape[1],
@@ -126,15 +126,16 @@ class BidirectionalReport:
     def upper(self) -> Estimate:
         """−log of the mean of 1/w over the reverse chains: above log p(x) in expectation.
 
-        E[1/w] = 1/p(x) for each chain, also where all chains of a datum begin at its one exact posterior
-        sample, so by Jensen's inequality both this and the mean of log w are upper bounds; this one is the
-        lower of the two for any weights. As the chains are not independent, it has an error over data only.
+        E[1/w] = 1/p(x) for each chain, also where all chains of an observation begin at its one exact
+        posterior sample, so by Jensen's inequality both this and the mean of log w are upper bounds; this one
+        is the lower of the two for any weights. As the chains are not independent, it has an error over data
+        only.
         """
         return Estimate(math.log(len(self.reverse_log_weight)) - torch.logsumexp(-self.reverse_log_weight, 0))
 
     @property
     def gap(self) -> Estimate:
-        """Upper less lower bound of each datum: how far annealing can be from log p(x)."""
+        """Upper less lower bound of each observation: how far annealing can be from log p(x)."""
         return Estimate(self.upper.per_datum - self.lower.per_datum)
 
     @property
@@ -158,7 +159,7 @@ class BidirectionalReport:
     def to_dict(self, per_datum: bool = False) -> dict[str, Any]:
         """Return the report as JSON-able values; what is not a finite number is None.
 
-        :param per_datum: with the values of each datum.
+        :param per_datum: with the values of each observation.
         """
         values: dict[str, Any] = {"num_data": self.forward.log_weight.shape[1], "unit": "nats per datum"}
         for name, estimate in self._estimates().items():

@@ -1,4 +1,4 @@
-"""Effect handlers that give latents their values and add up log-densities per datum, in one run."""
+"""Effect handlers that give latents their values and add up log-densities per observation, in one run."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class AnnealingSettings:
     """How log p(x) was annealed; what the arguments of :func:`annealed_log_likelihood` say.
 
     :param num_steps: T, temperature increments (one HMC transition between any two).
-    :param num_chains: C, chains per datum.
+    :param num_chains: C, chains per observation.
     :param start: ``"prior"`` or ``"guide"``, the distribution at β = 0.
     :param leapfrog_steps: L, leapfrog steps of a transition: one gradient each.
     :param schedule: name of the inverse temperatures.

@@ -36,7 +36,7 @@ def programs_of(model: Program, guide: Program | None, given: Arguments, structu
 def begin(
     programs: Programs, num_chains: int, latents: Mapping[str, Tensor] | None = None
 ) -> tuple[Density, Point]:
-    """Start chains for each datum at draws from p_0, or all of them at given latents.
+    """Start chains for each observation at draws from p_0, or all of them at given latents.
 
     Auxiliary sites of the guide are drawn once per chain and stay: given them, p_0 is a density.
 

@@ -90,7 +90,7 @@ def log_likelihood(
     max_plate_nesting: int | float = math.inf,
     **kwargs: Any,
 ) -> LogLikelihood:
-    """Estimate log p(x) of each datum by importance sampling with the guide as proposal::
+    """Estimate log p(x) of each observation by importance sampling with the guide as proposal::
 
         log p(x) ≈ log 1/S Σ_s p(x, z_s) / q(z_s)        E 1/S Σ_s w_s = p(x), for every proposal
 
@@ -110,7 +110,8 @@ def log_likelihood(
     :param data: data, shape [N, ...].
     :param args: further data of model and guide, N rows each, cut like ``data``.
     :param kwargs: further arguments of model and guide, passed whole.
-    :param num_samples: S, draws per datum; rounded up to whole passes (see ``num_samples`` of the result).
+    :param num_samples: S, draws per observation; rounded up to whole passes (see ``num_samples`` of the
+        result).
     :param proposal: ``"clean"``, ``"corrupted"`` or ``"mixture"``, see :class:`Proposal`; ``"auto"`` tries
         the first and the last on a few rows and takes the mixture where its estimate is higher: a guide that
         was trained on corrupted input alone may be a bad proposal on clean input.

@@ -156,7 +156,7 @@ class Plan:
 
     @property
     def num_samples(self) -> int:
-        """The draws of each datum in all."""
+        """The draws of each observation in all."""
         return self.one.num_draws * self.passes
 
 
@@ -175,7 +175,7 @@ def plan(
 
     :param rows_at_once: draws × data of a pass, at most, where the smallest pass allows it.
     :param memory: bytes, at most.
-    :param row_bytes: bytes of a draw of a datum.
+    :param row_bytes: bytes of a draw of an observation.
     """
     proposal = smallest.proposal
     rows = max(smallest.num_draws, min(rows_at_once, memory // 2 // row_bytes))

@@ -178,7 +178,7 @@ class Pass:
 
     @property
     def num_draws(self) -> int:
-        """The draws of each datum."""
+        """The draws of each observation."""
         return self.proposal.strata * self.per_stratum + self.from_prior
 
     def log_weights(

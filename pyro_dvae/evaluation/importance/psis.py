@@ -1,4 +1,4 @@
-"""Pareto-smoothed importance sampling, from the largest log weights of each datum alone.
+"""Pareto-smoothed importance sampling, from the largest log weights of each observation alone.
 
 Vehtari, Simpson, Gelman, Yao and Gabry (2024), "Pareto smoothed importance sampling", JMLR 25(72); the
 generalised Pareto fit is that of Zhang and Stephens (2009), Technometrics 51(3). Every choice the papers
@@ -29,7 +29,7 @@ _ELEMENTS_AT_ONCE = 2_000_000  # of the grid of a fit, [rows, points, draws]: 16
 
 @dataclass(frozen=True)
 class ParetoTail:
-    """A generalised Pareto distribution fitted to the largest weights of each datum.
+    """A generalised Pareto distribution fitted to the largest weights of each observation.
 
     :param k: shape, [N]: large where few draws dominate (compare :func:`k_threshold`). +inf: fewer than five
         draws lie above the cutoff, so nothing was fitted. −inf: the weights given are all equal, so there
@@ -61,10 +61,10 @@ def k_threshold(num_samples: int) -> float:
 
 
 def smooth_tail(largest: Tensor, *, resolution: float = 1e-12) -> ParetoTail:
-    """Fit the tail of each datum's weights and replace it by the quantiles of the fit.
+    """Fit the tail of each observation's weights and replace it by the quantiles of the fit.
 
-    :param largest: the T+1 largest of the S log weights of each datum, in any order, shape [N, T+1], with T
-        from :func:`tail_length` (all of them where S ≤ T+1). The smallest is the cutoff: what does not
+    :param largest: the T+1 largest of the S log weights of each observation, in any order, shape [N, T+1],
+        with T from :func:`tail_length` (all of them where S ≤ T+1). The smallest is the cutoff: what does not
         exceed it is not in the tail. −inf is a draw of weight zero.
     :param resolution: log weights that differ by no more than this are equal (nats): the rounding error of
         the computation behind them, which is larger in float32.
@@ -103,7 +103,8 @@ def smoothed_log_sum(
     Nothing is subtracted, so nothing cancels.
 
     :param largest: as for :func:`smooth_tail`, shape [N, T+1].
-    :param log_rest: log of the sum of the other S − T − 1 weights of each datum, −inf for none, shape [N].
+    :param log_rest: log of the sum of the other S − T − 1 weights of each observation, −inf for none, shape
+        [N].
     """
     _check("log_rest", log_rest, 1)
     tail = smooth_tail(largest, resolution=resolution)

@@ -17,7 +17,7 @@ TOO_MANY = 0.01  # share of the data above the threshold from which on another p
 
 @dataclass(frozen=True)
 class LogLikelihood:
-    """Importance-sampled log p(x) of each datum, float64 and in nats, and its reliability.
+    """Importance-sampled log p(x) of each observation, float64 and in nats, and its reliability.
 
     :param log_likelihood: log 1/S Σ_s w_s, shape [N]; in expectation a lower bound of log p(x).
     :param standard_error: of each by the delta method, within the strata of the proposal, [N].
@@ -70,7 +70,7 @@ class LogLikelihood:
 
     @property
     def standard_error_of_mean(self) -> float:
-        """Standard error of the mean over the draw of the data, sampling included; NaN for one datum."""
+        """Standard error of the mean, including the variation between rows; NaN for one row."""
         return float(self.log_likelihood.std()) / math.sqrt(len(self)) if len(self) > 1 else math.nan
 
     @property
@@ -127,7 +127,7 @@ class LogLikelihood:
     def to_dict(self, per_datum: bool = False) -> dict[str, Any]:
         """Return the record as JSON-able values; what is not a finite number is None.
 
-        :param per_datum: with the values of each datum.
+        :param per_datum: with the values of each observation.
         """
         sizes, bounds = self.bound_by_samples
         content: dict[str, Any] = {
@@ -160,7 +160,7 @@ class LogLikelihood:
         return content
 
     def per_datum(self) -> dict[str, Tensor]:
-        """Return what there is for each datum, by name, each [N]."""
+        """Return what there is for each observation, by name, each [N]."""
         return {
             "log_likelihood": self.log_likelihood,
             "standard_error": self.standard_error,
@@ -172,8 +172,8 @@ class LogLikelihood:
     def to_arviz(self) -> Any:
         """Return the record as an ``arviz.InferenceData`` (ArviZ 0.x) or ``xarray.DataTree`` (ArviZ 1.x).
 
-        Its group ``importance_sampling`` holds each datum's figures, and ``log_weight`` where the weights
-        were kept. Write it with :func:`pyro_dvae.evaluation.write_netcdf`.
+        Its group ``importance_sampling`` holds each observation's figures, and ``log_weight`` where the
+        weights were kept. Write it with :func:`pyro_dvae.evaluation.write_netcdf`.
         """
         from pyro_dvae.evaluation.importance.arviz_export import labelled
 

@@ -22,7 +22,7 @@ _STEPS = (1, 2, 5)
 class Tally:
     """Sums over the draws of some data, in float64 and in log space; independent of the number of draws.
 
-    :param num_samples: S, the draws of each datum that will come.
+    :param num_samples: S, the draws of each observation that will come.
     :param num_data: N.
     """
 
@@ -58,7 +58,7 @@ class Tally:
         self.log_rest = torch.logaddexp(self.log_rest, others.logsumexp(1))
 
     def results(self, resolution: float) -> dict[str, Tensor]:
-        """Return the estimates of each datum [N], by name.
+        """Return the estimates of each observation [N], by name.
 
         :param resolution: rounding error of one log weight (nats): smaller differences are none.
         """
@@ -74,7 +74,7 @@ class Tally:
 
 
 class Convergence:
-    """The mean estimate by number of samples: averages over disjoint groups of the draws, per datum.
+    """The mean estimate by number of samples: averages over disjoint groups of the draws, per observation.
 
     Its expectation rises with the group, as the importance-weighted bounds of Burda et al. (2016) do.
 

@@ -91,7 +91,7 @@ def active_units(
     :param clean: give the guide clean input; else corrupt it.
     :param seed: draw from a stream of its own that starts here; None draws from the global one.
     :param batch_size: rows of ``data`` at a time; by default 2,000.
-    :raises InputError: as ``latent_means``, and if there is a single datum.
+    :raises InputError: as ``latent_means``, and if there is a single observation.
     """
     checks.data("data", data)
     if len(data) < 2:

@@ -33,7 +33,7 @@ class BinaryCode:
     :param share: of the data with a 1, for each bit [d].
     :param from_real: error of the data decoded from the real-valued mean codes.
     :param from_bits: the same, decoded from the bits.
-    :param data_size: D, the number of elements of a datum.
+    :param data_size: D, the number of elements of an observation.
     :param dead: entropy below which a bit is dead.
     """
 
@@ -51,12 +51,12 @@ class BinaryCode:
 
     @property
     def bits(self) -> float:
-        """The length of the code of a datum: the sum of the bits' entropies (bits)."""
+        """The length of the code of an observation: the sum of the bits' entropies (bits)."""
         return float(self.entropy.sum())
 
     @property
     def compression(self) -> float:
-        """How many elements of a datum a bit of its code stands for; of binary data the compression ratio."""
+        """Elements of an observation per bit of its code; for binary data the compression ratio."""
         return self.data_size / self.bits if self.bits else math.inf
 
     @property
@@ -118,8 +118,8 @@ def binary_code(
 ) -> BinaryCode:
     """Round the mean code of each row of ``data`` to bits, and compare what is decoded from them.
 
-    Bit i of a datum is 1 where the mean of the guide's latent i exceeds ``threshold``; in its place the
-    decoder gets the higher of ``values``, else the lower. For latents near 0 and 1
+    Bit i of an observation is 1 where the mean of the guide's latent i exceeds ``threshold``; in its place
+    the decoder gets the higher of ``values``, else the lower. For latents near 0 and 1
     (:class:`~pyro_dvae.priors.GaussianPair`, bits) these are the defaults. Latents that are logits of a code
     in (0, 1) (:class:`~pyro_dvae.priors.SparseBeta`, :class:`~pyro_dvae.priors.ConcretePrior`) take
     ``threshold=0`` and ``values=(-inf, inf)``, whose codes are 0 and 1.

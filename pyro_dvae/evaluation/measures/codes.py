@@ -52,8 +52,8 @@ def decoding_errors(
     :param rows: data [n, ...].
     :param data_site: name of the model's observed site to compare.
     :param plate: name of the data plate.
-    :returns: the squared error [n], mean over the elements of a datum, and the cross-entropy [n] (nats), the
-        sum over them, or None where the likelihood is not Bernoulli.
+    :returns: the squared error [n], mean over the elements of an observation, and the cross-entropy [n]
+        (nats), the sum over them, or None where the likelihood is not Bernoulli.
     :raises InputError: the mean of the site is not known, or it is Bernoulli and observes other than [0, 1].
     """
     site = poutine.trace(poutine.replay(model, trace=codes)).get_trace(rows).nodes[data_site]
@@ -79,7 +79,7 @@ def gathered(parts: list[tuple[Tensor, Tensor | None]]) -> DecodingError:
 
 @dataclass(frozen=True, eq=False)  # compared by identity: == of tensors has no single truth value
 class DecodingError:
-    """The error of the data decoded from one kind of code, per datum [N].
+    """The error of the data decoded from one kind of code, per observation [N].
 
     :param squared: mean over the D elements of (x − E[x|z])², in the square of the unit of the data.
     :param cross_entropy: −Σ x log p + (1 − x) log(1 − p) over the elements (nats), for a Bernoulli
@@ -96,7 +96,7 @@ class ReconstructionError:
 
     :param from_mean: decoded from the mean code; None where the distribution of a latent has no mean.
     :param from_samples: decoded from sampled codes; the average over the draws of their errors.
-    :param num_samples: draws of each datum's code.
+    :param num_samples: draws of each observation's code.
     """
 
     from_mean: DecodingError | None

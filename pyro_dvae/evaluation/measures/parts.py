@@ -79,10 +79,10 @@ def _factors(q: Distribution, p: Distribution) -> tuple[Distribution, Distributi
 
 @dataclass(frozen=True, eq=False)  # compared by identity: == of tensors has no single truth value
 class BoundParts:
-    """The bound of each datum, split: ``bound = reconstruction − Σ kl``; all in nats.
+    """The bound of each observation, split: ``bound = reconstruction − Σ kl``; all in nats.
 
-    :param reconstruction: log-density of the observed sites, per datum [N].
-    :param kl: per latent site KL(q(z|x) ‖ p(z)), per datum [N].
+    :param reconstruction: log-density of the observed sites, per observation [N].
+    :param kl: per latent site KL(q(z|x) ‖ p(z)), per observation [N].
     :param kl_per_dimension: per latent site the mean over the data for each of its dimensions, float64,
         shape [*inner plates, *event]; None where the site does not factorise over them.
     :param closed_form: the sites whose KL is the integral; that of the others is sampled log q − log p.
@@ -124,7 +124,7 @@ class BoundParts:
     def to_dict(self, per_datum: bool = False) -> dict[str, Any]:
         """Return the record as JSON-able values; what is not a finite number is None.
 
-        :param per_datum: with the values of each datum.
+        :param per_datum: with the values of each observation.
         """
         return {
             "num_data": len(self.reconstruction.per_datum),
@@ -227,7 +227,7 @@ class _Parts:
 
 
 def _rows(value: Tensor, site: Site, plate: str, outer: float | Tensor) -> Tensor:
-    """Return a value of a site, [*batch, ...], averaged over the draws and by datum: [n, ...].
+    """Return a value of a site, [*batch, ...], averaged over the draws and by observation: [n, ...].
 
     The bound leaves out the scale that all sites share (plate subsampling); what is left is the site's own.
     """

@@ -90,7 +90,7 @@ def linear_probe(
 ) -> LinearProbe:
     """Fit multinomial logistic regression of the labels on the codes of the train data; test it.
 
-    The code of a datum is the posterior means of all latents, flattened and joined
+    The code of an observation is the posterior means of all latents, flattened and joined
     (:func:`~pyro_dvae.evaluation.measures.latent_means`), each element standardised by the train data. The
     fit is scikit-learn's ``LogisticRegression``, with an L2 penalty. A class that only the test data have
     counts as an error.

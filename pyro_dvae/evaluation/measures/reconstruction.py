@@ -33,7 +33,7 @@ def bits_per_dim(
 def bits_per_dim(
     nats_per_datum: float | Tensor, num_dimensions: int, *, scale: float = 1.0, levels: int | None = None
 ) -> float | Tensor:
-    """Convert a code length, −log p(x) in nats per datum, to bits per dimension (less is better)::
+    """Convert a code length, −log p(x) in nats per observation, to bits per dimension (less is better)::
 
         nats / (D log 2) + log2(scale)
 
@@ -46,7 +46,7 @@ def bits_per_dim(
     discrete for the model (Bernoulli pixels) have a probability, not a density, and need neither.
 
     :param nats_per_datum: −log p(x) or a bound's loss, a number or a tensor [...] (nats).
-    :param num_dimensions: D, values in a datum.
+    :param num_dimensions: D, values in an observation.
     :param scale: what the data were divided by before the model.
     :param levels: the same as a number of levels within [0, 1]; give one of the two.
     :returns: bits per dimension, shaped like ``nats_per_datum``.
@@ -87,7 +87,7 @@ def reconstruction_error(
     :param guide: Pyro guide of a batch.
     :param data: data, shape [N, ...].
     :param data_site: name of the model's observed site to compare.
-    :param num_samples: sampled codes of each datum.
+    :param num_samples: sampled codes of each observation.
     :param clean: give the guide clean input; else it is corrupted by a draw of its own for every code.
     :param seed: draw from a stream of its own that starts here; None draws from the global one.
     :param batch_size: rows of ``data`` at a time; by default 2,000.

@@ -159,7 +159,7 @@ def samples(subject: Subject) -> Figures:
 
 
 def _draws(x: Tensor) -> int:
-    """Return the draws of each datum."""
+    """Return the draws of each observation."""
     return min(max(math.ceil(DRAWS / len(x)), 1), 500)
 
 

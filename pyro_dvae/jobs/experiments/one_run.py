@@ -179,7 +179,7 @@ def _data(setting: Setting) -> Row:
 
 
 def _curve(history: History) -> Row:
-    """Return the validated epochs: number, training and validation bound (nats per datum)."""
+    """Return the validated epochs: number, training and validation bound (nats per observation)."""
     columns = zip(history.epochs, history.train_bound, history.validation_bound, strict=True)
     kept = [(e, t, v) for e, t, v in columns if v is not None]
     return {

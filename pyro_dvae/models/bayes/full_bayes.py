@@ -53,11 +53,11 @@ class Share:
 
 
 class PredictiveModel(Module):
-    """The predictive distribution of a datum under the guide's distribution of the weights, as a model::
+    """The predictive distribution of an observation under the guide's weights, as a model::
 
         z ~ p(z),   x ~ ∫ q(w) p(x | z, w) dw      with one w ~ q(w) for each draw of z
 
-    For everything that is measured per datum: with the local guide, ``log_likelihood`` estimates
+    For everything that is measured per observation: with the local guide, ``log_likelihood`` estimates
     log ∫ q(w) p(x|w) dw and ``evaluate_bound`` a lower bound of it. The weights are no sites here; all data
     of a pass share those of a draw, so the errors of different data are not independent. Its density differs
     from call to call, which a Markov chain (annealed importance sampling) does not allow: use the decoder
@@ -89,7 +89,7 @@ class FullBayesGuide(Module):
 
         w ~ N(loc, diag scale²), scale = softplus(raw);   x̃_n ~ p_π(x̃ | x_n),  z_n ~ q(z | x̃_n)
 
-    :param guide: any amortised guide, of the latents of a datum; used as it is, not copied.
+    :param guide: any amortised guide, of the latents of an observation; used as it is, not copied.
     :param decoder: the module that :class:`~pyro_dvae.models.bayes.FullBayesModel` was given.
     :param data_count: N, as the model's.
     :param start: a module like ``decoder`` (a trained one) whose weights the means start from; by default
@@ -146,13 +146,13 @@ class FullBayesModel(Module):
     Sites: one for each trainable parameter of the decoder, ``decoder.NAME``, outside the plate ``data``;
     ``z`` [B, d] and ``x`` [B, D] inside it, B rows of N. An ELBO of it, with a guide such as
     :class:`~pyro_dvae.models.bayes.FullBayesGuide`, bounds log p(x_1, .., x_N), the evidence of the whole
-    data set, without bias from a mini-batch: the divergence of the weights counts once, each datum N / B
-    times. Of several draws, each has weights of its own.
+        data set, without bias from a mini-batch: the divergence of the weights counts once, each observation
+        N / B times. Of several draws, each has weights of its own.
 
     :param decoder: any module from z [..., d] to a distribution of x [..., D], with an attribute
         ``latent_size``. It is copied; its trainable parameters become sites, frozen ones stay as they are.
     :param data_count: N.
-    :param prior: of the latents of a datum; the standard normal by default.
+    :param prior: of the latents of an observation; the standard normal by default.
     :param prior_scale: standard deviation of the weights' prior.
     :param bound_of: ``"data"`` as above; ``"batch"`` multiplies the whole by B / N, so that a loss is of the
         size of a mini-batch's, as :func:`pyro_dvae.fit` shows it. The guide must have the same.
@@ -202,18 +202,18 @@ class FullBayes(Module):
 
         log p(x_1..x_N) ≥ −KL(q(w) ‖ p(w)) + E_q(w) Σ_n L_dvae(x_n; w)
 
-    (Kingma and Welling 2014, appendix F, with the denoising bound of each datum.) Use
+    (Kingma and Welling 2014, appendix F, with the denoising bound of each observation.) Use
     ``TraceDenoising_ELBO``, or ``TraceMeanFieldDenoising_ELBO``, whose divergence of the weights is in closed
     form. Importance-weighted bounds weigh the whole data set at once, and refuse mini-batches.
 
-    What is measured per datum takes ``predictive()`` and ``guide.guide``::
+    What is measured per observation takes ``predictive()`` and ``guide.guide``::
 
         dv.log_likelihood(bayes.predictive(), bayes.guide.guide, x)
 
     :param decoder: any module from z [..., d] to a distribution of x, with an attribute ``latent_size``.
     :param guide: any amortised guide.
     :param data_count: N, the data of the whole data set.
-    :param prior: of the latents of a datum; the standard normal by default.
+    :param prior: of the latents of an observation; the standard normal by default.
     :param prior_scale: standard deviation of the weights' prior.
     :param start: a module like ``decoder`` whose weights the means start from; by default ``decoder``.
     :param initial_scale: standard deviation of every weight at the start.
@@ -251,7 +251,7 @@ class FullBayes(Module):
         return cls(model.decoder, guide, data_count, prior=model.prior, **settings)
 
     def predictive(self) -> PredictiveModel:
-        """Return the model of a new datum, with the weights drawn from the guide; it shares parameters."""
+        """Return the model of new observations, with weights drawn from the guide; it shares parameters."""
         return PredictiveModel(self.model.skeleton, self.model.prior, self.guide.weights)
 
     def mean_decoder(self) -> nn.Module:

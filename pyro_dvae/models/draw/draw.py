@@ -98,7 +98,8 @@ class DRAW(Module):
         svi = SVI(draw.model, draw.guide, Adam({"lr": 1e-3}), dv.TraceMeanFieldDenoising_ELBO())
 
     With a corruption the recognition network reads x̃ alone, and the likelihood is that of clean x (Im et al.
-    2017). The bound per datum, in nats, is E [log p(x | c_T) − Σ_t KL(q(z_t | x̃, z_1..z_{t−1}) ‖ N(0, I))].
+    2017). The bound per observation, in nats, is E [log p(x | c_T) − Σ_t KL(q(z_t | x̃, z_1..z_{t−1}) ‖ N(0,
+    I))].
 
     :param image_shape: (height, width); D is their product, row by row.
     :param steps: T.

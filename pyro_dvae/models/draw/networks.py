@@ -29,7 +29,7 @@ class Cell(Module, ABC):
 
     A state is a tuple of tensors [..., hidden_size], its first the hidden vector h. Input and state may have
     different leading dims that broadcast, so that a state shared by several draws is computed once.
-    It starts at learned biases, the same for every datum, as in Gregor et al. (2015).
+    It starts at learned biases, the same for every observation, as in Gregor et al. (2015).
 
     :param input_size: size of the input.
     :param hidden_size: size of h.
