@@ -1,6 +1,6 @@
-"""Levels of a corruption, fixed, scheduled, learned or given by a network; and temperatures.
+"""Levels of a corruption (fixed, scheduled, learned, or computed by a network), and temperatures.
 
-``Trainer``, ``fit`` and ``fit_many`` move what model and guide hold; a loop of one's own calls the
+``Trainer``, ``fit`` and ``fit_many`` update the schedules in model and guide. In your own loop, call the
 corruption's ``set_epoch``.
 """
 
@@ -30,7 +30,7 @@ class Schedule(ABC):
 
     @abstractmethod
     def levels(self) -> tuple[float, ...]:
-        """Return levels whose hull holds every value, for range checks."""
+        """Return levels whose range covers all values, for range checks."""
 
 
 class ConstantSchedule(Schedule):
@@ -47,7 +47,7 @@ class ConstantSchedule(Schedule):
 
 
 class LinearSchedule(Schedule):
-    """From ``start`` at epoch 0 in a straight line to ``end`` at epoch ``epochs``, and ``end`` after it."""
+    """Linear from ``start`` at epoch 0 to ``end`` at epoch ``epochs``, then constant."""
 
     def __init__(self, start: float, end: float, epochs: float) -> None:
         self.start = checks.number("start", start)
@@ -63,9 +63,9 @@ class LinearSchedule(Schedule):
 
 
 class StepSchedule(Schedule):
-    """Piecewise constant: ``levels_from`` maps the epoch from which a level holds to that level.
+    """Piecewise constant: ``levels_from`` maps the first epoch of each level to the level.
 
-    The first level holds before its epoch too. Example: ``StepSchedule({0: 0.2, 50: 0.1, 80: 0.05})``.
+    The first level also holds before its epoch. Example: ``StepSchedule({0: 0.2, 50: 0.1, 80: 0.05})``.
     """
 
     def __init__(self, levels_from: Mapping[float, float]) -> None:
@@ -101,15 +101,15 @@ def constrain(raw: Tensor, minimum: float, maximum: float) -> Tensor:
 
 
 class Level(Module):
-    """A rate in [0, 1] or a scale in [0, ∞): a scalar, or one value per element of the observation.
+    """A rate in [0, 1] or a scale in [0, ∞): a scalar, or a value for each element of an observation.
 
-    A learned level stays above ``minimum``: it is :func:`constrain` of its parameter ``raw``. A fixed or
-    scheduled one is a buffer that is changed in place, so recorded and compiled steps see the change. A
-    tensor that wants a gradient (``pyro.param(...)``, say) is used as it is and gets its gradient.
+    A learned level stays above ``minimum``, because it is :func:`constrain` of its parameter ``raw``. A fixed
+    or scheduled level is a buffer that changes in place, so compiled steps see the change. A tensor that
+    requires a gradient, for example from ``pyro.param``, is used unchanged and gets its gradient.
 
     :param argument: the name of the level, for error messages.
     :param value: a number, a tensor that broadcasts against an observation, or a :class:`Schedule`.
-    :param learnable: whether ``value`` is only the start of a learned parameter.
+    :param learnable: whether ``value`` is the initial value of a learned parameter.
     :param minimum: the lower limit of a learned level.
     :param maximum: 1 for a rate, infinity for a scale.
     """
@@ -180,12 +180,12 @@ class Level(Module):
         return torch.logit((start - self.minimum) / (self.maximum - self.minimum))
 
     def set_epoch(self, epoch: float) -> None:
-        """Move a scheduled level to its value at ``epoch``; others stay."""
+        """Set a scheduled level to its value at ``epoch``; other levels do not change."""
         if self.schedule is not None:
             self.value.fill_(self.schedule(epoch))
 
     def forward(self, x: Tensor | None = None) -> Tensor:
-        """Return the level now, whatever the data ``x``; differentiable where it is learned."""
+        """Return the current level, which does not depend on ``x``; it is differentiable if learned."""
         if not self.learnable:
             return self.value
         return constrain(self.raw, self.minimum, self.maximum)
@@ -201,7 +201,7 @@ class NetworkLevel(Module):
         per observation.
     :param minimum: lower limit of the level, below ``maximum``.
     :param maximum: 1 for a rate, infinity for a scale.
-    :param argument: that gave the network, for error messages.
+    :param argument: name of the argument that gave the network, for error messages.
     """
 
     def __init__(
@@ -216,7 +216,7 @@ class NetworkLevel(Module):
             raise InputError(f"minimum: expected a number below {maximum:g}, got {minimum!r}")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the levels for clean ``x``; checked to be finite while Pyro validates."""
+        """Return the levels for clean ``x``; they must be finite while Pyro's validation is on."""
         raw = checks.floating(self._argument, self.network(x))
         if raw.dim() != x.dim() or any(a not in (1, b) for a, b in zip(raw.shape, x.shape, strict=True)):
             expected = {tuple(x.shape): None, (*x.shape[:-1], 1): None}
@@ -237,7 +237,7 @@ def level(
     minimum: float = 0.0,
     maximum: float = 1.0,
 ) -> Level | NetworkLevel:
-    """Return the module that gives a level: of a network where ``value`` is one, else a :class:`Level`."""
+    """Return a :class:`NetworkLevel` if ``value`` is a network, else a :class:`Level`."""
     if not isinstance(value, nn.Module):
         return Level(argument, value, learnable=learnable, minimum=minimum, maximum=maximum)
     if learnable:
@@ -246,7 +246,7 @@ def level(
 
 
 class Temperature(Level):
-    """A number above 0, or a schedule over epochs; a buffer changed in place, as compiled steps need.
+    """A positive number or a schedule over epochs, in a buffer that changes in place for compiled steps.
 
     :param value: the temperature.
     """

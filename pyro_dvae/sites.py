@@ -1,4 +1,4 @@
-"""The corruption site of a guide: sampled and seen by the encoder, never counted by a bound."""
+"""The corruption site of a guide, which the encoder sees and no bound counts."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ class _NoEntropy(float):
 class Auxiliary(dist.TorchDistribution):
     """A distribution that is sampled but has log-probability 0, whatever the value.
 
-    Around a corruption it makes any Pyro ELBO compute the denoising bound: counting the site would add the
-    entropy of the corruption to it. A discrete distribution that depends on parameters keeps its true score
-    function, so their gradient is estimated; one that is reparameterised is followed pathwise. Whether it
-    depends on parameters is read off its log-density, wherever the parameters live.
+    With a corruption wrapped in it, any Pyro ELBO computes the denoising bound; a counted site would add the
+    entropy of the corruption. A discrete distribution that depends on parameters keeps its true score
+    function, so their gradient can be estimated. A reparameterised distribution has pathwise gradients. The
+    log-density shows whether the distribution depends on parameters, wherever they are stored.
 
     :param base_dist: the distribution of the value.
-    :param clean: the value that stands for "no corruption", of the same shape; None for noise that is part
-        of the guide and stays on clean input.
+    :param clean: the value without corruption, of the same shape; None for noise that belongs to the guide
+        and remains on clean input.
     """
 
     arg_constraints: ClassVar[dict[str, dist.constraints.Constraint]] = {}
@@ -57,7 +57,7 @@ class Auxiliary(dist.TorchDistribution):
 
     @cached_property
     def learned(self) -> bool:
-        """Whether the log-density has a gradient, which a draw alone does not carry."""
+        """Whether the log-density has a gradient that the draws do not carry."""
         if not torch.is_grad_enabled():
             return False
         if self.clean is not None:
@@ -69,7 +69,7 @@ class Auxiliary(dist.TorchDistribution):
 
     @property
     def has_rsample(self) -> bool:
-        """Whether draws carry the whole gradient: trivially so where nothing is learned."""
+        """Whether the draws carry the whole gradient, which is always so if nothing is learned."""
         pathwise = self.base_dist.has_rsample or not self.learned
         # Pyro's mean-field ELBO asks this to refuse a site; say here what to use instead.
         if not pathwise and sys._getframe(1).f_code.co_name == "check_fully_reparametrized":
@@ -108,7 +108,7 @@ class Auxiliary(dist.TorchDistribution):
         return ScoreParts(nothing, self.base_dist.log_prob(value), _NoEntropy())
 
     def without_noise(self) -> Auxiliary:
-        """Return the distribution whose every draw is the clean value; noise of the guide stays."""
+        """Return a distribution that always gives the clean value; noise of the guide remains."""
         if self.clean is None:
             return self
         return Auxiliary(dist.Delta(self.clean, event_dim=self.event_dim), self.clean)
@@ -117,16 +117,16 @@ class Auxiliary(dist.TorchDistribution):
 def corrupt(name: str, corruption: Corruption, x: Tensor, event_dim: int = 1) -> Tensor:
     """Sample the corruption site ``x̃ ~ p_π(x̃|x)`` in a guide (Im et al. 2017, section 3).
 
-    Call it before the latent sites, inside the same plate, and give the encoder what it returns. The site
-    adds nothing to any bound. A learned corruption registers its parameters with Pyro here.
+    Call it before the latent sites, inside the same plate, and pass the result to the encoder. The site adds
+    nothing to any bound. This function registers the parameters of a learned corruption with Pyro.
 
     :param name: name of the site.
     :param corruption: the corruption.
     :param x: clean data, shape ``batch + event``.
-    :param event_dim: number of rightmost dimensions of ``x`` that make one observation.
+    :param event_dim: number of rightmost dimensions of ``x`` that form one observation.
     :returns: corrupted data, shaped like ``x`` (with further dimensions on the left under several draws).
-    :raises InputError: ``x`` is no floating-point tensor, has too few dimensions, or holds NaN or infinity
-        while Pyro validates.
+    :raises InputError: if ``x`` is not a floating-point tensor, has too few dimensions, or, while Pyro's
+        validation is on, has NaN or infinite values.
     """
     checks.text("name", name)
     checks.count("event_dim", event_dim, minimum=0)
@@ -141,17 +141,17 @@ def corrupt(name: str, corruption: Corruption, x: Tensor, event_dim: int = 1) ->
 
 
 def auxiliary(name: str, fn: dist.TorchDistribution, clean: Tensor | None = None) -> Tensor:
-    """Sample a guide site that no bound counts: noise that the guide integrates over.
+    """Sample a guide site that no bound counts, for noise that the guide integrates over.
 
-    A guide with such a site is a mixture over it, and the bound is that of its components: dropping the
-    density of an auxiliary variable leaves a lower bound of log p(x) (Im et al. 2017, Theorem 1). A site that
-    is only marked ``infer={"is_auxiliary": True}`` counts, as in Pyro.
+    A guide with such a site is a mixture, and the bound is that of its components. Without the density of the
+    auxiliary variable, it is still a lower bound of log p(x) (Im et al. 2017, Theorem 1). A site that is only
+    marked ``infer={"is_auxiliary": True}`` counts, as in Pyro.
 
     :param name: name of the site.
     :param fn: distribution of the noise.
-    :param clean: the value that :func:`clean_input` puts in its place; None leaves the noise there.
+    :param clean: the value that :func:`clean_input` uses instead; None keeps the noise.
     :returns: a draw.
-    :raises InputError: ``fn`` is no distribution of Pyro, or ``clean`` no tensor.
+    :raises InputError: if ``fn`` is not a Pyro distribution, or ``clean`` is not a tensor.
     """
     checks.text("name", name)
     checks.instance("fn", fn, TorchDistributionMixin, "a distribution of Pyro")
@@ -173,7 +173,7 @@ class CleanInputMessenger(Messenger):
 
 
 def clean_input(fn: Callable[..., Any] | None = None) -> Any:
-    """Switch the corruption off: a context manager, or a wrapper of a guide.
+    """Turn corruption off, as a context manager or as a wrapper of a guide.
 
     Im et al. (2017) train on corrupted input and report test bounds on clean input::
 

@@ -1,4 +1,4 @@
-"""What every bound shares: one vectorised run, the three losses, the per-observation bound."""
+"""The base class of all bounds: one vectorised run, the three losses, the bound of each observation."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from pyro_dvae.programs.vectorised import Seen, naming_draws, seen
 
 
 class DenoisingELBO(Trace_ELBO):
-    """Base of the bounds: a subclass turns the draws of one run into a bound and its surrogate.
+    """Base class of the bounds. A subclass turns the draws of one run into a bound and its surrogate.
 
-    A guide may have uncounted sites (a corruption sampled by :func:`pyro_dvae.corrupt`, or other noise by
-    :func:`pyro_dvae.auxiliary`): they are sampled and followed by the gradient, and add nothing. Every other
-    site counts as in Pyro. All M × K draws are made in one pass over plates left of the user's own, so model
-    and guide must vectorise as under Pyro's ``vectorize_particles=True``; the first run of a pair compares
-    draws of the pass with the programs run on them alone.
+    A guide may have uncounted sites: corruptions, sampled by :func:`pyro_dvae.corrupt`, and other noise,
+    sampled by :func:`pyro_dvae.auxiliary`. They add nothing to the bound, but gradients flow through them.
+    Every other site counts as in Pyro. All M × K draws are made in one pass, in plates to the left of the
+    user's plates, so model and guide must vectorise as under Pyro's ``vectorize_particles=True``. The first
+    run of a model and guide checks this: it compares some draws of the pass with separate runs.
 
     :param num_corruptions: M, draws of the uncounted sites per observation.
     :param num_particles: K, draws of the latents per corruption.
-    :param max_plate_nesting: how many dimensions the user's plates take; found by one run where omitted.
-    :param vectorize_particles: False makes one draw after the other: slower, for any program.
+    :param max_plate_nesting: number of dimensions of the user's plates; by default found by one run.
+    :param vectorize_particles: False draws one sample at a time, which is slower but works for any program.
     :param strict_enumeration_warning: as in Pyro.
-    :param retain_graph: whether ``loss_and_grads`` keeps the graph.
-    :param ignore_jit_warnings: accepted as in Pyro; nothing here uses it.
-    :raises InputError: an argument is not as described.
+    :param retain_graph: whether ``loss_and_grads`` keeps the autograd graph.
+    :param ignore_jit_warnings: accepted for compatibility with Pyro, but not used.
+    :raises InputError: if an argument is invalid.
     """
 
     # What decides when to look at a pair, and nothing else: compiled steps leave it out.
@@ -85,7 +85,7 @@ class DenoisingELBO(Trace_ELBO):
     def _bound_and_surrogate(self, draws: Draws) -> tuple[Tensor, Tensor]:
         """Return the bound summed over the data (nats, scaled) and a scalar that has its gradient.
 
-        Where gradients are off the second is not used.
+        With gradients turned off, the second value is not used.
         """
 
     @abstractmethod
@@ -99,7 +99,7 @@ class DenoisingELBO(Trace_ELBO):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Draws:
-        """Run guide and model over all draws: once, or once for each where they are looped over."""
+        """Run guide and model for all draws, in one pass or one draw at a time."""
         pair = Pair(model, guide, args, kwargs)
         with_leaves = self._needs_leaves() and torch.is_grad_enabled()
         looped = not self.vectorize_particles
@@ -121,7 +121,7 @@ class DenoisingELBO(Trace_ELBO):
 
     @property
     def plate_nesting(self) -> int | float:
-        """How many dimensions the user's plates take: as given, or found by the last run of several draws."""
+        """Number of dimensions of the user's plates, as given or as found by the last run with draws."""
         return self.max_plate_nesting if self._seen is None else self._seen.nesting
 
     def _needs_leaves(self) -> bool:
@@ -136,7 +136,7 @@ class DenoisingELBO(Trace_ELBO):
     def per_datum(
         self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Tensor:
-        """Return the bound of each observation, shape [*datum] (nats), without plate scales and gradient."""
+        """Return the bound of each observation, [*datum] (nats), without plate scales or gradient."""
         draws = self.draws(model, guide, args, kwargs)
         if not draws.layout.several:
             leave_out_zeros(draws)

@@ -25,15 +25,17 @@ class TraceDenoising_ELBO(DenoisingELBO):
 
         L_dvae = E_{x̃ ~ p_π(x̃|x)} E_{z ~ q_φ(z|x̃)} [ log p_θ(x, z) − log q_φ(z|x̃) ]  ≤  log p_θ(x)
 
-    estimated by the mean over M corruptions and K latents of each. The model observes clean ``x``; only
-    the guide sees ``x̃``. With no corruption site it is Pyro's ``Trace_ELBO`` with vectorised particles.
+    estimated by the mean over M corruptions and K latents for each corruption. The model observes clean
+    ``x``; only the guide sees ``x̃``. Without a corruption site it equals Pyro's ``Trace_ELBO`` with
+    vectorised particles.
 
-    :param gradient: of reparameterised sites: ``"pathwise"``, or ``"stl"``, sticking the landing (Roeder et
-        al. 2017), whose variance goes to zero as the guide nears the posterior.
-    :param baseline: of other sites' score functions, Rao-Blackwellised over plates as in ``Trace_ELBO``:
-        ``"leave-one-out"`` over the K draws of a latent (over the M corruptions where K = 1) and over the M
-        draws of a corruption; ``"none"``; or a network of the model's arguments, trained with the rest (NVIL,
-        Mnih and Gregor 2014). A site's own ``infer={"baseline": {...}}`` goes before the first two.
+    :param gradient: estimator for reparameterised sites: ``"pathwise"``, or ``"stl"``, sticking the landing
+        (Roeder et al. 2017), whose variance vanishes as the guide approaches the posterior.
+    :param baseline: baseline for the score functions of all other sites, which are Rao-Blackwellised over
+        plates as in ``Trace_ELBO``: ``"leave-one-out"`` over the K draws of a latent (over the M corruptions
+        if K = 1) and over the M draws of a corruption; ``"none"``; or a network of the model's arguments,
+        trained jointly (NVIL, Mnih and Gregor 2014). A site's own ``infer={"baseline": {...}}`` takes
+        precedence over the first two.
 
     See :class:`~pyro_dvae.bounds.base.DenoisingELBO` for the other arguments.
     """

@@ -31,16 +31,16 @@ class TraceDenoisingIWAE_ELBO(DenoisingELBO):
         mixture   pooled, with w_mk = p_θ(x, z_mk) / (1/M Σ_m' q_φ(z_mk|x̃_m')), the balance heuristic of
                   Veach and Guibas (1995): the lowest variance of the weights, M times the densities of q
 
-    All are lower bounds of log p(x) and grow with K. Weights are per observation; plate scales and
-    ``poutine.scale`` multiply after the logarithm. With no corruption site this is the IWAE bound of Burda
-    et al. (2016) for any Pyro model and guide. A latent outside the data plate makes one weight of all data:
-    right for the whole data set, refused for mini-batches of it.
+    All are lower bounds of log p(x) and grow with K. Each observation has its own weights. Plate scales and
+    ``poutine.scale`` multiply after the logarithm. Without a corruption site this is the IWAE bound of Burda
+    et al. (2016), for any Pyro model and guide. With a latent outside the data plate, one weight covers all
+    data, which is correct for the whole data set and refused for mini-batches.
 
     :param combine: ``"average"``, ``"pooled"`` or ``"mixture"``.
-    :param gradient: of reparameterised sites: ``"pathwise"``, or ``"dreg"``, the doubly reparameterised
-        gradient of Tucker et al. (2019), whose signal-to-noise ratio does not fall with K.
-    :param baseline: of other sites' score functions: ``"vimco"`` (Mnih and Rezende 2016), ``"none"``, or a
-        network of the model's arguments, trained with the rest (NVIL, Mnih and Gregor 2014).
+    :param gradient: estimator for reparameterised sites: ``"pathwise"``, or ``"dreg"``, the doubly
+        reparameterised gradient of Tucker et al. (2019), whose signal-to-noise ratio does not fall with K.
+    :param baseline: baseline for the score functions of all other sites: ``"vimco"`` (Mnih and Rezende 2016),
+        ``"none"``, or a network of the model's arguments, trained jointly (NVIL, Mnih and Gregor 2014).
 
     See :class:`~pyro_dvae.bounds.base.DenoisingELBO` for the other arguments.
     """

@@ -21,19 +21,19 @@ class TraceMeanFieldDenoising_ELBO(TraceDenoising_ELBO):
 
         E_{x̃ ~ p_π(x̃|x)} [ E_{z ~ q_φ(z|x̃)} log p_θ(x|z) − KL(q_φ(z|x̃) ‖ p_θ(z)) ]
 
-    the estimator L^B of Kingma and Welling (2014). A site is sampled (L^A) where its KL is not known (see
-    :func:`~pyro_dvae.distributions.divergence.closed_form_kl`), or where one program alone scales or
-    masks it.
-    Unlike Pyro's ``TraceMeanField_ELBO`` it allows discrete sites: they get their score function.
+    This is the estimator L^B of Kingma and Welling (2014). A KL term is sampled (L^A) if it has no known
+    closed form (see :func:`~pyro_dvae.distributions.divergence.closed_form_kl`), or if only one of model and
+    guide scales or masks the site. Unlike Pyro's ``TraceMeanField_ELBO``, this class accepts discrete sites
+    and uses their score functions.
 
-    With several latents the KL of each is taken at drawn parents. That is right unless the prior of a latent
-    depends on another that the guide draws from it, as where a guide goes up a chain and the model comes down
-    (``ChainGuide``, ``ChainModel``): such a pair is refused with an :class:`InputError`. A model and a guide
-    with their sites in one order are none; of others one more run tells (see
-    :func:`~pyro_dvae.programs.dependence.circular`).
+    With several latents, the KL of each is computed at the drawn values of its parents. This is correct
+    unless the prior of a latent depends on a latent that the guide draws from it, as for a guide that goes up
+    a chain and a model that goes down (``ChainGuide``, ``ChainModel``). Such a pair raises an
+    :class:`InputError`. If the sites of model and guide are in the same order, this cannot happen; otherwise
+    one more run decides (see :func:`~pyro_dvae.programs.dependence.circular`).
 
-    See :class:`~pyro_dvae.bounds.denoising.TraceDenoising_ELBO` for the arguments; ``gradient="stl"`` has
-    nothing to leave out of a closed form and is refused.
+    See :class:`~pyro_dvae.bounds.denoising.TraceDenoising_ELBO` for the arguments; ``gradient="stl"`` does
+    not apply to a closed form and is refused.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -77,7 +77,7 @@ class TraceMeanFieldDenoising_ELBO(TraceDenoising_ELBO):
 
 
 def closed_form(latent: dict[str, Any], prior: dict[str, Any]) -> Tensor | None:
-    """Return the KL of a latent to its prior, [K, M, *plates], or None where it is to be sampled.
+    """Return the KL of a latent to its prior, [K, M, *plates], or None if it must be sampled.
 
     It stands for log q − log p of the draws only where both have the same scale and mask.
     """

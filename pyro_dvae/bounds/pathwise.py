@@ -15,13 +15,13 @@ from pyro_dvae.programs.leaves import is_point, layers
 def total_derivative_surrogate(
     draws: Draws, by_draw: Tensor, by_model: Tensor, score: Tensor | float = 0.0
 ) -> Tensor:
-    """Return a scalar whose gradient reaches the guide's densities through its draws alone.
+    """Return a scalar whose gradient reaches the guide's densities only through its draws.
 
-    With z = z(φ) and ``log w = log p_θ(x, z) − log q_φ(z|x̃)``, its gradient is
-    ``Σ by_draw · ∂log w/∂z · ∂z/∂φ`` for the guide and ``Σ by_model · ∂log p/∂θ`` for the model. The explicit
-    dependence of log q on φ is left out: it has mean zero (Roeder et al. 2017), or its part is already in
-    the squared weights (Tucker et al. 2019). A point with a density of its own (``Delta``, as AutoGuides
-    have) and a factor are deterministic functions of the draws, so their explicit dependence stays.
+    With z = z(φ) and ``log w = log p_θ(x, z) − log q_φ(z|x̃)``, its gradient is ``Σ by_draw · ∂log w/∂z ·
+    ∂z/∂φ`` for the guide and ``Σ by_model · ∂log p/∂θ`` for the model. The explicit dependence of log q on φ
+    is omitted: either it has mean zero (Roeder et al. 2017), or the squared weights already contain it
+    (Tucker et al. 2019). Factors, and ``Delta`` sites with a log-density as in AutoGuides, are deterministic
+    functions of the draws, so their explicit dependence stays.
 
     :param draws: of a run with leaves.
     :param by_draw: factor of each draw for the guide, [K, M, *datum], outer scale included.
@@ -92,8 +92,8 @@ def factor_of_density(draws: Draws) -> float | Tensor:
 def refuse_chains(draws: Draws) -> None:
     """Refuse latents whose distribution in the guide depends on other latents.
 
-    Their explicit dependence is not covered by the squared weights: that needs the generalised estimator of
-    Bauer and Mnih (2021).
+    The squared weights do not cover their explicit dependence, which needs the generalised estimator of Bauer
+    and Mnih (2021).
 
     :param draws: of a run with leaves.
     """

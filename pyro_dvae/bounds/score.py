@@ -1,4 +1,4 @@
-"""Score-function gradients for sites that are not reparameterised, with their baselines."""
+"""Score-function gradients, with baselines, for sites that are not reparameterised."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def own_baseline(site: dict[str, Any], signal: Tensor) -> tuple[Tensor, Tensor |
 
     :param signal: [K, M, *plates] (nats), without gradient.
     :returns: the baseline without gradient, and the squared error that trains it.
-    :raises InputError: an option is unknown, two exclude each other, or the shape is not that of the signal.
+    :raises InputError: if an option is unknown, two options conflict, or the shape differs from the signal's.
     """
     options = site["infer"].get("baseline")
     if not options:
@@ -78,7 +78,7 @@ def _average(name: str, signal: Tensor, beta: float) -> Tensor:
 
 
 def has_score(site: dict[str, Any]) -> bool:
-    """Whether a guide site wants a score-function gradient."""
+    """Whether a guide site needs a score-function gradient."""
     return not is_identically_zero(site["score_parts"].score_function)
 
 
@@ -86,8 +86,8 @@ class LearnedBaseline:
     """The learned, input-dependent baseline of NVIL (Mnih and Gregor 2014), without its variance scaling.
 
     :param network: called with the arguments of the model; returns a prediction of the bound of each
-        observation (nats), shape [*datum] or [*datum, 1]. It is trained by the squared error to the bound,
-        through the same loss, so its parameters are registered with Pyro and belong in the optimizer.
+        observation (nats), shape [*datum] or [*datum, 1]. It is trained by the squared error to the bound, as
+        part of the same loss. Its parameters are registered with Pyro and must be given to the optimizer.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -135,9 +135,9 @@ def score_surrogate(
     baseline: Baseline,
     without_corruption: Callable[[], Tensor | None] | None = None,
 ) -> Tensor | float:
-    """Return a scalar whose gradient is the score-function part of that of the bound.
+    """Return a scalar whose gradient is the score-function part of the bound's gradient.
 
-    :param draws: the run; its sites that are not reparameterised are the ones treated.
+    :param draws: the run, whose sites without reparameterisation are treated.
     :param log_weight: values [K, M, *datum] (nats) and the outer scale.
     :param objective: the bound.
     :param baseline: the baseline.

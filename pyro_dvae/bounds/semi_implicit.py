@@ -1,4 +1,4 @@
-"""Semi-implicit bounds: between the denoising bound and that of the marginal guide."""
+"""Semi-implicit bounds, which lie between the denoising bound and the bound of the marginal guide."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class TraceSemiImplicit_ELBO(DenoisingELBO):
     sites drawn J times (shared by the M × K draws), in one pass on J inputs per observation. A chain of
     several stochastic layers in the guide (Im et al. 2017, Theorem 1) is redrawn as a whole.
 
-    Gradients: pathwise where a site is reparameterised; elsewhere the score function, also of the redrawn
-    sites.
+    Gradients are pathwise for reparameterised sites. Other sites, including redrawn ones, use score
+    functions.
 
-    :param num_mixture: J ≥ 0, a number or a schedule over epochs (rounded), moved by :meth:`set_epoch`.
+    :param num_mixture: J ≥ 0, a number or a schedule over epochs (rounded), updated by :meth:`set_epoch`.
     :param baseline: ``"leave-one-out"``, ``"none"``, or a network of the model's arguments (NVIL).
 
     See :class:`~pyro_dvae.bounds.base.DenoisingELBO` for the other arguments.
@@ -66,7 +66,7 @@ class TraceSemiImplicit_ELBO(DenoisingELBO):
         self.baseline: Baseline = baseline_of(baseline, "leave-one-out", refused)
 
     def set_epoch(self, epoch: float) -> None:
-        """Move a scheduled J to its value at ``epoch`` (0 for the first)."""
+        """Set a scheduled J to its value at ``epoch`` (0 for the first)."""
         if self._schedule is not None:
             self.num_mixture = checks.count("num_mixture", round(self._schedule(epoch)), minimum=0)
 
@@ -76,7 +76,7 @@ class TraceSemiImplicit_ELBO(DenoisingELBO):
     ) -> Tensor:
         """Return the upper sandwich of L_cvae of each observation, [*datum] (nats): the mixture without x̃_0.
 
-        It bounds L_cvae from above; by itself it is no bound of log p(x).
+        It bounds L_cvae from above; it does not bound log p(x).
         """
         if self.num_mixture == 0:
             raise InputError("num_mixture: the upper sandwich needs at least 1, got 0")

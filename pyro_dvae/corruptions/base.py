@@ -1,4 +1,4 @@
-"""What every corruption is: a module from clean data to a distribution of corrupted data."""
+"""The base class of corruptions: modules from clean data to a distribution of corrupted data."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from pyro_dvae.registration import Module
 
 
 class Corruption(Module, ABC):
-    """The corruption ``p_π(x̃|x)``; a subclass gives the distribution of one element, nothing else.
+    """The corruption ``p_π(x̃|x)``. A subclass gives only the distribution of each element.
 
-    Calling it on clean ``x`` of any shape returns a Pyro distribution of the same shape with
-    independent elements. While Pyro's validation is on, ``x`` is checked to be finite.
+    Calling it on clean ``x`` of any shape returns a Pyro distribution of the same shape with independent
+    elements. While Pyro's validation is on, ``x`` must be finite.
     """
 
     @abstractmethod
@@ -40,7 +40,7 @@ class Corruption(Module, ABC):
         return [module for module in self.modules() if isinstance(module, Level)]
 
     def set_epoch(self, epoch: float) -> None:
-        """Move every scheduled level to its value at ``epoch`` (0 for the first)."""
+        """Set every scheduled level to its value at ``epoch`` (0 for the first)."""
         for level in self.levels():
             level.set_epoch(epoch)
 

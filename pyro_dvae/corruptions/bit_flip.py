@@ -8,11 +8,11 @@ from pyro_dvae.corruptions.replacement import Atoms, ReplacingCorruption
 
 
 class BitFlip(ReplacingCorruption):
-    """Each element becomes, with probability ``rate``, 1 − x; for binary data a Bernoulli corruption.
+    """Replace each element x by 1 − x with probability ``rate``; for binary data this flips bits.
 
-    :param rate: probability of a flip, in [0, 1]: a number, a tensor per element, a schedule, or a network
-        of the data.
-    :param learnable: learn the rate, from ``rate`` and above ``minimum``.
+    :param rate: probability of a flip, in [0, 1]: a number, a tensor with a value for each element, a
+        schedule, or a network applied to the data.
+    :param learnable: learn the rate, starting at ``rate`` and bounded below by ``minimum``.
     :param temperature: relax the corruption (see :class:`ReplacingCorruption`).
     """
 

@@ -14,9 +14,9 @@ from pyro_dvae.levels import LevelLike, level
 class GaussianNoise(Corruption):
     """``x̃ ~ N(x, scale²)`` per element; corrupted values are not clipped to the range of the data.
 
-    :param scale: standard deviation, ≥ 0: a number, a tensor per element, a schedule, or a network of the
-        data (see :class:`NetworkCorruption`).
-    :param learnable: learn the scale (pathwise), from ``scale`` and above ``minimum``.
+    :param scale: standard deviation, ≥ 0: a number, a tensor with a value for each element, a schedule, or a
+        network applied to the data (see :class:`NetworkCorruption`).
+    :param learnable: learn the scale, starting at ``scale`` and bounded below by ``minimum``.
     """
 
     def __init__(self, scale: LevelLike, *, learnable: bool = False, minimum: float = 0.0) -> None:

@@ -8,11 +8,11 @@ from pyro_dvae.corruptions.replacement import Atoms, ReplacingCorruption
 
 
 class Masking(ReplacingCorruption):
-    """Each element becomes 0 with probability ``rate``; kept elements are not rescaled.
+    """Replace each element by 0 with probability ``rate``; other elements are not rescaled.
 
-    :param rate: probability of masking, in [0, 1]: a number, a tensor per element, a schedule, or a network
-        of the data.
-    :param learnable: learn the rate, from ``rate`` and above ``minimum``.
+    :param rate: probability of masking, in [0, 1]: a number, a tensor with a value for each element, a
+        schedule, or a network applied to the data.
+    :param learnable: learn the rate, starting at ``rate`` and bounded below by ``minimum``.
     :param temperature: relax the corruption (see :class:`ReplacingCorruption`).
     """
 

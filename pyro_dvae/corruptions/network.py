@@ -1,4 +1,4 @@
-"""The learned corruption p_π(x̃|x) whose parameters are computed by a network of x."""
+"""The learned corruption p_π(x̃|x), whose level a network computes from x."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ FAMILIES: dict[str, type[BitFlip | GaussianNoise | Masking | SaltAndPepper]] = {
 class NetworkCorruption(Corruption):
     """The corruption of Im et al. (2017, section 3) with its level computed from the observation.
 
-    The level of an element is ``minimum + softplus(raw)`` (``"gaussian"``, a standard deviation) or
-    ``minimum + (1 - minimum) * sigmoid(raw)`` (the others, a rate), with ``raw = network(x)``.
-    The network gets pathwise gradients from Gaussian and from relaxed noise (``temperature``), else
-    score-function gradients. The denoising bound tends to drive a learned level down to ``minimum``; a
-    semi-implicit bound (J ≥ 1) does not.
+    The level of an element is ``minimum + softplus(raw)`` (``"gaussian"``, a standard deviation) or ``minimum
+    + (1 - minimum) * sigmoid(raw)`` (the others, a rate), with ``raw = network(x)``. The network gets
+    pathwise gradients from Gaussian noise and from relaxed noise (``temperature``), otherwise score-function
+    gradients. The denoising bound tends to reduce a learned level to ``minimum``; a semi-implicit bound (J ≥
+    1) does not.
 
     :param network: module from ``x`` [..., D] to ``raw`` [..., D], or [..., 1] for one level per observation.
     :param family: name of the corruption.

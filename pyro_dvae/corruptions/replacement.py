@@ -19,17 +19,17 @@ from pyro_dvae.levels import LevelLike, level
 class RelaxedReplacement(dist.TorchDistribution):
     """Each element moves towards an atom by a relaxed Bernoulli step, ``x̃ = (1 − s) x + s a``.
 
-    The step is the binary Concrete variable of Maddison et al. (2017) and Jang et al. (2017),
-    ``s = sigmoid((logit rate + logit u) / temperature)`` with u uniform, so the rate has a pathwise
-    gradient. It is that of another corruption than :class:`Replacement`: biased, of low variance. As the
-    temperature falls, ``s`` tends to a Bernoulli(rate) draw, the bias to 0 and the variance of the gradient
-    grows. The atom ``a`` is drawn by its share as it is there, with no gradient for the share. At rate 0
-    nothing is changed.
+    The step is the binary Concrete variable of Maddison et al. (2017) and Jang et al. (2017), ``s =
+    sigmoid((logit rate + logit u) / temperature)`` with u uniform, so the rate has a pathwise gradient. This
+    corruption differs from :class:`Replacement`, so the gradient is biased, but has low variance. As the
+    temperature falls, ``s`` approaches a Bernoulli(rate) draw, the bias vanishes, and the variance of the
+    gradient grows. As in :class:`Replacement`, the atom ``a`` is drawn with probability equal to its share,
+    which gets no gradient. At rate 0 nothing changes.
 
     :param x: clean values, any shape; the batch shape.
     :param rate: probability in [0, 1] that ``s`` > ½, broadcastable to ``x``.
     :param atoms: pairs of a value (number or tensor broadcastable to ``x``) and its share; shares sum to 1.
-    :param temperature: above 0.
+    :param temperature: positive temperature.
     """
 
     arg_constraints: ClassVar[dict[str, dist.constraints.Constraint]] = {}
@@ -55,7 +55,7 @@ class RelaxedReplacement(dist.TorchDistribution):
 
     @property
     def support(self) -> dist.constraints.Constraint:
-        """The reals: clean values and atoms may be any."""
+        """The reals, because clean values and atoms may have any value."""
         return dist.constraints.real
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's signature
@@ -68,7 +68,7 @@ class RelaxedReplacement(dist.TorchDistribution):
         return (1 - step) * self.x + step * atom
 
     def log_prob(self, value: Tensor) -> NoReturn:
-        """Refuse: no bound scores a corruption site."""
+        """Raise an error; no bound scores a corruption site."""
         raise NotImplementedError(
             "a relaxed corruption has no log_prob: the corruption site is never scored; "
             "for its probabilities use the unrelaxed corruption (temperature=None)"
@@ -79,12 +79,12 @@ Atoms: TypeAlias = list[tuple[float | Tensor, float | Tensor]]
 
 
 class Replacement(dist.TorchDistribution):
-    """Each element keeps its value with probability 1 − rate, else becomes one of some atoms.
+    """Each element keeps its value with probability 1 − rate and otherwise becomes one of the atoms.
 
-    With atoms ``a_j`` of shares ``s_j`` the mass of a value ``v`` is
-    ``(1 - rate) 1[v = x] + rate Σ_j s_j 1[v = a_j]``. Atoms may coincide with the element itself, so
-    the same formula serves binary and real-valued data. Draws follow ``x`` pathwise and depend on the
-    rate by their probability only (score function). One uniform number per element is drawn.
+    With atoms ``a_j`` of shares ``s_j`` the mass of a value ``v`` is ``(1 - rate) 1[v = x] + rate Σ_j s_j 1[v
+    = a_j]``. Atoms may coincide with the element itself, so the same formula serves binary and real-valued
+    data. Draws have pathwise gradients in ``x`` and score-function gradients in the rate. Each element uses
+    one uniform random number.
 
     :param x: clean values, any shape; the batch shape.
     :param rate: probability of a replacement in [0, 1], broadcastable to ``x``.
@@ -112,7 +112,7 @@ class Replacement(dist.TorchDistribution):
 
     @property
     def support(self) -> dist.constraints.Constraint:
-        """The reals: any clean value may be kept."""
+        """The reals, because any clean value may be kept."""
         return dist.constraints.real
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's signature
@@ -144,16 +144,16 @@ class Replacement(dist.TorchDistribution):
 
 
 class ReplacingCorruption(Corruption):
-    """Each element becomes, with probability ``rate``, one of some atoms, which a subclass gives.
+    """Each element becomes one of the subclass's atoms with probability ``rate``.
 
     A learned rate has a score-function gradient. With a ``temperature`` the corruption is relaxed
-    (:class:`RelaxedReplacement`): pathwise gradients of low variance, biased as values between the
-    element and an atom are drawn. The attribute may be changed during training, None for no relaxation.
+    (:class:`RelaxedReplacement`): gradients are pathwise and have low variance, but are biased, because draws
+    lie between the element and an atom. The attribute may change during training; None turns relaxation off.
 
-    :param rate: probability of a replacement, in [0, 1]: a number, a tensor per element, a schedule, or
-        a network of the data (see :class:`NetworkCorruption`).
-    :param learnable: learn the rate, from ``rate`` and above ``minimum``.
-    :param temperature: of the relaxation, above 0.
+    :param rate: probability of a replacement, in [0, 1]: a number, a tensor with a value for each element, a
+        schedule, or a network applied to the data (see :class:`NetworkCorruption`).
+    :param learnable: learn the rate, starting at ``rate`` and bounded below by ``minimum``.
+    :param temperature: positive temperature of the relaxation.
     """
 
     def __init__(

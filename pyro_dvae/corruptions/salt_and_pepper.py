@@ -1,4 +1,4 @@
-"""Salt-and-pepper noise, at one rate or at a rate for each element."""
+"""Salt-and-pepper noise, with one rate or a rate for each element."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from pyro_dvae.levels import LevelLike
 
 
 class SaltAndPepper(ReplacingCorruption):
-    """Each element becomes, with probability ``rate``, 1 (salt) or 0 (pepper).
+    """Replace each element by 1 (salt) or 0 (pepper) with probability ``rate``.
 
-    The reference code of Im et al. (2017) replaces a pixel at level c by a Bernoulli(c) draw, so mostly
-    by 0: that is ``salt="rate"``.
+    The code of Im et al. (2017) replaces a pixel at level c by a Bernoulli(c) draw, so mostly by 0;
+    ``salt="rate"`` does the same.
 
-    :param rate: probability of a replacement, in [0, 1]: a number, a tensor per element, a schedule, or a
-        network of the data.
+    :param rate: probability of a replacement, in [0, 1]: a number, a tensor with a value for each element, a
+        schedule, or a network applied to the data.
     :param salt: share of 1 among the replaced elements, in [0, 1], or ``"rate"``.
-    :param learnable: learn the rate, from ``rate`` and above ``minimum``.
-    :param temperature: relax the corruption (see :class:`ReplacingCorruption`); not with
+    :param learnable: learn the rate, starting at ``rate`` and bounded below by ``minimum``.
+    :param temperature: relax the corruption (see :class:`ReplacingCorruption`); not allowed with
         ``salt="rate"``, whose share has no pathwise gradient.
     """
 
@@ -54,14 +54,15 @@ def mean_image_rate(data: Tensor, level: float) -> Tensor:
 
         rate_i = min(1, c m_i),   m = mean of the data over its rows,   c such that mean_i rate_i = level
 
-    Elements that are mostly 0, the border of images of digits, say, are left alone, and those that vary are
-    corrupted the more. Give the result to a corruption: ``SaltAndPepper(mean_image_rate(train, 0.1))``.
+    Elements that are mostly 0, such as the border of digit images, stay nearly uncorrupted, and elements with
+    a high mean are corrupted more. Pass the result to a corruption: ``SaltAndPepper(mean_image_rate(train,
+    0.1))``.
 
     :param data: values ≥ 0, shape [N, *event]; the training data.
     :param level: the average of the rates, in [0, 1].
     :returns: rates of shape [*event], in the type of ``data`` (the default one for whole numbers).
-    :raises InputError: fewer than ``level`` of the elements are ever above 0, so that no rates in [0, 1] in
-        proportion to the mean have this average.
+    :raises InputError: if the share of elements that are ever above 0 is below ``level``, so that no rates in
+        [0, 1] in proportion to the mean have this average.
     """
     checks.data("data", data)
     level = checks.number("level", level, 0.0, 1.0)

@@ -146,8 +146,8 @@ class FullBayesModel(Module):
     Sites: one for each trainable parameter of the decoder, ``decoder.NAME``, outside the plate ``data``;
     ``z`` [B, d] and ``x`` [B, D] inside it, B rows of N. An ELBO of it, with a guide such as
     :class:`~pyro_dvae.models.bayes.FullBayesGuide`, bounds log p(x_1, .., x_N), the evidence of the whole
-        data set, without bias from a mini-batch: the divergence of the weights counts once, each observation
-        N / B times. Of several draws, each has weights of its own.
+    data set. Mini-batches do not bias it: the divergence of the weights counts once, and each observation
+    N / B times. Each draw has its own weights.
 
     :param decoder: any module from z [..., d] to a distribution of x [..., D], with an attribute
         ``latent_size``. It is copied; its trainable parameters become sites, frozen ones stay as they are.
