@@ -1,4 +1,4 @@
-"""Guides: from data, corrupted, to samples of the latents."""
+"""Guides, which sample the latents from corrupted data."""
 
 from pyro_dvae.guides.chain import ChainGuide
 from pyro_dvae.guides.concrete import ConcreteGuide, GumbelSoftmaxGuide

@@ -1,4 +1,4 @@
-"""What amortised guides share: the corruption of the input, the plate, the sites, and their first layers."""
+"""The base class of amortised guides: the corruption of the input, the plate and the sites."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from pyro_dvae.sites import corrupt
 
 
 class AmortisedGuide(Module, ABC):
-    """A recognition network as a guide: corrupt ``x``, then ``z ~ q(z | x̃)``, which a subclass gives.
+    """A recognition network as a guide: corrupt ``x``, then draw ``z ~ q(z | x̃)``, given by the subclass.
 
     Sites: ``x_tilde`` [N, D] (auxiliary) and ``z`` [N, d], inside the plate ``data``.
 
-    A subclass with networks of other kinds, or further ones, keeps them as submodules: all of them are
-    registered with Pyro under their attribute names.
+    A subclass may have other or additional networks as submodules. All are registered with Pyro under their
+    attribute names.
 
-    :param encoder: the network of x̃ [..., D] that the subclass asks for.
+    :param encoder: the network of x̃ [..., D] that the subclass needs.
     :param corruption: the corruption of its input; none by default.
     """
 
@@ -51,7 +51,7 @@ class AmortisedGuide(Module, ABC):
         *,
         corruption: Corruption | None = None,
     ) -> AmortisedGuide:
-        """Return the guide with fully connected networks of these sizes."""
+        """Return the guide with fully connected networks of the given sizes."""
 
     @abstractmethod
     def posterior(self, x_tilde: Tensor) -> TorchDistribution:
@@ -69,7 +69,7 @@ class AmortisedGuide(Module, ABC):
         return z
 
     def register(self) -> None:
-        """Tell Pyro of the parameters of every submodule, of the corruption under the name of its site."""
+        """Register the parameters of all submodules with Pyro, the corruption under the name of its site."""
         for name, module in self.named_children():
             register("x_tilde" if module is self.corruption else name, module)
 

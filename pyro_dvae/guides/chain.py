@@ -17,17 +17,17 @@ from pyro_dvae.networks import GaussianEncoder
 class ChainGuide(AmortisedGuide):
     """``q(z1|x̃) q(z2|z1) … q(zL|z(L−1))``: stochastic layers of any depth (Im et al. 2017, Theorem 1).
 
-    Each layer is a diagonal Gaussian. Only the first sees the observation, corrupted; the denoising bound
-    is::
+    Each layer is a diagonal Gaussian. Only the first layer sees the (corrupted) observation. The denoising
+    bound is::
 
         E_x̃ E_q [ log p(x, z1, …, zL) − log q(z1|x̃) − Σ_l log q(z(l+1)|z(l)) ]  ≤  log p(x)
 
-    Sites: ``x_tilde`` [N, D] and ``z1`` [N, d_1], …, ``zL`` [N, d_L]. The model to go with it is
+    Sites: ``x_tilde`` [N, D] and ``z1`` [N, d_1], …, ``zL`` [N, d_L]. Use it with
     :class:`pyro_dvae.models.ChainModel`.
 
     :param encoder: module from x̃ [..., D] to a pair (loc, scale) of z1, each [..., d_1].
-    :param upper_encoders: for each further layer a module from z(l) to (loc, scale) of z(l+1).
-    :param corruption: the corruption.
+    :param upper_encoders: a module from z(l) to (loc, scale) of z(l+1) for each further layer.
+    :param corruption: corruption of the encoder's input; none by default.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class ChainGuide(AmortisedGuide):
     ) -> ChainGuide:
         """Return the guide with fully connected networks of these sizes.
 
-        :param latent_size: of each stochastic layer.
+        :param latent_size: size of each stochastic layer.
         :param num_layers: L.
         """
         encoder = GaussianEncoder(data_size, latent_size, hidden_sizes, activation)
@@ -66,7 +66,7 @@ class ChainGuide(AmortisedGuide):
         return dist.Normal(loc, scale).to_event(1)
 
     def sample(self, x_tilde: Tensor) -> Tensor:
-        """Sample all layers; return that of the last."""
+        """Sample all layers; return the last one."""
         z: Tensor = pyro.sample("z1", self.posterior(x_tilde))
         for number, encoder in enumerate(self.upper_encoders, start=2):
             loc, scale = encoder(z)

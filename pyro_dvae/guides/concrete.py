@@ -1,4 +1,4 @@
-"""Relaxed discrete latents: pathwise gradients for bits and categories."""
+"""Relaxed discrete latents, with pathwise gradients for bits and categories."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from pyro_dvae.levels import Schedule
 
 
 class ConcreteGuide(AmortisedGuide):
-    """Relaxed bits, the binary Concrete distribution of Maddison et al. (2017), by their logits ``z``::
+    """Relaxed bits (binary Concrete, Maddison et al. 2017), represented by their logits ``z``::
 
         z = (logits(x̃) + log u − log(1 − u)) / temperature,  u uniform in (0, 1)
 
-    It goes with :class:`~pyro_dvae.priors.ConcretePrior`, whose decoder sees σ(z). The bound is that of the
-    relaxed model. As both temperatures fall its reconstruction tends to that of bits, while its KL stays that
-    of z, which is above that of the bits: the relaxed bound does not tend to the discrete one, but below it,
-    and gradients grow like 1 / temperature.
+    Use it with :class:`~pyro_dvae.priors.ConcretePrior`, whose decoder sees σ(z). The bound is that of the
+    relaxed model. As both temperatures fall, the reconstruction term converges to that of bits. The KL
+    remains that of z and is larger than that of the bits, so the relaxed bound stays below the discrete one.
+    Gradients grow like 1 / temperature.
 
     :param encoder: module from x̃ [..., D] to logits [..., d].
-    :param corruption: the corruption.
-    :param temperature: above 0, a number or a schedule moved by :meth:`set_epoch`.
+    :param corruption: corruption of the encoder's input; none by default.
+    :param temperature: a positive number, or a schedule updated by :meth:`set_epoch`.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class ConcreteGuide(AmortisedGuide):
         return cls(encoder, corruption, temperature=temperature)
 
     def set_epoch(self, epoch: float) -> None:
-        """Move a scheduled temperature to its value at ``epoch`` (0 for the first), and the corruption."""
+        """Set a scheduled temperature, and the corruption, to their values at ``epoch`` (0 for the first)."""
         self.temperature.set_epoch(epoch)
         self.corruption.set_epoch(epoch)
 
@@ -71,13 +71,13 @@ class GumbelSoftmaxGuide(ConcreteGuide):
 
         z = log softmax( (logits(x̃) + g) / temperature ),  g standard Gumbel
 
-    It goes with :class:`~pyro_dvae.priors.GumbelSoftmaxPrior`, whose decoder sees exp(z). What
-    :class:`ConcreteGuide` says of its bound holds here.
+    Use it with :class:`~pyro_dvae.priors.GumbelSoftmaxPrior`, whose decoder sees exp(z). The remarks on the
+    bound of :class:`ConcreteGuide` also apply here.
 
-    :param encoder: module from x̃ [..., D] to logits [..., d], those of a variable next to one another.
-    :param corruption: the corruption.
-    :param temperature: above 0, a number or a schedule moved by :meth:`set_epoch`.
-    :param categories: K, of each variable; by default there is one variable of d categories.
+    :param encoder: module from x̃ [..., D] to logits [..., d]; the K logits of a variable are adjacent.
+    :param corruption: corruption of the encoder's input; none by default.
+    :param temperature: a positive number, or a schedule updated by :meth:`set_epoch`.
+    :param categories: K for each variable; by default one variable with d categories.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A corruption in front of any guide."""
+"""A wrapper that corrupts the input of any guide."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from pyro_dvae.sites import clean_input, corrupt
 
 
 class _SamePlates(Messenger):
-    """Keeps the plates of a wrapped guide at the size of the clean data.
+    """Keep the plates of a wrapped guide at the size of the clean data.
 
-    Under M > 1 corruptions the guide gets data with draws on the left, so the usual
-    ``pyro.plate("data", x.shape[0])`` would ask for M: such a plate is given its true size instead. Any other
+    With M > 1 corruptions, the guide gets data with draw dimensions on the left, so the usual
+    ``pyro.plate("data", x.shape[0])`` would have size M. Such a plate gets its true size instead. Any other
     size is refused.
     """
 
@@ -65,19 +65,19 @@ class _SamePlates(Messenger):
 
 
 class DenoisingGuide(Module):
-    """Any guide with a corruption in front: it samples ``x̃`` and calls ``guide(x̃, ...)``.
+    """Any guide with corrupted input: sample ``x̃``, then call ``guide(x̃, ...)``.
 
     The corruption site lies in the plates that all latents of the guide share, so that bounds and baselines
-    work per observation as with a hand-written site. They are found by one run of the guide on its first call
-    (with the random state put back); a guide whose plates change, or one with latents outside of them, names
-    them by ``plates``. Under M > 1 corruptions the guide gets x̃ with draws on the left, so its networks must
-    accept leading dimensions.
+    work per observation, as with a hand-written site. One run of the guide on its first call finds these
+    plates and then restores the random state. If the plates change between calls, or latents lie outside
+    them, name the plates with ``plates``. With M > 1 corruptions, the guide gets x̃ with draw dimensions on
+    the left, so its networks must accept leading dimensions.
 
     :param guide: a guide whose first argument is the data, shape ``batch + event``.
-    :param corruption: the corruption.
+    :param corruption: corruption of the first argument.
     :param name: name of the corruption site.
-    :param event_dim: number of rightmost dimensions of the data that make one observation.
-    :param plates: names and dims of the data plates, for example ``{"data": -1}``; found where omitted.
+    :param event_dim: number of rightmost dimensions of the data that form one observation.
+    :param plates: names and dims of the data plates, such as ``{"data": -1}``; by default found by one run.
     """
 
     def __init__(

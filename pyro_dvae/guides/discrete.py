@@ -1,4 +1,4 @@
-"""Guides of discrete latents: independent bits, and one-hot categories."""
+"""Guides with discrete latents: independent bits and one-hot categories."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ class LogitEncoder(Module):
 class BernoulliGuide(AmortisedGuide):
     """Independent bits, ``z_i ~ Bernoulli(σ(logits_i(x̃)))``: for :class:`~pyro_dvae.priors.BernoulliPrior`.
 
-    Bits have no pathwise gradient; every bound of this package gives them their score function. Its
-    baselines: ``TraceDenoising_ELBO(baseline=network)`` is NVIL (Mnih and Gregor 2014) with the denoising
-    criterion, ``TraceDenoisingIWAE_ELBO(num_particles=K)`` VIMCO (Mnih and Rezende 2016).
+    Bits have no pathwise gradient; every bound of this package uses score functions for them.
+    ``TraceDenoising_ELBO(baseline=network)`` is NVIL (Mnih and Gregor 2014) with the denoising criterion.
+    ``TraceDenoisingIWAE_ELBO(num_particles=K)`` is VIMCO (Mnih and Rezende 2016).
 
     :param encoder: module from x̃ [..., D] to logits [..., d].
-    :param corruption: the corruption.
+    :param corruption: corruption of the encoder's input; none by default.
     """
 
     @classmethod
@@ -72,12 +72,12 @@ class BernoulliGuide(AmortisedGuide):
 class CategoricalGuide(AmortisedGuide):
     """Independent categories as one-hot vectors, for :class:`~pyro_dvae.priors.CategoricalPrior`.
 
-    The latent is the d / K vectors end to end. As bits, they have a score-function gradient
-    (:class:`~pyro_dvae.guides.BernoulliGuide` names its baselines).
+    The latent is the concatenation of d / K vectors. Like bits, they have a score-function gradient (see
+    :class:`~pyro_dvae.guides.BernoulliGuide` for baselines).
 
-    :param encoder: module from x̃ [..., D] to logits [..., d], those of a variable next to one another.
-    :param corruption: the corruption.
-    :param categories: K, of each variable; by default there is one variable of d categories.
+    :param encoder: module from x̃ [..., D] to logits [..., d]; the K logits of a variable are adjacent.
+    :param corruption: corruption of the encoder's input; none by default.
+    :param categories: K for each variable; by default one variable with d categories.
     """
 
     def __init__(

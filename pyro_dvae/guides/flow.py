@@ -86,8 +86,8 @@ def planar_flow(count: int, latent_size: int, context_size: int) -> nn.ModuleLis
 class ConditionedAutoregressive(AffineAutoregressive):
     """Pyro's gated layer ``y = σ x + (1 − σ) m`` with (m, σ) autoregressive in x, at a context.
 
-    Pyro's own way to condition keeps the order of the latents in a tensor, which a recording cannot look
-    at, and inverts only points that have all the dimensions of the context.
+    Pyro's own conditioning stores the order of the latents in a tensor, whose values a recording cannot read,
+    and inverts only points that have all the dimensions of the context.
     """
 
     def __init__(self, network: nn.Module, context: Tensor, order: Sequence[int]) -> None:
@@ -107,7 +107,7 @@ class AmortisedAutoregressive(ConditionalTransformModule):
     :param latent_size: d, at least 2.
     :param context_size: H.
     :param hidden_size: of the masked network, at least d.
-    :param backwards: whether the last latent comes first.
+    :param backwards: whether to reverse the order of the latents.
     """
 
     def __init__(self, latent_size: int, context_size: int, hidden_size: int, backwards: bool) -> None:
@@ -128,7 +128,7 @@ class AmortisedAutoregressive(ConditionalTransformModule):
 
 
 def autoregressive_flow(count: int, latent_size: int, context_size: int) -> nn.ModuleList:
-    """Return ``count`` layers, each with the latents in the opposite order of the one before."""
+    """Return ``count`` layers; the order of the latents alternates."""
     if latent_size == 1:
         raise InputError("latent_size: expected at least 2 latents for flow='iaf', got 1; use flow='planar'")
     hidden_size = max(context_size, latent_size)
@@ -153,16 +153,16 @@ class FlowGuide(AmortisedGuide):
     parameters of a planar layer are affine in h, as in the paper; those of an inverse autoregressive layer
     (Kingma et al. 2016, gated: eq. 14) come from a masked network of (h, z_{t−1}).
 
-    Each run conditions the layers anew, so nothing that Pyro's transforms keep of one run reaches another.
-    Both kinds can also score latents that they did not draw, as mixtures over corruptions and the
-    semi-implicit bound ask: a planar layer by a numerical inverse, an autoregressive one in d passes of its
+    Each run conditions the layers anew, so no cache of Pyro's transforms is carried over between runs. Both
+    kinds can also score latents that they did not draw, as mixtures over corruptions and the semi-implicit
+    bound require. A planar layer uses a numerical inverse, and an autoregressive layer d passes of its
     network.
 
     :param encoder: module from x̃ [..., D] to features [..., H].
     :param feature_size: H.
     :param latent_size: d.
     :param flows: the layers f_1 … f_T: Pyro's conditional transforms of vectors with a context of size H.
-    :param corruption: the corruption.
+    :param corruption: corruption of the encoder's input; none by default.
     """
 
     def __init__(

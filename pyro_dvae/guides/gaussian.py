@@ -1,4 +1,4 @@
-"""Gaussian guides: with a diagonal and with a full covariance."""
+"""Gaussian guides with a diagonal or a full covariance."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class GaussianGuide(AmortisedGuide):
     """The recognition network of Im et al. (2017): corrupt ``x``, then ``z ~ N(loc(x̃), diag scale(x̃)²)``.
 
     :param encoder: module from x̃ [..., D] to a pair (loc, scale), each [..., d].
-    :param corruption: the corruption.
+    :param corruption: corruption of the encoder's input; none by default.
     """
 
     @classmethod
@@ -46,14 +46,14 @@ class FullCovarianceGuide(AmortisedGuide):
 
         μ,    log L_ii²,    d L_ij (i > j)
 
-    The layer of the L_ij starts at zero, so that training starts from the diagonal Gaussian. It has
-    d (d − 1) / 2 outputs, and a density takes d² operations. Without the factor d a step of Adam, which moves
-    all outputs alike, would move a row of L far further than its diagonal.
+    The layer for L_ij starts at zero, so training starts from the diagonal Gaussian. It has d (d − 1) / 2
+    outputs, and a density takes d² operations. An Adam step changes all outputs by about the same amount;
+    without the factor d it would change a row of L much more than its diagonal.
 
     :param encoder: module from x̃ [..., D] to features [..., H].
     :param feature_size: H.
     :param latent_size: d.
-    :param corruption: the corruption.
+    :param corruption: corruption of the encoder's input; none by default.
     """
 
     below: Tensor

@@ -1,4 +1,4 @@
-"""The implicit recognition network: a network fed with noise."""
+"""The implicit recognition network, whose input includes noise."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from pyro_dvae.sites import auxiliary
 class ImplicitGuide(AmortisedGuide):
     """``ε ~ N(0, I)``, ``z ~ N(μ(x̃, ε), diag σ(x̃, ε)²)``: the semi-implicit guide of Yin and Zhou (2018).
 
-    A network of the observation and of noise, z = g(x̃, ε), gives any shape of q(z|x̃), but no density of it.
-    Here the last step is a small Gaussian with a learned scale, so q(z|x̃, ε) has a density and only the
+    A network of the observation and noise, z = g(x̃, ε), can give q(z|x̃) any shape, but has no tractable
+    density. Here the last step is a Gaussian with a learned scale, so q(z|x̃, ε) has a density and only the
     mixture
 
         q(z|x̃) = E_ε q(z|x̃, ε)
 
-    has none; as σ → 0 the guide is the purely implicit one. ε is an auxiliary site ``noise`` [N, e] beside
-    the corruption, and ``TraceSemiImplicit_ELBO`` bounds log q(z|x̃) by further draws of both: its L_J grows
-    with J to the bound L_cvae of the mixture. The plain denoising bound is L_0. It is a bound too, but
-    nothing in it rewards the spread over ε, so a guide trained by it becomes Gaussian.
+    has none. As σ → 0, the guide becomes purely implicit. ε is an auxiliary site ``noise`` [N, e], in
+    addition to the corruption, and ``TraceSemiImplicit_ELBO`` bounds log q(z|x̃) with further draws of both:
+    its L_J grows with J to the bound L_cvae of the mixture. The denoising bound is L_0. It is also a valid
+    bound, but it does not reward variation over ε, so a guide trained with it becomes Gaussian.
 
-    On clean input (``clean_input``) the noise stays, since without it the guide would be another one. In
-    ``log_likelihood`` each sample has an ε of its own, so the network runs for each; ``proposal="mixture"``
-    weighs by the mixture over several ε, which has the lower variance.
+    On clean input (``clean_input``) the noise remains, because it is part of the guide. In ``log_likelihood``
+    each sample has its own ε, so the network runs for each sample; ``proposal="mixture"`` uses the mixture
+    over several ε for the weights, which has lower variance.
 
     :param encoder: module from [x̃, ε] of [..., D + e] to a pair (loc, scale), each [..., d].
     :param noise_size: e.
-    :param corruption: the corruption.
+    :param corruption: corruption of the encoder's input; none by default.
     """
 
     semi_implicit: ClassVar[bool] = True
@@ -58,7 +58,7 @@ class ImplicitGuide(AmortisedGuide):
     ) -> ImplicitGuide:
         """Return the guide with fully connected networks of these sizes.
 
-        :param noise_size: e; that of the latent by default.
+        :param noise_size: e; by default the latent size.
         """
         checks.count("data_size", data_size)
         checks.count("latent_size", latent_size)

@@ -16,15 +16,15 @@ from pyro_dvae.networks.mlp import last_dimension, linear
 class MixtureGuide(AmortisedGuide):
     """``z ~ Σ_c π_c(x̃) N(z; μ_c(x̃), diag σ_c(x̃)²)``: several modes for an observation (Graves 2016).
 
-    With features h = encoder(x̃), one affine layer of h gives the logits of π, another all μ_c and log σ_c².
-    The gradient is pathwise, also that of π: see
+    With features h = encoder(x̃), one affine layer of h gives the logits of π, and another gives all μ_c and
+    log σ_c². All gradients are pathwise, including those of π: see
     :class:`~pyro_dvae.distributions.mixture.DiagonalMixture`.
 
     :param encoder: module from x̃ [..., D] to features [..., H].
     :param feature_size: H.
     :param latent_size: d.
     :param components: C, the number of Gaussians.
-    :param corruption: the corruption.
+    :param corruption: corruption of the encoder's input; none by default.
     """
 
     def __init__(

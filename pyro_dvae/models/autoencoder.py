@@ -31,7 +31,7 @@ class CodeGuide(AmortisedGuide):
 
     :param encoder: module from x̃ [..., D] to the code [..., d], or to a pair whose first is the code: the
         location of a :class:`~pyro_dvae.networks.GaussianEncoder`, say, whose scale then plays no part.
-    :param corruption: the corruption.
+    :param corruption: corruption of the encoder's input; none by default.
     """
 
     @classmethod

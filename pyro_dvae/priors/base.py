@@ -1,4 +1,4 @@
-"""What priors over the latents of an observation have in common."""
+"""The base class of priors over the latents of an observation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pyro_dvae.registration import Module
 
 
 class Prior(Module, ABC):
-    """A distribution p(z) of the latent of one observation; a subclass gives it.
+    """A distribution p(z) of the latent of one observation, which a subclass defines.
 
     :param latent_size: d.
     """
@@ -23,16 +23,16 @@ class Prior(Module, ABC):
 
     @classmethod
     def of_sizes(cls, data_size: int, latent_size: int) -> Prior:
-        """Return the prior with its usual settings; only one that looks at data needs ``data_size``."""
+        """Return the prior with its default settings; only priors that depend on data need ``data_size``."""
         return cls(latent_size)
 
     @abstractmethod
     def forward(self, like: Tensor) -> TorchDistribution:
-        """Return p(z), of batch shape [] and event shape [d], in the type and on the device of ``like``."""
+        """Return p(z), batch shape [] and event shape [d], with the dtype and device of ``like``."""
 
     def code(self, z: Tensor) -> Tensor:
-        """Return what the decoder sees of a latent ``z`` [..., d], of the same shape.
+        """Return the decoder's input for a latent ``z`` [..., d], with the same shape.
 
-        It is ``z``, unless the prior keeps its latents on another scale for the sake of numerics.
+        It is ``z``, unless the prior represents its latents on another scale for numerical reasons.
         """
         return z

@@ -1,4 +1,4 @@
-"""Priors of discrete latents: independent bits, and one-hot categories."""
+"""Priors of discrete latents: independent bits and one-hot categories."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class BernoulliPrior(Prior):
     """Independent bits, ``z_i ~ Bernoulli(p_i)``.
 
     :param latent_size: d.
-    :param probability: of a 1, in (0, 1): a number, or a tensor [d].
-    :param learnable: learn the probabilities, one of each latent, from there.
+    :param probability: probability of a 1, in (0, 1): a number, or a tensor [d].
+    :param learnable: learn a probability for each latent, starting at ``probability``.
     """
 
     logits: Tensor
@@ -37,7 +37,7 @@ class BernoulliPrior(Prior):
 
 
 def bit_logits(latent_size: int, probability: float | Tensor) -> Tensor:
-    """Return the logits [d] of a probability in (0, 1), or refuse it."""
+    """Return the logits [d] of a probability, which must be in (0, 1)."""
     if isinstance(probability, Tensor):
         start = checks.finite("probability", checks.floating("probability", probability)).detach().clone()
         if start.shape not in ((), (latent_size,)):
@@ -52,11 +52,11 @@ def bit_logits(latent_size: int, probability: float | Tensor) -> Tensor:
 
 
 class CategoricalPrior(Prior):
-    """Independent categories, each as a one-hot vector; the latent is the d / K vectors end to end.
+    """Independent categories as one-hot vectors; the latent is the concatenation of d / K vectors.
 
     :param latent_size: d, a multiple of ``categories``.
-    :param categories: K, of each variable; by default there is one variable of d categories.
-    :param learnable: learn the probabilities of each variable, which start equal.
+    :param categories: K for each variable; by default one variable with d categories.
+    :param learnable: learn the probabilities of each variable, starting at equal ones.
     """
 
     logits: Tensor
@@ -75,7 +75,7 @@ class CategoricalPrior(Prior):
 
 
 def category_count(latent_size: int, categories: int | None) -> int:
-    """Return the number of categories of each variable, or refuse one that does not divide the latent."""
+    """Return the number of categories of each variable, which must divide the latent size."""
     if categories is None:
         return checks.count("latent_size", latent_size)
     found = checks.count("categories", categories, minimum=2)

@@ -19,16 +19,16 @@ class StandardNormal(Prior):
 
 
 class GaussianPair(Prior):
-    """Each latent near 0 or near a separation, which pushes its code towards binary::
+    """A prior with each latent near 0 or near ``separation``, which favours binary codes::
 
         p(z) = Π_i [ ½ N(z_i; 0, scale²) + ½ N(z_i; separation, scale²) ]
 
-    The narrower the Gaussians, the nearer to binary, and the harder it is for a latent to change sides during
-    training: at separation / scale of 2 or less the density has a single mode.
+    Narrower Gaussians give codes closer to binary, but latents then rarely change sides during training. If
+    separation / scale is 2 or less, the density has a single mode.
 
     :param latent_size: d.
-    :param separation: distance of the two means, above 0.
-    :param scale: standard deviation of each, above 0.
+    :param separation: positive distance between the two means.
+    :param scale: positive standard deviation of each Gaussian.
     """
 
     def __init__(self, latent_size: int, separation: float = 1.0, scale: float = 0.2) -> None:

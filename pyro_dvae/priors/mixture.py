@@ -20,7 +20,7 @@ class MixturePrior(Prior):
 
         p(z) = Σ_k w_k N(z; loc_k, diag scale_k²)
 
-    It starts with equal weights, scales of 1 and locations drawn from N(0, I).
+    The initial weights are equal, the scales 1, and the locations drawn from N(0, I).
 
     :param latent_size: d.
     :param components: K, the number of Gaussians.
@@ -43,11 +43,11 @@ class VampPrior(Prior):
 
         p(z) = 1/K Σ_k q_φ(z | u_k)
 
-    With the model's own guide as ``posterior`` the network is trained by both of its parts in the bound. The
-    pseudo-inputs are free parameters, not held within [0, 1].
+    If ``posterior`` is the model's own guide, its network is trained through both the prior and the guide.
+    The pseudo-inputs are free parameters and not restricted to [0, 1].
 
-    :param posterior: an amortised guide with one latent site; its corruption plays no part.
-    :param pseudo_inputs: where the u_k start, [K, D]: rows of the data, or random numbers of their kind.
+    :param posterior: an amortised guide with one latent site; its corruption is not used.
+    :param pseudo_inputs: initial values of u_k, [K, D]: rows of the data, or similar random numbers.
     """
 
     def __init__(self, posterior: AmortisedGuide, pseudo_inputs: Tensor) -> None:
@@ -65,7 +65,7 @@ class VampPrior(Prior):
 
     @classmethod
     def of_sizes(cls, data_size: int, latent_size: int, components: int = 100) -> VampPrior:
-        """Return the prior with a Gaussian recognition network of its own and random starts in [0, 1]."""
+        """Return the prior with its own Gaussian recognition network and random pseudo-inputs in [0, 1]."""
         checks.count("data_size", data_size)
         posterior = GaussianGuide.of_sizes(data_size, latent_size)
         return cls(posterior, torch.rand(checks.count("components", components), data_size))

@@ -1,4 +1,4 @@
-"""Priors of relaxed discrete latents: bits, categories, and a Beta that prefers 0 and 1."""
+"""Priors of relaxed discrete latents: bits, categories, and a Beta prior that favours 0 and 1."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from pyro_dvae.priors.discrete import bit_logits, category_count
 
 
 class ConcretePrior(Prior):
-    """Relaxed bits: the binary Concrete distribution of Maddison et al. (2017), by its logits ``z``::
+    """Relaxed bits (binary Concrete, Maddison et al. 2017), represented by their logits ``z``::
 
         z = (logit p + log u − log(1 − u)) / temperature,  u uniform in (0, 1);   code σ(z)
 
-    Their appendix C takes the logit as the latent, too: at low temperatures σ(z) is 0 or 1 to the last
-    digit, where its density is lost. σ(z) exceeds ½ with probability p at any temperature.
+    As in their appendix C, the latent is the logit, because at low temperatures σ(z) rounds to 0 or 1 and its
+    density cannot be computed. σ(z) exceeds ½ with probability p at any temperature.
 
     :param latent_size: d.
     :param probability: p in (0, 1): a number, or a tensor [d].
-    :param temperature: above 0, a number or a schedule moved by :meth:`set_epoch`.
-    :param straight_through: the decoder sees the bit 1[z > 0], its gradient is that of σ(z) (Bengio et al.
-        2013): the bound is then exact, for a model of bits, and the gradient of it biased.
+    :param temperature: a positive number, or a schedule updated by :meth:`set_epoch`.
+    :param straight_through: give the decoder the bit 1[z > 0], with the gradient of σ(z) (Bengio et al.
+        2013). The bound is then exact for a model of bits, but its gradient is biased.
     """
 
     logits: Tensor
@@ -46,7 +46,7 @@ class ConcretePrior(Prior):
         self.straight_through = checks.flag("straight_through", straight_through)
 
     def set_epoch(self, epoch: float) -> None:
-        """Move a scheduled temperature to its value at ``epoch`` (0 for the first)."""
+        """Set a scheduled temperature to its value at ``epoch`` (0 for the first)."""
         self.temperature.set_epoch(epoch)
 
     def forward(self, like: Tensor) -> dist.Independent:
@@ -61,17 +61,17 @@ class ConcretePrior(Prior):
 
 
 class GumbelSoftmaxPrior(Prior):
-    """Relaxed one-hot vectors of equal categories, by their logarithms ``z`` (Maddison et al. 2017)::
+    """Relaxed one-hot vectors with equal probabilities, by their logarithms ``z`` (Maddison et al. 2017)::
 
         z = log softmax( (g_1, ..., g_K) / temperature ),  g_k standard Gumbel;   code exp(z), on the simplex
 
-    also known as Gumbel-softmax (Jang et al. 2017). The latent is the d / K vectors end to end.
+    also known as Gumbel-softmax (Jang et al. 2017). The latent is the concatenation of d / K vectors.
 
     :param latent_size: d, a multiple of ``categories``.
-    :param categories: K, of each variable; by default there is one variable of d categories.
-    :param temperature: above 0, a number or a schedule moved by :meth:`set_epoch`.
-    :param straight_through: the decoder sees the one-hot vector of the largest, its gradient is that of
-        exp(z): the bound is then exact, for a model of categories, and the gradient of it biased.
+    :param categories: K for each variable; by default one variable with d categories.
+    :param temperature: a positive number, or a schedule updated by :meth:`set_epoch`.
+    :param straight_through: give the decoder the one-hot vector of the largest entry, with the gradient of
+        exp(z). The bound is then exact for a model of categories, but its gradient is biased.
     """
 
     logits: Tensor
@@ -91,7 +91,7 @@ class GumbelSoftmaxPrior(Prior):
         self.straight_through = checks.flag("straight_through", straight_through)
 
     def set_epoch(self, epoch: float) -> None:
-        """Move a scheduled temperature to its value at ``epoch`` (0 for the first)."""
+        """Set a scheduled temperature to its value at ``epoch`` (0 for the first)."""
         self.temperature.set_epoch(epoch)
 
     def forward(self, like: Tensor) -> Flattened:
@@ -109,14 +109,14 @@ class GumbelSoftmaxPrior(Prior):
 class SparseBeta(Prior):
     """Each latent's code ``b = σ(z)`` in (0, 1) is ``Beta(a, c)`` with shapes below 1: dense near 0 and 1.
 
-    The latent is the logit ``z``, as ``b`` itself cannot be told from 1 where most of its mass lies (see
-    :class:`~pyro_dvae.distributions.LogitBeta`): a guide that clamps it there is scored at a value that it
-    did not draw, and the bound is none. So any guide over the reals serves, unchanged: under
-    :class:`~pyro_dvae.guides.GaussianGuide` the code is logit-normal. A bound does not depend on which of the
-    two is called the latent. The decoder sees ``b``, by :meth:`code`.
+    The latent is the logit ``z``, because floating-point numbers cannot tell ``b`` from 1 where much of its
+    mass lies (see :class:`~pyro_dvae.distributions.LogitBeta`). Clamping ``b`` would score a value that was
+    not drawn and would invalidate the bound. With ``z``, any guide over the reals works unchanged; with
+    :class:`~pyro_dvae.guides.GaussianGuide` the code is logit-normal. The bound is the same for either choice
+    of the latent. The decoder sees ``b``, by :meth:`code`.
 
     :param latent_size: d.
-    :param shapes: (a, c), each in (0, 1); a below c puts more of the codes near 0.
+    :param shapes: (a, c), each in (0, 1); with a < c more codes lie near 0.
     """
 
     def __init__(self, latent_size: int, shapes: tuple[float, float] = (0.5, 0.5)) -> None:
