@@ -1,4 +1,4 @@
-"""What priors and guides share: distributions that neither PyTorch nor Pyro has in a safe form."""
+"""Distributions of priors and guides that neither PyTorch nor Pyro provides in a safe form."""
 
 from pyro_dvae.distributions.flattened import Flattened, OneHot
 from pyro_dvae.distributions.logistic import Logistic, LogitBeta

@@ -21,9 +21,9 @@ class ContinuousBernoulli(dist.TorchDistribution):
     With logit l,  log p(x) = l (x − 1/2) − log( sinh(l/2) / (l/2) )  in nats: a normalised density, unlike
     the cross-entropy of grey values under a Bernoulli.
 
-    Pyro's own distribution of that name works with λ, which it keeps away from 0 and 1: in float32 it is no
-    longer normalised, and its gradient is off, beyond logits of about 16, and it loses digits near λ = 1/2.
-    This one is written in the logit, with a series near 0, and holds for every finite logit.
+    Pyro's own distribution of that name uses λ, which it keeps away from 0 and 1. In float32, for logits
+    beyond about 16, it is not normalised and its gradient is wrong; near λ = 1/2 it loses precision. This
+    class uses the logit, with a series near 0, and is accurate for every finite logit.
 
     :param logits: l, any shape.
     """

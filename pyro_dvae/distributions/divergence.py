@@ -33,11 +33,11 @@ PAIRS = sorted({(name, name) for name in _SAME} | {(q, p) for q, others in _OTHE
 
 
 def closed_form_kl(q: Any, p: Any) -> Tensor | None:
-    """Return KL(q ‖ p) of the batch shape (nats), or None where no closed form is trusted.
+    """Return KL(q ‖ p) of the batch shape (nats), or None if no verified closed form exists.
 
-    PyTorch registers further pairs, and takes a class for its subclasses. Some of those are wrong: a folded
-    distribution has not the divergence of what is folded, a ``Delta`` may have a density, and a subclass may
-    be anything.
+    PyTorch registers further pairs and also applies them to subclasses. Some of these are wrong: a folded
+    distribution does not have the divergence of its base, a ``Delta`` may have a density, and a subclass may
+    be any distribution.
     """
     if isinstance(q, MaskedDistribution) or isinstance(p, MaskedDistribution):
         return _masked(q, p)

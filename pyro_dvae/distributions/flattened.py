@@ -1,4 +1,4 @@
-"""Vectors as one event: several of them flattened, and a one-hot category."""
+"""Vectors as one event: several vectors concatenated, and a one-hot category."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class _EachPart(constraints.Constraint):
 
 
 class Flattened(dist.TorchDistribution):
-    """Independent vectors, the last batch dimension of ``base``, laid end to end: event shape [n · K].
+    """Independent vectors along the last batch dimension of ``base``, concatenated: event shape [n · K].
 
     :param base: a distribution of batch shape [..., n] and event shape [K].
     """
@@ -69,7 +69,7 @@ class Flattened(dist.TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        """The means of the vectors, laid end to end."""
+        """The means of the vectors, concatenated."""
         return self.base.mean.flatten(-2)
 
 
@@ -80,7 +80,7 @@ def _kl_flattened(p: Flattened, q: Flattened) -> Tensor:
 
 
 class OneHot(dist.OneHotCategorical):
-    """Pyro's one-hot category; its draws can be recorded, which those by PyTorch's ``one_hot`` cannot.
+    """Pyro's one-hot category with draws that can be recorded, unlike draws by PyTorch's ``one_hot``.
 
     A draw is the largest of logits plus standard Gumbel noise.
     """

@@ -13,9 +13,10 @@ from torch.nn.functional import logsigmoid
 
 
 class Logistic(dist.Logistic):
-    """Pyro's logistic distribution; its draws are infinite where a uniform number is 0, these never are.
+    """A logistic distribution with finite draws; Pyro's are infinite if a uniform number is 0.
 
-    In single precision that is one draw in 2²⁴: with 50 latents and batches of 100 about once in 3,000 steps.
+    In single precision this happens once in 2²⁴ draws: with 50 latents and batches of 100, about once in
+    3,000 steps.
 
     :param loc: location.
     :param scale: scale, above 0.
@@ -32,8 +33,8 @@ class LogitBeta(dist.TorchDistribution):
 
         log p(z) = a log σ(z) + c log σ(−z) − log B(a, c)
 
-    Below 1 the shapes put most of ``b`` so near 0 and 1 that floating-point numbers in (0, 1) cannot tell
-    them from 1, where the density of ``b`` is infinite; that of ``z`` is bounded and exact for any shapes.
+    With shapes below 1, most of ``b`` lies so near 0 and 1 that floating-point numbers cannot tell it from 1,
+    where the density of ``b`` is infinite. The density of ``z`` is bounded and exact for any shapes.
 
     :param concentration1: a, above 0: the weight near b = 1 grows as it falls relative to c.
     :param concentration0: c, above 0.

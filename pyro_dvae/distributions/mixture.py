@@ -1,4 +1,4 @@
-"""Mixtures: one that knows its support, and diagonal Gaussians with differentiable draws."""
+"""A mixture with the right support, and a mixture of diagonal Gaussians with differentiable draws."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch.distributions import constraints
 
 
 class Mixture(dist.MixtureSameFamily):
-    """Pyro's mixture of distributions of one kind; its support is theirs, that of every component.
+    """Pyro's mixture of distributions of one kind, with the support of its components.
 
-    Pyro's own support has no bijection to it, so that annealing cannot move such a latent.
+    Pyro's own support has no bijection, so annealing could not move such a latent.
     """
 
     @property
@@ -26,7 +26,7 @@ class Mixture(dist.MixtureSameFamily):
 class DiagonalMixture(dist.TorchDistribution):
     """``q(z) = Σ_c π_c N(z; μ_c, diag σ_c²)``, differentiated by implicit reparameterisation.
 
-    A draw is differentiated through the distribution functions of its elements, each given those before it
+    A draw is differentiated through the distribution function of each element given the previous ones
     (Figurnov, Mohamed and Mnih 2018, section 3)::
 
         F_i(z) = Σ_c w_ci Φ((z_i − μ_ci) / σ_ci),    w_ci ∝ π_c Π_{j<i} N(z_j; μ_cj, σ_cj²)

@@ -1,4 +1,4 @@
-"""Autoencoders: the networks of a VAE, trained by reconstruction alone."""
+"""Autoencoders: the networks of a VAE, trained only by reconstruction."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from pyro_dvae.registration import Module
 
 
 class NoPrior(Prior):
-    """Density 1 everywhere: it adds nothing to a bound and cannot be sampled from."""
+    """A density of 1 everywhere, which adds nothing to a bound and cannot be sampled."""
 
     def forward(self, like: Tensor) -> ImproperUniform:
         return ImproperUniform(constraints.real_vector, torch.Size(), torch.Size([self.latent_size]))
 
 
 class CodeGuide(AmortisedGuide):
-    """``z = f(x̃)``: a deterministic code, which adds nothing to a bound.
+    """A deterministic code ``z = f(x̃)``, which adds nothing to a bound.
 
-    :param encoder: module from x̃ [..., D] to the code [..., d], or to a pair whose first is the code: the
-        location of a :class:`~pyro_dvae.networks.GaussianEncoder`, say, whose scale then plays no part.
+    :param encoder: module from x̃ [..., D] to the code [..., d], or to a pair whose first element is the
+        code, such as a :class:`~pyro_dvae.networks.GaussianEncoder`, whose scale is then not used.
     :param corruption: corruption of the encoder's input; none by default.
     """
 
@@ -61,12 +61,12 @@ class Autoencoder(Module):
 
         minimise Σ_n E_{x̃ ~ p_π(x̃ | x_n)} [ −log p_θ(x_n | z = f_φ(x̃)) ]
 
-    The target is the clean datum. Where the decoder is Bernoulli this is the cross-entropy; where it is
-    Gaussian with a scale σ that is a number, the squared error over 2σ², and a constant. A pair ``.model``
-    and ``.guide`` for the same ``fit``, ELBOs and ``reconstruction_error`` as the other systems: the guide's
-    latent is a point and the model has no prior, so an "ELBO" of the pair is the negative of the sum above.
-    It is no bound of log p(x), and ``log_likelihood`` refuses the pair. K latents of a corruption are the
-    same, so only ``num_corruptions`` is of use.
+    The target is the clean datum. With a Bernoulli decoder this is the cross-entropy; with a Gaussian decoder
+    and a fixed scale σ, it is the squared error over 2σ² plus a constant. ``.model`` and ``.guide`` work with
+    ``fit``, the ELBOs and ``reconstruction_error`` like any other pair. The guide's latent is a point and the
+    model has no prior, so an "ELBO" of the pair is the negative of the sum above. It is not a bound of log
+    p(x), and ``log_likelihood`` refuses the pair. The K latents of a corruption are equal, so only
+    ``num_corruptions`` has an effect.
 
     :param encoder: module from x̃ [..., D] to the code [..., d], or to (loc, scale), whose loc is the code.
     :param decoder: module from z [..., d] to a distribution of x [..., D], with an attribute ``latent_size``.

@@ -18,13 +18,13 @@ class ChainModel(Module):
     """``zL ~ p(zL)``, ``z(l) ~ N(μ(z(l+1)), diag σ(z(l+1))²)``, ``x ~ p(x|z1)``: layers of any depth.
 
     The generative side of Im et al. (2017), Theorem 1. Sites: ``z1`` [N, d_1], …, ``zL`` [N, d_L] and ``x``
-    [N, D], inside the plate ``data``; the guide to go with it is :class:`pyro_dvae.guides.ChainGuide`. With
-    one layer it is :class:`~pyro_dvae.models.LatentVariableModel` with the site named ``z1``.
+    [N, D], inside the plate ``data``; use it with :class:`pyro_dvae.guides.ChainGuide`. With one layer it
+    equals :class:`~pyro_dvae.models.LatentVariableModel` with the site named ``z1``.
 
     :param decoder: module from z1 [..., d_1] to a Pyro distribution over [..., D] with one event dimension.
-    :param upper_decoders: for each layer but the last a module from z(l+1) to a pair (loc, scale) of z(l),
-        each [..., d_l], in the order l = 1, 2, …
-    :param prior: of zL.
+    :param upper_decoders: a module from z(l+1) to a pair (loc, scale) of z(l), each [..., d_l], for each
+        layer except the last, in the order l = 1, 2, …
+    :param prior: the prior of zL.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class ChainModel(Module):
     ) -> ChainModel:
         """Return the model with fully connected networks of these sizes.
 
-        :param latent_size: of each stochastic layer.
+        :param latent_size: size of each stochastic layer.
         :param num_layers: L.
         :param likelihood: the decoder's class.
         """

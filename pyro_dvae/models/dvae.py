@@ -17,7 +17,7 @@ from pyro_dvae.registration import Module, register
 
 
 class LatentVariableModel(Module):
-    """``z ~ p(z)``, ``x ~ p_θ(x|z)`` by a decoder, which sees the prior's code of ``z`` (most often ``z``).
+    """``z ~ p(z)``, ``x ~ p_θ(x|z)``, with a decoder of the prior's code of ``z`` (usually ``z`` itself).
 
     Sites: ``z`` [N, d] and ``x`` [N, D], inside the plate ``data``.
 
@@ -50,9 +50,9 @@ class LatentVariableModel(Module):
 
 
 def require_fitting(encoder: Any, decoder: Any) -> None:
-    """Refuse an encoder and a decoder that name different sizes; those that name none are taken as they are.
+    """Refuse an encoder and a decoder with different sizes; sizes that they do not state are not checked.
 
-    :raises InputError: naming the size.
+    :raises InputError: if a size differs.
     """
     for size in ("data_size", "latent_size"):
         sizes = [getattr(each, size, None) for each in (encoder, decoder)]
@@ -71,9 +71,9 @@ class DVAE(Module):
 
     :param encoder: module from x̃ [..., D] to (loc, scale) of the latents, each [..., d].
     :param decoder: module from z [..., d] to a distribution of x [..., D].
-    :param corruption: the corruption of the encoder's input.
+    :param corruption: corruption of the encoder's input.
     :param prior: of the latents; the standard normal by default.
-    :raises InputError: encoder and decoder are of different sizes.
+    :raises InputError: if the sizes of encoder and decoder differ.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Encoders and decoders: plain ``nn.Module``s for any leading dims, dtype and device."""
+"""Encoders and decoders, plain ``nn.Module``s for any leading dimensions, dtype and device."""
 
 from pyro_dvae.distributions.continuous_bernoulli import ContinuousBernoulli
 from pyro_dvae.networks.activations import activation

@@ -1,4 +1,4 @@
-"""The activations a network may name: one registry, one line each."""
+"""The registry of activations, by name."""
 
 from __future__ import annotations
 

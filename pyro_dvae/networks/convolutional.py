@@ -1,4 +1,4 @@
-"""Convolutional encoders and decoders for images, which are flat as all data are: [..., D]."""
+"""Convolutional encoders and decoders for images, which are flat like all data: [..., D]."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Shape = tuple[int, int, int]
 
 
 def image_shape_of(data_size: int, image_shape: Sequence[int] | None) -> Shape:
-    """Return (channels, height, width) of an observation: what is given, or one square channel.
+    """Return (channels, height, width) of an observation; by default one square channel.
 
     :param data_size: D, their product.
     :param image_shape: (height, width), or (channels, height, width), or None for a square image.
@@ -45,7 +45,7 @@ def image_shape_of(data_size: int, image_shape: Sequence[int] | None) -> Shape:
 
 
 def maps_of(channels: Sequence[int]) -> tuple[int, ...]:
-    """Return ``channels``, or refuse what is not a sequence of at least one number of maps."""
+    """Return ``channels``, which must be a sequence with at least one number of maps."""
     if isinstance(channels, (str, bytes)) or not isinstance(channels, Sequence) or len(channels) == 0:
         raise InputError(f"channels: expected at least one number of maps, got {channels!r}")
     return tuple(checks.count("channels", maps) for maps in channels)
@@ -70,7 +70,7 @@ def _padding(kernel_size: int) -> int:
 
 
 def _initialised(layer: nn.Conv2d | nn.ConvTranspose2d, inputs: float, gain: float) -> nn.Module:
-    """Draw the weights uniformly with variance gain / inputs, ``inputs`` weights making an output."""
+    """Draw uniform weights with variance gain / inputs; ``inputs`` weights make up one output."""
     limit = math.sqrt(3 * gain / inputs)
     nn.init.uniform_(layer.weight, -limit, limit)
     assert layer.bias is not None
@@ -79,12 +79,12 @@ def _initialised(layer: nn.Conv2d | nn.ConvTranspose2d, inputs: float, gain: flo
 
 
 class Convolutions(Module):
-    """Convolutions of stride 2, rectified, from a flat image [..., D] to flat features [..., F].
+    """Convolutions of stride 2 with ReLUs, from a flat image [..., D] to flat features [..., F].
 
-    Weights start uniform with variance 2 / inputs (He et al. 2015): Glorot's choice would lose the few inputs
-    of the first filters against their many outputs. Biases start at zero.
+    Initial weights are uniform with variance 2 / inputs (He et al. 2015). Glorot's variance would be too
+    small for the first filters, which have few inputs and many outputs. Biases start at zero.
 
-    :param shapes: of the image and of the maps after each convolution, by :func:`sizes_of`.
+    :param shapes: shapes of the image and of the maps after each convolution (see :func:`sizes_of`).
     :param kernel_size: odd side of the filters.
     """
 
@@ -108,11 +108,11 @@ class Convolutions(Module):
 
 
 class TransposedConvolutions(Module):
-    """Transposed convolutions of stride 2, rectifiers between them, from flat features to a flat image.
+    """Transposed convolutions of stride 2 with ReLUs between them, from flat features to a flat image.
 
-    Weights start uniform with variance 2 / inputs, those of the last layer 1 / inputs; biases at zero.
+    Initial weights are uniform with variance 2 / inputs, in the last layer 1 / inputs; biases are zero.
 
-    :param shapes: of the image and of ever smaller maps, as for :class:`Convolutions`; run through backwards.
+    :param shapes: as for :class:`Convolutions`, from the image to the smallest maps; used in reverse order.
     :param kernel_size: odd side of the filters.
     """
 
@@ -147,17 +147,17 @@ class ConvolutionalEncoder(Encoder):
     """Convolutions of stride 2, then fully connected layers (as in Salimans, Kingma & Welling 2015).
 
     h = trunk(convolutions(x)); each convolution halves height and width, rounding up, and is followed by a
-    rectifier. (With softplus or tanh in its place the posterior collapsed within a hundred steps on MNIST:
-    so many features that are never 0 move the next layer too far at once.)
-    ``x`` is ``[..., data_size]``; location and scale are ``[..., latent_size]``.
-    Weights of the convolutions start He uniform, all others Glorot uniform, biases at zero.
+    ReLU. (With softplus or tanh instead, the posterior collapsed within a hundred steps on MNIST, because so
+    many non-zero features change the next layer too much at once.) ``x`` is ``[..., data_size]``; location
+    and scale are ``[..., latent_size]``. Weights of the convolutions start He uniform, all others Glorot
+    uniform, biases at zero.
 
     :param data_size: D, the elements of an image.
     :param latent_size: d.
-    :param hidden_sizes: of the fully connected layers behind the convolutions.
+    :param hidden_sizes: sizes of the fully connected layers after the convolutions.
     :param activation: after the fully connected layers.
     :param image_shape: (height, width), or (channels, height, width); a square image where left out.
-    :param channels: maps that each convolution makes.
+    :param channels: number of output maps of each convolution.
     :param kernel_size: odd side of the filters.
     """
 
@@ -192,10 +192,10 @@ class ConvolutionalDecoder(Decoder):
 
     :param latent_size: d.
     :param data_size: D, the elements of an image.
-    :param hidden_sizes: of the fully connected layers before the convolutions.
+    :param hidden_sizes: sizes of the fully connected layers before the convolutions.
     :param activation: after the fully connected layers.
     :param image_shape: (height, width), or (channels, height, width); a square image where left out.
-    :param channels: maps before each transposed convolution, those of the smallest size first.
+    :param channels: number of input maps of each transposed convolution, smallest maps first.
     :param kernel_size: odd side of the filters.
     :param likelihood: ``"bernoulli"``, ``"continuous-bernoulli"``, ``"gaussian"`` (one learned
         scale) or ``"gaussian-per-pixel"`` (a second image of scales).

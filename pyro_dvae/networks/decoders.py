@@ -1,4 +1,4 @@
-"""Decoders: from a latent to the distribution p(x | z) of an observation."""
+"""Decoders, from a latent to the distribution p(x | z) of an observation."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Elements(Module):
 
 
 class BernoulliElements(Elements):
-    """x ~ Bernoulli(sigmoid(logits)), never validated: grey targets have a cross-entropy."""
+    """x ~ Bernoulli(sigmoid(logits)), without validation, so that grey values have a cross-entropy."""
 
     def forward(self, logits: Tensor) -> dist.Independent:
         """Return the distribution of event shape [D]."""
@@ -58,9 +58,9 @@ class ContinuousBernoulliElements(Elements):
 
 
 class GaussianElements(Elements):
-    """x ~ Normal(sigmoid(outputs), σ), one σ = minimum_scale + softplus(u) for all elements, learned.
+    """x ~ Normal(sigmoid(outputs), σ), with one learned σ = minimum_scale + softplus(u) for all elements.
 
-    :param minimum_scale: lower limit of σ, which starts 0.1 above it.
+    :param minimum_scale: lower limit of σ; its initial value is 0.1 higher.
     """
 
     def __init__(self, minimum_scale: float = 1e-3) -> None:
@@ -102,7 +102,7 @@ LIKELIHOODS: dict[str, type[Elements]] = {
 
 
 class Decoder(Module):
-    """x ~ likelihood(head(trunk(z))), independent elements; a subclass sets these three parts.
+    """x ~ likelihood(head(trunk(z))), with independent elements; a subclass sets these three parts.
 
     ``z`` is ``[..., latent_size]``; the result has batch shape ``[...]`` and event shape ``[data_size]``.
     """
@@ -131,10 +131,10 @@ class BernoulliDecoder(Decoder):
     """Independent Bernoulli pixels: x ~ Bernoulli(sigmoid(W h + b)), h = trunk(z).
 
     ``z`` is ``[..., latent_size]``; the result has batch shape ``[...]`` and event shape ``[data_size]``.
-    It never validates its targets, so grey values in [0, 1] are accepted: ``log_prob`` is then the negative
+    Values are not validated, so grey values in [0, 1] are accepted. ``log_prob`` is then the negative
     cross-entropy Σ x log p + (1 − x) log(1 − p), as is usual for grey MNIST, and not a normalised density.
-    Check the data once where they are loaded: values outside [0, 1] are not refused here either.
-    Every layer starts with Glorot uniform weights and zero biases.
+    Values outside [0, 1] are not refused either, so check the data when you load them. Every layer starts
+    with Glorot uniform weights and zero biases.
     """
 
     def __init__(
@@ -153,12 +153,12 @@ class BernoulliDecoder(Decoder):
 class ContinuousBernoulliDecoder(Decoder):
     """Independent pixels in [0, 1]: x ~ ContinuousBernoulli(logits), logits = L tanh((W h + b) / L).
 
-    The normalised density of grey values that a Bernoulli decoder's cross-entropy is not (Loaiza-Ganem and
-    Cunningham 2019); see :class:`~pyro_dvae.networks.ContinuousBernoulli`. ``z`` is ``[..., latent_size]``,
-    h = trunk(z); the result has batch shape ``[...]`` and event shape ``[data_size]``.
-    The limit L keeps the density bounded: pixels that are exactly 0 or 1 would drive the logit to infinity,
-    with a gain of log |logit| each. An element's density is at most about L, so figures of different limits
-    do not compare. Every layer starts with Glorot uniform weights and zero biases.
+    For grey values this is a normalised density, unlike the cross-entropy of a Bernoulli decoder
+    (Loaiza-Ganem and Cunningham 2019); see :class:`~pyro_dvae.networks.ContinuousBernoulli`. ``z`` is ``[...,
+    latent_size]``, h = trunk(z); the result has batch shape ``[...]`` and event shape ``[data_size]``. The
+    limit L keeps the density bounded: pixels that are exactly 0 or 1 would drive the logit to infinity, with
+    a gain of log |logit| each. An element's density is at most about L, so figures of different limits do not
+    compare. Every layer starts with Glorot uniform weights and zero biases.
 
     :param maximum_logit: L; 16, about where Pyro's own distribution stops in float32, by default.
     """
@@ -182,7 +182,7 @@ class GaussianDecoder(Decoder):
     """Independent Gaussian pixels: x ~ Normal(μ, σ), μ = sigmoid(W h + b), h = trunk(z).
 
     ``z`` is ``[..., latent_size]``; the result has batch shape ``[...]`` and event shape ``[data_size]``.
-    ``bounded=False`` leaves out the sigmoid, for data beyond [0, 1]. ``scale`` says where σ comes from:
+    ``bounded=False`` omits the sigmoid, for data outside [0, 1]. ``scale`` determines σ:
 
     - ``"learned"``: one number for all pixels, σ = minimum_scale + softplus(u), starting 0.1 above it;
     - ``"per-pixel"``: a second output of the network, σ = minimum_scale + softplus(V h + c), c set so that

@@ -1,4 +1,4 @@
-"""Encoders: from (corrupted) data to the parameters of q(z | x̃), in one pass or recurrently."""
+"""Encoders, from (corrupted) data to the parameters of q(z | x̃)."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pyro_dvae.registration import Module
 
 
 class Encoder(Module, ABC):
-    """Location and scale of a diagonal Gaussian over the latent; a subclass gives the features h(x).
+    """Location and scale of a diagonal Gaussian over the latent; a subclass defines the features h(x).
 
-    (μ, log σ²) = W h(x) + b;  the forward pass gives (μ, σ) with σ = exp(log σ² / 2).
-    ``x`` is ``[..., data_size]``; both results are ``[..., latent_size]``. A subclass sets ``head``, the
-    affine layer (W, b), after what its features need.
+    (μ, log σ²) = W h(x) + b;  the forward pass gives (μ, σ) with σ = exp(log σ² / 2). ``x`` is ``[...,
+    data_size]``; both results are ``[..., latent_size]``. A subclass sets ``head``, the affine layer (W, b),
+    after the layers of its features.
     """
 
     head: nn.Linear
@@ -63,7 +63,7 @@ class GaussianEncoder(Encoder):
 
 
 class GRUEncoder(Encoder):
-    """One layer of gated recurrent units that sees the same x at each step (Im et al. 2017, Table 3).
+    """One layer of gated recurrent units with the same input x at each step (Im et al. 2017, Table 3).
 
     With h_0 = 0, for t = 1 .. steps (Cho et al. 2014, in the form of ``torch.nn.GRU``):
 
@@ -71,13 +71,13 @@ class GRUEncoder(Encoder):
     - candidate n = tanh(W x + b + r · (V h_{t−1} + c));
     - h_t = (1 − u) · n + u · h_{t−1}.
 
-    The features of the head are the last h. Since x does not change, W x + b is computed once for all steps.
-    Input weights start Glorot uniform gate by gate, recurrent weights orthogonal, biases at zero.
+    The head's features are the last h. Because x does not change, W x + b is computed only once. Initial
+    input weights are Glorot uniform for each gate, recurrent weights are orthogonal, and biases are zero.
 
     :param data_size: D, of ``x`` [..., D].
     :param latent_size: d, of the results (loc, scale), each [..., d].
-    :param hidden_size: recurrent units.
-    :param steps: how often the observation is seen.
+    :param hidden_size: number of recurrent units.
+    :param steps: number of recurrent steps.
     """
 
     def __init__(self, data_size: int, latent_size: int, hidden_size: int = 200, steps: int = 5) -> None:
@@ -108,7 +108,7 @@ class GRUEncoder(Encoder):
 
 
 def _gates(in_size: int, hidden_size: int, initialise: Callable[[torch.Tensor], object]) -> nn.Linear:
-    """Return the affine layer of reset gate, update gate and candidate, each initialised by itself."""
+    """Return the affine layer of reset gate, update gate and candidate, each initialised separately."""
     layer = nn.Linear(in_size, 3 * hidden_size)
     for gate in layer.weight.chunk(3):
         initialise(gate)

@@ -22,7 +22,7 @@ def linear(in_size: int, out_size: int) -> nn.Linear:
 
 
 def mlp(sizes: Sequence[int], activation: str = "softplus") -> nn.Sequential:
-    """Return affine layers ``sizes[0] -> sizes[1] -> ...``, an activation after every one of them.
+    """Return affine layers ``sizes[0] -> sizes[1] -> ...``, each followed by an activation.
 
     Weights start Glorot uniform (Glorot & Bengio 2010), biases at zero.
     """
@@ -37,7 +37,7 @@ def mlp(sizes: Sequence[int], activation: str = "softplus") -> nn.Sequential:
 
 
 def trunk(in_size: int, hidden_sizes: Sequence[int], activation: str) -> nn.Sequential:
-    """Return :func:`mlp` from ``in_size`` through ``hidden_sizes``, which must name at least one layer."""
+    """Return :func:`mlp` from ``in_size`` through ``hidden_sizes``, which must have at least one entry."""
     sequence = isinstance(hidden_sizes, Sequence) and not isinstance(hidden_sizes, (str, bytes))
     if not sequence or len(hidden_sizes) == 0:
         raise InputError(f"hidden_sizes: expected at least one layer size, got {hidden_sizes!r}")
@@ -47,7 +47,7 @@ def trunk(in_size: int, hidden_sizes: Sequence[int], activation: str) -> nn.Sequ
 
 
 def last_dimension(argument: str, value: torch.Tensor, size: int, meaning: str) -> torch.Tensor:
-    """Return ``value``, or refuse what is not a floating-point tensor of shape ``[..., size]``."""
+    """Return ``value``, which must be a floating-point tensor of shape ``[..., size]``."""
     if not isinstance(value, torch.Tensor):
         raise InputError(f"{argument}: expected a tensor, got {type(value).__name__}")
     if value.ndim == 0 or value.shape[-1] != size:

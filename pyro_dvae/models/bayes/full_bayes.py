@@ -27,9 +27,8 @@ from pyro_dvae.sites import corrupt
 class Share:
     """The part of N data that a mini-batch is.
 
-    :param data_count: N, the data of the whole data set.
-    :param bound_of: ``"data"``: sums over the data plate stand for all N data; ``"batch"``: the same times
-        B / N, the share of the mini-batch.
+    :param data_count: N, the size of the whole data set. :param bound_of: ``"data"``: sums over the data
+        plate stand for all N data; ``"batch"``: the same times B / N, the share of the mini-batch.
     """
 
     data_count: int
@@ -57,10 +56,10 @@ class PredictiveModel(Module):
 
         z ~ p(z),   x ~ ∫ q(w) p(x | z, w) dw      with one w ~ q(w) for each draw of z
 
-    For everything that is measured per observation: with the local guide, ``log_likelihood`` estimates
-    log ∫ q(w) p(x|w) dw and ``evaluate_bound`` a lower bound of it. The weights are no sites here; all data
-    of a pass share those of a draw, so the errors of different data are not independent. Its density differs
-    from call to call, which a Markov chain (annealed importance sampling) does not allow: use the decoder
+    Use it for everything that is measured per observation. With the local guide, ``log_likelihood`` estimates
+    log ∫ q(w) p(x|w) dw, and ``evaluate_bound`` estimates a lower bound of it. The weights are not sites
+    here. All rows of a pass share the weights of a draw, so the errors of different rows are not independent.
+    The density differs from call to call, which annealed importance sampling does not allow; use the decoder
     with the mean weights there.
 
     Sites: ``z`` [N, d] and ``x`` [N, D], inside the plate ``data``.
@@ -89,14 +88,14 @@ class FullBayesGuide(Module):
 
         w ~ N(loc, diag scale²), scale = softplus(raw);   x̃_n ~ p_π(x̃ | x_n),  z_n ~ q(z | x̃_n)
 
-    :param guide: any amortised guide, of the latents of an observation; used as it is, not copied.
+    :param guide: any amortised guide for the latents of an observation; it is not copied.
     :param decoder: the module that :class:`~pyro_dvae.models.bayes.FullBayesModel` was given.
     :param data_count: N, as the model's.
     :param start: a module like ``decoder`` (a trained one) whose weights the means start from; by default
         ``decoder`` itself.
     :param initial_scale: standard deviation of every weight at the start.
     :param bound_of: as the model's.
-    :raises InputError: an argument is not as described, or ``start`` has other weights than ``decoder``.
+    :raises InputError: if an argument is invalid, or the weights of ``start`` do not match ``decoder``.
     """
 
     def __init__(
@@ -154,9 +153,9 @@ class FullBayesModel(Module):
     :param data_count: N.
     :param prior: of the latents of an observation; the standard normal by default.
     :param prior_scale: standard deviation of the weights' prior.
-    :param bound_of: ``"data"`` as above; ``"batch"`` multiplies the whole by B / N, so that a loss is of the
-        size of a mini-batch's, as :func:`pyro_dvae.fit` shows it. The guide must have the same.
-    :raises InputError: an argument is not as described, or a batch has more than N rows.
+    :param bound_of: ``"data"`` as above; ``"batch"`` multiplies the bound by B / N, so that it refers to one
+        mini-batch, as :func:`pyro_dvae.fit` reports it. The guide must use the same value.
+    :raises InputError: if an argument is invalid, or a batch has more than N rows.
     """
 
     def __init__(
@@ -198,15 +197,15 @@ class FullBayesModel(Module):
 
 
 class FullBayes(Module):
-    """A pair ``.model`` and ``.guide`` for Pyro that learns a distribution of the decoder's weights::
+    """A model and a guide for Pyro that learn a distribution of the decoder's weights::
 
         log p(x_1..x_N) ≥ −KL(q(w) ‖ p(w)) + E_q(w) Σ_n L_dvae(x_n; w)
 
     (Kingma and Welling 2014, appendix F, with the denoising bound of each observation.) Use
-    ``TraceDenoising_ELBO``, or ``TraceMeanFieldDenoising_ELBO``, whose divergence of the weights is in closed
-    form. Importance-weighted bounds weigh the whole data set at once, and refuse mini-batches.
+    ``TraceDenoising_ELBO``, or ``TraceMeanFieldDenoising_ELBO``, which computes the divergence of the weights
+    in closed form. Importance-weighted bounds need the whole data set at once and refuse mini-batches.
 
-    What is measured per observation takes ``predictive()`` and ``guide.guide``::
+    Measures per observation use ``predictive()`` and ``guide.guide``::
 
         dv.log_likelihood(bayes.predictive(), bayes.guide.guide, x)
 
@@ -244,7 +243,7 @@ class FullBayes(Module):
     def from_trained(
         cls, model: LatentVariableModel, guide: AmortisedGuide, data_count: int, **settings: Any
     ) -> FullBayes:
-        """Return the pair that starts from a trained model and guide: means are its decoder's weights.
+        """Return a pair that starts from a trained model and guide, with the decoder's weights as means.
 
         :param settings: ``prior_scale``, ``initial_scale``, ``bound_of``.
         """
@@ -255,5 +254,5 @@ class FullBayes(Module):
         return PredictiveModel(self.model.skeleton, self.model.prior, self.guide.weights)
 
     def mean_decoder(self) -> nn.Module:
-        """Return an ordinary decoder whose weights are copies of the present means."""
+        """Return an ordinary decoder whose weights are copies of the current means."""
         return self.model.skeleton.with_weights(self.guide.weights.means())

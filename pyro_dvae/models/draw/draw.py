@@ -1,4 +1,4 @@
-"""DRAW's model and guide for Pyro, and the two ready-made."""
+"""DRAW's model and guide for Pyro, and a class with both."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ class DrawModel(Module):
 class DrawGuide(Module):
     """Corrupt ``x``, then ``z_t ~ q(z_t | x̃, z_1..z_{t−1})`` for t = 1 .. T by the recognition recurrence.
 
-    What it reads at step t is x̃ beside the canvas that its own z_1 .. z_{t−1} draw, so it runs the model's
-    decoder too; clean ``x`` it never sees. The latents are a chain: bounds with sampled or closed-form KL
-    terms apply, importance-weighted ones with ``gradient="pathwise"``.
+    At step t it reads x̃ and the canvas drawn from z_1 .. z_{t−1}, so it also runs the model's decoder. It
+    never sees clean ``x``. The latents form a chain. Bounds with sampled or closed-form KL terms apply, and
+    importance-weighted bounds with ``gradient="pathwise"``.
 
     Sites: ``x_tilde`` [N, D] (auxiliary) and ``z1`` .. ``zT`` [N, d] each, inside the plate ``data``.
 
@@ -90,22 +90,22 @@ class DrawGuide(Module):
 class DRAW(Module):
     """The deep recurrent attentive writer of Gregor et al. (2015), with the denoising criterion.
 
-    An image is drawn in T steps on a canvas, each from a latent of its own. ``.model`` and ``.guide`` are
+    An image is drawn on a canvas in T steps, each with its own latent. ``.model`` and ``.guide`` are
     callables of the data [N, D] for any SVI script, bound or evaluation, and modules for ``elbo(draw.model,
     draw.guide)``::
 
         draw = dv.DRAW(image_shape=(28, 28), steps=10, corruption=dv.SaltAndPepper(0.05))
         svi = SVI(draw.model, draw.guide, Adam({"lr": 1e-3}), dv.TraceMeanFieldDenoising_ELBO())
 
-    With a corruption the recognition network reads x̃ alone, and the likelihood is that of clean x (Im et al.
-    2017). The bound per observation, in nats, is E [log p(x | c_T) − Σ_t KL(q(z_t | x̃, z_1..z_{t−1}) ‖ N(0,
-    I))].
+    With a corruption the recognition network reads only x̃, while the likelihood is that of clean x (Im et
+    al. 2017). The bound per observation, in nats, is E [log p(x | c_T) − Σ_t KL(q(z_t | x̃, z_1..z_{t−1}) ‖
+    N(0, I))].
 
     :param image_shape: (height, width); D is their product, row by row.
     :param steps: T.
     :param hidden_size: of both recurrent networks.
     :param latent_size: d, of each z_t.
-    :param attention: read and write patches through Gaussian filters, rather than whole images.
+    :param attention: read and write patches through Gaussian filters instead of whole images.
     :param read_size: N of the patch read; with attention only.
     :param write_size: N of the patch written; with attention only.
     :param cell: ``"lstm"``, as in the paper, or ``"gru"``.
@@ -153,7 +153,7 @@ class DRAW(Module):
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Redraw ``x`` [..., D], read as it is, from posterior means; return pixel means [T, ..., D]."""
+        """Redraw clean ``x`` [..., D] from posterior means; return pixel means [T, ..., D]."""
         decoder, encoder = self.model.decoder, self.guide.encoder
         drawing, state, canvases = decoder.start(), encoder.start(), []
         for _ in range(decoder.steps):
