@@ -1,4 +1,4 @@
-"""What this package raises when it cannot go on: one line that names the cause and the remedy."""
+"""The errors of this package; each has one line that names the cause and the remedy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def without_traces(message: str) -> str:
 
 
 class InputError(ValueError):
-    """What the caller gave cannot be used: names the argument, what was expected and what came."""
+    """An argument is invalid; the message names it, what was expected, and what was given."""
 
     def __init__(self, message: object = "") -> None:
         # One line that a terminal can show, whatever was quoted.
@@ -28,7 +28,7 @@ class InputError(ValueError):
 
 
 class NumberTypeError(InputError):
-    """A tensor of a number type that cannot be computed with here."""
+    """A tensor has an unsupported dtype."""
 
 
 class DataError(InputError):
@@ -44,8 +44,8 @@ class DivergenceError(ArithmeticError):
 
 
 class ProcessLostError(RuntimeError):
-    """Of several processes that work together another one ended; the last checkpoint is untouched."""
+    """Another process of a distributed run ended; the last checkpoint is untouched."""
 
 
 class CompiledStepError(RuntimeError):
-    """A compiled step gives other numbers than the program it was made from: something changed unseen."""
+    """A compiled step differs from its program, because something changed that cannot be detected."""

@@ -1,4 +1,4 @@
-"""Data sets: train, validation and test tensors in [0, 1], with where they came from; and binarisation."""
+"""Data sets (train, validation and test tensors in [0, 1], with their source), and binarisation."""
 
 # Each of these modules registers what it loads: a new data set is one new file and one name here.
 from pyro_dvae.datasets import arrays, digits, frey, mnist  # noqa: F401

@@ -1,4 +1,4 @@
-"""What a loaded data set is, how it is split, and what is raised when it cannot be had."""
+"""A loaded data set, its split, and the error for a data set that is not available."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def permuted_split(rows: int, sizes: Sequence[int], seed: int) -> list[Tensor]:
 
 
 class UnavailableError(DataError):
-    """A data set that is not on this machine and could not be fetched, or whose reader is not installed."""
+    """A data set that is missing and could not be downloaded, or whose reader is not installed."""
 
 
 @dataclass(frozen=True, eq=False)  # compared by identity: == of tensors has no single truth value
 class Dataset:
     """Three parts of one data set, each a tensor ``[N, D]`` of one floating-point type, values in [0, 1].
 
-    An image is flattened row by row: ``train[n].reshape(image_shape)`` is the picture. ``source`` says in
-    words where the values came from and how they were split. ``substituted_for`` names the set that was
-    wanted when this one stands in for it.
+    An image is flattened row by row: ``train[n].reshape(image_shape)`` is the picture. ``source`` describes
+    where the values came from and how they were split. If this set replaces another one that was not
+    available, ``substituted_for`` names that one.
     """
 
     name: str

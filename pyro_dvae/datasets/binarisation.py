@@ -1,4 +1,4 @@
-"""Four ways to make grey values in [0, 1] binary, or to leave them.
+"""Ways to make grey values in [0, 1] binary, or to keep them unchanged.
 
 Each is two steps: ``prepare``, done once to a whole part, and ``visit``, done to every batch drawn from it.
 """
@@ -81,16 +81,16 @@ def binarisation_names() -> tuple[str, ...]:
 
 
 def binarisation(name: str) -> Binarisation:
-    """Return the way of binarising called ``name``."""
+    """Return the binarisation with this name."""
     return _WAYS[checks.known("binarisation", name, _WAYS)]()
 
 
 def binarise_dataset(dataset: Dataset, name: str, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Prepare the train, validation and test parts, each with draws of its own derived from ``seed``.
+    """Prepare the train, validation and test parts, each with its own draws derived from ``seed``.
 
-    Under ``dynamic`` only the training part stays grey, to be drawn at each visit; validation and test are
-    drawn once from the seed, so that test figures are reproducible. Pass batches of any part through
-    ``binarisation(name).visit``.
+    With ``dynamic``, only the training part stays grey and is drawn anew at each visit. Validation and test
+    parts are drawn once from the seed, so that test results are reproducible. Pass batches of any part
+    through ``binarisation(name).visit``.
     """
     way = binarisation(name)
     streams = np.random.SeedSequence(checks.count("seed", seed, minimum=0)).spawn(3)

@@ -1,4 +1,4 @@
-"""Which data sets there are, and the one door to them: :func:`load_dataset`."""
+"""The registry of data sets, and :func:`load_dataset`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OFFLINE = "digits"
 
 @dataclass(frozen=True)
 class Request:
-    """What a loader is told: where files lie, whether it may download, and the seed of a random split."""
+    """The arguments of a loader: the folder, whether it may download, and the seed of a random split."""
 
     root: Path
     download: bool = True
@@ -65,17 +65,14 @@ def load_dataset(
 ) -> Dataset:
     """Load a data set as train, validation and test tensors of torch's default type.
 
-    Args:
-        name: One of :func:`dataset_names`, or the path of an array file (.npy, .npz, .csv). ``None`` asks
-            for MNIST, and takes scikit-learn's offline digits, with a warning, where MNIST cannot be had.
-        root: The folder that holds the files, or that they are downloaded into.
-        download: Whether files that are missing may be fetched.
-        split_seed: Seed of the split where a random one is made (Frey faces, digits, single arrays). The
-            MNIST family has its customary split, which no seed changes.
-
-    Raises:
-        InputError: An unknown name or a bad argument.
-        DataError: The set cannot be had, is damaged, or holds values the models cannot take.
+    :param name: one of :func:`dataset_names`, or the path of an array file (.npy, .npz, .csv). None loads MNIST
+        or, if MNIST is not available, scikit-learn's offline digits, with a warning.
+    :param root: folder of the files, to which they are also downloaded.
+    :param download: whether missing files may be downloaded.
+    :param split_seed: seed of a random split (Frey faces, digits, single arrays). The MNIST family has a fixed
+        split.
+    :raises InputError: if the name is unknown or an argument is invalid.
+    :raises DataError: if the set is not available, is damaged, or has values that the models cannot use.
     """
     if not isinstance(root, str | Path):
         raise InputError(f"root: expected a folder's path, got {root!r}")

@@ -1,4 +1,4 @@
-"""The record of ``bounds_report``: a table, data, and a picture with error bars."""
+"""The record of ``bounds_report``, as a table, as data, and as a plot with error bars."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class BoundsEntry:
     :param definition: what it is the Monte Carlo estimate of.
     :param kind: ``"lower"`` (of log p(x)), ``"upper"`` (of L_cvae, not of log p(x)) or ``"estimate"``.
     :param estimate: its value for each observation, mean and standard error (nats).
-    :param note: what a reader should know of it.
+    :param note: a remark for the reader.
     :param sampling_error: standard error of the sampling alone for each observation [N] (nats), where known.
     """
 
@@ -46,7 +46,7 @@ class BoundsEntry:
 
 @dataclass(frozen=True)
 class OrderViolation:
-    """An entry above one that must not be below it, in expectation.
+    """A pair of bounds in the wrong order.
 
     :param lower: name of the entry that should be the lower one.
     :param upper: name of the other.
@@ -65,7 +65,7 @@ class OrderViolation:
 
 @dataclass(frozen=True)
 class BoundsReport:
-    """What :func:`bounds_report` found; ``report["dvae"]`` is the entry of that name.
+    """The result of :func:`bounds_report`; ``report["dvae"]`` is the entry of that name.
 
     :param entries: the bounds, in the order that they must have.
     :param orders: pairs of names (lower, upper) that must be so ordered in expectation.

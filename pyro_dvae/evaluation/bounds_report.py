@@ -1,4 +1,4 @@
-"""``bounds_report``: all bounds of a model and a guide on the same data, and the order they must have."""
+"""``bounds_report``: all bounds of a model and a guide on the same data, with a check of their order."""
 
 from __future__ import annotations
 
@@ -113,11 +113,11 @@ def bounds_report(
         L_dvae  ≤  L_diwae (K)  ≤  L_diwae (K')  ≤  pooled
         L_cvae, pooled, mixture  ≤  log p(x)
 
-    The first line is estimated with M corruptions and the largest K, from the same draws as the last three
-    bounds of the others.
+    The bounds of the first line use M corruptions and the largest K, and the same draws as the last three
+    bounds of the other lines.
 
     log p(x) is estimated by :func:`~pyro_dvae.log_likelihood` with the mixture over M corruptions as its
-    proposal (the guide itself where its input is clean).
+    proposal (or the guide itself if its input is clean).
 
     :param model: Pyro model of a batch, with one data plate.
     :param guide: Pyro guide of a batch, with or without a corruption.
@@ -126,11 +126,11 @@ def bounds_report(
     :param num_particles: K of each L_diwae; the largest is also that of the pooled and the mixture bound.
     :param num_corruptions: M, corruptions per observation.
     :param num_samples: importance samples per observation for log p(x), at least.
-    :param clean: give the guide clean input; the bounds are then those of the guide without corruption.
-    :param seed: start of the streams that the draws are from; None draws it from the global stream.
-    :param max_plate_nesting: how many dimensions the user's plates take; found by one run where omitted.
+    :param clean: give the guide clean input, so that the bounds are those of the guide without corruption.
+    :param seed: seed of the random streams; None draws it from the global stream.
+    :param max_plate_nesting: number of dimensions of the user's plates; by default found by one run.
     :param progress: called with the rows done and the rows in all, over all bounds.
-    :raises InputError: ``data`` is empty or not finite, a count is below 1, or there is none.
+    :raises InputError: if ``data`` is empty or not finite, or a count is below 1 or missing.
     """
     checks.pair(model, guide)
     checks.data("data", data)

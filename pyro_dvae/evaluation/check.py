@@ -1,4 +1,4 @@
-"""``dv.check``: the sites of a model and a guide as a table, with what to know before training."""
+"""``dv.check``: the sites of a model and a guide as a table, with remarks to read before training."""
 
 from __future__ import annotations
 
@@ -160,12 +160,12 @@ def _above(name: str, direct: Mapping[str, Mapping[str, Any]]) -> set[str]:
 
 @dataclass(frozen=True)
 class Check:
-    """What was understood of a pair; ``print`` shows it as a table.
+    """How the library understands a model and a guide; ``print`` shows a table.
 
     :param loss: the name of the bound, with its counts.
     :param sites: a row for each site.
-    :param step: how often a step runs the programs, and what has stopped it.
-    :param remarks: what to think about, a sentence each.
+    :param step: how often a training step runs the programs, and the error that stopped it, if any.
+    :param remarks: one sentence each.
     """
 
     loss: str
@@ -202,26 +202,26 @@ def check(
     loss: ELBO | None = None,
     **kwargs: Any,
 ) -> Check:
-    """Return what the library understands of a model and a guide, for a look before training::
+    """Return how the library understands a model and a guide, to check them before training::
 
         print(dv.check(model, guide, x, size=len(data), loss=dv.TraceDenoising_ELBO()))
 
-    The table has each site with its plates, shape and kind (latent, observation, corruption, …), and the
-    gradient estimator that it gets under ``loss``. Below it stand how often a step runs the programs, and
-    remarks: what the loss refuses, a plate whose size is not that of the data, latents that the guide does
-    not sample, dimensions that no plate declares, a dependence of latents that the guide leaves out, random
-    numbers of modules, parameters without a gradient.
+    The table has each site with its plates, shape and kind (latent, observation, corruption, …), and its
+    gradient estimator under ``loss``. Then follow how often a training step runs the programs, and remarks
+    on: what the loss refuses, a plate whose size is not that of the data, latents that the guide does not
+    sample, dimensions that no plate declares, dependences between latents that the guide ignores, modules
+    that draw random numbers, and parameters without a gradient.
 
-    The programs run a few times; random streams, buffers and gradients are afterwards as they were before.
+    The programs run a few times. Afterwards random streams, buffers and gradients are restored.
 
     :param model: Pyro model.
     :param guide: Pyro guide.
     :param batch: arguments of both, the rows of a mini-batch first.
-    :param size: N, the number of rows in the whole data set; not compared with the plates where omitted.
+    :param size: N, the number of rows in the whole data set; if omitted, it is not compared with the plates.
     :param loss: the bound, or another Pyro ELBO; ``TraceDenoising_ELBO()`` by default.
     :param kwargs: keyword arguments of both programs.
-    :raises InputError: ``size`` or ``loss`` is not as described, or the programs fail for one draw: in one
-        line what Python, torch or Pyro raised, which is its cause. Other exceptions pass.
+    :raises InputError: if ``size`` or ``loss`` is invalid, or if Python, torch or Pyro raises an error in a
+        run of the programs, which is then the ``__cause__``. Other exceptions pass through.
     """
     if size is not None:
         checks.count("size", size)

@@ -51,11 +51,10 @@ def plus_minus(value: float, error: float, digits: int = 3) -> str:
 def evaluation_mode(
     model: Callable[..., Any], guide: Callable[..., Any] | None, rows: Tensor, *others: Tensor, **kwargs: Any
 ) -> Iterator[None]:
-    """Put the modules of a model and a guide in evaluation mode; afterwards each is in the mode it was in.
+    """Put the modules of a model and a guide in evaluation mode; restore their modes afterwards.
 
-    Dropout would change a figure at random, and batch normalisation make it depend on the other data and
-    change with every call. The modules are found by one run on ``rows`` and the other arguments, which leaves
-    nothing behind.
+    Dropout would change results at random, and batch normalisation would make them depend on other rows and
+    on earlier calls. One run on ``rows`` and the other arguments, without side effects, finds the modules.
     """
 
     def run() -> None:
@@ -73,7 +72,7 @@ _ROWS_AT_ONCE = 2000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A bound of each observation and what follows from it; all in nats.
+    """A bound for each observation, with its mean and standard error; all in nats.
 
     :param per_datum: one Monte Carlo estimate per observation, shape [N], float64.
     """
@@ -116,12 +115,12 @@ def evaluate_bound(
     :param guide: Pyro guide of a batch.
     :param data: data, shape [N, ...].
     :param loss: for example ``TraceDenoising_ELBO()``, or ``TraceDenoisingIWAE_ELBO(num_particles=200)``.
-    :param clean: give the guide clean input, as Im et al. (2017) evaluate; else corrupt it.
-    :param seed: draw from a stream of its own that starts here; None draws from the global one.
-    :param batch_size: rows of ``data`` at a time; by default about 2,000 divided by the draws of each.
+    :param clean: give the guide clean input, as in Im et al. (2017); otherwise corrupt it.
+    :param seed: seed of a separate random stream; None uses the global one.
+    :param batch_size: rows of ``data`` at a time; by default about 2,000 divided by the draws per row.
     :param progress: called with the rows done and the rows in all.
-    :returns: the per-observation bound, its mean and standard error (nats).
-    :raises InputError: ``data`` is empty, or model and guide have no plate of the size of a chunk.
+    :returns: the bound of each observation, with mean and standard error (nats).
+    :raises InputError: if ``data`` is empty, or no plate has the size of a batch.
     """
     checks.pair(model, guide)
     checks.data("data", data)

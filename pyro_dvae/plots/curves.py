@@ -28,8 +28,8 @@ def learning_curves(
     """Draw the training and validation bound (nats per observation, higher is better) against the epoch.
 
     The three arrays have one entry per epoch; None, NaN and infinite bounds are left out, and a curve without
-    any value is not drawn. The first epochs and lone outliers, often hundreds of nats lower, are left outside
-    the picture so that the rest can be read; the picture then says how many values that are.
+    any value is not drawn. The first epochs and single outliers, often hundreds of nats lower, are outside
+    the plot so that the rest can be read; the plot states how many values are not shown.
     """
     steps = _numbers("epochs", epochs)
     curves = {

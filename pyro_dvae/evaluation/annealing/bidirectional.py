@@ -1,4 +1,4 @@
-"""How far annealing is from the truth: log p(x) from both sides, on data simulated from the model."""
+"""Bidirectional Monte Carlo: bounds of log p(x) from both sides, on data simulated from the model."""
 
 from __future__ import annotations
 
@@ -109,23 +109,23 @@ def bidirectional(
     memory: int = DEFAULT_MEMORY,
     progress: bool | Callable[[int, int], None] | None = None,
 ) -> BidirectionalReport:
-    """Sandwich log p(x) of data simulated from the model, and so tell how far annealing is from it.
+    """Bound log p(x) of data simulated from the model from both sides, to measure the error of annealing.
 
     Bidirectional Monte Carlo (Grosse, Ghahramani and Adams 2015, "Sandwiching the marginal likelihood using
     bidirectional Monte Carlo"). An observation x simulated with its latents comes with one exact sample of
-    the posterior p(z|x), namely those latents. Chains annealed forwards give a lower bound of log p(x) in
-    expectation, chains annealed from the exact sample backwards, by the same kernels, an upper one. The gap
-    says what :func:`annealed_log_likelihood` misses with the same options, as far as data of the model are
-    like the data of interest (Wu et al. 2017).
+    the posterior p(z|x), namely those latents. In expectation, chains annealed forwards give a lower bound of
+    log p(x), and chains annealed backwards from the exact sample, with the same kernels, an upper bound. The
+    gap shows the error of :func:`annealed_log_likelihood` with the same options, if data of the model
+    resemble the data of interest (Wu et al. 2017).
 
     :param model: Pyro model of a batch, as for :func:`annealed_log_likelihood`, with a single observed site.
-    :param guide: Pyro guide, for ``start="guide"``; None where there is none.
+    :param guide: Pyro guide, for ``start="guide"``; otherwise it may be None.
     :param data: a batch [N, ...] of which only shape, dtype and device are used.
-    :param num_data: data to simulate; as many as ``data`` has rows where omitted.
+    :param num_data: number of rows to simulate; by default as many as in ``data``.
     :param data_site: name of the observed site, whose draws are the data.
     :returns: lower and upper bound of each observation, their gap, and standard errors over the data (nats).
-    :raises InputError: as :func:`annealed_log_likelihood`; or the model observes anything but ``data_site``,
-        or draws of another shape than ``data``.
+    :raises InputError: as :func:`annealed_log_likelihood`, and if the model observes other sites than
+        ``data_site``, or draws data of another shape than ``data``.
 
     The other parameters are those of :func:`annealed_log_likelihood`.
     """

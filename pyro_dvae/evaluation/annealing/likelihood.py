@@ -45,39 +45,39 @@ def annealed_log_likelihood(
 
         log f_β(z) = (1 − β) log p_0(z) + β log p(x, z),   0 = β_0 < β_1 < ... < β_T = 1,
 
-    by one HMC transition at each β in between; the weights are those of Neal (2001), "Annealed importance
-    sampling", and the set-up that of Wu, Burda, Salakhutdinov and Grosse (2017), "On the quantitative
-    analysis of decoder-based generative models". exp(log-weight) is unbiased for p(x) whatever the number
-    of steps; its logarithm, and that of a mean of them, is below log p(x) in expectation, and
-    :func:`bidirectional` tells by how much.
+    with one HMC transition at each β in between. The weights follow Neal (2001), "Annealed importance
+    sampling", and the setting Wu, Burda, Salakhutdinov and Grosse (2017), "On the quantitative analysis of
+    decoder-based generative models". exp(log-weight) is unbiased for p(x) for any number of steps. Its
+    logarithm, and that of a mean of weights, is below log p(x) in expectation; :func:`bidirectional` shows by
+    how much.
 
-    The step size of each temperature and datum is found by a pilot run of 4 chains, which costs about
-    4 / num_chains on top, and frozen before the run that counts. Latents move in unconstrained space. All
-    chains of as many data as fit into ``memory`` are one tensor computation; a transition costs one run of
-    the model with its gradient for each leapfrog step. No parameter gets a gradient, and modules are in
-    evaluation mode meanwhile.
+    A pilot run of 4 chains, which costs an additional 4 / num_chains, finds the step size of each temperature
+    and observation. These step sizes are fixed before the main run. Latents move in unconstrained space. All
+    chains of as many rows as fit into ``memory`` run in one tensor computation; a transition runs the model
+    with its gradient once for each leapfrog step. No parameter gets a gradient, and modules are in evaluation
+    mode meanwhile.
 
     :param model: Pyro model of a batch, with one data plate and continuous latents inside of it.
-    :param guide: Pyro guide of a batch; not used, and may be None, where ``start`` is ``"prior"``.
+    :param guide: Pyro guide of a batch; not used, and may be None, if ``start`` is ``"prior"``.
     :param data: data, shape [N, ...].
-    :param args: further data of model and guide, N rows each, cut like ``data``.
-    :param kwargs: further arguments of model and guide, passed whole.
+    :param args: further data for model and guide, N rows each, split like ``data``.
+    :param kwargs: further arguments of model and guide, passed unchanged.
     :param num_steps: T, temperature increments.
     :param num_chains: C, independent chains per observation.
     :param start: ``"prior"`` or ``"guide"``: p_0.
-    :param leapfrog_steps: of each transition.
+    :param leapfrog_steps: number of leapfrog steps per transition.
     :param schedule: ``"sigmoid"`` (smaller steps near both ends) or ``"linear"``.
-    :param target_acceptance: mean Metropolis acceptance that the step sizes are adapted to.
-    :param seed: start of the streams that the draws are from; None draws it from the global stream. The
-        draws also depend on the size of the chunks, so on ``memory``.
-    :param max_plate_nesting: how many dimensions the user's plates take; found by one run where omitted.
-    :param memory: bytes, about, that a chunk of data may take: what autograd keeps for one observation and
-        all its chains is measured by two small runs, and doubled for the gradients. One datum is the least.
-    :param progress: show progress (None: on long evaluations), or a function of the steps done and in all,
-        over pilots and chunks.
-    :returns: per observation log p(x), standard error and effective chains (nats).
-    :raises InputError: ``data`` is no tensor, empty or not finite, an option is out of range, or the model is
-        not of this kind: a latent that is discrete or lies outside the data plate, scaled sites.
+    :param target_acceptance: mean Metropolis acceptance to which the step sizes are adapted.
+    :param seed: seed of the random streams; None draws it from the global stream. The draws also depend on
+        the batch size, so on ``memory``.
+    :param max_plate_nesting: number of dimensions of the user's plates; by default found by one run.
+    :param memory: approximate number of bytes for a batch of rows, at least one row. Two small runs measure
+        the memory that autograd needs for one row and all its chains, which is doubled for the gradients.
+    :param progress: whether to show progress (None: in long evaluations), or a function of the numbers of
+        finished and of all steps, pilot runs included.
+    :returns: log p(x), standard error (nats) and effective number of chains of each observation.
+    :raises InputError: if ``data`` is not a tensor, is empty or not finite, an option is out of range, or the
+        model has discrete latents, latents outside the data plate, or scaled sites.
     """
     settings = AnnealingSettings.checked(
         num_steps, num_chains, start, leapfrog_steps, schedule, target_acceptance, seed

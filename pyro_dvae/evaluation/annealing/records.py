@@ -1,4 +1,4 @@
-"""What annealing found, per observation and in the mean."""
+"""The results of annealing, for each observation and as means."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class AnnealedLikelihood:
 
     :param log_weight: log w of each chain, [C, N]; the mean of w is unbiased for p(x).
     :param acceptance_by_step: mean acceptance of each transition, from hot to cold, [T − 1].
-    :param settings: how it was found.
+    :param settings: the settings of the run.
     """
 
     log_weight: Tensor

@@ -1,7 +1,7 @@
-"""Labelled results for ArviZ: plain arrays in; out comes the container of the ArviZ at hand.
+"""Labelled results for ArviZ, from plain arrays to the container of the installed ArviZ version.
 
-That is :class:`arviz.InferenceData` for ArviZ 0.x, and :class:`xarray.DataTree`, which took its place, for
-ArviZ 1.x. ArviZ and xarray are needed when a function is called, not when this module is imported.
+This is :class:`arviz.InferenceData` for ArviZ 0.x and :class:`xarray.DataTree` for ArviZ 1.x. ArviZ and
+xarray are imported when a function is called, not when this module is imported.
 """
 
 from __future__ import annotations
@@ -80,11 +80,11 @@ def labelled(
 
 
 def write_netcdf(data: Any, path: str | os.PathLike[str]) -> Path:
-    """Write what :func:`labelled` gave as compressed netCDF 4, beside ``path``, and move it into place.
+    """Write a result of :func:`labelled` to ``path`` as compressed netCDF 4, atomically.
 
     ``arviz.from_netcdf(path)`` reads it, as :func:`read_netcdf` does.
 
-    :raises InputError: ``path`` cannot be written, or h5netcdf or h5py is missing.
+    :raises InputError: if ``path`` cannot be written, or h5netcdf or h5py is missing.
     """
     _needed(_ENGINE)
     _needed("h5py")  # h5netcdf has it as an option only
@@ -101,10 +101,10 @@ def write_netcdf(data: Any, path: str | os.PathLike[str]) -> Path:
 
 
 def read_netcdf(path: str | os.PathLike[str]) -> Any:
-    """Read what :func:`write_netcdf` wrote, into memory: the file is closed again.
+    """Read a file by :func:`write_netcdf` into memory and close it.
 
     :returns: ``arviz.InferenceData`` (ArviZ 0.x) or ``xarray.DataTree`` (ArviZ 1.x).
-    :raises DataError: ``path`` is missing or not such a file.
+    :raises DataError: if ``path`` is missing or not such a file.
     """
     arviz = import_arviz()
     _needed(_ENGINE)

@@ -1,4 +1,4 @@
-"""``log_likelihood``: held-out log-likelihood of any model and guide, by importance sampling."""
+"""``log_likelihood``: the held-out log-likelihood of any model and guide, by importance sampling."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ _WORTH = 0.1  # nats: the mixture runs the encoder M times
 
 
 def better_on_few(programs: Programs, clean: Proposal, nesting: int | float, noisy: bool, seed: int) -> str:
-    """Return ``"mixture"`` where it gives a higher estimate of log p(x) than ``"clean"``, else that.
+    """Return ``"mixture"`` if it gives a higher estimate of log p(x) than ``"clean"``, else ``"clean"``.
 
-    Both estimates lie below log p(x) in expectation, so the higher one is nearer. The draws are from streams
-    of their own, so the choice does not bias what follows.
+    Both estimates lie below log p(x) in expectation, so the higher one is closer. The draws come from
+    separate streams, so the choice does not bias later estimates.
     """
     rows = programs.rows(0, min(_ROWS, programs.num_data))
     found: list[Tensor] = []
@@ -94,44 +94,44 @@ def log_likelihood(
 
         log p(x) ≈ log 1/S Σ_s p(x, z_s) / q(z_s)        E 1/S Σ_s w_s = p(x), for every proposal
 
-    (Rezende et al. 2014, appendix E; Burda et al. 2016.) Latents may be continuous or discrete, and the
-    guide may have corruption sites or none: then all kinds of ``proposal`` are the same. Modules are in
-    evaluation mode meanwhile. The draws come from streams of their own; a seed gives the same figures on the
-    same machine whatever ran before.
+    (Rezende et al. 2014, appendix E; Burda et al. 2016.) Latents may be continuous or discrete. If the guide
+    has no corruption sites, all kinds of ``proposal`` are equal. Modules are in evaluation mode meanwhile.
+    The draws come from separate random streams, so on the same machine a seed always gives the same values.
 
-    With ``torch.distributed`` initialised every process calls this with the same arguments; each evaluates a
-    part of the data, and all return the whole record, of the same figures as from one process.
+    With ``torch.distributed`` initialised, call this in every process with the same arguments. Each process
+    evaluates a part of the data, and all return the whole record, with the same values as one process.
 
-    A long evaluation runs a recorded and compiled form of model and guide, which must give the values of the
-    plain one; control flow on values, say, cannot be recorded, and a warning then says so.
+    A long evaluation runs a recorded and compiled form of model and guide and checks that it gives the same
+    values. If they cannot be recorded, for example because control flow depends on values, the evaluation
+    runs uncompiled and warns.
 
     :param model: Pyro model of a batch, with one data plate.
     :param guide: Pyro guide of a batch.
     :param data: data, shape [N, ...].
-    :param args: further data of model and guide, N rows each, cut like ``data``.
-    :param kwargs: further arguments of model and guide, passed whole.
-    :param num_samples: S, draws per observation; rounded up to whole passes (see ``num_samples`` of the
+    :param args: further data for model and guide, N rows each, split like ``data``.
+    :param kwargs: further arguments of model and guide, passed unchanged.
+    :param num_samples: S, draws per observation; rounded up to complete passes (see ``num_samples`` of the
         result).
     :param proposal: ``"clean"``, ``"corrupted"`` or ``"mixture"``, see :class:`Proposal`; ``"auto"`` tries
-        the first and the last on a few rows and takes the mixture where its estimate is higher: a guide that
-        was trained on corrupted input alone may be a bad proposal on clean input.
+        the first and the last on a few rows and uses the mixture if its estimate is higher, because a guide
+        trained only on corrupted input may be a bad proposal on clean input.
     :param num_corruptions: M of the mixture.
     :param defensive: share of the draws that come from the prior, below 1.
     :param widen: factor of the scale of the guide's latents.
-    :param seed: start of the random streams; None draws it from the global one.
-    :param memory: bytes that the evaluation may take beside data and results, about; it bounds the draws and
-        data at once, whatever N and S.
-    :param compile: compile model and guide; None does so where it pays (from about half a minute on).
-    :param bfloat16: round the factors of matrix products to bfloat16: faster, and noisier by some tenths of
-        a nat in each log weight.
-    :param keep_log_weight: keep all N × S log weights in the result, if ``memory`` holds them.
-    :param checkpoint: file that a stopped evaluation is kept in, and goes on from; of several processes each
-        has its own beside it. No other process may evaluate into it meanwhile.
-    :param progress: show progress (None: on long evaluations), or a function of the data done and in all; of
-        several processes each counts its own, and rank 0 shows it.
-    :param max_plate_nesting: how many dimensions the user's plates take; found by one run where omitted.
-    :raises InputError: an argument is not as described, the model has no data plate, or a weight is NaN.
-    :raises CheckpointError: ``checkpoint`` is of another evaluation, or damaged.
+    :param seed: seed of the random streams; None draws it from the global stream.
+    :param memory: approximate number of bytes that the evaluation may use in addition to data and results,
+        for any N and S.
+    :param compile: compile model and guide; None does so if it saves time (from about half a minute on).
+    :param bfloat16: round the factors of matrix products to bfloat16, which is faster but changes each log
+        weight by some tenths of a nat.
+    :param keep_log_weight: keep all N × S log weights in the result, if they fit into ``memory``.
+    :param checkpoint: file that stores the progress, so that a stopped evaluation can continue; each of
+        several processes uses its own file next to it. No other process may use it at the same time.
+    :param progress: whether to show progress (None: in long evaluations), or a function of the numbers of
+        finished and of all rows. Each of several processes counts its own rows, and rank 0 shows them.
+    :param max_plate_nesting: number of dimensions of the user's plates; by default found by one run.
+    :raises InputError: if an argument is invalid, the model has no data plate, or a weight is NaN.
+    :raises CheckpointError: if ``checkpoint`` belongs to another evaluation or is damaged.
     """
     checks.pair(model, guide)
     given = Arguments.checked(data, args, kwargs)

@@ -1,4 +1,4 @@
-"""Where the importance samples of an observation come from, and their log-weights."""
+"""The proposals of importance sampling, and their log-weights."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ class _Widen(Messenger):
 def wider(distribution: Any, factor: float) -> Any:
     """Return a distribution of the same location with ``factor`` times the scale.
 
-    Of a discrete one the log-odds are divided by ``factor``; of a transformed one the base is widened.
+    For a discrete distribution, the log-odds are divided by ``factor``; for a transformed one, the base is
+    widened.
     """
     raise NotImplementedError
 
@@ -121,18 +122,18 @@ KINDS = ("clean", "corrupted", "mixture")
 
 @dataclass(frozen=True)
 class Proposal:
-    """What the latents are drawn from; every kind gives weights with E w = p(x).
+    """The distribution that the latents are drawn from; every kind gives weights with E w = p(x).
 
-    ``clean``: q(z|x), the guide with its corruption off; noise ε that is the guide's own (of an
-    ``ImplicitGuide``, say) stays, fresh for each sample: q(z|x, ε). ``corrupted``: q(z|x̃) with a fresh x̃ for
-    each sample. ``mixture``: 1/M Σ_m q(z|x̃_m), the same number of draws from each component and the whole
-    mixture in the denominator (the balance heuristic of Veach and Guibas 1995), fresh corruptions in each
-    pass.
+    ``clean``: q(z|x), the guide with its corruption turned off. Other noise ε of the guide (as in
+    ``ImplicitGuide``) remains and is drawn anew for each sample: q(z|x, ε). ``corrupted``: q(z|x̃) with a new
+    x̃ for each sample. ``mixture``: 1/M Σ_m q(z|x̃_m), with the same number of draws from each component, the
+    whole mixture in the denominator (the balance heuristic of Veach and Guibas 1995), and new corruptions in
+    each pass.
 
     :param kind: one of the three.
     :param num_corruptions: M of the mixture.
-    :param defensive: share of the draws that come from the prior, with the mixture of both in the
-        denominator (Hesterberg 1995): no weight then exceeds p(x|z) / share.
+    :param defensive: share of the draws that come from the prior, with the mixture of both in the denominator
+        (Hesterberg 1995), so that a weight is at most p(x|z) / share.
     :param widen: factor of the scale of the guide's latents.
     """
 
@@ -164,10 +165,10 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Pass:
-    """One vectorised run over some data: ``per_stratum`` draws of each component, ``from_prior`` more.
+    """One vectorised run over some rows: ``per_stratum`` draws of each component and ``from_prior`` more.
 
-    :param nesting: how many dimensions the user's plates take.
-    :param noisy: whether the guide has auxiliary sites that are random on clean input too.
+    :param nesting: number of dimensions of the user's plates.
+    :param noisy: whether the guide has auxiliary sites that are random even on clean input.
     """
 
     proposal: Proposal

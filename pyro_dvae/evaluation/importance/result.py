@@ -1,4 +1,4 @@
-"""What a held-out likelihood by importance sampling is, and how far it can be believed."""
+"""The result of ``log_likelihood``: the estimates and their reliability."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ class LogLikelihood:
     """Importance-sampled log p(x) of each observation, float64 and in nats, and its reliability.
 
     :param log_likelihood: log 1/S Σ_s w_s, shape [N]; in expectation a lower bound of log p(x).
-    :param standard_error: of each by the delta method, within the strata of the proposal, [N].
+    :param standard_error: standard error of each by the delta method, within the strata of the proposal, [N].
     :param ess: effective number of samples (Σ w)² / Σ w² of each, [N], at most S.
     :param pareto_k: shape of the Pareto distribution fitted to the largest weights of each, [N] (Vehtari et
-        al. 2024): above ``threshold`` the estimate and its error are not to be trusted; −inf where all
-        weights are equal.
-    :param smoothed_log_likelihood: the same with the largest weights smoothed by that fit, [N]: no lower
-        bound, and closer only where k is below the threshold.
-    :param bound_by_samples: mean estimate from fewer samples, by their number: (numbers, [N, numbers]).
+        al. 2024): above ``threshold``, do not trust the estimate and its error; −inf if all weights are
+        equal.
+    :param smoothed_log_likelihood: the estimate with the largest weights smoothed by that fit, [N]; it is not
+        a lower bound, and closer only if k is below the threshold.
+    :param bound_by_samples: mean estimates from fewer samples: (numbers of samples, [N, numbers]).
     :param num_samples: S.
-    :param proposal: what was drawn from.
+    :param proposal: the proposal.
     :param denoising: whether the guide has corruption sites.
-    :param seed: start of the random streams.
+    :param seed: seed of the random streams.
     :param log_weight: all log weights [N, S], if they were kept.
     """
 

@@ -1,4 +1,4 @@
-"""What a trained model and guide do with the data: used units, parts of the bound, codes, reconstructions."""
+"""Measures of a trained model and guide: active units, parts of the bound, codes, reconstructions."""
 
 from pyro_dvae.evaluation.measures.activity import ActiveUnits, active_units
 from pyro_dvae.evaluation.measures.binary_code import BinaryCode, binary_code

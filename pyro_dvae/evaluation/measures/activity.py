@@ -1,4 +1,4 @@
-"""Active units: which latents the guide makes use of."""
+"""Active units: the latents that the guide uses."""
 
 from __future__ import annotations
 
@@ -78,18 +78,18 @@ def active_units(
         A_u = Cov_x( E_{u ~ q(u|x)}[u] )  >  0.01
 
     over the rows of ``data`` (the unbiased variance). The inner mean is that of
-    :func:`~pyro_dvae.evaluation.measures.latent_means`; where it is estimated by S runs of the guide, its
-    own variance would make dead units look active, so the mean over the data of (variance within a
-    datum) / S is taken off: unbiased, and therefore at times a little below zero for a dead unit. The units
-    of a categorical latent are its probabilities.
+    :func:`~pyro_dvae.evaluation.measures.latent_means`; if it is estimated by S runs of the guide, its own
+    variance would make inactive units look active. The mean over the data of (variance within an observation)
+    / S is therefore subtracted. The result is unbiased, so it can be slightly below zero for an inactive
+    unit. The units of a categorical latent are its probabilities.
 
     :param model: Pyro model of a batch, with one data plate.
     :param guide: Pyro guide of a batch.
     :param data: data, shape [N, ...], N at least 2.
     :param threshold: the activity above which a unit counts as active.
-    :param num_samples: S, runs of the guide where one is not enough, at least 2.
-    :param clean: give the guide clean input; else corrupt it.
-    :param seed: draw from a stream of its own that starts here; None draws from the global one.
+    :param num_samples: S, runs of the guide if one is not enough, at least 2.
+    :param clean: give the guide clean input; otherwise corrupt it.
+    :param seed: seed of a separate random stream; None uses the global one.
     :param batch_size: rows of ``data`` at a time; by default 2,000.
     :raises InputError: as ``latent_means``, and if there is a single observation.
     """

@@ -1,4 +1,4 @@
-"""The binary code that a model's latents give: what it costs and what it keeps."""
+"""The binary code of rounded latents: its length and its reconstruction error."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class BinaryCode:
     :param from_real: error of the data decoded from the real-valued mean codes.
     :param from_bits: the same, decoded from the bits.
     :param data_size: D, the number of elements of an observation.
-    :param dead: entropy below which a bit is dead.
+    :param dead: entropy (bits) below which a bit counts as dead.
     """
 
     share: Tensor
@@ -116,10 +116,10 @@ def binary_code(
     clean: bool = True,
     batch_size: int | None = None,
 ) -> BinaryCode:
-    """Round the mean code of each row of ``data`` to bits, and compare what is decoded from them.
+    """Round the posterior mean of each row of ``data`` to bits, and compare the reconstructions.
 
-    Bit i of an observation is 1 where the mean of the guide's latent i exceeds ``threshold``; in its place
-    the decoder gets the higher of ``values``, else the lower. For latents near 0 and 1
+    Bit i of an observation is 1 if the posterior mean of latent i exceeds ``threshold``. The decoder then
+    gets the higher of ``values``, otherwise the lower. For latents near 0 and 1
     (:class:`~pyro_dvae.priors.GaussianPair`, bits) these are the defaults. Latents that are logits of a code
     in (0, 1) (:class:`~pyro_dvae.priors.SparseBeta`, :class:`~pyro_dvae.priors.ConcretePrior`) take
     ``threshold=0`` and ``values=(-inf, inf)``, whose codes are 0 and 1.
@@ -136,9 +136,9 @@ def binary_code(
     :param values: what the decoder gets for 0 and for 1.
     :param data_site: name of the model's observed site to compare.
     :param dead: a bit of less entropy than this is called dead (bits).
-    :param clean: give the guide clean input; else it is corrupted.
+    :param clean: give the guide clean input; otherwise corrupt it.
     :param batch_size: rows of ``data`` at a time; by default 2,000.
-    :raises InputError: ``data`` is empty or not finite, there are no such sites, or a mean is not known.
+    :raises InputError: if ``data`` is empty or not finite, a site does not exist, or a mean is not available.
     """
     checks.data("data", data)
     checks.number("threshold", threshold)

@@ -52,20 +52,22 @@ def latent_means(
 ) -> dict[str, Tensor]:
     """Return the posterior mean E_{q(z|x)}[z] of every latent for each row of ``data``, without a gradient.
 
-    It is the mean of the guide's distribution; for a categorical latent, the probabilities. A site that may
-    depend on an earlier draw of the guide (a deeper stochastic layer, or a corruption where ``clean`` is
-    False) gets the average of its mean over ``num_samples`` runs of the guide, which is still exact if it
-    does not depend on it; so does the value of a site whose distribution does not know its mean.
+    This is the mean of the guide's distribution; for a categorical latent, the probabilities. If a site may
+    depend on an earlier draw of the guide (a deeper stochastic layer, or a corruption if ``clean`` is False),
+    its mean is averaged over ``num_samples`` runs of the guide; the result is exact if the mean does not
+    depend on the draw. If the mean of a site's distribution is not available, its draws are averaged in the
+    same way.
 
     :param model: Pyro model of a batch, with one data plate; it is run once, to check the guide against it.
     :param guide: Pyro guide of a batch.
     :param data: data, shape [N, ...].
-    :param num_samples: runs of the guide where one is not enough.
-    :param clean: give the guide clean input; else corrupt it.
-    :param seed: draw from a stream of its own that starts here; None draws from the global one.
+    :param num_samples: runs of the guide if one is not enough.
+    :param clean: give the guide clean input; otherwise corrupt it.
+    :param seed: seed of a separate random stream; None uses the global one.
     :param batch_size: rows of ``data`` at a time; by default 2,000.
     :returns: for each latent site a tensor [N, *inner plates, *event] on the CPU.
-    :raises InputError: ``data`` is empty or not finite, no latent or data plate is there, or a mean is NaN.
+    :raises InputError: if ``data`` is empty or not finite, there is no latent or data plate, or a mean is
+        NaN.
     """
     checks.data("data", data)
     checks.count("num_samples", num_samples)
