@@ -65,12 +65,12 @@ def load_dataset(
 ) -> Dataset:
     """Load a data set as train, validation and test tensors of torch's default type.
 
-    :param name: one of :func:`dataset_names`, or the path of an array file (.npy, .npz, .csv). None loads MNIST
-        or, if MNIST is not available, scikit-learn's offline digits, with a warning.
+    :param name: one of :func:`dataset_names`, or the path of an array file (.npy, .npz, .csv). None loads
+        MNIST or, if it is not available, scikit-learn's offline digits, with a warning.
     :param root: folder of the files, to which they are also downloaded.
     :param download: whether missing files may be downloaded.
-    :param split_seed: seed of a random split (Frey faces, digits, single arrays). The MNIST family has a fixed
-        split.
+    :param split_seed: seed of a random split (Frey faces, digits, single arrays). The MNIST family has a
+        fixed split.
     :raises InputError: if the name is unknown or an argument is invalid.
     :raises DataError: if the set is not available, is damaged, or has values that the models cannot use.
     """
