@@ -43,14 +43,12 @@ def train(request: Request) -> None:
 @click.argument("run")
 @evaluation_options
 @click.option("--output", default=None, help="Folder of the results.  [default: RUN/evaluation]")
+@click.option("--data-folder", default=None, help="Current folder of the data.  [default: as in the run]")
 @click.option(
-    "--data-folder", default=None, help="Where the data are now.  [default: where the run had them]"
-)
-@click.option(
-    "--dataset", default=None, help="Where the run's own data file is now.  [default: where it was]"
+    "--dataset", default=None, help="Current path of the run's own data file.  [default: as in the run]"
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
-@click.option("--quiet", is_flag=True, help="Show no progress.")
+@click.option("--quiet", is_flag=True, help="Do not show progress.")
 def evaluate(
     run: str,
     options: EvaluationOptions,
@@ -60,9 +58,9 @@ def evaluate(
     device: str,
     quiet: bool,
 ) -> None:
-    """Measure log p(x) of the test data of the run folder RUN, and how far it can be believed.
+    """Estimate log p(x) of the test data of the run folder RUN, and the reliability of the estimate.
 
-    A stopped evaluation goes on when the same command is given again.
+    To continue a stopped evaluation, give the same command again.
     """
     from pyro_dvae.jobs.evaluate import evaluate_run
     from pyro_dvae.jobs.evaluation_table import table
@@ -91,7 +89,7 @@ def sample(run: str, count: int, seed: int, output: str | None, pixels: bool) ->
 @click.argument("run")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(run: str, as_json: bool) -> None:
-    """Say what the run folder RUN holds."""
+    """Describe the run folder RUN."""
     from pyro_dvae.jobs.folder import describe, lines
 
     content = describe(run)
@@ -100,18 +98,16 @@ def info(run: str, as_json: bool) -> None:
 
 @main.command()
 @click.argument("run")
-@click.option("--steps", default=100, show_default=True, type=click.IntRange(1), help="Steps at most.")
-@click.option(
-    "--data-folder", default=None, help="Where the data are now.  [default: where the run had them]"
-)
-@click.option("--dataset", default=None, help="Where the run's own data file is now.")
-@click.option("--device", default=None, help="Another device than the run's.")
+@click.option("--steps", default=100, show_default=True, type=click.IntRange(1), help="Steps to compare.")
+@click.option("--data-folder", default=None, help="Current folder of the data.  [default: as in the run]")
+@click.option("--dataset", default=None, help="Current path of the run's own data file.")
+@click.option("--device", default=None, help="Device.  [default: that of the run]")
 def verify(
     run: str, steps: int, data_folder: str | None, dataset: str | None, device: str | None
 ) -> int | None:
-    """Train the first steps of the run folder RUN again and compare them bit for bit.
+    """Repeat the first steps of the run folder RUN and compare them bit for bit.
 
-    Ends with 1 where they differ, and says at which step.
+    If they differ, print the first such step and exit with 1.
     """
     from pyro_dvae.jobs.verify import verify as compare
 
@@ -122,7 +118,7 @@ def verify(
 
 @main.command()
 @click.argument("name", required=False)
-@click.option("--list", "listing", is_flag=True, help="Say what there is and how long it takes; run nothing.")
+@click.option("--list", "listing", is_flag=True, help="List the experiments and their times; run nothing.")
 @click.option(
     "--seeds", type=click.IntRange(1, 10_000), help="Runs of each case.  [default: the experiment's]"
 )
@@ -131,22 +127,22 @@ def verify(
     "--only", multiple=True, metavar="TEXT", help="Only cases with these words in row or column; repeatable."
 )
 @click.option(
-    "--output", default="reproduction", show_default=True, help="Folder; each experiment has its own in it."
+    "--output", default="reproduction", show_default=True, help="Folder with a subfolder for each experiment."
 )
 @click.option("--data-folder", default="data", show_default=True, help="Folder of the data.")
-@click.option("--dataset", default=None, help="Another data set, to try an experiment out.")
+@click.option("--dataset", default=None, help="Another data set, for trying out an experiment.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option(
-    "--jobs", type=click.IntRange(1, 10_000), help="Runs at a time.  [default: one on each core; 40 on a GPU]"
+    "--jobs", type=click.IntRange(1, 10_000), help="Runs at a time.  [default: one per core; 40 on a GPU]"
 )
 @click.option("--bfloat16", is_flag=True, help="Compiled matrix products in bfloat16.")
 @click.option("--keep-checkpoints", is_flag=True, help="Keep the checkpoints of finished runs.")
-@click.option("--table-only", is_flag=True, help="Run nothing; write table and picture of what is finished.")
-@click.option("--quiet", is_flag=True, help="Show no progress.")
+@click.option("--table-only", is_flag=True, help="Run nothing; write table and picture of the finished runs.")
+@click.option("--quiet", is_flag=True, help="Do not show progress.")
 def reproduce(name: str | None, listing: bool, output: str, table_only: bool, **options: Any) -> None:
-    """Run the experiment NAME of the papers and set it beside the published figures.
+    """Run the published experiment NAME and compare the results with the published numbers.
 
-    A stopped one goes on when the same command is given again; finished runs are not repeated.
+    To continue after an interruption, give the same command again; finished runs are not repeated.
     """
     from pyro_dvae.jobs.experiments.registry import experiment, listed
 

@@ -1,1 +1,1 @@
-"""Runs: a folder that holds one training run, from its options to its pictures."""
+"""Jobs: training runs and their folders, evaluation, experiments, and the command line."""

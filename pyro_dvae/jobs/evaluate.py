@@ -1,4 +1,4 @@
-"""Evaluation of a trained run: what log p(x) of its test data is, and how far the figure can be believed."""
+"""Evaluation of a trained run: log p(x) of its test data, and the reliability of the estimate."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PARTIAL = "log_likelihood.safetensors"
 
 
 class EvaluationStopped(Stopped):
-    """An evaluation was stopped by Ctrl-C or SIGTERM; the same call goes on from ``checkpoint``."""
+    """An evaluation was stopped by Ctrl-C or SIGTERM; the same call continues from ``checkpoint``."""
 
 
 def evaluate_run(
@@ -38,25 +38,25 @@ def evaluate_run(
     device: str = "auto",
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Evaluate a run on its own test data, by everything there is, and write the results to a folder.
+    """Evaluate a run on its test data with all measures, and write the results to a folder.
 
-    The data are those of the run's own ``results.json``: the same set, made binary from the same seed.
-    Written are ``evaluation.json`` (every figure, those of the likelihood by observation),
-    ``log_likelihood.nc`` (the likelihood, for ArviZ) and pictures; an earlier evaluation there is replaced.
-    The likelihood of a stopped evaluation stays in ``log_likelihood.safetensors``, from which the same call
-    goes on.
+    The data are those of the run's ``results.json``: the same set, binarised with the same seed. The function
+    writes ``evaluation.json`` (all results, the likelihood for each observation), ``log_likelihood.nc`` (the
+    likelihood, for ArviZ) and pictures, and replaces an earlier evaluation. A stopped evaluation keeps its
+    progress in ``log_likelihood.safetensors``, and the same call continues from there.
 
-    :param folder: the run folder; one whose training was stopped will do.
-    :param options: what to measure, and how.
+    :param folder: the run folder; the training may have been stopped.
+    :param options: the options of the evaluation.
     :param output: folder of the results; by default ``evaluation`` in the run folder.
-    :param data_folder: where the data are now, if not where the run found them.
-    :param dataset: where the run's own data file is now.
+    :param data_folder: current folder of the data, if it differs from the run's.
+    :param dataset: current path of the run's own data file.
     :param device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
-    :param quiet: show no progress.
+    :param quiet: do not show progress.
     :returns: the content of ``evaluation.json``; all in nats per observation unless said otherwise.
-    :raises InputError: an option is out of range, the folder is no run's, or the output cannot be written.
-    :raises DataError: the run's data cannot be had, or are others now.
-    :raises CheckpointError: the checkpoint is damaged, or a stopped evaluation there had other options.
+    :raises InputError: if an option is out of range, the folder is not a run folder, or the output cannot be
+        written.
+    :raises DataError: if the run's data are not available, or have changed.
+    :raises CheckpointError: if the checkpoint is damaged, or a stopped evaluation there had other options.
     :raises EvaluationStopped: Ctrl-C.
     """
     began = time.perf_counter()

@@ -50,7 +50,7 @@ def _option(
 
 @dataclass(frozen=True)
 class Options:
-    """Everything that decides what a run computes and where it goes; the content of ``config.json``."""
+    """The options of a training run, which are the content of ``config.json``."""
 
     noise: float = _option(0.05, "Noise level: a rate in [0, 1] or a standard deviation; 0: plain VAE.")
     noise_kind: str = _option(
@@ -59,32 +59,30 @@ class Options:
     salt: str = _option("0.5", "Share of salt among replaced pixels, or 'rate' as in the paper's code.")
     noise_pattern: str = _option(
         "uniform",
-        "Rate of a pixel: the same for all, or in proportion to the mean image with --noise as its average.",
+        "Noise rate: equal for all pixels, or in proportion to the mean image with --noise as average.",
         type=click.Choice(NOISE_PATTERNS),
     )
     noise_schedule: str = _option(
         "constant",
-        "Noise over training: constant, linear to --noise-end, or halfway a step to it.",
+        "Noise during training: constant, linear to --noise-end, or a step to it halfway.",
         type=click.Choice(NOISE_SCHEDULES),
     )
     noise_end: float = _option(0.0, "Level at which a linear or step schedule ends.")
-    learn_noise: bool = _option(False, "Learn the level, from --noise on.", is_flag=True)
+    learn_noise: bool = _option(False, "Learn the level, starting at --noise.", is_flag=True)
     minimum_noise: float = _option(0.001, "Lower limit of a learned level.")
     bound: str = _option(
         "dvae",
-        "Bound: denoising, the same with closed-form KL, importance-weighted, semi-implicit.",
+        "Bound: denoising, the same with closed-form KL, importance-weighted, or semi-implicit.",
         type=click.Choice(BOUNDS),
     )
     corruptions: int = _option(1, "Corruptions per observation (M).", within=(1, LARGE))
     particles: int = _option(1, "Latent draws per corruption (K).", within=(1, LARGE))
     encoder: str = _option(
         "mlp",
-        "Encoder: fully connected, convolutions before it, or recurrent (reads the observation five times).",
+        "Encoder: fully connected, convolutional, or recurrent (reads the observation five times).",
         type=click.Choice(ENCODERS),
     )
-    decoder: str = _option(
-        "mlp", "Decoder: fully connected, or convolutions behind it.", type=click.Choice(DECODERS)
-    )
+    decoder: str = _option("mlp", "Decoder: fully connected, or convolutional.", type=click.Choice(DECODERS))
     hidden_layers: int = _option(1, "Fully connected hidden layers of the encoder (1 to 4; gru: 1).")
     decoder_layers: int = _option(2, "Fully connected hidden layers of the decoder (1 to 4).")
     width: int = _option(200, "Units of each hidden layer.", within=(1, LARGE))
@@ -92,16 +90,16 @@ class Options:
     activation: str = _option("softplus", "Activation.", type=click.Choice(ACTIVATIONS))
     likelihood: str = _option(
         "bernoulli",
-        "Distribution of a pixel; the scale of a Gaussian is one number, or an output of the decoder.",
+        "Distribution of a pixel; the scale of a Gaussian is one number or an output of the decoder.",
         type=click.Choice(LIKELIHOODS),
     )
     epochs: int = _option(50, "Passes over the training data.", within=(1, 10**9))
-    batch_size: int = _option(100, "Data per step.", within=(1, 10**9))
+    batch_size: int = _option(100, "Observations per training step.", within=(1, 10**9))
     validate_every: int = _option(1, "Epochs from one validation to the next.", within=(1, 10**9))
-    learning_rate: float = _option(1e-3, "Step size of Adam.")
+    learning_rate: float = _option(1e-3, "Learning rate of Adam.")
     rate_schedule: str = _option(
         "step",
-        "Step size over training: constant; x0.3 at 60 % and x0.1 at 85 %; or the paper's code's ten stages.",
+        "Learning rate: constant; x0.3 at 60 % and x0.1 at 85 %; or the ten stages of the paper's code.",
         type=click.Choice(RATE_SCHEDULES),
     )
     clip_norm: float | None = _option(
@@ -109,12 +107,12 @@ class Options:
     )
     binarisation: str = _option(
         "static",
-        "Pixels: drawn once from the seed, drawn at each visit, cut at 1/2, or grey.",
+        "Pixels: drawn once from the seed, drawn in every epoch, thresholded at 0.5, or unchanged.",
         type=click.Choice(BINARISATIONS),
     )
     dataset: str | None = _option(
         None,
-        "mnist (where none is named), fashion-mnist, kmnist, frey, digits, or a .npy, .npz or .csv file.",
+        "mnist (the default), fashion-mnist, kmnist, frey, digits, or a .npy, .npz or .csv file.",
         type=str,
     )
     data_folder: str = _option("data", "Folder of the data, in torchvision's layout.")
@@ -122,12 +120,12 @@ class Options:
     device: str = _option("auto", "auto, cpu, cuda, cuda:N or mps.")
     compiled: bool | None = _option(
         None,
-        "Record and compile the training step.  [default: in runs of 5,000 steps and more]",
+        "Record and compile the training step.  [default: in runs of 5,000 steps or more]",
         flag="--compile/--no-compile",
     )
     bfloat16: bool = _option(False, "Compiled matrix products in bfloat16.", is_flag=True)
     importance_samples: int = _option(
-        200, "Samples of the final importance-weighted bound; 0 leaves it out.", within=(0, LARGE)
+        200, "Samples of the final importance-weighted bound; 0 omits it.", within=(0, LARGE)
     )
 
     def as_dict(self) -> dict[str, Any]:
@@ -162,33 +160,33 @@ class Options:
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """Everything that decides the figures of an evaluation, and how much memory it may take."""
+    """The options of an evaluation."""
 
     samples: int = _option(5000, "Importance samples per observation.")
     proposal: str = _option(
         "auto",
-        "What they are drawn from: q(z|x), q(z|x~) with fresh noise, a mixture of those, or what is better.",
+        "Proposal: q(z|x), q(z|x~) with new noise for each sample, a mixture of these, or the better one.",
         type=click.Choice(PROPOSALS),
     )
     corruptions: int = _option(10, "Corruptions of the mixture (M).")
     defensive: float = _option(0.0, "Share of the samples from the prior, below 1.")
     widen: float = _option(1.0, "Factor of the guide's standard deviations.")
-    count: int | None = _option(None, "Evaluate the first N test data.  [default: all]", type=int)
-    seed: int = _option(0, "Seed of everything that is drawn here; the test data stay those of the run.")
+    count: int | None = _option(None, "Evaluate the first N test rows.  [default: all]", type=int)
+    seed: int = _option(0, "Seed of all draws of the evaluation; the test data remain those of the run.")
     which: str = _option(
         "best", "Weights of the best epoch by validation, or of the last.", type=click.Choice(WEIGHTS)
     )
-    memory: int = _option(512, "Megabytes that samples and chains may take, about.")
+    memory: int = _option(512, "Memory of samples and chains, in megabytes.")
     bfloat16: bool = _option(False, "Round factors of matrix products: faster, noisier.", is_flag=True)
-    no_compile: bool = _option(False, "Do without the compiler.", is_flag=True)
-    annealed: int = _option(20, "Test data for annealed importance sampling, the first ones; 0: none.")
+    no_compile: bool = _option(False, "Do not compile.", is_flag=True)
+    annealed: int = _option(20, "First N test rows for annealed importance sampling; 0: none.")
     annealing_start: str = _option(
-        "guide", "Where chains start: at the guide or at the prior.", type=click.Choice(STARTS)
+        "guide", "Start of the chains: the guide or the prior.", type=click.Choice(STARTS)
     )
     annealing_steps: int = _option(300, "Temperatures of each chain.")
     chains: int = _option(8, "Chains per observation.")
     simulated: int = _option(
-        20, "Data drawn from the model for bidirectional Monte Carlo (log p(x) from both sides); 0: none."
+        20, "Rows simulated for bidirectional Monte Carlo (log p(x) from both sides); 0: none."
     )
     keep_weights: bool = _option(False, "Keep all log weights in the netCDF file.", is_flag=True)
 

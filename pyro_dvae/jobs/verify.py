@@ -1,4 +1,4 @@
-"""``pyro-dvae verify RUN``: whether this machine computes the bits that the stored run has."""
+"""``pyro-dvae verify RUN``: whether this machine reproduces a stored run bit for bit."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def verify(
     dataset: str | None = None,
     device: str | None = None,
 ) -> tuple[bool, str]:
-    """Train the first steps of a run again, apart from it, and compare the losses bit for bit.
+    """Repeat the first steps of a run, without changing it, and compare the losses bit for bit.
 
     A loss depends on every bit of the weights before its step, so equal losses mean equal weights.
 
-    :param folder: the run folder, which stays as it is.
-    :param steps: compare so many steps at most; a run keeps the losses of up to 100.
-    :param data_folder: where the data are now, if not where the run found them.
-    :param dataset: where the run's own data file is now.
-    :param device: compute here instead of on the run's device.
-    :returns: whether all losses are equal, and in words what was found.
-    :raises InputError: the folder holds no run, or one whose first losses were not kept.
+    :param folder: the run folder, which does not change.
+    :param steps: maximum number of steps to compare; a run stores the losses of up to 100.
+    :param data_folder: current folder of the data, if it differs from the run's.
+    :param dataset: current path of the run's own data file.
+    :param device: device to use instead of the run's.
+    :returns: whether all losses are equal, and the result in words.
+    :raises InputError: if the folder is not a run folder, or the run's first losses were not stored.
     """
     checks.count("steps", steps)
     folder = user_path("run", folder)

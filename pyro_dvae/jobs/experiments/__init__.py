@@ -1,4 +1,4 @@
-"""The experiments of the sources, declared as data in ``catalogue``, one file each, and how they are run."""
+"""The published experiments, declared in ``catalogue`` with one file per source, and how they run."""
 
 from pyro_dvae.jobs.experiments.declaration import Case, Experiment, Planned, Published, Table, plan
 from pyro_dvae.jobs.experiments.registry import experiment, experiments

@@ -1,4 +1,4 @@
-"""An experiment as data: what is trained and measured, what its source published, what cases share.
+"""The declaration of an experiment: its training, its measures, and the published values.
 
 Importing this module does not import torch, so listing the experiments is quick.
 """
@@ -22,7 +22,7 @@ WHERE_AND_HOW = ("data_folder", "device", "compiled", "importance_samples")
 
 @dataclass(frozen=True)
 class Published:
-    """A figure of the source: its mean over runs and their standard deviation, where it gives one."""
+    """A published value: the mean over runs and, if given, their standard deviation."""
 
     mean: float
     deviation: float | None = None
@@ -38,7 +38,7 @@ class Case:
         experiment's; ``epochs`` among them, where this case needs another number.
     :param published: the figure of the source.
     :param program: what is trained, a name of :data:`pyro_dvae.jobs.experiments.one_run.PROGRAMS`.
-    :param train_size: train on the first so many data only.
+    :param train_size: number of training rows (the first ones); by default all.
     """
 
     row: str
@@ -56,14 +56,14 @@ class Case:
 
 @dataclass(frozen=True)
 class Claim:
-    """That one cell is better than another.
+    """A claim that one cell is better than another.
 
     :param text: the claim in words.
     :param better: row and column of the cell that is said to be better.
-    :param worse: those of the other.
+    :param worse: row and column of the other cell.
     :param figure: the figure that is compared; by default the table's.
-    :param lower: the lower figure is the better one, as for an error.
-    :param margin: the claim holds up to so much of a loss: "as good as".
+    :param lower: whether a lower value is better, as for an error.
+    :param margin: loss up to which the claim holds ("as good as").
     """
 
     text: str

@@ -53,12 +53,12 @@ def reproduce(
     quiet: bool = False,
     train: bool = True,
 ) -> Outcome:
-    """Perform the planned runs that ``folder`` has no results of; write results, table and picture there.
+    """Perform the planned runs without results in ``folder``; write results, table and picture there.
 
-    What another experiment in a folder beside it has run already is taken from there.
+    Results of equal runs of other experiments in sibling folders are reused.
 
-    On a CPU the runs go side by side in processes of one thread; on an accelerator as one batched
-    computation of those that can be.
+    On a CPU the runs are parallel processes with one thread each; on an accelerator, runs with the same
+    structure are one batched computation.
 
     :param folder: gets ``results.jsonl``, ``table.md`` and ``picture.png``.
     :param device: as ``pyro-dvae train --device``.

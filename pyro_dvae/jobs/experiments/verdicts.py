@@ -1,13 +1,13 @@
-"""What finished runs say of the sources' claims, and the page with all verdicts and tables.
+"""Verdicts on the published claims from finished runs, and the page with all verdicts and tables.
 
-A claim is a difference of two cells. With two or more seeds its interval is the t-interval of the differences
-by seed. With one seed it is ±1.96 standard errors over the test data, as if the two cells were of independent
-data: it is too wide for the same test data, and does not hold what seeds differ by.
+A claim is a difference of two cells. With two or more seeds, its interval is the t-interval of the
+differences by seed. With one seed, it is ±1.96 standard errors over the test data, as if the two cells used
+independent data. It is then too wide for equal test data, and does not include the variation between seeds.
 
 python -m pyro_dvae.jobs.experiments.verdicts docs/reproduction.md
 
-brings the page, and the table and picture of every experiment, up to date with the results in the folder
-of the page's name. A block of the page stands between ``<!-- NAME -->`` and ``<!-- end -->``.
+updates the page, and the table and picture of every experiment, from the results in the folder named after
+the page. A block of the page is enclosed in ``<!-- NAME -->`` and ``<!-- end -->``.
 """
 
 from __future__ import annotations
