@@ -33,7 +33,9 @@ CONTENDERS = {
     "torch-compile": Contender("torch by hand, forward compiled", "plain_torch", options={"compiled": True}),
     "pythae": Contender("pythae's VAE", "pythae_parts"),
     "compiled": Contender("CompiledSVI", "pyro_svi", "compiled"),
-    "compiled-hashed": Contender("CompiledSVI, hashed noise", "pyro_svi", "compiled", {"generator": "hashed"}),
+    "compiled-hashed": Contender(
+        "CompiledSVI, hashed noise", "pyro_svi", "compiled", {"generator": "hashed"}
+    ),
     "compiled-bf16": Contender(
         "CompiledSVI, hashed noise, bf16", "pyro_svi", "compiled", {"generator": "hashed", "bfloat16": True}
     ),
