@@ -39,3 +39,8 @@ def show(text: str, stream: TextIO | None = None) -> None:
             print(line, file=target, flush=True)
     else:
         print(line, file=target, flush=True)
+
+
+def to_stderr(text: str) -> None:
+    """Say something where it does not mix with a program's output."""
+    show(text, sys.stderr)

@@ -14,7 +14,7 @@ from peers.problem import Problem
 from peers.pyro_svi import bound_of, dvae_of
 from pyro_dvae.training import Trainer
 from pyro_dvae.training.many import ManyTraining
-from pyro_dvae.training.progress import Silent
+from pyro_dvae.training.settings import Settings
 
 ENDLESS = sys.maxsize  # epochs
 
@@ -41,12 +41,13 @@ def many(problem: Problem, **options: Any) -> Callable[[], float]:
     data = _data(problem)
     dvaes = [dvae_of(problem, data.shape[1]) for _ in range(problem.models)]
     pairs = [(each.model, each.guide) for each in dvaes]
-    settings = _settings(problem) | options
-    training = ManyTraining(pairs, data, loss=bound_of(problem), **settings)
-    silent = Silent()
+    chosen = _settings(problem) | options
+    rate = chosen.pop("learning_rate")
+    settings = Settings(loss=bound_of(problem), progress=False, **chosen)
+    training = ManyTraining(pairs, data, settings, learning_rate=rate)
 
     def epoch() -> float:
-        training.epoch(silent)
+        training.epoch()
         bound = training.histories[0].train_bound[-1]
         assert bound is not None
         return -bound

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ from pyro_dvae.engine.observing import Observation, observed
 from pyro_dvae.engine.step import CompiledGradient, CompiledStep, Gradient, Numerics, record_for
 from pyro_dvae.engine.surroundings import Seen, outside, same
 from pyro_dvae.programs.parameters import unconstrained
+from pyro_dvae.text import to_stderr
 
 _SHAPES_AT_MOST = 16  # recorded for one object: more would be recording, not training
 _SEEN_AT_MOST = 64  # shapes remembered; and changes of what the programs read
@@ -288,11 +288,6 @@ class Recordings:
         if not self._warned:
             self._warned = True
             warnings.warn(f"training by ordinary steps, which are slower: {message}", stacklevel=5)
-
-
-def to_stderr(message: str) -> None:
-    """Say something where it does not mix with a program's output."""
-    print(message, file=sys.stderr, flush=True)
 
 
 def _flat(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], TreeSpec | int]:

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from pyro_dvae.bounds.mean_field import TraceMeanFieldDenoising_ELBO, closed_form
 from pyro_dvae.bounds.score import has_score
-from pyro_dvae.programs.draws import Draws, Layout, Pair
+from pyro_dvae.programs.draws import Draws, Pair
 from pyro_dvae.programs.parameters import discover
-from pyro_dvae.programs.plates import Subsamples, is_deterministic
+from pyro_dvae.programs.plates import Layout, Subsamples, is_deterministic
 from pyro_dvae.sites import is_uncounted
 
 

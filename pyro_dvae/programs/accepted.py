@@ -12,7 +12,8 @@ from pyro_dvae.programs.plates import data_frames, is_deterministic
 from pyro_dvae.sites import is_uncounted
 
 if TYPE_CHECKING:
-    from pyro_dvae.programs.draws import Draws, Layout
+    from pyro_dvae.programs.draws import Draws
+    from pyro_dvae.programs.plates import Layout
 
 
 LOOP = "vectorize_particles=False, which makes one draw after the other,"

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from pyro_dvae.errors import InputError
-from pyro_dvae.programs.draws import Draws, Layout, Pair, Term, draw, same
-from pyro_dvae.programs.plates import CORRUPTIONS, PARTICLES, VARIES, data_frames
+from pyro_dvae.programs.draws import Draws, Pair, Term, draw, same
+from pyro_dvae.programs.plates import CORRUPTIONS, PARTICLES, VARIES, Layout, data_frames
 from pyro_dvae.sites import is_uncounted
 
 Site = dict[str, Any]

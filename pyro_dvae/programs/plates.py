@@ -1,10 +1,13 @@
-"""The plates of independent draws that a vectorised run puts left of the user's own."""
+"""How many draws a run makes, and the plates that a vectorised run puts left of the user's own for them."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.poutine.broadcast_messenger import BroadcastMessenger
 from pyro.poutine.indep_messenger import CondIndepStackFrame, IndepMessenger
@@ -19,6 +22,8 @@ PARTICLES = "_num_particles"
 REDRAWS = "_num_redraws"
 DRAW_PLATES = (CORRUPTIONS, PARTICLES, REDRAWS)
 VARIES = "_varies_over_draws"
+
+Program = Callable[..., Any]
 
 
 def varies_over_draws(site: dict[str, Any]) -> bool:
@@ -71,6 +76,68 @@ class DrawPlate(IndepMessenger):
 
 def _batch_shape(value: Any, fn: Any) -> tuple[int, ...]:
     return tuple(value.shape[: value.dim() - fn.event_dim]) if isinstance(value, Tensor) else ()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How many draws there are, and on which dimensions (negative; 0 where there is a single draw).
+
+    :param looped: make the draws one after the other, and put them on their dimensions afterwards.
+    """
+
+    num_corruptions: int
+    num_particles: int
+    max_plate_nesting: int | float
+    looped: bool = False
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one draw."""
+        return self.num_corruptions * self.num_particles > 1
+
+    @property
+    def corruption_dim(self) -> int:
+        """The dimension of the M corruptions, next to the user's plates."""
+        return -int(self.max_plate_nesting) - 1 if self.num_corruptions > 1 else 0
+
+    @property
+    def particle_dim(self) -> int:
+        """The dimension of the K latents, left of the corruptions'."""
+        if self.num_particles == 1:
+            return 0
+        return -int(self.max_plate_nesting) - 1 - (self.num_corruptions > 1)
+
+    @property
+    def nesting(self) -> int | float:
+        """The number of plate dimensions in all, draws included."""
+        return self.max_plate_nesting + (self.num_corruptions > 1) + (self.num_particles > 1)
+
+    def wrap(self, program: Program, redrawn: bool = False) -> Program:
+        """Put ``program`` into the plates of draws; where corruptions are redrawn, M is for latents only."""
+        if self.num_corruptions > 1:
+            program = DrawPlate(CORRUPTIONS, self.num_corruptions, self.corruption_dim, redrawn)(program)
+        if self.num_particles > 1:
+            program = DrawPlate(PARTICLES, self.num_particles, self.particle_dim, True)(program)
+        return program
+
+    def per_datum(self, value: Tensor, frames: list[CondIndepStackFrame], lead: int = 0) -> Tensor:
+        """Sum a site's value [*lead, K, M, *plates] to [*lead, K, M, *datum].
+
+        ``lead`` counts further dimensions of draws left of all others. A dimension that the value does not
+        have comes out with size 1.
+        """
+        wanted = {frame.dim for frame in frames}
+        span = max((-frame.dim for frame in frames), default=0)
+        draws = [self.particle_dim, self.corruption_dim]
+        if lead:
+            draws = [-int(self.nesting) - 1, *draws]
+        keep = {dim for dim in draws if dim}
+        width = max([-dim for dim in keep] + [span, value.dim()])
+        full = value.reshape((1,) * (width - value.dim()) + value.shape)
+        summed = [dim for dim in range(-width, 0) if dim not in wanted and dim not in keep]
+        full = full.sum(summed, keepdim=True) if summed else full
+        datum_shape = full.shape[width - span :] if span else torch.Size()
+        return full.reshape(*[full.shape[dim] if dim else 1 for dim in draws], *datum_shape)
 
 
 class Subsamples(Messenger):

@@ -62,6 +62,7 @@ class EpochRecord:
     pending: list[Tensor] = field(default_factory=list)
     seconds_before: float = 0.0
     _rows_out: int = 0
+    _share: float | None = None
     _position_out: int = 0
     _clock: float | None = None
 
@@ -76,6 +77,11 @@ class EpochRecord:
         return self._rows_out
 
     @property
+    def share(self) -> float | None:
+        """This process's share of the rows of the batch that is out; None if none is."""
+        return self._share if self._rows_out else None
+
+    @property
     def fresh_position(self) -> int | None:
         """The batch that is out, counted from 0, if no step was taken on it yet; else None."""
         fresh = self._rows_out > 0 and self.position == self._position_out
@@ -85,9 +91,12 @@ class EpochRecord:
         """Do not count so much of the time."""
         self.seconds_before -= seconds
 
-    def hand_out(self, rows: int) -> None:
-        """Note that the batch at ``position``, of so many rows, is given to the user's loop."""
-        self._rows_out, self._position_out = rows, self.position
+    def hand_out(self, rows: int, share: float = 1.0) -> None:
+        """Note that the batch at ``position``, of so many rows, is given to the user's loop.
+
+        :param share: of the rows that this process has, of several.
+        """
+        self._rows_out, self._position_out, self._share = rows, self.position, share
 
     def take_back(self) -> None:
         """Note that the loop has asked for the next batch: this one is done."""

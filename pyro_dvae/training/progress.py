@@ -58,15 +58,18 @@ def progress_for(stream: TextIO | None = None, enabled: bool | None = None) -> P
     return Lines(target)
 
 
-def told(argument: str, progress: Any) -> Progress:
-    """Return ``progress``, or refuse an object that cannot be told how far a run is."""
+def chosen(argument: str, progress: Any) -> Progress:
+    """Return what to tell: by True, False or None, or an object, which must have the methods."""
+    if progress is None or isinstance(progress, bool):
+        return progress_for(enabled=progress)
     methods = ("start", "step", "epoch", "note", "stop")
     if isinstance(progress, type) or not all(callable(getattr(progress, each, None)) for each in methods):
         raise InputError(
             f"{argument}: expected True, False, None, or an object with start, step, epoch, note and stop, "
             f"got {shown(progress)}"
         )
-    return progress
+    found: Progress = progress
+    return found
 
 
 class Silent:

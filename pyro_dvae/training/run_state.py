@@ -1,16 +1,15 @@
-"""The state of a training run, with its optimizer, as named tensors that a checkpoint holds."""
+"""What the checkpoint of a training run holds: named tensors and a state, packed, read and compared."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from pyro.infer import ELBO
 from torch import Tensor
-from torch.optim import Adam
 
 from pyro_dvae import checks
 from pyro_dvae.checkpoint import from_json, read_checkpoint, to_json
@@ -18,37 +17,6 @@ from pyro_dvae.errors import CheckpointError, InputError
 from pyro_dvae.files import unfit
 from pyro_dvae.programs.parameters import Trained, discover
 from pyro_dvae.training.epochs import fingerprint
-
-
-def adam(leaves: Sequence[Tensor], learning_rate: float) -> Adam:
-    """Return Adam in its fused form, or as torch chooses where device or type have no fused one."""
-    try:
-        return Adam(list(leaves), lr=learning_rate, fused=True)
-    except RuntimeError:
-        return Adam(list(leaves), lr=learning_rate)
-
-
-def adam_tensors(optimizer: Adam, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the moments and step counts as ``exp_avg/NAME``, ``exp_avg_sq/NAME``, ``step/NAME``."""
-    return {
-        f"{key}/{name}": value
-        for name, leaf in parameters.items()
-        for key, value in optimizer.state.get(leaf, {}).items()
-    }
-
-
-def assign_adam(optimizer: Adam, parameters: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
-    """Give ``optimizer`` the state that :func:`adam_tensors` returned."""
-    fused = bool(optimizer.param_groups[0]["fused"])
-    optimizer.state.clear()
-    for full_name, value in saved.items():
-        key, _, name = full_name.partition("/")
-        leaf = parameters[name]
-        if key == "step":
-            optimizer.state[leaf][key] = value.to(leaf.device if fused else "cpu", copy=True)
-        else:
-            optimizer.state[leaf][key] = torch.empty_like(leaf, requires_grad=False).copy_(value)
-
 
 KIND = "training"
 _ABSENT = "nothing"

@@ -17,7 +17,7 @@ from pyro_dvae.errors import InputError
 from pyro_dvae.programs.parameters import Trained, discover
 from pyro_dvae.training.diagnosis import InSupport
 from pyro_dvae.training.learning_rates import left_out
-from pyro_dvae.training.validation import PlateScales
+from pyro_dvae.training.objective import Loss, loss_of
 
 
 @dataclass
@@ -32,22 +32,15 @@ class Member:
     bound: ELBO
     store: dict[str, Any] = field(default_factory=lambda: {"params": {}, "constraints": {}})
     trained: Trained = field(default_factory=Trained)
-    scales: PlateScales = field(default_factory=PlateScales)
+    loss: Loss = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.loss = Loss(loss_of(self.model, self.guide, self.bound))
 
     def with_store(self) -> AbstractContextManager[Any]:
         """Return a context in which Pyro's param store is this model's; it is kept on leaving."""
         scope: AbstractContextManager[Any] = pyro.get_param_store().scope(self.store)
         return scope
-
-    def loss(self, x: Tensor) -> Tensor:
-        """Return the differentiable loss of a batch (nats, summed)."""
-        with self.scales.seeing(len(x), len(x)):
-            return self._loss(x)
-
-    def _loss(self, x: Tensor) -> Tensor:
-        if hasattr(self.bound, "differentiable_loss"):
-            return self.bound.differentiable_loss(self.model, self.guide, x)
-        return torch.as_tensor(self.bound.loss_and_grads(self.model, self.guide, x))
 
     def apart(self, run: Callable[[], object], example: Tensor | None = None) -> Trained:
         """Run with this model's param store; put back random streams and buffers; return what it trains.

@@ -1,109 +1,22 @@
-"""Nats per observation from a loss, and the validation bound of a run."""
+"""The validation bound of a run."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
-from pyro.poutine.messenger import Messenger
-from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
 from pyro_dvae.calling import calling
 from pyro_dvae.distributed import Ranks
 from pyro_dvae.programs.parameters import Trained
-from pyro_dvae.programs.plates import DRAW_PLATES
 from pyro_dvae.random_state import derived_seed, forked
-from pyro_dvae.sites import clean_input, is_uncounted
+from pyro_dvae.sites import clean_input
+from pyro_dvae.training.objective import PlateScale
 
-_DRAWS = (*DRAW_PLATES, "num_particles_vectorized")  # the last is Pyro's own
-
-
-class PlateScale(Messenger):
-    """Sees a run of a loss on so many rows; ``factor`` is then by how much it counts each of them.
-
-    ``plate("data", N, subsample=x)`` counts each of B rows N / B times. The data plate is the one around all
-    observed sites that holds the rows. If all of its sites have one scale, that is the factor, with what
-    ``poutine.scale`` puts on all of them; else the plate's own. Without such a plate it is 1. Sites outside
-    of the plate (a global latent) are divided by it too: the figure is then the bound of the whole data set,
-    divided by its N data.
-    """
-
-    def __init__(self, rows: int) -> None:
-        super().__init__()
-        self._rows = rows
-        self._sites: list[dict[str, Any]] = []
-
-    def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
-        if not isinstance(msg["fn"], _Subsample) and not is_uncounted(msg):
-            kept = ("is_observed", "cond_indep_stack", "scale")
-            self._sites.append({key: msg[key] for key in kept})
-
-    @property
-    def factor(self) -> float:
-        """The weight of a row."""
-        observed = [_plates(site, self._rows) for site in self._sites if site["is_observed"]]
-        common = [plate for plate in (observed or [{}])[0] if all(plate in others for others in observed)]
-        if not common:
-            return 1.0
-        plate = max(common, key=lambda name: observed[0][name])  # a subsampled one, if there are two
-        scales = {_number(s["scale"]) for s in self._sites if plate in _plates(s, self._rows)}
-        factor = scales.pop() if len(scales) == 1 else None
-        return factor or observed[0][plate]
-
-
-def _plates(site: dict[str, Any], rows: int) -> dict[str, float]:
-    """Return the scale of each plate that may hold the rows, by name."""
-    return {
-        frame.name: (frame.full_size or frame.size) / frame.size
-        for frame in site["cond_indep_stack"]
-        if frame.name not in _DRAWS and rows in (frame.size, frame.full_size)
-    }
-
-
-def _number(scale: float | Tensor) -> float | None:
-    """Return a scale as a number; None where it differs between the elements."""
-    if isinstance(scale, Tensor) and scale.numel() != 1:
-        return None
-    return round(float(scale), 12)
-
-
-class PlateScales:
-    """The factors of batches by their number of rows, each seen when such a batch first comes.
-
-    No run is made for it: an ordinary step is seen while it is taken, a compiled one while it is recorded.
-    """
-
-    def __init__(self) -> None:
-        self._known: dict[int, float] = {}
-
-    @contextmanager
-    def seeing(self, batch: int, rows: int) -> Iterator[None]:
-        """See a loss in the body, if none of such a batch was seen.
-
-        :param batch: the rows of the batch.
-        :param rows: those of them that the loss is of: of several processes each has some.
-        """
-        if batch in self._known:
-            yield
-            return
-        with PlateScale(rows) as scale:
-            yield
-        self._known[batch] = scale.factor
-
-    def per_row(self, loss: Any, batch: int) -> Any:
-        """Return a loss as a sum over the rows of its batch that counts each once (nats)."""
-        factor = self._known.get(batch, 1.0)
-        return loss if factor == 1 else loss / factor
-
-
-def due(epoch: int, epochs: int, every: int) -> bool:
-    """Return whether what is done every so many epochs is due after ``epoch`` (from 0), as after the last."""
-    return (epoch + 1) % every == 0 or epoch + 1 == epochs
+CHUNK = 4  # validation rows at a time, in batch sizes
 
 
 @dataclass(frozen=True)

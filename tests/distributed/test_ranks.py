@@ -140,7 +140,7 @@ def test_likelihood_is_that_of_one_process_datum_by_datum(two, tmp_path):
 
 def test_likelihood_of_unequal_weights_is_refused(two):
     for found in two[0]:
-        assert found["unequal"].startswith("model, guide, x: expected the same weights")
+        assert found["unequal"].startswith("model, guide, data: expected the same weights")
 
 
 def test_bounds_over_ranks_are_those_of_one_process(two):

@@ -193,7 +193,7 @@ def test_a_stopped_run_ends_where_it_would_have(tmp_path):
             for number, x in enumerate(epoch):
                 first.step(x)
                 if (epoch.number, number) == (2, 1):
-                    first._interrupts.requested = True
+                    first._requests._interrupts.requested = True
 
     with pytest.raises(Stopped):
         until_stopped()
@@ -259,8 +259,8 @@ def test_transforms_that_draw_are_compiled_and_keep_their_distribution():
     assert set(drawn.unique().tolist()) == {0.0, 1.0}
     assert float(drawn.mean()) == pytest.approx(0.3, abs=4.5 * (0.21 / drawn.numel()) ** 0.5)
     assert not torch.equal(seen[0], seen[1])
-    assert trainer._compiled_transform is not None
-    assert any(found is not None for found in trainer._compiled_transform._found.values())
+    assert trainer._batches.compiled is not None
+    assert any(found is not None for found in trainer._batches.compiled._found.values())
 
 
 def test_bounds_of_several_draws_are_recorded_once():
@@ -270,17 +270,17 @@ def test_bounds_of_several_draws_are_recorded_once():
     for epoch in trainer:
         for x in epoch:
             trainer.step(x)
-    assert trainer._compiled is not None
-    assert [len(steps) for steps in trainer._compiled._steps.values()] == [1]
+    assert trainer._steps.compiled is not None
+    assert [len(steps) for steps in trainer._steps.compiled._steps.values()] == [1]
 
 
 def test_short_runs_are_not_compiled():
     pair = Noiseless()
     short = Trainer(pair.model, pair.guide, digits(), loss=bound(), epochs=5, **QUIET)
-    assert short._compiled is None
+    assert short._steps.compiled is None
     pyro.clear_param_store()
     long = Trainer(pair.model, pair.guide, digits(), loss=bound(), epochs=3000, **QUIET)
-    assert long._compiled is not None
+    assert long._steps.compiled is not None
     assert long.compile_seconds == 0
 
 

@@ -1,5 +1,6 @@
 """What ``fit``, ``Trainer`` and ``fit_many`` take, refuse, train, move and record."""
 
+import inspect
 import math
 
 import pyro
@@ -12,6 +13,7 @@ from torch import nn
 import pyro_dvae as dv
 from pyro_dvae import InputError
 from pyro_dvae.networks import BernoulliDecoder, GaussianEncoder
+from pyro_dvae.training.settings import Settings
 from pyro_dvae.training.stacked import members_of
 
 NORMALISER = -0.5 * math.log(2 * math.pi)
@@ -30,6 +32,18 @@ def fitted(pair, x, bound=None, **options):
     bound = dv.TraceDenoising_ELBO() if bound is None else bound
     options = {"epochs": 1, "batch_size": 4, "progress": False, "compile": False} | options
     return dv.fit(pair.model, pair.guide, x, loss=bound, **options).history
+
+
+# One argument list
+
+
+@pytest.mark.parametrize("front", [dv.Trainer, dv.fit_many])
+def test_a_training_has_one_argument_list(front):
+    given, shared = (inspect.signature(each).parameters for each in (front, Settings))
+    assert shared.keys() <= given.keys()
+    own = {"checkpoint_every"}  # many small models are saved less often
+    for name in shared.keys() - own:
+        assert given[name].default == shared[name].default, name
 
 
 # Nats per datum

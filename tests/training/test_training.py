@@ -94,11 +94,11 @@ def run(trainer, stop_at=None):
 def snapshot(trainer):
     """Everything that must be equal, bit by bit."""
     trainer_random = torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state())  # noqa: NPY002
-    tensors = {name: value.clone() for name, value in trainer._trained.tensors().items()}
+    tensors = {name: value.clone() for name, value in trainer.fitted().trained.tensors().items()}
     for name, leaf in trainer.parameters.items():
-        for key, value in trainer._optimizer.state[leaf].items():
+        for key, value in trainer._run.optimizer.state[leaf].items():
             tensors[f"{key}/{name}"] = value.clone()
-    tensors |= {f"best/{name}": value.clone() for name, value in (trainer._best or {}).items()}
+    tensors |= {f"best/{name}": value.clone() for name, value in trainer.fitted().best.items()}
     history = trainer.history.to_dict()
     history.pop("seconds")
     return tensors, history, trainer_random
@@ -336,7 +336,7 @@ def test_modules_in_the_closure_of_functions_keep_their_buffers_and_modes():
         evaluate=evaluate,
         progress=False,
     )
-    assert any(name.endswith("running_mean") for name in trainer._trained.buffers())
+    assert any(name.endswith("running_mean") for name in trainer.fitted().trained.buffers())
     run(trainer)
     assert net.encoder[1].num_batches_tracked == STEPS
     assert modes == [[False, False]]
@@ -384,7 +384,7 @@ def test_partials_and_bounds_that_do_their_own_backward():
         batch_size=BATCH,
         progress=False,
     )
-    assert set(trainer._trained.modules) == {"model", "guide"}
+    assert set(trainer.fitted().trained.modules) == {"model", "guide"}
     history = run(trainer).history
     assert history.train_bound[-1] > history.train_bound[0]
 
@@ -407,16 +407,18 @@ def test_the_best_epoch_is_kept_and_put_back():
     trainer = autoencoder_trainer(evaluate=lambda: next(values))
     for epoch in trainer:
         if epoch.index:
-            copies.append({name: value.clone() for name, value in trainer._trained.tensors().items()})
+            copies.append({name: value.clone() for name, value in trainer.fitted().trained.tensors().items()})
         for x in epoch:
             trainer.step(x)
     assert trainer.history.best_epoch == 2
     assert trainer.history.best_validation_bound == 3.0
     assert trainer.history.validation_bound == [1.0, 3.0, -math.inf, 2.0]
     after_second = copies[1]
-    assert not torch.equal(trainer._trained.tensors()["parameters/scale"], after_second["parameters/scale"])
+    assert not torch.equal(
+        trainer.fitted().trained.tensors()["parameters/scale"], after_second["parameters/scale"]
+    )
     trainer.load_best()
-    for name, value in trainer._trained.tensors().items():
+    for name, value in trainer.fitted().trained.tensors().items():
         assert torch.equal(value, after_second[name]), name
 
 
@@ -749,7 +751,7 @@ def test_an_old_checkpoint_is_replaced_at_the_first_save_only(finished):
 def test_checkpoint_every(tmp_path, monkeypatch):
     saves = []
     monkeypatch.setattr(
-        "pyro_dvae.training.trainer.save_checkpoint",
+        "pyro_dvae.training.resuming.save_checkpoint",
         lambda path, tensors, state: saves.append(state["epoch"]),
     )
     run(autoencoder_trainer(checkpoint=tmp_path / "c.safetensors", checkpoint_every=3))
@@ -760,7 +762,7 @@ def test_weights_can_be_loaded_without_the_data(tmp_path):
     path = tmp_path / "c.safetensors"
     values = iter([1.0, 0.0])
     trainer = run(autoencoder_trainer(checkpoint=path, epochs=2, evaluate=lambda: next(values)))
-    last = {name: value.clone() for name, value in trainer._trained.tensors().items()}
+    last = {name: value.clone() for name, value in trainer.fitted().trained.tensors().items()}
     assert torch.equal(load_parameters(path, "last")["scale"], last["parameters/scale"])
     trainer.load_best()
     assert torch.equal(load_parameters(path)["scale"], trainer.parameters["scale"])
@@ -836,7 +838,7 @@ def test_a_validation_bound_of_nan_stops():
 
 def test_losses_of_a_device_that_runs_ahead_are_checked_later():
     trainer = autoencoder_trainer(epochs=1)
-    record = trainer._record
+    record = trainer._run.record
     for step in range(4):
         record.hand_out(5)
         record.add(torch.tensor(math.inf if step == 2 else 1.0))
@@ -844,9 +846,9 @@ def test_losses_of_a_device_that_runs_ahead_are_checked_later():
     assert record.losses == []
     assert record.position == 4
     with pytest.raises(DivergenceError, match="step 3: the loss is inf"):
-        trainer._require_finite_losses()
+        trainer._faults.require_finite_losses()
     with pytest.raises(DivergenceError, match="step 3"):
-        trainer._require_finite_losses()
+        trainer._faults.require_finite_losses()
 
 
 # Files and arguments

@@ -4,6 +4,10 @@ from typing import Any
 
 from pyro_dvae.jobs.experiments.declaration import FREY, MNIST_AND_FREY, Case, Claim, Experiment, Table
 
+ONE_LAYER = {"dataset": "mnist", "noise": 0.0, "width": 500, "decoder_layers": 1, "validate_every": 5}
+"""The report's own networks."""
+
+
 # Pictures of two-dimensional latent spaces.
 
 MANIFOLDS = Experiment(
@@ -57,14 +61,7 @@ ENCODER_DEPTH = Experiment(
     table=Table("bound, nats", corner="encoder"),
     epochs=100,
     seeds=3,
-    options={
-        "dataset": "mnist",
-        "noise": 0.0,
-        "width": 500,
-        "decoder_layers": 1,
-        "latent_size": 10,
-        "validate_every": 5,
-    },
+    options={**ONE_LAYER, "latent_size": 10},
     measures=("training", "units"),
     picture="curves",
     core_hours=0.8,
@@ -227,16 +224,7 @@ RECONSTRUCTION = Experiment(
     ),
     epochs=50,
     seeds=3,
-    options={
-        "dataset": "mnist",
-        "binarisation": "none",
-        "likelihood": "gaussian",
-        "noise": 0.0,
-        "width": 500,
-        "decoder_layers": 1,
-        "activation": "tanh",
-        "validate_every": 5,
-    },
+    options={**ONE_LAYER, "binarisation": "none", "likelihood": "gaussian", "activation": "tanh"},
     measures=("reconstruction",),
     note=(
         "Encoder and decoder have one layer of 500 tanh units each. The Gaussian decoder has one scale for "
@@ -245,17 +233,15 @@ RECONSTRUCTION = Experiment(
         "log p(x)."
     ),
     core_hours=2.0,
-    claims=(
-        *(
-            Claim(
-                f"{images}, {latents} latents: a VAE has a lower squared error than an autoencoder",
-                (f"VAE, {images}", str(latents)),
-                (f"autoencoder, {images}", str(latents)),
-                lower=True,
-            )
-            for images in RECONSTRUCTION_TRAINED_ON
-            for latents in RECONSTRUCTION_SIZES
-        ),
+    claims=tuple(
+        Claim(
+            f"{images}, {latents} latents: a VAE has a lower squared error than an autoencoder",
+            (f"VAE, {images}", str(latents)),
+            (f"autoencoder, {images}", str(latents)),
+            lower=True,
+        )
+        for images in RECONSTRUCTION_TRAINED_ON
+        for latents in RECONSTRUCTION_SIZES
     ),
 )
 

@@ -1,0 +1,149 @@
+"""How one place that a program may read is read, told apart and put back."""
+
+from __future__ import annotations
+
+import operator
+import pickle
+import random
+import types
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from pyro_dvae.engine.following import Unrecordable, is_library
+
+GENERATORS = (random.Random, np.random.Generator, np.random.RandomState, torch.Generator)
+MISSING = object()
+_BYTES_AT_MOST = 1_000_000  # of one array or opaque object: all are compared before every step
+
+Read = Callable[[], Iterable[Any]]
+PutBack = Callable[[int, Any], None]  # a value at a position of what was read
+
+
+def entries(scope: Any, names: list[str]) -> Read:
+    """Return what reads the entries of a dictionary of names, at least two."""
+
+    return partial(operator.itemgetter(*names), scope)
+
+
+def set_name(scope: Any, owner: type | None, name: str, value: Any) -> None:
+    """Put back a global or an attribute; a class's by way of the class."""
+
+    if owner is not None:
+        setattr(owner, name, value)
+    else:
+        scope[name] = value
+
+
+def set_cell(cell: types.CellType, number: int, value: Any) -> None:
+    """Put back a variable of a closure."""
+
+    if value is not MISSING:
+        cell.cell_contents = value
+
+
+def set_slot(holder: Any, descriptor: Any, number: int, value: Any) -> None:
+    """Put back an attribute in a slot."""
+
+    if value is not MISSING:
+        descriptor.__set__(holder, value)
+
+
+def set_entry(holder: Any, number: int, value: Any) -> None:
+    """Put back the length (the first that is read), an entry of a list, or a value of a dictionary."""
+    if number == 0 and isinstance(holder, list):
+        del holder[value:]
+    elif number == 0 and isinstance(holder, dict):
+        for key in list(holder)[value:]:
+            del holder[key]
+    elif isinstance(holder, (list, deque)):
+        holder[number - 1] = value
+    elif isinstance(holder, dict) and number > len(holder):
+        holder[list(holder)[number - 1 - len(holder)]] = value
+
+
+def leave(number: int, value: Any) -> None:
+    """Leave an attribute that has appeared: it may be a cache."""
+
+
+def cell_reader(cell: types.CellType) -> Read:
+    """Return what reads a variable of a closure."""
+
+    def read() -> Iterable[Any]:
+        try:
+            return (cell.cell_contents,)
+        except ValueError:  # empty
+            return (MISSING,)
+
+    return read
+
+
+def slot_reader(holder: Any, descriptor: Any) -> Read:
+    """Return what reads an attribute in a slot."""
+
+    def read() -> Iterable[Any]:
+        try:
+            return (descriptor.__get__(holder),)
+        except AttributeError:
+            return (MISSING,)
+
+    return read
+
+
+def generator_state(holder: Any) -> Any:
+    """Return the state of a random generator; None of anything else."""
+
+    if isinstance(holder, random.Random):
+        return holder.getstate()
+    if isinstance(holder, torch.Generator):
+        return holder.get_state()
+    if isinstance(holder, np.random.Generator):
+        return holder.bit_generator.state
+    return holder.get_state() if isinstance(holder, np.random.RandomState) else None
+
+
+def set_generator_state(holder: Any, state: Any) -> None:
+    """Put back what :func:`generator_state` returned."""
+
+    if isinstance(holder, random.Random):
+        holder.setstate(state)
+    elif isinstance(holder, np.random.Generator):
+        holder.bit_generator.state = state
+    elif isinstance(holder, (torch.Generator, np.random.RandomState)):
+        holder.set_state(state)
+
+
+def fingerprint(holder: Any) -> Callable[[], Any] | None:
+    """Return a function that tells the contents of what cannot be walked, or None."""
+    if isinstance(holder, np.ndarray):
+        if holder.nbytes > _BYTES_AT_MOST:
+            raise Unrecordable(
+                f"the program can read a NumPy array of {holder.nbytes / 1e6:.0f} MB, too much to compare "
+                "before every step: hold it in a tensor"
+            )
+        return lambda: (holder.shape, holder.dtype, hash(holder.tobytes()))
+    if isinstance(holder, (set, frozenset)):
+        return lambda: frozenset(holder)
+    if isinstance(holder, bytearray):
+        return lambda: bytes(holder)
+    if isinstance(holder, torch.Generator):
+        return lambda: hash(holder.get_state().numpy().tobytes())
+    module = type(holder).__module__
+    if is_library(module) and module not in ("itertools", "array") and not isinstance(holder, GENERATORS):
+        return None
+
+    def take() -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return hash(pickle.dumps(holder))
+
+    try:
+        take()
+    except Exception:  # a lock, a file, a generator: nothing to see
+        return None
+    return take

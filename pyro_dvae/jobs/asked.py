@@ -1,0 +1,81 @@
+"""What a run is asked to do, and what a resumed run was asked before: its options, data and configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from pyro_dvae.datasets import Dataset, is_file_name, load_dataset
+from pyro_dvae.errors import DataError, InputError
+from pyro_dvae.files import user_path
+from pyro_dvae.jobs.data import described, require_same_data, versions
+from pyro_dvae.jobs.folder import options_of, read_config
+from pyro_dvae.jobs.options import Options, Request
+
+MAY_CHANGE = ("epochs", "device", "data_folder", "dataset", "importance_samples", "compiled")
+
+
+def options_and_folder(request: Request) -> tuple[Options, dict[str, Any] | None, Path | None]:
+    """Return the options, and of a resumed run the content of its ``config.json`` and its folder."""
+    if request.resume is None:
+        return _absolute(request.options), None, None
+    if request.output is not None:
+        raise InputError("output: a resumed run stays in its folder; give --resume or --output, not both")
+    folder = user_path("resume", request.resume)
+    config = read_config(folder)
+    options = options_of(config)
+    given = _absolute(request.options)
+    asked = {name: getattr(given, name) for name in request.given}
+    fixed = sorted(
+        name for name, value in asked.items() if name not in MAY_CHANGE and value != getattr(options, name)
+    )
+    if fixed:
+        name = fixed[0]
+        raise InputError(f"{name}: the run in {folder} has {getattr(options, name)!r}, got {asked[name]!r}")
+    return dataclasses.replace(options, **asked), config, folder
+
+
+def _absolute(options: Options) -> Options:
+    """Return the options with paths that mean the same from every working directory."""
+    dataset = options.dataset
+    if dataset is not None and is_file_name(dataset):
+        dataset = str(user_path("dataset", dataset).absolute())
+    folder = str(user_path("data_folder", options.data_folder).absolute())
+    return dataclasses.replace(options, dataset=dataset, data_folder=folder)
+
+
+def load(options: Options, stored: dict[str, Any] | None) -> Dataset:
+    """Load the data; those of a resumed run that stood in for others are loaded by their own name."""
+    if stored is None or options.dataset is not None:
+        return load_dataset(options.dataset, options.data_folder)
+    data = load_dataset(stored["data"]["name"], options.data_folder)
+    return dataclasses.replace(data, substituted_for=stored["data"]["substituted_for"])
+
+
+def check_range(options: Options, data: Dataset) -> None:
+    """Refuse data that the noise cannot be put on."""
+    if (
+        options.noise_kind == "bit-flip"
+        and options.noise
+        and not data.binary
+        and options.binarisation == "none"
+    ):
+        raise DataError("noise_kind: bit-flip wants binary pixels; choose a --binarisation other than none")
+
+
+def stem(options: Options, data: Dataset) -> str:
+    """Return the beginning of the name of a run folder."""
+    kind = "" if options.noise_kind == "salt-and-pepper" else f"{options.noise_kind}-"
+    return f"{Path(data.name).stem}-{options.bound}-{kind}noise{options.noise:g}-seed{options.seed}"
+
+
+def config_of(options: Options, data: Dataset, stored: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the content of ``config.json``; of a resumed run what it says, but for options that changed."""
+    if stored is None:
+        return {"options": options.as_dict(), "data": described(data), "versions": versions()}
+    require_same_data(stored["data"], data)
+    now, defaults = options.as_dict(), Options().as_dict()
+    # An option that the version which began the run did not have stays out, as its checkpoint says nothing.
+    kept = {name: now[name] for name in now if name in stored["options"] or now[name] != defaults[name]}
+    return stored | {"options": kept}

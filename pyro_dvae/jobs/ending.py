@@ -1,0 +1,143 @@
+"""What a training run ends with: its bounds on the test data, its pictures, and the closing table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from pyro_dvae import plots
+from pyro_dvae.bounds import DenoisingELBO, TraceDenoising_ELBO, TraceDenoisingIWAE_ELBO
+from pyro_dvae.corruptions import Corruption
+from pyro_dvae.datasets import Dataset
+from pyro_dvae.distributed import Ranks
+from pyro_dvae.evaluation import Estimate
+from pyro_dvae.evaluation.over_ranks import evaluate_bound_over_ranks
+from pyro_dvae.jobs import folder as run_folder
+from pyro_dvae.jobs.images import manifold_means, prior_means, reconstructions
+from pyro_dvae.jobs.options import Options
+from pyro_dvae.jobs.parts import build_clean_bound
+from pyro_dvae.random_state import derived_seed, forked
+from pyro_dvae.training import Trainer
+
+
+def test_results(
+    trainer: Trainer,
+    test: Tensor,
+    options: Options,
+    corruption: Corruption,
+    ranks: Ranks,
+    say: Callable[[str], object],
+) -> dict[str, Any]:
+    """Return what ``results.json`` says of the training and of its bounds on the test data (nats per datum).
+
+    :param test: the test data as the model sees them, [N, D].
+    :param say: told what is going on, in words.
+    """
+    bounds: dict[str, DenoisingELBO] = {"test_bound": TraceDenoising_ELBO(max_plate_nesting=1)}
+    if options.bound == "diwae":
+        bounds["trained_bound"] = build_clean_bound(options)
+    samples = options.importance_samples
+    if samples:
+        bounds["importance_weighted_bound"] = TraceDenoisingIWAE_ELBO(
+            num_corruptions=1, num_particles=samples, max_plate_nesting=1
+        )
+    history = trainer.history
+    results: dict[str, Any] = {
+        "epochs": len(history.epochs),
+        "best_epoch": history.best_epoch,
+        "best_validation_bound": history.best_validation_bound,
+        "noise_levels": [float(level().detach().mean()) for level in corruption.levels()],
+        "units": "nats per datum",
+    }
+    for name, bound in bounds.items():
+        say(f"evaluating on {len(test):,} test data: {name.replace('_', ' ')}")
+        seed = derived_seed(options.seed, "evaluation", name)
+        estimate: Estimate = evaluate_bound_over_ranks(
+            trainer.model, trainer.guide, test, loss=bound, seed=seed, ranks=ranks
+        )
+        results[name] = {"mean": estimate.mean, "standard_error": estimate.standard_error}
+    if samples:
+        results["importance_weighted_bound"]["samples"] = samples
+    results["seconds"] = {
+        "training": round(sum(history.seconds), 1),
+        "compilation": round(trainer.compile_seconds, 1),
+    }
+    return results
+
+
+def draw_pictures(
+    trainer: Trainer, test: Tensor, options: Options, data: Dataset, folder: Path
+) -> list[Path]:
+    """Draw learning curves, samples and reconstructions into the run folder; return their files."""
+    model, guide, history = trainer.model, trainer.guide, trainer.history
+    shape, title = data.image_shape, _title(options, data)
+    with forked(derived_seed(options.seed, "pictures")):
+        clean = test[:12]
+        corrupted, reconstructed = reconstructions(model, guide, clean)
+        made = [
+            plots.learning_curves(
+                folder / "learning_curves.png",
+                history.epochs,
+                history.train_bound,
+                history.validation_bound,
+                history.best_epoch,
+                title,
+            ),
+            plots.image_grid(
+                folder / "prior_samples.png",
+                prior_means(model, test, 100).cpu(),
+                shape,
+                columns=10,
+                title=f"Pixel means of latents drawn from the prior: {title}",
+            ),
+            plots.denoising_grid(
+                folder / "reconstructions.png",
+                clean.cpu(),
+                corrupted.cpu(),
+                reconstructed.cpu(),
+                shape,
+                title=f"Test images: {title}",
+            ),
+        ]
+        if options.latent_size == 2:
+            images = manifold_means(model, test, 20, 20).cpu()
+            made.append(
+                plots.manifold(folder / "manifold.png", images, shape, 20, 20, f"Latent space: {title}")
+            )
+    return made
+
+
+def _title(options: Options, data: Dataset) -> str:
+    name = f"{data.name} (in place of {data.substituted_for})" if data.substituted_for else data.name
+    return f"{name}, {options.noise_kind} {options.noise:g}, {options.bound.upper()}"
+
+
+def closing_table(results: dict[str, Any], folder: Path, pictures: list[Path]) -> str:
+    """Return the closing table: figures, then where everything was written."""
+    rows = [("data", results["data"]["name"])]
+    if results["data"]["substituted_for"]:
+        rows.append(("", f"NOT {results['data']['substituted_for']}, which could not be had"))
+    if results["best_epoch"] is not None:
+        best = f"{results['best_epoch']} of {results['epochs']}"
+        rows.append(
+            ("best epoch by validation", f"{best} (bound {results['best_validation_bound']:.2f} nats)")
+        )
+    for name, label in (
+        ("test_bound", "test bound"),
+        ("trained_bound", "test bound, as trained"),
+        ("importance_weighted_bound", "importance-weighted bound"),
+    ):
+        if name in results:
+            figure = results[name]
+            samples = f", {figure['samples']} samples" if "samples" in figure else ""
+            rows.append((label, f"{figure['mean']:.2f} ± {figure['standard_error']:.2f} nats{samples}"))
+    files = [folder / name for name in (run_folder.CONFIG, run_folder.METRICS, run_folder.RESULTS)]
+    files += [folder / run_folder.CHECKPOINT, *pictures]
+    labels = ["options and data", "bounds by epoch", "these results", "checkpoint"]
+    labels += [path.stem.replace("_", " ") for path in pictures]
+    rows += [(label, str(path)) for label, path in zip(labels, files, strict=True)]
+    width = max(len(label) for label, _ in rows)
+    return "\n".join(f"{label:<{width}}  {value}" for label, value in rows)

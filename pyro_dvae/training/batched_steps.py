@@ -1,0 +1,121 @@
+"""The steps of several models side by side, compiled from what each of them records."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.optim import Adam
+
+from pyro_dvae.engine import Unrecordable
+from pyro_dvae.engine.adam import slot, start
+from pyro_dvae.engine.batched import BatchedStep, Side, lift, require_same_program
+from pyro_dvae.engine.gradient import constants
+from pyro_dvae.engine.honesty import Honest
+from pyro_dvae.engine.step import Gradient, record_for
+from pyro_dvae.errors import InputError
+from pyro_dvae.training.compiled_steps import Keys
+from pyro_dvae.training.many_state import ManyState
+from pyro_dvae.training.settings import Settings
+from pyro_dvae.training.stacked import Member, stack
+
+
+class BatchedSteps:
+    """Steps on the stacked tensors of ``state``, compiled for each number of rows when it first comes.
+
+    ``seconds`` is what compiling took so far.
+
+    :param keys: of the noise of each model.
+    """
+
+    def __init__(self, state: ManyState, settings: Settings, keys: Sequence[Keys]) -> None:
+        self._state, self._settings, self._keys = state, settings, keys
+        self._honest: list[Honest] = []
+        self._steps: dict[int, BatchedStep] = {}
+        self.seconds = 0.0
+
+    def begin_epoch(self) -> None:
+        """Forget the steps if a number that they have built in has changed."""
+        if not all(each.surroundings.unchanged() for each in self._honest):
+            self._steps.clear()
+            self._honest.clear()
+
+    def take(self, x: Tensor, rates: Tensor, position: int) -> Tensor:
+        """Take a step of every model; return their losses [E].
+
+        :param x: a batch of each, [E, B, ...].
+        :param rates: learning rates, [E, parameters].
+        :param position: of the batch in its epoch, which decides the noise.
+        """
+        if x.shape[1] not in self._steps:
+            self._compile(x)
+        step = self._steps[x.shape[1]]
+        return step(x, rates, self._keys_at(position, step.draws))
+
+    def _keys_at(self, position: int, draws: int) -> Tensor:
+        return torch.stack([each.at(self._state.finished, position, draws) for each in self._keys])
+
+    def _compile(self, x: Tensor) -> None:
+        began, progress, count = time.monotonic(), self._settings.progress, len(self._state.members)
+        progress.note(f"compiling the training step of {count} models, batches of {x.shape[1]} ...")
+        try:
+            self._steps[x.shape[1]] = self._build(x)
+        except Unrecordable as error:
+            raise InputError(f"pairs: these models cannot be trained side by side: {error}") from error
+        took = time.monotonic() - began
+        self.seconds += took
+        progress.note(f"compiled in {took:.1f} s")
+
+    def _build(self, x: Tensor) -> BatchedStep:
+        state = self._state
+        recorded = [self._recorded(member, x[number]) for number, member in enumerate(state.members)]
+        first = recorded[0]
+        self._honest += [each.honest for each in recorded]
+        built_in = [list(constants(each.graph).items()) for each in recorded]
+        for number, other in enumerate(recorded[1:], start=1):
+            require_same_program(first.graph, other.graph, f"pairs[{number}]")
+        own = {id(buffer): n for n, buffer in enumerate(state.members[0].trained.buffers().values())}
+        names, lifted = [], []
+        for position, (name, value) in enumerate(built_in[0]):
+            values = [each[position][1] for each in built_in]
+            if id(value) in own:
+                names.append(name)
+                lifted.append(state.buffers[own[id(value)]])
+            elif not all(torch.equal(value, other) for other in values[1:]):
+                names.append(name)
+                lifted.append(stack(values))
+        lift(first.graph, names)
+        known = {id(leaf): n for n, leaf in enumerate(state.members[0].trained.parameters.values())}
+        chosen = [known[id(leaf)] for leaf in first.leaves]
+        optimizer = Adam(list(first.leaves), lr=1.0)
+        start(optimizer)
+        slots = [each for leaf in first.leaves if (each := slot(optimizer, leaf)) is not None]
+        return BatchedStep(
+            first,
+            slots,
+            [state.leaves[n] for n in chosen],
+            [tensor for n in chosen for tensor in state.adam[n]],
+            lifted,
+            x,
+            self._keys_at(0, first.draws),
+            self._settings.clip_norm,
+            [
+                Side(each.honest, member.with_store)
+                for each, member in zip(recorded, state.members, strict=True)
+            ],
+            state.to_models,
+        )
+
+    def _recorded(self, member: Member, x: Tensor) -> Gradient:
+        def loss_and_grads(x: Tensor) -> Tensor:
+            loss = member.loss(x)
+            if loss.requires_grad:
+                loss.backward()
+            return loss
+
+        leaves = list(member.trained.parameters.values())
+        programs = (member.model, member.guide, member.bound)
+        with member.with_store():
+            return record_for(loss_and_grads, leaves, [x], self._settings.numerics, programs)

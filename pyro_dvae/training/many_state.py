@@ -1,0 +1,104 @@
+"""The state of the joint training of several models: stacked tensors and histories, and its checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_dvae.checkpoint import load_checkpoint, save_checkpoint
+from pyro_dvae.errors import CheckpointError
+from pyro_dvae.training.fitted import Fitted
+from pyro_dvae.training.history import History
+from pyro_dvae.training.stacked import Member, stack, unstack
+
+KIND = "training of many"
+
+
+class ManyState:
+    """Parameters, buffers and Adam's state of E models, each tensor [E, ...], and how far they are.
+
+    Stacked tensors are what is trained; :meth:`to_models` copies them into the models.
+    """
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        self.members = members
+        self.leaves = [stack(leaves) for leaves in self._leaves()]
+        self.buffers = [stack(buffers) for buffers in self._buffers()]
+        self.adam = [_fresh(leaf) for leaf in self.leaves]
+        self.histories = [History() for _ in members]
+        self.best: list[dict[str, Tensor]] = [{} for _ in members]
+        self.finished = 0
+
+    def to_models(self) -> None:
+        """Copy parameters and buffers into the models."""
+        for stacked, leaves in zip(self.leaves, self._leaves(), strict=True):
+            unstack(stacked, leaves)
+        for stacked, buffers in zip(self.buffers, self._buffers(), strict=True):
+            unstack(stacked, buffers)
+
+    def take_buffers(self) -> None:
+        """Copy the models' buffers, which schedules have set, into the stacked ones."""
+        for stacked, buffers in zip(self.buffers, self._buffers(), strict=True):
+            stacked.copy_(stack(buffers))
+
+    def fitted(self) -> list[Fitted]:
+        """Return what came of each."""
+        return [
+            Fitted(m.model, m.guide, history, best, m.store, m.trained)
+            for m, history, best in zip(self.members, self.histories, self.best, strict=True)
+        ]
+
+    def save(self, path: Path, identity: Mapping[str, Any]) -> None:
+        """Save the state between two epochs; ``identity`` says of which models, settings and data it is."""
+        best = {
+            f"best{number}/{name}": tensor
+            for number, tensors in enumerate(self.best)
+            for name, tensor in tensors.items()
+        }
+        histories = [history.to_dict() for history in self.histories]
+        state = {"kind": KIND, **identity, "epoch": self.finished, "histories": histories}
+        save_checkpoint(path, self._named() | best, state)
+
+    def resume(self, path: Path, identity: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint of the same models, settings and data."""
+        tensors, state = load_checkpoint(path)
+        for key, now in {"kind": KIND, **identity}.items():
+            if state.get(key) != now:
+                raise CheckpointError(f"checkpoint {path}: {key} was {state.get(key)!r}, is now {now!r}")
+        for name, tensor in self._named().items():
+            if name not in tensors or tensors[name].shape != tensor.shape:
+                raise CheckpointError(f"checkpoint {path}: of models of another structure ({name})")
+            tensor.copy_(tensors[name])
+        for number, member in enumerate(self.members):
+            prefix = f"best{number}/"
+            live = member.trained.tensors()
+            self.best[number] = {
+                name.removeprefix(prefix): tensor.to(live[name.removeprefix(prefix)].device)
+                for name, tensor in tensors.items()
+                if name.startswith(prefix)
+            }
+        self.histories = [History(**history) for history in state["histories"]]
+        self.finished = state["epoch"]
+        self.to_models()
+
+    # Tensors of the models: [parameters][models]
+
+    def _leaves(self) -> list[list[Tensor]]:
+        return [list(row) for row in zip(*(m.trained.parameters.values() for m in self.members), strict=True)]
+
+    def _buffers(self) -> list[list[Tensor]]:
+        return [list(row) for row in zip(*(m.trained.buffers().values() for m in self.members), strict=True)]
+
+    def _named(self) -> dict[str, Tensor]:
+        named = {f"leaf{n}": leaf for n, leaf in enumerate(self.leaves)}
+        named |= {f"buffer{n}": buffer for n, buffer in enumerate(self.buffers)}
+        return named | {f"state{n}/{m}": t for n, state in enumerate(self.adam) for m, t in enumerate(state)}
+
+
+def _fresh(leaf: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return Adam's step count [E], mean and mean square [E, ...] of a parameter."""
+    return torch.zeros(len(leaf), device=leaf.device), torch.zeros_like(leaf), torch.zeros_like(leaf)

@@ -1,0 +1,128 @@
+"""The loss that a training minimises, and how often it counts each row of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from pyro.infer import ELBO
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.subsample_messenger import _Subsample
+from torch import Tensor
+
+from pyro_dvae.programs.plates import DRAW_PLATES
+from pyro_dvae.sites import is_uncounted
+
+_DRAWS = (*DRAW_PLATES, "num_particles_vectorized")  # the last is Pyro's own
+
+
+class PlateScale(Messenger):
+    """Sees a run of a loss on so many rows; ``factor`` is then by how much it counts each of them.
+
+    ``plate("data", N, subsample=x)`` counts each of B rows N / B times. The data plate is the one around all
+    observed sites that holds the rows. If all of its sites have one scale, that is the factor, with what
+    ``poutine.scale`` puts on all of them; else the plate's own. Without such a plate it is 1. Sites outside
+    of the plate (a global latent) are divided by it too: the figure is then the bound of the whole data set,
+    divided by its N data.
+    """
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self._rows = rows
+        self._sites: list[dict[str, Any]] = []
+
+    def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
+        if not isinstance(msg["fn"], _Subsample) and not is_uncounted(msg):
+            kept = ("is_observed", "cond_indep_stack", "scale")
+            self._sites.append({key: msg[key] for key in kept})
+
+    @property
+    def factor(self) -> float:
+        """The weight of a row."""
+        observed = [_plates(site, self._rows) for site in self._sites if site["is_observed"]]
+        common = [plate for plate in (observed or [{}])[0] if all(plate in others for others in observed)]
+        if not common:
+            return 1.0
+        plate = max(common, key=lambda name: observed[0][name])  # a subsampled one, if there are two
+        scales = {_number(s["scale"]) for s in self._sites if plate in _plates(s, self._rows)}
+        factor = scales.pop() if len(scales) == 1 else None
+        return factor or observed[0][plate]
+
+
+def _plates(site: dict[str, Any], rows: int) -> dict[str, float]:
+    """Return the scale of each plate that may hold the rows, by name."""
+    return {
+        frame.name: (frame.full_size or frame.size) / frame.size
+        for frame in site["cond_indep_stack"]
+        if frame.name not in _DRAWS and rows in (frame.size, frame.full_size)
+    }
+
+
+def _number(scale: float | Tensor) -> float | None:
+    """Return a scale as a number; None where it differs between the elements."""
+    if isinstance(scale, Tensor) and scale.numel() != 1:
+        return None
+    return round(float(scale), 12)
+
+
+class PlateScales:
+    """The factors of batches by their number of rows, each seen when such a batch first comes.
+
+    No run is made for it: an ordinary step is seen while it is taken, a compiled one while it is recorded.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[int, float] = {}
+
+    @contextmanager
+    def seeing(self, batch: int, rows: int) -> Iterator[None]:
+        """See a loss in the body, if none of such a batch was seen.
+
+        :param batch: the rows of the batch.
+        :param rows: those of them that the loss is of: of several processes each has some.
+        """
+        if batch in self._known:
+            yield
+            return
+        with PlateScale(rows) as scale:
+            yield
+        self._known[batch] = scale.factor
+
+    def per_row(self, loss: Any, batch: int) -> Any:
+        """Return a loss as a sum over the rows of its batch that counts each once (nats)."""
+        factor = self._known.get(batch, 1.0)
+        return loss if factor == 1 else loss / factor
+
+
+def loss_of(model: Callable[..., Any], guide: Callable[..., Any], bound: ELBO) -> Callable[[Tensor], Tensor]:
+    """Return the differentiable loss of a batch (nats, summed); a bound may do its own backward instead."""
+
+    def compute(x: Tensor) -> Tensor:
+        if hasattr(bound, "differentiable_loss"):
+            return bound.differentiable_loss(model, guide, x)
+        return torch.as_tensor(bound.loss_and_grads(model, guide, x))
+
+    return compute
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss of batches, which notes how often it counts a row.
+
+    :param compute: the differentiable loss of a batch, in nats, summed over its rows.
+    """
+
+    compute: Callable[[Tensor], Tensor]
+    scales: PlateScales = field(default_factory=PlateScales)
+
+    def __call__(self, x: Tensor, batch: int = 0) -> Tensor:
+        """Return the loss of ``x``, which is part of a batch of so many rows; 0 if it is all of it."""
+        with self.scales.seeing(batch or len(x), len(x)):
+            return self.compute(x)
+
+    def per_row(self, loss: Any, batch: int) -> Any:
+        """Return a loss as a sum over the rows of its batch that counts each once (nats)."""
+        return self.scales.per_row(loss, batch)

@@ -1,0 +1,152 @@
+"""The files of a run, which it is saved to and goes on from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+from pyro_dvae import random_state
+from pyro_dvae.checkpoint import save_checkpoint
+from pyro_dvae.distributed import Ranks, streams
+from pyro_dvae.distributed.ranks import take_files
+from pyro_dvae.errors import CheckpointError, InputError
+from pyro_dvae.files import user_path
+from pyro_dvae.interrupts import Stopped
+from pyro_dvae.ownership import FileOwner
+from pyro_dvae.training import run_state
+from pyro_dvae.training.epochs import EpochRecord
+from pyro_dvae.training.faults import Faults
+from pyro_dvae.training.history import History, MetricsFile
+from pyro_dvae.training.optimizer import adam_tensors, assign_adam
+from pyro_dvae.training.run import Run
+from pyro_dvae.training.stopping import Requests
+
+
+class RunFiles:
+    """The checkpoint and the metrics of a run, which no other process may write meanwhile.
+
+    Every method is called by all of several processes; rank 0 writes.
+
+    :param metrics: the file of one JSON line per epoch.
+    :param identity: says which run it is (:func:`~pyro_dvae.training.run_state.identity`).
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        metrics: str | os.PathLike[str] | None,
+        identity: dict[str, Any],
+        faults: Faults,
+        ranks: Ranks,
+        requests: Requests,
+    ) -> None:
+        self._run, self._faults, self._ranks, self._requests = run, faults, ranks, requests
+        path = None if metrics is None else user_path("metrics", metrics)
+        self._metrics = None if path is None or not ranks.first else MetricsFile(path)
+        self._identity = identity
+        self._owner = FileOwner(checkpoint=run.checkpoint, metrics=path)
+
+    def take(self) -> None:
+        """Take the locks of the files."""
+        take_files(self._ranks, self._owner)
+
+    def release(self) -> None:
+        """Let other processes write to the files."""
+        self._owner.release()
+
+    @contextmanager
+    def released_on_error(self) -> Iterator[None]:
+        """Release the files if the body fails: its error may keep this object alive."""
+        try:
+            yield
+        except BaseException:
+            self.release()
+            raise
+
+    # Saving
+
+    def save(self) -> None:
+        """Save the checkpoint, between two steps."""
+        run = self._run
+        if run.checkpoint is None:
+            raise InputError("checkpoint: expected a path to save to, got None")
+        self._faults.require_finite_losses()
+        self._faults.require_finite_parameters()
+        random = run.random or random_state.capture()
+        tensors, state = run_state.pack(
+            live=run.trained.tensors(),
+            best=run.best,
+            adam=adam_tensors(run.optimizer, run.trained.parameters),
+            losses=run.record.losses,
+            random=random,
+        )
+        state |= self._identity | {
+            "epoch": run.finished,
+            "position": run.record.position,
+            "seen": run.record.seen,
+            "seconds": run.record.seconds(),
+            "history": run.history.to_dict(),
+        }
+        others, of_others = streams.pack(self._ranks, random)
+        if self._ranks.first:
+            with self._owner.held():
+                save_checkpoint(run.checkpoint, tensors | others, state | of_others)
+        run.saved_at = run.now
+
+    def append_metrics(self) -> None:
+        """Write the line of the last epoch."""
+        if self._metrics is not None:
+            self._metrics.append(self._run.history)
+
+    def rewrite_metrics(self) -> None:
+        """Put the file of metrics in step with the history."""
+        if self._metrics is not None:
+            self._metrics.rewrite(self._run.history)
+
+    def stop_if_requested(self) -> None:
+        """End the run, saved, if its user asks for it."""
+        if self._requests.made:
+            self.stop()
+
+    def stop(self) -> NoReturn:
+        """Save what is not saved yet; end the run."""
+        if self._run.checkpoint is not None and self._run.saved_at != self._run.now:
+            self.save()
+        raise Stopped(self._run.checkpoint)
+
+    # Going on
+
+    def restore(self, epochs: int, seed: int, may_change: Iterable[str]) -> None:
+        """Bring the run to where the checkpoint was saved.
+
+        :param epochs: the epochs in all.
+        :param seed: of the run, for the noise of processes that were not there.
+        :param may_change: the settings that may differ.
+        :raises CheckpointError: it is of another configuration, other data, or damaged.
+        """
+        run = self._run
+        assert run.checkpoint is not None
+        where = f"checkpoint {run.checkpoint}"
+        packed, state = run_state.read_training(run.checkpoint)
+        run_state.require_same(state, self._identity, may_change, where)
+        saved = run_state.unpack(packed, state)
+        run.trained.require_same(saved.live, where)
+        run.trained.assign(saved.live)
+        device_of = {name: tensor.device for name, tensor in run.trained.tensors().items()}
+        run.best = saved.best and {name: tensor.to(device_of[name]) for name, tensor in saved.best.items()}
+        assign_adam(run.optimizer, run.trained.parameters, saved.adam)
+        run.history = History(**state["history"])
+        run.finished = state["epoch"]
+        if run.finished + (state["position"] > 0) > epochs:
+            done = f"{run.finished} are done" + (" and another one is begun" if state["position"] else "")
+            raise InputError(f"epochs: {done} in {run.checkpoint}, expected no fewer, got {epochs}")
+        run.record = EpochRecord(state["position"], state["seen"], saved.losses, [], state["seconds"])
+        run.random = streams.unpack(self._ranks, packed, state, saved.random, seed)
+        try:
+            with random_state.forked():
+                random_state.restore(*run.random)
+        except (TypeError, ValueError, RuntimeError, KeyError, IndexError) as error:
+            raise CheckpointError(f"{where}: its random states cannot be used: {error}") from None
+        run.saved_at = run.now

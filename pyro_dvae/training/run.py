@@ -1,0 +1,88 @@
+"""Where a run is: all that changes from step to step and from epoch to epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Adam
+
+from pyro_dvae.programs.parameters import Trained
+from pyro_dvae.training.epochs import EpochRecord
+from pyro_dvae.training.history import FIRST_LOSSES, History
+from pyro_dvae.training.optimizer import adam
+
+
+@dataclass
+class Run:
+    """What a checkpoint holds, live.
+
+    :param checkpoint: the file that it is saved to, if any.
+    :param learning_rate: the base rate of Adam.
+    :param finished: the epochs that are done.
+    :param record: what of the next epoch is done.
+    :param best: the parameters and buffers of the best epoch by validation.
+    :param random: the random states to go on with, where they are not the present ones.
+    :param saved_at: (finished epochs, batches) of the last checkpoint.
+    """
+
+    checkpoint: Path | None
+    learning_rate: float
+    trained: Trained = field(default_factory=Trained)
+    leaves: list[Tensor] = field(default_factory=list)
+    optimizer: Adam = field(init=False)
+    history: History = field(default_factory=History)
+    finished: int = 0
+    record: EpochRecord = field(default_factory=EpochRecord)
+    best: dict[str, Tensor] | None = None
+    random: tuple[Mapping[str, Tensor], Mapping[str, Any]] | None = None
+    saved_at: tuple[int, int] | None = None
+
+    def train(self, trained: Trained) -> None:
+        """Take up the parameters to train, with a fresh optimizer."""
+        self.trained, self.leaves = trained, list(trained.parameters.values())
+        self.clear_gradients()
+        self.optimizer = adam(self.leaves, self.learning_rate)
+
+    @property
+    def now(self) -> tuple[int, int]:
+        """Return how many epochs, and batches of the next, are done."""
+        return self.finished, self.record.position
+
+    @property
+    def rate(self) -> float:
+        """The present learning rate."""
+        return self.optimizer.param_groups[0]["lr"] if self.leaves else self.learning_rate
+
+    def set_rate(self, factor: float) -> None:
+        """Multiply the base rate by ``factor``."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate * factor
+
+    def clear_gradients(self) -> None:
+        """Drop the gradients of all parameters."""
+        for leaf in self.leaves:
+            leaf.grad = None
+
+    def end_epoch(self, validation_bound: float | None) -> None:
+        """Add the epoch to the history; keep its weights if it is the best."""
+        rate = float(self.rate)
+        if self.history.add(self.record.bound(), validation_bound, rate, self.record.seconds()):
+            self.best = {name: tensor.clone() for name, tensor in self.trained.tensors().items()}
+        if self.finished == 0:
+            self.history.first_losses = self.record.losses[:FIRST_LOSSES]
+        self.finished += 1
+        self.record = EpochRecord()
+
+    def load_best(self) -> None:
+        """Copy the best epoch's parameters and buffers into the live ones; without validation do nothing."""
+        if self.best is not None:
+            self.trained.assign(self.best)
+
+    def last_checkpoint(self) -> str:
+        """Return the end of a message: where the last good checkpoint is."""
+        saved = self.saved_at is not None
+        return f"; last good checkpoint: {self.checkpoint}" if saved else "; no checkpoint was saved"

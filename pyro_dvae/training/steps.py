@@ -1,0 +1,137 @@
+"""The steps of a run: compiled where they can be, else ordinary ones, of this process or of several."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_dvae import random_state
+from pyro_dvae.calling import calling
+from pyro_dvae.distributed import Ranks, streams
+from pyro_dvae.training.batches import Batches
+from pyro_dvae.training.compiled_steps import WORTH_IT, CompiledSteps, CompiledTransform, Keys, Training
+from pyro_dvae.training.faults import Faults
+from pyro_dvae.training.objective import Loss
+from pyro_dvae.training.run import Run
+from pyro_dvae.training.settings import Settings
+from pyro_dvae.training.stopping import Requests
+
+_CHECK_EVERY = 1_000  # steps of a long epoch between two looks at the losses on a device that computes ahead
+
+
+class Steps:
+    """Takes gradient steps, and notes their losses in the run's record.
+
+    ``compiled`` takes them while it can; ``compile_seconds`` is the time that compiling took.
+
+    :param loss: of this process's rows; over several, its gradient is that of all rows.
+    """
+
+    def __init__(
+        self, run: Run, settings: Settings, loss: Loss, faults: Faults, ranks: Ranks, requests: Requests
+    ) -> None:
+        self._run, self._settings, self._loss = run, settings, loss
+        self._faults, self._ranks, self._requests = faults, ranks, requests
+        self.compiled: CompiledSteps | None = None
+
+    @property
+    def compile_seconds(self) -> float:
+        """The time that compiling took, in seconds."""
+        return 0.0 if self.compiled is None else self.compiled.seconds
+
+    def take(self, x: Tensor) -> Tensor:
+        """Take one step on the batch ``x``; return its loss, detached."""
+        loss = None if self.compiled is None else self._compiled(self.compiled, x)
+        return self._ordinary(x) if loss is None else loss
+
+    def compile(self, batches: Batches, programs: tuple[Any, ...], say: Callable[[str], object]) -> None:
+        """Take compiled steps from now on, and compile the transform of ``batches`` if it draws noise.
+
+        :param programs: what the loss calls: model, guide and bound.
+        :param say: told what is going on, in words.
+        """
+        run, settings = self._run, self._settings
+
+        def keys(purpose: str) -> Keys:
+            return Keys(batches.seed, purpose, len(batches), batches.device)
+
+        def worth_compiling(rows: int) -> bool:
+            return rows == settings.batch_size or settings.epochs >= WORTH_IT
+
+        training = Training(programs, self._of_batch, run.leaves, run.optimizer, settings.clip_norm)
+        self.compiled = CompiledSteps(training, settings.numerics, keys("noise"), say, worth_compiling)
+        if settings.transform is not None:
+            batches.compiled = CompiledTransform(settings.transform, keys("transform"), say, worth_compiling)
+
+    def _ordinary(self, x: Tensor) -> Tensor:
+        run = self._run
+        run.clear_gradients()
+        with calling("model, guide, data"), self._faults.explained(x):
+            loss = self._of_batch(x)
+        ahead = loss.device.type != "cpu"
+        value = self._requests.agreed(0.0 if ahead else loss.item(), run.record.step, ahead)
+        self._faults.require_finite(value)
+        if loss.requires_grad:
+            self._ranks.backward(loss)
+        if self._settings.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(run.leaves, self._settings.clip_norm)
+        run.optimizer.step()
+        detached = loss.detach()
+        self._note(detached if ahead else value)
+        return detached
+
+    def _compiled(self, compiled: CompiledSteps, x: Tensor) -> Tensor | None:
+        record, before = self._run.record, compiled.seconds
+        loss = compiled(x, self._run.finished, record.fresh_position)
+        record.leave_out(compiled.seconds - before)
+        if loss is None:
+            warnings.warn(f"training by ordinary steps, which are slower: {compiled.failure}", stacklevel=4)
+            self.compiled = None
+        elif loss.device.type == "cpu":
+            value = loss.item()
+            self._faults.require_finite(value)
+            self._note(value)
+        else:
+            self._note(loss)
+        return loss
+
+    def _of_batch(self, x: Tensor) -> Tensor:
+        return self._loss(x, self._run.record.rows)
+
+    def _note(self, loss: Tensor | float) -> None:
+        record = self._run.record
+        record.add(self._loss.per_row(loss, record.rows))
+        if len(record.pending) >= _CHECK_EVERY:
+            self._faults.require_finite_losses()
+
+
+def over_ranks(
+    loss: Loss, programs: tuple[Any, ...], example: Tensor, batches: Batches, run: Run, ranks: Ranks
+) -> tuple[Loss, bool]:
+    """Return the loss of this process's rows whose gradient is that of all rows of the batch.
+
+    From now on the run has noise of its own on each of the processes.
+
+    :param loss: of a process on its own.
+    :param programs: what it calls: model, guide and bound.
+    :param example: rows of the data, for dry runs.
+    :returns: it, and whether it is a sum over the rows alone, without what all of them share.
+    """
+    from pyro_dvae.distributed.parallel import ParallelBound
+
+    run.random = streams.starting(ranks, batches.seed)
+    with random_state.forked():
+        rows = batches.prepared(example)
+    model, guide, bound = programs
+    parallel = ParallelBound(ranks, bound, model, guide, run.trained, rows)
+
+    def compute(x: Tensor) -> Tensor:
+        share = run.record.share
+        return parallel.loss(x, 1 / ranks.count if share is None else share)
+
+    return replace(loss, compute=compute), parallel.of_single_data
