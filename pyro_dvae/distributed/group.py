@@ -32,8 +32,8 @@ class Group:
         """Take down the group if it was made here; each process does so when its work is done."""
         if self.made and distributed.is_initialized():
             distributed.destroy_process_group()
-            # DistributedDataParallel keeps the group's threads alive. One that is still putting the last message
-            # away when Python ends aborts the process, so it gets the time to finish.
+            # DistributedDataParallel keeps the group's threads alive. One that is still busy with the last
+            # message when Python ends aborts the process, so it gets the time to finish.
             time.sleep(0.2)
 
 
