@@ -112,7 +112,7 @@ def test_wrong_compiled_code_is_found_at_once(monkeypatch, noise):
     with pytest.raises(
         dv.CompiledStepError, match="step 1 of a compiled loss: the compiled step gives a loss"
     ):
-        trained(dv.CompiledSVI, noise=noise)
+        trained(dv.CompiledSVI, generator=noise)
 
 
 def test_the_error_names_the_number(tmp_path):

@@ -514,7 +514,7 @@ def test_a_file_of_another_evaluation_is_refused(tmp_path):
     ):
         options = {"data": x, "num_samples": 60, "checkpoint": file} | change
         with pytest.raises(CheckpointError, match=name):
-            likelihood(problem, options.pop("x"), **options)
+            likelihood(problem, options.pop("data"), **options)
     with torch.no_grad():
         problem.b += 1
     with pytest.raises(CheckpointError, match="parameters"):
@@ -638,7 +638,7 @@ def test_bad_input(change, message):
     problem = LinearGaussian()
     options = {"data": data(4), "num_samples": 10} | change
     with pytest.raises(InputError, match=message):
-        likelihood(problem, options.pop("x"), **options)
+        likelihood(problem, options.pop("data"), **options)
 
 
 def test_models_that_have_no_weight_per_datum():
