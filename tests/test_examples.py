@@ -55,6 +55,7 @@ def test_mnist_dvae(tmp_path):
     assert "test bound" in run("examples/mnist_dvae.py", tmp_path)
 
 
+@pytest.mark.slow
 def test_benchmark_of_a_gpu_runs_on_a_cpu(tmp_path):
     assert re.search(r"fit_many, +1 models +[\d.]+", run("benchmarks/gpu.py", tmp_path))
 
@@ -171,6 +172,7 @@ def says_who_is_missing(printed, **libraries):
     )
 
 
+@pytest.mark.slow
 def test_benchmark_of_the_step(tmp_path):
     printed = run("benchmarks/step.py", tmp_path)
     assert says_who_is_missing(printed, jax="NumPyro, jitted scan", pythae="pythae's VAE")

@@ -489,6 +489,7 @@ def test_a_program_that_counts_its_calls_is_trained_by_ordinary_steps():
     assert counts == [[6], [6]]  # trying to record has not counted
 
 
+@pytest.mark.slow
 def test_values_that_never_come_back_are_not_compiled_for_ever():
     get, put = in_attribute()
 

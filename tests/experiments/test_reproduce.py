@@ -80,6 +80,7 @@ def test_processes_give_what_one_after_another_gives(small, tmp_path):
     assert {row["threads"] for row in two.rows} == {1}
 
 
+@pytest.mark.slow
 def test_one_batched_computation_gives_what_each_gives_alone(small, tmp_path, monkeypatch):
     # The recorded step runs operation by operation: the compiler has tests of its own.
     monkeypatch.setattr(compiler, "_compiled", lambda graph, example: compiler.interpret(graph))

@@ -355,8 +355,13 @@ def test_learning_rates_noise_levels_and_clipping_differ_for_each():
     "elbo",
     [
         lambda: dv.TraceDenoisingIWAE_ELBO(num_corruptions=2, num_particles=3, max_plate_nesting=1),
-        lambda: dv.TraceMeanFieldDenoising_ELBO(num_corruptions=2, max_plate_nesting=1),
-        lambda: dv.TraceSemiImplicit_ELBO(num_mixture=3, max_plate_nesting=1),
+        pytest.param(
+            lambda: dv.TraceMeanFieldDenoising_ELBO(num_corruptions=2, max_plate_nesting=1),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            lambda: dv.TraceSemiImplicit_ELBO(num_mixture=3, max_plate_nesting=1), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_many_by_other_bounds(elbo):
@@ -368,6 +373,7 @@ def test_many_by_other_bounds(elbo):
     alone_and_together(make, bound=elbo(), epochs=2)
 
 
+@pytest.mark.slow
 def test_running_statistics_of_many():
     def make(number):
         pair = dvae(number)
