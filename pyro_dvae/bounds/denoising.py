@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import torch
@@ -112,9 +111,9 @@ class TraceDenoising_ELBO(DenoisingELBO):
         layout = draws.layout
         # A latent that is drawn later and outside of a plate may read all elements of the site in it, and
         # reach every cost there: elements of the plate are then not independent.
-        later = itertools.dropwhile(lambda name: name != site["name"], draws.guide_trace.nodes)
-        after = {name for name in later if name != site["name"]}
-        latents = [each for each in draws.counted_sites() if each["name"] in after]
+        order = list(draws.guide_trace.nodes)
+        later = set(order[order.index(site["name"]) + 1 :])
+        latents = [each for each in draws.counted_sites() if each["name"] in later]
         around = names.intersection(*({f.name for f in each["cond_indep_stack"]} for each in latents))
         frames = tuple(f for f in site["cond_indep_stack"] if f.name in around | set(DRAW_PLATES))
         signal = cost.sum_to(frames)
