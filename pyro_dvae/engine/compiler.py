@@ -30,12 +30,28 @@ def compile_graph(graph: GraphModule, *example: Tensor) -> Callable[..., Any]:
 
     :raises NoCompiler: the compiler is missing or fails.
     """
+    draw_as_eager(graph)
     # Frozen, where it was measured to pay: the weights are packed here once rather than in every run.
     on_cpu = all(each.device.type == "cpu" for each in example)
     with compiling(freezing=on_cpu), forked():
         run = torch.compile(graph, fullgraph=True, dynamic=False)
         run(*example)
     return run
+
+
+def draw_as_eager(graph: GraphModule) -> None:
+    """Rewrite, in place, the draws that the compiler would take from other random numbers than eager torch.
+
+    It makes a Bernoulli draw out of a float32 uniform one, whatever the type of the probabilities, but leaves
+    the same draw alone where it is made in place.
+    """
+    aten = torch.ops.aten
+    for node in graph.graph.find_nodes(op="call_function", target=aten.bernoulli.default):
+        with graph.graph.inserting_before(node):
+            empty = graph.graph.call_function(aten.empty_like.default, node.args)
+            empty.meta = dict(node.meta)
+        node.target, node.args = aten.bernoulli_.Tensor, (empty, *node.args)
+    graph.recompile()
 
 
 @contextmanager
@@ -100,6 +116,7 @@ def interpret(graph: GraphModule) -> Compiled:
 def _compiled(graph: GraphModule, example: list[Tensor]) -> Compiled:
     import torch._inductor  # not before it is needed: it takes a while
 
+    draw_as_eager(graph)
     with compiling(), fast_products(), at_once():
         # Without the layer that follows Python code: there is none left, and it takes its time in each call.
         function = torch._inductor.compile(graph, [*example])

@@ -7,6 +7,7 @@ import pytest
 import torch
 from pyro.infer import SVI
 from pyro.optim import Adam
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import pyro_dvae as dv
 from pyro_dvae.engine import compiler
@@ -118,3 +119,27 @@ def test_many_on_a_gpu_are_each_alone():
             alone.model, alone.guide, data, loss=bound, batch_size=50, seed=seed, compile=True, **options
         ).history
         assert found.history.train_bound == pytest.approx(history.train_bound, rel=1e-3)
+
+
+ON_GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an accelerator")]
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=ON_GPU)])
+def test_a_compiled_draw_takes_eager_torchs_numbers(device):
+    def draws(p, q):
+        halves = p.expand(2, 3, 5) / 2
+        discrete = [p.bernoulli(), q.bernoulli(), halves.bernoulli(), p.bernoulli(0.3), p.multinomial(2)]
+        continuous = [torch.poisson(p), torch._standard_gamma(p), torch.randn_like(q), torch.rand_like(p)]
+        return [*discrete, *continuous]
+
+    p = torch.rand(3, 5, dtype=torch.float64, device=device)
+    inputs = [p, p.float()]
+    graph = make_fx(draws)(*inputs)
+    compiled = compiler.build(graph, inputs)
+    for run in (compiled, compiler.compile_graph(graph, *inputs)):
+        torch.manual_seed(1)
+        with torch.no_grad():
+            found = run(inputs) if run is compiled else run(*inputs)
+        torch.manual_seed(1)
+        for value, expected in zip(found, draws(*inputs), strict=True):
+            torch.testing.assert_close(value, expected, rtol=0, atol=0)
