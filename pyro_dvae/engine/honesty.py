@@ -171,7 +171,7 @@ class Compared(Protocol):
 
 
 class Verification:
-    """Compares a compiled step with the program at its steps 1, 10, 100, 1,000, and further while time allows.
+    """Compares a compiled step with its program at steps 1, 10, 100, 1,000, and further while time allows.
 
     The program is run on the present data and parameters, with the random numbers that the recorded step
     would draw; random streams, gradients, parameters and buffers are afterwards as before. All comparisons
