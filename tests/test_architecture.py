@@ -23,6 +23,7 @@ STOREYS = [
         "text",
     ],
     ["registration"],
+    ["rows"],
     ["levels"],
     ["distributions"],
     ["datasets"],

@@ -95,10 +95,10 @@ class BoundModule(nn.Module):
         """Yield the present buffers of the modules that model and guide call."""
         yield from self._trained.buffers().items()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, *rows: Tensor) -> Tensor:
         """Return the negative bound, summed over the rows."""
         bound, model, guide = self._programs
-        loss: Tensor = bound.differentiable_loss(model, guide, x)
+        loss: Tensor = bound.differentiable_loss(model, guide, *rows)
         return loss
 
 
@@ -109,12 +109,12 @@ class ParallelBound:
     the sum over the batch, so the local gradient is multiplied by the number of ranks. Shares need not be
     equal. When it is made, parameters and buffers become those of rank 0.
 
-    :param x: rows for dry runs, as the model takes them.
+    :param rows: for dry runs, as the model takes them.
     :raises InputError: the bound does its own backward, so that its gradient cannot be reduced.
     """
 
     def __init__(
-        self, ranks: Ranks, bound: ELBO, model: Program, guide: Program, trained: Trained, x: Tensor
+        self, ranks: Ranks, bound: ELBO, model: Program, guide: Program, trained: Trained, *rows: Tensor
     ) -> None:
         if not hasattr(bound, "differentiable_loss"):
             raise InputError(
@@ -124,23 +124,23 @@ class ParallelBound:
         self._ranks = ranks
         module = BoundModule(bound, model, guide, trained)
         with _without_trace(trained):
-            plates, self.of_single_data = _data_plates(module, x)
-            unused = _has_unused(module, x)
+            plates, self.of_single_data = _data_plates(module, rows)
+            unused = _has_unused(module, rows)
         self._counted = None if self.of_single_data else CountedByShare(plates)
         with ranks.guarded():
             self._module = DistributedDataParallel(
                 module, find_unused_parameters=unused, gradient_as_bucket_view=True
             )
 
-    def loss(self, x: Tensor, share: float) -> Tensor:
-        """Return the loss of ``x``, whose gradient, once reduced, is that of the whole batch.
+    def loss(self, rows: tuple[Tensor, ...], share: float) -> Tensor:
+        """Return the loss of ``rows``, whose gradient, once reduced, is that of the whole batch.
 
-        :param x: this rank's rows; any one row if it has none.
+        :param rows: this rank's; any one row if it has none.
         :param share: their part of the batch, 0 if there are none: then they count nothing.
         """
         try:
             with self._ranks.guarded():
-                loss = self._run(x, share) * (1 if share else 0)
+                loss = self._run(rows, share) * (1 if share else 0)
         except RuntimeError as error:
             if "Expected to have finished reduction" not in str(error):
                 raise
@@ -150,31 +150,31 @@ class ParallelBound:
             ) from None
         return loss + (self._ranks.count - 1) * (loss - loss.detach())
 
-    def _run(self, x: Tensor, share: float) -> Tensor:
+    def _run(self, rows: tuple[Tensor, ...], share: float) -> Tensor:
         if self._counted is None:
-            return torch.as_tensor(self._module(x))
+            return torch.as_tensor(self._module(*rows))
         self._counted.share = share
         with self._counted:
-            return torch.as_tensor(self._module(x))
+            return torch.as_tensor(self._module(*rows))
 
 
-def _data_plates(module: BoundModule, x: Tensor) -> tuple[frozenset[str], bool]:
+def _data_plates(module: BoundModule, rows: tuple[Tensor, ...]) -> tuple[frozenset[str], bool]:
     """Return the plates whose size is the number of rows, and whether all sites are in one, unsubsampled.
 
     Two dry runs tell them: of three rows and of two (batch normalisation takes no single one).
     """
     runs = []
-    for rows in (x[:3], x[:2]):
+    for count in (3, 2):
         with SeenPlates() as seen:
-            module(rows)
+            module(*(part[:count] for part in rows))
         runs.append(seen)
-    plates = growing(runs[0], runs[1], (len(x[:3]), len(x[:2])))
+    plates = growing(runs[0], runs[1], (len(rows[0][:3]), len(rows[0][:2])))
     return plates, runs[0].all_inside(plates)
 
 
-def _has_unused(module: BoundModule, x: Tensor) -> bool:
+def _has_unused(module: BoundModule, rows: tuple[Tensor, ...]) -> bool:
     """Return whether a parameter gets no gradient; to look for such ones in every step costs time."""
-    loss = module(x)
+    loss = module(*rows)
     if not loss.requires_grad:
         return True
     gradients = torch.autograd.grad(loss, list(module.parameters()), allow_unused=True)

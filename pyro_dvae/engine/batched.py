@@ -78,22 +78,24 @@ class _Batched:
         self._graph, self._leaves, self._lifted = gradient.graph, leaves, lifted
         self._sides, self._bring = sides, bring
 
-    def _first(self, look: Callable[[Honest, list[Tensor]], str | None], x: Tensor) -> str | None:
+    def _first(
+        self, look: Callable[[Honest, list[Tensor]], str | None], batch: Sequence[Tensor]
+    ) -> str | None:
         self._bring()
         for number, side in enumerate(self._sides):
             with side.scope():
-                found = look(side.honest, [x[number]])
+                found = look(side.honest, [x[number] for x in batch])
             if found is not None:
                 return f"pairs[{number}]: {found}"
         return None
 
     def disagreement(self, tensors: Sequence[Tensor]) -> str | None:
         """Compare every model with its recording; return in words how the first odd one differs, or None."""
-        return self._first(Honest.disagreement, tensors[0])
+        return self._first(Honest.disagreement, tensors)
 
     def change(self, tensors: Sequence[Tensor]) -> str | None:
         """Return in words what the program of the first odd model now computes in place of what, or None."""
-        return self._first(Honest.change, tensors[0])
+        return self._first(Honest.change, tensors)
 
     def loss(self, tensors: Sequence[Tensor], keys: Sequence[Tensor]) -> Tensor:
         """Return the losses [E] of the recording, one model after the other."""
@@ -110,7 +112,7 @@ class BatchedStep:
     :param leaves: the parameters, each [E, ...].
     :param states: step counts [E], means and mean squares [E, ...] of each parameter.
     :param lifted: the lifted constants, each [E, ...].
-    :param x: example data, [E, ...].
+    :param batch: example data, each [E, ...].
     :param keys: example keys of the noise, [E, draws, 2].
     :param clip_norm: largest norm of all gradients of a model together.
     :param sides: the models, which the step is compared with now and then.
@@ -125,7 +127,7 @@ class BatchedStep:
         leaves: Sequence[Tensor],
         states: Sequence[Tensor],
         lifted: Sequence[Tensor],
-        x: Tensor,
+        batch: Sequence[Tensor],
         keys: Tensor,
         clip_norm: float | None,
         sides: Sequence[Side],
@@ -141,7 +143,7 @@ class BatchedStep:
         self._fixed = [*leaves, *states, *lifted]
         self._type = torch.float64 if any(leaf.dtype == torch.float64 for leaf in leaves) else torch.float32
         rates = torch.zeros(len(leaves[0]), len(slots), dtype=torch.float64, device=leaves[0].device)
-        example = self._inputs(x, rates, keys)
+        example = self._inputs(batch, rates, keys)
         step, before, after = (
             whole_step(gradient, slots, clip_norm),
             len(leaves) + len(states),
@@ -155,19 +157,19 @@ class BatchedStep:
             graph = make_fx(vmap(one), tracing_mode="real")(*[tensor.clone() for tensor in example])
         self._run: Compiled = build(graph, example, fixed=len(self._fixed))
 
-    def _inputs(self, x: Tensor, rates: Tensor, keys: Tensor) -> list[Tensor]:
+    def _inputs(self, batch: Sequence[Tensor], rates: Tensor, keys: Tensor) -> list[Tensor]:
         sizes = self._sizes(torch.stack(list(self._counts), dim=-1), rates).to(self._type)
-        return [*self._fixed, sizes, x, *([keys] if self.draws else [])]
+        return [*self._fixed, sizes, *batch, *([keys] if self.draws else [])]
 
-    def __call__(self, x: Tensor, rates: Tensor, keys: Tensor) -> Tensor:
+    def __call__(self, batch: Sequence[Tensor], rates: Tensor, keys: Tensor) -> Tensor:
         """Take a step of every model; return their losses [E].
 
-        :param x: a batch of each, [E, N, ...].
+        :param batch: the parts of a batch of each, [E, N, ...].
         :param rates: learning rates, [E, slots].
         :param keys: of the noise, [E, draws, 2].
         :raises CompiledStepError: the program of one of them gives other numbers.
         """
-        expected = self._verified.before([x], [keys] if self.draws else [])
-        losses = self._run(self._inputs(x, rates, keys))[0]
+        expected = self._verified.before(batch, [keys] if self.draws else [])
+        losses = self._run(self._inputs(batch, rates, keys))[0]
         self._verified.after(losses, expected)
         return losses

@@ -23,7 +23,9 @@ from pyro_dvae.evaluation.bounds_record import LOG_LIKELIHOOD, UNRELIABLE, Bound
 from pyro_dvae.evaluation.estimates import Estimate, estimate_in_chunks, evaluation_mode
 from pyro_dvae.evaluation.importance.log_likelihood import log_likelihood
 from pyro_dvae.evaluation.importance.result import TOO_MANY, LogLikelihood
+from pyro_dvae.programs.parameters import float_type
 from pyro_dvae.random_state import derived_seed, forked
+from pyro_dvae.rows import Arguments, Data
 
 # Inputs of the decoder or encoder, and densities of the latents, held at once.
 _ROWS_AT_ONCE, _DENSITIES_AT_ONCE = 2000, 200_000
@@ -96,8 +98,8 @@ class _UpperSandwich(TraceSemiImplicit_ELBO):
 def bounds_report(
     model: Callable[..., Any],
     guide: Callable[..., Any],
-    data: Tensor,
-    *,
+    data: Any,
+    *args: Any,
     num_mixture: Iterable[int] = (1, 10, 100),
     num_particles: Iterable[int] = (1, 5, 50),
     num_corruptions: int = 5,
@@ -106,6 +108,7 @@ def bounds_report(
     seed: int | None = None,
     max_plate_nesting: int | float = math.inf,
     progress: Callable[[int, int], None] | None = None,
+    **kwargs: Any,
 ) -> BoundsReport:
     """Estimate every bound of a model and guide on the same data, without a gradient::
 
@@ -121,7 +124,9 @@ def bounds_report(
 
     :param model: Pyro model of a batch, with one data plate.
     :param guide: Pyro guide of a batch, with or without a corruption.
-    :param data: data, shape [N, ...].
+    :param data: rows [N, ...], from any source (:mod:`pyro_dvae.rows`).
+    :param args: further data for model and guide, N rows each, split like ``data``.
+    :param kwargs: further arguments of model and guide, passed unchanged.
     :param num_mixture: J of each semi-implicit bound, at least 1; the largest gives the upper sandwich.
     :param num_particles: K of each L_diwae; the largest is also that of the pooled and the mixture bound.
     :param num_corruptions: M, corruptions per observation.
@@ -133,7 +138,7 @@ def bounds_report(
     :raises InputError: if ``data`` is empty or not finite, or a count is below 1 or missing.
     """
     checks.pair(model, guide)
-    checks.data("data", data)
+    given = Data.opened("data", (data, *args), kwargs, float_type(model, guide))
     checks.flag("clean", clean)
     checks.nesting("max_plate_nesting", max_plate_nesting)
     checks.optional(checks.program, "progress", progress)
@@ -142,10 +147,12 @@ def bounds_report(
     checks.count("num_samples", num_samples)
     if seed is not None:
         checks.count("seed", seed, minimum=0)
-    nesting = _plate_nesting(model, guide, data) if max_plate_nesting == math.inf else max_plate_nesting
+    nesting = (
+        _plate_nesting(model, guide, given[:100]) if max_plate_nesting == math.inf else max_plate_nesting
+    )
 
     planned = planned_bounds(m, mixtures, particles, nesting)
-    total = len(data) * (len(planned) + 1)
+    total = len(given) * (len(planned) + 1)
     done = 0
     start = int(torch.randint(2**63 - 1, ())) if seed is None else seed
 
@@ -157,7 +164,8 @@ def bounds_report(
     def evaluate(bound: DenoisingELBO, rows: int, stream: str) -> Tensor:
         nonlocal done
         parts = []
-        for index, chunk in enumerate(data.split(rows)):
+        for index, first in enumerate(range(0, len(given), rows)):
+            chunk = given.part(slice(first, first + rows))
             own = derived_seed(start, "bounds_report", stream, index)
             estimate = estimate_in_chunks(model, guide, chunk, bound, rows, clean=clean, seed=own)
             parts.append(estimate.per_datum)
@@ -166,7 +174,7 @@ def bounds_report(
         return torch.cat(parts)
 
     entries = []
-    with evaluation_mode(model, guide, data[: rows_at_once(planned[0][-1])]):
+    with evaluation_mode(model, guide, given[: rows_at_once(planned[0][-1])]):
         for name, label, definition, kind, note, bound in planned:
             # Bounds of as many draws get the very same ones, which takes their noise out of the differences.
             alike = [each[-1] for each in planned if each[-1].num_particles == bound.num_particles]
@@ -176,7 +184,7 @@ def bounds_report(
     sampled = log_likelihood(
         model,
         guide,
-        data,
+        given,
         num_samples=num_samples,
         proposal="clean" if clean else "mixture" if m > 1 else "corrupted",
         num_corruptions=m,
@@ -206,10 +214,10 @@ def _likelihood(found: LogLikelihood) -> BoundsEntry:
     )
 
 
-def _plate_nesting(model: Callable[..., Any], guide: Callable[..., Any], x: Tensor) -> int | float:
+def _plate_nesting(model: Callable[..., Any], guide: Callable[..., Any], rows: Arguments) -> int | float:
     probe = TraceDenoising_ELBO(num_particles=2)
-    with forked(), evaluation_mode(model, guide, x[:100]):
-        probe.per_datum(model, guide, x[:100])
+    with forked(), evaluation_mode(model, guide, rows):
+        probe.per_datum(model, guide, *rows.rows, **rows.kwargs)
     return probe.plate_nesting
 
 

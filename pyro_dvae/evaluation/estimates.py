@@ -17,8 +17,9 @@ from pyro_dvae.bounds import DenoisingELBO
 from pyro_dvae.calling import calling
 from pyro_dvae.errors import InputError, shown
 from pyro_dvae.evaluation.arguments import rows_of, why_shared
-from pyro_dvae.programs.parameters import discover
+from pyro_dvae.programs.parameters import discover, float_type
 from pyro_dvae.random_state import forked
+from pyro_dvae.rows import Arguments, Data
 from pyro_dvae.sites import clean_input
 
 
@@ -49,20 +50,20 @@ def plus_minus(value: float, error: float, digits: int = 3) -> str:
 
 @contextmanager
 def evaluation_mode(
-    model: Callable[..., Any], guide: Callable[..., Any] | None, rows: Tensor, *others: Tensor, **kwargs: Any
+    model: Callable[..., Any], guide: Callable[..., Any] | None, rows: Arguments
 ) -> Iterator[None]:
     """Put the modules of a model and a guide in evaluation mode; restore their modes afterwards.
 
     Dropout would change results at random, and batch normalisation would make them depend on other rows and
-    on earlier calls. One run on ``rows`` and the other arguments, without side effects, finds the modules.
+    on earlier calls. One run on ``rows``, without side effects, finds the modules.
     """
 
     def run() -> None:
         with poutine.block():
-            trace = poutine.trace(guide).get_trace(rows, *others, **kwargs) if guide is not None else None
-            (model if trace is None else poutine.replay(model, trace=trace))(rows, *others, **kwargs)
+            trace = rows.call(poutine.trace(guide).get_trace) if guide is not None else None
+            rows.call(model if trace is None else poutine.replay(model, trace=trace))
 
-    with discover(model, guide, run, required=False, data={"data": rows}).evaluating():
+    with discover(model, guide, run, required=False, data={"data": rows.x}).evaluating():
         yield
 
 
@@ -101,19 +102,22 @@ class Estimate:
 def evaluate_bound(
     model: Callable[..., Any],
     guide: Callable[..., Any],
-    data: Tensor,
-    *,
+    data: Any,
+    *args: Any,
     loss: DenoisingELBO,
     clean: bool = True,
     seed: int | None = None,
     batch_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    **kwargs: Any,
 ) -> Estimate:
     """Estimate the bound of ``loss`` for each row of ``data``, without a gradient, in evaluation mode.
 
     :param model: Pyro model of a batch, with one data plate.
     :param guide: Pyro guide of a batch.
-    :param data: data, shape [N, ...].
+    :param data: rows [N, ...], from any source (:mod:`pyro_dvae.rows`).
+    :param args: further data for model and guide, N rows each, split like ``data``.
+    :param kwargs: further arguments of model and guide, passed unchanged.
     :param loss: for example ``TraceDenoising_ELBO()``, or ``TraceDenoisingIWAE_ELBO(num_particles=200)``.
     :param clean: give the guide clean input, as in Im et al. (2017); otherwise corrupt it.
     :param seed: seed of a separate random stream; None uses the global one.
@@ -123,7 +127,7 @@ def evaluate_bound(
     :raises InputError: if ``data`` is empty, or no plate has the size of a batch.
     """
     checks.pair(model, guide)
-    checks.data("data", data)
+    given = Data.opened("data", (data, *args), kwargs, float_type(model, guide))
     checks.optional(checks.program, "progress", progress)
     checks.flag("clean", clean)
     if seed is not None:
@@ -132,14 +136,14 @@ def evaluate_bound(
         raise InputError(f"loss: expected a bound of this package, got {shown(loss)}")
     draws = loss.num_corruptions * loss.num_particles
     size = max(1, _ROWS_AT_ONCE // draws) if batch_size is None else checks.count("batch_size", batch_size)
-    with evaluation_mode(model, guide, data[:size]):
-        return estimate_in_chunks(model, guide, data, loss, size, clean=clean, seed=seed, progress=progress)
+    with evaluation_mode(model, guide, given[:size]):
+        return estimate_in_chunks(model, guide, given, loss, size, clean=clean, seed=seed, progress=progress)
 
 
 def estimate_in_chunks(
     model: Callable[..., Any],
     guide: Callable[..., Any],
-    x: Tensor,
+    data: Data,
     bound: DenoisingELBO,
     size: int,
     *,
@@ -151,12 +155,12 @@ def estimate_in_chunks(
     parts: list[Tensor] = []
     done = 0
     with torch.no_grad(), forked(seed) if seed is not None else nullcontext():
-        for rows in x.split(size):
-            with clean_input() if clean else nullcontext(), rows_of(len(rows), len(x)):
-                values = bound.per_datum(model, guide, rows)
+        for rows in data.split(size):
+            with clean_input() if clean else nullcontext(), rows_of(len(rows), len(data)):
+                values = bound.per_datum(model, guide, *rows.rows, **rows.kwargs)
             if values.numel() != len(rows):
                 with forked():
-                    draws = bound.draws(model, guide, (rows,), {})
+                    draws = bound.draws(model, guide, rows.rows, dict(rows.kwargs))
                 raise InputError(
                     f"model: expected one plate with the {len(rows)} data of a batch, got bounds of shape "
                     f"{tuple(values.shape)}{why_shared(draws)}"
@@ -165,5 +169,5 @@ def estimate_in_chunks(
             done += len(rows)
             if progress is not None:
                 with calling("progress"):
-                    progress(done, len(x))
+                    progress(done, len(data))
     return Estimate(torch.cat(parts))

@@ -8,21 +8,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_dvae import checks
 from pyro_dvae.bounds import DenoisingELBO
 from pyro_dvae.distributed.ranks import Ranks, together
 from pyro_dvae.evaluation.estimates import Estimate, evaluate_bound
+from pyro_dvae.programs.parameters import float_type
 from pyro_dvae.random_state import derived_seed
+from pyro_dvae.rows import Data
 
 
 def evaluate_bound_over_ranks(
     model: Callable[..., Any],
     guide: Callable[..., Any],
-    data: Tensor,
-    *,
+    data: Any,
+    *args: Any,
     loss: DenoisingELBO,
     seed: int | None = None,
     ranks: Ranks | None = None,
+    **kwargs: Any,
 ) -> Estimate:
     """Return what :func:`evaluate_bound` does, of all rows on every rank; a process alone calls just that.
 
@@ -34,11 +36,11 @@ def evaluate_bound_over_ranks(
     """
     ranks = Ranks.present() if ranks is None else ranks
     if not ranks.several:
-        return evaluate_bound(model, guide, data, loss=loss, seed=seed)
-    checks.data("data", data)
+        return evaluate_bound(model, guide, data, *args, loss=loss, seed=seed, **kwargs)
+    given = Data.opened("data", (data, *args), kwargs, float_type(model, guide))
     drawn = int(torch.randint(2**63 - 1, ())) if seed is None else seed
     start = ranks.of_first(drawn)
-    own = data[ranks.share(len(data))]
+    own = given.part(ranks.share(len(given)))
 
     def work() -> Tensor:
         if not len(own):

@@ -16,7 +16,7 @@ import pyro_dvae
 from pyro_dvae.datasets import Dataset, binarisation, binarise_dataset, load_dataset
 from pyro_dvae.errors import DataError
 from pyro_dvae.jobs.options import Options
-from pyro_dvae.training.epochs import fingerprint
+from pyro_dvae.rows import InMemory
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def load_again(
     dataset = load_dataset(name or options.dataset or expected["name"], folder)
     require_same_data(expected, dataset)
     prepared = prepare(dataset, options, device)
-    now = fingerprint(prepared.train)
+    (now,) = InMemory(prepared.train).fingerprints()
     if trained is not None and trained != now:
         raise DataError(f"data: {dataset.name} has the size of the run's data, but other values")
     return prepared

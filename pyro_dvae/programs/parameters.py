@@ -103,6 +103,13 @@ def _module_of(target: Any) -> nn.Module | None:
     return None
 
 
+def float_type(*programs: Any) -> torch.dtype:
+    """Return the type of the modules' real numbers; torch's default where there are none."""
+    found = {number: _module_of(program) for number, program in enumerate(programs)}
+    held = (leaf for module in found.values() if module is not None for leaf in module.parameters())
+    return next((leaf.dtype for leaf in held if leaf.is_floating_point()), torch.get_default_dtype())
+
+
 def discover(
     model: Any,
     guide: Any,

@@ -42,35 +42,38 @@ class BatchedSteps:
             self._steps.clear()
             self._honest.clear()
 
-    def take(self, x: Tensor, rates: Tensor, position: int) -> Tensor:
+    def take(self, batch: Sequence[Tensor], rates: Tensor, position: int) -> Tensor:
         """Take a step of every model; return their losses [E].
 
-        :param x: a batch of each, [E, B, ...].
+        :param batch: the parts of a batch of each, [E, B, ...].
         :param rates: learning rates, [E, parameters].
         :param position: of the batch in its epoch, which decides the noise.
         """
-        if x.shape[1] not in self._steps:
-            self._compile(x)
-        step = self._steps[x.shape[1]]
-        return step(x, rates, self._keys_at(position, step.draws))
+        rows = batch[0].shape[1]
+        if rows not in self._steps:
+            self._compile(batch)
+        step = self._steps[rows]
+        return step(batch, rates, self._keys_at(position, step.draws))
 
     def _keys_at(self, position: int, draws: int) -> Tensor:
         return torch.stack([each.at(self._state.finished, position, draws) for each in self._keys])
 
-    def _compile(self, x: Tensor) -> None:
+    def _compile(self, batch: Sequence[Tensor]) -> None:
         began, progress, count = time.monotonic(), self._settings.progress, len(self._state.members)
-        progress.note(f"compiling the training step of {count} models, batches of {x.shape[1]} ...")
+        progress.note(f"compiling the training step of {count} models, batches of {batch[0].shape[1]} ...")
         try:
-            self._steps[x.shape[1]] = self._build(x)
+            self._steps[batch[0].shape[1]] = self._build(batch)
         except Unrecordable as error:
             raise InputError(f"pairs: these models cannot be trained side by side: {error}") from error
         took = time.monotonic() - began
         self.seconds += took
         progress.note(f"compiled in {took:.1f} s")
 
-    def _build(self, x: Tensor) -> BatchedStep:
+    def _build(self, batch: Sequence[Tensor]) -> BatchedStep:
         state = self._state
-        recorded = [self._recorded(member, x[number]) for number, member in enumerate(state.members)]
+        recorded = [
+            self._recorded(member, [x[number] for x in batch]) for number, member in enumerate(state.members)
+        ]
         first = recorded[0]
         self._honest += [each.honest for each in recorded]
         built_in = [list(constants(each.graph).items()) for each in recorded]
@@ -98,7 +101,7 @@ class BatchedSteps:
             [state.leaves[n] for n in chosen],
             [tensor for n in chosen for tensor in state.adam[n]],
             lifted,
-            x,
+            batch,
             self._keys_at(0, first.draws),
             self._settings.clip_norm,
             [
@@ -108,9 +111,9 @@ class BatchedSteps:
             state.to_models,
         )
 
-    def _recorded(self, member: Member, x: Tensor) -> Gradient:
-        def loss_and_grads(x: Tensor) -> Tensor:
-            loss = member.loss(x)
+    def _recorded(self, member: Member, batch: list[Tensor]) -> Gradient:
+        def loss_and_grads(*batch: Tensor) -> Tensor:
+            loss = member.loss(*batch)
             if loss.requires_grad:
                 loss.backward()
             return loss
@@ -118,4 +121,4 @@ class BatchedSteps:
         leaves = list(member.trained.parameters.values())
         programs = (member.model, member.guide, member.bound)
         with member.with_store():
-            return record_for(loss_and_grads, leaves, [x], self._settings.numerics, programs)
+            return record_for(loss_and_grads, leaves, batch, self._settings.numerics, programs)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor
 
-from pyro_dvae import checks
+from pyro_dvae import checks, random_state
 from pyro_dvae.distributed import Ranks
 from pyro_dvae.errors import InputError
 from pyro_dvae.programs.parameters import modules_of
+from pyro_dvae.rows import Data, Stream
 from pyro_dvae.training.compiled_steps import CompiledTransform
 from pyro_dvae.training.epochs import epoch_order
 from pyro_dvae.training.progress import Progress
@@ -20,66 +23,176 @@ from pyro_dvae.training.run import Run
 from pyro_dvae.training.settings import Settings
 
 
-def device_for(model: Any, guide: Any, data: Tensor, device: torch.device | str | None) -> torch.device:
+def device_for(model: Any, guide: Any, data: torch.device, device: torch.device | str | None) -> torch.device:
     """Return where batches go: to ``device``, else to the modules' first parameter, else they stay."""
     if device is not None:
         chosen = checks.device("device", device)
     else:
         held = [part for module in modules_of(model, guide).values() for part in module.parameters()]
-        chosen = held[0].device if held else data.device
+        chosen = held[0].device if held else data
     if chosen.type == "cuda":
         torch.cuda.init()  # so that draws there are forked too
     return chosen
 
 
-class Batches:
-    """Cuts ``data`` into batches; ``len`` is how many an epoch has.
+class Cut(NamedTuple):
+    """A batch as model and guide take it: this process's rows, how many the batch has, the share of these."""
 
-    ``compiled`` is the transform, where it draws noise and is compiled.
+    rows: tuple[Tensor, ...]
+    size: int
+    share: float
+
+
+class Batches(ABC):
+    """The batches of each epoch. ``compiled`` is the transform, where it draws noise and is compiled.
+
+    :param device: where they go.
+    """
+
+    def __init__(self, settings: Settings, seed: int, device: torch.device) -> None:
+        self._settings, self.seed, self.device = settings, seed, device
+        self.compiled: CompiledTransform | None = None
+
+    @property
+    @abstractmethod
+    def length(self) -> int | None:
+        """How many an epoch has; None where that is not known."""
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """How many rows most of them have."""
+
+    @abstractmethod
+    def example(self) -> tuple[Tensor, ...]:
+        """Return the rows of a batch, untransformed, for dry runs."""
+
+    @abstractmethod
+    def epoch(self, epoch: int, position: int) -> Iterator[Cut]:
+        """Yield the batches of an epoch (from 0), from a position on."""
+
+    def prepared(self, *rows: Tensor) -> tuple[Tensor, ...]:
+        """Return rows on the device, the first argument transformed."""
+        x, *others = self._moved(rows)
+        return self._settings.transformed(x), *others
+
+    def _moved(self, rows: tuple[Tensor, ...]) -> list[Tensor]:
+        return [x if x.device == self.device else x.to(self.device, non_blocking=True) for x in rows]
+
+    def _as_taken(self, rows: tuple[Tensor, ...], epoch: int, position: int) -> tuple[Tensor, ...]:
+        if self.compiled is None:
+            return self.prepared(*rows)
+        x, *others = self._moved(rows)
+        return self.compiled(x, epoch, position), *others
+
+
+class CutRows(Batches):
+    """Batches cut from rows that have numbers, in an order that is a function of seed and epoch.
 
     :param drop_last: leave out the rows of an epoch that do not fill a batch.
     """
 
     def __init__(
-        self, data: Tensor, settings: Settings, seed: int, device: torch.device, drop_last: bool, ranks: Ranks
+        self, data: Data, settings: Settings, seed: int, device: torch.device, drop_last: bool, ranks: Ranks
     ) -> None:
-        self._data, self._settings, self.seed = data, settings, seed
-        self.device, self._ranks = device, ranks
-        self.compiled: CompiledTransform | None = None
+        super().__init__(settings, seed, device)
+        self._data, self._ranks = data, ranks
         whole, rest = divmod(len(data), settings.batch_size)
         self._count = whole + (rest > 0 and not drop_last)
         if not self._count:
             raise InputError(f"drop_last: expected a batch_size of at most {rest}, got {settings.batch_size}")
 
-    def __len__(self) -> int:
+    @property
+    def length(self) -> int:
+        """How many an epoch has."""
         return self._count
 
-    def prepared(self, x: Tensor) -> Tensor:
-        """Return rows on the device, transformed."""
-        if x.device != self.device:
-            x = x.to(self.device, non_blocking=True)
-        return self._settings.transformed(x)
+    @property
+    def size(self) -> int:
+        """How many rows all but the last have."""
+        return self._settings.batch_size
 
-    def order(self, epoch: int) -> Tensor:
-        """Return the rows of an epoch (from 0) in their order."""
-        return epoch_order(len(self._data), self.seed, epoch).to(self._data.device)
+    def example(self) -> tuple[Tensor, ...]:
+        """Return the first rows."""
+        return self._data.take(slice(0, self._settings.batch_size))
 
-    def rows(self, order: Tensor, position: int) -> tuple[Tensor, int, float]:
-        """Return this process's rows of a batch, how many the batch has, and the share that these are.
+    def epoch(self, epoch: int, position: int) -> Iterator[Cut]:
+        """Yield the batches of an epoch; a process without rows of one looks at its first."""
+        order = epoch_order(len(self._data), self.seed, epoch).to(self._data.device)
+        for number in range(position, self._count):
+            start = number * self.size
+            rows = order[start : start + self.size]
+            own = rows[self._ranks.share(len(rows))]
+            taken = self._data.take(own if len(own) else rows[:1])
+            yield Cut(self._as_taken(taken, epoch, number), len(rows), len(own) / len(rows))
 
-        A process without any looks at the first, for nothing.
-        """
-        start = position * self._settings.batch_size
-        rows = order[start : start + self._settings.batch_size]
-        own = rows[self._ranks.share(len(rows))]
-        return (own if len(own) else rows[:1]), len(rows), len(own) / len(rows)
 
-    def batch(self, rows: Tensor, epoch: int, position: int) -> Tensor:
-        """Return the data of the rows, as the model takes them."""
-        x = self._data.index_select(0, rows)
-        if self.compiled is None:
-            return self.prepared(x)
-        return self.compiled(x.to(self.device, non_blocking=True), epoch, position)
+class FromLoader(Batches):
+    """The batches of a loader, in its own order."""
+
+    def __init__(self, stream: Stream, settings: Settings, seed: int, device: torch.device) -> None:
+        super().__init__(settings, seed, device)
+        self.stream = stream
+        with random_state.forked():  # so that the first epoch is what it would be
+            self._example = stream.first()
+        self._told = False
+
+    @property
+    def length(self) -> int | None:
+        """How many an epoch has, where the loader says so."""
+        return self.stream.length
+
+    @property
+    def size(self) -> int:
+        """How many rows the first has."""
+        return len(self._example[0])
+
+    def example(self) -> tuple[Tensor, ...]:
+        """Return the first batch of an iteration of its own."""
+        return self._example
+
+    def epoch(self, epoch: int, position: int) -> Iterator[Cut]:
+        """Yield the batches that are left of an epoch: the loader has gone to its place before."""
+        for number, rows in enumerate(self.stream, start=position):
+            yield Cut(self._as_taken(rows, epoch, number), len(rows[0]), 1.0)
+
+    def go_on(self, run: Run) -> None:
+        """Go to where a resumed run has stopped; else begin its epoch again, and say so once."""
+        if run.place is not None and self.stream.keeps_its_place:
+            self.stream.go_to(run.place)
+        elif run.record.position:
+            run.begin_epoch_again()
+            warnings.warn(
+                f"data: the loader has no state_dict, so epoch {run.finished + 1} begins again with its "
+                "first batch; a StatefulDataLoader (torchdata) goes on where it was",
+                stacklevel=4,
+            )
+
+
+def batches_of(
+    data: Data | Stream,
+    settings: Settings,
+    seed: int,
+    device: torch.device,
+    drop_last: bool,
+    ranks: Ranks,
+) -> CutRows | FromLoader:
+    """Return the batches of rows, or of a loader.
+
+    :raises InputError: of a loader, several processes or ``drop_last`` are asked for.
+    """
+    if isinstance(data, Data):
+        return CutRows(data, settings, seed, device, drop_last, ranks)
+    if ranks.several:
+        raise InputError("data: several processes share out rows, no batches of a loader; give its data set")
+    if drop_last:
+        raise InputError("drop_last: a loader cuts its own batches; give it drop_last=True")
+    return FromLoader(data, settings, seed, device)
+
+
+def keeps_its_place(batches: Batches) -> TypeGuard[FromLoader]:
+    """Whether these are the batches of a loader that can say where it is."""
+    return isinstance(batches, FromLoader) and batches.stream.keeps_its_place
 
 
 class Epoch:
@@ -96,21 +209,24 @@ class Epoch:
 
     def __len__(self) -> int:
         """Return the number of mini-batches of a whole epoch."""
-        return len(self._batches)
+        if self._batches.length is None:
+            raise TypeError("the loader does not say how many batches it has")
+        return self._batches.length
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[Any]:
         if self.index != self._run.finished:
             return
-        order, record = self._batches.order(self.index), self._run.record
+        record = self._run.record
+        cuts = self._batches.epoch(self.index, record.position)
         try:
-            while record.position < len(self._batches):
+            while True:
                 self._files.stop_if_requested()
-                position = record.position
-                own, rows, share = self._batches.rows(order, position)
-                record.hand_out(rows, share)
-                yield self._batches.batch(own, self.index, position)
+                cut = next(cuts, None)  # after the look, as what it draws is this batch's
+                if cut is None:
+                    break
+                record.hand_out(cut.size, cut.share)
+                yield cut.rows if len(cut.rows) > 1 else cut.rows[0]
                 record.take_back()
                 self._progress.step(record.position)
-            self._files.stop_if_requested()
         finally:
             record.abandon()

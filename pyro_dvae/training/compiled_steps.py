@@ -21,23 +21,30 @@ from pyro_dvae.random_state import derived_seed
 
 WORTH_IT = 5_000  # steps from which on compiling is paid back where nobody said: see docs/performance.md
 _SHAPES_AT_MOST = 16
+_STEPS_AT_ONCE = 1_000
 
 
 class Keys:
-    """The keys of hashed noise for the steps of a run; an epoch's are drawn together, from its seed."""
+    """The keys of hashed noise for the steps of a run; an epoch's are drawn together, from its seed.
 
-    def __init__(self, seed: int, purpose: str, steps: int, device: torch.device) -> None:
+    :param steps: of an epoch; None where that is not known: then the keys of a thousand are drawn together.
+    """
+
+    def __init__(self, seed: int, purpose: str, steps: int | None, device: torch.device) -> None:
         self._seed, self._purpose, self._steps, self._device = seed, purpose, steps, device
-        self._epoch: tuple[int, int] | None = None
+        self._block: tuple[int, ...] | None = None
         self._drawn = torch.empty(0)
 
     def at(self, epoch: int, position: int, draws: int) -> Tensor:
         """Return the keys [draws, 2] of a step."""
-        if self._epoch != (epoch, draws):
-            generator = torch.Generator().manual_seed(derived_seed(self._seed, epoch, self._purpose))
-            drawn = draw_keys(self._steps * draws, "cpu", generator).reshape(self._steps, draws, 2)
-            self._drawn, self._epoch = drawn.to(self._device), (epoch, draws)
-        return self._drawn[position]
+        block, place = divmod(position, _STEPS_AT_ONCE) if self._steps is None else (0, position)
+        if self._block != (epoch, draws, block):
+            own = (block,) if self._steps is None else ()
+            steps = _STEPS_AT_ONCE if self._steps is None else self._steps
+            generator = torch.Generator().manual_seed(derived_seed(self._seed, epoch, self._purpose, *own))
+            drawn = draw_keys(steps * draws, "cpu", generator).reshape(steps, draws, 2)
+            self._drawn, self._block = drawn.to(self._device), (epoch, draws, block)
+        return self._drawn[place]
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,7 @@ class Training:
     """
 
     programs: tuple[Any, ...]
-    loss: Callable[[Tensor], Tensor]
+    loss: Callable[..., Tensor]
     leaves: Sequence[Tensor]
     optimizer: Adam
     clip_norm: float | None
@@ -86,8 +93,8 @@ class CompiledSteps:
         self.seconds = 0.0
         start(training.optimizer)
 
-    def __call__(self, x: Tensor, epoch: int, position: int | None) -> Tensor | None:
-        """Take a step on ``x``; return its loss on the device, or None if it cannot be compiled.
+    def __call__(self, batch: Sequence[Tensor], epoch: int, position: int | None) -> Tensor | None:
+        """Take a step on ``batch``; return its loss on the device, or None if it cannot be compiled.
 
         :param position: of the batch in its epoch, which decides the noise; None for noise from torch's
             generator.
@@ -96,30 +103,32 @@ class CompiledSteps:
         if isinstance(settings, str):
             self.failure = settings
             return None
-        x = x.detach().contiguous()
-        steps = self._steps.setdefault((tuple(x.shape), x.dtype, x.device, settings), [])
+        batch = [each.detach().contiguous() for each in batch]
+        shapes = tuple((each.shape, each.dtype, each.device) for each in batch)
+        steps = self._steps.setdefault((shapes, settings), [])
         steps[:] = [each for each in steps if each.valid()]
         step = next((each for each in steps if each.honest.surroundings.unchanged()), None)
         if step is None:
-            step = self._compiled(x)
+            step = self._compiled(batch)
             if step is None:
                 return None
             steps.append(step)
         drawn = position is not None and step.draws > 0
-        return step([x], self._keys.at(epoch, position or 0, step.draws) if drawn else None)
+        return step(batch, self._keys.at(epoch, position or 0, step.draws) if drawn else None)
 
-    def _compiled(self, x: Tensor) -> CompiledStep | None:
+    def _compiled(self, batch: list[Tensor]) -> CompiledStep | None:
         if self.failure is not None:
             return None
         if sum(map(len, self._steps.values())) >= _SHAPES_AT_MOST:
             self.failure = f"numbers, flags or shapes have changed {_SHAPES_AT_MOST} times"
             return None
-        began, compiled = time.perf_counter(), self._worth_compiling(len(x))
+        began, compiled = time.perf_counter(), self._worth_compiling(len(batch[0]))
         if compiled:
             what = "another training step" if any(self._steps.values()) else "the training step"
-            self._say(f"compiling {what}, batches of {tuple(x.shape)} ...")
+            shapes = ", ".join(str(tuple(each.shape)) for each in batch)
+            self._say(f"compiling {what}, batches of {shapes} ...")
         try:
-            step = self._built(x, compiled)
+            step = self._built(batch, compiled)
         except (Unrecordable, NoCompiler) as error:
             self.failure = str(error)
             return None
@@ -129,21 +138,21 @@ class CompiledSteps:
             self._say(f"compiled in {took:.1f} s")
         return step
 
-    def _built(self, x: Tensor, compiled: bool) -> CompiledStep:
+    def _built(self, batch: list[Tensor], compiled: bool) -> CompiledStep:
         training = self._training
 
-        def loss_and_grads(x: Tensor) -> Tensor:
-            loss = training.loss(x)
+        def loss_and_grads(*batch: Tensor) -> Tensor:
+            loss = training.loss(*batch)
             if loss.requires_grad:
                 loss.backward()
             return loss
 
-        gradient = record_for(loss_and_grads, training.leaves, [x], self._numerics, training.programs)
+        gradient = record_for(loss_and_grads, training.leaves, batch, self._numerics, training.programs)
         slots = [slot(training.optimizer, leaf) for leaf in gradient.leaves]
         chosen = [each for each in slots if each is not None]
         if len(chosen) < len(slots) or not slots:
             raise Unrecordable("there is nothing that Adam would change")
-        return CompiledStep(gradient, chosen, [x], training.clip_norm, compiled)
+        return CompiledStep(gradient, chosen, batch, training.clip_norm, compiled)
 
 
 class CompiledTransform:

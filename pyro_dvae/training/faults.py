@@ -27,7 +27,7 @@ class Faults:
         self,
         run: Run,
         settings: Settings,
-        loss: Callable[[Tensor], object],
+        loss: Callable[..., object],
         ranks: Ranks,
         requests: Requests,
     ) -> None:
@@ -64,34 +64,34 @@ class Faults:
                 raise self.diverged(f"parameter {name!r} holds NaN or infinity")
 
     @contextmanager
-    def explained(self, x: Tensor) -> Iterator[None]:
+    def explained(self, *batch: Tensor) -> Iterator[None]:
         """Turn the dump of a tensor by Pyro's or torch's own checks into one line that says where it is.
 
-        :param x: the batch that the body computes the loss of.
+        :param batch: what the body computes the loss of.
         """
         try:
             yield
         except ValueError as error:
-            self._explain(error, x)
+            self._explain(error, batch)
             raise
 
-    def _explain(self, error: ValueError, x: Tensor) -> None:
+    def _explain(self, error: ValueError, batch: tuple[Tensor, ...]) -> None:
         if "Expected more than 1 value per channel" in str(error):
             raise InputError(
-                f"batch_size: a batch of {len(x)} row is too small for batch normalisation; give "
+                f"batch_size: a batch of {len(batch[0])} row is too small for batch normalisation; give "
                 f"drop_last=True, or another batch_size than {self._settings.batch_size}"
             ) from error
         if isinstance(error, InputError) or "found invalid values" not in str(error):
             return
-        fault = first_fault(lambda: self._loss(x))
+        fault = first_fault(lambda: self._loss(*batch))
         text = "a distribution was given values out of range" if fault is None else fault.text
-        if self._is_divergence(error, x) or (fault is not None and not fault.finite):
+        if self._is_divergence(error, batch) or (fault is not None and not fault.finite):
             if self._run.leaves:  # in a step, which the other ranks take too
-                self._requests.agreed(math.nan, self._run.record.step, x.device.type != "cpu")
+                self._requests.agreed(math.nan, self._run.record.step, batch[0].device.type != "cpu")
             raise self.diverged(text) from error
         raise InputError(f"model, guide, data: {text}") from error
 
-    def _is_divergence(self, error: ValueError, x: Tensor) -> bool:
+    def _is_divergence(self, error: ValueError, batch: tuple[Tensor, ...]) -> bool:
         shown = str(error).partition("found invalid values")[2]
-        finite = all(bool(torch.isfinite(each).all()) for each in (x, *self._run.leaves))
+        finite = all(bool(torch.isfinite(each).all()) for each in (*batch, *self._run.leaves))
         return "nan" in shown or "inf" in shown or not finite

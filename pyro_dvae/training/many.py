@@ -6,7 +6,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,10 +20,14 @@ from pyro_dvae.errors import InputError, shown
 from pyro_dvae.interrupts import Interrupts, Stopped
 from pyro_dvae.machine import available_cores, using_threads
 from pyro_dvae.ownership import FileOwner
+from pyro_dvae.programs.parameters import float_type
+from pyro_dvae.rows import Data
+from pyro_dvae.rows.source import same_length
 from pyro_dvae.training.batched_steps import BatchedSteps
 from pyro_dvae.training.compiled_steps import Keys
-from pyro_dvae.training.epochs import fingerprint, same_type
+from pyro_dvae.training.epochs import same_type
 from pyro_dvae.training.fitted import Fitted
+from pyro_dvae.training.given import options_of, with_constants
 from pyro_dvae.training.history import History
 from pyro_dvae.training.learning_rates import Schedule, scheduled
 from pyro_dvae.training.many_state import ManyState
@@ -38,12 +42,12 @@ Pair = tuple[Callable[..., Any], Callable[..., Any]]
 
 def fit_many(
     pairs: Sequence[Pair],
-    data: Tensor | Sequence[Tensor],
-    *,
+    data: Any,
+    *args: Any,
     loss: ELBO,
     seeds: Sequence[int] | None = None,
     learning_rate: float | Sequence[float] = 1e-3,
-    validation: Tensor | Sequence[Tensor] | None = None,
+    validation: Any = None,
     validate_every: int = 1,
     epochs: int = 100,
     batch_size: int = 100,
@@ -57,6 +61,7 @@ def fit_many(
     resume: bool = False,
     progress: Progress | bool | None = None,
     bfloat16: bool = False,
+    **kwargs: Any,
 ) -> list[Fitted]:
     """Train several pairs of model and guide side by side, and return what came of each.
 
@@ -71,7 +76,9 @@ def fit_many(
     :class:`Stopped`; with ``resume=True`` it goes on from there with the same result.
 
     :param pairs: (model, guide), E of them, without a parameter in common.
-    :param data: rows [N, ...], in memory: one set for all, or one of the same shape for each.
+    :param data: rows [N, ...] from any source: one set for all, or a list of one of the same shape for each.
+    :param args: further data arguments of model and guide, likewise, cut like ``data``.
+    :param kwargs: further arguments of model and guide, passed whole.
     :param loss: the bound of all.
     :param seeds: of the order of the batches and of the noise; 0, 1, ... by default.
     :param learning_rate: one for all, or one for each.
@@ -103,7 +110,15 @@ def fit_many(
         progress=progress,
         bfloat16=bfloat16,
     )
-    run = ManyTraining(pairs, data, settings, seeds=seeds, learning_rate=learning_rate, validation=validation)
+    run = ManyTraining(
+        pairs,
+        (data, *args),
+        settings,
+        seeds=seeds,
+        learning_rate=learning_rate,
+        validation=validation,
+        constants=kwargs,
+    )
     owner = FileOwner(checkpoint=settings.checkpoint)
     take_files(Ranks.present(), owner)
     try:
@@ -127,27 +142,37 @@ class ManyTraining:
     def __init__(
         self,
         pairs: Sequence[Pair],
-        data: Tensor | Sequence[Tensor],
+        data: Sequence[Any],
         settings: Settings,
         *,
         seeds: Sequence[int] | None = None,
         learning_rate: float | Sequence[float] = 1e-3,
-        validation: Tensor | Sequence[Tensor] | None = None,
+        validation: Any = None,
+        constants: Mapping[str, Any] | None = None,
     ) -> None:
         if not isinstance(pairs, list | tuple):
             raise InputError(f"pairs: expected a list of (model, guide), got {shown(pairs)}")
         if not pairs:
             raise InputError("pairs: expected at least one (model, guide), got none")
         self._settings = settings
-        sets = sets_of("data", data, len(pairs))
-        held_out: list[Tensor] | list[None] = [None] * len(pairs)
+        pairs = [_with(constants or {}, pair) for pair in pairs]
+        floats, count = _floats(pairs[0]), len(pairs)
+        names = ["data", *(f"data, further argument {n}" for n in range(1, len(data)))]
+        sets = [sets_of(name, each, count, floats) for name, each in zip(names, data, strict=True)]
+        same_length(names, [each[0] for each in sets])
+        of_model = [Data(each) for each in zip(*sets, strict=True)]
+        example = of_model[0].take(slice(0, settings.batch_size))
+        held_out: list[Data] | list[None] = [None] * count
         if validation is not None:
-            held_out = sets_of("validation", validation, len(pairs))
+            parts = validation if isinstance(validation, tuple) and len(data) > 1 else (validation,)
+            columns = [sets_of("validation", each, count, floats) for each in parts]
+            same_length(["validation"] * len(columns), [each[0] for each in columns])
+            held_out = [Data(each) for each in zip(*columns, strict=True)]
             if settings.transform is None:
-                same_type("validation", held_out[0], sets[0])
+                same_type("validation", held_out[0].take(slice(0, 1)), example)
         self._seeds = each_of("seeds", range(len(pairs)) if seeds is None else seeds, len(pairs), seed_of)
         self._rates = each_of("learning_rate", learning_rate, len(pairs), checks.positive)
-        self._members = members_of(pairs, settings.bound, self._prepared(sets[0][: settings.batch_size]))
+        self._members = members_of(pairs, settings.bound, self._prepared(*example))
         self._state = ManyState(self._members)
         self._device = next(iter(self._members[0].trained.parameters.values())).device
         self._rows = RowsOfMany(sets, self._seeds, settings, self._device)
@@ -161,7 +186,7 @@ class ManyTraining:
         ]
         self._identity = {
             "settings": {"models": len(pairs), "seeds": self._seeds} | settings.described(self._rates),
-            "data": [fingerprint(each) for each in sets],
+            "data": [each for model in of_model for each in model.fingerprints()],
         }
 
     @property
@@ -250,17 +275,28 @@ class ManyTraining:
         with member.with_store():
             return self._validations[number].bound(member.trained, self._seeds[number], finished)
 
-    def _prepared(self, rows: Tensor) -> Tensor:
+    def _prepared(self, rows: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
         if self._settings.transform is None:
-            return rows
+            return rows, *others
         made = checks.dense("transform", self._settings.transformed(rows))
         if made.requires_grad:
             raise InputError("transform: expected a result without a gradient; train networks in the guide")
-        return made
+        return made, *others
 
     def _evaluation(self, number: int) -> Callable[[], float] | None:
         evaluate = self._settings.evaluate
         return None if evaluate is None else lambda: evaluate(number)
 
-    def _loss_of(self, member: Member) -> Callable[[Tensor], Tensor | float]:
-        return lambda rows: member.bound.loss(member.model, member.guide, self._prepared(rows))
+    def _loss_of(self, member: Member) -> Callable[..., Tensor | float]:
+        return lambda *rows: member.bound.loss(member.model, member.guide, *self._prepared(*rows))
+
+
+def _with(constants: Mapping[str, Any], pair: Any) -> Any:
+    """Return a pair with arguments that are passed whole; what is no pair is left to be refused."""
+    if not constants or not isinstance(pair, tuple | list) or len(pair) != 2:
+        return pair
+    return with_constants(constants, pair[0], pair[1], options_of(fit_many))
+
+
+def _floats(pair: Any) -> torch.dtype:
+    return float_type(*pair) if isinstance(pair, tuple | list) else float_type()

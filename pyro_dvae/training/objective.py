@@ -97,13 +97,13 @@ class PlateScales:
         return loss if factor == 1 else loss / factor
 
 
-def loss_of(model: Callable[..., Any], guide: Callable[..., Any], bound: ELBO) -> Callable[[Tensor], Tensor]:
+def loss_of(model: Callable[..., Any], guide: Callable[..., Any], bound: ELBO) -> Callable[..., Tensor]:
     """Return the differentiable loss of a batch (nats, summed); a bound may do its own backward instead."""
 
-    def compute(x: Tensor) -> Tensor:
+    def compute(*batch: Tensor) -> Tensor:
         if hasattr(bound, "differentiable_loss"):
-            return bound.differentiable_loss(model, guide, x)
-        return torch.as_tensor(bound.loss_and_grads(model, guide, x))
+            return bound.differentiable_loss(model, guide, *batch)
+        return torch.as_tensor(bound.loss_and_grads(model, guide, *batch))
 
     return compute
 
@@ -115,13 +115,13 @@ class Loss:
     :param compute: the differentiable loss of a batch, in nats, summed over its rows.
     """
 
-    compute: Callable[[Tensor], Tensor]
+    compute: Callable[..., Tensor]
     scales: PlateScales = field(default_factory=PlateScales)
 
-    def __call__(self, x: Tensor, batch: int = 0) -> Tensor:
-        """Return the loss of ``x``, which is part of a batch of so many rows; 0 if it is all of it."""
-        with self.scales.seeing(batch or len(x), len(x)):
-            return self.compute(x)
+    def __call__(self, *rows: Tensor, batch: int = 0) -> Tensor:
+        """Return the loss of ``rows``, which are part of a batch of so many; 0 if they are all of it."""
+        with self.scales.seeing(batch or len(rows[0]), len(rows[0])):
+            return self.compute(*rows)
 
     def per_row(self, loss: Any, batch: int) -> Any:
         """Return a loss as a sum over the rows of its batch that counts each once (nats)."""

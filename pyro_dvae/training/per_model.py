@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from pyro_dvae.errors import InputError, shown
-from pyro_dvae.training.epochs import data_tensor, epoch_order
+from pyro_dvae.rows import InMemory, Source, source_of
+from pyro_dvae.training.epochs import epoch_order
 from pyro_dvae.training.settings import Settings
 
 
@@ -26,37 +27,46 @@ def each_of(argument: str, value: Any, count: int, check: Callable[[str, Any], A
     return values
 
 
-def sets_of(argument: str, data: Tensor | Sequence[Tensor], count: int) -> list[Tensor]:
-    """Return the data of each model, checked."""
-    if isinstance(data, Tensor):
-        return [data_tensor(argument, data)] * count
+def sets_of(argument: str, data: Any, count: int, floats: torch.dtype) -> list[Source]:
+    """Return the rows of each model, checked: one set for all, or a list of one for each."""
     if not isinstance(data, list | tuple):
-        raise InputError(f"{argument}: expected a tensor [N, ...] or a list of them, got {shown(data)}")
+        return [source_of(argument, data, floats)] * count
     if len(data) != count:
         raise InputError(f"{argument}: expected one set or {count}, one for each pair, got {len(data)}")
-    checked = {id(each): data_tensor(f"{argument}[{number}]", each) for number, each in enumerate(data)}
+    checked = {id(each): source_of(f"{argument}[{number}]", each, floats) for number, each in enumerate(data)}
     sets = [checked[id(each)] for each in data]
-    if odd := [each for each in sets if each.shape != sets[0].shape or each.dtype != sets[0].dtype]:
+    first, *others = (_kind(each) for each in sets)
+    if odd := [each for each in others if each != first]:
         raise InputError(
-            f"{argument}: expected sets of one shape and type, got {tuple(sets[0].shape)} of {sets[0].dtype} "
-            f"and {tuple(odd[0].shape)} of {odd[0].dtype}"
+            f"{argument}: expected sets of one shape and type, got {first[0]} of {first[1]} and {odd[0][0]} "
+            f"of {odd[0][1]}"
         )
     return sets
+
+
+def _kind(source: Source) -> tuple[Any, ...]:
+    row = source.take(slice(0, 1))
+    shape = (len(source), *row[0].shape[1:])
+    return shape, row[0].dtype, [(part.shape, part.dtype) for part in row]
 
 
 class RowsOfMany:
     """The rows of each model in its own order, and their batches.
 
-    :param sets: the data of each model, of one shape; the same set is held once.
+    :param arguments: for each data argument the rows of each model; the same set is held once.
     :param device: where batches go.
     """
 
     def __init__(
-        self, sets: Sequence[Tensor], seeds: Sequence[int], settings: Settings, device: torch.device
+        self,
+        arguments: Sequence[Sequence[Source]],
+        seeds: Sequence[int],
+        settings: Settings,
+        device: torch.device,
     ) -> None:
-        self._first_row, self._data = _joined(sets)
+        self._joined = [_joined(sets) for sets in arguments]
         self._seeds, self._settings, self._device = seeds, settings, device
-        self.rows = len(sets[0])
+        self.rows = len(arguments[0][0])
         self.steps_per_epoch = math.ceil(self.rows / settings.batch_size)
 
     def sizes(self) -> list[int]:
@@ -66,21 +76,30 @@ class RowsOfMany:
 
     def orders(self, epoch: int) -> Tensor:
         """Return the rows [E, N] of each model in the order of an epoch (from 0)."""
-        orders = torch.stack([epoch_order(self.rows, seed, epoch) for seed in self._seeds])
-        return (orders + self._first_row).to(self._data.device)
+        return torch.stack([epoch_order(self.rows, seed, epoch) for seed in self._seeds])
 
-    def batch(self, orders: Tensor, position: int) -> Tensor:
-        """Return the data [E, B, ...] of a batch."""
+    def batch(self, orders: Tensor, position: int) -> list[Tensor]:
+        """Return a batch of each model, [E, B, ...] of each data argument, the first one transformed."""
         size, transform = self._settings.batch_size, self._settings.transform
         rows = orders[:, position * size : (position + 1) * size]
-        found = self._data.index_select(0, rows.reshape(-1)).to(self._device, non_blocking=True)
-        each = found.unflatten(0, rows.shape)
-        return each if transform is None else torch.stack([transform(own) for own in each])
+        parts = [part for joined in self._joined for part in self._taken(joined, rows)]
+        if transform is not None:
+            parts[0] = torch.stack([transform(own) for own in parts[0]])
+        return parts
+
+    def _taken(self, joined: tuple[Tensor, Source], rows: Tensor) -> list[Tensor]:
+        first_row, source = joined
+        flat = (rows + first_row).reshape(-1)
+        found = source.take(flat.to(source.device))
+        return [part.to(self._device, non_blocking=True).unflatten(0, rows.shape) for part in found]
 
 
-def _joined(sets: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+def _joined(sets: Sequence[Source]) -> tuple[Tensor, Source]:
     """Return the first row [E, 1] of the data of each model, and the rows of all sets; the same set once."""
     distinct = list({id(each): each for each in sets}.values())
     place = {id(each): number * len(each) for number, each in enumerate(distinct)}
     first_row = torch.tensor([place[id(each)] for each in sets])[:, None]
-    return first_row, distinct[0] if len(distinct) == 1 else torch.cat(distinct)
+    if len(distinct) == 1:
+        return first_row, distinct[0]
+    whole = [each.take(slice(0, len(each))) for each in distinct]
+    return first_row, InMemory(*(torch.cat(parts) for parts in zip(*whole, strict=True)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -15,7 +15,7 @@ from pyro_dvae.errors import CheckpointError, InputError
 from pyro_dvae.files import user_path
 from pyro_dvae.interrupts import Stopped
 from pyro_dvae.ownership import FileOwner
-from pyro_dvae.training import run_state
+from pyro_dvae.training import loader_place, run_state
 from pyro_dvae.training.epochs import EpochRecord
 from pyro_dvae.training.faults import Faults
 from pyro_dvae.training.history import History, MetricsFile
@@ -31,6 +31,7 @@ class RunFiles:
 
     :param metrics: the file of one JSON line per epoch.
     :param identity: says which run it is (:func:`~pyro_dvae.training.run_state.identity`).
+    :param place: returns where a loader is that keeps its place, or None.
     """
 
     def __init__(
@@ -41,7 +42,9 @@ class RunFiles:
         faults: Faults,
         ranks: Ranks,
         requests: Requests,
+        place: Callable[[], Any] = lambda: None,
     ) -> None:
+        self._place = place
         self._run, self._faults, self._ranks, self._requests = run, faults, ranks, requests
         path = None if metrics is None else user_path("metrics", metrics)
         self._metrics = None if path is None or not ranks.first else MetricsFile(path)
@@ -89,6 +92,9 @@ class RunFiles:
             "seconds": run.record.seconds(),
             "history": run.history.to_dict(),
         }
+        place, of_place = loader_place.pack(self._place())
+        tensors |= place
+        state |= of_place
         others, of_others = streams.pack(self._ranks, random)
         if self._ranks.first:
             with self._owner.held():
@@ -143,6 +149,7 @@ class RunFiles:
             done = f"{run.finished} are done" + (" and another one is begun" if state["position"] else "")
             raise InputError(f"epochs: {done} in {run.checkpoint}, expected no fewer, got {epochs}")
         run.record = EpochRecord(state["position"], state["seen"], saved.losses, [], state["seconds"])
+        run.place = loader_place.unpack(packed, state)
         run.random = streams.unpack(self._ranks, packed, state, saved.random, seed)
         try:
             with random_state.forked():

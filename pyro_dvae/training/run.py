@@ -26,6 +26,7 @@ class Run:
     :param record: what of the next epoch is done.
     :param best: the parameters and buffers of the best epoch by validation.
     :param random: the random states to go on with, where they are not the present ones.
+    :param place: where a loader is that keeps its place, as it says it.
     :param saved_at: (finished epochs, batches) of the last checkpoint.
     """
 
@@ -39,6 +40,7 @@ class Run:
     record: EpochRecord = field(default_factory=EpochRecord)
     best: dict[str, Tensor] | None = None
     random: tuple[Mapping[str, Tensor], Mapping[str, Any]] | None = None
+    place: Any = None
     saved_at: tuple[int, int] | None = None
 
     def train(self, trained: Trained) -> None:
@@ -76,6 +78,10 @@ class Run:
             self.history.first_losses = self.record.losses[:FIRST_LOSSES]
         self.finished += 1
         self.record = EpochRecord()
+
+    def begin_epoch_again(self) -> None:
+        """Forget what of the present epoch is done, but for the time that it took."""
+        self.record = EpochRecord(seconds_before=self.record.seconds_before)
 
     def load_best(self) -> None:
         """Copy the best epoch's parameters and buffers into the live ones; without validation do nothing."""

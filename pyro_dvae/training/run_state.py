@@ -16,7 +16,7 @@ from pyro_dvae.checkpoint import from_json, read_checkpoint, to_json
 from pyro_dvae.errors import CheckpointError, InputError
 from pyro_dvae.files import unfit
 from pyro_dvae.programs.parameters import Trained, discover
-from pyro_dvae.training.epochs import fingerprint
+from pyro_dvae.rows import Data
 
 KIND = "training"
 _ABSENT = "nothing"
@@ -29,6 +29,7 @@ _STATE = {
     "config": (dict, None),
     "data": dict,
     "random": {"python": list, "numpy?": list},
+    "loader?": dict,
     "ranks?": [{"python": list, "numpy?": list}],
     "history": {
         "epochs": [int],
@@ -115,7 +116,7 @@ def _group(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def identity(
-    settings: Mapping[str, Any], config: Mapping[str, Any] | None, data: Mapping[str, Tensor | None]
+    settings: Mapping[str, Any], config: Mapping[str, Any] | None, data: Mapping[str, Data | None]
 ) -> dict[str, Any]:
     """Return the part of the state that says which run it is, as it will be read back from JSON."""
     if config is not None and not isinstance(config, Mapping):
@@ -124,7 +125,10 @@ def identity(
         kept: Any = None if config is None else from_json(to_json(config))
     except InputError as error:
         raise InputError(f"config: {error}") from None
-    prints = {name: None if tensor is None else fingerprint(tensor) for name, tensor in data.items()}
+    prints: dict[str, Any] = {}
+    for name, rows in data.items():
+        found = [None] if rows is None else rows.fingerprints()
+        prints |= {f"{name}[{n}]" if n else name: each for n, each in enumerate(found)}
     return {"kind": KIND, "settings": dict(settings), "config": kept, "data": prints}
 
 

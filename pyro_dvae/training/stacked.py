@@ -53,7 +53,7 @@ class Member:
 
 
 def members_of(
-    pairs: Sequence[tuple[Callable[..., Any], Callable[..., Any]]], bound: ELBO, example: Tensor
+    pairs: Sequence[tuple[Callable[..., Any], Callable[..., Any]]], bound: ELBO, example: tuple[Tensor, ...]
 ) -> list[Member]:
     """Return the models with their parameters found, or refuse what has not the structure of the first."""
     members = []
@@ -62,7 +62,7 @@ def members_of(
             raise InputError(f"pairs[{number}]: expected a pair (model, guide), got {pair!r}")
         member = Member(pair[0], pair[1], bound)
         with InSupport("data"):
-            member.trained = member.apart(lambda m=member: m.loss(example), example)  # type: ignore[misc]
+            member.trained = member.apart(lambda m=member: m.loss(*example), example[0])  # type: ignore[misc]
         if member.trained.left_out:
             warnings.warn(f"pairs[{number}]: {left_out(member.trained)}", stacklevel=4)
         members.append(member)

@@ -44,10 +44,10 @@ class Steps:
         """The time that compiling took, in seconds."""
         return 0.0 if self.compiled is None else self.compiled.seconds
 
-    def take(self, x: Tensor) -> Tensor:
-        """Take one step on the batch ``x``; return its loss, detached."""
-        loss = None if self.compiled is None else self._compiled(self.compiled, x)
-        return self._ordinary(x) if loss is None else loss
+    def take(self, *batch: Tensor) -> Tensor:
+        """Take one step on a batch; return its loss, detached."""
+        loss = None if self.compiled is None else self._compiled(self.compiled, batch)
+        return self._ordinary(batch) if loss is None else loss
 
     def compile(self, batches: Batches, programs: tuple[Any, ...], say: Callable[[str], object]) -> None:
         """Take compiled steps from now on, and compile the transform of ``batches`` if it draws noise.
@@ -58,21 +58,21 @@ class Steps:
         run, settings = self._run, self._settings
 
         def keys(purpose: str) -> Keys:
-            return Keys(batches.seed, purpose, len(batches), batches.device)
+            return Keys(batches.seed, purpose, batches.length, batches.device)
 
         def worth_compiling(rows: int) -> bool:
-            return rows == settings.batch_size or settings.epochs >= WORTH_IT
+            return rows == batches.size or settings.epochs >= WORTH_IT
 
         training = Training(programs, self._of_batch, run.leaves, run.optimizer, settings.clip_norm)
         self.compiled = CompiledSteps(training, settings.numerics, keys("noise"), say, worth_compiling)
         if settings.transform is not None:
             batches.compiled = CompiledTransform(settings.transform, keys("transform"), say, worth_compiling)
 
-    def _ordinary(self, x: Tensor) -> Tensor:
+    def _ordinary(self, batch: tuple[Tensor, ...]) -> Tensor:
         run = self._run
         run.clear_gradients()
-        with calling("model, guide, data"), self._faults.explained(x):
-            loss = self._of_batch(x)
+        with calling("model, guide, data"), self._faults.explained(*batch):
+            loss = self._of_batch(*batch)
         ahead = loss.device.type != "cpu"
         value = self._requests.agreed(0.0 if ahead else loss.item(), run.record.step, ahead)
         self._faults.require_finite(value)
@@ -85,9 +85,9 @@ class Steps:
         self._note(detached if ahead else value)
         return detached
 
-    def _compiled(self, compiled: CompiledSteps, x: Tensor) -> Tensor | None:
+    def _compiled(self, compiled: CompiledSteps, batch: tuple[Tensor, ...]) -> Tensor | None:
         record, before = self._run.record, compiled.seconds
-        loss = compiled(x, self._run.finished, record.fresh_position)
+        loss = compiled(batch, self._run.finished, record.fresh_position)
         record.leave_out(compiled.seconds - before)
         if loss is None:
             warnings.warn(f"training by ordinary steps, which are slower: {compiled.failure}", stacklevel=4)
@@ -100,8 +100,8 @@ class Steps:
             self._note(loss)
         return loss
 
-    def _of_batch(self, x: Tensor) -> Tensor:
-        return self._loss(x, self._run.record.rows)
+    def _of_batch(self, *batch: Tensor) -> Tensor:
+        return self._loss(*batch, batch=self._run.record.rows)
 
     def _note(self, loss: Tensor | float) -> None:
         record = self._run.record
@@ -111,7 +111,12 @@ class Steps:
 
 
 def over_ranks(
-    loss: Loss, programs: tuple[Any, ...], example: Tensor, batches: Batches, run: Run, ranks: Ranks
+    loss: Loss,
+    programs: tuple[Any, ...],
+    example: tuple[Tensor, ...],
+    batches: Batches,
+    run: Run,
+    ranks: Ranks,
 ) -> tuple[Loss, bool]:
     """Return the loss of this process's rows whose gradient is that of all rows of the batch.
 
@@ -126,12 +131,12 @@ def over_ranks(
 
     run.random = streams.starting(ranks, batches.seed)
     with random_state.forked():
-        rows = batches.prepared(example)
+        rows = batches.prepared(*example)
     model, guide, bound = programs
-    parallel = ParallelBound(ranks, bound, model, guide, run.trained, rows)
+    parallel = ParallelBound(ranks, bound, model, guide, run.trained, *rows)
 
-    def compute(x: Tensor) -> Tensor:
+    def compute(*rows: Tensor) -> Tensor:
         share = run.record.share
-        return parallel.loss(x, 1 / ranks.count if share is None else share)
+        return parallel.loss(rows, 1 / ranks.count if share is None else share)
 
     return replace(loss, compute=compute), parallel.of_single_data

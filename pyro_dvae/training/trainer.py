@@ -4,8 +4,8 @@
 
     trainer = Trainer(model, guide, TraceDenoising_ELBO(), train, validation=held_out)
     for epoch in trainer:
-        for x in epoch:
-            trainer.step(x)
+        for batch in epoch:
+            trainer.step(batch)
     trainer.load_best()
 
 :func:`fit` is that loop. A run that was stopped, by Ctrl-C in the middle of an epoch or by a lost machine,
@@ -37,14 +37,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from pyro_dvae import checks, random_state
 from pyro_dvae.distributed import Ranks
 from pyro_dvae.machine import threads_for, using_threads
-from pyro_dvae.programs.parameters import discover
+from pyro_dvae.programs.parameters import discover, float_type
+from pyro_dvae.rows import Data, Stream
 from pyro_dvae.training import run_state
-from pyro_dvae.training.batches import Batches, Epoch, device_for
+from pyro_dvae.training.batches import Epoch, FromLoader, batches_of, device_for, keeps_its_place
 from pyro_dvae.training.compiled_steps import WORTH_IT
 from pyro_dvae.training.diagnosis import InSupport
-from pyro_dvae.training.epochs import data_tensor, same_type
+from pyro_dvae.training.epochs import same_type
 from pyro_dvae.training.faults import Faults
 from pyro_dvae.training.fitted import Fitted
+from pyro_dvae.training.given import opened_rows, options_of, with_constants
 from pyro_dvae.training.history import History
 from pyro_dvae.training.learning_rates import Schedule, left_out, scheduled
 from pyro_dvae.training.objective import Loss, loss_of
@@ -70,17 +72,23 @@ class Trainer:
 
     :param model: any Pyro callable of a batch: a function, a module, a bound method of one.
     :param guide: the same.
-    :param data: rows [N, ...] of any type, held in memory, on the CPU or already on the device.
+    :param data: rows [N, ...] from any source (:mod:`pyro_dvae.rows`): a tensor, on the CPU or already on the
+        device; a numpy array, also on disk; a sparse matrix; a DataFrame; a torch Dataset. Or a DataLoader or
+        another iterable of batches, which keeps its own order and sizes.
+    :param args: further data arguments of model and guide, N rows each, cut like ``data``.
+    :param kwargs: further arguments of model, guide and loss, passed whole to every call.
     :param loss: a :class:`pyro.infer.ELBO`: the negative bound, summed over the batch.
-    :param validation: held-out data [N', ...]: after every epoch its mean bound on clean input is computed,
-        with the modules in evaluation mode, and the weights of the best epoch are kept.
+    :param validation: held-out rows [N', ...], a tuple where there are several data arguments: after every
+        epoch their mean bound on clean input is computed, with the modules in evaluation mode, and the
+        weights of the best epoch are kept.
     :param validate_every: epochs from one validation to the next; the last is always validated.
     :param epochs: the epochs in all.
     :param batch_size: the rows of a mini-batch; the last of an epoch may be smaller.
     :param learning_rate: the base rate of Adam.
     :param schedule: "constant", "step", "paper", or a callable (epoch, epochs) -> factor of the base rate.
     :param clip_norm: the largest norm of the gradient, over all parameters together.
-    :param transform: applied to every batch on the device, also of ``validation``: to floats, binarised, ...
+    :param transform: applied to the first argument of every batch on the device, also of ``validation``: to
+        floats, binarised, ...
     :param evaluate: a callable without arguments that returns the validation bound in nats per datum, in
         place of the default; it runs with the modules in evaluation mode and with random streams of its own.
     :param seed: determines the order of the batches and the draws of validation; nothing global is seeded.
@@ -107,10 +115,10 @@ class Trainer:
         self,
         model: Callable[..., Any],
         guide: Callable[..., Any],
-        data: Tensor,
-        *,
+        data: Any,
+        *args: Any,
         loss: ELBO,
-        validation: Tensor | None = None,
+        validation: Any = None,
         validate_every: int = 1,
         epochs: int = 100,
         batch_size: int = 100,
@@ -132,6 +140,7 @@ class Trainer:
         compile: bool | None = None,  # noqa: A002 - torch's own word for it
         bfloat16: bool = False,
         drop_last: bool = False,
+        **kwargs: Any,
     ):
         checks.pair(model, guide)
         settings = self._settings = Settings(
@@ -157,37 +166,43 @@ class Trainer:
         self.clip_norm, self.checkpoint = settings.clip_norm, settings.checkpoint
         self.learning_rate = checks.positive("learning_rate", learning_rate)
         self.seed = seed_of("seed", seed)
-        train = data_tensor("data", data)
-        held_out = None if validation is None else data_tensor("validation", validation)
-        if held_out is not None and transform is None:
-            same_type("validation", held_out, train)
-        self.device = device_for(model, guide, train, device)
+        model, guide = with_constants(kwargs, model, guide, options_of(Trainer))
+        train, held_out = opened_rows((data, *args), validation, float_type(model, guide))
+        at = torch.device("cpu") if isinstance(train, Stream) else train.device
+        self.device = device_for(model, guide, at, device)
 
         run = self._run = Run(self.checkpoint, self.learning_rate)
         ranks = Ranks.present(run.last_checkpoint)
         self._progress: Progress = settings.progress if ranks.first else Silent()
-        self._batches = Batches(train, settings, self.seed, self.device, drop_last, ranks)
-        self.steps_per_epoch = len(self._batches)
+        self._batches = batches_of(train, settings, self.seed, self.device, drop_last, ranks)
+        self.steps_per_epoch = self._batches.length
+        example = self._batches.example()
+        if held_out is not None and transform is None:
+            same_type("validation", held_out.take(slice(0, 1)), example)
 
-        def negative_bound(x: Tensor) -> Tensor | float:
-            return loss.loss(model, guide, x)
+        def negative_bound(*batch: Tensor) -> Tensor | float:
+            return loss.loss(model, guide, *batch)
 
         objective = Loss(loss_of(model, guide, loss))
         self._requests = Requests(ranks)
         self._faults = Faults(run, settings, negative_bound, ranks, self._requests)
         choices = {"epochs": self.epochs} | settings.described(self.learning_rate) | {"seed": self.seed}
         choices |= {"drop_last": True} if drop_last else {}  # not in checkpoints of older versions
-        rows = {} if self.checkpoint is None else {"train": train, "validation": held_out}
+        rows: dict[str, Data | None] = {}
+        if self.checkpoint is not None:
+            rows = {"train": train} if isinstance(train, Data) else {}
+            rows["validation"] = held_out
         identity = run_state.identity(choices, config, rows)
-        self._files = RunFiles(run, metrics, identity, self._faults, ranks, self._requests)
+        place = self._batches.stream.place if keeps_its_place(self._batches) else lambda: None
+        self._files = RunFiles(run, metrics, identity, self._faults, ranks, self._requests, place)
 
-        example = train[: self.batch_size]
         given: dict[str, Tensor] = {}
 
         def dry_run() -> None:
-            given["data"] = checks.dense("transform", self._batches.prepared(example))
-            with InSupport("data"), self._faults.explained(given["data"]):
-                objective(given["data"])
+            batch = self._batches.prepared(*example)
+            given["data"] = checks.dense("transform", batch[0])
+            with InSupport("data"), self._faults.explained(*batch):
+                objective(*batch)
 
         with FlopCounterMode(display=False) as operations:
             trained = discover(model, guide, dry_run, data=given)
@@ -205,7 +220,7 @@ class Trainer:
             data=held_out,
             evaluate=evaluate,
             chunk=CHUNK * self.batch_size,
-            loss=lambda rows: negative_bound(self._batches.prepared(rows)),
+            loss=lambda *rows: negative_bound(*self._batches.prepared(*rows)),
             proceed=self._requests.go_on_validating,
             ranks=ranks,
             of_single_data=of_single_data,
@@ -215,9 +230,11 @@ class Trainer:
         if resume:
             with self._files.released_on_error():
                 self._files.restore(self.epochs, self.seed, tuple(may_change))
+                if isinstance(self._batches, FromLoader):
+                    self._batches.go_on(run)
                 self._announce(min(run.finished, self.epochs - 1))
                 self._files.rewrite_metrics()
-        long = self.epochs * self.steps_per_epoch >= WORTH_IT
+        long = self.steps_per_epoch is None or self.epochs * self.steps_per_epoch >= WORTH_IT
         possible = not ranks.several and self.device.type in ("cpu", "cuda")
         if possible and (long if compile is None else compile):
             self._steps.compile(self._batches, (model, guide, loss), self._progress.note)
@@ -260,12 +277,12 @@ class Trainer:
                 yield Epoch(run, self._batches, self._files, self._progress)
                 self._end_epoch()
 
-    def step(self, x: Tensor) -> Tensor:
-        """Take one gradient step on the batch ``x``; return its loss, detached.
+    def step(self, batch: Tensor | tuple[Tensor, ...]) -> Tensor:
+        """Take one gradient step on a batch as the epoch gives it; return its loss, detached.
 
         Of several processes each gives its rows; the step is that of all, the loss that of its own.
         """
-        return self._steps.take(x)
+        return self._steps.take(*(batch if isinstance(batch, tuple) else (batch,)))
 
     def save(self) -> None:
         """Save the checkpoint now; to be called between two steps, and by all of several processes."""
@@ -304,7 +321,7 @@ class Trainer:
 
     @contextmanager
     def _shown(self) -> Iterator[None]:
-        self._progress.start(self._run.history, self.epochs, self.steps_per_epoch)
+        self._progress.start(self._run.history, self.epochs, self.steps_per_epoch or 0)
         try:
             yield
         finally:
@@ -315,15 +332,15 @@ class Trainer:
 
 
 def fit(
-    model: Callable[..., Any], guide: Callable[..., Any], data: Tensor, *, loss: ELBO, **options: Any
+    model: Callable[..., Any], guide: Callable[..., Any], data: Any, *args: Any, loss: ELBO, **options: Any
 ) -> Fitted:
     """Train to the last epoch; return what came of it, with the weights of the best epoch by validation.
 
-    ``options`` are those of :class:`Trainer`. Without validation the weights are the last ones.
+    ``args`` and ``options`` are those of :class:`Trainer`. Without validation the weights are the last ones.
     """
-    trainer = Trainer(model, guide, data, loss=loss, **options)
+    trainer = Trainer(model, guide, data, *args, loss=loss, **options)
     for epoch in trainer:
-        for x in epoch:
-            trainer.step(x)
+        for batch in epoch:
+            trainer.step(batch)
     trainer.load_best()
     return trainer.fitted()

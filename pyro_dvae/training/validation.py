@@ -13,6 +13,7 @@ from pyro_dvae.calling import calling
 from pyro_dvae.distributed import Ranks
 from pyro_dvae.programs.parameters import Trained
 from pyro_dvae.random_state import derived_seed, forked
+from pyro_dvae.rows import Data
 from pyro_dvae.sites import clean_input
 from pyro_dvae.training.objective import PlateScale
 
@@ -23,16 +24,16 @@ CHUNK = 4  # validation rows at a time, in batch sizes
 class Validation:
     """``evaluate``, or else the mean of -``loss`` over the rows of ``data``, on clean input; nats per datum.
 
-    ``loss`` takes a chunk and returns its negative bound, summed, of which the scale of a plate is taken out;
-    ``proceed`` is called after every chunk and
-    may raise to end it. Of several ``ranks`` each takes its share of ``data``, if the loss is
+    ``loss`` takes the parts of a chunk and returns its negative bound, summed, of which the scale of a plate
+    is taken out; ``proceed`` is called after every chunk and may raise to end it. Of several ``ranks`` each
+    takes its share of ``data``, if the loss is
     ``of_single_data`` alone; all call ``evaluate``, and what it returns on rank 0 counts.
     """
 
-    data: Tensor | None
+    data: Data | None
     evaluate: Callable[[], float] | None
     chunk: int
-    loss: Callable[[Tensor], Tensor | float]
+    loss: Callable[..., Tensor | float]
     proceed: Callable[[], None]
     ranks: Ranks = field(default_factory=Ranks)
     of_single_data: bool = True
@@ -58,10 +59,9 @@ class Validation:
         ranks = ranks or Ranks()
         losses = []
         with torch.no_grad(), clean_input():
-            own = self.data[ranks.share(len(self.data))]
-            for rows in own.split(self.chunk) if len(own) else ():
+            for rows in self.data.part(ranks.share(len(self.data))).split(self.chunk):
                 with PlateScale(len(rows)) as scale, calling("model, guide, validation"):
-                    loss = float(self.loss(rows))
+                    loss = float(self.loss(*rows.rows))
                 losses.append(loss / scale.factor)
                 self.proceed()
         return -ranks.sum([math.fsum(losses)])[0] / len(self.data)

@@ -198,12 +198,12 @@ def test_what_is_not_trained_is_named_by_many_too():
     pair = Constant()
     pair.feature = nn.Linear(1, 1)
     words = r"^pairs\[0\]: not trained: guide.feature.weight, guide.feature.bias, which no param statement"
-    model = Constant().model
+    model, example = Constant().model, torch.zeros(4, dtype=torch.float64)
     with pytest.warns(UserWarning, match=words):
-        members_of([(model, Holder(pair))], dv.TraceDenoising_ELBO(), torch.zeros(4, dtype=torch.float64))
+        members_of([(model, Holder(pair))], dv.TraceDenoising_ELBO(), (example,))
     pair.feature.requires_grad_(False)  # silent: warnings are errors in these tests
     pyro.clear_param_store()
-    members_of([(model, Holder(pair))], dv.TraceDenoising_ELBO(), torch.zeros(4, dtype=torch.float64))
+    members_of([(model, Holder(pair))], dv.TraceDenoising_ELBO(), (example,))
 
 
 class Holder(nn.Module):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from pyro import poutine
@@ -28,19 +29,20 @@ from pyro_dvae.evaluation.annealing.records import AnnealedLikelihood, Bidirecti
 from pyro_dvae.evaluation.annealing.settings import DEFAULT_MEMORY, AnnealingSettings
 from pyro_dvae.evaluation.annealing.starts import programs_of
 from pyro_dvae.evaluation.annealing.structure import PROBED, Program, ProperLatents, Structure, inspect
-from pyro_dvae.evaluation.arguments import Arguments
 from pyro_dvae.evaluation.counting import counting
 from pyro_dvae.evaluation.estimates import evaluation_mode
+from pyro_dvae.programs.parameters import float_type
+from pyro_dvae.rows import Arguments, Data
 from pyro_dvae.sites import clean_input
 
 
-def example_data(model: Program, like: Tensor, data_site: str) -> Tensor:
-    """Draw data shaped like ``like`` from a model about which nothing is known yet.
+def example_data(model: Program, like: Arguments, data_site: str) -> Tensor:
+    """Draw data shaped like those of ``like`` from a model about which nothing is known yet.
 
     :raises InputError: ``data_site`` is not what the model observes, or not all of it.
     """
     with poutine.block(), clean_input():
-        trace = poutine.trace(poutine.uncondition(model)).get_trace(like)
+        trace = like.call(poutine.trace(poutine.uncondition(model)).get_trace)
     observed = [
         name
         for name, site in trace.nodes.items()
@@ -54,7 +56,7 @@ def example_data(model: Program, like: Tensor, data_site: str) -> Tensor:
     if len(observed) > 1:
         other = next(name for name in observed if name != data_site)
         raise InputError(f"model: it observes {other!r} beside {data_site!r}, and only one can be simulated")
-    return _shaped(trace.nodes[data_site]["value"], like, data_site)
+    return _shaped(trace.nodes[data_site]["value"], like.x, data_site)
 
 
 def simulated(programs: Programs, data_site: str) -> tuple[Programs, dict[str, Tensor]]:
@@ -94,8 +96,8 @@ _EXAMPLES = 100
 def bidirectional(
     model: Program,
     guide: Program | None,
-    data: Tensor,
-    *,
+    data: Any,
+    *args: Any,
     num_data: int | None = None,
     data_site: str = "x",
     num_steps: int = 500,
@@ -108,6 +110,7 @@ def bidirectional(
     max_plate_nesting: int | float = math.inf,
     memory: int = DEFAULT_MEMORY,
     progress: bool | Callable[[int, int], None] | None = None,
+    **kwargs: Any,
 ) -> BidirectionalReport:
     """Bound log p(x) of data simulated from the model from both sides, to measure the error of annealing.
 
@@ -120,8 +123,10 @@ def bidirectional(
 
     :param model: Pyro model of a batch, as for :func:`annealed_log_likelihood`, with a single observed site.
     :param guide: Pyro guide, for ``start="guide"``; otherwise it may be None.
-    :param data: a batch [N, ...] of which only shape, dtype and device are used.
-    :param num_data: number of rows to simulate; by default as many as in ``data``.
+    :param data: rows [N, ...] of which only shape, dtype and device are used.
+    :param args: further data for model and guide, N rows each, which are used as they are.
+    :param kwargs: further arguments of model and guide, passed unchanged.
+    :param num_data: number of rows to simulate; by default N. If there are more, further data are repeated.
     :param data_site: name of the observed site, whose draws are the data.
     :returns: lower and upper bound of each observation, their gap, and standard errors over the data (nats).
     :raises InputError: as :func:`annealed_log_likelihood`, and if the model observes other sites than
@@ -138,22 +143,29 @@ def bidirectional(
     checks.nesting("max_plate_nesting", max_plate_nesting)
     checks.count("memory", memory)
     first = start_program(guide, settings)
-    like = checks.data("data", data).detach()
-    size = len(like) if num_data is None else checks.count("num_data", num_data)
-    like = like.new_zeros(size, *like.shape[1:])
+    given = Data.opened("data", (data, *args), kwargs, float_type(model, guide))
+    size = len(given) if num_data is None else checks.count("num_data", num_data)
+
+    def like(start: int, count: int) -> Arguments:
+        rows = given[torch.arange(start, min(start + count, size)) % len(given)]
+        return rows.of(torch.zeros_like(rows.x))
+
     simulator = poutine.uncondition(ProperLatents()(model))
-    with evaluation_mode(simulator, first, like[:PROBED]), counting("annealing", progress) as shown:
+    with evaluation_mode(simulator, first, like(0, PROBED)), counting("annealing", progress) as shown:
         with stream(settings.seed, "example"):
-            examples = Arguments((example_data(model, like[:_EXAMPLES], data_site),))
+            few = like(0, _EXAMPLES)
+            few = few.of(example_data(model, few, data_site))
+            examples = Data(Data.of_tensors(*few.rows).sources, kwargs)
         structure = inspect(model, first, examples, max_plate_nesting)
         with stream(settings.seed, "memory"), calling("model, guide, data"):
             rows = rows_at_once(model, first, examples, structure, num_chains, memory)
-        chunks = list(Arguments((like,)).split(rows))
-        count = Counter(shown, len(chunks) * (pilot_transitions(num_steps) + 2 * num_steps))
+        starts = range(0, size, rows)
+        count = Counter(shown, len(starts) * (pilot_transitions(num_steps) + 2 * num_steps))
         forwards, reverses, simulations = [], [], []
-        for index, chunk in enumerate(chunks):
+        for index, start_row in enumerate(starts):
             with stream(settings.seed, "simulation", index):
-                programs, latents = simulated(programs_of(model, first, chunk, structure), data_site)
+                chunk = programs_of(model, first, like(start_row, rows), structure)
+                programs, latents = simulated(chunk, data_site)
             with stream(settings.seed, "pilot", index):
                 kernels = adapted_kernels(programs, settings, count)
             with stream(settings.seed, "forward", index):

@@ -14,8 +14,8 @@ from pyro_dvae.evaluation.annealing.density import Density, Programs
 from pyro_dvae.evaluation.annealing.kernels import PILOT_CHAINS, Kernels, Tick
 from pyro_dvae.evaluation.annealing.starts import begin, programs_of
 from pyro_dvae.evaluation.annealing.structure import Program, Structure
-from pyro_dvae.evaluation.arguments import Arguments
 from pyro_dvae.random_state import derived_seed, forked
+from pyro_dvae.rows import Data
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def stream(seed: int, *parts: object) -> Iterator[None]:
 def rows_at_once(
     model: Program,
     guide: Program | None,
-    given: Arguments,
+    given: Data,
     structure: Structure,
     num_chains: int,
     memory: int,

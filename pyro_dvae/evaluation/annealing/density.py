@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pyro_dvae.evaluation.annealing.scoring import GivenScores, Held, UnconstrainedScores, total
 from pyro_dvae.evaluation.annealing.structure import Program, Structure
-from pyro_dvae.evaluation.arguments import Arguments
+from pyro_dvae.rows import Arguments
 from pyro_dvae.sites import clean_input
 
 

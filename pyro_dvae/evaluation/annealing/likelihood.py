@@ -6,8 +6,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
-
 from pyro_dvae import checks
 from pyro_dvae.calling import calling
 from pyro_dvae.errors import InputError
@@ -17,16 +15,17 @@ from pyro_dvae.evaluation.annealing.records import AnnealedLikelihood
 from pyro_dvae.evaluation.annealing.settings import DEFAULT_MEMORY, AnnealingSettings
 from pyro_dvae.evaluation.annealing.starts import programs_of
 from pyro_dvae.evaluation.annealing.structure import PROBED, Program, ProperLatents, inspect
-from pyro_dvae.evaluation.arguments import Arguments
 from pyro_dvae.evaluation.counting import counting
 from pyro_dvae.evaluation.estimates import evaluation_mode
+from pyro_dvae.programs.parameters import float_type
+from pyro_dvae.rows import Data
 
 
 def annealed_log_likelihood(
     model: Program,
     guide: Program | None,
-    data: Tensor,
-    *args: Tensor,
+    data: Any,
+    *args: Any,
     num_steps: int = 500,
     num_chains: int = 16,
     start: str = "prior",
@@ -88,16 +87,15 @@ def annealed_log_likelihood(
     checks.nesting("max_plate_nesting", max_plate_nesting)
     checks.count("memory", memory)
     first = start_program(guide, settings)
-    given = Arguments.checked(data, args, kwargs)
-    probed, proper = given[:PROBED].rows, ProperLatents()(model)
-    with evaluation_mode(proper, first, *probed, **kwargs), counting("annealing", progress) as shown:
+    given = Data.opened("data", (data, *args), kwargs, float_type(model, guide))
+    probed, proper = given[:PROBED], ProperLatents()(model)
+    with evaluation_mode(proper, first, probed), counting("annealing", progress) as shown:
         structure = inspect(proper, first, given, max_plate_nesting)
         with stream(settings.seed, "memory"), calling("model, guide, data"):
             rows = rows_at_once(model, first, given, structure, num_chains, memory)
-        chunks = list(given.split(rows))
-        count = Counter(shown, len(chunks) * (pilot_transitions(num_steps) + num_steps))
+        count = Counter(shown, -(-len(given) // rows) * (pilot_transitions(num_steps) + num_steps))
         found = []
-        for index, chunk in enumerate(chunks):
+        for index, chunk in enumerate(given.split(rows)):
             with stream(settings.seed, "rows", index):
                 programs = programs_of(model, first, chunk, structure)
             with stream(settings.seed, "pilot", index):

@@ -21,9 +21,9 @@ from torch.distributions.transforms import Transform
 
 from pyro_dvae import checks
 from pyro_dvae.errors import InputError
-from pyro_dvae.evaluation.arguments import Arguments
 from pyro_dvae.programs.plates import Subsamples, is_deterministic
 from pyro_dvae.random_state import forked
+from pyro_dvae.rows import Arguments, Data
 from pyro_dvae.sites import clean_input
 
 
@@ -142,7 +142,7 @@ class Structure:
 
 @torch.no_grad()
 def inspect(
-    model: Program, guide: Program | None, given: Arguments, max_plate_nesting: int | float = math.inf
+    model: Program, guide: Program | None, given: Data, max_plate_nesting: int | float = math.inf
 ) -> Structure:
     """Run the model once, and the guide where there is one, and find the structure.
 

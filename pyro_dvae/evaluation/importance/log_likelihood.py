@@ -18,7 +18,7 @@ from pyro_dvae.distributed import Ranks
 from pyro_dvae.distributed.ranks import together
 from pyro_dvae.engine import fast_products
 from pyro_dvae.errors import InputError
-from pyro_dvae.evaluation.arguments import Arguments, rows_of
+from pyro_dvae.evaluation.arguments import rows_of
 from pyro_dvae.evaluation.counting import Counting, counting
 from pyro_dvae.evaluation.importance.plan import (
     ROWS_IN_CACHE,
@@ -37,7 +37,9 @@ from pyro_dvae.evaluation.importance.tally import Convergence, Partial, Tally, f
 from pyro_dvae.files import user_path
 from pyro_dvae.interrupts import Interrupts, Stopped
 from pyro_dvae.ownership import FileOwner
+from pyro_dvae.programs.parameters import float_type
 from pyro_dvae.random_state import derived_seed, forked
+from pyro_dvae.rows import Data
 
 AUTO = "auto"
 _ROWS, _DRAWS = 16, 100
@@ -73,8 +75,8 @@ _ROUNDING = 300  # a sum of a thousand rounded terms of the size of the weight's
 def log_likelihood(
     model: Program,
     guide: Program,
-    data: Tensor,
-    *args: Tensor,
+    data: Any,
+    *args: Any,
     num_samples: int = 5000,
     proposal: str = "auto",
     num_corruptions: int = 10,
@@ -134,7 +136,7 @@ def log_likelihood(
     :raises CheckpointError: if ``checkpoint`` belongs to another evaluation or is damaged.
     """
     checks.pair(model, guide)
-    given = Arguments.checked(data, args, kwargs)
+    given = Data.opened("data", (data, *args), kwargs, float_type(model, guide))
     checks.nesting("max_plate_nesting", max_plate_nesting)
     checks.optional(checks.flag, "compile", compile)
     for argument, flag in (("bfloat16", bfloat16), ("keep_log_weight", keep_log_weight)):
@@ -165,13 +167,13 @@ def log_likelihood(
             better = better_on_few(programs, chosen, nesting, noisy, start)
             chosen = replace(chosen, kind=ranks.of_first(better))
         planned = _planned(programs, smallest_pass(chosen, nesting, noisy), num_samples, memory)
-        if keep_log_weight and (needed := 4 * len(data) * planned.num_samples) > memory:
+        if keep_log_weight and (needed := 4 * len(given) * planned.num_samples) > memory:
             raise InputError(
-                f"keep_log_weight: {len(data)} x {planned.num_samples} weights take {needed} bytes, above "
+                f"keep_log_weight: {len(given)} x {planned.num_samples} weights take {needed} bytes, above "
                 f"memory={memory}; raise it, or evaluate fewer data"
             )
         settings = {
-            "data": fingerprint(given.tensors()),
+            "data": given.digest(),
             "parameters": fingerprint(trained.tensors().values()),
             "num_samples": planned.num_samples,
             "proposal": str(chosen),

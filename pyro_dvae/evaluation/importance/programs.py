@@ -12,13 +12,14 @@ from torch.distributions import biject_to
 
 from pyro_dvae.bounds import TraceDenoising_ELBO
 from pyro_dvae.errors import InputError
-from pyro_dvae.evaluation.arguments import Arguments, rows_of, why_shared
+from pyro_dvae.evaluation.arguments import rows_of, why_shared
 from pyro_dvae.evaluation.importance.proposals import Pass
 from pyro_dvae.programs.draws import Draws
 from pyro_dvae.programs.leaves import is_point
 from pyro_dvae.programs.observations import leave_out_zeros, require_no_rest
 from pyro_dvae.programs.parameters import Trained, discover
 from pyro_dvae.programs.plates import Layout
+from pyro_dvae.rows import Data
 from pyro_dvae.sites import Auxiliary
 
 _PROBED = 16  # data of the run that looks at model and guide
@@ -45,7 +46,7 @@ class Programs:
 
     model: Callable[..., Any]
     guide: Callable[..., Any]
-    given: Arguments
+    given: Data
 
     @property
     def num_data(self) -> int:

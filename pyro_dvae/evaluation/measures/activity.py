@@ -11,6 +11,8 @@ from pyro_dvae import checks
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.measures.means import stream_means
 from pyro_dvae.evaluation.measures.passes import Moments, Program, first_chunk, measuring
+from pyro_dvae.programs.parameters import float_type
+from pyro_dvae.rows import Data
 
 
 @dataclass(frozen=True, eq=False)  # compared by identity: == of tensors has no single truth value
@@ -65,13 +67,14 @@ class ActiveUnits:
 def active_units(
     model: Program,
     guide: Program,
-    data: Tensor,
-    *,
+    data: Any,
+    *args: Any,
     threshold: float = 0.01,
     num_samples: int = 100,
     clean: bool = True,
     seed: int | None = None,
     batch_size: int | None = None,
+    **kwargs: Any,
 ) -> ActiveUnits:
     """Count the active units (Burda, Grosse and Salakhutdinov 2016, section 5.2), without a gradient::
 
@@ -85,7 +88,9 @@ def active_units(
 
     :param model: Pyro model of a batch, with one data plate.
     :param guide: Pyro guide of a batch.
-    :param data: data, shape [N, ...], N at least 2.
+    :param data: rows [N, ...], from any source (:mod:`pyro_dvae.rows`), N at least 2.
+    :param args: further data for model and guide, N rows each, split like ``data``.
+    :param kwargs: further arguments of model and guide, passed unchanged.
     :param threshold: the activity above which a unit counts as active.
     :param num_samples: S, runs of the guide if one is not enough, at least 2.
     :param clean: give the guide clean input; otherwise corrupt it.
@@ -93,15 +98,15 @@ def active_units(
     :param batch_size: rows of ``data`` at a time; by default 2,000.
     :raises InputError: as ``latent_means``, and if there is a single observation.
     """
-    checks.data("data", data)
-    if len(data) < 2:
-        raise InputError(f"data: expected at least 2 rows, for a variance over them, got {len(data)}")
+    given = Data.opened("data", (data, *args), kwargs, float_type(model, guide))
+    if len(given) < 2:
+        raise InputError(f"data: expected at least 2 rows, for a variance over them, got {len(given)}")
     threshold = checks.number("threshold", threshold, minimum=0.0)
     checks.count("num_samples", num_samples, minimum=2)
     means: dict[str, Moments] = {}
     errors: dict[str, Moments] = {}
-    with measuring(model, guide, first_chunk(data, batch_size), clean, seed):
-        for codes in stream_means(model, guide, data, num_samples, batch_size):
+    with measuring(model, guide, first_chunk(given, batch_size), clean, seed):
+        for codes in stream_means(model, guide, given, num_samples, batch_size):
             for name, code in codes.items():
                 means.setdefault(name, Moments()).add(code.mean)
                 if code.variance is not None:
@@ -109,4 +114,4 @@ def active_units(
     activity = {name: moments.variance for name, moments in means.items()}
     for name, moments in errors.items():
         activity[name] = activity[name] - moments.mean
-    return ActiveUnits(activity, threshold, len(data), tuple(errors))
+    return ActiveUnits(activity, threshold, len(given), tuple(errors))

@@ -24,6 +24,8 @@ from pyro_dvae.evaluation.measures.passes import (
     first_chunk,
     measuring,
 )
+from pyro_dvae.programs.parameters import float_type
+from pyro_dvae.rows import Data
 
 
 @dataclass(frozen=True, eq=False)  # compared by identity: == of tensors has no single truth value
@@ -106,8 +108,8 @@ class BinaryCode:
 def binary_code(
     model: Program,
     guide: Program,
-    data: Tensor,
-    *,
+    data: Any,
+    *args: Any,
     site: str = "z",
     threshold: float = 0.5,
     values: tuple[float, float] = (0.0, 1.0),
@@ -115,6 +117,7 @@ def binary_code(
     dead: float = 0.01,
     clean: bool = True,
     batch_size: int | None = None,
+    **kwargs: Any,
 ) -> BinaryCode:
     """Round the posterior mean of each row of ``data`` to bits, and compare the reconstructions.
 
@@ -130,7 +133,9 @@ def binary_code(
 
     :param model: Pyro model of a batch, with one data plate.
     :param guide: Pyro guide of a batch.
-    :param data: data, shape [N, ...].
+    :param data: rows [N, ...], from any source (:mod:`pyro_dvae.rows`).
+    :param args: further data for model and guide, N rows each, split like ``data``.
+    :param kwargs: further arguments of model and guide, passed unchanged.
     :param site: name of the latent, of one event dimension [d]; others keep their mean.
     :param threshold: between the two values of a bit.
     :param values: what the decoder gets for 0 and for 1.
@@ -140,7 +145,7 @@ def binary_code(
     :param batch_size: rows of ``data`` at a time; by default 2,000.
     :raises InputError: if ``data`` is empty or not finite, a site does not exist, or a mean is not available.
     """
-    checks.data("data", data)
+    given = Data.opened("data", (data, *args), kwargs, float_type(model, guide))
     checks.number("threshold", threshold)
     checks.number("dead", dead, 0.0, 1.0)
     checks.pair(model, guide)
@@ -154,18 +159,18 @@ def binary_code(
     ones: Tensor | None = None
     real, rounded = [], []
     plate, size = "", 0
-    with measuring(model, guide, first_chunk(data, batch_size), clean, None):
-        for rows in chunks(data, batch_size):
+    with measuring(model, guide, first_chunk(given, batch_size), clean, None):
+        for rows in chunks(given, batch_size):
             if not plate:
                 draws = check_pair(model, guide, rows)
                 plate = data_plate(draws, len(rows))
                 checks.known("site", site, [each["name"] for each in draws.latent_sites()])
                 observed = [each["name"] for each in draws.model_sites() if each["is_observed"]]
                 checks.known("data_site", data_site, observed)
-                size = rows[0].numel()
+                size = rows.x[0].numel()
             setter = MeanCode()
             with setter:
-                codes = poutine.trace(guide).get_trace(rows)
+                codes = rows.call(poutine.trace(guide).get_trace)
             if setter.unknown:
                 kind = type(base_of(codes.nodes[setter.unknown[0]]["fn"])).__name__
                 raise InputError(
@@ -180,4 +185,4 @@ def binary_code(
             ones = count if ones is None else ones + count
     if ones is None or ones.dim() != 1:
         raise InputError(f"site: expected latents of one event dimension at {site!r}")
-    return BinaryCode(ones.double() / len(data), gathered(real), gathered(rounded), size, dead)
+    return BinaryCode(ones.double() / len(given), gathered(real), gathered(rounded), size, dead)

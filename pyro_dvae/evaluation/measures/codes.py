@@ -19,6 +19,7 @@ from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.estimates import Estimate, estimate_values, plus_minus
 from pyro_dvae.evaluation.measures.means import base_of, mean_of
 from pyro_dvae.evaluation.measures.passes import Program, by_row
+from pyro_dvae.rows import Arguments
 from pyro_dvae.sites import is_uncounted
 
 
@@ -43,20 +44,20 @@ class MeanCode(Messenger):
 
 
 def decoding_errors(
-    model: Program, codes: Trace, rows: Tensor, data_site: str, plate: str
+    model: Program, codes: Trace, rows: Arguments, data_site: str, plate: str
 ) -> tuple[Tensor, Tensor | None]:
     """Return the errors of the data decoded from the latents of a guide's run, one for each row.
 
     :param model: Pyro model of a batch; it runs on the latents in ``codes``.
     :param codes: a run of the guide.
-    :param rows: data [n, ...].
+    :param rows: n data.
     :param data_site: name of the model's observed site to compare.
     :param plate: name of the data plate.
     :returns: the squared error [n], mean over the elements of an observation, and the cross-entropy [n]
         (nats), the sum over them, or None where the likelihood is not Bernoulli.
     :raises InputError: the mean of the site is not known, or it is Bernoulli and observes other than [0, 1].
     """
-    site = poutine.trace(poutine.replay(model, trace=codes)).get_trace(rows).nodes[data_site]
+    site = rows.call(poutine.trace(poutine.replay(model, trace=codes)).get_trace).nodes[data_site]
     mean, base, value = mean_of(site["fn"]), base_of(site["fn"]), site["value"]
     if mean is None or bool(torch.isnan(mean).any()):
         raise InputError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from pyro import poutine
@@ -25,6 +26,8 @@ from pyro_dvae.evaluation.measures.passes import (
     first_chunk,
     measuring,
 )
+from pyro_dvae.programs.parameters import float_type
+from pyro_dvae.rows import Arguments, Data
 from pyro_dvae.sites import Auxiliary
 
 
@@ -43,12 +46,13 @@ class CodeMean:
 def latent_means(
     model: Program,
     guide: Program,
-    data: Tensor,
-    *,
+    data: Any,
+    *args: Any,
     num_samples: int = 100,
     clean: bool = True,
     seed: int | None = None,
     batch_size: int | None = None,
+    **kwargs: Any,
 ) -> dict[str, Tensor]:
     """Return the posterior mean E_{q(z|x)}[z] of every latent for each row of ``data``, without a gradient.
 
@@ -60,7 +64,9 @@ def latent_means(
 
     :param model: Pyro model of a batch, with one data plate; it is run once, to check the guide against it.
     :param guide: Pyro guide of a batch.
-    :param data: data, shape [N, ...].
+    :param data: rows [N, ...], from any source (:mod:`pyro_dvae.rows`).
+    :param args: further data for model and guide, N rows each, split like ``data``.
+    :param kwargs: further arguments of model and guide, passed unchanged.
     :param num_samples: runs of the guide if one is not enough.
     :param clean: give the guide clean input; otherwise corrupt it.
     :param seed: seed of a separate random stream; None uses the global one.
@@ -69,22 +75,22 @@ def latent_means(
     :raises InputError: if ``data`` is empty or not finite, there is no latent or data plate, or a mean is
         NaN.
     """
-    checks.data("data", data)
+    given = Data.opened("data", (data, *args), kwargs, float_type(model, guide))
     checks.count("num_samples", num_samples)
     parts: dict[str, list[Tensor]] = {}
-    with measuring(model, guide, first_chunk(data, batch_size), clean, seed):
-        for codes in stream_means(model, guide, data, num_samples, batch_size):
+    with measuring(model, guide, first_chunk(given, batch_size), clean, seed):
+        for codes in stream_means(model, guide, given, num_samples, batch_size):
             for name, code in codes.items():
                 parts.setdefault(name, []).append(code.mean.to("cpu", code.mean.dtype))
     return {name: torch.cat(blocks) for name, blocks in parts.items()}
 
 
 def stream_means(
-    model: Program, guide: Program, x: Tensor, num_samples: int, batch_size: int | None
+    model: Program, guide: Program, data: Data, num_samples: int, batch_size: int | None
 ) -> Iterator[dict[str, CodeMean]]:
     """Yield the means of every latent site, chunk by chunk; to be used inside :func:`measuring`."""
     plate = ""
-    for rows in chunks(x, batch_size):
+    for rows in chunks(data, batch_size):
         plate = plate or data_plate(check_pair(model, guide, rows), len(rows))
         yield _means(guide, rows, plate, num_samples)
 
@@ -104,7 +110,7 @@ def base_of(fn: Distribution) -> Distribution:
     return fn
 
 
-def _means(guide: Program, rows: Tensor, plate: str, num_samples: int) -> dict[str, CodeMean]:
+def _means(guide: Program, rows: Arguments, plate: str, num_samples: int) -> dict[str, CodeMean]:
     sites = _sites(guide, rows)
     found: dict[str, CodeMean] = {}
     sampled: dict[str, Moments] = {}
@@ -127,9 +133,9 @@ def _means(guide: Program, rows: Tensor, plate: str, num_samples: int) -> dict[s
     return found
 
 
-def _sites(guide: Program, rows: Tensor) -> list[Site]:
+def _sites(guide: Program, rows: Arguments) -> list[Site]:
     """Return the sites that a run of the guide drew, in order."""
-    trace = poutine.trace(guide).get_trace(rows)
+    trace = rows.call(poutine.trace(guide).get_trace)
     nodes = [site for site in trace.nodes.values() if site["type"] == "sample"]
     return [site for site in nodes if not site["is_observed"] and not site_is_subsample(site)]
 

@@ -11,7 +11,6 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
-from pyro_dvae import checks
 from pyro_dvae.bounds import TraceDenoising_ELBO
 from pyro_dvae.distributions.divergence import closed_form_kl
 from pyro_dvae.errors import InputError
@@ -28,7 +27,9 @@ from pyro_dvae.evaluation.measures.passes import (
 )
 from pyro_dvae.programs.dependence import circular, out_of_order
 from pyro_dvae.programs.draws import Draws, same
+from pyro_dvae.programs.parameters import float_type
 from pyro_dvae.programs.plates import DRAW_PLATES
+from pyro_dvae.rows import Data
 
 
 @dataclass(frozen=True)
@@ -142,8 +143,8 @@ class BoundParts:
 def bound_parts(
     model: Program,
     guide: Program,
-    data: Tensor,
-    *,
+    data: Any,
+    *args: Any,
     num_corruptions: int = 1,
     num_particles: int = 1,
     closed_form: bool = True,
@@ -151,6 +152,7 @@ def bound_parts(
     clean: bool = True,
     seed: int | None = None,
     batch_size: int | None = None,
+    **kwargs: Any,
 ) -> BoundParts:
     """Split the bound of each row of ``data`` into reconstruction and KL, without a gradient (nats)::
 
@@ -164,7 +166,9 @@ def bound_parts(
 
     :param model: Pyro model of a batch, with one data plate.
     :param guide: Pyro guide of a batch.
-    :param data: data, shape [N, ...].
+    :param data: rows [N, ...], from any source (:mod:`pyro_dvae.rows`).
+    :param args: further data for model and guide, N rows each, split like ``data``.
+    :param kwargs: further arguments of model and guide, passed unchanged.
     :param num_corruptions: M, as in the bounds; of use where ``clean`` is False.
     :param num_particles: K, draws of the latents per corruption; for K·M > 1 model and guide must vectorise.
     :param closed_form: integrate where that is known; False samples every KL.
@@ -174,15 +178,17 @@ def bound_parts(
     :param batch_size: rows of ``data`` at a time; by default about 2,000 divided by the draws of each.
     :raises InputError: ``data`` is empty or not finite, or there is no latent, observation or data plate.
     """
-    checks.data("data", data)
+    given = Data.opened("data", (data, *args), kwargs, float_type(model, guide))
     bound = TraceDenoising_ELBO(
         num_corruptions=num_corruptions, num_particles=num_particles, max_plate_nesting=max_plate_nesting
     )
     gathered = _Parts()
-    with measuring(model, guide, first_chunk(data, batch_size, num_corruptions * num_particles), clean, seed):
-        for rows in chunks(data, batch_size, num_corruptions * num_particles):
-            gathered.add(bound.draws(model, guide, (rows,), {}), len(rows), closed_form)
-    return gathered.record(len(data))
+    with measuring(
+        model, guide, first_chunk(given, batch_size, num_corruptions * num_particles), clean, seed
+    ):
+        for rows in chunks(given, batch_size, num_corruptions * num_particles):
+            gathered.add(bound.draws(model, guide, rows.rows, dict(rows.kwargs)), len(rows), closed_form)
+    return gathered.record(len(given))
 
 
 class _Parts:

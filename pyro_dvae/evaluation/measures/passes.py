@@ -18,6 +18,7 @@ from pyro_dvae.evaluation.estimates import evaluation_mode
 from pyro_dvae.programs.draws import Draws, draw
 from pyro_dvae.programs.plates import DRAW_PLATES, Layout
 from pyro_dvae.random_state import forked
+from pyro_dvae.rows import Arguments, Data
 from pyro_dvae.sites import clean_input
 
 
@@ -60,7 +61,9 @@ _ROWS_AT_ONCE = 2000
 
 
 @contextmanager
-def measuring(model: Program, guide: Program, rows: Tensor, clean: bool, seed: int | None) -> Iterator[None]:
+def measuring(
+    model: Program, guide: Program, rows: Arguments, clean: bool, seed: int | None
+) -> Iterator[None]:
     """Run the body without a gradient, with the guide on clean input if asked, and clear up after it.
 
     Modules are in evaluation mode meanwhile; ``rows`` are some data to find them by.
@@ -85,21 +88,21 @@ def measuring(model: Program, guide: Program, rows: Tensor, clean: bool, seed: i
                 del store[name]
 
 
-def first_chunk(x: Tensor, batch_size: int | None, draws: int = 1) -> Tensor:
+def first_chunk(data: Data, batch_size: int | None, draws: int = 1) -> Arguments:
     """Return the rows that :func:`chunks` gives first."""
-    return next(chunks(x, batch_size, draws))
+    return next(chunks(data, batch_size, draws))
 
 
-def chunks(x: Tensor, batch_size: int | None, draws: int = 1) -> Iterator[Tensor]:
-    """Return the rows of ``x`` a chunk at a time, by default about 2,000 divided by the draws of each."""
+def chunks(data: Data, batch_size: int | None, draws: int = 1) -> Iterator[Arguments]:
+    """Return the rows of ``data`` a chunk at a time, by default about 2,000 divided by the draws of each."""
     size = max(1, _ROWS_AT_ONCE // draws) if batch_size is None else checks.count("batch_size", batch_size)
-    return iter(x.split(size))
+    return data.split(size)
 
 
-def check_pair(model: Program, guide: Program, rows: Tensor) -> Draws:
+def check_pair(model: Program, guide: Program, rows: Arguments) -> Draws:
     """Run guide and model once, apart from the random streams; refuse a pair that cannot be measured."""
     with forked():
-        draws = draw(model, guide, (rows,), {}, Layout(1, 1, float("inf")))
+        draws = draw(model, guide, rows.rows, dict(rows.kwargs), Layout(1, 1, float("inf")))
     require_latents(draws)
     data_plate(draws, len(rows))
     return draws

@@ -15,6 +15,8 @@ from pyro_dvae import checks
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.measures.means import stream_means
 from pyro_dvae.evaluation.measures.passes import Program, first_chunk, measuring
+from pyro_dvae.programs.parameters import float_type
+from pyro_dvae.rows import Data
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,9 @@ def _binomial_error(share: float, count: int) -> float:
 def linear_probe(
     model: Program,
     guide: Program,
-    train_x: Tensor,
+    train_x: Any,
     train_labels: Tensor,
-    test_x: Tensor,
+    test_x: Any,
     test_labels: Tensor,
     *,
     c: float = 1.0,
@@ -87,6 +89,7 @@ def linear_probe(
     clean: bool = True,
     seed: int | None = None,
     batch_size: int | None = None,
+    **kwargs: Any,
 ) -> LinearProbe:
     """Fit multinomial logistic regression of the labels on the codes of the train data; test it.
 
@@ -97,10 +100,11 @@ def linear_probe(
 
     :param model: Pyro model of a batch, with one data plate.
     :param guide: Pyro guide of a batch.
-    :param train_x: data to fit, shape [N, ...].
+    :param train_x: rows to fit [N, ...], from any source; a tuple for a model of several data arguments.
     :param train_labels: their classes, whole numbers, shape [N].
-    :param test_x: data to test, shape [T, ...].
+    :param test_x: rows to test [T, ...], likewise.
     :param test_labels: their classes, shape [T].
+    :param kwargs: further arguments of model and guide, passed unchanged.
     :param c: inverse strength of the penalty, scikit-learn's ``C``.
     :param max_iter: steps of the fit at most; ``converged`` of the result says if they were enough.
     :param max_train: fit to at most this many train data, drawn at random; None takes all.
@@ -110,30 +114,26 @@ def linear_probe(
     :param batch_size: rows of data at a time; by default 2,000.
     :raises InputError: data or labels that cannot be used, a single class, or scikit-learn is not installed.
     """
-    checks.data("train_x", train_x)
-    checks.data("test_x", test_x)
-    _check_labels("train_labels", train_labels, len(train_x))
-    _check_labels("test_labels", test_labels, len(test_x))
-    if train_x.shape[1:] != test_x.shape[1:]:
-        raise InputError(
-            f"test_x: expected data of shape {tuple(train_x.shape[1:])} as in train_x, got "
-            f"{tuple(test_x.shape[1:])}"
-        )
+    floats = float_type(model, guide)
+    training = Data.opened("train_x", train_x if isinstance(train_x, tuple) else (train_x,), kwargs, floats)
+    testing = Data.opened("test_x", test_x if isinstance(test_x, tuple) else (test_x,), kwargs, floats)
+    _check_labels("train_labels", train_labels, len(training))
+    _check_labels("test_labels", test_labels, len(testing))
+    shape, other = training[:1].x.shape[1:], testing[:1].x.shape[1:]
+    if shape != other:
+        raise InputError(f"test_x: expected data of shape {tuple(shape)} as in train_x, got {tuple(other)}")
     checks.positive("c", c)
     checks.count("max_iter", max_iter)
     checks.count("num_samples", num_samples)
-    largest = len(train_x) if max_train is None else checks.count("max_train", max_train, minimum=2)
-    with measuring(model, guide, first_chunk(test_x, batch_size), clean, seed):
-        if largest < len(train_x):
-            rows = torch.randperm(len(train_x))[:largest].sort().values
-            train_x, train_labels = (
-                train_x[rows.to(train_x.device)],
-                train_labels[rows.to(train_labels.device)],
-            )
+    largest = len(training) if max_train is None else checks.count("max_train", max_train, minimum=2)
+    with measuring(model, guide, first_chunk(testing, batch_size), clean, seed):
+        if largest < len(training):
+            rows = torch.randperm(len(training))[:largest].sort().values
+            training, train_labels = training.chosen(rows), train_labels[rows.to(train_labels.device)]
         if len(train_labels.unique()) < 2:
             raise InputError(f"train_labels: expected at least 2 classes, got {int(train_labels[0])} alone")
-        train = _codes(model, guide, train_x, num_samples, batch_size)
-        test = _codes(model, guide, test_x, num_samples, batch_size)
+        train = _codes(model, guide, training, num_samples, batch_size)
+        test = _codes(model, guide, testing, num_samples, batch_size)
     return _fit(train, train_labels.cpu().numpy(), test, test_labels.cpu().numpy(), c, max_iter)
 
 
@@ -148,10 +148,12 @@ def _check_labels(argument: str, labels: Any, count: int) -> None:
         )
 
 
-def _codes(model: Program, guide: Program, x: Tensor, num_samples: int, batch_size: int | None) -> np.ndarray:
+def _codes(
+    model: Program, guide: Program, data: Data, num_samples: int, batch_size: int | None
+) -> np.ndarray:
     """Return the means of all latents side by side, float64 [N, features]."""
     parts = []
-    for codes in stream_means(model, guide, x, num_samples, batch_size):
+    for codes in stream_means(model, guide, data, num_samples, batch_size):
         flat = [code.mean.reshape(len(code.mean), -1).to("cpu", torch.float64) for code in codes.values()]
         parts.append(torch.cat(flat, 1))
     return torch.cat(parts).numpy()

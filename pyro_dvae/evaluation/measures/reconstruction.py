@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import overload
+from typing import Any, overload
 
 import torch
 from pyro import poutine
@@ -20,6 +20,8 @@ from pyro_dvae.evaluation.measures.passes import (
     first_chunk,
     measuring,
 )
+from pyro_dvae.programs.parameters import float_type
+from pyro_dvae.rows import Data
 
 
 @overload
@@ -68,13 +70,14 @@ def bits_per_dim(
 def reconstruction_error(
     model: Program,
     guide: Program,
-    data: Tensor,
-    *,
+    data: Any,
+    *args: Any,
     data_site: str = "x",
     num_samples: int = 10,
     clean: bool = True,
     seed: int | None = None,
     batch_size: int | None = None,
+    **kwargs: Any,
 ) -> ReconstructionError:
     """Compare each row of ``data`` with the data decoded from its code, without a gradient.
 
@@ -85,7 +88,9 @@ def reconstruction_error(
 
     :param model: Pyro model of a batch, with one data plate.
     :param guide: Pyro guide of a batch.
-    :param data: data, shape [N, ...].
+    :param data: rows [N, ...], from any source (:mod:`pyro_dvae.rows`).
+    :param args: further data for model and guide, N rows each, split like ``data``.
+    :param kwargs: further arguments of model and guide, passed unchanged.
     :param data_site: name of the model's observed site to compare.
     :param num_samples: sampled codes of each observation.
     :param clean: give the guide clean input; else it is corrupted by a draw of its own for every code.
@@ -94,13 +99,13 @@ def reconstruction_error(
     :raises InputError: ``data`` is empty or not finite, there is no such site, its mean is not known, or a
         Bernoulli site observes values outside [0, 1].
     """
-    checks.data("data", data)
+    given = Data.opened("data", (data, *args), kwargs, float_type(model, guide))
     checks.count("num_samples", num_samples)
     mean_parts: list[tuple[Tensor, Tensor | None]] = []
     sampled_parts: list[tuple[Tensor, Tensor | None]] = []
     plate = ""
-    with measuring(model, guide, first_chunk(data, batch_size), clean, seed):
-        for rows in chunks(data, batch_size):
+    with measuring(model, guide, first_chunk(given, batch_size), clean, seed):
+        for rows in chunks(given, batch_size):
             if not plate:
                 draws = check_pair(model, guide, rows)
                 plate = data_plate(draws, len(rows))
@@ -109,10 +114,10 @@ def reconstruction_error(
                 )
             setter = MeanCode()
             with setter:
-                trace = poutine.trace(guide).get_trace(rows)
+                trace = rows.call(poutine.trace(guide).get_trace)
             if not setter.unknown:
                 mean_parts.append(decoding_errors(model, trace, rows, data_site, plate))
-            runs = (poutine.trace(guide).get_trace(rows) for _ in range(num_samples))
+            runs = (rows.call(poutine.trace(guide).get_trace) for _ in range(num_samples))
             drawn = [decoding_errors(model, trace, rows, data_site, plate) for trace in runs]
             entropies = [cross for _, cross in drawn if cross is not None]
             squared = torch.stack([error for error, _ in drawn]).mean(0)

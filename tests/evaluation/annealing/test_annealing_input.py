@@ -44,7 +44,7 @@ def refused(message, model=None, guide=None, data=None, **options):
         ({"start": "guide"}, "guide: expected one to start from"),
         ({"data": torch.zeros(0, 3)}, "data: expected at least one element"),
         ({"data": torch.tensor([[0.0, math.nan, 0.0]])}, "data: expected finite values"),
-        ({"data": [[0.0, 1.0, 2.0]]}, "data: expected a tensor, got list"),
+        ({"data": [[0.0, 1.0, 2.0]]}, "data: expected a tensor .*, got list"),
         ({"data": torch.tensor(1.0)}, "data: expected data of shape"),
     ],
 )

@@ -10,12 +10,12 @@ from pyro_dvae.evaluation.annealing.kernels import adapted_kernels, leapfrog, pi
 from pyro_dvae.evaluation.annealing.settings import AnnealingSettings
 from pyro_dvae.evaluation.annealing.starts import begin, programs_of
 from pyro_dvae.evaluation.annealing.structure import inspect
-from pyro_dvae.evaluation.arguments import Arguments
+from pyro_dvae.rows import Arguments, Data
 
 
 def density_of(problem, x, num_chains, start="prior"):
     guide = problem.guide if start == "guide" else None
-    structure = inspect(problem.model, guide, Arguments((x,)))
+    structure = inspect(problem.model, guide, Data.of_tensors(x))
     return begin(programs_of(problem.model, guide, Arguments((x,)), structure), num_chains)
 
 
@@ -137,7 +137,7 @@ def test_step_sizes_follow_the_scale_of_each_datum():
     settings = AnnealingSettings(60, 16, "prior", 10, "sigmoid", 0.65, 0)
     for scale in (1.0, 0.05):
         problem, x = problem_of(scale), data(3)
-        structure = inspect(problem.model, None, Arguments((x,)))
+        structure = inspect(problem.model, None, Data.of_tensors(x))
         programs = programs_of(problem.model, None, Arguments((x,)), structure)
         kernels = adapted_kernels(programs, settings, lambda: ticks.append(1))
         assert kernels.step_sizes.shape == (59, 3)
@@ -150,13 +150,13 @@ def test_step_sizes_follow_the_scale_of_each_datum():
 
 def test_chunks_are_as_large_as_the_memory_allows():
     problem, x = LinearGaussian(data_size=3), data(50)
-    structure = inspect(problem.model, None, Arguments((x,)))
+    structure = inspect(problem.model, None, Data.of_tensors(x))
 
     def rows(memory, chains=16):
-        return rows_at_once(problem.model, None, Arguments((x,)), structure, chains, memory)
+        return rows_at_once(problem.model, None, Data.of_tensors(x), structure, chains, memory)
 
     assert rows(1) == 1
-    assert rows_at_once(problem.model, None, Arguments((x[:1],)), structure, 16, 10**9) == 1
+    assert rows_at_once(problem.model, None, Data.of_tensors(x[:1]), structure, 16, 10**9) == 1
     assert rows(2**22) == pytest.approx(2 * rows(2**21), rel=0.05)
     assert rows(2**22, chains=32) == pytest.approx(rows(2**21), rel=0.1)
     bytes_of_a_chain = 2**22 / rows(2**22) / 16

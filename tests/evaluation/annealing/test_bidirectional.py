@@ -145,7 +145,7 @@ def never(x, z):
         (twice, {"data_site": "xx"}, "data_site: unknown name 'xx' .did you mean 'x'"),
         (twice, {"num_data": 0}, "num_data: "),
         (twice, {"data": torch.zeros(0, 3)}, "data: "),
-        (twice, {"data": [1.0]}, "data: expected a tensor, got list"),
+        (twice, {"data": [1.0]}, "data: expected a tensor .*, got list"),
         (twice, {"start": "guide"}, "guide: expected one to start from"),
     ],
 )

@@ -1,0 +1,8 @@
+"""Rows of data from anywhere: tensors, arrays in memory and on disk, tables, data sets and loaders."""
+
+from pyro_dvae.rows.data import Arguments, Data
+from pyro_dvae.rows.opening import opened, source_of
+from pyro_dvae.rows.source import InMemory, Source
+from pyro_dvae.rows.torch_data import Stream
+
+__all__ = ["Arguments", "Data", "InMemory", "Source", "Stream", "opened", "source_of"]

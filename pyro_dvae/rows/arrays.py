@@ -1,0 +1,108 @@
+"""Rows of arrays: numpy's, also on disk, and scipy's sparse ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_dvae.errors import InputError
+from pyro_dvae.rows.source import InMemory, Rows, Source, require_finite
+
+_WIDER = {np.dtype("uint16"): np.int32, np.dtype("uint32"): np.int64, np.dtype("uint64"): np.int64}
+
+
+def tensor_of(argument: str, array: np.ndarray, floats: torch.dtype) -> Tensor:
+    """Return an array as a tensor: without a copy where torch can hold it, real numbers as ``floats``."""
+    if isinstance(array, np.ma.MaskedArray):
+        raise InputError(f"{argument}: got a masked array; fill its gaps (.filled(value))")
+    if array.dtype.kind not in "buif":
+        raise InputError(
+            f"{argument}: expected numbers, got an array of {array.dtype}; encode texts as numbers"
+        )
+    native = array.astype(_WIDER.get(array.dtype, array.dtype.newbyteorder("=")), copy=False)
+    if native.dtype.kind == "f" and native.dtype.itemsize > 8:
+        native = native.astype(np.float64)
+    if not native.flags.writeable or not native.flags.c_contiguous or any(s < 0 for s in native.strides):
+        native = np.array(native, order="C")
+    tensor = torch.from_numpy(native)
+    return tensor.to(floats) if tensor.is_floating_point() else tensor
+
+
+def array_source(argument: str, array: np.ndarray, floats: torch.dtype) -> Source:
+    """Return the rows of an array, which stays on disk if it is there."""
+    if array.ndim == 0 or not array.size:
+        raise InputError(f"{argument}: expected data of shape [N, ...], got shape {array.shape}")
+    if isinstance(array, np.memmap):
+        return Mapped(argument, array, floats)
+    return InMemory.checked(argument, tensor_of(argument, array, floats))
+
+
+class Mapped(Source):
+    """An array on disk (``numpy.load(file, mmap_mode="r")``), of which each batch reads its rows."""
+
+    def __init__(self, argument: str, array: np.memmap, floats: torch.dtype) -> None:
+        self._argument, self._array, self._floats = argument, array, floats
+        tensor_of(argument, array[:1], floats)
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    def take(self, rows: Rows) -> tuple[Tensor, ...]:
+        """Read some rows; refuse NaN and infinity among them."""
+        found = self._array[rows if isinstance(rows, slice) else rows.cpu().numpy()]
+        tensor = tensor_of(self._argument, np.array(found), self._floats)
+        return require_finite(self._argument, (tensor,))
+
+
+class Sparse(Source):
+    """A matrix of scipy.sparse, made dense batch by batch; integers become ``floats`` too.
+
+    :raises InputError: it holds no real numbers, or NaN or infinity.
+    """
+
+    def __init__(self, argument: str, matrix: Any, floats: torch.dtype) -> None:
+        if matrix.ndim != 2 or not min(matrix.shape):
+            raise InputError(f"{argument}: expected a sparse matrix [N, D], got shape {matrix.shape}")
+        self._rows, self._floats = matrix.tocsr(), floats
+        if self._rows.dtype.kind not in "buif" or not np.isfinite(self._rows.data).all():
+            raise InputError(f"{argument}: expected finite numbers in the sparse matrix")
+
+    def __len__(self) -> int:
+        return int(self._rows.shape[0])
+
+    def take(self, rows: Rows) -> tuple[Tensor, ...]:
+        """Return some rows as a dense tensor."""
+        found = self._rows[rows if isinstance(rows, slice) else rows.cpu().numpy()]
+        return (torch.from_numpy(np.ascontiguousarray(found.toarray())).to(self._floats),)
+
+
+def frame_source(argument: str, frame: Any, floats: torch.dtype) -> Source:
+    """Return the rows of a pandas DataFrame, as ``floats``, or of a Series, whose whole numbers stay such.
+
+    :raises InputError: a column holds no numbers, or cells are missing.
+    """
+    columns = {str(name): frame[name] for name in frame.columns} if frame.ndim == 2 else {"": frame}
+    odd = [name for name, column in columns.items() if not _is_number(column)]
+    if odd:
+        shown = ", ".join(map(repr, odd[:5])) + (f" and {len(odd) - 5} more" if len(odd) > 5 else "")
+        raise InputError(
+            f"{argument}: expected columns of numbers, got others in {shown}; encode them "
+            "(pandas.get_dummies(frame, dtype=float)) or leave them out (frame.select_dtypes('number'))"
+        )
+    gaps = {name: int(column.isna().sum()) for name, column in columns.items()}
+    if any(gaps.values()):
+        first = next(name for name, count in gaps.items() if count)
+        raise InputError(
+            f"{argument}: {sum(gaps.values())} cells are missing, {gaps[first]} of them in {first!r}; fill "
+            "them or drop their rows (frame.dropna())"
+        )
+    whole = frame.ndim == 1 and frame.dtype.kind in "iub"
+    array = np.asarray(frame.to_numpy(dtype=np.int64 if whole else np.float64))
+    return array_source(argument, array, floats)
+
+
+def _is_number(column: Any) -> bool:
+    return getattr(column.dtype, "kind", "O") in "buif"

@@ -1,0 +1,150 @@
+"""Where rows come from: the interface, rows in memory, and how rows are told from others by a checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from pyro_dvae import checks
+from pyro_dvae.errors import InputError
+
+Rows: TypeAlias = "Tensor | slice"
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_BLOCK = 1 << 26  # bytes read at a time
+
+
+class Source(ABC):
+    """Rows of one data argument, or of several that belong together, taken by index.
+
+    A new kind of source is a subclass and a line in :mod:`pyro_dvae.rows.opening`.
+
+    ``device`` is where :meth:`take` puts rows.
+    """
+
+    device = torch.device("cpu")
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return N."""
+
+    @abstractmethod
+    def take(self, rows: Rows) -> tuple[Tensor, ...]:
+        """Return some rows [B, ...] of each argument.
+
+        :param rows: indices [B], int64, or a slice.
+        """
+
+    def fingerprints(self) -> list[dict[str, Any]]:
+        """Return shape, type, digest of the first and last row, and sum of the bits of each argument.
+
+        They do not depend on what holds the rows: those of an array on disk are those of a tensor.
+        """
+        ends = self.take(torch.tensor([0, len(self) - 1]))
+        sums = [0] * len(ends)
+        for block in self.blocks():
+            for number, part in enumerate(block):
+                sums[number] += int(_bits(part).sum(dtype=torch.int64))
+        return [
+            {
+                "shape": [len(self), *end.shape[1:]],
+                "dtype": str(end.dtype).removeprefix("torch."),
+                "rows": hashlib.sha256(_bytes(end)).hexdigest()[:16],
+                "sum": (total + 2**63) % 2**64 - 2**63,  # as a sum in int64 would be
+            }
+            for end, total in zip(ends, sums, strict=True)
+        ]
+
+    def add_to(self, digest: Any) -> None:
+        """Add all values to a digest, argument by argument."""
+        first = self.take(slice(0, 1))
+        for number, part in enumerate(first):
+            digest.update(f"{part.dtype}{[len(self), *part.shape[1:]]}".encode())
+            for block in self.blocks():
+                digest.update(_bytes(block[number]))
+
+    def blocks(self) -> Iterator[tuple[Tensor, ...]]:
+        """Yield all rows in their order, some megabytes at a time."""
+        row = sum(part.nbytes for part in self.take(slice(0, 1)))
+        size = max(1, _BLOCK // max(1, row))
+        for start in range(0, len(self), size):
+            yield self.take(slice(start, start + size))
+
+
+def _bits(part: Tensor) -> Tensor:
+    return part.contiguous().reshape(-1).view(_INTEGERS.get(part.element_size(), torch.uint8))
+
+
+def _bytes(part: Tensor) -> Any:
+    return part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+class Part(Source):
+    """Some rows of a source.
+
+    :param rows: indices.
+    """
+
+    def __init__(self, source: Source, rows: Tensor) -> None:
+        self._source, self._rows = source, rows
+        self.device = source.device
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def take(self, rows: Rows) -> tuple[Tensor, ...]:
+        """Return some rows."""
+        return self._source.take(self._rows[rows if isinstance(rows, slice) else rows.cpu()])
+
+
+class InMemory(Source):
+    """Tensors of N rows each, in memory or on a device.
+
+    :param parts: one for each data argument.
+    """
+
+    def __init__(self, *parts: Tensor) -> None:
+        self.parts = tuple(part.detach() for part in parts)
+        self.device = self.parts[0].device
+
+    @classmethod
+    def checked(cls, argument: str, *parts: Tensor) -> InMemory:
+        """Refuse parts that are empty, hold NaN or infinity, or have other lengths."""
+        for number, part in enumerate(parts):
+            checks.data(f"{argument}[{number}]" if len(parts) > 1 else argument, part)
+        same_length([argument] * len(parts), list(parts))
+        return cls(*parts)
+
+    def __len__(self) -> int:
+        return len(self.parts[0])
+
+    def take(self, rows: Rows) -> tuple[Tensor, ...]:
+        """Return some rows; of a slice without a copy."""
+        if isinstance(rows, slice):
+            return tuple(part[rows] for part in self.parts)
+        return tuple(part.index_select(0, rows.to(part.device)) for part in self.parts)
+
+
+def same_length(arguments: list[str], parts: list[Any]) -> None:
+    """Refuse data arguments that have not the same number of rows."""
+    for argument, part in zip(arguments[1:], parts[1:], strict=True):
+        if len(part) != len(parts[0]):
+            raise InputError(
+                f"{argument}: expected the {len(parts[0])} rows of {arguments[0]}, with which it is cut, got "
+                f"{len(part)}; give by keyword what is passed on whole"
+            )
+
+
+def require_finite(argument: str, parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Refuse rows that hold NaN or infinity: those of a source that is not read at the start."""
+    for part in parts:
+        if part.is_floating_point() and not bool(torch.isfinite(part).all()):
+            bad = int((~torch.isfinite(part)).sum())
+            raise InputError(
+                f"{argument}: expected finite values, got {bad} NaN or infinite in {len(part)} rows"
+            )
+    return parts

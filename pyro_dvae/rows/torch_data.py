@@ -1,0 +1,155 @@
+"""Rows of torch's data sets, and batches of loaders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset, default_collate
+
+from pyro_dvae.errors import InputError
+from pyro_dvae.rows.arrays import tensor_of
+from pyro_dvae.rows.source import InMemory, Rows, Source, require_finite, same_length
+
+
+def parts_of(argument: str, batch: Any, floats: torch.dtype) -> tuple[Tensor, ...]:
+    """Return the tensors of a batch, in their order: of a tensor, an array, or a tuple of them.
+
+    :raises InputError: it is something else, or its parts have other lengths.
+    """
+    parts = batch if isinstance(batch, list | tuple) else (batch,)
+    found = []
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            part = tensor_of(argument, part, floats)
+        if not isinstance(part, Tensor) or not part.dim():
+            raise InputError(
+                f"{argument}: expected batches of tensors [B, ...] or tuples of them, got "
+                f"{_described(part)}; return such from the data set, or from the loader's collate_fn"
+            )
+        found.append(part.detach())
+    if not found:
+        raise InputError(
+            f"{argument}: expected batches with at least one tensor, got an empty {type(batch).__name__}"
+        )
+    same_length([f"{argument}, part {number + 1}" for number in range(len(found))], found)
+    return require_finite(argument, tuple(found))
+
+
+def _described(part: Any) -> str:
+    if isinstance(part, Mapping):
+        return f"a dict of {', '.join(map(repr, part))}"
+    return "a single number" if isinstance(part, Tensor) else f"a {type(part).__name__}"
+
+
+def dataset_source(argument: str, dataset: Any, floats: torch.dtype) -> Source:
+    """Return the rows of a map-style data set of torch."""
+    if type(dataset) is TensorDataset:
+        return InMemory.checked(argument, *dataset.tensors)
+    return Items(argument, dataset, floats, default_collate)
+
+
+class Items(Source):
+    """The items of a map-style data set, collated for each batch; each part of a tuple is a data argument."""
+
+    def __init__(
+        self, argument: str, dataset: Any, floats: torch.dtype, collate: Callable[[list[Any]], Any]
+    ) -> None:
+        self._argument, self._dataset, self._floats, self._collate = argument, dataset, floats, collate
+        if not len(self):
+            raise InputError(f"{argument}: expected at least one row, got an empty data set")
+        self.take(slice(0, 1))
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def take(self, rows: Rows) -> tuple[Tensor, ...]:
+        """Return some rows, one item after the other."""
+        numbers = range(len(self))[rows] if isinstance(rows, slice) else rows.tolist()
+        items = [self._dataset[number] for number in numbers]
+        try:
+            batch = self._collate(items)
+        except (TypeError, RuntimeError) as error:
+            raise InputError(
+                f"{self._argument}: its items cannot be put into one tensor "
+                f"({str(error).splitlines()[0]}); return tensors of one shape "
+                "(for images, give the data set a transform: torchvision.transforms.ToTensor())"
+            ) from error
+        parts = parts_of(self._argument, batch, self._floats)
+        if not _of_tensors(items[0]):  # collating makes doubles of Python's and numpy's numbers
+            parts = tuple(part.to(self._floats) if part.is_floating_point() else part for part in parts)
+        return parts
+
+
+def _of_tensors(item: Any) -> bool:
+    return all(isinstance(part, Tensor) for part in (item if isinstance(item, list | tuple) else (item,)))
+
+
+class Stream:
+    """The batches of a loader, in its own order and sizes.
+
+    :param loader: a DataLoader, or any iterable that begins anew when it is iterated again.
+    """
+
+    def __init__(self, argument: str, loader: Iterable[Any], floats: torch.dtype) -> None:
+        if isinstance(loader, Iterator):
+            raise InputError(
+                f"{argument}: an iterator gives its rows once, and every epoch wants them; give what it came "
+                "from (a list, a DataLoader, an object whose __iter__ begins anew)"
+            )
+        self._argument, self._loader, self._floats = argument, loader, floats
+
+    @property
+    def length(self) -> int | None:
+        """How many batches an epoch has; None where the loader does not say."""
+        try:
+            return len(self._loader)  # type: ignore[arg-type]
+        except TypeError:
+            return None
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        for batch in self._loader:
+            yield parts_of(self._argument, batch, self._floats)
+
+    def first(self) -> tuple[Tensor, ...]:
+        """Return the first batch of a fresh iteration."""
+        for parts in self:
+            return parts
+        raise InputError(f"{self._argument}: expected at least one batch, got none")
+
+    @property
+    def keeps_its_place(self) -> bool:
+        """Whether the loader can say where it is, and go on from there (torchdata's StatefulDataLoader)."""
+        return all(callable(getattr(self._loader, name, None)) for name in ("state_dict", "load_state_dict"))
+
+    def place(self) -> Any:
+        """Return where the loader is."""
+        return self._loader.state_dict()  # type: ignore[attr-defined]
+
+    def go_to(self, place: Any) -> None:
+        """Let the next iteration go on from a place."""
+        self._loader.load_state_dict(place)  # type: ignore[attr-defined]
+
+    def gathered(self) -> Source:
+        """Return all rows, read once into memory; of a loader of all items, the data set's own rows."""
+        loader = self._loader
+        if isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset):
+            plain = (torch.utils.data.SequentialSampler, torch.utils.data.RandomSampler)
+            sampler = loader.sampler
+            replacing = getattr(sampler, "replacement", False) or getattr(sampler, "_num_samples", None)
+            if isinstance(sampler, plain) and not replacing and not loader.drop_last:
+                return Items(
+                    self._argument, loader.dataset, self._floats, loader.collate_fn or default_collate
+                )
+        columns = list(zip(*self, strict=True))
+        if not columns:
+            raise InputError(f"{self._argument}: expected at least one batch, got none")
+        return InMemory.checked(self._argument, *(torch.cat(column) for column in columns))
+
+
+def is_map_style(value: Any) -> bool:
+    """Whether this is a data set of torch whose items have numbers."""
+    return isinstance(value, torch.utils.data.Dataset) and not isinstance(value, IterableDataset)

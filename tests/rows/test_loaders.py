@@ -1,0 +1,253 @@
+"""Training on the batches of a loader: its own order and sizes, and going on in the middle of an epoch."""
+
+import copy
+import itertools
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+import pyro_dvae as dv
+from pyro_dvae.engine import compiler
+
+N, D = 20, 3
+
+
+def data():
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(N, D, generator=generator), torch.randn(N, generator=generator)
+
+
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.decode, self.encode = nn.Linear(2, D), nn.Linear(D, 2)
+
+    def model(self, x, y=0.0):
+        pyro.module("pair", self)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1).to_event(1))
+            mean = self.decode(z) + torch.as_tensor(y).unsqueeze(-1)
+            pyro.sample("x", dist.Normal(mean, 1).to_event(1), obs=x)
+
+    def guide(self, x, y=0.0):
+        with pyro.plate("data", len(x)):
+            noisy = dv.corrupt("noisy", dv.GaussianNoise(0.5), x)
+            pyro.sample("z", dist.Normal(self.encode(noisy), 0.5).to_event(1))
+
+
+class Batches:
+    """An iterable of batches that does not say how many it has."""
+
+    def __init__(self, *parts, size=6):
+        self.parts, self.size = parts, size
+
+    def __iter__(self):
+        return zip(*(part.split(self.size) for part in self.parts), strict=True)
+
+
+class Places(Batches):
+    """The same, which can say where it is: what torchdata's StatefulDataLoader does."""
+
+    def __init__(self, *parts, size=6):
+        super().__init__(*parts, size=size)
+        self.generator = torch.Generator().manual_seed(4)
+        self.order, self.start, self.done = None, 0, 0
+
+    def __iter__(self):
+        start, self.start = self.start, 0
+        if not start:
+            self.order = torch.randperm(len(self.parts[0]), generator=self.generator)
+        for number, rows in enumerate(self.order.split(self.size)):
+            if number >= start:
+                self.done = number + 1
+                yield tuple(part[rows] for part in self.parts)
+        self.done = 0
+
+    def state_dict(self):
+        return {
+            "order": self.order,
+            "done": self.done,
+            "generator": self.generator.get_state(),
+            "more": [(1, b"two"), {3: None}],
+        }
+
+    def load_state_dict(self, state):
+        assert state["more"] == [(1, b"two"), {3: None}]
+        self.order, self.start = state["order"], state["done"]
+        self.generator.set_state(state["generator"])
+
+
+def without_compiler(monkeypatch):
+    monkeypatch.setattr(compiler, "_compiled", lambda graph, inputs: lambda given: list(graph(*given)))
+
+
+def trainer(pair, loader, **options):
+    options = {"epochs": 3, "learning_rate": 0.01, "progress": False, "compile": False} | options
+    return dv.Trainer(pair.model, pair.guide, loader, loss=dv.TraceDenoising_ELBO(), **options)
+
+
+def run(trainer, batches=None):
+    seen = []
+    for epoch in trainer:
+        for batch in itertools.islice(epoch, None if batches is None else batches - len(seen)):
+            trainer.step(batch)
+            seen.append(batch)
+        if len(seen) == batches:
+            break
+    return seen
+
+
+def weights(pair):
+    return [each.detach().clone() for each in pair.parameters()]
+
+
+def same(found, expected):
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.fixture(autouse=True)
+def _fresh():
+    pyro.clear_param_store()
+    pyro.set_rng_seed(1)
+
+
+@pytest.mark.parametrize("compile_", [False, True])
+def test_steps_are_those_on_its_batches(compile_, monkeypatch):
+    """A plain loop of steps on the same batches, with the same noise, is what a loader trains."""
+    without_compiler(monkeypatch)
+    x, y = data()
+    pair = Pair()
+    loop = trainer(pair, Batches(x, y), compile=compile_)
+    seen = run(loop)
+    assert [len(batch[0]) for batch in seen] == [6, 6, 6, 2] * 3
+    same([part for batch in seen[:4] for part in batch], [part for batch in Batches(x, y) for part in batch])
+    assert loop.history.epochs == [1, 2, 3]
+    if compile_:
+        return
+    pyro.clear_param_store()
+    pyro.set_rng_seed(1)
+    other = Pair()
+    optimizer = torch.optim.Adam(other.parameters(), lr=0.01)
+    for batch in seen:
+        optimizer.zero_grad()
+        dv.TraceDenoising_ELBO().differentiable_loss(other.model, other.guide, *batch).backward()
+        optimizer.step()
+    for a, b in zip(weights(pair), weights(other), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_loader_shuffles_as_it_would_without_a_dry_run():
+    x, _ = data()
+    loader = DataLoader(TensorDataset(x), batch_size=6, shuffle=True)
+    expected = [rows for (rows,) in loader]
+    pyro.set_rng_seed(1)
+    pair = Pair()
+    pyro.set_rng_seed(1)
+    loop = trainer(pair, loader, epochs=1)
+    assert loop.steps_per_epoch == 4
+    same(run(loop), expected)
+
+
+class Streamed(IterableDataset):
+    def __init__(self, x):
+        self.x = x
+
+    def __iter__(self):
+        return iter(self.x)
+
+
+def test_an_iterable_data_set_and_its_loader():
+    x, _ = data()
+    loader = DataLoader(Streamed(x), batch_size=6)
+    pair = Pair()
+    fitted = dv.fit(
+        pair.model, pair.guide, loader, loss=dv.TraceDenoising_ELBO(), epochs=2, progress=False, validation=x
+    )
+    assert len(fitted.history.epochs) == 2
+    a, b = (
+        dv.evaluate_bound(pair.model, pair.guide, each, loss=dv.TraceDenoising_ELBO(), seed=1).per_datum
+        for each in (loader, x)
+    )
+    assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("after", [2, 4, 6])
+def test_a_loader_that_keeps_its_place_goes_on_bit_for_bit(tmp_path, after):
+    x, y = data()
+    whole = Pair()
+    seen = run(trainer(whole, Places(x, y)))
+    pyro.clear_param_store()
+    pyro.set_rng_seed(1)
+    path = tmp_path / "run.ckpt"
+    begun = trainer(Pair(), Places(x, y), checkpoint=path)
+    run(begun, after)
+    begun.save()
+    begun._files.release()
+    pyro.clear_param_store()
+    pyro.set_rng_seed(99)
+    second = Pair()
+    rest = run(trainer(second, Places(x, y), checkpoint=path, resume=True))
+    same([part for batch in rest for part in batch], [part for batch in seen[after:] for part in batch])
+    same(weights(second), weights(whole))
+
+
+def test_one_that_does_not_begins_its_epoch_again_and_says_so(tmp_path):
+    x, y = data()
+    path = tmp_path / "run.ckpt"
+    begun = trainer(Pair(), Batches(x, y), checkpoint=path)
+    run(begun, 6)
+    begun.save()
+    begun._files.release()
+    pyro.clear_param_store()
+    with pytest.warns(UserWarning, match=r"no state_dict, so epoch 2 begins again with its first batch"):
+        again = trainer(Pair(), Batches(x, y), checkpoint=path, resume=True)
+    assert len(run(again)) == 8
+    assert again.history.epochs == [1, 2, 3]
+
+
+def test_the_place_of_a_loader_is_plain_data(tmp_path):
+    loader = Places(*data())
+    loader.state_dict = lambda: {"object": object()}
+    loop = trainer(Pair(), loader, checkpoint=tmp_path / "run.ckpt")
+    with pytest.raises(dv.InputError, match=r"^data: the state_dict of the loader holds a object"):
+        run(loop)
+
+
+def test_what_a_loader_cannot_be_used_for():
+    x, y = data()
+    pair, loss = Pair(), dv.TraceDenoising_ELBO()
+    with pytest.raises(dv.InputError, match=r"^drop_last: a loader cuts its own batches"):
+        trainer(pair, Batches(x, y), drop_last=True)
+    with pytest.raises(dv.InputError, match=r"^data: got a loader and further data arguments"):
+        dv.fit(pair.model, pair.guide, Batches(x), y, loss=loss, epochs=1)
+    with pytest.raises(dv.InputError, match=r"^data: expected at least one batch, got none"):
+        trainer(pair, EMPTY)
+    with pytest.raises(dv.InputError, match=r"^data: expected batches of tensors .*, got a dict of 'x'"):
+        trainer(pair, NAMED)
+
+
+class Of:
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __iter__(self):
+        return iter(copy.copy(self.batches))
+
+
+EMPTY, NAMED = Of([]), Of([{"x": torch.ones(2, D)}])
+
+
+def test_a_loader_of_uneven_batches_is_gathered_for_a_likelihood():
+    x, y = data()
+    pair = Pair()
+    a, b = (
+        dv.log_likelihood(pair.model, pair.guide, *each, num_samples=20, seed=1).log_likelihood
+        for each in ((Batches(x, y),), (x, y))
+    )
+    assert torch.equal(a, b)

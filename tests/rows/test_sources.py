@@ -1,0 +1,300 @@
+"""Every source of rows gives what the tensor of the same values gives, bit for bit, at every front door."""
+
+import pickle
+
+import numpy as np
+import pandas as pd
+import pyro
+import pyro.distributions as dist
+import pytest
+import scipy.sparse
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+import pyro_dvae as dv
+from pyro_dvae.rows import Data, InMemory, opened, source_of
+
+N, D = 23, 4
+
+
+def table():
+    """Small whole numbers, so that every type holds them exactly."""
+    return torch.randint(0, 5, (N, D), generator=torch.Generator().manual_seed(1)).float()
+
+
+class Squares(Dataset):
+    """A map-style data set that computes its items."""
+
+    def __init__(self, x):
+        self.x = x
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, row):
+        return self.x[row]
+
+
+def on_disk(x, tmp_path):
+    path = tmp_path / "rows.npy"
+    np.save(path, x.numpy().astype(np.float64))
+    return np.load(path, mmap_mode="r")
+
+
+SOURCES = {
+    "tensor": lambda x, _: x,
+    "array": lambda x, _: x.numpy(),
+    "array of doubles": lambda x, _: x.double().numpy(),
+    "array, columns first": lambda x, _: np.asfortranarray(x.numpy()),
+    "array, other byte order": lambda x, _: x.numpy().astype(">f4"),
+    "array on disk": on_disk,
+    "sparse": lambda x, _: scipy.sparse.csr_matrix(x.numpy()),
+    "sparse, columns, whole": lambda x, _: scipy.sparse.csc_array(x.numpy().astype(np.int16)),
+    "frame": lambda x, _: pd.DataFrame(x.numpy().astype(int), columns=list("abcd")),
+    "frame, mixed types": lambda x, _: pd.DataFrame(x.numpy()).astype({0: "int8", 1: "float64"}),
+    "TensorDataset": lambda x, _: TensorDataset(x),
+    "Dataset": lambda x, _: Squares(x),
+    "Dataset of arrays": lambda x, _: Squares(x.double().numpy()),
+    "loader of all": lambda x, _: DataLoader(Squares(x), batch_size=5, shuffle=True),
+}
+
+
+@pytest.fixture(params=SOURCES)
+def source(request, tmp_path):
+    return SOURCES[request.param](table(), tmp_path)
+
+
+class Pair(nn.Module):
+    """A linear-Gaussian model of rows of D, and a guide on corrupted rows."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.decode, self.encode = nn.Linear(2, D), nn.Linear(D, 2)
+        self.corruption = dv.GaussianNoise(0.5)
+
+    def model(self, x, shift=0.0):
+        pyro.module("pair", self)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1).to_event(1))
+            pyro.sample("x", dist.Normal(self.decode(z) + shift, 1).to_event(1), obs=x)
+
+    def guide(self, x, shift=0.0):
+        with pyro.plate("data", len(x)):
+            noisy = dv.corrupt("noisy", self.corruption, x)
+            pyro.sample("z", dist.Normal(self.encode(noisy), 0.5).to_event(1))
+
+
+def fitted_weights(data, **options):
+    pyro.clear_param_store()
+    pair = Pair()
+    pyro.set_rng_seed(2)
+    options = {"epochs": 3, "batch_size": 5, "progress": False, "learning_rate": 0.01} | options
+    dv.fit(pair.model, pair.guide, data, loss=dv.TraceDenoising_ELBO(), **options)
+    return [each.detach().clone() for each in pair.parameters()]
+
+
+def same(found, expected):
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a, b)
+
+
+IN_ORDER = [name for name in SOURCES if name != "loader of all"]  # which has an order of its own
+QUICK = ("array on disk", "sparse", "Dataset of arrays")
+RECORDED = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in IN_ORDER]
+
+
+@pytest.mark.parametrize("source", IN_ORDER, indirect=True)
+def test_training_is_that_of_the_tensor(source):
+    same(fitted_weights(source), fitted_weights(table()))
+
+
+@pytest.mark.parametrize("source", RECORDED, indirect=True)
+def test_recorded_training_is_that_of_the_tensor(source, monkeypatch):
+    without_compiler(monkeypatch)
+    options = {"compile": True, "validation": table()[:7], "epochs": 2}
+    same(fitted_weights(source, **options), fitted_weights(table(), **options))
+
+
+def without_compiler(monkeypatch):
+    from pyro_dvae.engine import compiler
+
+    monkeypatch.setattr(compiler, "_compiled", lambda graph, inputs: lambda given: list(graph(*given)))
+
+
+@pytest.mark.parametrize("source", RECORDED, indirect=True)
+def test_several_models_train_as_on_the_tensor(source, monkeypatch):
+    without_compiler(monkeypatch)
+    found = []
+    for data in (source, table()):
+        pyro.clear_param_store()
+        pairs = [Pair(), Pair()]
+        options = {"epochs": 1, "batch_size": 8, "progress": False}
+        dv.fit_many([(p.model, p.guide) for p in pairs], data, loss=dv.TraceDenoising_ELBO(), **options)
+        found.append([each.detach().clone() for pair in pairs for each in pair.parameters()])
+    same(*found)
+
+
+DOORS = {
+    "evaluate_bound": lambda pair, x: (
+        dv.evaluate_bound(
+            pair.model, pair.guide, x, loss=dv.TraceDenoising_ELBO(), clean=False, seed=3, batch_size=6
+        ).per_datum
+    ),
+    "bounds_report": lambda pair, x: (
+        dv.bounds_report(
+            pair.model,
+            pair.guide,
+            x,
+            num_mixture=2,
+            num_particles=2,
+            num_corruptions=2,
+            num_samples=20,
+            seed=3,
+        )
+        .entries[0]
+        .estimate.per_datum
+    ),
+    "log_likelihood": lambda pair, x: (
+        dv.log_likelihood(pair.model, pair.guide, x, num_samples=30, seed=3, memory=20_000).log_likelihood
+    ),
+    "annealed_log_likelihood": lambda pair, x: (
+        dv.annealed_log_likelihood(pair.model, pair.guide, x, num_steps=5, num_chains=2, seed=3).log_weight
+    ),
+    "bidirectional": lambda pair, x: (
+        dv.bidirectional(pair.model, pair.guide, x, num_steps=5, num_chains=2, seed=3).reverse_log_weight
+    ),
+    "latent_means": lambda pair, x: dv.evaluation.measures.latent_means(
+        pair.model, pair.guide, x, clean=False, num_samples=3, seed=3, batch_size=6
+    )["z"],
+    "active_units": lambda pair, x: dv.evaluation.measures.active_units(
+        pair.model, pair.guide, x, seed=3, batch_size=6
+    ).activity["z"],
+    "bound_parts": lambda pair, x: (
+        dv.evaluation.measures.bound_parts(
+            pair.model, pair.guide, x, seed=3, batch_size=6
+        ).reconstruction.per_datum
+    ),
+    "reconstruction_error": lambda pair, x: (
+        dv.evaluation.measures.reconstruction_error(
+            pair.model, pair.guide, x, seed=3, batch_size=6, num_samples=2
+        ).from_samples.squared.per_datum
+    ),
+    "binary_code": lambda pair, x: (
+        dv.evaluation.measures.binary_code(pair.model, pair.guide, x, batch_size=6).share
+    ),
+    "linear_probe": lambda pair, x: torch.tensor(
+        dv.evaluation.measures.linear_probe(
+            pair.model, pair.guide, x, torch.arange(N) % 2, x, torch.arange(N) % 2, seed=3
+        ).test_accuracy
+    ),
+}
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_figures_are_those_of_the_tensor(source, door):
+    pair = Pair()
+    same([DOORS[door](pair, source)], [DOORS[door](pair, table())])
+
+
+def test_what_tells_rows_from_others_does_not_depend_on_the_source(source):
+    if isinstance(source, DataLoader):
+        source = opened("data", source, torch.float32).gathered()
+        data = Data((source,))
+    else:
+        data = Data.opened("data", (source,))
+    same_data = Data.opened("data", (table(),))
+    assert data.fingerprints() == same_data.fingerprints()
+    assert data.digest() == same_data.digest()
+    changed = table()
+    changed[11, 2] += 1
+    assert Data.opened("data", (changed,)).fingerprints() != same_data.fingerprints()
+    assert Data.opened("data", (changed,)).digest() != same_data.digest()
+
+
+def test_types():
+    def type_of(value, floats=torch.float32):
+        return source_of("data", value, floats).take(slice(0, 1))[0].dtype
+
+    assert type_of(table().double()) == torch.float64  # a tensor's type is its owner's choice
+    assert type_of(table().double().numpy()) == torch.float32
+    assert type_of(table().numpy(), torch.float64) == torch.float64
+    assert type_of(np.zeros(3, np.uint16)) == torch.int32
+    assert type_of(np.zeros(3, bool)) == torch.bool
+    assert type_of(pd.Series([1, 2])) == torch.int64
+    assert type_of(pd.DataFrame({"a": [1, 2]})) == torch.float32
+    assert type_of(scipy.sparse.csr_matrix(np.eye(2, dtype=int)), torch.float64) == torch.float64
+
+
+def test_modules_of_doubles_get_doubles():
+    pair = Pair().double()
+    found = dv.evaluate_bound(
+        pair.model, pair.guide, table().numpy(), loss=dv.TraceDenoising_ELBO(), seed=1
+    ).per_datum
+    again = dv.evaluate_bound(
+        pair.model, pair.guide, table().double(), loss=dv.TraceDenoising_ELBO(), seed=1
+    ).per_datum
+    assert torch.equal(found, again)
+
+
+GAPS = pd.DataFrame({"a": [1.0, None], "b": [2.0, 3.0]})
+WORDS = pd.DataFrame({"a": [1.0, 2.0], "kind": ["x", "y"]})
+REFUSED = {
+    "dict": ({"x": table(), "y": table()}, r"got a dict; give its parts one after the other: data\['x'\]"),
+    "list of tensors": ([table(), table()], r"got list; give rows as one tensor"),
+    "path": ("rows.npy", r"expected a tensor .*, got 'rows.npy'"),
+    "iterator": (iter([table()]), "an iterator gives its rows once"),
+    "texts": (np.array(["a", "b"]), "expected numbers, got an array of <U1"),
+    "objects": (np.array([{}, 1], dtype=object), "expected numbers, got an array of object"),
+    "masked": (np.ma.masked_equal(np.arange(4.0), 2), "got a masked array; fill its gaps"),
+    "gaps": (GAPS, r"1 cells are missing, 1 of them in 'a'; fill them or drop their rows"),
+    "words": (WORDS, "expected columns of numbers, got others in 'kind'; encode them"),
+    "no rows": (np.zeros((0, 3)), r"got shape \(0, 3\)"),
+    "NaN": (np.array([1.0, np.nan]), "expected finite values, got 1 NaN"),
+    "sparse NaN": (scipy.sparse.csr_matrix([[1.0, np.nan]]), "expected finite numbers in the sparse matrix"),
+    "empty data set": (Squares(table()[:0]), "got an empty data set"),
+    "dicts of a data set": (Squares([{"x": torch.ones(2)}]), "got a dict of 'x'; return such"),
+    "other shapes": (Squares([torch.ones(2), torch.ones(3)]), "cannot be put into one tensor"),
+    "texts of a data set": (Squares(["a", "b"]), "expected batches of tensors .* got a str"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_has_no_rows_is_refused_with_a_remedy(case):
+    value, words = REFUSED[case]
+    pair = Pair()
+    for call in (
+        lambda: dv.fit(
+            pair.model, pair.guide, value, loss=dv.TraceDenoising_ELBO(), epochs=1, progress=False
+        ),
+        lambda: dv.evaluate_bound(pair.model, pair.guide, value, loss=dv.TraceDenoising_ELBO()),
+    ):
+        with pytest.raises(dv.InputError, match=f"^data: .*{words}|^data: {words}"):
+            call()
+
+
+def test_gaps_of_an_array_on_disk_are_seen_when_their_rows_are_read(tmp_path):
+    array = table().numpy().copy()
+    array[20, 1] = np.inf
+    source = source_of("data", on_disk(torch.from_numpy(array), tmp_path), torch.float32)
+    source.take(slice(0, 20))
+    with pytest.raises(
+        dv.InputError, match=r"^data: expected finite values, got 1 NaN or infinite in 2 rows"
+    ):
+        source.take(torch.tensor([3, 20]))
+
+
+def test_an_array_on_disk_is_not_read_at_once(tmp_path):
+    mapped = on_disk(table(), tmp_path)
+    source = source_of("data", mapped, torch.float32)
+    assert not isinstance(source, InMemory)
+    rows = torch.tensor([5, 2, 5])
+    assert torch.equal(source.take(rows)[0], table()[rows])
+    assert torch.equal(source.take(slice(20, 99))[0], table()[20:])
+
+
+def test_sources_pickle():
+    for value in (table(), scipy.sparse.csr_matrix(table().numpy()), Squares(table())):
+        source = pickle.loads(pickle.dumps(source_of("data", value, torch.float32)))
+        assert torch.equal(source.take(slice(0, N))[0], table())
