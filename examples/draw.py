@@ -63,7 +63,8 @@ def main(
     data = dv.load_dataset(dataset, data_folder)
     train, validation, test = binarise_dataset(data, "static", seed)
     visit = binarisation("static").visit
-    draw = dv.DRAW(image_shape=data.image_shape, corruption=dv.SaltAndPepper(noise, salt=noise), **network)
+    shape = data.picture_shape
+    draw = dv.DRAW(image_shape=shape, corruption=dv.SaltAndPepper(noise, salt=noise), **network)
     bound = dv.TraceMeanFieldDenoising_ELBO(max_plate_nesting=1)
     dv.fit(
         draw.model,
@@ -84,7 +85,7 @@ def main(
     print(f"test bound on clean input: {found.mean:.2f} ± {found.standard_error:.2f} nats ({data.name})")
     clean = visit(test[:ROWS])
     corrupted = draw.guide.corruption(clean).sample()
-    picture(Path(output), data.image_shape, draw.sample(ROWS), clean, corrupted, draw.reconstruct(corrupted))
+    picture(Path(output), shape, draw.sample(ROWS), clean, corrupted, draw.reconstruct(corrupted))
     print(f"picture: {output}")
 
 

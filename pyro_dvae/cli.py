@@ -73,16 +73,16 @@ def evaluate(
 
 @main.command()
 @click.argument("run")
-@click.option("--count", default=100, show_default=True, help="Number of images.")
+@click.option("--count", default=100, show_default=True, help="Number of rows.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the latents.")
-@click.option("--output", default=None, help="Picture (.png) or array (.npy).  [default: RUN/samples.png]")
-@click.option("--pixels", is_flag=True, help="Draw pixels too, instead of showing their means.")
+@click.option("--output", default=None, help="Picture (.png), array (.npy) or table (.csv).")
+@click.option("--pixels", is_flag=True, help="Draw values too, instead of their means.")
 def sample(run: str, count: int, seed: int, output: str | None, pixels: bool) -> None:
-    """Draw images from the model of the run folder RUN."""
+    """Draw images, or rows of a table in its own units, from the model of the run folder RUN."""
     from pyro_dvae.jobs.images import save_samples
 
     path = save_samples(run, output, count, seed, pixels)
-    show(f"{count} images in {path}")
+    show(f"{count} {'images' if path.suffix == '.png' else 'rows'} in {path}")
 
 
 @main.command()

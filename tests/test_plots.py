@@ -470,3 +470,52 @@ def test_names_with_mathtext_or_control_codes_are_drawn_as_they_are(name, tmp_pa
     plots.learning_curves(tmp_path / "curves.png", [1, 2], [-3, -2], [-3, -1], 2, name)
     plots.image_grid(tmp_path / "grid.png", np.zeros((2, 4)), (2, 2), title=name)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.png", "grid.png"]
+
+
+# Tables
+
+
+def columns(count=40, seed=0):
+    generator = np.random.default_rng(seed)
+    x = {"height": generator.normal(170, 10, count), "7": generator.normal(0, 1, count)}
+    x["colour"] = np.array(["red", "blue"])[np.arange(count) % 2]
+    return x, {"height": x["height"] + 1, "7": np.zeros(count), "colour": x["colour"]}
+
+
+def test_a_table_is_drawn_by_its_columns_of_numbers(figures, path):
+    observed, reconstructed = columns()
+    plots.observed_and_reconstructed(path, observed, reconstructed, "mine.csv")
+    shown = texts(figures[-1])
+    assert {"height", "column 7", "observed", "reconstructed", "mine.csv"} <= set(shown)
+    assert "colour" not in shown
+    plots.column_errors(path, observed, reconstructed)
+    axes = figures[-1].axes[0]
+    x = observed["height"]
+    widths = sorted(bar.get_width() for bar in axes.patches)
+    expected = [1 / x.var(), np.square(observed["7"]).mean() / observed["7"].var()]
+    assert widths == pytest.approx(sorted(expected))
+
+
+def test_codes_lie_on_their_principal_axes(figures, path):
+    generator = np.random.default_rng(1)
+    codes = generator.normal(size=(200, 2)) * [3, 0.5]
+    turned = codes @ np.array([[0.6, 0.8, 0.0], [-0.8, 0.6, 0.0]])
+    plots.latent_scatter(path, torch.from_numpy(turned), torch.arange(200) % 2)
+    first = figures[-1].axes[0]
+    drawn = np.concatenate([line.get_xydata() for line in first.lines])
+    assert sorted(drawn.var(0), reverse=True) == pytest.approx(
+        np.linalg.eigvalsh(np.cov(codes.T, bias=True))[::-1]
+    )
+    assert {"class 0", "class 1"} <= set(texts(figures[-1]))
+    plots.latent_scatter(path, codes[:, :1])  # a single unit
+    plots.latent_scatter(path, codes, np.arange(200))  # too many classes for colours
+
+
+def test_bad_tables(path):
+    observed, reconstructed = columns()
+    with pytest.raises(InputError, match=r"reconstructed: expected \[40\] values of 'height', got \[39\]"):
+        plots.column_errors(path, observed, reconstructed | {"height": observed["height"][1:]})
+    with pytest.raises(InputError, match="at least one column of numbers"):
+        plots.observed_and_reconstructed(path, {"a": np.array(["x"])}, {})
+    with pytest.raises(InputError, match="codes: expected at least two rows"):
+        plots.latent_scatter(path, torch.zeros(1, 2))

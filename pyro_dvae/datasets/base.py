@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pyro_dvae import checks
+from pyro_dvae.datasets.columns import Columns
 from pyro_dvae.errors import DataError, InputError, shown
 
 
@@ -34,10 +35,11 @@ class UnavailableError(DataError):
 
 @dataclass(frozen=True, eq=False)  # compared by identity: == of tensors has no single truth value
 class Dataset:
-    """Three parts of one data set, each a tensor ``[N, D]`` of one floating-point type, values in [0, 1].
+    """Three parts of one data set, each a tensor ``[N, D]`` of one floating-point type.
 
-    An image is flattened row by row: ``train[n].reshape(image_shape)`` is the picture. ``source`` describes
-    where the values came from and how they were split. If this set replaces another one that was not
+    An image is flattened row by row: ``train[n].reshape(image_shape)`` is the picture; a table has none.
+    ``source`` describes where the values came from, how they were split, and what was done with them;
+    ``columns`` leads back to original columns and units. If this set replaces another one that was not
     available, ``substituted_for`` names that one.
     """
 
@@ -48,23 +50,22 @@ class Dataset:
     train_labels: Tensor | None = field(repr=False)
     validation_labels: Tensor | None = field(repr=False)
     test_labels: Tensor | None = field(repr=False)
-    image_shape: tuple[int, int]
+    image_shape: tuple[int, ...] | None
     binary: bool
     source: str
     substituted_for: str | None = None
+    columns: Columns | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         for part in ("train", "validation", "test"):
             self._check_part(part, getattr(self, part))
             self._check_labels(part, getattr(self, f"{part}_labels"))
-        sizes = self.image_shape
-        if not isinstance(sizes, tuple) or not all(isinstance(each, int) for each in sizes):
-            raise DataError(f"{self.name}: expected an image_shape of two whole numbers, got {shown(sizes)}")
         checks.flag("binary", self.binary)
-        if len(self.image_shape) != 2 or math.prod(self.image_shape) != self.dimension:
+        if self.image_shape is not None:
+            self._check_shape(self.image_shape)
+        if self.columns is not None and len(self.columns) != self.dimension:
             raise DataError(
-                f"{self.name}: expected an image_shape of two sizes with product {self.dimension}, "
-                f"got {self.image_shape!r}"
+                f"{self.name}: expected columns of {self.dimension} values, got {len(self.columns)}"
             )
         if self.binary and not is_binary(self.train, self.validation, self.test):
             raise DataError(f"{self.name}: declared binary, but holds values other than 0 and 1")
@@ -75,6 +76,13 @@ class Dataset:
             return self
         parts = {part: getattr(self, part).to(dtype) for part in ("train", "validation", "test")}
         return replace(self, **parts)
+
+    @property
+    def picture_shape(self) -> tuple[int, ...]:
+        """The shape of an image; refused of a table."""
+        if self.image_shape is None:
+            raise DataError(f"{self.name}: its rows are no images")
+        return self.image_shape
 
     @property
     def dimension(self) -> int:
@@ -92,9 +100,17 @@ class Dataset:
                 f"{where}: expected {self.dimension} values a row as in train, got {data.shape[1]}"
             )
         try:
-            checks.unit_interval(where, data)
+            checks.finite(where, data)
         except InputError as error:
             raise DataError(str(error)) from None
+
+    def _check_shape(self, sizes: Any) -> None:
+        whole = isinstance(sizes, tuple) and all(isinstance(each, int) for each in sizes)
+        if not whole or len(sizes) not in (2, 3) or math.prod(sizes) != self.dimension:
+            raise DataError(
+                f"{self.name}: expected an image_shape of two or three sizes with product {self.dimension}, "
+                f"got {shown(sizes)}"
+            )
 
     def _check_labels(self, part: str, labels: Any) -> None:
         if labels is None:

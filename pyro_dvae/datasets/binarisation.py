@@ -22,7 +22,7 @@ class Binarisation:
 
     def prepare(self, data: Tensor, seed: int) -> Tensor:
         """Return the tensor to keep for training; draws, if any, depend on ``seed`` alone."""
-        return self._keep(checks.unit_interval("data", data), checks.count("seed", seed, minimum=0))
+        return self._keep(self._checked(data), checks.count("seed", seed, minimum=0))
 
     def prepare_evaluation(self, data: Tensor, seed: int) -> Tensor:
         """Return the tensor to keep for evaluation: the same at every visit, so that figures repeat."""
@@ -34,6 +34,9 @@ class Binarisation:
 
     def _keep(self, data: Tensor, seed: int) -> Tensor:
         return data
+
+    def _checked(self, data: Tensor) -> Tensor:
+        return checks.finite("data", data) if self.name == "none" else checks.unit_interval("data", data)
 
 
 class StaticBinarisation(Binarisation):

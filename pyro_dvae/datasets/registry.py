@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,6 +12,7 @@ import torch
 
 from pyro_dvae import checks
 from pyro_dvae.datasets.base import Dataset, UnavailableError
+from pyro_dvae.datasets.treatment import Treatment
 from pyro_dvae.errors import DataError, InputError
 from pyro_dvae.files import user_path
 
@@ -21,11 +22,15 @@ OFFLINE = "digits"
 
 @dataclass(frozen=True)
 class Request:
-    """The arguments of a loader: the folder, whether it may download, and the seed of a random split."""
+    """The arguments of a loader: the folder, whether it may download, the seed of a random split.
+
+    ``treatment`` says what is done with a user's own file.
+    """
 
     root: Path
     download: bool = True
     split_seed: int = 0
+    treatment: Treatment = field(default_factory=Treatment)
 
 
 Loader = Callable[[Request], Dataset]
@@ -62,15 +67,31 @@ def load_dataset(
     *,
     download: bool = True,
     split_seed: int = 0,
+    scale: str = "auto",
+    columns: Sequence[str] | None = None,
+    drop: Sequence[str] = (),
+    label_column: str | None = None,
+    id_column: str | None = None,
+    array: str | None = None,
 ) -> Dataset:
     """Load a data set as train, validation and test tensors of torch's default type.
 
-    :param name: one of :func:`dataset_names`, or the path of an array file (.npy, .npz, .csv). None loads
-        MNIST or, if it is not available, scikit-learn's offline digits, with a warning.
+    The other arguments are for a file; ``source`` of the result says in words what was found and done.
+
+    :param name: one of :func:`dataset_names`, or the path of a file: a table (.csv, .tsv, .parquet) or
+        arrays (.npy, .npz, .mat). None loads MNIST or, if it is not available, scikit-learn's offline digits,
+        with a warning.
     :param root: folder of the files, to which they are also downloaded.
     :param download: whether missing files may be downloaded.
     :param split_seed: seed of a random split (Frey faces, digits, single arrays). The MNIST family has a
         fixed split.
+    :param scale: "none", "unit" (to [0, 1]), "standardise", or "bytes" (divided by 255); "auto" leaves binary
+        values and arrays in [0, 1] as they are, standardises all others, and refuses whole numbers.
+    :param columns: names of the columns to keep; numbers from 0 where there are no names.
+    :param drop: names of columns to leave out.
+    :param label_column: the column of the classes.
+    :param id_column: a column that names the rows, which is left out.
+    :param array: the name of the array of an archive.
     :raises InputError: if the name is unknown or an argument is invalid.
     :raises DataError: if the set is not available, is damaged, or has values that the models cannot use.
     """
@@ -78,7 +99,10 @@ def load_dataset(
         raise InputError(f"root: expected a folder's path, got {root!r}")
     checks.count("split_seed", split_seed, 0, 2**32 - 1)
     checks.flag("download", download)
-    request = Request(user_path("root", root), download, split_seed)
+    treatment = Treatment(scale, columns, drop, label_column, id_column, array).checked()
+    if treatment != Treatment() and not (isinstance(name, str | Path) and is_file_name(name)):
+        raise InputError("scale, columns, drop, label_column, id_column, array: these are for a user's file")
+    request = Request(user_path("root", root), download, split_seed, treatment)
     return _loaded(name, request).to(torch.get_default_dtype())
 
 
@@ -107,7 +131,7 @@ def _default(request: Request) -> Dataset:
     substitute = replace(_named[OFFLINE](request), substituted_for=DEFAULT)
     warnings.warn(
         f"NOT {DEFAULT.upper()}: no dataset was named and {DEFAULT} cannot be had, so this is {OFFLINE!r} "
-        f"({substitute.image_shape[0]}x{substitute.image_shape[1]} images); its figures compare with nothing "
+        f"({'x'.join(map(str, substitute.picture_shape))} images); its figures compare with nothing "
         f"published. Reason: {reason}",
         UserWarning,
         stacklevel=4,

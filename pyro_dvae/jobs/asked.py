@@ -9,7 +9,7 @@ from typing import Any
 from pyro_dvae.datasets import Dataset, is_file_name, load_dataset
 from pyro_dvae.errors import DataError, InputError
 from pyro_dvae.files import user_path
-from pyro_dvae.jobs.data import described, require_same_data, versions
+from pyro_dvae.jobs.data import described, of_file, require_same_data, versions
 from pyro_dvae.jobs.folder import options_of, read_config
 from pyro_dvae.jobs.options import Options, Request
 
@@ -48,7 +48,7 @@ def _absolute(options: Options) -> Options:
 def load(options: Options, stored: dict[str, Any] | None) -> Dataset:
     """Load the data; those of a resumed run that stood in for others are loaded by their own name."""
     if stored is None or options.dataset is not None:
-        return load_dataset(options.dataset, options.data_folder)
+        return load_dataset(options.dataset, options.data_folder, **of_file(options))
     data = load_dataset(stored["data"]["name"], options.data_folder)
     return dataclasses.replace(data, substituted_for=stored["data"]["substituted_for"])
 

@@ -51,8 +51,24 @@ def described(dataset: Dataset) -> dict[str, Any]:
         "source": dataset.source,
         "substituted_for": dataset.substituted_for,
         "dimension": dataset.dimension,
-        "image_shape": list(dataset.image_shape),
+        "image_shape": None if dataset.image_shape is None else list(dataset.image_shape),
         "sizes": [len(dataset.train), len(dataset.validation), len(dataset.test)],
+    } | ({} if dataset.columns is None else {"columns": dataset.columns.as_list()})
+
+
+def of_file(options: Options) -> dict[str, Any]:
+    """Return what the options say about a file of one's own, as arguments of ``load_dataset``."""
+
+    def names(text: str | None) -> list[str] | None:
+        return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+    return {
+        "scale": options.scale,
+        "columns": names(options.columns),
+        "drop": names(options.drop) or (),
+        "label_column": options.label_column,
+        "id_column": options.id_column,
+        "array": options.array,
     }
 
 
@@ -70,8 +86,8 @@ def versions() -> dict[str, str]:
 def require_same_data(expected: dict[str, Any], dataset: Dataset) -> None:
     """Refuse a data set that is not the one that ``config.json`` describes."""
     found = described(dataset)
-    for name in ("name", "dimension", "image_shape", "sizes"):
-        if found[name] != expected[name]:
+    for name in ("name", "dimension", "image_shape", "sizes", "columns"):
+        if found.get(name) != expected.get(name):
             raise DataError(
                 f"data: {name} was {expected[name]} in the run of {expected['name']}, is now {found[name]}"
             )
@@ -98,7 +114,7 @@ def load_again(
     """
     expected = config["data"]
     folder = options.data_folder if data_folder is None else data_folder
-    dataset = load_dataset(name or options.dataset or expected["name"], folder)
+    dataset = load_dataset(name or options.dataset or expected["name"], folder, **of_file(options))
     require_same_data(expected, dataset)
     prepared = prepare(dataset, options, device)
     (now,) = InMemory(prepared.train).fingerprints()

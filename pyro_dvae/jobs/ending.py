@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyro
 from torch import Tensor
 
 from pyro_dvae import plots
@@ -13,14 +14,17 @@ from pyro_dvae.bounds import DenoisingELBO, TraceDenoising_ELBO, TraceDenoisingI
 from pyro_dvae.corruptions import Corruption
 from pyro_dvae.datasets import Dataset
 from pyro_dvae.distributed import Ranks
-from pyro_dvae.evaluation import Estimate
+from pyro_dvae.evaluation import Estimate, latent_means
 from pyro_dvae.evaluation.over_ranks import evaluate_bound_over_ranks
 from pyro_dvae.jobs import folder as run_folder
-from pyro_dvae.jobs.images import manifold_means, prior_means, reconstructions
+from pyro_dvae.jobs.images import by_column, manifold_means, prior_means, reconstructions
 from pyro_dvae.jobs.options import Options
 from pyro_dvae.jobs.parts import build_clean_bound
 from pyro_dvae.random_state import derived_seed, forked
+from pyro_dvae.sites import clean_input
 from pyro_dvae.training import Trainer
+
+_ROWS_SHOWN = 2000
 
 
 def test_results(
@@ -72,41 +76,69 @@ def draw_pictures(
     trainer: Trainer, test: Tensor, options: Options, data: Dataset, folder: Path
 ) -> list[Path]:
     """Draw learning curves, samples and reconstructions into the run folder; return their files."""
-    model, guide, history = trainer.model, trainer.guide, trainer.history
-    shape, title = data.image_shape, _title(options, data)
+    history, title = trainer.history, _title(options, data)
+    made = [
+        plots.learning_curves(
+            folder / "learning_curves.png",
+            history.epochs,
+            history.train_bound,
+            history.validation_bound,
+            history.best_epoch,
+            title,
+        )
+    ]
     with forked(derived_seed(options.seed, "pictures")):
-        clean = test[:12]
-        corrupted, reconstructed = reconstructions(model, guide, clean)
-        made = [
-            plots.learning_curves(
-                folder / "learning_curves.png",
-                history.epochs,
-                history.train_bound,
-                history.validation_bound,
-                history.best_epoch,
-                title,
-            ),
-            plots.image_grid(
-                folder / "prior_samples.png",
-                prior_means(model, test, 100).cpu(),
-                shape,
-                columns=10,
-                title=f"Pixel means of latents drawn from the prior: {title}",
-            ),
-            plots.denoising_grid(
-                folder / "reconstructions.png",
-                clean.cpu(),
-                corrupted.cpu(),
-                reconstructed.cpu(),
-                shape,
-                title=f"Test images: {title}",
-            ),
+        if data.image_shape is None:
+            return made + _of_table(trainer, test, data, folder, title)
+        return made + _of_images(trainer, test, options, data, folder, title)
+
+
+def _of_images(
+    trainer: Trainer, test: Tensor, options: Options, data: Dataset, folder: Path, title: str
+) -> list[Path]:
+    model, guide, shape = trainer.model, trainer.guide, data.picture_shape
+    clean = test[:12]
+    corrupted, reconstructed = reconstructions(model, guide, clean)
+    made = [
+        plots.image_grid(
+            folder / "prior_samples.png",
+            prior_means(model, test, 100).cpu(),
+            shape,
+            columns=10,
+            title=f"Pixel means of latents drawn from the prior: {title}",
+        ),
+        plots.denoising_grid(
+            folder / "reconstructions.png",
+            clean.cpu(),
+            corrupted.cpu(),
+            reconstructed.cpu(),
+            shape,
+            title=f"Test images: {title}",
+        ),
+    ]
+    if options.latent_size == 2:
+        images = manifold_means(model, test, 20, 20).cpu()
+        made.append(plots.manifold(folder / "manifold.png", images, shape, 20, 20, f"Latent space: {title}"))
+    return made
+
+
+def _of_table(trainer: Trainer, test: Tensor, data: Dataset, folder: Path, title: str) -> list[Path]:
+    rows = test[:_ROWS_SHOWN]
+    with clean_input():
+        _, reconstructed = reconstructions(trainer.model, trainer.guide, rows)
+    columns = data.columns
+    pair = (by_column(columns, rows), by_column(columns, reconstructed))
+    with pyro.settings.context(module_local_params=True):
+        codes = latent_means(trainer.model, trainer.guide, rows)["z"]
+    labels = None if data.test_labels is None else data.test_labels[: len(rows)]
+    made = []
+    if columns is None or any(not each.levels for each in columns.columns):
+        made += [
+            plots.observed_and_reconstructed(folder / "reconstructions.png", *pair, f"Test rows: {title}"),
+            plots.column_errors(folder / "column_errors.png", *pair, f"Test rows: {title}"),
         ]
-        if options.latent_size == 2:
-            images = manifold_means(model, test, 20, 20).cpu()
-            made.append(
-                plots.manifold(folder / "manifold.png", images, shape, 20, 20, f"Latent space: {title}")
-            )
+    if len(rows) > 1:
+        made.append(plots.latent_scatter(folder / "codes.png", codes, labels, f"Codes of test rows: {title}"))
     return made
 
 

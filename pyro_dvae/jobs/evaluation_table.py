@@ -32,7 +32,7 @@ def _data(content: dict[str, Any]) -> Iterator[Row]:
     if content["log_p_is_of"] == "none":
         yield "", "grey pixels under a Bernoulli decoder: p(x) is no density, compare it with nothing else"
     elif content["log_p_is_of"] == "density":
-        yield "", "p(x) is a density of pixels in [0, 1]"
+        yield "", "p(x) is a density of the values as the model sees them"
 
 
 def _likelihood(content: dict[str, Any]) -> Iterator[Row]:

@@ -100,7 +100,7 @@ def bits_per_dimension(subject: Subject, likelihood: LogLikelihood) -> dict[str,
     A density of values on a grid of steps 1/n (8-bit pixels: 1/255) is of the whole numbers behind them,
     taken as real ones: log₂ n bits more. Off any grid of up to 256 steps it stays that of values in [0, 1].
     """
-    if subject.observation == "none":
+    if subject.observation == "none" or subject.data.dataset.image_shape is None:
         return None
     steps = 1
     if subject.observation == "density":
@@ -225,14 +225,11 @@ def draw(folder: Path, subject: Subject, findings: Findings) -> list[Path]:
             _annealed_picture(findings),
             f"{data}, proposal: {found.proposal}",
         ),
-        pictures.hardest_and_easiest(
-            folder / "hardest_and_easiest.png",
-            subject.x,
-            found.log_likelihood,
-            subject.data.dataset.image_shape,
-            data,
-        ),
     ]
+    shape = subject.data.dataset.image_shape
+    if shape is not None:
+        path = folder / "hardest_and_easiest.png"
+        made.append(pictures.hardest_and_easiest(path, subject.x, found.log_likelihood, shape, data))
     kl = findings.parts.kl_per_dimension.get(SITE)
     if kl is not None:
         active = findings.active

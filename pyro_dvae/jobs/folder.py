@@ -14,7 +14,8 @@ from filelock import BaseFileLock
 from pyro.params.param_store import param_with_module_name
 
 from pyro_dvae.checkpoint import load_parameters
-from pyro_dvae.errors import CheckpointError, InputError
+from pyro_dvae.datasets.columns import Columns
+from pyro_dvae.errors import CheckpointError, DataError, InputError
 from pyro_dvae.files import read_json, remove_left_over, unwritable, user_path, write_atomically
 from pyro_dvae.jobs.options import Options
 from pyro_dvae.jobs.parts import (
@@ -32,7 +33,14 @@ CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 CHECKPOINT = "checkpoint.safetensors"
 RESULTS = "results.json"
-PICTURES = ("learning_curves", "prior_samples", "reconstructions", "manifold")
+PICTURES = (
+    "learning_curves",
+    "prior_samples",
+    "reconstructions",
+    "manifold",
+    "column_errors",
+    "codes",
+)
 
 
 _CONFIG = {
@@ -42,8 +50,9 @@ _CONFIG = {
         "source": str,
         "substituted_for": (str, None),
         "dimension": int,
-        "image_shape": [int],
+        "image_shape": ([int], None),
         "sizes": [int],
+        "columns?": [dict],
     },
     "versions?": {"pyro_dvae?": str},
 }
@@ -118,15 +127,33 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise InputError(f"run: {path.parent} holds no {CONFIG}, so it is not a run folder") from None
     data = config["data"]
-    if math.prod(data["image_shape"]) != data["dimension"] or data["dimension"] < 1:
+    shape = data["image_shape"]
+    if data["dimension"] < 1 or (shape is not None and math.prod(shape) != data["dimension"]):
         raise InputError(f"run: {path} was not written by this program: image_shape is not of the dimension")
-    if len(data["image_shape"]) != 2 or len(data["sizes"]) != 3:
+    if (shape is not None and len(shape) not in (2, 3)) or len(data["sizes"]) != 3:
         raise InputError(f"run: {path} was not written by this program: expected 2 image_shape and 3 sizes")
+    if columns_of(config) is not None and len(columns_of(config) or ()) != data["dimension"]:
+        raise InputError(f"run: {path} was not written by this program: its columns are not of the dimension")
     try:
         check_training(options_of(config))
     except InputError as error:
         raise InputError(f"run: {path}: {error}") from None
     return config
+
+
+def columns_of(config: dict[str, Any]) -> Columns | None:
+    """Return the columns of the data in the content of ``config.json``; None of images."""
+    listed = config["data"].get("columns")
+    try:
+        return None if listed is None else Columns.from_list(listed)
+    except DataError as error:
+        raise InputError(f"run: it was not written by this program: {error}") from None
+
+
+def shape_of(config: dict[str, Any]) -> tuple[int, ...] | None:
+    """Return the shape of an image in the content of ``config.json``; None of a table."""
+    shape = config["data"]["image_shape"]
+    return None if shape is None else tuple(shape)
 
 
 def options_of(config: dict[str, Any]) -> Options:
@@ -153,13 +180,13 @@ def load_run(folder: str | Path, which: str = "best") -> tuple[DVAE, dict[str, A
     folder = user_path("run", folder)
     config = read_config(folder)
     options = options_of(config)
-    require_memory(options, config["data"]["dimension"], config["data"]["image_shape"], 1)
+    require_memory(options, config["data"]["dimension"], shape_of(config), 1)
     if not (folder / CHECKPOINT).exists():
         raise CheckpointError(
             f"run: {folder} has no checkpoint yet, its first epoch is not finished; train it with "
             f"--resume {shlex.quote(str(folder))}"
         )
-    shape = (config["data"]["dimension"], tuple(config["data"]["image_shape"]))
+    shape = (config["data"]["dimension"], shape_of(config))
     dvae = DVAE(build_encoder(options, *shape), build_decoder(options, *shape), build_corruption(options))
     saved = load_parameters(folder / CHECKPOINT, which)
     parts = {"encoder": dvae.guide.encoder, "decoder": dvae.model.decoder, "x_tilde": dvae.guide.corruption}

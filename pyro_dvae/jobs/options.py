@@ -25,8 +25,16 @@ BOUNDS = ("dvae", "mean-field", "diwae", "semi-implicit")
 ACTIVATIONS = ("softplus", "tanh", "relu", "sigmoid")
 ENCODERS = ("mlp", "convolutional", "gru")
 DECODERS = ("mlp", "convolutional")
-LIKELIHOODS = ("bernoulli", "gaussian", "gaussian-per-pixel", "continuous-bernoulli")
+LIKELIHOODS = (
+    "auto",
+    "bernoulli",
+    "gaussian",
+    "gaussian-per-pixel",
+    "gaussian-columns",
+    "continuous-bernoulli",
+)
 BINARISATIONS = ("static", "dynamic", "threshold", "none")
+SCALES = ("auto", "none", "unit", "standardise", "bytes")
 RATE_SCHEDULES = ("step", "constant", "paper")
 PROPOSALS = ("auto", "clean", "corrupted", "mixture")
 WEIGHTS = ("best", "last")
@@ -90,7 +98,8 @@ class Options:
     activation: str = _option("softplus", "Activation.", type=click.Choice(ACTIVATIONS))
     likelihood: str = _option(
         "bernoulli",
-        "Distribution of a pixel; the scale of a Gaussian is one number or an output of the decoder.",
+        "Distribution of a value. Gaussian: with a mean in [0, 1] and one scale, or a scale by the decoder; "
+        "or with any mean and a scale for each column. auto: by the values.",
         type=click.Choice(LIKELIHOODS),
     )
     epochs: int = _option(50, "Passes over the training data.", within=(1, 10**9))
@@ -107,14 +116,29 @@ class Options:
     )
     binarisation: str = _option(
         "static",
-        "Pixels: drawn once from the seed, drawn in every epoch, thresholded at 0.5, or unchanged.",
+        "Pixels: drawn once from the seed, drawn in every epoch, thresholded at 0.5, or unchanged, as are "
+        "values of a file of your own, unless given.",
         type=click.Choice(BINARISATIONS),
     )
     dataset: str | None = _option(
         None,
-        "mnist (the default), fashion-mnist, kmnist, frey, digits, or a .npy, .npz or .csv file.",
+        "mnist (the default), fashion-mnist, kmnist, frey, digits, or a file of your own: .csv, .tsv, "
+        ".parquet, .npy, .npz or .mat.",
         type=str,
     )
+    scale: str = _option(
+        "auto",
+        "Values of a file: as they are, to [0, 1], standardised, or bytes divided by 255; auto refuses whole "
+        "numbers.",
+        type=click.Choice(SCALES),
+    )
+    columns: str | None = _option(None, "Columns of a file to keep, with commas between.", type=str)
+    drop: str | None = _option(None, "Columns of a file to leave out, with commas between.", type=str)
+    label_column: str | None = _option(None, "Column of the classes, which is no part of the data.", type=str)
+    id_column: str | None = _option(
+        None, "Column that names the rows, which is no part of the data.", type=str
+    )
+    array: str | None = _option(None, "Name of the array of an .npz or .mat file.", type=str)
     data_folder: str = _option("data", "Folder of the data, in torchvision's layout.")
     seed: int = _option(0, "Seed of weights, noise, order and binarisation.", within=(0, 2**32 - 1))
     device: str = _option("auto", "auto, cpu, cuda, cuda:N or mps.")

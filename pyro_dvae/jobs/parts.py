@@ -48,6 +48,9 @@ _LIKELIHOODS: dict[str, Callable[..., nn.Module]] = {
     "bernoulli": BernoulliDecoder,
     "gaussian": GaussianDecoder,
     "gaussian-per-pixel": partial(GaussianDecoder, scale="per-pixel"),
+    "gaussian-columns": partial(
+        GaussianDecoder, scale="per-column", minimum_scale=0.01, initial_scale=1.0, bounded=False
+    ),
     "continuous-bernoulli": ContinuousBernoulliDecoder,
 }
 
@@ -204,7 +207,7 @@ def check_training(options: Options) -> None:
         checks.positive("clip_norm", options.clip_norm)
 
 
-def require_memory(options: Options, data_size: int, image_shape: Sequence[int], rows: int) -> None:
+def require_memory(options: Options, data_size: int, image_shape: Image, rows: int) -> None:
     """Refuse a run that this machine's memory cannot hold by far, before it is begun and perhaps killed.
 
     :param rows: the training data.

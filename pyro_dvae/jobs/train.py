@@ -13,7 +13,7 @@ from pyro_dvae.bounds import DenoisingELBO
 from pyro_dvae.distributed import Ranks, join
 from pyro_dvae.distributed.ranks import together
 from pyro_dvae.evaluation.over_ranks import evaluate_bound_over_ranks
-from pyro_dvae.jobs import asked
+from pyro_dvae.jobs import asked, guess
 from pyro_dvae.jobs import folder as run_folder
 from pyro_dvae.jobs.command import at_end, go_on_with
 from pyro_dvae.jobs.data import prepare
@@ -58,6 +58,7 @@ class Run:
         self.bound = build_bound(self.options)
         with self.ranks.first_goes_before():
             self.data = asked.load(self.options, stored)
+        self.options, guessed = guess.by_values(self.options, request.given, self.data, stored)
         self.corruption = build_corruption(self.options, self.data.train)
         asked.check_range(self.options, self.data)
         parts = prepare(self.data, self.options, self.device)
@@ -78,6 +79,8 @@ class Run:
         if self.ranks.first and not self.resumed:
             run_folder.write_json(self.folder / run_folder.CONFIG, self.config)
         self.say(f"data: {self.data.name} ({self.data.source})")
+        for line in guessed:
+            self.say(line)
         self.say(f"run folder: {self.folder}")
 
     def _owned(self, resumed: Path | None, output: str | None) -> Path:

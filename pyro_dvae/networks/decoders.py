@@ -184,9 +184,11 @@ class GaussianDecoder(Decoder):
     ``z`` is ``[..., latent_size]``; the result has batch shape ``[...]`` and event shape ``[data_size]``.
     ``bounded=False`` omits the sigmoid, for data outside [0, 1]. ``scale`` determines σ:
 
-    - ``"learned"``: one number for all pixels, σ = minimum_scale + softplus(u), starting 0.1 above it;
+    - ``"learned"``: one number for all pixels, σ = minimum_scale + softplus(u), starting ``initial_scale``
+      above it;
+    - ``"per-column"``: one number for each element of x, learned likewise;
     - ``"per-pixel"``: a second output of the network, σ = minimum_scale + softplus(V h + c), c set so that
-      σ starts about 0.1 above it;
+      σ starts about ``initial_scale`` above it;
     - a number: that σ, not learned (``minimum_scale`` plays no part, and the state dict does not hold it).
 
     The minimum keeps the density bounded: without it pixels that are the same in every image drive σ to 0
@@ -202,22 +204,26 @@ class GaussianDecoder(Decoder):
         *,
         scale: str | float = "learned",
         minimum_scale: float = 1e-3,
+        initial_scale: float = 0.1,
         bounded: bool = True,
     ) -> None:
         super().__init__(data_size, latent_size)
+        start = math.log(math.expm1(checks.number("initial_scale", initial_scale, 1e-6, 500.0)))
         self.minimum_scale = checks.number("minimum_scale", minimum_scale, minimum=0.0)
         self.bounded = bounded
         self.trunk = trunk(self.latent_size, hidden_sizes, activation)
         self.head = linear(hidden_sizes[-1], self.data_size)
         if isinstance(scale, str):
-            self.scale: str | float = checks.known("scale", scale, ("learned", "per-pixel"))
+            self.scale: str | float = checks.known("scale", scale, ("learned", "per-column", "per-pixel"))
         else:
             self.scale = checks.positive("scale", scale)
         if self.scale == "learned":
-            self.unconstrained_scale = nn.Parameter(torch.tensor(UNCONSTRAINED_START))
+            self.unconstrained_scale = nn.Parameter(torch.tensor(start))
+        elif self.scale == "per-column":
+            self.unconstrained_scale = nn.Parameter(torch.full((self.data_size,), start))
         elif self.scale == "per-pixel":
             self.scale_head = linear(hidden_sizes[-1], self.data_size)
-            nn.init.constant_(self.scale_head.bias, UNCONSTRAINED_START)
+            nn.init.constant_(self.scale_head.bias, start)
 
     def elements(self, hidden: torch.Tensor) -> dist.Independent:
         loc = self.head(hidden)
@@ -226,7 +232,7 @@ class GaussianDecoder(Decoder):
         return dist.Normal(loc, self._scale(hidden)).to_event(1)
 
     def _scale(self, hidden: torch.Tensor) -> torch.Tensor | float:
-        if self.scale == "learned":
+        if self.scale in ("learned", "per-column"):
             return self.minimum_scale + softplus(self.unconstrained_scale)
         if self.scale == "per-pixel":
             return self.minimum_scale + softplus(self.scale_head(hidden))

@@ -9,6 +9,7 @@ from pyro_dvae.plots.curves import learning_curves
 from pyro_dvae.plots.figures import DPI, FONT_SIZE, new_figure, write_figure
 from pyro_dvae.plots.grids import CLIPPED, NOTE, SHOWN, denoising_grid, image_grid
 from pyro_dvae.plots.manifolds import manifold, manifold_codes
+from pyro_dvae.plots.tables import column_errors, latent_scatter, observed_and_reconstructed
 
 __all__ = [
     "CLIPPED",
@@ -16,11 +17,14 @@ __all__ = [
     "FONT_SIZE",
     "NOTE",
     "SHOWN",
+    "column_errors",
     "denoising_grid",
     "image_grid",
+    "latent_scatter",
     "learning_curves",
     "manifold",
     "manifold_codes",
     "new_figure",
+    "observed_and_reconstructed",
     "write_figure",
 ]

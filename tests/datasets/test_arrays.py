@@ -4,6 +4,8 @@ import zipfile
 
 import numpy as np
 import pytest
+import scipy.io
+import scipy.sparse
 import torch
 
 from pyro_dvae.datasets import load_dataset
@@ -47,7 +49,8 @@ def test_npy_is_split_into_disjoint_parts(tmp_path):
     assert [len(part) for part in (data.train, data.validation, data.test)] == [24, 3, 3]
     assert torch.equal(rows(data).unique(dim=0), ordered(UNIT))
     assert (data.name, data.image_shape, data.binary) == ("mine.npy", (3, 3), False)
-    assert "24 train, 3 validation, 3 test, by a permutation with seed 0; values as they are" in data.source
+    assert "24 train, 3 validation, 3 test, by a permutation with seed 0; real numbers from 0" in data.source
+    assert data.source.endswith("values as they are")
     other = load_dataset(tmp_path / "mine.npy", split_seed=1)
     assert not torch.equal(other.train, data.train)
     assert torch.equal(load_dataset(tmp_path / "mine.npy").train, data.train)
@@ -60,10 +63,10 @@ def test_three_rows_are_enough(tmp_path):
 
 def test_images_are_flattened_row_by_row(tmp_path):
     images = RNG.integers(0, 256, (12, 4, 5)).astype(np.uint8)
-    data = load(tmp_path, "x.npy", npy(images))
+    data = load(tmp_path, "x.npy", npy(images), scale="bytes")
     assert data.image_shape == (4, 5)
     assert torch.equal(rows(data).unique(dim=0), ordered(images.reshape(12, 20)).div(255))
-    assert "divided by 255" in data.source
+    assert "scale: bytes" in data.source
 
 
 @pytest.mark.parametrize(
@@ -80,10 +83,10 @@ def test_images_are_flattened_row_by_row(tmp_path):
     ],
 )
 def test_kinds_of_numbers(tmp_path, array, divisor, binary):
-    data = load(tmp_path, "x.npy", npy(array))
+    data = load(tmp_path, "x.npy", npy(array), scale="bytes" if divisor == 255 else "auto")
     assert torch.equal(rows(data).unique(dim=0), ordered(array.astype(np.float32)) / divisor)
     assert data.binary is binary
-    assert data.image_shape == (1, 6)
+    assert data.image_shape is None
 
 
 @pytest.mark.parametrize("key", ["validation", "valid", "val"])
@@ -102,7 +105,7 @@ def test_npz_with_parts_and_labels(tmp_path, key):
 
 def test_npz_parts_are_scaled_alike(tmp_path):
     dark = np.array([[0, 1]], dtype=np.uint8)
-    data = load(tmp_path, "x.npz", npz(train=dark * 200, val=dark, test=dark))
+    data = load(tmp_path, "x.npz", npz(train=dark * 200, val=dark, test=dark), scale="bytes")
     assert data.test.tolist() == [[0.0, pytest.approx(1 / 255)]]
 
 
@@ -112,20 +115,77 @@ def test_npz_with_one_array_and_labels(tmp_path):
         assert torch.equal(getattr(data, part), torch.from_numpy(UNIT)[getattr(data, f"{part}_labels")])
 
 
-@pytest.mark.parametrize("header", ["", "a,b,c\n", "\ufeffa,b,c\n", '"a","b","c"\n', "\n\na,b,c\n"])
-def test_csv_with_and_without_names(tmp_path, header):
-    body = "0.1,0.2,0.3\n0.4,0.5,0.6\n\n0.7,0.8,0.9\n"
-    data = load(tmp_path, "x.csv", header + body)
-    assert torch.equal(rows(data).unique(dim=0), ordered(np.arange(1, 10).reshape(3, 3) / 10))
+def test_any_names_of_an_archive(tmp_path):
+    content = npz(X=UNIT, y=np.arange(30), note=np.arange(3))
+    data = load(tmp_path, "x.npz", content)
+    for part in ("train", "validation", "test"):
+        assert torch.equal(getattr(data, part), torch.from_numpy(UNIT)[getattr(data, f"{part}_labels")])
+    assert "array 'X'; labels 'y'; not used: note" in data.source
+    both = load(tmp_path, "x.npz", npz(a=UNIT, b=UNIT[:, :2]), array="b")
+    assert both.dimension == 2
+    with pytest.raises(DataError, match=r"there is no array 'c'; it has a \[30, 9\], b \[30, 2\]"):
+        load_dataset(tmp_path / "x.npz", array="c")
 
 
-def test_csv_of_whole_numbers_is_divided(tmp_path):
-    data = load(tmp_path, "x.CSV", "0,255\r\n51,102\r\n1,2")
-    assert torch.equal(rows(data).unique(dim=0), torch.tensor([[0.0, 255], [1, 2], [51, 102]]) / 255)
+def test_sparse_and_matlab(tmp_path):
+    dense = (UNIT * (UNIT > 0.7)).astype(np.float32)
+    for name, matrix in {"r": scipy.sparse.csr_matrix(dense), "c": scipy.sparse.csc_matrix(dense)}.items():
+        scipy.sparse.save_npz(tmp_path / f"{name}.npz", matrix)
+        data = load_dataset(tmp_path / f"{name}.npz")
+        assert torch.equal(rows(data).unique(dim=0), ordered(dense))
+        assert "a sparse matrix" in data.source
+    scipy.io.savemat(tmp_path / "x.mat", {"X": UNIT.astype(float), "y": np.arange(30)[:, None]})
+    data = load_dataset(tmp_path / "x.mat")
+    assert torch.equal(data.train, torch.from_numpy(UNIT)[data.train_labels])
+    huge = npz(
+        data=np.ones(1), indices=np.zeros(1, int), indptr=np.array([0, 1]), shape=np.array([10**9, 10**9])
+    )
+    with pytest.raises(DataError, match=r"as a dense array .* more than this machine's memory"):
+        load(tmp_path, "huge.npz", huge)
+    lying = npz(data=np.ones(1), indices=np.array([7]), indptr=np.array([0, 1, 1]), shape=np.array([2, 3]))
+    with pytest.raises(DataError, match=r"lying.npz: cannot be read"):
+        load(tmp_path, "lying.npz", lying)
 
 
-def test_csv_with_one_column(tmp_path):
-    assert load(tmp_path, "x.csv", "0\n1\n0\n1\n").dimension == 1
+def test_colours_first_and_last(tmp_path):
+    images = RNG.random((12, 4, 5, 3)).astype(np.float32)
+    last = load(tmp_path, "last.npy", npy(images))
+    first = load(tmp_path, "first.npy", npy(np.moveaxis(images, 3, 1)))
+    assert last.image_shape == first.image_shape == (3, 4, 5)
+    assert torch.equal(last.train, first.train)
+
+
+SCALES = {
+    "none": lambda train, values: values,
+    "unit": lambda train, values: (values - train.min(0)) / (train.max(0) - train.min(0)),
+    "standardise": lambda train, values: (values - train.mean(0)) / train.std(0),
+}
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_scales_are_those_of_the_training_rows(tmp_path, scale):
+    values = RNG.normal(3, 5, (40, 4))
+    data = load(tmp_path, "x.npy", npy(values), scale=scale)
+    raw = load(tmp_path, "x.npy", npy(values), scale="none")
+    train = raw.train.double().numpy()
+    for part in ("train", "validation", "test"):
+        expected = SCALES[scale](train, getattr(raw, part).double().numpy())
+        assert np.allclose(getattr(data, part), expected, atol=1e-5)
+    if scale != "none":
+        back = np.stack(list(data.columns.back(data.test).values()), 1)
+        assert np.allclose(back, raw.test, atol=1e-4)
+    assert data.image_shape is None or scale == "none"
+    assert load(tmp_path, "x.npy", npy(values)).source.endswith("standardised by the training rows (--scale)")
+
+
+@pytest.mark.parametrize(
+    "array", [RNG.integers(0, 241, (20, 4)), RNG.integers(1, 6, (20, 4)), np.eye(4, dtype=int) * 2]
+)
+def test_whole_numbers_are_not_guessed(tmp_path, array):
+    words = "may be pixels, counts or classes; say which: --scale bytes .*--scale none .*--scale standardise"
+    with pytest.raises(DataError, match=words):
+        load(tmp_path, "x.npy", npy(array))
+    assert float(load(tmp_path, "x.npy", npy(array), scale="none").train.max()) <= array.max()
 
 
 # Refusals
@@ -137,16 +197,18 @@ NAN[4, 7], NAN[9, 2] = np.nan, np.inf
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("x.npy", npy(UNIT * 2), r"expected values in \[0, 1\] .*got the range \[.*\]; rescale"),
-        ("x.npy", npy(UNIT - 0.5), r"got the range \[-0\.\d+, 0\.\d+\]; rescale"),
-        ("x.npy", npy(np.array([[0, 256]] * 4)), r"got the range \[0, 256\]"),
-        ("x.npy", npy(np.array([[-1, 200]] * 4)), r"got the range \[-1, 200\]"),
+        ("x.npy", npy(np.array([[0, 256]] * 4)), "whole numbers from 0 to 256 may be"),
+        ("x.npy", npy(np.array([[-1, 200]] * 4)), "whole numbers from -1 to 200 may be"),
         ("x.npy", npy(NAN), "2 NaN or infinite of 270, the first in row 4, column 7"),
         ("x.npy", npy(NAN.reshape(30, 3, 3)), "the first in row 4, column 2, 1"),
         ("x.npy", npy(np.zeros((0, 5))), r"at least one value, got the shape \[0, 5\]"),
         ("x.npy", npy(np.zeros((5, 0))), r"at least one value, got the shape \[5, 0\]"),
         ("x.npy", npy(UNIT[:1]), "at least 3 rows to split into three parts, got 1"),
-        ("x.npy", npy(UNIT[0]), r"expected an array \[N, D\] or \[N, H, W\], got the shape \[9\]"),
+        (
+            "x.npy",
+            npy(UNIT[0]),
+            r"expected an array \[N, D\], \[N, H, W\] or \[N, C, H, W\], got the shape \[9\]",
+        ),
         ("x.npy", npy(np.float32(1)), r"got the shape \[\]"),
         ("x.npy", npy(np.zeros((2, 2, 2, 2))), r"got the shape \[2, 2, 2, 2\]"),
         ("x.npy", npy(np.array([["a", "b"]] * 3)), "expected numbers, got the dtype <U1"),
@@ -161,7 +223,11 @@ NAN[4, 7], NAN[9, 2] = np.nan, np.inf
         ("x.npz", npz(a=UNIT).replace(b"\x93", b"\x94"), "damaged|cannot be read"),
         ("x.npz", b"PK no archive at all", "damaged|cannot be read"),
         ("x.npz", npz(), "a single one .*got none"),
-        ("x.npz", npz(a=UNIT, b=UNIT), "train, validation and test, or a single one .* got a, b"),
+        (
+            "x.npz",
+            npz(a=UNIT, b=UNIT),
+            r"train, validation and test, or a single one .* got a \[30, 9\], b \[30, 9\]; choose one",
+        ),
         ("x.npz", npz(train=UNIT, test=UNIT), "one array named validation or valid or val beside train"),
         ("x.npz", npz(train=UNIT, val=UNIT, valid=UNIT, test=UNIT), "one array named validation or valid"),
         ("x.npz", npz(train=UNIT, val=UNIT), "one array named test"),
@@ -171,19 +237,6 @@ NAN[4, 7], NAN[9, 2] = np.nan, np.inf
         ("x.npz", npz(train=UNIT, val=UNIT, test=UNIT, test_labels=UNIT), "test labels: expected whole"),
         ("x.npz", npz(a=UNIT, labels=np.arange(3)), "expected 30 labels, one for each row, got 3"),
         ("x.npz", npz(a=UNIT, labels=np.array(["a"] * 30)), r"x\.npz, labels: expected whole numbers"),
-        ("x.csv", "", "it holds no numbers"),
-        ("x.csv", "a,b\n", "it holds no numbers"),
-        ("x.csv", "\n\n", "it holds no numbers"),
-        ("x.csv", "0,1\n1,0\n0\n", "line 3 has 1 values where 2 were expected"),
-        ("x.csv", "a,b\n0,1\n1,x\n0,0\n", "line 3, column 2: expected a number, got 'x'"),
-        ("x.csv", "0,1\n1,\n0,0\n", "line 2, column 2: expected a number, got ''"),
-        ("x.csv", "0,x\n1,1\n0,0\n", "line 1, column 2: expected a number, got 'x'"),
-        ("x.csv", "a,b\nc,d\n0,0\n", "line 2, column 1: expected a number, got 'c'"),
-        ("x.csv", "0,1\n1,nan\n0,0\n", "1 NaN or infinite of 6, the first in row 1, column 1"),
-        ("x.csv", "0.0,2.0\n1.0,0.0\n0.0,0.0\n", r"got the range \[0, 2\]"),
-        ("x.csv", "0;1\n1;0\n0;0\n", "expected a number, got '1;0'"),
-        ("x.csv", b"\xff\xfe\x00\x01", "cannot be read as .csv"),
-        ("x.csv", "0,1\n", "at least 3 rows"),
     ],
 )
 def test_a_bad_file_is_refused_in_one_line(tmp_path, name, content, message):
@@ -203,7 +256,7 @@ def test_a_damaged_member_of_an_archive(tmp_path):
         load(tmp_path, "x.npz", bytes(content))
 
 
-@pytest.mark.parametrize("name", ["x.npy", "x.npz", "x.csv"])
+@pytest.mark.parametrize("name", ["x.npy", "x.npz", "x.mat", "x.csv", "x.tsv"])
 def test_a_missing_file_and_a_folder(tmp_path, name):
     with pytest.raises(DataError, match=rf"{name}: no such file"):
         load_dataset(tmp_path / name)

@@ -34,7 +34,8 @@ def test_every_name_without_download_loads_or_says_what_to_do(name, tmp_path):
 
 def test_an_unknown_name_gets_the_nearest():
     with pytest.raises(
-        InputError, match=r"unknown name 'mnits' \(did you mean 'mnist'\?\).*\.csv, \.npy, \.npz"
+        InputError,
+        match=r"unknown name 'mnits' \(did you mean 'mnist'\?\).*\.csv, \.mat, .*\.tsv",
     ):
         load_dataset("mnits")
 
@@ -43,13 +44,19 @@ def test_an_unknown_name_gets_the_nearest():
     ("arguments", "message"),
     [
         ({"name": 3}, "dataset: expected a name"),
+        ({"name": "digits", "scale": "bytes"}, "scale, columns, .* these are for a user's file"),
+        ({"name": "x.npy", "scale": "byte"}, "scale: unknown name 'byte' .did you mean 'bytes'"),
+        ({"name": "x.npy", "drop": 3}, "drop: expected names of columns, got 3"),
         ({"name": "digits", "root": None}, "root: expected a folder's path, got None"),
         ({"name": "digits", "split_seed": -1}, "split_seed: expected a whole number of at least 0, got -1"),
         (
             {"name": "digits", "split_seed": 2**32},
             "split_seed: expected a whole number of at most 4294967295",
         ),
-        ({"name": Path("digits")}, r"digits: expected a file ending in one of \.csv, \.npy, \.npz"),
+        (
+            {"name": Path("digits")},
+            r"digits: expected a file ending in one of \.csv, \.mat, .*\.tsv",
+        ),
     ],
 )
 def test_bad_arguments(arguments, message):

@@ -146,7 +146,7 @@ def noise(subject: Subject) -> Figures:
 def manifold(subject: Subject) -> Figures:
     """Draw the images over the two latents, by the inverse Gaussian distribution function."""
     images = manifold_means(subject.model, subject.test, TILES, TILES).cpu()
-    shape = subject.data.dataset.image_shape
+    shape = subject.data.dataset.picture_shape
     plots.manifold(_png(subject, "manifold"), images, shape, TILES, TILES)
     return {}
 
@@ -154,7 +154,7 @@ def manifold(subject: Subject) -> Figures:
 def samples(subject: Subject) -> Figures:
     """Draw images of latents from the prior."""
     images = prior_means(subject.model, subject.test, 100).cpu()
-    plots.image_grid(_png(subject, "samples"), images, subject.data.dataset.image_shape, columns=10)
+    plots.image_grid(_png(subject, "samples"), images, subject.data.dataset.picture_shape, columns=10)
     return {}
 
 

@@ -1,0 +1,121 @@
+"""The columns of a table as a model sees them, and the way back to original values."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_dvae.errors import DataError
+
+KINDS = ("binary", "whole", "real", "category")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table.
+
+    The model sees (value − offset) / factor, of a category one 0 or 1 for each level.
+
+    :param name: its name; a number counted from 0 where the file has none.
+    :param kind: "binary", "whole", "real" or "category".
+    :param offset: what is subtracted.
+    :param factor: what the rest is divided by.
+    :param levels: the texts of a category.
+    """
+
+    name: str
+    kind: str
+    offset: float = 0.0
+    factor: float = 1.0
+    levels: tuple[str, ...] = ()
+
+    @property
+    def width(self) -> int:
+        """How many values a model sees of it."""
+        return len(self.levels) or 1
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Column:
+        """Return the column that ``dataclasses.asdict`` has written."""
+        try:
+            return cls(**{**values, "levels": tuple(values["levels"])})
+        except (TypeError, KeyError) as error:
+            raise DataError(f"columns: expected those of a run, got {values!r}") from error
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of a table in their order."""
+
+    columns: tuple[Column, ...]
+
+    @classmethod
+    def from_list(cls, values: Sequence[Mapping[str, Any]]) -> Columns:
+        """Return what :meth:`as_list` has written."""
+        return cls(tuple(Column.from_dict(each) for each in values))
+
+    def as_list(self) -> list[dict[str, Any]]:
+        """Return the columns as JSON-able values."""
+        return [{**asdict(each), "levels": list(each.levels)} for each in self.columns]
+
+    def __len__(self) -> int:
+        """Return how many values a model sees of a row, D."""
+        return sum(each.width for each in self.columns)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the columns."""
+        return tuple(each.name for each in self.columns)
+
+    @property
+    def has_texts(self) -> bool:
+        """Whether a column is a category, whose original values are no numbers."""
+        return any(each.levels for each in self.columns)
+
+    @property
+    def log_factor(self) -> float:
+        """What to subtract from a log-density of scaled values for that of the original ones (nats)."""
+        scaled = [each.factor for each in self.columns if each.kind in ("whole", "real")]
+        return float(np.log(scaled).sum()) if scaled else 0.0
+
+    def described(self) -> str:
+        """Return how many columns there are of each kind, in words."""
+        counts = Counter(each.kind for each in self.columns)
+        return ", ".join(f"{counts[kind]} {kind}" for kind in KINDS if counts[kind])
+
+    def forward(self, values: Mapping[str, np.ndarray]) -> Tensor:
+        """Return rows [N, D] as a model sees them, of original values by column, each [N]."""
+        parts = []
+        for column in self.columns:
+            found = values[column.name]
+            if column.levels:
+                texts = np.asarray(found).astype(str)
+                parts.append(np.stack([texts == level for level in column.levels], 1).astype(np.float32))
+            else:
+                scaled = (np.asarray(found, dtype=np.float64) - column.offset) / column.factor
+                parts.append(scaled.astype(np.float32)[:, None])
+        return torch.from_numpy(np.concatenate(parts, 1))
+
+    def back(self, rows: Tensor) -> dict[str, np.ndarray]:
+        """Return original values by column, each [N], of rows [N, D] as a model sees or makes them.
+
+        A category becomes its likeliest level. Whole numbers are not rounded: they may be means.
+        """
+        array = rows.detach().cpu().double().numpy()
+        if array.ndim != 2 or array.shape[1] != len(self):
+            raise DataError(f"rows: expected {len(self)} values in each, got shape {list(array.shape)}")
+        found, start = {}, 0
+        for column in self.columns:
+            part = array[:, start : start + column.width]
+            start += column.width
+            if column.levels:
+                found[column.name] = np.array(column.levels)[part.argmax(1)]
+            else:
+                found[column.name] = part[:, 0] * column.factor + column.offset
+        return found

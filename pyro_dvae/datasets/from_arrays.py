@@ -1,0 +1,87 @@
+"""From arrays of numbers to a data set."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pyro_dvae.datasets.base import Dataset
+from pyro_dvae.datasets.columns import Column, Columns
+from pyro_dvae.datasets.treatment import (
+    Content,
+    Treatment,
+    dataset_of,
+    kind_of,
+    numbers,
+    scale_of,
+    scaled,
+    split,
+    to_labels,
+    where,
+)
+from pyro_dvae.errors import DataError
+
+
+def of_arrays(content: Content, treatment: Treatment, split_seed: int) -> Dataset:
+    """Return the data set of one array of all rows, or of one for each part."""
+    path, parts = content.path, {}
+    for part, array in content.parts.items():
+        check_array(where(path, part), array)
+        parts[part] = array
+    shapes = {array.shape[1:] for array in parts.values()}
+    if len(shapes) > 1:
+        found = ", ".join(f"{part} {list(array.shape)}" for part, array in parts.items())
+        raise DataError(f"{path}: expected parts with rows of one shape, got {found}")
+    shape = shapes.pop()
+    if len(shape) == 3 and shape[0] not in (1, 3) and shape[2] in (1, 3):  # channels last
+        parts = {part: np.moveaxis(array, 3, 1) for part, array in parts.items()}
+        shape = (shape[2], *shape[:2])
+    whole = all(array.dtype.kind in "biu" for array in parts.values())
+    flat = {part: array.reshape(len(array), -1) for part, array in parts.items()}
+    labels = {part: to_labels(where(path, f"{part} labels"), array) for part, array in content.labels.items()}
+    if "all" in flat:
+        flat, labels, how = split(path, flat["all"], labels.get("all"), split_seed)
+    else:
+        how = "split as in the file"
+    scale, why = scale_of(path, treatment.scale, list(flat.values()), whole, named=False)
+    offset, factor = numbers(path, scale, flat["train"], by_column=len(shape) == 1)
+    tensors = {part: scaled(array, offset, factor) for part, array in flat.items()}
+    columns = None
+    if len(shape) == 1 and scale in ("unit", "standardise"):
+        kinds = [kind_of(flat["train"][:, n], whole) for n in range(shape[0])]
+        each = zip(map(str, range(shape[0])), kinds, offset.tolist(), factor.tolist(), strict=True)
+        columns = Columns(tuple(Column(*values) for values in each))
+    values = (min(float(a.min()) for a in flat.values()), max(float(a.max()) for a in flat.values()))
+    found = f"{'whole' if whole else 'real'} numbers from {values[0]:g} to {values[1]:g}"
+    return dataset_of(content, tensors, labels, image_shape(shape, columns), (found, *why), how, columns)
+
+
+def image_shape(shape: tuple[int, ...], columns: Columns | None) -> tuple[int, ...] | None:
+    """Return the shape of an image; None of a table. A flat row of square size may be one."""
+    if len(shape) > 1:
+        return (shape[1], shape[2]) if len(shape) == 3 and shape[0] == 1 else shape
+    side = round(shape[0] ** 0.5)
+    return (side, side) if columns is None and side > 1 and side * side == shape[0] else None
+
+
+def check_array(where: str, array: np.ndarray) -> None:
+    """Refuse an array that has no rows of finite numbers."""
+    if array.dtype.kind not in "biuf":
+        raise DataError(f"{where}: expected numbers, got the dtype {array.dtype}")
+    if array.ndim not in (2, 3, 4):
+        raise DataError(
+            f"{where}: expected an array [N, D], [N, H, W] or [N, C, H, W], got the shape {list(array.shape)}"
+        )
+    if array.size == 0:
+        raise DataError(f"{where}: expected at least one value, got the shape {list(array.shape)}")
+    if array.ndim == 4 and array.shape[1] not in (1, 3) and array.shape[3] not in (1, 3):
+        raise DataError(f"{where}: expected images of 1 or 3 colours, got the shape {list(array.shape)}")
+    if array.dtype.kind != "f":
+        return
+    bad = ~np.isfinite(array)
+    if bad.any():
+        row, *rest = np.unravel_index(int(bad.argmax()), array.shape)
+        column = ", ".join(str(int(index)) for index in rest)
+        raise DataError(
+            f"{where}: expected finite values, got {int(bad.sum())} NaN or infinite of {array.size}, "
+            f"the first in row {int(row)}, column {column} (counted from 0); fill them or drop their rows"
+        )

@@ -1,0 +1,156 @@
+"""From columns of numbers and texts to a data set, and the choice between this and arrays."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_dvae.datasets.base import Dataset
+from pyro_dvae.datasets.columns import Column, Columns
+from pyro_dvae.datasets.from_arrays import check_array, of_arrays
+from pyro_dvae.datasets.treatment import (
+    Arrays,
+    Content,
+    Treatment,
+    dataset_of,
+    kind_of,
+    numbers,
+    scale_of,
+    split,
+    to_labels,
+    where,
+)
+from pyro_dvae.errors import DataError
+
+_LEVELS_AT_MOST = 100
+
+
+def treated(content: Content, treatment: Treatment, split_seed: int) -> Dataset:
+    """Return the data set of a file.
+
+    :raises DataError: cells are missing, columns do not exist or hold what cannot be used, or whole numbers
+        may be pixels, counts or classes and nobody said which.
+    """
+    treatment = treatment.checked()
+    wants_columns = treatment.columns or treatment.drop or treatment.label_column or treatment.id_column
+    flat = len(content.parts) == 1 and next(iter(content.parts.values())).ndim == 2
+    if content.table is not None or (wants_columns and flat):
+        return _of_table(content, treatment, split_seed)
+    if wants_columns:
+        raise DataError(
+            f"{content.path}: columns are chosen from a table [N, D] of all rows, not from images or parts"
+        )
+    return of_arrays(content, treatment, split_seed)
+
+
+def _of_table(content: Content, treatment: Treatment, split_seed: int) -> Dataset:
+    path, table = content.path, content.table
+    if table is None:
+        ((_, array),) = content.parts.items()
+        check_array(str(path), array)
+        table = {str(n): array[:, n] for n in range(array.shape[1])}
+    given = [*(treatment.columns or ()), *treatment.drop]
+    for name in [*given, *filter(None, (treatment.label_column, treatment.id_column))]:
+        if name not in table:
+            shown = ", ".join(list(table)[:10]) + (", ..." if len(table) > 10 else "")
+            raise DataError(f"{path}: there is no column {name!r}; it has {shown}")
+    apart = {treatment.label_column, treatment.id_column, *treatment.drop}
+    kept = [name for name in (treatment.columns or table) if name not in apart]
+    if not kept:
+        raise DataError(f"{path}: no column is left")
+    _require_cells(path, {name: table[name] for name in kept})
+    plan = [_planned(path, name, table[name]) for name in kept]
+    labels, notes = None, list(content.notes)
+    if treatment.label_column is not None:
+        labels, classes = _classes(path, treatment.label_column, table[treatment.label_column])
+        notes.append(f"{classes} classes in {treatment.label_column!r}")
+    elif content.labels:
+        labels = to_labels(where(path, "labels"), content.labels["all"])
+    if treatment.id_column is not None:
+        notes.append(f"rows named by {treatment.id_column!r}")
+    rows, split_labels, how = split(path, np.arange(len(table[kept[0]])), labels, split_seed)
+    numbers = [np.asarray(table[each.name], dtype=np.float64) for each in plan if not each.levels]
+    whole = [each.kind in ("whole", "binary") for each in plan if not each.levels]
+    scale, why = scale_of(path, treatment.scale, numbers, bool(numbers) and all(whole), named=True)
+    columns = Columns(
+        tuple(_with_numbers(path, each, scale, table[each.name], rows["train"]) for each in plan)
+    )
+    tensors = {
+        part: columns.forward({each.name: table[each.name][own] for each in plan})
+        for part, own in rows.items()
+    }
+    found = f"{len(kept)} columns: {columns.described()}; no cell is missing"
+    return dataset_of(
+        replace(content, notes=tuple(notes)), tensors, split_labels, None, (found, *why), how, columns
+    )
+
+
+def _require_cells(path: Path, table: Arrays) -> None:
+    gaps = {}
+    for name, values in table.items():
+        if values.dtype.kind == "f":
+            gaps[name] = int((~np.isfinite(values)).sum())
+        elif values.dtype.kind == "O":
+            gaps[name] = sum(value is None or value != value for value in values)
+    gaps = {name: count for name, count in gaps.items() if count}
+    if gaps:
+        shown = ", ".join(f"{count} in {name!r}" for name, count in list(gaps.items())[:5])
+        raise DataError(
+            f"{path}: {sum(gaps.values())} cells are missing or not finite ({shown}); fill them, drop their "
+            "rows, or leave the columns out (--drop)"
+        )
+
+
+def _planned(path: Path, name: str, values: np.ndarray) -> Column:
+    if values.dtype.kind in "biuf":
+        return Column(name, kind_of(values, values.dtype.kind in "biu"))
+    texts = [str(value) for value in values]
+    bad = [row for row, text in enumerate(texts) if not _is_number(text)]
+    if 0 < len(bad) <= len(texts) // 2:
+        raise DataError(
+            f"{path}: column {name!r} holds numbers, but in row {bad[0]} (counted from 0) {texts[bad[0]]!r}; "
+            "mend it, leave an empty cell, or leave the column out (--drop)"
+        )
+    levels = sorted(set(texts))
+    if len(levels) > _LEVELS_AT_MOST or len(levels) == len(values):
+        raise DataError(
+            f"{path}: column {name!r} has {len(levels)} different texts in {len(values)} rows; leave it out "
+            "(--drop), or name it as the one that names the rows (--id-column)"
+        )
+    return Column(name, "category", levels=tuple(levels))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _with_numbers(path: Path, column: Column, scale: str, values: np.ndarray, train: np.ndarray) -> Column:
+    if column.levels or (column.kind == "binary" and scale != "bytes"):
+        return column
+    own = np.asarray(values, dtype=np.float64)[train][:, None]
+    offset, factor = numbers(path, scale, own, by_column=True)
+    return replace(column, offset=float(offset[0]), factor=float(factor[0]))
+
+
+def _classes(path: Path, name: str, values: np.ndarray) -> tuple[Tensor, int]:
+    _require_cells(path, {name: values})
+    _, numbers = np.unique(values.astype(str) if values.dtype.kind == "O" else values, return_inverse=True)
+    return torch.from_numpy(numbers.astype(np.int64)), int(numbers.max()) + 1
+
+
+def texts_of(frame: Any) -> Arrays:
+    """Return the columns of a pandas DataFrame as arrays, texts and categories as objects."""
+    table = {}
+    for name in frame.columns:
+        values = frame[name].to_numpy()
+        table[str(name)] = values if values.dtype.kind in "biuf" else frame[name].astype(object).to_numpy()
+    return table

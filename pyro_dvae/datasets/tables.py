@@ -1,0 +1,87 @@
+"""A user's own table (.csv, .tsv, .parquet) as a data set with three parts; read by pandas."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pyro_dvae.datasets.arrays import reading
+from pyro_dvae.datasets.base import Dataset, needs
+from pyro_dvae.datasets.from_tables import texts_of, treated
+from pyro_dvae.datasets.registry import Request, register_file
+from pyro_dvae.datasets.treatment import Content
+
+_COLUMNS_AT_MOST = 20_000
+_GAPS = ("", "NA", "NaN", "nan", "null", "?")
+
+
+@register_file(".csv")
+def load_csv(path: Path, request: Request) -> Dataset:
+    """Load comma-separated rows, after at most one line of names."""
+    return _loaded(path, request, lambda pandas: _read(pandas, path, ","))
+
+
+@register_file(".tsv")
+def load_tsv(path: Path, request: Request) -> Dataset:
+    """Load rows separated by tabulators, after at most one line of names."""
+    return _loaded(path, request, lambda pandas: _read(pandas, path, "\t"))
+
+
+@register_file(".parquet")
+def load_parquet(path: Path, request: Request) -> Dataset:
+    """Load a Parquet file; needs pyarrow."""
+    needs("pyarrow", "pyarrow", path.name)
+    return _loaded(path, request, lambda pandas: pandas.read_parquet(path))
+
+
+def _loaded(path: Path, request: Request, read: Callable[[Any], Any]) -> Dataset:
+    pandas = needs("pandas", "pandas", path.name)
+    with reading(path):
+        frame = read(pandas)
+        if not len(frame.columns) or not len(frame):
+            raise ValueError("it holds no rows")
+        if doubled := [str(name) for name in frame.columns[frame.columns.duplicated()]]:
+            raise ValueError(f"two columns are named {doubled[0]!r}")
+        content = Content(path, table=texts_of(frame))
+    return treated(content, request.treatment, request.split_seed)
+
+
+def _read(pandas: Any, path: Path, separator: str) -> Any:
+    """Read a text file; without a line of names the columns are numbers from 0."""
+    options = {
+        "sep": separator,
+        "header": None,
+        "encoding": "utf-8-sig",
+        "skipinitialspace": True,
+        "keep_default_na": False,
+        "na_values": list(_GAPS),
+    }
+    with open(path, encoding="utf-8-sig") as file:
+        width = next((line.count(separator) + 1 for line in file if line.strip()), 0)
+    if width > _COLUMNS_AT_MOST:
+        raise ValueError(f"it has {width:,} columns; save so many as an array (.npy)")
+    first = pandas.read_csv(path, nrows=1, dtype=str, **options).iloc[0].tolist()
+    named = not any(_is_number(cell) for cell in first)
+    frame = pandas.read_csv(path, skiprows=_lines_before(path) if named else None, **options)
+    if named:
+        if len(first) != frame.shape[1]:
+            raise ValueError(f"{len(first)} names for {frame.shape[1]} columns")
+        frame.columns = [str(name) for name in first]
+    else:
+        frame.columns = [str(number) for number in range(frame.shape[1])]
+    return frame
+
+
+def _lines_before(path: Path) -> int:
+    """Return how many lines there are up to the names, blank ones included."""
+    with open(path, encoding="utf-8-sig") as file:
+        return 1 + next(number for number, line in enumerate(file) if line.strip())
+
+
+def _is_number(cell: Any) -> bool:
+    try:
+        float(cell)
+    except (TypeError, ValueError):
+        return False
+    return True

@@ -1,0 +1,187 @@
+"""What a file of rows holds, what a user says about it, and what all such files share: scale and split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_dvae import checks
+from pyro_dvae.datasets.base import Dataset, is_binary, permuted_split
+from pyro_dvae.datasets.columns import Columns
+from pyro_dvae.errors import DataError, InputError
+
+Arrays = dict[str, np.ndarray]
+SCALES = ("auto", "none", "unit", "standardise", "bytes")
+PARTS = ("train", "validation", "test")
+_BYTES = 255
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """What a user says about a file; every choice that is left out is told in ``source``.
+
+    :param scale: "none"; "unit" (to [0, 1] by the least and largest training value); "standardise" (mean 0
+        and standard deviation 1 of the training rows); "bytes" (divided by 255); "auto" chooses between the
+        first and the third, and refuses whole numbers.
+    :param columns: names of the columns to keep (numbers from 0 where there are no names); None: all.
+    :param drop: names of columns to leave out.
+    :param label_column: the column of the classes.
+    :param id_column: a column that names the rows.
+    :param array: the name of the array of an archive.
+    """
+
+    scale: str = "auto"
+    columns: Sequence[str] | None = None
+    drop: Sequence[str] = ()
+    label_column: str | None = None
+    id_column: str | None = None
+    array: str | None = None
+
+    def checked(self) -> Treatment:
+        """Refuse what is of the wrong kind."""
+        checks.known("scale", self.scale, SCALES)
+        for name in ("columns", "drop"):
+            value = getattr(self, name)
+            texts = isinstance(value, tuple | list) and all(isinstance(each, str) for each in value)
+            if not (texts or (name == "columns" and value is None)):
+                raise InputError(f"{name}: expected names of columns, got {value!r}")
+        for name in ("label_column", "id_column", "array"):
+            checks.optional(checks.text, name, getattr(self, name))
+        kept = None if self.columns is None else tuple(self.columns)
+        return replace(self, columns=kept, drop=tuple(self.drop))
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a file holds, before anything is decided.
+
+    :param path: the file.
+    :param parts: arrays [N, ...] of numbers, of the parts or of "all" rows.
+    :param labels: classes [N] of the same parts.
+    :param table: columns [N] by name in place of ``parts``.
+    :param notes: what was chosen while reading.
+    """
+
+    path: Path
+    parts: Arrays = field(default_factory=dict)
+    labels: Arrays = field(default_factory=dict)
+    table: Arrays | None = None
+    notes: tuple[str, ...] = ()
+
+
+def kind_of(values: np.ndarray, whole: bool) -> str:
+    """Return "binary", "whole" or "real"."""
+    if bool(((values == 0) | (values == 1)).all()):
+        return "binary"
+    return "whole" if whole else "real"
+
+
+def scale_of(
+    path: Path, scale: str, arrays: list[np.ndarray], whole: bool, named: bool
+) -> tuple[str, tuple[str, ...]]:
+    """Return the scale, and in words what was decided."""
+    low = min((float(array.min()) for array in arrays), default=0.0)
+    high = max((float(array.max()) for array in arrays), default=0.0)
+    binary = all(bool(((array == 0) | (array == 1)).all()) for array in arrays)
+    if scale == "bytes" and not (whole and low >= 0 and high <= _BYTES):
+        raise DataError(f"{path}: --scale bytes is for whole numbers from 0 to 255, got {low:g} to {high:g}")
+    if scale != "auto":
+        return scale, (f"scale: {scale}",)
+    if binary:
+        return "none", ("values as they are",)
+    if whole:
+        raise DataError(
+            f"{path}: whole numbers from {low:g} to {high:g} may be pixels, counts or classes; say which: "
+            "--scale bytes (divided by 255), --scale none (counts, as they are), or --scale standardise (as "
+            "real numbers)"
+        )
+    if not named and low >= 0 and high <= 1:
+        return "none", ("values as they are",)
+    return "standardise", ("standardised by the training rows (--scale)",)
+
+
+def numbers(path: Path, scale: str, train: np.ndarray, by_column: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return offset and factor of every column [D], or of all values together."""
+    axis = 0 if by_column else None
+    size = train.shape[1]
+    zero, one = np.zeros(size), np.ones(size)
+    if scale == "none":
+        return zero, one
+    if scale == "bytes":
+        return zero, one * _BYTES
+    values = np.asarray(train, dtype=np.float64)
+    if scale == "unit":
+        offset, width = values.min(axis), values.max(axis) - values.min(axis)
+    else:
+        offset, width = values.mean(axis), values.std(axis)
+    factor = np.where(np.asarray(width) > 0, width, 1.0)
+    return zero + offset, one * factor
+
+
+def scaled(array: np.ndarray, offset: np.ndarray, factor: np.ndarray) -> Tensor:
+    """Return (array − offset) / factor, float32 [N, D]."""
+    if not offset.any() and (factor == factor[0]).all():
+        return torch.from_numpy(np.asarray(array, dtype=np.float32) / np.float32(factor[0]))
+    return torch.from_numpy(((np.asarray(array, dtype=np.float64) - offset) / factor).astype(np.float32))
+
+
+def to_labels(where: str, array: np.ndarray) -> Tensor:
+    """Return classes as int64 [N], or refuse what are none."""
+    whole = array.dtype.kind in "iub" or (array.dtype.kind == "f" and bool((array == np.round(array)).all()))
+    if array.ndim != 1 or not whole:
+        raise DataError(f"{where}: expected whole numbers [N], got {array.dtype} {list(array.shape)}")
+    return torch.from_numpy(array.astype(np.int64))
+
+
+def split(
+    path: Path, data: np.ndarray, labels: Tensor | None, seed: int
+) -> tuple[Arrays, dict[str, Tensor], str]:
+    """Return the rows of each part, 80 / 10 / 10, their classes, and in words how."""
+    rows = len(data)
+    if rows < 3:
+        raise DataError(f"{path}: expected at least 3 rows to split into three parts, got {rows}")
+    if labels is not None and len(labels) != rows:
+        raise DataError(f"{path}: expected {rows} labels, one for each row, got {len(labels)}")
+    held_out = max(1, rows // 10)
+    cut = permuted_split(rows, (rows - 2 * held_out, held_out, held_out), seed)
+    chosen = dict(zip(PARTS, cut, strict=True))
+    classes = {} if labels is None else {part: labels[own] for part, own in chosen.items()}
+    how = f"by a permutation with seed {seed}"
+    return {part: data[own.numpy()] for part, own in chosen.items()}, classes, how
+
+
+def dataset_of(
+    content: Content,
+    parts: dict[str, Tensor],
+    labels: dict[str, Tensor],
+    shape: tuple[int, ...] | None,
+    found: tuple[str, ...],
+    how: str,
+    columns: Columns | None,
+) -> Dataset:
+    """Return the data set, whose ``source`` says what was found and done."""
+    sizes = ", ".join(f"{len(parts[part])} {part}" for part in PARTS)
+    notes = "; ".join((*content.notes, *found))
+    return Dataset(
+        name=content.path.name,
+        train=parts["train"],
+        validation=parts["validation"],
+        test=parts["test"],
+        train_labels=labels.get("train"),
+        validation_labels=labels.get("validation"),
+        test_labels=labels.get("test"),
+        image_shape=shape,
+        binary=is_binary(*parts.values()),
+        source=f"file {content.path}; {sizes}, {how}; {notes}",
+        columns=columns,
+    )
+
+
+def where(path: Path, part: str) -> str:
+    """Return the beginning of a message: the file, and the part of it."""
+    return str(path) if part == "all" else f"{path}, {part.removeprefix('all ')}"

@@ -1,0 +1,163 @@
+"""Tables: kinds of columns, categories, classes and ids, the way back, and what is refused."""
+
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from pyro_dvae.datasets import load_dataset
+from pyro_dvae.datasets.columns import Column, Columns
+from pyro_dvae.errors import DataError
+
+ROWS = 40
+RNG = np.random.default_rng(0)
+FRAME = pd.DataFrame(
+    {
+        "id": [f"r{n}" for n in range(ROWS)],
+        "height": RNG.normal(170, 10, ROWS).round(2),
+        "rooms": RNG.integers(1, 9, ROWS),
+        "smokes": np.arange(ROWS) % 2,
+        "colour": np.array(["red", "green", "blue"])[np.arange(ROWS) % 3],
+        "class": np.array(["b", "a"])[np.arange(ROWS) % 2],
+    }
+)
+CHOICES = {"id_column": "id", "label_column": "class"}
+
+
+def written(tmp_path, kind="csv", frame=FRAME, **options):
+    path = tmp_path / f"rows.{kind}"
+    if kind == "parquet":
+        frame.to_parquet(path)
+    else:
+        frame.to_csv(path, index=False, sep="\t" if kind == "tsv" else ",", **options)
+    return path
+
+
+def load(tmp_path, text, name="x.csv", **options):
+    path = tmp_path / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return load_dataset(path, **options)
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "parquet"])
+def test_every_kind_of_column(tmp_path, kind):
+    if kind == "parquet":
+        pytest.importorskip("pyarrow")
+    data = load_dataset(written(tmp_path, kind), **CHOICES)
+    assert data.columns.described() == "1 binary, 1 whole, 1 real, 1 category"
+    assert data.columns.names == ("height", "rooms", "smokes", "colour")
+    assert (data.dimension, data.image_shape) == (6, None)
+    assert "2 classes in 'class'; rows named by 'id'; 4 columns:" in data.source
+    assert "no cell is missing; standardised by the training rows" in data.source
+    # Every row is found again, in its own columns and units.
+    back = [data.columns.back(part) for part in (data.train, data.validation, data.test)]
+    found = pd.concat([pd.DataFrame(part) for part in back])
+    found["class"] = torch.cat([data.train_labels, data.validation_labels, data.test_labels]).numpy()
+    wanted = FRAME.drop(columns="id").assign(**{"class": (FRAME["class"] == "b").astype(int)})
+    keys = ["height", "rooms"]
+    found = found.assign(height=found["height"].round(2), rooms=found["rooms"].round()).sort_values(keys)
+    wanted = wanted.sort_values(keys)
+    assert np.allclose(found["height"], wanted["height"])
+    for name in ("rooms", "smokes", "class"):
+        assert np.allclose(found[name], wanted[name])
+    assert found["colour"].tolist() == wanted["colour"].tolist()
+
+
+def test_scales_are_of_the_training_rows_and_leave_zeros_and_ones(tmp_path):
+    data = load_dataset(written(tmp_path), **CHOICES)
+    height, _, smokes, *colours = data.train.double().T
+    assert float(height.mean()) == pytest.approx(0, abs=1e-5)
+    assert float(height.std(correction=0)) == pytest.approx(1, abs=1e-5)
+    assert set(smokes.tolist()) == {0.0, 1.0}
+    assert torch.equal(torch.stack(colours).sum(0), torch.ones(len(height), dtype=torch.float64))
+    assert abs(float(data.test[:, 0].mean())) > 1e-3
+
+
+def test_columns_are_chosen_in_the_order_given(tmp_path):
+    data = load_dataset(written(tmp_path), columns=["smokes", "height"], scale="none")
+    assert data.columns.names == ("smokes", "height")
+    data = load_dataset(written(tmp_path), drop=["id", "class", "colour"])
+    assert data.columns.names == ("height", "rooms", "smokes")
+    array = tmp_path / "x.npy"
+    np.save(array, RNG.normal(size=(20, 4)))
+    data = load_dataset(array, columns=["3", "1"], scale="none")
+    assert torch.equal(data.train[:, 0], load_dataset(array, scale="none").train[:, 3])
+
+
+def test_the_way_back_survives_json(tmp_path):
+    columns = load_dataset(written(tmp_path), **CHOICES).columns
+    assert Columns.from_list(columns.as_list()) == columns
+    with pytest.raises(DataError, match="columns: expected those of a run"):
+        Columns.from_list([{"name": "x"}])
+    with pytest.raises(DataError, match=r"expected 6 values in each, got shape \[2, 3\]"):
+        columns.back(torch.zeros(2, 3))
+
+
+def test_the_density_of_original_values():
+    columns = Columns((Column("a", "real", 1.0, 2.0), Column("b", "whole", 0.0, 4.0), Column("c", "binary")))
+    assert columns.log_factor == pytest.approx(np.log(8))
+
+
+@pytest.mark.parametrize("header", ["", "a,b,c\n", "\ufeffa,b,c\n", '"a","b","c"\n', "\n\na,b,c\n"])
+def test_with_and_without_names(tmp_path, header):
+    body = "0.1,0.2,0.3\n0.4,0.5,0.6\n\n0.7,0.8,0.9\n"
+    data = load(tmp_path, header + body, scale="none")
+    assert data.columns.names == (("a", "b", "c") if header else ("0", "1", "2"))
+    rows = torch.cat([data.train, data.validation, data.test]).unique(dim=0)
+    assert torch.allclose(rows, torch.arange(1.0, 10).reshape(3, 3) / 10)
+
+
+def test_line_ends_and_suffixes(tmp_path):
+    data = load(tmp_path, "0,255\r\n51,102\r\n1,2", name="x.CSV", scale="bytes")
+    rows = torch.cat([data.train, data.validation, data.test]).unique(dim=0)
+    assert torch.allclose(rows, torch.tensor([[0.0, 255], [1, 2], [51, 102]]) / 255)
+    assert load(tmp_path, "0\n1\n0\n1\n").dimension == 1
+
+
+MANY = "name,x\n" + "".join(f"n{n},{n / 7}\n" for n in range(12))
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("", {}, "cannot be read as .csv"),
+        ("a,b\n", {}, "cannot be read as .csv"),
+        ("0,1\n1,0\n0,1,1\n", {}, "cannot be read as .csv .*line 3"),
+        ("a,b,c\n0,1\n1,0\n0,0\n", {}, "3 names for 2 columns"),
+        ("a,a\n0,1\n1,0\n0,0\n", {}, "two columns are named 'a'"),
+        ("a,b\n0,1\n1,x\n0,0\n", {}, r"column 'b' holds numbers, but in row 1 .* 'x'; mend it"),
+        ("a,b\n0,1.5\n1,\n0,0.2\n", {}, r"1 cells are missing or not finite \(1 in 'b'\); fill them"),
+        ("a,b\n0,1.5\n1,inf\n0,0.2\n", {}, r"1 cells are missing or not finite \(1 in 'b'\)"),
+        ("a,b\n0,?\n1,NA\n0,0.2\n", {}, r"2 cells are missing or not finite \(2 in 'b'\)"),
+        (MANY, {}, r"'name' has 12 different texts in 12 rows; leave it out \(--drop\)"),
+        (MANY, {"columns": ["name", "y"]}, "there is no column 'y'; it has name, x"),
+        (MANY, {"drop": ["x"], "id_column": "name"}, "no column is left"),
+        (MANY, {"label_column": "z"}, "there is no column 'z'"),
+        ("a,b\n1,200\n2,3\n5,4\n", {}, "whole numbers from 1 to 200 may be pixels, counts or classes"),
+        ("a,b\n1.5,200\n2,3\n5,4\n", {"scale": "bytes"}, "--scale bytes is for whole numbers from 0 to 255"),
+        ("0,1\n", {}, "at least 3 rows"),
+        (b"\xff\xfe\x00\x01", {}, "cannot be read as .csv"),
+    ],
+)
+def test_a_bad_table_is_refused_in_one_line(tmp_path, text, options, message):
+    with pytest.raises(DataError, match=message) as error:
+        load(tmp_path, text, **options)
+    assert "\n" not in str(error.value)
+    assert "x.csv" in str(error.value)
+
+
+def test_numbers_and_whole_numbers_beside_each_other_are_a_table(tmp_path):
+    """Only a table of whole numbers alone may be counts, pixels or classes."""
+    data = load(tmp_path, "a,b\n1.5,200\n2,3\n5,4\n7,1\n")
+    assert "standardised" in data.source
+    assert data.columns.described() == "1 whole, 1 real"
+
+
+def test_images_have_no_columns(tmp_path):
+    file = io.BytesIO()
+    np.save(file, RNG.random((12, 4, 5)))
+    (tmp_path / "x.npy").write_bytes(file.getvalue())
+    with pytest.raises(DataError, match="columns are chosen from a table"):
+        load_dataset(tmp_path / "x.npy", columns=["1"])

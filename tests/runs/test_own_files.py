@@ -1,0 +1,121 @@
+"""``pyro-dvae`` on a user's own files: what it chooses is told, stored, and undone at the end."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pyro_dvae.cli import main
+from pyro_dvae.datasets import load_dataset
+
+SMALL = ["--epochs", "2", "--width", "8", "--latent-size", "2", "--importance-samples", "5"]
+TABLES = sorted((Path(__file__).parents[3] / "shared/data/tables").glob("*.npz"))
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def call(capsys):
+    def call(*arguments, code=0):
+        with pytest.raises(SystemExit) as ended:
+            main([str(each) for each in arguments])
+        printed = capsys.readouterr()
+        assert (ended.value.code or 0) == code, printed.err
+        return printed
+
+    return call
+
+
+def write_table(path="people.csv", rows=60):
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "height", "weight", "colour", "smokes", "class"])
+        for n in range(rows):
+            height = RNG.normal(170, 10)
+            colour = ("red", "green", "blue")[n % 3]
+            weight = 0.9 * height - 80 + RNG.normal(0, 5)
+            writer.writerow([f"r{n}", round(height, 1), round(weight, 2), colour, n % 2, "ab"[n % 2]])
+
+
+def config(run="run"):
+    return json.loads(Path(run, "config.json").read_text())
+
+
+def test_a_table_from_training_to_samples(call):
+    write_table()
+    chosen = ["--id-column", "id", "--label-column", "class"]
+    printed = call("train", "--dataset", "people.csv", *chosen, *SMALL, "--output", "run")
+    assert "4 columns: 1 binary, 2 real, 1 category; no cell is missing; standardised" in printed.err
+    assert "binarisation none, likelihood gaussian-columns, noise-kind masking" in printed.err
+    stored = config()
+    assert stored["options"]["likelihood"] == "gaussian-columns"
+    assert stored["data"]["image_shape"] is None
+    assert [each["name"] for each in stored["data"]["columns"]] == ["height", "weight", "colour", "smokes"]
+    pictures = {path.name for path in Path("run").glob("*.png")}
+    assert pictures == {"learning_curves.png", "reconstructions.png", "column_errors.png", "codes.png"}
+    call("train", "--resume", "run", "--epochs", "3", "--quiet")
+    printed = call("evaluate", "run", "--samples", "20", "--annealed", "2", "--simulated", "2", "--quiet")
+    assert "log p(x)" in printed.out
+    assert "bits per dimension" not in printed.out
+    call("sample", "run", "--count", "50")
+    with open("run/samples.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 50
+    assert {row["colour"] for row in rows} <= {"red", "green", "blue"}
+    assert 120 < np.mean([float(row["height"]) for row in rows]) < 220
+    assert "no images" in call("sample", "run", "--output", "x.png", code=2).err
+
+
+def test_columns_that_changed_are_refused_on_resume(call):
+    write_table()
+    call("train", "--dataset", "people.csv", "--drop", "id", *SMALL, "--output", "run", "--quiet")
+    write_table()  # other values: other scales
+    assert "data: columns was" in call("train", "--resume", "run", "--epochs", "4", code=2).err
+
+
+def test_whole_numbers_are_refused_with_the_remedies(call):
+    np.save("counts.npy", RNG.integers(0, 241, (50, 6)))
+    printed = call("train", "--dataset", "counts.npy", *SMALL, code=2)
+    assert "--scale bytes (divided by 255), --scale none (counts, as they are)" in printed.err
+    assert len(printed.err.strip().splitlines()) == 1
+    printed = call("train", "--dataset", "counts.npy", "--scale", "bytes", *SMALL, "--output", "run")
+    assert "binarisation none, likelihood continuous-bernoulli" in printed.err
+
+
+def test_grey_values_are_binarised_only_when_asked(call):
+    np.save("grey.npy", RNG.random((50, 4, 4)))
+    call("train", "--dataset", "grey.npy", *SMALL, "--output", "as-they-are", "--quiet")
+    options = config("as-they-are")["options"]
+    assert (options["binarisation"], options["likelihood"]) == ("none", "continuous-bernoulli")
+    asked = ["--binarisation", "static"]
+    printed = call("train", "--dataset", "grey.npy", *asked, *SMALL, "--output", "asked")
+    assert "chosen by the values, from 0.00" in printed.err
+    assert "likelihood bernoulli" in printed.err
+    given = ["--likelihood", "gaussian"]
+    call("train", "--dataset", "grey.npy", *given, *SMALL, "--output", "given", "--quiet")
+    assert config("given")["options"]["likelihood"] == "gaussian"
+
+
+def test_options_for_files_are_refused_of_named_data(call):
+    printed = call("train", "--dataset", "digits", "--scale", "bytes", *SMALL, code=2)
+    assert "these are for a user's file" in printed.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", TABLES, ids=[path.stem for path in TABLES])
+def test_every_public_table_trains_by_the_command_alone(call, path):
+    printed = call("train", "--dataset", path, "--epochs", "30", "--output", "run")
+    assert "array 'X'; labels 'y'; real numbers from" in printed.err
+    assert "chosen by the values" in printed.err
+    results = json.loads(Path("run/results.json").read_text())
+    raw = load_dataset(path)
+    # Better than independent normals of each column, which is what standardised values are worth.
+    independent = torch.distributions.Normal(0, 1).log_prob(raw.test).sum(1).mean()
+    assert results["importance_weighted_bound"]["mean"] > float(independent)
