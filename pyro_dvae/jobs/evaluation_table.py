@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from pyro_dvae.datasets.columns import Columns
 from pyro_dvae.evaluation import Proposal
 
 Row = tuple[str, str]
@@ -42,6 +43,10 @@ def _likelihood(content: dict[str, Any]) -> Iterator[Row]:
     yield "log p(x)", f"{_plus_minus(found['mean'], found['sampling_error'])} nats (± sampling)"
     if over:
         yield "", f"{over} nats (draw of the data)"
+    columns = content["data"].get("columns")
+    if columns is not None and found["mean"] is not None:
+        original = found["mean"] - Columns.from_list(columns).log_factor
+        yield "  original units", f"{_number(original)} nats (less the logarithms of the columns' scales)"
     drawn = {name: value for name, value in found["proposal"].items() if value is not None}
     yield "  by", f"{samples:,} samples of each datum, proposal: {Proposal(**drawn)}"
     yield "  Pareto-smoothed", f"{_number(found['smoothed_mean'])} nats (no lower bound)"

@@ -63,7 +63,8 @@ class Problem:
             return pyro.plate("data", 50, subsample=torch.arange(len(x)))
         return pyro.plate("data", len(x))
 
-    def model(self, x):
+    def model(self, *parts):
+        x = torch.cat(parts, 1)
         pyro.module("decoder", self.decoder)
         shift = torch.zeros((), dtype=torch.float64)
         if self.variant == "global":
@@ -74,7 +75,8 @@ class Problem:
             z = pyro.sample("z", dist.Normal(x.new_zeros(LATENT), 1.0).to_event(1))
             pyro.sample("x", dist.Normal(self.decoder(z) + shift, 0.5).to_event(1), obs=x[:, :DATA])
 
-    def guide(self, x):
+    def guide(self, *parts):
+        x = torch.cat(parts, 1)
         pyro.module("encoder", self.encoder)
         if self.variant == "unused":
             pyro.param("spare", torch.ones(2, dtype=torch.float64))
@@ -94,7 +96,7 @@ def trainer_of(problem, bound=None, **options):
     return dv.Trainer(
         problem.model,
         problem.guide,
-        options.pop("train", table()),
+        *options.pop("train", (table(),)),
         loss=bound or dv.TraceDenoising_ELBO(),
         **options,
     )
@@ -104,12 +106,13 @@ def values(trainer):
     return {name: leaf.detach().clone() for name, leaf in trainer.parameters.items()}
 
 
-def training(variant="plain", clip_norm=None, bound=None):
+def training(variant="plain", clip_norm=None, bound=None, validation=None, **options):
     """Return the gradient of every step of two epochs, the parameters at the end, and the history."""
     pyro.clear_param_store()
     # Rank 0's initial weights count: the others begin with other ones.
     problem = Problem(variant, seed=1 + Ranks.present().rank)
-    trainer = trainer_of(problem, bound, clip_norm=clip_norm, validation=table(7, 6))
+    held_out = table(7, 6) if validation is None else validation
+    trainer = trainer_of(problem, bound, clip_norm=clip_norm, validation=held_out, **options)
     gradients = []
     for epoch in trainer:
         for x in epoch:
@@ -118,6 +121,13 @@ def training(variant="plain", clip_norm=None, bound=None):
                 {n: None if p.grad is None else p.grad.clone() for n, p in trainer.parameters.items()}
             )
     return gradients, values(trainer), trainer.history.train_bound, trainer.history.validation_bound
+
+
+def several():
+    """Rows as three data arguments, one of them an array of numpy's."""
+    parts = [table(*given).split([DATA, LATENT, DATA], 1) for given in ((), (7, 6))]
+    x, noise, mask = parts[0]
+    return training(train=(x, noise.numpy(), mask), validation=parts[1])
 
 
 def clipped():

@@ -13,7 +13,7 @@ import torch
 
 from pyro_dvae.distributed import Ranks
 
-TRAININGS = ("training", "clipped", "global_latent", "global_latent_pyro", "subsampled", "unused")
+TRAININGS = ("training", "several", "clipped", "global_latent", "global_latent_pyro", "subsampled", "unused")
 OTHERS = ("resumed", "diverging", "refused", "failing", "owned", "likelihood", "unequal", "bounds")
 
 
@@ -63,6 +63,8 @@ def test_every_gradient_and_the_parameters_are_those_of_one_process(two, name):
         close(parameters, end)
         assert by_epoch == pytest.approx(train_bound, rel=1e-9)
         assert validated == pytest.approx(validation_bound, rel=1e-9)
+    if name == "several":
+        close(end, cases.run_case("training", None)[1])
     if name == "clipped":
         norm = math.sqrt(sum(float(g.square().sum()) for g in expected[0].values()))
         assert norm == pytest.approx(0.5, rel=1e-5)  # so clipping did something

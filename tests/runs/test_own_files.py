@@ -64,6 +64,10 @@ def test_a_table_from_training_to_samples(call):
     printed = call("evaluate", "run", "--samples", "20", "--annealed", "2", "--simulated", "2", "--quiet")
     assert "log p(x)" in printed.out
     assert "bits per dimension" not in printed.out
+    content = json.loads(Path("run/evaluation/evaluation.json").read_text())
+    scales = [each["factor"] for each in stored["data"]["columns"] if each["kind"] == "real"]
+    original = content["log_likelihood"]["mean"] - np.log(scales).sum()
+    assert f"original units          {original:.3f} nats".replace(" ", "") in printed.out.replace(" ", "")
     call("sample", "run", "--count", "50")
     with open("run/samples.csv", newline="") as file:
         rows = list(csv.DictReader(file))
