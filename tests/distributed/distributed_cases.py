@@ -124,10 +124,10 @@ def training(variant="plain", clip_norm=None, bound=None, validation=None, **opt
 
 
 def several():
-    """Rows as three data arguments, one of them an array of numpy's."""
+    """Rows as three data arguments."""
     parts = [table(*given).split([DATA, LATENT, DATA], 1) for given in ((), (7, 6))]
     x, noise, mask = parts[0]
-    return training(train=(x, noise.numpy(), mask), validation=parts[1])
+    return training(train=(x, noise, mask), validation=parts[1])
 
 
 def clipped():
