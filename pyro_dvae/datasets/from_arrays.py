@@ -42,7 +42,9 @@ def of_arrays(content: Content, treatment: Treatment, split_seed: int) -> Datase
         flat, labels, how = split(path, flat["all"], labels.get("all"), split_seed)
     else:
         how = "split as in the file"
-    scale, why = scale_of(path, treatment.scale, list(flat.values()), whole, named=False)
+    scale, why = scale_of(
+        path, treatment.scale, list(flat.values()), whole, named=False, classes=bool(labels)
+    )
     offset, factor = numbers(path, scale, flat["train"], by_column=len(shape) == 1)
     tensors = {part: scaled(array, offset, factor) for part, array in flat.items()}
     columns = None

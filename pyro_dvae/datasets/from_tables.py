@@ -76,7 +76,9 @@ def _of_table(content: Content, treatment: Treatment, split_seed: int) -> Datase
     rows, split_labels, how = split(path, np.arange(len(table[kept[0]])), labels, split_seed)
     numbers = [np.asarray(table[each.name], dtype=np.float64) for each in plan if not each.levels]
     whole = [each.kind in ("whole", "binary") for each in plan if not each.levels]
-    scale, why = scale_of(path, treatment.scale, numbers, bool(numbers) and all(whole), named=True)
+    scale, why = scale_of(
+        path, treatment.scale, numbers, bool(numbers) and all(whole), named=True, classes=labels is not None
+    )
     columns = Columns(
         tuple(_with_numbers(path, each, scale, table[each.name], rows["train"]) for each in plan)
     )

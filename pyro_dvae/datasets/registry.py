@@ -86,7 +86,8 @@ def load_dataset(
     :param split_seed: seed of a random split (Frey faces, digits, single arrays). The MNIST family has a
         fixed split.
     :param scale: "none", "unit" (to [0, 1]), "standardise", or "bytes" (divided by 255); "auto" leaves binary
-        values and arrays in [0, 1] as they are, standardises all others, and refuses whole numbers.
+        values and arrays in [0, 1] as they are, standardises all others, and refuses whole numbers, but for
+        features of rows with classes.
     :param columns: names of the columns to keep; numbers from 0 where there are no names.
     :param drop: names of columns to leave out.
     :param label_column: the column of the classes.

@@ -82,9 +82,14 @@ def kind_of(values: np.ndarray, whole: bool) -> str:
 
 
 def scale_of(
-    path: Path, scale: str, arrays: list[np.ndarray], whole: bool, named: bool
+    path: Path, scale: str, arrays: list[np.ndarray], whole: bool, named: bool, classes: bool
 ) -> tuple[str, tuple[str, ...]]:
-    """Return the scale, and in words what was decided."""
+    """Return the scale, and in words what was decided.
+
+    :param whole: whether all are whole numbers: of unknown meaning, unless the rows have ``classes``, which
+        are told from features.
+    :param named: whether the columns have names.
+    """
     low = min((float(array.min()) for array in arrays), default=0.0)
     high = max((float(array.max()) for array in arrays), default=0.0)
     binary = all(bool(((array == 0) | (array == 1)).all()) for array in arrays)
@@ -94,13 +99,13 @@ def scale_of(
         return scale, (f"scale: {scale}",)
     if binary:
         return "none", ("values as they are",)
-    if whole:
+    if whole and not classes:
         raise DataError(
             f"{path}: whole numbers from {low:g} to {high:g} may be pixels, counts or classes; say which: "
             "--scale bytes (divided by 255), --scale none (counts, as they are), or --scale standardise (as "
             "real numbers)"
         )
-    if not named and low >= 0 and high <= 1:
+    if not named and not whole and low >= 0 and high <= 1:
         return "none", ("values as they are",)
     return "standardise", ("standardised by the training rows (--scale)",)
 

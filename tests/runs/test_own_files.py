@@ -115,8 +115,9 @@ def test_options_for_files_are_refused_of_named_data(call):
 @pytest.mark.slow
 @pytest.mark.parametrize("path", TABLES, ids=[path.stem for path in TABLES])
 def test_every_public_table_trains_by_the_command_alone(call, path):
-    printed = call("train", "--dataset", path, "--epochs", "30", "--output", "run")
-    assert "array 'X'; labels 'y'; real numbers from" in printed.err
+    printed = call("train", "--dataset", path, "--epochs", "100", "--output", "run")
+    assert "array 'X'; labels 'y';" in printed.err
+    assert "standardised by the training rows" in printed.err
     assert "chosen by the values" in printed.err
     results = json.loads(Path("run/results.json").read_text())
     raw = load_dataset(path)
