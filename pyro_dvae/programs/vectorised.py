@@ -64,7 +64,7 @@ def seen(pair: Pair, layout: Layout) -> Seen:
             f"time; use {LOOP} or an AutoGuide that is a program of its own (AutoNormal)"
         )
     # Outside of a recording of the bound, whose graph this is no part of.
-    with _disable_current_modes(), forked(), torch.no_grad(), pyro.validation_enabled(False), _Evaluation():
+    with _disable_current_modes(), forked(), torch.no_grad(), pyro.validation_enabled(False), Evaluation():
         alone = _run(pair)
         frames = [f for trace in alone for s in trace.nodes.values() for f in s.get("cond_indep_stack", ())]
         needed = max((-frame.dim for frame in frames if frame.vectorized), default=0)
@@ -199,7 +199,7 @@ def _close(a: Tensor, b: Tensor) -> bool:
     return bool((a - b).abs()[0] <= _TOLERANCE * (1 + torch.maximum(a, b)[1]))
 
 
-class _Evaluation(TorchFunctionMode):
+class Evaluation(TorchFunctionMode):
     """Runs dropout and batch normalisation as in evaluation mode: they are not what is looked at."""
 
     def __torch_function__(
