@@ -45,7 +45,7 @@ class DenoisingELBO(Trace_ELBO):
     """
 
     # What decides when to look at a pair, and nothing else: compiled steps leave it out.
-    apart_from_results: ClassVar[tuple[str, ...]] = ("_seen", "_told", "_cleared")
+    apart_from_results: ClassVar[tuple[str, ...]] = ("_seen", "_told", "_cleared", "_descent")
 
     def __init__(
         self,
@@ -80,7 +80,8 @@ class DenoisingELBO(Trace_ELBO):
         self._told: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_seen": None}  # the programs themselves need not be copied or pickled
+        # The programs themselves need not be copied or pickled.
+        return self.__dict__ | dict.fromkeys(self.__dict__.keys() & {"_seen", "_cleared", "_descent"})
 
     @abstractmethod
     def _bound_and_surrogate(self, draws: Draws) -> tuple[Tensor, Tensor]:

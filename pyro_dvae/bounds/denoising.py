@@ -15,6 +15,7 @@ from pyro_dvae.bounds.pathwise import total_derivative_surrogate
 from pyro_dvae.bounds.reductions import MEAN
 from pyro_dvae.bounds.score import baseline_of, has_score, own_baseline, score_surrogate
 from pyro_dvae.errors import InputError
+from pyro_dvae.programs.dependence import ancestors
 from pyro_dvae.programs.draws import Draws, Term
 from pyro_dvae.programs.plates import CORRUPTIONS, DRAW_PLATES, PARTICLES, draws_of
 
@@ -57,6 +58,7 @@ class TraceDenoising_ELBO(DenoisingELBO):
             "leave-one-out",
             {"vimco": "'vimco' is of the importance-weighted bounds; use 'leave-one-out'"},
         )
+        self._descent: tuple[Any, dict[str, frozenset[str]]] | None = None  # of the pair that was last run
 
     def _needs_leaves(self) -> bool:
         return self.gradient == "stl"
@@ -109,13 +111,8 @@ class TraceDenoising_ELBO(DenoisingELBO):
         """
         names = {frame.name for frame in site["cond_indep_stack"]}
         layout = draws.layout
-        # A latent that is drawn later and outside of a plate may read all elements of the site in it, and
-        # reach every cost there: elements of the plate are then not independent.
-        order = list(draws.guide_trace.nodes)
-        later = set(order[order.index(site["name"]) + 1 :])
-        latents = [each for each in draws.counted_sites() if each["name"] in later]
-        around = names.intersection(*({f.name for f in each["cond_indep_stack"]} for each in latents))
-        frames = tuple(f for f in site["cond_indep_stack"] if f.name in around | set(DRAW_PLATES))
+        joining = self._joining(draws, site, names)
+        frames = tuple(f for f in site["cond_indep_stack"] if f.name not in joining)
         signal = cost.sum_to(frames)
         if layout.num_particles > 1 and PARTICLES not in names:
             signal = signal / layout.num_particles
@@ -128,6 +125,31 @@ class TraceDenoising_ELBO(DenoisingELBO):
         if layout.num_corruptions > 1 and CORRUPTIONS in names:
             return _leave_one_out(signal, layout.corruption_dim), 0.0
         return signal, 0.0
+
+    def _joining(self, draws: Draws, site: dict[str, Any], names: set[str]) -> set[str]:
+        """Return the plates of ``site`` in which the learning signal of an element is of all elements.
+
+        A latent that is drawn from the site, outside of a plate of it, may read all elements of the site in
+        it, and reach every cost there. If a later latent lies outside, one more run of the guide decides (see
+        :func:`~pyro_dvae.programs.dependence.ancestors`).
+        """
+        order = list(draws.guide_trace.nodes)
+        later = set(order[order.index(site["name"]) + 1 :])
+        plates = names.difference(DRAW_PLATES)
+        outside = {
+            each["name"]: plates.difference(frame.name for frame in each["cond_indep_stack"])
+            for each in draws.counted_sites()
+            if each["name"] in later
+        }
+        if not any(outside.values()):
+            return set()
+        of = (draws.pair.model, draws.pair.guide, order)
+        if self._descent is None or self._descent[0] != of:
+            self._descent = of, ancestors(draws.pair)
+        # A site that this run did not have, of a program that branches on its draws, may read anything.
+        known = self._descent[1]
+        descended = [name for name in outside if name not in known or site["name"] in known[name]]
+        return set().union(*(outside[name] for name in descended))
 
 
 def _is_score(term: Term) -> bool:

@@ -1,8 +1,9 @@
-"""Latents whose prior depends on what the guide draws from them: there no closed form is right."""
+"""Which sites of a guide are drawn from which, and which priors depend on what the guide draws from them."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import pyro
@@ -13,7 +14,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
-from pyro_dvae.programs.draws import Draws
+from pyro_dvae.programs.draws import Draws, Pair
+from pyro_dvae.programs.vectorised import Evaluation
 from pyro_dvae.random_state import forked
 from pyro_dvae.sites import is_uncounted
 
@@ -41,6 +43,16 @@ def out_of_order(draws: Draws) -> dict[str, frozenset[str]]:
     return {name: others for name, others in later.items() if others}
 
 
+def ancestors(pair: Pair) -> dict[str, frozenset[str]]:
+    """Return the sites that each site of the guide is drawn from, at any remove; corruptions are sites too.
+
+    The guide runs once more, for one draw and apart from the random streams, with a record of what is
+    computed from which site: of discrete sites too, through views and operations in place. A program that
+    looks at a value (``if z > 0``) is taken to compute all that follows from it.
+    """
+    return _followed(pair).ancestors
+
+
 def circular(draws: Draws, suspects: Mapping[str, frozenset[str]]) -> dict[str, str]:
     """Return those latents whose prior depends on one that the guide draws from them, with that one.
 
@@ -49,9 +61,7 @@ def circular(draws: Draws, suspects: Mapping[str, frozenset[str]]) -> dict[str, 
     any remove, from z_i; otherwise pa_i tells of z_i, and the KL at drawn parents has another mean. (The same
     condition stands in Pyro's documentation of ``TraceMeanField_ELBO``.)
 
-    Both programs run once more, for one draw and apart from the random streams, with a record of what is
-    computed from which latent: of discrete latents too, through views and operations in place. A program
-    that looks at a value (``if z > 0``) is taken to compute all that follows from it.
+    Both programs run once more, with a record of what is computed from which latent (see :func:`ancestors`).
 
     :param suspects: as :func:`out_of_order` gives them, or some of them.
     """
@@ -59,12 +69,9 @@ def circular(draws: Draws, suspects: Mapping[str, frozenset[str]]) -> dict[str, 
         return {}
     pair = draws.pair
     everything = frozenset(site["name"] for site in draws.latent_sites())
-    # Outside of a recording of the bound, whose graph this is no part of; checks of values are no looks.
-    with _disable_current_modes(), forked(), pyro.validation_enabled(False):
-        with _Descent() as descent, _Ancestors(descent) as guide:
-            pair.guide(*pair.args, **pair.kwargs)
-        with _Descent() as descent, _Parents(descent, guide.values, suspects) as model:
-            pair.model(*pair.args, **pair.kwargs)
+    guide = _followed(pair)
+    with _apart(), _Descent() as descent, _Parents(descent, guide.values, suspects) as model:
+        pair.model(*pair.args, **pair.kwargs)
     found = {}
     for name, later in suspects.items():
         # A site that this run does not have, of a program that branches on its draws, is not cleared.
@@ -74,6 +81,19 @@ def circular(draws: Draws, suspects: Mapping[str, frozenset[str]]) -> dict[str, 
                 found[name] = other
                 break
     return found
+
+
+def _followed(pair: Pair) -> _Ancestors:
+    with _apart(), _Descent() as descent, _Ancestors(descent) as guide:
+        pair.guide(*pair.args, **pair.kwargs)
+    return guide
+
+
+@contextmanager
+def _apart() -> Iterator[None]:
+    """Outside of a recording of the bound, whose graph this is no part of; checks of values are no looks."""
+    with _disable_current_modes(), forked(), pyro.validation_enabled(False), Evaluation():
+        yield
 
 
 class _Descent(TorchDispatchMode):
@@ -121,7 +141,7 @@ def _storage(value: Tensor) -> int:
 
 
 class _Ancestors(Messenger):
-    """Finds the latents that each latent of a guide is drawn from, at any remove; keeps the draws."""
+    """Finds the sites that each site of a guide is drawn from, at any remove; keeps the draws."""
 
     def __init__(self, descent: _Descent) -> None:
         super().__init__()
@@ -130,14 +150,15 @@ class _Ancestors(Messenger):
         self.values: dict[str, Tensor] = {}
 
     def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
-        if site_is_subsample(msg) or is_uncounted(msg):
+        if site_is_subsample(msg):
             return
         name, names = msg["name"], self._descent.names(msg["value"])
         self.ancestors[name] = names
         # A copy: the draw may be a view of a parameter, which would then carry the name too.
         msg["value"] = msg["value"].clone()
         self._descent.mark(msg["value"], names | {name})
-        self.values[name] = msg["value"]
+        if not is_uncounted(msg):
+            self.values[name] = msg["value"]
 
 
 class _Parents(Messenger):

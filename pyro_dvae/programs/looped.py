@@ -19,6 +19,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from pyro_dvae.errors import InputError
 from pyro_dvae.programs.draws import Draws, Pair, Term, draw, same
 from pyro_dvae.programs.plates import CORRUPTIONS, PARTICLES, VARIES, Layout, data_frames
+from pyro_dvae.programs.replay import Replay
 from pyro_dvae.sites import is_uncounted
 
 Site = dict[str, Any]
@@ -35,7 +36,7 @@ def draw_in_turn(pair: Pair, layout: Layout, with_leaves: bool) -> Draws:
     for corruption in range(layout.num_corruptions):
         for particle in range(layout.num_particles):
             shared = _shared(runs, runs[corruption * layout.num_particles] if particle else None)
-            guide = poutine.replay(pair.guide, trace=shared)
+            guide = Replay(shared)(pair.guide)
             model = poutine.replay(pair.model, trace=_shared(runs, None))
             runs.append(replace(draw(model, guide, pair.args, pair.kwargs, single, with_leaves), pair=pair))
     return Draws(

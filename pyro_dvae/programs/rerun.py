@@ -18,6 +18,7 @@ from pyro_dvae.programs.accepted import LOOP, refuse_undeclared
 from pyro_dvae.programs.draws import Draws
 from pyro_dvae.programs.leaves import is_point, refuse_rejection
 from pyro_dvae.programs.plates import REDRAWS, DrawPlate, Layout
+from pyro_dvae.programs.replay import Replay
 from pyro_dvae.programs.vectorised import naming_draws
 from pyro_dvae.sites import is_uncounted
 
@@ -119,7 +120,7 @@ def _density(
     draws: Draws, count: int, auxiliary: dict[str, dict[str, Any]], redrawn: bool = True
 ) -> CrossDensity:
     layout = draws.layout
-    guide = layout.wrap(poutine.replay(draws.pair.guide, trace=_replayed(draws, auxiliary)), redrawn)
+    guide = layout.wrap(Replay(_replayed(draws, auxiliary))(draws.pair.guide), redrawn)
     if count > 1:
         guide = DrawPlate(REDRAWS, count, -int(layout.nesting) - 1, latents_only=False)(guide)
     with naming_draws(draws.pair, replace(layout, num_corruptions=layout.num_corruptions * count)):
@@ -204,7 +205,7 @@ def _density_in_turn(draws: Draws, count: int, own: bool) -> CrossDensity:
             shared = {site["name"]: site for site in first.auxiliary_sites()}
         found = []
         for run in runs:
-            again = _traced(run, poutine.replay(run.pair.guide, trace=_replayed(run, shared)))
+            again = _traced(run, Replay(_replayed(run, shared))(run.pair.guide))
             found.append(_cross(run, again, 0, fresh=not shared))
             shared = shared or {site["name"]: site for site in again.auxiliary_sites()}
         flat = torch.stack([each.values.reshape(each.values.shape[3:]) for each in found])

@@ -24,6 +24,7 @@ from pyro_dvae.errors import InputError
 from pyro_dvae.programs.accepted import LOOP, counts, sampled_latents
 from pyro_dvae.programs.draws import Draws, Pair, draw
 from pyro_dvae.programs.plates import CORRUPTIONS, PARTICLES, Layout
+from pyro_dvae.programs.replay import Replay
 from pyro_dvae.random_state import forked
 from pyro_dvae.sites import is_uncounted
 
@@ -57,15 +58,9 @@ def seen(pair: Pair, layout: Layout) -> Seen:
     :raises InputError: a draw of the pass has another log-density than the programs give it alone.
     """
     one_pass = layout.several and not layout.looped
-    handler = poutine.unwrap(pair.guide)
-    if one_pass and isinstance(handler, poutine.messenger.Messenger):
-        raise InputError(
-            f"guide: {type(handler).__name__} is an effect handler around the model and makes one draw at a "
-            f"time; use {LOOP} or an AutoGuide that is a program of its own (AutoNormal)"
-        )
     # Outside of a recording of the bound, whose graph this is no part of.
-    with _disable_current_modes(), forked(), torch.no_grad(), pyro.validation_enabled(False), _Evaluation():
-        alone = _run(pair)
+    with _disable_current_modes(), forked(), torch.no_grad(), Evaluation():
+        alone = _run(pair)  # with Pyro's validation, if it is on: its messages are better than what would follow
         frames = [f for trace in alone for s in trace.nodes.values() for f in s.get("cond_indep_stack", ())]
         needed = max((-frame.dim for frame in frames if frame.vectorized), default=0)
         nesting = needed if layout.max_plate_nesting == float("inf") else layout.max_plate_nesting
@@ -75,7 +70,8 @@ def seen(pair: Pair, layout: Layout) -> Seen:
                 f"guide take, got {nesting}"
             )
         if one_pass:
-            _compare(pair, replace(layout, max_plate_nesting=nesting), alone)
+            with pyro.validation_enabled(False):
+                _compare(pair, replace(layout, max_plate_nesting=nesting), alone)
     return Seen(pair, nesting)
 
 
@@ -103,7 +99,7 @@ def naming_draws(pair: Pair, layout: Layout) -> Iterator[None]:
 
 def _run(pair: Pair, guide: Trace | None = None, model: Trace | None = None) -> tuple[Trace, Trace]:
     """Run guide and model for one draw, on given values where there are any; return their traces."""
-    own = pair.guide if guide is None else poutine.replay(pair.guide, trace=guide)
+    own = pair.guide if guide is None else Replay(guide)(pair.guide)
     guide_trace = _traced(own, pair)
     given = guide_trace if model is None else model
     with sampled_latents():
@@ -199,7 +195,7 @@ def _close(a: Tensor, b: Tensor) -> bool:
     return bool((a - b).abs()[0] <= _TOLERANCE * (1 + torch.maximum(a, b)[1]))
 
 
-class _Evaluation(TorchFunctionMode):
+class Evaluation(TorchFunctionMode):
     """Runs dropout and batch normalisation as in evaluation mode: they are not what is looked at."""
 
     def __torch_function__(

@@ -381,6 +381,18 @@ def test_what_a_program_raises_for_several_draws_is_one_sentence():
         dv.TraceDenoising_ELBO(num_corruptions=2).loss(model, guide, torch.zeros(6, 3))
 
 
+def test_what_pyro_validates_is_said_in_its_words():
+    def model():
+        with pyro.plate("data", 10, 5):
+            pyro.param("p", torch.ones(3, 5), event_dim=0)  # the plate has 10 rows
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    for options in ({}, {"num_particles": 2}, {"num_particles": 2, **LOOPED}):
+        pyro.clear_param_store()
+        with pyro.validation_enabled(), pytest.raises(ValueError, match="invalid shape of pyro.param"):
+            dv.TraceDenoising_ELBO(**options).loss(model, model)
+
+
 @pytest.mark.parametrize(
     ("bound", "options"),
     [

@@ -204,10 +204,6 @@ def test_at_the_exact_posterior_every_draw_gives_the_evidence(name, bound, model
     """The weight of every draw is p(x), so each bound is log p(x), and the gradient of some is 0."""
     guide = exact_guide(name, model)
     several = SEVERAL[bound](vectorize_particles=vectorized)
-    if vectorized and "Messenger" in name:  # Pyro's own guides that do not vectorise
-        with pytest.raises(InputError, match="vectorize_particles=False"):
-            several.loss(model, guide, X)
-        return
     loss, gradients = evaluated(several, model, guide)
     assert -loss == pytest.approx(float(posterior(model)[2]), rel=1e-9)
     if bound in ("stl", "dreg"):
