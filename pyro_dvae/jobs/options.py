@@ -18,14 +18,17 @@ import pyro_dvae
 from pyro_dvae.errors import InputError
 from pyro_dvae.files import unfit
 
-NOISE_KINDS = ("salt-and-pepper", "bit-flip", "masking", "gaussian")
+NOISE_KINDS = ("salt-and-pepper", "bit-flip", "masking", "gaussian", "multiplicative", "thinning")
 NOISE_PATTERNS = ("uniform", "mean-image")
 NOISE_SCHEDULES = ("constant", "linear", "step")
 BOUNDS = ("dvae", "mean-field", "diwae", "semi-implicit")
 ACTIVATIONS = ("softplus", "tanh", "relu", "sigmoid")
 ENCODERS = ("mlp", "convolutional", "gru")
 DECODERS = ("mlp", "convolutional")
-LIKELIHOODS = ("bernoulli", "gaussian", "gaussian-per-pixel", "continuous-bernoulli")
+LIKELIHOODS = (
+    *("bernoulli", "gaussian", "gaussian-per-pixel", "continuous-bernoulli"),
+    *("poisson", "negative-binomial", "multinomial", "dirichlet-multinomial"),
+)
 BINARISATIONS = ("static", "dynamic", "threshold", "none")
 RATE_SCHEDULES = ("step", "constant", "paper")
 PROPOSALS = ("auto", "clean", "corrupted", "mixture")

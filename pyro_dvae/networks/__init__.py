@@ -3,6 +3,12 @@
 from pyro_dvae.distributions.continuous_bernoulli import ContinuousBernoulli
 from pyro_dvae.networks.activations import activation
 from pyro_dvae.networks.convolutional import ConvolutionalDecoder, ConvolutionalEncoder
+from pyro_dvae.networks.counts import (
+    DirichletMultinomialDecoder,
+    MultinomialDecoder,
+    NegativeBinomialDecoder,
+    PoissonDecoder,
+)
 from pyro_dvae.networks.decoders import BernoulliDecoder, ContinuousBernoulliDecoder, GaussianDecoder
 from pyro_dvae.networks.encoders import GaussianEncoder, GRUEncoder
 from pyro_dvae.networks.mlp import mlp
@@ -13,9 +19,13 @@ __all__ = [
     "ContinuousBernoulliDecoder",
     "ConvolutionalDecoder",
     "ConvolutionalEncoder",
+    "DirichletMultinomialDecoder",
     "GRUEncoder",
     "GaussianDecoder",
     "GaussianEncoder",
+    "MultinomialDecoder",
+    "NegativeBinomialDecoder",
+    "PoissonDecoder",
     "activation",
     "mlp",
 ]

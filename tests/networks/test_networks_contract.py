@@ -24,7 +24,12 @@ CLASSES = {
 }
 
 
-OPTIONS = {"scale": ["learned", "per-pixel"], "likelihood": list(LIKELIHOODS)}
+OPTIONS = {
+    "scale": ["learned", "per-pixel"],
+    "likelihood": list(LIKELIHOODS),
+    "library": ["row", "latent"],
+    "zero_inflated": [False, True],
+}
 
 
 def arguments(name):
@@ -40,7 +45,16 @@ def variants():
             yield from ((name, {option: value}) for value in OPTIONS[option] if value != default)
 
 
-VARIANTS = {" ".join([name, *options.values()]): (name, options) for name, options in variants()}
+COUNTS = [
+    "PoissonDecoder", "NegativeBinomialDecoder", "MultinomialDecoder", "DirichletMultinomialDecoder"
+]  # fmt: skip
+VARIANTS = {
+    " ".join([name, *(value if isinstance(value, str) else option for option, value in options.items())]): (
+        name,
+        options,
+    )
+    for name, options in variants()
+}
 
 
 def build(name, **options):
@@ -50,6 +64,13 @@ def build(name, **options):
 
 def is_encoder(name):
     return VARIANTS[name][0].endswith("Encoder")
+
+
+def data_of(name, *leading, dtype=torch.float64):
+    """Random data that the network takes."""
+    if VARIANTS[name][0] in COUNTS:
+        return torch.randint(0, 4, (*leading, D)).to(dtype)
+    return torch.rand(*leading, D, dtype=dtype)
 
 
 def in_size(name):
@@ -62,6 +83,8 @@ def outputs(network, value):
     if isinstance(result, tuple):
         return result
     target = torch.full((D,), 0.25, dtype=value.dtype, device=value.device)
+    if type(network).__name__ in COUNTS:
+        target = torch.arange(D, dtype=value.dtype, device=value.device) % 3
     return result.mean, result.log_prob(target)
 
 
@@ -159,7 +182,7 @@ def test_a_dvae_of_it_has_the_bound_of_its_draws(name):
     network = build(name).double()
     encoder = network if is_encoder(name) else networks.GaussianEncoder(D, d).double()
     decoder = networks.BernoulliDecoder(D, d).double() if is_encoder(name) else network
-    x = torch.rand(5, D, dtype=torch.float64)
+    x = data_of(name, 5)
     x_tilde = torch.rand(2, 1, D, dtype=torch.float64)  # [M, N, D], the same for every datum
     noise = torch.randn(3, 2, 5, d, dtype=torch.float64)
 
@@ -187,7 +210,7 @@ def test_a_denoising_bound_trains_every_parameter(name, local):
     encoder = network if is_encoder(name) else networks.GaussianEncoder(D, d)
     decoder = networks.BernoulliDecoder(D, d) if is_encoder(name) else network
     dvae = dv.DVAE(encoder, decoder, dv.SaltAndPepper(0.1))
-    x = torch.rand(5, D)
+    x = data_of(name, 5, dtype=torch.float32)
     with pyro.settings.context(module_local_params=local):
         loss = dv.TraceDenoising_ELBO(num_corruptions=2, num_particles=3, max_plate_nesting=1).loss_and_grads(
             dvae.model, dvae.guide, x
@@ -250,6 +273,9 @@ WITH = {
     "image_shape": ((3, 5), "image_shape: expected .* with product 16, got \\(3, 5\\)"),
     "likelihood": ("bernouli", "likelihood: unknown name 'bernouli'"),
     "scale": ("pixel", "scale: unknown name 'pixel'"),
+    "library": ("rows", "library: unknown name 'rows'"),
+    "typical_total": (0.0, "typical_total: expected a number above 0"),
+    "zero_inflated": ("yes", "zero_inflated: expected True or False"),
     "maximum_logit": (0.0, "maximum_logit: expected a number above 0"),
     "minimum_scale": (-1.0, "minimum_scale: expected a number"),
     "hidden_size": (0, "hidden_size: expected a whole number"),
