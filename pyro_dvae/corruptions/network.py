@@ -36,9 +36,9 @@ class NetworkCorruption(Corruption):
 
     The level of an element is ``minimum + softplus(raw)`` (``"gaussian"`` and ``"multiplicative"``, a
     standard deviation) or ``minimum + (1 - minimum) * sigmoid(raw)`` (the others, a rate), with ``raw =
-    network(x)``. The network gets pathwise gradients from this noise and from relaxed noise
-    (``temperature``), otherwise score-function gradients. The denoising bound tends to reduce a learned level to ``minimum``; a semi-implicit bound (J ≥
-    1) does not.
+    network(x)``. The network gets pathwise gradients from these two and from relaxed noise (``temperature``),
+    otherwise score-function gradients. The denoising bound tends to reduce a learned level to ``minimum``; a
+    semi-implicit bound (J ≥ 1) does not.
 
     :param network: module from ``x`` [..., D] to ``raw`` [..., D], or [..., 1] for one level per observation.
     :param family: name of the corruption.

@@ -27,6 +27,7 @@ ENCODERS = ("mlp", "convolutional", "gru")
 DECODERS = ("mlp", "convolutional")
 LIKELIHOODS = (
     *("bernoulli", "gaussian", "gaussian-per-pixel", "continuous-bernoulli"),
+    *("discretised-logistic", "discretised-logistic-mixture"),
     *("poisson", "negative-binomial", "multinomial", "dirichlet-multinomial"),
 )
 BINARISATIONS = ("static", "dynamic", "threshold", "none")

@@ -9,9 +9,16 @@ from pyro_dvae.networks.counts import (
     NegativeBinomialDecoder,
     PoissonDecoder,
 )
-from pyro_dvae.networks.decoders import BernoulliDecoder, ContinuousBernoulliDecoder, GaussianDecoder
+from pyro_dvae.networks.covariance import FullCovarianceDecoder, LowRankCovarianceDecoder
+from pyro_dvae.networks.decoders import (
+    BernoulliDecoder,
+    ContinuousBernoulliDecoder,
+    DiscretisedLogisticDecoder,
+    GaussianDecoder,
+)
 from pyro_dvae.networks.encoders import GaussianEncoder, GRUEncoder
 from pyro_dvae.networks.mlp import mlp
+from pyro_dvae.networks.table import TableDecoder, TableEncoder
 
 __all__ = [
     "BernoulliDecoder",
@@ -20,12 +27,17 @@ __all__ = [
     "ConvolutionalDecoder",
     "ConvolutionalEncoder",
     "DirichletMultinomialDecoder",
+    "DiscretisedLogisticDecoder",
+    "FullCovarianceDecoder",
     "GRUEncoder",
     "GaussianDecoder",
     "GaussianEncoder",
+    "LowRankCovarianceDecoder",
     "MultinomialDecoder",
     "NegativeBinomialDecoder",
     "PoissonDecoder",
+    "TableDecoder",
+    "TableEncoder",
     "activation",
     "mlp",
 ]
