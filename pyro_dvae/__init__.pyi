@@ -16,16 +16,19 @@ from .bounds import (
     TraceSemiImplicit_ELBO,
 )
 from .corruptions import (
+    BinomialThinning,
     BitFlip,
     ConstantSchedule,
     Corruption,
     GaussianNoise,
     LinearSchedule,
     Masking,
+    MultiplicativeNoise,
     NetworkCorruption,
     NoCorruption,
     SaltAndPepper,
     StepSchedule,
+    SwapNoise,
 )
 from .datasets import Dataset, load_dataset
 from .engine import CompiledLoss, CompiledSVI, compile_loss
@@ -80,6 +83,7 @@ __all__ = [
     "Autoencoder",
     "BernoulliGuide",
     "BernoulliPrior",
+    "BinomialThinning",
     "BitFlip",
     "BoundsReport",
     "CategoricalGuide",
@@ -118,6 +122,7 @@ __all__ = [
     "Masking",
     "MixtureGuide",
     "MixturePrior",
+    "MultiplicativeNoise",
     "NetworkCorruption",
     "NoCorruption",
     "Prior",
@@ -126,6 +131,7 @@ __all__ = [
     "StandardNormal",
     "StepSchedule",
     "Stopped",
+    "SwapNoise",
     "TraceDenoisingIWAE_ELBO",
     "TraceDenoising_ELBO",
     "TraceMeanFieldDenoising_ELBO",

@@ -40,6 +40,9 @@ def guide(cls, corruption=None):
 
 CORRUPTIONS = {
     "BitFlip": lambda: dv.BitFlip(0.2, learnable=True),
+    "BinomialThinning": lambda: dv.BinomialThinning(0.2, learnable=True),
+    "MultiplicativeNoise": lambda: dv.MultiplicativeNoise(0.2),
+    "SwapNoise": lambda: dv.SwapNoise(0.2, X),
     "GaussianNoise": lambda: dv.GaussianNoise(dv.LinearSchedule(0.1, 0.3, epochs=4)),
     "Masking": lambda: dv.Masking(0.2),
     "SaltAndPepper": lambda: dv.SaltAndPepper(0.2, learnable=True),

@@ -4,21 +4,27 @@ from pyro_dvae.corruptions.base import Corruption, NoCorruption
 from pyro_dvae.corruptions.bit_flip import BitFlip
 from pyro_dvae.corruptions.gaussian import GaussianNoise
 from pyro_dvae.corruptions.masking import Masking
+from pyro_dvae.corruptions.multiplicative import MultiplicativeNoise
 from pyro_dvae.corruptions.network import NetworkCorruption
 from pyro_dvae.corruptions.salt_and_pepper import SaltAndPepper, mean_image_rate
+from pyro_dvae.corruptions.swap import SwapNoise
+from pyro_dvae.corruptions.thinning import BinomialThinning
 from pyro_dvae.levels import ConstantSchedule, LinearSchedule, Schedule, StepSchedule
 
 __all__ = [
+    "BinomialThinning",
     "BitFlip",
     "ConstantSchedule",
     "Corruption",
     "GaussianNoise",
     "LinearSchedule",
     "Masking",
+    "MultiplicativeNoise",
     "NetworkCorruption",
     "NoCorruption",
     "SaltAndPepper",
     "Schedule",
     "StepSchedule",
+    "SwapNoise",
     "mean_image_rate",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 from pyro.distributions import TorchDistribution
@@ -13,30 +14,36 @@ from pyro_dvae.corruptions.base import Corruption
 from pyro_dvae.corruptions.bit_flip import BitFlip
 from pyro_dvae.corruptions.gaussian import GaussianNoise
 from pyro_dvae.corruptions.masking import Masking
+from pyro_dvae.corruptions.multiplicative import MultiplicativeNoise
 from pyro_dvae.corruptions.salt_and_pepper import SaltAndPepper
+from pyro_dvae.corruptions.swap import SwapNoise
+from pyro_dvae.corruptions.thinning import BinomialThinning
 from pyro_dvae.errors import InputError
 
-FAMILIES: dict[str, type[BitFlip | GaussianNoise | Masking | SaltAndPepper]] = {
+FAMILIES: dict[str, Callable[..., Corruption]] = {
     "bit-flip": BitFlip,
     "gaussian": GaussianNoise,
     "masking": Masking,
+    "multiplicative": MultiplicativeNoise,
     "salt-and-pepper": SaltAndPepper,
+    "swap": SwapNoise,
+    "thinning": BinomialThinning,
 }
 
 
 class NetworkCorruption(Corruption):
     """The corruption of Im et al. (2017, section 3) with its level computed from the observation.
 
-    The level of an element is ``minimum + softplus(raw)`` (``"gaussian"``, a standard deviation) or ``minimum
-    + (1 - minimum) * sigmoid(raw)`` (the others, a rate), with ``raw = network(x)``. The network gets
-    pathwise gradients from Gaussian noise and from relaxed noise (``temperature``), otherwise score-function
-    gradients. The denoising bound tends to reduce a learned level to ``minimum``; a semi-implicit bound (J ≥
-    1) does not.
+    The level of an element is ``minimum + softplus(raw)`` (``"gaussian"`` and ``"multiplicative"``, a
+    standard deviation) or ``minimum + (1 - minimum) * sigmoid(raw)`` (the others, a rate), with ``raw =
+    network(x)``. The network gets pathwise gradients from these two and from relaxed noise (``temperature``),
+    otherwise score-function gradients. The denoising bound tends to reduce a learned level to ``minimum``; a
+    semi-implicit bound (J ≥ 1) does not.
 
     :param network: module from ``x`` [..., D] to ``raw`` [..., D], or [..., 1] for one level per observation.
     :param family: name of the corruption.
     :param minimum: lower limit of the level.
-    :param options: further options of the family: ``salt``, ``temperature``.
+    :param options: further options of the family: ``salt``, ``temperature``, ``rows``.
     """
 
     def __init__(self, network: nn.Module, family: str, *, minimum: float = 0.0, **options: Any) -> None:

@@ -36,9 +36,14 @@ from pyro_dvae.networks import (
     ContinuousBernoulliDecoder,
     ConvolutionalDecoder,
     ConvolutionalEncoder,
+    DirichletMultinomialDecoder,
+    DiscretisedLogisticDecoder,
     GaussianDecoder,
     GaussianEncoder,
     GRUEncoder,
+    MultinomialDecoder,
+    NegativeBinomialDecoder,
+    PoissonDecoder,
 )
 from pyro_dvae.random_state import forked
 
@@ -52,6 +57,12 @@ _LIKELIHOODS: dict[str, Callable[..., nn.Module]] = {
         GaussianDecoder, scale="per-column", minimum_scale=0.01, initial_scale=1.0, bounded=False
     ),
     "continuous-bernoulli": ContinuousBernoulliDecoder,
+    "discretised-logistic": DiscretisedLogisticDecoder,
+    "discretised-logistic-mixture": partial(DiscretisedLogisticDecoder, mixture=True),
+    "poisson": PoissonDecoder,
+    "negative-binomial": NegativeBinomialDecoder,
+    "multinomial": MultinomialDecoder,
+    "dirichlet-multinomial": DirichletMultinomialDecoder,
 }
 
 
@@ -132,13 +143,14 @@ def build_corruption(options: Options, train: Tensor | None = None) -> Corruptio
     :param train: training data [N, D], for rates by their mean image; without them a rate is uniform.
     """
     kind = checks.known("noise_kind", options.noise_kind, FAMILIES)
-    maximum = math.inf if kind == "gaussian" else 1.0
+    scaled = kind in ("gaussian", "multiplicative")
+    maximum = math.inf if scaled else 1.0
     for argument in ("noise", "noise_end"):
         checks.number(argument, getattr(options, argument), 0.0, maximum)
     if options.learn_noise and options.noise_schedule != "constant":
         raise InputError("learn_noise: a level is either scheduled or learned, got both")
     by_mean = checks.known("noise_pattern", options.noise_pattern, NOISE_PATTERNS) == "mean-image"
-    if by_mean and (kind == "gaussian" or options.learn_noise or options.noise_schedule != "constant"):
+    if by_mean and (scaled or options.learn_noise or options.noise_schedule != "constant"):
         raise InputError("noise_pattern: 'mean-image' is for a rate that is neither scheduled nor learned")
     level: float | Schedule | Tensor = options.noise
     if options.noise_schedule != "constant":

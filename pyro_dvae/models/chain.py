@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pyro_dvae import checks
 from pyro_dvae.networks import BernoulliDecoder, GaussianEncoder
+from pyro_dvae.networks.counts import given_rows
 from pyro_dvae.priors import Prior, StandardNormal
 from pyro_dvae.registration import Module, register
 
@@ -71,5 +72,5 @@ class ChainModel(Module):
                 number -= 1
                 loc, scale = decoder(above)
                 z = above = pyro.sample(f"z{number}", dist.Normal(loc, scale).to_event(1))
-            pyro.sample("x", self.decoder(above), obs=x)
+            pyro.sample("x", given_rows(self.decoder, above, x), obs=x)
         return z

@@ -12,6 +12,7 @@ from pyro_dvae import checks
 from pyro_dvae.corruptions import Corruption
 from pyro_dvae.errors import InputError
 from pyro_dvae.guides import GaussianGuide
+from pyro_dvae.networks.counts import given_rows
 from pyro_dvae.priors import Prior, StandardNormal
 from pyro_dvae.registration import Module, register
 
@@ -45,7 +46,7 @@ class LatentVariableModel(Module):
         register("prior", self.prior)
         with pyro.plate("data", x.shape[0]):
             z = pyro.sample("z", self.prior(x))
-            pyro.sample("x", self.decoder(self.prior.code(z)), obs=x)
+            pyro.sample("x", given_rows(self.decoder, self.prior.code(z), x), obs=x)
         return z
 
 
@@ -95,7 +96,10 @@ class DVAE(Module):
         return loc, scale
 
     @torch.no_grad()
-    def decode(self, z: Tensor) -> Tensor:
-        """Return the mean of the data [..., D] at latents ``z`` [..., d]."""
-        mean: Any = self.model.decoder(self.model.prior.code(z)).mean
+    def decode(self, z: Tensor, *known: Tensor) -> Tensor:
+        """Return the mean of the data [..., D] at latents ``z`` [..., d].
+
+        :param known: what else the decoder takes: the totals [..., 1] of a decoder of counts.
+        """
+        mean: Any = self.model.decoder(self.model.prior.code(z), *known).mean
         return torch.as_tensor(mean)

@@ -3,9 +3,22 @@
 from pyro_dvae.distributions.continuous_bernoulli import ContinuousBernoulli
 from pyro_dvae.networks.activations import activation
 from pyro_dvae.networks.convolutional import ConvolutionalDecoder, ConvolutionalEncoder
-from pyro_dvae.networks.decoders import BernoulliDecoder, ContinuousBernoulliDecoder, GaussianDecoder
+from pyro_dvae.networks.counts import (
+    DirichletMultinomialDecoder,
+    MultinomialDecoder,
+    NegativeBinomialDecoder,
+    PoissonDecoder,
+)
+from pyro_dvae.networks.covariance import FullCovarianceDecoder, LowRankCovarianceDecoder
+from pyro_dvae.networks.decoders import (
+    BernoulliDecoder,
+    ContinuousBernoulliDecoder,
+    DiscretisedLogisticDecoder,
+    GaussianDecoder,
+)
 from pyro_dvae.networks.encoders import GaussianEncoder, GRUEncoder
 from pyro_dvae.networks.mlp import mlp
+from pyro_dvae.networks.table import TableDecoder, TableEncoder
 
 __all__ = [
     "BernoulliDecoder",
@@ -13,9 +26,18 @@ __all__ = [
     "ContinuousBernoulliDecoder",
     "ConvolutionalDecoder",
     "ConvolutionalEncoder",
+    "DirichletMultinomialDecoder",
+    "DiscretisedLogisticDecoder",
+    "FullCovarianceDecoder",
     "GRUEncoder",
     "GaussianDecoder",
     "GaussianEncoder",
+    "LowRankCovarianceDecoder",
+    "MultinomialDecoder",
+    "NegativeBinomialDecoder",
+    "PoissonDecoder",
+    "TableDecoder",
+    "TableEncoder",
     "activation",
     "mlp",
 ]

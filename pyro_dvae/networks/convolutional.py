@@ -11,7 +11,8 @@ from torch import nn
 
 from pyro_dvae import checks
 from pyro_dvae.errors import InputError
-from pyro_dvae.networks.decoders import LIKELIHOODS, Decoder
+from pyro_dvae.networks.decoders import Decoder
+from pyro_dvae.networks.elements import LIKELIHOODS
 from pyro_dvae.networks.encoders import Encoder
 from pyro_dvae.networks.mlp import linear, trunk
 from pyro_dvae.registration import Module
@@ -197,8 +198,9 @@ class ConvolutionalDecoder(Decoder):
     :param image_shape: (height, width), or (channels, height, width); a square image where left out.
     :param channels: number of input maps of each transposed convolution, smallest maps first.
     :param kernel_size: odd side of the filters.
-    :param likelihood: ``"bernoulli"``, ``"continuous-bernoulli"``, ``"gaussian"`` (one learned
-        scale) or ``"gaussian-per-pixel"`` (a second image of scales).
+    :param likelihood: ``"bernoulli"``, ``"continuous-bernoulli"``, ``"gaussian"`` (one learned scale),
+        ``"gaussian-per-pixel"`` (a second image of scales), ``"discretised-logistic"`` (bytes, a second
+        image of scales) or ``"discretised-logistic-mixture"``.
     """
 
     def __init__(

@@ -50,9 +50,13 @@ class Constant(nn.Module):
         return self.raw.to(x.dtype).expand(x.shape)
 
 
+ROWS = torch.tensor([[0.0], [1.0]])  # of any number of columns
+
+
 def by_network(family):
-    maximum = math.inf if family == "gaussian" else 1
-    return lambda level: corruptions.NetworkCorruption(Constant(level, maximum), family)
+    maximum = math.inf if family in ("gaussian", "multiplicative") else 1
+    options = {"rows": ROWS} if family == "swap" else {}
+    return lambda level: corruptions.NetworkCorruption(Constant(level, maximum), family, **options)
 
 
 # Per class, builders of a corruption from its level, and the atoms of its distribution at RATE with their
@@ -73,7 +77,12 @@ CASES = {
             [KEPT, (one, RATE**2), (zero, RATE * (1 - RATE))],
         ),
     ],
+    "SwapNoise": [
+        (functools.partial(corruptions.SwapNoise, rows=ROWS), [KEPT, (zero, RATE / 2), (one, RATE / 2)])
+    ],
+    "BinomialThinning": [(corruptions.BinomialThinning, [KEPT, (zero, RATE)])],
     "GaussianNoise": [(corruptions.GaussianNoise, None)],
+    "MultiplicativeNoise": [(corruptions.MultiplicativeNoise, None)],
 }
 CASES["NetworkCorruption"] = [
     (by_network(family), CASES[kind.__name__][0][1]) for family, kind in FAMILIES.items()
@@ -315,7 +324,9 @@ def test_a_schedule_moves_the_level_in_place_and_draws_follow(build, atoms):
 
     def deviations():
         value = corruption(x).sample()
-        return (value - x).square() if atoms is None else (value != x).double()
+        if atoms is None:
+            return ((value - x) / build(1.0)(x).stddev).square()
+        return (value != x).double()
 
     for epoch, expected in ((0, 0.8), (3, 0.5), (6, 0.2), (100, 0.2), (1.5, 0.65)):
         corruption.set_epoch(epoch)

@@ -12,7 +12,14 @@ from pyro_dvae.corruptions import GaussianNoise, Masking, NetworkCorruption
 from pyro_dvae.corruptions.network import FAMILIES
 from pyro_dvae.errors import InputError
 
-DISCRETE = sorted(set(FAMILIES) - {"gaussian"})
+DISCRETE = sorted(set(FAMILIES) - {"gaussian", "multiplicative"})
+
+
+def by_name(network, family, **options):
+    """The corruption of a family, with the rows that swapping takes."""
+    if family == "swap":
+        options["rows"] = torch.tensor([[0.0], [1.0], [0.0]], dtype=torch.float64)
+    return NetworkCorruption(network, family, **options)
 
 
 class Bad(nn.Module):
@@ -42,8 +49,10 @@ def test_levels_are_functions_of_the_datum(out):
     raw = network(x).expand(x.shape)
     scale = NetworkCorruption(network, "gaussian", minimum=0.2)(x).scale
     torch.testing.assert_close(scale, 0.2 + softplus(raw))
+    relative = NetworkCorruption(network, "multiplicative", minimum=0.2)(x).scale
+    torch.testing.assert_close(relative, x * scale)
     for family in DISCRETE:
-        distribution = NetworkCorruption(network, family, minimum=0.2)(x)
+        distribution = by_name(network, family, minimum=0.2)(x)
         torch.testing.assert_close(distribution.rate.expand(x.shape), 0.2 + 0.8 * torch.sigmoid(raw))
         kept = distribution.log_prob(x).exp()
         torch.testing.assert_close(kept, 1 - distribution.rate.expand(x.shape))
@@ -88,7 +97,7 @@ def test_pathwise_gradients_of_gaussian_noise():
 
 @pytest.mark.parametrize("family", DISCRETE)
 def test_score_function_gradients_reach_the_network(family):
-    problem = BinaryProblem(NetworkCorruption(linear(), family, minimum=0.05))
+    problem = BinaryProblem(by_name(linear(), family, minimum=0.05))
     x = bits(2, 3)
     problem.l_dvae(x).sum().backward()
     exact = gradients(problem)
@@ -185,12 +194,12 @@ def test_unknown_families_are_refused_with_the_nearest_name():
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_bad_minimum_is_refused(family, minimum):
     with pytest.raises(InputError, match=r"^minimum: expected a number in \[0, (1|inf)\], got "):
-        NetworkCorruption(nn.Linear(3, 3), family, minimum=minimum)
+        by_name(nn.Linear(3, 3), family, minimum=minimum)
 
 
 @pytest.mark.parametrize("family", DISCRETE)
 def test_a_minimum_that_leaves_nothing_to_learn_is_refused(family):
     with pytest.raises(InputError, match=r"^minimum: expected a number below 1, got 1"):
-        NetworkCorruption(nn.Linear(3, 3), family, minimum=1)
+        by_name(nn.Linear(3, 3), family, minimum=1)
     with pytest.raises(InputError, match=r"^minimum: expected a number in \[0, 1\], got 1.5"):
-        NetworkCorruption(nn.Linear(3, 3), family, minimum=1.5)
+        by_name(nn.Linear(3, 3), family, minimum=1.5)

@@ -14,7 +14,7 @@ import pyro_dvae as dv
 from pyro_dvae import networks
 from pyro_dvae.engine import record
 from pyro_dvae.errors import InputError
-from pyro_dvae.networks.decoders import LIKELIHOODS
+from pyro_dvae.networks.elements import LIKELIHOODS
 
 D, d = 16, 2  # D is a square, as networks of images want it
 CLASSES = {
@@ -24,7 +24,28 @@ CLASSES = {
 }
 
 
-OPTIONS = {"scale": ["learned", "per-pixel"], "likelihood": list(LIKELIHOODS)}
+OPTIONS = {
+    "scale": ["learned", "per-pixel"],
+    "likelihood": list(LIKELIHOODS),
+    "library": ["row", "latent"],
+    "zero_inflated": [False, True],
+    "mixture": [False, True],
+}
+
+
+KINDS = ["real", "count", ("ordinal", 3), "binary", "heavy-tailed", "positive", "real", ("ordinal", 4)]
+
+
+def columns_of(size):
+    """Columns of all kinds that have a mean; a bad size is no sequence of kinds."""
+    return (KINDS * 2)[:size] if type(size) is int and size > 0 else size
+
+
+def create(kind, data_size, latent_size, **options):
+    """A network of its sizes; a table has its columns in place of the first."""
+    if "columns" in arguments(kind):
+        return CLASSES[kind](columns=columns_of(data_size), latent_size=latent_size, **options)
+    return CLASSES[kind](data_size=data_size, latent_size=latent_size, **options)
 
 
 def arguments(name):
@@ -40,16 +61,34 @@ def variants():
             yield from ((name, {option: value}) for value in OPTIONS[option] if value != default)
 
 
-VARIANTS = {" ".join([name, *options.values()]): (name, options) for name, options in variants()}
+COUNTS = [
+    "PoissonDecoder", "NegativeBinomialDecoder", "MultinomialDecoder", "DirichletMultinomialDecoder"
+]  # fmt: skip
+VARIANTS = {
+    " ".join([name, *(value if isinstance(value, str) else option for option, value in options.items())]): (
+        name,
+        options,
+    )
+    for name, options in variants()
+}
 
 
 def build(name, **options):
     kind, chosen = VARIANTS[name]
-    return CLASSES[kind](data_size=D, latent_size=d, **chosen, **options)
+    return create(kind, D, d, **chosen, **options)
 
 
 def is_encoder(name):
     return VARIANTS[name][0].endswith("Encoder")
+
+
+def data_of(name, *leading, dtype=torch.float64):
+    """Random data that the network takes."""
+    if VARIANTS[name][0] == "TableDecoder":
+        return torch.ones(*leading, D, dtype=dtype)
+    if VARIANTS[name][0] in COUNTS:
+        return torch.randint(0, 4, (*leading, D)).to(dtype)
+    return torch.rand(*leading, D, dtype=dtype)
 
 
 def in_size(name):
@@ -62,6 +101,10 @@ def outputs(network, value):
     if isinstance(result, tuple):
         return result
     target = torch.full((D,), 0.25, dtype=value.dtype, device=value.device)
+    if isinstance(network, networks.TableDecoder):
+        target = torch.ones(D, dtype=value.dtype, device=value.device)
+    if type(network).__name__ in COUNTS:
+        target = torch.arange(D, dtype=value.dtype, device=value.device) % 3
     return result.mean, result.log_prob(target)
 
 
@@ -159,7 +202,7 @@ def test_a_dvae_of_it_has_the_bound_of_its_draws(name):
     network = build(name).double()
     encoder = network if is_encoder(name) else networks.GaussianEncoder(D, d).double()
     decoder = networks.BernoulliDecoder(D, d).double() if is_encoder(name) else network
-    x = torch.rand(5, D, dtype=torch.float64)
+    x = data_of(name, 5)
     x_tilde = torch.rand(2, 1, D, dtype=torch.float64)  # [M, N, D], the same for every datum
     noise = torch.randn(3, 2, 5, d, dtype=torch.float64)
 
@@ -187,7 +230,7 @@ def test_a_denoising_bound_trains_every_parameter(name, local):
     encoder = network if is_encoder(name) else networks.GaussianEncoder(D, d)
     decoder = networks.BernoulliDecoder(D, d) if is_encoder(name) else network
     dvae = dv.DVAE(encoder, decoder, dv.SaltAndPepper(0.1))
-    x = torch.rand(5, D)
+    x = data_of(name, 5, dtype=torch.float32)
     with pyro.settings.context(module_local_params=local):
         loss = dv.TraceDenoising_ELBO(num_corruptions=2, num_particles=3, max_plate_nesting=1).loss_and_grads(
             dvae.model, dvae.guide, x
@@ -238,8 +281,11 @@ def test_what_is_not_a_floating_point_tensor_is_refused(name, value):
 def test_bad_sizes_are_refused(name, argument, value):
     kind, chosen = VARIANTS[name]
     sizes = {"data_size": D, "latent_size": d, argument: value}
-    with pytest.raises(InputError, match=f"^{argument}: expected a whole number"):
-        CLASSES[kind](**sizes, **chosen)
+    expected = "a whole number"
+    if argument not in arguments(kind):
+        argument, expected = "columns", "a kind for each column"
+    with pytest.raises(InputError, match=f"^{argument}: expected {expected}"):
+        create(kind, **sizes, **chosen)
 
 
 WITH = {
@@ -250,6 +296,14 @@ WITH = {
     "image_shape": ((3, 5), "image_shape: expected .* with product 16, got \\(3, 5\\)"),
     "likelihood": ("bernouli", "likelihood: unknown name 'bernouli'"),
     "scale": ("pixel", "scale: unknown name 'pixel'"),
+    "library": ("rows", "library: unknown name 'rows'"),
+    "typical_total": (0.0, "typical_total: expected a number above 0"),
+    "rank": (0, "rank: expected a whole number of at least 1"),
+    "covariance": (torch.ones(D, D), "covariance: expected a positive definite matrix"),
+    "loc": (torch.ones(3), "loc: expected shape"),
+    "mixture": ("yes", "mixture: expected True or False"),
+    "levels": (1, "levels: expected a whole number of at least 2"),
+    "zero_inflated": ("yes", "zero_inflated: expected True or False"),
     "maximum_logit": (0.0, "maximum_logit: expected a number above 0"),
     "minimum_scale": (-1.0, "minimum_scale: expected a number"),
     "hidden_size": (0, "hidden_size: expected a whole number"),
@@ -263,4 +317,4 @@ WITH = {
 def test_bad_options_are_refused(kind, option):
     value, message = WITH[option]
     with pytest.raises(InputError, match=f"^{message}"):
-        CLASSES[kind](data_size=D, latent_size=d, **{option: value})
+        create(kind, D, d, **{option: value})

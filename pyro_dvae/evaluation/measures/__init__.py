@@ -3,6 +3,12 @@
 from pyro_dvae.evaluation.measures.activity import ActiveUnits, active_units
 from pyro_dvae.evaluation.measures.binary_code import BinaryCode, binary_code
 from pyro_dvae.evaluation.measures.codes import DecodingError, ReconstructionError
+from pyro_dvae.evaluation.measures.count_split import (
+    CountSplit,
+    CountSplitErrors,
+    count_split,
+    denoised_counts,
+)
 from pyro_dvae.evaluation.measures.means import latent_means
 from pyro_dvae.evaluation.measures.parts import BoundParts, bound_parts
 from pyro_dvae.evaluation.measures.probe import LinearProbe, linear_probe
@@ -12,6 +18,8 @@ __all__ = [
     "ActiveUnits",
     "BinaryCode",
     "BoundParts",
+    "CountSplit",
+    "CountSplitErrors",
     "DecodingError",
     "LinearProbe",
     "ReconstructionError",
@@ -19,6 +27,8 @@ __all__ = [
     "binary_code",
     "bits_per_dim",
     "bound_parts",
+    "count_split",
+    "denoised_counts",
     "latent_means",
     "linear_probe",
     "reconstruction_error",

@@ -1,0 +1,94 @@
+"""Cells swapped with those of other rows."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from pyro_dvae import checks
+from pyro_dvae.corruptions.base import Corruption
+from pyro_dvae.errors import InputError
+from pyro_dvae.levels import LevelLike, level
+
+
+class Swapped(dist.TorchDistribution):
+    """Each element keeps its value with probability 1 − rate, and else takes that of a random row.
+
+    The mass of a value v in column j is ``(1 − rate) 1[v = x] + rate · mean_i 1[v = rows_ij]``. Each element
+    draws a row of its own.
+
+    :param x: clean values, [..., *event]; the batch shape.
+    :param rate: probability of a swap in [0, 1], broadcastable to ``x``.
+    :param rows: rows to swap with, [R, *event], in the type of ``x``.
+    """
+
+    arg_constraints: ClassVar[dict[str, dist.constraints.Constraint]] = {}
+    support = dist.constraints.real
+    has_rsample = False
+
+    def __init__(self, x: Tensor, rate: Tensor, rows: Tensor, validate_args: bool | None = None) -> None:
+        self.x = x
+        self.rate = rate.to(x.dtype)
+        self.rows = rows
+        super().__init__(x.shape, validate_args=validate_args)
+
+    def expand(self, batch_shape: torch.Size, _instance: dist.TorchDistribution | None = None) -> Swapped:
+        """Return this distribution over a larger batch shape; the rate broadcasts as before."""
+        return Swapped(self.x.expand(batch_shape), self.rate, self.rows, validate_args=False)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's signature
+        """Draw values of shape ``sample_shape + batch_shape``."""
+        x = self.x.expand(self._extended_shape(sample_shape))
+        event = x.shape[x.dim() - (self.rows.dim() - 1) :]
+        rows = self.rows.expand(-1, *event).flatten(1)
+        index = torch.randint(len(rows), x.shape, device=x.device).reshape(-1, rows.shape[1])
+        other = rows.gather(0, index).reshape(x.shape)
+        return torch.where(torch.rand_like(x) < self.rate, other, x)
+
+    def mass(self, value: Tensor) -> Tensor:
+        """Return the probability of each element, which is compared with all R rows."""
+        event = self.rows.dim() - 1
+        rows = self.rows.reshape(-1, *(1,) * (value.dim() - event), *self.rows.shape[1:])
+        share = (rows == value).to(self.x.dtype).mean(0)
+        return (1 - self.rate) * (value == self.x).to(self.x.dtype) + self.rate * share
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return the log-probability of each element (nats)."""
+        return self.mass(value).log()
+
+
+class SwapNoise(Corruption):
+    """Replace each cell by the same column's cell of a random row, with probability ``rate``.
+
+    The replaced cells follow the column's own distribution, so this suits tables of any kinds of columns
+    (Yoon et al. 2020). The state dict does not hold ``rows``.
+
+    :param rate: probability of a swap, in [0, 1]: a number, a tensor with a value for each element, a
+        schedule, or a network applied to the data (see :class:`NetworkCorruption`).
+    :param rows: rows to swap with, [R, *event]: the training data, or some of them.
+    :param learnable: learn the rate, starting at ``rate`` and bounded below by ``minimum``.
+    """
+
+    rows: Tensor
+
+    def __init__(
+        self, rate: LevelLike, rows: Tensor, *, learnable: bool = False, minimum: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.rate = level("rate", rate, learnable=learnable, minimum=minimum)
+        rows = checks.data("rows", checks.floating("rows", rows)).detach()
+        if rows.dim() < 2:
+            raise InputError(f"rows: expected shape [rows, columns], got {tuple(rows.shape)}")
+        self.register_buffer("rows", rows, persistent=False)
+
+    def distribution(self, x: Tensor) -> dist.TorchDistribution:
+        event = x.shape[x.dim() - self.rows.dim() + 1 :]
+        if any(a not in (1, b) for a, b in zip(self.rows.shape[1:], event, strict=True)):
+            raise InputError(
+                f"rows: expected rows of shape {tuple(event)} as in x, got {tuple(self.rows.shape[1:])}"
+            )
+        return Swapped(x, self.rate(x), self.rows.to(x))

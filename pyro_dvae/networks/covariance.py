@@ -1,0 +1,194 @@
+"""Gaussian decoders whose columns covary, with what is missing given what is observed in closed form."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from pyro_dvae import checks
+from pyro_dvae.distributions.gaps import Completed, completed, completed_by_factors
+from pyro_dvae.errors import InputError
+from pyro_dvae.networks.decoders import Decoder
+from pyro_dvae.networks.mlp import last_dimension, linear, trunk
+
+
+class CovarianceDecoder(Decoder):
+    """The base of decoders x ~ N(W h + b, Σ), with one Σ for all rows; a subclass gives Σ.
+
+    ``z`` is ``[..., latent_size]``, h = trunk(z); the result has batch shape ``[...]`` and event shape
+    ``[data_size]``. If the latents are not used, this is the Gaussian model of the columns.
+    """
+
+    def __init__(
+        self,
+        data_size: int,
+        latent_size: int,
+        hidden_sizes: Sequence[int],
+        activation: str,
+        loc: Tensor | None,
+    ) -> None:
+        super().__init__(data_size, latent_size)
+        self.trunk = trunk(self.latent_size, hidden_sizes, activation)
+        self.head = linear(hidden_sizes[-1], self.data_size)
+        if loc is not None:
+            checks.finite("loc", checks.floating("loc", loc))
+            if loc.shape != (self.data_size,):
+                raise InputError(f"loc: expected shape ({self.data_size},), got {tuple(loc.shape)}")
+            with torch.no_grad():
+                self.head.bias.copy_(loc)
+
+    def conditional(self, z: Tensor, x: Tensor, observed: Tensor | None = None) -> Completed:
+        """Return p(x_missing | z, x_observed) as mean and covariance, and log p(x_observed | z).
+
+        :param z: latents, [..., latent_size].
+        :param x: rows with NaN in missing cells, [..., data_size], of any pattern in each row.
+        :param observed: which cells are observed, boolean; by default those that are not NaN.
+        :returns: mean [..., D], with observed cells as they are; covariance [..., D, D], zero for observed
+            cells; log-density [...] (nats).
+        """
+        last_dimension("z", z, self.latent_size, "latent_size")
+        last_dimension("x", x, self.data_size, "data_size")
+        return self.complete(self.head(self.trunk(z)), x, observed)
+
+    @abstractmethod
+    def complete(self, loc: Tensor, x: Tensor, observed: Tensor | None) -> Completed:
+        """Return the conditional of rows with mean ``loc`` [..., D]."""
+
+    @abstractmethod
+    def gaussian(self, loc: Tensor) -> TorchDistribution:
+        """Return N(loc, Σ)."""
+
+    def forward(self, z: Tensor) -> TorchDistribution:
+        """Return p(x | z) with event shape ``[data_size]`` for ``z`` of ``[..., latent_size]``."""
+        last_dimension("z", z, self.latent_size, "latent_size")
+        return self.gaussian(self.head(self.trunk(z)))
+
+
+def _validation(loc: Tensor) -> bool | None:
+    """Return whether to validate: as Pyro is set, but not the vectors of no rows, which PyTorch refuses."""
+    return None if loc.numel() else False
+
+
+def _positive_definite(covariance: Tensor, size: int) -> Tensor:
+    """Return a covariance [D, D] in double precision, or refuse what is none."""
+    checks.finite("covariance", checks.floating("covariance", covariance))
+    if covariance.shape != (size, size):
+        raise InputError(f"covariance: expected shape ({size}, {size}), got {tuple(covariance.shape)}")
+    found = covariance.detach().double()
+    scale = found.abs().max()
+    if not torch.allclose(found, found.mT, rtol=0, atol=1e-5 * float(scale)):
+        raise InputError("covariance: expected a symmetric matrix; give (c + c.T) / 2")
+    found = (found + found.mT) / 2
+    if int(torch.linalg.cholesky_ex(found).info):
+        raise InputError("covariance: expected a positive definite matrix; add a ridge to its diagonal")
+    return found
+
+
+class FullCovarianceDecoder(CovarianceDecoder):
+    """x ~ N(W h + b, L Lᵀ), with one lower triangular L for all rows, learned from a given start.
+
+    ``z`` is ``[..., latent_size]``, h = trunk(z); the result has batch shape ``[...]`` and event shape
+    ``[data_size]``. It nests the multivariate Gaussian, which is hard to beat on small tables.
+
+    :param covariance: where L Lᵀ starts, [D, D], such as the estimate of a Gaussian model; the identity by
+        default.
+    :param loc: where b starts, [D]; zeros by default.
+    """
+
+    def __init__(
+        self,
+        data_size: int,
+        latent_size: int,
+        hidden_sizes: Sequence[int] = (200, 200),
+        activation: str = "softplus",
+        *,
+        covariance: Tensor | None = None,
+        loc: Tensor | None = None,
+    ) -> None:
+        super().__init__(data_size, latent_size, hidden_sizes, activation, loc)
+        start = torch.eye(self.data_size, dtype=torch.float64)
+        if covariance is not None:
+            start = torch.linalg.cholesky(_positive_definite(covariance, self.data_size))
+        start = start.to(torch.get_default_dtype())
+        self.log_diagonal = nn.Parameter(start.diagonal().log())
+        self.below = nn.Parameter(start.tril(-1))
+
+    @property
+    def scale_tril(self) -> Tensor:
+        """L, [D, D]."""
+        return self.below.tril(-1) + torch.diag_embed(self.log_diagonal.exp())
+
+    @property
+    def covariance(self) -> Tensor:
+        """Σ = L Lᵀ, [D, D]."""
+        tril = self.scale_tril
+        return tril @ tril.mT
+
+    def gaussian(self, loc: Tensor) -> dist.MultivariateNormal:
+        return dist.MultivariateNormal(loc, scale_tril=self.scale_tril, validate_args=_validation(loc))
+
+    def complete(self, loc: Tensor, x: Tensor, observed: Tensor | None) -> Completed:
+        return completed(loc, self.covariance, x, observed)
+
+
+class LowRankCovarianceDecoder(CovarianceDecoder):
+    """x ~ N(W h + b, F Fᵀ + diag(v)), with r factors F [D, r] and variances v for all rows.
+
+    For many columns: a density takes D r² operations. ``z`` is ``[..., latent_size]``, h = trunk(z); the
+    result has batch shape ``[...]`` and event shape ``[data_size]``. v is 10⁻⁶ + softplus(u).
+
+    :param rank: r.
+    :param covariance: where Σ starts, [D, D]: F takes its leading principal axes, v the rest of its diagonal;
+        by default the identity, with small random F.
+    :param loc: where b starts, [D]; zeros by default.
+    """
+
+    def __init__(
+        self,
+        data_size: int,
+        latent_size: int,
+        hidden_sizes: Sequence[int] = (200, 200),
+        activation: str = "softplus",
+        *,
+        rank: int = 5,
+        covariance: Tensor | None = None,
+        loc: Tensor | None = None,
+    ) -> None:
+        super().__init__(data_size, latent_size, hidden_sizes, activation, loc)
+        self.rank = checks.count("rank", rank, maximum=self.data_size)
+        factors = 0.1 * torch.randn(self.data_size, self.rank, dtype=torch.float64) / math.sqrt(self.rank)
+        variance = torch.ones(self.data_size, dtype=torch.float64)
+        if covariance is not None:
+            start = _positive_definite(covariance, self.data_size)
+            values, axes = torch.linalg.eigh(start)
+            rest = values[: -self.rank].mean() if self.rank < self.data_size else values[0] / 2
+            factors = axes[:, -self.rank :] * (values[-self.rank :] - rest).clamp(min=0).sqrt()
+            variance = (start.diagonal() - factors.square().sum(-1)).clamp(min=1e-3 * float(values.mean()))
+        kind = torch.get_default_dtype()
+        self.factors = nn.Parameter(factors.to(kind))
+        above = variance - 1e-6
+        self.unconstrained_variance = nn.Parameter((above + torch.log(-torch.expm1(-above))).to(kind))
+
+    @property
+    def variance(self) -> Tensor:
+        """v, [D]."""
+        return 1e-6 + softplus(self.unconstrained_variance)
+
+    @property
+    def covariance(self) -> Tensor:
+        """Σ = F Fᵀ + diag(v), [D, D]."""
+        return self.factors @ self.factors.mT + torch.diag_embed(self.variance)
+
+    def gaussian(self, loc: Tensor) -> dist.LowRankMultivariateNormal:
+        variance, checked = self.variance, _validation(loc)
+        return dist.LowRankMultivariateNormal(loc, self.factors, variance, validate_args=checked)
+
+    def complete(self, loc: Tensor, x: Tensor, observed: Tensor | None) -> Completed:
+        return completed_by_factors(loc, self.factors, self.variance, x, observed)
