@@ -20,7 +20,7 @@ KINDS = ("binary", "whole", "real", "category")
 class Column:
     """One column of a table.
 
-    The model sees (value − offset) / factor, of a category one 0 or 1 for each level.
+    The model sees (value − offset) / factor, of a category the number of its level, from 0.
 
     :param name: its name; a number counted from 0 where the file has none.
     :param kind: "binary", "whole", "real" or "category".
@@ -34,11 +34,6 @@ class Column:
     offset: float = 0.0
     factor: float = 1.0
     levels: tuple[str, ...] = ()
-
-    @property
-    def width(self) -> int:
-        """How many values a model sees of it."""
-        return len(self.levels) or 1
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Column:
@@ -65,8 +60,8 @@ class Columns:
         return [{**asdict(each), "levels": list(each.levels)} for each in self.columns]
 
     def __len__(self) -> int:
-        """Return how many values a model sees of a row, D."""
-        return sum(each.width for each in self.columns)
+        """Return how many columns there are, D."""
+        return len(self.columns)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -84,6 +79,14 @@ class Columns:
         scaled = [each.factor for each in self.columns if each.kind in ("whole", "real")]
         return float(np.log(scaled).sum()) if scaled else 0.0
 
+    def kinds(self) -> list[str | tuple[str, int]]:
+        """Return the kind of each column as :class:`~pyro_dvae.networks.TableDecoder` takes it."""
+        names = {"binary": "binary", "category": "categorical"}
+        return [
+            ("categorical", len(each.levels)) if each.levels else names.get(each.kind, "real")
+            for each in self.columns
+        ]
+
     def described(self) -> str:
         """Return how many columns there are of each kind, in words."""
         counts = Counter(each.kind for each in self.columns)
@@ -95,27 +98,25 @@ class Columns:
         for column in self.columns:
             found = values[column.name]
             if column.levels:
-                texts = np.asarray(found).astype(str)
-                parts.append(np.stack([texts == level for level in column.levels], 1).astype(np.float32))
+                number = {level: float(n) for n, level in enumerate(column.levels)}
+                parts.append(np.array([number[str(text)] for text in found]))
             else:
-                scaled = (np.asarray(found, dtype=np.float64) - column.offset) / column.factor
-                parts.append(scaled.astype(np.float32)[:, None])
-        return torch.from_numpy(np.concatenate(parts, 1))
+                parts.append((np.asarray(found, dtype=np.float64) - column.offset) / column.factor)
+        return torch.from_numpy(np.stack(parts, 1).astype(np.float32))
 
     def back(self, rows: Tensor) -> dict[str, np.ndarray]:
         """Return original values by column, each [N], of rows [N, D] as a model sees or makes them.
 
-        A category becomes its likeliest level. Whole numbers are not rounded: they may be means.
+        Whole numbers are not rounded: they may be means. A category has no mean; NaN stays a gap.
         """
         array = rows.detach().cpu().double().numpy()
         if array.ndim != 2 or array.shape[1] != len(self):
             raise DataError(f"rows: expected {len(self)} values in each, got shape {list(array.shape)}")
-        found, start = {}, 0
-        for column in self.columns:
-            part = array[:, start : start + column.width]
-            start += column.width
+        found = {}
+        for column, values in zip(self.columns, array.T, strict=True):
             if column.levels:
-                found[column.name] = np.array(column.levels)[part.argmax(1)]
+                numbers = np.where(np.isnan(values), len(column.levels), values).astype(int)
+                found[column.name] = np.array([*column.levels, ""])[numbers]
             else:
-                found[column.name] = part[:, 0] * column.factor + column.offset
+                found[column.name] = values * column.factor + column.offset
         return found

@@ -119,6 +119,8 @@ def _planned(path: Path, name: str, values: np.ndarray) -> Column:
             "mend it, leave an empty cell, or leave the column out (--drop)"
         )
     levels = sorted(set(texts))
+    if len(levels) == 1:
+        raise DataError(f"{path}: column {name!r} has {levels[0]!r} in all rows; leave it out (--drop)")
     if len(levels) > _LEVELS_AT_MOST or len(levels) == len(values):
         raise DataError(
             f"{path}: column {name!r} has {len(levels)} different texts in {len(values)} rows; leave it out "

@@ -113,7 +113,9 @@ def _content(
         "bound_parts": findings.parts.to_dict(),
         "active_units": None if findings.active is None else findings.active.to_dict(),
         "bits_per_dimension": bits_per_dimension(subject, likelihood),
-        "reconstruction_error": findings.reconstruction.to_dict(),
+        "reconstruction_error": None
+        if findings.reconstruction is None
+        else findings.reconstruction.to_dict(),
         "linear_probe": None if findings.probe is None else findings.probe.to_dict(),
         "seconds": findings.seconds,
         "device": str(subject.x.device),

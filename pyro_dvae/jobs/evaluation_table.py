@@ -127,7 +127,7 @@ def _measures(content: dict[str, Any]) -> Iterator[Row]:
             added = f" (density of values {steps}: {math.log2(bits['steps']):.2f} bits added)"
         value = _plus_minus(bits["mean"], bits["standard_error"], 4)
         yield "bits per dimension", value + added
-    errors = content["reconstruction_error"]
+    errors = content["reconstruction_error"] or {"from_mean": None, "from_samples": None}
     for name, label in (("from_mean", "mean code"), ("from_samples", "sampled codes")):
         if errors[name] is not None:
             squared, entropy = errors[name]["squared"], errors[name]["cross_entropy"]

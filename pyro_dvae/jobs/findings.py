@@ -52,7 +52,7 @@ class Findings:
 
     parts: BoundParts
     active: ActiveUnits | None
-    reconstruction: ReconstructionError
+    reconstruction: ReconstructionError | None
     probe: LinearProbe | None
     likelihood: LogLikelihood
     annealed: AnnealedLikelihood | None
@@ -74,8 +74,10 @@ def measure(subject: Subject, options: EvaluationOptions, partial: Path, quiet: 
             parts = bound_parts(*pair, x, max_plate_nesting=1, seed=seed)
         with clock("active_units", f"active units, {data}"):
             active = active_units(*pair, x, seed=seed) if len(x) > 1 else None
-        with clock("reconstruction_error", f"reconstruction error, {data}"):
-            reconstruction = reconstruction_error(*pair, x, seed=seed)
+        reconstruction, columns = None, subject.data.dataset.columns
+        if columns is None or not columns.has_texts:  # a category has no mean
+            with clock("reconstruction_error", f"reconstruction error, {data}"):
+                reconstruction = reconstruction_error(*pair, x, seed=seed)
         probe, labels = None, subject.labels()
         if labels is not None:
             with clock("linear_probe", f"linear probe of the codes, {data}"):

@@ -180,13 +180,13 @@ def load_run(folder: str | Path, which: str = "best") -> tuple[DVAE, dict[str, A
     folder = user_path("run", folder)
     config = read_config(folder)
     options = options_of(config)
-    require_memory(options, config["data"]["dimension"], shape_of(config), 1)
+    shape = (config["data"]["dimension"], shape_of(config), columns_of(config))
+    require_memory(options, *shape, 1)
     if not (folder / CHECKPOINT).exists():
         raise CheckpointError(
             f"run: {folder} has no checkpoint yet, its first epoch is not finished; train it with "
             f"--resume {shlex.quote(str(folder))}"
         )
-    shape = (config["data"]["dimension"], shape_of(config))
     dvae = DVAE(build_encoder(options, *shape), build_decoder(options, *shape), build_corruption(options))
     saved = load_parameters(folder / CHECKPOINT, which)
     parts = {"encoder": dvae.guide.encoder, "decoder": dvae.model.decoder, "x_tilde": dvae.guide.corruption}

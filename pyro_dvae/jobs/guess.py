@@ -32,12 +32,20 @@ def by_values(
     high = max(float(part.max()) for part in (data.train, data.validation, data.test))
     within = low >= 0 and high <= 1
     if "likelihood" not in asked:
-        binary = data.binary or binarised
-        chosen["likelihood"] = (
-            "bernoulli" if binary else "continuous-bernoulli" if within else "gaussian-columns"
-        )
-    if "noise_kind" not in asked and not within:
+        chosen["likelihood"] = _likelihood(data, binarised, within)
+    if "noise_kind" not in asked and chosen.get("likelihood", options.likelihood) == "table":
+        chosen["noise_kind"] = "swap"
+    elif "noise_kind" not in asked and not within:
         chosen["noise_kind"] = "masking"
     told = [f"{name.replace('_', '-')} {value}" for name, value in chosen.items()]
     lines = [f"chosen by the values, from {low:g} to {high:g}: {', '.join(told)}"] if told else []
     return dataclasses.replace(options, **chosen), lines
+
+
+def _likelihood(data: Dataset, binarised: bool, within: bool) -> str:
+    """:param within: whether all values are in [0, 1]."""
+    if data.binary or binarised:
+        return "bernoulli"
+    if data.columns is not None and any(each.kind in ("binary", "category") for each in data.columns.columns):
+        return "table"
+    return "continuous-bernoulli" if within else "gaussian-columns"

@@ -87,7 +87,8 @@ def save_samples(
         raise InputError(f"output: rows of a table are no images; name a .csv or .npy file, got {output}")
     like = torch.zeros(1, config["data"]["dimension"])
     with forked(checks.count("seed", seed, minimum=0)), pyro.settings.context(module_local_params=True):
-        images = (prior_draws if pixels else prior_means)(dvae.model, like, count)
+        drawn = pixels or (columns is not None and columns.has_texts)  # categories have no means
+        images = (prior_draws if drawn else prior_means)(dvae.model, like, count)
     if output.suffix == ".png":
         kind = "Draws" if pixels else "Pixel means of latents drawn"
         title = f"{kind} from the prior, {config['data']['name']}"

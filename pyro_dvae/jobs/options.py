@@ -18,7 +18,7 @@ import pyro_dvae
 from pyro_dvae.errors import InputError
 from pyro_dvae.files import unfit
 
-NOISE_KINDS = ("salt-and-pepper", "bit-flip", "masking", "gaussian", "multiplicative", "thinning")
+NOISE_KINDS = ("salt-and-pepper", "bit-flip", "masking", "gaussian", "multiplicative", "thinning", "swap")
 NOISE_PATTERNS = ("uniform", "mean-image")
 NOISE_SCHEDULES = ("constant", "linear", "step")
 BOUNDS = ("dvae", "mean-field", "diwae", "semi-implicit")
@@ -26,7 +26,8 @@ ACTIVATIONS = ("softplus", "tanh", "relu", "sigmoid")
 ENCODERS = ("mlp", "convolutional", "gru")
 DECODERS = ("mlp", "convolutional")
 LIKELIHOODS = (
-    *("auto", "bernoulli", "gaussian", "gaussian-per-pixel", "gaussian-columns", "continuous-bernoulli"),
+    *("auto", "bernoulli", "gaussian", "gaussian-per-pixel", "gaussian-columns", "table"),
+    "continuous-bernoulli",
     *("discretised-logistic", "discretised-logistic-mixture"),
     *("poisson", "negative-binomial", "multinomial", "dirichlet-multinomial"),
 )

@@ -28,6 +28,7 @@ from pyro_dvae.corruptions import (
     mean_image_rate,
 )
 from pyro_dvae.corruptions.network import FAMILIES
+from pyro_dvae.datasets.columns import Columns
 from pyro_dvae.errors import InputError
 from pyro_dvae.jobs.options import NOISE_PATTERNS, Options
 from pyro_dvae.machine import machine_memory
@@ -44,9 +45,12 @@ from pyro_dvae.networks import (
     MultinomialDecoder,
     NegativeBinomialDecoder,
     PoissonDecoder,
+    TableDecoder,
+    TableEncoder,
 )
 from pyro_dvae.random_state import forked
 
+_SWAPPED_WITH = 10_000  # training rows that cells are swapped with
 Layers = tuple[int, ...]
 Image = Sequence[int] | None
 _LIKELIHOODS: dict[str, Callable[..., nn.Module]] = {
@@ -66,10 +70,19 @@ _LIKELIHOODS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def build_encoder(options: Options, data_size: int, image_shape: Sequence[int] | None = None) -> nn.Module:
-    """Return the encoder; a convolutional one of data that are no square images needs ``image_shape``."""
+def build_encoder(
+    options: Options, data_size: int, image_shape: Image = None, columns: Columns | None = None
+) -> nn.Module:
+    """Return the encoder; a convolutional one of data that are no square images needs ``image_shape``.
+
+    :param columns: of a table, for the likelihood ``"table"``.
+    """
     hidden = _layers("hidden_layers", options.hidden_layers, options.width)
     kind = checks.known("encoder", options.encoder, _ENCODERS)
+    if options.likelihood == "table":
+        if kind != "mlp":
+            raise InputError(f"encoder: expected mlp for a table, got {kind}")
+        return TableEncoder(_kinds(columns), options.latent_size, hidden, options.activation)
     return _ENCODERS[kind](options, data_size, hidden, image_shape)
 
 
@@ -93,11 +106,25 @@ def _gru_encoder(options: Options, data_size: int, hidden: Layers, image_shape: 
 _ENCODERS = {"mlp": _gaussian_encoder, "convolutional": _convolutional_encoder, "gru": _gru_encoder}
 
 
-def build_decoder(options: Options, data_size: int, image_shape: Sequence[int] | None = None) -> nn.Module:
-    """Return the decoder; a convolutional one of data that are no square images needs ``image_shape``."""
+def build_decoder(
+    options: Options, data_size: int, image_shape: Image = None, columns: Columns | None = None
+) -> nn.Module:
+    """Return the decoder; a convolutional one of data that are no square images needs ``image_shape``.
+
+    :param columns: of a table, for the likelihood ``"table"``.
+    """
     hidden = _layers("decoder_layers", options.decoder_layers, options.width)
     kind = checks.known("decoder", options.decoder, _DECODERS)
-    checks.known("likelihood", options.likelihood, _LIKELIHOODS)
+    if options.likelihood == "table":
+        if kind != "mlp":
+            raise InputError(f"decoder: expected mlp for a table, got {kind}")
+        return TableDecoder(_kinds(columns), options.latent_size, hidden, options.activation)
+    checks.known("likelihood", options.likelihood, (*_LIKELIHOODS, "table"))
+    if columns is not None and columns.has_texts:
+        raise InputError(
+            f"likelihood: {options.likelihood} is for numbers, and the data have categories; give 'table', "
+            "or leave these columns out (--drop)"
+        )
     if options.likelihood == "continuous-bernoulli" and options.binarisation != "none":
         raise InputError(
             "likelihood: continuous-bernoulli is a density of grey pixels, which binary ones do not have; "
@@ -117,6 +144,12 @@ def _convolutional_decoder(options: Options, data_size: int, hidden: Layers, ima
 
 
 _DECODERS = {"mlp": _mlp_decoder, "convolutional": _convolutional_decoder}
+
+
+def _kinds(columns: Columns | None) -> list[str | tuple[str, int]]:
+    if columns is None:
+        raise InputError("likelihood: 'table' is for a file with columns, scaled or with names")
+    return columns.kinds()
 
 
 def _layers(argument: str, layers: int, width: int) -> tuple[int, ...]:
@@ -140,7 +173,8 @@ _BOUNDS: dict[str, type[DenoisingELBO]] = {
 def build_corruption(options: Options, train: Tensor | None = None) -> Corruption:
     """Return the corruption: :class:`NoCorruption` at level 0, scheduled or learned as asked.
 
-    :param train: training data [N, D], for rates by their mean image; without them a rate is uniform.
+    :param train: training data [N, D], for rates by their mean image and for cells to swap; without them a
+        rate is uniform, and swaps are to be set up with the data.
     """
     kind = checks.known("noise_kind", options.noise_kind, FAMILIES)
     scaled = kind in ("gaussian", "multiplicative")
@@ -164,6 +198,8 @@ def build_corruption(options: Options, train: Tensor | None = None) -> Corruptio
         arguments |= {"learnable": True, "minimum": options.minimum_noise}
     if kind == "salt-and-pepper":
         arguments["salt"] = _salt(options.salt)
+    if kind == "swap":
+        arguments["rows"] = torch.zeros(2, 1) if train is None else train[:_SWAPPED_WITH]
     build: Callable[..., Corruption] = FAMILIES[kind]
     return build(level, **arguments)
 
@@ -219,7 +255,9 @@ def check_training(options: Options) -> None:
         checks.positive("clip_norm", options.clip_norm)
 
 
-def require_memory(options: Options, data_size: int, image_shape: Image, rows: int) -> None:
+def require_memory(
+    options: Options, data_size: int, image_shape: Image, columns: Columns | None, rows: int
+) -> None:
     """Refuse a run that this machine's memory cannot hold by far, before it is begun and perhaps killed.
 
     :param rows: the training data.
@@ -229,8 +267,8 @@ def require_memory(options: Options, data_size: int, image_shape: Image, rows: i
         return
     with forked(), torch.device("meta"):
         parts = (
-            build_encoder(options, data_size, image_shape),
-            build_decoder(options, data_size, image_shape),
+            build_encoder(options, data_size, image_shape, columns),
+            build_decoder(options, data_size, image_shape, columns),
         )
     weights = sum(each.numel() for part in parts for each in part.parameters())
     draws = min(options.batch_size, rows) * options.corruptions * options.particles

@@ -66,7 +66,7 @@ class Run:
         self.visit = parts.visit
         pyro.clear_param_store()
         pyro.set_rng_seed(self.options.seed)
-        shape = (self.data.dimension, self.data.image_shape)
+        shape = (self.data.dimension, self.data.image_shape, self.data.columns)
         require_memory(self.options, *shape, len(self.train))
         self.encoder = build_encoder(self.options, *shape).to(self.device)
         self.decoder = build_decoder(self.options, *shape).to(self.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pyro.distributions as dist
@@ -12,7 +13,6 @@ from torch.nn.functional import softplus
 from pyro_dvae import checks
 from pyro_dvae.networks.elements import (
     MAXIMUM_LOGIT,
-    UNCONSTRAINED_START,
     BernoulliElements,
     ContinuousBernoulliElements,
     DiscretisedLogisticElements,

@@ -8,7 +8,7 @@ from pyro.poutine.replay_messenger import ReplayMessenger
 
 
 class Replay(ReplayMessenger):
-    """``poutine.replay``, also for a guide that is an effect handler around the model (``AutoNormalMessenger``).
+    """``poutine.replay``, also for a guide that is an effect handler (``AutoNormalMessenger``).
 
     Such a guide notes the prior of this run at each site; Pyro's handler would overwrite it with that of the
     run that the draws are from, which has other dimensions.

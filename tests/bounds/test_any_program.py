@@ -389,7 +389,7 @@ def test_what_pyro_validates_is_said_in_its_words():
 
     for options in ({}, {"num_particles": 2}, {"num_particles": 2, **LOOPED}):
         pyro.clear_param_store()
-        with pyro.validation_enabled(), pytest.raises(ValueError, match="invalid shape of pyro.param"):
+        with pyro.validation_enabled(), pytest.raises(ValueError, match=r"invalid shape of pyro\.param"):
             dv.TraceDenoising_ELBO(**options).loss(model, model)
 
 

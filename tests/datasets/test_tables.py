@@ -48,7 +48,7 @@ def test_every_kind_of_column(tmp_path, kind):
     data = load_dataset(written(tmp_path, kind), **CHOICES)
     assert data.columns.described() == "1 binary, 1 whole, 1 real, 1 category"
     assert data.columns.names == ("height", "rooms", "smokes", "colour")
-    assert (data.dimension, data.image_shape) == (6, None)
+    assert (data.dimension, data.image_shape) == (4, None)
     assert "2 classes in 'class'; rows named by 'id'; 4 columns:" in data.source
     assert "no cell is missing; standardised by the training rows" in data.source
     # Every row is found again, in its own columns and units.
@@ -67,11 +67,12 @@ def test_every_kind_of_column(tmp_path, kind):
 
 def test_scales_are_of_the_training_rows_and_leave_zeros_and_ones(tmp_path):
     data = load_dataset(written(tmp_path), **CHOICES)
-    height, _, smokes, *colours = data.train.double().T
+    height, _, smokes, colour = data.train.double().T
     assert float(height.mean()) == pytest.approx(0, abs=1e-5)
     assert float(height.std(correction=0)) == pytest.approx(1, abs=1e-5)
     assert set(smokes.tolist()) == {0.0, 1.0}
-    assert torch.equal(torch.stack(colours).sum(0), torch.ones(len(height), dtype=torch.float64))
+    assert set(colour.tolist()) == {0.0, 1.0, 2.0}
+    assert data.columns.kinds() == ["real", "real", "binary", ("categorical", 3)]
     assert abs(float(data.test[:, 0].mean())) > 1e-3
 
 
@@ -91,8 +92,10 @@ def test_the_way_back_survives_json(tmp_path):
     assert Columns.from_list(columns.as_list()) == columns
     with pytest.raises(DataError, match="columns: expected those of a run"):
         Columns.from_list([{"name": "x"}])
-    with pytest.raises(DataError, match=r"expected 6 values in each, got shape \[2, 3\]"):
+    with pytest.raises(DataError, match=r"expected 4 values in each, got shape \[2, 3\]"):
         columns.back(torch.zeros(2, 3))
+    gap = columns.back(torch.tensor([[0.0, 0.0, 1.0, float("nan")]]))
+    assert gap["colour"].tolist() == [""]  # a category has no mean
 
 
 def test_the_density_of_original_values():
@@ -138,6 +141,7 @@ MANY = "name,x\n" + "".join(f"n{n},{n / 7}\n" for n in range(12))
         ("a,b\n1,200\n2,3\n5,4\n", {}, "whole numbers from 1 to 200 may be pixels, counts or classes"),
         ("a,b\n1.5,200\n2,3\n5,4\n", {"scale": "bytes"}, "--scale bytes is for whole numbers from 0 to 255"),
         ("0,1\n", {}, "at least 3 rows"),
+        ("a,b\n0.5,x\n1,x\n0,x\n", {}, "column 'b' has 'x' in all rows; leave it out"),
         (b"\xff\xfe\x00\x01", {}, "cannot be read as .csv"),
     ],
 )

@@ -53,9 +53,9 @@ def test_a_table_from_training_to_samples(call):
     chosen = ["--id-column", "id", "--label-column", "class"]
     printed = call("train", "--dataset", "people.csv", *chosen, *SMALL, "--output", "run")
     assert "4 columns: 1 binary, 2 real, 1 category; no cell is missing; standardised" in printed.err
-    assert "binarisation none, likelihood gaussian-columns, noise-kind masking" in printed.err
+    assert "binarisation none, likelihood table, noise-kind swap" in printed.err
     stored = config()
-    assert stored["options"]["likelihood"] == "gaussian-columns"
+    assert stored["options"]["likelihood"] == "table"
     assert stored["data"]["image_shape"] is None
     assert [each["name"] for each in stored["data"]["columns"]] == ["height", "weight", "colour", "smokes"]
     pictures = {path.name for path in Path("run").glob("*.png")}
@@ -74,7 +74,23 @@ def test_a_table_from_training_to_samples(call):
     assert len(rows) == 50
     assert {row["colour"] for row in rows} <= {"red", "green", "blue"}
     assert 120 < np.mean([float(row["height"]) for row in rows]) < 220
+    assert {float(row["smokes"]) for row in rows} <= {0.0, 1.0}
     assert "no images" in call("sample", "run", "--output", "x.png", code=2).err
+
+
+def test_a_likelihood_of_numbers_refuses_categories(call):
+    write_table()
+    chosen = ["--drop", "id,class", "--likelihood", "gaussian-columns"]
+    printed = call("train", "--dataset", "people.csv", *chosen, *SMALL, code=2)
+    assert "gaussian-columns is for numbers, and the data have categories; give 'table'" in printed.err
+    printed = call("train", "--dataset", "digits", "--likelihood", "table", *SMALL, code=2)
+    assert "'table' is for a file with columns" in printed.err
+
+
+def test_numbers_alone_get_a_scale_for_each_column(call):
+    np.savez("numbers.npz", X=RNG.normal(5, 3, (60, 4)))
+    printed = call("train", "--dataset", "numbers.npz", *SMALL, "--output", "run")
+    assert "likelihood gaussian-columns, noise-kind masking" in printed.err
 
 
 def test_columns_that_changed_are_refused_on_resume(call):

@@ -23,7 +23,9 @@ from pyro_dvae.evaluation.measures.passes import (
     first_chunk,
     measuring,
 )
+from pyro_dvae.programs.parameters import float_type
 from pyro_dvae.random_state import forked
+from pyro_dvae.rows import Data
 
 _SMALLEST = 1e-6  # an expected count: keeps the loss of a count that was held to be impossible finite
 _DEPTH = 10_000.0  # of log-normalised counts
@@ -121,20 +123,23 @@ def log_normalised(counts: Tensor) -> Tensor:
 def denoised_counts(
     model: Program,
     guide: Program,
-    data: Tensor,
-    *,
+    data: Any,
+    *args: Any,
     data_site: str = "x",
     num_samples: int = 20,
     clean: bool = True,
     seed: int | None = None,
     batch_size: int | None = None,
+    **kwargs: Any,
 ) -> Tensor:
     """Return the expected observation E_{q(z|x)} E[x | z] of each row [N, ...], without a gradient.
 
     :param model: Pyro model of a batch, with one data plate; a decoder of counts should be told the totals of
         the rows, as the ready-made models do.
     :param guide: Pyro guide of a batch.
-    :param data: rows, [N, ...].
+    :param data: rows [N, ...], from any source (:mod:`pyro_dvae.rows`).
+    :param args: further data for model and guide, N rows each, split like ``data``.
+    :param kwargs: further arguments of model and guide, passed unchanged.
     :param data_site: name of the model's observed site.
     :param num_samples: draws of the latents that are averaged.
     :param clean: give the guide clean input; otherwise corrupt it.
@@ -142,16 +147,16 @@ def denoised_counts(
     :param batch_size: rows at a time; by default 2,000.
     :raises InputError: if the site's distribution has no known mean.
     """
-    checks.data("data", data)
+    given = Data.opened("data", (data, *args), kwargs, float_type(model, guide))
     checks.count("num_samples", num_samples)
     parts = []
-    with measuring(model, guide, first_chunk(data, batch_size), clean, seed):
-        for rows in chunks(data, batch_size):
+    with measuring(model, guide, first_chunk(given, batch_size), clean, seed):
+        for rows in chunks(given, batch_size):
             plate = data_plate(check_pair(model, guide, rows), len(rows))
-            total = torch.zeros((), dtype=data.dtype, device=data.device)
+            total = rows.x.new_zeros(())
             for _ in range(num_samples):
-                codes = poutine.trace(guide).get_trace(rows)
-                nodes = poutine.trace(poutine.replay(model, trace=codes)).get_trace(rows).nodes
+                codes = rows.call(poutine.trace(guide).get_trace)
+                nodes = rows.call(poutine.trace(poutine.replay(model, trace=codes)).get_trace).nodes
                 if data_site not in nodes:
                     raise InputError(f"data_site: expected a site of the model, got {data_site!r}")
                 mean = mean_of(nodes[data_site]["fn"])
