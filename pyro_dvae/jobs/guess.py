@@ -8,6 +8,8 @@ from typing import Any
 from pyro_dvae.datasets import Dataset, is_file_name
 from pyro_dvae.jobs.options import Options
 
+_OF_COUNTS = ("poisson", "negative-binomial", "multinomial", "dirichlet-multinomial")
+
 
 def by_values(
     options: Options, given: frozenset[str], data: Dataset, stored: dict[str, Any] | None
@@ -35,6 +37,8 @@ def by_values(
         chosen["likelihood"] = _likelihood(data, binarised, within)
     if "noise_kind" not in asked and chosen.get("likelihood", options.likelihood) == "table":
         chosen["noise_kind"] = "swap"
+    elif "noise_kind" not in asked and chosen.get("likelihood", options.likelihood) in _OF_COUNTS:
+        chosen["noise_kind"] = "thinning"
     elif "noise_kind" not in asked and not within:
         chosen["noise_kind"] = "masking"
     told = [f"{name.replace('_', '-')} {value}" for name, value in chosen.items()]
@@ -46,6 +50,9 @@ def _likelihood(data: Dataset, binarised: bool, within: bool) -> str:
     """:param within: whether all values are in [0, 1]."""
     if data.binary or binarised:
         return "bernoulli"
+    whole = all(bool((part == part.round()).all()) for part in (data.train, data.validation, data.test))
+    if whole and not within and min(float(part.min()) for part in (data.train, data.test)) >= 0:
+        return "negative-binomial"  # --scale none of whole numbers
     if data.columns is not None and any(each.kind in ("binary", "category") for each in data.columns.columns):
         return "table"
     return "continuous-bernoulli" if within else "gaussian-columns"

@@ -128,6 +128,16 @@ def test_options_for_files_are_refused_of_named_data(call):
     assert "these are for a user's file" in printed.err
 
 
+def test_counts_as_they_are(call):
+    np.save("counts.npy", RNG.poisson(3.0, (50, 6)))
+    printed = call("train", "--dataset", "counts.npy", "--scale", "none", *SMALL, "--output", "run")
+    assert "likelihood negative-binomial, noise-kind thinning" in printed.err
+    call("sample", "run", "--count", "20", "--pixels", "--output", "x.npy")
+    drawn = np.load("x.npy")
+    assert (drawn == drawn.round()).all()
+    assert drawn.min() >= 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", TABLES, ids=[path.stem for path in TABLES])
 def test_every_public_table_trains_by_the_command_alone(call, path):
