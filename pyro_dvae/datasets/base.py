@@ -36,9 +36,10 @@ class UnavailableError(DataError):
 class Dataset:
     """Three parts of one data set, each a tensor ``[N, D]`` of one floating-point type, values in [0, 1].
 
-    An image is flattened row by row: ``train[n].reshape(image_shape)`` is the picture. ``source`` describes
-    where the values came from and how they were split. If this set replaces another one that was not
-    available, ``substituted_for`` names that one.
+    An image of ``image_shape`` (height, width) or (channels, height, width) is flattened as torch does:
+    ``train[n].reshape(image_shape)`` is the picture, a channel after the other and each row by row.
+    ``source`` describes where the values came from and how they were split. If this set replaces another one
+    that was not available, ``substituted_for`` names that one.
     """
 
     name: str
@@ -48,7 +49,7 @@ class Dataset:
     train_labels: Tensor | None = field(repr=False)
     validation_labels: Tensor | None = field(repr=False)
     test_labels: Tensor | None = field(repr=False)
-    image_shape: tuple[int, int]
+    image_shape: tuple[int, ...]
     binary: bool
     source: str
     substituted_for: str | None = None
@@ -58,14 +59,13 @@ class Dataset:
             self._check_part(part, getattr(self, part))
             self._check_labels(part, getattr(self, f"{part}_labels"))
         sizes = self.image_shape
-        if not isinstance(sizes, tuple) or not all(isinstance(each, int) for each in sizes):
-            raise DataError(f"{self.name}: expected an image_shape of two whole numbers, got {shown(sizes)}")
-        checks.flag("binary", self.binary)
-        if len(self.image_shape) != 2 or math.prod(self.image_shape) != self.dimension:
+        whole = isinstance(sizes, tuple) and all(type(each) is int and each > 0 for each in sizes)
+        if not whole or len(sizes) not in (2, 3) or math.prod(sizes) != self.dimension:
             raise DataError(
-                f"{self.name}: expected an image_shape of two sizes with product {self.dimension}, "
-                f"got {self.image_shape!r}"
+                f"{self.name}: expected an image_shape of two or three whole numbers with product "
+                f"{self.dimension}, got {shown(sizes)}"
             )
+        checks.flag("binary", self.binary)
         if self.binary and not is_binary(self.train, self.validation, self.test):
             raise DataError(f"{self.name}: declared binary, but holds values other than 0 and 1")
 

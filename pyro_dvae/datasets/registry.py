@@ -34,6 +34,7 @@ _Any = TypeVar("_Any", Loader, FileLoader)
 
 _named: dict[str, Loader] = {}
 _files: dict[str, FileLoader] = {}
+_prefixed: dict[str, FileLoader] = {}
 
 
 def register(name: str) -> Callable[[Loader], Loader]:
@@ -46,6 +47,11 @@ def register_file(suffix: str) -> Callable[[FileLoader], FileLoader]:
     return _enter(_files, suffix)
 
 
+def register_prefix(prefix: str) -> Callable[[FileLoader], FileLoader]:
+    """Make ``load_dataset("prefix:PATH")`` call the decorated loader on that path."""
+    return _enter(_prefixed, prefix)
+
+
 def dataset_names() -> tuple[str, ...]:
     """The names :func:`load_dataset` knows, beside a user's own array files."""
     return tuple(sorted(_named))
@@ -53,7 +59,19 @@ def dataset_names() -> tuple[str, ...]:
 
 def is_file_name(name: str | Path) -> bool:
     """Return whether :func:`load_dataset` takes ``name`` for the path of an array file."""
-    return Path(name).suffix.lower() in _files
+    return _prefix_and_path(name) is None and Path(name).suffix.lower() in _files
+
+
+def absolute_name(name: str) -> str:
+    """Return a name of :func:`load_dataset` that means the same data from every working directory."""
+    if found := _prefix_and_path(name):
+        return f"{found[0]}:{user_path('dataset', found[1]).absolute()}"
+    return str(user_path("dataset", name).absolute()) if is_file_name(name) else name
+
+
+def _prefix_and_path(name: str | Path) -> tuple[str, str] | None:
+    prefix, colon, path = name.partition(":") if isinstance(name, str) else ("", "", "")
+    return (prefix, path) if colon and prefix in _prefixed else None
 
 
 def load_dataset(
@@ -65,12 +83,13 @@ def load_dataset(
 ) -> Dataset:
     """Load a data set as train, validation and test tensors of torch's default type.
 
-    :param name: one of :func:`dataset_names`, or the path of an array file (.npy, .npz, .csv). None loads
-        MNIST or, if it is not available, scikit-learn's offline digits, with a warning.
+    :param name: one of :func:`dataset_names`, the path of an array file (.npy, .npz, .csv), or
+        ``folder:PATH`` for images of one size, by class in sub-folders. None loads MNIST or, if it is not
+        available, scikit-learn's offline digits, with a warning.
     :param root: folder of the files, to which they are also downloaded.
     :param download: whether missing files may be downloaded.
-    :param split_seed: seed of a random split (Frey faces, digits, single arrays). The MNIST family has a
-        fixed split.
+    :param split_seed: seed of a random split (Frey faces, digits, single arrays, folders of images). All
+        other sets have a fixed split.
     :raises InputError: if the name is unknown or an argument is invalid.
     :raises DataError: if the set is not available, is damaged, or has values that the models cannot use.
     """
@@ -87,6 +106,8 @@ def _loaded(name: str | Path | None, request: Request) -> Dataset:
         return _default(request)
     if not isinstance(name, str | Path):
         raise InputError(f"dataset: expected a name or the path of an array file, got {name!r}")
+    if (found := _prefix_and_path(name)) is not None:
+        return _prefixed[found[0]](user_path("dataset", found[1]), request)
     if is_file_name(name):
         return _files[Path(name).suffix.lower()](user_path("dataset", name), request)
     endings = ", ".join(sorted(_files))
@@ -95,7 +116,7 @@ def _loaded(name: str | Path | None, request: Request) -> Dataset:
     try:
         known = checks.known("dataset", name.lower(), _named)
     except InputError as error:
-        raise InputError(f"{error}; or a file ending in one of {endings}") from None
+        raise InputError(f"{error}; or a file ending in one of {endings}, or folder:PATH") from None
     return _named[known](request)
 
 
