@@ -37,9 +37,10 @@ class UnavailableError(DataError):
 class Dataset:
     """Three parts of one data set, each a tensor ``[N, D]`` of one floating-point type.
 
-    An image is flattened row by row: ``train[n].reshape(image_shape)`` is the picture; a table has none.
-    ``source`` describes where the values came from, how they were split, and what was done with them;
-    ``columns`` leads back to original columns and units. If this set replaces another one that was not
+    An image of ``image_shape`` (height, width) or (channels, height, width) is flattened as torch does:
+    ``train[n].reshape(image_shape)`` is the picture, a channel after the other and each row by row; a table
+    has none. ``source`` describes where the values came from, how they were split, and what was done with
+    them; ``columns`` leads back to original columns and units. If this set replaces another one that was not
     available, ``substituted_for`` names that one.
     """
 
@@ -105,11 +106,11 @@ class Dataset:
             raise DataError(str(error)) from None
 
     def _check_shape(self, sizes: Any) -> None:
-        whole = isinstance(sizes, tuple) and all(isinstance(each, int) for each in sizes)
+        whole = isinstance(sizes, tuple) and all(type(each) is int and each > 0 for each in sizes)
         if not whole or len(sizes) not in (2, 3) or math.prod(sizes) != self.dimension:
             raise DataError(
-                f"{self.name}: expected an image_shape of two or three sizes with product {self.dimension}, "
-                f"got {shown(sizes)}"
+                f"{self.name}: expected an image_shape of two or three whole numbers with product "
+                f"{self.dimension}, got {shown(sizes)}"
             )
 
     def _check_labels(self, part: str, labels: Any) -> None:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-import urllib.request
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import torch
 
-from pyro_dvae.datasets.base import Dataset, needs, permuted_split
+from pyro_dvae.datasets.base import Dataset, permuted_split
+from pyro_dvae.datasets.mat import read_mat
 from pyro_dvae.datasets.registry import Request, register
-from pyro_dvae.datasets.staging import DOWNLOAD_ERRORS, TIMEOUT, staging, unavailable
+from pyro_dvae.datasets.staging import fetch
 from pyro_dvae.errors import DataError
 
 FILE = "frey_rawface.mat"
@@ -32,14 +31,12 @@ def load_frey(request: Request) -> Dataset:
     The paper names 200 test images, more than remain; and the file is a video in order of time, so its
     end would be a distribution of its own. Hence a random permutation, with all that remains as the test.
     """
-    scipy_io = needs("scipy.io", "scipy", "frey")
     path = request.root / FILE
-    how = "read from"
-    if not os.path.isfile(path):
-        _fetch(request, path)
-        how = "downloaded from cs.nyu.edu to"
+    downloaded = fetch("frey", request, {FILE: URLS}, _check)
+    how = "downloaded from cs.nyu.edu to" if downloaded else "read from"
     published = _sha256(path) == SHA256
-    faces = torch.from_numpy(_read(scipy_io, path)).to(torch.float32).div_(255)
+    found = read_mat("frey", path, {"ff": ("uint8", SHAPE)}, size=BYTES)["ff"]
+    faces = torch.from_numpy(np.ascontiguousarray(found.T)).to(torch.float32).div_(255)
     train, validation, test = (faces[rows] for rows in permuted_split(len(faces), SIZES, request.split_seed))
     return Dataset(
         name="frey",
@@ -59,48 +56,9 @@ def load_frey(request: Request) -> Dataset:
     )
 
 
-def _read(scipy_io: ModuleType, path: Path) -> np.ndarray:
-    try:
-        content = scipy_io.loadmat(str(path))
-    except Exception as error:  # scipy raises whatever the damaged bytes lead it to
-        found = os.path.getsize(path)
-        cause = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(
-            f"{path}: damaged .mat file, expected {BYTES} bytes, found {found} ({cause}); "
-            "delete it to download it again"
-        ) from None
-    faces = content.get("ff")
-    if faces is None or faces.shape != SHAPE or faces.dtype != np.uint8:
-        found_there = "no 'ff'" if faces is None else f"'ff' of {faces.dtype} {list(faces.shape)}"
-        raise DataError(f"{path}: expected an array 'ff' of uint8 {list(SHAPE)}, found {found_there}")
-    return np.ascontiguousarray(faces.T)
-
-
-def _fetch(request: Request, path: Path) -> None:
-    if not request.download:
-        raise unavailable("frey", request.root, FILE)
-    try:
-        with staging(request.root) as folder:
-            content = _download()
-            (folder / FILE).write_bytes(content)
-            os.replace(folder / FILE, path)
-    except DOWNLOAD_ERRORS as error:
-        raise unavailable("frey", request.root, FILE, error) from error
-
-
-def _download() -> bytes:
-    failures = []
-    for url in URLS:
-        try:
-            with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
-                content: bytes = response.read()
-        except DOWNLOAD_ERRORS as error:
-            failures.append(f"{url}: {str(error) or type(error).__name__}")
-            continue
-        if hashlib.sha256(content).hexdigest() == SHA256:
-            return content
-        failures.append(f"{url}: {len(content)} bytes with the wrong checksum")
-    raise RuntimeError("; ".join(failures))
+def _check(path: Path) -> None:
+    if _sha256(path) != SHA256:
+        raise DataError(f"{os.path.getsize(path)} bytes with the wrong checksum")
 
 
 def _sha256(path: Path) -> str:

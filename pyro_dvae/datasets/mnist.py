@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import io
 import math
 import os
-import socket
 import struct
 import tempfile
 import zlib
@@ -21,7 +19,7 @@ from torch import Tensor
 
 from pyro_dvae.datasets.base import Dataset, is_binary, needs
 from pyro_dvae.datasets.registry import Request, register
-from pyro_dvae.datasets.staging import DOWNLOAD_ERRORS, TIMEOUT, staging, unavailable
+from pyro_dvae.datasets.staging import fetch_by_torchvision
 from pyro_dvae.errors import DataError
 from pyro_dvae.machine import machine_memory
 
@@ -140,30 +138,9 @@ def _present(file: Path) -> bool:
 
 def _fetch(name: str, request: Request, raw: Path) -> None:
     layout = f"{CLASSES[name]}/raw/{{train,t10k}}-{{images-idx3,labels-idx1}}-ubyte (or .gz)"
-    if not request.download:
-        raise unavailable(name, request.root, layout)
     dataset = getattr(needs("torchvision.datasets", "torchvision", name), CLASSES[name])
-    try:
-        # Older torchvision prints each attempt; its progress bar goes to stderr and stays.
-        with staging(request.root) as folder, _timeout(TIMEOUT), contextlib.redirect_stdout(io.StringIO()):
-            dataset(str(folder), download=True)
-            raw.mkdir(parents=True, exist_ok=True)
-            for file in FILES:
-                if not _present(raw / file):
-                    os.replace(folder / CLASSES[name] / "raw" / file, raw / file)
-    except DOWNLOAD_ERRORS as error:
-        raise unavailable(name, request.root, layout, error) from error
-
-
-@contextlib.contextmanager
-def _timeout(seconds: float) -> Iterator[None]:
-    """Torchvision opens its connections without a limit: behind a silent firewall it would wait for ever."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
+    missing = [f"{CLASSES[name]}/raw/{file}" for file in FILES if not _present(raw / file)]
+    fetch_by_torchvision(name, request, layout, missing, partial(dataset, download=True))
 
 
 def _read(raw: Path, part: str, name: str) -> tuple[Tensor, Tensor]:

@@ -39,6 +39,7 @@ _Any = TypeVar("_Any", Loader, FileLoader)
 
 _named: dict[str, Loader] = {}
 _files: dict[str, FileLoader] = {}
+_prefixed: dict[str, FileLoader] = {}
 
 
 def register(name: str) -> Callable[[Loader], Loader]:
@@ -51,6 +52,11 @@ def register_file(suffix: str) -> Callable[[FileLoader], FileLoader]:
     return _enter(_files, suffix)
 
 
+def register_prefix(prefix: str) -> Callable[[FileLoader], FileLoader]:
+    """Make ``load_dataset("prefix:PATH")`` call the decorated loader on that path."""
+    return _enter(_prefixed, prefix)
+
+
 def dataset_names() -> tuple[str, ...]:
     """The names :func:`load_dataset` knows, beside a user's own array files."""
     return tuple(sorted(_named))
@@ -58,7 +64,24 @@ def dataset_names() -> tuple[str, ...]:
 
 def is_file_name(name: str | Path) -> bool:
     """Return whether :func:`load_dataset` takes ``name`` for the path of an array file."""
-    return Path(name).suffix.lower() in _files
+    return _prefix_and_path(name) is None and Path(name).suffix.lower() in _files
+
+
+def is_own(name: str) -> bool:
+    """Return whether ``name`` means a user's own data: a file, or a folder of images."""
+    return is_file_name(name) or _prefix_and_path(name) is not None
+
+
+def absolute_name(name: str) -> str:
+    """Return a name of :func:`load_dataset` that means the same data from every working directory."""
+    if found := _prefix_and_path(name):
+        return f"{found[0]}:{user_path('dataset', found[1]).absolute()}"
+    return str(user_path("dataset", name).absolute()) if is_file_name(name) else name
+
+
+def _prefix_and_path(name: str | Path) -> tuple[str, str] | None:
+    prefix, colon, path = name.partition(":") if isinstance(name, str) else ("", "", "")
+    return (prefix, path) if colon and prefix in _prefixed else None
 
 
 def load_dataset(
@@ -79,12 +102,12 @@ def load_dataset(
     The other arguments are for a file; ``source`` of the result says in words what was found and done.
 
     :param name: one of :func:`dataset_names`, or the path of a file: a table (.csv, .tsv, .parquet) or
-        arrays (.npy, .npz, .mat). None loads MNIST or, if it is not available, scikit-learn's offline digits,
-        with a warning.
+        arrays (.npy, .npz, .mat), or ``folder:PATH`` for images of one size, by class in sub-folders. None
+        loads MNIST or, if it is not available, scikit-learn's offline digits, with a warning.
     :param root: folder of the files, to which they are also downloaded.
     :param download: whether missing files may be downloaded.
-    :param split_seed: seed of a random split (Frey faces, digits, single arrays). The MNIST family has a
-        fixed split.
+    :param split_seed: seed of a random split (Frey faces, digits, single files, folders of images). All
+        other sets have a fixed split.
     :param scale: "none", "unit" (to [0, 1]), "standardise", or "bytes" (divided by 255); "auto" leaves binary
         values and arrays in [0, 1] as they are, standardises all others, and refuses whole numbers, but for
         features of rows with classes.
@@ -112,6 +135,8 @@ def _loaded(name: str | Path | None, request: Request) -> Dataset:
         return _default(request)
     if not isinstance(name, str | Path):
         raise InputError(f"dataset: expected a name or the path of an array file, got {name!r}")
+    if (found := _prefix_and_path(name)) is not None:
+        return _prefixed[found[0]](user_path("dataset", found[1]), request)
     if is_file_name(name):
         return _files[Path(name).suffix.lower()](user_path("dataset", name), request)
     endings = ", ".join(sorted(_files))
@@ -120,8 +145,18 @@ def _loaded(name: str | Path | None, request: Request) -> Dataset:
     try:
         known = checks.known("dataset", name.lower(), _named)
     except InputError as error:
-        raise InputError(f"{error}; or a file ending in one of {endings}") from None
-    return _named[known](request)
+        raise InputError(f"{error}; or a file ending in one of {endings}, or folder:PATH") from None
+    return _in_unit_interval(_named[known](request))
+
+
+def _in_unit_interval(dataset: Dataset) -> Dataset:
+    """Refuse a published set whose values are not those of pixels: its file is damaged, or another one."""
+    for part in ("train", "validation", "test"):
+        try:
+            checks.unit_interval(f"{dataset.name}, {part}", getattr(dataset, part))
+        except InputError as error:
+            raise DataError(str(error)) from None
+    return dataset
 
 
 def _default(request: Request) -> Dataset:

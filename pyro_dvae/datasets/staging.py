@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import io
+import os
+import shutil
+import socket
 import tempfile
 import textwrap
-from collections.abc import Iterator
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pyro_dvae.datasets.base import UnavailableError
+from pyro_dvae.datasets.registry import Request
+from pyro_dvae.errors import DataError
 
 TIMEOUT = 30.0  # seconds without an answer, after which a server counts as unreachable
 
@@ -31,13 +39,91 @@ def staging(root: Path) -> Iterator[Path]:
                 folder.rmdir()
 
 
+def fetch(
+    dataset: str, request: Request, urls: Mapping[str, Sequence[str]], check: Callable[[Path], object]
+) -> bool:
+    """Download the files that the root lacks, all or none, and return whether there were any.
+
+    :param urls: the addresses of each file; the first that serves it wins.
+    :param check: raises a :class:`DataError` for a file that is not the one expected.
+    """
+    missing = [file for file in urls if not os.path.isfile(request.root / file)]
+    layout = ", ".join(urls)
+    if missing and not request.download:
+        raise unavailable(dataset, request.root, layout)
+    try:
+        if missing:
+            with staging(request.root) as folder:
+                for file in missing:
+                    _download(folder / file, urls[file], check)
+                for file in missing:
+                    os.replace(folder / file, request.root / file)
+    except DOWNLOAD_ERRORS as error:
+        raise unavailable(dataset, request.root, layout, error) from error
+    return bool(missing)
+
+
+def fetch_by_torchvision(
+    dataset: str, request: Request, layout: str, files: Sequence[str], download: Callable[[str], object]
+) -> None:
+    """Let torchvision ``download`` to a folder; move ``files``, paths below it, to the same in the root.
+
+    :param layout: what to tell the user to put there instead.
+    """
+    if not request.download:
+        raise unavailable(dataset, request.root, layout)
+    try:
+        # Older torchvision prints each attempt; its progress bar goes to stderr and stays.
+        with staging(request.root) as folder, _timeout(TIMEOUT), contextlib.redirect_stdout(io.StringIO()):
+            download(str(folder))
+            for file in files:
+                (request.root / file).parent.mkdir(parents=True, exist_ok=True)
+                os.replace(folder / file, request.root / file)
+    except DOWNLOAD_ERRORS as error:
+        raise unavailable(dataset, request.root, layout, error) from error
+
+
+@contextlib.contextmanager
+def _timeout(seconds: float) -> Iterator[None]:
+    """Torchvision opens its connections without a limit: behind a silent firewall it would wait for ever."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _download(target: Path, urls: Sequence[str], check: Callable[[Path], object]) -> None:
+    failures = []
+    for url in urls:
+        try:
+            with urllib.request.urlopen(url, timeout=TIMEOUT) as response, open(target, "wb") as file:
+                shutil.copyfileobj(response, file)
+                expected = getattr(response, "length", None)  # what of the promised bytes did not come
+            if expected:
+                raise http.client.IncompleteRead(b"", expected)
+            check(target)
+        except (*DOWNLOAD_ERRORS, DataError) as error:
+            failures.append(f"{url}: {_cause(error).removeprefix(f'{target}: ')}")
+        else:
+            return
+    raise RuntimeError("; ".join(failures))
+
+
+def _cause(error: BaseException) -> str:
+    if isinstance(error, urllib.error.HTTPError):
+        error.close()  # it holds the connection
+    return str(error) or type(error).__name__
+
+
 def unavailable(
     dataset: str, root: Path, layout: str, failure: BaseException | None = None
 ) -> UnavailableError:
     """The one line for a set that is not on disk, and whose download failed (or, without one, is off)."""
     if failure is not None:
         # torchvision's text runs over several lines.
-        text = textwrap.shorten(str(failure) or type(failure).__name__, 300)
+        text = textwrap.shorten(_cause(failure), 300)
         reason = f"it is not in {str(root)!r} and the download failed ({text})"
     elif root.is_dir():
         reason = f"it is not in {str(root)!r} and download is off"

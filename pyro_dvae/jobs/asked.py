@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from pyro_dvae.datasets import Dataset, is_file_name, load_dataset
+from pyro_dvae.datasets import Dataset, absolute_name, load_dataset
 from pyro_dvae.errors import DataError, InputError
 from pyro_dvae.files import user_path
 from pyro_dvae.jobs.data import described, of_file, require_same_data, versions
@@ -39,8 +39,8 @@ def options_and_folder(request: Request) -> tuple[Options, dict[str, Any] | None
 def _absolute(options: Options) -> Options:
     """Return the options with paths that mean the same from every working directory."""
     dataset = options.dataset
-    if dataset is not None and is_file_name(dataset):
-        dataset = str(user_path("dataset", dataset).absolute())
+    if dataset is not None:
+        dataset = absolute_name(dataset)
     folder = str(user_path("data_folder", options.data_folder).absolute())
     return dataclasses.replace(options, dataset=dataset, data_folder=folder)
 

@@ -1,11 +1,11 @@
-"""What a run does with a file of one's own where nobody said it: chosen by its values, and told."""
+"""What a run does with data of one's own where nobody said it: chosen by its values, and told."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Any
 
-from pyro_dvae.datasets import Dataset, is_file_name
+from pyro_dvae.datasets import Dataset, is_own
 from pyro_dvae.jobs.options import Options
 
 _OF_COUNTS = ("poisson", "negative-binomial", "multinomial", "dirichlet-multinomial")
@@ -21,7 +21,7 @@ def by_values(
     :param given: names of the options that were given.
     :param stored: content of ``config.json`` of a resumed run.
     """
-    of_file = options.dataset is not None and is_file_name(options.dataset)
+    of_file = options.dataset is not None and is_own(options.dataset)
     if stored is not None or not of_file:
         likelihood = "bernoulli" if options.likelihood == "auto" else options.likelihood
         return dataclasses.replace(options, likelihood=likelihood), []

@@ -30,6 +30,14 @@ def test_a_good_dataset_knows_its_dimension_and_keeps_what_it_was_given():
     assert "tensor" not in repr(data)
 
 
+def test_an_image_of_colours_is_flat_as_torch_has_it():
+    rows = torch.arange(12.0).reshape(1, 12) / 12
+    parts = dict.fromkeys(("train", "validation", "test"), rows)
+    data = Dataset(**GOOD | parts | {"train_labels": None, "image_shape": (3, 2, 2)})
+    image = data.train[0].reshape(data.image_shape)
+    assert torch.equal(image[1] * 12, torch.tensor([[4.0, 5.0], [6.0, 7.0]]))
+
+
 def test_its_type_is_torchs_default_and_fits_modules_made_beside_it():
     torch.set_default_dtype(torch.float64)  # the fixture puts it back
     data = load_dataset("digits")
@@ -58,13 +66,17 @@ def test_it_cannot_be_changed():
         ({"test": torch.zeros(1, 3)}, "small, test: expected 2 values a row as in train, got 3"),
         ({"test": torch.zeros(0, 2)}, "at least one element"),
         ({"validation": torch.tensor([[0.0, float("nan")]])}, "1 NaN or infinite of 2"),
-        ({"image_shape": (1, 1, 1, 2)}, "an image_shape of two or three sizes with product 2"),
+        ({"image_shape": (1, 1, 1, 2)}, "an image_shape of two or three whole numbers with product 2"),
         (
             {"train_labels": torch.tensor([1])},
             r"train_labels: expected an int64 tensor \[2\], got int64 \[1\]",
         ),
         ({"test_labels": torch.tensor([1.0])}, r"test_labels: .*got float32 \[1\]"),
-        ({"image_shape": (2, 2)}, r"product 2, got \(2, 2\)"),
+        ({"image_shape": (2, 2)}, r"two or three whole numbers with product 2, got \(2, 2\)"),
+        ({"image_shape": (2,)}, r"got \(2,\)"),
+        ({"image_shape": (1, 1, 1, 2)}, r"got \(1, 1, 1, 2\)"),
+        ({"image_shape": (-1, -2)}, r"got \(-1, -2\)"),
+        ({"image_shape": (1.0, 2)}, r"got \(1\.0, 2\)"),
         ({"binary": True}, "declared binary"),
     ],
 )

@@ -12,7 +12,19 @@ from pyro_dvae.errors import DataError, InputError
 
 
 def test_the_names():
-    assert dataset_names() == ("digits", "fashion-mnist", "frey", "kmnist", "mnist")
+    assert dataset_names() == (
+        "binarised-mnist",
+        "binarised-omniglot",
+        "caltech101-silhouettes",
+        "cifar10",
+        "digits",
+        "fashion-mnist",
+        "frey",
+        "kmnist",
+        "mnist",
+        "omniglot",
+        "svhn",
+    )
 
 
 def attempt(name, root):

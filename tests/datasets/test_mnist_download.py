@@ -2,10 +2,7 @@
 
 import gzip
 import hashlib
-import http.server
 import struct
-import threading
-from functools import partial
 
 import pytest
 import torch
@@ -20,29 +17,18 @@ IMAGES = struct.pack(">4I", 2051, 6, 2, 2) + bytes(range(24))
 LABELS = struct.pack(">2I", 2049, 6) + bytes(range(6))
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
-def served(tmp_path, monkeypatch):
+def served(web, monkeypatch):
     """The folder behind torchvision's one mirror of MNIST, filled with a set of six images."""
-    folder = tmp_path / "served"
-    folder.mkdir()
+    folder, address = web
     resources = []
     for name in FILES:
         packed = gzip.compress(IMAGES if "images" in name else LABELS)
         (folder / f"{name}.gz").write_bytes(packed)
         resources.append((f"{name}.gz", hashlib.md5(packed).hexdigest()))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(datasets.MNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
+    monkeypatch.setattr(datasets.MNIST, "mirrors", [f"{address}/"])
     monkeypatch.setattr(datasets.MNIST, "resources", resources)
-    yield folder
-    server.shutdown()
-    server.server_close()
+    return folder
 
 
 def test_a_download_ends_as_a_local_folder(tmp_path, served):
