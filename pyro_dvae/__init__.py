@@ -21,6 +21,7 @@ _SUBMODULES = {
     "plots",
     "priors",
     "training",
+    "using",
 }
 _NAMES = {
     "bounds": [
@@ -73,6 +74,7 @@ _NAMES = {
         "ImplicitGuide",
         "MixtureGuide",
     ],
+    "jobs.loading": ["load"],
     "models": ["DRAW", "DVAE", "Autoencoder", "ChainModel", "FullBayes", "LatentVariableModel"],
     "priors": [
         "BernoulliPrior",
@@ -88,6 +90,7 @@ _NAMES = {
     ],
     "sites": ["auxiliary", "clean_input", "corrupt"],
     "training": ["Fitted", "History", "Stopped", "Trainer", "fit", "fit_many"],
+    "using": ["Codes", "decode", "denoise", "encode", "interpolate", "reconstruct", "sample"],
 }
 
 try:

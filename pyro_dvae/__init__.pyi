@@ -9,6 +9,7 @@ from . import networks as networks
 from . import plots as plots
 from . import priors as priors
 from . import training as training
+from . import using as using
 from .bounds import (
     TraceDenoising_ELBO,
     TraceDenoisingIWAE_ELBO,
@@ -59,6 +60,7 @@ from .guides import (
     ImplicitGuide,
     MixtureGuide,
 )
+from .jobs.loading import load
 from .models import DRAW, DVAE, Autoencoder, ChainModel, FullBayes, LatentVariableModel
 from .priors import (
     BernoulliPrior,
@@ -74,6 +76,7 @@ from .priors import (
 )
 from .sites import auxiliary, clean_input, corrupt
 from .training import Fitted, History, Stopped, Trainer, fit, fit_many
+from .using import Codes, decode, denoise, encode, interpolate, reconstruct, sample
 
 __version__: str
 
@@ -92,6 +95,7 @@ __all__ = [
     "ChainModel",
     "Check",
     "CheckpointError",
+    "Codes",
     "CompiledLoss",
     "CompiledSVI",
     "CompiledStepError",
@@ -147,9 +151,17 @@ __all__ = [
     "clean_input",
     "compile_loss",
     "corrupt",
+    "decode",
+    "denoise",
+    "encode",
     "evaluate_bound",
     "fit",
     "fit_many",
+    "interpolate",
+    "load",
     "load_dataset",
     "log_likelihood",
+    "reconstruct",
+    "sample",
+    "using",
 ]

@@ -75,6 +75,13 @@ def dvae():
     return dv.DVAE(encoder(), decoder(), dv.GaussianNoise(0.1))
 
 
+def saved():
+    """Return the arguments that load a fit from a folder in the working directory."""
+    if not Path("saved").exists():
+        dv.fit(model, guide, X, loss=Trace_ELBO(), **QUIET).save("saved")
+    return {"folder": "saved", "model": model, "guide": guide}
+
+
 def of_pair(**arguments):
     return {"model": model, "guide": guide} | arguments
 
@@ -150,6 +157,7 @@ CALLS = {
         None,
     ),
     "DenoisingGuide": (lambda: {"guide": guide, "corruption": dv.GaussianNoise(0.1)}, run),
+    "Codes": (lambda: {"mean": {"z": X}, "standard_deviation": {"z": X}, "draws": {}}, None),
     "Estimate": (lambda: {"per_datum": X[:, 0]}, None),
     "Fitted": (
         lambda: of_pair(history=dv.History(), best={}, store={}, trained=None),
@@ -215,13 +223,20 @@ CALLS = {
     "clean_input": (lambda: {"fn": guide}, None),
     "compile_loss": (lambda: of_pair(loss=Trace_ELBO()), lambda made: made(X)),
     "corrupt": (lambda: {"name": "x_tilde", "corruption": dv.Masking(0.1), "x": X}, None),
+    "decode": (lambda: {"model": model, "codes": torch.zeros(4, 2), "data": X, "seed": 0}, None),
+    "denoise": (lambda: of_pair(data=X, num_samples=2, seed=0), None),
+    "encode": (lambda: of_pair(data=X, seed=0), None),
     "evaluate_bound": (lambda: of_pair(data=X, loss=dv.TraceDenoising_ELBO(), seed=0), None),
     "fit": (lambda: of_pair(loss=Trace_ELBO(), data=X) | QUIET, None),
     "fit_many": (
         lambda: {"pairs": [(model, guide)], "loss": dv.TraceDenoising_ELBO(), "data": X} | QUIET,
         None,
     ),
+    "interpolate": (lambda: of_pair(start=X, end=X, steps=2), None),
+    "load": (saved, None),
     "load_dataset": (lambda: {"name": "digits", "download": False}, None),
+    "reconstruct": (lambda: of_pair(data=X, num_samples=2, seed=0), None),
+    "sample": (lambda: {"model": model, "data": X, "count": 2, "seed": 0}, None),
     "log_likelihood": (
         lambda: of_pair(data=X, num_samples=20, progress=False, compile=False) | FEW,
         None,

@@ -40,6 +40,7 @@ STOREYS = [
     ["training"],
     ["evaluation"],
     ["models"],
+    ["using"],
     ["jobs"],
     ["cli"],
 ]

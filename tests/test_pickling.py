@@ -81,7 +81,7 @@ MODULES = {
 }
 OTHERS = {
     "BoundsReport", "Check", "CompiledLoss", "CompiledSVI", "ConstantSchedule", "Corruption",
-    "DVAE", "Dataset", "Estimate", "Fitted", "History", "LinearSchedule",
+    "Codes", "DVAE", "Dataset", "Estimate", "Fitted", "History", "LinearSchedule",
     "LogLikelihood", "Prior", "StepSchedule", "Trainer",
 }  # fmt: skip
 GUIDES = [

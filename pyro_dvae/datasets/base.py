@@ -64,6 +64,7 @@ class Dataset:
         checks.flag("binary", self.binary)
         if self.image_shape is not None:
             self._check_shape(self.image_shape)
+        checks.optional(self._check_columns, "columns", self.columns)
         if self.columns is not None and len(self.columns) != self.dimension:
             raise DataError(
                 f"{self.name}: expected columns of {self.dimension} values, got {len(self.columns)}"
@@ -104,6 +105,10 @@ class Dataset:
             checks.finite(where, data)
         except InputError as error:
             raise DataError(str(error)) from None
+
+    @staticmethod
+    def _check_columns(argument: str, columns: Any) -> None:
+        checks.instance(argument, columns, Columns, "pyro_dvae.datasets.columns.Columns")
 
     def _check_shape(self, sizes: Any) -> None:
         whole = isinstance(sizes, tuple) and all(type(each) is int and each > 0 for each in sizes)

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+import pyro
 from torch import Tensor
 
 from pyro_dvae.programs.parameters import Trained
 from pyro_dvae.registration import make_picklable
 from pyro_dvae.training.history import History
 
+_VERBS = "pyro_dvae.using"
+
 
 @dataclass(frozen=True)
 class Fitted:
     """A model and a guide that :func:`fit` or :func:`fit_many` has trained.
+
+    It has the verbs of :mod:`pyro_dvae.using` as methods: ``encode``, ``decode``, ``reconstruct``,
+    ``denoise``, ``sample``, ``interpolate``, ``log_likelihood``, ``save``.
 
     :param model: as given; modules hold their last parameters.
     :param guide: as given.
@@ -23,6 +32,8 @@ class Fitted:
     :param best: parameters and buffers of its best epoch by validation, by name (``parameters/NAME``), or {}.
     :param store: the state of its param store, for ``pyro.get_param_store().set_state``.
     :param trained: its parameters and modules, live.
+    :param rows: one row of each data argument, as model and guide take them.
+    :param constants: keyword arguments that they are called with.
     """
 
     model: Callable[..., Any]
@@ -31,6 +42,26 @@ class Fitted:
     best: dict[str, Tensor]
     store: dict[str, Any]
     trained: Trained = field(repr=False)
+    rows: tuple[Tensor, ...] = field(default=(), repr=False)
+    constants: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a verb: what one does with a trained pair stands in a room above this one."""
+        if not name.startswith("_"):
+            methods = importlib.import_module(_VERBS).METHODS
+            if name in methods:
+                return partial(methods[name], self)
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+
+    def __dir__(self) -> list[str]:
+        """Return the attributes and the verbs."""
+        return [*super().__dir__(), *importlib.import_module(_VERBS).METHODS]
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Run on this pair's own parameters, in evaluation mode, and leave Pyro's param store as it was."""
+        with pyro.get_param_store().scope(self.store or None), self.trained.evaluating():
+            yield
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the attributes, with parameters that can be pickled."""

@@ -7,6 +7,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -162,6 +163,7 @@ class ManyTraining:
         same_length(names, [each[0] for each in sets])
         of_model = [Data(each) for each in zip(*sets, strict=True)]
         example = of_model[0].take(slice(0, settings.batch_size))
+        self._row = tuple(part[:1].detach().cpu() for part in self._prepared(*example))
         held_out: list[Data] | list[None] = [None] * count
         if validation is not None:
             parts = validation if isinstance(validation, tuple) and len(data) > 1 else (validation,)
@@ -239,7 +241,7 @@ class ManyTraining:
 
     def fitted(self) -> list[Fitted]:
         """Return what came of each."""
-        return self._state.fitted()
+        return [replace(each, rows=self._row) for each in self._state.fitted()]
 
     def _end_epoch(self, losses: Tensor, factor: float, seconds: float) -> None:
         """:param losses: [steps, E]."""

@@ -161,7 +161,7 @@ class Trainer:
         )
         checks.flag("drop_last", drop_last)
         checks.optional(checks.flag, "compile", compile)
-        self.model, self.guide, self.bound = model, guide, loss
+        self.model, self.guide, self.bound, self._constants = model, guide, loss, kwargs
         self.epochs, self.batch_size = settings.epochs, settings.batch_size
         self.clip_norm, self.checkpoint = settings.clip_norm, settings.checkpoint
         self.learning_rate = checks.positive("learning_rate", learning_rate)
@@ -200,6 +200,7 @@ class Trainer:
 
         def dry_run() -> None:
             batch = self._batches.prepared(*example)
+            self._row = tuple(part[:1].detach().cpu() for part in batch)
             given["data"] = checks.dense("transform", batch[0])
             with InSupport("data"), self._faults.explained(*batch):
                 objective(*batch)
@@ -295,7 +296,10 @@ class Trainer:
     def fitted(self) -> Fitted:
         """Return what has come of the training so far; parameters stay as they are."""
         run, store = self._run, pyro.get_param_store().get_state()
-        return Fitted(self.model, self.guide, run.history, dict(run.best or {}), store, run.trained)
+        best = dict(run.best or {})
+        return Fitted(
+            self.model, self.guide, run.history, best, store, run.trained, self._row, self._constants
+        )
 
     def _announce(self, epoch: int) -> None:
         self._settings.announce(epoch, self._scheduled, self.seed)

@@ -111,7 +111,7 @@ def base_of(fn: Distribution) -> Distribution:
 
 
 def _means(guide: Program, rows: Arguments, plate: str, num_samples: int) -> dict[str, CodeMean]:
-    sites = _sites(guide, rows)
+    sites = guide_sites(guide, rows)
     found: dict[str, CodeMean] = {}
     sampled: dict[str, Moments] = {}
     random = False
@@ -125,7 +125,7 @@ def _means(guide: Program, rows: Arguments, plate: str, num_samples: int) -> dic
         random = random or not isinstance(base_of(site["fn"]), Delta)
     if sampled:
         for _ in range(num_samples - 1):
-            for site in _sites(guide, rows):
+            for site in guide_sites(guide, rows):
                 if site["name"] in sampled:
                     sampled[site["name"]].add(_code(site, plate, len(rows))[0][None])
     for name, moments in sampled.items():
@@ -133,7 +133,7 @@ def _means(guide: Program, rows: Arguments, plate: str, num_samples: int) -> dic
     return found
 
 
-def _sites(guide: Program, rows: Arguments) -> list[Site]:
+def guide_sites(guide: Program, rows: Arguments) -> list[Site]:
     """Return the sites that a run of the guide drew, in order."""
     trace = rows.call(poutine.trace(guide).get_trace)
     nodes = [site for site in trace.nodes.values() if site["type"] == "sample"]

@@ -1,0 +1,63 @@
+"""``dv.load``: a trained model from a run folder, or from a folder that ``save`` wrote."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from pyro_dvae import checks
+from pyro_dvae.checkpoint import load_checkpoint
+from pyro_dvae.errors import InputError
+from pyro_dvae.files import user_path
+from pyro_dvae.jobs.folder import CHECKPOINT, CONFIG, load_run
+from pyro_dvae.programs.parameters import discover
+from pyro_dvae.random_state import forked
+from pyro_dvae.training.fitted import Fitted
+from pyro_dvae.training.history import History
+from pyro_dvae.using.saving import WEIGHTS, load_weights
+
+
+def load(
+    folder: str | os.PathLike[str],
+    *,
+    model: Callable[..., Any] | None = None,
+    guide: Callable[..., Any] | None = None,
+    which: str = "best",
+    device: torch.device | str = "cpu",
+) -> Fitted:
+    """Return a trained model with its verbs, in evaluation mode.
+
+    A run folder of ``pyro-dvae train`` is complete. Of a folder that ``fitted.save`` wrote, give a model and
+    a guide of the same shapes: their weights are replaced.
+
+    :param folder: the run folder, or the saved one.
+    :param model: of a saved one.
+    :param guide: of a saved one.
+    :param which: "best" (by validation) or "last" weights of a run.
+    :param device: where the modules of a run go.
+    :raises InputError: the folder holds neither.
+    :raises CheckpointError: the weights are damaged, or are of other shapes.
+    """
+    path = user_path("folder", folder)
+    checks.known("which", which, ("best", "last"))
+    place = checks.device("device", device)
+    if (path / WEIGHTS).exists():
+        if model is None or guide is None:
+            raise InputError(
+                "model, guide: a saved model holds weights alone; give load the model and the guide"
+            )
+        return load_weights(path, model, guide)
+    if not (path / CONFIG).exists():
+        raise InputError(f"folder: {path} holds neither {CONFIG} nor {WEIGHTS}, so nothing was saved there")
+    if model is not None or guide is not None:
+        raise InputError("model, guide: a run folder is complete; leave them out")
+    with forked():  # weights are drawn before they are read
+        dvae, config = load_run(path, which)
+    dvae.to(place).eval()
+    row = torch.zeros(1, config["data"]["dimension"], device=place)
+    trained = discover(dvae.model, dvae.guide, lambda: (dvae.guide(row), None), data={"data": row})
+    _, state = load_checkpoint(path / CHECKPOINT)
+    return Fitted(dvae.model, dvae.guide, History(**state["history"]), {}, {}, trained, (row.cpu(),))

@@ -1,0 +1,22 @@
+"""What one does with a trained pair: encode, decode, reconstruct, denoise, sample, interpolate, save.
+
+They are functions of any model and guide, and methods of what ``fit`` returns.
+"""
+
+from pyro_dvae.using.codes import Codes, encode
+from pyro_dvae.using.decoding import decode, denoise, interpolate, reconstruct, sample
+from pyro_dvae.using.methods import METHODS
+from pyro_dvae.using.saving import load_weights, save
+
+__all__ = [
+    "METHODS",
+    "Codes",
+    "decode",
+    "denoise",
+    "encode",
+    "interpolate",
+    "load_weights",
+    "reconstruct",
+    "sample",
+    "save",
+]

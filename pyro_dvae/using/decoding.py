@@ -1,0 +1,226 @@
+"""From codes to observations: decode, reconstruct, denoise, sample, interpolate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyro_dvae import checks
+from pyro_dvae.errors import InputError
+from pyro_dvae.evaluation.estimates import evaluation_mode
+from pyro_dvae.evaluation.measures.means import mean_of
+from pyro_dvae.evaluation.measures.passes import Program, chunks, first_chunk, measuring
+from pyro_dvae.programs.parameters import float_type
+from pyro_dvae.random_state import forked
+from pyro_dvae.rows import Arguments, Data
+from pyro_dvae.using.codes import Codes, encode
+
+_ROWS_AT_ONCE = 2000
+
+
+def decode(
+    model: Program,
+    codes: Codes | Mapping[str, Tensor] | Tensor,
+    data: Any,
+    *args: Any,
+    site: str = "z",
+    data_site: str = "x",
+    values: bool = False,
+    seed: int | None = None,
+    **kwargs: Any,
+) -> Tensor:
+    """Return E[x | z] of each code, or a draw, without a gradient.
+
+    :param model: Pyro model of a batch, with one data plate.
+    :param codes: of N rows: a result of :func:`encode`, tensors by site, or the tensor of ``site`` [N, ...].
+    :param data: rows like the model's, whose shapes and types count: N, or one that is repeated.
+    :param args: further data of the model, likewise; their values count.
+    :param kwargs: further arguments of the model, passed unchanged.
+    :param site: the latent that a tensor is of.
+    :param data_site: the observed site to return.
+    :param values: draw from the likelihood, instead of its mean.
+    :param seed: seed of a separate random stream; None uses the global one.
+    :raises InputError: a site does not exist, its mean is not known, or there are not N rows.
+    """
+    checks.program("model", model)
+    latents = _latents(codes, site)
+    count = len(next(iter(latents.values())))
+    given = Data.opened("data", (data, *args), kwargs, float_type(model))
+    if len(given) not in (1, count):
+        raise InputError(f"data: expected one row, or the {count} rows of the codes, got {len(given)}")
+
+    def parts() -> Iterator[Tensor]:
+        for start in range(0, count, _ROWS_AT_ONCE):
+            own = {name: z[start : start + _ROWS_AT_ONCE] for name, z in latents.items()}
+            rows = range(start, min(start + _ROWS_AT_ONCE, count))
+            index = torch.tensor([0] * len(rows) if len(given) == 1 else list(rows))
+            yield _observed(
+                poutine.condition(poutine.uncondition(model), own), given[index], data_site, values
+            )
+
+    with _apart(model, given, seed):
+        return torch.cat([part.cpu() for part in parts()])
+
+
+def _latents(codes: Any, site: str) -> dict[str, Tensor]:
+    """Return the codes by site, or refuse what are not those of the same N rows."""
+    if isinstance(codes, Tensor):
+        codes = {checks.text("site", site): codes}
+    found = codes.mean if isinstance(codes, Codes) else codes
+    tensors = isinstance(found, Mapping) and all(isinstance(z, Tensor) and z.dim() for z in found.values())
+    if not tensors or len({len(z) for z in found.values()}) != 1 or not len(next(iter(found.values()))):
+        raise InputError("codes: expected those of encode, or tensors of the same N codes by site")
+    return dict(found)
+
+
+def reconstruct(
+    model: Program,
+    guide: Program,
+    data: Any,
+    *args: Any,
+    num_samples: int = 20,
+    data_site: str = "x",
+    clean: bool = True,
+    seed: int | None = None,
+    batch_size: int | None = None,
+    **kwargs: Any,
+) -> Tensor:
+    """Return the posterior predictive mean E_{q(z|x)} E[x | z] of each row of ``data``, without a gradient.
+
+    :param num_samples: draws of the latents of each row that are averaged.
+    :param data_site: the observed site to return.
+    :param clean: give the guide clean input; otherwise corrupt it.
+    :param seed: seed of a separate random stream; None uses the global one.
+    :param batch_size: rows at a time; by default 2,000.
+    :raises InputError: the data cannot be used, or the mean at ``data_site`` is not known.
+
+    The other parameters are those of :func:`encode`.
+    """
+    checks.pair(model, guide)
+    given = Data.opened("data", (data, *args), kwargs, float_type(model, guide))
+    checks.count("num_samples", num_samples)
+    checks.flag("clean", clean)
+    parts = []
+    with measuring(model, guide, first_chunk(given, batch_size), clean, seed):
+        for rows in chunks(given, batch_size):
+            total: Tensor | float = 0.0
+            for _ in range(num_samples):
+                drawn = rows.call(poutine.trace(guide).get_trace)
+                total = total + _observed(poutine.replay(model, trace=drawn), rows, data_site, False)
+            parts.append(torch.as_tensor(total / num_samples).cpu())
+    return torch.cat(parts)
+
+
+def denoise(model: Program, guide: Program, data: Any, *args: Any, **options: Any) -> Tensor:
+    """Return the posterior predictive mean of each noisy row: what the model takes it for.
+
+    The noisy row itself is the guide's input, without further noise: this is what a guide with a corruption
+    has learned to read. A guide that was trained without one sees such rows for the first time.
+
+    :param data: noisy rows [N, ...], from any source.
+    :param options: those of :func:`reconstruct`, but for ``clean``.
+    """
+    if "clean" in options:
+        raise InputError("clean: the noisy rows are given as they are; use reconstruct to add noise")
+    return reconstruct(model, guide, data, *args, **options)
+
+
+def sample(
+    model: Program,
+    data: Any,
+    *args: Any,
+    count: int = 1,
+    data_site: str = "x",
+    values: bool = True,
+    seed: int | None = None,
+    **kwargs: Any,
+) -> Tensor:
+    """Draw latents from the prior and observations from them, [count, ...].
+
+    :param model: Pyro model of a batch, with one data plate.
+    :param data: a row like the model's, whose shape and type count; or ``count`` of them.
+    :param args: further data of the model (labels), whose values count, one row or ``count``.
+    :param kwargs: further arguments of the model, passed unchanged.
+    :param count: how many.
+    :param data_site: the observed site to return.
+    :param values: draw from the likelihood; False for its mean.
+    :param seed: seed of a separate random stream; None uses the global one.
+    """
+    checks.program("model", model)
+    checks.count("count", count)
+    given = Data.opened("data", (data, *args), kwargs, float_type(model))
+    parts = []
+    with _apart(model, given, seed):
+        for start in range(0, count, _ROWS_AT_ONCE):
+            index = torch.arange(start, min(start + _ROWS_AT_ONCE, count)) % len(given)
+            parts.append(_observed(poutine.uncondition(model), given[index], data_site, values).cpu())
+    return torch.cat(parts)
+
+
+def interpolate(
+    model: Program,
+    guide: Program,
+    start: Any,
+    end: Any,
+    *,
+    steps: int = 8,
+    data_site: str = "x",
+    **kwargs: Any,
+) -> Tensor:
+    """Return what lies between two rows: E[x | z] on the line from the mean code of one to that of the other.
+
+    :param start: rows [N, ...], from any source.
+    :param end: as many.
+    :param steps: points on each line, both ends included, at least 2.
+    :param kwargs: further arguments of model and guide, passed unchanged.
+    :returns: [steps, N, ...].
+    """
+    checks.count("steps", steps, minimum=2)
+    floats = float_type(model, guide)
+    rows = [Data.opened(name, (each,), kwargs, floats) for name, each in (("start", start), ("end", end))]
+    ends = [encode(model, guide, each) for each in rows]
+    if len(ends[0]) != len(ends[1]):
+        raise InputError(f"end: expected {len(ends[0])} rows as in start, got {len(ends[1])}")
+    found = []
+    for weight in torch.linspace(0, 1, steps).tolist():
+        codes = {name: (1 - weight) * z + weight * ends[1][name] for name, z in ends[0].mean.items()}
+        found.append(decode(model, codes, rows[0], data_site=data_site))
+    return torch.stack(found)
+
+
+def _observed(program: Callable[..., Any], rows: Arguments, data_site: str, values: bool) -> Tensor:
+    nodes = rows.call(poutine.trace(program).get_trace).nodes
+    checks.known("data_site", data_site, [name for name, node in nodes.items() if node["type"] == "sample"])
+    if values:
+        drawn: Tensor = nodes[data_site]["value"]
+        return drawn
+    mean = mean_of(nodes[data_site]["fn"])
+    if mean is None or bool(torch.isnan(mean).all()):
+        kind = type(nodes[data_site]["fn"]).__name__
+        raise InputError(
+            f"data_site: expected a distribution with a mean at {data_site!r}, got {kind}; give values=True"
+        )
+    return mean
+
+
+@contextmanager
+def _apart(model: Program, given: Data, seed: int | None) -> Iterator[None]:
+    """Run without a gradient, in evaluation mode, with a random stream of its own where there is a seed."""
+    store = pyro.get_param_store()
+    before = set(store.keys())
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        if seed is not None:
+            stack.enter_context(forked(checks.count("seed", seed, minimum=0)))
+        try:
+            stack.enter_context(evaluation_mode(model, None, given[:1]))
+            yield
+        finally:
+            for name in set(store.keys()) - before:
+                del store[name]

@@ -1,0 +1,111 @@
+"""A trained pair as a folder: weights, what they are of, and a page that says how to load them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+
+import pyro_dvae
+from pyro_dvae import checks
+from pyro_dvae.checkpoint import load_checkpoint, save_checkpoint
+from pyro_dvae.errors import CheckpointError
+from pyro_dvae.files import user_path, write_atomically
+from pyro_dvae.programs.parameters import discover
+from pyro_dvae.rows import Arguments
+from pyro_dvae.training.fitted import Fitted
+from pyro_dvae.training.history import History
+
+WEIGHTS, CARD = "model.safetensors", "README.md"
+_KIND = "fitted"
+
+
+def save(fitted: Fitted, folder: str | os.PathLike[str]) -> Path:
+    """Write the best weights, one row of each data argument, the history, and a page about them; no pickle.
+
+    :param fitted: what ``fit`` returned.
+    :param folder: made if need be; files of an earlier save are replaced.
+    :returns: the folder.
+    """
+    checks.instance("fitted", fitted, Fitted, "what fit returns")
+    path = user_path("folder", folder)
+    path.mkdir(parents=True, exist_ok=True)
+    live = fitted.trained.tensors()
+    tensors = {name: fitted.best.get(name, value) for name, value in live.items()}
+    tensors |= {f"rows/{number}": row for number, row in enumerate(fitted.rows)}
+    versions = {"pyro_dvae": pyro_dvae.__version__, "torch": torch.__version__, "pyro": pyro.__version__}
+    state = {
+        "kind": _KIND,
+        "history": fitted.history.to_dict(),
+        "versions": versions | {"numpy": np.__version__},
+    }
+    save_checkpoint(path / WEIGHTS, tensors, state)
+    write_atomically(path / CARD, _card(fitted, path), make_folder=False)
+    return path
+
+
+def load_weights(
+    folder: str | os.PathLike[str], model: Callable[..., Any], guide: Callable[..., Any]
+) -> Fitted:
+    """Copy the weights of a folder that :func:`save` wrote into a model and a guide of the same shapes.
+
+    One run of both on a stored row finds their parameters; then their modules are in evaluation mode.
+
+    :raises CheckpointError: the folder is damaged, or model and guide have other parameters.
+    """
+    checks.pair(model, guide)
+    path = user_path("folder", folder) / WEIGHTS
+    tensors, state = load_checkpoint(path)
+    if state.get("kind") != _KIND:
+        raise CheckpointError(f"checkpoint {path}: not of a saved model")
+    rows = tuple(tensors[name] for name in sorted(tensors) if name.startswith("rows/"))
+    saved = {name: value for name, value in tensors.items() if not name.startswith("rows/")}
+
+    def run() -> None:
+        trace = pyro.poutine.trace(guide).get_trace(*rows)
+        Arguments(rows).call(pyro.poutine.replay(model, trace=trace))
+
+    trained = discover(model, guide, run, data={"data": rows[0]})
+    trained.require_same(saved, f"checkpoint {path}")
+    trained.assign(saved)
+    for module in trained.modules.values():
+        module.eval()
+    store = pyro.get_param_store().get_state()
+    return Fitted(model, guide, History(**state["history"]), {}, store, trained, rows)
+
+
+def _card(fitted: Fitted, folder: Path) -> str:
+    """Return the page: what was trained, and how to load it."""
+    count = sum(each.numel() for each in fitted.trained.parameters.values())
+    history = fitted.history
+    best = history.best_validation_bound
+    shapes = ", ".join(
+        f"{list(row.shape[1:])} {str(row.dtype).removeprefix('torch.')}" for row in fitted.rows
+    )
+    lines = [
+        f"# {folder.name}",
+        "",
+        f"A model and a guide for Pyro, trained with pyro_dvae {pyro_dvae.__version__}.",
+        "",
+        f"- parameters: {count:,}",
+        f"- rows: {shapes}",
+        f"- epochs: {len(history.epochs)}" + (f", best {history.best_epoch}" if history.best_epoch else ""),
+    ]
+    if best is not None:
+        lines.append(f"- validation bound of the best epoch: {best:.3f} nats per datum")
+    lines += [
+        "",
+        "```python",
+        "import pyro_dvae as dv",
+        "",
+        f"fitted = dv.load({str(folder)!r}, model=model, guide=guide)  # of the same shapes",
+        "codes = fitted.encode(x)",
+        "```",
+        "",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,211 @@
+"""A trained pair in use: codes, decoding, denoising, samples against closed forms."""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import nn
+
+import pyro_dvae as dv
+from pyro_dvae.networks import BernoulliDecoder, GaussianDecoder, GaussianEncoder
+
+N, D, LATENT = 17, 4, 2
+
+
+@pytest.fixture(autouse=True)
+def _double():
+    torch.set_default_dtype(torch.float64)
+    pyro.clear_param_store()
+    pyro.set_rng_seed(0)
+
+
+class Linear(nn.Module):
+    """z ~ N(0, 1), x ~ N(W z, 1); the guide N(A x̃, s²)."""
+
+    def __init__(self, noise=0.0):
+        super().__init__()
+        generator = torch.Generator().manual_seed(1)
+        self.w = nn.Parameter(torch.randn(D, LATENT, generator=generator))
+        self.a = nn.Parameter(torch.randn(LATENT, D, generator=generator) / 3)
+        self.noise, self.scale = noise, 0.4
+
+    def model(self, x, shift=0.0):
+        pyro.module("pair", self)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(LATENT), 1).to_event(1))
+            pyro.sample("x", dist.Normal(z @ self.w.T + shift, 1).to_event(1), obs=x)
+
+    def guide(self, x, shift=0.0):
+        with pyro.plate("data", len(x)):
+            if self.noise:
+                x = dv.corrupt("noisy", dv.GaussianNoise(self.noise), x)
+            pyro.sample("z", dist.Normal((x - shift) @ self.a.T, self.scale).to_event(1))
+
+
+def data(count=N):
+    return torch.randn(count, D, generator=torch.Generator().manual_seed(2))
+
+
+def test_codes_are_those_of_the_guide():
+    pair, x = Linear(), data()
+    codes = dv.encode(pair.model, pair.guide, x, draws=4000, seed=1, batch_size=5)
+    torch.testing.assert_close(codes["z"], (x @ pair.a.T).detach(), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(codes.standard_deviation["z"], torch.full((N, LATENT), 0.4))
+    drawn = codes.draws["z"]
+    assert drawn.shape == (4000, N, LATENT)
+    assert float((drawn.mean(0) - codes["z"]).abs().max()) < 5 * 0.4 / math.sqrt(4000)
+    assert str(codes).startswith("codes of 17 rows\nz  [2]  standard deviation 0.4")
+
+
+def test_a_noisy_guide_has_the_variance_of_both_draws():
+    pair, x = Linear(noise=0.5), data()
+    clean = dv.encode(pair.model, pair.guide, x, seed=1)
+    torch.testing.assert_close(clean.standard_deviation["z"], torch.full((N, LATENT), 0.4))
+    noisy = dv.encode(pair.model, pair.guide, x, clean=False, num_samples=4000, seed=1)
+    variance = 0.4**2 + 0.25 * (pair.a**2).sum(1).detach()
+    assert float((noisy.standard_deviation["z"] ** 2 / variance - 1).abs().max()) < 0.15
+    error = 5 * (0.25 * (pair.a**2).sum(1)).sqrt().max().detach() / math.sqrt(4000)
+    assert float((noisy["z"] - clean["z"]).abs().max()) < float(error)
+
+
+def test_decoding_and_what_follows_from_it():
+    pair, x = Linear(), data()
+    codes = dv.encode(pair.model, pair.guide, x)
+    expected = (codes["z"] @ pair.w.T).detach()
+    for given in (codes, codes.mean, codes["z"]):
+        torch.testing.assert_close(dv.decode(pair.model, given, x[:1]), expected)
+    drawn = dv.decode(pair.model, codes, x, values=True, seed=1)
+    assert 0.7 < float((drawn - expected).std()) < 1.3
+    path = dv.interpolate(pair.model, pair.guide, x[:3], x[3:6], steps=5)
+    for number, weight in enumerate(torch.linspace(0, 1, 5)):
+        mixed = torch.lerp(expected[:3], expected[3:6], weight)
+        torch.testing.assert_close(path[number], mixed, rtol=1e-9, atol=1e-9)
+
+
+def test_denoising_is_the_mean_over_the_guides_draws_on_the_rows_as_they_are():
+    pair, x = Linear(noise=0.5), data()
+    found = dv.denoise(pair.model, pair.guide, x, num_samples=2000, seed=1, batch_size=7)
+    expected = (x @ pair.a.T @ pair.w.T).detach()
+    error = 5 * 0.4 * (pair.w**2).sum(1).sqrt().max().detach() / math.sqrt(2000)
+    assert float((found - expected).abs().max()) < float(error)
+    with pytest.raises(dv.InputError, match=r"^clean: the noisy rows are given as they are"):
+        dv.denoise(pair.model, pair.guide, x, clean=False)
+
+
+def test_samples_have_the_models_covariance_and_repeat_under_a_seed():
+    pair = Linear()
+    x = dv.sample(pair.model, data(1), count=5000, seed=3)
+    assert torch.equal(x, dv.sample(pair.model, data(1), count=5000, seed=3))
+    covariance = (pair.w @ pair.w.T).detach() + torch.eye(D)
+    assert float((torch.cov(x.T) - covariance).abs().max()) < 0.25
+    means = dv.sample(pair.model, data(1), count=5000, seed=3, values=False)
+    assert float(torch.cov(means.T).diagonal().sum()) < float(torch.cov(x.T).diagonal().sum()) - D / 2
+
+
+def test_random_streams_modes_and_the_param_store_stay_as_they_were():
+    pair = Linear()
+    pair.train()
+    before = torch.get_rng_state()
+    store = set(pyro.get_param_store().keys())
+    dv.encode(pair.model, pair.guide, data(), draws=3, seed=1)
+    dv.reconstruct(pair.model, pair.guide, data(), seed=1)
+    dv.sample(pair.model, data(1), count=3, seed=1)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert pair.training
+    assert set(pyro.get_param_store().keys()) == store
+
+
+def fitted_pair(**options):
+    pair = dv.DVAE(GaussianEncoder(D, LATENT, (8,)), GaussianDecoder(D, LATENT, (8,)), dv.GaussianNoise(0.2))
+    options = {"epochs": 3, "batch_size": 6, "progress": False, "validation": data(5)} | options
+    return pair, dv.fit(pair.model, pair.guide, data(), loss=dv.TraceDenoising_ELBO(), **options)
+
+
+def test_a_fitted_pair_has_the_verbs_as_methods():
+    pair, fitted = fitted_pair()
+    x = data()
+    functions = {
+        "encode": dv.encode(pair.model, pair.guide, x)["z"],
+        "reconstruct": dv.reconstruct(pair.model, pair.guide, x, seed=1),
+        "denoise": dv.denoise(pair.model, pair.guide, x, seed=1),
+        "log_likelihood": dv.log_likelihood(pair.model, pair.guide, x, seed=1, num_samples=50).log_likelihood,
+    }
+    assert torch.equal(fitted.encode(x)["z"], functions["encode"])
+    assert torch.equal(fitted.reconstruct(x, seed=1), functions["reconstruct"])
+    assert torch.equal(fitted.denoise(x, seed=1), functions["denoise"])
+    found = fitted.log_likelihood(x, seed=1, num_samples=50).log_likelihood
+    assert torch.equal(found, functions["log_likelihood"])
+    codes = fitted.encode(x)
+    assert torch.equal(fitted.decode(codes), dv.decode(pair.model, codes, x[:1]))
+    assert fitted.sample(5, seed=1).shape == (5, D)
+    assert fitted.interpolate(x[:2], x[2:4], steps=3).shape == (3, 2, D)
+    assert {"encode", "sample", "history"} <= set(dir(fitted))
+    with pytest.raises(AttributeError, match="Fitted has no attribute 'encod'"):
+        fitted.encod  # noqa: B018
+
+
+def test_constants_and_several_arguments_are_known_to_a_fitted_pair():
+    pair = Linear()
+    options = {"epochs": 1, "progress": False}
+    fitted = dv.fit(pair.model, pair.guide, data(), loss=dv.TraceDenoising_ELBO(), shift=2.0, **options)
+    expected = dv.encode(pair.model, pair.guide, data(), shift=2.0)["z"]
+    assert torch.equal(fitted.encode(data())["z"], expected)
+    torch.testing.assert_close(fitted.decode(torch.zeros(3, LATENT)), torch.full((3, D), 2.0))
+    pyro.clear_param_store()
+    shifted = Linear()
+
+    def model(x, y):
+        return shifted.model(x, shift=y[:, None])
+
+    def guide(x, y):
+        return shifted.guide(x, shift=y[:, None])
+
+    y = data()[:, 0]
+    fitted = dv.fit(model, guide, data(), y, loss=dv.TraceDenoising_ELBO(), **options)
+    with pytest.raises(dv.InputError, match=r"^data: the model takes 2 data arguments"):
+        fitted.sample(3)
+    means = fitted.decode(torch.zeros(N, LATENT), data(), y)
+    torch.testing.assert_close(means, y[:, None].expand(N, D))
+    assert fitted.sample(4, data()[:1], y[:1], values=False).shape == (4, D)
+
+
+def test_saved_and_loaded(tmp_path):
+    _, fitted = fitted_pair()
+    fitted.save(tmp_path / "mine")
+    assert {path.name for path in (tmp_path / "mine").iterdir()} == {"model.safetensors", "README.md"}
+    card = (tmp_path / "mine/README.md").read_text()
+    assert "dv.load(" in card
+    assert "validation bound of the best epoch" in card
+    other = dv.DVAE(GaussianEncoder(D, LATENT, (8,)), GaussianDecoder(D, LATENT, (8,)), dv.GaussianNoise(0.2))
+    pyro.clear_param_store()
+    loaded = dv.load(tmp_path / "mine", model=other.model, guide=other.guide)
+    assert torch.equal(loaded.encode(data())["z"], fitted.encode(data())["z"])
+    assert loaded.history.train_bound == fitted.history.train_bound
+    assert not other.model.training
+    loaded.sample(2)
+    smaller = dv.DVAE(GaussianEncoder(D, LATENT, (7,)), GaussianDecoder(D, LATENT, (8,)))
+    pyro.clear_param_store()
+    with pytest.raises(dv.CheckpointError, match=r"the checkpoint has .*, this run has"):
+        dv.load(tmp_path / "mine", model=smaller.model, guide=smaller.guide)
+    with pytest.raises(dv.InputError, match="a saved model holds weights alone"):
+        dv.load(tmp_path / "mine")
+    with pytest.raises(dv.InputError, match=r"holds neither config\.json nor model\.safetensors"):
+        dv.load(tmp_path)
+
+
+def test_refusals():
+    pair, x = Linear(), data()
+    with pytest.raises(
+        dv.InputError, match="codes: expected those of encode, or tensors of the same N codes by site"
+    ):
+        dv.decode(pair.model, {"z": torch.zeros(3, 2), "y": torch.zeros(2, 2)}, x)
+    with pytest.raises(dv.InputError, match="expected one row, or the 3 rows of the codes, got 17"):
+        dv.decode(pair.model, torch.zeros(3, LATENT), x)
+    with pytest.raises(dv.InputError, match="data_site: unknown name 'y'"):
+        dv.sample(pair.model, x[:1], data_site="y")
+    with pytest.raises(dv.InputError, match="end: expected 2 rows as in start, got 3"):
+        dv.interpolate(pair.model, pair.guide, x[:2], x[:3])
+    categories = dv.DVAE(GaussianEncoder(D, LATENT), BernoulliDecoder(D, LATENT))
+    assert dv.decode(categories.model, torch.zeros(2, LATENT), torch.zeros(1, D)).shape == (2, D)
