@@ -85,6 +85,29 @@ def sample(run: str, count: int, seed: int, output: str | None, pixels: bool) ->
     show(f"{count} {'images' if path.suffix == '.png' else 'rows'} in {path}")
 
 
+def _applied(verb: str, samples: int, text: str) -> None:
+    """Add a command that applies a verb to the rows of a file."""
+
+    @main.command(verb, help=f"{text}\n\nFILE holds the same columns as the data of the run folder RUN.")
+    @click.argument("run")
+    @click.argument("file")
+    @click.option("--output", default=None, help=f"Table (.csv) or array (.npy).  [default: {verb}.csv]")
+    @click.option("--samples", default=samples, show_default=True, help="Draws of the latents of each row.")
+    @click.option("--seed", default=0, show_default=True, help="Seed of the draws.")
+    @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:N or mps.")
+    def command(run: str, file: str, output: str | None, samples: int, seed: int, device: str) -> None:
+        from pyro_dvae.jobs.applying import apply
+
+        path, count = apply(verb, run, file, output, samples=samples, seed=seed, device=device)
+        show(f"{count} rows in {path}")
+
+
+_applied("encode", 100, "Write the posterior means of the latents of each row of FILE.")
+_applied("reconstruct", 20, "Write what the model makes of each row of FILE, in the units of the data.")
+_applied("denoise", 20, "Write what the model takes each noisy row of FILE for.")
+_applied("score", 1000, "Write log p(x) of each row of FILE, with its error and reliability.")
+
+
 @main.command()
 @click.argument("run")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -16,7 +16,14 @@ from pyro_dvae.datasets import (  # noqa: F401
 )
 from pyro_dvae.datasets.base import Dataset
 from pyro_dvae.datasets.binarisation import Binarisation, binarisation, binarisation_names, binarise_dataset
-from pyro_dvae.datasets.registry import absolute_name, dataset_names, is_file_name, is_own, load_dataset
+from pyro_dvae.datasets.registry import (
+    absolute_name,
+    dataset_names,
+    is_file_name,
+    is_own,
+    load_dataset,
+    read_file,
+)
 
 __all__ = [
     "Binarisation",
@@ -29,4 +36,5 @@ __all__ = [
     "is_file_name",
     "is_own",
     "load_dataset",
+    "read_file",
 ]

@@ -1,4 +1,4 @@
-"""A user's own file of arrays (.npy, .npz, .mat) as a data set with three parts."""
+"""A user's own file of arrays (.npy, .npz, .mat)."""
 
 from __future__ import annotations
 
@@ -13,33 +13,29 @@ from typing import IO
 
 import numpy as np
 
-from pyro_dvae.datasets.base import Dataset
-from pyro_dvae.datasets.from_tables import treated
-from pyro_dvae.datasets.registry import Request, register_file
-from pyro_dvae.datasets.treatment import Arrays, Content
+from pyro_dvae.datasets.registry import register_file
+from pyro_dvae.datasets.treatment import Arrays, Content, Treatment
 from pyro_dvae.errors import DataError
 from pyro_dvae.files import irregular
 from pyro_dvae.machine import machine_memory
 
 
 @register_file(".npy")
-def load_npy(path: Path, request: Request) -> Dataset:
-    """Load one array [N, D], [N, H, W] or [N, C, H, W], split 80 / 10 / 10."""
-    return treated(Content(path, {"all": read_npy(path)}), request.treatment, request.split_seed)
+def npy_content(path: Path, treatment: Treatment) -> Content:
+    """Read one array [N, D], [N, H, W] or [N, C, H, W]."""
+    return Content(path, {"all": read_npy(path)})
 
 
 @register_file(".npz")
-def load_npz(path: Path, request: Request) -> Dataset:
-    """Load parts ``train``, ``validation``, ``test`` (and ``*_labels``), or one array, dense or sparse."""
-    content = _of_archive(path, read_npz(path), request.treatment.array)
-    return treated(content, request.treatment, request.split_seed)
+def npz_content(path: Path, treatment: Treatment) -> Content:
+    """Read parts ``train``, ``validation``, ``test`` (and ``*_labels``), or one array, dense or sparse."""
+    return _of_archive(path, read_npz(path), treatment.array)
 
 
 @register_file(".mat")
-def load_mat(path: Path, request: Request) -> Dataset:
-    """Load the array of a MATLAB file of version 4 to 7.2, named or the only one with rows."""
-    content = _of_archive(path, read_mat(path), request.treatment.array)
-    return treated(content, request.treatment, request.split_seed)
+def mat_content(path: Path, treatment: Treatment) -> Content:
+    """Read the array of a MATLAB file of version 4 to 7.2, named or the only one with rows."""
+    return _of_archive(path, read_mat(path), treatment.array)
 
 
 _NO_NUMBERS = "not an array of numbers: damaged, of another kind, or holding Python objects"

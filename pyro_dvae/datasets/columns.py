@@ -96,9 +96,15 @@ class Columns:
         """Return rows [N, D] as a model sees them, of original values by column, each [N]."""
         parts = []
         for column in self.columns:
+            if column.name not in values:
+                raise DataError(f"there is no column {column.name!r}; it has {', '.join(list(values)[:10])}")
             found = values[column.name]
             if column.levels:
                 number = {level: float(n) for n, level in enumerate(column.levels)}
+                if new := sorted({str(text) for text in found} - set(number)):
+                    raise DataError(
+                        f"column {column.name!r}: {new[0]!r} is none of {', '.join(column.levels)}"
+                    )
                 parts.append(np.array([number[str(text)] for text in found]))
             else:
                 parts.append((np.asarray(found, dtype=np.float64) - column.offset) / column.factor)

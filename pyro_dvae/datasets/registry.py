@@ -12,7 +12,8 @@ import torch
 
 from pyro_dvae import checks
 from pyro_dvae.datasets.base import Dataset, UnavailableError
-from pyro_dvae.datasets.treatment import Treatment
+from pyro_dvae.datasets.from_tables import treated
+from pyro_dvae.datasets.treatment import Content, Treatment
 from pyro_dvae.errors import DataError, InputError
 from pyro_dvae.files import user_path
 
@@ -35,10 +36,11 @@ class Request:
 
 Loader = Callable[[Request], Dataset]
 FileLoader = Callable[[Path, Request], Dataset]
-_Any = TypeVar("_Any", Loader, FileLoader)
+Reader = Callable[[Path, Treatment], Content]
+_Any = TypeVar("_Any", Loader, FileLoader, Reader)
 
 _named: dict[str, Loader] = {}
-_files: dict[str, FileLoader] = {}
+_files: dict[str, Reader] = {}
 _prefixed: dict[str, FileLoader] = {}
 
 
@@ -47,8 +49,8 @@ def register(name: str) -> Callable[[Loader], Loader]:
     return _enter(_named, name)
 
 
-def register_file(suffix: str) -> Callable[[FileLoader], FileLoader]:
-    """Make ``load_dataset("....suffix")`` call the decorated loader on that file."""
+def register_file(suffix: str) -> Callable[[Reader], Reader]:
+    """Make ``load_dataset("....suffix")`` call the decorated reader on that file."""
     return _enter(_files, suffix)
 
 
@@ -138,7 +140,7 @@ def _loaded(name: str | Path | None, request: Request) -> Dataset:
     if (found := _prefix_and_path(name)) is not None:
         return _prefixed[found[0]](user_path("dataset", found[1]), request)
     if is_file_name(name):
-        return _files[Path(name).suffix.lower()](user_path("dataset", name), request)
+        return treated(read_file(name, request.treatment), request.treatment, request.split_seed)
     endings = ", ".join(sorted(_files))
     if isinstance(name, Path):
         raise DataError(f"{name}: expected a file ending in one of {endings}")
@@ -147,6 +149,16 @@ def _loaded(name: str | Path | None, request: Request) -> Dataset:
     except InputError as error:
         raise InputError(f"{error}; or a file ending in one of {endings}, or folder:PATH") from None
     return _in_unit_interval(_named[known](request))
+
+
+def read_file(name: str | Path, treatment: Treatment) -> Content:
+    """Return what a user's file holds, before anything is decided.
+
+    :raises DataError: it is missing, damaged or of an unknown kind.
+    """
+    if not is_file_name(name):
+        raise DataError(f"{name}: expected a file ending in one of {', '.join(sorted(_files))}")
+    return _files[Path(name).suffix.lower()](user_path("dataset", name), treatment)
 
 
 def _in_unit_interval(dataset: Dataset) -> Dataset:

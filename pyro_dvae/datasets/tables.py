@@ -1,4 +1,4 @@
-"""A user's own table (.csv, .tsv, .parquet) as a data set with three parts; read by pandas."""
+"""A user's own table (.csv, .tsv, .parquet), read by pandas."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ from pathlib import Path
 from typing import Any
 
 from pyro_dvae.datasets.arrays import reading
-from pyro_dvae.datasets.base import Dataset, needs
-from pyro_dvae.datasets.from_tables import texts_of, treated
-from pyro_dvae.datasets.registry import Request, register_file
-from pyro_dvae.datasets.treatment import Content
+from pyro_dvae.datasets.base import needs
+from pyro_dvae.datasets.from_tables import texts_of
+from pyro_dvae.datasets.registry import register_file
+from pyro_dvae.datasets.treatment import Content, Treatment
 
 _COLUMNS_AT_MOST = 20_000
 _GAPS = ("", "NA", "NaN", "nan", "null", "?")
 
 
 @register_file(".csv")
-def load_csv(path: Path, request: Request) -> Dataset:
-    """Load comma-separated rows, after at most one line of names."""
-    return _loaded(path, request, lambda pandas: _read(pandas, path, ","))
+def csv_content(path: Path, treatment: Treatment) -> Content:
+    """Read comma-separated rows, after at most one line of names."""
+    return _content(path, lambda pandas: _read(pandas, path, ","))
 
 
 @register_file(".tsv")
-def load_tsv(path: Path, request: Request) -> Dataset:
-    """Load rows separated by tabulators, after at most one line of names."""
-    return _loaded(path, request, lambda pandas: _read(pandas, path, "\t"))
+def tsv_content(path: Path, treatment: Treatment) -> Content:
+    """Read rows separated by tabulators, after at most one line of names."""
+    return _content(path, lambda pandas: _read(pandas, path, "\t"))
 
 
 @register_file(".parquet")
-def load_parquet(path: Path, request: Request) -> Dataset:
-    """Load a Parquet file; needs pyarrow."""
+def parquet_content(path: Path, treatment: Treatment) -> Content:
+    """Read a Parquet file; needs pyarrow."""
     needs("pyarrow", "pyarrow", path.name)
-    return _loaded(path, request, lambda pandas: pandas.read_parquet(path))
+    return _content(path, lambda pandas: pandas.read_parquet(path))
 
 
-def _loaded(path: Path, request: Request, read: Callable[[Any], Any]) -> Dataset:
+def _content(path: Path, read: Callable[[Any], Any]) -> Content:
     pandas = needs("pandas", "pandas", path.name)
     with reading(path):
         frame = read(pandas)
@@ -43,8 +43,7 @@ def _loaded(path: Path, request: Request, read: Callable[[Any], Any]) -> Dataset
             raise ValueError("it holds no rows")
         if doubled := [str(name) for name in frame.columns[frame.columns.duplicated()]]:
             raise ValueError(f"two columns are named {doubled[0]!r}")
-        content = Content(path, table=texts_of(frame))
-    return treated(content, request.treatment, request.split_seed)
+        return Content(path, table=texts_of(frame))
 
 
 def _read(pandas: Any, path: Path, separator: str) -> Any:

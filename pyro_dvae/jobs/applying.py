@@ -1,0 +1,142 @@
+"""A trained run applied to the rows of a file: codes, reconstructions, denoised rows, scores, as a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_dvae import checks
+from pyro_dvae.datasets import read_file
+from pyro_dvae.datasets.columns import Columns
+from pyro_dvae.datasets.treatment import Treatment
+from pyro_dvae.errors import DataError, InputError
+from pyro_dvae.files import replacing, user_path
+from pyro_dvae.jobs.data import of_file
+from pyro_dvae.jobs.folder import columns_of, options_of, read_config
+from pyro_dvae.jobs.images import by_column, write_table
+from pyro_dvae.jobs.loading import load
+from pyro_dvae.training import Fitted
+
+Table = dict[str, np.ndarray]
+_BYTES = 255.0
+
+
+@dataclass(frozen=True)
+class Given:
+    """The rows of a file as the model of a run sees them.
+
+    :param rows: [N, D].
+    :param columns: of the run's data; None of images.
+    :param factor: what values of images were divided by.
+    :param names: of the rows, [N], by the run's id column; None where there is none.
+    """
+
+    rows: Tensor
+    columns: Columns | None
+    factor: float
+    names: Table
+
+
+def rows_of(config: Mapping[str, Any], path: str | Path) -> Given:
+    """Read a file of the columns of a run's data, in its order and scales.
+
+    :raises DataError: a column is missing, cells are, or the rows have another size.
+    """
+    config = dict(config)
+    options, columns = options_of(config), columns_of(config)
+    treatment = Treatment(**of_file(options)).checked()
+    content = read_file(user_path("file", path), treatment)
+    table = content.table
+    arrays = [array.reshape(len(array), -1) for array in content.parts.values()]
+    if columns is not None:
+        table = table or {
+            str(n): np.concatenate([a[:, n] for a in arrays]) for n in range(arrays[0].shape[1])
+        }
+        try:
+            rows = columns.forward(table)
+        except (DataError, ValueError) as error:
+            raise DataError(f"{content.path}: {error}") from None
+    else:
+        flat = np.stack(list(table.values()), 1) if table is not None else np.concatenate(arrays)
+        rows = torch.from_numpy(np.asarray(flat, dtype=np.float32))
+        rows = rows / factor
+    size = config["data"]["dimension"]
+    if rows.shape[1] != size:
+        raise DataError(
+            f"{content.path}: expected {size} values in a row, as the run's data have, got {rows.shape[1]}"
+        )
+    checks.finite(str(content.path), rows)
+    name = options.id_column
+    names = {name: table[name]} if name is not None and table is not None and name in table else {}
+    return Given(rows, columns, factor, names)
+
+
+def _encode(fitted: Fitted, given: Given, samples: int, seed: int) -> Table:
+    codes = fitted.encode(given.rows, seed=seed)
+    flat = {name: mean.reshape(len(mean), -1).numpy() for name, mean in codes.mean.items()}
+    return {f"{name}{n}": values[:, n] for name, values in flat.items() for n in range(values.shape[1])}
+
+
+def _values(verb: str) -> Callable[[Fitted, Given, int, int], Table]:
+    def values(fitted: Fitted, given: Given, samples: int, seed: int) -> Table:
+        if given.columns is not None and given.columns.has_texts:
+            raise InputError(f"{verb}: categories have no mean; encode and score take them")
+        found = getattr(fitted, verb)(given.rows, num_samples=samples, seed=seed)
+        return by_column(given.columns, found * given.factor)
+
+    return values
+
+
+def _score(fitted: Fitted, given: Given, samples: int, seed: int) -> Table:
+    found = fitted.log_likelihood(given.rows, num_samples=samples, seed=seed, progress=None)
+    log_factor = 0.0 if given.columns is None else given.columns.log_factor
+    return {
+        "log_likelihood": found.log_likelihood.numpy() - log_factor,
+        "standard_error": found.standard_error.numpy(),
+        "pareto_k": found.pareto_k.numpy(),
+    }
+
+
+VERBS: dict[str, Callable[[Fitted, Given, int, int], Table]] = {
+    "encode": _encode,
+    "reconstruct": _values("reconstruct"),
+    "denoise": _values("denoise"),
+    "score": _score,
+}
+
+
+def apply(
+    verb: str,
+    run: str | Path,
+    file: str | Path,
+    output: str | Path | None,
+    *,
+    samples: int,
+    seed: int,
+    device: str = "cpu",
+) -> tuple[Path, int]:
+    """Apply a verb to the rows of a file; return what was written, and how many rows.
+
+    :param verb: one of :data:`VERBS`.
+    :param output: a ``.csv`` (with the rows' names and those of columns) or ``.npy`` file; None for
+        ``VERB.csv`` in the working directory.
+    :param samples: draws of the latents of each row.
+    """
+    checks.known("verb", verb, VERBS)
+    path = Path(f"{verb}.csv") if output is None else user_path("output", output)
+    if path.suffix not in (".csv", ".npy"):
+        raise InputError(f"output: expected a file ending in .csv or .npy, got {path}")
+    given = rows_of(read_config(run), file)
+    fitted = load(run, device=device)
+    table = VERBS[verb](fitted, given, checks.count("samples", samples), checks.count("seed", seed, 0))
+    if path.suffix == ".csv":
+        return write_table(path, given.names | table), len(given.rows)
+    with replacing(path) as partial, open(partial, "wb") as stream:
+        np.save(stream, np.stack(list(table.values()), 1), allow_pickle=False)
+    return path, len(given.rows)

@@ -1,0 +1,133 @@
+"""``pyro-dvae encode | reconstruct | denoise | score``: rows of a file through a run."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import pyro_dvae as dv
+from pyro_dvae.cli import main
+from pyro_dvae.jobs.applying import rows_of
+from pyro_dvae.jobs.folder import read_config
+
+RNG = np.random.default_rng(0)
+SMALL = ["--epochs", "3", "--width", "8", "--latent-size", "2", "--importance-samples", "0", "--quiet"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A run on a table with names, one on grey images, and their files."""
+    folder = tmp_path_factory.mktemp("applying")
+    height = RNG.normal(170, 10, 60)
+    table = {"id": [f"r{n}" for n in range(60)], "height": height, "weight": 0.9 * height - 80}
+    with open(folder / "people.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(table)
+        writer.writerows(zip(*table.values(), strict=True))
+    np.save(folder / "grey.npy", RNG.integers(0, 256, (50, 4, 4)).astype(np.uint8))
+    people, grey, output = folder / "people.csv", folder / "grey.npy", ["--output"]
+    run("train", "--dataset", people, "--id-column", "id", *SMALL, *output, folder / "people")
+    run("train", "--dataset", grey, "--scale", "bytes", *SMALL, *output, folder / "grey")
+    return folder
+
+
+def run(*arguments, code=0):
+    with pytest.raises(SystemExit) as ended:
+        main([str(each) for each in arguments])
+    assert (ended.value.code or 0) == code
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def read(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_codes_with_the_rows_names(made):
+    run("encode", made / "people", made / "people.csv")
+    rows = read("encode.csv")
+    assert list(rows[0]) == ["id", "z0", "z1"]
+    assert [row["id"] for row in rows] == [f"r{n}" for n in range(60)]
+    fitted = dv.load(made / "people")
+    given = rows_of(read_config(made / "people"), made / "people.csv")
+    codes = fitted.encode(given.rows)["z"]
+    found = torch.tensor([[float(row["z0"]), float(row["z1"])] for row in rows])
+    torch.testing.assert_close(found, codes)
+
+
+def test_columns_are_found_by_name_in_any_order(made):
+    rows = read(made / "people.csv")
+    with open("other.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["weight", "note", "height", "id"])
+        writer.writerows([row["weight"], "x", row["height"], row["id"]] for row in rows)
+    run("encode", made / "people", made / "people.csv", "--output", "a.npy")
+    run("encode", made / "people", "other.csv", "--output", "b.npy")
+    assert np.array_equal(np.load("a.npy"), np.load("b.npy"))
+
+
+@pytest.mark.parametrize("verb", ["reconstruct", "denoise"])
+def test_values_come_back_in_the_units_of_the_data(made, verb):
+    run(verb, made / "people", made / "people.csv", "--samples", "5")
+    heights = [float(row["height"]) for row in read(f"{verb}.csv")]
+    assert 140 < np.mean(heights) < 200
+    run(verb, made / "grey", made / "grey.npy", "--output", "x.npy")
+    images = np.load("x.npy")
+    assert images.shape == (50, 16)
+    assert 50 < images.mean() < 200
+    assert images.min() >= 0
+
+
+def test_scores_are_densities_of_the_original_units(made):
+    run("score", made / "people", made / "people.csv", "--samples", "200")
+    scores = [float(row["log_likelihood"]) for row in read("score.csv")]
+    fitted = dv.load(made / "people")
+    config = read_config(made / "people")
+    given = rows_of(config, made / "people.csv")
+    scaled = fitted.log_likelihood(given.rows, num_samples=200, seed=0).log_likelihood
+    factor = np.log([each["factor"] for each in config["data"]["columns"]]).sum()
+    assert np.allclose(scores, scaled.numpy() - factor, atol=1e-4)
+
+
+def test_a_run_is_loaded_with_its_best_weights_in_evaluation_mode(made):
+    fitted = dv.load(made / "grey")
+    assert not fitted.model.training
+    assert len(fitted.history.epochs) == 3
+    assert fitted.sample(3, seed=0).shape == (3, 16)
+    with pytest.raises(dv.InputError, match="a run folder is complete; leave them out"):
+        dv.load(made / "grey", model=fitted.model, guide=fitted.guide)
+    shutil.copytree(made / "grey", "copy")
+    Path("copy/checkpoint.safetensors").write_bytes(b"damaged")
+    with pytest.raises(dv.CheckpointError):
+        dv.load("copy")
+
+
+def test_what_does_not_fit_is_refused_in_one_line(made, capsys):
+    np.save("small.npy", np.zeros((5, 9)))
+    np.save("gaps.npy", np.full((5, 16), np.nan))
+    Path("other.csv").write_text("height\n170\n160\n")
+    cases = [
+        (
+            ["encode", made / "grey", "small.npy"],
+            "expected 16 values in a row, as the run's data have, got 9",
+        ),
+        (["encode", made / "grey", "gaps.npy"], "NaN or infinite"),
+        (["score", made / "people", "other.csv"], "there is no column 'weight'; it has height"),
+        (["score", made / "people", "missing.csv"], "no such file"),
+        (["score", made / "people", "rows.txt"], "expected a file ending in one of"),
+        (["encode", made / "people", made / "people.csv", "--output", "x.png"], "ending in .csv or .npy"),
+        (["denoise", made, made / "people.csv"], "it is not a run folder"),
+    ]
+    capsys.readouterr()
+    for command, words in cases:
+        run(*command, code=2)
+        printed = capsys.readouterr().err
+        assert words in printed
+        assert len(printed.strip().splitlines()) == 1
