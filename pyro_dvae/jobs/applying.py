@@ -53,6 +53,7 @@ def rows_of(config: Mapping[str, Any], path: str | Path) -> Given:
     treatment = Treatment(**of_file(options)).checked()
     content = read_file(user_path("file", path), treatment)
     table = content.table
+    factor = _BYTES if options.scale == "bytes" and columns is None else 1.0
     arrays = [array.reshape(len(array), -1) for array in content.parts.values()]
     if columns is not None:
         table = table or {
