@@ -60,9 +60,7 @@ def seen(pair: Pair, layout: Layout) -> Seen:
     one_pass = layout.several and not layout.looped
     # Outside of a recording of the bound, whose graph this is no part of.
     with _disable_current_modes(), forked(), torch.no_grad(), Evaluation():
-        alone = _run(
-            pair
-        )  # with Pyro's validation, if it is on: its messages are better than what would follow
+        alone = _run(pair)  # with Pyro's validation, if it is on: its messages are better than what follows
         frames = [f for trace in alone for s in trace.nodes.values() for f in s.get("cond_indep_stack", ())]
         needed = max((-frame.dim for frame in frames if frame.vectorized), default=0)
         nesting = needed if layout.max_plate_nesting == float("inf") else layout.max_plate_nesting
