@@ -20,7 +20,9 @@ from pyro_dvae.sites import corrupt
 class AmortisedGuide(Module, ABC):
     """A recognition network as a guide: corrupt ``x``, then draw ``z ~ q(z | x̃)``, given by the subclass.
 
-    Sites: ``x_tilde`` [N, D] (auxiliary) and ``z`` [N, d], inside the plate ``data``.
+    Sites: ``x_tilde`` [N, D] (auxiliary) and ``z`` [N, d], inside the plate ``data``. Rows may be images, [N,
+    C, H, W] say. They are flattened for an encoder that has an attribute ``data_size``, as those of this
+    package have; any other encoder gets x̃ as [..., C, H, W].
 
     A subclass may have other or additional networks as submodules. All are registered with Pyro under their
     attribute names.
@@ -58,10 +60,20 @@ class AmortisedGuide(Module, ABC):
         """Return q(z | x̃) of batch shape [...] and event shape [d] for x̃ of [..., D]."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Sample the corruption and the latent of each row of ``x`` [N, D]; return z [N, d]."""
+        """Sample the corruption and the latent of each row of ``x`` [N, D] or [N, ...]; return z [N, d]."""
         self.register()
         with pyro.plate("data", x.shape[0]):
-            return self.sample(corrupt("x_tilde", self.corruption, x))
+            return self.sample(self.corrupted(x))
+
+    def corrupted(self, x: Tensor) -> Tensor:
+        """Sample the corruption site of ``x`` [N, ...]; return x̃ as the encoder takes it."""
+        event_dim = max(1, x.dim() - 1)
+        x_tilde = corrupt("x_tilde", self.corruption, x, event_dim)
+        return self.encoder_input(x_tilde, event_dim)
+
+    def encoder_input(self, x: Tensor, event_dim: int) -> Tensor:
+        """Return ``x`` [..., *event], flat [..., D] if the encoder takes flat rows."""
+        return x.flatten(-event_dim) if hasattr(self.encoder, "data_size") else x
 
     def sample(self, x_tilde: Tensor) -> Tensor:
         """Sample the latents given corrupted data; a guide with several sites overrides this."""

@@ -9,6 +9,7 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 
 from pyro_dvae import checks
+from pyro_dvae.models.observed import observe
 from pyro_dvae.networks import BernoulliDecoder, GaussianEncoder
 from pyro_dvae.networks.counts import given_rows
 from pyro_dvae.priors import Prior, StandardNormal
@@ -72,5 +73,5 @@ class ChainModel(Module):
                 number -= 1
                 loc, scale = decoder(above)
                 z = above = pyro.sample(f"z{number}", dist.Normal(loc, scale).to_event(1))
-            pyro.sample("x", given_rows(self.decoder, above, x), obs=x)
+            observe(given_rows(self.decoder, above, x), x)
         return z

@@ -12,6 +12,7 @@ from pyro_dvae import checks
 from pyro_dvae.corruptions import Corruption
 from pyro_dvae.errors import InputError
 from pyro_dvae.guides import GaussianGuide
+from pyro_dvae.models.observed import observe
 from pyro_dvae.networks.counts import given_rows
 from pyro_dvae.priors import Prior, StandardNormal
 from pyro_dvae.registration import Module, register
@@ -20,10 +21,12 @@ from pyro_dvae.registration import Module, register
 class LatentVariableModel(Module):
     """``z ~ p(z)``, ``x ~ p_θ(x|z)``, with a decoder of the prior's code of ``z`` (usually ``z`` itself).
 
-    Sites: ``z`` [N, d] and ``x`` [N, D], inside the plate ``data``.
+    Sites: ``z`` [N, d] and ``x`` [N, D], inside the plate ``data``. Rows may be images, [N, C, H, W] say:
+    they are flattened where the decoder's distribution is over flat rows, and flat rows are shaped where it
+    is over images.
 
-    :param decoder: module from z [..., d] to a Pyro distribution over [..., D] with one event dimension,
-        with an attribute ``latent_size`` (d).
+    :param decoder: module from z [..., d] to a Pyro distribution over [..., D] with one event dimension, or
+        over images with ``.to_event(3)``; with an attribute ``latent_size`` (d).
     :param prior: of the latents; the standard normal by default.
     """
 
@@ -41,12 +44,12 @@ class LatentVariableModel(Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Observe each row of ``x`` [N, D]; return the latents [N, d]."""
+        """Observe each row of ``x`` [N, D] or [N, ...]; return the latents [N, d]."""
         register("decoder", self.decoder)
         register("prior", self.prior)
         with pyro.plate("data", x.shape[0]):
             z = pyro.sample("z", self.prior(x))
-            pyro.sample("x", given_rows(self.decoder, self.prior.code(z), x), obs=x)
+            observe(given_rows(self.decoder, self.prior.code(z), x), x)
         return z
 
 

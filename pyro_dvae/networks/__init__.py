@@ -17,6 +17,7 @@ from pyro_dvae.networks.decoders import (
     GaussianDecoder,
 )
 from pyro_dvae.networks.encoders import GaussianEncoder, GRUEncoder
+from pyro_dvae.networks.lifted import Lifted
 from pyro_dvae.networks.mlp import mlp
 from pyro_dvae.networks.table import TableDecoder, TableEncoder
 
@@ -32,6 +33,7 @@ __all__ = [
     "GRUEncoder",
     "GaussianDecoder",
     "GaussianEncoder",
+    "Lifted",
     "LowRankCovarianceDecoder",
     "MultinomialDecoder",
     "NegativeBinomialDecoder",

@@ -1,4 +1,4 @@
-"""Convolutional encoders and decoders for images, which are flat like all data: [..., D]."""
+"""Convolutional encoders and decoders for images: flat rows [..., D], or [..., C, H, W] for the encoder."""
 
 from __future__ import annotations
 
@@ -149,9 +149,9 @@ class ConvolutionalEncoder(Encoder):
 
     h = trunk(convolutions(x)); each convolution halves height and width, rounding up, and is followed by a
     ReLU. (With softplus or tanh instead, the posterior collapsed within a hundred steps on MNIST, because so
-    many non-zero features change the next layer too much at once.) ``x`` is ``[..., data_size]``; location
-    and scale are ``[..., latent_size]``. Weights of the convolutions start He uniform, all others Glorot
-    uniform, biases at zero.
+    many non-zero features change the next layer too much at once.) ``x`` is ``[..., data_size]`` or ``[...,
+    *image_shape]``; location and scale are ``[..., latent_size]``. Weights of the convolutions start He
+    uniform, all others Glorot uniform, biases at zero.
 
     :param data_size: D, the elements of an image.
     :param latent_size: d.
@@ -174,10 +174,19 @@ class ConvolutionalEncoder(Encoder):
         kernel_size: int = 3,
     ) -> None:
         super().__init__(data_size, latent_size)
-        shapes = sizes_of(image_shape_of(self.data_size, image_shape), maps_of(channels))
+        image = image_shape_of(self.data_size, image_shape)
+        shapes = sizes_of(image, maps_of(channels))
+        self.image_shape = image[1:] if image_shape is None else tuple(image_shape)
         self.convolutions = Convolutions(shapes, kernel_size)
         self.trunk = trunk(self.convolutions.feature_size, hidden_sizes, activation)
         self.head = linear(hidden_sizes[-1], 2 * self.latent_size)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return ``(loc, scale)``, each ``[..., latent_size]``, for flat ``x`` or ``[..., *image_shape]``."""
+        sizes = len(self.image_shape)
+        if x.shape[-1:] != (self.data_size,) and x.shape[-sizes:] == self.image_shape:
+            x = x.flatten(-sizes)
+        return super().forward(x)
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         hidden: torch.Tensor = self.trunk(self.convolutions(x))

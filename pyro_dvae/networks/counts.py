@@ -237,7 +237,7 @@ class DirichletMultinomialDecoder(MultinomialDecoder):
 
 
 def given_rows(decoder: nn.Module, z: Tensor, x: Tensor) -> TorchDistribution:
-    """Return p(x | z) of a decoder, told the totals of the rows ``x`` [..., D] if it takes them."""
-    known = (x.sum(-1, keepdim=True),) if getattr(decoder, "takes_total", False) else ()
+    """Return p(x | z) of a decoder, told the totals of the rows ``x`` [N, ...] if it takes them."""
+    known = (x.flatten(1).sum(-1, keepdim=True),) if getattr(decoder, "takes_total", False) else ()
     found: TorchDistribution = decoder(z, *known)
     return found

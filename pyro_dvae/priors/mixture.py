@@ -47,21 +47,23 @@ class VampPrior(Prior):
     The pseudo-inputs are free parameters and not restricted to [0, 1].
 
     :param posterior: an amortised guide with one latent site; its corruption is not used.
-    :param pseudo_inputs: initial values of u_k, [K, D]: rows of the data, or similar random numbers.
+    :param pseudo_inputs: initial values of u_k, [K, D] or [K, ...]: rows of the data, or similar random
+        numbers.
     """
 
     def __init__(self, posterior: AmortisedGuide, pseudo_inputs: Tensor) -> None:
         checks.instance("posterior", posterior, AmortisedGuide, "an amortised guide")
         checks.finite("pseudo_inputs", checks.floating("pseudo_inputs", pseudo_inputs))
-        if pseudo_inputs.dim() != 2:
+        if pseudo_inputs.dim() < 2:
             raise InputError(
                 f"pseudo_inputs: expected shape [components, data_size], got {tuple(pseudo_inputs.shape)}"
             )
+        inputs = posterior.encoder_input(pseudo_inputs, pseudo_inputs.dim() - 1)
         with torch.no_grad(), calling("posterior, pseudo_inputs"):
-            latent_size = posterior.posterior(pseudo_inputs).event_shape[-1]
+            latent_size = posterior.posterior(inputs).event_shape[-1]
         super().__init__(latent_size)
         self.posterior = posterior
-        self.pseudo_inputs = nn.Parameter(pseudo_inputs.detach().clone())
+        self.pseudo_inputs = nn.Parameter(inputs.detach().clone())
 
     @classmethod
     def of_sizes(cls, data_size: int, latent_size: int, components: int = 100) -> VampPrior:

@@ -93,7 +93,8 @@ def naming_draws(pair: Pair, layout: Layout) -> Iterator[None]:
             reason = reason.replace(f"{plate!r}", words)
         raise InputError(
             f"model, guide: they run for one draw and fail for {counts(layout)} in one pass ({reason}); "
-            f"programs must vectorise over dimensions on the left: mend that, or use {LOOP} or a single draw"
+            "programs must vectorise over dimensions on the left: mend that (dv.networks.Lifted wraps a "
+            f"network of [N, ...]), or use {LOOP} or a single draw"
         ) from error
 
 

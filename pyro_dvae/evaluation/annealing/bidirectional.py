@@ -74,6 +74,9 @@ def simulated(programs: Programs, data_site: str) -> tuple[Programs, dict[str, T
 
 
 def _shaped(value: Tensor, like: Tensor, data_site: str) -> Tensor:
+    """Return the site's value as rows like the data's, which the model may have flattened or shaped."""
+    if 2 in (value.dim(), like.dim()) and value.numel() == like.numel() and len(value) == len(like):
+        value = value.reshape(like.shape)
     if value.shape != like.shape:
         raise InputError(
             f"data: expected the shape of the site {data_site!r}, {tuple(value.shape)}, got "

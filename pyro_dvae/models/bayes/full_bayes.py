@@ -18,9 +18,9 @@ from pyro_dvae.errors import InputError
 from pyro_dvae.guides.base import AmortisedGuide
 from pyro_dvae.models.bayes.weights import SITE, GaussianWeights, Skeleton, trainable
 from pyro_dvae.models.dvae import LatentVariableModel
+from pyro_dvae.models.observed import observe
 from pyro_dvae.priors import Prior, StandardNormal
 from pyro_dvae.registration import Module, register
-from pyro_dvae.sites import corrupt
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class PredictiveModel(Module):
         with pyro.plate("data", x.shape[0]):
             z: Tensor = pyro.sample("z", self.prior(x))
             likelihood = self.skeleton(self.weights.draw(z.shape[:-2]), self.prior.code(z))
-            pyro.sample("x", likelihood, obs=x)
+            observe(likelihood, x)
         return z
 
 
@@ -130,7 +130,7 @@ class FullBayesGuide(Module):
         with self.share.of(x) as data:
             self.weights.sample()
             with data:
-                return self.guide.sample(corrupt("x_tilde", self.guide.corruption, x))
+                return self.guide.sample(self.guide.corrupted(x))
 
 
 def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -188,7 +188,7 @@ class FullBayesModel(Module):
             weights = {name: pyro.sample(f"{SITE}.{name}", prior) for name, prior in self._priors(x).items()}
             with data:
                 z: Tensor = pyro.sample("z", self.prior(x))
-                pyro.sample("x", self.skeleton(weights, self.prior.code(z)), obs=x)
+                observe(self.skeleton(weights, self.prior.code(z)), x)
         return z
 
     def _priors(self, like: Tensor) -> dict[str, dist.Independent]:

@@ -12,6 +12,7 @@ from pyro_dvae import checks
 from pyro_dvae.corruptions import Corruption, NoCorruption
 from pyro_dvae.errors import InputError
 from pyro_dvae.models.draw.networks import DrawDecoder, DrawEncoder, decoder_of, encoder_of
+from pyro_dvae.models.observed import observe
 from pyro_dvae.priors import StandardNormal
 from pyro_dvae.registration import Module, register
 from pyro_dvae.sites import corrupt
@@ -38,7 +39,7 @@ class DrawModel(Module):
             for step in range(1, self.decoder.steps + 1):
                 z = pyro.sample(f"z{step}", self.prior(x))
                 drawing = self.decoder(z, drawing)
-            pyro.sample("x", self.decoder.likelihood(drawing.canvas), obs=x)
+            observe(self.decoder.likelihood(drawing.canvas), x)
         return drawing.canvas
 
 
@@ -73,7 +74,8 @@ class DrawGuide(Module):
         register("encoder", self.encoder)
         register("decoder", self.decoder)
         with pyro.plate("data", x.shape[0]):
-            return self.sample(corrupt("x_tilde", self.corruption, x))
+            event_dim = max(1, x.dim() - 1)
+            return self.sample(corrupt("x_tilde", self.corruption, x, event_dim).flatten(-event_dim))
 
     def sample(self, x_tilde: Tensor) -> list[Tensor]:
         """Sample the latents given corrupted data [..., D]."""
