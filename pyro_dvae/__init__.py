@@ -61,6 +61,7 @@ _NAMES = {
         "log_likelihood",
     ],
     "guides": [
+        "AutoEncoderGuide",
         "BernoulliGuide",
         "CategoricalGuide",
         "ChainGuide",
@@ -78,6 +79,7 @@ _NAMES = {
         "BernoulliPrior",
         "CategoricalPrior",
         "ConcretePrior",
+        "FlowPrior",
         "GaussianPair",
         "GumbelSoftmaxPrior",
         "MixturePrior",

@@ -47,6 +47,7 @@ from .evaluation import (
     log_likelihood,
 )
 from .guides import (
+    AutoEncoderGuide,
     BernoulliGuide,
     CategoricalGuide,
     ChainGuide,
@@ -64,6 +65,7 @@ from .priors import (
     BernoulliPrior,
     CategoricalPrior,
     ConcretePrior,
+    FlowPrior,
     GaussianPair,
     GumbelSoftmaxPrior,
     MixturePrior,
@@ -80,6 +82,7 @@ __version__: str
 __all__ = [
     "DRAW",
     "DVAE",
+    "AutoEncoderGuide",
     "Autoencoder",
     "BernoulliGuide",
     "BernoulliPrior",
@@ -106,6 +109,7 @@ __all__ = [
     "Estimate",
     "Fitted",
     "FlowGuide",
+    "FlowPrior",
     "FullBayes",
     "FullCovarianceGuide",
     "GaussianGuide",
