@@ -62,6 +62,7 @@ _NAMES = {
         "log_likelihood",
     ],
     "guides": [
+        "AutoEncoderGuide",
         "BernoulliGuide",
         "CategoricalGuide",
         "ChainGuide",
@@ -80,6 +81,7 @@ _NAMES = {
         "BernoulliPrior",
         "CategoricalPrior",
         "ConcretePrior",
+        "FlowPrior",
         "GaussianPair",
         "GumbelSoftmaxPrior",
         "MixturePrior",

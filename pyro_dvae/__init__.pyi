@@ -48,6 +48,7 @@ from .evaluation import (
     log_likelihood,
 )
 from .guides import (
+    AutoEncoderGuide,
     BernoulliGuide,
     CategoricalGuide,
     ChainGuide,
@@ -66,6 +67,7 @@ from .priors import (
     BernoulliPrior,
     CategoricalPrior,
     ConcretePrior,
+    FlowPrior,
     GaussianPair,
     GumbelSoftmaxPrior,
     MixturePrior,
@@ -83,6 +85,7 @@ __version__: str
 __all__ = [
     "DRAW",
     "DVAE",
+    "AutoEncoderGuide",
     "Autoencoder",
     "BernoulliGuide",
     "BernoulliPrior",
@@ -110,6 +113,7 @@ __all__ = [
     "Estimate",
     "Fitted",
     "FlowGuide",
+    "FlowPrior",
     "FullBayes",
     "FullCovarianceGuide",
     "GaussianGuide",

@@ -117,6 +117,7 @@ BOUND |= {"strict_enumeration_warning": True, "ignore_jit_warnings": False}
 
 # The arguments of a valid call, made anew each time, and how what comes of it is used.
 CALLS = {
+    "AutoEncoderGuide": (lambda: {"model": model}, run),
     "Autoencoder": (lambda: {"encoder": encoder(), "decoder": decoder()}, train),
     "BernoulliGuide": (lambda: {"encoder": Heads(2)}, run),
     "BernoulliPrior": (lambda: {"latent_size": 2}, sampled),
@@ -167,6 +168,7 @@ CALLS = {
         lambda: {"encoder": Heads(3), "feature_size": 3, "latent_size": 2, "flows": []},
         run,
     ),
+    "FlowPrior": (lambda: {"latent_size": 2}, sampled),
     "FullBayes": (
         lambda: {"decoder": decoder(), "guide": dv.GaussianGuide(encoder()), "data_count": 4},
         train,

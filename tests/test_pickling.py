@@ -63,10 +63,17 @@ class Inner(torch.nn.Module):
             return pyro.sample("z", pyro.distributions.Normal(self.net(x), 1.0).to_event(1))
 
 
+def local_model(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(d), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z.sum(-1, keepdim=True), 1.0).expand([*x.shape]).to_event(1), obs=x)
+
+
 MODULES = {
     "BernoulliPrior": lambda: dv.BernoulliPrior(d, learnable=True),
     "CategoricalPrior": lambda: dv.CategoricalPrior(d, learnable=True),
     "ConcretePrior": lambda: dv.ConcretePrior(d),
+    "FlowPrior": lambda: dv.FlowPrior(d, 2, 3),
     "GaussianPair": lambda: dv.GaussianPair(d),
     "GumbelSoftmaxPrior": lambda: dv.GumbelSoftmaxPrior(d),
     "MixturePrior": lambda: dv.MixturePrior(d, 3),
@@ -76,6 +83,7 @@ MODULES = {
     "NetworkCorruption": lambda: dv.NetworkCorruption(torch.nn.Linear(D, D), "gaussian"),
     "ChainGuide": lambda: guide(dv.ChainGuide, dv.BitFlip(0.2)),
     "ChainModel": lambda: dv.ChainModel.of_sizes(D, d, (3,)),
+    "AutoEncoderGuide": lambda: dv.AutoEncoderGuide(local_model, corruption=dv.BitFlip(0.2)),
     "DenoisingGuide": lambda: dv.DenoisingGuide(Inner(), dv.BitFlip(0.2, learnable=True)),
     "LatentVariableModel": lambda: dv.LatentVariableModel(decoder()),
 }
@@ -203,6 +211,8 @@ def test_other_modules(made, used, copied):
         pyro.clear_param_store()
         pyro.set_rng_seed(3)
         found = module(X)
+        if isinstance(found, dict):
+            (found,) = found.values()
         return found if isinstance(found, torch.Tensor) else found.sample()
 
     assert torch.equal(drawn(other), drawn(module))

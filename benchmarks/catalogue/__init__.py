@@ -2,6 +2,7 @@
 
 from catalogue.baselines import BASELINES
 from catalogue.corruptions import CORRUPTIONS
+from catalogue.counts import COUNTS
 from catalogue.decoders import DECODERS
 from catalogue.discrete import DISCRETE
 from catalogue.encoders import ENCODERS
@@ -12,6 +13,6 @@ from catalogue.system import System
 
 SYSTEMS: dict[str, System] = {
     system.name: system
-    for group in (ENCODERS, DECODERS, GUIDES, DISCRETE, PRIORS, CORRUPTIONS, OTHERS, BASELINES)
+    for group in (ENCODERS, DECODERS, COUNTS, GUIDES, DISCRETE, PRIORS, CORRUPTIONS, OTHERS, BASELINES)
     for system in group
 }

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pyro_dvae as dv
+from catalogue.counts import DIGITS, counted
 from catalogue.system import Setting, System, dvae, frey_noise
 from pyro_dvae.corruptions import mean_image_rate
-from pyro_dvae.networks import GaussianDecoder
+from pyro_dvae.networks import GaussianDecoder, PoissonDecoder
 
 GROUP = "Corruptions"
 Noise = Callable[[Setting], dv.Corruption]
@@ -70,6 +71,13 @@ CORRUPTIONS = [
         lambda setting: dv.Masking(0.05),
     ),
     noise(
+        "swap",
+        "5 % of the pixels swapped with those of another image",
+        "Yoon et al. 2020",
+        "`SwapNoise`",
+        lambda setting: dv.SwapNoise(0.05, setting.train),
+    ),
+    noise(
         "augmentation",
         "none; binary pixels drawn anew in every epoch (data augmentation)",
         "Im et al. 2017, as a comparison",
@@ -87,5 +95,29 @@ CORRUPTIONS = [
         dataset="frey",
         binarisation="none",
         same_as="decoder-gaussian-per-pixel",
+    ),
+    System(
+        "corruption-multiplicative",
+        GROUP,
+        "Gaussian noise of 10 % of the value",
+        "Srivastava et al. 2014",
+        "`MultiplicativeNoise`",
+        lambda setting: dvae(
+            setting,
+            decoder=setting.decoder(GaussianDecoder, scale="per-pixel"),
+            corruption=dv.MultiplicativeNoise(0.1),
+        ),
+        dataset="frey",
+        binarisation="none",
+    ),
+    System(
+        "corruption-thinning",
+        GROUP,
+        "binomial thinning of counts, 20 %",
+        "Batson et al. 2019, as a split; here as noise",
+        "`BinomialThinning`",
+        counted(PoissonDecoder),
+        **DIGITS,
+        same_as="counts-poisson",
     ),
 ]

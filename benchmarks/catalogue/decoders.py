@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from catalogue.measures import bits
 from catalogue.system import Pair, Setting, System, dvae, frey_noise
 from pyro_dvae.networks import (
     BernoulliDecoder,
     ContinuousBernoulliDecoder,
     ConvolutionalDecoder,
+    DiscretisedLogisticDecoder,
+    FullCovarianceDecoder,
     GaussianDecoder,
+    LowRankCovarianceDecoder,
 )
 
 GROUP = "Decoders and likelihoods"
@@ -71,6 +75,48 @@ DECODERS = [
         "Loaiza-Ganem and Cunningham 2019",
         "`ContinuousBernoulliDecoder`",
         grey(ContinuousBernoulliDecoder),
+        dataset="frey",
+        binarisation="none",
+    ),
+    System(
+        "decoder-discretised-logistic",
+        GROUP,
+        "bytes by a discretised logistic",
+        "Salimans et al. 2017",
+        "`DiscretisedLogisticDecoder`",
+        grey(DiscretisedLogisticDecoder),
+        measures=(bits,),
+        dataset="frey",
+        binarisation="none",
+    ),
+    System(
+        "decoder-discretised-logistic-mixture",
+        GROUP,
+        "bytes by a mixture of five discretised logistics",
+        "Salimans et al. 2017",
+        "`DiscretisedLogisticDecoder(mixture=True)`",
+        grey(DiscretisedLogisticDecoder, mixture=True),
+        measures=(bits,),
+        dataset="frey",
+        binarisation="none",
+    ),
+    System(
+        "decoder-full-covariance",
+        GROUP,
+        "Gaussian pixels with one full covariance",
+        "a variant",
+        "`FullCovarianceDecoder`",
+        grey(FullCovarianceDecoder),
+        dataset="frey",
+        binarisation="none",
+    ),
+    System(
+        "decoder-low-rank-covariance",
+        GROUP,
+        "Gaussian pixels with one covariance of 20 factors",
+        "a variant",
+        "`LowRankCovarianceDecoder`",
+        grey(LowRankCovarianceDecoder, rank=20),
         dataset="frey",
         binarisation="none",
     ),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyro_dvae as dv
 from catalogue.measures import reconstruction
-from catalogue.system import BOUNDS, Pair, Setting, System, dvae
+from catalogue.system import BOUNDS, Pair, Setting, System, dvae, salt
 from pyro_dvae import guides
 from pyro_dvae.models import ChainModel, LatentVariableModel
 
@@ -22,6 +22,11 @@ def guided(kind: Any, **options: Any) -> Callable[[Setting], Pair]:
 def chain(setting: Setting) -> Pair:
     model = ChainModel.of_sizes(setting.data_size, setting.latent_size, setting.decoder_sizes, num_layers=2)
     return Pair(model, setting.guide(guides.ChainGuide, num_layers=2))
+
+
+def automatic(setting: Setting) -> Pair:
+    model = LatentVariableModel(setting.decoder())
+    return Pair(model, dv.AutoEncoderGuide(model, corruption=salt(), hidden_sizes=setting.encoder_sizes))
 
 
 GUIDES = [
@@ -42,6 +47,14 @@ GUIDES = [
         "`GaussianGuide(corruption=...)`, `DenoisingGuide`",
         guided(guides.GaussianGuide),
         measures=(reconstruction,),
+    ),
+    System(
+        "guide-automatic",
+        GROUP,
+        "a denoising guide made from the model",
+        "a variant",
+        "`AutoEncoderGuide`",
+        automatic,
     ),
     System(
         "guide-chain",

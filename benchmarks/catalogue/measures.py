@@ -10,7 +10,8 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_dvae.evaluation import active_units, reconstruction_error
+from pyro_dvae.bounds import TraceDenoising_ELBO
+from pyro_dvae.evaluation import active_units, bits_per_dim, evaluate_bound, reconstruction_error
 from pyro_dvae.evaluation.measures import binary_code
 from pyro_dvae.sites import clean_input
 
@@ -28,6 +29,13 @@ def bits_of_logits(model: Any, guide: Any, test: Tensor, seed: int) -> dict[str,
 def activity(model: Any, guide: Any, test: Tensor, seed: int) -> dict[str, float]:
     """Count the active latents (Burda et al. 2016) on clean input."""
     return {"active latents": float(active_units(model, guide, test, seed=seed).count)}
+
+
+def bits(model: Any, guide: Any, test: Tensor, seed: int) -> dict[str, float]:
+    """Measure the code length of discrete data by the bound on clean input, in bits per dimension."""
+    bound = TraceDenoising_ELBO(max_plate_nesting=1)
+    found = evaluate_bound(model, guide, test, loss=bound, seed=seed)
+    return {"bits per dimension": bits_per_dim(-found.mean, test.shape[1])}
 
 
 def divergence(model: Any, guide: Any, test: Tensor, seed: int) -> dict[str, float]:

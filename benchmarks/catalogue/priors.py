@@ -62,6 +62,14 @@ PRIORS = [
         vamp,
     ),
     System(
+        "prior-flow",
+        GROUP,
+        "RealNVP of eight couplings",
+        "Dinh et al. 2017; as prior: Chen et al. 2017",
+        "`FlowPrior`",
+        with_prior(priors.FlowPrior),
+    ),
+    System(
         "prior-mixture",
         GROUP,
         "learned mixture of ten Gaussians",

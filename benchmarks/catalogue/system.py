@@ -85,8 +85,9 @@ class System:
     :param bound: makes it.
     :param applies: the names in ``BOUNDS`` that it can be trained by; no other bound takes it.
     :param measures: what is measured beside the bound.
-    :param dataset: ``"mnist"`` or ``"frey"``.
+    :param dataset: ``"mnist"``, ``"frey"`` or ``"digits"``.
     :param binarisation: of the data.
+    :param times: the data are multiplied by it: the 8 × 8 digits times 16 are counts of pixels.
     :param same_as: the name of the entry that is the same system, which is run in its place.
     """
 
@@ -102,6 +103,7 @@ class System:
     measures: tuple[Measure, ...] = ()
     dataset: str = "mnist"
     binarisation: str = "static"
+    times: float = 1.0
     same_as: str | None = None
 
 

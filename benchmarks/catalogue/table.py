@@ -28,7 +28,7 @@ def figures(row: Mapping[str, Any], more: bool = True) -> str:
             parts.append(f"code of {value:.1f} bits")
         elif name == "active latents":
             parts.append(f"{value:.0f} active latents")
-        elif name.startswith(("cross-entropy", "divergence")):
+        elif name.startswith(("cross-entropy", "divergence", "bits per")):
             parts.append(f"{name} {value:.2f}")
     return "; ".join(parts)
 

@@ -1,5 +1,6 @@
 """Guides, which sample the latents from corrupted data."""
 
+from pyro_dvae.guides.automatic import AutoEncoderGuide
 from pyro_dvae.guides.chain import ChainGuide
 from pyro_dvae.guides.concrete import ConcreteGuide, GumbelSoftmaxGuide
 from pyro_dvae.guides.denoising import DenoisingGuide
@@ -10,6 +11,7 @@ from pyro_dvae.guides.implicit import ImplicitGuide
 from pyro_dvae.guides.mixture import MixtureGuide
 
 __all__ = [
+    "AutoEncoderGuide",
     "BernoulliGuide",
     "CategoricalGuide",
     "ChainGuide",

@@ -4,6 +4,7 @@ from pyro_dvae.distributions.continuous_bernoulli import ContinuousBernoulli
 from pyro_dvae.networks.activations import activation
 from pyro_dvae.networks.convolutional import ConvolutionalDecoder, ConvolutionalEncoder
 from pyro_dvae.networks.counts import (
+    CountEncoder,
     DirichletMultinomialDecoder,
     MultinomialDecoder,
     NegativeBinomialDecoder,
@@ -27,6 +28,7 @@ __all__ = [
     "ContinuousBernoulliDecoder",
     "ConvolutionalDecoder",
     "ConvolutionalEncoder",
+    "CountEncoder",
     "DirichletMultinomialDecoder",
     "DiscretisedLogisticDecoder",
     "FullCovarianceDecoder",

@@ -1,4 +1,4 @@
-"""Decoders of counts: Poisson, negative binomial, multinomial and Dirichlet-multinomial.
+"""Counts: their encoder, and decoders for Poisson, negative binomial and (Dirichlet-)multinomial counts.
 
 With N columns of shares ``p = softmax(W h + b)``, h = trunk(z), the mean count is ``ℓ p_j``. The library size
 ℓ is the total of the row, as a known offset, or a number that the latents explain. The corruption that fits
@@ -21,6 +21,7 @@ from pyro_dvae import checks
 from pyro_dvae.distributions.counts import DirichletMultinomial, GivenTotal, Multinomial
 from pyro_dvae.errors import InputError
 from pyro_dvae.networks.decoders import Decoder
+from pyro_dvae.networks.encoders import GaussianEncoder
 from pyro_dvae.networks.mlp import last_dimension, linear, trunk
 
 LIBRARIES = ("row", "latent")
@@ -87,9 +88,10 @@ class CountDecoder(Decoder):
         return GivenTotal(lambda own: self.counts(hidden, own), typical)
 
     def log_rate(self, hidden: Tensor, total: Tensor) -> Tensor:
-        """Return log(ℓ p), [..., D]; an empty row has a rate of almost 0."""
-        tiny = torch.finfo(total.dtype).tiny
-        return total.clamp(min=tiny).log() + torch.log_softmax(self.head(hidden), -1)
+        """Return log(ℓ p), [..., D], above −80: smaller rates would round to 0, with an infinite loss."""
+        tiny = torch.finfo(total.dtype).tiny  # of an empty row
+        log_rate = total.clamp(min=tiny).log() + torch.log_softmax(self.head(hidden), -1)
+        return log_rate.clamp(min=-80.0)
 
 
 class _InflatedDecoder(CountDecoder):
@@ -234,6 +236,16 @@ class DirichletMultinomialDecoder(MultinomialDecoder):
     def counts(self, hidden: Tensor, total: Tensor) -> TorchDistribution:
         concentration = torch.log_softmax(self.head(hidden), -1) - self.spread.log()
         return DirichletMultinomial(concentration.clamp(min=-40.0).exp(), total.squeeze(-1))
+
+
+class CountEncoder(GaussianEncoder):
+    """The fully connected recognition network of log(1 + x): counts differ by orders of magnitude.
+
+    ``x`` is ``[..., data_size]``; location and scale are ``[..., latent_size]``.
+    """
+
+    def features(self, x: Tensor) -> Tensor:
+        return super().features(x.clamp(min=0).log1p())
 
 
 def given_rows(decoder: nn.Module, z: Tensor, x: Tensor) -> TorchDistribution:

@@ -14,6 +14,7 @@ import pyro_dvae as dv
 from pyro_dvae.distributions.counts import DirichletMultinomial, GivenTotal, Multinomial
 from pyro_dvae.errors import InputError
 from pyro_dvae.networks import (
+    CountEncoder,
     DirichletMultinomialDecoder,
     GaussianEncoder,
     MultinomialDecoder,
@@ -168,6 +169,25 @@ def test_single_precision_of_large_and_of_empty_rows(kind):
     found = decoder(z).log_prob(rows)
     exact = decoder.double()(z.double()).log_prob(rows.double())
     torch.testing.assert_close(found.double(), exact, rtol=1e-4, atol=2e-2)
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_shares_that_round_to_zero_keep_the_loss_finite(kind):
+    decoder = kind(4, 2, (5,))
+    with torch.no_grad():
+        decoder.head.bias.copy_(torch.tensor([0.0, -500.0, 0.0, 0.0]))
+    loss = -decoder(torch.zeros(1, 2)).log_prob(torch.tensor([[3.0, 2.0, 0.0, 1.0]]))
+    loss.sum().backward()
+    assert torch.isfinite(loss).all()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in decoder.parameters())
+
+
+def test_the_encoder_sees_logarithms():
+    torch.manual_seed(0)
+    encoder, plain = CountEncoder(4, 2), GaussianEncoder(4, 2)
+    plain.load_state_dict(encoder.state_dict())
+    for one, other in zip(encoder(X.float()), plain(X.float().log1p()), strict=True):
+        torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize("kind", [Multinomial, DirichletMultinomial])

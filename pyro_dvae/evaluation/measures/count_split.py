@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +26,7 @@ from pyro_dvae.evaluation.measures.passes import (
 )
 from pyro_dvae.programs.parameters import float_type
 from pyro_dvae.random_state import forked
-from pyro_dvae.rows import Data
+from pyro_dvae.rows import Arguments, Data
 
 _SMALLEST = 1e-6  # an expected count: keeps the loss of a count that was held to be impossible finite
 _DEPTH = 10_000.0  # of log-normalised counts
@@ -150,18 +151,24 @@ def denoised_counts(
     given = Data.opened("data", (data, *args), kwargs, float_type(model, guide))
     checks.count("num_samples", num_samples)
     parts = []
+    plate = ""
     with measuring(model, guide, first_chunk(given, batch_size), clean, seed):
         for rows in chunks(given, batch_size):
-            plate = data_plate(check_pair(model, guide, rows), len(rows))
-            total = rows.x.new_zeros(())
-            for _ in range(num_samples):
-                codes = rows.call(poutine.trace(guide).get_trace)
-                nodes = rows.call(poutine.trace(poutine.replay(model, trace=codes)).get_trace).nodes
-                if data_site not in nodes:
-                    raise InputError(f"data_site: expected a site of the model, got {data_site!r}")
-                mean = mean_of(nodes[data_site]["fn"])
-                if mean is None:
-                    raise InputError(f"data_site: the distribution at {data_site!r} has no known mean")
-                total = total + by_row(mean, nodes[data_site], plate)
-            parts.append(total / num_samples)
+            if not plate:
+                draws = check_pair(model, guide, rows)
+                plate = data_plate(draws, len(rows))
+                observed = [site["name"] for site in draws.model_sites() if site["is_observed"]]
+                checks.known("data_site", data_site, observed)
+            runs = (_mean(model, guide, rows, data_site, plate) for _ in range(num_samples))
+            parts.append(functools.reduce(torch.add, runs) / num_samples)
     return torch.cat(parts)
+
+
+def _mean(model: Program, guide: Program, rows: Arguments, data_site: str, plate: str) -> Tensor:
+    """Return E[x | z] of the rows at codes that the guide draws."""
+    codes = rows.call(poutine.trace(guide).get_trace)
+    site = rows.call(poutine.trace(poutine.replay(model, trace=codes)).get_trace).nodes[data_site]
+    mean = mean_of(site["fn"])
+    if mean is None:
+        raise InputError(f"data_site: the distribution at {data_site!r} has no known mean")
+    return by_row(mean, site, plate)

@@ -123,5 +123,5 @@ def test_what_cannot_be_split_or_compared_is_refused():
     with pytest.raises(InputError, match=r"^denoised: expected values of at least 0, got -1"):
         split.errors(-torch.ones(4, 3))
     pair = Half()
-    with pytest.raises(InputError, match=r"^data_site: expected a site of the model, got 'y'"):
+    with pytest.raises(InputError, match=r"^data_site: unknown name 'y'"):
         denoised_counts(pair.model, pair.guide, counts(), data_site="y")
