@@ -52,6 +52,7 @@ _NAMES = {
         "Check",
         "Estimate",
         "LogLikelihood",
+        "Refinement",
         "annealed_log_likelihood",
         "bidirectional",
         "binary_code",

@@ -82,7 +82,7 @@ MODULES = {
 OTHERS = {
     "BoundsReport", "Check", "CompiledLoss", "CompiledSVI", "ConstantSchedule", "Corruption",
     "DVAE", "Dataset", "Estimate", "Fitted", "History", "LinearSchedule",
-    "LogLikelihood", "Prior", "StepSchedule", "Trainer",
+    "LogLikelihood", "Prior", "Refinement", "StepSchedule", "Trainer",
 }  # fmt: skip
 GUIDES = [
     "BernoulliGuide",
