@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-from pyro_dvae.evaluation.arguments import Arguments
 from pyro_dvae.evaluation.refinement.gaussian import Gaussians
 from pyro_dvae.evaluation.refinement.settings import Refinement
 from pyro_dvae.evaluation.refinement.targets import Targets
+from pyro_dvae.rows import Arguments
 
 _DECAYS = (0.9, 0.999)
 _EPSILON = 1e-3  # nats per unit: Adam would blow rounding errors up to whole steps where a row has arrived

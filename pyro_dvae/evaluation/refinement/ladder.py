@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from pyro_dvae.evaluation.annealing.structure import Program
-from pyro_dvae.evaluation.arguments import Arguments
 from pyro_dvae.evaluation.importance.psis import k_threshold
 from pyro_dvae.evaluation.refinement.climbing import climbed
 from pyro_dvae.evaluation.refinement.gaussian import Gaussians, encoded
 from pyro_dvae.evaluation.refinement.settings import Refinement
 from pyro_dvae.evaluation.refinement.targets import Targets
 from pyro_dvae.evaluation.refinement.weighing import summary, weighted
+from pyro_dvae.rows import Arguments
 
 # A k from a thousand draws errs by about 0.2: a row below this is rarely above 0.7 with all its draws.
 _GOOD = 0.3

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from pyro_dvae.evaluation.annealing.structure import Program
-from pyro_dvae.evaluation.arguments import Arguments
 from pyro_dvae.evaluation.importance.tally import Convergence, Tally
 from pyro_dvae.evaluation.refinement.gaussian import Gaussians
 from pyro_dvae.evaluation.refinement.ladder import ascended, shares
 from pyro_dvae.evaluation.refinement.settings import Refinement
 from pyro_dvae.evaluation.refinement.targets import Targets
 from pyro_dvae.evaluation.refinement.weighing import RESOLUTION, chains, summary, weighted
+from pyro_dvae.rows import Arguments
 
 _ROWS = 1000  # of a chunk: enough that the rows of the last rung still fill a block
 _BYTES_PER_NUMBER = 64  # of the draws of a pass: positions, noise and densities in float64

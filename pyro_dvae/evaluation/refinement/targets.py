@@ -14,9 +14,9 @@ from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.annealing.density import Density, Packing, Programs
 from pyro_dvae.evaluation.annealing.scoring import ChainPlate, Unconstraining
 from pyro_dvae.evaluation.annealing.structure import Program, Structure, inspect, to_support
-from pyro_dvae.evaluation.arguments import Arguments
 from pyro_dvae.evaluation.importance.plan import ROWS_IN_CACHE, ROWS_ON_ACCELERATOR, allocated_bytes, fastest
 from pyro_dvae.random_state import forked
+from pyro_dvae.rows import Arguments, Data
 
 _PAIRS_PER_ROW = 400  # of each function, at least
 
@@ -43,7 +43,7 @@ class Targets:
         self,
         model: Program,
         guide: Program,
-        given: Arguments,
+        given: Data,
         nesting: int | float = math.inf,
         memory: int = 2**29,
         compiled: bool | None = None,

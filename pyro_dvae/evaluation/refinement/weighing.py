@@ -13,11 +13,11 @@ from pyro_dvae.evaluation.annealing.chunks import annealed
 from pyro_dvae.evaluation.annealing.density import Point
 from pyro_dvae.evaluation.annealing.kernels import PILOT_CHAINS, adapted
 from pyro_dvae.evaluation.annealing.settings import AnnealingSettings
-from pyro_dvae.evaluation.arguments import Arguments
 from pyro_dvae.evaluation.importance.tally import Tally
 from pyro_dvae.evaluation.refinement.gaussian import Gaussians
 from pyro_dvae.evaluation.refinement.settings import Refinement
 from pyro_dvae.evaluation.refinement.targets import Targets
+from pyro_dvae.rows import Arguments
 
 RESOLUTION = 1e-4  # nats: about the rounding error of a log weight in float32
 _LEAPFROG_STEPS, _ACCEPTANCE = 5, 0.65

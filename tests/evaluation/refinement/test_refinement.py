@@ -11,11 +11,11 @@ from exact import LinearGaussian, check_estimates
 
 import pyro_dvae as dv
 from pyro_dvae.errors import InputError
-from pyro_dvae.evaluation.arguments import Arguments
 from pyro_dvae.evaluation.refinement.climbing import climbed
 from pyro_dvae.evaluation.refinement.gaussian import Gaussians, encoded
 from pyro_dvae.evaluation.refinement.targets import Targets
 from pyro_dvae.evaluation.refinement.weighing import chains
+from pyro_dvae.rows import Arguments, Data
 
 
 def zeros(*sizes):
@@ -52,7 +52,7 @@ def evidence(made, x):
 
 @torch.no_grad()
 def targets_of(model, guide, x):
-    return Targets(model, guide, Arguments((x,)))
+    return Targets(model, guide, Data.of_tensors(x))
 
 
 @torch.no_grad()
