@@ -53,6 +53,7 @@ _NAMES = {
         "Check",
         "Estimate",
         "LogLikelihood",
+        "Refinement",
         "annealed_log_likelihood",
         "bidirectional",
         "binary_code",

@@ -200,6 +200,7 @@ CALLS = {
     "MultiplicativeNoise": (lambda: {"scale": 0.1}, in_plate),
     "NetworkCorruption": (lambda: {"network": Heads(2), "family": "gaussian"}, in_plate),
     "NoCorruption": (dict, in_plate),
+    "Refinement": (lambda: {"steps": 3, "pilot": 30}, None),
     "SaltAndPepper": (lambda: {"rate": 0.1}, in_plate),
     "SparseBeta": (lambda: {"latent_size": 2}, sampled),
     "StandardNormal": (lambda: {"latent_size": 2}, sampled),

@@ -30,6 +30,7 @@ from pyro_dvae.evaluation.measures import (
     linear_probe,
     reconstruction_error,
 )
+from pyro_dvae.evaluation.refinement import Refinement
 
 __all__ = [
     "ActiveUnits",
@@ -48,6 +49,7 @@ __all__ = [
     "OrderViolation",
     "Proposal",
     "ReconstructionError",
+    "Refinement",
     "active_units",
     "annealed_log_likelihood",
     "bidirectional",

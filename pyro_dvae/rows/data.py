@@ -35,8 +35,10 @@ class Arguments:
         """Return B."""
         return len(self.x)
 
-    def __getitem__(self, rows: slice) -> Arguments:
-        """Return the arguments of some of the rows."""
+    def __getitem__(self, rows: Rows) -> Arguments:
+        """Return the arguments of some of the rows: a slice, or indices on any device."""
+        if isinstance(rows, Tensor):
+            rows = rows.to(self.x.device)
         return Arguments(tuple(each[rows] for each in self.rows), self.kwargs)
 
     def of(self, x: Tensor) -> Arguments:

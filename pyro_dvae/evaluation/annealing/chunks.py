@@ -10,7 +10,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyro_dvae.evaluation.annealing.density import Density, Programs
+from pyro_dvae.evaluation.annealing.density import Density, Point, Programs
 from pyro_dvae.evaluation.annealing.kernels import PILOT_CHAINS, Kernels, Tick
 from pyro_dvae.evaluation.annealing.starts import begin, programs_of
 from pyro_dvae.evaluation.annealing.structure import Program, Structure
@@ -44,7 +44,13 @@ def forward_weights(programs: Programs, kernels: Kernels, num_chains: int, tick:
     log w = Σ_{t=1..T} (β_t − β_{t−1}) [log p(x, z_{t−1}) − log p_0(z_{t−1})],
     z_0 ~ p_0, z_t ~ K_t(·|z_{t−1}).
     """
-    density, point = begin(programs, num_chains)
+    return annealed(*begin(programs, num_chains), kernels, tick)[0]
+
+
+def annealed(
+    density: Callable[[Tensor], Point], point: Point, kernels: Kernels, tick: Tick
+) -> tuple[Weights, Point]:
+    """Anneal chains that start at ``point``, draws from the p_0 of any path; return where they end, too."""
     betas = kernels.betas
     log_weight = torch.zeros_like(point.increment)
     acceptance = []
@@ -54,7 +60,7 @@ def forward_weights(programs: Programs, kernels: Kernels, num_chains: int, tick:
             point, accepted = kernels.apply(density, point, index)
             acceptance.append(accepted.mean())
         tick()
-    return Weights(log_weight.cpu(), _stacked(acceptance))
+    return Weights(log_weight.cpu(), _stacked(acceptance)), point
 
 
 def reverse_weights(

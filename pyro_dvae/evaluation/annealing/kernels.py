@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_dvae.evaluation.annealing.density import Density, Point, Programs
+from pyro_dvae.evaluation.annealing.density import Point, Programs
 from pyro_dvae.evaluation.annealing.settings import AnnealingSettings, inverse_temperatures
 from pyro_dvae.evaluation.annealing.starts import begin
 
@@ -91,7 +91,7 @@ class Kernels:
     step_sizes: Tensor
     leapfrog_steps: int
 
-    def apply(self, density: Density, point: Point, index: int) -> tuple[Point, Tensor]:
+    def apply(self, density: Callable[[Tensor], Point], point: Point, index: int) -> tuple[Point, Tensor]:
         """Apply K_index; return the next point and the acceptance [C, N]."""
         sizes = self.step_sizes[index - 1]
         return transition(density, point, sizes, self.betas[index], self.leapfrog_steps)
@@ -111,11 +111,23 @@ def adapted_kernels(programs: Programs, settings: AnnealingSettings, tick: Tick)
     true run are then fixed in advance: exp(log-weight) is exactly unbiased for p(x), and the very same
     kernels serve in reverse.
     """
+    return adapted(lambda: begin(programs, PILOT_CHAINS), len(programs.x), settings, tick)
+
+
+def adapted(
+    start: Callable[[], tuple[Callable[[Tensor], Point], Point]],
+    count: int,
+    settings: AnnealingSettings,
+    tick: Tick,
+) -> Kernels:
+    """Return the same for any path: ``start`` gives its density and the points of the pilot chains.
+
+    :param count: N, the number of observations.
+    """
     betas = inverse_temperatures(settings.schedule, settings.num_steps).tolist()
-    count = len(programs.x)
     if settings.num_steps == 1:
         return Kernels(betas, torch.empty(0, count, dtype=torch.float64), settings.leapfrog_steps)
-    density, point = begin(programs, PILOT_CHAINS)
+    density, point = start()
     log_size = torch.full((count,), math.log(_FIRST_STEP), dtype=torch.float64, device=point.position.device)
     sizes = []
     done = 0

@@ -60,7 +60,7 @@ class ProperLatents(Messenger):
 def check_continuous(program: str, site: dict[str, Any]) -> None:
     """Refuse a latent without a density over a continuous space."""
     name, fn = site["name"], site["fn"]
-    remedy = "use pyro_dvae.log_likelihood, which draws them from the guide"
+    remedy = "use pyro_dvae.log_likelihood without refine, which draws them from the guide"
     if site["infer"].get("enumerate"):
         what = "asks for enumeration"
     elif _is_a(dist.Delta, fn):
@@ -72,8 +72,8 @@ def check_continuous(program: str, site: dict[str, Any]) -> None:
     else:
         return
     raise InputError(
-        f"{program}: latent {name!r} {what}, and annealing moves latents along gradients of their density "
-        f"over unconstrained space; {remedy}"
+        f"{program}: latent {name!r} {what}, and annealing and refinement move latents along gradients of "
+        f"their density over unconstrained space; {remedy}"
     )
 
 

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,11 @@ from pyro_dvae.evaluation.importance.plan import (
 from pyro_dvae.evaluation.importance.programs import Programs
 from pyro_dvae.evaluation.importance.proposals import KINDS, Pass, Proposal
 from pyro_dvae.evaluation.importance.result import LogLikelihood
-from pyro_dvae.evaluation.importance.tally import Convergence, Partial, Tally, fingerprint, stored_seed
+from pyro_dvae.evaluation.importance.tally import Partial, Tally, fingerprint, stored_seed
+from pyro_dvae.evaluation.refinement.likelihood import RefinedChunks
+from pyro_dvae.evaluation.refinement.record import Refined
+from pyro_dvae.evaluation.refinement.settings import Refinement
+from pyro_dvae.evaluation.refinement.targets import Targets
 from pyro_dvae.files import user_path
 from pyro_dvae.interrupts import Interrupts, Stopped
 from pyro_dvae.ownership import FileOwner
@@ -67,6 +72,8 @@ def better_on_few(programs: Programs, clean: Proposal, nesting: int | float, noi
 
 
 Program = Callable[..., Any]
+Estimated = Callable[[tuple[Tensor, ...], int], dict[str, Tensor]]
+Prepare = Callable[[tuple[Tensor, ...], int], Estimated]
 _BOUND = "bound_by_samples"
 _WEIGHT = "log_weight"
 _ROUNDING = 300  # a sum of a thousand rounded terms of the size of the weight's logarithm
@@ -90,6 +97,7 @@ def log_likelihood(
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool | Callable[[int, int], None] | None = None,
     max_plate_nesting: int | float = math.inf,
+    refine: bool | int | Refinement = False,
     **kwargs: Any,
 ) -> LogLikelihood:
     """Estimate log p(x) of each observation by importance sampling with the guide as proposal::
@@ -132,6 +140,9 @@ def log_likelihood(
     :param progress: whether to show progress (None: in long evaluations), or a function of the numbers of
         finished and of all rows. Each of several processes counts its own rows, and rank 0 shows them.
     :param max_plate_nesting: number of dimensions of the user's plates; by default found by one run.
+    :param refine: refine the proposal of each row whose Pareto k is bad: True, a number of Adam steps, or a
+        :class:`~pyro_dvae.Refinement`. The first proposal is then the encoder's Gaussian on clean input
+        (``proposal`` and ``widen`` keep their defaults), and the latents are continuous.
     :raises InputError: if an argument is invalid, the model has no data plate, or a weight is NaN.
     :raises CheckpointError: if ``checkpoint`` belongs to another evaluation or is damaged.
     """
@@ -153,6 +164,12 @@ def log_likelihood(
         checks.number("defensive", defensive, 0.0, 1.0),
         checks.positive("widen", widen),
     )
+    refinement = Refinement.of(refine)
+    if refinement is not None and (proposal, widen, bfloat16) != (AUTO, 1.0, False):
+        raise InputError(
+            "refine: a refined proposal has a form of its own, expected proposal='auto', widen=1 and "
+            "bfloat16=False beside it (a Refinement has its own widen)"
+        )
     programs = Programs(model, guide, given)
     trained, denoising, noisy, nesting = programs.inspect(max_plate_nesting)
     if not denoising:
@@ -163,10 +180,22 @@ def log_likelihood(
         path = _own_path(user_path("checkpoint", checkpoint), ranks)
     start = _start(seed, path, ranks)
     with torch.no_grad(), trained.evaluating(), fast_products():
-        if proposal == AUTO and denoising and num_corruptions > 1:
+        refined: RefinedChunks | None = None
+        if refinement is not None:
+            targets = Targets(model, guide, given, nesting, memory, compile)
+            refined = RefinedChunks.planned(
+                targets, guide, len(given), refinement, num_samples, defensive, keep_log_weight
+            )
+        elif proposal == AUTO and denoising and num_corruptions > 1:
             better = better_on_few(programs, chosen, nesting, noisy, start)
             chosen = replace(chosen, kind=ranks.of_first(better))
-        planned = _planned(programs, smallest_pass(chosen, nesting, noisy), num_samples, memory)
+        planned: Plan | RefinedChunks
+        prepare: Prepare
+        if refined is not None:
+            planned, prepare = refined, refined.prepared
+        else:
+            planned = _planned(programs, smallest_pass(chosen, nesting, noisy), num_samples, memory)
+            prepare = partial(_plain, programs, planned, keep_log_weight, compile, bfloat16)
         if keep_log_weight and (needed := 4 * len(given) * planned.num_samples) > memory:
             raise InputError(
                 f"keep_log_weight: {len(given)} x {planned.num_samples} weights take {needed} bytes, above "
@@ -180,29 +209,35 @@ def log_likelihood(
             "seed": start,
             "keep_log_weight": keep_log_weight,
             "bfloat16": bfloat16,
-            "passes": [planned.passes, planned.one.num_draws, planned.data],
+            "passes": planned.cut,
         }
+        if refinement is not None:
+            settings["refine"] = str(refinement)
         if ranks.gather(settings) != [settings] * ranks.count:
             raise InputError("model, guide, data: expected the same weights, data and settings on every rank")
 
         def evaluated() -> dict[str, Tensor]:
             told = progress if ranks.first or callable(progress) else False
             with FileOwner(checkpoint=path).held(), counting("log-likelihood", told) as shown:
-                partial = Partial(path, settings)
-                _evaluate(programs, planned, partial, shown, compile, bfloat16, ranks)
-            return partial.joined() if partial.chunks else {}
+                done = Partial(path, settings)
+                _evaluate(programs, planned.data, prepare, done, shown, ranks)
+            return done.joined() if done.chunks else {}
 
         parts = [part for part in together(ranks, evaluated) if part]
     results = parts[0]
     if len(parts) > 1:
         results = {name: torch.cat([part[name] for part in parts]) for name in results}
+    record = None
+    if refined is not None:
+        record = Refined(results.pop("rung"), results.pop("pareto_k_before"), refined.settings)
     return LogLikelihood(
-        bound_by_samples=(tuple(_convergence(planned, 1).sizes), results.pop(_BOUND)),
+        bound_by_samples=(planned.sizes, results.pop(_BOUND)),
         log_weight=results.pop(_WEIGHT, None),
         num_samples=planned.num_samples,
         proposal=chosen,
         denoising=denoising,
         seed=start,
+        refined=record,
         **results,
     )
 
@@ -232,46 +267,56 @@ def _planned(programs: Programs, smallest: Pass, num_samples: int, memory: int) 
 
 
 def _evaluate(
-    programs: Programs,
-    planned: Plan,
-    partial: Partial,
-    shown: Counting,
-    compiled: bool | None,
-    bfloat16: bool,
-    ranks: Ranks,
+    programs: Programs, size: int, prepare: Prepare, done: Partial, shown: Counting, ranks: Ranks
 ) -> None:
-    """Evaluate the chunks of this rank that are not done yet."""
+    """Evaluate the chunks of this rank that are not done yet, ``size`` rows each."""
     count = programs.num_data
-    chunks = range(0, count, planned.data)
+    chunks = range(0, count, size)
     own = chunks[ranks.share(len(chunks))]
-    starts = own[len(partial.chunks) :]
+    starts = own[len(done.chunks) :]
     if not starts:
         return
-    first, last = own[0], min(own[-1] + planned.data, count)
+    first, last = own[0], min(own[-1] + size, count)
+    with Interrupts() as interrupts, pyro.validation_enabled(False):
+        estimated = prepare(programs.rows(starts[0], size), len(starts))
+        try:
+            for start in starts:
+                if interrupts.requested:
+                    raise Stopped(done.path)
+                with forked(derived_seed(done.settings["seed"], "log_likelihood", start)):
+                    results = estimated(programs.rows(start, size), min(size, count - start))
+                done.add(results)
+                shown(min(start + size, count) - first, last - first)
+        finally:
+            done.save()
+
+
+def _plain(
+    programs: Programs,
+    planned: Plan,
+    keep: bool,
+    compiled: bool | None,
+    bfloat16: bool,
+    example: tuple[Tensor, ...],
+    chunks: int,
+) -> Estimated:
+    """Return the estimates of a chunk of rows as a function of them and how many of them count."""
 
     def run(*rows: Tensor) -> Tensor:
         return programs.log_weights(planned.one, *rows)
 
-    example = programs.rows(starts[0], planned.data)
-    with Interrupts() as interrupts, pyro.validation_enabled(False):
-        fast = fastest(run, example, len(starts) * planned.passes, compiled=compiled, bfloat16=bfloat16)
-        try:
-            for start in starts:
-                if interrupts.requested:
-                    raise Stopped(partial.path)
-                with forked(derived_seed(partial.settings["seed"], "log_likelihood", start)):
-                    rows = programs.rows(start, planned.data)
-                    results = _chunk(planned, fast, rows, partial.settings["keep_log_weight"])
-                partial.add({name: values[: count - start] for name, values in results.items()})
-                shown(min(start + planned.data, count) - first, last - first)
-        finally:
-            partial.save()
+    fast = fastest(run, example, chunks * planned.passes, compiled=compiled, bfloat16=bfloat16)
+
+    def estimated(rows: tuple[Tensor, ...], count: int) -> dict[str, Tensor]:
+        return {name: values[:count] for name, values in _chunk(planned, fast, rows, keep).items()}
+
+    return estimated
 
 
 def _chunk(planned: Plan, run: Run, rows: tuple[Tensor, ...], keep: bool) -> dict[str, Tensor]:
     """Return the results of a chunk of data, by name, each [data, ...]."""
     data = len(rows[0])
-    tally, convergence = Tally(planned.num_samples, data), _convergence(planned, data)
+    tally, convergence = Tally(planned.num_samples, data), planned.convergence(data)
     kept = []
     for first in range(0, planned.passes, planned.block):
         count = min(planned.block, planned.passes - first)
@@ -287,8 +332,3 @@ def _chunk(planned: Plan, run: Run, rows: tuple[Tensor, ...], keep: bool) -> dic
     if keep:
         results[_WEIGHT] = torch.cat(kept).T.contiguous()
     return results
-
-
-def _convergence(planned: Plan, data: int) -> Convergence:
-    unit = 0 if planned.one.from_prior else planned.one.proposal.strata
-    return Convergence(planned.one.num_draws, planned.passes, unit, data)

@@ -24,6 +24,7 @@ from pyro_dvae.engine import (
     use_bfloat16_products,
 )
 from pyro_dvae.evaluation.importance.proposals import Pass, Proposal
+from pyro_dvae.evaluation.importance.tally import Convergence
 from pyro_dvae.programs.parameters import uncompiled
 from pyro_dvae.random_state import forked
 
@@ -158,6 +159,21 @@ class Plan:
     def num_samples(self) -> int:
         """The draws of each observation in all."""
         return self.one.num_draws * self.passes
+
+    @property
+    def cut(self) -> list[int]:
+        """How the draws are dealt out, which decides the random numbers."""
+        return [self.passes, self.one.num_draws, self.data]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The numbers of samples of the mean estimates."""
+        return tuple(self.convergence(1).sizes)
+
+    def convergence(self, data: int) -> Convergence:
+        """Return empty means by number of samples, for some rows."""
+        unit = 0 if self.one.from_prior else self.one.proposal.strata
+        return Convergence(self.one.num_draws, self.passes, unit, data)
 
 
 def smallest_pass(proposal: Proposal, nesting: int | float, noisy: bool) -> Pass:

@@ -11,6 +11,7 @@ from torch import Tensor
 from pyro_dvae.evaluation.estimates import error_of_mean, finite
 from pyro_dvae.evaluation.importance.proposals import Proposal
 from pyro_dvae.evaluation.importance.psis import k_threshold
+from pyro_dvae.evaluation.refinement.record import Refined
 
 TOO_MANY = 0.01  # share of the data above the threshold from which on another proposal is advised
 
@@ -33,6 +34,8 @@ class LogLikelihood:
     :param denoising: whether the guide has corruption sites.
     :param seed: seed of the random streams.
     :param log_weight: all log weights [N, S], if they were kept.
+    :param refined: what refinement changed, if the proposals were refined. The figures of a row that it
+        annealed are those of the chains, and its Pareto k is NaN.
     """
 
     log_likelihood: Tensor
@@ -46,6 +49,7 @@ class LogLikelihood:
     denoising: bool
     seed: int
     log_weight: Tensor | None = None
+    refined: Refined | None = None
 
     def __len__(self) -> int:
         return len(self.log_likelihood)
@@ -85,8 +89,14 @@ class LogLikelihood:
 
     @property
     def share_unreliable(self) -> float:
-        """The share of the data whose Pareto k is above the threshold."""
-        return float((~(self.pareto_k <= self.threshold)).double().mean())
+        """The share of the data whose Pareto k is above the threshold.
+
+        An annealed row counts if fewer than half of its chains are effective.
+        """
+        reliable = self.pareto_k <= self.threshold
+        if self.refined is not None:
+            reliable |= self.refined.annealed & (self.ess >= self.refined.settings.chains / 2)
+        return float((~reliable).double().mean())
 
     @property
     def advice(self) -> str | None:
@@ -94,11 +104,16 @@ class LogLikelihood:
         if self.share_unreliable <= TOO_MANY:
             return None
         untried = []
-        if self.denoising and self.proposal.kind != "mixture":
-            untried.append("proposal='mixture'")
-        untried.append("widen=1.2" if self.proposal.widen == 1 else "a larger widen")
+        if self.refined is not None:
+            untried.append(f"refine=Refinement(steps={3 * self.refined.settings.steps})")
+        else:
+            if self.denoising and self.proposal.kind != "mixture":
+                untried.append("proposal='mixture'")
+            untried.append("widen=1.2" if self.proposal.widen == 1 else "a larger widen")
         if not self.proposal.defensive:
             untried.append("defensive=0.1")
+        if self.refined is None:
+            untried.append("refine=True")
         untried.append("annealed_log_likelihood on some of the data")
         return (
             f"{100 * self.share_unreliable:.1f} % of the data have a Pareto k above {self.threshold:.2f}, "
@@ -109,6 +124,7 @@ class LogLikelihood:
     def table(self) -> str:
         """Return the totals as aligned text."""
         k = self.pareto_k
+        known = k[~k.isnan()] if bool((~k.isnan()).any()) else k
         rows = [
             ("log p(x), mean", f"{self.mean:.3f} ± {self.sampling_error:.3f} nats (sampling)"),
             ("", f"± {self.standard_error_of_mean:.3f} (draw of the data)" if len(self) > 1 else ""),
@@ -117,9 +133,14 @@ class LogLikelihood:
                 "effective samples",
                 f"median {float(self.ess.median()):.0f}, least {float(self.ess.min()):.1f}",
             ),
-            ("Pareto k", f"median {float(k.median()):.2f}, largest {float(k.max()):.2f}"),
+            ("Pareto k", f"median {float(known.median()):.2f}, largest {float(known.max()):.2f}"),
             ("", f"{100 * self.share_unreliable:.1f} % above {self.threshold:.2f}"),
         ]
+        if self.refined is not None:
+            before = self.refined.share_before(self.threshold)
+            used = ", ".join(f"{name} {count}" for name, count in self.refined.counts.items() if count)
+            rows.append(("", f"{100 * before:.1f} % above {self.threshold:.2f} before refinement"))
+            rows.append(("rows by proposal", used))
         title = f"{len(self)} data, {self.num_samples} samples each, proposal: {self.proposal}"
         lines = [f"{name:<17}  {value}" for name, value in rows if value]
         return "\n".join([title, *lines, *([self.advice] if self.advice else [])])
@@ -149,6 +170,7 @@ class LogLikelihood:
             "pareto_k_threshold": finite(self.threshold),
             "share_unreliable": self.share_unreliable,
             "advice": self.advice,
+            "refined": None if self.refined is None else self.refined.to_dict(self.threshold),
             "mean_by_num_samples": {
                 str(size): finite(value) for size, value in zip(sizes, bounds.mean(0).tolist(), strict=True)
             },

@@ -1,0 +1,117 @@
+"""A Gaussian over the unconstrained latents of each row: where it starts, its draws and densities."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+import torch.distributions as tdist
+from pyro import poutine
+from torch import Tensor
+
+from pyro_dvae.evaluation.annealing.density import Programs
+from pyro_dvae.evaluation.annealing.scoring import ChainPlate
+from pyro_dvae.evaluation.annealing.structure import Program
+from pyro_dvae.evaluation.refinement.targets import Targets
+from pyro_dvae.programs.leaves import layers
+from pyro_dvae.rows import Arguments
+
+_MOMENT_DRAWS = 64  # of a guide that is not a Gaussian in these coordinates
+_LEAST_SCALE = 1e-6
+
+
+@dataclass(frozen=True)
+class Gaussians:
+    """u = loc + diag(exp(log_scale)) (I + lower) ε, ε ~ N(0, I), with parameters of its own for each row.
+
+    :param loc: [N, D].
+    :param log_scale: [N, D].
+    :param lower: [N, D, D], of which the part below the diagonal counts; None where the covariance is
+        diagonal.
+    """
+
+    loc: Tensor
+    log_scale: Tensor
+    lower: Tensor | None = None
+
+    def __getitem__(self, rows: Tensor) -> Gaussians:
+        """Return those of some rows."""
+        lower = None if self.lower is None else self.lower[rows]
+        return Gaussians(self.loc[rows], self.log_scale[rows], lower)
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.loc)
+
+    def parameters(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return loc, log-scale and the lower part."""
+        return self.loc, self.log_scale, self.lower
+
+    def full(self) -> Gaussians:
+        """Return the same distributions with a full covariance."""
+        if self.lower is not None:
+            return self
+        size = self.loc.shape[1]
+        return replace(self, lower=self.loc.new_zeros(len(self), size, size))
+
+    def widened(self, factor: float) -> Gaussians:
+        """Return the same distributions with ``factor`` times the scale."""
+        return replace(self, log_scale=self.log_scale + math.log(factor))
+
+    def place(self, noise: Tensor) -> Tensor:
+        """Return the points of ``noise`` [S, N, D]."""
+        if self.lower is not None:
+            noise = noise + torch.einsum("nij,snj->sni", self.lower.tril(-1), noise)
+        return self.loc + self.log_scale.exp() * noise
+
+    def draw(self, count: int) -> Tensor:
+        """Return ``count`` draws of each row, [count, N, D]."""
+        return self.place(torch.randn(count, *self.loc.shape).to(self.loc))
+
+    def log_prob(self, position: Tensor) -> Tensor:
+        """Return the log-density at ``position`` [S, N, D], [S, N], float64 (nats)."""
+        noise = ((position - self.loc) / self.log_scale.exp()).double()
+        if self.lower is not None:
+            whole = self.lower.tril(-1).double() + torch.eye(self.loc.shape[1]).to(noise)
+            noise = torch.linalg.solve_triangular(whole, noise.permute(1, 2, 0), upper=False).permute(2, 0, 1)
+        normal = -0.5 * (noise.square().sum(-1) + noise.shape[-1] * math.log(2 * math.pi))
+        return normal - self.log_scale.double().sum(-1)
+
+    def covariance(self) -> Tensor:
+        """Return the covariances, [N, D, D]."""
+        factor = self.log_scale.exp().diag_embed()
+        if self.lower is not None:
+            factor = factor @ (self.lower.tril(-1) + torch.eye(self.loc.shape[1]).to(self.loc))
+        return factor @ factor.mT
+
+
+def encoded(targets: Targets, guide: Program, rows: Arguments) -> Gaussians:
+    """Return the encoder's proposal, on clean input, as a Gaussian with a diagonal covariance.
+
+    A Normal latent gives its own location and scale. Otherwise they are the mean and the standard deviation
+    of 64 draws of the guide in unconstrained coordinates.
+    """
+    tracer = poutine.trace()
+    chains = ChainPlate(_MOMENT_DRAWS, targets.structure.chain_dim)
+    Programs(targets.model, guide, rows, targets.structure, {}).run(guide, tracer, chains)
+    sites = {name: tracer.trace.nodes[name] for name in targets.structure.latents}
+    draws = targets.pack({name: site["value"] for name, site in sites.items()}, rows)
+    loc, scale = draws.mean(0), draws.std(0)
+    if len(sites) == 1:
+        ((name, site),) = sites.items()
+        moments = _normal(site["fn"])
+        if moments is not None and torch.equal(targets.unpacked(draws)[name], site["value"]):
+            full = [moment.expand_as(site["value"]) for moment in moments]
+            loc, scale = (targets.packed({name: moment}).mean(0) for moment in full)
+    return Gaussians(loc.contiguous(), scale.clamp(min=_LEAST_SCALE).log().contiguous())
+
+
+def _normal(distribution: tdist.Distribution) -> tuple[Tensor, Tensor] | None:
+    """Return mean and standard deviation of independent normals, or None for anything else."""
+    inner = layers(distribution)
+    if any(isinstance(each, tdist.TransformedDistribution) for each in inner):
+        return None
+    if not isinstance(inner[-1], tdist.Normal):
+        return None
+    return distribution.mean, distribution.stddev

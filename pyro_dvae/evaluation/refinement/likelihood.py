@@ -1,0 +1,132 @@
+"""log p(x) of each row by importance sampling with refined proposals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyro_dvae.evaluation.annealing.structure import Program
+from pyro_dvae.evaluation.importance.tally import Convergence, Tally
+from pyro_dvae.evaluation.refinement.gaussian import Gaussians
+from pyro_dvae.evaluation.refinement.ladder import ascended, shares
+from pyro_dvae.evaluation.refinement.settings import Refinement
+from pyro_dvae.evaluation.refinement.targets import Targets
+from pyro_dvae.evaluation.refinement.weighing import RESOLUTION, chains, summary, weighted
+from pyro_dvae.rows import Arguments
+
+_ROWS = 1000  # of a chunk: enough that the rows of the last rung still fill a block
+_BYTES_PER_NUMBER = 64  # of the draws of a pass: positions, noise and densities in float64
+_BYTES_PER_ENTRY = 40  # of a covariance: parameter, gradient, Adam's moments, copies
+
+
+@dataclass(frozen=True)
+class RefinedChunks:
+    """The estimates of ``log_likelihood`` for chunks of rows, with refined proposals.
+
+    :param targets: the posteriors of all rows.
+    :param guide: the encoder.
+    :param settings: of the refinement.
+    :param defensive: share of the draws from the prior.
+    :param keep: keep the log weights.
+    :param data: rows of a chunk.
+    :param draws: draws of a pass, for each row.
+    :param passes: how many passes make the estimate.
+    """
+
+    targets: Targets
+    guide: Program
+    settings: Refinement
+    defensive: float
+    keep: bool
+    data: int
+    draws: int
+    passes: int
+
+    @classmethod
+    def planned(
+        cls,
+        targets: Targets,
+        guide: Program,
+        rows: int,
+        settings: Refinement,
+        num_samples: int,
+        defensive: float,
+        keep: bool,
+    ) -> RefinedChunks:
+        """Cut rows and draws so that they fit into the memory of the targets."""
+        size, memory = targets.size, targets.memory // 4
+        entries = size * ((size if "full" in settings.families else 0) + 20)
+        data = max(1, min(_ROWS, rows, memory // (_BYTES_PER_ENTRY * entries)))
+        most = max(sum(shares(2, defensive)), memory // (_BYTES_PER_NUMBER * data * (size + 2)))
+        passes = -(-num_samples // most)
+        draws = max(sum(shares(2, defensive)), -(-num_samples // passes))
+        return cls(targets, guide, settings, defensive, keep, data, draws, passes)
+
+    @property
+    def num_samples(self) -> int:
+        """The draws of each row in all."""
+        return self.draws * self.passes
+
+    @property
+    def cut(self) -> list[int]:
+        """How the draws are dealt out, which decides the random numbers."""
+        return [self.passes, self.draws, self.data]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The numbers of samples of the mean estimates."""
+        return tuple(self.convergence(1).sizes)
+
+    def convergence(self, data: int) -> Convergence:
+        """Return empty means by number of samples, for some rows."""
+        return Convergence(self.draws, self.passes, 0 if self.defensive else 1, data)
+
+    def prepared(
+        self, example: tuple[Tensor, ...], chunks: int
+    ) -> Callable[[tuple[Tensor, ...], int], dict[str, Tensor]]:
+        """Return the estimates of a chunk as a function of its rows and how many of them count."""
+        self.targets.expect(len(example[0]) * chunks)
+
+        def estimated(rows: tuple[Tensor, ...], count: int) -> dict[str, Tensor]:
+            return self(Arguments(rows, self.targets.kwargs)[:count])
+
+        return estimated
+
+    def __call__(self, rows: Arguments) -> dict[str, Tensor]:
+        """Return the results of some rows, by name, each [N, ...]; the Pareto k of annealed rows is NaN."""
+        found = ascended(self.targets, self.guide, rows, self.settings, self.defensive)
+        results: dict[str, Tensor] = {}
+        for which, proposal in found.groups:
+            some = rows[which]
+            part = self._sampled(some, proposal)
+            annealed = found.annealed[which].nonzero()[:, 0]
+            if len(annealed):
+                _, log_weight = chains(self.targets, some[annealed], proposal[annealed], self.settings)
+                for name, value in summary([log_weight[None]]).items():
+                    part[name][annealed] = value
+                part["smoothed_log_likelihood"][annealed] = part["log_likelihood"][annealed]
+                part["pareto_k"][annealed] = torch.nan
+            for name, value in part.items():
+                results.setdefault(name, value.new_empty(len(rows), *value.shape[1:]))[which] = value
+        results["rung"] = torch.where(found.annealed, len(self.settings.families) + 1, found.rung)
+        results["pareto_k_before"] = found.before
+        return results
+
+    def _sampled(self, rows: Arguments, proposal: Gaussians) -> dict[str, Tensor]:
+        own, from_prior = shares(self.draws, self.defensive)
+        tally, convergence = Tally(self.num_samples, len(rows)), self.convergence(len(rows))
+        kept = []
+        for _ in range(self.passes):
+            parts = weighted(self.targets, rows, proposal, own, from_prior)[1]
+            tally.add(parts)
+            whole = torch.cat(parts, 1)
+            convergence.add(whole)
+            if self.keep:
+                kept.append(whole[0].to(proposal.loc.dtype))
+        results = tally.results(RESOLUTION) | {"bound_by_samples": convergence.results()}
+        if self.keep:
+            results["log_weight"] = torch.cat(kept).T.contiguous()
+        return results

@@ -1,0 +1,74 @@
+"""How far the proposal of a row is refined, and when that is enough."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pyro_dvae import checks
+from pyro_dvae.errors import InputError
+
+FAMILIES = ("diagonal", "full")
+ENCODER, ANNEALING = "encoder", "annealing"
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """How proposals are refined row by row, for ``log_likelihood(..., refine=...)`` and ``condition``.
+
+    A row starts with the encoder's proposal. While the Pareto k of a few pilot draws is bad, it goes on to
+    the next proposal: Gaussians of the ``families`` in turn, each moved by ``steps`` Adam steps on the row's
+    own bound, and at last annealing from the best Gaussian. The estimate itself uses fresh draws.
+
+    :param steps: Adam steps on the bound of a row; a full covariance takes twice as many.
+    :param draws: draws of a step, for each row.
+    :param rate: learning rate; it falls to 0 along a cosine.
+    :param families: ``"diagonal"`` and ``"full"`` (covariance) in the order in which they are tried.
+    :param widen: factor of the scale after the climb, because the Gaussian of the best bound is too narrow.
+    :param pilot: draws that decide whether a proposal is good enough.
+    :param annealing_steps: temperatures of the annealing of rows that no Gaussian suits; 0 leaves it out.
+    :param chains: chains of the annealing of a row.
+    """
+
+    steps: int = 100
+    draws: int = 4
+    rate: float = 0.02
+    families: tuple[str, ...] = FAMILIES
+    widen: float = 1.1
+    pilot: int = 1000
+    annealing_steps: int = 100
+    chains: int = 16
+
+    def __post_init__(self) -> None:
+        checks.count("steps", self.steps)
+        checks.count("draws", self.draws)
+        checks.positive("rate", self.rate)
+        checks.positive("widen", self.widen)
+        if isinstance(self.families, str):
+            raise InputError(f"families: expected a sequence of names, got {self.families!r}")
+        for family in self.families:
+            checks.known("families", family, FAMILIES)
+        if len(set(self.families)) < len(self.families):
+            raise InputError(f"families: expected each name once, got {self.families!r}")
+        checks.count("pilot", self.pilot, minimum=25)  # fewer have no tail to fit
+        checks.count("annealing_steps", self.annealing_steps, minimum=0)
+        checks.count("chains", self.chains, minimum=2)
+
+    @property
+    def rungs(self) -> tuple[str, ...]:
+        """The names of the proposals, from the cheapest."""
+        return (ENCODER, *self.families, ANNEALING)
+
+    @classmethod
+    def of(cls, value: Any) -> Refinement | None:
+        """Return what the argument ``refine`` means: True the defaults, a number the steps, False None.
+
+        :raises InputError: it is none of these.
+        """
+        if value is None or value is False:
+            return None
+        if value is True:
+            return cls()
+        if isinstance(value, int):
+            return cls(steps=checks.count("refine", value))
+        return checks.instance("refine", value, cls, "True, False, a number of steps or a Refinement")

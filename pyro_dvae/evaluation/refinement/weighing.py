@@ -1,0 +1,92 @@
+"""Draws of refined proposals with their importance weights, and what the weights say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from pyro_dvae.errors import InputError
+from pyro_dvae.evaluation.annealing.chunks import annealed
+from pyro_dvae.evaluation.annealing.density import Point
+from pyro_dvae.evaluation.annealing.kernels import PILOT_CHAINS, adapted
+from pyro_dvae.evaluation.annealing.settings import AnnealingSettings
+from pyro_dvae.evaluation.importance.tally import Tally
+from pyro_dvae.evaluation.refinement.gaussian import Gaussians
+from pyro_dvae.evaluation.refinement.settings import Refinement
+from pyro_dvae.evaluation.refinement.targets import Targets
+from pyro_dvae.rows import Arguments
+
+RESOLUTION = 1e-4  # nats: about the rounding error of a log weight in float32
+_LEAPFROG_STEPS, _ACCEPTANCE = 5, 0.65
+
+
+def weighted(
+    targets: Targets, rows: Arguments, proposal: Gaussians, count: int, from_prior: int = 0
+) -> tuple[Tensor, list[Tensor]]:
+    """Return draws [S, N, D] and their log weights, draws of the proposal first, then those of the prior.
+
+    log w = log p(x, z) − log ((1 − a) q(z) + a p(z)), a being the share of the draws from the prior.
+
+    :returns: the draws, and the log weights in parts [1, draws, N] of like draws (nats).
+    :raises InputError: a log-density is NaN.
+    """
+    position = proposal.draw(count)
+    if from_prior:
+        position = torch.cat([position, targets.prior(from_prior, rows).to(position)])
+    prior, likelihood = targets.log_densities(position, rows)
+    log_q = proposal.log_prob(position)
+    if from_prior:
+        share = from_prior / len(position)
+        log_q = torch.logaddexp(math.log1p(-share) + log_q, math.log(share) + prior)
+    log_weight = (prior + likelihood - log_q).cpu()
+    if bool(log_weight.isnan().any()):
+        raise InputError("model: expected log-densities, got NaN for a row and a latent")
+    parts = [log_weight[None, :count]]
+    return position, [*parts, log_weight[None, count:]] if from_prior else parts
+
+
+def pareto_k(parts: list[Tensor]) -> Tensor:
+    """Return the Pareto k of each row [N] from log weights in parts [1, draws, N]."""
+    return summary(parts)["pareto_k"]
+
+
+def summary(parts: list[Tensor]) -> dict[str, Tensor]:
+    """Return the estimates of each row [N], by name, from log weights in parts [1, draws, N]."""
+    tally = Tally(sum(part.shape[1] for part in parts), parts[0].shape[-1])
+    tally.add(parts)
+    return tally.results(RESOLUTION)
+
+
+def chains(
+    targets: Targets, rows: Arguments, proposal: Gaussians, settings: Refinement
+) -> tuple[Tensor, Tensor]:
+    """Anneal chains from the proposal to the posterior (Neal 2001).
+
+    :returns: where they end, [C, N, D], and their log weights, [C, N] (nats).
+    """
+
+    def density(position: Tensor) -> Point:
+        with torch.enable_grad():
+            leaf = position.detach().requires_grad_()
+            base = proposal.log_prob(leaf)
+            (slope,) = torch.autograd.grad(base.sum(), leaf)
+        joint, whole = targets.gradient(position, rows)
+        base = base.detach()
+        return Point(position, base, joint - base, slope, whole - slope)
+
+    def start(count: int) -> tuple[Callable[[Tensor], Point], Point]:
+        return density, density(proposal.draw(count))
+
+    plan = AnnealingSettings(
+        settings.annealing_steps, settings.chains, "guide", _LEAPFROG_STEPS, "sigmoid", _ACCEPTANCE, 0
+    )
+    kernels = adapted(lambda: start(PILOT_CHAINS), len(rows), plan, _nothing)
+    weights, point = annealed(*start(settings.chains), kernels, _nothing)
+    return point.position, weights.log_weight
+
+
+def _nothing() -> None:
+    """Count nothing."""
