@@ -89,7 +89,8 @@ MODULES = {
 }
 OTHERS = {
     "BoundsReport", "Check", "CompiledLoss", "CompiledSVI", "ConstantSchedule", "Corruption",
-    "Codes", "DVAE", "Dataset", "Estimate", "Fitted", "History", "LinearSchedule", "LogLikelihood", "Prior", "Refinement", "StepSchedule", "Trainer",
+    "Codes", "DVAE", "Dataset", "Estimate", "Fitted", "History", "LinearSchedule",
+    "LogLikelihood", "Prior", "Refinement", "StepSchedule", "Trainer",
 }  # fmt: skip
 GUIDES = [
     "BernoulliGuide",

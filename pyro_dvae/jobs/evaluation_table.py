@@ -55,6 +55,10 @@ def _likelihood(content: dict[str, Any]) -> Iterator[Row]:
     k = [value for value in each["pareto_k"] if value is not None]
     share = f"{100 * found['share_unreliable']:.1f} % above {found['pareto_k_threshold']:.2f}"
     yield "  Pareto k", f"{share}; median {median(k):.2f}, largest {max(k):.2f}" if k else share
+    if found["refined"] is not None:
+        used = ", ".join(f"{name} {count}" for name, count in found["refined"]["rows_by_proposal"].items())
+        before = 100 * found["refined"]["share_unreliable_before"]
+        yield "  refined", f"{before:.1f} % were above it before; rows by proposal: {used}"
     if found["advice"]:
         yield "  advice", _as_options(found["advice"])
     bound = content["bound_parts"]["bound"]

@@ -142,6 +142,7 @@ def _likelihood(subject: Subject, options: EvaluationOptions, partial: Path, qui
             num_corruptions=options.corruptions,
             defensive=options.defensive,
             widen=options.widen,
+            refine=options.refine,
             seed=options.seed,
             memory=options.memory * MEGABYTE,
             compile=False if options.no_compile else None,

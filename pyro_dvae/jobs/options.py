@@ -193,6 +193,7 @@ class EvaluationOptions:
     corruptions: int = _option(10, "Corruptions of the mixture (M).")
     defensive: float = _option(0.0, "Share of the samples from the prior, below 1.")
     widen: float = _option(1.0, "Factor of the guide's standard deviations.")
+    refine: bool = _option(False, "Refine the proposal of each row with a bad Pareto k.", is_flag=True)
     count: int | None = _option(None, "Evaluate the first N test rows.  [default: all]", type=int)
     seed: int = _option(0, "Seed of all draws of the evaluation; the test data remain those of the run.")
     which: str = _option(

@@ -68,6 +68,9 @@ def test_a_table_from_training_to_samples(call):
     scales = [each["factor"] for each in stored["data"]["columns"] if each["kind"] == "real"]
     original = content["log_likelihood"]["mean"] - np.log(scales).sum()
     assert f"original units          {original:.3f} nats".replace(" ", "") in printed.out.replace(" ", "")
+    few = ["--annealed", "0", "--simulated", "0", "--quiet", "--output", "refined"]
+    printed = call("evaluate", "run", "--samples", "200", "--refine", *few)
+    assert "were above it before; rows by proposal: encoder" in printed.out
     call("sample", "run", "--count", "50")
     with open("run/samples.csv", newline="") as file:
         rows = list(csv.DictReader(file))
