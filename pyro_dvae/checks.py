@@ -115,6 +115,11 @@ def positive(argument: str, value: Any) -> float:
     return result
 
 
+def scale_factor(argument: str, value: Any) -> float:
+    """Return ``value`` as a float, or refuse what is no factor of a scale: above 0, at most a thousand."""
+    return min(positive(argument, value), number(argument, value, maximum=1e3))
+
+
 def positive_single(argument: str, value: Any) -> float:
     """Return ``value`` as a float, or refuse what is not finite and above zero in single precision, too."""
     result = positive(argument, value)

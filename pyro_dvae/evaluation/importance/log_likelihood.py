@@ -162,7 +162,7 @@ def log_likelihood(
         "clean" if proposal == AUTO else proposal,
         num_corruptions,
         checks.number("defensive", defensive, 0.0, 1.0),
-        checks.positive("widen", widen),
+        checks.scale_factor("widen", widen),
     )
     refinement = Refinement.of(refine)
     if refinement is not None and (proposal, widen, bfloat16) != (AUTO, 1.0, False):

@@ -148,7 +148,7 @@ class Proposal:
         checks.count("num_corruptions", self.num_corruptions, minimum=2 if self.kind == "mixture" else 1)
         if checks.number("defensive", self.defensive, 0.0, 1.0) == 1.0:
             raise InputError("defensive: expected a share below 1, got 1")
-        checks.positive("widen", self.widen)
+        checks.scale_factor("widen", self.widen)
 
     @property
     def strata(self) -> int:

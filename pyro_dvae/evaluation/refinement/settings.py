@@ -43,7 +43,7 @@ class Refinement:
         checks.count("steps", self.steps)
         checks.count("draws", self.draws)
         checks.positive("rate", self.rate)
-        checks.positive("widen", self.widen)
+        checks.scale_factor("widen", self.widen)
         if isinstance(self.families, str):
             raise InputError(f"families: expected a sequence of names, got {self.families!r}")
         for family in self.families:

@@ -628,6 +628,7 @@ BAD = {
     "share": ({"defensive": 1.5}, r"defensive: expected a number in \[0, 1\]"),
     "all from the prior": ({"defensive": 1.0}, "defensive: expected a share below 1"),
     "widen": ({"widen": 0.0}, "widen: expected a number above 0"),
+    "widen far": ({"widen": 2.0**63}, r"widen: expected a number in \[-inf, 1000\]"),
     "memory": ({"memory": -1}, "memory: expected a whole number"),
     "seed": ({"seed": -1}, "seed: expected a whole number"),
     "weights beyond memory": (
