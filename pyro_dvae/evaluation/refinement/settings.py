@@ -44,7 +44,7 @@ class Refinement:
         checks.count("draws", self.draws)
         checks.positive("rate", self.rate)
         checks.scale_factor("widen", self.widen)
-        if isinstance(self.families, str):
+        if not isinstance(self.families, tuple | list):
             raise InputError(f"families: expected a sequence of names, got {self.families!r}")
         for family in self.families:
             checks.known("families", family, FAMILIES)
