@@ -16,7 +16,7 @@ README = (ROOT / "README.md").read_text()
 def test_the_python_code_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     scope = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), scope)
@@ -26,6 +26,19 @@ def test_the_python_code_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "Pareto k" in printed
     assert "another proposal" in printed
+
+
+def test_the_python_code_of_the_page_on_using_a_model_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs/using_a_model.md").read_text()
+    scope = {}
+    for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL):
+        exec(compile(block, "using_a_model.md", "exec"), scope)
+    assert scope["images"].shape == scope["test"].shape
+    assert scope["new"].shape == (16, 64)
+    errors = [(scope["test"] - scope[name]).square().mean() for name in ("cleaned", "noisy")]
+    assert errors[0] < errors[1] * 2
+    assert "codes of" in capsys.readouterr().out
 
 
 def test_ci_runs_the_commands_of_the_readme():

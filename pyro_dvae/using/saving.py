@@ -70,12 +70,12 @@ def load_weights(
         trace = pyro.poutine.trace(guide).get_trace(*rows)
         Arguments(rows).call(pyro.poutine.replay(model, trace=trace))
 
-    trained = discover(model, guide, run, data={"data": rows[0]})
-    trained.require_same(saved, f"checkpoint {path}")
-    trained.assign(saved)
+    with pyro.get_param_store().scope() as store:  # names of other models are not its own
+        trained = discover(model, guide, run, data={"data": rows[0]})
+        trained.require_same(saved, f"checkpoint {path}")
+        trained.assign(saved)
     for module in trained.modules.values():
         module.eval()
-    store = pyro.get_param_store().get_state()
     return Fitted(model, guide, History(**state["history"]), {}, store, trained, rows)
 
 
