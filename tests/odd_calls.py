@@ -1,6 +1,8 @@
 """A valid call of every callable that the package exports, and values that no argument was meant for."""
 
+import functools
 import math
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -75,11 +77,16 @@ def dvae():
     return dv.DVAE(encoder(), decoder(), dv.GaussianNoise(0.1))
 
 
+@functools.cache
+def saved_folder():
+    """Save a fit into a folder of its own, once."""
+    folder = Path(tempfile.mkdtemp()) / "saved"
+    dv.fit(model, guide, X, loss=Trace_ELBO(), **QUIET).save(folder)
+    return folder
+
+
 def saved():
-    """Return the arguments that load a fit from a folder in the working directory."""
-    if not Path("saved").exists():
-        dv.fit(model, guide, X, loss=Trace_ELBO(), **QUIET).save("saved")
-    return {"folder": "saved", "model": model, "guide": guide}
+    return {"folder": saved_folder(), "model": model, "guide": guide}
 
 
 def of_pair(**arguments):
