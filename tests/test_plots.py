@@ -360,6 +360,40 @@ def test_denoising_rows_hold_their_images(path, figures):
     assert mosaic.shape[1] / mosaic.shape[0] == pytest.approx(plots.SHOWN / 3, rel=0.02)
 
 
+@pytest.mark.parametrize("draw", GRIDS.values(), ids=GRIDS)
+def test_colours_are_those_of_the_channels(draw, path, figures):
+    images = torch.zeros(3, 3, 8, 10)
+    images[0, 0] = images[1, 1, :4] = images[2, 2, :, 5:] = 1  # red; green above; blue to the right
+    draw(path, images, (3, 8, 10))
+    mosaic = figures[0].axes[0].images[0].get_array()
+    assert mosaic.shape[2] == 3
+    rows = 3 if draw is GRIDS["denoising_grid"] else 1
+    columns = 2 if draw is plots.image_grid else 3
+    down, across = mosaic.shape[0] // rows, mosaic.shape[1] // columns
+    assert tuple(mosaic[down // 4, across // 4]) == (1, 0, 0)
+    assert tuple(mosaic[down // 8, across + across // 4]) == (0, 1, 0)
+    assert any("red, green and blue intensity from 0 to 1" in text for text in texts(figures[0]))
+    before = path.read_bytes()
+    draw(path, images.flatten(1), (3, 8, 10))
+    assert path.read_bytes() == before
+    check_layout(figures[0])
+
+
+def test_gaps_and_empty_places_of_a_colour_grid(path, figures):
+    plots.image_grid(path, torch.zeros(3, 3, 8, 8), (3, 8, 8), columns=2)
+    mosaic = figures[0].axes[0].images[0].get_array()
+    assert tuple(mosaic[-1, -1]) == (1, 1, 1)
+    assert np.allclose(mosaic[0, mosaic.shape[1] // 2], np.array([0xCF, 0xD8, 0xE6]) / 255)
+
+
+def test_one_channel_is_grey(path, figures):
+    images = random_images(4, (8, 8))
+    plots.image_grid(path, images, (8, 8))
+    before = path.read_bytes()
+    plots.image_grid(path, images.reshape(4, 1, 8, 8), (1, 8, 8))
+    assert path.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("images", "shape", "message"),
     [
@@ -367,11 +401,14 @@ def test_denoising_rows_hold_their_images(path, figures):
         ([], (8, 8), "images: expected at least one element"),
         (torch.rand(3, 63), (8, 8), r"images: expected shape \[N, 64\] for images of 8 x 8, got \(3, 63\)"),
         (torch.rand(64), (8, 8), r"images: expected shape \[N, 64\]"),
-        (torch.rand(3, 8, 8), (8, 8), r"images: expected shape \[N, 64\]"),
+        (torch.rand(3, 4, 16), (8, 8), r"images: expected shape \[N, 64\]"),
+        (torch.rand(3, 8, 8, 3), (3, 8, 8), r"shape \[N, 192\] for images of 3 x 8 x 8, got \(3, 8, 8, 3\)"),
+        (torch.rand(3, 128), (2, 8, 8), "image_shape: pictures show 1 or 3 channels, got 2; choose"),
+        (torch.rand(3, 64), (1, 1, 8, 8), r"image_shape: expected \(height, width\) or \(channels, "),
         (torch.full((1, 64), math.nan), (8, 8), "images: expected finite values, got 64 NaN"),
         ("no image", (8, 8), r"images: expected an array \[N, D\], got str"),
-        (torch.rand(3, 64), (64,), r"image_shape: expected \(height, width\), got \(64,\)"),
-        (torch.rand(3, 64), 64, r"image_shape: expected \(height, width\), got 64"),
+        (torch.rand(3, 64), (64,), r"image_shape: expected \(height, width\) or .*, got \(64,\)"),
+        (torch.rand(3, 64), 64, r"image_shape: expected \(height, width\) or .*, got 64"),
         (torch.rand(3, 64), (8, 0), "image_shape: expected a whole number"),
         (torch.rand(3, 64), (8.0, 8), "image_shape: expected a whole number"),
     ],

@@ -154,13 +154,16 @@ def kl_per_dimension(
 def hardest_and_easiest(
     path: FilePath, images: Any, log_likelihood: Any, image_shape: Sequence[int], title: str | None = None
 ) -> Path:
-    """Draw the images [N, D] of the lowest and of the highest log p(x) [N], with number and value of each."""
+    """Draw the images of the lowest and of the highest log p(x) [N], with number and value of each.
+
+    :param images: [N, D] or [N, *image_shape].
+    :param image_shape: (height, width), or (channels, height, width) with 1 or 3 channels.
+    """
     values = _numbers("log_likelihood", log_likelihood)
-    pixels = _array("images", images)
-    height, width = image_shape
-    if pixels.shape != (len(values), height * width):
-        expected = f"[{len(values)}, {height * width}]"
-        raise InputError(f"images: expected shape {expected}, got {list(pixels.shape)}")
+    pixels = plots.checked_images("images", images, image_shape)
+    height, width = pixels.shape[1:3]
+    if len(pixels) != len(values):
+        raise InputError(f"images: expected {len(values)}, one for each log_likelihood, got {len(pixels)}")
     order = np.argsort(np.nan_to_num(values, nan=-np.inf), kind="stable")
     count = min(_PER_ROW * _ROWS, max(1, len(values) // 2))
     blocks = {"hardest: the lowest log p(x)": order[:count], "easiest: the highest": order[::-1][:count]}
@@ -176,7 +179,7 @@ def hardest_and_easiest(
         for axes in tiles[len(chosen) :]:
             axes.set_visible(False)
         for axes, index in zip(tiles, chosen, strict=False):
-            tile = pixels[index].reshape(height, width).clip(0, 1)
+            tile = pixels[index].clip(0, 1)
             shape = "equal" if 0.5 <= height / width <= 2 else "auto"
             axes.imshow(tile, cmap="gray", vmin=0, vmax=1, aspect=shape, interpolation="nearest")
             axes.set_xticks([])
@@ -184,9 +187,8 @@ def hardest_and_easiest(
             axes.set_title(f"no. {index}", fontsize=plots.FONT_SIZE - 2, color="0.35", pad=2)
             axes.set_xlabel(number(values[index], 1), fontsize=plots.FONT_SIZE, labelpad=2)
             axes.spines[:].set_color("0.8")
-    clipped = plots.CLIPPED if pixels.min() < 0 or pixels.max() > 1 else ""
     note = (
-        f"below each: log p(x) (nats); above: its number among the test data, from 0; {plots.NOTE}{clipped}"
+        f"below each: log p(x) (nats); above: its number among the test data, from 0; {plots.note_of(pixels)}"
     )
     figure.supxlabel(textwrap.fill(note, 120), fontsize=plots.FONT_SIZE - 1, color="0.35")
     return plots.write_figure(path, figure)

@@ -7,7 +7,7 @@ Missing folders are made. matplotlib is needed when a picture is drawn, not when
 
 from pyro_dvae.plots.curves import learning_curves
 from pyro_dvae.plots.figures import DPI, FONT_SIZE, new_figure, write_figure
-from pyro_dvae.plots.grids import CLIPPED, NOTE, SHOWN, denoising_grid, image_grid
+from pyro_dvae.plots.grids import CLIPPED, NOTE, SHOWN, checked_images, denoising_grid, image_grid, note_of
 from pyro_dvae.plots.manifolds import manifold, manifold_codes
 from pyro_dvae.plots.tables import column_errors, latent_scatter, observed_and_reconstructed
 
@@ -17,6 +17,7 @@ __all__ = [
     "FONT_SIZE",
     "NOTE",
     "SHOWN",
+    "checked_images",
     "column_errors",
     "denoising_grid",
     "image_grid",
@@ -25,6 +26,7 @@ __all__ = [
     "manifold",
     "manifold_codes",
     "new_figure",
+    "note_of",
     "observed_and_reconstructed",
     "write_figure",
 ]

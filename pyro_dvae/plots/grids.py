@@ -27,12 +27,13 @@ def image_grid(
     columns: int | None = None,
     title: str | None = None,
 ) -> Path:
-    """Draw images ``[N, D]`` as a grid, row by row: samples from the prior, say.
+    """Draw images ``[N, D]`` or ``[N, *image_shape]`` as a grid, row by row: samples from the prior, say.
 
-    ``image_shape`` is (height, width) with height · width = D. Without ``columns`` the grid is about square.
+    ``image_shape`` is (height, width), or (channels, height, width) with 1 or 3 channels (red, green, blue);
+    its product is D. Without ``columns`` the grid is about square.
     """
     tiles = checked_images("images", images, image_shape)
-    count, height, width = tiles.shape
+    count, height, width = tiles.shape[:3]
     if columns is None:
         columns = min(count, math.ceil(math.sqrt(count * height / width)))
     columns = min(checks.count("columns", columns), count)
@@ -49,7 +50,7 @@ def denoising_grid(
     image_shape: Sequence[int],
     title: str | None = None,
 ) -> Path:
-    """Draw the first dozen of images ``[N, D]`` in three labelled rows: clean, corrupted, reconstructed.
+    """Draw the first dozen of images, as of :func:`image_grid`, in rows: clean, corrupted, reconstructed.
 
     Values outside [0, 1], as Gaussian noise gives, are clipped for display, and the picture says so.
     """
@@ -75,17 +76,22 @@ MARGIN = 12  # screen pixels of white around a picture of images
 NARROWEST, WIDEST = 320, 2400  # screen pixels: room for the note; where large images begin to be reduced
 GAP_COLOUR = "#cfd8e6"
 NOTE = "pixel intensity 0 (black) to 1 (white)"
+COLOUR_NOTE = "red, green and blue intensity from 0 to 1"
 CLIPPED = "; values outside [0, 1] are clipped for display"
 
 
 def checked_images(argument: str, images: Any, image_shape: Sequence[int]) -> np.ndarray:
-    """Return images ``[N, D]`` as float64 ``[N, height, width]``, or refuse them."""
+    """Return images as float64 ``[N, height, width]``, in colour with a last size of 3, or refuse them."""
+    expected = "image_shape: expected (height, width) or (channels, height, width)"
     try:
-        height, width = image_shape
-    except (TypeError, ValueError):
-        raise InputError(f"image_shape: expected (height, width), got {image_shape!r}") from None
-    checks.count("image_shape", height)
-    checks.count("image_shape", width)
+        sizes = tuple(image_shape)
+    except TypeError:
+        raise InputError(f"{expected}, got {image_shape!r}") from None
+    if len(sizes) not in (2, 3):
+        raise InputError(f"{expected}, got {image_shape!r}")
+    channels, height, width = (checks.count("image_shape", size) for size in (1, *sizes)[-3:])
+    if channels not in (1, 3):
+        raise InputError(f"image_shape: pictures show 1 or 3 channels, got {channels}; choose among them")
     try:
         if isinstance(images, torch.Tensor):
             images = images.detach().double().cpu().numpy()
@@ -93,24 +99,32 @@ def checked_images(argument: str, images: Any, image_shape: Sequence[int]) -> np
     except (TypeError, ValueError, RuntimeError):
         raise InputError(f"{argument}: expected an array [N, D], got {type(images).__name__}") from None
     checks.finite(argument, tensor)
-    if tensor.ndim != 2 or tensor.shape[1] != height * width:
-        expected = f"[N, {height * width}] for images of {height} x {width}"
-        raise InputError(f"{argument}: expected shape {expected}, got {tuple(tensor.shape)}")
-    return tensor.reshape(-1, height, width).numpy()
+    elements = math.prod(sizes)
+    if tensor.shape[1:] not in ((elements,), sizes):
+        named = " x ".join(map(str, sizes))
+        raise InputError(
+            f"{argument}: expected shape [N, {elements}] for images of {named}, got {tuple(tensor.shape)}"
+        )
+    if channels == 1:
+        return tensor.reshape(-1, height, width).numpy()
+    return tensor.reshape(-1, channels, height, width).permute(0, 2, 3, 1).numpy()
 
 
 def note_of(tiles: np.ndarray) -> str:
-    """Return what a reader is told of the pixels."""
-    return NOTE + (CLIPPED if tiles.min() < 0 or tiles.max() > 1 else "")
+    """Return what a reader is told of the pixels of tiles, as of :func:`checked_images`."""
+    note = COLOUR_NOTE if tiles.ndim == 4 else NOTE
+    return note + (CLIPPED if tiles.min() < 0 or tiles.max() > 1 else "")
 
 
 def mosaic_of(tiles: np.ndarray, rows: int, columns: int, gap: int) -> tuple[Any, tuple[int, int]]:
-    """Put the tiles in one array, enlarged by whole factors; gaps hold 2, empty places are masked.
+    """Put the tiles in one array, enlarged by whole factors.
 
+    Of grey tiles gaps hold 2 and empty places are masked; of colour both have their colours.
     The picture becomes about 900 screen pixels wide, and no tile is drawn under 16 pixels high or wide: an
     image of one row is stretched. Returns the array and the (height, width) of a tile in it.
     """
-    count, height, width = tiles.shape
+    count, height, width, *colours = tiles.shape
+    between = [int(GAP_COLOUR[at : at + 2], 16) / 255 for at in (1, 3, 5)] if colours else 2.0
     wanted = min(
         max(900 / max(rows * height, columns * width), 28 / max(height, width)), 240 / max(height, width)
     )
@@ -118,14 +132,15 @@ def mosaic_of(tiles: np.ndarray, rows: int, columns: int, gap: int) -> tuple[Any
     down, across = max(zoom, math.ceil(16 / height)), max(zoom, math.ceil(16 / width))
     tile_height, tile_width = height * down, width * across
     pitch_down, pitch_across = tile_height + gap, tile_width + gap
-    mosaic = np.full((rows * pitch_down, columns * pitch_across), np.nan)
+    mosaic = np.full((rows * pitch_down, columns * pitch_across, *colours), np.nan)
     for index in range(count):
         top, left = index // columns * pitch_down, index % columns * pitch_across
-        mosaic[top : top + pitch_down, left : left + pitch_across] = 2.0
+        mosaic[top : top + pitch_down, left : left + pitch_across] = between
         enlarged = tiles[index].clip(0, 1).repeat(down, axis=0).repeat(across, axis=1)
         mosaic[top : top + tile_height, left : left + tile_width] = enlarged
     trimmed = mosaic[: mosaic.shape[0] - gap, : mosaic.shape[1] - gap]
-    return np.ma.masked_invalid(trimmed), (tile_height, tile_width)
+    shown = np.nan_to_num(trimmed, nan=1.0) if colours else np.ma.masked_invalid(trimmed)
+    return shown, (tile_height, tile_width)
 
 
 def picture_of(mosaic: Any, title: str | None, note: str, left: int = 0, below: int = 0) -> tuple[Any, Any]:
@@ -133,7 +148,7 @@ def picture_of(mosaic: Any, title: str | None, note: str, left: int = 0, below: 
 
     ``left`` and ``below`` are screen pixels for tick labels; axes coordinates are pixels of the mosaic.
     """
-    height, width = mosaic.shape
+    height, width = mosaic.shape[:2]
     scale = min(1.0, WIDEST / max(height, width))
     inner = max(round(width * scale), NARROWEST - left)
     full_width = left + inner + 2 * MARGIN

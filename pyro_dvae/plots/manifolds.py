@@ -41,7 +41,8 @@ def manifold(
 ) -> Path:
     """Draw images ``[rows * columns, D]``, decoded from :func:`manifold_codes`, as tiles without gaps.
 
-    The axes carry the latent values z₁ and z₂ of the tiles; ``low`` and ``high`` as given to the codes.
+    Images and ``image_shape`` are as of :func:`image_grid`. The axes carry the latent values z₁ and z₂ of
+    the tiles; ``low`` and ``high`` as given to the codes.
     """
     tiles = checked_images("images", images, image_shape)
     first, second = _quantiles(columns, low, high, "columns"), _quantiles(rows, low, high, "rows").flip(0)

@@ -45,6 +45,7 @@ DRAWN = {
     "images": lambda path: pictures.hardest_and_easiest(path, torch.rand(40, 64), VALUES, (8, 8), TITLE),
     "faces": lambda path: pictures.hardest_and_easiest(path, torch.rand(9, 560), VALUES[:9], (28, 20), TITLE),
     "rows": lambda path: pictures.hardest_and_easiest(path, torch.rand(5, 9), VALUES[:5], (1, 9), TITLE),
+    "colour": lambda path: pictures.hardest_and_easiest(path, torch.rand(9, 3, 8, 8), VALUES[:9], (3, 8, 8)),
     "one image": lambda path: pictures.hardest_and_easiest(path, torch.rand(1, 64), [-3.0], (8, 8)),
 }
 
