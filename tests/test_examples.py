@@ -23,6 +23,12 @@ SCRIPTS = {
     "examples/draw.py": ["--dataset", "digits", "--steps", "3", "--epochs", "1", "--hidden-size", "8"],
     "examples/learned_noise.py": ["--steps", "250", "--data", "100"],
     "examples/heldout_likelihood.py": ["--steps", "400", "--data", "40", "--samples", "1000"],
+    "examples/count_data.py": ["--rows", "200", "--columns", "60", "--epochs", "40"],
+    "examples/mixed_table.py": ["--epochs", "20"],
+    "examples/colour_patches.py": [
+        *("--train", "200", "--test", "40", "--epochs", "1", "--channels", "4", "--latent-size", "8")
+    ],
+    "benchmarks/counts.py": ["--quick", "--output", "counts.jsonl"],
     "benchmarks/bounds.py": ["--rounds", "1", "--steps", "1", "--repeats", "3"],
     "benchmarks/likelihood.py": ["--quick", "--threads", "1"],
     "benchmarks/step.py": ["--quick", "--threads", "1", "--memory", "--output", "step.json", *STEPS],
@@ -118,6 +124,43 @@ def test_learned_noise_falls_to_the_limit_under_one_bound_and_not_under_the_othe
     assert float(dvae) < 0.06
     assert float(semi) == pytest.approx(float(best), rel=0.2)
     assert (tmp_path / "learned_noise.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def figures_of(printed, names):
+    """The numbers of the line of each name."""
+    lines = {name: re.search(rf"^{name} +(.*)$", printed, re.MULTILINE)[1] for name in names}
+    return {name: [float(each) for each in re.findall(r"-?\d+\.\d+", line)] for name, line in lines.items()}
+
+
+def test_count_data_is_denoised(tmp_path):
+    names = ["no denoising", "Poisson factors", "denoising VAE"]
+    found = figures_of(run("examples/count_data.py", tmp_path), names)
+    assert found["denoising VAE"][1] < found["no denoising"][1]  # the rates; small, it is behind the factors
+    assert all(len(each) == 2 for each in found.values())
+    assert (tmp_path / "count_data.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_mixed_table_has_the_bound_beside_independent_columns(tmp_path):
+    found = figures_of(run("examples/mixed_table.py", tmp_path), ["independent columns", "denoising VAE"])
+    assert -23 < found["independent columns"][0] < -20
+    assert -60 < found["denoising VAE"][0] < -15
+    assert (tmp_path / "mixed_table.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_colour_patches_are_measured_in_bits(tmp_path):
+    names = ["PNG", "full-covariance Gaussian", "denoising VAE"]
+    found = figures_of(run("examples/colour_patches.py", tmp_path), names)
+    assert all(0 < bits < 9 for (bits,) in found.values())
+    assert (tmp_path / "colour_patches.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_benchmark_of_counts(tmp_path):
+    printed = run("benchmarks/counts.py", tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "counts.jsonl").read_text().splitlines()]
+    assert len(rows) == 10
+    best = min(rows, key=lambda row: row["rows"][0][2])
+    assert best["method"].startswith("NMF")  # of generated counts of two kinds, after two epochs
+    assert "nan" not in printed
 
 
 def test_benchmark_of_the_bounds(tmp_path):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from catalogue.measures import bits
 from catalogue.system import Pair, Setting, System, dvae, frey_noise
 from pyro_dvae.networks import (
@@ -23,6 +25,16 @@ GROUP = "Decoders and likelihoods"
 def grey(kind: Callable[..., Any], **options: Any) -> Callable[[Setting], Pair]:
     """Return a builder of a system of grey pixels: Gaussian noise before the encoder, this decoder."""
     return lambda setting: dvae(setting, decoder=setting.decoder(kind, **options), corruption=frey_noise())
+
+
+def covarying(kind: Callable[..., Any], **options: Any) -> Callable[[Setting], Pair]:
+    """Return a builder of a system whose covariance and mean start at those of the data, with a ridge."""
+
+    def build(setting: Setting) -> Pair:
+        covariance = setting.train.T.cov() + 1e-3 * torch.eye(setting.data_size)
+        return grey(kind, covariance=covariance, loc=setting.train.mean(0), **options)(setting)
+
+    return build
 
 
 def convolutional(setting: Setting) -> Pair:
@@ -106,7 +118,7 @@ DECODERS = [
         "Gaussian pixels with one full covariance",
         "a variant",
         "`FullCovarianceDecoder`",
-        grey(FullCovarianceDecoder),
+        covarying(FullCovarianceDecoder),
         dataset="frey",
         binarisation="none",
     ),
@@ -116,7 +128,7 @@ DECODERS = [
         "Gaussian pixels with one covariance of 20 factors",
         "a variant",
         "`LowRankCovarianceDecoder`",
-        grey(LowRankCovarianceDecoder, rank=20),
+        covarying(LowRankCovarianceDecoder, rank=20),
         dataset="frey",
         binarisation="none",
     ),

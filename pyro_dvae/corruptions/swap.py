@@ -22,39 +22,46 @@ class Swapped(dist.TorchDistribution):
 
     :param x: clean values, [..., *event]; the batch shape.
     :param rate: probability of a swap in [0, 1], broadcastable to ``x``.
-    :param rows: rows to swap with, [R, *event], in the type of ``x``.
+    :param columns: the values of each column in order, [*event, R], in the type of ``x``.
     """
 
     arg_constraints: ClassVar[dict[str, dist.constraints.Constraint]] = {}
     support = dist.constraints.real
     has_rsample = False
 
-    def __init__(self, x: Tensor, rate: Tensor, rows: Tensor, validate_args: bool | None = None) -> None:
+    def __init__(self, x: Tensor, rate: Tensor, columns: Tensor, validate_args: bool | None = None) -> None:
         self.x = x
         self.rate = rate.to(x.dtype)
-        self.rows = rows
+        self.columns = columns
         super().__init__(x.shape, validate_args=validate_args)
 
     def expand(self, batch_shape: torch.Size, _instance: dist.TorchDistribution | None = None) -> Swapped:
         """Return this distribution over a larger batch shape; the rate broadcasts as before."""
-        return Swapped(self.x.expand(batch_shape), self.rate, self.rows, validate_args=False)
+        return Swapped(self.x.expand(batch_shape), self.rate, self.columns, validate_args=False)
 
     @torch.no_grad()
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's signature
         """Draw values of shape ``sample_shape + batch_shape``."""
         x = self.x.expand(self._extended_shape(sample_shape))
-        event = x.shape[x.dim() - (self.rows.dim() - 1) :]
-        rows = self.rows.expand(-1, *event).flatten(1)
-        index = torch.randint(len(rows), x.shape, device=x.device).reshape(-1, rows.shape[1])
-        other = rows.gather(0, index).reshape(x.shape)
+        columns = self._columns(x)
+        index = torch.randint(columns.shape[1], x.shape, device=x.device).reshape(-1, len(columns))
+        other = columns.gather(1, index.mT).mT.reshape(x.shape)
         return torch.where(torch.rand_like(x) < self.rate, other, x)
 
     def mass(self, value: Tensor) -> Tensor:
-        """Return the probability of each element, which is compared with all R rows."""
-        event = self.rows.dim() - 1
-        rows = self.rows.reshape(-1, *(1,) * (value.dim() - event), *self.rows.shape[1:])
-        share = (rows == value).to(self.x.dtype).mean(0)
-        return (1 - self.rate) * (value == self.x).to(self.x.dtype) + self.rate * share
+        """Return the probability of each element."""
+        value, x = torch.broadcast_tensors(value, self.x)
+        columns = self._columns(x)
+        wanted = value.reshape(-1, len(columns)).mT.contiguous()
+        first, last = (torch.searchsorted(columns, wanted, right=side) for side in (False, True))
+        share = ((last - first).to(x.dtype) / columns.shape[1]).mT.reshape(x.shape)
+        return (1 - self.rate) * (value == x).to(x.dtype) + self.rate * share
+
+    def _columns(self, x: Tensor) -> Tensor:
+        """Return the values of each column of an observation, [C, R]."""
+        event = self.columns.dim() - 1
+        shape = x.shape[x.dim() - event :]
+        return self.columns.expand(*shape, -1).flatten(0, -2).contiguous()
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log-probability of each element (nats)."""
@@ -65,7 +72,7 @@ class SwapNoise(Corruption):
     """Replace each cell by the same column's cell of a random row, with probability ``rate``.
 
     The replaced cells follow the column's own distribution, so this suits tables of any kinds of columns
-    (Yoon et al. 2020). The state dict does not hold ``rows``.
+    (Yoon et al. 2020). The state dict does not hold them.
 
     :param rate: probability of a swap, in [0, 1]: a number, a tensor with a value for each element, a
         schedule, or a network applied to the data (see :class:`NetworkCorruption`).
@@ -73,7 +80,7 @@ class SwapNoise(Corruption):
     :param learnable: learn the rate, starting at ``rate`` and bounded below by ``minimum``.
     """
 
-    rows: Tensor
+    columns: Tensor
 
     def __init__(
         self, rate: LevelLike, rows: Tensor, *, learnable: bool = False, minimum: float = 0.0
@@ -83,12 +90,12 @@ class SwapNoise(Corruption):
         rows = checks.data("rows", checks.floating("rows", rows)).detach()
         if rows.dim() < 2:
             raise InputError(f"rows: expected shape [rows, columns], got {tuple(rows.shape)}")
-        self.register_buffer("rows", rows, persistent=False)
+        columns = rows.movedim(0, -1).sort(-1).values  # columns are swapped apart, so their order is free
+        self.register_buffer("columns", columns.contiguous(), persistent=False)
 
     def distribution(self, x: Tensor) -> dist.TorchDistribution:
-        event = x.shape[x.dim() - self.rows.dim() + 1 :]
-        if any(a not in (1, b) for a, b in zip(self.rows.shape[1:], event, strict=True)):
-            raise InputError(
-                f"rows: expected rows of shape {tuple(event)} as in x, got {tuple(self.rows.shape[1:])}"
-            )
-        return Swapped(x, self.rate(x), self.rows.to(x))
+        own = self.columns.shape[:-1]
+        event = x.shape[max(0, x.dim() - len(own)) :]
+        if len(event) < len(own) or any(a not in (1, b) for a, b in zip(own, event, strict=True)):
+            raise InputError(f"rows: expected rows of shape {tuple(event)} as in x, got {tuple(own)}")
+        return Swapped(x, self.rate(x), self.columns.to(x))

@@ -37,6 +37,7 @@ from pyro_dvae.networks import (
     ContinuousBernoulliDecoder,
     ConvolutionalDecoder,
     ConvolutionalEncoder,
+    CountEncoder,
     DirichletMultinomialDecoder,
     DiscretisedLogisticDecoder,
     GaussianDecoder,
@@ -63,11 +64,14 @@ _LIKELIHOODS: dict[str, Callable[..., nn.Module]] = {
     "continuous-bernoulli": ContinuousBernoulliDecoder,
     "discretised-logistic": DiscretisedLogisticDecoder,
     "discretised-logistic-mixture": partial(DiscretisedLogisticDecoder, mixture=True),
+}
+_COUNTS: dict[str, Callable[..., nn.Module]] = {
     "poisson": PoissonDecoder,
     "negative-binomial": NegativeBinomialDecoder,
     "multinomial": MultinomialDecoder,
     "dirichlet-multinomial": DirichletMultinomialDecoder,
 }
+_LIKELIHOODS |= _COUNTS
 
 
 def build_encoder(
@@ -87,7 +91,8 @@ def build_encoder(
 
 
 def _gaussian_encoder(options: Options, data_size: int, hidden: Layers, image_shape: Image) -> nn.Module:
-    return GaussianEncoder(data_size, options.latent_size, hidden, options.activation)
+    kind = CountEncoder if options.likelihood in _COUNTS else GaussianEncoder
+    return kind(data_size, options.latent_size, hidden, options.activation)
 
 
 def _convolutional_encoder(options: Options, data_size: int, hidden: Layers, image_shape: Image) -> nn.Module:

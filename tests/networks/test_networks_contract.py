@@ -20,7 +20,9 @@ D, d = 16, 2  # D is a square, as networks of images want it
 CLASSES = {
     name: member
     for name in networks.__all__
-    if isinstance(member := getattr(networks, name), type) and issubclass(member, nn.Module)
+    if isinstance(member := getattr(networks, name), type)
+    and issubclass(member, nn.Module)
+    and "latent_size" in inspect.signature(member).parameters  # not what wraps another network
 }
 
 

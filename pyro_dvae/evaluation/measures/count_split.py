@@ -70,23 +70,25 @@ class CountSplit:
     test: Tensor
     share: float
 
-    def errors(self, denoised: Tensor) -> CountSplitErrors:
+    def errors(self, denoised: Tensor, logs: Tensor | None = None) -> CountSplitErrors:
         """Compare the held-back counts with expected counts [N, D] on the scale of ``train``.
 
-        :param denoised: expected counts, at least 0; a row's scale matters for the Poisson loss alone. The
-            squared error of logarithms is not least at the expected counts, but at their expected logarithms.
+        :param denoised: expected counts, at least 0; their scale matters for the Poisson loss alone.
+        :param logs: expected log-normalised counts of the test part, [N, D], at which the squared error is
+            least; by default the log-normalised ``denoised``, which are larger.
         """
         checks.data("denoised", denoised)
-        if denoised.shape != self.test.shape:
-            raise InputError(
-                f"denoised: expected shape {tuple(self.test.shape)}, got {tuple(denoised.shape)}"
-            )
+        for name, given in (("denoised", denoised), ("logs", logs)):
+            if given is not None and given.shape != self.test.shape:
+                expected = tuple(self.test.shape)
+                raise InputError(f"{name}: expected shape {expected}, got {tuple(given.shape)}")
         if bool((denoised < 0).any()):
             raise InputError(f"denoised: expected values of at least 0, got {float(denoised.min()):g}")
         found, wanted = denoised.double(), self.test.double()
-        squared = (log_normalised(found) - log_normalised(wanted)).square().mean(1)
-        expected = (found * self.share / (1 - self.share)).clamp(min=_SMALLEST)
-        poisson = (expected - wanted * expected.log()).mean(1)
+        predicted = log_normalised(found) if logs is None else checks.data("logs", logs).double()
+        squared = (predicted - log_normalised(wanted)).square().mean(1)
+        expected_counts = (found * self.share / (1 - self.share)).clamp(min=_SMALLEST)
+        poisson = (expected_counts - wanted * expected_counts.log()).mean(1)
         return CountSplitErrors(Estimate(squared.cpu()), Estimate(poisson.cpu()))
 
 

@@ -62,6 +62,15 @@ def test_errors_are_those_written_out():
     assert found.to_dict()["poisson"]["mean"] == pytest.approx(found.poisson.mean)
 
 
+def test_expected_logarithms_are_taken_as_they_are():
+    split, logs = count_split(counts(), 0.25), torch.rand(4, 3, dtype=F64)
+    found = split.errors(torch.ones(4, 3, dtype=F64), logs)
+    expected = (logs - log_normalised(split.test)).square().mean(1)
+    torch.testing.assert_close(found.squared.per_datum, expected)
+    with pytest.raises(InputError, match=r"^logs: expected shape \(4, 3\), got \(4, 2\)"):
+        split.errors(torch.ones(4, 3, dtype=F64), logs[:, :2])
+
+
 def test_the_true_rates_are_the_best_prediction():
     torch.manual_seed(0)
     rate = torch.rand(500, 20, dtype=F64) * 10

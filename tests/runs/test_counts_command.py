@@ -1,0 +1,49 @@
+"""``pyro-dvae train`` on a generated file of counts: every likelihood trains, and finds what generated it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pyro_dvae.cli import main
+from pyro_dvae.jobs.folder import load_run
+
+SHARES, DISPERSION = np.array([0.1, 0.2, 0.3, 0.4]), 0.25
+SMALL = ["--width", "16", "--latent-size", "2", "--importance-samples", "5", "--quiet", "--output", "run"]
+SMALL += ["--scale", "none", "--noise-kind", "thinning", "--noise", "0.2", "--batch-size", "50"]
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    generator = np.random.default_rng(0)
+    mean = generator.integers(30, 200, 600)[:, None] * SHARES
+    r = 1 / DISPERSION
+    np.save("counts.npy", generator.negative_binomial(r, r / (r + mean)))
+
+
+def train(likelihood, *more):
+    command = ["train", "--dataset", "counts.npy", "--likelihood", likelihood, *SMALL, *more]
+    with pytest.raises(SystemExit) as ended:
+        main(command)
+    assert not ended.value.code
+    return json.loads(Path("run/results.json").read_text())
+
+
+def test_the_command_finds_the_shares_and_the_dispersion():
+    train("negative-binomial", "--epochs", "40", "--learning-rate", "0.01")
+    decoder = load_run("run")[0].model.decoder
+    with torch.no_grad():
+        shares = decoder(torch.randn(500, 2)).mean.mean(0) / decoder.typical_total
+    np.testing.assert_allclose(shares, SHARES, atol=0.03)
+    # The row's own total is known, so the counts vary less than around means of the true depth.
+    assert 0.1 < float(decoder.dispersion.detach().mean()) < 0.3
+
+
+@pytest.mark.parametrize("likelihood", ["poisson", "multinomial", "dirichlet-multinomial"])
+def test_every_likelihood_of_counts_trains(likelihood):
+    found = json.dumps(train(likelihood, "--epochs", "2"))
+    assert "NaN" not in found
+    assert "Infinity" not in found
