@@ -29,6 +29,13 @@ SCRIPTS = {
         *("--train", "200", "--test", "40", "--epochs", "1", "--channels", "4", "--latent-size", "8")
     ],
     "benchmarks/counts.py": ["--quick", "--output", "counts.jsonl"],
+    "examples/conditional_vae.py": [
+        *("--dataset", "digits", "--epochs", "2", "--test", "20", "--samples", "20", "--width", "20")
+    ],
+    "examples/semi_supervised.py": [
+        *("--dataset", "digits", "--epochs", "2", "--labelled", "200", "--width", "20")
+    ],
+    "benchmarks/data.py": ["--quick"],
     "benchmarks/bounds.py": ["--rounds", "1", "--steps", "1", "--repeats", "3"],
     "benchmarks/likelihood.py": ["--quick", "--threads", "1"],
     "benchmarks/step.py": ["--quick", "--threads", "1", "--memory", "--output", "step.json", *STEPS],
@@ -161,6 +168,34 @@ def test_benchmark_of_counts(tmp_path):
     best = min(rows, key=lambda row: row["rows"][0][2])
     assert best["method"].startswith("NMF")  # of generated counts of two kinds, after two epochs
     assert "nan" not in printed
+
+
+def test_conditional_vae_prints_what_labels_are_worth(tmp_path):
+    printed = run("examples/conditional_vae.py", tmp_path)
+    rows = re.findall(r"^log p\(x.*?  +(-[\d.]+) +[\d.]+ +[\d.]+%$", printed, re.MULTILINE)
+    (worth,) = re.findall(r"^labels are worth (-?[\d.]+) ± [\d.]+ nats$", printed, re.MULTILINE)
+    conditional, without = map(float, rows)
+    assert -64 < without < 0
+    assert float(worth) == pytest.approx(conditional - without, abs=0.011)
+    assert (tmp_path / "conditional_vae.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_semi_supervised_prints_the_accuracy_of_each(tmp_path):
+    printed = run("examples/semi_supervised.py", tmp_path)
+    rows = re.findall(r"^(?:all|labelled) rows.*?([\d.]+)%$", printed, re.MULTILINE)
+    assert len(rows) == 4
+    *_, regression, neighbour = map(float, rows)
+    assert min(regression, neighbour) > 70  # with 200 labels of digits
+    assert all(0 <= float(share) <= 100 for share in rows)
+    assert (tmp_path / "semi_supervised.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.slow  # a process of each source
+def test_benchmark_of_the_sources_of_rows(tmp_path):
+    printed = run("benchmarks/data.py", tmp_path)
+    rows = re.findall(r"^(\S.*?) {2,}([\d.]+) .*? ([\d.]+)$", printed, re.MULTILINE)
+    assert len(rows) == 8
+    assert all(float(step) > 0 and float(peak) > 0.1 for _, step, peak in rows)
 
 
 def test_benchmark_of_the_bounds(tmp_path):

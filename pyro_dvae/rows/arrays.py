@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from torch import Tensor
 from pyro_dvae.errors import InputError
 from pyro_dvae.rows.source import InMemory, Rows, Source, require_finite
 
+_MAPPED = 1 << 26  # bytes of a file on disk that may be mapped
+_AROUND = 1 << 16  # bytes that a system maps around a row that it reads
 _WIDER = {np.dtype("uint16"): np.int32, np.dtype("uint32"): np.int64, np.dtype("uint64"): np.int64}
 
 
@@ -41,10 +44,15 @@ def array_source(argument: str, array: np.ndarray, floats: torch.dtype) -> Sourc
 
 
 class Mapped(Source):
-    """An array on disk (``numpy.load(file, mmap_mode="r")``), of which each batch reads its rows."""
+    """An array on disk (``numpy.load(file, mmap_mode="r")``), of which each batch reads its rows.
+
+    Pages that were read are let go every few batches: the system may keep them in its cache, but they do not
+    count as this process's memory.
+    """
 
     def __init__(self, argument: str, array: np.memmap, floats: torch.dtype) -> None:
-        self._argument, self._array, self._floats = argument, array, floats
+        self._argument, self._array, self._floats = argument, np.asarray(array), floats
+        self._private, self._mapped = array.mode == "c", 0  # a private copy would lose its changes
         tensor_of(argument, array[:1], floats)
 
     def __len__(self) -> int:
@@ -52,9 +60,21 @@ class Mapped(Source):
 
     def take(self, rows: Rows) -> tuple[Tensor, ...]:
         """Read some rows; refuse NaN and infinity among them."""
-        found = self._array[rows if isinstance(rows, slice) else rows.cpu().numpy()]
-        tensor = tensor_of(self._argument, np.array(found), self._floats)
-        return require_finite(self._argument, (tensor,))
+        found = self._array[rows].copy() if isinstance(rows, slice) else self._array[rows.cpu().numpy()]
+        self._mapped += found.nbytes + len(found) * _AROUND
+        if self._mapped > _MAPPED and not self._private:
+            _let_go(self._array)
+            self._mapped = 0
+        return require_finite(self._argument, (tensor_of(self._argument, found, self._floats),))
+
+
+def _let_go(array: np.ndarray) -> None:
+    """Unmap the pages of an array on disk, where the system can; they are mapped again when they are read."""
+    held: Any = array
+    while held is not None and not isinstance(held, mmap.mmap):
+        held = getattr(held, "base", None)
+    if held is not None and hasattr(mmap, "MADV_DONTNEED"):
+        held.madvise(mmap.MADV_DONTNEED)
 
 
 class Sparse(Source):

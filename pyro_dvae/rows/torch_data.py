@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset, default_collate
 
+from pyro_dvae import random_state
 from pyro_dvae.errors import InputError
 from pyro_dvae.rows.arrays import tensor_of
 from pyro_dvae.rows.source import InMemory, Rows, Source, require_finite, same_length
@@ -115,23 +116,45 @@ class Stream:
             yield parts_of(self._argument, batch, self._floats)
 
     def first(self) -> tuple[Tensor, ...]:
-        """Return the first batch of a fresh iteration."""
-        for parts in self:
-            return parts
-        raise InputError(f"{self._argument}: expected at least one batch, got none")
+        """Return the first batch of an iteration of its own; the next one begins as if there had been none.
+
+        That holds where batches follow from the global random streams, from the generator of a DataLoader, or
+        from a loader that keeps its place.
+        """
+        place = self.place()
+        with random_state.forked():
+            parts = next(iter(self), None)
+        self.go_to(place)
+        if parts is None:
+            raise InputError(f"{self._argument}: expected at least one batch, got none")
+        return parts
 
     @property
     def keeps_its_place(self) -> bool:
         """Whether the loader can say where it is, and go on from there (torchdata's StatefulDataLoader)."""
         return all(callable(getattr(self._loader, name, None)) for name in ("state_dict", "load_state_dict"))
 
-    def place(self) -> Any:
-        """Return where the loader is."""
-        return self._loader.state_dict()  # type: ignore[attr-defined]
+    def place(self) -> dict[str, Any]:
+        """Return where the loader and its generator are, as far as they say it."""
+        with random_state.forked():
+            loader = self._loader.state_dict() if self.keeps_its_place else None  # type: ignore[attr-defined]
+        generator = self._generator
+        return {"loader": loader, "generator": None if generator is None else generator.get_state()}
 
-    def go_to(self, place: Any) -> None:
+    def go_to(self, place: Mapping[str, Any]) -> None:
         """Let the next iteration go on from a place."""
-        self._loader.load_state_dict(place)  # type: ignore[attr-defined]
+        if place["loader"] is not None:
+            with random_state.forked():
+                self._loader.load_state_dict(place["loader"])  # type: ignore[attr-defined]
+                # StatefulDataLoader goes there, and draws a seed, only when it is next asked for anything.
+                self._loader.state_dict()  # type: ignore[attr-defined]
+        if self._generator is not None and place["generator"] is not None:
+            self._generator.set_state(place["generator"])
+
+    @property
+    def _generator(self) -> torch.Generator | None:
+        found = getattr(self._loader, "generator", None)
+        return found if isinstance(found, torch.Generator) else None
 
     def gathered(self) -> Source:
         """Return all rows, read once into memory; of a loader of all items, the data set's own rows."""

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeGuard
 import torch
 from torch import Tensor
 
-from pyro_dvae import checks, random_state
+from pyro_dvae import checks
 from pyro_dvae.distributed import Ranks
 from pyro_dvae.errors import InputError
 from pyro_dvae.programs.parameters import modules_of
@@ -133,9 +133,7 @@ class FromLoader(Batches):
     def __init__(self, stream: Stream, settings: Settings, seed: int, device: torch.device) -> None:
         super().__init__(settings, seed, device)
         self.stream = stream
-        with random_state.forked():  # so that the first epoch is what it would be
-            self._example = stream.first()
-        self._told = False
+        self._example = stream.first()
 
     @property
     def length(self) -> int | None:

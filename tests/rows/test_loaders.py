@@ -142,18 +142,6 @@ def test_steps_are_those_on_its_batches(compile_, monkeypatch):
         torch.testing.assert_close(a, b)
 
 
-def test_a_loader_shuffles_as_it_would_without_a_dry_run():
-    x, _ = data()
-    loader = DataLoader(TensorDataset(x), batch_size=6, shuffle=True)
-    expected = [rows for (rows,) in loader]
-    pyro.set_rng_seed(1)
-    pair = Pair()
-    pyro.set_rng_seed(1)
-    loop = trainer(pair, loader, epochs=1)
-    assert loop.steps_per_epoch == 4
-    same(run(loop), expected)
-
-
 class Streamed(IterableDataset):
     def __init__(self, x):
         self.x = x
@@ -197,6 +185,99 @@ def test_a_loader_that_keeps_its_place_goes_on_bit_for_bit(tmp_path, after):
     same(weights(second), weights(whole))
 
 
+class InOneOrder(IterableDataset):
+    """Rows in an order of their own in each epoch, which keeps its place."""
+
+    def __init__(self, x):
+        self.x, self.generator = x, torch.Generator().manual_seed(3)
+        self.order, self.done = None, 0
+
+    def __iter__(self):
+        if self.order is None:
+            self.order = torch.randperm(len(self.x), generator=self.generator)
+        while self.done < len(self.x):
+            self.done += 1
+            yield self.x[self.order[self.done - 1]]
+        self.order, self.done = None, 0
+
+    def state_dict(self):
+        return {"order": self.order, "done": self.done, "generator": self.generator.get_state()}
+
+    def load_state_dict(self, state):
+        self.order, self.done = state["order"], state["done"]
+        self.generator.set_state(state["generator"])
+
+
+TORCHDATA = {
+    "in order": lambda made, x, y: made(TensorDataset(x, y), 6),
+    "shuffled": lambda made, x, y: made(TensorDataset(x, y), 6, shuffle=True),
+    "a generator": lambda made, x, y: made(
+        TensorDataset(x, y), 6, shuffle=True, generator=torch.Generator().manual_seed(5)
+    ),
+    "workers": lambda made, x, y: made(TensorDataset(x, y), 6, shuffle=True, num_workers=2),
+    "iterable": lambda made, x, y: made(InOneOrder(x), 6),
+}
+
+
+@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow if kind == "workers" else ()) for kind in TORCHDATA]
+)
+def test_torchdatas_loader_goes_on_bit_for_bit(tmp_path, kind):
+    """Stopped within the first epoch, at its end, within the second, and between two epochs."""
+    torchdata = pytest.importorskip("torchdata.stateful_dataloader")
+    path = tmp_path / "run.ckpt"
+
+    def begun(**options):
+        pyro.clear_param_store()
+        pair = Pair()
+        pyro.set_rng_seed(1)
+        made = TORCHDATA[kind](torchdata.StatefulDataLoader, *data())
+        return pair, trainer(pair, made, **options)
+
+    whole, loop = begun()
+    seen = [torch.cat([part.flatten() for part in batch]) for batch in run(loop)]
+    for after in (2, 4, 6, 9):
+        _, loop = begun(checkpoint=path)
+        run(loop, after)
+        loop.save()
+        loop._files.release()
+        second, loop = begun(checkpoint=path, resume=True)
+        pyro.set_rng_seed(99)
+        rest = [torch.cat([part.flatten() for part in batch]) for batch in run(loop)]
+        same(rest, seen[after:])
+        same(weights(second), weights(whole))
+    # Between epochs, as a checkpoint after each leaves it.
+    _, loop = begun(checkpoint=path)
+    for epoch in loop:
+        if epoch.number == 2:
+            break
+        for batch in epoch:
+            loop.step(batch)
+    loop._files.release()
+    second, loop = begun(checkpoint=path, resume=True)
+    assert len(run(loop)) == 8
+    same(weights(second), weights(whole))
+    assert not torch.equal(seen[0], seen[4]) or kind == "in order"
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_dry_run_leaves_the_order_of_a_loader(own):
+    x, _ = data()
+
+    def loader():
+        generator = torch.Generator().manual_seed(5) if own else None
+        return DataLoader(TensorDataset(x), batch_size=6, shuffle=True, generator=generator)
+
+    pyro.set_rng_seed(1)
+    expected = [rows for (rows,) in loader()]
+    pair = Pair()
+    pyro.set_rng_seed(1)
+    loop = trainer(pair, loader(), epochs=1)
+    assert loop.steps_per_epoch == 4
+    same(run(loop), expected)
+
+
 def test_one_that_does_not_begins_its_epoch_again_and_says_so(tmp_path):
     x, y = data()
     path = tmp_path / "run.ckpt"
@@ -214,6 +295,7 @@ def test_one_that_does_not_begins_its_epoch_again_and_says_so(tmp_path):
 def test_the_place_of_a_loader_is_plain_data(tmp_path):
     loader = Places(*data())
     loader.state_dict = lambda: {"object": object()}
+    loader.load_state_dict = lambda state: None
     loop = trainer(Pair(), loader, checkpoint=tmp_path / "run.ckpt")
     with pytest.raises(dv.InputError, match=r"^data: the state_dict of the loader holds a object"):
         run(loop)

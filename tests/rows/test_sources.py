@@ -1,6 +1,8 @@
 """Every source of rows gives what the tensor of the same values gives, bit for bit, at every front door."""
 
+import math
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,7 +15,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import pyro_dvae as dv
-from pyro_dvae.rows import Data, InMemory, opened, source_of
+from pyro_dvae.rows import Data, InMemory, arrays, opened, source_of
+from pyro_dvae.rows.source import require_finite
 
 N, D = 23, 4
 
@@ -294,7 +297,51 @@ def test_an_array_on_disk_is_not_read_at_once(tmp_path):
     assert torch.equal(source.take(slice(20, 99))[0], table()[20:])
 
 
-def test_sources_pickle():
-    for value in (table(), scipy.sparse.csr_matrix(table().numpy()), Squares(table())):
+@pytest.mark.parametrize("mode", ["r", "r+", "c"])
+def test_pages_of_an_array_on_disk_are_let_go_and_their_values_stay(mode, tmp_path, monkeypatch):
+    on_disk(table(), tmp_path)
+    mapped = np.load(next(tmp_path.glob("*.npy")), mmap_mode=mode)
+    expected = table().clone()
+    if mode != "r":
+        mapped[3], expected[3] = 7.0, 7.0
+    source = source_of("data", mapped[1:], torch.float32)
+    rows = torch.tensor([2, 0, 20])
+    monkeypatch.setattr(arrays, "_MAPPED", 0)
+    for _ in range(2):
+        assert torch.equal(source.take(rows)[0], expected[1:][rows])
+        part = source.take(slice(0, 5))[0]
+        assert torch.equal(part, expected[1:6])
+        part += 1  # a batch is a copy
+    assert np.array_equal(mapped, expected.numpy())
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells what is mapped")
+def test_memory_of_an_array_on_disk_is_that_of_a_few_batches(tmp_path):
+    size = 1 << 28
+    np.lib.format.open_memmap(tmp_path / "large.npy", "w+", np.uint8, (size >> 12, 1 << 12)).flush()
+    source = source_of("data", np.load(tmp_path / "large.npy", mmap_mode="r"), torch.float32)
+
+    def of_files():
+        (line,) = [each for each in Path("/proc/self/status").read_text().splitlines() if "RssFile" in each]
+        return 1024 * int(line.split()[1])
+
+    before = of_files()
+    for rows in torch.randperm(len(source)).split(100):
+        source.take(rows)
+    assert of_files() - before < size / 2
+
+
+def test_sums_that_are_too_large_are_of_finite_values():
+    large = torch.full((2, 3), 3e38)
+    assert require_finite("data", (large,))[0] is large
+    with pytest.raises(dv.InputError, match=r"got 1 NaN or infinite in 2 rows"):
+        require_finite("data", (torch.tensor([[math.inf, -3e38], [0.0, 1.0]]),))
+    with pytest.raises(dv.InputError, match=r"got 2 NaN or infinite in 2 rows"):
+        require_finite("data", (torch.tensor([[math.inf, -math.inf], [0.0, 1.0]]),))
+
+
+def test_sources_pickle(tmp_path):
+    values = (table(), scipy.sparse.csr_matrix(table().numpy()), Squares(table()), on_disk(table(), tmp_path))
+    for value in values:
         source = pickle.loads(pickle.dumps(source_of("data", value, torch.float32)))
         assert torch.equal(source.take(slice(0, N))[0], table())

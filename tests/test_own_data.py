@@ -1,0 +1,64 @@
+"""docs/own_data.md: its code runs, and what it says is refused is refused."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyro
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+import pyro_dvae as dv
+
+PAGE = (Path(__file__).parents[1] / "docs" / "own_data.md").read_text()
+
+
+def test_the_code_of_the_page_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    pyro.set_rng_seed(0)
+    scope = {}
+    blocks = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    assert len(blocks) == 7
+    for block in blocks:
+        exec(compile(block, "own_data.md", "exec"), scope)
+    printed = capsys.readouterr().out
+    assert "data: expected columns of numbers, got others in 'species'" in printed
+    assert "log p(x), mean" in printed
+    assert len(scope["fitted"].history.epochs) == 2
+    assert scope["x"].shape == (20, 64)
+
+
+class Uneven(Dataset):
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, number):
+        return torch.zeros(number + 2)
+
+
+X = torch.zeros(4, 3)
+REFUSED = {
+    "lists of numbers": ([[0.0] * 3],),
+    "a dict of arrays": ({"x": X},),
+    "data arguments with different numbers of rows": (X, X[1:]),
+    "a loader and further data arguments": (DataLoader(X), X),
+    "a generator or another iterator": (iter([X]),),
+    "columns of text, dates or categories": (pd.DataFrame({"a": ["b", "c"]}),),
+    "missing cells, NaN, infinity": (pd.DataFrame({"a": [1.0, np.nan]}),),
+    "images of different sizes": (Uneven(),),
+}
+
+
+@pytest.mark.parametrize("given", REFUSED)
+def test_what_the_page_says_is_refused(given):
+    assert f"| {given} |" in PAGE
+    with pytest.raises(dv.InputError, match=r"^data"):
+        dv.fit(lambda *x: None, lambda *x: None, *REFUSED[given], loss=dv.TraceDenoising_ELBO(), epochs=1)
+
+
+def test_the_page_lists_nothing_else():
+    rows = re.findall(r"^\| (.*?) \|", PAGE.partition("## What is refused")[2], re.MULTILINE)
+    # What several processes are told is tested with them.
+    assert set(rows) - {"given", "---"} - set(REFUSED) == {"a loader with several processes (`torchrun`)"}
