@@ -23,6 +23,7 @@ SCRIPTS = {
     "examples/draw.py": ["--dataset", "digits", "--steps", "3", "--epochs", "1", "--hidden-size", "8"],
     "examples/learned_noise.py": ["--steps", "250", "--data", "100"],
     "examples/heldout_likelihood.py": ["--steps", "400", "--data", "40", "--samples", "1000"],
+    "examples/impute_table.py": ["--epochs", "2", "--draws", "20"],
     "benchmarks/bounds.py": ["--rounds", "1", "--steps", "1", "--repeats", "3"],
     "benchmarks/likelihood.py": ["--quick", "--threads", "1"],
     "benchmarks/step.py": ["--quick", "--threads", "1", "--memory", "--output", "step.json", *STEPS],
@@ -53,6 +54,16 @@ def test_every_script_has_an_entry():
 
 def test_mnist_dvae(tmp_path):
     assert "test bound" in run("examples/mnist_dvae.py", tmp_path)
+
+
+def test_impute_table(tmp_path):
+    printed = run("examples/impute_table.py", tmp_path)
+    errors = {
+        name: float(re.search(rf"{name} +rms error ([\d.]+)", printed)[1])
+        for name in ("column means", "Gaussian model", "denoising VAE")
+    }
+    assert errors["denoising VAE"] < 0.9 < errors["column means"]
+    assert (tmp_path / "imputed.png").exists()
 
 
 @pytest.mark.slow
