@@ -109,12 +109,12 @@ def main(
         estimates.append(found.log_likelihood)
     gain = estimates[0] - estimates[1]
     print(f"labels are worth {float(gain.mean()):.2f} ± {float(gain.std() / len(gain) ** 0.5):.2f} nats")
-    draw(Path(output), trained, data.image_shape, seed)
+    draw(Path(output), trained, data.picture_shape, seed)
     print(f"picture: {output}")
 
 
 @torch.no_grad()
-def draw(path: Path, trained: dict[bool, VAE], image_shape: tuple[int, int], seed: int) -> None:
+def draw(path: Path, trained: dict[bool, VAE], image_shape: tuple[int, ...], seed: int) -> None:
     """Draw ten samples of each class, beside a hundred of the model without labels."""
     generator = torch.Generator().manual_seed(seed)
     style = torch.randn(1, CLASSES, trained[True].latent_size, generator=generator)

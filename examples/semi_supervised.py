@@ -131,14 +131,16 @@ def main(
     ):
         other.fit(*(part.numpy() for part in few))
         guesses[f"labelled rows alone, {name}"] = torch.from_numpy(other.predict(test.numpy()))
+    truth = data.test_labels
+    assert truth is not None
     for name, guess in guesses.items():
-        print(f"{name:<41}{float(torch.eq(guess, data.test_labels).float().mean()):7.2%}")
-    draw(Path(output), m2, test[:SHOWN], data.image_shape)
+        print(f"{name:<41}{float(torch.eq(guess, truth).float().mean()):7.2%}")
+    draw(Path(output), m2, test[:SHOWN], data.picture_shape)
     print(f"picture: {output}")
 
 
 @torch.no_grad()
-def draw(path: Path, m2: M2, x: Tensor, image_shape: tuple[int, int]) -> None:
+def draw(path: Path, m2: M2, x: Tensor, image_shape: tuple[int, ...]) -> None:
     """Draw digits, and beside each the digits of all classes with the same z."""
     z = m2.encoder(joined(x, m2.classifier(x).argmax(-1)))[0]
     drawn = m2.decoder(joined(z.unsqueeze(1), torch.arange(CLASSES))).mean

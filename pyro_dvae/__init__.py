@@ -11,6 +11,7 @@ import lazy_loader as _lazy
 
 _SUBMODULES = {
     "bounds",
+    "conditioning",
     "corruptions",
     "datasets",
     "engine",
@@ -29,6 +30,19 @@ _NAMES = {
         "TraceDenoisingIWAE_ELBO",
         "TraceMeanFieldDenoising_ELBO",
         "TraceSemiImplicit_ELBO",
+    ],
+    "conditioning": [
+        "Conditioned",
+        "InferenceGaps",
+        "Prediction",
+        "anomaly_score",
+        "condition",
+        "fill_gaps",
+        "impute",
+        "inference_gaps",
+        "predict",
+        "sample_given",
+        "with_gaps",
     ],
     "engine": ["CompiledLoss", "CompiledSVI", "compile_loss"],
     "corruptions": [

@@ -1,4 +1,5 @@
 from . import bounds as bounds
+from . import conditioning as conditioning
 from . import corruptions as corruptions
 from . import datasets as datasets
 from . import engine as engine
@@ -15,6 +16,19 @@ from .bounds import (
     TraceDenoisingIWAE_ELBO,
     TraceMeanFieldDenoising_ELBO,
     TraceSemiImplicit_ELBO,
+)
+from .conditioning import (
+    Conditioned,
+    InferenceGaps,
+    Prediction,
+    anomaly_score,
+    condition,
+    fill_gaps,
+    impute,
+    inference_gaps,
+    predict,
+    sample_given,
+    with_gaps,
 )
 from .corruptions import (
     BinomialThinning,
@@ -105,6 +119,7 @@ __all__ = [
     "CompiledStepError",
     "ConcreteGuide",
     "ConcretePrior",
+    "Conditioned",
     "ConstantSchedule",
     "Corruption",
     "DataError",
@@ -124,6 +139,7 @@ __all__ = [
     "GumbelSoftmaxPrior",
     "History",
     "ImplicitGuide",
+    "InferenceGaps",
     "InputError",
     "LatentVariableModel",
     "LinearSchedule",
@@ -134,6 +150,7 @@ __all__ = [
     "MultiplicativeNoise",
     "NetworkCorruption",
     "NoCorruption",
+    "Prediction",
     "Prior",
     "Refinement",
     "SaltAndPepper",
@@ -149,6 +166,7 @@ __all__ = [
     "Trainer",
     "VampPrior",
     "annealed_log_likelihood",
+    "anomaly_score",
     "auxiliary",
     "bidirectional",
     "binary_code",
@@ -156,18 +174,25 @@ __all__ = [
     "check",
     "clean_input",
     "compile_loss",
+    "condition",
     "corrupt",
     "decode",
     "denoise",
     "encode",
     "evaluate_bound",
+    "fill_gaps",
     "fit",
     "fit_many",
+    "impute",
+    "inference_gaps",
     "interpolate",
     "load",
     "load_dataset",
     "log_likelihood",
+    "predict",
     "reconstruct",
     "sample",
+    "sample_given",
     "using",
+    "with_gaps",
 ]

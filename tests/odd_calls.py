@@ -116,6 +116,8 @@ def sampled(prior):
     return prior.code(prior(X)())
 
 
+GAPS = torch.where(torch.arange(8).reshape(4, 2) == 3, math.nan, X)
+QUICK = {"refine": dv.Refinement(steps=2, annealing_steps=0), "num_samples": 25, "seed": 0}
 QUIET = {"epochs": 1, "progress": False, "batch_size": 2}
 FEW = {"max_plate_nesting": 1, "seed": 0}
 ANNEALING = FEW | {"num_steps": 2, "num_chains": 2, "leapfrog_steps": 1}
@@ -146,6 +148,13 @@ CALLS = {
     ),
     "ConcreteGuide": (lambda: {"encoder": Heads(2)}, run),
     "ConcretePrior": (lambda: {"latent_size": 2}, sampled),
+    "Conditioned": (
+        lambda: (
+            dict.fromkeys(["data", "cell_draws", "cell_means", "log_likelihood", "standard_error"], X[:, 0])
+            | {"ess": X[:, 0], "pareto_k": X[:, 0], "num_samples": 1, "refined": None, "seed": 0}
+        ),
+        None,
+    ),
     "ConstantSchedule": (lambda: {"level": 0.1}, lambda schedule: schedule(0)),
     "DRAW": (
         lambda: (
@@ -188,6 +197,13 @@ CALLS = {
     "GumbelSoftmaxPrior": (lambda: {"latent_size": 2}, sampled),
     "History": (dict, None),
     "ImplicitGuide": (lambda: {"encoder": Heads(2, 2, scale=True, inputs=3), "noise_size": 1}, None),
+    "InferenceGaps": (
+        lambda: (
+            dict.fromkeys(["log_likelihood", "encoder", "diagonal", "full", "pareto_k", "annealed"], X[:, 0])
+            | {"errors": {}, "seed": 0}
+        ),
+        None,
+    ),
     "InputError": (lambda: {"message": "text"}, None),
     "LatentVariableModel": (lambda: {"decoder": decoder()}, run),
     "LinearSchedule": (lambda: {"start": 0.1, "end": 0.0, "epochs": 2}, lambda schedule: schedule(1)),
@@ -207,6 +223,13 @@ CALLS = {
     "MultiplicativeNoise": (lambda: {"scale": 0.1}, in_plate),
     "NetworkCorruption": (lambda: {"network": Heads(2), "family": "gaussian"}, in_plate),
     "NoCorruption": (dict, in_plate),
+    "Prediction": (
+        lambda: (
+            dict.fromkeys(["mean", "low", "high"], X[:, :1])
+            | {"columns": (0,), "level": 0.9, "reliable": X[:, 0] > 0}
+        ),
+        None,
+    ),
     "Refinement": (lambda: {"steps": 3, "pilot": 30}, None),
     "SaltAndPepper": (lambda: {"rate": 0.1}, in_plate),
     "SparseBeta": (lambda: {"latent_size": 2}, sampled),
@@ -220,6 +243,10 @@ CALLS = {
     "Trainer": (lambda: of_pair(loss=Trace_ELBO(), data=X) | QUIET, None),
     "VampPrior": (lambda: {"posterior": dv.GaussianGuide(encoder()), "pseudo_inputs": X[:2]}, sampled),
     "annealed_log_likelihood": (lambda: of_pair(data=X) | ANNEALING, None),
+    "anomaly_score": (
+        lambda: of_pair(data=GAPS, method="likelihood", by="row") | QUICK,
+        None,
+    ),
     "auxiliary": (lambda: {"name": "noise", "fn": dist.Normal(0.0, 1.0)}, None),
     "bidirectional": (lambda: of_pair(data=X, num_data=2) | ANNEALING, None),
     "binary_code": (lambda: of_pair(data=X), None),
@@ -232,11 +259,19 @@ CALLS = {
     "check": (lambda: of_pair(size=4, loss=Trace_ELBO(), batch=X), None),
     "clean_input": (lambda: {"fn": guide}, None),
     "compile_loss": (lambda: of_pair(loss=Trace_ELBO()), lambda made: made(X)),
+    "condition": (
+        lambda: (
+            of_pair(data=GAPS, num_draws=2, defensive=0.1, fill=0.0, memory=2**20, max_plate_nesting=1)
+            | QUICK
+        ),
+        None,
+    ),
     "corrupt": (lambda: {"name": "x_tilde", "corruption": dv.Masking(0.1), "x": X}, None),
     "decode": (lambda: {"model": model, "codes": torch.zeros(4, 2), "data": X, "seed": 0}, None),
     "denoise": (lambda: of_pair(data=X, num_samples=2, seed=0), None),
     "encode": (lambda: of_pair(data=X, seed=0), None),
     "evaluate_bound": (lambda: of_pair(data=X, loss=dv.TraceDenoising_ELBO(), seed=0), None),
+    "fill_gaps": (lambda: {"data": GAPS, "fill": 0.0}, None),
     "fit": (lambda: of_pair(loss=Trace_ELBO(), data=X) | QUIET, None),
     "fit_many": (
         lambda: {"pairs": [(model, guide)], "loss": dv.TraceDenoising_ELBO(), "data": X} | QUIET,
@@ -244,6 +279,8 @@ CALLS = {
     ),
     "interpolate": (lambda: of_pair(start=X, end=X, steps=2), None),
     "load": (saved, None),
+    "impute": (lambda: of_pair(data=GAPS, how="mean", num=1, num_draws=2) | QUICK, None),
+    "inference_gaps": (lambda: of_pair(data=X) | QUICK | FEW, None),
     "load_dataset": (lambda: {"name": "digits", "download": False}, None),
     "reconstruct": (lambda: of_pair(data=X, num_samples=2, seed=0), None),
     "sample": (lambda: {"model": model, "data": X, "count": 2, "seed": 0}, None),
@@ -251,6 +288,9 @@ CALLS = {
         lambda: of_pair(data=X, num_samples=20, progress=False, compile=False) | FEW,
         None,
     ),
+    "predict": (lambda: of_pair(data=X, columns=[1], level=0.9, num_draws=2) | QUICK, None),
+    "sample_given": (lambda: of_pair(data=GAPS, num=2) | QUICK, None),
+    "with_gaps": (lambda: of_pair(pass_mask=False), None),
 }
 # Names that are not called: what others return, raise or derive from.
 UNCALLED = {"CompiledLoss", "CompiledStepError", "Corruption", "DivergenceError", "Prior", "Stopped"}

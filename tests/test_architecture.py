@@ -39,6 +39,7 @@ STOREYS = [
     ["distributed"],
     ["training"],
     ["evaluation"],
+    ["conditioning"],
     ["models"],
     ["using"],
     ["jobs"],

@@ -36,6 +36,7 @@ SCRIPTS = {
         *("--dataset", "digits", "--epochs", "2", "--labelled", "200", "--width", "20")
     ],
     "benchmarks/data.py": ["--quick"],
+    "examples/impute_table.py": ["--epochs", "2", "--draws", "20"],
     "benchmarks/bounds.py": ["--rounds", "1", "--steps", "1", "--repeats", "3"],
     "benchmarks/likelihood.py": ["--quick", "--threads", "1"],
     "benchmarks/step.py": ["--quick", "--threads", "1", "--memory", "--output", "step.json", *STEPS],
@@ -66,6 +67,16 @@ def test_every_script_has_an_entry():
 
 def test_mnist_dvae(tmp_path):
     assert "test bound" in run("examples/mnist_dvae.py", tmp_path)
+
+
+def test_impute_table(tmp_path):
+    printed = run("examples/impute_table.py", tmp_path)
+    errors = {
+        name: float(re.search(rf"{name} +rms error ([\d.]+)", printed)[1])
+        for name in ("column means", "Gaussian model", "denoising VAE")
+    }
+    assert errors["denoising VAE"] < 0.9 < errors["column means"]
+    assert (tmp_path / "imputed.png").exists()
 
 
 @pytest.mark.slow

@@ -90,7 +90,8 @@ MODULES = {
 OTHERS = {
     "BoundsReport", "Check", "CompiledLoss", "CompiledSVI", "ConstantSchedule", "Corruption",
     "Codes", "DVAE", "Dataset", "Estimate", "Fitted", "History", "LinearSchedule",
-    "LogLikelihood", "Prior", "Refinement", "StepSchedule", "Trainer",
+    "Conditioned", "InferenceGaps", "LogLikelihood", "Prediction", "Prior", "Refinement", "StepSchedule",
+    "Trainer",
 }  # fmt: skip
 GUIDES = [
     "BernoulliGuide",
@@ -246,6 +247,8 @@ def test_a_network_of_a_function_is_used_and_copied(copied):
 def test_results_and_data(copied):
     pair = PAIRS["Masking"]()
     bound = dv.TraceDenoising_ELBO()
+    few = dv.Refinement(steps=2, pilot=25, annealing_steps=0)
+    gaps = torch.where(torch.arange(X.numel()).reshape(X.shape) == 3, torch.nan, X)
     made = {
         "history": dv.fit(
             pair.model, pair.guide, X, loss=bound, epochs=1, progress=False, compile=False
@@ -255,6 +258,10 @@ def test_results_and_data(copied):
         "report": dv.bounds_report(pair.model, pair.guide, X, num_samples=10, num_particles=2, num_mixture=1),
         "annealed": dv.annealed_log_likelihood(pair.model, None, X, num_steps=2, num_chains=2, seed=1),
         "check": dv.check(pair.model, pair.guide, X),
+        "refined": dv.log_likelihood(pair.model, pair.guide, X, num_samples=20, seed=1, refine=few),
+        "conditioned": dv.condition(pair.model, pair.guide, gaps, num_samples=25, seed=1, refine=few),
+        "predicted": dv.predict(pair.model, pair.guide, gaps, columns=[0], num_samples=25, refine=few),
+        "gaps": dv.inference_gaps(pair.model, pair.guide, X, num_samples=25, seed=1, refine=few),
         "data": dv.load_dataset("digits"),
     }
     for name, each in made.items():

@@ -7,6 +7,7 @@ Missing folders are made. matplotlib is needed when a picture is drawn, not when
 
 from pyro_dvae.plots.curves import learning_curves
 from pyro_dvae.plots.figures import DPI, FONT_SIZE, new_figure, write_figure
+from pyro_dvae.plots.gaps import inference_gaps
 from pyro_dvae.plots.grids import CLIPPED, NOTE, SHOWN, checked_images, denoising_grid, image_grid, note_of
 from pyro_dvae.plots.manifolds import manifold, manifold_codes
 from pyro_dvae.plots.tables import column_errors, latent_scatter, observed_and_reconstructed
@@ -21,6 +22,7 @@ __all__ = [
     "column_errors",
     "denoising_grid",
     "image_grid",
+    "inference_gaps",
     "latent_scatter",
     "learning_curves",
     "manifold",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pyro_dvae import checks
-from pyro_dvae.errors import InputError
+from pyro_dvae.errors import InputError, shown
 
 FAMILIES = ("diagonal", "full")
 ENCODER, ANNEALING = "encoder", "annealing"
@@ -45,11 +45,11 @@ class Refinement:
         checks.positive("rate", self.rate)
         checks.scale_factor("widen", self.widen)
         if not isinstance(self.families, tuple | list):
-            raise InputError(f"families: expected a sequence of names, got {self.families!r}")
+            raise InputError(f"families: expected a tuple of names, got {shown(self.families)}")
         for family in self.families:
             checks.known("families", family, FAMILIES)
         if len(set(self.families)) < len(self.families):
-            raise InputError(f"families: expected each name once, got {self.families!r}")
+            raise InputError(f"families: expected each name once, got {shown(self.families)}")
         checks.count("pilot", self.pilot, minimum=25)  # fewer have no tail to fit
         checks.count("annealing_steps", self.annealing_steps, minimum=0)
         checks.count("chains", self.chains, minimum=2)

@@ -309,7 +309,7 @@ def test_discrete_latents_are_refused():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"families": "full"}, "families: expected a sequence"),
+        ({"families": "full"}, "families: expected a tuple"),
         ({"families": ("flow",)}, "families: unknown name 'flow'"),
         ({"families": ("full", "full")}, "families: expected each name once"),
         ({"pilot": 5}, "pilot: expected a whole number of at least 25"),

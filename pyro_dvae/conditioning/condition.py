@@ -1,0 +1,195 @@
+"""``condition``: any part of a row given any other part, by refined importance sampling."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+
+from pyro_dvae import checks
+from pyro_dvae.calling import calling
+from pyro_dvae.conditioning.programs import Completing, GapGuide, GapModel, Program, cells, fill_gaps
+from pyro_dvae.conditioning.result import Conditioned
+from pyro_dvae.errors import InputError
+from pyro_dvae.evaluation.annealing.density import Programs
+from pyro_dvae.evaluation.annealing.scoring import UnconstrainedScores
+from pyro_dvae.evaluation.counting import counting
+from pyro_dvae.evaluation.estimates import evaluation_mode
+from pyro_dvae.evaluation.refinement.ladder import ascended, shares
+from pyro_dvae.evaluation.refinement.record import Refined
+from pyro_dvae.evaluation.refinement.settings import Refinement
+from pyro_dvae.evaluation.refinement.targets import Targets
+from pyro_dvae.evaluation.refinement.weighing import chains, summary, weighted
+from pyro_dvae.programs.parameters import float_type
+from pyro_dvae.random_state import derived_seed, forked
+from pyro_dvae.rows import Arguments, Data, InMemory
+
+_ROWS = 500
+_BYTES_PER_NUMBER = 64  # of a draw of the latents, of a completed cell
+
+
+def condition(
+    model: Program,
+    guide: Program,
+    data: Any,
+    *args: Any,
+    num_draws: int = 100,
+    num_samples: int = 1000,
+    refine: bool | int | Refinement = True,
+    defensive: float = 0.0,
+    fill: float | Tensor = 0.0,
+    pass_mask: bool = False,
+    seed: int | None = None,
+    memory: int = 2**29,
+    compile: bool | None = None,  # noqa: A002 - torch's own word for it
+    progress: bool | Callable[[int, int], None] | None = None,
+    max_plate_nesting: int | float = math.inf,
+    **kwargs: Any,
+) -> Conditioned:
+    """Draw the missing cells of each row from p(x_missing | x_observed)::
+
+        z_s ~ q(z),  w_s = p(x_observed, z_s) / q(z_s),  z ∝ w_s,  x_missing ~ p(x_missing | z, x_observed)
+
+    The proposal q is the encoder's on the filled row, refined for each row on the bound of its observed cells
+    (see :class:`~pyro_dvae.Refinement`). The observed sites of the model are independent cells given the
+    latents, or a multivariate normal, whose conditionals are known. Modules are in evaluation mode meanwhile.
+
+    :param model: Pyro model of a batch, whose observed values are cells of its first argument.
+    :param guide: Pyro guide of a batch.
+    :param data: rows [N, ...] with NaN (or masked, or NA) in missing cells: a tensor, an array or a frame.
+    :param args: further data of model and guide, N rows each, without gaps.
+    :param kwargs: further arguments of model and guide, passed unchanged.
+    :param num_draws: R, draws of each missing cell.
+    :param num_samples: S, draws of the latents of each row, of which R are chosen by their weights.
+    :param refine: refine the proposals: True, a number of Adam steps, a :class:`~pyro_dvae.Refinement`, or
+        False for the encoder's proposal alone.
+    :param defensive: share of the draws of the latents that come from the prior, below 1.
+    :param fill: what the guide sees in missing cells: a number, or one for each cell of a row.
+    :param pass_mask: call the guide as ``guide(x, seen, ...)``, as in :func:`~pyro_dvae.with_gaps`.
+    :param seed: seed of the random streams; None draws it from the global stream.
+    :param memory: approximate number of bytes to use in addition to data and results.
+    :param compile: compile the model's density and its gradient; None does so where it saves time.
+    :param progress: whether to show progress, or a function of the numbers of finished and of all rows.
+    :param max_plate_nesting: number of dimensions of the user's plates; by default found by one run.
+    :raises InputError: an argument is invalid, a latent is discrete, or a likelihood has no conditionals.
+    """
+    checks.pair(model, guide)
+    checks.count("num_draws", num_draws)
+    checks.count("num_samples", num_samples, minimum=25)
+    checks.progress(progress)
+    checks.flag("pass_mask", pass_mask)
+    checks.count("memory", memory)
+    checks.optional(checks.flag, "compile", compile)
+    checks.nesting("max_plate_nesting", max_plate_nesting)
+    if checks.number("defensive", defensive, 0.0, 1.0) == 1.0:
+        raise InputError("defensive: expected a share below 1, got 1")
+    if seed is not None:
+        checks.count("seed", seed, minimum=0)
+    settings = Refinement.of(refine) or Refinement(families=(), annealing_steps=0)
+    filled, seen = fill_gaps(data, fill)
+    given = filled if isinstance(data, Tensor) else filled.to(float_type(model, guide))
+    others = Data.opened("args", args, kwargs, given.dtype).sources if args else ()
+    rows = Data((InMemory(given, seen), *others), kwargs)
+    if len(others) and len(others[0]) != len(given):
+        raise InputError(f"args: expected the {len(given)} rows of data, got {len(others[0])}")
+    start = int(torch.randint(2**63 - 1, ())) if seed is None else seed
+    programs = GapModel(model), GapGuide(guide, pass_mask)
+    with torch.no_grad(), evaluation_mode(*programs, rows[:2]), calling("model, guide, data"):
+        with forked(derived_seed(start, "condition")):
+            targets = Targets(*programs, rows, max_plate_nesting, memory, compile)
+        engine = _Engine(targets, programs[1], settings, num_samples, num_draws, defensive)
+        targets.expect(len(rows))
+        size = engine.rows(given[0].numel())
+        parts = []
+        with counting("conditioning", progress) as shown, pyro.validation_enabled(False):
+            for first in range(0, len(rows), size):
+                with forked(derived_seed(start, "condition", first)):
+                    parts.append(engine(rows[first : first + size], model))
+                shown(min(first + size, len(rows)), len(rows))
+    joined = {name: torch.cat([part[name] for part in parts], -1) for name in parts[0]}
+    nan = torch.tensor(math.nan, dtype=given.dtype, device=given.device)
+    refined = Refined(joined.pop("rung"), joined.pop("pareto_k_before"), settings)
+    joined.pop("smoothed_log_likelihood")
+    return Conditioned(
+        torch.where(seen, given, nan), **joined, num_samples=num_samples, refined=refined, seed=start
+    )
+
+
+@dataclass(frozen=True)
+class _Engine:
+    targets: Targets
+    guide: Program
+    settings: Refinement
+    num_samples: int
+    num_draws: int
+    defensive: float
+
+    def rows(self, cells_of_row: int) -> int:
+        """Return how many rows fit into the memory."""
+        each = self.num_samples * self.targets.size + self.num_draws * (cells_of_row + self.targets.size)
+        each += 2 * self.targets.size**2
+        return max(1, min(_ROWS, self.targets.memory // (_BYTES_PER_NUMBER * each)))
+
+    def __call__(self, rows: Arguments, model: Program) -> dict[str, Tensor]:
+        """Return figures of each row [N], and draws and means of the missing cells, row by row."""
+        found = ascended(self.targets, self.guide, rows, self.settings, self.defensive)
+        own, from_prior = shares(self.num_samples, self.defensive)
+        latents = rows.x.new_empty(self.num_draws, len(rows), self.targets.size)
+        figures: dict[str, Tensor] = {}
+        for which, proposal in found.groups:
+            annealed = found.annealed[which]
+            for way in (False, True):
+                chosen = (annealed == way).nonzero()[:, 0]
+                if not len(chosen):
+                    continue
+                some, part = rows[which[chosen]], proposal[chosen]
+                if way:
+                    position, log_weight = chains(self.targets, some, part, self.settings)
+                    parts = [log_weight[None]]
+                else:
+                    position, parts = weighted(self.targets, some, part, own, from_prior)
+                result = summary(parts)
+                if way:
+                    result["pareto_k"] = torch.full_like(result["pareto_k"], math.nan)
+                for name, value in result.items():
+                    figures.setdefault(name, value.new_empty(len(rows)))[which[chosen]] = value
+                picked = _resampled(torch.cat(parts, 1)[0], self.num_draws).to(position.device)
+                index = picked[:, :, None].expand(-1, -1, position.shape[2])
+                latents[:, which[chosen]] = position.gather(0, index)
+        figures["rung"] = torch.where(found.annealed, len(self.settings.families) + 1, found.rung)
+        figures["pareto_k_before"] = found.before
+        return figures | self._completed(model, rows, latents)
+
+    def _completed(self, model: Program, rows: Arguments, latents: Tensor) -> dict[str, Tensor]:
+        x, seen, *others = rows.rows
+        whole = Arguments((torch.where(seen, x, torch.nan), *others), rows.kwargs)
+        places = cells(model, whole)
+        scores = UnconstrainedScores(self.targets.structure, self.targets.unpacked(latents))
+        completing = Completing()
+        Programs(model, None, whole, self.targets.structure, {}).run(model, scores, completing)
+        draws = x.expand(len(latents), *x.shape).flatten(1).clone()
+        means = draws.to(torch.float64, copy=True)
+        for name, position in places.items():
+            flat = position.flatten()
+            shape = (len(latents), *position.shape)
+            draws[:, flat] = completing.draws[name].expand(shape).flatten(1).to(draws)
+            means[:, flat] = completing.means[name].expand(shape).flatten(1).double()
+        gaps = ~seen.flatten()
+        return {"cell_draws": draws[:, gaps], "cell_means": means.mean(0)[gaps].to(x)}
+
+
+def _resampled(log_weight: Tensor, count: int) -> Tensor:
+    """Return the indices of ``count`` draws [count, N] chosen by their weights [S, N], systematically."""
+    weight = (log_weight - log_weight.amax(0)).exp()
+    edges = (weight / weight.sum(0)).cumsum(0).T.contiguous()
+    offsets = torch.rand(len(edges), 1, dtype=edges.dtype)
+    grid = (torch.arange(count, dtype=edges.dtype) + offsets) / count
+    found = torch.searchsorted(edges, grid).clamp(max=len(log_weight) - 1)
+    # In random order, so that each part of the draws is one of the whole distribution.
+    order = torch.rand(found.shape).argsort(1)
+    return found.gather(1, order).T.contiguous()

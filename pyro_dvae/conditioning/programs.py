@@ -1,0 +1,187 @@
+"""Models and guides of rows with gaps, and which cells of the data a model observes where."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from pyro_dvae import checks
+from pyro_dvae.conditioning.likelihoods import ObservedCells, drawn, expected, inside
+from pyro_dvae.errors import InputError
+from pyro_dvae.programs.plates import is_deterministic
+from pyro_dvae.random_state import forked
+from pyro_dvae.rows import Arguments
+
+Program = Callable[..., Any]
+
+
+def with_gaps(model: Program, guide: Program, *, pass_mask: bool = False) -> tuple[Program, Program]:
+    """Return model and guide of rows with gaps, each called with the filled rows and what is observed.
+
+    ``model(x, seen, *others)`` counts the observed cells only, so every bound is one of log p(x_observed);
+    with an importance-weighted bound this is MIWAE (Mattei and Frellsen 2019). ``guide(x, seen, *others)``
+    sees the filled rows. A corruption of the guide, such as ``Masking``, hides further observed cells, which
+    the model still has to explain::
+
+        model, guide = dv.with_gaps(model, guide)
+        x, seen = dv.fill_gaps(rows)
+        dv.fit(model, guide, x, seen, loss=dv.TraceDenoisingIWAE_ELBO(num_particles=5))
+
+    :param model: Pyro model of a batch, whose observed values are cells of its first argument.
+    :param guide: Pyro guide of a batch.
+    :param pass_mask: call the guide as ``guide(x, seen, *others)``, so that the encoder may use the mask.
+    """
+    checks.pair(model, guide)
+    return GapModel(model), GapGuide(guide, checks.flag("pass_mask", pass_mask))
+
+
+def fill_gaps(data: Any, fill: float | Tensor = 0.0) -> tuple[Tensor, Tensor]:
+    """Return the rows with ``fill`` in missing cells (NaN), and which cells are observed; both [N, ...].
+
+    :param data: a tensor, an array or a pandas DataFrame of numbers with NaN (or masked, or NA) in gaps.
+    :param fill: a number, or one for each cell of a row.
+    :raises InputError: the data are not numbers, empty, or infinite somewhere.
+    """
+    rows = _numbers(data)
+    if rows.dim() == 0 or rows.numel() == 0:
+        raise InputError(f"data: expected rows [N, ...], got shape {tuple(rows.shape)}")
+    seen = ~rows.isnan()
+    if bool(rows.isinf().any()):
+        raise InputError(f"data: expected finite values or NaN, got {int(rows.isinf().sum())} infinite")
+    return torch.where(seen, rows, _filling(fill, rows)), seen
+
+
+def _filling(fill: Any, rows: Tensor) -> Tensor:
+    if not isinstance(fill, Tensor):
+        return rows.new_tensor(checks.number("fill", fill))
+    found = checks.finite("fill", fill).detach().to(rows)
+    if found.shape not in (rows.shape[1:], torch.Size(())):
+        raise InputError(
+            f"fill: expected a number or one for each cell of a row {tuple(rows.shape[1:])}, got shape "
+            f"{tuple(found.shape)}"
+        )
+    return found
+
+
+def _numbers(data: Any) -> Tensor:
+    if hasattr(data, "to_numpy"):  # pandas: its NA becomes NaN
+        data = data.to_numpy(dtype="float64", na_value=float("nan"))
+    if hasattr(data, "mask") and hasattr(data, "filled"):  # a masked array
+        data = data.astype("float64").filled(float("nan"))
+    try:
+        found = data.detach() if isinstance(data, Tensor) else torch.as_tensor(data)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"data: expected a tensor, an array or a DataFrame of numbers ({error})") from None
+    if isinstance(data, Tensor) and found.is_floating_point():
+        return found
+    return found.to(torch.get_default_dtype())
+
+
+class GapModel:
+    """A model of rows with gaps: ``model(x, seen, *others)`` counts the observed cells."""
+
+    def __init__(self, model: Program) -> None:
+        self.__wrapped__ = model
+
+    def __call__(self, x: Tensor, seen: Tensor, *others: Any, **kwargs: Any) -> Any:
+        """Run the model on the observed cells."""
+        with _Observing():
+            return self.__wrapped__(torch.where(seen, x, torch.nan), *others, **kwargs)
+
+
+class GapGuide:
+    """A guide of rows with gaps: ``guide(x, seen, *others)`` sees the filled rows."""
+
+    def __init__(self, guide: Program, pass_mask: bool = False) -> None:
+        self.__wrapped__, self.pass_mask = guide, pass_mask
+
+    def __call__(self, x: Tensor, seen: Tensor, *others: Any, **kwargs: Any) -> Any:
+        """Run the guide on the filled rows."""
+        given = (x, seen) if self.pass_mask else (x,)
+        return self.__wrapped__(*given, *others, **kwargs)
+
+
+class _Observing(Messenger):
+    """Lets the observed sites count what is not NaN."""
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        if _is_observation(msg):
+            value, fn = msg["value"], msg["fn"]
+            seen = ~value.isnan()
+            msg["fn"] = ObservedCells(fn, seen)
+            msg["value"] = torch.where(seen, value, inside(fn).to(value))
+
+
+class Completing(Messenger):
+    """Completes the observed sites of a model at given latents: ``draws`` and ``means`` by site."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.draws: dict[str, Tensor] = {}
+        self.means: dict[str, Tensor] = {}
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        if _is_observation(msg):
+            fn, name = msg["fn"], msg["name"]
+            value = msg["value"].expand(fn.batch_shape + fn.event_shape)
+            seen = ~value.isnan()
+            filled = torch.where(seen, value, inside(fn).to(value))
+            self.draws[name] = drawn(fn, filled, seen)
+            self.means[name] = expected(fn, filled, seen)
+            msg["fn"], msg["value"] = ObservedCells(fn, seen), filled
+
+
+def _is_observation(msg: dict[str, Any]) -> bool:
+    if not msg["is_observed"] or site_is_subsample(msg) or is_deterministic(msg):
+        return False
+    value = msg["value"]
+    return isinstance(value, Tensor) and value.is_floating_point() and value.numel() > 0
+
+
+class _Values(Messenger):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[str, Tensor] = {}
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        if msg["is_observed"] and not site_is_subsample(msg) and not is_deterministic(msg):
+            self.found[msg["name"]] = msg["value"]
+
+
+@torch.no_grad()
+def cells(model: Program, rows: Arguments) -> dict[str, Tensor]:
+    """Return, for each observed site of a model, which cells of the data it observes.
+
+    The model runs on the numbers of the cells, counted forwards and backwards, in place of their values.
+
+    :returns: positions in the flattened rows, of the shape of the site's value.
+    :raises InputError: a site observes something else than cells of the data, or no site observes any.
+    """
+    count = rows.x.numel()
+    numbers = torch.arange(count, dtype=torch.float64).reshape(rows.x.shape).to(rows.x.device)
+    values = []
+    for each in (numbers, count - 1 - numbers):
+        with forked(), poutine.block(), pyro.validation_enabled(False), _Values() as sites:
+            rows.of(each.to(rows.x.dtype)).call(model)
+        values.append(sites.found)
+    found = {}
+    for name, first in values[0].items():
+        second = values[1][name]
+        if torch.equal(first, second):
+            continue
+        if not first.is_floating_point() or not bool((first.double() + second.double() == count - 1).all()):
+            raise InputError(
+                f"model: site {name!r} observes a function of the data, not their cells as they are; give "
+                "the model what it observes as data"
+            )
+        found[name] = first.long()
+    if not found:
+        raise InputError("model: expected an observed site of cells of the data, got none")
+    return found

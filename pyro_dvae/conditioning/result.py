@@ -1,0 +1,130 @@
+"""What the missing cells of rows may be, given the observed ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_dvae import checks
+from pyro_dvae.evaluation.importance.psis import k_threshold
+from pyro_dvae.evaluation.refinement.record import Refined
+
+
+@dataclass(frozen=True)
+class Conditioned:
+    """Draws of the missing cells of N rows from p(x_missing | x_observed), and how far to believe them.
+
+    :param data: the rows, with NaN in missing cells, [N, ...].
+    :param cell_draws: R draws of each missing cell, [R, cells], in the order of ``data`` (row by row).
+    :param cell_means: their conditional means, averaged over the draws of the latents, [cells].
+    :param log_likelihood: log p(x_observed) of each row, [N], float64 (nats).
+    :param standard_error: of each, [N].
+    :param ess: effective number of samples of each row, [N].
+    :param pareto_k: of each row's weights, [N]; above ``threshold``, do not trust the row. NaN for rows that
+        were annealed.
+    :param num_samples: draws of the latents of each row, of which R were chosen.
+    :param refined: which proposal each row has.
+    :param seed: seed of the random streams.
+    """
+
+    data: Tensor
+    cell_draws: Tensor
+    cell_means: Tensor
+    log_likelihood: Tensor
+    standard_error: Tensor
+    ess: Tensor
+    pareto_k: Tensor
+    num_samples: int
+    refined: Refined
+    seed: int
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.data)
+
+    def __str__(self) -> str:
+        """Return the totals as aligned text."""
+        return self.table()
+
+    @property
+    def missing(self) -> Tensor:
+        """Which cells are missing, [N, ...]."""
+        return self.data.isnan()
+
+    @property
+    def draws(self) -> Tensor:
+        """Complete rows: R draws, [R, N, ...]."""
+        return self._placed(self.cell_draws)
+
+    @property
+    def mean(self) -> Tensor:
+        """Complete rows with conditional means in the gaps, [N, ...]; NaN for cells without a mean."""
+        return self._placed(self.cell_means)
+
+    @property
+    def standard_deviation(self) -> Tensor:
+        """Conditional standard deviations, [N, ...]; 0 for observed cells."""
+        found = torch.zeros_like(self.data)
+        found[self.missing] = self.cell_draws.std(0)
+        return found
+
+    @property
+    def mode(self) -> Tensor:
+        """Complete rows with the most frequent draw in the gaps, [N, ...], for discrete cells."""
+        return self._placed(self.cell_draws.mode(0).values)
+
+    def quantile(self, q: float) -> Tensor:
+        """Return complete rows with the ``q`` quantile of each missing cell, [N, ...]."""
+        checks.number("q", q, 0.0, 1.0)
+        return self._placed(self.cell_draws.quantile(q, 0))
+
+    def interval(self, level: float = 0.9) -> tuple[Tensor, Tensor]:
+        """Return the lower and upper end of the central interval of each missing cell, [N, ...] each."""
+        level = checks.number("level", level, 0.0, 1.0)
+        return self.quantile((1 - level) / 2), self.quantile((1 + level) / 2)
+
+    @property
+    def threshold(self) -> float:
+        """The largest Pareto k that can be trusted with so many samples."""
+        return k_threshold(self.num_samples)
+
+    @property
+    def reliable(self) -> Tensor:
+        """Whether a row can be trusted, [N]: its Pareto k is good, or half of its annealed chains count."""
+        good = self.pareto_k <= self.threshold
+        return good | (self.refined.annealed & (self.ess >= self.refined.settings.chains / 2))
+
+    def table(self) -> str:
+        """Return the totals as aligned text."""
+        used = ", ".join(f"{name} {count}" for name, count in self.refined.counts.items() if count)
+        share = f"{int(self.missing.sum()):,} of {self.data.numel():,}"
+        rows = [
+            ("missing cells", f"{share}, {len(self.cell_draws)} draws of each"),
+            ("log p(observed)", f"{float(self.log_likelihood.mean()):.3f} nats, mean over the rows"),
+            ("effective samples", f"median {float(self.ess.median()):.0f} of {self.num_samples}"),
+            ("not reliable", f"{100 * float((~self.reliable).double().mean()):.1f} % of the rows"),
+            ("rows by proposal", used),
+        ]
+        lines = [f"{name:<17}  {value}" for name, value in rows]
+        return "\n".join([f"{len(self)} rows given their observed cells", *lines])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the totals as JSON-able values."""
+        return {
+            "num_data": len(self),
+            "missing_cells": int(self.missing.sum()),
+            "num_draws": len(self.cell_draws),
+            "num_samples": self.num_samples,
+            "mean_log_likelihood": float(self.log_likelihood.mean()),
+            "share_unreliable": float((~self.reliable).double().mean()),
+            "refined": self.refined.to_dict(self.threshold),
+            "seed": self.seed,
+        }
+
+    def _placed(self, values: Tensor) -> Tensor:
+        whole = self.data.expand(*values.shape[:-1], *self.data.shape).clone()
+        whole[..., self.missing] = values.to(whole)
+        return whole

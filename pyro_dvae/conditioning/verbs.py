@@ -1,0 +1,226 @@
+"""What follows from conditioning: filling gaps, predicting columns, conditional samples, anomaly scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyro_dvae import checks
+from pyro_dvae.conditioning.condition import condition
+from pyro_dvae.conditioning.gaps import measured
+from pyro_dvae.conditioning.programs import Completing, Program, cells, fill_gaps
+from pyro_dvae.errors import InputError, shown
+from pyro_dvae.evaluation.estimates import evaluation_mode
+from pyro_dvae.evaluation.refinement.settings import Refinement
+from pyro_dvae.programs.parameters import float_type
+from pyro_dvae.random_state import derived_seed, forked
+from pyro_dvae.rows import Data
+
+FILLS = ("mean", "median", "mode", "draw")
+METHODS = ("likelihood", "regret", "reconstruction")
+_ROWS, _RECONSTRUCTIONS = 500, 20
+
+
+def impute(
+    model: Program, guide: Program, data: Any, *args: Any, how: str = "mean", num: int = 1, **options: Any
+) -> Tensor:
+    """Return the rows with their gaps filled, [N, ...]; with ``how="draw"`` and ``num`` > 1 [num, N, ...].
+
+    :param data: rows with NaN in missing cells, as for :func:`~pyro_dvae.condition`.
+    :param how: ``"mean"`` or ``"median"`` (least squared or absolute error), ``"mode"`` (discrete cells) or
+        ``"draw"`` (multiple imputation: draws of whole rows, which keep the spread and the dependence).
+    :param num: number of imputations, for ``"draw"``.
+    :param options: of :func:`~pyro_dvae.condition`.
+    """
+    checks.known("how", how, FILLS)
+    checks.count("num", num)
+    if how != "draw" and num > 1:
+        raise InputError(f"num: expected 1 for how={how!r}, got {num}; several imputations are draws")
+    if how == "draw":
+        draws = sample_given(model, guide, data, *args, num=num, **options)
+        return draws if num > 1 else draws[0]
+    found = condition(model, guide, data, *args, **options)
+    if how == "median":
+        return found.quantile(0.5)
+    return found.mean if how == "mean" else found.mode
+
+
+def sample_given(
+    model: Program, guide: Program, data: Any, *args: Any, num: int = 100, **options: Any
+) -> Tensor:
+    """Return ``num`` draws of each row given its observed cells, [num, N, ...]: no row is rejected.
+
+    :param data: rows with NaN in the cells to draw.
+    :param options: of :func:`~pyro_dvae.condition`.
+    """
+    return condition(model, guide, data, *args, **(options | {"num_draws": num})).draws
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Columns of N rows, predicted from the others.
+
+    :param columns: their positions.
+    :param mean: [N, columns].
+    :param low: lower end of the central interval, [N, columns].
+    :param high: upper end, [N, columns].
+    :param level: nominal coverage of the interval.
+    :param reliable: whether the importance weights of a row can be trusted, [N].
+    """
+
+    columns: tuple[int, ...]
+    mean: Tensor
+    low: Tensor
+    high: Tensor
+    level: float
+    reliable: Tensor
+
+
+def predict(
+    model: Program,
+    guide: Program,
+    data: Any,
+    *args: Any,
+    columns: Sequence[int],
+    level: float = 0.9,
+    **options: Any,
+) -> Prediction:
+    """Predict some columns of each row from the others, whatever stands in them.
+
+    :param data: rows [N, D]; other cells may be missing, too.
+    :param columns: positions of the columns.
+    :param level: coverage of the intervals.
+    :param options: of :func:`~pyro_dvae.condition`.
+    :raises InputError: a column is not there.
+    """
+    filled, seen = fill_gaps(data)
+    if filled.dim() != 2:
+        raise InputError(f"data: expected rows of columns [N, D], got shape {tuple(filled.shape)}")
+    chosen = _columns(columns, filled.shape[1])
+    rows = torch.where(seen, filled, math.nan)
+    rows[:, chosen] = math.nan
+    found = condition(model, guide, rows, *args, **options)
+    low, high = found.interval(level)
+    mean, low, high = (each[:, chosen] for each in (found.mean, low, high))
+    return Prediction(tuple(chosen), mean, low, high, level, found.reliable)
+
+
+def _columns(columns: Any, count: int) -> list[int]:
+    if isinstance(columns, str) or not isinstance(columns, Sequence) or not columns:
+        raise InputError(f"columns: expected a sequence of positions, got {shown(columns)}")
+    for column in columns:
+        checks.count("columns", column, minimum=0, maximum=count - 1)
+    return sorted(set(columns))
+
+
+def anomaly_score(
+    model: Program,
+    guide: Program,
+    data: Any,
+    *args: Any,
+    method: str = "likelihood",
+    by: str = "row",
+    refine: bool | int | Refinement = True,
+    num_samples: int = 1000,
+    seed: int | None = None,
+    **options: Any,
+) -> Tensor:
+    """Score how unusual each row is, [N], or each of its cells, [N, D]; higher is odder.
+
+    - ``"likelihood"``: −log p(x_observed) of the row, or −log p(x_j | rest) of each cell (nats).
+    - ``"regret"`` (Xiao, Yan and Amit 2020): what the row's own posterior gains over the encoder's bound.
+      Rows unlike the training data have an encoder that fits them badly. By row only.
+    - ``"reconstruction"``: squared error of the cell, and its sum over the row, reconstructed from a row in
+      which the guide's corruption is on; averaged over at most 20 draws.
+
+    :param data: rows [N, D]; gaps are allowed for ``"likelihood"``. A missing cell scores NaN.
+    :param by: ``"row"`` or ``"column"``.
+    :param refine: refinement of the proposals, as for :func:`~pyro_dvae.condition`.
+    :param num_samples: draws of the latents of each row.
+    :param options: of :func:`~pyro_dvae.condition`, or of :func:`~pyro_dvae.inference_gaps` for the regret.
+    :raises InputError: the method does not go by column.
+    """
+    checks.known("method", method, METHODS)
+    checks.known("by", by, ("row", "column"))
+    settings = Refinement.of(refine) or Refinement(families=(), annealing_steps=0)
+    if method == "regret":
+        if by == "column":
+            raise InputError("by: regret is a figure of whole rows, expected by='row'")
+        found, _ = measured(
+            model,
+            guide,
+            (data, *args),
+            {},
+            settings=settings,
+            families=("diagonal",),
+            num_samples=num_samples,
+            seed=seed,
+            **options,
+        )
+        return found["diagonal"] - found["encoder"]
+    if method == "reconstruction":
+        squares = _squared_errors(model, guide, data, args, num_samples, seed, options)
+        return squares if by == "column" else squares.flatten(1).sum(1)
+
+    def log_evidence(rows: Any) -> Tensor:
+        few = {"num_draws": 1, "num_samples": num_samples, "refine": settings, "seed": seed}
+        return condition(model, guide, rows, *args, **(options | few)).log_likelihood
+
+    if by == "row":
+        return -log_evidence(data)
+    filled, seen = fill_gaps(data)
+    if filled.dim() != 2:
+        raise InputError(f"data: expected rows of columns [N, D], got shape {tuple(filled.shape)}")
+    rows = torch.where(seen, filled, math.nan)
+    whole = log_evidence(rows)
+    scores = torch.full(filled.shape, math.nan, dtype=torch.float64)
+    for column in range(filled.shape[1]):
+        rest = rows.clone()
+        rest[:, column] = math.nan
+        here = seen[:, column].cpu()
+        scores[here, column] = (log_evidence(rest) - whole)[here]
+    return scores
+
+
+def _squared_errors(
+    model: Program,
+    guide: Program,
+    data: Any,
+    args: tuple[Any, ...],
+    num: int,
+    seed: int | None,
+    kwargs: dict[str, Any],
+) -> Tensor:
+    """Return the squared error of each cell, reconstructed from a corrupted row, averaged over draws."""
+    checks.pair(model, guide)
+    checks.count("num_samples", num)
+    given = Data.opened("data", (data, *args), kwargs, float_type(model, guide))
+    found = []
+    with torch.no_grad(), evaluation_mode(model, guide, given[:2]), pyro.validation_enabled(False):
+        for first in range(0, len(given), _ROWS):
+            rows = given[first : first + _ROWS]
+            hidden = rows.of(torch.full_like(rows.x, math.nan))
+            places = cells(model, rows)
+            total = torch.zeros(rows.x.shape, dtype=torch.float64, device=rows.x.device)
+            with forked(None if seed is None else derived_seed(seed, "reconstruction", first)):
+                for _ in range(min(num, _RECONSTRUCTIONS)):
+                    with poutine.block(), poutine.trace() as latents:
+                        rows.call(guide)
+                    completing = Completing()
+                    with poutine.block(), poutine.replay(trace=latents.trace), completing:
+                        hidden.call(model)
+                    mean = rows.x.double().clone().flatten()
+                    for name, position in places.items():
+                        mean[position.flatten()] = (
+                            completing.means[name].expand_as(position).double().flatten()
+                        )
+                    total += (mean.reshape(rows.x.shape) - rows.x.double()).square()
+            found.append(total.cpu() / min(num, _RECONSTRUCTIONS))
+    return torch.cat(found)
