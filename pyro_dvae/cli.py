@@ -105,6 +105,7 @@ def _applied(verb: str, samples: int, text: str) -> None:
 _applied("encode", 100, "Write the posterior means of the latents of each row of FILE.")
 _applied("reconstruct", 20, "Write what the model makes of each row of FILE, in the units of the data.")
 _applied("denoise", 20, "Write what the model takes each noisy row of FILE for.")
+_applied("impute", 1000, "Write the rows of FILE with their missing cells filled by the model.")
 _applied("score", 1000, "Write log p(x) of each row of FILE, with its error and reliability.")
 
 

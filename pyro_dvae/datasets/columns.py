@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -101,6 +102,7 @@ class Columns:
             found = values[column.name]
             if column.levels:
                 number = {level: float(n) for n, level in enumerate(column.levels)}
+                number |= dict.fromkeys(("nan", "None"), math.nan)  # gaps
                 if new := sorted({str(text) for text in found} - set(number)):
                     raise DataError(
                         f"column {column.name!r}: {new[0]!r} is none of {', '.join(column.levels)}"

@@ -43,8 +43,10 @@ class Given:
     names: Table
 
 
-def rows_of(config: Mapping[str, Any], path: str | Path) -> Given:
+def rows_of(config: Mapping[str, Any], path: str | Path, gaps: bool = False) -> Given:
     """Read a file of the columns of a run's data, in its order and scales.
+
+    :param gaps: whether cells may be missing (NaN).
 
     :raises DataError: a column is missing, cells are, or the rows have another size.
     """
@@ -72,7 +74,10 @@ def rows_of(config: Mapping[str, Any], path: str | Path) -> Given:
         raise DataError(
             f"{content.path}: expected {size} values in a row, as the run's data have, got {rows.shape[1]}"
         )
-    checks.finite(str(content.path), rows)
+    if gaps and bool(rows.isinf().any()):
+        raise DataError(f"{content.path}: expected finite cells or gaps, got infinity")
+    if not gaps:
+        checks.finite(str(content.path), rows)
     name = options.id_column
     names = {name: table[name]} if name is not None and table is not None and name in table else {}
     return Given(rows, columns, factor, names)
@@ -104,11 +109,19 @@ def _score(fitted: Fitted, given: Given, samples: int, seed: int) -> Table:
     }
 
 
+def _impute(fitted: Fitted, given: Given, samples: int, seed: int) -> Table:
+    if not bool(given.rows.isnan().any()):
+        raise DataError("file: no cell is missing, so there is nothing to impute")
+    found = fitted.impute(given.rows, num_samples=samples, seed=seed)
+    return by_column(given.columns, found * given.factor)
+
+
 VERBS: dict[str, Callable[[Fitted, Given, int, int], Table]] = {
     "encode": _encode,
     "reconstruct": _values("reconstruct"),
     "denoise": _values("denoise"),
     "score": _score,
+    "impute": _impute,
 }
 
 
@@ -133,7 +146,7 @@ def apply(
     path = Path(f"{verb}.csv") if output is None else user_path("output", output)
     if path.suffix not in (".csv", ".npy"):
         raise InputError(f"output: expected a file ending in .csv or .npy, got {path}")
-    given = rows_of(read_config(run), file)
+    given = rows_of(read_config(run), file, gaps=verb == "impute")
     fitted = load(run, device=device)
     table = VERBS[verb](fitted, given, checks.count("samples", samples), checks.count("seed", seed, 0))
     if path.suffix == ".csv":

@@ -24,7 +24,8 @@ class Fitted:
     """A model and a guide that :func:`fit` or :func:`fit_many` has trained.
 
     It has the verbs of :mod:`pyro_dvae.using` as methods: ``encode``, ``decode``, ``reconstruct``,
-    ``denoise``, ``sample``, ``interpolate``, ``log_likelihood``, ``save``.
+    ``denoise``, ``sample``, ``interpolate``, ``log_likelihood``, ``condition``, ``impute``, ``predict``,
+    ``sample_given``, ``anomaly_score``, ``inference_gaps``, ``save``.
 
     :param model: as given; modules hold their last parameters.
     :param guide: as given.

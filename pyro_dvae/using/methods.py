@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from pyro_dvae.conditioning import anomaly_score, condition, impute, inference_gaps, predict, sample_given
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.importance.log_likelihood import log_likelihood
 from pyro_dvae.training.fitted import Fitted
@@ -49,6 +50,12 @@ METHODS: dict[str, Callable[..., Any]] = {
     "denoise": _of_pair(denoise),
     "interpolate": _of_pair(interpolate),
     "log_likelihood": _of_pair(log_likelihood),
+    "condition": _of_pair(condition),
+    "impute": _of_pair(impute),
+    "predict": _of_pair(predict),
+    "sample_given": _of_pair(sample_given),
+    "anomaly_score": _of_pair(anomaly_score),
+    "inference_gaps": _of_pair(inference_gaps),
     "decode": _decode,
     "sample": _sample,
     "save": save,

@@ -109,6 +109,24 @@ def test_a_run_is_loaded_with_its_best_weights_in_evaluation_mode(made):
         dv.load("copy")
 
 
+def test_missing_cells_are_filled_in_the_units_of_the_data(made):
+    rows = read(made / "people.csv")
+    with open("gaps.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "height", "weight"])
+        for n, row in enumerate(rows):
+            writer.writerow([row["id"], row["height"], "" if n % 2 else row["weight"]])
+    run("impute", made / "people", "gaps.csv", "--samples", "200")
+    filled = read("impute.csv")
+    assert [row["id"] for row in filled] == [row["id"] for row in rows]
+    for n, (a, b) in enumerate(zip(filled, rows, strict=True)):
+        assert float(a["height"]) == pytest.approx(float(b["height"]), abs=1e-3)
+        if n % 2 == 0:
+            assert float(a["weight"]) == pytest.approx(float(b["weight"]), abs=1e-3)
+    weights = [float(row["weight"]) for row in filled[1::2]]
+    assert 40 < np.mean(weights) < 100
+
+
 def test_what_does_not_fit_is_refused_in_one_line(made, capsys):
     np.save("small.npy", np.zeros((5, 9)))
     np.save("gaps.npy", np.full((5, 16), np.nan))
@@ -123,6 +141,7 @@ def test_what_does_not_fit_is_refused_in_one_line(made, capsys):
         (["score", made / "people", "missing.csv"], "no such file"),
         (["score", made / "people", "rows.txt"], "expected a file ending in one of"),
         (["encode", made / "people", made / "people.csv", "--output", "x.png"], "ending in .csv or .npy"),
+        (["impute", made / "people", made / "people.csv"], "no cell is missing"),
         (["denoise", made, made / "people.csv"], "it is not a run folder"),
     ]
     capsys.readouterr()
