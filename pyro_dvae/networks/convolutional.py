@@ -184,7 +184,8 @@ class ConvolutionalEncoder(Encoder):
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return ``(loc, scale)``, each ``[..., latent_size]``, for flat ``x`` or ``[..., *image_shape]``."""
         sizes = len(self.image_shape)
-        if x.shape[-1:] != (self.data_size,) and x.shape[-sizes:] == self.image_shape:
+        shape = x.shape if isinstance(x, torch.Tensor) else torch.Size()
+        if shape[-1:] != (self.data_size,) and shape[-sizes:] == self.image_shape:
             x = x.flatten(-sizes)
         return super().forward(x)
 
