@@ -53,7 +53,8 @@ def test_every_name_of_the_options_is_built():
         build_encoder(options(encoder=encoder), 16)
     x = torch.ones(2, 560)
     for decoder in DECODERS:
-        for likelihood in LIKELIHOODS if decoder == "mlp" else networks.elements.LIKELIHOODS:
+        named = LIKELIHOODS if decoder == "mlp" else networks.elements.LIKELIHOODS
+        for likelihood in set(named) - {"auto", "table"}:  # these two are chosen by the data
             asked = options(decoder=decoder, likelihood=likelihood, binarisation="none", latent_size=3)
             network = build_decoder(asked, 560, (28, 20))
             assert network(torch.randn(2, 3)).log_prob(x).shape == (2,)
