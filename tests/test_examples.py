@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import pyro_dvae as dv
@@ -37,6 +38,8 @@ SCRIPTS = {
     ],
     "benchmarks/data.py": ["--quick"],
     "examples/impute_table.py": ["--epochs", "2", "--draws", "20"],
+    "benchmarks/anomaly.py": ["tables", "--seeds", "1", "--epochs", "2", "--steps", "2"],
+    "benchmarks/imputation.py": [*("--tables", "tables", "--masks", "1", "--epochs", "2", "--steps", "2")],
     "benchmarks/bounds.py": ["--rounds", "1", "--steps", "1", "--repeats", "3"],
     "benchmarks/likelihood.py": ["--quick", "--threads", "1"],
     "benchmarks/step.py": ["--quick", "--threads", "1", "--memory", "--output", "step.json", *STEPS],
@@ -77,6 +80,30 @@ def test_impute_table(tmp_path):
     }
     assert errors["denoising VAE"] < 0.9 < errors["column means"]
     assert (tmp_path / "imputed.png").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "methods"),
+    [
+        ("benchmarks/anomaly.py", ["kNN", "isolation forest", "likelihood", "regret", "reconstruction"]),
+        (
+            "benchmarks/imputation.py",
+            ["column mean", "kNN", "Bayesian ridge", "EM", "full", "diagonal", "chosen"],
+        ),
+    ],
+)
+def test_benchmarks_of_tables(name, methods, tmp_path):
+    pytest.importorskip("sklearn")
+    generator = np.random.default_rng(0)
+    (tmp_path / "tables").mkdir()
+    x = generator.normal(size=(60, 3)) @ generator.normal(size=(3, 4))
+    y = (np.arange(60) < 6).astype(int)
+    x[y == 1] += 4
+    np.savez(tmp_path / "tables" / "small.npz", X=x, y=y)
+    printed = run(name, tmp_path)
+    for method in methods:
+        assert re.search(rf"{method} \d\.\d\d\d", printed), printed
 
 
 @pytest.mark.slow

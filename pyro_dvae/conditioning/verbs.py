@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,6 +130,7 @@ def anomaly_score(
     refine: bool | int | Refinement = True,
     num_samples: int = 1000,
     seed: int | None = None,
+    progress: bool | Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> Tensor:
     """Score how unusual each row is, [N], or each of its cells, [N, D]; higher is odder.
@@ -144,11 +145,14 @@ def anomaly_score(
     :param by: ``"row"`` or ``"column"``.
     :param refine: refinement of the proposals, as for :func:`~pyro_dvae.condition`.
     :param num_samples: draws of the latents of each row.
-    :param options: of :func:`~pyro_dvae.condition`, or of :func:`~pyro_dvae.inference_gaps` for the regret.
+    :param progress: whether to show progress, or a function of the numbers of finished and of all rows.
+    :param options: of :func:`~pyro_dvae.condition` (likelihood) or :func:`~pyro_dvae.inference_gaps`
+        (regret); for the reconstruction, further arguments of model and guide.
     :raises InputError: the method does not go by column.
     """
     checks.known("method", method, METHODS)
     checks.known("by", by, ("row", "column"))
+    checks.progress(progress)
     settings = Refinement.of(refine) or Refinement(families=(), annealing_steps=0)
     if method == "regret":
         if by == "column":
@@ -162,6 +166,7 @@ def anomaly_score(
             families=("diagonal",),
             num_samples=num_samples,
             seed=seed,
+            progress=progress,
             **options,
         )
         return found["diagonal"] - found["encoder"]
@@ -170,7 +175,8 @@ def anomaly_score(
         return squares if by == "column" else squares.flatten(1).sum(1)
 
     def log_evidence(rows: Any) -> Tensor:
-        few = {"num_draws": 1, "num_samples": num_samples, "refine": settings, "seed": seed}
+        few: dict[str, Any] = {"num_draws": 1, "num_samples": num_samples, "refine": settings, "seed": seed}
+        few["progress"] = progress
         return condition(model, guide, rows, *args, **(options | few)).log_likelihood
 
     if by == "row":
