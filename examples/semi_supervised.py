@@ -13,8 +13,7 @@ many latents, the model learns to ignore the labels.
 
 The baselines see the labelled rows alone: the same network of q(y | x), trained with the same noise, and
 logistic regression. The script prints the share of test digits that each classifies correctly. In the
-picture, each row shows a test digit, then what the model draws for all ten classes with the z of this digit,
-that is, in its style.
+picture, each row shows a test digit, then what the model draws for all ten classes with the same z.
 """
 
 from pathlib import Path
@@ -102,8 +101,9 @@ def main(
 ) -> None:
     """Train with a few labels; compare accuracies; draw analogies."""
     data = dv.load_dataset(dataset, data_folder)
-    if data.train_labels is None:
-        raise dv.InputError(f"--dataset: expected one with labels, got {data.name!r}")
+    shape = data.picture_shape
+    if data.train_labels is None or data.test_labels is None or len(shape) != 2:
+        raise dv.InputError(f"--dataset: expected grey images with labels, got {data.name!r}")
     x, test = data.train.round(), data.test.round()
     chosen = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:labelled]
     few = (x[chosen], data.train_labels[chosen])
@@ -132,12 +132,12 @@ def main(
     guesses["labelled rows alone, logistic regression"] = torch.from_numpy(regression.predict(test.numpy()))
     for name, guess in guesses.items():
         print(f"{name:<41}{float(torch.eq(guess, data.test_labels).float().mean()):7.2%}")
-    draw(Path(output), m2, test[:SHOWN], data.image_shape)
+    draw(Path(output), m2, test[:SHOWN], shape)
     print(f"picture: {output}")
 
 
 @torch.no_grad()
-def draw(path: Path, m2: M2, x: Tensor, image_shape: tuple[int, int]) -> None:
+def draw(path: Path, m2: M2, x: Tensor, image_shape: tuple[int, ...]) -> None:
     """Draw digits, and beside each the digits of all classes with the same z."""
     z = m2.encoder(joined(x, m2.classifier(x).argmax(-1)))[0]
     drawn = m2.decoder(joined(z.unsqueeze(1), torch.arange(CLASSES))).mean

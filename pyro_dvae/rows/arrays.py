@@ -105,7 +105,7 @@ def _file_of(array: np.memmap) -> tuple[int, int] | None:
 def _read(descriptor: int, position: int, stride: int, rows: Iterable[int], into: np.ndarray) -> None:
     """Read rows of a file, which lie ``stride`` bytes apart."""
     for row, part in zip(rows, into.reshape(len(into), -1).view(np.uint8), strict=True):
-        if os.preadv(descriptor, [part], position + row * stride) != part.nbytes:
+        if os.preadv(descriptor, [part.data], position + row * stride) != part.nbytes:
             raise DataError(f"the file of a memory-mapped array ends before its row {row}; it was cut short")
 
 
