@@ -3,8 +3,8 @@
     python benchmarks/data.py
 
 Each source has a process of its own, which sleeps while the others run. In each round every process takes
-some training steps; the order changes from round to round. Times are medians, and ratios medians over the
-rounds, with quartiles. Memory is the largest resident set. Rows come from temporary files of floats:
+some training steps; the order changes from round to round. Times are of the processor, so that other programs
+matter less: medians, and for ratios medians over the rounds, with quartiles. Memory is the largest resident set. Rows come from temporary files of floats:
 ``--gigabytes`` for the memory-mapped array and the tensor beside it, ``--rows`` for the other sources.
 """
 
@@ -93,9 +93,9 @@ def main(
         for index in range(rounds):
             for name in names[index % len(names) :] + names[: index % len(names)]:
                 answer = workers[name].epochs(1)
-                seconds[name].append(answer["seconds"] / steps)
+                seconds[name].append(answer["cpu_seconds"] / steps)
                 peak[name] = max(peak[name], answer["peak"]["peak"])
-    print(f"{'source':<28}{'ms a step':>10}{'ratio':>8}{'quartiles':>14}{'peak, GB':>10}")
+    print(f"{'source':<28}{'CPU ms':>10}{'ratio':>8}{'quartiles':>14}{'peak, GB':>10}")
     for name in names:
         label, _, base = SOURCES[name]
         ratio = ["", ""]

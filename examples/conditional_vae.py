@@ -68,11 +68,11 @@ class VAE(nn.Module):
 @click.option("--dataset", default=None, help="Data set with ten classes; MNIST, offline digits, by default.")
 @click.option("--data-folder", default="data", show_default=True, help="Folder of the data.")
 @click.option("--noise", default=0.05, show_default=True, help="Rate of salt-and-pepper noise.")
-@click.option("--epochs", default=30, show_default=True, help="Epochs of each training.")
+@click.option("--epochs", default=10, show_default=True, help="Epochs of each training.")
 @click.option("--latent-size", default=10, show_default=True, help="Size of the latent space.")
 @click.option("--width", default=200, show_default=True, help="Units of each hidden layer.")
-@click.option("--test", default=1000, show_default=True, help="Test digits, at most.")
-@click.option("--samples", default=1000, show_default=True, help="Importance samples of each digit.")
+@click.option("--test", default=500, show_default=True, help="Test digits, at most.")
+@click.option("--samples", default=500, show_default=True, help="Importance samples of each digit.")
 @click.option("--seed", default=0, show_default=True, help="Seed.")
 @click.option("--output", default="conditional_vae.png", show_default=True, help="The picture.")
 def main(
@@ -89,8 +89,9 @@ def main(
 ) -> None:
     """Train a VAE with labels and one without; compare likelihoods; draw samples."""
     data = dv.load_dataset(dataset, data_folder)
-    if data.train_labels is None or data.test_labels is None:
-        raise dv.InputError(f"--dataset: expected one with labels, got {data.name!r}")
+    shape = data.picture_shape
+    if data.train_labels is None or data.test_labels is None or len(shape) != 2:
+        raise dv.InputError(f"--dataset: expected grey images with labels, got {data.name!r}")
     train, held_out = (data.train.round(), data.train_labels), (data.test.round(), data.test_labels)
     print(f"{data.name}: {len(train[0]):,} rows for training; {epochs} epochs; {latent_size} latents")
     print(f"{'':<27}{'log p':>9}{'error':>7}{'bad k':>7}")
@@ -109,7 +110,7 @@ def main(
         estimates.append(found.log_likelihood)
     gain = estimates[0] - estimates[1]
     print(f"labels are worth {float(gain.mean()):.2f} ± {float(gain.std() / len(gain) ** 0.5):.2f} nats")
-    draw(Path(output), trained, data.picture_shape, seed)
+    draw(Path(output), trained, shape, seed)
     print(f"picture: {output}")
 
 

@@ -221,10 +221,9 @@ def test_conditional_vae_prints_what_labels_are_worth(tmp_path):
 def test_semi_supervised_prints_the_accuracy_of_each(tmp_path):
     printed = run("examples/semi_supervised.py", tmp_path)
     rows = re.findall(r"^(?:all|labelled) rows.*?([\d.]+)%$", printed, re.MULTILINE)
-    assert len(rows) == 4
-    *_, regression, neighbour = map(float, rows)
-    assert min(regression, neighbour) > 70  # with 200 labels of digits
-    assert all(0 <= float(share) <= 100 for share in rows)
+    model, alone, regression = map(float, rows)
+    assert regression > 80  # with 200 labels of digits
+    assert min(model, alone) > 15  # after two epochs; 10 by chance
     assert (tmp_path / "semi_supervised.png").read_bytes()[:4] == b"\x89PNG"
 
 

@@ -36,9 +36,10 @@ def main() -> None:
         losses = [epoch()]
         tell(answers, seconds=time.perf_counter() - started, losses=losses, threads=threads())
         for line in sys.stdin:
-            started = time.perf_counter()
+            started, busy = time.perf_counter(), time.process_time()
             losses = [epoch() for _ in range(int(line))]
-            tell(answers, seconds=time.perf_counter() - started, losses=losses, peak=peak_and_restart())
+            taken = {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - busy}
+            tell(answers, **taken, losses=losses, peak=peak_and_restart())
     except Skipped as error:
         tell(answers, skipped=str(error))
     except Exception as error:

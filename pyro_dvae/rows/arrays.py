@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import mmap
+import os
+import weakref
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_dvae.errors import InputError
+from pyro_dvae.errors import DataError, InputError
 from pyro_dvae.rows.source import InMemory, Rows, Source, require_finite
 
-_MAPPED = 1 << 26  # bytes of a file on disk that may be mapped
-_AROUND = 1 << 16  # bytes that a system maps around a row that it reads
 _WIDER = {np.dtype("uint16"): np.int32, np.dtype("uint32"): np.int64, np.dtype("uint64"): np.int64}
 
 
@@ -46,35 +47,66 @@ def array_source(argument: str, array: np.ndarray, floats: torch.dtype) -> Sourc
 class Mapped(Source):
     """An array on disk (``numpy.load(file, mmap_mode="r")``), of which each batch reads its rows.
 
-    Pages that were read are let go every few batches: the system may keep them in its cache, but they do not
-    count as this process's memory.
+    It reads the file, not the map: a row of a map may bring megabytes around it into the process's memory.
     """
 
     def __init__(self, argument: str, array: np.memmap, floats: torch.dtype) -> None:
-        self._argument, self._array, self._floats = argument, np.asarray(array), floats
-        self._private, self._mapped = array.mode == "c", 0  # a private copy would lose its changes
+        self._argument, self._array, self._floats = argument, array, floats
         tensor_of(argument, array[:1], floats)
+        self._file = _file_of(array)
+        if self._file is not None:
+            weakref.finalize(self, os.close, self._file[0])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the values."""
+        return Mapped, (self._argument, self._array, self._floats)
 
     def __len__(self) -> int:
         return len(self._array)
 
     def take(self, rows: Rows) -> tuple[Tensor, ...]:
         """Read some rows; refuse NaN and infinity among them."""
-        found = self._array[rows].copy() if isinstance(rows, slice) else self._array[rows.cpu().numpy()]
-        self._mapped += found.nbytes + len(found) * _AROUND
-        if self._mapped > _MAPPED and not self._private:
-            _let_go(self._array)
-            self._mapped = 0
+        numbers = range(len(self))[rows] if isinstance(rows, slice) else rows.tolist()
+        if self._file is None:
+            found = np.array(self._array[numbers])
+        else:
+            found = np.empty((len(numbers), *self._array.shape[1:]), self._array.dtype)
+            _read(*self._file, self._array.strides[0], numbers, found)
         return require_finite(self._argument, (tensor_of(self._argument, found, self._floats),))
 
 
-def _let_go(array: np.ndarray) -> None:
-    """Unmap the pages of an array on disk, where the system can; they are mapped again when they are read."""
+def _file_of(array: np.memmap) -> tuple[int, int] | None:
+    """Open the file of an array; return its descriptor and where row 0 begins; None if it cannot be read."""
     held: Any = array
     while held is not None and not isinstance(held, mmap.mmap):
         held = getattr(held, "base", None)
-    if held is not None and hasattr(mmap, "MADV_DONTNEED"):
-        held.madvise(mmap.MADV_DONTNEED)
+    whole_rows = array[0].flags.c_contiguous
+    if held is None or not array.filename or array.mode == "c" or not whole_rows or not hasattr(os, "preadv"):
+        return None
+    begin = array.offset - array.offset % mmap.ALLOCATIONGRANULARITY  # of the map, in the file
+    position = begin + array.ctypes.data - np.frombuffer(held, np.uint8).ctypes.data
+    try:
+        descriptor = os.open(array.filename, os.O_RDONLY)
+    except OSError:
+        return None
+    ends = [0, len(array) - 1]
+    found = np.empty((2, *array.shape[1:]), array.dtype)
+    try:
+        _read(descriptor, position, array.strides[0], ends, found)
+        same = found.tobytes() == array[ends].tobytes()
+    except (OSError, DataError):
+        same = False
+    if not same:  # another file has taken its name
+        os.close(descriptor)
+        return None
+    return descriptor, position
+
+
+def _read(descriptor: int, position: int, stride: int, rows: Iterable[int], into: np.ndarray) -> None:
+    """Read rows of a file, which lie ``stride`` bytes apart."""
+    for row, part in zip(rows, into.reshape(len(into), -1).view(np.uint8), strict=True):
+        if os.preadv(descriptor, [part.data], position + row * stride) != part.nbytes:
+            raise DataError(f"the file of a memory-mapped array ends before its row {row}; it was cut short")
 
 
 class Sparse(Source):
