@@ -355,7 +355,8 @@ def test_benchmark_of_the_systems_and_its_table_in_the_docs(tmp_path):
     for row in rows:
         assert (row["bound"] is None) == row["name"].startswith("autoencoder")
         for found in (row["bound"], row["trained_bound"]):
-            assert found is None or -1000 < found["mean"] < 200  # nats, of 64 pixels after three steps
+            limit = -10_000 if row["name"].startswith("counts-") else -1000  # counts up to 16
+            assert found is None or limit < found["mean"] < 200  # nats, of 64 pixels after three steps
     assert run("benchmarks/systems.py", tmp_path) == ""  # they are there already
     script = [sys.executable, str(ROOT / "benchmarks" / "systems.py"), "--table", "--output", "systems.jsonl"]
     done = subprocess.run(script, capture_output=True, text=True, check=True, cwd=tmp_path, timeout=100)

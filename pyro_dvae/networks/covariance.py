@@ -33,10 +33,14 @@ class CovarianceDecoder(Decoder):
         hidden_sizes: Sequence[int],
         activation: str,
         loc: Tensor | None,
+        covariance: Tensor | None,
     ) -> None:
         super().__init__(data_size, latent_size)
         self.trunk = trunk(self.latent_size, hidden_sizes, activation)
         self.head = linear(hidden_sizes[-1], self.data_size)
+        if covariance is not None:
+            with torch.no_grad():
+                self.head.weight.mul_(0.01)  # so that the model starts near that Gaussian
         if loc is not None:
             checks.finite("loc", checks.floating("loc", loc))
             if loc.shape != (self.data_size,):
@@ -112,7 +116,7 @@ class FullCovarianceDecoder(CovarianceDecoder):
         covariance: Tensor | None = None,
         loc: Tensor | None = None,
     ) -> None:
-        super().__init__(data_size, latent_size, hidden_sizes, activation, loc)
+        super().__init__(data_size, latent_size, hidden_sizes, activation, loc, covariance)
         start = torch.eye(self.data_size, dtype=torch.float64)
         if covariance is not None:
             start = torch.linalg.cholesky(_positive_definite(covariance, self.data_size))
@@ -161,7 +165,7 @@ class LowRankCovarianceDecoder(CovarianceDecoder):
         covariance: Tensor | None = None,
         loc: Tensor | None = None,
     ) -> None:
-        super().__init__(data_size, latent_size, hidden_sizes, activation, loc)
+        super().__init__(data_size, latent_size, hidden_sizes, activation, loc, covariance)
         self.rank = checks.count("rank", rank, maximum=self.data_size)
         factors = 0.1 * torch.randn(self.data_size, self.rank, dtype=torch.float64) / math.sqrt(self.rank)
         variance = torch.ones(self.data_size, dtype=torch.float64)
