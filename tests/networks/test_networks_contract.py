@@ -27,7 +27,7 @@ CLASSES = {
 
 
 OPTIONS = {
-    "scale": ["learned", "per-pixel"],
+    "scale": ["learned", "per-column", "per-pixel"],
     "likelihood": list(LIKELIHOODS),
     "library": ["row", "latent"],
     "zero_inflated": [False, True],
@@ -58,7 +58,7 @@ def variants():
     """Every class with its defaults, and with each value of an option that changes what it computes."""
     for name in CLASSES:
         yield name, {}
-        for option in OPTIONS.keys() & arguments(name).keys():
+        for option in [each for each in OPTIONS if each in arguments(name)]:
             default = arguments(name)[option].default
             yield from ((name, {option: value}) for value in OPTIONS[option] if value != default)
 
