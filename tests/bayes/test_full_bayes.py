@@ -20,7 +20,13 @@ from pyro_dvae.models.bayes.full_bayes import Share
 from pyro_dvae.models.bayes.weights import Skeleton, trainable
 
 D, d, N = 16, 2, 40
-DECODERS = {name: getattr(networks, name) for name in networks.__all__ if name.endswith("Decoder")}
+# Those of counts and mixed tables are built of several distributions.
+BUILT = [*("PoissonDecoder", "NegativeBinomialDecoder", "MultinomialDecoder"), "DirichletMultinomialDecoder"]
+DECODERS = {
+    name: getattr(networks, name)
+    for name in networks.__all__
+    if name.endswith("Decoder") and name not in (*BUILT, "TableDecoder")
+}
 DRAWS = [(), (3,), (2, 3)]
 
 
@@ -77,6 +83,15 @@ def test_every_decoder_on_a_set_of_weights_for_each_draw(name, draws):
     for a, b, leaf in zip(got, wanted, ["z", *weights], strict=True):
         torch.testing.assert_close(a, b, msg=leaf)
         assert bool((a != 0).any()), leaf
+
+
+@pytest.mark.parametrize("name", [*BUILT, "TableDecoder"])
+def test_a_decoder_built_of_several_distributions_is_refused_for_several_draws(name):
+    kind = getattr(networks, name)
+    decoder = (kind(["count"] * D, d) if name == "TableDecoder" else kind(D, d)).double()
+    weights = drawn(decoder, (3,))
+    with pytest.raises(dv.InputError, match=r"decoder: several draws of its weights .*use num_particles=1"):
+        Skeleton(decoder)(weights, torch.randn(3, 5, d, dtype=torch.float64))
 
 
 def test_latents_without_draws_are_shared_by_all_weights():
