@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
@@ -62,12 +63,15 @@ class AmortisedGuide(Module, ABC):
     def forward(self, x: Tensor) -> Tensor:
         """Sample the corruption and the latent of each row of ``x`` [N, D] or [N, ...]; return z [N, d]."""
         self.register()
-        with pyro.plate("data", x.shape[0]):
-            return self.sample(self.corrupted(x))
+        with pyro.plate("data", x.shape[0]) as rows:
+            return self.sample(self.corrupted(x, len(rows)))
 
-    def corrupted(self, x: Tensor) -> Tensor:
-        """Sample the corruption site of ``x`` [N, ...]; return x̃ as the encoder takes it."""
-        event_dim = max(1, x.dim() - 1)
+    def corrupted(self, x: Tensor, rows: int | None = None) -> Tensor:
+        """Sample the corruption site of ``x`` [N, ...]; return x̃ as the encoder takes it.
+
+        :param rows: N, where ``x`` may have dimensions of draws on the left (of a corruption around).
+        """
+        event_dim = event_dimensions(x, getattr(self.encoder, "data_size", None), rows)
         x_tilde = corrupt("x_tilde", self.corruption, x, event_dim)
         return self.encoder_input(x_tilde, event_dim)
 
@@ -84,6 +88,21 @@ class AmortisedGuide(Module, ABC):
         """Register the parameters of all submodules with Pyro, the corruption under the name of its site."""
         for name, module in self.named_children():
             register("x_tilde" if module is self.corruption else name, module)
+
+
+def event_dimensions(x: Tensor, data_size: int | None, rows: int | None) -> int:
+    """Return how many dimensions a row of ``x`` [..., N, *row] has, at least 1.
+
+    :param data_size: values in a row, if the encoder says so.
+    :param rows: N, if it is known.
+    """
+    possible = range(1, max(2, x.dim()))
+    if data_size is not None:
+        possible_by_size = (k for k in possible if math.prod(x.shape[-k:]) == data_size)
+        return next(possible_by_size, possible[-1])
+    if rows is None or len(x) == rows:
+        return possible[-1]
+    return next((k for k in possible if x.shape[-k - 1] == rows), possible[-1])
 
 
 class Features(Module):

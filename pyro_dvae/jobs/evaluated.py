@@ -107,7 +107,7 @@ def load_subject(
     if run_options.noise_pattern != "uniform":  # never learned, so that the checkpoint says nothing of it
         dvae.guide.corruption = build_corruption(run_options, data.dataset.train)
     if run_options.noise_kind == "swap":
-        dvae.guide.corruption.rows = build_corruption(run_options, data.dataset.train).rows
+        dvae.guide.corruption.columns = build_corruption(run_options, data.dataset.train).columns
     dvae.guide.corruption.set_epoch(max(0, epoch - 1))
     size = len(data.test)
     if options.count is not None and options.count > size:

@@ -9,6 +9,7 @@ from torch import nn
 import pyro_dvae as dv
 from pyro_dvae import evaluation
 from pyro_dvae.evaluation.estimates import evaluation_mode
+from pyro_dvae.rows import Arguments
 
 LABELS = torch.tensor([0, 1] * 10)
 FIGURES = {
@@ -73,7 +74,7 @@ def test_modes_come_back_after_an_error():
     modes = []
 
     def fail():
-        with evaluation_mode(model, guide, torch.zeros(4, 3).double()):
+        with evaluation_mode(model, guide, Arguments((torch.zeros(4, 3).double(),))):
             modes.append(network.training)
             raise ZeroDivisionError
 

@@ -11,6 +11,7 @@ from pyro.nn import PyroModule, PyroParam
 from torch import nn
 
 import pyro_dvae as dv
+from pyro_dvae.guides.base import event_dimensions
 from pyro_dvae.networks import GaussianEncoder
 from pyro_dvae.registration import register
 
@@ -557,6 +558,24 @@ def test_a_wrapped_guide_keeps_the_type_and_reaches_every_parameter(dtype):
     loss.backward()
     for name, parameter in guide.named_parameters():
         assert parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize(
+    ("shape", "data_size", "rows", "found"),
+    [
+        ((5, 3), 3, 5, 1),
+        ((2, 5, 3), 3, 5, 1),  # draws of a corruption around
+        ((5, 3, 4, 4), 48, 5, 3),
+        ((2, 1, 5, 3, 4, 4), 48, 5, 3),
+        ((5, 3, 4, 4), None, 5, 3),
+        ((2, 1, 5, 3, 4, 4), None, 5, 3),
+        ((2, 5, 3), None, 5, 1),
+        ((5, 3), None, None, 1),
+        ((5,), None, 5, 1),
+    ],
+)
+def test_the_dimensions_of_a_row_are_told_from_draws(shape, data_size, rows, found):
+    assert event_dimensions(torch.zeros(shape), data_size, rows) == found
 
 
 @pytest.mark.gpu

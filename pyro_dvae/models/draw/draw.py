@@ -11,6 +11,7 @@ from torch import Tensor
 from pyro_dvae import checks
 from pyro_dvae.corruptions import Corruption, NoCorruption
 from pyro_dvae.errors import InputError
+from pyro_dvae.guides.base import event_dimensions
 from pyro_dvae.models.draw.networks import DrawDecoder, DrawEncoder, decoder_of, encoder_of
 from pyro_dvae.models.observed import observe
 from pyro_dvae.priors import StandardNormal
@@ -73,8 +74,8 @@ class DrawGuide(Module):
         register("x_tilde", self.corruption)
         register("encoder", self.encoder)
         register("decoder", self.decoder)
-        with pyro.plate("data", x.shape[0]):
-            event_dim = max(1, x.dim() - 1)
+        with pyro.plate("data", x.shape[0]) as rows:
+            event_dim = event_dimensions(x, None, len(rows))
             return self.sample(corrupt("x_tilde", self.corruption, x, event_dim).flatten(-event_dim))
 
     def sample(self, x_tilde: Tensor) -> list[Tensor]:
