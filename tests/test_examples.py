@@ -141,6 +141,7 @@ def test_vae_derivation_measures_the_exact_variances(tmp_path):
     assert (tmp_path / "vae_derivation.png").read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.slow
 def test_marginal_guide_prints_the_bounds_in_their_order(tmp_path):
     printed = run("examples/marginal_guide.py", tmp_path)
     rows = re.findall(r"^(?:no|denoising|semi).*?((?: +-?[\d.]+)+)$", printed, re.MULTILINE)
@@ -267,6 +268,7 @@ def test_heldout_likelihood_is_the_exact_one_or_is_told_to_be_unreliable(tmp_pat
     assert stored["importance_sampling"]["pareto_k"].shape == (40,)
 
 
+@pytest.mark.slow
 def test_benchmark_of_the_likelihood(tmp_path):
     printed = run("benchmarks/likelihood.py", tmp_path)
     for name in ("floor, oneDNN", "ours, every pass anew", "ours, recorded", "ours, compiled", "script"):

@@ -454,6 +454,7 @@ def test_a_weight_found_elsewhere_is_never_frozen(place):
     assert compiled_shapes(loop) == 2
 
 
+@pytest.mark.slow
 def test_tensors_that_are_replaced_at_every_step():
     get, put = in_replaced_tensor()
 

@@ -186,6 +186,7 @@ LONG = ["reproduce", "estimators", "--dataset", "digits", "--epochs", "40", "--j
 LONG += ["--only", "10 latents"]
 
 
+@pytest.mark.slow
 def test_stopped_and_gone_on_equals_uninterrupted(tmp_path):
     command = [sys.executable, "-c", "from pyro_dvae.cli import main; main()", *LONG]
     process = subprocess.Popen([*command, "--output", "cut"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)

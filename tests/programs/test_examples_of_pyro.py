@@ -248,7 +248,7 @@ def check_trained(ours, stock):
         torch.testing.assert_close(ours[1][name], value, rtol=1e-5, atol=1e-7, msg=name)
 
 
-@pytest.mark.parametrize("wrap", [False, True])
+@pytest.mark.parametrize("wrap", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_recorded_steps_are_those_of_svi(example, wrap, monkeypatch):
     """The recorded graph runs operation by operation: what the compiler makes of it is tested elsewhere."""
     if wrap and example.corruption is None:

@@ -106,6 +106,11 @@ def same(found, expected):
 IN_ORDER = [name for name in SOURCES if name != "loader of all"]  # which has an order of its own
 QUICK = ("array on disk", "sparse", "Dataset of arrays")
 RECORDED = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in IN_ORDER]
+FEW = [name if name == "array on disk" else pytest.param(name, marks=pytest.mark.slow) for name in IN_ORDER]
+MEASURED = [
+    name if name in (*QUICK, "frame", "loader of all") else pytest.param(name, marks=pytest.mark.slow)
+    for name in SOURCES
+]
 
 
 @pytest.mark.parametrize("source", IN_ORDER, indirect=True)
@@ -126,7 +131,7 @@ def without_compiler(monkeypatch):
     monkeypatch.setattr(compiler, "_compiled", lambda graph, inputs: lambda given: list(graph(*given)))
 
 
-@pytest.mark.parametrize("source", RECORDED, indirect=True)
+@pytest.mark.parametrize("source", FEW, indirect=True)
 def test_several_models_train_as_on_the_tensor(source, monkeypatch):
     without_compiler(monkeypatch)
     found = []
@@ -196,6 +201,7 @@ DOORS = {
 
 
 @pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("source", MEASURED, indirect=True)
 def test_figures_are_those_of_the_tensor(source, door):
     pair = Pair()
     same([DOORS[door](pair, source)], [DOORS[door](pair, table())])

@@ -122,6 +122,7 @@ def test_the_bounds_are_those_of_ordinary_training_but_for_the_noise():
     assert fast.train_bound[-1] > fast.train_bound[0] + 1
 
 
+@pytest.mark.slow
 def test_schedules_of_the_noise_are_followed():
     levels = []
 
@@ -341,6 +342,7 @@ def names(result):
     return result.store["params"].keys()
 
 
+@pytest.mark.slow
 def test_learning_rates_noise_levels_and_clipping_differ_for_each():
     alone_and_together(
         lambda number: dvae(number, 0.05 + 0.1 * number),
@@ -383,6 +385,7 @@ def test_running_statistics_of_many():
     alone_and_together(make)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_of_many_goes_on(tmp_path):
     def run(folder, **options):
         pairs = [dvae(number) for number in range(2)]
@@ -451,6 +454,7 @@ def test_pairs_of_another_structure_are_refused():
         fit()
 
 
+@pytest.mark.slow
 def test_a_model_that_diverges_does_not_stop_the_others():
     pairs = [dvae(0), dvae(1)]
     with pytest.warns(UserWarning, match="model 1 diverged in epoch 1"):
@@ -469,6 +473,7 @@ def test_a_model_that_diverges_does_not_stop_the_others():
     assert found[1].history.best_epoch is None
 
 
+@pytest.mark.slow
 def test_each_of_many_may_have_data_of_its_own():
     sets = [digits(seed=1), digits(seed=3), digits(seed=1)]
     held_out = [digits(40, 2), digits(40, 4), digits(40, 2)]
@@ -494,6 +499,7 @@ def test_each_of_many_may_have_data_of_its_own():
         dv.fit_many(given, [*sets[:2], digits(20)], loss=bound(), **QUIET)
 
 
+@pytest.mark.slow
 def test_the_best_of_each_of_many_can_be_put_back():
     pairs = [dvae(0), dvae(1)]
     given = [(pair.model, pair.guide) for pair in pairs]
@@ -562,6 +568,7 @@ def test_many_are_compared_with_their_programs(tmp_path):
         many_with_a_number_in_a_file(tmp_path, change)
 
 
+@pytest.mark.slow
 def test_comparing_many_disturbs_nothing(monkeypatch):
     results = []
     for compares in (False, True):

@@ -111,6 +111,7 @@ def test_the_record_is_the_same_for_every_bound(pair, bound):
     assert [*history.train_bound, *history.validation_bound] == pytest.approx([NORMALISER] * 2, abs=1e-7)
 
 
+@pytest.mark.slow
 def test_the_record_of_one_run_is_that_of_many():
     x = torch.zeros(4, dtype=torch.float64)
     pairs = [Constant(4), Constant(4)]

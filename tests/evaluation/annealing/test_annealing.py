@@ -151,6 +151,7 @@ def test_the_sites_of_a_run_are_not_seen_outside():
     assert not outer.trace.nodes
 
 
+@pytest.mark.slow
 def test_further_data_are_cut_with_x_and_keyword_arguments_are_passed_whole():
     problem, x = LinearGaussian(), data(5)
     shift, matrix = torch.arange(5).double(), torch.eye(5).double()
