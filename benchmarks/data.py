@@ -3,8 +3,8 @@
     python benchmarks/data.py
 
 Each source has a process of its own, which sleeps while the others run. In each round every process takes
-some training steps; the order changes from round to round. Times are of the processor, so that other programs
-matter less: medians, and for ratios medians over the rounds, with quartiles. Memory is the largest resident
+some training steps; the order changes from round to round. Times are of the processor, as other programs may
+run beside: medians, and for ratios medians over the rounds, with quartiles. Memory is the largest resident
 set. Rows come from temporary files of floats: ``--gigabytes`` for the memory-mapped array and the tensor
 beside it, ``--rows`` for the other sources.
 """

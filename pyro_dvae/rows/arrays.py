@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import weakref
@@ -70,7 +71,10 @@ class Mapped(Source):
         if self._file is None:
             found = np.array(self._array[numbers])
         else:
-            found = np.empty((len(numbers), *self._array.shape[1:]), self._array.dtype)
+            shape = (len(numbers), *self._array.shape[1:])
+            size = math.prod(shape) * self._array.itemsize
+            # In torch's memory, which is aligned as compiled steps like it.
+            found = torch.empty(size, dtype=torch.uint8).numpy().view(self._array.dtype).reshape(shape)
             _read(*self._file, self._array.strides[0], numbers, found)
         return require_finite(self._argument, (tensor_of(self._argument, found, self._floats),))
 
