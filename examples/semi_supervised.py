@@ -124,13 +124,12 @@ def main(
         optimizer.zero_grad()
         nn.functional.cross_entropy(alone(corruption(few[0]).sample()), few[1]).backward()
         optimizer.step()
-
-    guesses = {}
-    with torch.no_grad():
-        guesses["all rows, q(y | x) of the model"] = m2.classifier(test).argmax(-1)
-        guesses["labelled rows alone, the same network"] = alone(test).argmax(-1)
     regression = LogisticRegression(max_iter=1000).fit(*(part.numpy() for part in few))
-    guesses["labelled rows alone, logistic regression"] = torch.from_numpy(regression.predict(test.numpy()))
+    guesses = {
+        "all rows, q(y | x) of the model": m2.classifier(test).argmax(-1),
+        "labelled rows alone, the same network": alone(test).argmax(-1),
+        "labelled rows alone, logistic regression": torch.from_numpy(regression.predict(test.numpy())),
+    }
     for name, guess in guesses.items():
         print(f"{name:<41}{float(torch.eq(guess, data.test_labels).float().mean()):7.2%}")
     draw(Path(output), m2, test[:SHOWN], shape)
