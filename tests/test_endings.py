@@ -148,6 +148,7 @@ def limited(size):
     return limit
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs limits on the size of files")
 def test_a_full_disk_ends_in_one_line_and_the_checkpoint_stays_whole(tmp_path):
     train = ["train", *TINY, "--output", "run", "--quiet", "--epochs", "3", "--rate-schedule", "constant"]

@@ -162,6 +162,7 @@ def test_swap_guides_prints_a_row_of_each(tmp_path):
         assert -80 < float(bound) < float(likelihood) + 1 < 0  # the two have draws of their own
 
 
+@pytest.mark.slow
 def test_learned_noise_falls_to_the_limit_under_one_bound_and_not_under_the_other(tmp_path):
     printed = run("examples/learned_noise.py", tmp_path)
     (dvae,) = re.findall(r"learned under L_dvae +0.500 -> ([\d.]+)", printed)
@@ -200,6 +201,7 @@ def test_colour_patches_are_measured_in_bits(tmp_path):
     assert (tmp_path / "colour_patches.png").read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.slow
 def test_benchmark_of_counts(tmp_path):
     printed = run("benchmarks/counts.py", tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "counts.jsonl").read_text().splitlines()]

@@ -381,7 +381,10 @@ def of_functions():
 CASES = (
     [pytest.param("functions", "Adam", "bound", used, "pickle", id=f"used {used}") for used in (0, 4)]
     + [pytest.param("ready-made", "Adam", "bound", 3, name, id=name) for name in COPIES]
-    + [pytest.param(name, "Adam", "function", 3, "deepcopy", id=name) for name in TRAINED]
+    + [
+        pytest.param(name, "Adam", "function", 3, "deepcopy", id=name, marks=pytest.mark.slow)
+        for name in TRAINED
+    ]
     + [
         pytest.param("methods", name, "bound", 3, "pickle", id=name, marks=pytest.mark.slow)
         for name in OPTIMIZERS

@@ -235,7 +235,8 @@ class Trainer:
                     self._batches.go_on(run)
                 self._announce(min(run.finished, self.epochs - 1))
                 self._files.rewrite_metrics()
-        long = self.steps_per_epoch is None or self.epochs * self.steps_per_epoch >= WORTH_IT
+        # A loader that does not say how long an epoch is may be short: then compiling is to be asked for.
+        long = self.epochs * (self.steps_per_epoch or 0) >= WORTH_IT
         possible = not ranks.several and self.device.type in ("cpu", "cuda")
         if possible and (long if compile is None else compile):
             self._steps.compile(self._batches, (model, guide, loss), self._progress.note)

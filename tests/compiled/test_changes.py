@@ -931,12 +931,14 @@ def result_of(kind, make, steps):
 
 
 # Both are made by the same recordings: of the second, every fourth entry, and all with -m slow.
+# Those that are recorded anew at each of many steps.
+LONG = ("an array as argument", "an object whose tensor is replaced", "an object at every step")
 RUNS = [
     pytest.param(
         kind,
         *found,
         id=f"{kind}: {name}",
-        marks=[pytest.mark.slow] if kind == "compile_loss" and number % 4 else [],
+        marks=[pytest.mark.slow] if name in LONG or (kind == "compile_loss" and number % 4) else [],
     )
     for kind in ("CompiledSVI", "compile_loss")
     for number, (name, found) in enumerate(TABLE.items())

@@ -512,6 +512,7 @@ def test_advance_leaves_the_loss_where_it_is():
     assert len({float(loss) for loss in losses}) == 3
 
 
+@pytest.mark.slow
 def test_hashed_noise_follows_the_seed_and_has_the_distribution():
     def losses(noise, seed):
         """The losses of many steps that change nothing."""

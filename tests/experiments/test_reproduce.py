@@ -110,7 +110,13 @@ def test_groups_are_of_one_structure(small):
     assert [len(group) for group in groups(other, 40)] == [1, *[1] * (len(other) - 1)]
 
 
-@pytest.mark.parametrize("name", sorted(experiments()))
+QUICK = ("table1", "table2", "figure1", "gru")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in sorted(experiments())],
+)
 def test_every_experiment_runs(name, tmp_path):
     """One run of each program and kind of option, for an epoch."""
     declared = experiments()[name]

@@ -96,6 +96,7 @@ def test_without_noise_it_is_ordinary_training(clip_norm, schedule):
     assert plain.train_bound[-1] > plain.train_bound[0] + 0.1
 
 
+@pytest.mark.slow
 def test_noise_is_a_function_of_the_seed_alone():
     first, weights = fitted(dvae(), compile=True)
     torch.manual_seed(99)

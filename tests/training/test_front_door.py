@@ -164,6 +164,7 @@ def test_schedules_move_by_themselves():
     assert seen == [(0.1, 1), (0.2, 2), (0.3, 3)]
 
 
+@pytest.mark.slow
 def test_schedules_move_by_themselves_in_closures_and_in_many():
     noises = [dv.GaussianNoise(dv.LinearSchedule(0.1, end, epochs=2)) for end in (0.3, 0.5)]
     pairs = [dvae(noise) for noise in noises]
