@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
+from torch import Tensor
 
 from pyro_dvae.datasets.base import Dataset
 from pyro_dvae.datasets.columns import Column, Columns
@@ -54,15 +57,17 @@ def of_arrays(content: Content, treatment: Treatment, split_seed: int) -> Datase
         columns = Columns(tuple(Column(*values) for values in each))
     values = (min(float(a.min()) for a in flat.values()), max(float(a.max()) for a in flat.values()))
     found = f"{'whole' if whole else 'real'} numbers from {values[0]:g} to {values[1]:g}"
-    return dataset_of(content, tensors, labels, image_shape(shape, columns), (found, *why), how, columns)
+    image = None if columns is not None else image_shape(shape, tensors)
+    return dataset_of(content, tensors, labels, image, (found, *why), how, columns)
 
 
-def image_shape(shape: tuple[int, ...], columns: Columns | None) -> tuple[int, ...] | None:
-    """Return the shape of an image; None of a table. A flat row of square size may be one."""
+def image_shape(shape: tuple[int, ...], parts: Mapping[str, Tensor]) -> tuple[int, ...] | None:
+    """Return the shape of an image; None of a table. A flat row of a square size in [0, 1] may be one."""
     if len(shape) > 1:
         return (shape[1], shape[2]) if len(shape) == 3 and shape[0] == 1 else shape
     side = round(shape[0] ** 0.5)
-    return (side, side) if columns is None and side > 1 and side * side == shape[0] else None
+    pixels = all(float(part.min()) >= 0 and float(part.max()) <= 1 for part in parts.values())
+    return (side, side) if pixels and side > 1 and side * side == shape[0] else None
 
 
 def check_array(where: str, array: np.ndarray) -> None:

@@ -186,6 +186,7 @@ def test_whole_numbers_are_not_guessed(tmp_path, array):
     with pytest.raises(DataError, match=words):
         load(tmp_path, "x.npy", npy(array))
     assert float(load(tmp_path, "x.npy", npy(array), scale="none").train.max()) <= array.max()
+    assert load(tmp_path, "x.npy", npy(array), scale="none").image_shape is None  # no picture of 2 x 2 pixels
     features = load(tmp_path, "x.npz", npz(X=array, y=np.arange(len(array)) % 2))
     assert "standardised by the training rows" in features.source
 
