@@ -194,6 +194,7 @@ def test_mixed_table_has_the_bound_beside_independent_columns(tmp_path):
     assert (tmp_path / "mixed_table.png").read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.slow
 def test_colour_patches_are_measured_in_bits(tmp_path):
     names = ["PNG", "full-covariance Gaussian", "denoising VAE"]
     found = figures_of(run("examples/colour_patches.py", tmp_path), names)
@@ -238,6 +239,7 @@ def test_benchmark_of_the_sources_of_rows(tmp_path):
     assert all(float(step) > 0 and float(peak) > 0.1 for _, step, peak in rows)
 
 
+@pytest.mark.slow
 def test_benchmark_of_the_bounds(tmp_path):
     printed = run("benchmarks/bounds.py", tmp_path)
     assert "TraceSemiImplicit_ELBO" in printed

@@ -72,6 +72,7 @@ def test_what_is_finished_is_not_run_again(small, tmp_path, monkeypatch):
     assert figures(moved.rows) == figures(second.rows)
 
 
+@pytest.mark.slow
 def test_processes_give_what_one_after_another_gives(small, tmp_path):
     planned = plan(small, seeds=1)
     one = reproduce(small, planned, tmp_path / "a" / "x", jobs=1, **QUIET)
@@ -153,6 +154,7 @@ def test_measures_are_those_of_the_evaluation(small, tmp_path):
     assert 0 <= MEASURES["units"](subject)["active_units"]["mean"] <= 3
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_is_said_and_the_others_go_on(small, tmp_path):
     wild = dataclasses.replace(
         small,

@@ -105,7 +105,6 @@ def same(found, expected):
 
 IN_ORDER = [name for name in SOURCES if name != "loader of all"]  # which has an order of its own
 QUICK = ("array on disk", "sparse", "Dataset of arrays")
-RECORDED = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in IN_ORDER]
 FEW = [name if name == "array on disk" else pytest.param(name, marks=pytest.mark.slow) for name in IN_ORDER]
 MEASURED = [
     name if name in (*QUICK, "frame", "loader of all") else pytest.param(name, marks=pytest.mark.slow)
@@ -118,7 +117,7 @@ def test_training_is_that_of_the_tensor(source):
     same(fitted_weights(source), fitted_weights(table()))
 
 
-@pytest.mark.parametrize("source", RECORDED, indirect=True)
+@pytest.mark.parametrize("source", FEW, indirect=True)
 def test_recorded_training_is_that_of_the_tensor(source, monkeypatch):
     without_compiler(monkeypatch)
     options = {"compile": True, "validation": table()[:7], "epochs": 2}
