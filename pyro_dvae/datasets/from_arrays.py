@@ -49,10 +49,14 @@ def of_arrays(content: Content, treatment: Treatment, split_seed: int) -> Datase
         path, treatment.scale, list(flat.values()), whole, named=False, classes=bool(labels)
     )
     offset, factor = numbers(path, scale, flat["train"], by_column=len(shape) == 1)
-    tensors = {part: scaled(array, offset, factor) for part, array in flat.items()}
-    columns = None
+    columns = kinds = None
     if len(shape) == 1 and scale in ("unit", "standardise"):
-        kinds = [kind_of(flat["train"][:, n], whole) for n in range(shape[0])]
+        every = np.concatenate(list(flat.values()))
+        kinds = [kind_of(every[:, n], whole) for n in range(shape[0])]
+        binary = np.array(kinds) == "binary"  # stays as it is
+        offset, factor = np.where(binary, 0.0, offset), np.where(binary, 1.0, factor)
+    tensors = {part: scaled(array, offset, factor) for part, array in flat.items()}
+    if kinds is not None:
         each = zip(map(str, range(shape[0])), kinds, offset.tolist(), factor.tolist(), strict=True)
         columns = Columns(tuple(Column(*values) for values in each))
     values = (min(float(a.min()) for a in flat.values()), max(float(a.max()) for a in flat.values()))

@@ -178,6 +178,18 @@ def test_scales_are_those_of_the_training_rows(tmp_path, scale):
     assert load(tmp_path, "x.npy", npy(values)).source.endswith("standardised by the training rows (--scale)")
 
 
+def test_zeros_and_ones_beside_other_numbers_stay_and_are_told_from_all_rows(tmp_path):
+    values = RNG.normal(3, 5, (40, 3))
+    values[:, 1], values[:, 2] = np.arange(40) % 2, 0
+    raw = load(tmp_path, "x.npy", npy(values), scale="none")
+    held_out = values[:, 0].astype(np.float32) == raw.test[0, 0].numpy()
+    values[held_out, 2] = 2.0  # in a test row alone
+    data = load(tmp_path, "x.npy", npy(values))
+    assert [each.kind for each in data.columns.columns] == ["real", "binary", "real"]
+    assert torch.equal(data.train[:, 1], raw.train[:, 1])
+    assert float(data.test[0, 2]) == 2.0
+
+
 @pytest.mark.parametrize(
     "array", [RNG.integers(0, 241, (20, 4)), RNG.integers(1, 6, (20, 4)), np.eye(4, dtype=int) * 2]
 )
