@@ -5,11 +5,11 @@ A recording freezes what the program took from its surroundings. It is made in f
 1. The loss is recorded. The recorder refuses what it can see at once: values that are read back, draws from
    Python's random streams, gradients that go elsewhere, arguments that are changed in place.
 2. The program is run as it is, while someone looks on: that gives the places that it may have read
-   (:mod:`pyro_dvae.compiled.surroundings`), and a loss and gradients that those of the recording must equal.
+   (:mod:`pyro_dvae.engine.surroundings`), and a loss and gradients that those of the recording must equal.
 3. It is recorded again: later, on other rows and other random numbers. A number that differs between the two
    is one that the program moves, or has read from the data in a way that nobody saw.
 4. What the runs have changed among those places is refused, and put back.
-5. Later, now and then, the same comparison is made again (:mod:`pyro_dvae.compiled.verification`).
+5. Later, now and then, the same comparison is made again (:class:`Verification`).
 """
 
 from __future__ import annotations

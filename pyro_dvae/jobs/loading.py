@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from pyro_dvae import checks
-from pyro_dvae.checkpoint import load_checkpoint
 from pyro_dvae.errors import InputError
 from pyro_dvae.files import user_path
 from pyro_dvae.jobs.folder import CHECKPOINT, CONFIG, load_run
@@ -17,6 +16,7 @@ from pyro_dvae.programs.parameters import discover
 from pyro_dvae.random_state import forked
 from pyro_dvae.training.fitted import Fitted
 from pyro_dvae.training.history import History
+from pyro_dvae.training.run_state import read_training
 from pyro_dvae.using.saving import WEIGHTS, load_weights
 
 
@@ -59,5 +59,5 @@ def load(
     dvae.to(place).eval()
     row = torch.zeros(1, config["data"]["dimension"], device=place)
     trained = discover(dvae.model, dvae.guide, lambda: (dvae.guide(row), None), data={"data": row})
-    _, state = load_checkpoint(path / CHECKPOINT)
+    _, state = read_training(path / CHECKPOINT, lambda name: False)
     return Fitted(dvae.model, dvae.guide, History(**state["history"]), {}, {}, trained, (row.cpu(),))

@@ -14,8 +14,9 @@ from torch import Tensor
 from pyro_dvae import checks
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.estimates import evaluation_mode
+from pyro_dvae.evaluation.measures.count_split import denoised_counts
 from pyro_dvae.evaluation.measures.means import mean_of
-from pyro_dvae.evaluation.measures.passes import Program, chunks, first_chunk, measuring
+from pyro_dvae.evaluation.measures.passes import Program
 from pyro_dvae.programs.parameters import float_type
 from pyro_dvae.random_state import forked
 from pyro_dvae.rows import Arguments, Data
@@ -103,18 +104,20 @@ def reconstruct(
     The other parameters are those of :func:`encode`.
     """
     checks.pair(model, guide)
-    given = Data.opened("data", (data, *args), kwargs, float_type(model, guide))
-    checks.count("num_samples", num_samples)
     checks.flag("clean", clean)
-    parts = []
-    with measuring(model, guide, first_chunk(given, batch_size), clean, seed):
-        for rows in chunks(given, batch_size):
-            total: Tensor | float = 0.0
-            for _ in range(num_samples):
-                drawn = rows.call(poutine.trace(guide).get_trace)
-                total = total + _observed(poutine.replay(model, trace=drawn), rows, data_site, False)
-            parts.append(torch.as_tensor(total / num_samples).cpu())
-    return torch.cat(parts)
+    found = denoised_counts(
+        model,
+        guide,
+        data,
+        *args,
+        data_site=data_site,
+        num_samples=num_samples,
+        clean=clean,
+        seed=seed,
+        batch_size=batch_size,
+        **kwargs,
+    )
+    return found.cpu()
 
 
 def denoise(model: Program, guide: Program, data: Any, *args: Any, **options: Any) -> Tensor:

@@ -171,6 +171,6 @@ def _mean(model: Program, guide: Program, rows: Arguments, data_site: str, plate
     codes = rows.call(poutine.trace(guide).get_trace)
     site = rows.call(poutine.trace(poutine.replay(model, trace=codes)).get_trace).nodes[data_site]
     mean = mean_of(site["fn"])
-    if mean is None:
+    if mean is None or bool(torch.isnan(mean).all()):
         raise InputError(f"data_site: the distribution at {data_site!r} has no known mean")
     return by_row(mean, site, plate)
