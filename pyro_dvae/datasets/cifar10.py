@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from pyro_dvae.datasets.base import Dataset, is_binary, needs
+from pyro_dvae.datasets.base import Dataset, colour_set, needs
 from pyro_dvae.datasets.registry import Request, register
 from pyro_dvae.datasets.staging import fetch_by_torchvision
 from pyro_dvae.errors import DataError
@@ -38,23 +38,8 @@ def load_cifar10(request: Request) -> Dataset:
     except (RuntimeError, OSError) as error:
         raise DataError(f"{folder}: damaged ({error}); delete the folder to download it again") from None
     (images, test), (labels, test_labels) = map(_rows, parts), (torch.tensor(each.targets) for each in parts)
-    held_out = max(1, len(images) // 10)
-    kept = len(images) - held_out
-    return Dataset(
-        name="cifar10",
-        train=images[:kept],
-        validation=images[kept:],
-        test=test,
-        train_labels=labels[:kept],
-        validation_labels=labels[kept:],
-        test_labels=test_labels,
-        image_shape=(3, 32, 32),
-        binary=is_binary(images, test),
-        source=(
-            f"CIFAR-10, {how} {folder}; {kept} train and {held_out} validation (the last tenth of the "
-            f"training files), {len(test)} test; red, green and blue values divided by 255"
-        ),
-    )
+    where = f"CIFAR-10, {how} {folder}"
+    return colour_set("cifar10", (images, labels), (test, test_labels), where, "training files")
 
 
 def _rows(part: object) -> Tensor:

@@ -7,7 +7,7 @@ import os
 import numpy as np
 import torch
 
-from pyro_dvae.datasets.base import Dataset, is_binary, needs
+from pyro_dvae.datasets.base import Dataset, colour_set, needs
 from pyro_dvae.datasets.registry import Request, register
 from pyro_dvae.datasets.staging import fetch_by_torchvision
 from pyro_dvae.errors import DataError
@@ -44,20 +44,5 @@ def load_svhn(request: Request) -> Dataset:
         for part in parts
     )
     labels, test_labels = (torch.from_numpy(np.atleast_1d(part.labels)) for part in parts)
-    held_out = max(1, len(images) // 10)
-    kept = len(images) - held_out
-    return Dataset(
-        name="svhn",
-        train=images[:kept],
-        validation=images[kept:],
-        test=test,
-        train_labels=labels[:kept],
-        validation_labels=labels[kept:],
-        test_labels=test_labels,
-        image_shape=(3, 32, 32),
-        binary=is_binary(images, test),
-        source=(
-            f"Street View House Numbers, {how} {request.root}; {kept} train and {held_out} validation (the "
-            f"last tenth of the training file), {len(test)} test; red, green and blue values divided by 255"
-        ),
-    )
+    where = f"Street View House Numbers, {how} {request.root}"
+    return colour_set("svhn", (images, labels), (test, test_labels), where, "training file")
