@@ -42,7 +42,7 @@ def ours(train, test, epochs, steps):
     pair = dv.DVAE(encoder, Columns(columns, latents, 64), dv.GaussianNoise(0.3))
     options = {"epochs": epochs, "batch_size": 64, "progress": False, "learning_rate": 2e-3}
     dv.fit(pair.model, pair.guide, train, loss=dv.TraceDenoising_ELBO(), **options)
-    how = {"refine": dv.Refinement(steps=steps, annealing_steps=0), "num_samples": 200, "progress": False}
+    how = {"refine": dv.Refinement(num_steps=steps, annealing_steps=0), "num_samples": 200, "progress": False}
     return {
         method: dv.anomaly_score(pair.model, pair.guide, test, method=method, seed=0, **how).numpy()
         for method in ("likelihood", "regret", "reconstruction")

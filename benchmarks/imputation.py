@@ -79,7 +79,7 @@ def ours(x, epochs, steps, validation=0.1):
     held = (torch.rand(x.shape) < validation) & ~x.isnan()
     fewer = x.masked_fill(held, math.nan)
     loc, covariance = gaussian(fewer.double())
-    refine = dv.Refinement(steps=steps, annealing_steps=0)
+    refine = dv.Refinement(num_steps=steps, annealing_steps=0)
     whole = [each.double() for each in gaussian(x.double())]
     found = {"EM": completed(*whole, x.double()).mean.float()}
     guess = completed(loc, covariance, fewer.double()).mean.float()

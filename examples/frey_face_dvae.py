@@ -15,8 +15,8 @@ from torch import Tensor
 
 import pyro_dvae as dv
 from pyro_dvae.jobs.command import Command
-from pyro_dvae.jobs.options import Request, training_options
-from pyro_dvae.jobs.train import Run
+from pyro_dvae.jobs.options import TrainRequest, training_options
+from pyro_dvae.jobs.train import TrainingRun
 
 BOUNDS = {
     "dvae": dv.TraceDenoising_ELBO,
@@ -35,9 +35,9 @@ DEFAULTS = {
 
 @click.command(cls=Command, context_settings={"default_map": DEFAULTS})
 @training_options
-def main(request: Request) -> None:
+def main(request: TrainRequest) -> None:
     """Train a denoising VAE on the Frey faces and evaluate it."""
-    run = Run(request)
+    run = TrainingRun(request)
     options = run.options
 
     def model(x: Tensor) -> None:

@@ -13,8 +13,8 @@ from torch import Tensor
 
 import pyro_dvae as dv
 from pyro_dvae.jobs.command import Command
-from pyro_dvae.jobs.options import Request, training_options
-from pyro_dvae.jobs.train import Run
+from pyro_dvae.jobs.options import TrainRequest, training_options
+from pyro_dvae.jobs.train import TrainingRun
 
 BOUNDS = {
     "dvae": dv.TraceDenoising_ELBO,
@@ -26,9 +26,9 @@ BOUNDS = {
 
 @click.command(cls=Command)
 @training_options
-def main(request: Request) -> None:
+def main(request: TrainRequest) -> None:
     """Train a denoising VAE on MNIST (or another data set) and evaluate it."""
-    run = Run(request)
+    run = TrainingRun(request)
     options = run.options
 
     def model(x: Tensor) -> None:

@@ -9,12 +9,14 @@ import click
 
 import pyro_dvae
 from pyro_dvae.files import user_path
-from pyro_dvae.jobs.command import Group, go_on_by_repeating
-from pyro_dvae.jobs.options import EvaluationOptions, Request, evaluation_options, training_options
+from pyro_dvae.jobs.command import CommandGroup, go_on_by_repeating
+from pyro_dvae.jobs.options import EvaluationOptions, TrainRequest, evaluation_options, training_options
 from pyro_dvae.text import show
 
 
-@click.group(cls=Group, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=CommandGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(pyro_dvae.__version__, prog_name="pyro-dvae")
 @click.pass_context
 def main(context: click.Context) -> None:
@@ -25,12 +27,12 @@ def main(context: click.Context) -> None:
 
 @main.command()
 @training_options
-def train(request: Request) -> None:
+def train(request: TrainRequest) -> None:
     """Train a denoising VAE and evaluate it."""
-    from pyro_dvae.jobs.train import Run
+    from pyro_dvae.jobs.train import TrainingRun
     from pyro_dvae.models import DVAE
 
-    run = Run(request)
+    run = TrainingRun(request)
     dvae = DVAE(run.encoder, run.decoder, run.corruption)
     trainer = run.trainer(dvae.model, dvae.guide, run.bound)
     for epoch in trainer:

@@ -117,7 +117,7 @@ def sampled(prior):
 
 
 GAPS = torch.where(torch.arange(8).reshape(4, 2) == 3, math.nan, X)
-QUICK = {"refine": dv.Refinement(steps=2, annealing_steps=0), "num_samples": 25, "seed": 0}
+QUICK = {"refine": dv.Refinement(num_steps=2, annealing_steps=0), "num_samples": 25, "seed": 0}
 QUIET = {"epochs": 1, "progress": False, "batch_size": 2}
 FEW = {"max_plate_nesting": 1, "seed": 0}
 ANNEALING = FEW | {"num_steps": 2, "num_chains": 2, "leapfrog_steps": 1}
@@ -186,7 +186,7 @@ CALLS = {
     ),
     "FlowPrior": (lambda: {"latent_size": 2}, sampled),
     "FullBayes": (
-        lambda: {"decoder": decoder(), "guide": dv.GaussianGuide(encoder()), "data_count": 4},
+        lambda: {"decoder": decoder(), "guide": dv.GaussianGuide(encoder()), "num_data": 4},
         train,
     ),
     "FullCovarianceGuide": (lambda: {"encoder": Heads(3), "feature_size": 3, "latent_size": 2}, run),
@@ -230,7 +230,7 @@ CALLS = {
         ),
         None,
     ),
-    "Refinement": (lambda: {"steps": 3, "pilot": 30}, None),
+    "Refinement": (lambda: {"num_steps": 3, "pilot": 30}, None),
     "SaltAndPepper": (lambda: {"rate": 0.1}, in_plate),
     "SparseBeta": (lambda: {"latent_size": 2}, sampled),
     "StandardNormal": (lambda: {"latent_size": 2}, sampled),
@@ -256,7 +256,7 @@ CALLS = {
         ),
         None,
     ),
-    "check": (lambda: of_pair(size=4, loss=Trace_ELBO(), batch=X), None),
+    "check": (lambda: of_pair(num_data=4, loss=Trace_ELBO(), data=X), None),
     "clean_input": (lambda: {"fn": guide}, None),
     "compile_loss": (lambda: of_pair(loss=Trace_ELBO()), lambda made: made(X)),
     "condition": (
@@ -279,17 +279,17 @@ CALLS = {
     ),
     "interpolate": (lambda: of_pair(start=X, end=X, steps=2), None),
     "load": (saved, None),
-    "impute": (lambda: of_pair(data=GAPS, how="mean", num=1, num_draws=2) | QUICK, None),
+    "impute": (lambda: of_pair(data=GAPS, how="mean", num_imputations=1, num_draws=2) | QUICK, None),
     "inference_gaps": (lambda: of_pair(data=X) | QUICK | FEW, None),
     "load_dataset": (lambda: {"name": "digits", "download": False}, None),
     "reconstruct": (lambda: of_pair(data=X, num_samples=2, seed=0), None),
-    "sample": (lambda: {"model": model, "data": X, "count": 2, "seed": 0}, None),
+    "sample": (lambda: {"model": model, "data": X, "num_samples": 2, "seed": 0}, None),
     "log_likelihood": (
         lambda: of_pair(data=X, num_samples=20, progress=False, compile=False) | FEW,
         None,
     ),
     "predict": (lambda: of_pair(data=X, columns=[1], level=0.9, num_draws=2) | QUICK, None),
-    "sample_given": (lambda: of_pair(data=GAPS, num=2) | QUICK, None),
+    "sample_given": (lambda: of_pair(data=GAPS, num_draws=2) | QUICK, None),
     "with_gaps": (lambda: of_pair(pass_mask=False), None),
 }
 # Names that are not called: what others return, raise or derive from.

@@ -37,7 +37,7 @@ def arguments_of(name):
 def call(name, odd):
     """Make a valid call with other values for some arguments; use what is made, if they are plain."""
     arguments, use = CALLS[name][0]() | odd, CALLS[name][1]
-    rows = [arguments.pop("batch")] if name == "check" else []
+    rows = [arguments.pop("data")] if name == "check" else []
     programs = [arguments.pop(each) for each in ("model", "guide")] if rows else []
     made = getattr(dv, name)(*programs, *rows, **arguments)
     if use is not None and not any(map(callable, odd.values())):  # what those do is their own affair

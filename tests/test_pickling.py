@@ -247,7 +247,7 @@ def test_a_network_of_a_function_is_used_and_copied(copied):
 def test_results_and_data(copied):
     pair = PAIRS["Masking"]()
     bound = dv.TraceDenoising_ELBO()
-    few = dv.Refinement(steps=2, pilot=25, annealing_steps=0)
+    few = dv.Refinement(num_steps=2, pilot=25, annealing_steps=0)
     gaps = torch.where(torch.arange(X.numel()).reshape(X.shape) == 3, torch.nan, X)
     made = {
         "history": dv.fit(

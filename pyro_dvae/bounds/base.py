@@ -22,7 +22,7 @@ from pyro_dvae.programs.draws import Draws, Pair, draw
 from pyro_dvae.programs.looped import draw_in_turn
 from pyro_dvae.programs.observations import leave_out_zeros, require_no_rest
 from pyro_dvae.programs.plates import Layout
-from pyro_dvae.programs.vectorised import Seen, naming_draws, seen
+from pyro_dvae.programs.vectorised import SeenDraws, naming_draws, seen
 
 
 class DenoisingELBO(Trace_ELBO):
@@ -76,7 +76,7 @@ class DenoisingELBO(Trace_ELBO):
             ignore_jit_warnings=checks.flag("ignore_jit_warnings", ignore_jit_warnings),
         )
         self.vectorize_particles = checks.flag("vectorize_particles", vectorize_particles)
-        self._seen: Seen | None = None
+        self._seen: SeenDraws | None = None
         self._told: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:

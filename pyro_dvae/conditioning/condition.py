@@ -16,7 +16,7 @@ from pyro_dvae.calling import calling
 from pyro_dvae.conditioning.programs import Completing, GapGuide, GapModel, Program, cells, fill_gaps
 from pyro_dvae.conditioning.result import Conditioned
 from pyro_dvae.errors import InputError
-from pyro_dvae.evaluation.annealing.density import Programs
+from pyro_dvae.evaluation.annealing.density import AnnealedPrograms
 from pyro_dvae.evaluation.annealing.scoring import UnconstrainedScores
 from pyro_dvae.evaluation.counting import counting
 from pyro_dvae.evaluation.estimates import evaluation_mode
@@ -171,7 +171,7 @@ class _Engine:
         places = cells(model, whole)
         scores = UnconstrainedScores(self.targets.structure, self.targets.unpacked(latents))
         completing = Completing()
-        Programs(model, None, whole, self.targets.structure, {}).run(model, scores, completing)
+        AnnealedPrograms(model, None, whole, self.targets.structure, {}).run(model, scores, completing)
         draws = x.expand(len(latents), *x.shape).flatten(1).clone()
         means = draws.to(torch.float64, copy=True)
         for name, position in places.items():

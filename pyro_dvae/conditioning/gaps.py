@@ -146,7 +146,7 @@ def inference_gaps(
     :param max_plate_nesting: number of dimensions of the user's plates; by default found by one run.
     :raises InputError: an argument is invalid, or a latent is discrete or lies outside the data plate.
     """
-    settings = Refinement(steps=300)
+    settings = Refinement(num_steps=300)
     if refine is not None:
         settings = checks.instance("refine", refine, Refinement, "a Refinement")
     found, start = measured(

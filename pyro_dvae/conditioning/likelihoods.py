@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributions import biject_to, constraints
 
 from pyro_dvae.distributions.gaps import Completed, completed, completed_by_factors
-from pyro_dvae.distributions.table import Table
+from pyro_dvae.distributions.table import TableDistribution
 from pyro_dvae.errors import InputError
 
 
@@ -120,23 +120,23 @@ def _(fn: Any) -> Tensor:
     return inside(fn.base_dist)
 
 
-@observed_log_prob.register(Table)
-def _(fn: Table, value: Tensor, seen: Tensor) -> Tensor:
+@observed_log_prob.register(TableDistribution)
+def _(fn: TableDistribution, value: Tensor, seen: Tensor) -> Tensor:
     return torch.where(seen, fn.column_log_prob(value), 0.0).sum(-1)
 
 
-@drawn.register(Table)
-def _(fn: Table, value: Tensor, seen: Tensor) -> Tensor:
+@drawn.register(TableDistribution)
+def _(fn: TableDistribution, value: Tensor, seen: Tensor) -> Tensor:
     return torch.where(seen, value, fn.sample().to(value.dtype))
 
 
-@expected.register(Table)
-def _(fn: Table, value: Tensor, seen: Tensor) -> Tensor:
+@expected.register(TableDistribution)
+def _(fn: TableDistribution, value: Tensor, seen: Tensor) -> Tensor:
     return torch.where(seen, value, fn.mean.to(value.dtype))
 
 
-@inside.register(Table)
-def _(fn: Table) -> Tensor:
+@inside.register(TableDistribution)
+def _(fn: TableDistribution) -> Tensor:
     found = torch.zeros(fn.batch_shape + fn.event_shape)
     for columns, part in fn.groups:
         found[..., list(columns)] = inside(part).to(found)

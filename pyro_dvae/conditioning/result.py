@@ -95,7 +95,7 @@ class Conditioned:
     def reliable(self) -> Tensor:
         """Whether a row can be trusted, [N]: its Pareto k is good, or half of its annealed chains count."""
         good = self.pareto_k <= self.threshold
-        return good | (self.refined.annealed & (self.ess >= self.refined.settings.chains / 2))
+        return good | (self.refined.annealed & (self.ess >= self.refined.settings.num_chains / 2))
 
     def table(self) -> str:
         """Return the totals as aligned text."""

@@ -29,23 +29,31 @@ _ROWS, _RECONSTRUCTIONS = 500, 20
 
 
 def impute(
-    model: Program, guide: Program, data: Any, *args: Any, how: str = "mean", num: int = 1, **options: Any
+    model: Program,
+    guide: Program,
+    data: Any,
+    *args: Any,
+    how: str = "mean",
+    num_imputations: int = 1,
+    **options: Any,
 ) -> Tensor:
-    """Return the rows with their gaps filled, [N, ...]; with ``how="draw"`` and ``num`` > 1 [num, N, ...].
+    """Return the rows with their gaps filled, [N, ...]; [S, N, ...] for S > 1 imputations.
 
     :param data: rows with NaN in missing cells, as for :func:`~pyro_dvae.condition`.
     :param how: ``"mean"`` or ``"median"`` (least squared or absolute error), ``"mode"`` (discrete cells) or
         ``"draw"`` (multiple imputation: draws of whole rows, which keep the spread and the dependence).
-    :param num: number of imputations, for ``"draw"``.
+    :param num_imputations: S, for ``"draw"``.
     :param options: of :func:`~pyro_dvae.condition`.
     """
     checks.known("how", how, FILLS)
-    checks.count("num", num)
-    if how != "draw" and num > 1:
-        raise InputError(f"num: expected 1 for how={how!r}, got {num}; several imputations are draws")
+    checks.count("num_imputations", num_imputations)
+    if how != "draw" and num_imputations > 1:
+        raise InputError(
+            f"num_imputations: expected 1 for how={how!r}, got {num_imputations}; use how='draw' for several"
+        )
     if how == "draw":
-        draws = sample_given(model, guide, data, *args, num=num, **options)
-        return draws if num > 1 else draws[0]
+        draws = sample_given(model, guide, data, *args, num_draws=num_imputations, **options)
+        return draws if num_imputations > 1 else draws[0]
     found = condition(model, guide, data, *args, **options)
     if how == "median":
         return found.quantile(0.5)
@@ -53,14 +61,14 @@ def impute(
 
 
 def sample_given(
-    model: Program, guide: Program, data: Any, *args: Any, num: int = 100, **options: Any
+    model: Program, guide: Program, data: Any, *args: Any, num_draws: int = 100, **options: Any
 ) -> Tensor:
-    """Return ``num`` draws of each row given its observed cells, [num, N, ...]: no row is rejected.
+    """Return draws of each row given its observed cells, [num_draws, N, ...], without rejection.
 
     :param data: rows with NaN in the cells to draw.
     :param options: of :func:`~pyro_dvae.condition`.
     """
-    return condition(model, guide, data, *args, **(options | {"num_draws": num})).draws
+    return condition(model, guide, data, *args, num_draws=num_draws, **options).draws
 
 
 @dataclass(frozen=True)

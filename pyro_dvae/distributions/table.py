@@ -12,7 +12,7 @@ from torch import Tensor
 Group = tuple[tuple[int, ...], TorchDistribution]
 
 
-class Table(TorchDistribution):
+class TableDistribution(TorchDistribution):
     """Independent columns, given in groups of one kind: ``log p(x) = Σ_j log p_j(x_j)``.
 
     :param groups: for each group the positions of its columns and a distribution of batch shape [..., c], c
@@ -30,9 +30,11 @@ class Table(TorchDistribution):
         shape = torch.broadcast_shapes(*(fn.batch_shape[:-1] for _, fn in self.groups))
         super().__init__(shape, torch.Size([len(order)]), validate_args=False)
 
-    def expand(self, batch_shape: torch.Size, _instance: TorchDistribution | None = None) -> Table:
+    def expand(
+        self, batch_shape: torch.Size, _instance: TorchDistribution | None = None
+    ) -> TableDistribution:
         """Return this distribution over a larger batch shape."""
-        return Table(
+        return TableDistribution(
             [(columns, fn.expand(torch.Size([*batch_shape, len(columns)]))) for columns, fn in self.groups]
         )
 

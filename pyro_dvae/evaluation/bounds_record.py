@@ -69,12 +69,10 @@ class BoundsReport:
 
     :param entries: the bounds, in the order that they must have.
     :param orders: pairs of names (lower, upper) that must be so ordered in expectation.
-    :param clean: whether the guide was given clean input.
     """
 
     entries: tuple[BoundsEntry, ...]
     orders: tuple[tuple[str, str], ...]
-    clean: bool = False
 
     def __getitem__(self, name: str) -> BoundsEntry:
         found = {entry.name: entry for entry in self.entries}
@@ -105,9 +103,8 @@ class BoundsReport:
         lines = [
             f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}  {note}".rstrip() for a, b, c, note in rows
         ]
-        guide = "clean" if self.clean else "corrupted"
         count = len(self.entries[0].estimate.per_datum)
-        lines.insert(0, f"bounds of {count} data, guide on {guide} input, nats per datum")
+        lines.insert(0, f"bounds of {count} data, nats per datum")
         return "\n".join([*lines, *self._order_lines()])
 
     def to_dict(self, per_datum: bool = False) -> dict[str, Any]:
@@ -140,7 +137,6 @@ class BoundsReport:
         return {
             "num_data": len(self.entries[0].estimate.per_datum),
             "unit": "nats per datum",
-            "clean": self.clean,
             "entries": entries,
             "violations": violations,
         }

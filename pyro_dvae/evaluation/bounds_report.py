@@ -104,7 +104,6 @@ def bounds_report(
     num_particles: Iterable[int] = (1, 5, 50),
     num_corruptions: int = 5,
     num_samples: int = 1000,
-    clean: bool = False,
     seed: int | None = None,
     max_plate_nesting: int | float = math.inf,
     progress: Callable[[int, int], None] | None = None,
@@ -120,7 +119,7 @@ def bounds_report(
     bounds of the other lines.
 
     log p(x) is estimated by :func:`~pyro_dvae.log_likelihood` with the mixture over M corruptions as its
-    proposal (or the guide itself if its input is clean).
+    proposal. For the bounds of the guide on clean input, give ``dv.clean_input(guide)``.
 
     :param model: Pyro model of a batch, with one data plate.
     :param guide: Pyro guide of a batch, with or without a corruption.
@@ -131,7 +130,6 @@ def bounds_report(
     :param num_particles: K of each L_diwae; the largest is also that of the pooled and the mixture bound.
     :param num_corruptions: M, corruptions per observation.
     :param num_samples: importance samples per observation for log p(x), at least.
-    :param clean: give the guide clean input, so that the bounds are those of the guide without corruption.
     :param seed: seed of the random streams; None draws it from the global stream.
     :param max_plate_nesting: number of dimensions of the user's plates; by default found by one run.
     :param progress: called with the rows done and the rows in all, over all bounds.
@@ -139,7 +137,6 @@ def bounds_report(
     """
     checks.pair(model, guide)
     given = Data.opened("data", (data, *args), kwargs, float_type(model, guide))
-    checks.flag("clean", clean)
     checks.nesting("max_plate_nesting", max_plate_nesting)
     checks.optional(checks.program, "progress", progress)
     mixtures, particles = _counts("num_mixture", num_mixture), _counts("num_particles", num_particles)
@@ -167,7 +164,7 @@ def bounds_report(
         for index, first in enumerate(range(0, len(given), rows)):
             chunk = given.part(slice(first, first + rows))
             own = derived_seed(start, "bounds_report", stream, index)
-            estimate = estimate_in_chunks(model, guide, chunk, bound, rows, clean=clean, seed=own)
+            estimate = estimate_in_chunks(model, guide, chunk, bound, rows, clean=False, seed=own)
             parts.append(estimate.per_datum)
             done += len(chunk)
             tell(done)
@@ -186,14 +183,14 @@ def bounds_report(
         guide,
         given,
         num_samples=num_samples,
-        proposal="clean" if clean else "mixture" if m > 1 else "corrupted",
+        proposal="mixture" if m > 1 else "corrupted",
         num_corruptions=m,
         seed=derived_seed(start, "bounds_report", LOG_LIKELIHOOD),
         max_plate_nesting=nesting,
         progress=False if progress is None else lambda count, _: tell(done + count),
     )
     entries.append(_likelihood(sampled))
-    return BoundsReport(tuple(entries), orders(m, mixtures, particles), clean)
+    return BoundsReport(tuple(entries), orders(m, mixtures, particles))
 
 
 def _likelihood(found: LogLikelihood) -> BoundsEntry:

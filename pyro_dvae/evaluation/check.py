@@ -25,15 +25,15 @@ from pyro_dvae.sites import is_uncounted
 _SHOWN = 4  # names in one remark
 
 
-def remarks(seen: Look, size: int | None) -> tuple[str, ...]:
+def remarks(seen: Look, num_data: int | None) -> tuple[str, ...]:
     """Return the remarks, each a sentence that says what to do."""
     draws, step = seen.draws, seen.step
     found: list[str] = []
     if step.stopped is not None:
         found.append(f"a step on this loss stops: {step.stopped}")
     found += _mismatches(draws)
-    if size is not None:
-        found += _sizes(draws, size)
+    if num_data is not None:
+        found += _sizes(draws, num_data)
     found += _undeclared(draws)
     found += _broken(draws)
     if seen.random:
@@ -74,7 +74,7 @@ def _mismatches(draws: Draws) -> Iterator[str]:
         )
 
 
-def _sizes(draws: Draws, size: int) -> Iterator[str]:
+def _sizes(draws: Draws, num_data: int) -> Iterator[str]:
     rows = next((len(arg) for arg in draws.pair.args if isinstance(arg, Tensor) and arg.dim()), None)
     observed = [site for site in draws.model_sites() if site["is_observed"]]
     frames = {frame.name: frame for site in observed for frame in data_frames(site)}
@@ -84,14 +84,14 @@ def _sizes(draws: Draws, size: int) -> Iterator[str]:
     shared = [s["name"] for s in draws.latent_sites() if not {f.name for f in data_frames(s)} & set(frames)]
     for name, frame in frames.items():
         full = rows if frame.size == NO_SIZE else round(frame.size * draws.subsamples.scale(name))
-        if full is None or full == size:
+        if full is None or full == num_data:
             continue
         what = f"the loss is that of {full} observations"
         if shared:
-            what = f"the prior of {_names(shared)} counts {size / full:g} times as much as it should"
+            what = f"the prior of {_names(shared)} counts {num_data / full:g} times as much as it should"
         yield (
-            f"plate {name!r} has size {full} and size= is {size}: {what}; give the plate all rows, "
-            f"pyro.plate({name!r}, {size}, subsample_size=len(x))"
+            f"plate {name!r} has size {full} and num_data is {num_data}: {what}; give the plate all rows, "
+            f"pyro.plate({name!r}, {num_data}, subsample_size=len(x))"
         )
 
 
@@ -197,14 +197,14 @@ class Check:
 def check(
     model: Callable[..., Any],
     guide: Callable[..., Any],
-    *batch: Any,
-    size: int | None = None,
+    *data: Any,
+    num_data: int | None = None,
     loss: ELBO | None = None,
     **kwargs: Any,
 ) -> Check:
     """Return how the library understands a model and a guide, to check them before training::
 
-        print(dv.check(model, guide, x, size=len(data), loss=dv.TraceDenoising_ELBO()))
+        print(dv.check(model, guide, x, num_data=len(data), loss=dv.TraceDenoising_ELBO()))
 
     The table has each site with its plates, shape and kind (latent, observation, corruption, …), and its
     gradient estimator under ``loss``. Then follow how often a training step runs the programs, and remarks
@@ -216,20 +216,20 @@ def check(
 
     :param model: Pyro model.
     :param guide: Pyro guide.
-    :param batch: arguments of both, the rows of a mini-batch first.
-    :param size: N, the number of rows in the whole data set; if omitted, it is not compared with the plates.
+    :param data: arguments of both, the rows of a mini-batch first.
+    :param num_data: N, the rows of the whole data set, to compare with the plates; by default not compared.
     :param loss: the bound, or another Pyro ELBO; ``TraceDenoising_ELBO()`` by default.
     :param kwargs: keyword arguments of both programs.
-    :raises InputError: if ``size`` or ``loss`` is invalid, or if Python, torch or Pyro raises an error in a
-        run of the programs, which is then the ``__cause__``. Other exceptions pass through.
+    :raises InputError: if ``num_data`` or ``loss`` is invalid, or if Python, torch or Pyro raises an error in
+        a run of the programs, which is then the ``__cause__``. Other exceptions pass through.
     """
-    if size is not None:
-        checks.count("size", size)
+    if num_data is not None:
+        checks.count("num_data", num_data)
     chosen = TraceDenoising_ELBO() if loss is None else loss
     if not isinstance(chosen, ELBO):
         raise InputError(f"loss: expected a bound (a Pyro ELBO), got {type(chosen).__name__}")
-    seen = look(Pair(model, guide, batch, kwargs), chosen)
-    return Check(_name(chosen), site_rows(seen.draws, chosen), seen.step, remarks(seen, size))
+    seen = look(Pair(model, guide, data, kwargs), chosen)
+    return Check(_name(chosen), site_rows(seen.draws, chosen), seen.step, remarks(seen, num_data))
 
 
 def _name(loss: Any) -> str:

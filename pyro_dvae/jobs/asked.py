@@ -11,12 +11,12 @@ from pyro_dvae.errors import DataError, InputError
 from pyro_dvae.files import user_path
 from pyro_dvae.jobs.data import described, of_file, require_same_data, versions
 from pyro_dvae.jobs.folder import options_of, read_config
-from pyro_dvae.jobs.options import Options, Request
+from pyro_dvae.jobs.options import Options, TrainRequest
 
 MAY_CHANGE = ("epochs", "device", "data_folder", "dataset", "importance_samples", "compiled")
 
 
-def options_and_folder(request: Request) -> tuple[Options, dict[str, Any] | None, Path | None]:
+def options_and_folder(request: TrainRequest) -> tuple[Options, dict[str, Any] | None, Path | None]:
     """Return the options, and of a resumed run the content of its ``config.json`` and its folder."""
     if request.resume is None:
         return _absolute(request.options), None, None

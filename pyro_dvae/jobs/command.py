@@ -80,7 +80,7 @@ class Command(_OneLineErrors, click.Command):
     """A click command that ends as this module says."""
 
 
-class Group(_OneLineErrors, click.Group):
+class CommandGroup(_OneLineErrors, click.Group):
     """A group of commands that end as this module says."""
 
 

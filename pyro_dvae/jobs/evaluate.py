@@ -13,7 +13,7 @@ from pyro_dvae.evaluation import write_netcdf
 from pyro_dvae.evaluation.importance.arviz_export import import_arviz
 from pyro_dvae.interrupts import Stopped
 from pyro_dvae.jobs.data import versions
-from pyro_dvae.jobs.evaluated import Subject, check_options, load_subject
+from pyro_dvae.jobs.evaluated import EvaluatedRun, check_options, load_evaluated_run
 from pyro_dvae.jobs.findings import Findings, bits_per_dimension, draw, measure, same_data
 from pyro_dvae.jobs.options import EvaluationOptions
 from pyro_dvae.ownership import own
@@ -64,7 +64,7 @@ def evaluate_run(
     options = EvaluationOptions() if options is None else options
     check_options(options)
     target = folder / FOLDER if output is None else files.user_path("output", output)
-    subject = load_subject(folder, options, device, data_folder, dataset)
+    run = load_evaluated_run(folder, options, device, data_folder, dataset)
     files.require_writable(target / JSON)
     # Missing packages are found now, not when all is done.
     plots.new_figure(1, 1)
@@ -73,13 +73,13 @@ def evaluate_run(
     files.remove_left_over(target, JSON, NETCDF, PARTIAL)
     partial = target / PARTIAL
     try:
-        findings = measure(subject, options, partial, quiet)
+        findings = measure(run, options, partial, quiet)
         start = time.perf_counter()
-        pictures = draw(target, subject, findings)
+        pictures = draw(target, run, findings)
         write_netcdf(findings.likelihood.to_arviz(), target / NETCDF)
         findings.seconds["pictures_and_files"] = round(time.perf_counter() - start, 1)
         findings.seconds["total"] = round(time.perf_counter() - began, 1)
-        content = _content(folder, subject, options, findings)
+        content = _content(folder, run, options, findings)
         content["files"] = [str(path) for path in (target / JSON, target / NETCDF, *pictures)]
         files.write_atomically(target / JSON, strict_json(content))
         partial.unlink(missing_ok=True)
@@ -91,34 +91,34 @@ def evaluate_run(
 
 
 def _content(
-    folder: Path, subject: Subject, options: EvaluationOptions, findings: Findings
+    folder: Path, run: EvaluatedRun, options: EvaluationOptions, findings: Findings
 ) -> dict[str, Any]:
     annealed, simulated, likelihood = findings.annealed, findings.simulated, findings.likelihood
     content: dict[str, Any] = {
         "run": str(folder),
-        "epoch": subject.epoch,
-        "data": subject.config["data"]
+        "epoch": run.epoch,
+        "data": run.config["data"]
         | {
             "part": "test",
-            "count": len(subject.x),
-            "binarisation": subject.options.binarisation,
-            "seed": subject.options.seed,
+            "count": len(run.x),
+            "binarisation": run.options.binarisation,
+            "seed": run.options.seed,
         },
         "settings": options.as_dict(),
         "units": "nats per datum",
-        "log_p_is_of": subject.observation,
+        "log_p_is_of": run.observation,
         "log_likelihood": likelihood.to_dict(per_datum=True),
         "annealed": None,
         "bidirectional": None if simulated is None else simulated.to_dict(per_datum=True),
         "bound_parts": findings.parts.to_dict(),
         "active_units": None if findings.active is None else findings.active.to_dict(),
-        "bits_per_dimension": bits_per_dimension(subject, likelihood),
+        "bits_per_dimension": bits_per_dimension(run, likelihood),
         "reconstruction_error": None
         if findings.reconstruction is None
         else findings.reconstruction.to_dict(),
         "linear_probe": None if findings.probe is None else findings.probe.to_dict(),
         "seconds": findings.seconds,
-        "device": str(subject.x.device),
+        "device": str(run.x.device),
         "versions": versions() | {"arviz": import_arviz().__version__},
     }
     if annealed is not None:

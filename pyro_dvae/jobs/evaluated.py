@@ -23,7 +23,7 @@ from pyro_dvae.training.run_state import read_training
 
 
 @dataclass(frozen=True)
-class Subject:
+class EvaluatedRun:
     """A trained model with its data.
 
     :param dvae: model and guide, in evaluation mode, the corruption at the level of ``epoch``.
@@ -85,13 +85,13 @@ def check_options(options: EvaluationOptions) -> None:
     Proposal(kind, options.corruptions, options.defensive, options.widen)
 
 
-def load_subject(
+def load_evaluated_run(
     folder: Path,
     options: EvaluationOptions,
     device: str = "auto",
     data_folder: str | None = None,
     dataset: str | None = None,
-) -> Subject:
+) -> EvaluatedRun:
     """Read model and data of a run.
 
     :raises InputError: the folder holds no run or no checkpoint, or there are fewer than ``count`` test data.
@@ -116,4 +116,4 @@ def load_subject(
         raise InputError(f"data: {config['data']['name']} has no test data")
     with forked(), torch.no_grad():
         x = data.visit(data.test[: options.count])
-    return Subject(dvae.to(place).eval(), config, run_options, data, x, epoch)
+    return EvaluatedRun(dvae.to(place).eval(), config, run_options, data, x, epoch)

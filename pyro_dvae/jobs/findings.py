@@ -37,7 +37,7 @@ from pyro_dvae.evaluation.annealing import (
 from pyro_dvae.evaluation.counting import Counting, counting
 from pyro_dvae.evaluation.estimates import error_of_mean, finite
 from pyro_dvae.jobs.data import grid_of
-from pyro_dvae.jobs.evaluated import Subject
+from pyro_dvae.jobs.evaluated import EvaluatedRun
 from pyro_dvae.jobs.options import EvaluationOptions
 
 MEGABYTE = 2**20
@@ -60,59 +60,59 @@ class Findings:
     seconds: dict[str, float]
 
 
-def measure(subject: Subject, options: EvaluationOptions, partial: Path, quiet: bool) -> Findings:
+def measure(run: EvaluatedRun, options: EvaluationOptions, partial: Path, quiet: bool) -> Findings:
     """Measure all that the options ask for; short parts come first.
 
     :param partial: file that a stopped likelihood is kept in, and goes on from.
     :raises CheckpointError: ``partial`` is of an evaluation with other options, or damaged.
     """
     clock = _Clock(quiet)
-    data = f"{len(subject.x):,} test data"
-    pair, x, seed = (subject.dvae.model, subject.dvae.guide), subject.x, options.seed
+    data = f"{len(run.x):,} test data"
+    pair, x, seed = (run.dvae.model, run.dvae.guide), run.x, options.seed
     with pyro.settings.context(module_local_params=True):
         with clock("bound_parts", f"parts of the bound, {data}"):
             parts = bound_parts(*pair, x, max_plate_nesting=1, seed=seed)
         with clock("active_units", f"active units, {data}"):
             active = active_units(*pair, x, seed=seed) if len(x) > 1 else None
-        reconstruction, columns = None, subject.data.dataset.columns
+        reconstruction, columns = None, run.data.dataset.columns
         if columns is None or not columns.has_texts:  # a category has no mean
             with clock("reconstruction_error", f"reconstruction error, {data}"):
                 reconstruction = reconstruction_error(*pair, x, seed=seed)
-        probe, labels = None, subject.labels()
+        probe, labels = None, run.labels()
         if labels is not None:
             with clock("linear_probe", f"linear probe of the codes, {data}"):
-                probe = linear_probe(*pair, subject.train_x(), labels[0], x, labels[1], seed=seed)
+                probe = linear_probe(*pair, run.train_x(), labels[0], x, labels[1], seed=seed)
         with clock("log_likelihood", f"importance sampling, {data}"):
-            likelihood = _likelihood(subject, options, partial, quiet)
+            likelihood = _likelihood(run, options, partial, quiet)
         annealed, simulated = None, None
         if options.annealed:
             with clock(
                 "annealed", f"annealed importance sampling, {min(options.annealed, len(x))} test data"
             ):
-                annealed = _annealed(subject, options, quiet)
+                annealed = _annealed(run, options, quiet)
         if options.simulated:
             with clock("bidirectional", f"bidirectional Monte Carlo, {options.simulated} simulated data"):
-                simulated = _simulated(subject, options, quiet)
+                simulated = _simulated(run, options, quiet)
     return Findings(parts, active, reconstruction, probe, likelihood, annealed, simulated, clock.seconds)
 
 
-def bits_per_dimension(subject: Subject, likelihood: LogLikelihood) -> dict[str, Any] | None:
+def bits_per_dimension(run: EvaluatedRun, likelihood: LogLikelihood) -> dict[str, Any] | None:
     """Return −log₂ p(x) / D with its standard error over the data; None where there is no p(x).
 
     A density of values on a grid of steps 1/n (8-bit pixels: 1/255) is of the whole numbers behind them,
     taken as real ones: log₂ n bits more. Off any grid of up to 256 steps it stays that of values in [0, 1].
     """
-    if subject.observation == "none" or subject.data.dataset.image_shape is None:
+    if run.observation == "none" or run.data.dataset.image_shape is None:
         return None
     steps = 1
-    if subject.observation == "density":
-        steps = grid_of(subject.data.visit(subject.data.test)) or 1
-    bits = bits_per_dim(-likelihood.log_likelihood, subject.x.shape[1], scale=steps)
+    if run.observation == "density":
+        steps = grid_of(run.data.visit(run.data.test)) or 1
+    bits = bits_per_dim(-likelihood.log_likelihood, run.x.shape[1], scale=steps)
     estimate = Estimate(bits)
     return {
         "mean": finite(estimate.mean),
         "standard_error": finite(estimate.standard_error),
-        "of": subject.observation,
+        "of": run.observation,
         "steps": steps,
     }
 
@@ -131,12 +131,12 @@ def same_data(likelihood: LogLikelihood, annealed: AnnealedLikelihood) -> dict[s
     }
 
 
-def _likelihood(subject: Subject, options: EvaluationOptions, partial: Path, quiet: bool) -> LogLikelihood:
+def _likelihood(run: EvaluatedRun, options: EvaluationOptions, partial: Path, quiet: bool) -> LogLikelihood:
     try:
         return log_likelihood(
-            subject.dvae.model,
-            subject.dvae.guide,
-            subject.x,
+            run.dvae.model,
+            run.dvae.guide,
+            run.x,
             num_samples=options.samples,
             proposal=options.proposal,
             num_corruptions=options.corruptions,
@@ -158,20 +158,18 @@ def _likelihood(subject: Subject, options: EvaluationOptions, partial: Path, qui
         ) from None
 
 
-def _annealed(subject: Subject, options: EvaluationOptions, quiet: bool) -> AnnealedLikelihood:
-    rows = subject.x[: options.annealed]
+def _annealed(run: EvaluatedRun, options: EvaluationOptions, quiet: bool) -> AnnealedLikelihood:
+    rows = run.x[: options.annealed]
     with _progress("annealing", quiet) as shown:
         return annealed_log_likelihood(
-            subject.dvae.model, subject.dvae.guide, rows, progress=shown, **_annealing(options)
+            run.dvae.model, run.dvae.guide, rows, progress=shown, **_annealing(options)
         )
 
 
-def _simulated(subject: Subject, options: EvaluationOptions, quiet: bool) -> BidirectionalReport:
-    like = subject.x[:1].expand(options.simulated, -1)
+def _simulated(run: EvaluatedRun, options: EvaluationOptions, quiet: bool) -> BidirectionalReport:
+    like = run.x[:1].expand(options.simulated, -1)
     with _progress("annealing both ways", quiet) as shown:
-        return bidirectional(
-            subject.dvae.model, subject.dvae.guide, like, progress=shown, **_annealing(options)
-        )
+        return bidirectional(run.dvae.model, run.dvae.guide, like, progress=shown, **_annealing(options))
 
 
 def _annealing(options: EvaluationOptions) -> dict[str, Any]:
@@ -208,10 +206,10 @@ class _Clock:
 SITE = "z"  # the latent of the ready-made models
 
 
-def draw(folder: Path, subject: Subject, findings: Findings) -> list[Path]:
+def draw(folder: Path, run: EvaluatedRun, findings: Findings) -> list[Path]:
     """Draw every picture into ``folder`` and return their paths."""
     found, count = findings.likelihood, len(findings.likelihood)
-    data = f"{subject.title}, {count:,} test {'data' if count > 1 else 'datum'}"
+    data = f"{run.title}, {count:,} test {'data' if count > 1 else 'datum'}"
     title = f"{data}, {found.num_samples:,} samples each, proposal: {found.proposal}"
     sizes, bounds = found.bound_by_samples
     made = [
@@ -229,10 +227,10 @@ def draw(folder: Path, subject: Subject, findings: Findings) -> list[Path]:
             f"{data}, proposal: {found.proposal}",
         ),
     ]
-    shape = subject.data.dataset.image_shape
+    shape = run.data.dataset.image_shape
     if shape is not None:
         path = folder / "hardest_and_easiest.png"
-        made.append(pictures.hardest_and_easiest(path, subject.x, found.log_likelihood, shape, data))
+        made.append(pictures.hardest_and_easiest(path, run.x, found.log_likelihood, shape, data))
     kl = findings.parts.kl_per_dimension.get(SITE)
     if kl is not None:
         active = findings.active

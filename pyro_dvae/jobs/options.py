@@ -219,7 +219,7 @@ class EvaluationOptions:
 
 
 @dataclass(frozen=True)
-class Request:
+class TrainRequest:
     """What the command line asked for: options, which of them were given, and the folders."""
 
     options: Options
@@ -229,15 +229,15 @@ class Request:
     quiet: bool
 
 
-def training_options(command: Callable[[Request], None]) -> Callable[..., None]:
-    """Give a click command every training option; the function gets one :class:`Request`."""
+def training_options(command: Callable[[TrainRequest], None]) -> Callable[..., None]:
+    """Give a click command every training option; the function gets one :class:`TrainRequest`."""
 
     @functools.wraps(command)
     def run(**values: Any) -> None:
         context = click.get_current_context()
         output, resume, quiet = (values.pop(name) for name in ("output", "resume", "quiet"))
         given = frozenset(name for name in values if context.get_parameter_source(name) not in _NOT_GIVEN)
-        command(Request(Options(**values), given, output, resume, quiet))
+        command(TrainRequest(Options(**values), given, output, resume, quiet))
 
     folders = [
         click.option("--output", type=str, default=None, help="Run folder.  [default: a new one in runs/]"),

@@ -18,7 +18,7 @@ from pyro_dvae.jobs import folder as run_folder
 from pyro_dvae.jobs.command import at_end, go_on_with
 from pyro_dvae.jobs.data import prepare
 from pyro_dvae.jobs.ending import closing_table, draw_pictures, test_results
-from pyro_dvae.jobs.options import Request
+from pyro_dvae.jobs.options import TrainRequest
 from pyro_dvae.jobs.parts import (
     build_bound,
     build_clean_bound,
@@ -37,8 +37,8 @@ from pyro_dvae.training import Trainer
 Program = Callable[..., Any]
 
 
-class Run:
-    """Everything around the Pyro code of a training script, from one :class:`Request`.
+class TrainingRun:
+    """Everything around the Pyro code of a training script, from one :class:`TrainRequest`.
 
     Seeds Pyro from the options and clears its param store, as a script does; the library itself never does.
     Started by ``torchrun``, it joins the other processes; rank 0 writes and prints for all.
@@ -46,7 +46,7 @@ class Run:
     :param request: what the command line asked for.
     """
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: TrainRequest) -> None:
         self.options, stored, resumed_folder = asked.options_and_folder(request)
         check_training(self.options)
         self.folder = resumed_folder or Path()

@@ -13,8 +13,8 @@ from pyro_dvae.errors import DivergenceError, InputError
 from pyro_dvae.files import user_path
 from pyro_dvae.jobs import folder as run_folder
 from pyro_dvae.jobs.data import versions
-from pyro_dvae.jobs.options import Request
-from pyro_dvae.jobs.train import Run
+from pyro_dvae.jobs.options import TrainRequest
+from pyro_dvae.jobs.train import TrainingRun
 from pyro_dvae.models import DVAE
 from pyro_dvae.training.run_state import read_training
 
@@ -47,7 +47,7 @@ def verify(
     changed = {name: value for name, value in changed.items() if value is not None}
     options = dataclasses.replace(run_folder.options_of(config), **changed)  # type: ignore[arg-type]
     with tempfile.TemporaryDirectory() as temporary:
-        request = Request(options, frozenset(), f"{temporary}/run", None, quiet=True)
+        request = TrainRequest(options, frozenset(), f"{temporary}/run", None, quiet=True)
         for step, (then, now) in enumerate(zip(stored, _losses(request), strict=False), start=1):
             if then != now:
                 parted = (
@@ -71,9 +71,9 @@ def _stored_losses(folder: Path) -> list[float]:
     return losses
 
 
-def _losses(request: Request) -> Iterator[float]:
+def _losses(request: TrainRequest) -> Iterator[float]:
     """Yield the loss of each step of a run from its beginning."""
-    run = Run(request)
+    run = TrainingRun(request)
     dvae = DVAE(run.encoder, run.decoder, run.corruption)
     trainer = run.trainer(dvae.model, dvae.guide, run.bound)
     try:

@@ -18,7 +18,7 @@ from torch.nn.functional import softplus
 from pyro_dvae import checks
 from pyro_dvae.distributions.categorical import Categorical
 from pyro_dvae.distributions.intervals import Ordinal
-from pyro_dvae.distributions.table import Table
+from pyro_dvae.distributions.table import TableDistribution
 from pyro_dvae.errors import InputError, shown
 from pyro_dvae.networks.elements import Elements
 
@@ -27,7 +27,7 @@ _MINIMUM_SCALE, _MINIMUM_DISPERSION = 1e-3, 1e-3
 _ONE = math.log(math.expm1(1.0))  # softplus of it is 1
 
 
-class Columns(Elements):
+class ColumnElements(Elements):
     """c columns of one kind, from outputs [..., numbers · c] of a network; a subclass gives the likelihood.
 
     :param count: c.
@@ -51,7 +51,7 @@ class Columns(Elements):
         return x
 
 
-class _ScaledColumns(Columns):
+class _ScaledColumns(ColumnElements):
     """Columns with one learned scale each, ``σ = 10⁻³ + softplus(u)``, which starts at 1."""
 
     def __init__(self, count: int, levels: int = 0) -> None:
@@ -98,14 +98,14 @@ class PositiveColumns(_ScaledColumns):
         return x.clamp(min=1e-6).log()
 
 
-class BinaryColumns(Columns):
+class BinaryColumns(ColumnElements):
     """x ~ Bernoulli(sigmoid(a))."""
 
     def forward(self, outputs: Tensor) -> dist.Bernoulli:
         return dist.Bernoulli(logits=outputs)
 
 
-class CategoricalColumns(Columns):
+class CategoricalColumns(ColumnElements):
     """P(x = k) = softmax(a)_k, with K outputs for each column. An encoder sees one-hot vectors."""
 
     def __init__(self, count: int, levels: int = 0) -> None:
@@ -121,7 +121,7 @@ class CategoricalColumns(Columns):
         return (x.unsqueeze(-1) == values).to(x.dtype).flatten(-2)
 
 
-class OrdinalColumns(Columns):
+class OrdinalColumns(ColumnElements):
     """Ordered levels by cumulative logits (McCullagh 1980): P(x ≤ k) = sigmoid(c_k − a).
 
     The cutpoints c_0 < … < c_(K−2) are learned for each column, and start one apart. An encoder sees levels
@@ -147,7 +147,7 @@ class OrdinalColumns(Columns):
         return 2 * x / (levels - 1) - 1
 
 
-class CountColumns(Columns):
+class CountColumns(ColumnElements):
     """x ~ negative binomial of mean μ = exp(a) and variance μ + φ μ², φ learned for each column.
 
     An encoder sees log(1 + x).
@@ -171,7 +171,7 @@ class CountColumns(Columns):
         return x.clamp(min=0).log1p()
 
 
-KINDS: dict[str, type[Columns]] = {
+KINDS: dict[str, type[ColumnElements]] = {
     "binary": BinaryColumns,
     "categorical": CategoricalColumns,
     "count": CountColumns,
@@ -198,7 +198,7 @@ def column_kinds(columns: Sequence[Column]) -> list[tuple[str, int]]:
     return found
 
 
-ColumnGroup = tuple[tuple[int, ...], type[Columns], int]  # positions, kind, levels
+ColumnGroup = tuple[tuple[int, ...], type[ColumnElements], int]  # positions, kind, levels
 
 
 def column_groups(columns: Sequence[Column]) -> list[ColumnGroup]:
@@ -215,7 +215,7 @@ def table_features(groups: Sequence[ColumnGroup], x: Tensor) -> Tensor:
 
 
 class TableElements(Elements):
-    """Columns of several kinds: :class:`~pyro_dvae.distributions.table.Table` from outputs of a network.
+    """Columns of several kinds, as a :class:`~pyro_dvae.distributions.table.TableDistribution`.
 
     :param columns: for each column a kind, or (kind, K) for ``"categorical"`` and ``"ordinal"``.
     """
@@ -228,7 +228,7 @@ class TableElements(Elements):
         self.sizes = [part.outputs_each * part.count for part in parts]
         self.parts = nn.ModuleList(parts)
 
-    def forward(self, outputs: Tensor) -> Table:
+    def forward(self, outputs: Tensor) -> TableDistribution:
         """Return the distribution of event shape [C] for outputs [..., sum of ``sizes``]."""
         parts = zip(self.positions, self.parts, outputs.split(self.sizes, -1), strict=True)
-        return Table([(positions, part(each)) for positions, part, each in parts])
+        return TableDistribution([(positions, part(each)) for positions, part, each in parts])

@@ -33,7 +33,7 @@ _TOLERANCE = 1e-3  # relative, of single precision; a program that does not vect
 
 
 @dataclass(frozen=True)
-class Seen:
+class SeenDraws:
     """What the first run of a pair has shown.
 
     :param nesting: how many dimensions the plates of model and guide take.
@@ -52,7 +52,7 @@ class Seen:
         return self.pair.model == pair.model and self.pair.guide == pair.guide
 
 
-def seen(pair: Pair, layout: Layout) -> Seen:
+def seen(pair: Pair, layout: Layout) -> SeenDraws:
     """Run a pair once, apart from the random streams; refuse one that does not vectorise over the draws.
 
     :raises InputError: a draw of the pass has another log-density than the programs give it alone.
@@ -72,7 +72,7 @@ def seen(pair: Pair, layout: Layout) -> Seen:
         if one_pass:
             with pyro.validation_enabled(False):
                 _compare(pair, replace(layout, max_plate_nesting=nesting), alone)
-    return Seen(pair, nesting)
+    return SeenDraws(pair, nesting)
 
 
 @contextmanager

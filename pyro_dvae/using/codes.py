@@ -60,7 +60,7 @@ def encode(
     guide: Program,
     data: Any,
     *args: Any,
-    draws: int = 0,
+    num_draws: int = 0,
     num_samples: int = 100,
     clean: bool = True,
     seed: int | None = None,
@@ -78,7 +78,7 @@ def encode(
     :param data: rows [N, ...], from any source (:mod:`pyro_dvae.rows`).
     :param args: further data for model and guide, N rows each, split like ``data``.
     :param kwargs: further arguments of model and guide, passed unchanged.
-    :param draws: S, samples of the code of each row to return.
+    :param num_draws: S, samples of the code of each row to return.
     :param num_samples: runs of the guide if one is not enough.
     :param clean: give the guide clean input; otherwise corrupt it.
     :param seed: seed of a separate random stream; None uses the global one.
@@ -87,7 +87,7 @@ def encode(
     """
     checks.pair(model, guide)
     given = Data.opened("data", (data, *args), kwargs, float_type(model, guide))
-    checks.count("draws", draws, minimum=0)
+    checks.count("num_draws", num_draws, minimum=0)
     checks.count("num_samples", num_samples)
     checks.flag("clean", clean)
     parts: dict[str, dict[str, list[Tensor]]] = {"mean": {}, "variance": {}, "draws": {}}
@@ -95,7 +95,7 @@ def encode(
     with measuring(model, guide, first_chunk(given, batch_size), clean, seed):
         for rows in chunks(given, batch_size):
             plate = plate or data_plate(check_pair(model, guide, rows), len(rows))
-            for kind, found in _moments(guide, rows, plate, num_samples, draws).items():
+            for kind, found in _moments(guide, rows, plate, num_samples, num_draws).items():
                 for name, value in found.items():
                     parts[kind].setdefault(name, []).append(value.cpu())
     mean, variance = (
@@ -106,14 +106,14 @@ def encode(
 
 
 def _moments(
-    guide: Program, rows: Any, plate: str, num_samples: int, draws: int
+    guide: Program, rows: Any, plate: str, num_samples: int, num_draws: int
 ) -> dict[str, dict[str, Tensor]]:
     """Return mean, variance and draws of every latent site of a chunk."""
     runs: dict[str, list[tuple[Tensor, Tensor]]] = {}
     values: dict[str, list[Tensor]] = {}
     count = 1
-    for run in range(max(num_samples, draws, 1)):
-        if run >= max(count, draws):
+    for run in range(max(num_samples, num_draws, 1)):
+        if run >= max(count, num_draws):
             break
         random = False
         for site in guide_sites(guide, rows):
@@ -130,7 +130,7 @@ def _moments(
                     centre = by_row(mean, site, plate) if known and mean is not None else own
                     spread = by_row(variance, site, plate) if known and variance is not None else own * 0
                     runs.setdefault(name, []).append((centre, spread))
-                if run < draws:
+                if run < num_draws:
                     values.setdefault(name, []).append(value)
             random = random or not isinstance(base_of(site["fn"]), Delta)
     found: dict[str, dict[str, Tensor]] = {"mean": {}, "variance": {}, "draws": {}}

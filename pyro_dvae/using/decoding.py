@@ -138,30 +138,30 @@ def sample(
     model: Program,
     data: Any,
     *args: Any,
-    count: int = 1,
+    num_samples: int = 1,
     data_site: str = "x",
     values: bool = True,
     seed: int | None = None,
     **kwargs: Any,
 ) -> Tensor:
-    """Draw latents from the prior and observations from them, [count, ...].
+    """Draw latents from the prior and observations from them, [num_samples, ...].
 
     :param model: Pyro model of a batch, with one data plate.
-    :param data: a row like the model's, whose shape and type count; or ``count`` of them.
-    :param args: further data of the model (labels), whose values count, one row or ``count``.
+    :param data: a row like the model's, whose shape and type count; or ``num_samples`` of them.
+    :param args: further data of the model (labels), whose values count, one row or ``num_samples``.
     :param kwargs: further arguments of the model, passed unchanged.
-    :param count: how many.
+    :param num_samples: number of rows to draw.
     :param data_site: the observed site to return.
     :param values: draw from the likelihood; False for its mean.
     :param seed: seed of a separate random stream; None uses the global one.
     """
     checks.program("model", model)
-    checks.count("count", count)
+    checks.count("num_samples", num_samples)
     given = Data.opened("data", (data, *args), kwargs, float_type(model))
     parts = []
     with _apart(model, given, seed):
-        for start in range(0, count, _ROWS_AT_ONCE):
-            index = torch.arange(start, min(start + _ROWS_AT_ONCE, count)) % len(given)
+        for start in range(0, num_samples, _ROWS_AT_ONCE):
+            index = torch.arange(start, min(start + _ROWS_AT_ONCE, num_samples)) % len(given)
             parts.append(_observed(poutine.uncondition(model), given[index], data_site, values).cpu())
     return torch.cat(parts)
 

@@ -29,10 +29,10 @@ def _decode(fitted: Fitted, codes: Any, *data: Any, **options: Any) -> Any:
         return decode(fitted.model, codes, *(data or _rows(fitted)), **{**fitted.constants, **options})
 
 
-def _sample(fitted: Fitted, count: int = 1, *data: Any, **options: Any) -> Any:
+def _sample(fitted: Fitted, num_samples: int = 1, *data: Any, **options: Any) -> Any:
     with fitted.in_use():
         rows = data or _rows(fitted)
-        return sample(fitted.model, *rows, count=count, **{**fitted.constants, **options})
+        return sample(fitted.model, *rows, num_samples=num_samples, **{**fitted.constants, **options})
 
 
 def _rows(fitted: Fitted) -> tuple[Any, ...]:

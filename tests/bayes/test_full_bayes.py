@@ -291,7 +291,7 @@ def test_per_datum_measures_refuse_the_pair_with_the_remedy():
     [
         (lambda: small(decoder=nn.Linear(2, 2)), "latent_size"),
         (lambda: FullBayesModel("decoder", N), "decoder"),
-        (lambda: FullBayesModel(networks.BernoulliDecoder(D, d), 0), "data_count"),
+        (lambda: FullBayesModel(networks.BernoulliDecoder(D, d), 0), "num_data"),
         (lambda: FullBayesModel(networks.BernoulliDecoder(D, d), N, prior_scale=0.0), "prior_scale"),
         (lambda: small(initial_scale=-1.0), "initial_scale"),
         (lambda: small(bound_of="epoch"), "bound_of"),
@@ -299,7 +299,7 @@ def test_per_datum_measures_refuse_the_pair_with_the_remedy():
         (lambda: FullBayesGuide(lambda x: x, networks.BernoulliDecoder(D, d), N), "guide: expected"),
         (lambda: small(prior=dv.priors.StandardNormal(d + 1)), "prior"),
         (lambda: small(decoder=networks.BernoulliDecoder(D, d).requires_grad_(False)), "trainable"),
-        (lambda: small().model(data(N + 1)), "data_count = 40 rows, got 41"),
+        (lambda: small().model(data(N + 1)), "num_data = 40 rows, got 41"),
     ],
 )
 def test_bad_arguments(call, message):

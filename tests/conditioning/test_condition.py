@@ -14,7 +14,7 @@ from torch.distributions import MultivariateNormal
 import pyro_dvae as dv
 from pyro_dvae.errors import InputError
 
-FEW = dv.Refinement(steps=150, annealing_steps=0)
+FEW = dv.Refinement(num_steps=150, annealing_steps=0)
 
 
 class Correlated(LinearGaussian):
@@ -169,7 +169,7 @@ def test_columns_of_several_sites_keep_their_places_and_supports():
 
 def test_a_seed_gives_the_same_draws_and_the_result_prints():
     problem, x = LinearGaussian(data_size=4, latent_size=2), rows()
-    few = dv.Refinement(steps=5, pilot=50, annealing_steps=0)
+    few = dv.Refinement(num_steps=5, pilot=50, annealing_steps=0)
     options = {"num_draws": 8, "num_samples": 50, "refine": few}
     found, again = (dv.condition(problem.model, problem.guide, x, seed=4, **options) for _ in range(2))
     assert torch.equal(found.draws.nan_to_num(), again.draws.nan_to_num())

@@ -34,7 +34,7 @@ def exact(made, x):
         return evidence, encoder, evidence - divergence(mean, 1 / precision.diagonal())
 
 
-SETTINGS = dv.Refinement(steps=400, draws=16, rate=0.05)
+SETTINGS = dv.Refinement(num_steps=400, num_draws=16, learning_rate=0.05)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_scores_by_likelihood_are_those_of_the_model():
     made, x = problem()
     x = x.clone()
     x[0, 1] = math.nan
-    options = {"refine": dv.Refinement(steps=150, annealing_steps=0), "num_samples": 4000, "seed": 0}
+    options = {"refine": dv.Refinement(num_steps=150, annealing_steps=0), "num_samples": 4000, "seed": 0}
     rows = dv.anomaly_score(made.model, made.guide, x, **options)
     expected = -made.log_evidence(x[1:]).detach()
     torch.testing.assert_close(rows[1:], expected, rtol=0, atol=0.1)
@@ -118,7 +118,7 @@ def test_scores_by_reconstruction_are_squared_errors_from_a_corrupted_row():
         dv.anomaly_score(made.model, made.guide, x, method="density")
 
 
-FEW = dv.Refinement(steps=150, annealing_steps=0)
+FEW = dv.Refinement(num_steps=150, annealing_steps=0)
 
 
 def test_prediction_imputation_and_conditional_samples_agree_with_the_gaussian():
@@ -137,14 +137,14 @@ def test_prediction_imputation_and_conditional_samples_agree_with_the_gaussian()
     filled = dv.impute(made.model, made.guide, gaps, num_draws=2000, **options)
     assert torch.equal(filled[:, 0], found.mean[:, 0])
     assert torch.equal(filled[:, 1:], x[:, 1:])
-    draws = dv.sample_given(made.model, made.guide, gaps, num=500, **options)
-    several = dv.impute(made.model, made.guide, gaps, how="draw", num=500, **options)
+    draws = dv.sample_given(made.model, made.guide, gaps, num_draws=500, **options)
+    several = dv.impute(made.model, made.guide, gaps, how="draw", num_imputations=500, **options)
     assert torch.equal(draws, several)
     assert dv.impute(made.model, made.guide, gaps, how="draw", **options).shape == x.shape
     median = dv.impute(made.model, made.guide, gaps, how="median", num_draws=2000, **options)
     torch.testing.assert_close(median[:, 0], mean, rtol=0, atol=0.2 * scale)
-    with pytest.raises(InputError, match="num: expected 1 for how='mean'"):
-        dv.impute(made.model, made.guide, gaps, num=2)
+    with pytest.raises(InputError, match="num_imputations: expected 1 for how='mean'"):
+        dv.impute(made.model, made.guide, gaps, num_imputations=2)
     for columns, message in (([4], "at most 3"), ([], "expected a sequence"), ("a", "expected a sequence")):
         with pytest.raises(InputError, match=f"columns: .*{message}"):
             dv.predict(made.model, made.guide, x, columns=columns)

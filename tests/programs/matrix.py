@@ -143,7 +143,7 @@ def groups() -> list[str]:
 def example() -> str:
     """Return what ``dv.check`` shows of one program, as the page has it."""
     model, guide, args = FEATURES["salt and pepper, learned"].build()
-    found = dv.check(model, guide, *args, size=40, loss=dv.TraceDenoising_ELBO())
+    found = dv.check(model, guide, *args, num_data=40, loss=dv.TraceDenoising_ELBO())
     return "\n".join(f"    {line}".rstrip() for line in str(found).splitlines())
 
 

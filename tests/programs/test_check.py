@@ -25,7 +25,7 @@ def checked(name, **options):
 
 def test_the_table_of_a_pair():
     loss = dv.TraceDenoising_ELBO(num_corruptions=2, num_particles=3)
-    found = checked("salt and pepper, learned", size=4, loss=loss)
+    found = checked("salt and pepper, learned", num_data=4, loss=loss)
     first = "(the first one {} times and {} times).".format(*found.step.first_runs)
     assert str(found).splitlines() == [
         "site     kind         plates  shape  distributions    gradient",
@@ -99,16 +99,16 @@ def test_how_often_the_programs_run():
 REMARKS = [
     (
         "one plate",
-        {"size": 40},
-        r"plate 'data' has size 4 and size= is 40: the loss is that of 4 obs",
+        {"num_data": 40},
+        r"plate 'data' has size 4 and num_data is 40: the loss is that of 4 obs",
     ),
     (
         "latents shared by all observations",
-        {"size": 40},
+        {"num_data": 40},
         r"the prior of 'mean' counts 10 times as much as it should; .* pyro\.plate\('data', 40, subsample",
     ),
-    ("a plate without a size", {"size": 40}, r"plate 'data' has size 4 and size= is 40"),
-    ("no plate", {"size": 4}, r"no plate around the observations has the 4 rows"),
+    ("a plate without a size", {"num_data": 40}, r"plate 'data' has size 4 and num_data is 40"),
+    ("no plate", {"num_data": 4}, r"no plate around the observations has the 4 rows"),
     ("a dimension that no plate declares", {}, r"site 'z' has batch shape \(4,\), .* add \.to_event"),
     ("a latent that the guide does not have", {}, r"does not sample the model's latents 'b': sample them"),
     ("a latent that the guide does not have", {}, r"a step on this loss stops: guide: .*'b' is not sampled"),
@@ -130,9 +130,9 @@ def test_remarks(name, options, remark):
 
 
 QUIET = [
-    ("one plate", {"size": 4}),
-    ("a mini-batch, by `subsample=`", {"size": 40}),
-    ("shared latents and a mini-batch", {"size": 40}),
+    ("one plate", {"num_data": 4}),
+    ("a mini-batch, by `subsample=`", {"num_data": 40}),
+    ("shared latents and a mini-batch", {"num_data": 40}),
     ("nested plates", {}),
     ("batch normalisation in the guide", {}),
     ("two layers, in the model's order", {}),
@@ -199,7 +199,7 @@ def test_a_look_leaves_no_trace():
 def test_networks_of_the_library():
     encoder, decoder = dv.networks.GaussianEncoder(6, 2, (8,)), dv.networks.BernoulliDecoder(6, 2, (8,))
     net = dv.DVAE(encoder, decoder, dv.BitFlip(0.1))
-    found = dv.check(net.model, net.guide, torch.rand(5, 6).round(), size=5)
+    found = dv.check(net.model, net.guide, torch.rand(5, 6).round(), num_data=5)
     assert found.ok
     assert kinds(found)["x_tilde"] == "corruption"
     assert found.sites[0].gradient == "none: fixed"
@@ -208,7 +208,7 @@ def test_networks_of_the_library():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": 0}, "size: expected a whole number of at least 1, got 0"),
+        ({"num_data": 0}, "num_data: expected a whole number of at least 1, got 0"),
         ({"loss": "elbo"}, r"loss: expected a bound \(a Pyro ELBO\), got str"),
     ],
 )

@@ -29,7 +29,7 @@ from pyro_dvae.evaluation.annealing import annealed_log_likelihood, bidirectiona
 from pyro_dvae.jobs import findings
 from pyro_dvae.jobs.data import grid_of
 from pyro_dvae.jobs.evaluate import JSON, NETCDF, PARTIAL, EvaluationStopped, evaluate_run, strict_json
-from pyro_dvae.jobs.evaluated import load_subject
+from pyro_dvae.jobs.evaluated import load_evaluated_run
 from pyro_dvae.jobs.evaluation_table import table
 from pyro_dvae.jobs.options import EvaluationOptions
 from pyro_dvae.random_state import derived_seed
@@ -128,7 +128,7 @@ def test_advice_names_options_of_the_command(run):
 
 
 def test_figures_are_those_of_the_library(run, evaluated):
-    subject = load_subject(run, TINY)
+    subject = load_evaluated_run(run, TINY)
     x, (train, test) = subject.x, subject.labels()
     pair = (subject.dvae.model, subject.dvae.guide)
     annealing = {"start": "guide", "num_steps": 3, "num_chains": 3, "seed": 0}
@@ -155,7 +155,7 @@ def test_figures_are_those_of_the_library(run, evaluated):
 
 
 def test_the_data_are_those_of_the_runs_own_evaluation(run):
-    subject = load_subject(run, EvaluationOptions())
+    subject = load_evaluated_run(run, EvaluationOptions())
     results = json.loads((run / "results.json").read_text())
     with pyro.settings.context(module_local_params=True):
         bound = evaluate_bound(
@@ -172,7 +172,7 @@ def test_the_data_are_those_of_the_runs_own_evaluation(run):
 def test_the_corruption_is_at_the_level_of_the_epoch(tmp_path):
     schedule = ["--noise", "0.2", "--noise-schedule", "linear", "--noise-end", "0", "--epochs", "2"]
     folder = trained(tmp_path / "run", *schedule)
-    last = load_subject(folder, EvaluationOptions(which="last"))
+    last = load_evaluated_run(folder, EvaluationOptions(which="last"))
     assert last.epoch == 2
     (level,) = last.dvae.guide.corruption.levels()
     assert float(level()) == pytest.approx(0.1)  # as in the second of two epochs from 0.2 to 0
@@ -422,7 +422,7 @@ def test_lists_of_numbers_take_one_line():
 
 def test_rates_by_the_mean_image_are_those_of_training(tmp_path):
     folder = trained(tmp_path / "run", "--noise", "0.2", "--noise-pattern", "mean-image")
-    subject = load_subject(folder, EvaluationOptions())
+    subject = load_evaluated_run(folder, EvaluationOptions())
     rate = subject.dvae.guide.corruption.rate().cpu()
     mean = subject.data.dataset.train.mean(0)
     assert float(rate.mean()) == pytest.approx(0.2, abs=1e-6)

@@ -129,7 +129,7 @@ def test_the_record_of_one_run_is_that_of_many():
         assert each.history.validation_bound == pytest.approx([NORMALISER] * 2, abs=1e-9)
 
 
-def test_a_batch_that_stands_for_the_data_counts_once_however_it_is_scaled():
+def test_a_batch_that_stands_for_the_num_datas_once_however_it_is_scaled():
     for bound_of in ("data", "batch"):
         pyro.clear_param_store()
         pyro.set_rng_seed(0)

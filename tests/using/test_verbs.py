@@ -50,7 +50,7 @@ def data(count=N):
 
 def test_codes_are_those_of_the_guide():
     pair, x = Linear(), data()
-    codes = dv.encode(pair.model, pair.guide, x, draws=4000, seed=1, batch_size=5)
+    codes = dv.encode(pair.model, pair.guide, x, num_draws=4000, seed=1, batch_size=5)
     torch.testing.assert_close(codes["z"], (x @ pair.a.T).detach(), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(codes.standard_deviation["z"], torch.full((N, LATENT), 0.4))
     drawn = codes.draws["z"]
@@ -96,11 +96,11 @@ def test_denoising_is_the_mean_over_the_guides_draws_on_the_rows_as_they_are():
 
 def test_samples_have_the_models_covariance_and_repeat_under_a_seed():
     pair = Linear()
-    x = dv.sample(pair.model, data(1), count=5000, seed=3)
-    assert torch.equal(x, dv.sample(pair.model, data(1), count=5000, seed=3))
+    x = dv.sample(pair.model, data(1), num_samples=5000, seed=3)
+    assert torch.equal(x, dv.sample(pair.model, data(1), num_samples=5000, seed=3))
     covariance = (pair.w @ pair.w.T).detach() + torch.eye(D)
     assert float((torch.cov(x.T) - covariance).abs().max()) < 0.25
-    means = dv.sample(pair.model, data(1), count=5000, seed=3, values=False)
+    means = dv.sample(pair.model, data(1), num_samples=5000, seed=3, values=False)
     assert float(torch.cov(means.T).diagonal().sum()) < float(torch.cov(x.T).diagonal().sum()) - D / 2
 
 
@@ -109,9 +109,9 @@ def test_random_streams_modes_and_the_param_store_stay_as_they_were():
     pair.train()
     before = torch.get_rng_state()
     store = set(pyro.get_param_store().keys())
-    dv.encode(pair.model, pair.guide, data(), draws=3, seed=1)
+    dv.encode(pair.model, pair.guide, data(), num_draws=3, seed=1)
     dv.reconstruct(pair.model, pair.guide, data(), seed=1)
-    dv.sample(pair.model, data(1), count=3, seed=1)
+    dv.sample(pair.model, data(1), num_samples=3, seed=1)
     assert torch.equal(torch.get_rng_state(), before)
     assert pair.training
     assert set(pyro.get_param_store().keys()) == store

@@ -22,7 +22,7 @@ from pyro_dvae.evaluation.annealing.chunks import (
     rows_at_once,
     stream,
 )
-from pyro_dvae.evaluation.annealing.density import Programs
+from pyro_dvae.evaluation.annealing.density import AnnealedPrograms
 from pyro_dvae.evaluation.annealing.kernels import adapted_kernels, pilot_transitions
 from pyro_dvae.evaluation.annealing.likelihood import start_program
 from pyro_dvae.evaluation.annealing.records import AnnealedLikelihood, BidirectionalReport
@@ -59,7 +59,7 @@ def example_data(model: Program, like: Arguments, data_site: str) -> Tensor:
     return _shaped(trace.nodes[data_site]["value"], like.x, data_site)
 
 
-def simulated(programs: Programs, data_site: str) -> tuple[Programs, dict[str, Tensor]]:
+def simulated(programs: AnnealedPrograms, data_site: str) -> tuple[AnnealedPrograms, dict[str, Tensor]]:
     """Draw z ~ p(z), x ~ p(x|z): z is then an exact sample of the posterior of x (Grosse et al. 2015).
 
     :param programs: those of data of the right shape, whose values do not matter.

@@ -10,7 +10,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyro_dvae.evaluation.annealing.density import Density, Point, Programs
+from pyro_dvae.evaluation.annealing.density import AnnealedPrograms, Density, Point
 from pyro_dvae.evaluation.annealing.kernels import PILOT_CHAINS, Kernels, Tick
 from pyro_dvae.evaluation.annealing.starts import begin, programs_of
 from pyro_dvae.evaluation.annealing.structure import Program, Structure
@@ -38,7 +38,7 @@ class Weights:
         return cls(log_weight, torch.stack(acceptance).sum(0))
 
 
-def forward_weights(programs: Programs, kernels: Kernels, num_chains: int, tick: Tick) -> Weights:
+def forward_weights(programs: AnnealedPrograms, kernels: Kernels, num_chains: int, tick: Tick) -> Weights:
     """Anneal chains from p_0 to the posterior: E[w] = p(x) for any number of steps (Neal 2001).
 
     log w = Σ_{t=1..T} (β_t − β_{t−1}) [log p(x, z_{t−1}) − log p_0(z_{t−1})],
@@ -64,7 +64,7 @@ def annealed(
 
 
 def reverse_weights(
-    programs: Programs, kernels: Kernels, num_chains: int, latents: Mapping[str, Tensor], tick: Tick
+    programs: AnnealedPrograms, kernels: Kernels, num_chains: int, latents: Mapping[str, Tensor], tick: Tick
 ) -> Weights:
     """Anneal chains from an exact posterior sample back to p_0: E[1/w] = 1/p(x) (Grosse et al. 2015).
 

@@ -57,7 +57,7 @@ class Packing:
 
 
 @dataclass(frozen=True)
-class Programs:
+class AnnealedPrograms:
     """What defines the densities of a batch.
 
     :param model: Pyro model.
@@ -130,7 +130,7 @@ class Point:
 class Density:
     """The densities of a path as functions of the unconstrained latents."""
 
-    programs: Programs
+    programs: AnnealedPrograms
     packing: Packing
 
     def __call__(self, position: Tensor) -> Point:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_dvae.evaluation.annealing.density import Point, Programs
+from pyro_dvae.evaluation.annealing.density import AnnealedPrograms, Point
 from pyro_dvae.evaluation.annealing.settings import AnnealingSettings, inverse_temperatures
 from pyro_dvae.evaluation.annealing.starts import begin
 
@@ -102,7 +102,7 @@ def pilot_transitions(num_steps: int) -> int:
     return _WARM_UP + (num_steps - 1) * _repeats(num_steps) if num_steps > 1 else 0
 
 
-def adapted_kernels(programs: Programs, settings: AnnealingSettings, tick: Tick) -> Kernels:
+def adapted_kernels(programs: AnnealedPrograms, settings: AnnealingSettings, tick: Tick) -> Kernels:
     """Anneal a few chains to find a step size for each temperature and datum, and freeze them.
 
     As Wu et al. (2017) tune theirs: log ε grows by gain · (acceptance − target) after every transition, the

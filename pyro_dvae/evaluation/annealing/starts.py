@@ -10,7 +10,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_dvae.errors import InputError
-from pyro_dvae.evaluation.annealing.density import Density, Packing, Point, Programs
+from pyro_dvae.evaluation.annealing.density import AnnealedPrograms, Density, Packing, Point
 from pyro_dvae.evaluation.annealing.scoring import ChainPlate, Held, Unconstraining
 from pyro_dvae.evaluation.annealing.structure import Program, Structure
 from pyro_dvae.programs.leaves import is_point
@@ -19,9 +19,11 @@ from pyro_dvae.rows import Arguments
 
 
 @torch.no_grad()
-def programs_of(model: Program, guide: Program | None, given: Arguments, structure: Structure) -> Programs:
+def programs_of(
+    model: Program, guide: Program | None, given: Arguments, structure: Structure
+) -> AnnealedPrograms:
     """Return the programs of a batch, with the rows of subsampled plates fixed for all later runs."""
-    programs = Programs(model, guide, given, structure, {})
+    programs = AnnealedPrograms(model, guide, given, structure, {})
     for program in (model, guide):
         if program is not None:
             subsamples = Subsamples()
@@ -34,7 +36,7 @@ def programs_of(model: Program, guide: Program | None, given: Arguments, structu
 
 @torch.no_grad()
 def begin(
-    programs: Programs, num_chains: int, latents: Mapping[str, Tensor] | None = None
+    programs: AnnealedPrograms, num_chains: int, latents: Mapping[str, Tensor] | None = None
 ) -> tuple[Density, Point]:
     """Start chains for each observation at draws from p_0, or all of them at given latents.
 

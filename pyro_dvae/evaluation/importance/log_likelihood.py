@@ -31,7 +31,7 @@ from pyro_dvae.evaluation.importance.plan import (
     plan,
     smallest_pass,
 )
-from pyro_dvae.evaluation.importance.programs import Programs
+from pyro_dvae.evaluation.importance.programs import SampledPrograms
 from pyro_dvae.evaluation.importance.proposals import KINDS, Pass, Proposal
 from pyro_dvae.evaluation.importance.result import LogLikelihood
 from pyro_dvae.evaluation.importance.tally import Partial, Tally, fingerprint, stored_seed
@@ -51,7 +51,9 @@ _ROWS, _DRAWS = 16, 100
 _WORTH = 0.1  # nats: the mixture runs the encoder M times
 
 
-def better_on_few(programs: Programs, clean: Proposal, nesting: int | float, noisy: bool, seed: int) -> str:
+def better_on_few(
+    programs: SampledPrograms, clean: Proposal, nesting: int | float, noisy: bool, seed: int
+) -> str:
     """Return ``"mixture"`` if it gives a higher estimate of log p(x) than ``"clean"``, else ``"clean"``.
 
     Both estimates lie below log p(x) in expectation, so the higher one is closer. The draws come from
@@ -170,7 +172,7 @@ def log_likelihood(
             "refine: a refined proposal has a form of its own, expected proposal='auto', widen=1 and "
             "bfloat16=False beside it (a Refinement has its own widen)"
         )
-    programs = Programs(model, guide, given)
+    programs = SampledPrograms(model, guide, given)
     trained, denoising, noisy, nesting = programs.inspect(max_plate_nesting)
     if not denoising:
         chosen = replace(chosen, kind="clean")
@@ -256,7 +258,7 @@ def _start(seed: int | None, path: Path | None, ranks: Ranks) -> int:
     return stored[0] if stored else ranks.of_first(int(torch.randint(2**63 - 1, ())))
 
 
-def _planned(programs: Programs, smallest: Pass, num_samples: int, memory: int) -> Plan:
+def _planned(programs: SampledPrograms, smallest: Pass, num_samples: int, memory: int) -> Plan:
     few = programs.rows(0, min(2, programs.num_data))
     with forked(), rows_of(len(few[0]), programs.num_data):
         taken = allocated_bytes(lambda: programs.log_weights(smallest, *few))
@@ -267,7 +269,7 @@ def _planned(programs: Programs, smallest: Pass, num_samples: int, memory: int) 
 
 
 def _evaluate(
-    programs: Programs, size: int, prepare: Prepare, done: Partial, shown: Counting, ranks: Ranks
+    programs: SampledPrograms, size: int, prepare: Prepare, done: Partial, shown: Counting, ranks: Ranks
 ) -> None:
     """Evaluate the chunks of this rank that are not done yet, ``size`` rows each."""
     count = programs.num_data
@@ -292,7 +294,7 @@ def _evaluate(
 
 
 def _plain(
-    programs: Programs,
+    programs: SampledPrograms,
     planned: Plan,
     keep: bool,
     compiled: bool | None,

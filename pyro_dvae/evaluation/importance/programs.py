@@ -41,7 +41,7 @@ class Inspected(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Programs:
+class SampledPrograms:
     """Model and guide with all their arguments; the first is the data."""
 
     model: Callable[..., Any]

@@ -95,7 +95,7 @@ class LogLikelihood:
         """
         reliable = self.pareto_k <= self.threshold
         if self.refined is not None:
-            reliable |= self.refined.annealed & (self.ess >= self.refined.settings.chains / 2)
+            reliable |= self.refined.annealed & (self.ess >= self.refined.settings.num_chains / 2)
         return float((~reliable).double().mean())
 
     @property
@@ -105,7 +105,7 @@ class LogLikelihood:
             return None
         untried = []
         if self.refined is not None:
-            untried.append(f"refine=Refinement(steps={3 * self.refined.settings.steps})")
+            untried.append(f"refine=Refinement(num_steps={3 * self.refined.settings.num_steps})")
         else:
             if self.denoising and self.proposal.kind != "mixture":
                 untried.append("proposal='mixture'")

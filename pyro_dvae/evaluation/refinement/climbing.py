@@ -25,13 +25,13 @@ def climbed(
     and Duvenaud 2017), whose variance is 0 where q is the posterior. Adam works element by element, so no row
     depends on the others. A row whose gradient is not finite stays where it is in that step.
     """
-    start, steps = (start.full(), 2 * settings.steps) if family == "full" else (start, settings.steps)
+    start, steps = (start.full(), 2 * settings.num_steps) if family == "full" else (start, settings.num_steps)
     leaves = [each.clone() for each in start.parameters() if each is not None]
     first = [torch.zeros_like(leaf) for leaf in leaves]
     second = [torch.zeros_like(leaf) for leaf in leaves]
     for step in range(1, steps + 1):
-        slopes = _slopes(targets, rows, leaves, settings.draws)
-        rate = settings.rate * 0.5 * (1 + math.cos(math.pi * (step - 1) / steps))
+        slopes = _slopes(targets, rows, leaves, settings.num_draws)
+        rate = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - 1) / steps))
         corrections = [1 - decay**step for decay in _DECAYS]
         for leaf, slope, mean, square in zip(leaves, slopes, first, second, strict=True):
             slope = slope.nan_to_num(0.0, 0.0, 0.0)

@@ -10,7 +10,7 @@ import torch.distributions as tdist
 from pyro import poutine
 from torch import Tensor
 
-from pyro_dvae.evaluation.annealing.density import Programs
+from pyro_dvae.evaluation.annealing.density import AnnealedPrograms
 from pyro_dvae.evaluation.annealing.scoring import ChainPlate
 from pyro_dvae.evaluation.annealing.structure import Program
 from pyro_dvae.evaluation.refinement.targets import Targets
@@ -94,7 +94,7 @@ def encoded(targets: Targets, guide: Program, rows: Arguments) -> Gaussians:
     """
     tracer = poutine.trace()
     chains = ChainPlate(_MOMENT_DRAWS, targets.structure.chain_dim)
-    Programs(targets.model, guide, rows, targets.structure, {}).run(guide, tracer, chains)
+    AnnealedPrograms(targets.model, guide, rows, targets.structure, {}).run(guide, tracer, chains)
     sites = {name: tracer.trace.nodes[name] for name in targets.structure.latents}
     draws = targets.pack({name: site["value"] for name, site in sites.items()}, rows)
     loc, scale = draws.mean(0), draws.std(0)

@@ -17,32 +17,32 @@ class Refinement:
     """How proposals are refined row by row, for ``log_likelihood(..., refine=...)`` and ``condition``.
 
     A row starts with the encoder's proposal. While the Pareto k of a few pilot draws is bad, it goes on to
-    the next proposal: Gaussians of the ``families`` in turn, each moved by ``steps`` Adam steps on the row's
-    own bound, and at last annealing from the best Gaussian. The estimate itself uses fresh draws.
+    the next proposal: Gaussians of the ``families`` in turn, each moved by ``num_steps`` Adam steps on the
+    bound of that row, and finally annealing from the best Gaussian. The estimate itself uses fresh draws.
 
-    :param steps: Adam steps on the bound of a row; a full covariance takes twice as many.
-    :param draws: draws of a step, for each row.
-    :param rate: learning rate; it falls to 0 along a cosine.
+    :param num_steps: Adam steps on the bound of a row; a full covariance takes twice as many.
+    :param num_draws: draws of a step, for each row.
+    :param learning_rate: learning rate; it falls to 0 along a cosine.
     :param families: ``"diagonal"`` and ``"full"`` (covariance) in the order in which they are tried.
     :param widen: factor of the scale after the climb, because the Gaussian of the best bound is too narrow.
     :param pilot: draws that decide whether a proposal is good enough.
     :param annealing_steps: temperatures of the annealing of rows that no Gaussian suits; 0 leaves it out.
-    :param chains: chains of the annealing of a row.
+    :param num_chains: chains of the annealing of a row.
     """
 
-    steps: int = 100
-    draws: int = 4
-    rate: float = 0.02
+    num_steps: int = 100
+    num_draws: int = 4
+    learning_rate: float = 0.02
     families: tuple[str, ...] = FAMILIES
     widen: float = 1.1
     pilot: int = 1000
     annealing_steps: int = 100
-    chains: int = 16
+    num_chains: int = 16
 
     def __post_init__(self) -> None:
-        checks.count("steps", self.steps)
-        checks.count("draws", self.draws)
-        checks.positive("rate", self.rate)
+        checks.count("num_steps", self.num_steps)
+        checks.count("num_draws", self.num_draws)
+        checks.positive("learning_rate", self.learning_rate)
         checks.scale_factor("widen", self.widen)
         if not isinstance(self.families, tuple | list):
             raise InputError(f"families: expected a tuple of names, got {shown(self.families)}")
@@ -52,7 +52,7 @@ class Refinement:
             raise InputError(f"families: expected each name once, got {shown(self.families)}")
         checks.count("pilot", self.pilot, minimum=25)  # fewer have no tail to fit
         checks.count("annealing_steps", self.annealing_steps, minimum=0)
-        checks.count("chains", self.chains, minimum=2)
+        checks.count("num_chains", self.num_chains, minimum=2)
 
     @property
     def rungs(self) -> tuple[str, ...]:
@@ -70,5 +70,5 @@ class Refinement:
         if value is True:
             return cls()
         if isinstance(value, int):
-            return cls(steps=checks.count("refine", value))
+            return cls(num_steps=checks.count("refine", value))
         return checks.instance("refine", value, cls, "True, False, a number of steps or a Refinement")

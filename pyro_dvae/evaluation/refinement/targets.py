@@ -11,7 +11,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_dvae.errors import InputError
-from pyro_dvae.evaluation.annealing.density import Density, Packing, Programs
+from pyro_dvae.evaluation.annealing.density import AnnealedPrograms, Density, Packing
 from pyro_dvae.evaluation.annealing.scoring import ChainPlate, Unconstraining
 from pyro_dvae.evaluation.annealing.structure import Program, Structure, inspect, to_support
 from pyro_dvae.evaluation.importance.plan import ROWS_IN_CACHE, ROWS_ON_ACCELERATOR, allocated_bytes, fastest
@@ -97,7 +97,7 @@ class Targets:
         :raises InputError: they lie outside the support of the model's latents.
         """
         places = Unconstraining(self.structure, values)
-        Programs(self.model, None, rows, self.structure, {}).run(self.model, places)
+        AnnealedPrograms(self.model, None, rows, self.structure, {}).run(self.model, places)
         for name, point in places.points.items():
             if not bool(torch.isfinite(point).all()):
                 raise InputError(f"guide: draws of the latent {name!r} lie outside its support in the model")
@@ -119,7 +119,7 @@ class Targets:
     def _prior_points(self, count: int, rows: Arguments) -> dict[str, Tensor]:
         tracer = poutine.trace()
         chains = ChainPlate(count, self.structure.chain_dim)
-        Programs(self.model, None, rows, self.structure, {}).run(self.model, tracer, chains)
+        AnnealedPrograms(self.model, None, rows, self.structure, {}).run(self.model, tracer, chains)
         points = {}
         for name in self.structure.latents:
             site = tracer.trace.nodes[name]
@@ -129,7 +129,7 @@ class Targets:
 
     def _density(self, position: Tensor, parts: tuple[Tensor, ...]) -> Density:
         given = Arguments(parts, self.kwargs)
-        programs = Programs(self.model, None, given, self.structure, {})
+        programs = AnnealedPrograms(self.model, None, given, self.structure, {})
         return Density(programs, self._packing(position))
 
     def _blocked(self, name: str, run: Callable[..., Tensor], position: Tensor, rows: Arguments) -> Tensor:

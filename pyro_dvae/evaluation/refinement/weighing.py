@@ -81,10 +81,10 @@ def chains(
         return density, density(proposal.draw(count))
 
     plan = AnnealingSettings(
-        settings.annealing_steps, settings.chains, "guide", _LEAPFROG_STEPS, "sigmoid", _ACCEPTANCE, 0
+        settings.annealing_steps, settings.num_chains, "guide", _LEAPFROG_STEPS, "sigmoid", _ACCEPTANCE, 0
     )
     kernels = adapted(lambda: start(PILOT_CHAINS), len(rows), plan, _nothing)
-    weights, point = annealed(*start(settings.chains), kernels, _nothing)
+    weights, point = annealed(*start(settings.num_chains), kernels, _nothing)
     return point.position, weights.log_weight
 
 

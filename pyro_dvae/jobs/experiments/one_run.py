@@ -18,7 +18,7 @@ from pyro_dvae.jobs.data import RunData, described, prepare, versions
 from pyro_dvae.jobs.experiments.declaration import WHERE_AND_HOW, Planned
 from pyro_dvae.jobs.experiments.measures import MEASURES, Subject
 from pyro_dvae.jobs.experiments.results import Row
-from pyro_dvae.jobs.experiments.setting import Pair, Setting
+from pyro_dvae.jobs.experiments.setting import Setting, TrainingPair
 from pyro_dvae.jobs.parts import check_training
 from pyro_dvae.models import DVAE, Autoencoder, LatentVariableModel
 from pyro_dvae.models.bayes import FullBayes
@@ -26,52 +26,52 @@ from pyro_dvae.training import History
 from pyro_dvae.training.progress import Progress
 
 
-def dvae(setting: Setting) -> Pair:
+def dvae(setting: Setting) -> TrainingPair:
     """Return the DVAE of the options: a VAE where the noise is 0."""
     made = DVAE(setting.encoder(), setting.decoder(), setting.corruption)
-    return Pair(made.model, made.guide, setting.bound())
+    return TrainingPair(made.model, made.guide, setting.bound())
 
 
-def autoencoder(setting: Setting) -> Pair:
+def autoencoder(setting: Setting) -> TrainingPair:
     """Return an autoencoder of the options' networks, denoising where there is noise."""
     made = Autoencoder(setting.encoder(), setting.decoder(), setting.corruption)
-    return Pair(
+    return TrainingPair(
         made.model,
         made.guide,
         TraceDenoising_ELBO(num_corruptions=setting.options.corruptions, max_plate_nesting=1),
     )
 
 
-def full_bayes(setting: Setting) -> Pair:
+def full_bayes(setting: Setting) -> TrainingPair:
     """Return a pair with a distribution of the decoder's weights, started at random."""
     guide = GaussianGuide(setting.encoder(), setting.corruption)
     return _bayes(LatentVariableModel(setting.decoder()), guide, setting)
 
 
-def full_bayes_narrow_prior(setting: Setting) -> Pair:
+def full_bayes_narrow_prior(setting: Setting) -> TrainingPair:
     """Return the same with a prior of the weights of standard deviation 0.1, about their own scale."""
     guide = GaussianGuide(setting.encoder(), setting.corruption)
     return _bayes(LatentVariableModel(setting.decoder()), guide, setting, prior_scale=0.1)
 
 
-def full_bayes_from_trained(setting: Setting) -> Pair:
+def full_bayes_from_trained(setting: Setting) -> TrainingPair:
     """Return the first, started from a DVAE that is trained first for as many epochs."""
     made = DVAE(setting.encoder(), setting.decoder(), setting.corruption)
-    setting.fit(Pair(made.model, made.guide, setting.bound()), phase="-start")
+    setting.fit(TrainingPair(made.model, made.guide, setting.bound()), phase="-start")
     guide = GaussianGuide(made.guide.encoder, setting.corruption)
     return _bayes(LatentVariableModel(made.model.decoder), guide, setting)
 
 
 def _bayes(
     model: LatentVariableModel, guide: GaussianGuide, setting: Setting, prior_scale: float = 1.0
-) -> Pair:
+) -> TrainingPair:
     count = len(setting.data.train)
     made = FullBayes.from_trained(model, guide, count, prior_scale=prior_scale, bound_of="batch")
     bound = TraceMeanFieldDenoising_ELBO(num_corruptions=setting.options.corruptions, max_plate_nesting=1)
-    return Pair(made.model, made.guide, bound, (made.predictive(), made.guide.guide))
+    return TrainingPair(made.model, made.guide, bound, (made.predictive(), made.guide.guide))
 
 
-PROGRAMS: dict[str, Callable[[Setting], Pair]] = {
+PROGRAMS: dict[str, Callable[[Setting], TrainingPair]] = {
     "dvae": dvae,
     "autoencoder": autoencoder,
     "full-bayes": full_bayes,
@@ -121,7 +121,7 @@ def _loaded(planned: Planned, device: torch.device) -> RunData:
     return replace(data, train=data.train[: planned.case.train_size])
 
 
-def build(planned: Planned, setting: Setting) -> Pair:
+def build(planned: Planned, setting: Setting) -> TrainingPair:
     """Make the pair of a run from its seed."""
     pyro.clear_param_store()
     pyro.set_rng_seed(planned.options.seed)
@@ -131,7 +131,7 @@ def build(planned: Planned, setting: Setting) -> Pair:
 
 
 def measured(
-    planned: Planned, folder: Path, setting: Setting, pair: Pair, history: History, waited: float
+    planned: Planned, folder: Path, setting: Setting, pair: TrainingPair, history: History, waited: float
 ) -> Row:
     """Return the row of a trained run.
 

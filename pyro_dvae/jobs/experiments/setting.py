@@ -33,7 +33,7 @@ CHECKPOINT_EVERY = 10  # epochs
 
 
 @dataclass(frozen=True)
-class Pair:
+class TrainingPair:
     """A model and a guide to train.
 
     :param measured: the pair that is validated and measured, where it is another one: the predictive model
@@ -88,12 +88,12 @@ class Setting:
         """Return the bound to train by."""
         return build_bound(self.options)
 
-    def validation(self, pair: Pair) -> Callable[[], float]:
+    def validation(self, pair: TrainingPair) -> Callable[[], float]:
         """Return a function that measures the bound of the validation data on clean input."""
         held_out, bound = self.data.visit(self.data.validation), build_clean_bound(self.options)
         return lambda: evaluate_bound(*pair.measured, held_out, loss=bound).mean
 
-    def fit(self, pair: Pair, phase: str = "") -> History:
+    def fit(self, pair: TrainingPair, phase: str = "") -> History:
         """Train the pair, or go on where it was stopped; leave it with its best weights by validation."""
         options = self.options
         checkpoint = self.checkpoint.with_name(f"{self.checkpoint.stem}{phase}{self.checkpoint.suffix}")

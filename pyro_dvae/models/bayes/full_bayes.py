@@ -27,28 +27,28 @@ from pyro_dvae.registration import Module, register
 class Share:
     """The part of N data that a mini-batch is.
 
-    :param data_count: N, the size of the whole data set. :param bound_of: ``"data"``: sums over the data
+    :param num_data: N, the size of the whole data set. :param bound_of: ``"data"``: sums over the data
         plate stand for all N data; ``"batch"``: the same times B / N, the share of the mini-batch.
     """
 
-    data_count: int
+    num_data: int
     bound_of: str = "data"
 
     def __post_init__(self) -> None:
-        checks.count("data_count", self.data_count)
+        checks.count("num_data", self.num_data)
         checks.known("bound_of", self.bound_of, ("data", "batch"))
 
     @contextmanager
     def of(self, x: Tensor) -> Iterator[pyro.plate]:
         """Give everything inside the scale of the bound; yields the plate of the rows of ``x`` [B, ...]."""
         rows = len(x)
-        if not 0 < rows <= self.data_count:
-            raise InputError(f"x: expected from 1 to data_count = {self.data_count} rows, got {rows}")
+        if not 0 < rows <= self.num_data:
+            raise InputError(f"x: expected from 1 to num_data = {self.num_data} rows, got {rows}")
         # Which rows these are does not matter, only how many: given, Pyro does not draw N numbers.
         subsample = torch.arange(rows, device=x.device)
-        scale = rows / self.data_count if self.bound_of == "batch" else 1.0
+        scale = rows / self.num_data if self.bound_of == "batch" else 1.0
         with poutine.scale(scale=scale):
-            yield pyro.plate("data", self.data_count, subsample=subsample)
+            yield pyro.plate("data", self.num_data, subsample=subsample)
 
 
 class PredictiveModel(Module):
@@ -90,7 +90,7 @@ class FullBayesGuide(Module):
 
     :param guide: any amortised guide for the latents of an observation; it is not copied.
     :param decoder: the module that :class:`~pyro_dvae.models.bayes.FullBayesModel` was given.
-    :param data_count: N, as the model's.
+    :param num_data: N, as the model's.
     :param start: a module like ``decoder`` (a trained one) whose weights the means start from; by default
         ``decoder`` itself.
     :param initial_scale: standard deviation of every weight at the start.
@@ -102,7 +102,7 @@ class FullBayesGuide(Module):
         self,
         guide: AmortisedGuide,
         decoder: nn.Module,
-        data_count: int,
+        num_data: int,
         *,
         start: nn.Module | None = None,
         initial_scale: float = 0.01,
@@ -121,7 +121,7 @@ class FullBayesGuide(Module):
                 )
         self.guide = guide
         self.weights = GaussianWeights(start, initial_scale)
-        self.share = Share(data_count, bound_of)
+        self.share = Share(num_data, bound_of)
 
     def forward(self, x: Tensor) -> Tensor:
         """Sample the weights, and the corruption and latents of each row of ``x`` [B, D]; return z [B, d]."""
@@ -150,7 +150,7 @@ class FullBayesModel(Module):
 
     :param decoder: any module from z [..., d] to a distribution of x [..., D], with an attribute
         ``latent_size``. It is copied; its trainable parameters become sites, frozen ones stay as they are.
-    :param data_count: N.
+    :param num_data: N.
     :param prior: of the latents of an observation; the standard normal by default.
     :param prior_scale: standard deviation of the weights' prior.
     :param bound_of: ``"data"`` as above; ``"batch"`` multiplies the bound by B / N, so that it refers to one
@@ -161,7 +161,7 @@ class FullBayesModel(Module):
     def __init__(
         self,
         decoder: nn.Module,
-        data_count: int,
+        num_data: int,
         *,
         prior: Prior | None = None,
         prior_scale: float = 1.0,
@@ -179,7 +179,7 @@ class FullBayesModel(Module):
                 f"got {self.prior.latent_size}"
             )
         self.prior_scale = checks.positive_single("prior_scale", prior_scale)
-        self.share = Share(data_count, bound_of)
+        self.share = Share(num_data, bound_of)
 
     def forward(self, x: Tensor) -> Tensor:
         """Observe the rows of ``x`` [B, D]; return the latents [B, d]."""
@@ -211,7 +211,7 @@ class FullBayes(Module):
 
     :param decoder: any module from z [..., d] to a distribution of x, with an attribute ``latent_size``.
     :param guide: any amortised guide.
-    :param data_count: N, the data of the whole data set.
+    :param num_data: N, the data of the whole data set.
     :param prior: of the latents of an observation; the standard normal by default.
     :param prior_scale: standard deviation of the weights' prior.
     :param start: a module like ``decoder`` whose weights the means start from; by default ``decoder``.
@@ -223,7 +223,7 @@ class FullBayes(Module):
         self,
         decoder: nn.Module,
         guide: AmortisedGuide,
-        data_count: int,
+        num_data: int,
         *,
         prior: Prior | None = None,
         prior_scale: float = 1.0,
@@ -233,21 +233,21 @@ class FullBayes(Module):
     ) -> None:
         super().__init__()
         self.model = FullBayesModel(
-            decoder, data_count, prior=prior, prior_scale=prior_scale, bound_of=bound_of
+            decoder, num_data, prior=prior, prior_scale=prior_scale, bound_of=bound_of
         )
         self.guide = FullBayesGuide(
-            guide, decoder, data_count, start=start, initial_scale=initial_scale, bound_of=bound_of
+            guide, decoder, num_data, start=start, initial_scale=initial_scale, bound_of=bound_of
         )
 
     @classmethod
     def from_trained(
-        cls, model: LatentVariableModel, guide: AmortisedGuide, data_count: int, **settings: Any
+        cls, model: LatentVariableModel, guide: AmortisedGuide, num_data: int, **settings: Any
     ) -> FullBayes:
         """Return a pair that starts from a trained model and guide, with the decoder's weights as means.
 
         :param settings: ``prior_scale``, ``initial_scale``, ``bound_of``.
         """
-        return cls(model.decoder, guide, data_count, prior=model.prior, **settings)
+        return cls(model.decoder, guide, num_data, prior=model.prior, **settings)
 
     def predictive(self) -> PredictiveModel:
         """Return the model of new observations, with weights drawn from the guide; it shares parameters."""

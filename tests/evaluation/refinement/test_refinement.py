@@ -94,7 +94,7 @@ def test_the_posterior_is_a_fixed_point_of_the_climb():
     made, x = problem()
     start = exact(made, x)
     found = climbed(
-        targets_of(made.model, made.guide, x), Arguments((x,)), start, "full", dv.Refinement(steps=1)
+        targets_of(made.model, made.guide, x), Arguments((x,)), start, "full", dv.Refinement(num_steps=1)
     )
     torch.testing.assert_close(found.loc, start.loc, rtol=0, atol=1e-10)
     torch.testing.assert_close(found.covariance(), start.covariance(), rtol=0, atol=1e-10)
@@ -106,7 +106,7 @@ def test_the_climb_ends_at_the_best_gaussian_of_the_family(family, error):
     made, x = problem()
     targets, rows = targets_of(made.model, made.guide, x), Arguments((x,))
     torch.manual_seed(1)
-    settings = dv.Refinement(steps=400, draws=32, rate=0.05)
+    settings = dv.Refinement(num_steps=400, num_draws=32, learning_rate=0.05)
     found = climbed(targets, rows, encoded(targets, made.guide, rows), family, settings)
     mean, precision = posterior(made, x)
     best = torch.linalg.inv(precision) if family == "full" else torch.diag(1 / precision.diagonal())
@@ -148,13 +148,17 @@ def test_a_reliable_encoder_is_left_as_it_is():
         made.log_v.copy_(-precision[0].log())
     found = dv.log_likelihood(made.model, made.guide, x, num_samples=30, seed=2, refine=20)
     assert found.refined.counts == {"encoder": 12, "diagonal": 0, "full": 0, "annealing": 0}
-    assert found.refined.settings.steps == 20
+    assert found.refined.settings.num_steps == 20
     torch.testing.assert_close(found.log_likelihood, evidence(made, x))
 
 
 def test_weights_are_kept_and_a_seed_gives_the_same_values():
     made, x = narrow()
-    options = {"num_samples": 300, "seed": 3, "refine": dv.Refinement(steps=40, pilot=100, annealing_steps=0)}
+    options = {
+        "num_samples": 300,
+        "seed": 3,
+        "refine": dv.Refinement(num_steps=40, pilot=100, annealing_steps=0),
+    }
     found, again = (
         dv.log_likelihood(made.model, made.guide, x, keep_log_weight=True, **options) for _ in range(2)
     )
@@ -168,7 +172,11 @@ def test_weights_are_kept_and_a_seed_gives_the_same_values():
 def test_a_stopped_evaluation_goes_on(tmp_path):
     made, x = narrow()
     path = tmp_path / "part"
-    options = {"num_samples": 200, "seed": 3, "refine": dv.Refinement(steps=10, pilot=50, annealing_steps=0)}
+    options = {
+        "num_samples": 200,
+        "seed": 3,
+        "refine": dv.Refinement(num_steps=10, pilot=50, annealing_steps=0),
+    }
     first = dv.log_likelihood(made.model, made.guide, x, checkpoint=path, **options)
     again = dv.log_likelihood(made.model, made.guide, x, checkpoint=path, **options)
     assert torch.equal(first.log_likelihood, again.log_likelihood)
@@ -251,7 +259,7 @@ def test_annealed_chains_are_unbiased_from_any_proposal():
     targets, rows = targets_of(made.model, made.guide, x), Arguments((x,))
     torch.manual_seed(0)
     proposal = encoded(targets, made.guide, rows)
-    end, log_weight = chains(targets, rows, proposal, dv.Refinement(annealing_steps=4, chains=2))
+    end, log_weight = chains(targets, rows, proposal, dv.Refinement(annealing_steps=4, num_chains=2))
     assert end.shape == (2, 800, 3)
     ratio = (log_weight - evidence(made, x)).exp().reshape(-1, 2)
     check_estimates("E[w] / p(x)", ratio, torch.ones(2, dtype=torch.float64))
@@ -266,7 +274,7 @@ def test_rows_that_no_gaussian_suits_are_annealed():
     assert found.refined.counts == {"encoder": int((~rows).sum()), "annealing": int(rows.sum())}
     assert int(rows.sum()) > 6
     assert bool(found.pareto_k[rows].isnan().all())
-    assert float(found.ess[rows].max()) <= settings.chains
+    assert float(found.ess[rows].max()) <= settings.num_chains
     plain = dv.log_likelihood(
         made.model, made.guide, x, **(options | {"refine": dv.Refinement(families=(), annealing_steps=0)})
     )
@@ -312,7 +320,7 @@ def test_discrete_latents_are_refused():
         ({"families": ("flow",)}, "families: unknown name 'flow'"),
         ({"families": ("full", "full")}, "families: expected each name once"),
         ({"pilot": 5}, "pilot: expected a whole number of at least 25"),
-        ({"rate": 0.0}, "rate: expected a number above 0"),
+        ({"learning_rate": 0.0}, "learning_rate: expected a number above 0"),
         ({"widen": -1.0}, "widen: expected a number above 0"),
     ],
 )
@@ -324,7 +332,11 @@ def test_settings_are_checked(arguments, message):
 @pytest.mark.slow
 def test_the_compiled_form_gives_the_values_of_the_plain_one():
     made, x = narrow()
-    options = {"num_samples": 400, "seed": 3, "refine": dv.Refinement(steps=40, pilot=100, annealing_steps=0)}
+    options = {
+        "num_samples": 400,
+        "seed": 3,
+        "refine": dv.Refinement(num_steps=40, pilot=100, annealing_steps=0),
+    }
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         plain, fast = (
