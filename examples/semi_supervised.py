@@ -142,7 +142,10 @@ def draw(path: Path, m2: M2, x: Tensor, image_shape: tuple[int, ...]) -> None:
     z = m2.encoder(joined(x, m2.classifier(x).argmax(-1)))[0]
     drawn = m2.decoder(joined(z.unsqueeze(1), torch.arange(CLASSES))).mean
     tiles = torch.cat([x.unsqueeze(1), drawn], 1).flatten(0, 1)
-    plots.image_grid(path, tiles, image_shape, 1 + CLASSES, "test digits, then 0 to 9 in the style of each")
+    axes = plots.image_grid(
+        tiles, image_shape, 1 + CLASSES, title="test digits, then 0 to 9 in the style of each"
+    )
+    plots.write_figure(path, axes)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ import pyro
 import pytest
 import torch
 
+from pyro_dvae import plots
+
 # A shell's background job ignores Ctrl-C, and so would the tests of it and every process that they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -21,3 +23,19 @@ def _fresh_pyro():
     with pyro.settings.context(module_local_params=False):
         yield
     torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that were written, for inspection."""
+    pytest.importorskip("matplotlib")
+    seen = []
+    write = plots.write_figure
+
+    def note(path, drawn):
+        first = drawn[0] if isinstance(drawn, list) else drawn
+        seen.append(first.figure.figure)
+        return write(path, drawn)
+
+    monkeypatch.setattr(plots, "write_figure", note)
+    return seen

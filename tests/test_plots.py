@@ -12,19 +12,9 @@ from pyro_dvae.errors import InputError
 SHAPES = [(28, 28), (28, 20), (8, 8), (1, 5), (5, 1), (40, 100)]
 
 
-@pytest.fixture
-def figures(monkeypatch):
-    """The figures that were written, for inspection."""
-    pytest.importorskip("matplotlib")
-    seen = []
-    write = plots.write_figure
-
-    def note(path, figure):
-        seen.append(figure)
-        return write(path, figure)
-
-    monkeypatch.setattr(plots.figures, "write_figure", note)
-    return seen
+def put(draw, path, *arguments, **options):
+    """Draw, and write the picture."""
+    return plots.write_figure(path, draw(*arguments, **options))
 
 
 @pytest.fixture
@@ -33,12 +23,14 @@ def path(tmp_path):
 
 
 def draw_manifold(path, images, shape):
-    return plots.manifold(path, images, shape, rows=1, columns=len(images))
+    return put(plots.manifold, path, images, shape, rows=1, columns=len(images))
 
 
 GRIDS = {
-    "image_grid": plots.image_grid,
-    "denoising_grid": lambda path, images, shape: plots.denoising_grid(path, images, images, images, shape),
+    "image_grid": lambda path, images, shape: put(plots.image_grid, path, images, shape),
+    "denoising_grid": lambda path, images, shape: put(
+        plots.denoising_grid, path, images, images, images, shape
+    ),
     "manifold": draw_manifold,
 }
 
@@ -104,13 +96,13 @@ def hidden_tick_labels(figure):
 
 
 def test_import_needs_no_matplotlib_and_drawing_says_what_to_install(tmp_path):
-    code = f"""
+    code = """
 import sys
 sys.modules["matplotlib"] = None
 from pyro_dvae import plots
 from pyro_dvae.errors import InputError
 try:
-    plots.image_grid({str(tmp_path / "a.png")!r}, [[0.5]], (1, 1))
+    plots.image_grid([[0.5]], (1, 1))
 except InputError as error:
     print(error)
 """
@@ -128,19 +120,19 @@ def test_a_png_is_written_at_the_returned_path(draw, path, figures):
 
 def test_missing_folders_are_made(tmp_path, figures):
     path = tmp_path / "new" / "folder" / "picture.png"
-    assert plots.image_grid(path, random_images(1, (8, 8)), (8, 8)).is_file()
+    assert put(plots.image_grid, path, random_images(1, (8, 8)), (8, 8)).is_file()
 
 
 def test_an_older_picture_is_replaced_whole(path, figures):
-    plots.image_grid(path, random_images(4, (8, 8)), (8, 8))
+    put(plots.image_grid, path, random_images(4, (8, 8)), (8, 8))
     older = path.read_bytes()
-    plots.image_grid(path, random_images(9, (8, 8)), (8, 8))
+    put(plots.image_grid, path, random_images(9, (8, 8)), (8, 8))
     assert path.read_bytes() != older
 
 
 @pytest.mark.parametrize("broken", ["print_png", "write_bytes", "replace"])
 def test_a_failure_keeps_the_older_picture_and_leaves_nothing_beside_it(broken, path, figures, monkeypatch):
-    plots.image_grid(path, random_images(4, (8, 8)), (8, 8))
+    put(plots.image_grid, path, random_images(4, (8, 8)), (8, 8))
     older = path.read_bytes()
 
     def fail(target, *args):
@@ -156,7 +148,7 @@ def test_a_failure_keeps_the_older_picture_and_leaves_nothing_beside_it(broken, 
     }[broken]
     monkeypatch.setattr(owner, fail)
     with pytest.raises(KeyboardInterrupt):
-        plots.image_grid(path, random_images(9, (8, 8)), (8, 8))
+        put(plots.image_grid, path, random_images(9, (8, 8)), (8, 8))
     assert path.read_bytes() == older
     assert list(path.parent.iterdir()) == [path]
 
@@ -166,14 +158,14 @@ def test_places_that_cannot_be_written_are_refused_in_one_line(tmp_path, figures
     (tmp_path / "folder.png").mkdir()
     for path in (tmp_path / "file" / "picture.png", tmp_path / "folder.png"):
         with pytest.raises(InputError, match=r"^output: cannot write .*\.png: [A-Z][\w ]+$"):
-            plots.image_grid(path, random_images(1, (8, 8)), (8, 8))
+            put(plots.image_grid, path, random_images(1, (8, 8)), (8, 8))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder.png"]
 
 
 @pytest.mark.parametrize("path", ["picture.pdf", "picture", None])
 def test_only_png_names_are_taken(path, figures):
     with pytest.raises(InputError, match=r"path: expected a (path|file name ending in \.png)"):
-        plots.image_grid(path, random_images(1, (8, 8)), (8, 8))
+        put(plots.image_grid, path, random_images(1, (8, 8)), (8, 8))
 
 
 def test_matplotlibs_global_state_is_left_alone(path, figures):
@@ -181,8 +173,8 @@ def test_matplotlibs_global_state_is_left_alone(path, figures):
 import sys, matplotlib
 from pyro_dvae import plots
 before = list(dict.items(matplotlib.rcParams))  # dict(rcParams) would itself import pyplot
-plots.image_grid({str(path)!r}, [[0.5]], (1, 1))
-plots.learning_curves({str(path)!r}, [1], [-1.0], [-2.0])
+plots.write_figure({str(path)!r}, plots.image_grid([[0.5]], (1, 1)))
+plots.write_figure({str(path)!r}, plots.learning_curves([1], [-1.0], [-2.0]))
 assert "matplotlib.pyplot" not in sys.modules
 assert list(dict.items(matplotlib.rcParams)) == before
 """
@@ -197,14 +189,19 @@ def rising(count, final=-95.0, drop=400.0):
 
 
 def test_the_curves_hold_the_values_and_the_labels(path, figures):
-    plots.learning_curves(path, range(1, 31), rising(30), rising(30, -97.0), best_epoch=28, title="MNIST")
+    put(
+        plots.learning_curves, path, range(1, 31), rising(30), rising(30, -97.0), best_epoch=28, title="MNIST"
+    )
     axes = figures[0].axes[0]
     train, validation, best = axes.get_lines()
     np.testing.assert_array_equal(train.get_xdata(), range(1, 31))
     np.testing.assert_array_equal(train.get_ydata(), rising(30))
     np.testing.assert_array_equal(validation.get_ydata(), rising(30, -97.0))
     assert set(best.get_xdata()) == {28}
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("epoch", "bound (nats per datum)")
+    assert (axes.get_xlabel(), axes.get_ylabel()) == (
+        "epoch\n6 values lie outside the picture",
+        "bound (nats per datum)",
+    )
     legend = [text.get_text() for text in axes.get_legend().get_texts()]
     assert legend == ["training (corrupted input)", "validation (clean input)", "best epoch: 28"]
     assert "MNIST" in texts(figures[0])
@@ -213,43 +210,43 @@ def test_the_curves_hold_the_values_and_the_labels(path, figures):
 
 def test_missing_values_are_left_out_and_the_rest_joined(path, figures):
     bounds = [-120.0, None, math.nan, -100.0, -math.inf, -99.0]
-    plots.learning_curves(path, torch.arange(6), bounds, torch.tensor(rising(6)))
+    put(plots.learning_curves, path, torch.arange(6), bounds, torch.tensor(rising(6)))
     line = figures[0].axes[0].get_lines()[0]
     assert list(line.get_xdata()) == [0, 3, 5]
     assert list(line.get_ydata()) == [-120, -100, -99]
 
 
 def test_a_curve_without_values_is_not_drawn(path, figures):
-    plots.learning_curves(path, [1, 2], [-120.0, -100.0], [None, None])
+    put(plots.learning_curves, path, [1, 2], [-120.0, -100.0], [None, None])
     assert [line.get_label() for line in figures[0].axes[0].get_lines()] == ["training (corrupted input)"]
 
 
 def test_early_values_and_outliers_do_not_flatten_the_picture(path, figures):
     bounds = rising(500)
     bounds[300] = -1e5
-    plots.learning_curves(path, range(500), bounds, rising(500, -94.0))
+    put(plots.learning_curves, path, range(500), bounds, rising(500, -94.0))
     low, high = figures[0].axes[0].get_ylim()
     assert -110 < low < -96
     assert -94.8 < high < -93
     outside = sum(value < low for value in [*bounds, *rising(500, -94.0)])
-    assert f"{outside} values lie outside the picture" in texts(figures[0])
+    assert any(f"{outside} values lie outside the picture" in text for text in texts(figures[0]))
     check_layout(figures[0])
 
 
 def test_a_validation_curve_that_falls_at_the_end_is_shown_to_its_end(path, figures):
     falling = [-95 - 10 * (epoch / 500) ** 3 for epoch in range(500)]
-    plots.learning_curves(path, range(500), rising(500, -90.0), falling)
+    put(plots.learning_curves, path, range(500), rising(500, -90.0), falling)
     assert figures[0].axes[0].get_ylim()[0] < falling[-1]
 
 
 def test_the_best_epoch_is_always_inside(path, figures):
-    plots.learning_curves(path, range(1, 501), rising(500), rising(500), best_epoch=2)
+    put(plots.learning_curves, path, range(1, 501), rising(500), rising(500), best_epoch=2)
     assert figures[0].axes[0].get_ylim()[0] < rising(500)[1]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 12])
 def test_few_epochs_are_visible(count, path, figures):
-    plots.learning_curves(path, range(1, count + 1), rising(count), rising(count, -90.0), best_epoch=1)
+    put(plots.learning_curves, path, range(1, count + 1), rising(count), rising(count, -90.0), best_epoch=1)
     axes = figures[0].axes[0]
     assert axes.get_lines()[0].get_marker() == "o"
     low, high = axes.get_ylim()
@@ -267,16 +264,16 @@ def test_few_epochs_are_visible(count, path, figures):
         (([1, 2], [-1.0, -2.0], [-1.0]), "validation_bound: expected 2 values, one per epoch, got 1"),
         (([1, math.nan], [-1.0, -2.0], [-1.0, -2.0]), "epochs: expected finite numbers"),
         (([1], [None], [math.nan]), "train_bound, validation_bound: expected at least one finite value"),
-        (([1], ["a"], [-1.0]), "train_bound: expected a sequence of numbers"),
-        (([1], 3.0, [-1.0]), "train_bound: expected a sequence of numbers"),
-        (([1], [-1.0], np.ones((1, 1))), "validation_bound: expected a sequence of numbers"),
+        (([1], ["a"], [-1.0]), "train_bound: expected numbers"),
+        (([1], 3.0, [-1.0]), "train_bound: expected at least one value in a row"),
+        (([1], [-1.0], np.ones((1, 1))), "validation_bound: expected at least one value in a row"),
         (([1], [-1.0], [-1.0], 7), "best_epoch: expected one of the epochs, got 7"),
         (([1], [-1.0], [-1.0], "last"), "best_epoch: expected a number"),
     ],
 )
 def test_bad_curves_are_refused(arguments, message, path):
     with pytest.raises(InputError, match=message):
-        plots.learning_curves(path, *arguments)
+        put(plots.learning_curves, path, *arguments)
     assert not path.exists()
 
 
@@ -300,7 +297,7 @@ def test_texts_fit_and_images_fill_the_picture(draw, shape, count, path, figures
 def test_every_image_value_is_shown_one_to_one(path, figures):
     """Each grey level is an exact block of screen pixels, in row-major order, and all gaps have one width."""
     images = random_images(6, (8, 8))
-    plots.image_grid(path, images, (8, 8), columns=3)
+    put(plots.image_grid, path, images, (8, 8), columns=3)
     picture, zoom = pixels(path), 30
     tile, pitch = 8 * zoom, 8 * zoom + 2
     assert picture.shape == (12 + 2 * tile + 2 + 12 + 18, 3 * tile + 4 + 24)
@@ -311,15 +308,15 @@ def test_every_image_value_is_shown_one_to_one(path, figures):
 
 
 def test_the_grid_has_the_columns_asked_for_or_is_about_square(path, figures):
-    plots.image_grid(path, random_images(12, (8, 8)), (8, 8), columns=6)
-    plots.image_grid(path, random_images(100, (28, 20)), (28, 20))
+    put(plots.image_grid, path, random_images(12, (8, 8)), (8, 8), columns=6)
+    put(plots.image_grid, path, random_images(100, (28, 20)), (28, 20))
     wide, square = (figure.axes[0].images[0].get_array().shape for figure in figures)
     assert wide[1] / wide[0] == pytest.approx(3, rel=0.02)
     assert square[1] / square[0] == pytest.approx(1, rel=0.25)
 
 
 def test_black_is_0_and_white_is_1_whatever_the_values(path, figures):
-    plots.image_grid(path, [[0.4, 0.6], [0.4, 0.6]], (1, 2))
+    put(plots.image_grid, path, [[0.4, 0.6], [0.4, 0.6]], (1, 2))
     image = figures[0].axes[0].images[0]
     assert image.get_clim() == (0, 1)
     assert image.get_cmap().name == "gray"
@@ -329,20 +326,20 @@ def test_black_is_0_and_white_is_1_whatever_the_values(path, figures):
 @pytest.mark.parametrize("convert", [torch.Tensor.numpy, torch.Tensor.tolist, torch.Tensor.double])
 def test_arrays_lists_and_tensors_give_the_same_picture(convert, tmp_path, figures):
     images = random_images(3, (8, 8))
-    one = plots.image_grid(tmp_path / "one.png", images.clone().requires_grad_(), (8, 8))
-    two = plots.image_grid(tmp_path / "two.png", convert(images), (8, 8))
+    one = put(plots.image_grid, tmp_path / "one.png", images.clone().requires_grad_(), (8, 8))
+    two = put(plots.image_grid, tmp_path / "two.png", convert(images), (8, 8))
     assert one.read_bytes() == two.read_bytes()
 
 
 def test_long_titles_are_wrapped(path, figures):
-    plots.image_grid(path, random_images(1, (8, 8)), (8, 8), title="samples from the prior " * 6)
+    put(plots.image_grid, path, random_images(1, (8, 8)), (8, 8), title="samples from the prior " * 6)
     check_layout(figures[0])
 
 
 def test_denoising_rows_are_labelled_and_clipping_is_said(path, figures):
     clean = random_images(20, (8, 8))
-    plots.denoising_grid(path, clean, 3 * clean - 1, clean, (8, 8), title="Gaussian noise")
-    plots.denoising_grid(path, clean, clean, clean, (8, 8))
+    put(plots.denoising_grid, path, clean, 3 * clean - 1, clean, (8, 8), title="Gaussian noise")
+    put(plots.denoising_grid, path, clean, clean, clean, (8, 8))
     noisy, plain = map(texts, figures)
     assert {"clean", "corrupted", "reconstructed", "Gaussian noise", plots.NOTE + plots.CLIPPED} <= noisy
     assert plots.NOTE in plain
@@ -351,7 +348,7 @@ def test_denoising_rows_are_labelled_and_clipping_is_said(path, figures):
 
 def test_denoising_rows_hold_their_images(path, figures):
     black, grey, white = (torch.full((20, 64), value) for value in (0.0, 0.5, 1.0))
-    plots.denoising_grid(path, black, grey, white, (8, 8))
+    put(plots.denoising_grid, path, black, grey, white, (8, 8))
     axes = figures[0].axes[0]
     mosaic = axes.images[0].get_array()
     centres = dict(zip([t.get_text() for t in axes.get_yticklabels()], axes.get_yticks(), strict=True))
@@ -368,7 +365,7 @@ def test_colours_are_those_of_the_channels(draw, path, figures):
     mosaic = figures[0].axes[0].images[0].get_array()
     assert mosaic.shape[2] == 3
     rows = 3 if draw is GRIDS["denoising_grid"] else 1
-    columns = 2 if draw is plots.image_grid else 3
+    columns = 2 if draw is GRIDS["image_grid"] else 3
     down, across = mosaic.shape[0] // rows, mosaic.shape[1] // columns
     assert tuple(mosaic[down // 4, across // 4]) == (1, 0, 0)
     assert tuple(mosaic[down // 8, across + across // 4]) == (0, 1, 0)
@@ -380,7 +377,7 @@ def test_colours_are_those_of_the_channels(draw, path, figures):
 
 
 def test_gaps_and_empty_places_of_a_colour_grid(path, figures):
-    plots.image_grid(path, torch.zeros(3, 3, 8, 8), (3, 8, 8), columns=2)
+    put(plots.image_grid, path, torch.zeros(3, 3, 8, 8), (3, 8, 8), columns=2)
     mosaic = figures[0].axes[0].images[0].get_array()
     assert tuple(mosaic[-1, -1]) == (1, 1, 1)
     assert np.allclose(mosaic[0, mosaic.shape[1] // 2], np.array([0xCF, 0xD8, 0xE6]) / 255)
@@ -388,9 +385,9 @@ def test_gaps_and_empty_places_of_a_colour_grid(path, figures):
 
 def test_one_channel_is_grey(path, figures):
     images = random_images(4, (8, 8))
-    plots.image_grid(path, images, (8, 8))
+    put(plots.image_grid, path, images, (8, 8))
     before = path.read_bytes()
-    plots.image_grid(path, images.reshape(4, 1, 8, 8), (1, 8, 8))
+    put(plots.image_grid, path, images.reshape(4, 1, 8, 8), (1, 8, 8))
     assert path.read_bytes() == before
 
 
@@ -415,8 +412,8 @@ def test_one_channel_is_grey(path, figures):
 )
 def test_bad_images_are_refused(images, shape, message, path):
     for draw in (
-        lambda: plots.image_grid(path, images, shape),
-        lambda: plots.manifold(path, images, shape, 1, 3),
+        lambda: put(plots.image_grid, path, images, shape),
+        lambda: put(plots.manifold, path, images, shape, 1, 3),
     ):
         with pytest.raises(InputError, match=message):
             draw()
@@ -427,16 +424,16 @@ def test_bad_images_are_refused(images, shape, message, path):
 def test_bad_denoising_rows_are_named(argument, path):
     rows = {name: torch.rand(3, 64) for name in ("clean", "corrupted", "reconstructed")}
     with pytest.raises(InputError, match=f"^{argument}: expected shape"):
-        plots.denoising_grid(path, **{**rows, argument: torch.rand(3, 60)}, image_shape=(8, 8))
+        put(plots.denoising_grid, path, **{**rows, argument: torch.rand(3, 60)}, image_shape=(8, 8))
     if argument != "clean":
         with pytest.raises(InputError, match=f"^{argument}: expected 3 images as in clean, got 2"):
-            plots.denoising_grid(path, **{**rows, argument: torch.rand(2, 64)}, image_shape=(8, 8))
+            put(plots.denoising_grid, path, **{**rows, argument: torch.rand(2, 64)}, image_shape=(8, 8))
 
 
 @pytest.mark.parametrize("columns", [0, -1, 2.5])
 def test_bad_columns_are_refused(columns, path):
     with pytest.raises(InputError, match="columns: expected a whole number"):
-        plots.image_grid(path, torch.rand(3, 64), (8, 8), columns=columns)
+        put(plots.image_grid, path, torch.rand(3, 64), (8, 8), columns=columns)
 
 
 # --- the latent manifold -----------------------------------------------------------------------------
@@ -462,7 +459,7 @@ def test_tile_centres_on_the_axes_are_the_codes(rows, columns, path, figures):
     """The tile drawn over a pair of tick labels is the image decoded from that pair of values."""
     codes = plots.manifold_codes(rows, columns)
     images = torch.distributions.Normal(0.0, 1.0).cdf(codes)  # two pixels: the ranks of z₁ and z₂
-    plots.manifold(path, images, (1, 2), rows, columns, title="manifold")
+    put(plots.manifold, path, images, (1, 2), rows, columns, title="manifold")
     axes = figures[0].axes[0]
     mosaic = axes.images[0].get_array()
     assert mosaic.count() == mosaic.size, "tiles without gaps"
@@ -494,18 +491,18 @@ def test_bad_counts_are_refused(size, path):
     with pytest.raises(InputError, match="rows: expected a whole number"):
         plots.manifold_codes(size, 3)
     with pytest.raises(InputError, match="columns: expected a whole number"):
-        plots.manifold(path, torch.rand(9, 64), (8, 8), 3, size)
+        put(plots.manifold, path, torch.rand(9, 64), (8, 8), 3, size)
 
 
 def test_a_wrong_number_of_tiles_is_refused(path):
     with pytest.raises(InputError, match=r"images: expected rows \* columns = 12 images, got 9"):
-        plots.manifold(path, torch.rand(9, 64), (8, 8), 3, 4)
+        put(plots.manifold, path, torch.rand(9, 64), (8, 8), 3, 4)
 
 
 @pytest.mark.parametrize("name", ["$\\frac$", "$x^$", "a$b", "\x1b[31m$y$", "\\$", "$" * 7])
 def test_names_with_mathtext_or_control_codes_are_drawn_as_they_are(name, tmp_path):
-    plots.learning_curves(tmp_path / "curves.png", [1, 2], [-3, -2], [-3, -1], 2, name)
-    plots.image_grid(tmp_path / "grid.png", np.zeros((2, 4)), (2, 2), title=name)
+    put(plots.learning_curves, tmp_path / "curves.png", [1, 2], [-3, -2], [-3, -1], 2, title=name)
+    put(plots.image_grid, tmp_path / "grid.png", np.zeros((2, 4)), (2, 2), title=name)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.png", "grid.png"]
 
 
@@ -521,11 +518,11 @@ def columns(count=40, seed=0):
 
 def test_a_table_is_drawn_by_its_columns_of_numbers(figures, path):
     observed, reconstructed = columns()
-    plots.observed_and_reconstructed(path, observed, reconstructed, "mine.csv")
+    put(plots.observed_and_reconstructed, path, observed, reconstructed, title="mine.csv")
     shown = texts(figures[-1])
     assert {"height", "column 7", "observed", "reconstructed", "mine.csv"} <= set(shown)
     assert "colour" not in shown
-    plots.column_errors(path, observed, reconstructed)
+    put(plots.column_errors, path, observed, reconstructed)
     axes = figures[-1].axes[0]
     x = observed["height"]
     widths = sorted(bar.get_width() for bar in axes.patches)
@@ -537,22 +534,22 @@ def test_codes_lie_on_their_principal_axes(figures, path):
     generator = np.random.default_rng(1)
     codes = generator.normal(size=(200, 2)) * [3, 0.5]
     turned = codes @ np.array([[0.6, 0.8, 0.0], [-0.8, 0.6, 0.0]])
-    plots.latent_scatter(path, torch.from_numpy(turned), torch.arange(200) % 2)
+    put(plots.latent_scatter, path, torch.from_numpy(turned), torch.arange(200) % 2)
     first = figures[-1].axes[0]
     drawn = np.concatenate([line.get_xydata() for line in first.lines])
     assert sorted(drawn.var(0), reverse=True) == pytest.approx(
         np.linalg.eigvalsh(np.cov(codes.T, bias=True))[::-1]
     )
     assert {"class 0", "class 1"} <= set(texts(figures[-1]))
-    plots.latent_scatter(path, codes[:, :1])  # a single unit
-    plots.latent_scatter(path, codes, np.arange(200))  # too many classes for colours
+    put(plots.latent_scatter, path, codes[:, :1])  # a single unit
+    put(plots.latent_scatter, path, codes, np.arange(200))  # too many classes for colours
 
 
 def test_bad_tables(path):
     observed, reconstructed = columns()
     with pytest.raises(InputError, match=r"reconstructed: expected \[40\] values of 'height', got \[39\]"):
-        plots.column_errors(path, observed, reconstructed | {"height": observed["height"][1:]})
+        put(plots.column_errors, path, observed, reconstructed | {"height": observed["height"][1:]})
     with pytest.raises(InputError, match="at least one column of numbers"):
-        plots.observed_and_reconstructed(path, {"a": np.array(["x"])}, {})
+        put(plots.observed_and_reconstructed, path, {"a": np.array(["x"])}, {})
     with pytest.raises(InputError, match="codes: expected at least two rows"):
-        plots.latent_scatter(path, torch.zeros(1, 2))
+        put(plots.latent_scatter, path, torch.zeros(1, 2))

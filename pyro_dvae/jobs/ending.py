@@ -77,52 +77,44 @@ def draw_pictures(
 ) -> list[Path]:
     """Draw learning curves, samples and reconstructions into the run folder; return their files."""
     history, title = trainer.history, _title(options, data)
-    made = [
-        plots.learning_curves(
-            folder / "learning_curves.png",
-            history.epochs,
-            history.train_bound,
-            history.validation_bound,
-            history.best_epoch,
-            title,
-        )
-    ]
+    bounds = (history.train_bound, history.validation_bound)
+    drawn = {
+        "learning_curves": plots.learning_curves(history.epochs, *bounds, history.best_epoch, title=title)
+    }
     with forked(derived_seed(options.seed, "pictures")):
         if data.image_shape is None:
-            return made + _of_table(trainer, test, data, folder, title)
-        return made + _of_images(trainer, test, options, data, folder, title)
+            drawn |= _of_table(trainer, test, data, title)
+        else:
+            drawn |= _of_images(trainer, test, options, data, title)
+    return [plots.write_figure(folder / f"{name}.png", axes) for name, axes in drawn.items()]
 
 
-def _of_images(
-    trainer: Trainer, test: Tensor, options: Options, data: Dataset, folder: Path, title: str
-) -> list[Path]:
+def _of_images(trainer: Trainer, test: Tensor, options: Options, data: Dataset, title: str) -> dict[str, Any]:
     model, guide, shape = trainer.model, trainer.guide, data.picture_shape
     clean = test[:12]
     corrupted, reconstructed = reconstructions(model, guide, clean)
-    made = [
-        plots.image_grid(
-            folder / "prior_samples.png",
+    drawn = {
+        "prior_samples": plots.image_grid(
             prior_means(model, test, 100).cpu(),
             shape,
             columns=10,
             title=f"Pixel means of latents drawn from the prior: {title}",
         ),
-        plots.denoising_grid(
-            folder / "reconstructions.png",
+        "reconstructions": plots.denoising_grid(
             clean.cpu(),
             corrupted.cpu(),
             reconstructed.cpu(),
             shape,
             title=f"Test images: {title}",
         ),
-    ]
+    }
     if options.latent_size == 2:
         images = manifold_means(model, test, 20, 20).cpu()
-        made.append(plots.manifold(folder / "manifold.png", images, shape, 20, 20, f"Latent space: {title}"))
-    return made
+        drawn["manifold"] = plots.manifold(images, shape, 20, 20, title=f"Latent space: {title}")
+    return drawn
 
 
-def _of_table(trainer: Trainer, test: Tensor, data: Dataset, folder: Path, title: str) -> list[Path]:
+def _of_table(trainer: Trainer, test: Tensor, data: Dataset, title: str) -> dict[str, Any]:
     rows = test[:_ROWS_SHOWN]
     with clean_input():
         _, reconstructed = reconstructions(trainer.model, trainer.guide, rows)
@@ -131,15 +123,14 @@ def _of_table(trainer: Trainer, test: Tensor, data: Dataset, folder: Path, title
     with pyro.settings.context(module_local_params=True):
         codes = latent_means(trainer.model, trainer.guide, rows)["z"]
     labels = None if data.test_labels is None else data.test_labels[: len(rows)]
-    made = []
+    drawn: dict[str, Any] = {}
     if columns is None or any(not each.levels for each in columns.columns):
-        made += [
-            plots.observed_and_reconstructed(folder / "reconstructions.png", *pair, f"Test rows: {title}"),
-            plots.column_errors(folder / "column_errors.png", *pair, f"Test rows: {title}"),
-        ]
+        heading = f"Test rows: {title}"
+        drawn["reconstructions"] = plots.observed_and_reconstructed(*pair, title=heading)
+        drawn["column_errors"] = plots.column_errors(*pair, title=heading)
     if len(rows) > 1:
-        made.append(plots.latent_scatter(folder / "codes.png", codes, labels, f"Codes of test rows: {title}"))
-    return made
+        drawn["codes"] = plots.latent_scatter(codes, labels, title=f"Codes of test rows: {title}")
+    return drawn
 
 
 def _title(options: Options, data: Dataset) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pyro
 
+from pyro_dvae import plots
 from pyro_dvae.errors import CheckpointError
 from pyro_dvae.evaluation import (
     ActiveUnits,
@@ -27,7 +28,6 @@ from pyro_dvae.evaluation import (
     log_likelihood,
     reconstruction_error,
 )
-from pyro_dvae.evaluation import likelihood_pictures as pictures
 from pyro_dvae.evaluation.annealing import (
     AnnealedLikelihood,
     BidirectionalReport,
@@ -212,38 +212,29 @@ def draw(folder: Path, run: EvaluatedRun, findings: Findings) -> list[Path]:
     data = f"{run.title}, {count:,} test {'data' if count > 1 else 'datum'}"
     title = f"{data}, {found.num_samples:,} samples each, proposal: {found.proposal}"
     sizes, bounds = found.bound_by_samples
-    made = [
-        pictures.log_likelihood_histogram(
-            folder / "log_likelihood_histogram.png", found.log_likelihood, title
-        ),
-        pictures.pareto_k(folder / "pareto_k.png", found.pareto_k, found.threshold, title),
-        pictures.convergence(
-            folder / "convergence.png",
+    drawn = {
+        "log_likelihood_histogram": plots.log_likelihood_histogram(found.log_likelihood, title=title),
+        "pareto_k": plots.pareto_k(found.pareto_k, found.threshold, title=title),
+        "convergence": plots.convergence(
             sizes,
             bounds.mean(0),
             found.sampling_error,
             found.smoothed_mean,
             _annealed_picture(findings),
-            f"{data}, proposal: {found.proposal}",
+            title=f"{data}, proposal: {found.proposal}",
         ),
-    ]
+    }
     shape = run.data.dataset.image_shape
     if shape is not None:
-        path = folder / "hardest_and_easiest.png"
-        made.append(pictures.hardest_and_easiest(path, run.x, found.log_likelihood, shape, data))
+        drawn["hardest_and_easiest"] = plots.hardest_and_easiest(
+            run.x, found.log_likelihood, shape, title=data
+        )
     kl = findings.parts.kl_per_dimension.get(SITE)
     if kl is not None:
         active = findings.active
-        made.append(
-            pictures.kl_per_dimension(
-                folder / "kl_per_dimension.png",
-                kl,
-                None if active is None else active.activity[SITE],
-                0.01 if active is None else active.threshold,
-                data,
-            )
-        )
-    return made
+        shown = (None, 0.01) if active is None else (active.activity[SITE], active.threshold)
+        drawn["kl_per_dimension"] = plots.kl_per_dimension(kl, *shown, title=data)
+    return [plots.write_figure(folder / f"{name}.png", axes) for name, axes in drawn.items()]
 
 
 def _annealed_picture(findings: Findings) -> tuple[float, float] | None:

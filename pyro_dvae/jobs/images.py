@@ -93,7 +93,7 @@ def save_samples(
         kind = "Draws" if pixels else "Pixel means of latents drawn"
         title = f"{kind} from the prior, {config['data']['name']}"
         assert shape is not None
-        return plots.image_grid(output, images, shape, title=title)
+        return plots.write_figure(output, plots.image_grid(images, shape, title=title))
     found = by_column(columns, images)
     if output.suffix == ".csv":
         return write_table(output, found)

@@ -2,39 +2,37 @@
 
 from __future__ import annotations
 
-import math
-import os
-import textwrap
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from pyro_dvae import checks
 from pyro_dvae.errors import InputError
-from pyro_dvae.plots import figures
-from pyro_dvae.plots.figures import FONT_SIZE
+from pyro_dvae.plots.figures import BLUE, ORANGE, axes_of, legend_above, note_below, numbers_of
 
 
 def learning_curves(
-    path: str | os.PathLike[str],
     epochs: Any,
     train_bound: Any,
     validation_bound: Any,
     best_epoch: int | None = None,
+    *,
     title: str | None = None,
-) -> Path:
+    ax: Any = None,
+) -> Any:
     """Draw the training and validation bound (nats per observation, higher is better) against the epoch.
 
     The three arrays have one entry per epoch; None, NaN and infinite bounds are left out, and a curve without
     any value is not drawn. The first epochs and single outliers, often hundreds of nats lower, are outside
     the plot so that the rest can be read; the plot states how many values are not shown.
+
+    :param ax: matplotlib axes to draw on; by default those of a new figure.
+    :returns: the axes.
     """
-    steps = _numbers("epochs", epochs)
+    steps = numbers_of("epochs", epochs)
     curves = {
-        "training (corrupted input)": _numbers("train_bound", train_bound),
-        "validation (clean input)": _numbers("validation_bound", validation_bound),
+        "training (corrupted input)": numbers_of("train_bound", train_bound),
+        "validation (clean input)": numbers_of("validation_bound", validation_bound),
     }
     for argument, values in zip(("train_bound", "validation_bound"), curves.values(), strict=True):
         if values.shape != steps.shape:
@@ -47,11 +45,8 @@ def learning_curves(
     if best_epoch is not None and checks.number("best_epoch", best_epoch) not in steps:
         raise InputError(f"best_epoch: expected one of the epochs, got {best_epoch!r}")
 
-    figure = figures.new_figure(7.0, 4.4, layout="constrained")
-    axes = figure.add_subplot()
-    for (label, values), (colour, width) in zip(
-        curves.items(), (("#0072B2", 1.2), ("#D55E00", 2)), strict=False
-    ):
+    axes = axes_of(ax, 7.0, 4.4, title)
+    for (label, values), (colour, width) in zip(curves.items(), ((BLUE, 1.2), (ORANGE, 2)), strict=False):
         seen = np.isfinite(values)
         marker = "o" if seen.sum() <= 25 else None
         axes.plot(
@@ -73,31 +68,12 @@ def learning_curves(
     axes.ticklabel_format(useOffset=False)
     axes.grid(color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
-    place: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0)}
-    axes.legend(**place, ncols=3, frameon=False, fontsize=FONT_SIZE)
-    if title:
-        figure.suptitle(textwrap.fill(title, 80), fontsize=FONT_SIZE + 2)
+    legend_above(axes)
     drawn = np.concatenate([values[np.isfinite(values)] for values in curves.values()])
     outside = int(((drawn < low - margin) | (drawn > high + margin)).sum())
     if outside:
-        note = f"{outside} value{'s lie' if outside > 1 else ' lies'} outside the picture"
-        figure.supxlabel(note, x=0.99, ha="right", fontsize=FONT_SIZE - 1, color="0.35")
-    return figures.write_figure(path, figure)
-
-
-def _numbers(argument: str, values: Any) -> np.ndarray:
-    """Return a 1-D sequence, array or tensor as float64, None as NaN."""
-    if isinstance(values, torch.Tensor):
-        values = values.detach().double().cpu().numpy()
-    if isinstance(values, np.ndarray):
-        values = values.tolist()
-    try:
-        array = np.asarray([math.nan if value is None else float(value) for value in values])
-    except (TypeError, ValueError):
-        raise InputError(f"{argument}: expected a sequence of numbers, got {type(values).__name__}") from None
-    if array.size == 0:
-        raise InputError(f"{argument}: expected at least one value, got none")
-    return array
+        note_below(axes, f"{outside} value{'s lie' if outside > 1 else ' lies'} outside the picture")
+    return axes
 
 
 def _readable(values: np.ndarray) -> np.ndarray:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from pathlib import Path
+from typing import Any
 
 from pyro_dvae import checks
 from pyro_dvae.errors import InputError, shown
-from pyro_dvae.plots import figures
+from pyro_dvae.plots.figures import axes_of, legend_above
 
 _PARTS = (
     ("approximation gap, full", "full Gaussian's approximation gap", "#0072B2"),
@@ -18,17 +17,18 @@ _PARTS = (
 
 
 def inference_gaps(
-    path: str | os.PathLike[str], gaps: Mapping[str, Mapping[str, tuple[float, float]]]
-) -> Path:
+    gaps: Mapping[str, Mapping[str, tuple[float, float]]], *, title: str | None = None, ax: Any = None
+) -> Any:
     """Draw the parts of log p(x) − L[encoder] (nats, means over rows) as stacked bars, one for each set.
 
     :param gaps: for each set of rows, such as training and test, ``InferenceGaps.means()``. The error bar is
         that of the amortisation gap.
+    :param ax: matplotlib axes to draw on; by default those of a new figure.
+    :returns: the axes.
     """
     if not isinstance(gaps, Mapping) or not gaps:
         raise InputError(f"gaps: expected the means of at least one set of rows, got {shown(gaps)}")
-    figure = figures.new_figure(7.0, 1.4 + 0.5 * len(gaps), layout="constrained")
-    axes = figure.add_subplot()
+    axes = axes_of(ax, 7.0, 1.4 + 0.5 * len(gaps), title)
     for place, means in enumerate(gaps.values()):
         left, before = 0.0, 0.0
         for key, label, colour in _PARTS:
@@ -44,5 +44,5 @@ def inference_gaps(
     axes.invert_yaxis()
     axes.margins(x=0.1)
     axes.set_xlabel("log p(x) less the encoder's bound (nats per row)")
-    figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=figures.FONT_SIZE)
-    return figures.write_figure(path, figure)
+    legend_above(axes)
+    return axes

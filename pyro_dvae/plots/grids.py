@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,23 +12,26 @@ import torch
 
 from pyro_dvae import checks
 from pyro_dvae.errors import InputError
-from pyro_dvae.plots import figures
-from pyro_dvae.plots.figures import DPI, FONT_SIZE
+from pyro_dvae.plots.figures import DPI, FONT_SIZE, axes_of, new_figure, note_below
 
 SHOWN = 12  # images in a denoising grid
 
 
 def image_grid(
-    path: str | os.PathLike[str],
     images: Any,
     image_shape: Sequence[int],
     columns: int | None = None,
+    *,
     title: str | None = None,
-) -> Path:
+    ax: Any = None,
+) -> Any:
     """Draw images ``[N, D]`` or ``[N, *image_shape]`` as a grid, row by row: samples from the prior, say.
 
     ``image_shape`` is (height, width), or (channels, height, width) with 1 or 3 channels (red, green, blue);
     its product is D. Without ``columns`` the grid is about square.
+
+    :param ax: matplotlib axes to draw on; by default those of a new figure that shows each pixel.
+    :returns: the axes.
     """
     tiles = checked_images("images", images, image_shape)
     count, height, width = tiles.shape[:3]
@@ -38,18 +39,18 @@ def image_grid(
         columns = min(count, math.ceil(math.sqrt(count * height / width)))
     columns = min(checks.count("columns", columns), count)
     mosaic, _ = mosaic_of(tiles, math.ceil(count / columns), columns, gap=2)
-    figure, _ = picture_of(mosaic, title, note_of(tiles))
-    return figures.write_figure(path, figure)
+    return picture_of(mosaic, title, note_of(tiles), ax=ax)
 
 
 def denoising_grid(
-    path: str | os.PathLike[str],
     clean: Any,
     corrupted: Any,
     reconstructed: Any,
     image_shape: Sequence[int],
+    *,
     title: str | None = None,
-) -> Path:
+    ax: Any = None,
+) -> Any:
     """Draw the first dozen of images, as of :func:`image_grid`, in rows: clean, corrupted, reconstructed.
 
     Values outside [0, 1], as Gaussian noise gives, are clipped for display, and the picture says so.
@@ -66,9 +67,9 @@ def denoising_grid(
     tiles = np.concatenate([values[:SHOWN] for values in rows.values()])
     mosaic, (tile_height, _) = mosaic_of(tiles, 3, min(count, SHOWN), gap=2)
     label_width = math.ceil(TEXT_WIDTH * len("reconstructed")) + 8
-    figure, axes = picture_of(mosaic, title, note_of(tiles), left=label_width)
+    axes = picture_of(mosaic, title, note_of(tiles), left=label_width, ax=ax)
     axes.set_yticks([(tile_height + 2) * row + tile_height / 2 for row in range(3)], labels=rows)
-    return figures.write_figure(path, figure)
+    return axes
 
 
 TEXT_WIDTH, LINE_HEIGHT = 6.6, 18  # screen pixels of a character and a line at the font size
@@ -143,11 +144,39 @@ def mosaic_of(tiles: np.ndarray, rows: int, columns: int, gap: int) -> tuple[Any
     return shown, (tile_height, tile_width)
 
 
-def picture_of(mosaic: Any, title: str | None, note: str, left: int = 0, below: int = 0) -> tuple[Any, Any]:
-    """Return a figure and its axes that show the mosaic one to one (or reduced to the widest figure).
+def picture_of(
+    mosaic: Any, title: str | None, note: str, left: int = 0, below: int = 0, ax: Any = None
+) -> Any:
+    """Return axes that show the mosaic: ``ax``, or new ones one to one (or reduced to the widest figure).
 
     ``left`` and ``below`` are screen pixels for tick labels; axes coordinates are pixels of the mosaic.
     """
+    axes, reduced = (
+        (axes_of(ax, 6.0, 4.0, title), True) if ax is not None else _exact(mosaic, title, note, left, below)
+    )
+    from matplotlib import colormaps
+
+    height, width = mosaic.shape[:2]
+    axes.imshow(
+        mosaic,
+        cmap=colormaps["gray"].with_extremes(bad="white", over=GAP_COLOUR),
+        vmin=0,
+        vmax=1,
+        extent=(0, width, height, 0),
+        aspect="auto" if ax is None else "equal",
+        interpolation="hanning" if reduced else "nearest",
+    )
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.tick_params(length=0, pad=4, labelsize=FONT_SIZE)
+    axes.spines[:].set_visible(False)
+    if ax is not None:
+        note_below(axes, note)
+    return axes
+
+
+def _exact(mosaic: Any, title: str | None, note: str, left: int, below: int) -> tuple[Any, bool]:
+    """Return axes of the mosaic's size in screen pixels, with title and note, and whether it is reduced."""
     height, width = mosaic.shape[:2]
     scale = min(1.0, WIDEST / max(height, width))
     inner = max(round(width * scale), NARROWEST - left)
@@ -158,7 +187,7 @@ def picture_of(mosaic: Any, title: str | None, note: str, left: int = 0, below: 
     above = MARGIN + (LINE_HEIGHT + 4) * len(heading)
     under = MARGIN + LINE_HEIGHT * len(legend) + below
     full_height = above + round(height * scale) + under
-    figure = figures.new_figure(full_width / DPI, full_height / DPI)
+    figure = new_figure(full_width / DPI, full_height / DPI)
     start = MARGIN + left + (inner - round(width * scale)) // 2
     axes = figure.add_axes(
         (
@@ -168,25 +197,10 @@ def picture_of(mosaic: Any, title: str | None, note: str, left: int = 0, below: 
             round(height * scale) / full_height,
         )
     )
-    from matplotlib import colormaps
-
-    axes.imshow(
-        mosaic,
-        cmap=colormaps["gray"].with_extremes(bad="white", over=GAP_COLOUR),
-        vmin=0,
-        vmax=1,
-        extent=(0, width, height, 0),
-        aspect="auto",
-        interpolation="nearest" if scale == 1 else "hanning",
-    )
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.tick_params(length=0, pad=4, labelsize=FONT_SIZE)
-    axes.spines[:].set_visible(False)
     middle = (start + round(width * scale) / 2) / full_width if left == 0 else 0.5
     if heading:
         place = 1 - MARGIN / 2 / full_height
         figure.text(middle, place, "\n".join(heading), ha="center", va="top", fontsize=FONT_SIZE + 2)
     place = MARGIN / 2 / full_height
     figure.text(middle, place, "\n".join(legend), ha="center", va="bottom", fontsize=FONT_SIZE, color="0.3")
-    return figure, axes
+    return axes, scale < 1

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from pyro_dvae import checks
 from pyro_dvae.errors import InputError
-from pyro_dvae.plots import figures
 from pyro_dvae.plots.figures import FONT_SIZE
 from pyro_dvae.plots.grids import checked_images, mosaic_of, note_of, picture_of
 
@@ -29,34 +26,37 @@ def manifold_codes(rows: int, columns: int, low: float = 0.05, high: float = 0.9
 
 
 def manifold(
-    path: str | os.PathLike[str],
     images: Any,
     image_shape: Sequence[int],
     rows: int,
     columns: int,
-    title: str | None = None,
     *,
     low: float = 0.05,
     high: float = 0.95,
-) -> Path:
+    title: str | None = None,
+    ax: Any = None,
+) -> Any:
     """Draw images ``[rows * columns, D]``, decoded from :func:`manifold_codes`, as tiles without gaps.
 
     Images and ``image_shape`` are as of :func:`image_grid`. The axes carry the latent values z₁ and z₂ of
     the tiles; ``low`` and ``high`` as given to the codes.
+
+    :param ax: matplotlib axes to draw on; by default those of a new figure that shows each pixel.
+    :returns: the axes.
     """
     tiles = checked_images("images", images, image_shape)
     first, second = _quantiles(columns, low, high, "columns"), _quantiles(rows, low, high, "rows").flip(0)
     if len(tiles) != rows * columns:
         raise InputError(f"images: expected rows * columns = {rows * columns} images, got {len(tiles)}")
     mosaic, (tile_height, tile_width) = mosaic_of(tiles, rows, columns, gap=0)
-    figure, axes = picture_of(mosaic, title, note_of(tiles), left=62, below=46)
+    axes = picture_of(mosaic, title, note_of(tiles), left=62, below=46, ax=ax)
     across, down = _ticks(columns, tile_width, 46), _ticks(rows, tile_height, 22)
     axes.set_xticks([(i + 0.5) * tile_width for i in across], labels=[_label(first[i]) for i in across])
     axes.set_yticks([(i + 0.5) * tile_height for i in down], labels=[_label(second[i]) for i in down])
     axes.tick_params(length=3)
     axes.set_xlabel("z₁", fontsize=FONT_SIZE + 3, labelpad=2)
     axes.set_ylabel("z₂", fontsize=FONT_SIZE + 3, labelpad=2)
-    return figures.write_figure(path, figure)
+    return axes
 
 
 def _quantiles(count: int, low: float, high: float, argument: str) -> torch.Tensor:

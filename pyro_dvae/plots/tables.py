@@ -3,113 +3,114 @@
 from __future__ import annotations
 
 import math
-import os
 import textwrap
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from pyro_dvae.errors import InputError
-from pyro_dvae.plots import figures
-from pyro_dvae.plots.figures import FONT_SIZE
+from pyro_dvae.plots.figures import COLOURS, FONT_SIZE, array_of, axes_of, new_figure
 
 _PANELS, _POINTS, _BARS = 9, 2000, 30
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 
 
 def observed_and_reconstructed(
-    path: str | os.PathLike[str],
     observed: Mapping[str, Any],
     reconstructed: Mapping[str, Any],
+    *,
     title: str | None = None,
-) -> Path:
+    figure: Any = None,
+) -> list[Any]:
     """Draw reconstructed against observed values [N] of the first nine columns, in original units.
 
     The line is where both are equal.
+
+    :param figure: a matplotlib figure or subfigure for the panels; by default a new figure.
+    :returns: the axes of the panels.
     """
     pairs = _pairs(observed, reconstructed)
     chosen = list(pairs.items())[:_PANELS]
     across = math.ceil(math.sqrt(len(chosen)))
     down = math.ceil(len(chosen) / across)
-    figure = figures.new_figure(2.6 * across + 0.4, 2.5 * down + 0.8, layout="constrained")
-    for panel, (axes, (name, (x, y))) in enumerate(
-        zip(figure.subplots(down, across, squeeze=False).ravel(), chosen, strict=False)
-    ):
+    if figure is None:
+        figure = new_figure(2.6 * across + 0.4, 2.5 * down + 0.8, layout="constrained")
+    panels = list(figure.subplots(down, across, squeeze=False).ravel())
+    for axes in panels[len(chosen) :]:
+        axes.set_visible(False)
+    for panel, (axes, (name, (x, y))) in enumerate(zip(panels, chosen, strict=False)):
         low, high = min(x.min(), y.min()), max(x.max(), y.max())
         axes.plot([low, high], [low, high], color="0.6", linewidth=1)
-        axes.plot(x[:_POINTS], y[:_POINTS], ".", color=_COLOURS[0], markersize=3, alpha=0.5)
+        axes.plot(x[:_POINTS], y[:_POINTS], ".", color=COLOURS[0], markersize=3, alpha=0.5)
         axes.set_title(_short(name), fontsize=FONT_SIZE)
         axes.tick_params(labelsize=FONT_SIZE - 2)
         if panel % across == 0:
             axes.set_ylabel("reconstructed", fontsize=FONT_SIZE - 1)
         if panel >= len(chosen) - across:
             axes.set_xlabel("observed", fontsize=FONT_SIZE - 1)
-    for axes in figure.axes[len(chosen) :]:
-        axes.set_visible(False)
     left_out = f"; the first {_PANELS} of {len(pairs)} columns" if len(pairs) > _PANELS else ""
     figure.suptitle(textwrap.fill(f"{title or 'Test rows'}{left_out}", 26 * across), fontsize=FONT_SIZE + 1)
-    return figures.write_figure(path, figure)
+    return panels[: len(chosen)]
 
 
 def column_errors(
-    path: str | os.PathLike[str],
     observed: Mapping[str, Any],
     reconstructed: Mapping[str, Any],
+    *,
     title: str | None = None,
-) -> Path:
+    ax: Any = None,
+) -> Any:
     """Draw for each column the share of its variance that reconstructions leave unexplained, the worst first.
 
     0: all is reconstructed; 1: no better than the column's mean.
+
+    :param ax: matplotlib axes to draw on; by default those of a new figure.
+    :returns: the axes.
     """
     errors = {}
     for name, (x, y) in _pairs(observed, reconstructed).items():
         variance = float(x.var())
         errors[name] = float(np.square(x - y).mean()) / variance if variance > 0 else math.nan
     shown = sorted(errors.items(), key=lambda each: -np.nan_to_num(each[1], nan=-1.0))[:_BARS]
-    figure = figures.new_figure(6.4, 0.24 * len(shown) + 1.3, layout="constrained")
-    axes = figure.add_subplot()
+    left_out = f"; the worst {_BARS} of {len(errors)} columns" if len(errors) > _BARS else ""
+    axes = axes_of(ax, 6.4, 0.24 * len(shown) + 1.3, f"{title or 'Test rows'}{left_out}")
     places = np.arange(len(shown))[::-1]
-    axes.barh(places, [error for _, error in shown], color=_COLOURS[0], height=0.7)
+    axes.barh(places, [error for _, error in shown], color=COLOURS[0], height=0.7)
     axes.set_yticks(places, labels=[_short(name) for name, _ in shown], fontsize=FONT_SIZE - 1)
     axes.axvline(1, color="0.5", linewidth=1)
     axes.set_xlim(left=0)
     axes.set_xlabel("squared error / variance of the column (1: no better than its mean)", fontsize=FONT_SIZE)
-    left_out = f"; the worst {_BARS} of {len(errors)} columns" if len(errors) > _BARS else ""
-    axes.set_title(textwrap.fill(f"{title or 'Test rows'}{left_out}", 64), fontsize=FONT_SIZE + 1)
-    return figures.write_figure(path, figure)
+    return axes
 
 
-def latent_scatter(
-    path: str | os.PathLike[str], codes: Any, labels: Any = None, title: str | None = None
-) -> Path:
-    """Draw codes [N, d] on their first two principal axes, coloured by label [N] where there are labels."""
-    values = _array("codes", codes)
+def latent_scatter(codes: Any, labels: Any = None, *, title: str | None = None, ax: Any = None) -> Any:
+    """Draw codes [N, d] on their first two principal axes, coloured by label [N] where there are labels.
+
+    :param ax: matplotlib axes to draw on; by default those of a new figure.
+    :returns: the axes.
+    """
+    values = array_of("codes", codes)
     if values.ndim != 2 or len(values) < 2:
         raise InputError(f"codes: expected at least two rows [N, d], got shape {list(values.shape)}")
     centred = values - values.mean(0)
-    _, spread, axes_of = np.linalg.svd(centred, full_matrices=False)
+    _, spread, principal = np.linalg.svd(centred, full_matrices=False)
     share = np.square(spread) / max(np.square(spread).sum(), 1e-300)
     if len(share) < 2:
-        share, axes_of = np.append(share, 0.0), np.vstack([axes_of, np.zeros_like(axes_of)])
-    x, y = (centred @ axes_of[:2].T).T
-    figure = figures.new_figure(5.6, 4.6, layout="constrained")
-    axes = figure.add_subplot()
-    classes = [None] if labels is None else list(np.unique(_array("labels", labels)))
-    few = len(classes) <= len(_COLOURS)
+        share, principal = np.append(share, 0.0), np.vstack([principal, np.zeros_like(principal)])
+    x, y = (centred @ principal[:2].T).T
+    axes = axes_of(ax, 5.6, 4.6, title or "Codes of the test rows")
+    classes = [None] if labels is None else list(np.unique(array_of("labels", labels)))
+    few = len(classes) <= len(COLOURS)
     groups = classes if few else [None]
-    for colour, each in zip(_COLOURS, groups, strict=False):
-        own = slice(None) if each is None else _array("labels", labels) == each
+    for colour, each in zip(COLOURS, groups, strict=False):
+        own = slice(None) if each is None else array_of("labels", labels) == each
         name = None if each is None else f"class {each:g}"
         axes.plot(x[own], y[own], ".", color=colour, markersize=4, alpha=0.6, label=name)
     if groups != [None]:
         axes.legend(fontsize=FONT_SIZE - 1, frameon=False)
     axes.set_xlabel(f"first principal axis of the codes ({100 * share[0]:.0f} % of their variance)")
     axes.set_ylabel(f"second ({100 * share[1]:.0f} %)")
-    axes.set_title(textwrap.fill(title or "Codes of the test rows", 58), fontsize=FONT_SIZE + 1)
-    return figures.write_figure(path, figure)
+    return axes
 
 
 def _pairs(observed: Mapping[str, Any], reconstructed: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -119,7 +120,7 @@ def _pairs(observed: Mapping[str, Any], reconstructed: Mapping[str, Any]) -> dic
         x = np.asarray(values)
         if x.dtype.kind not in "buif":
             continue
-        y = _array(f"reconstructed[{name!r}]", reconstructed.get(name))
+        y = array_of(f"reconstructed[{name!r}]", reconstructed.get(name))
         if x.shape != y.shape or x.ndim != 1:
             raise InputError(
                 f"reconstructed: expected {list(x.shape)} values of {name!r}, got {list(y.shape)}"
@@ -128,15 +129,6 @@ def _pairs(observed: Mapping[str, Any], reconstructed: Mapping[str, Any]) -> dic
     if not pairs:
         raise InputError("observed: expected at least one column of numbers, got none")
     return pairs
-
-
-def _array(argument: str, values: Any) -> np.ndarray:
-    if isinstance(values, torch.Tensor):
-        values = values.detach().cpu().numpy()
-    try:
-        return np.asarray(values, dtype=float)
-    except (TypeError, ValueError):
-        raise InputError(f"{argument}: expected numbers, got {type(values).__name__}") from None
 
 
 def _short(name: str) -> str:

@@ -60,10 +60,11 @@ def test_the_record_prints_and_draws(found, tmp_path):
     assert "amortisation gap, diagonal" in str(found)
     assert found.to_dict()["num_data"] == 6
     assert len(found) == 6
-    path = plots.inference_gaps(tmp_path / "gaps.png", {"training": found.means(), "test": found.means()})
+    axes = plots.inference_gaps({"training": found.means(), "test": found.means()})
+    path = plots.write_figure(tmp_path / "gaps.png", axes)
     assert path.read_bytes()[:4] == b"\x89PNG"
     with pytest.raises(InputError, match="gaps: expected"):
-        plots.inference_gaps(tmp_path / "gaps.png", {})
+        plots.inference_gaps({})
     with pytest.raises(InputError, match="family: unknown name"):
         found.approximation("flow")
 

@@ -87,7 +87,9 @@ def test_panels_are_the_pictures_of_the_measure(small, drawn, tmp_path):
     assert PICTURES["manifolds"](small, own, tmp_path) is None
     images = np.zeros((4, 9))
     for row in own[:2]:
-        plots.image_grid(tmp_path / "pictures" / f"{row['key']}-manifold.png", images, (3, 3))
+        plots.write_figure(
+            tmp_path / "pictures" / f"{row['key']}-manifold.png", plots.image_grid(images, (3, 3))
+        )
     PICTURES["manifolds"](small, own, tmp_path)
     titles = [axes.get_title() for axes in drawn[-1].axes if axes.get_title()]
     assert titles == ["VAE, 0 %", "VAE, 5 %"]

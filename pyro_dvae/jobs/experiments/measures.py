@@ -147,14 +147,15 @@ def manifold(subject: Subject) -> Figures:
     """Draw the images over the two latents, by the inverse Gaussian distribution function."""
     images = manifold_means(subject.model, subject.test, TILES, TILES).cpu()
     shape = subject.data.dataset.picture_shape
-    plots.manifold(_png(subject, "manifold"), images, shape, TILES, TILES)
+    plots.write_figure(_png(subject, "manifold"), plots.manifold(images, shape, TILES, TILES))
     return {}
 
 
 def samples(subject: Subject) -> Figures:
     """Draw images of latents from the prior."""
     images = prior_means(subject.model, subject.test, 100).cpu()
-    plots.image_grid(_png(subject, "samples"), images, subject.data.dataset.picture_shape, columns=10)
+    axes = plots.image_grid(images, subject.data.dataset.picture_shape, columns=10)
+    plots.write_figure(_png(subject, "samples"), axes)
     return {}
 
 

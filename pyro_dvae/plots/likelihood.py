@@ -1,36 +1,41 @@
 """Pictures of a held-out likelihood, from plain arrays: its spread, its reliability and its convergence.
 
-Each checks its input, writes a PNG in place of the file whole, and returns the path. Values that are not
-finite are left out, and the picture says how many.
+Values that are not finite are left out, and the picture says how many.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from pyro_dvae import plots
 from pyro_dvae.errors import InputError
+from pyro_dvae.plots.figures import (
+    BLUE,
+    DARK,
+    FONT_SIZE,
+    ORANGE,
+    PALE,
+    axes_of,
+    legend_above,
+    new_figure,
+    note_below,
+    number,
+    numbers_of,
+)
+from pyro_dvae.plots.grids import checked_images, note_of
 
-BLUE, ORANGE, DARK = "#0072B2", "#D55E00", "#222222"
-PALE = "#9ecae1"
 _PER_ROW, _ROWS = 8, 2  # images of each block of the hardest and the easiest
 _TILE = 1.0  # inches
 
-FilePath = str | os.PathLike[str]
 
-
-def log_likelihood_histogram(path: FilePath, log_likelihood: Any, title: str | None = None) -> Path:
+def log_likelihood_histogram(log_likelihood: Any, *, title: str | None = None, ax: Any = None) -> Any:
     """Draw how log p(x) (nats) is spread over the data [N]."""
     values, left_out = _finite("log_likelihood", log_likelihood)
-    figure, axes = _axes(title)
+    axes = _axes(ax, title)
     bins = min(80, max(1, len(np.histogram_bin_edges(values, "fd")) - 1)) if np.ptp(values) > 0 else 1
     axes.hist(values, bins=bins, color=PALE, edgecolor="white", linewidth=0.4)
     mean, median = float(values.mean()), float(np.median(values))
@@ -39,17 +44,17 @@ def log_likelihood_histogram(path: FilePath, log_likelihood: Any, title: str | N
     axes.set_xlabel("log p(x) (nats)")
     axes.set_ylabel("test data")
     axes.yaxis.get_major_locator().set_params(integer=True)
-    return _write(path, figure, axes, _note(left_out))
+    return _finished(axes, _note(left_out))
 
 
-def pareto_k(path: FilePath, k: Any, threshold: float, title: str | None = None) -> Path:
+def pareto_k(k: Any, threshold: float, *, title: str | None = None, ax: Any = None) -> Any:
     """Plot the Pareto k of each row [N], and the threshold above which not to trust an estimate.
 
     A k of −inf, where all weights are equal, counts as one that can be trusted.
     """
-    values = _numbers("k", k)
+    values = numbers_of("k", k)
     finite, above = np.isfinite(values), ~(values <= threshold)
-    figure, axes = _axes(title)
+    axes = _axes(ax, title)
     index = np.arange(len(values))
     size = 14 if len(values) <= 500 else 3
     share = 100 * above.mean()
@@ -66,18 +71,19 @@ def pareto_k(path: FilePath, k: Any, threshold: float, title: str | None = None)
     axes.set_xlabel("test datum")
     axes.set_ylabel("Pareto k of its importance weights")
     axes.xaxis.get_major_locator().set_params(integer=True)
-    return _write(path, figure, axes, _note(int((~finite).sum())), markerscale=(20 / size) ** 0.5)
+    return _finished(axes, _note(int((~finite).sum())), markerscale=(20 / size) ** 0.5)
 
 
 def convergence(
-    path: FilePath,
     num_samples: Sequence[int],
     mean_bound: Any,
     sampling_error: float,
     smoothed: float | None = None,
     annealed: tuple[float, float] | None = None,
+    *,
     title: str | None = None,
-) -> Path:
+    ax: Any = None,
+) -> Any:
     """Draw the mean estimate (nats) against the number of samples of each observation.
 
     :param num_samples: ascending, [G].
@@ -86,13 +92,13 @@ def convergence(
     :param smoothed: mean of the Pareto-smoothed estimates.
     :param annealed: mean and sampling error of annealed importance sampling of the same data.
     """
-    sizes, bounds = _numbers("num_samples", num_samples), _numbers("mean_bound", mean_bound)
+    sizes, bounds = numbers_of("num_samples", num_samples), numbers_of("mean_bound", mean_bound)
     if sizes.shape != bounds.shape:
         raise InputError(f"mean_bound: expected {len(sizes)} values, got {len(bounds)}")
     seen = np.isfinite(bounds)
     if not seen.any():
         raise InputError("mean_bound: expected at least one finite value, got none")
-    figure, axes = _axes(title)
+    axes = _axes(ax, title)
     label = "importance sampling: a lower bound in expectation"
     axes.plot(sizes[seen], bounds[seen], "o-", color=BLUE, markersize=4, label=label)
     if math.isfinite(sampling_error) and seen[-1]:
@@ -110,27 +116,25 @@ def convergence(
     axes.set_xlabel("importance samples of each datum")
     axes.set_ylabel("mean log p(x) (nats)")
     axes.ticklabel_format(axis="y", useOffset=False)
-    return _write(
-        path, figure, axes, f"with {int(sizes[-1]):,} samples: {number(bounds[-1])} nats", columns=1
-    )
+    return _finished(axes, f"with {int(sizes[-1]):,} samples: {number(bounds[-1])} nats", columns=1)
 
 
 def kl_per_dimension(
-    path: FilePath, kl: Any, activity: Any = None, threshold: float = 0.01, title: str | None = None
-) -> Path:
+    kl: Any, activity: Any = None, threshold: float = 0.01, *, title: str | None = None, ax: Any = None
+) -> Any:
     """Draw the mean KL (nats) of each latent dimension [d], the largest first.
 
     :param activity: variance of the posterior means over the data, [d]; colours the active dimensions.
     :param threshold: an active dimension has an activity above it.
     """
-    values = _numbers("kl", kl)
+    values = numbers_of("kl", kl)
     order = np.argsort(-np.nan_to_num(values, nan=-np.inf))
-    figure, axes = _axes(title)
+    axes = _axes(ax, title)
     place = np.arange(1, len(values) + 1)
     if activity is None:
         axes.bar(place, values[order], color=BLUE, width=0.85)
     else:
-        variances = _numbers("activity", activity)
+        variances = numbers_of("activity", activity)
         if variances.shape != values.shape:
             raise InputError(f"activity: expected {len(values)} values, got {len(variances)}")
         active = (variances > threshold)[order]
@@ -148,19 +152,26 @@ def kl_per_dimension(
         if activity is None
         else f"active: variance of the posterior mean over the data above {threshold:g}"
     )
-    return _write(path, figure, axes, note)
+    return _finished(axes, note)
 
 
 def hardest_and_easiest(
-    path: FilePath, images: Any, log_likelihood: Any, image_shape: Sequence[int], title: str | None = None
-) -> Path:
+    images: Any,
+    log_likelihood: Any,
+    image_shape: Sequence[int],
+    *,
+    title: str | None = None,
+    figure: Any = None,
+) -> list[Any]:
     """Draw the images of the lowest and of the highest log p(x) [N], with number and value of each.
 
     :param images: [N, D] or [N, *image_shape].
     :param image_shape: (height, width), or (channels, height, width) with 1 or 3 channels.
+    :param figure: a matplotlib figure or subfigure for the images; by default a new figure.
+    :returns: the axes of the images.
     """
-    values = _numbers("log_likelihood", log_likelihood)
-    pixels = plots.checked_images("images", images, image_shape)
+    values = numbers_of("log_likelihood", log_likelihood)
+    pixels = checked_images("images", images, image_shape)
     height, width = pixels.shape[1:3]
     if len(pixels) != len(values):
         raise InputError(f"images: expected {len(values)}, one for each log_likelihood, got {len(pixels)}")
@@ -170,78 +181,52 @@ def hardest_and_easiest(
     rows = math.ceil(count / _PER_ROW)
     stretch = min(max(height / width, 0.5), 2.0)
     inches = 2 * rows * (_TILE * stretch + 0.45) + 1.5
-    figure = plots.new_figure(_PER_ROW * (_TILE + 0.12) + 0.3, inches, layout="constrained")
+    if figure is None:
+        figure = new_figure(_PER_ROW * (_TILE + 0.12) + 0.3, inches, layout="constrained")
     if title:
-        figure.suptitle(textwrap.fill(title, 80), fontsize=plots.FONT_SIZE + 2)
+        figure.suptitle(textwrap.fill(title, 80), fontsize=FONT_SIZE + 2)
+    drawn: list[Any] = []
     for part, (name, chosen) in zip(figure.subfigures(2, 1), blocks.items(), strict=True):
-        part.suptitle(name, x=0.006, ha="left", fontsize=plots.FONT_SIZE + 1, fontweight="bold")
+        part.suptitle(name, x=0.006, ha="left", fontsize=FONT_SIZE + 1, fontweight="bold")
         tiles = part.subplots(rows, _PER_ROW, squeeze=False).ravel()
         for axes in tiles[len(chosen) :]:
             axes.set_visible(False)
+        drawn += list(tiles[: len(chosen)])
         for axes, index in zip(tiles, chosen, strict=False):
             tile = pixels[index].clip(0, 1)
             shape = "equal" if 0.5 <= height / width <= 2 else "auto"
             axes.imshow(tile, cmap="gray", vmin=0, vmax=1, aspect=shape, interpolation="nearest")
             axes.set_xticks([])
             axes.set_yticks([])
-            axes.set_title(f"no. {index}", fontsize=plots.FONT_SIZE - 2, color="0.35", pad=2)
-            axes.set_xlabel(number(values[index], 1), fontsize=plots.FONT_SIZE, labelpad=2)
+            axes.set_title(f"no. {index}", fontsize=FONT_SIZE - 2, color="0.35", pad=2)
+            axes.set_xlabel(number(values[index], 1), fontsize=FONT_SIZE, labelpad=2)
             axes.spines[:].set_color("0.8")
-    note = (
-        f"below each: log p(x) (nats); above: its number among the test data, from 0; {plots.note_of(pixels)}"
-    )
-    figure.supxlabel(textwrap.fill(note, 120), fontsize=plots.FONT_SIZE - 1, color="0.35")
-    return plots.write_figure(path, figure)
+    note = f"below each: log p(x) (nats); above: its number among the test data, from 0; {note_of(pixels)}"
+    figure.supxlabel(textwrap.fill(note, 120), fontsize=FONT_SIZE - 1, color="0.35")
+    return drawn
 
 
-def number(value: float, digits: int = 2) -> str:
-    """Return a number as a picture shows it, with a true minus sign."""
-    return f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}") if math.isfinite(value) else "not finite"
-
-
-def _axes(title: str | None) -> tuple[Any, Any]:
-    figure = plots.new_figure(7.2, 4.4, layout="constrained")
-    if title:
-        figure.suptitle(textwrap.fill(title, 80), fontsize=plots.FONT_SIZE + 2)
-    axes = figure.add_subplot()
+def _axes(ax: Any, title: str | None) -> Any:
+    axes = axes_of(ax, 7.2, 4.4, title)
     axes.grid(color="0.92", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+    return axes
 
 
-def _write(path: FilePath, figure: Any, axes: Any, note: str, columns: int = 2, **legend: Any) -> Path:
-    if axes.get_legend_handles_labels()[1]:
-        place: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0)}
-        axes.legend(**place, ncols=columns, frameon=False, fontsize=plots.FONT_SIZE, **legend)
-    if note:
-        figure.supxlabel(note, x=0.99, ha="right", fontsize=plots.FONT_SIZE - 1, color="0.35")
-    return plots.write_figure(path, figure)
+def _finished(axes: Any, note: str, columns: int = 2, **legend: Any) -> Any:
+    legend_above(axes, columns, **legend)
+    note_below(axes, note)
+    return axes
 
 
 def _note(left_out: int) -> str:
     return f"{left_out} of the values not finite, and left out" if left_out else ""
 
 
-def _array(argument: str, values: Any) -> np.ndarray:
-    if isinstance(values, torch.Tensor):
-        values = values.detach().double().cpu().numpy()
-    try:
-        return np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise InputError(f"{argument}: expected an array of numbers, got {type(values).__name__}") from None
-
-
-def _numbers(argument: str, values: Any) -> np.ndarray:
-    array = _array(argument, values)
-    if array.ndim != 1 or array.size == 0:
-        raise InputError(f"{argument}: expected at least one value in a row, got shape {list(array.shape)}")
-    return array
-
-
 def _finite(argument: str, values: Any) -> tuple[np.ndarray, int]:
     """Return the finite values, and how many are not."""
-    array = _numbers(argument, values)
+    array = numbers_of(argument, values)
     kept = array[np.isfinite(array)]
     if kept.size == 0:
         raise InputError(f"{argument}: expected at least one finite value, got none")
