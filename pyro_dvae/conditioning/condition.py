@@ -13,11 +13,13 @@ from torch import Tensor
 
 from pyro_dvae import checks
 from pyro_dvae.calling import calling
+from pyro_dvae.conditioning.enumerated import Enumerated, enumerated
 from pyro_dvae.conditioning.programs import Completing, GapGuide, GapModel, Program, cells, fill_gaps
 from pyro_dvae.conditioning.result import Conditioned
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.annealing.density import AnnealedPrograms
-from pyro_dvae.evaluation.annealing.scoring import UnconstrainedScores
+from pyro_dvae.evaluation.annealing.scoring import GivenScores, UnconstrainedScores
+from pyro_dvae.evaluation.annealing.structure import Structure
 from pyro_dvae.evaluation.counting import counting
 from pyro_dvae.evaluation.estimates import evaluation_mode
 from pyro_dvae.evaluation.refinement.ladder import ascended, shares
@@ -58,6 +60,7 @@ def condition(
     The proposal q is the encoder's on the filled row, refined for each row on the bound of its observed cells
     (see :class:`~pyro_dvae.Refinement`). The observed sites of the model are independent cells given the
     latents, or a multivariate normal, whose conditionals are known. Modules are in evaluation mode meanwhile.
+    If all latents are discrete, the sum over their values takes the place of the sampling, and is exact.
 
     :param model: Pyro model of a batch, whose observed values are cells of its first argument.
     :param guide: Pyro guide of a batch.
@@ -76,7 +79,8 @@ def condition(
     :param compile: compile the model's density and its gradient; None does so where it saves time.
     :param progress: whether to show progress, or a function of the numbers of finished and of all rows.
     :param max_plate_nesting: number of dimensions of the user's plates; by default found by one run.
-    :raises InputError: an argument is invalid, a latent is discrete, or a likelihood has no conditionals.
+    :raises InputError: an argument is invalid, only some latents are discrete, or a likelihood has no
+        conditionals.
     """
     checks.pair(model, guide)
     checks.count("num_draws", num_draws)
@@ -100,10 +104,15 @@ def condition(
     start = int(torch.randint(2**63 - 1, ())) if seed is None else seed
     programs = GapModel(model), GapGuide(guide, pass_mask)
     with torch.no_grad(), evaluation_mode(*programs, rows[:2]), calling("model, guide, data"):
-        with forked(derived_seed(start, "condition")):
-            targets = Targets(*programs, rows, max_plate_nesting, memory, compile)
-        engine = _Engine(targets, programs[1], settings, num_samples, num_draws, defensive)
-        targets.expect(len(rows))
+        exact = enumerated(programs[0], rows, max_plate_nesting)
+        engine: _Engine | _Exact
+        if exact is not None:
+            engine, num_samples = _Exact(exact, num_draws, memory), exact.count
+        else:
+            with forked(derived_seed(start, "condition")):
+                targets = Targets(*programs, rows, max_plate_nesting, memory, compile)
+            engine = _Engine(targets, programs[1], settings, num_samples, num_draws, defensive)
+            targets.expect(len(rows))
         size = engine.rows(given[0].numel())
         parts = []
         with counting("conditioning", progress) as shown, pyro.validation_enabled(False):
@@ -113,8 +122,10 @@ def condition(
                 shown(min(first + size, len(rows)), len(rows))
     joined = {name: torch.cat([part[name] for part in parts], -1) for name in parts[0]}
     nan = torch.tensor(math.nan, dtype=given.dtype, device=given.device)
-    refined = Refined(joined.pop("rung"), joined.pop("pareto_k_before"), settings)
-    joined.pop("smoothed_log_likelihood")
+    refined = None
+    if exact is None:
+        refined = Refined(joined.pop("rung"), joined.pop("pareto_k_before"), settings)
+        joined.pop("smoothed_log_likelihood")
     return Conditioned(
         torch.where(seen, given, nan), **joined, num_samples=num_samples, refined=refined, seed=start
     )
@@ -166,21 +177,70 @@ class _Engine:
         return figures | self._completed(model, rows, latents)
 
     def _completed(self, model: Program, rows: Arguments, latents: Tensor) -> dict[str, Tensor]:
-        x, seen, *others = rows.rows
-        whole = Arguments((torch.where(seen, x, torch.nan), *others), rows.kwargs)
-        places = cells(model, whole)
-        scores = UnconstrainedScores(self.targets.structure, self.targets.unpacked(latents))
-        completing = Completing()
-        AnnealedPrograms(model, None, whole, self.targets.structure, {}).run(model, scores, completing)
-        draws = x.expand(len(latents), *x.shape).flatten(1).clone()
-        means = draws.to(torch.float64, copy=True)
-        for name, position in places.items():
-            flat = position.flatten()
-            shape = (len(latents), *position.shape)
-            draws[:, flat] = completing.draws[name].expand(shape).flatten(1).to(draws)
-            means[:, flat] = completing.means[name].expand(shape).flatten(1).double()
-        gaps = ~seen.flatten()
-        return {"cell_draws": draws[:, gaps], "cell_means": means.mean(0)[gaps].to(x)}
+        structure = self.targets.structure
+        scores = UnconstrainedScores(structure, self.targets.unpacked(latents))
+        draws, means = _completed(model, rows, scores, structure, len(latents))
+        return {"cell_draws": draws, "cell_means": means.mean(0).to(rows.x)}
+
+
+@dataclass(frozen=True)
+class _Exact:
+    """The same by a sum over the values of discrete latents: no weights, so no row is unreliable."""
+
+    posterior: Enumerated
+    num_draws: int
+    memory: int
+
+    def rows(self, cells_of_row: int) -> int:
+        """Return how many rows fit into the memory."""
+        return self.posterior.rows(cells_of_row, self.num_draws, self.memory)
+
+    def __call__(self, rows: Arguments, model: Program) -> dict[str, Tensor]:
+        """Return figures of each row [N], and draws and exact means of the missing cells, row by row."""
+        posterior, structure = self.posterior, self.posterior.structure
+        log_joint = posterior.log_joint(rows)
+        draws, _ = _completed(
+            model, rows, posterior.drawn(log_joint, self.num_draws), structure, self.num_draws
+        )
+        every = GivenScores(structure, posterior.values)
+        _, means = _completed(model, rows, every, structure, posterior.count)
+        weight = log_joint.softmax(0)[:, _row_of_gap(rows)]
+        found = log_joint.logsumexp(0)
+        return {
+            "log_likelihood": found,
+            "standard_error": torch.zeros_like(found),
+            "ess": torch.full_like(found, posterior.count),
+            "pareto_k": torch.full_like(found, -math.inf),
+            "cell_draws": draws,
+            "cell_means": (weight * means).sum(0).to(rows.x),
+        }
+
+
+def _row_of_gap(rows: Arguments) -> Tensor:
+    """Return the number of the row of each missing cell."""
+    seen = rows.rows[1]
+    return (~seen).flatten(1).nonzero()[:, 0]
+
+
+def _completed(
+    model: Program, rows: Arguments, latents: Any, structure: Structure, count: int
+) -> tuple[Tensor, Tensor]:
+    """Return draws and means of the missing cells, [count, cells] each, at ``count`` values of the latents.
+
+    :param latents: the handler that gives the latents their values.
+    """
+    x, seen, *others = rows.rows
+    whole = Arguments((torch.where(seen, x, torch.nan), *others), rows.kwargs)
+    completing = Completing()
+    AnnealedPrograms(model, None, whole, structure, {}).run(model, latents, completing)
+    draws = x.expand(count, *x.shape).flatten(1).clone()
+    means = draws.to(torch.float64, copy=True)
+    for name, position in cells(model, whole).items():
+        flat, shape = position.flatten(), (count, *position.shape)
+        draws[:, flat] = completing.draws[name].expand(shape).flatten(1).to(draws)
+        means[:, flat] = completing.means[name].expand(shape).flatten(1).double()
+    gaps = ~seen.flatten()
+    return draws[:, gaps], means[:, gaps]
 
 
 def _resampled(log_weight: Tensor, count: int) -> Tensor:

@@ -26,7 +26,7 @@ class Conditioned:
     :param pareto_k: of each row's weights, [N]; above ``threshold``, do not trust the row. NaN for rows that
         were annealed.
     :param num_samples: draws of the latents of each row, of which R were chosen.
-    :param refined: which proposal each row has.
+    :param refined: which proposal each row has; None where discrete latents were summed over, which is exact.
     :param seed: seed of the random streams.
     """
 
@@ -38,7 +38,7 @@ class Conditioned:
     ess: Tensor
     pareto_k: Tensor
     num_samples: int
-    refined: Refined
+    refined: Refined | None
     seed: int
 
     def __len__(self) -> int:
@@ -95,19 +95,26 @@ class Conditioned:
     def reliable(self) -> Tensor:
         """Whether a row can be trusted, [N]: its Pareto k is good, or half of its annealed chains count."""
         good = self.pareto_k <= self.threshold
+        if self.refined is None:
+            return good
         return good | (self.refined.annealed & (self.ess >= self.refined.settings.num_chains / 2))
 
     def table(self) -> str:
         """Return the totals as aligned text."""
-        used = ", ".join(f"{name} {count}" for name, count in self.refined.counts.items() if count)
         share = f"{int(self.missing.sum()):,} of {self.data.numel():,}"
         rows = [
             ("missing cells", f"{share}, {len(self.cell_draws)} draws of each"),
             ("log p(observed)", f"{float(self.log_likelihood.mean()):.3f} nats, mean over the rows"),
-            ("effective samples", f"median {float(self.ess.median()):.0f} of {self.num_samples}"),
-            ("not reliable", f"{100 * float((~self.reliable).double().mean()):.1f} % of the rows"),
-            ("rows by proposal", used),
         ]
+        if self.refined is None:
+            rows.append(("exact", f"a sum over {self.num_samples:,} values of the latents"))
+        else:
+            used = ", ".join(f"{name} {count}" for name, count in self.refined.counts.items() if count)
+            rows += [
+                ("effective samples", f"median {float(self.ess.median()):.0f} of {self.num_samples}"),
+                ("not reliable", f"{100 * float((~self.reliable).double().mean()):.1f} % of the rows"),
+                ("rows by proposal", used),
+            ]
         lines = [f"{name:<17}  {value}" for name, value in rows]
         return "\n".join([f"{len(self)} rows given their observed cells", *lines])
 
@@ -120,7 +127,7 @@ class Conditioned:
             "num_samples": self.num_samples,
             "mean_log_likelihood": float(self.log_likelihood.mean()),
             "share_unreliable": float((~self.reliable).double().mean()),
-            "refined": self.refined.to_dict(self.threshold),
+            "refined": None if self.refined is None else self.refined.to_dict(self.threshold),
             "seed": self.seed,
         }
 

@@ -142,10 +142,16 @@ class Structure:
 
 @torch.no_grad()
 def inspect(
-    model: Program, guide: Program | None, given: Data, max_plate_nesting: int | float = math.inf
+    model: Program,
+    guide: Program | None,
+    given: Data,
+    max_plate_nesting: int | float = math.inf,
+    *,
+    discrete: bool = False,
 ) -> Structure:
     """Run the model once, and the guide where there is one, and find the structure.
 
+    :param discrete: accept discrete latents.
     :raises InputError: there is not one plate of the data, a latent lies outside of it or is not continuous,
         a site is scaled, or model and guide do not match.
     """
@@ -160,7 +166,7 @@ def inspect(
     if not observed:
         raise InputError("model: expected an observed sample site (obs=x), got none")
     plate = _data_plate(observed, latents, len(rows))
-    _check_sites("model", sites, plate, subsamples.scale(plate.name))
+    _check_sites("model", sites, plate, subsamples.scale(plate.name), discrete)
     if guide is not None:
         if factors := [site["name"] for site in guide_sites if site["is_observed"]]:
             raise InputError(
@@ -208,7 +214,9 @@ def _data_plate(observed: list[Site], latents: list[Site], rows: int) -> CondInd
     return found.pop()
 
 
-def _check_sites(program: str, sites: list[Site], plate: CondIndepStackFrame, scale: float) -> None:
+def _check_sites(
+    program: str, sites: list[Site], plate: CondIndepStackFrame, scale: float, discrete: bool = False
+) -> None:
     for site in sites:
         inside = {(frame.name, frame.dim) for frame in _vectorised(site)}
         kind = "observed site" if site["is_observed"] else "latent"
@@ -223,7 +231,7 @@ def _check_sites(program: str, sites: list[Site], plate: CondIndepStackFrame, sc
                 f"{program}: {kind} {site['name']!r} has its log-density scaled (poutine.scale, or a "
                 "subsampled plate inside a datum), and such a model has no likelihood; take the scale away"
             )
-        if not site["is_observed"]:
+        if not (site["is_observed"] or discrete):
             check_continuous(program, site)
 
 
