@@ -74,7 +74,10 @@ def test_example_trains_evaluates_and_writes_everything(tmp_path):
     pictures = ["learning_curves.png", "prior_samples.png", "reconstructions.png", "manifold.png"]
     for name in names + pictures:
         assert (folder / name).exists(), name
-        assert str(Path("run") / name) in done.stdout
+        assert name in done.stdout
+    *table, first, second = done.stdout.splitlines()
+    assert max(map(len, table)) <= 100
+    assert (first, second) == ("next: pyro-dvae evaluate run", '      dv.load("run").denoise(rows)')
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2]
     results = json.loads((folder / "results.json").read_text())
@@ -276,8 +279,8 @@ def test_runs_without_a_name_get_folders_of_their_own(capsys):
     for _ in range(2):
         call("train", *SMALL, "--quiet")
     assert sorted(path.name for path in Path("runs").iterdir()) == [
-        "digits-dvae-noise0.05-seed0",
-        "digits-dvae-noise0.05-seed0-2",
+        "digits-dvae-noise0.05-width16-latent-size4-seed0",
+        "digits-dvae-noise0.05-width16-latent-size4-seed0-2",
     ]
 
 
@@ -351,6 +354,7 @@ def test_offline_digits_stand_in_loudly_when_nothing_was_named(capsys, monkeypat
     call("train", *SMALL[2:], "--output", "run", "--data-folder", "absent", "--epochs", "1")
     printed = capsys.readouterr()
     assert "NOT MNIST" in printed.err
+    assert printed.err.count("no network in tests") == 1
     assert "NOT mnist" in printed.out
     for name in ("config.json", "results.json"):
         assert json.loads(Path("run", name).read_text())["data"]["substituted_for"] == "mnist"

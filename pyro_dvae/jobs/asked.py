@@ -14,6 +14,8 @@ from pyro_dvae.jobs.folder import options_of, read_config
 from pyro_dvae.jobs.options import Options, TrainRequest
 
 MAY_CHANGE = ("epochs", "device", "data_folder", "dataset", "importance_samples", "compiled")
+_OF_A_FILE = ("scale", "columns", "drop", "label_column", "id_column", "array")
+_NOT_NAMED = {*MAY_CHANGE, *_OF_A_FILE, "bound", "noise", "noise_kind", "seed", "validate_every"}
 
 
 def options_and_folder(request: TrainRequest) -> tuple[Options, dict[str, Any] | None, Path | None]:
@@ -65,9 +67,21 @@ def check_range(options: Options, data: Dataset) -> None:
 
 
 def stem(options: Options, data: Dataset) -> str:
-    """Return the beginning of the name of a run folder."""
+    """Return the beginning of the name of a run folder: data, bound, noise, all unusual options, seed."""
     kind = "" if options.noise_kind == "salt-and-pepper" else f"{options.noise_kind}-"
-    return f"{Path(data.name).stem}-{options.bound}-{kind}noise{options.noise:g}-seed{options.seed}"
+    unusual = "".join(
+        f"-{entry.name.replace('_', '-')}{_short(value)}"
+        for entry in dataclasses.fields(options)
+        if entry.name not in _NOT_NAMED and (value := getattr(options, entry.name)) != entry.default
+    )
+    name = f"{Path(data.name).stem}-{options.bound}-{kind}noise{options.noise:g}"
+    return f"{(name + unusual)[:180]}-seed{options.seed}"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, bool):
+        return "" if value else "-no"
+    return f"{value:g}" if isinstance(value, int | float) else f"-{value}"
 
 
 def config_of(options: Options, data: Dataset, stored: dict[str, Any] | None) -> dict[str, Any]:

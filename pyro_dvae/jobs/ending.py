@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -139,7 +141,7 @@ def _title(options: Options, data: Dataset) -> str:
 
 
 def closing_table(results: dict[str, Any], folder: Path, pictures: list[Path]) -> str:
-    """Return the closing table: figures, then where everything was written."""
+    """Return the closing table: figures, where everything was written, and what to do next."""
     rows = [("data", results["data"]["name"])]
     if results["data"]["substituted_for"]:
         rows.append(("", f"NOT {results['data']['substituted_for']}, which could not be had"))
@@ -157,10 +159,13 @@ def closing_table(results: dict[str, Any], folder: Path, pictures: list[Path]) -
             figure = results[name]
             samples = f", {figure['samples']} samples" if "samples" in figure else ""
             rows.append((label, f"{figure['mean']:.2f} ± {figure['standard_error']:.2f} nats{samples}"))
-    files = [folder / name for name in (run_folder.CONFIG, run_folder.METRICS, run_folder.RESULTS)]
-    files += [folder / run_folder.CHECKPOINT, *pictures]
-    labels = ["options and data", "bounds by epoch", "these results", "checkpoint"]
-    labels += [path.stem.replace("_", " ") for path in pictures]
-    rows += [(label, str(path)) for label, path in zip(labels, files, strict=True)]
+    rows.append(("run folder", str(folder)))
+    files = (run_folder.CHECKPOINT, run_folder.CONFIG, run_folder.METRICS, run_folder.RESULTS)
+    rows += [("", name) for name in textwrap.wrap(", ".join([*files, *(path.name for path in pictures)]), 72)]
     width = max(len(label) for label, _ in rows)
-    return "\n".join(f"{label:<{width}}  {value}" for label, value in rows)
+    table = [f"{label:<{width}}  {value}" for label, value in rows]
+    then = [
+        f"next: pyro-dvae evaluate {shlex.quote(str(folder))}",
+        f'      dv.load("{folder}").denoise(rows)',
+    ]
+    return "\n".join(table + then)

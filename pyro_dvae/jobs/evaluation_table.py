@@ -13,6 +13,7 @@ from pyro_dvae.datasets.columns import Columns
 from pyro_dvae.evaluation import Proposal
 
 Row = tuple[str, str]
+_LITTLE = 0.1  # nats of KL per active unit
 
 
 def table(content: dict[str, Any]) -> str:
@@ -120,10 +121,10 @@ def _bound(content: dict[str, Any]) -> Iterator[Row]:
 def _measures(content: dict[str, Any]) -> Iterator[Row]:
     active, bits = content["active_units"], content["bits_per_dimension"]
     if active is not None:
-        yield (
-            "active units",
-            f"{active['count']} of {active['total']} (variance above {active['threshold']:g})",
-        )
+        count, kls = active["count"], [part["mean"] for part in content["bound_parts"]["kl"].values()]
+        yield "active units", f"{count} of {active['total']} (variance above {active['threshold']:g})"
+        if count and None not in kls and (each := sum(kls) / count) < _LITTLE:
+            yield "", f"but they carry {each:.3f} nats of KL each on average: the code says almost nothing"
     if bits is not None:
         added = ""
         if bits["of"] == "density":

@@ -1,14 +1,40 @@
-"""What a run does with data of one's own where nobody said it: chosen by its values, and told."""
+"""What a run does with its data where nobody said it: chosen by their size and values, and told."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 from pyro_dvae.datasets import Dataset, is_own
 from pyro_dvae.jobs.options import Options
 
 _OF_COUNTS = ("poisson", "negative-binomial", "multinomial", "dirichlet-multinomial")
+
+
+_STEPS = 25_000  # 50 epochs of MNIST
+_ROWS = 100 * _STEPS
+_EPOCHS_AT_MOST = 2000
+_VALIDATIONS_AT_MOST = 250
+
+
+def by_size(options: Options, given: frozenset[str], data: Dataset, stored: dict[str, Any] | None) -> Options:
+    """Return the options with a number of epochs that trains as long on these data as the default on MNIST.
+
+    Epochs that were given stay, as do those that a script sets and those of a resumed run.
+
+    :param given: names of the options that were given.
+    :param stored: content of ``config.json`` of a resumed run.
+    """
+    if stored is not None or "epochs" in given or options.epochs != Options.epochs:
+        return options
+    rows = len(data.train)
+    steps = math.ceil(rows / options.batch_size)
+    epochs = max(1, min(_STEPS // steps, _ROWS // rows, _EPOCHS_AT_MOST))
+    chosen = {"epochs": epochs}
+    if "validate_every" not in given and options.validate_every == Options.validate_every:
+        chosen["validate_every"] = math.ceil(epochs / _VALIDATIONS_AT_MOST)
+    return dataclasses.replace(options, **chosen)
 
 
 def by_values(

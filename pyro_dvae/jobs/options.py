@@ -100,9 +100,16 @@ class Options:
         "or with any mean and a scale for each column. auto: by the values.",
         type=click.Choice(LIKELIHOODS),
     )
-    epochs: int = _option(50, "Passes over the training data.", within=(1, 10**9))
+    epochs: int = _option(
+        50,
+        "Passes over the training data. On data of another size than MNIST's, unless given, as many as take "
+        "25,000 steps, at most 2,000.",
+        within=(1, 10**9),
+    )
     batch_size: int = _option(100, "Observations per training step.", within=(1, 10**9))
-    validate_every: int = _option(1, "Epochs from one validation to the next.", within=(1, 10**9))
+    validate_every: int = _option(
+        1, "Epochs from one validation and checkpoint to the next.", within=(1, 10**9)
+    )
     learning_rate: float = _option(1e-3, "Learning rate of Adam.")
     rate_schedule: str = _option(
         "step",

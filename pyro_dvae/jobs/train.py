@@ -59,6 +59,7 @@ class TrainingRun:
         with self.ranks.first_goes_before():
             self.data = asked.load(self.options, stored)
         self.options, guessed = guess.by_values(self.options, request.given, self.data, stored)
+        self.options = guess.by_size(self.options, request.given, self.data, stored)
         self.corruption = build_corruption(self.options, self.data.train)
         asked.check_range(self.options, self.data)
         parts = prepare(self.data, self.options, self.device)
@@ -78,7 +79,8 @@ class TrainingRun:
         go_on_with(self.folder / run_folder.CHECKPOINT)
         if self.ranks.first and not self.resumed:
             run_folder.write_json(self.folder / run_folder.CONFIG, self.config)
-        self.say(f"data: {self.data.name} ({self.data.source})")
+        stands_in = self.data.substituted_for  # a warning said why
+        self.say(f"data: {self.data.name} ({f'not {stands_in}' if stands_in else self.data.source})")
         for line in guessed:
             self.say(line)
         self.say(f"run folder: {self.folder}")
@@ -134,6 +136,7 @@ class TrainingRun:
             transform=self.visit,
             seed=options.seed,
             checkpoint=self.folder / run_folder.CHECKPOINT,
+            checkpoint_every=options.validate_every,
             resume=self.resumed,
             config=self.config["options"],
             metrics=self.folder / run_folder.METRICS,

@@ -207,6 +207,14 @@ def test_the_table_has_every_figure(evaluated, capsys):
     assert evaluated["files"][-1] in text
 
 
+@pytest.mark.parametrize(("kl", "told"), [(0.97, True), (9.7, False)])
+def test_many_active_units_beside_a_small_kl_do_not_stand_without_a_word(kl, told, evaluated):
+    content = json.loads(json.dumps(evaluated))
+    content["active_units"] |= {"count": 43, "total": 50}
+    content["bound_parts"]["kl"]["z"]["mean"] = kl
+    assert ("0.023 nats of KL each on average: the code says almost nothing" in table(content)) is told
+
+
 def test_progress_is_on_the_error_stream_unless_quiet(run, tmp_path, capsys, undrawn):
     for quiet in (False, True):
         evaluate_run(run, BARE, output=tmp_path / "out", quiet=quiet)
