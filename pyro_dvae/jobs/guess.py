@@ -31,7 +31,7 @@ def by_size(options: Options, given: frozenset[str], data: Dataset, stored: dict
     rows = len(data.train)
     steps = math.ceil(rows / options.batch_size)
     epochs = max(1, min(_STEPS // steps, _ROWS // rows, _EPOCHS_AT_MOST))
-    chosen = {"epochs": epochs}
+    chosen: dict[str, Any] = {"epochs": epochs}
     if "validate_every" not in given and options.validate_every == Options.validate_every:
         chosen["validate_every"] = math.ceil(epochs / _VALIDATIONS_AT_MOST)
     return dataclasses.replace(options, **chosen)
