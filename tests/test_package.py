@@ -1,4 +1,4 @@
-"""The package as others get it: its wheel, installed outside of the checkout, and what the files about it say."""
+"""The package as others get it: its wheel outside of the checkout, and what the files about it say."""
 
 import os
 import re
