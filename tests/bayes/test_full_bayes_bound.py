@@ -50,7 +50,7 @@ class LinearDecoder(nn.Module):
 def problem(noise=SIGMA, **settings):
     corruption = dv.GaussianNoise(torch.tensor(noise, dtype=torch.float64)) if noise else None
     guide = dv.GaussianGuide(LinearEncoder(), corruption)
-    return FullBayes(LinearDecoder(), guide, N, prior_scale=1.5, initial_scale=0.3, **settings)
+    return FullBayes(LinearDecoder(), guide, N, weight_prior=1.5, initial_scale=0.3, **settings)
 
 
 def data(count=N):
@@ -62,7 +62,7 @@ def divergence(bayes):
     total = 0.0
     scales = bayes.guide.weights.scales()
     for name, loc in bayes.guide.weights.means().items():
-        s, p = scales[name], bayes.model.prior_scale
+        s, p = scales[name], bayes.model.weight_prior.scale
         total = total + (math.log(p) - s.log() + (s**2 + loc**2) / (2 * p**2) - 0.5).sum()
     return total
 

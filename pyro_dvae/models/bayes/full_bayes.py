@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pyro_dvae import checks
 from pyro_dvae.errors import InputError
 from pyro_dvae.guides.base import AmortisedGuide
+from pyro_dvae.models.bayes.weight_priors import NormalWeight, WeightPrior
 from pyro_dvae.models.bayes.weights import SITE, GaussianWeights, Skeleton, trainable
 from pyro_dvae.models.dvae import LatentVariableModel
 from pyro_dvae.models.observed import observe
@@ -140,7 +141,7 @@ def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
 class FullBayesModel(Module):
     """Full variational Bayes, the model of Kingma and Welling (2014), appendix F::
 
-        w ~ N(0, prior_scale² I);   z_n ~ p(z),  x_n ~ p(x | z_n, w)   for n = 1 .. N
+        w ~ p(w);   z_n ~ p(z),  x_n ~ p(x | z_n, w)   for n = 1 .. N
 
     Sites: one for each trainable parameter of the decoder, ``decoder.NAME``, outside the plate ``data``;
     ``z`` [B, d] and ``x`` [B, D] inside it, B rows of N. An ELBO of it, with a guide such as
@@ -152,7 +153,8 @@ class FullBayesModel(Module):
         ``latent_size``. It is copied; its trainable parameters become sites, frozen ones stay as they are.
     :param num_data: N.
     :param prior: of the latents of an observation; the standard normal by default.
-    :param prior_scale: standard deviation of the weights' prior.
+    :param weight_prior: of each weight: a :class:`~pyro_dvae.models.bayes.WeightPrior`, or the standard
+        deviation of a normal one.
     :param bound_of: ``"data"`` as above; ``"batch"`` multiplies the bound by B / N, so that it refers to one
         mini-batch, as :func:`pyro_dvae.fit` reports it. The guide must use the same value.
     :raises InputError: if an argument is invalid, or a batch has more than N rows.
@@ -164,7 +166,7 @@ class FullBayesModel(Module):
         num_data: int,
         *,
         prior: Prior | None = None,
-        prior_scale: float = 1.0,
+        weight_prior: float | WeightPrior = 1.0,
         bound_of: str = "data",
     ) -> None:
         super().__init__()
@@ -178,21 +180,24 @@ class FullBayesModel(Module):
                 f"prior: expected latents of size {self.latent_size}, as the decoder takes, "
                 f"got {self.prior.latent_size}"
             )
-        self.prior_scale = checks.positive_single("prior_scale", prior_scale)
+        self.weight_prior: WeightPrior = (
+            weight_prior if isinstance(weight_prior, WeightPrior) else NormalWeight(weight_prior)
+        )
         self.share = Share(num_data, bound_of)
 
     def forward(self, x: Tensor) -> Tensor:
         """Observe the rows of ``x`` [B, D]; return the latents [B, d]."""
         register("prior", self.prior)
         with self.share.of(x) as data:
-            weights = {name: pyro.sample(f"{SITE}.{name}", prior) for name, prior in self._priors(x).items()}
+            weights = {name: pyro.sample(f"{SITE}.{name}", prior) for name, prior in self.priors(x).items()}
             with data:
                 z: Tensor = pyro.sample("z", self.prior(x))
                 observe(self.skeleton(weights, self.prior.code(z)), x)
         return z
 
-    def _priors(self, like: Tensor) -> dict[str, dist.Independent]:
-        one = dist.Normal(like.new_zeros(()), like.new_full((), self.prior_scale))
+    def priors(self, like: Tensor) -> dict[str, dist.Independent]:
+        """Return p(w) of each weight by name, all of its dimensions in the event."""
+        one = self.weight_prior.one(like)
         return {name: one.expand(shape).to_event(len(shape)) for name, shape in self.skeleton.shapes.items()}
 
 
@@ -213,7 +218,8 @@ class FullBayes(Module):
     :param guide: any amortised guide.
     :param num_data: N, the data of the whole data set.
     :param prior: of the latents of an observation; the standard normal by default.
-    :param prior_scale: standard deviation of the weights' prior.
+    :param weight_prior: of each weight: a :class:`~pyro_dvae.models.bayes.WeightPrior`, or the standard
+        deviation of a normal one.
     :param start: a module like ``decoder`` whose weights the means start from; by default ``decoder``.
     :param initial_scale: standard deviation of every weight at the start.
     :param bound_of: ``"data"``, or ``"batch"`` for the share B / N of a mini-batch, as ``fit`` expects.
@@ -226,14 +232,14 @@ class FullBayes(Module):
         num_data: int,
         *,
         prior: Prior | None = None,
-        prior_scale: float = 1.0,
+        weight_prior: float | WeightPrior = 1.0,
         start: nn.Module | None = None,
         initial_scale: float = 0.01,
         bound_of: str = "data",
     ) -> None:
         super().__init__()
         self.model = FullBayesModel(
-            decoder, num_data, prior=prior, prior_scale=prior_scale, bound_of=bound_of
+            decoder, num_data, prior=prior, weight_prior=weight_prior, bound_of=bound_of
         )
         self.guide = FullBayesGuide(
             guide, decoder, num_data, start=start, initial_scale=initial_scale, bound_of=bound_of
@@ -245,7 +251,7 @@ class FullBayes(Module):
     ) -> FullBayes:
         """Return a pair that starts from a trained model and guide, with the decoder's weights as means.
 
-        :param settings: ``prior_scale``, ``initial_scale``, ``bound_of``.
+        :param settings: ``weight_prior``, ``initial_scale``, ``bound_of``.
         """
         return cls(model.decoder, guide, num_data, prior=model.prior, **settings)
 
