@@ -56,7 +56,12 @@ def reconstructions(model: Program, guide: Program, x: Tensor) -> tuple[Tensor, 
 @torch.no_grad()
 def manifold_means(model: Program, like: Tensor, rows: int, columns: int) -> Tensor:
     """Return the data means [rows·columns, D] over the 2-D latent space, by the inverse Gaussian CDF."""
-    codes = manifold_codes(rows, columns).to(like)
+    return decoded(model, like, manifold_codes(rows, columns).to(like))
+
+
+@torch.no_grad()
+def decoded(model: Program, like: Tensor, codes: Tensor) -> Tensor:
+    """Return the data means [N, D] of the latents ``codes`` [N, d]."""
     conditioned = poutine.condition(poutine.uncondition(model), data={"z": codes})
     return _means(conditioned, like.new_zeros(len(codes), like.shape[-1]))
 

@@ -19,6 +19,7 @@ ASKED_FOR = {
     *("table1", "table2", "table3", "figure1", "augmentation", "mean-image", "learned-noise"),
     *("scheduled-noise", "manifolds", "samples-by-batch", "depth", "estimators", "activations"),
     *("autoencoder", "full-bayes", "encoder-depth", "reconstruction"),
+    *("table1-long", "table2-long", "samples-by-batch-long"),
 }
 ALL = list(experiments().values())
 SMALL = Experiment(

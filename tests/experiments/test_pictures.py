@@ -82,6 +82,25 @@ def test_a_heat_map_has_the_means_and_gaps(small, drawn, tmp_path):
     assert {text.get_text() for text in drawn[-1].axes[0].texts} == {"92.00", "88.50"}
 
 
+def test_a_heat_map_of_test_and_training_data_has_one_scale(small, drawn, tmp_path):
+    own = [row_of(each, -91.0, training_bound=-85.0) for each in plan(small)]
+    PICTURES["heat-map"](small, own, tmp_path)
+    test, training = drawn[-1].axes[:2]
+    assert (test.get_title(), training.get_title()) == ("test data", "training data")
+    assert float(test.images[0].get_array()[0, 0]) == 91.0
+    assert float(training.images[0].get_array()[0, 0]) == 85.0
+    assert test.images[0].get_clim() == training.images[0].get_clim() == (85.0, 91.0)
+
+
+def test_digits_are_beside_the_lines(small, drawn, tmp_path):
+    own = rows(small)
+    axes = plots.image_grid(np.zeros((4, 9)), (3, 3))
+    plots.write_figure(tmp_path / "pictures" / f"{own[0]['key']}-digits.png", axes)
+    path = PICTURES["lines-and-digits"](small, own, tmp_path)
+    assert path.name == "picture.png"
+    assert (tmp_path / "digits.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_panels_are_the_pictures_of_the_measure(small, drawn, tmp_path):
     own = rows(small)
     assert PICTURES["manifolds"](small, own, tmp_path) is None

@@ -8,6 +8,7 @@ from experiments_small import row_of
 
 from pyro_dvae.jobs.experiments import plan
 from pyro_dvae.jobs.experiments.declaration import Claim
+from pyro_dvae.jobs.experiments.results import packed
 from pyro_dvae.jobs.experiments.verdicts import verdict_table, verdicts
 
 NOISE = Claim("5 % beats none", ("VAE", "5 %"), ("VAE", "0 %"))
@@ -33,6 +34,16 @@ def test_one_seed_has_the_errors_over_the_data(small):
     assert verdict.half_width == pytest.approx(1.96 * math.hypot(0.1, 0.1))
     assert verdict.words == "held"
     assert "2 \N{MULTIPLICATION SIGN} 3, one seed |" in verdict_table([verdict])
+
+
+def test_one_seed_with_the_values_of_the_rows_is_compared_row_by_row(small):
+    rows = [row_of(each, -90.0) for each in plan(small, seeds=1)[:2]]
+    for row, values in zip(rows, ([-100.0, -80.0, -90.0], [-98.0, -79.0, -87.0]), strict=True):
+        row["figures"]["bound"] |= {"mean": sum(values) / 3, "of_rows": packed(values)}
+    (verdict,) = verdicts(dataclasses.replace(small, claims=(NOISE,)), rows)
+    assert verdict.gain == pytest.approx(2.0)
+    assert verdict.half_width == pytest.approx(1.96 / math.sqrt(3))  # of 2, 1 and 3
+    assert verdict.words == "held"
 
 
 @pytest.mark.parametrize(

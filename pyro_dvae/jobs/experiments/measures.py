@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pyro_dvae import plots
@@ -19,15 +20,24 @@ from pyro_dvae.bounds import (
     TraceSemiImplicit_ELBO,
 )
 from pyro_dvae.corruptions import Corruption
-from pyro_dvae.evaluation import Estimate, active_units, evaluate_bound, log_likelihood, reconstruction_error
+from pyro_dvae.evaluation import (
+    Estimate,
+    active_units,
+    evaluate_bound,
+    latent_means,
+    log_likelihood,
+    reconstruction_error,
+)
 from pyro_dvae.jobs.data import RunData
-from pyro_dvae.jobs.images import manifold_means, prior_means
+from pyro_dvae.jobs.experiments.results import packed
+from pyro_dvae.jobs.images import decoded, manifold_means, prior_means
 from pyro_dvae.jobs.options import Options
 from pyro_dvae.jobs.parts import build_clean_bound
 from pyro_dvae.random_state import derived_seed
 
 Figures = dict[str, Any]
 TRAINING_DATA, SAMPLES, MIXTURE, PARTICLES = 10_000, 200, 10, 5
+REFINED_DATA, REFINED_SAMPLES = 1_000, 1_000
 DRAWS = 100_000  # of all data together, about: with one of each of 10,000 images 0.07 nats are noise
 TILES = 20  # of a manifold, along each side
 
@@ -55,20 +65,27 @@ class Subject:
         """Return the seed of a measure's draws."""
         return derived_seed(self.options.seed, "measure", purpose)
 
-    def bound_of(self, x: Tensor, bound: DenoisingELBO, purpose: str, *, clean: bool = True) -> Figures:
+    def bound_of(
+        self, x: Tensor, bound: DenoisingELBO, purpose: str, *, clean: bool = True, pointwise: bool = False
+    ) -> Figures:
         """Return a bound of the data ``x`` as a figure."""
         found = evaluate_bound(self.model, self.guide, x, loss=bound, clean=clean, seed=self.seed(purpose))
-        return figure(found)
+        return figure(found, pointwise)
 
 
-def figure(found: Estimate) -> Figures:
-    """Return the mean over the data and its standard error (nats)."""
-    return {"mean": found.mean, "standard_error": found.standard_error}
+def figure(found: Estimate, pointwise: bool = False) -> Figures:
+    """Return the mean over the data and its standard error (nats), and if asked the value of each row.
+
+    With these, runs of one seed are compared row by row, also where there is no other seed.
+    """
+    mean = {"mean": found.mean, "standard_error": found.standard_error}
+    return mean | ({"of_rows": packed(found.per_datum.cpu())} if pointwise else {})
 
 
 def bound(subject: Subject) -> Figures:
     """Measure the bound that was trained, on clean test input: L_dvae, or L_diwae with as many latents."""
-    return {"bound": subject.bound_of(subject.test, _trained(subject, subject.test), "bound")}
+    loss = _trained(subject, subject.test)
+    return {"bound": subject.bound_of(subject.test, loss, "bound", pointwise=True)}
 
 
 def training(subject: Subject) -> Figures:
@@ -119,15 +136,45 @@ def likelihood(subject: Subject) -> Figures:
     }
 
 
+def refined_likelihood(subject: Subject) -> Figures:
+    """Measure log p(x) of the first 1,000 test data with a proposal that is refined where it is bad."""
+    found = log_likelihood(
+        subject.model,
+        subject.guide,
+        subject.test[:REFINED_DATA],
+        num_samples=REFINED_SAMPLES,
+        refine=True,
+        seed=subject.seed("refined"),
+        max_plate_nesting=1,
+        progress=False,
+    )
+    return {
+        "refined_log_likelihood": {
+            "mean": found.mean,
+            "standard_error": found.standard_error_of_mean,
+            "samples": found.num_samples,
+            "share_unreliable": found.share_unreliable,
+        }
+    }
+
+
 def reconstruction(subject: Subject) -> Figures:
-    """Measure squared error and cross-entropy of the test data, decoded from the mean and sampled codes."""
+    """Measure squared error and cross-entropy of the test data, decoded from the mean and sampled codes.
+
+    Draws ten test images, and below each what the decoder makes of its mean code.
+    """
     found = reconstruction_error(subject.model, subject.guide, subject.test, seed=subject.seed("codes"))
     figures: Figures = {}
     for name, each in (("mean_code", found.from_mean), ("sampled_codes", found.from_samples)):
         if each is not None:
-            figures[f"squared_error_{name}"] = figure(each.squared)
+            figures[f"squared_error_{name}"] = figure(each.squared, pointwise=True)
             if each.cross_entropy is not None:
                 figures[f"cross_entropy_{name}"] = figure(each.cross_entropy)
+    x = subject.test[:10]
+    codes = latent_means(subject.model, subject.guide, x)["z"]
+    images = torch.cat([x, decoded(subject.model, x, codes)]).cpu()
+    axes = plots.image_grid(images, subject.data.dataset.picture_shape, columns=len(x))
+    plots.write_figure(_png(subject, "digits"), axes)
     return figures
 
 
@@ -177,6 +224,7 @@ MEASURES: dict[str, Callable[[Subject], Figures]] = {
     "training": training,
     "bounds": bounds,
     "likelihood": likelihood,
+    "refined-likelihood": refined_likelihood,
     "reconstruction": reconstruction,
     "units": units,
     "noise": noise,

@@ -10,18 +10,24 @@ from pathlib import Path
 
 import pyro
 import torch
+from torch import Tensor
 
 from pyro_dvae.bounds import TraceDenoising_ELBO, TraceMeanFieldDenoising_ELBO
 from pyro_dvae.datasets import load_dataset
-from pyro_dvae.guides import GaussianGuide
 from pyro_dvae.jobs.data import RunData, described, prepare, versions
 from pyro_dvae.jobs.experiments.declaration import WHERE_AND_HOW, Planned
 from pyro_dvae.jobs.experiments.measures import MEASURES, Subject
 from pyro_dvae.jobs.experiments.results import Row
 from pyro_dvae.jobs.experiments.setting import Setting, TrainingPair
 from pyro_dvae.jobs.parts import check_training
-from pyro_dvae.models import DVAE, Autoencoder, LatentVariableModel
-from pyro_dvae.models.bayes import FullBayes
+from pyro_dvae.models import DVAE, Autoencoder
+from pyro_dvae.models.bayes import (
+    FullBayes,
+    LocallyReparameterised,
+    ScaleMixture,
+    StudentWeight,
+    WeightPrior,
+)
 from pyro_dvae.training import History
 from pyro_dvae.training.progress import Progress
 
@@ -42,41 +48,64 @@ def autoencoder(setting: Setting) -> TrainingPair:
     )
 
 
-def full_bayes(setting: Setting) -> TrainingPair:
-    """Return a pair with a distribution of the decoder's weights, started at random."""
-    guide = GaussianGuide(setting.encoder(), setting.corruption)
-    return _bayes(LatentVariableModel(setting.decoder()), guide, setting)
+def penalised(program: Callable[[Setting], TrainingPair]) -> Callable[[Setting], TrainingPair]:
+    """Return a program with an l2 penalty of the weights of both networks: a prior N(0, 1) of each.
+
+    The penalty of a batch is its share of the data; what is measured has none.
+    """
+
+    def made(setting: Setting) -> TrainingPair:
+        pair = program(setting)
+        model, guide, count = pair.model, pair.guide, len(setting.data.train)
+        networks = (model.decoder, guide.encoder)  # type: ignore[attr-defined]
+
+        def with_penalty(x: Tensor) -> Tensor:
+            z: Tensor = model(x)
+            squares = sum(each.square().sum() for network in networks for each in network.parameters())
+            pyro.factor("penalty", -0.5 * squares * len(x) / count)
+            return z
+
+        return TrainingPair(with_penalty, guide, pair.bound, (model, guide))
+
+    return made
 
 
-def full_bayes_narrow_prior(setting: Setting) -> TrainingPair:
-    """Return the same with a prior of the weights of standard deviation 0.1, about their own scale."""
-    guide = GaussianGuide(setting.encoder(), setting.corruption)
-    return _bayes(LatentVariableModel(setting.decoder()), guide, setting, prior_scale=0.1)
+def bayesian(
+    weight_prior: float | WeightPrior = 1.0, *, trained: bool = False, local: bool = False
+) -> Callable[[Setting], TrainingPair]:
+    """Return a program with a distribution of the decoder's weights.
 
+    :param trained: start from a DVAE that is trained first for as many epochs; else at random.
+    :param local: draw the units' inputs for each row in place of the weights.
+    """
 
-def full_bayes_from_trained(setting: Setting) -> TrainingPair:
-    """Return the first, started from a DVAE that is trained first for as many epochs."""
-    made = DVAE(setting.encoder(), setting.decoder(), setting.corruption)
-    setting.fit(TrainingPair(made.model, made.guide, setting.bound()), phase="-start")
-    guide = GaussianGuide(made.guide.encoder, setting.corruption)
-    return _bayes(LatentVariableModel(made.model.decoder), guide, setting)
+    def made(setting: Setting) -> TrainingPair:
+        start = DVAE(setting.encoder(), setting.decoder(), setting.corruption)
+        if trained:
+            setting.fit(TrainingPair(start.model, start.guide, setting.bound()), phase="-start")
+        pair = FullBayes.from_trained(
+            start.model, start.guide, len(setting.data.train), weight_prior=weight_prior, bound_of="batch"
+        )
+        bound = TraceMeanFieldDenoising_ELBO(num_corruptions=setting.options.corruptions, max_plate_nesting=1)
+        measured_as = (pair.predictive(), pair.guide.guide)
+        if local:
+            return TrainingPair(LocallyReparameterised(pair), pair.guide.guide, bound, measured_as)
+        return TrainingPair(pair.model, pair.guide, bound, measured_as)
 
-
-def _bayes(
-    model: LatentVariableModel, guide: GaussianGuide, setting: Setting, prior_scale: float = 1.0
-) -> TrainingPair:
-    count = len(setting.data.train)
-    made = FullBayes.from_trained(model, guide, count, prior_scale=prior_scale, bound_of="batch")
-    bound = TraceMeanFieldDenoising_ELBO(num_corruptions=setting.options.corruptions, max_plate_nesting=1)
-    return TrainingPair(made.model, made.guide, bound, (made.predictive(), made.guide.guide))
+    return made
 
 
 PROGRAMS: dict[str, Callable[[Setting], TrainingPair]] = {
     "dvae": dvae,
     "autoencoder": autoencoder,
-    "full-bayes": full_bayes,
-    "full-bayes-narrow-prior": full_bayes_narrow_prior,
-    "full-bayes-from-trained": full_bayes_from_trained,
+    "dvae-penalised": penalised(dvae),
+    "autoencoder-penalised": penalised(autoencoder),
+    "full-bayes": bayesian(),
+    "full-bayes-narrow-prior": bayesian(0.1),
+    "full-bayes-scale-mixture": bayesian(ScaleMixture()),
+    "full-bayes-scale-prior": bayesian(StudentWeight()),
+    "full-bayes-local": bayesian(local=True),
+    "full-bayes-from-trained": bayesian(trained=True),
 }
 
 SIDE_BY_SIDE = ("dvae",)
@@ -94,6 +123,8 @@ def perform(planned: Planned, folder: Path, device: torch.device, progress: Prog
     history = setting.fit(pair)
     row = measured(planned, folder, setting, pair, history, time.perf_counter() - began)
     row["seconds"]["cpu"] = round(time.process_time() - computed, 1)
+    if setting.cpu_of_epoch is not None:
+        row["seconds"]["cpu_of_epoch"] = round(setting.cpu_of_epoch, 4)
     return row
 
 

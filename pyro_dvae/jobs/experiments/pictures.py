@@ -17,6 +17,7 @@ from pyro_dvae.jobs.experiments.table import fewer, number, of_case, stand_in, v
 
 NAME = "picture.png"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+WIDEST = 16.0  # inches of a picture of pictures
 MARKERS = "os^Dv<>P"
 
 
@@ -44,7 +45,7 @@ def lines(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path | N
         each.set_axisbelow(True)
         if published:
             each.set_title(title, fontsize=plots.FONT_SIZE + 1)
-    axes[0].set_ylabel(experiment.table.quantity)
+    axes[0].set_ylabel(textwrap.fill(experiment.table.quantity, 36))
     handles = axes[0].get_legend_handles_labels()
     if len(handles[0]) > 1:
         figure.legend(*handles, loc="outside lower center", ncols=3, frameon=False, fontsize=plots.FONT_SIZE)
@@ -122,28 +123,50 @@ def _over_seeds(own: Sequence[Any]) -> tuple[Any, Any, Any]:
 
 
 def heat_map(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path | None:
-    """Draw the table as a map of colours, with its numbers."""
-    labels, columns, cases = experiment.rows, experiment.columns, experiment.cells
-    means = [[_ours(experiment, cases.get((row, column)), rows)[0] for column in columns] for row in labels]
-    figure = plots.new_figure(2.5 + 0.85 * len(columns), 2.2 + 0.5 * len(labels), layout="constrained")
-    axes = figure.add_subplot()
-    image = axes.imshow(means, cmap="viridis", aspect="auto", origin="lower")
-    found = [value for line in means for value in line if math.isfinite(value)]
+    """Draw the table as a map of colours with its numbers, and beside it the same of the training data."""
+    shown = {"test data": experiment.table.figure, "training data": "training_bound"}
+    shown = {title: name for title, name in shown.items() if any(name in row["figures"] for row in rows)}
+    labels = [label for label in experiment.rows if any(row["row"] == label for row in rows)]
+    columns = [label for label in experiment.columns if any(row["column"] == label for row in rows)]
+    maps = [
+        [[_mean(experiment, (row, column), rows, name) for column in columns] for row in labels]
+        for name in shown.values()
+    ]
+    found = [value for each in maps for line in each for value in line if math.isfinite(value)]
     middle = (min(found) + max(found)) / 2
-    for y, line in enumerate(means):
-        for x, value in enumerate(line):
-            if math.isfinite(value):
-                colour = "white" if value < middle else "black"
-                text = number(value, experiment.table.digits)
-                axes.text(x, y, text, ha="center", va="center", color=colour, fontsize=plots.FONT_SIZE - 1)
-    axes.set_xticks(range(len(columns)), labels=columns)
-    axes.set_yticks(range(len(labels)), labels=labels)
-    axes.set_xlabel(experiment.table.corner)
-    figure.colorbar(image, ax=axes, label=experiment.table.quantity)
+    size = (1.5 + len(maps) * (1.0 + 0.85 * len(columns)), 2.2 + 0.5 * len(labels))
+    figure = plots.new_figure(*size, layout="constrained")
+    places = figure.subplots(1, len(maps), sharey=True, squeeze=False)[0]
+    for axes, title, means in zip(places, shown, maps, strict=True):
+        extremes = {"vmin": min(found), "vmax": max(found)}
+        image = axes.imshow(means, cmap="viridis", aspect="auto", origin="lower", **extremes)
+        for y, line in enumerate(means):
+            for x, value in enumerate(line):
+                if math.isfinite(value):
+                    style = {"color": "white" if value < middle else "black", "fontsize": plots.FONT_SIZE - 1}
+                    text = number(value, experiment.table.digits)
+                    axes.text(x, y, text, ha="center", va="center", **style)
+        axes.set_xticks(range(len(columns)), labels=columns)
+        axes.set_yticks(range(len(labels)), labels=labels)
+        axes.set_xlabel(experiment.table.corner)
+        if len(maps) > 1:
+            axes.set_title(title, fontsize=plots.FONT_SIZE + 1)
+    figure.colorbar(image, ax=places, label=experiment.table.quantity)
     return _written(figure, experiment, rows, folder)
 
 
-def panels(kind: str) -> Callable[[Experiment, Sequence[Row], Path], Path | None]:
+def lines_and(kind: str) -> Callable[[Experiment, Sequence[Row], Path], Path | None]:
+    """Return a function that draws :func:`lines`, and the pictures of a measure in a file of their own."""
+    beside = panels(kind, f"{kind}.png")
+
+    def draw(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path | None:
+        beside(experiment, rows, folder)
+        return lines(experiment, rows, folder)
+
+    return draw
+
+
+def panels(kind: str, name: str = NAME) -> Callable[[Experiment, Sequence[Row], Path], Path | None]:
     """Return a function that puts the pictures of a measure side by side, of the first seed of each case."""
 
     def draw(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path | None:
@@ -157,10 +180,10 @@ def panels(kind: str) -> Callable[[Experiment, Sequence[Row], Path], Path | None
                 found.append((case, imread(path)))
         if not found:
             return None
-        across = min(len(found), 4)
-        down = math.ceil(len(found) / across)
         height, width = (max(image.shape[side] for _, image in found) / plots.DPI for side in (0, 1))
-        # At the size they were drawn, so that their labels can be read.
+        # At the size they were drawn, and no wider than a page, so that their labels can be read.
+        across = min(len(found), 4, max(1, int(WIDEST / width)))
+        down = math.ceil(len(found) / across)
         figure = plots.new_figure(width * across, (height + 0.3) * down + 0.4, layout="constrained")
         places = figure.subplots(down, across, squeeze=False).flatten()
         for axes in places:
@@ -168,9 +191,14 @@ def panels(kind: str) -> Callable[[Experiment, Sequence[Row], Path], Path | None
         for axes, (case, image) in zip(places, found, strict=False):
             axes.imshow(image, cmap="gray")
             axes.set_title(case.name, fontsize=plots.FONT_SIZE + 1)
-        return _written(figure, experiment, rows, folder)
+        return _written(figure, experiment, rows, folder, name)
 
     return draw
+
+
+def _mean(experiment: Experiment, cell: tuple[str, str], rows: Sequence[Row], name: str) -> float:
+    found = values(of_case(experiment.cells.get(cell), rows), name, experiment.table.sign)
+    return statistics.fmean(found) if found else math.nan
 
 
 def _ours(experiment: Experiment, case: Case | None, rows: Sequence[Row]) -> tuple[float, float]:
@@ -211,13 +239,16 @@ def title(experiment: Experiment, rows: Sequence[Row]) -> str:
     return " ".join(parts)
 
 
-def _written(figure: Any, experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path:
+def _written(
+    figure: Any, experiment: Experiment, rows: Sequence[Row], folder: Path, name: str = NAME
+) -> Path:
     figure.suptitle(textwrap.fill(title(experiment, rows), 90), fontsize=plots.FONT_SIZE + 2)
-    return plots.write_figure(folder / NAME, figure)
+    return plots.write_figure(folder / name, figure)
 
 
 PICTURES: dict[str, Callable[[Experiment, Sequence[Row], Path], Path | None]] = {
     "lines": lines,
+    "lines-and-digits": lines_and("digits"),
     "curves": curves(),
     "log-curves-by-row": curves(panel="row", line="column", log=True),
     "heat-map": heat_map,

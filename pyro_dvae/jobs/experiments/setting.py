@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -60,6 +61,8 @@ class Setting:
     :param device: where it computes.
     :param checkpoint: its checkpoint; that of a phase before the last has the phase's name in it.
     :param progress: told of every phase.
+
+    ``cpu_of_epoch`` is the least processor time of an epoch of the last phase, in seconds.
     """
 
     options: Options
@@ -68,6 +71,7 @@ class Setting:
     checkpoint: Path
     progress: Progress
     compile_seconds: float = field(default=0.0, init=False)
+    cpu_of_epoch: float | None = field(default=None, init=False)
 
     @cached_property
     def corruption(self) -> Corruption:
@@ -116,9 +120,13 @@ class Setting:
             may_change=("compiled",),
             **training_settings(options),
         )
+        times = []
         for epoch in trainer:
+            began = time.process_time()
             for x in epoch:
                 trainer.step(x)
+            times.append(time.process_time() - began)
         trainer.load_best()
         self.compile_seconds += trainer.compile_seconds
+        self.cpu_of_epoch = min(times, default=None)  # of the epoch that other processes disturbed least
         return trainer.history

@@ -97,14 +97,18 @@ def _all_figures(experiment: Experiment, rows: Sequence[Row]) -> str:
         "All figures, means over the seeds as measured (bounds and log p(x) are in nats, higher is better):",
         "",
     ]
-    lines += _header(["", "", "best epoch", *(name.replace("_", " ") for name in names)])
+    timed = any("cpu_of_epoch" in row["seconds"] for row in rows)
+    times = ["CPU s an epoch"] if timed else []
+    lines += _header(["", "", "best epoch", *(name.replace("_", " ") for name in names), *times])
     for case in experiment.cases:
         own = of_case(case, rows)
         if own:
             epochs = [row["best_epoch"] for row in own if row["best_epoch"] is not None]
             best = ", ".join(map(str, epochs)) or NONE
             figures = [_mean(values(own, name)) for name in names]
-            lines.append(_line([case.row, case.column, best, *figures]))
+            took = [row["seconds"]["cpu_of_epoch"] for row in own if "cpu_of_epoch" in row["seconds"]]
+            time = [number(min(took), 2) if took else NONE] if timed else []
+            lines.append(_line([case.row, case.column, best, *figures, *time]))
     return "\n".join(lines)
 
 

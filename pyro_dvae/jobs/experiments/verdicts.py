@@ -27,7 +27,7 @@ from pyro_dvae.files import write_atomically
 from pyro_dvae.jobs.experiments.declaration import Claim, Experiment, plan
 from pyro_dvae.jobs.experiments.pictures import PICTURES
 from pyro_dvae.jobs.experiments.registry import experiment, experiments, span
-from pyro_dvae.jobs.experiments.results import RESULTS, Row, finished, read
+from pyro_dvae.jobs.experiments.results import RESULTS, Row, finished, read, unpacked
 from pyro_dvae.jobs.experiments.running import TABLE
 from pyro_dvae.jobs.experiments.table import MINUS, NONE, main_table, markdown, of_case, stand_in
 
@@ -98,7 +98,7 @@ def _verdict(experiment: Experiment, claim: Claim, rows: Sequence[Row]) -> Verdi
         quantile = float(stdtrit(len(gains) - 1, 0.975))
         half_width = quantile * statistics.stdev(gains) / math.sqrt(len(gains))
     else:
-        half_width = _NORMAL * math.hypot(*(each["standard_error"] for each in pairs[0]))
+        half_width = _NORMAL * _error(*pairs[0])
     used = [side[seed] for side in (better, worse) for seed in seeds]
     source = [case.published for case in cases]
     published = None
@@ -106,6 +106,14 @@ def _verdict(experiment: Experiment, claim: Claim, rows: Sequence[Row]) -> Verdi
         published = sign * experiment.table.sign * (source[0].mean - source[1].mean)
     epochs = span(row["epochs"] for row in used)
     return Verdict(claim, published, statistics.fmean(gains), half_width, len(seeds), epochs)
+
+
+def _error(ours: Row, other: Row) -> float:
+    """Return the standard error of a difference over the test rows: of pairs, if their values were kept."""
+    if "of_rows" in ours and "of_rows" in other:
+        gains = unpacked(ours["of_rows"]) - unpacked(other["of_rows"])
+        return float(gains.std(ddof=1)) / math.sqrt(len(gains))
+    return math.hypot(ours["standard_error"], other["standard_error"])
 
 
 def _signed(value: float, digits: int) -> str:
