@@ -19,7 +19,8 @@ ASKED_FOR = {
     *("table1", "table2", "table3", "figure1", "augmentation", "mean-image", "learned-noise"),
     *("scheduled-noise", "manifolds", "samples-by-batch", "depth", "estimators", "activations"),
     *("autoencoder", "full-bayes", "encoder-depth", "reconstruction"),
-    *("table1-long", "table2-long", "samples-by-batch-long"),
+    *("table1-long", "table2-long", "samples-by-batch-long", "figure1-equal"),
+    *("importance-weighting", "silhouettes"),
 }
 ALL = list(experiments().values())
 SMALL = Experiment(
@@ -52,6 +53,7 @@ def test_a_declaration_names_what_exists(declared):
     assert len(planned) == len(names) * declared.seeds
     assert len({each.key for each in planned}) == len(planned)
     sizes = {"mnist": (784, (28, 28)), "frey": (560, (28, 20)), "digits": (64, (8, 8))}
+    sizes["caltech101-silhouettes"] = sizes["mnist"]
     for each in planned:
         options = each.options
         check_training(options)
@@ -70,6 +72,7 @@ def test_the_figure_of_its_table_is_measured(declared):
         "cross_entropy_mean_code": "reconstruction",
         "squared_error_mean_code": "reconstruction",
         "bound": "bound",
+        "refined_log_likelihood": "refined-likelihood",
     }
     assert of_measures[declared.table.figure] in ("bound", *declared.measures)
 

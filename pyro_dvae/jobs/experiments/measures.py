@@ -154,6 +154,7 @@ def refined_likelihood(subject: Subject) -> Figures:
             "standard_error": found.standard_error_of_mean,
             "samples": found.num_samples,
             "share_unreliable": found.share_unreliable,
+            "of_rows": packed(found.log_likelihood.cpu()),
         }
     }
 

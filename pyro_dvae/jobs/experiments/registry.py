@@ -47,9 +47,9 @@ def listed() -> str:
     for each in experiments().values():
         runs = len(each.cases) * each.seeds
         took = f"about {in_words(3600 * each.core_hours)} of one core" if each.core_hours else "not timed"
-        lines.append(f"{each.name:<20}{each.title} ({each.source})")
+        lines.append(f"{each.name:<22}{each.title} ({each.source})")
         epochs = span(case.options.get("epochs", each.epochs) for case in each.cases)
-        lines.append(f"{'':<20}{len(each.cases)} cases, {runs} runs of {epochs} epochs, {took}")
+        lines.append(f"{'':<22}{len(each.cases)} cases, {runs} runs of {epochs} epochs, {took}")
     lines.append(
         "Times are of the runs in docs/reproduction.md, with --bfloat16; each core takes a run at a time."
     )
