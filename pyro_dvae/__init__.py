@@ -107,7 +107,17 @@ _NAMES = {
     ],
     "sites": ["auxiliary", "clean_input", "corrupt"],
     "training": ["Fitted", "History", "Stopped", "Trainer", "fit", "fit_many"],
-    "using": ["Codes", "decode", "denoise", "encode", "interpolate", "reconstruct", "sample"],
+    "using": [
+        "Codes",
+        "Diagnosis",
+        "decode",
+        "denoise",
+        "diagnose",
+        "encode",
+        "interpolate",
+        "reconstruct",
+        "sample",
+    ],
 }
 
 try:

@@ -93,7 +93,7 @@ from .priors import (
 )
 from .sites import auxiliary, clean_input, corrupt
 from .training import Fitted, History, Stopped, Trainer, fit, fit_many
-from .using import Codes, decode, denoise, encode, interpolate, reconstruct, sample
+from .using import Codes, Diagnosis, decode, denoise, diagnose, encode, interpolate, reconstruct, sample
 
 __version__: str
 
@@ -125,6 +125,7 @@ __all__ = [
     "DataError",
     "Dataset",
     "DenoisingGuide",
+    "Diagnosis",
     "DivergenceError",
     "Estimate",
     "Fitted",
@@ -178,6 +179,7 @@ __all__ = [
     "corrupt",
     "decode",
     "denoise",
+    "diagnose",
     "encode",
     "evaluate_bound",
     "fill_gaps",

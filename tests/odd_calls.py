@@ -175,6 +175,7 @@ CALLS = {
     ),
     "DenoisingGuide": (lambda: {"guide": guide, "corruption": dv.GaussianNoise(0.1)}, run),
     "Codes": (lambda: {"mean": {"z": X}, "standard_deviation": {"z": X}, "draws": {}}, None),
+    "Diagnosis": (lambda: {"findings": ()}, None),
     "Estimate": (lambda: {"per_datum": X[:, 0]}, None),
     "Fitted": (
         lambda: of_pair(history=dv.History(), best={}, store={}, trained=None),
@@ -280,6 +281,7 @@ CALLS = {
     "interpolate": (lambda: of_pair(start=X, end=X, steps=2), None),
     "load": (saved, None),
     "impute": (lambda: of_pair(data=GAPS, how="mean", num_imputations=1, num_draws=2) | QUICK, None),
+    "diagnose": (lambda: of_pair(data=X, training=X, num_rows=2, hidden=0.5) | QUICK | FEW, None),
     "inference_gaps": (lambda: of_pair(data=X) | QUICK | FEW, None),
     "load_dataset": (lambda: {"name": "digits", "download": False}, None),
     "reconstruct": (lambda: of_pair(data=X, num_samples=2, seed=0), None),

@@ -89,7 +89,7 @@ MODULES = {
 }
 OTHERS = {
     "BoundsReport", "Check", "CompiledLoss", "CompiledSVI", "ConstantSchedule", "Corruption",
-    "Codes", "DVAE", "Dataset", "Estimate", "Fitted", "History", "LinearSchedule",
+    "Codes", "DVAE", "Dataset", "Diagnosis", "Estimate", "Fitted", "History", "LinearSchedule",
     "Conditioned", "InferenceGaps", "LogLikelihood", "Prediction", "Prior", "Refinement", "StepSchedule",
     "Trainer",
 }  # fmt: skip
@@ -262,6 +262,7 @@ def test_results_and_data(copied):
         "conditioned": dv.condition(pair.model, pair.guide, gaps, num_samples=25, seed=1, refine=few),
         "predicted": dv.predict(pair.model, pair.guide, gaps, columns=[0], num_samples=25, refine=few),
         "gaps": dv.inference_gaps(pair.model, pair.guide, X, num_samples=25, seed=1, refine=few),
+        "diagnosis": dv.diagnose(pair.model, pair.guide, X, num_samples=25, seed=1, refine=few),
         "data": dv.load_dataset("digits"),
     }
     for name, each in made.items():

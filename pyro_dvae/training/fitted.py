@@ -25,7 +25,7 @@ class Fitted:
 
     It has the verbs of :mod:`pyro_dvae.using` as methods: ``encode``, ``decode``, ``reconstruct``,
     ``denoise``, ``sample``, ``interpolate``, ``log_likelihood``, ``condition``, ``impute``, ``predict``,
-    ``sample_given``, ``anomaly_score``, ``inference_gaps``, ``save``.
+    ``sample_given``, ``anomaly_score``, ``inference_gaps``, ``diagnose``, ``save``.
 
     :param model: as given; modules hold their last parameters.
     :param guide: as given.

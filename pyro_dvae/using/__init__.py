@@ -1,18 +1,23 @@
-"""What one does with a trained pair: encode, decode, reconstruct, denoise, sample, interpolate, save.
+"""What one does with a trained pair: encode, decode, reconstruct, denoise, sample, interpolate, diagnose.
 
 They are functions of any model and guide, and methods of what ``fit`` returns.
 """
 
 from pyro_dvae.using.codes import Codes, encode
 from pyro_dvae.using.decoding import decode, denoise, interpolate, reconstruct, sample
+from pyro_dvae.using.diagnose import diagnose
+from pyro_dvae.using.diagnosis import Diagnosis, Finding
 from pyro_dvae.using.methods import METHODS
 from pyro_dvae.using.saving import load_weights, save
 
 __all__ = [
     "METHODS",
     "Codes",
+    "Diagnosis",
+    "Finding",
     "decode",
     "denoise",
+    "diagnose",
     "encode",
     "interpolate",
     "load_weights",

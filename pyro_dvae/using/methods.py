@@ -11,6 +11,7 @@ from pyro_dvae.evaluation.importance.log_likelihood import log_likelihood
 from pyro_dvae.training.fitted import Fitted
 from pyro_dvae.using.codes import encode
 from pyro_dvae.using.decoding import decode, denoise, interpolate, reconstruct, sample
+from pyro_dvae.using.diagnose import diagnose
 from pyro_dvae.using.saving import save
 
 
@@ -56,6 +57,7 @@ METHODS: dict[str, Callable[..., Any]] = {
     "sample_given": _of_pair(sample_given),
     "anomaly_score": _of_pair(anomaly_score),
     "inference_gaps": _of_pair(inference_gaps),
+    "diagnose": _of_pair(diagnose),
     "decode": _decode,
     "sample": _sample,
     "save": save,
