@@ -32,6 +32,7 @@ _NAMES = {
         "TraceSemiImplicit_ELBO",
     ],
     "conditioning": [
+        "Completions",
         "Conditioned",
         "InferenceGaps",
         "Prediction",
@@ -91,7 +92,16 @@ _NAMES = {
         "MixtureGuide",
     ],
     "jobs.loading": ["load"],
-    "models": ["DRAW", "DVAE", "Autoencoder", "ChainModel", "FullBayes", "LatentVariableModel"],
+    "models": [
+        "DRAW",
+        "DVAE",
+        "Autoencoder",
+        "ChainModel",
+        "FittedTable",
+        "FullBayes",
+        "LatentVariableModel",
+        "fit_table",
+    ],
     "priors": [
         "BernoulliPrior",
         "CategoricalPrior",

@@ -18,6 +18,7 @@ from .bounds import (
     TraceSemiImplicit_ELBO,
 )
 from .conditioning import (
+    Completions,
     Conditioned,
     InferenceGaps,
     Prediction,
@@ -77,7 +78,16 @@ from .guides import (
     MixtureGuide,
 )
 from .jobs.loading import load
-from .models import DRAW, DVAE, Autoencoder, ChainModel, FullBayes, LatentVariableModel
+from .models import (
+    DRAW,
+    DVAE,
+    Autoencoder,
+    ChainModel,
+    FittedTable,
+    FullBayes,
+    LatentVariableModel,
+    fit_table,
+)
 from .priors import (
     BernoulliPrior,
     CategoricalPrior,
@@ -117,6 +127,7 @@ __all__ = [
     "CompiledLoss",
     "CompiledSVI",
     "CompiledStepError",
+    "Completions",
     "ConcreteGuide",
     "ConcretePrior",
     "Conditioned",
@@ -129,6 +140,7 @@ __all__ = [
     "DivergenceError",
     "Estimate",
     "Fitted",
+    "FittedTable",
     "FlowGuide",
     "FlowPrior",
     "FullBayes",
@@ -185,6 +197,7 @@ __all__ = [
     "fill_gaps",
     "fit",
     "fit_many",
+    "fit_table",
     "impute",
     "inference_gaps",
     "interpolate",

@@ -148,6 +148,10 @@ CALLS = {
     ),
     "ConcreteGuide": (lambda: {"encoder": Heads(2)}, run),
     "ConcretePrior": (lambda: {"latent_size": 2}, sampled),
+    "Completions": (
+        lambda: dict.fromkeys(["data", "cell_draws", "cell_means", "log_likelihood"], X[:, 0]),
+        None,
+    ),
     "Conditioned": (
         lambda: (
             dict.fromkeys(["data", "cell_draws", "cell_means", "log_likelihood", "standard_error"], X[:, 0])
@@ -186,6 +190,10 @@ CALLS = {
         run,
     ),
     "FlowPrior": (lambda: {"latent_size": 2}, sampled),
+    "FittedTable": (
+        lambda: {"members": (), "weights": X[0], "loc": X[0], "scale": X[0], "held_out": {}},
+        None,
+    ),
     "FullBayes": (
         lambda: {"decoder": decoder(), "guide": dv.GaussianGuide(encoder()), "num_data": 4},
         train,
@@ -274,6 +282,7 @@ CALLS = {
     "evaluate_bound": (lambda: of_pair(data=X, loss=dv.TraceDenoising_ELBO(), seed=0), None),
     "fill_gaps": (lambda: {"data": GAPS, "fill": 0.0}, None),
     "fit": (lambda: of_pair(loss=Trace_ELBO(), data=X) | QUIET, None),
+    "fit_table": (lambda: {"data": GAPS, "seed": 0, "progress": False}, None),
     "fit_many": (
         lambda: {"pairs": [(model, guide)], "loss": dv.TraceDenoising_ELBO(), "data": X} | QUIET,
         None,

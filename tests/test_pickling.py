@@ -90,8 +90,8 @@ MODULES = {
 OTHERS = {
     "BoundsReport", "Check", "CompiledLoss", "CompiledSVI", "ConstantSchedule", "Corruption",
     "Codes", "DVAE", "Dataset", "Diagnosis", "Estimate", "Fitted", "History", "LinearSchedule",
-    "Conditioned", "InferenceGaps", "LogLikelihood", "Prediction", "Prior", "Refinement", "StepSchedule",
-    "Trainer",
+    "Completions", "Conditioned", "FittedTable", "InferenceGaps", "LogLikelihood", "Prediction", "Prior",
+    "Refinement", "StepSchedule", "Trainer",
 }  # fmt: skip
 GUIDES = [
     "BernoulliGuide",

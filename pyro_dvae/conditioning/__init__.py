@@ -2,20 +2,34 @@
 
 from pyro_dvae.conditioning.condition import condition
 from pyro_dvae.conditioning.gaps import InferenceGaps, inference_gaps
-from pyro_dvae.conditioning.programs import fill_gaps, with_gaps
-from pyro_dvae.conditioning.result import Conditioned
-from pyro_dvae.conditioning.verbs import Prediction, anomaly_score, impute, predict, sample_given
+from pyro_dvae.conditioning.programs import fill_gaps, table_rows, with_gaps
+from pyro_dvae.conditioning.result import Completions, Conditioned
+from pyro_dvae.conditioning.verbs import (
+    Prediction,
+    anomaly_score,
+    given_the_rest,
+    impute,
+    imputed,
+    predict,
+    predicted,
+    sample_given,
+)
 
 __all__ = [
+    "Completions",
     "Conditioned",
     "InferenceGaps",
     "Prediction",
     "anomaly_score",
     "condition",
     "fill_gaps",
+    "given_the_rest",
     "impute",
+    "imputed",
     "inference_gaps",
     "predict",
+    "predicted",
     "sample_given",
+    "table_rows",
     "with_gaps",
 ]

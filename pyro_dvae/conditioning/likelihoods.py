@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributions import biject_to, constraints
 
 from pyro_dvae.distributions.gaps import Completed, completed, completed_by_factors
+from pyro_dvae.distributions.gaussian_mixture import GaussianMixture
 from pyro_dvae.distributions.table import TableDistribution
 from pyro_dvae.errors import InputError
 
@@ -173,3 +174,18 @@ def _(fn: Any, value: Tensor, seen: Tensor) -> Tensor:
 @expected.register(tdist.LowRankMultivariateNormal)
 def _(fn: Any, value: Tensor, seen: Tensor) -> Tensor:
     return torch.where(seen, value, _completed(fn, value, seen).mean)
+
+
+@observed_log_prob.register(GaussianMixture)
+def _(fn: GaussianMixture, value: Tensor, seen: Tensor) -> Tensor:
+    return fn.observed_log_prob(value, seen)
+
+
+@drawn.register(GaussianMixture)
+def _(fn: GaussianMixture, value: Tensor, seen: Tensor) -> Tensor:
+    return fn.drawn(value, seen)[0]
+
+
+@expected.register(GaussianMixture)
+def _(fn: GaussianMixture, value: Tensor, seen: Tensor) -> Tensor:
+    return fn.expected(value, seen)

@@ -58,6 +58,14 @@ def fill_gaps(data: Any, fill: float | Tensor = 0.0) -> tuple[Tensor, Tensor]:
     return torch.where(seen, rows, _filling(fill, rows)), seen
 
 
+def table_rows(data: Any) -> Tensor:
+    """Return rows of columns [N, D] with NaN in gaps, from whatever :func:`fill_gaps` takes."""
+    filled, seen = fill_gaps(data)
+    if filled.dim() != 2:
+        raise InputError(f"data: expected rows of columns [N, D], got shape {tuple(filled.shape)}")
+    return torch.where(seen, filled, torch.nan)
+
+
 def _filling(fill: Any, rows: Tensor) -> Tensor:
     if not isinstance(fill, Tensor):
         return rows.new_tensor(checks.number("fill", fill))
@@ -72,7 +80,7 @@ def _filling(fill: Any, rows: Tensor) -> Tensor:
 
 def _numbers(data: Any) -> Tensor:
     if hasattr(data, "to_numpy"):  # pandas: its NA becomes NaN
-        data = data.to_numpy(dtype="float64", na_value=float("nan"))
+        data = data.to_numpy(dtype="float64", na_value=float("nan"), copy=True)
     if hasattr(data, "mask") and hasattr(data, "filled"):  # a masked array
         data = data.astype("float64").filled(float("nan"))
     try:

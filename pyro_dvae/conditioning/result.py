@@ -14,32 +14,19 @@ from pyro_dvae.evaluation.refinement.record import Refined
 
 
 @dataclass(frozen=True)
-class Conditioned:
-    """Draws of the missing cells of N rows from p(x_missing | x_observed), and how far to believe them.
+class Completions:
+    """Draws of the missing cells of N rows from p(x_missing | x_observed).
 
     :param data: the rows, with NaN in missing cells, [N, ...].
     :param cell_draws: R draws of each missing cell, [R, cells], in the order of ``data`` (row by row).
-    :param cell_means: their conditional means, averaged over the draws of the latents, [cells].
+    :param cell_means: their conditional means, [cells].
     :param log_likelihood: log p(x_observed) of each row, [N], float64 (nats).
-    :param standard_error: of each, [N].
-    :param ess: effective number of samples of each row, [N].
-    :param pareto_k: of each row's weights, [N]; above ``threshold``, do not trust the row. NaN for rows that
-        were annealed.
-    :param num_samples: draws of the latents of each row, of which R were chosen.
-    :param refined: which proposal each row has; None where discrete latents were summed over, which is exact.
-    :param seed: seed of the random streams.
     """
 
     data: Tensor
     cell_draws: Tensor
     cell_means: Tensor
     log_likelihood: Tensor
-    standard_error: Tensor
-    ess: Tensor
-    pareto_k: Tensor
-    num_samples: int
-    refined: Refined | None
-    seed: int
 
     def __len__(self) -> int:
         """Return N."""
@@ -48,6 +35,23 @@ class Conditioned:
     def __str__(self) -> str:
         """Return the totals as aligned text."""
         return self.table()
+
+    @property
+    def reliable(self) -> Tensor:
+        """Whether a row can be trusted, [N]: always where nothing is estimated by sampling."""
+        return torch.ones(len(self), dtype=torch.bool)
+
+    def table(self) -> str:
+        """Return the totals as aligned text."""
+        lines = [f"{name:<17}  {value}" for name, value in self._lines()]
+        return "\n".join([f"{len(self)} rows given their observed cells", *lines])
+
+    def _lines(self) -> list[tuple[str, str]]:
+        share = f"{int(self.missing.sum()):,} of {self.data.numel():,}"
+        return [
+            ("missing cells", f"{share}, {len(self.cell_draws)} draws of each"),
+            ("log p(observed)", f"{float(self.log_likelihood.mean()):.3f} nats, mean over the rows"),
+        ]
 
     @property
     def missing(self) -> Tensor:
@@ -86,6 +90,33 @@ class Conditioned:
         level = checks.number("level", level, 0.0, 1.0)
         return self.quantile((1 - level) / 2), self.quantile((1 + level) / 2)
 
+    def _placed(self, values: Tensor) -> Tensor:
+        whole = self.data.expand(*values.shape[:-1], *self.data.shape).clone()
+        whole[..., self.missing] = values.to(whole)
+        return whole
+
+
+@dataclass(frozen=True)
+class Conditioned(Completions):
+    """Draws of the missing cells of N rows by importance sampling, and how far to believe them.
+
+    :param cell_means: conditional means, averaged over the draws of the latents, [cells].
+    :param standard_error: of each ``log_likelihood``, [N].
+    :param ess: effective number of samples of each row, [N].
+    :param pareto_k: of each row's weights, [N]; above ``threshold``, do not trust the row. NaN for rows that
+        were annealed.
+    :param num_samples: draws of the latents of each row, of which R were chosen.
+    :param refined: which proposal each row has; None where discrete latents were summed over, which is exact.
+    :param seed: seed of the random streams.
+    """
+
+    standard_error: Tensor
+    ess: Tensor
+    pareto_k: Tensor
+    num_samples: int
+    refined: Refined | None
+    seed: int
+
     @property
     def threshold(self) -> float:
         """The largest Pareto k that can be trusted with so many samples."""
@@ -99,24 +130,16 @@ class Conditioned:
             return good
         return good | (self.refined.annealed & (self.ess >= self.refined.settings.num_chains / 2))
 
-    def table(self) -> str:
-        """Return the totals as aligned text."""
-        share = f"{int(self.missing.sum()):,} of {self.data.numel():,}"
-        rows = [
-            ("missing cells", f"{share}, {len(self.cell_draws)} draws of each"),
-            ("log p(observed)", f"{float(self.log_likelihood.mean()):.3f} nats, mean over the rows"),
-        ]
+    def _lines(self) -> list[tuple[str, str]]:
         if self.refined is None:
-            rows.append(("exact", f"a sum over {self.num_samples:,} values of the latents"))
-        else:
-            used = ", ".join(f"{name} {count}" for name, count in self.refined.counts.items() if count)
-            rows += [
-                ("effective samples", f"median {float(self.ess.median()):.0f} of {self.num_samples}"),
-                ("not reliable", f"{100 * float((~self.reliable).double().mean()):.1f} % of the rows"),
-                ("rows by proposal", used),
-            ]
-        lines = [f"{name:<17}  {value}" for name, value in rows]
-        return "\n".join([f"{len(self)} rows given their observed cells", *lines])
+            return [*super()._lines(), ("exact", f"a sum over {self.num_samples:,} values of the latents")]
+        used = ", ".join(f"{name} {count}" for name, count in self.refined.counts.items() if count)
+        return [
+            *super()._lines(),
+            ("effective samples", f"median {float(self.ess.median()):.0f} of {self.num_samples}"),
+            ("not reliable", f"{100 * float((~self.reliable).double().mean()):.1f} % of the rows"),
+            ("rows by proposal", used),
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the totals as JSON-able values."""
@@ -130,8 +153,3 @@ class Conditioned:
             "refined": None if self.refined is None else self.refined.to_dict(self.threshold),
             "seed": self.seed,
         }
-
-    def _placed(self, values: Tensor) -> Tensor:
-        whole = self.data.expand(*values.shape[:-1], *self.data.shape).clone()
-        whole[..., self.missing] = values.to(whole)
-        return whole

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyro
@@ -15,7 +16,8 @@ from torch import Tensor
 from pyro_dvae import checks
 from pyro_dvae.conditioning.condition import condition
 from pyro_dvae.conditioning.gaps import measured
-from pyro_dvae.conditioning.programs import Completing, Program, cells, fill_gaps
+from pyro_dvae.conditioning.programs import Completing, Program, cells, table_rows
+from pyro_dvae.conditioning.result import Completions
 from pyro_dvae.errors import InputError, shown
 from pyro_dvae.evaluation.estimates import evaluation_mode
 from pyro_dvae.evaluation.refinement.settings import Refinement
@@ -45,6 +47,11 @@ def impute(
     :param num_imputations: S, for ``"draw"``.
     :param options: of :func:`~pyro_dvae.condition`.
     """
+    return imputed(partial(condition, model, guide, data, *args, **options), how, num_imputations)
+
+
+def imputed(conditioned: Callable[..., Completions], how: str = "mean", num_imputations: int = 1) -> Tensor:
+    """Return rows with their gaps filled from ``conditioned(num_draws=...)``, as :func:`impute` does."""
     checks.known("how", how, FILLS)
     checks.count("num_imputations", num_imputations)
     if how != "draw" and num_imputations > 1:
@@ -52,9 +59,9 @@ def impute(
             f"num_imputations: expected 1 for how={how!r}, got {num_imputations}; use how='draw' for several"
         )
     if how == "draw":
-        draws = sample_given(model, guide, data, *args, num_draws=num_imputations, **options)
+        draws = conditioned(num_draws=num_imputations).draws
         return draws if num_imputations > 1 else draws[0]
-    found = condition(model, guide, data, *args, **options)
+    found = conditioned()
     if how == "median":
         return found.quantile(0.5)
     return found.mean if how == "mean" else found.mode
@@ -108,13 +115,17 @@ def predict(
     :param options: of :func:`~pyro_dvae.condition`.
     :raises InputError: a column is not there.
     """
-    filled, seen = fill_gaps(data)
-    if filled.dim() != 2:
-        raise InputError(f"data: expected rows of columns [N, D], got shape {tuple(filled.shape)}")
-    chosen = _columns(columns, filled.shape[1])
-    rows = torch.where(seen, filled, math.nan)
+    return predicted(lambda rows: condition(model, guide, rows, *args, **options), data, columns, level)
+
+
+def predicted(
+    conditioned: Callable[[Tensor], Completions], data: Any, columns: Sequence[int], level: float = 0.9
+) -> Prediction:
+    """Return columns of rows from ``conditioned`` on rows without them, as :func:`predict` does."""
+    rows = table_rows(data)
+    chosen = _columns(columns, rows.shape[1])
     rows[:, chosen] = math.nan
-    found = condition(model, guide, rows, *args, **options)
+    found = conditioned(rows)
     low, high = found.interval(level)
     mean, low, high = (each[:, chosen] for each in (found.mean, low, high))
     return Prediction(tuple(chosen), mean, low, high, level, found.reliable)
@@ -189,16 +200,18 @@ def anomaly_score(
 
     if by == "row":
         return -log_evidence(data)
-    filled, seen = fill_gaps(data)
-    if filled.dim() != 2:
-        raise InputError(f"data: expected rows of columns [N, D], got shape {tuple(filled.shape)}")
-    rows = torch.where(seen, filled, math.nan)
+    return given_the_rest(log_evidence, data)
+
+
+def given_the_rest(log_evidence: Callable[[Tensor], Tensor], data: Any) -> Tensor:
+    """Return −log p(x_j | rest) of each observed cell, [N, D], from the log-evidence of rows with gaps."""
+    rows = table_rows(data)
     whole = log_evidence(rows)
-    scores = torch.full(filled.shape, math.nan, dtype=torch.float64)
-    for column in range(filled.shape[1]):
+    scores = torch.full(rows.shape, math.nan, dtype=torch.float64)
+    for column in range(rows.shape[1]):
         rest = rows.clone()
         rest[:, column] = math.nan
-        here = seen[:, column].cpu()
+        here = (~rows[:, column].isnan()).cpu()
         scores[here, column] = (log_evidence(rest) - whole)[here]
     return scores
 

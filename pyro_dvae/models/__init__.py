@@ -5,6 +5,7 @@ from pyro_dvae.models.bayes import FullBayes
 from pyro_dvae.models.chain import ChainModel
 from pyro_dvae.models.draw import DRAW
 from pyro_dvae.models.dvae import DVAE, LatentVariableModel
+from pyro_dvae.models.tables import FittedTable, fit_table
 
 __all__ = [
     "DRAW",
@@ -12,7 +13,9 @@ __all__ = [
     "Autoencoder",
     "ChainModel",
     "CodeGuide",
+    "FittedTable",
     "FullBayes",
     "LatentVariableModel",
     "NoPrior",
+    "fit_table",
 ]

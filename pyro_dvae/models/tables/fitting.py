@@ -1,0 +1,138 @@
+"""``fit_table``: a generative model of a table of numbers, chosen on held-out cells."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_dvae import checks
+from pyro_dvae.conditioning import table_rows
+from pyro_dvae.distributions.gaussian_mixture import GaussianMixture
+from pyro_dvae.errors import InputError
+from pyro_dvae.evaluation.counting import counting
+from pyro_dvae.models.tables.em import gaussian_mixture
+from pyro_dvae.models.tables.members import MixtureMember
+from pyro_dvae.models.tables.stacking import stacked
+from pyro_dvae.models.tables.table import FittedTable
+from pyro_dvae.random_state import derived_seed, forked
+
+COMPONENTS = (1, 3, 8, 20, 50)
+RIDGES = (0.1, 0.01, 0.001)  # from the strongest, each started at the last one
+_HELD_OUT, _ENOUGH_CELLS, _FOLDS, _FEWEST_CELLS = 0.1, 1500, 4, 30
+_WORK = 1e8  # of a step of expectation-maximisation: rows · components · columns³
+_ROWS_OF_A_COMPONENT = 20
+
+
+def fit_table(
+    data: Any,
+    *,
+    seed: int | None = None,
+    progress: bool | Callable[[int, int], None] | None = None,
+) -> FittedTable:
+    """Fit a generative model to a table of numbers, with or without gaps; nothing is to be tuned.
+
+    Candidates are fitted without a tenth of the observed cells, and predict these. The weights of least
+    squared error (stacking) choose and combine them; those with a weight are fitted to all cells.
+
+    The candidates are mixtures of 1, 3, 8, ... Gaussians with full covariances, fitted by
+    expectation-maximisation to the observed cells with Gaussian noise of several variances. One Gaussian is
+    hard to beat where rows are few; many are, where there are enough rows to see a curved distribution.
+
+    :param data: rows [N, D] with NaN (or masked, or NA) in gaps: a tensor, an array or a DataFrame of
+        numbers. Columns are standardised. Cells must be missing at random given the observed ones.
+    :param seed: of held-out cells and starts; None draws it from the global stream.
+    :param progress: whether to show progress, or a function of the numbers of finished and of all fits.
+    :raises InputError: a column has no observed cell.
+    """
+    rows = table_rows(data).double()
+    checks.progress(progress)
+    empty = rows.isnan().all(0).nonzero()[:, 0].tolist()
+    if empty:
+        raise InputError(f"data: expected observed cells in each column, got none in columns {empty}")
+    if seed is not None:
+        checks.count("seed", seed, minimum=0)
+    start = int(torch.randint(2**63 - 1, ())) if seed is None else seed
+    loc = rows.nanmean(0)
+    scale = (rows - loc).square().nanmean(0).sqrt()
+    scale = torch.where(scale > 0, scale, 1.0)
+    with torch.no_grad(), counting("fitting a table", progress) as shown:
+        return _chosen((rows - loc) / scale, loc, scale, start, shown)
+
+
+def _chosen(
+    x: Tensor, loc: Tensor, scale: Tensor, seed: int, shown: Callable[[int, int], None]
+) -> FittedTable:
+    """Fit all candidates without some cells, weigh them, and fit the weighted ones to all cells."""
+    observed = int((~x.isnan()).sum())
+    paths = _paths(*x.shape)
+    names = [_name(k, ridge) for k, _ in paths for ridge in RIDGES]
+    folds = min(_FOLDS, math.ceil(_ENOUGH_CELLS / max(1.0, _HELD_OUT * observed)))
+    total, done = (folds + 1) * len(names), 0
+    predictions, truth = [], []
+    fits: dict[str, GaussianMixture] = {}
+    for fold in range(folds):
+        with forked(derived_seed(seed, "held out", fold)):
+            held = (torch.rand(x.shape) < _HELD_OUT) & ~x.isnan()
+            fewer = x.masked_fill(held, math.nan)
+            affected = held.any(1)
+            found = []
+            for name, mixture in _fitted(fewer, paths, {}):
+                fits[name] = mixture
+                some = fewer[affected]
+                found.append(mixture.expected(some.nan_to_num(), ~some.isnan())[held[affected]])
+                shown(done := done + 1, total)
+        predictions.append(torch.stack(found, -1))
+        truth.append(x[held])
+    together, cells = torch.cat(predictions), torch.cat(truth)
+    if len(cells) >= _FEWEST_CELLS:
+        weights = stacked(together, cells)
+    else:
+        weights = torch.eye(len(names), dtype=x.dtype)[0]  # one Gaussian with the most noise
+    errors = (together - cells.unsqueeze(-1)).square().mean(0)
+    stack_error = (together @ weights - cells).square().mean()
+    members = []
+    with forked(derived_seed(seed, "all cells")):
+        wanted = {name for name, weight in zip(names, weights, strict=True) if weight > 0}
+        for name, mixture in _fitted(x, paths, fits, wanted):
+            members.append(MixtureMember(name, mixture))
+            shown(total - len(names) + len(members), total)
+    shown(total, total)
+    held_out = {name: float(error) for name, error in zip(names, errors, strict=True)}
+    return FittedTable(
+        tuple(members), weights[weights > 0], loc, scale, held_out | {"together": float(stack_error)}
+    )
+
+
+def _paths(rows: int, columns: int) -> list[tuple[int, int]]:
+    """Return the numbers of components that the table is large enough for, and the rows to fit each on."""
+    found = []
+    for components in COMPONENTS:
+        affordable = min(rows, max(200, int(_WORK / (components * columns**3))))
+        if components == 1 or affordable >= _ROWS_OF_A_COMPONENT * components:
+            found.append((components, affordable))
+    return found
+
+
+def _name(components: int, ridge: float) -> str:
+    return f"{components} Gaussian{'s' if components > 1 else ''}, noise {ridge:g}"
+
+
+def _fitted(
+    x: Tensor,
+    paths: list[tuple[int, int]],
+    starts: dict[str, GaussianMixture],
+    wanted: set[str] | None = None,
+) -> Iterator[tuple[str, GaussianMixture]]:
+    """Yield the name and the fit of each candidate, or of the wanted ones, in order."""
+    for components, count in paths:
+        last = None
+        few = x[torch.randperm(len(x))[:count]] if count < len(x) else x
+        for ridge in RIDGES:
+            name = _name(components, ridge)
+            if wanted is None or name in wanted:
+                last = gaussian_mixture(few, components, ridge=ridge, start=starts.get(name, last))
+                yield name, last

@@ -1,0 +1,155 @@
+"""A fitted model of a table, and what can be asked of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_dvae import checks
+from pyro_dvae.conditioning import (
+    Completions,
+    Prediction,
+    given_the_rest,
+    imputed,
+    predicted,
+    table_rows,
+)
+from pyro_dvae.errors import InputError
+from pyro_dvae.models.tables.members import Member
+from pyro_dvae.random_state import forked
+
+_ROWS = 5000
+
+
+@dataclass(frozen=True)
+class FittedTable:
+    """A weighted combination of generative models of the rows of a table.
+
+    Rows are given in the units of the data. A conditional of the table is the mixture of the members'
+    conditionals with the weights w.
+
+    :param members: Pyro models of standardised rows.
+    :param weights: w, one for each member, [M].
+    :param loc: means of the columns, [D].
+    :param scale: their standard deviations, [D].
+    :param held_out: squared error of standardised held-out cells, by candidate, and of all ``together``.
+    """
+
+    members: tuple[Member, ...]
+    weights: Tensor
+    loc: Tensor
+    scale: Tensor
+    held_out: dict[str, float]
+
+    def __str__(self) -> str:
+        """Return the members with their weights as aligned text."""
+        rows = [
+            f"{member.name:<28}  weight {float(weight):.2f}  error {self.held_out[member.name]:.3f}"
+            for member, weight in zip(self.members, self.weights, strict=True)
+        ]
+        total = f"{'together':<28}               error {self.held_out['together']:.3f}"
+        columns = f"{len(self.loc)} columns; mean squared error of held-out cells, in standard deviations"
+        return "\n".join([columns, *rows, total])
+
+    def condition(self, data: Any, *, num_draws: int = 100, seed: int | None = None) -> Completions:
+        """Draw the missing cells of each row from p(x_missing | x_observed).
+
+        :param data: rows [N, D] with NaN in missing cells.
+        :param num_draws: R, draws of each missing cell.
+        :param seed: of the draws; None draws it from the global stream.
+        """
+        checks.count("num_draws", num_draws)
+        given, x = self._standardised(data)
+        means, draws, evidence = [], [], []
+        with torch.no_grad(), forked(_seed(seed)):
+            counts = _shares(self.weights, num_draws)
+            order = torch.randperm(num_draws)
+            for rows in x.split(_ROWS):
+                gaps = rows.isnan()
+                parts = [
+                    member.given(rows, count) for member, count in zip(self.members, counts, strict=True)
+                ]
+                mean = torch.einsum("m,mnd->nd", self.weights, torch.stack([part.mean for part in parts]))
+                means.append(self._back(mean, gaps).to(given))
+                drawn = torch.cat([part.draws for part in parts])[order]
+                draws.append(self._back(drawn, gaps).to(given))
+                evidence.append(torch.stack([part.log_likelihood for part in parts], -1))
+        log_likelihood = self._log_likelihood(x, torch.cat(evidence))
+        return Completions(given, torch.cat(draws, -1), torch.cat(means), log_likelihood)
+
+    def impute(self, data: Any, *, how: str = "mean", num_imputations: int = 1, **options: Any) -> Tensor:
+        """Return the rows with their gaps filled, as :func:`~pyro_dvae.impute` does.
+
+        :param options: of :meth:`condition`.
+        """
+        return imputed(partial(self.condition, data, **options), how, num_imputations)
+
+    def sample_given(self, data: Any, *, num_draws: int = 100, **options: Any) -> Tensor:
+        """Return draws of each row given its observed cells, [num_draws, N, D]."""
+        return self.condition(data, num_draws=num_draws, **options).draws
+
+    def predict(self, data: Any, *, columns: Sequence[int], level: float = 0.9, **options: Any) -> Prediction:
+        """Predict some columns of each row from the others, as :func:`~pyro_dvae.predict` does.
+
+        :param options: of :meth:`condition`.
+        """
+        return predicted(lambda rows: self.condition(rows, **options), data, columns, level)
+
+    def log_likelihood(self, data: Any) -> Tensor:
+        """Return log Σ_m w_m p_m(x_observed) of each row, [N] (nats), in the units of the data."""
+        with torch.no_grad():
+            x = self._standardised(data)[1]
+            parts = [
+                torch.stack([each.log_likelihood(rows) for each in self.members], -1)
+                for rows in x.split(_ROWS)
+            ]
+        return self._log_likelihood(x, torch.cat(parts))
+
+    def anomaly_score(self, data: Any, *, by: str = "row") -> Tensor:
+        """Score how unusual each row is, [N], or each of its cells, [N, D] (nats); higher is odder.
+
+        A row has −log p(x_observed), a cell −log p(x_j | rest).
+
+        :param by: ``"row"`` or ``"column"``.
+        """
+        if checks.known("by", by, ("row", "column")) == "row":
+            return -self.log_likelihood(data)
+        return given_the_rest(self.log_likelihood, data)
+
+    def sample(self, count: int = 1, *, seed: int | None = None) -> Tensor:
+        """Return ``count`` new rows, [count, D]."""
+        checks.count("count", count)
+        empty = torch.full((1, len(self.loc)), math.nan)
+        draws = self.condition(empty, num_draws=count, seed=seed).draws
+        return draws[:, 0]
+
+    def _standardised(self, data: Any) -> tuple[Tensor, Tensor]:
+        given = table_rows(data)
+        if given.shape[1] != len(self.loc):
+            raise InputError(f"data: expected rows [N, {len(self.loc)}], got shape {tuple(given.shape)}")
+        return given, (given.to(self.loc) - self.loc) / self.scale
+
+    def _back(self, rows: Tensor, gaps: Tensor) -> Tensor:
+        """Return the missing cells of standardised rows [..., N, D] in the units of the data."""
+        return (rows * self.scale + self.loc)[..., gaps]
+
+    def _log_likelihood(self, x: Tensor, parts: Tensor) -> Tensor:
+        volume = (~x.isnan()).to(x) @ self.scale.log()
+        return (parts + self.weights.log()).logsumexp(-1) - volume
+
+
+def _seed(seed: int | None) -> int:
+    return int(torch.randint(2**63 - 1, ())) if seed is None else checks.count("seed", seed, minimum=0)
+
+
+def _shares(weights: Tensor, count: int) -> list[int]:
+    """Return how many of the draws each member gives: w · count, rounded at random (systematically)."""
+    edges = (weights.cumsum(0) / weights.sum() * count + torch.rand((), dtype=weights.dtype)).floor()
+    edges[-1] = count
+    return edges.diff(prepend=edges.new_zeros(1)).long().tolist()
