@@ -35,21 +35,21 @@ def conditional(loc: Tensor, covariance: Tensor, x: Tensor, seen: Tensor) -> Con
     :param x: rows, [N, D]; missing cells are not read.
     :param seen: which cells are observed, [N, D].
     """
-    here = seen.to(loc.dtype)
-    pairs = here.unsqueeze(-1) * here.unsqueeze(-2)
+    patterns, which = seen.unique(dim=0, return_inverse=True)
+    here = patterns.to(loc.dtype)
     gaps = torch.diag_embed(1 - here)
-    tril = torch.linalg.cholesky(covariance * pairs + gaps)
-    inverse = torch.cholesky_inverse(tril) - gaps
+    tril = torch.linalg.cholesky(covariance * here.unsqueeze(-1) * here.unsqueeze(-2) + gaps)
+    inverse = (torch.cholesky_inverse(tril) - gaps)[which]
+    log_det = 2 * tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    constant = (log_det + math.log(2 * math.pi) * here.sum(-1))[which]
     residual = torch.where(seen, x - loc, 0.0)
     white = (inverse @ residual.unsqueeze(-1)).squeeze(-1)
-    log_det = 2 * tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    distance = (white * residual).sum(-1)
-    log_prob = -0.5 * (distance + log_det + math.log(2 * math.pi) * here.sum(-1))
+    log_prob = -0.5 * ((white * residual).sum(-1) + constant)
     return Conditional(log_prob, torch.where(seen, x, loc + white @ covariance), inverse)
 
 
 def blocks(rows: int, columns: int) -> Iterator[slice]:
-    """Yield slices of rows whose [D, D] matrices fit into the cache or nearly so."""
+    """Yield slices of rows whose [D, D] matrices nearly fit into the cache."""
     size = max(1, _NUMBERS // (8 * columns**2))
     return (slice(start, start + size) for start in range(0, max(1, rows), size))
 
@@ -140,7 +140,6 @@ class GaussianMixture(dist.TorchDistribution):
             ]
             joints.append(torch.cat([log_prob for log_prob, _ in parts]) + logit)
             means.append(torch.cat([mean for _, mean in parts]))
+        joint, mean = torch.stack(joints, -1), torch.stack(means, -2)
         lead, (count, size) = x.shape[:-1], self.loc.shape
-        return torch.stack(joints, -1).reshape(*lead, count), torch.stack(means, -2).reshape(
-            *lead, count, size
-        )
+        return joint.reshape(*lead, count), mean.reshape(*lead, count, size)

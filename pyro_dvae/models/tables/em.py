@@ -19,8 +19,8 @@ def gaussian_mixture(
     *,
     ridge: float = 1e-2,
     prior: float = 10.0,
-    steps: int = 50,
-    tolerance: float = 1e-4,
+    steps: int = 25,
+    tolerance: float = 3e-4,
     start: GaussianMixture | None = None,
 ) -> GaussianMixture:
     """Fit ``Σ_k π_k N(μ_k, Σ_k)`` to rows with gaps by expectation-maximisation::

@@ -22,8 +22,9 @@ from pyro_dvae.random_state import derived_seed, forked
 
 COMPONENTS = (1, 3, 8, 20, 50)
 RIDGES = (0.1, 0.01, 0.001)  # from the strongest, each started at the last one
-_HELD_OUT, _ENOUGH_CELLS, _FOLDS, _FEWEST_CELLS = 0.1, 1500, 4, 30
-_WORK = 1e8  # of a step of expectation-maximisation: rows · components · columns³
+_HELD_OUT, _ENOUGH_CELLS, _FOLDS, _FEWEST_CELLS = 0.1, 3000, 4, 30
+_WORK = 3e8  # of a step of expectation-maximisation: rows · components · columns³
+_MORE = 4  # times as many rows at last, when all cells are seen
 _ROWS_OF_A_COMPONENT = 20
 
 
@@ -77,6 +78,7 @@ def _chosen(
     for fold in range(folds):
         with forked(derived_seed(seed, "held out", fold)):
             held = (torch.rand(x.shape) < _HELD_OUT) & ~x.isnan()
+            held &= (torch.rand(len(x), 1) * int(held.sum())) < _ENOUGH_CELLS  # in as many rows as needed
             fewer = x.masked_fill(held, math.nan)
             affected = held.any(1)
             found = []
@@ -97,7 +99,8 @@ def _chosen(
     members = []
     with forked(derived_seed(seed, "all cells")):
         wanted = {name for name, weight in zip(names, weights, strict=True) if weight > 0}
-        for name, mixture in _fitted(x, paths, fits, wanted):
+        more = [(components, min(_MORE * count, len(x))) for components, count in paths]
+        for name, mixture in _fitted(x, more, fits, wanted):
             members.append(MixtureMember(name, mixture))
             shown(total - len(names) + len(members), total)
     shown(total, total)
