@@ -26,7 +26,7 @@ class Given:
     log_likelihood: Tensor
 
 
-class Member(Protocol):
+class TableMember(Protocol):
     """A Pyro model of standardised rows, and its conditionals."""
 
     @property

@@ -21,7 +21,7 @@ from pyro_dvae.conditioning import (
     table_rows,
 )
 from pyro_dvae.errors import InputError
-from pyro_dvae.models.tables.members import Member
+from pyro_dvae.models.tables.members import TableMember
 from pyro_dvae.random_state import forked
 
 _ROWS = 5000
@@ -41,7 +41,7 @@ class FittedTable:
     :param held_out: squared error of standardised held-out cells, by candidate, and of all ``together``.
     """
 
-    members: tuple[Member, ...]
+    members: tuple[TableMember, ...]
     weights: Tensor
     loc: Tensor
     scale: Tensor
