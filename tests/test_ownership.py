@@ -15,6 +15,7 @@ from unittest import mock
 import pyro
 import pytest
 import torch
+from each_epoch import BeforeEpoch
 from experiments_small import SMALL
 from filelock import FileLock, Timeout
 
@@ -84,10 +85,10 @@ def hold(folder):
 
     def train_many(epoch):
         if epoch == 1:  # the first is in the checkpoint
-            fit_many(folder, before_epoch=[lambda _: log_likelihood(folder, progress=wait)])
+            fit_many(folder, callbacks=[BeforeEpoch(lambda _: log_likelihood(folder, progress=wait))])
 
     def perform(*_):
-        fit(folder, before_epoch=[train_many])
+        fit(folder, callbacks=[BeforeEpoch(train_many)])
 
     with mock.patch.object(running, "_perform", perform):
         small(folder)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,7 +63,6 @@ def measured(system: System, plan: Plan) -> dict[str, Any]:
             learning_rate=LEARNING_RATE,
             transform=visit,
             seed=plan.seed,
-            before_epoch=scheduled(model, guide),
             progress=False,
         )
 
@@ -108,12 +106,6 @@ def measured(system: System, plan: Plan) -> dict[str, Any]:
 def figure(found: dv.Estimate) -> dict[str, float]:
     """Return mean and standard error (nats)."""
     return {"mean": round(found.mean, 3), "standard_error": round(found.standard_error, 3)}
-
-
-def scheduled(*programs: nn.Module) -> list[Callable[[float], None]]:
-    """Return what moves every schedule of these modules to an epoch."""
-    modules: Iterable[Any] = itertools.chain.from_iterable(program.modules() for program in programs)
-    return [module.set_epoch for module in modules if hasattr(module, "set_epoch")]
 
 
 def check_bounds(system: System, setting: Setting, model: nn.Module, guide: nn.Module) -> None:

@@ -60,7 +60,12 @@ class DenoisingELBO(Trace_ELBO):
         max_iarange_nesting: int | None = None,
         jit_options: dict[str, Any] | None = None,
         tail_adaptive_beta: float | None = None,
+        kl_weight: object = None,
     ) -> None:
+        if kl_weight is not None:
+            raise InputError(
+                f"kl_weight: it weights the KL term of TraceDenoising_ELBO; {type(self).__name__} has none"
+            )
         if max_iarange_nesting is not None:
             raise InputError("max_iarange_nesting: Pyro has renamed it; use max_plate_nesting")
         if jit_options is not None:

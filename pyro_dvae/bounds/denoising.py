@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pyro.distributions.util import is_identically_zero, scale_and_mask
@@ -15,6 +15,7 @@ from pyro_dvae.bounds.pathwise import total_derivative_surrogate
 from pyro_dvae.bounds.reductions import MEAN
 from pyro_dvae.bounds.score import baseline_of, has_score, own_baseline, score_surrogate
 from pyro_dvae.errors import InputError
+from pyro_dvae.levels import Schedule
 from pyro_dvae.programs.dependence import ancestors
 from pyro_dvae.programs.draws import Draws, Term
 from pyro_dvae.programs.plates import CORRUPTIONS, DRAW_PLATES, PARTICLES, draws_of
@@ -36,9 +37,15 @@ class TraceDenoising_ELBO(DenoisingELBO):
         if K = 1) and over the M draws of a corruption; ``"none"``; or a network of the model's arguments,
         trained jointly (NVIL, Mnih and Gregor 2014). A site's own ``infer={"baseline": {...}}`` takes
         precedence over the first two.
+    :param kl_weight: factor β of the latents' terms log p(z) − log q(z|x̃) in the gradient alone: a number, or
+        a :class:`~pyro_dvae.levels.Schedule` of the epoch (KL warm-up: ``LinearSchedule(0, 1, epochs=20)``),
+        which ``fit`` moves. Values stay those of the bound, with β = 1, so that histories and validation
+        can be compared. Only for ``gradient="pathwise"`` without a network as baseline.
 
     See :class:`~pyro_dvae.bounds.base.DenoisingELBO` for the other arguments.
     """
+
+    apart_from_results: ClassVar[tuple[str, ...]] = (*DenoisingELBO.apart_from_results, "_weight", "_weights")
 
     def __init__(
         self,
@@ -47,6 +54,7 @@ class TraceDenoising_ELBO(DenoisingELBO):
         num_particles: int = 1,
         gradient: str = "pathwise",
         baseline: str | nn.Module = "leave-one-out",
+        kl_weight: float | Schedule = 1.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(num_corruptions=num_corruptions, num_particles=num_particles, **kwargs)
@@ -58,7 +66,35 @@ class TraceDenoising_ELBO(DenoisingELBO):
             "leave-one-out",
             {"vimco": "'vimco' is of the importance-weighted bounds; use 'leave-one-out'"},
         )
+        self.kl_weight = (
+            kl_weight if isinstance(kl_weight, Schedule) else checks.number("kl_weight", kl_weight, 0.0)
+        )
+        self._tempers = isinstance(kl_weight, Schedule) or kl_weight != 1
+        if self._tempers and (self.gradient == "stl" or self.baseline.learned is not None):
+            raise InputError("kl_weight: it takes gradient='pathwise' and a baseline that is no network")
+        # By device and type, made when they first come; changed in place, so that compiled steps see it.
+        self._weights: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+        self._weight = 1.0
+        self.set_epoch(0)
         self._descent: tuple[Any, dict[str, frozenset[str]]] | None = None  # of the pair that was last run
+
+    def set_epoch(self, epoch: float) -> None:
+        """Set a scheduled weight of the KL terms to its value at ``epoch`` (0 for the first)."""
+        weight = self.kl_weight
+        self._weight = checks.number(
+            "kl_weight", weight(epoch) if isinstance(weight, Schedule) else weight, 0.0
+        )
+        for each in self._weights.values():
+            each.fill_(self._weight)
+
+    def _tempered(self, term: Term, value: Tensor) -> Tensor:
+        """Return the value of a term as it counts in the gradient."""
+        if not self._tempers or term.site["is_observed"]:
+            return value
+        kind = (value.device, value.dtype)
+        if kind not in self._weights:
+            self._weights[kind] = torch.tensor(self._weight, device=value.device, dtype=value.dtype)
+        return value * self._weights[kind]
 
     def _needs_leaves(self) -> bool:
         return self.gradient == "stl"
@@ -75,6 +111,7 @@ class TraceDenoising_ELBO(DenoisingELBO):
         bound = sum((_mean_over_draws(value.detach(), term.site) for term, value in terms), torch.zeros(()))
         if not torch.is_grad_enabled():
             return bound, bound
+        terms = [(term, self._tempered(term, value)) for term, value in terms]
         score = self._score_part(draws, terms)
         if self.gradient == "stl":
             log_weight = draws.log_weight()

@@ -78,7 +78,7 @@ def slot(
     return Slot(optimizer, parameter, group, place, state, decoupled, clip_norm, clip_value)
 
 
-def start(optimizer: Adam) -> None:
+def start(optimizer: Optimizer) -> None:
     """Give every parameter without a state the one that torch's Adam begins with."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:

@@ -108,25 +108,30 @@ class CompiledGradient:
 
     def __init__(self, gradient: Gradient, tensors: Sequence[Tensor], compiled: bool = True) -> None:
         self.leaves = gradient.leaves
+        self.draws = gradient.draws
         self.honest = gradient.honest
         self._gradient = gradient
         self._detached = [leaf.detach() for leaf in gradient.leaves]
         self._device = self._detached[0].device if self._detached else torch.device("cpu")
         self._verified = Verification(gradient)
         with forked():
-            example = self._inputs(tensors)
+            example = self._inputs(tensors, None)
             self._run: Compiled = build(gradient.graph, example) if compiled else interpret(gradient.graph)
 
     def valid(self) -> bool:
         """Whether the parameters are still those that it was compiled for."""
         return _same_memory(self.leaves, self._detached)
 
-    def _inputs(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        return [*self._detached, *tensors, *self._gradient.keys(self._device)]
+    def _inputs(self, tensors: Sequence[Tensor], keys: Tensor | None) -> list[Tensor]:
+        noise = self._gradient.keys(self._device) if keys is None else [keys]
+        return [*self._detached, *tensors, *noise[: self.draws]]
 
-    def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """Return the loss and the gradients of the leaves."""
-        inputs = self._inputs(tensors)
+    def __call__(self, tensors: Sequence[Tensor], keys: Tensor | None = None) -> list[Tensor]:
+        """Return the loss and the gradients of the leaves.
+
+        :param keys: of the noise [draws, 2]; from torch's generator where omitted.
+        """
+        inputs = self._inputs(tensors, keys)
         expected = self._verified.before(tensors, inputs[len(self.leaves) + len(tensors) :])
         loss, *gradients = self._run(inputs)
         self._verified.after(loss, expected)

@@ -6,9 +6,11 @@ is called), wherever they live: in the param store, in ``nn.Module`` arguments, 
 
 from __future__ import annotations
 
+import difflib
+import fnmatch
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,18 +32,64 @@ class Trained:
     """Leaves by name, and root modules by prefix: ``model``, ``guide``, then those first called.
 
     :param left_out: names of parameters that model or guide hold and no param statement announces.
+    :param frozen: names of leaves that are kept as they are.
     """
 
     parameters: dict[str, Tensor] = field(default_factory=dict)
     modules: dict[str, nn.Module] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
+    frozen: tuple[str, ...] = ()
+
+    @property
+    def free(self) -> dict[str, Tensor]:
+        """The leaves that are trained."""
+        return {name: leaf for name, leaf in self.parameters.items() if name not in self.frozen}
+
+    def freeze(self, argument: str, choice: Any) -> None:
+        """Keep some leaves as they are: those of names (with ``*``), modules or tensors, one or a list.
+
+        :raises InputError: nothing is found, or nothing is left to train.
+        """
+        names: set[str] = set()
+        for each in choice if isinstance(choice, list | tuple | set) else [choice]:
+            if isinstance(each, str):
+                names.update(matching(argument, each, self.parameters))
+                continue
+            if not isinstance(each, nn.Module | Tensor):
+                raise InputError(f"{argument}: expected names, modules or tensors, got {type(each).__name__}")
+            held = {id(leaf) for leaf in (each.parameters() if isinstance(each, nn.Module) else [each])}
+            found = {name for name, leaf in self.parameters.items() if id(leaf) in held}
+            if not found:
+                raise InputError(f"{argument}: a {type(each).__name__} holds no parameter of model and guide")
+            names |= found
+        self.frozen = tuple(name for name in self.parameters if name in names)
+        if not self.free:
+            raise InputError(f"{argument}: expected some parameters to be left to train, got all of them")
+
+    @contextmanager
+    def without_frozen_gradients(self) -> Iterator[None]:
+        """Let the frozen leaves want no gradient in the body, about which Pyro would warn."""
+        if not self.frozen:
+            yield
+            return
+        leaves = [self.parameters[name] for name in self.frozen]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*was not registered in the param store")
+            try:
+                for leaf in leaves:
+                    leaf.requires_grad_(False)
+                yield
+            finally:
+                for leaf in leaves:
+                    leaf.requires_grad_(True)
 
     def buffers(self) -> dict[str, Tensor]:
-        """Return the present buffers of the modules, by prefixed name, each once."""
+        """Return the present buffers of the modules and what they hold without a gradient, each once."""
         found: dict[str, Tensor] = {}
-        seen: set[int] = set()
+        seen = {id(leaf) for leaf in self.parameters.values()}
         for prefix, module in self.modules.items():
-            for name, buffer in module.named_buffers(prefix):
+            kept = [(name, leaf) for name, leaf in module.named_parameters(prefix) if not leaf.requires_grad]
+            for name, buffer in [*module.named_buffers(prefix), *kept]:
                 if id(buffer) not in seen:
                     seen.add(id(buffer))
                     found[name] = buffer
@@ -80,6 +128,16 @@ class Trained:
         finally:
             for part, mode in modes.items():
                 part.training = mode
+
+
+def matching(argument: str, pattern: str, names: Iterable[str]) -> list[str]:
+    """Return the names that fit a pattern with ``*``; refuse one that none fits, naming the nearest."""
+    known = list(names)
+    found = fnmatch.filter(known, pattern)
+    if not found:
+        near = difflib.get_close_matches(pattern, known, n=1, cutoff=0.3) or known[:1]
+        raise InputError(f"{argument}: no parameter is called {pattern!r}; the nearest is {near[0]!r}")
+    return found
 
 
 def _shown(tensor: Tensor | None) -> str:

@@ -9,15 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Adam
 
 from pyro_dvae.engine import NoCompiler, Unrecordable, record
-from pyro_dvae.engine.adam import slot, start
 from pyro_dvae.engine.compiler import Compiled, build, interpret
 from pyro_dvae.engine.hashed_noise import draw_keys, hash_noise
-from pyro_dvae.engine.step import CompiledStep, Numerics, record_for
+from pyro_dvae.engine.step import CompiledGradient, CompiledStep, Numerics, record_for
 from pyro_dvae.engine.surroundings import outside
 from pyro_dvae.random_state import derived_seed
+from pyro_dvae.training.update import Update
 
 WORTH_IT = 5_000  # steps from which on compiling is paid back where nobody said: see docs/performance.md
 _SHAPES_AT_MOST = 16
@@ -53,16 +52,17 @@ class Training:
 
     :param programs: model, guide and bound: what may read numbers that a recording freezes.
     :param loss: the differentiable loss of a batch, in nats, summed over it.
-    :param leaves: the parameters.
-    :param optimizer: Adam over all of them.
+    :param update: of the parameters. Adam is compiled with the gradient; another optimizer, or one of several
+        batches together, is called.
     :param clip_norm: largest norm of all gradients together.
+    :param rows: returns what :meth:`Update.take` is told, of the rows of a batch.
     """
 
     programs: tuple[Any, ...]
     loss: Callable[..., Tensor]
-    leaves: Sequence[Tensor]
-    optimizer: Adam
+    update: Update
     clip_norm: float | None
+    rows: Callable[[int], float | None]
 
 
 class CompiledSteps:
@@ -88,10 +88,9 @@ class CompiledSteps:
     ) -> None:
         self._training, self._numerics, self._keys, self._say = training, numerics, keys, say
         self._worth_compiling = worth_compiling
-        self._steps: dict[Any, list[CompiledStep]] = {}
+        self._steps: dict[Any, list[CompiledStep | CompiledGradient]] = {}
         self.failure: str | None = None
         self.seconds = 0.0
-        start(training.optimizer)
 
     def __call__(self, batch: Sequence[Tensor], epoch: int, position: int | None) -> Tensor | None:
         """Take a step on ``batch``; return its loss on the device, or None if it cannot be compiled.
@@ -114,9 +113,26 @@ class CompiledSteps:
                 return None
             steps.append(step)
         drawn = position is not None and step.draws > 0
-        return step(batch, self._keys.at(epoch, position or 0, step.draws) if drawn else None)
+        return self._take(step, batch, self._keys.at(epoch, position or 0, step.draws) if drawn else None)
 
-    def _compiled(self, batch: list[Tensor]) -> CompiledStep | None:
+    def _take(
+        self, step: CompiledStep | CompiledGradient, batch: Sequence[Tensor], keys: Tensor | None
+    ) -> Tensor:
+        update = self._training.update
+        if isinstance(step, CompiledStep):
+            loss = step(batch, keys)
+            update.note_step()
+            return loss
+        loss, *gradients = step(batch, keys)
+        good = torch.isfinite(loss).all()
+        for leaf in update.leaves:
+            leaf.grad = None
+        for leaf, gradient in zip(step.leaves, gradients, strict=True):
+            leaf.grad = torch.where(good, gradient, 0.0)  # a loss that is no number changes no weight
+        update.take(self._training.rows(len(batch[0])))
+        return loss
+
+    def _compiled(self, batch: list[Tensor]) -> CompiledStep | CompiledGradient | None:
         if self.failure is not None:
             return None
         if sum(map(len, self._steps.values())) >= _SHAPES_AT_MOST:
@@ -138,7 +154,7 @@ class CompiledSteps:
             self._say(f"compiled in {took:.1f} s")
         return step
 
-    def _built(self, batch: list[Tensor], compiled: bool) -> CompiledStep:
+    def _built(self, batch: list[Tensor], compiled: bool) -> CompiledStep | CompiledGradient:
         training = self._training
 
         def loss_and_grads(*batch: Tensor) -> Tensor:
@@ -147,12 +163,14 @@ class CompiledSteps:
                 loss.backward()
             return loss
 
-        gradient = record_for(loss_and_grads, training.leaves, batch, self._numerics, training.programs)
-        slots = [slot(training.optimizer, leaf) for leaf in gradient.leaves]
-        chosen = [each for each in slots if each is not None]
-        if len(chosen) < len(slots) or not slots:
-            raise Unrecordable("there is nothing that Adam would change")
-        return CompiledStep(gradient, chosen, batch, training.clip_norm, compiled)
+        leaves = training.update.leaves
+        gradient = record_for(loss_and_grads, leaves, batch, self._numerics, training.programs)
+        if not gradient.leaves:
+            raise Unrecordable("there is nothing that a step would change")
+        slots = training.update.slots(gradient.leaves)
+        if slots is None:
+            return CompiledGradient(gradient, batch, compiled)
+        return CompiledStep(gradient, slots, batch, training.clip_norm, compiled)
 
 
 class CompiledTransform:

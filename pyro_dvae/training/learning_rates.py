@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from pyro_dvae import checks
 from pyro_dvae.errors import InputError, shown
@@ -52,9 +57,32 @@ SCHEDULES: dict[str, Schedule] = {"constant": Constant(), "step": Stages(), "pap
 """The named schedules: a new one is one entry here."""
 
 
+def torch_schedule(schedule: Any) -> Callable[[Optimizer], LRScheduler] | None:
+    """Return a schedule of torch's if this makes one: a class, a ``partial`` of one, a function of one
+    argument, the optimizer; else None.
+    """
+    made = schedule.func if isinstance(schedule, partial) else schedule
+    if isinstance(made, LRScheduler):
+        raise InputError(
+            f"schedule: expected a function of the optimizer, got a {type(made).__name__} of another "
+            f"optimizer; give lambda optimizer: {type(made).__name__}(optimizer, ...)"
+        )
+    if isinstance(made, type):
+        return schedule if issubclass(made, LRScheduler) else None
+    if not callable(schedule) or hasattr(schedule, "__dataclass_fields__"):
+        return None
+    try:
+        inspect.signature(schedule).bind(0, 1)
+    except TypeError:
+        return schedule
+    except ValueError:  # a builtin has no signature
+        return None
+    return None
+
+
 def learning_rate_schedule(schedule: str | Schedule | None) -> Schedule:
     """Return a schedule by its name; a callable (epoch, epochs) -> factor as it is; None is constant."""
-    if schedule is None:
+    if schedule is None or torch_schedule(schedule) is not None:
         return SCHEDULES["constant"]
     if isinstance(schedule, str):
         return SCHEDULES[checks.known("schedule", schedule, SCHEDULES)]
@@ -72,6 +100,8 @@ def describe(schedule: Schedule) -> str:
             return name
     if hasattr(schedule, "__dataclass_fields__"):
         return repr(schedule)
+    if isinstance(schedule, partial):
+        return f"{describe(schedule.func)}{schedule.args or ''}{schedule.keywords}"
     named: Any = schedule if hasattr(schedule, "__qualname__") else type(schedule)
     return f"{named.__module__}.{named.__qualname__}"
 

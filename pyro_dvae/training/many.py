@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import time
@@ -25,6 +26,8 @@ from pyro_dvae.programs.parameters import float_type
 from pyro_dvae.rows import Data
 from pyro_dvae.rows.source import same_length
 from pyro_dvae.training.batched_steps import BatchedSteps
+from pyro_dvae.training.callbacks.base import Callback, Running
+from pyro_dvae.training.callbacks.calls import Calls
 from pyro_dvae.training.compiled_steps import Keys
 from pyro_dvae.training.epochs import same_type
 from pyro_dvae.training.fitted import Fitted
@@ -56,7 +59,7 @@ def fit_many(
     clip_norm: float | None = None,
     transform: Callable[[Tensor], Tensor] | None = None,
     evaluate: Callable[[int], float] | None = None,
-    before_epoch: Iterable[Callable[[int], object]] = (),
+    callbacks: Iterable[Callback | Callable[[Running], object]] = (),
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 10,
     resume: bool = False,
@@ -86,7 +89,8 @@ def fit_many(
     :param transform: applied to the batch of each model; it must draw no noise.
     :param evaluate: function of the number of the model (from 0) that returns its validation bound, in
         nats per datum, in place of the default; called in evaluation mode after every epoch.
-    :param before_epoch: callables of the epoch (from 0), called when the schedules have moved.
+    :param callbacks: as of :class:`Trainer`; every model has copies of its own, and ``run.number`` says which
+        it is. A model that a callback stops (:class:`EarlyStopping`) stays as it then is; the others go on.
     :param checkpoint: the file to save after every ``checkpoint_every`` epochs, at the end and when stopped;
         no other process may train into it meanwhile.
 
@@ -95,22 +99,9 @@ def fit_many(
     :raises InputError: the pairs are no models of one structure, or draw what cannot be batched.
     :raises CompiledStepError: the program of a pair has changed unseen; it is compared now and then.
     """
-    settings = Settings(
-        loss=loss,
-        epochs=epochs,
-        batch_size=batch_size,
-        validate_every=validate_every,
-        schedule=schedule,
-        clip_norm=clip_norm,
-        transform=transform,
-        evaluate=evaluate,
-        before_epoch=before_epoch,
-        checkpoint=checkpoint,
-        checkpoint_every=checkpoint_every,
-        resume=resume,
-        progress=progress,
-        bfloat16=bfloat16,
-    )
+    settings = Settings.of(locals())
+    if settings.torch_schedule is not None:
+        raise InputError("schedule: fit_many takes a name or a callable (epoch, epochs) -> factor")
     run = ManyTraining(
         pairs,
         (data, *args),
@@ -186,6 +177,11 @@ class ManyTraining:
             Validation(held_out[number], self._evaluation(number), chunk, self._loss_of(member), lambda: None)
             for number, member in enumerate(self._members)
         ]
+        validates = validation is not None or settings.evaluate is not None
+        self._calls = [
+            Calls(copy.deepcopy(settings.callbacks), self._running(number, validates), seed, Ranks())
+            for number, seed in enumerate(self._seeds)
+        ]
         self._identity = {
             "settings": {"models": len(pairs), "seeds": self._seeds} | settings.described(self._rates),
             "data": [each for model in of_model for each in model.fingerprints()],
@@ -203,51 +199,94 @@ class ManyTraining:
         settings.progress.start(state.histories[0], settings.epochs, self._rows.steps_per_epoch)
         try:
             with Interrupts() as interrupts, using_threads(min(torch.get_num_threads(), available_cores())):
-                while state.finished < settings.epochs:
+                self._call("start")
+                while state.finished < settings.epochs and not all(state.stopped):
                     self.epoch()
                     stopped = interrupts.requested
-                    if path is not None and (stopped or settings.checkpoint_is_due(state.finished - 1)):
-                        state.save(path, self._identity)
+                    due = stopped or all(state.stopped) or settings.checkpoint_is_due(state.finished - 1)
+                    if path is not None and due:
+                        states = [calls.state_dict() for calls in self._calls]
+                        state.save(path, self._identity, states)
+                        self._call("checkpoint")
                     if stopped and state.finished < settings.epochs:
                         raise Stopped(path)
         finally:
             settings.progress.stop()
+            self._call("end")
 
     def epoch(self) -> None:
         """Train every model for one epoch."""
         settings, state = self._settings, self._state
         parts = [part for m in self._members for part in scheduled(m.trained, m.bound)]
-        settings.announce(state.finished, parts, self._seeds[0])
+        for part in parts:
+            part.set_epoch(state.finished)
         began, compiling = time.monotonic(), self._steps.seconds
         self._steps.begin_epoch()
         state.take_buffers()
         orders = self._rows.orders(state.finished)
         factor = settings.rate_factor(state.finished)
-        rates = torch.tensor(self._rates, dtype=torch.float64)[:, None] * factor
+        going = [0.0 if stopped else rate for rate, stopped in zip(self._rates, state.stopped, strict=True)]
+        rates = torch.tensor(going, dtype=torch.float64)[:, None] * factor
         rates = rates.expand(len(self._members), len(state.leaves)).to(self._device)
         losses = []
         for position in range(self._rows.steps_per_epoch):
             losses.append(self._steps.take(self._rows.batch(orders, position), rates, position))
+            if any(calls.watches_steps for calls in self._calls):
+                self._note_steps(losses[-1], position, 1)
+                self._call("step")
             settings.progress.step(position + 1)
         state.to_models()
+        if not any(calls.watches_steps for calls in self._calls):
+            self._note_steps(losses[-1], position, len(losses))
         seconds = time.monotonic() - began - (self._steps.seconds - compiling)
         self._end_epoch(torch.stack(losses), factor, seconds)
         settings.progress.epoch(state.histories[0])
+        self._call("epoch")
 
     def resume(self) -> None:
         """Go on from the checkpoint."""
         assert self._settings.checkpoint is not None
-        self._state.resume(self._settings.checkpoint, self._identity)
+        states = self._state.resume(self._settings.checkpoint, self._identity)
+        for calls, saved in zip(self._calls, states, strict=True):
+            calls.load_state_dict(saved)
 
     def fitted(self) -> list[Fitted]:
         """Return what came of each."""
         return [replace(each, rows=self._row) for each in self._state.fitted()]
+
+    def _running(self, number: int, validates: bool) -> Running:
+        """Return one of the models as its callbacks see it."""
+        epochs, state = self._settings.epochs, self._state
+        return Running(
+            epochs, validates, lambda: state.histories[number], lambda: self.fitted()[number], number
+        )
+
+    def _call(self, hook: str) -> None:
+        """Call a hook of every model that goes on; stop those that are to stop."""
+        state = self._state
+        for number, calls in enumerate(self._calls):
+            if hook == "end" or not state.stopped[number]:
+                with self._members[number].with_store():
+                    calls.at(hook)
+                if calls.stopping() and not state.stopped[number]:
+                    state.stopped[number] = True
+                    self._settings.progress.note(
+                        f"model {number} stopped after epoch {state.finished}: {calls.run.reason}"
+                    )
+
+    def _note_steps(self, losses: Tensor, position: int, steps: int) -> None:
+        rows = self._rows.sizes()[position]
+        for number, (member, calls) in enumerate(zip(self._members, self._calls, strict=True)):
+            if not self._state.stopped[number]:
+                calls.run.note(member.loss.per_row(losses[number], rows), rows, steps)
 
     def _end_epoch(self, losses: Tensor, factor: float, seconds: float) -> None:
         """:param losses: [steps, E]."""
         state = self._state
         bounds = (-self._per_row(losses.double()).sum(0) / self._rows.rows).tolist()
         for number, member in enumerate(self._members):
+            if state.stopped[number]:
+                continue
             history, rate = state.histories[number], self._rates[number] * factor
             finite = math.isfinite(bounds[number])
             if not finite and all(math.isfinite(b or 0) for b in history.train_bound):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyro_dvae.checkpoint import load_checkpoint, save_checkpoint
 from pyro_dvae.errors import CheckpointError
+from pyro_dvae.training import kept
 from pyro_dvae.training.fitted import Fitted
 from pyro_dvae.training.history import History
 from pyro_dvae.training.stacked import Member, stack, unstack
@@ -31,14 +32,15 @@ class ManyState:
         self.adam = [_fresh(leaf) for leaf in self.leaves]
         self.histories = [History() for _ in members]
         self.best: list[dict[str, Tensor]] = [{} for _ in members]
+        self.stopped = [False] * len(members)
         self.finished = 0
 
     def to_models(self) -> None:
-        """Copy parameters and buffers into the models."""
-        for stacked, leaves in zip(self.leaves, self._leaves(), strict=True):
-            unstack(stacked, leaves)
-        for stacked, buffers in zip(self.buffers, self._buffers(), strict=True):
-            unstack(stacked, buffers)
+        """Copy parameters and buffers into the models that have not stopped."""
+        going = [number for number, stopped in enumerate(self.stopped) if not stopped]
+        pairs = [*zip(self.leaves, self._leaves(), strict=True)]
+        for stacked, tensors in [*pairs, *zip(self.buffers, self._buffers(), strict=True)]:
+            unstack([stacked[number] for number in going], [tensors[number] for number in going])
 
     def take_buffers(self) -> None:
         """Copy the models' buffers, which schedules have set, into the stacked ones."""
@@ -52,19 +54,26 @@ class ManyState:
             for m, history, best in zip(self.members, self.histories, self.best, strict=True)
         ]
 
-    def save(self, path: Path, identity: Mapping[str, Any]) -> None:
-        """Save the state between two epochs; ``identity`` says of which models, settings and data it is."""
+    def save(self, path: Path, identity: Mapping[str, Any], calls: Sequence[Mapping[str, Any]]) -> None:
+        """Save the state between two epochs.
+
+        :param identity: says of which models, settings and data it is.
+        :param calls: the states of the callbacks of each model.
+        """
+        self.take_buffers()  # those of a model that has stopped
         best = {
             f"best{number}/{name}": tensor
             for number, tensors in enumerate(self.best)
             for name, tensor in tensors.items()
         }
         histories = [history.to_dict() for history in self.histories]
+        tensors, of_calls = kept.pack({"callbacks": list(calls)})
         state = {"kind": KIND, **identity, "epoch": self.finished, "histories": histories}
-        save_checkpoint(path, self._named() | best, state)
+        state |= {"stopped": self.stopped} | of_calls
+        save_checkpoint(path, self._named() | best | tensors, state)
 
-    def resume(self, path: Path, identity: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint of the same models, settings and data."""
+    def resume(self, path: Path, identity: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Go on from a checkpoint of the same models, settings and data; return the states of callbacks."""
         tensors, state = load_checkpoint(path)
         for key, now in {"kind": KIND, **identity}.items():
             if state.get(key) != now:
@@ -84,6 +93,9 @@ class ManyState:
         self.histories = [History(**history) for history in state["histories"]]
         self.finished = state["epoch"]
         self.to_models()
+        self.stopped = state["stopped"]
+        states: list[dict[str, Any]] = kept.unpack(tensors, state)["callbacks"]
+        return states
 
     # Tensors of the models: [parameters][models]
 

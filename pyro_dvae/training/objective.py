@@ -26,13 +26,14 @@ class PlateScale(Messenger):
     observed sites that holds the rows. If all of its sites have one scale, that is the factor, with what
     ``poutine.scale`` puts on all of them; else the plate's own. Without such a plate it is 1. Sites outside
     of the plate (a global latent) are divided by it too: the figure is then the bound of the whole data set,
-    divided by its N data.
+    divided by its N data. With ``factor``, ``subsampled`` is known: whether the rows are some of a plate's.
     """
 
     def __init__(self, rows: int) -> None:
         super().__init__()
         self._rows = rows
         self._sites: list[dict[str, Any]] = []
+        self.subsampled = False
 
     def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
         if not isinstance(msg["fn"], _Subsample) and not is_uncounted(msg):
@@ -47,6 +48,7 @@ class PlateScale(Messenger):
         if not common:
             return 1.0
         plate = max(common, key=lambda name: observed[0][name])  # a subsampled one, if there are two
+        self.subsampled = observed[0][plate] != 1
         scales = {_number(s["scale"]) for s in self._sites if plate in _plates(s, self._rows)}
         factor = scales.pop() if len(scales) == 1 else None
         return factor or observed[0][plate]
@@ -71,11 +73,14 @@ def _number(scale: float | Tensor) -> float | None:
 class PlateScales:
     """The factors of batches by their number of rows, each seen when such a batch first comes.
 
+    ``subsampled`` says whether their losses stand for those of a whole plate.
+
     No run is made for it: an ordinary step is seen while it is taken, a compiled one while it is recorded.
     """
 
     def __init__(self) -> None:
         self._known: dict[int, float] = {}
+        self.subsampled = False
 
     @contextmanager
     def seeing(self, batch: int, rows: int) -> Iterator[None]:
@@ -90,6 +95,7 @@ class PlateScales:
         with PlateScale(rows) as scale:
             yield
         self._known[batch] = scale.factor
+        self.subsampled = scale.subsampled
 
     def per_row(self, loss: Any, batch: int) -> Any:
         """Return a loss as a sum over the rows of its batch that counts each once (nats)."""

@@ -1,39 +1,155 @@
-"""The optimizer of a training, Adam, and its state as named tensors."""
+"""From a class, a factory or an optimizer of Pyro to one torch optimizer over all parameters."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import Any, TypeAlias
 
-import torch
+from pyro.optim import PyroOptim
+from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch import Tensor
-from torch.optim import Adam
+from torch.optim import LBFGS, Adam, Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from pyro_dvae.calling import calling
+from pyro_dvae.errors import InputError, shown
+from pyro_dvae.programs.parameters import matching
+
+Choice: TypeAlias = Callable[..., Any] | PyroOptim | None
 
 
-def adam(leaves: Sequence[Tensor], learning_rate: float) -> Adam:
-    """Return Adam in its fused form, or as torch chooses where device or type have no fused one."""
+def build(
+    choice: Choice,
+    leaves: Mapping[str, Tensor],
+    learning_rate: float,
+    parameter_options: Mapping[str, Mapping[str, Any]],
+) -> Optimizer:
+    """Return the optimizer of some parameters.
+
+    :param choice: None for Adam, in its fused form where there is one; a class of torch's, or a ``partial``
+        of one; a function of parameter groups; an optimizer of Pyro.
+    :param leaves: the parameters by name.
+    :param learning_rate: the base rate; functions and Pyro's optimizers have their own.
+    :param parameter_options: by pattern of names: options of these parameters in place of the common ones.
+    """
+    if isinstance(choice, PyroOptim):
+        if parameter_options:
+            raise InputError(
+                "parameter_options: an optimizer of Pyro has its own; give it a function of names"
+            )
+        groups = [{"params": [leaf], **_pyro_options(choice, name)} for name, leaf in leaves.items()]
+        return _called(choice.pt_optim_constructor, groups)
+    groups = _groups(leaves, parameter_options)
+    if choice is None:
+        try:
+            return _called(Adam, groups, lr=learning_rate, fused=True)
+        except InputError:  # of a device or a type that has no fused one
+            return _called(Adam, groups, lr=learning_rate)
+    kind = choice.func if isinstance(choice, partial) else choice
+    given = choice.keywords if isinstance(choice, partial) else {}
+    if isinstance(kind, type) and "lr" not in given and "lr" in inspect.signature(kind).parameters:
+        return _called(choice, groups, lr=learning_rate)
+    return _called(choice, groups)
+
+
+def chosen(argument: str, value: Any) -> Choice:
+    """Return what was given as an optimizer; refuse what is none."""
+    if isinstance(value, Optimizer):
+        raise InputError(
+            f"{argument}: expected a class or a function of the parameters, got an optimizer of its own "
+            f"parameters; give {type(value).__name__}, or lambda parameters: {type(value).__name__}(...)"
+        )
+    if value is not None and not callable(value):
+        raise InputError(
+            f"{argument}: expected a class of torch.optim, a function or a Pyro optimizer, got {shown(value)}"
+        )
+    choice: Choice = value
+    return choice
+
+
+def schedule_of(choice: Choice) -> Callable[[Optimizer], LRScheduler] | None:
+    """Return the schedule that an optimizer of Pyro brings along."""
+    if not isinstance(choice, PyroLRScheduler):
+        return None
+    return partial(choice.pt_scheduler_constructor, **choice.kwargs)
+
+
+def clips_of(choice: Choice, name: str) -> dict[str, float]:
+    """Return how an optimizer of Pyro clips the gradient of a parameter."""
+    if not isinstance(choice, PyroOptim):
+        return {}
+    return _of_name(choice.pt_clip_args, name)
+
+
+def described(optimizer: Optimizer) -> dict[str, Any]:
+    """Return the kind and the numbers of an optimizer, as JSON-able values."""
+    kind = type(optimizer)
+    plain = (bool, int, float, str, type(None))
+    groups = [
+        {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in group.items()
+            if key != "params" and isinstance(value, (*plain, tuple))
+        }
+        for group in optimizer.param_groups
+    ]
+    return {"kind": f"{kind.__module__}.{kind.__qualname__}", "groups": groups}
+
+
+def _called(make: Callable[..., Any], groups: list[dict[str, Any]], **options: Any) -> Optimizer:
+    known = [each for group in groups for each in group["params"]]
     try:
-        return Adam(list(leaves), lr=learning_rate, fused=True)
-    except RuntimeError:
-        return Adam(list(leaves), lr=learning_rate)
+        with calling("optimizer"):
+            made = make([dict(group) for group in groups], **options)
+    except RuntimeError as error:
+        raise InputError(f"optimizer: {error}") from error
+    if not isinstance(made, Optimizer):
+        raise InputError(f"optimizer: expected a torch.optim.Optimizer, got {shown(made)}")
+    if isinstance(made, LBFGS):
+        raise InputError(
+            "optimizer: LBFGS evaluates a loss several times in a step, each time with other noise; choose "
+            "another optimizer"
+        )
+    held = [each for group in made.param_groups for each in group["params"]]
+    if {id(each) for each in held} != {id(each) for each in known}:
+        raise InputError("optimizer: expected one of all the parameters that it is given, got other ones")
+    return made
 
 
-def adam_tensors(optimizer: Adam, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the moments and step counts as ``exp_avg/NAME``, ``exp_avg_sq/NAME``, ``step/NAME``."""
-    return {
-        f"{key}/{name}": value
-        for name, leaf in parameters.items()
-        for key, value in optimizer.state.get(leaf, {}).items()
-    }
-
-
-def assign_adam(optimizer: Adam, parameters: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
-    """Give ``optimizer`` the state that :func:`adam_tensors` returned."""
-    fused = bool(optimizer.param_groups[0]["fused"])
-    optimizer.state.clear()
-    for full_name, value in saved.items():
-        key, _, name = full_name.partition("/")
-        leaf = parameters[name]
-        if key == "step":
-            optimizer.state[leaf][key] = value.to(leaf.device if fused else "cpu", copy=True)
+def _groups(
+    leaves: Mapping[str, Tensor], parameter_options: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return parameter groups: those of the same options together, in the order of the parameters."""
+    for pattern in parameter_options:
+        matching("parameter_options", pattern, leaves)
+    groups: list[dict[str, Any]] = []
+    for name, leaf in leaves.items():
+        own: dict[str, Any] = {}
+        for pattern, options in parameter_options.items():
+            if fnmatchcase(name, pattern):
+                own |= options
+        for group in groups:
+            if {key: value for key, value in group.items() if key != "params"} == own:
+                group["params"].append(leaf)
+                break
         else:
-            optimizer.state[leaf][key] = torch.empty_like(leaf, requires_grad=False).copy_(value)
+            groups.append({"params": [leaf], **own})
+    return groups
+
+
+def _pyro_options(optimizer: PyroOptim, name: str) -> dict[str, Any]:
+    return _of_name(optimizer.pt_optim_args, name)
+
+
+def _of_name(options: Any, name: str) -> dict[str, Any]:
+    """Return options for a parameter, by its name, or by the names of its module and within it."""
+    if not callable(options):
+        return dict(options)
+    with calling("optimizer"):
+        if len(inspect.signature(options).parameters) == 1:
+            return dict(options(name.replace("$$$", ".")))
+        module, _, own = name.rpartition("$$$")
+        return dict(options(module or None, own))

@@ -15,11 +15,11 @@ from pyro_dvae.errors import CheckpointError, InputError
 from pyro_dvae.files import user_path
 from pyro_dvae.interrupts import Stopped
 from pyro_dvae.ownership import FileOwner
-from pyro_dvae.training import loader_place, run_state
+from pyro_dvae.training import kept, run_state
+from pyro_dvae.training.callbacks.calls import Calls
 from pyro_dvae.training.epochs import EpochRecord
 from pyro_dvae.training.faults import Faults
 from pyro_dvae.training.history import History, MetricsFile
-from pyro_dvae.training.optimizer import adam_tensors, assign_adam
 from pyro_dvae.training.run import Run
 from pyro_dvae.training.stopping import Requests
 
@@ -31,6 +31,7 @@ class RunFiles:
 
     :param metrics: the file of one JSON line per epoch.
     :param identity: says which run it is (:func:`~pyro_dvae.training.run_state.identity`).
+    :param calls: the callbacks.
     :param place: returns where a loader is that keeps its place, or None.
     """
 
@@ -42,9 +43,10 @@ class RunFiles:
         faults: Faults,
         ranks: Ranks,
         requests: Requests,
+        calls: Calls,
         place: Callable[[], Any] = lambda: None,
     ) -> None:
-        self._place = place
+        self._place, self._calls = place, calls
         self._run, self._faults, self._ranks, self._requests = run, faults, ranks, requests
         path = None if metrics is None else user_path("metrics", metrics)
         self._metrics = None if path is None or not ranks.first else MetricsFile(path)
@@ -81,7 +83,6 @@ class RunFiles:
         tensors, state = run_state.pack(
             live=run.trained.tensors(),
             best=run.best,
-            adam=adam_tensors(run.optimizer, run.trained.parameters),
             losses=run.record.losses,
             random=random,
         )
@@ -92,14 +93,20 @@ class RunFiles:
             "seconds": run.record.seconds(),
             "history": run.history.to_dict(),
         }
-        place, of_place = loader_place.pack(self._place())
-        tensors |= place
-        state |= of_place
+        owners = {
+            "loader": self._place(),
+            "update": run.update.state_dict(),
+            "callbacks": self._calls.state_dict(),
+        }
+        kept_tensors, kept_state = kept.pack(owners)
+        tensors |= kept_tensors
+        state |= kept_state
         others, of_others = streams.pack(self._ranks, random)
         if self._ranks.first:
             with self._owner.held():
                 save_checkpoint(run.checkpoint, tensors | others, state | of_others)
         run.saved_at = run.now
+        self._calls.at("checkpoint")
 
     def append_metrics(self) -> None:
         """Write the line of the last epoch."""
@@ -142,14 +149,16 @@ class RunFiles:
         run.trained.assign(saved.live)
         device_of = {name: tensor.device for name, tensor in run.trained.tensors().items()}
         run.best = saved.best and {name: tensor.to(device_of[name]) for name, tensor in saved.best.items()}
-        assign_adam(run.optimizer, run.trained.parameters, saved.adam)
+        states = kept.unpack(packed, state)
+        run.update.load_state_dict(states["update"])
+        self._calls.load_state_dict(states["callbacks"])
         run.history = History(**state["history"])
         run.finished = state["epoch"]
         if run.finished + (state["position"] > 0) > epochs:
             done = f"{run.finished} are done" + (" and another one is begun" if state["position"] else "")
             raise InputError(f"epochs: {done} in {run.checkpoint}, expected no fewer, got {epochs}")
         run.record = EpochRecord(state["position"], state["seen"], saved.losses, [], state["seconds"])
-        run.place = loader_place.unpack(packed, state)
+        run.place = states.get("loader")
         run.random = streams.unpack(self._ranks, packed, state, saved.random, seed)
         try:
             with random_state.forked():

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from torch.optim import Adam
+from torch.optim import Optimizer
 
 from pyro_dvae.programs.parameters import Trained
 from pyro_dvae.training.epochs import EpochRecord
 from pyro_dvae.training.history import FIRST_LOSSES, History
-from pyro_dvae.training.optimizer import adam
+from pyro_dvae.training.optimizer import described
+from pyro_dvae.training.settings import Settings
+from pyro_dvae.training.update import Update
 
 
 @dataclass
@@ -21,7 +23,7 @@ class Run:
     """What a checkpoint holds, live.
 
     :param checkpoint: the file that it is saved to, if any.
-    :param learning_rate: the base rate of Adam.
+    :param learning_rate: the base rate of the optimizer.
     :param finished: the epochs that are done.
     :param record: what of the next epoch is done.
     :param best: the parameters and buffers of the best epoch by validation.
@@ -34,7 +36,7 @@ class Run:
     learning_rate: float
     trained: Trained = field(default_factory=Trained)
     leaves: list[Tensor] = field(default_factory=list)
-    optimizer: Adam = field(init=False)
+    update: Update = field(init=False)
     history: History = field(default_factory=History)
     finished: int = 0
     record: EpochRecord = field(default_factory=EpochRecord)
@@ -43,11 +45,25 @@ class Run:
     place: Any = None
     saved_at: tuple[int, int] | None = None
 
-    def train(self, trained: Trained) -> None:
+    def train(self, trained: Trained, settings: Settings) -> None:
         """Take up the parameters to train, with a fresh optimizer."""
-        self.trained, self.leaves = trained, list(trained.parameters.values())
+        if settings.freeze is not None:
+            trained.freeze("freeze", settings.freeze)
+        self.trained, self.leaves = trained, list(trained.free.values())
         self.clear_gradients()
-        self.optimizer = adam(self.leaves, self.learning_rate)
+        self.update = Update(trained.free, settings, self.learning_rate)
+
+    def described(self, settings: Settings) -> dict[str, Any]:
+        """Return what a checkpoint says of the settings, of a chosen optimizer, and of what is frozen."""
+        content = {"epochs": settings.epochs} | settings.described(self.learning_rate)
+        chosen = settings.optimizer is not None or settings.parameter_options
+        optimizer = {"optimizer": described(self.optimizer)} if chosen else {}
+        return content | optimizer | ({"freeze": list(self.trained.frozen)} if self.trained.frozen else {})
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer of the parameters."""
+        return self.update.optimizer
 
     @property
     def now(self) -> tuple[int, int]:
@@ -57,23 +73,21 @@ class Run:
     @property
     def rate(self) -> float:
         """The present learning rate."""
-        return self.optimizer.param_groups[0]["lr"] if self.leaves else self.learning_rate
-
-    def set_rate(self, factor: float) -> None:
-        """Multiply the base rate by ``factor``."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate * factor
+        return self.update.rate if self.leaves else self.learning_rate
 
     def clear_gradients(self) -> None:
         """Drop the gradients of all parameters."""
-        for leaf in self.leaves:
+        for leaf in self.trained.parameters.values():
             leaf.grad = None
 
     def end_epoch(self, validation_bound: float | None) -> None:
         """Add the epoch to the history; keep its weights if it is the best."""
-        rate = float(self.rate)
-        if self.history.add(self.record.bound(), validation_bound, rate, self.record.seconds()):
-            self.best = {name: tensor.clone() for name, tensor in self.trained.tensors().items()}
+        better = self.history.add(self.record.bound(), validation_bound, self.rate, self.record.seconds())
+        averaged = self.update.average is not None and self.history.best_epoch is None
+        if better or averaged:  # of averages without validation, the last are the best
+            with self.update.averaged():
+                self.best = {name: tensor.clone() for name, tensor in self.trained.tensors().items()}
+        self.update.end_epoch(validation_bound)
         if self.finished == 0:
             self.history.first_losses = self.record.losses[:FIRST_LOSSES]
         self.finished += 1

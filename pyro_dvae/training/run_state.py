@@ -16,7 +16,7 @@ from pyro_dvae.checkpoint import from_json, read_checkpoint, to_json
 from pyro_dvae.errors import CheckpointError, InputError
 from pyro_dvae.files import unfit
 from pyro_dvae.programs.parameters import Trained, discover
-from pyro_dvae.rows import Data
+from pyro_dvae.rows import Data, Stream
 
 KIND = "training"
 _ABSENT = "nothing"
@@ -29,7 +29,7 @@ _STATE = {
     "config": (dict, None),
     "data": dict,
     "random": {"python": list, "numpy?": list},
-    "loader?": dict,
+    "kept": dict,
     "ranks?": [{"python": list, "numpy?": list}],
     "history": {
         "epochs": [int],
@@ -73,7 +73,6 @@ class Saved:
 
     live: dict[str, Tensor]
     best: dict[str, Tensor] | None
-    adam: dict[str, Tensor]
     losses: list[float]
     random: tuple[dict[str, Tensor], dict[str, Any]]
 
@@ -82,14 +81,13 @@ def pack(
     *,
     live: Mapping[str, Tensor],
     best: Mapping[str, Tensor] | None,
-    adam: Mapping[str, Tensor],
     losses: list[float],
     random: tuple[Mapping[str, Tensor], Mapping[str, Any]],
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the tensors under their prefixes, and the part of the state that belongs to them."""
     tensors = dict(live)
     tensors["epoch/losses"] = torch.tensor(losses, dtype=torch.float64)
-    for prefix, group in (("best", best or {}), ("optimizer", adam), ("rng", random[0])):
+    for prefix, group in (("best", best or {}), ("rng", random[0])):
         tensors |= {f"{prefix}/{name}": tensor for name, tensor in group.items()}
     return tensors, {"random": dict(random[1])}
 
@@ -99,7 +97,6 @@ def unpack(tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Saved:
     return Saved(
         live=weights(tensors, best=False),
         best=_group(tensors, "best/") or None,
-        adam=_group(tensors, "optimizer/"),
         losses=tensors["epoch/losses"].tolist(),
         random=(_group(tensors, "rng/"), state["random"]),
     )
@@ -116,7 +113,7 @@ def _group(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def identity(
-    settings: Mapping[str, Any], config: Mapping[str, Any] | None, data: Mapping[str, Data | None]
+    settings: Mapping[str, Any], config: Mapping[str, Any] | None, data: Mapping[str, Data | Stream | None]
 ) -> dict[str, Any]:
     """Return the part of the state that says which run it is, as it will be read back from JSON."""
     if config is not None and not isinstance(config, Mapping):
@@ -127,6 +124,8 @@ def identity(
         raise InputError(f"config: {error}") from None
     prints: dict[str, Any] = {}
     for name, rows in data.items():
+        if isinstance(rows, Stream):
+            continue
         found = [None] if rows is None else rows.fingerprints()
         prints |= {f"{name}[{n}]" if n else name: each for n, each in enumerate(found)}
     return {"kind": KIND, "settings": dict(settings), "config": kept, "data": prints}

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from pyro.infer import ELBO
 from torch import Tensor
 
-from pyro_dvae import checks, random_state
+from pyro_dvae import checks
 from pyro_dvae.calling import calling
 from pyro_dvae.engine.step import Numerics
-from pyro_dvae.errors import InputError
+from pyro_dvae.errors import InputError, shown
 from pyro_dvae.files import user_path
 from pyro_dvae.training import learning_rates
+from pyro_dvae.training import optimizer as optimizers
+from pyro_dvae.training.callbacks.base import Callback, checked
 from pyro_dvae.training.progress import Progress, chosen
 
 
@@ -28,11 +31,16 @@ class Settings:
         epochs: int = 100,
         batch_size: int = 100,
         validate_every: int = 1,
-        schedule: str | learning_rates.Schedule | None = None,
+        optimizer: optimizers.Choice = None,
+        parameter_options: Mapping[str, Mapping[str, Any]] | None = None,
+        schedule: Any = None,
         clip_norm: float | None = None,
+        accumulate: int = 1,
+        freeze: Any = None,
+        ema: float | None = None,
         transform: Callable[[Tensor], Tensor] | None = None,
         evaluate: Callable[..., float] | None = None,
-        before_epoch: Iterable[Callable[[int], object]] = (),
+        callbacks: Iterable[Callback | Callable[..., object]] = (),
         checkpoint: str | os.PathLike[str] | None = None,
         checkpoint_every: int = 1,
         resume: bool = False,
@@ -43,13 +51,20 @@ class Settings:
         self.epochs = checks.count("epochs", epochs)
         self.batch_size = checks.count("batch_size", batch_size)
         self.validate_every = checks.count("validate_every", validate_every)
+        self.optimizer = optimizers.chosen("optimizer", optimizer)
+        self.parameter_options = _options_of("parameter_options", parameter_options)
+        self.torch_schedule = learning_rates.torch_schedule(schedule)
         self.schedule = learning_rates.learning_rate_schedule(schedule)
+        self._described_schedule = learning_rates.describe(schedule or self.schedule)
         self.clip_norm: float | None = checks.optional(checks.positive, "clip_norm", clip_norm)
+        self.accumulate = checks.count("accumulate", accumulate)
+        self.freeze = freeze
+        self.ema = None if ema is None else checks.number("ema", ema, 0.0, 1.0)
         self.transform: Callable[[Tensor], Tensor] | None = checks.optional(
             checks.program, "transform", transform
         )
         self.evaluate: Callable[..., float] | None = checks.optional(checks.program, "evaluate", evaluate)
-        self.before_epoch = checks.programs("before_epoch", before_epoch)
+        self.callbacks = checked("callbacks", callbacks)
         if checks.flag("resume", resume) and checkpoint is None:
             raise InputError("resume: expected the path of the checkpoint to go on from, got checkpoint=None")
         self.resume = resume
@@ -57,6 +72,13 @@ class Settings:
         self.checkpoint_every = checks.count("checkpoint_every", checkpoint_every)
         self.progress = chosen("progress", progress)
         self.numerics = Numerics("hashed", checks.flag("bfloat16", bfloat16))
+
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any]) -> Settings:
+        """Return the settings among the arguments of a front door."""
+        return cls(
+            **{name: arguments[name] for name in inspect.signature(cls).parameters if name in arguments}
+        )
 
     def validation_is_due(self, epoch: int) -> bool:
         """Return whether ``epoch`` (from 0) ends with a validation."""
@@ -79,23 +101,16 @@ class Settings:
             factor = self.schedule(epoch, self.epochs)
         return checks.number("schedule", factor, minimum=0)
 
-    def announce(self, epoch: int, scheduled: Iterable[Any], seed: int) -> None:
-        """Move the schedules to ``epoch`` (from 0), then call ``before_epoch``, each apart in its draws."""
-        for part in scheduled:
-            part.set_epoch(epoch)
-        for number, callback in enumerate(self.before_epoch):
-            own = random_state.derived_seed(seed, epoch, "before", number)
-            with random_state.forked(own), calling("before_epoch"):
-                callback(epoch)
-
     def described(self, learning_rate: Any) -> dict[str, Any]:
         """Return what a checkpoint says of these settings, as JSON-able values."""
         return {
             "batch_size": self.batch_size,
             "validate_every": self.validate_every,
             "learning_rate": learning_rate,
-            "schedule": learning_rates.describe(self.schedule),
+            "schedule": self._described_schedule,
             "clip_norm": self.clip_norm,
+            "accumulate": self.accumulate,
+            "ema": self.ema,
             "bfloat16": self.numerics.bfloat16,
         }
 
@@ -103,6 +118,13 @@ class Settings:
 def seed_of(argument: str, value: Any) -> int:
     """Return a seed, or refuse what is not a whole number from 0 on."""
     return checks.count(argument, value, minimum=0)
+
+
+def _options_of(argument: str, value: Any) -> dict[str, dict[str, Any]]:
+    options = value or {}
+    if not isinstance(options, Mapping) or not all(isinstance(each, Mapping) for each in options.values()):
+        raise InputError(f"{argument}: expected options by pattern of names, got {shown(value)}")
+    return {str(pattern): dict(each) for pattern, each in options.items()}
 
 
 def _due(epoch: int, epochs: int, every: int) -> bool:

@@ -94,7 +94,7 @@ def stack(tensors: Sequence[Tensor]) -> Tensor:
     return torch.stack([tensor.detach() for tensor in tensors])
 
 
-def unstack(stacked: Tensor, tensors: Sequence[Tensor]) -> None:
+def unstack(stacked: Sequence[Tensor] | Tensor, tensors: Sequence[Tensor]) -> None:
     """Copy the parts of [E, ...] into the tensors, in place."""
     with torch.no_grad():
         for part, tensor in zip(stacked, tensors, strict=True):

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from pyro_dvae import random_state
 from pyro_dvae.calling import calling
 from pyro_dvae.distributed import Ranks, streams
 from pyro_dvae.training.batches import Batches
+from pyro_dvae.training.callbacks.calls import Calls
 from pyro_dvae.training.compiled_steps import WORTH_IT, CompiledSteps, CompiledTransform, Keys, Training
 from pyro_dvae.training.faults import Faults
 from pyro_dvae.training.objective import Loss
@@ -33,9 +33,16 @@ class Steps:
     """
 
     def __init__(
-        self, run: Run, settings: Settings, loss: Loss, faults: Faults, ranks: Ranks, requests: Requests
+        self,
+        run: Run,
+        settings: Settings,
+        loss: Loss,
+        faults: Faults,
+        ranks: Ranks,
+        requests: Requests,
+        calls: Calls,
     ) -> None:
-        self._run, self._settings, self._loss = run, settings, loss
+        self._run, self._settings, self._loss, self._calls = run, settings, loss, calls
         self._faults, self._ranks, self._requests = faults, ranks, requests
         self.compiled: CompiledSteps | None = None
 
@@ -47,7 +54,9 @@ class Steps:
     def take(self, *batch: Tensor) -> Tensor:
         """Take one step on a batch; return its loss, detached."""
         loss = None if self.compiled is None else self._compiled(self.compiled, batch)
-        return self._ordinary(batch) if loss is None else loss
+        loss = self._ordinary(batch) if loss is None else loss
+        self._calls.at("step")
+        return loss
 
     def compile(self, batches: Batches, programs: tuple[Any, ...], say: Callable[[str], object]) -> None:
         """Take compiled steps from now on, and compile the transform of ``batches`` if it draws noise.
@@ -63,7 +72,7 @@ class Steps:
         def worth_compiling(rows: int) -> bool:
             return rows == batches.size or settings.epochs >= WORTH_IT
 
-        training = Training(programs, self._of_batch, run.leaves, run.optimizer, settings.clip_norm)
+        training = Training(programs, self._of_batch, run.update, settings.clip_norm, self._rows)
         self.compiled = CompiledSteps(training, settings.numerics, keys("noise"), say, worth_compiling)
         if settings.transform is not None:
             batches.compiled = CompiledTransform(settings.transform, keys("transform"), say, worth_compiling)
@@ -78,9 +87,7 @@ class Steps:
         self._faults.require_finite(value)
         if loss.requires_grad:
             self._ranks.backward(loss)
-        if self._settings.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(run.leaves, self._settings.clip_norm)
-        run.optimizer.step()
+        run.update.take(self._rows(len(batch[0])))
         detached = loss.detach()
         self._note(detached if ahead else value)
         return detached
@@ -101,11 +108,20 @@ class Steps:
         return loss
 
     def _of_batch(self, *batch: Tensor) -> Tensor:
-        return self._loss(*batch, batch=self._run.record.rows)
+        if self._ranks.several:  # a module that reduces gradients waits for those of all parameters
+            return self._loss(*batch, batch=self._run.record.rows)
+        with self._run.trained.without_frozen_gradients():
+            return self._loss(*batch, batch=self._run.record.rows)
+
+    def _rows(self, rows: int) -> float | None:
+        """Return the rows of the batch that is out, where its loss stands for a whole data set; else None."""
+        return float(self._run.record.rows or rows) if self._loss.scales.subsampled else None
 
     def _note(self, loss: Tensor | float) -> None:
         record = self._run.record
-        record.add(self._loss.per_row(loss, record.rows))
+        per_row = self._loss.per_row(loss, record.rows)
+        record.add(per_row)
+        self._calls.run.note(per_row, record.rows)
         if len(record.pending) >= _CHECK_EVERY:
             self._faults.require_finite_losses()
 

@@ -1,4 +1,4 @@
-"""Training any Pyro model and guide by any bound: one fused Adam, exact resume, the best epoch kept.
+"""Training any Pyro model and guide by any bound: exact resume, the best epoch kept, callbacks.
 
 ::
 
@@ -8,11 +8,11 @@
             trainer.step(batch)
     trainer.load_best()
 
-:func:`fit` is that loop. A run that was stopped, by Ctrl-C in the middle of an epoch or by a lost machine,
-and is resumed with ``resume=True`` ends, on the same machine, with the weights it would have had, bit for
-bit. What it cannot know of is state that is neither a parameter nor a buffer nor a global random state.
-Its random stream depends on nothing but the seed of the order and the global random states at the start:
-validation, progress and checkpoints leave it as it is.
+:func:`~pyro_dvae.training.fit` is that loop. A run that was stopped, by Ctrl-C in the middle of an epoch or
+by a lost machine, and is resumed with ``resume=True`` ends, on the same machine, with the weights it would
+have had, bit for bit. What it cannot know of is state that is in no parameter, buffer, callback or global
+random state. Its random stream depends on nothing but the seed of the order and the global random states at
+the start: validation, callbacks, progress and checkpoints leave it as it is.
 
 With ``torch.distributed`` initialised, every process of the group makes the same trainer and runs the same
 loop: each takes its share of the rows of every batch, with noise of its own (:mod:`.distributed.streams`),
@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -32,24 +31,26 @@ import pyro
 import torch
 from pyro.infer import ELBO
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from pyro_dvae import checks, random_state
 from pyro_dvae.distributed import Ranks
-from pyro_dvae.machine import threads_for, using_threads
-from pyro_dvae.programs.parameters import discover, float_type
-from pyro_dvae.rows import Data, Stream
+from pyro_dvae.machine import using_threads
+from pyro_dvae.programs.parameters import float_type
+from pyro_dvae.rows import Stream
 from pyro_dvae.training import run_state
 from pyro_dvae.training.batches import Epoch, FromLoader, batches_of, device_for, keeps_its_place
+from pyro_dvae.training.callbacks.base import Callback, Running
+from pyro_dvae.training.callbacks.calls import Calls
 from pyro_dvae.training.compiled_steps import WORTH_IT
-from pyro_dvae.training.diagnosis import InSupport
+from pyro_dvae.training.dry_run import dry_run
 from pyro_dvae.training.epochs import same_type
 from pyro_dvae.training.faults import Faults
 from pyro_dvae.training.fitted import Fitted
 from pyro_dvae.training.given import opened_rows, options_of, with_constants
 from pyro_dvae.training.history import History
-from pyro_dvae.training.learning_rates import Schedule, left_out, scheduled
+from pyro_dvae.training.learning_rates import scheduled
 from pyro_dvae.training.objective import Loss, loss_of
+from pyro_dvae.training.optimizer import Choice
 from pyro_dvae.training.progress import Progress, Silent
 from pyro_dvae.training.resuming import RunFiles
 from pyro_dvae.training.run import Run
@@ -84,9 +85,19 @@ class Trainer:
     :param validate_every: epochs from one validation to the next; the last is always validated.
     :param epochs: the epochs in all.
     :param batch_size: the rows of a mini-batch; the last of an epoch may be smaller.
-    :param learning_rate: the base rate of Adam.
-    :param schedule: "constant", "step", "paper", or a callable (epoch, epochs) -> factor of the base rate.
+    :param optimizer: a class of ``torch.optim`` (by default Adam), a ``partial`` of one, a function of
+        parameter groups that returns an optimizer, or an optimizer of Pyro.
+    :param learning_rate: the base rate; a function and an optimizer of Pyro have their own.
+    :param parameter_options: options by pattern of parameter names: ``{"decoder*": {"lr": 1e-4}}``.
+    :param schedule: "constant", "step", "paper", a callable (epoch, epochs) -> factor of the base rates, or
+        of ``torch.optim.lr_scheduler`` a class, a ``partial``, or a function of the optimizer: moved after
+        every epoch, ``ReduceLROnPlateau`` by the validation bound.
     :param clip_norm: the largest norm of the gradient, over all parameters together.
+    :param accumulate: the batches of a step of the optimizer: their gradient is that of one large batch. The
+        last step of an epoch may be of fewer.
+    :param freeze: what stays as it is: names of parameters (with ``*``), modules or tensors, one or a list.
+    :param ema: the decay d of averages of the weights, e ← d·e + (1 − d)·θ after every step of the optimizer,
+        which are validated, kept as the best and returned; training goes on with the weights themselves.
     :param transform: applied to the first argument of every batch on the device, also of ``validation``: to
         floats, binarised, ...
     :param evaluate: a callable without arguments that returns the validation bound in nats per datum, in
@@ -99,8 +110,8 @@ class Trainer:
     :param config: a JSON-able record of what was chosen, kept in the checkpoint and compared on resume.
     :param metrics: a file of one JSON line per epoch (``metrics.jsonl``).
     :param progress: None for a bar on a terminal and plain lines elsewhere, False for silence, or an object.
-    :param before_epoch: callables of the epoch (from 0), called before each epoch and after a resume, when
-        the schedules have moved; what they draw does not count in the random stream of training.
+    :param callbacks: :class:`Callback` objects, and functions of the :class:`Running` run that are called
+        after every epoch; what they draw does not count in the random stream of training.
     :param device: where batches go; by default to the modules' first parameter, else they stay.
     :param may_change: the settings and keys of ``config`` that may differ on resume.
     :param compile: whether steps are recorded and compiled (:mod:`pyro_dvae.engine`), with noise by a hash
@@ -123,8 +134,13 @@ class Trainer:
         epochs: int = 100,
         batch_size: int = 100,
         learning_rate: float = 1e-3,
-        schedule: str | Schedule | None = None,
+        optimizer: Choice = None,
+        parameter_options: Mapping[str, Mapping[str, Any]] | None = None,
+        schedule: Any = None,
         clip_norm: float | None = None,
+        accumulate: int = 1,
+        freeze: Any = None,
+        ema: float | None = None,
         transform: Callable[[Tensor], Tensor] | None = None,
         evaluate: Callable[[], float] | None = None,
         seed: int = 0,
@@ -134,7 +150,7 @@ class Trainer:
         config: Mapping[str, Any] | None = None,
         metrics: str | os.PathLike[str] | None = None,
         progress: Progress | bool | None = None,
-        before_epoch: Iterable[Callable[[int], object]] = (),
+        callbacks: Iterable[Callback | Callable[[Running], object]] = (),
         device: torch.device | str | None = None,
         may_change: Iterable[str] = ("epochs",),
         compile: bool | None = None,  # noqa: A002 - torch's own word for it
@@ -143,22 +159,7 @@ class Trainer:
         **kwargs: Any,
     ):
         checks.pair(model, guide)
-        settings = self._settings = Settings(
-            loss=loss,
-            epochs=epochs,
-            batch_size=batch_size,
-            validate_every=validate_every,
-            schedule=schedule,
-            clip_norm=clip_norm,
-            transform=transform,
-            evaluate=evaluate,
-            before_epoch=before_epoch,
-            checkpoint=checkpoint,
-            checkpoint_every=checkpoint_every,
-            resume=resume,
-            progress=progress,
-            bfloat16=bfloat16,
-        )
+        settings = self._settings = Settings.of(locals())
         checks.flag("drop_last", drop_last)
         checks.optional(checks.flag, "compile", compile)
         self.model, self.guide, self.bound, self._constants = model, guide, loss, kwargs
@@ -186,33 +187,20 @@ class Trainer:
         objective = Loss(loss_of(model, guide, loss))
         self._requests = Requests(ranks)
         self._faults = Faults(run, settings, negative_bound, ranks, self._requests)
-        choices = {"epochs": self.epochs} | settings.described(self.learning_rate) | {"seed": self.seed}
-        choices |= {"drop_last": True} if drop_last else {}  # not in checkpoints of older versions
-        rows: dict[str, Data | None] = {}
-        if self.checkpoint is not None:
-            rows = {"train": train} if isinstance(train, Data) else {}
-            rows["validation"] = held_out
+        trained, self._row, self._threads = dry_run(model, guide, objective, self._batches, self._faults)
+        run.train(trained, settings)
+        validates = held_out is not None or evaluate is not None
+        if not validates:
+            run.update.require_validation()
+        running = Running(self.epochs, validates, lambda: run.history, self.fitted)
+        self._calls = Calls(settings.callbacks, running, self.seed, ranks)
+        choices = {"seed": self.seed, "drop_last": drop_last} | run.described(settings)
+        rows = {"train": train, "validation": held_out} if self.checkpoint is not None else {}
         identity = run_state.identity(choices, config, rows)
         place = self._batches.stream.place if keeps_its_place(self._batches) else lambda: None
-        self._files = RunFiles(run, metrics, identity, self._faults, ranks, self._requests, place)
-
-        given: dict[str, Tensor] = {}
-
-        def dry_run() -> None:
-            batch = self._batches.prepared(*example)
-            self._row = tuple(part[:1].detach().cpu() for part in batch)
-            given["data"] = checks.dense("transform", batch[0])
-            with InSupport("data"), self._faults.explained(*batch):
-                objective(*batch)
-
-        with FlopCounterMode(display=False) as operations:
-            trained = discover(model, guide, dry_run, data=given)
-        if trained.left_out:
-            warnings.warn(left_out(trained), stacklevel=2)
-        run.train(trained)
+        watched = (self._faults, ranks, self._requests, self._calls)
+        self._files = RunFiles(run, metrics, identity, *watched, place)
         self._scheduled = scheduled(trained, loss)
-        # The gradient takes twice as much again.
-        self._threads = threads_for(3 * operations.get_total_flops())
         of_single_data = True
         if ranks.several:
             programs = (model, guide, loss)
@@ -226,14 +214,14 @@ class Trainer:
             ranks=ranks,
             of_single_data=of_single_data,
         )
-        self._steps = Steps(run, settings, objective, self._faults, ranks, self._requests)
+        self._steps = Steps(run, settings, objective, *watched)
         self._files.take()
         if resume:
             with self._files.released_on_error():
                 self._files.restore(self.epochs, self.seed, tuple(may_change))
                 if isinstance(self._batches, FromLoader):
                     self._batches.go_on(run)
-                self._announce(min(run.finished, self.epochs - 1))
+                self._move_schedules(min(run.finished, self.epochs - 1))
                 self._files.rewrite_metrics()
         # A loader that does not say how long an epoch is may be short: then compiling is to be asked for.
         long = self.epochs * (self.steps_per_epoch or 0) >= WORTH_IT
@@ -272,12 +260,15 @@ class Trainer:
             return
         self._files.take()
         with self._requests.watched(), self._shown(), using_threads(self._threads):
-            while run.finished < self.epochs:
-                self._announce(run.finished)
-                run.set_rate(self._settings.rate_factor(run.finished))
+            self._calls.at("start")
+            while run.finished < self.epochs and not self._calls.stopping():
+                self._move_schedules(run.finished)
+                run.update.begin_epoch(self._settings.rate_factor(run.finished))
                 run.record.start_clock()
                 yield Epoch(run, self._batches, self._files, self._progress)
                 self._end_epoch()
+            if run.finished < self.epochs:
+                self._progress.note(f"stopped after epoch {run.finished}: {self._calls.run.reason}")
 
     def step(self, batch: Tensor | tuple[Tensor, ...]) -> Tensor:
         """Take one gradient step on a batch as the epoch gives it; return its loss, detached.
@@ -302,23 +293,27 @@ class Trainer:
             self.model, self.guide, run.history, best, store, run.trained, self._row, self._constants
         )
 
-    def _announce(self, epoch: int) -> None:
-        self._settings.announce(epoch, self._scheduled, self.seed)
+    def _move_schedules(self, epoch: int) -> None:
+        for part in self._scheduled:
+            part.set_epoch(epoch)
 
     def _end_epoch(self) -> None:
         run, settings = self._run, self._settings
+        run.update.flush()
         self._faults.require_finite_losses()
         self._faults.require_finite_parameters()
         validation_bound = None
         try:
             if settings.validation_is_due(run.finished):
-                validation_bound = self._validation.bound(run.trained, self.seed, run.finished)
+                with run.update.averaged():
+                    validation_bound = self._validation.bound(run.trained, self.seed, run.finished)
         except ValidationStopped:
             self._files.stop()
         if validation_bound is not None and math.isnan(validation_bound):
             raise self._faults.diverged("the validation bound is nan")
         run.end_epoch(validation_bound)
-        if settings.checkpoint_is_due(run.finished - 1):
+        self._calls.at("epoch")
+        if settings.checkpoint_is_due(run.finished - 1) or (self.checkpoint and self._calls.stopping()):
             self._files.save()
         self._files.append_metrics()
         self._progress.epoch(run.history)
@@ -334,18 +329,4 @@ class Trainer:
             self._run.record.stop_clock()
             self._progress.stop()
             self._files.release()
-
-
-def fit(
-    model: Callable[..., Any], guide: Callable[..., Any], data: Any, *args: Any, loss: ELBO, **options: Any
-) -> Fitted:
-    """Train to the last epoch; return what came of it, with the weights of the best epoch by validation.
-
-    ``args`` and ``options`` are those of :class:`Trainer`. Without validation the weights are the last ones.
-    """
-    trainer = Trainer(model, guide, data, *args, loss=loss, **options)
-    for epoch in trainer:
-        for batch in epoch:
-            trainer.step(batch)
-    trainer.load_best()
-    return trainer.fitted()
+            self._calls.at("end")

@@ -29,6 +29,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from each_epoch import BeforeEpoch
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
 from pyro.optim import Adam
@@ -982,7 +983,7 @@ def fitted(make, compiled, steps):
             case.guide,
             X,
             loss=Trace_ELBO(),
-            before_epoch=[case.change],
+            callbacks=[BeforeEpoch(case.change)],
             compile=compiled,
             **options,
         ).history

@@ -7,6 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from each_epoch import BeforeEpoch
 from torch import nn
 
 import pyro_dvae as dv
@@ -133,7 +134,11 @@ def test_schedules_of_the_noise_are_followed():
         return pair
 
     history, _ = fitted(
-        make(), compile=True, learning_rate=1e-9, before_epoch=[lambda e: levels[0].set_epoch(e)], epochs=5
+        make(),
+        compile=True,
+        learning_rate=1e-9,
+        callbacks=[BeforeEpoch(lambda e: levels[0].set_epoch(e))],
+        epochs=5,
     )
     still, _ = fitted(dvae(level=0.5), compile=True, learning_rate=1e-9, epochs=5)
     none, _ = fitted(dvae(level=0.0), compile=True, learning_rate=1e-9, epochs=5)
@@ -159,7 +164,7 @@ def test_a_weight_in_an_attribute_is_never_frozen():
             loss=bound(),
             epochs=4,
             compile=compiled,
-            before_epoch=[lambda epoch: setattr(pair, "weight", 1.0 + epoch)],
+            callbacks=[BeforeEpoch(lambda epoch: setattr(pair, "weight", 1.0 + epoch))],
             **QUIET,
         ).history
         return history.train_bound
@@ -416,7 +421,7 @@ def test_a_stopped_run_of_many_goes_on(tmp_path):
                 os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(Stopped):
-        run(tmp_path / "b", before_epoch=[Stop()])
+        run(tmp_path / "b", callbacks=[BeforeEpoch(Stop())])
     pairs, found = run(tmp_path / "b", resume=True)
     for pair, other in zip(whole, pairs, strict=True):
         for one, two in zip(pair.parameters(), other.parameters(), strict=True):
@@ -551,7 +556,7 @@ def many_with_a_number_in_a_file(path, change=lambda epoch: None):
                 return pair.guide(x)
 
         pairs.append((pair.model, guide))
-    options = {"progress": False, "batch_size": 50, "before_epoch": [change], "epochs": 8}
+    options = {"progress": False, "batch_size": 50, "callbacks": [BeforeEpoch(change)], "epochs": 8}
     return dv.fit_many(pairs, digits(), loss=bound(), **options)
 
 

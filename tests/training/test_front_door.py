@@ -7,6 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from each_epoch import BeforeEpoch
 from pyro.infer import RenyiELBO, Trace_ELBO
 from torch import nn
 
@@ -160,7 +161,7 @@ def test_schedules_move_by_themselves():
     def note(epoch):
         seen.append((round(float(noise.levels()[0].value), 4), bound.num_mixture))
 
-    fitted(pair, binary(), bound, epochs=3, before_epoch=[note])
+    fitted(pair, binary(), bound, epochs=3, callbacks=[BeforeEpoch(note)])
     assert seen == [(0.1, 1), (0.2, 2), (0.3, 3)]
 
 

@@ -15,6 +15,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from each_epoch import BeforeEpoch
 from pyro import poutine
 from pyro.infer import SVI, RenyiELBO, Trace_ELBO
 from pyro.nn import PyroModule, PyroParam
@@ -181,7 +182,7 @@ def test_the_stream_does_not_depend_on_what_is_watched(tmp_path, capsys):
         checkpoint=tmp_path / "c.safetensors",
         metrics=tmp_path / "m.jsonl",
         progress=None,
-        before_epoch=[lambda epoch: (torch.rand(3), random.random())],
+        callbacks=[BeforeEpoch(lambda epoch: (torch.rand(3), random.random()))],
     )
     seen = snapshot(run(watched))
     for name, value in bare[0].items():
@@ -237,7 +238,7 @@ def test_schedule_clip_transform_and_before_epoch():
         clip_norm=1e-3,
         transform=transform,
         progress=False,
-        before_epoch=[told.append],
+        callbacks=[BeforeEpoch(told.append)],
     )
     for epoch in trainer:
         assert told[-1] == epoch.index == epoch.number - 1
@@ -555,12 +556,12 @@ def test_more_epochs_on_resume(tmp_path):
     assert_same(snapshot(run(autoencoder_trainer(checkpoint=path, epochs=4, resume=True))), whole)
 
 
-def test_before_epoch_is_called_after_a_resume(tmp_path):
+def test_a_callback_starts_after_a_resume(tmp_path):
     path, told = tmp_path / "run.safetensors", []
     with pytest.raises(Stopped):
         run(autoencoder_trainer(checkpoint=path), STEPS + 2)
-    autoencoder_trainer(checkpoint=path, resume=True, before_epoch=[told.append])
-    assert told == [1]
+    run(autoencoder_trainer(checkpoint=path, resume=True, callbacks=[BeforeEpoch(told.append)]))
+    assert told == [1, 2, 3]
 
 
 def test_nothing_to_save_to():
@@ -602,7 +603,7 @@ def test_a_second_interrupt_is_immediate_and_other_threads_leave_signals_alone(t
 SCRIPT = """
     import sys, time
     from pathlib import Path
-    sys.path.insert(0, {tests!r})
+    sys.path[:0] = [{tests!r}, str(Path({tests!r}).parent)]
     import torch
     torch.set_num_threads(1)
     from test_training import STEPS, autoencoder_trainer

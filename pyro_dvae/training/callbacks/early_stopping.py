@@ -1,0 +1,38 @@
+"""Early stopping."""
+
+from __future__ import annotations
+
+from pyro_dvae import checks
+from pyro_dvae.errors import InputError
+from pyro_dvae.training.callbacks.base import Callback, Running
+
+
+class EarlyStopping(Callback):
+    """Ends a run whose validation bound no longer rises; up to there the run is as it would have been.
+
+    The weights that are kept are those of the best epoch, as without it. What it decides, it reads from the
+    history, so a run that is resumed with a larger patience goes on.
+
+    :param patience: epochs without a better validation bound.
+    :param min_rise: by how much a bound must exceed the best one so far to count as better (nats per
+        observation).
+    """
+
+    def __init__(self, patience: int = 20, min_rise: float = 0.0) -> None:
+        self.patience = checks.count("patience", patience)
+        self.min_rise = checks.number("min_rise", min_rise, 0.0)
+
+    def start(self, run: Running) -> None:
+        if not run.validates:
+            raise InputError(
+                "callbacks: EarlyStopping needs a validation bound; give validation= or evaluate="
+            )
+        self.epoch(run)
+
+    def epoch(self, run: Running) -> None:
+        best, since = None, 0
+        for epoch, bound in zip(run.history.epochs, run.history.validation_bound, strict=True):
+            if bound is not None and (best is None or bound > best + self.min_rise):
+                best, since = bound, epoch
+        if best is not None and run.epoch - since >= self.patience:
+            run.stop(f"no better validation bound since epoch {since}, {best:.3f} nats per datum")

@@ -1,0 +1,95 @@
+"""Curves, pictures and histograms for TensorBoard."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_dvae import checks
+from pyro_dvae.errors import InputError
+from pyro_dvae.files import user_path
+from pyro_dvae.training.callbacks.base import Callback, Running
+
+_CURVES = ("train_bound", "validation_bound", "learning_rate")
+
+
+class TensorBoard(Callback):
+    """Writes for TensorBoard, by torch's own writer (needs the package ``tensorboard``).
+
+    Bounds and rates are written after every epoch; a resumed run goes on with the same curves.
+
+    :param folder: the log folder; of several models, a folder of each inside it.
+    :param images: rows [N, ...] whose reconstructions are drawn below them; none by default.
+    :param image_shape: (height, width) or (channels, height, width) of a row, where rows are flat.
+    :param histograms: whether the parameters' histograms are written.
+    :param every: epochs from one picture, and one set of histograms, to the next.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        images: Tensor | None = None,
+        image_shape: Sequence[int] | None = None,
+        histograms: bool = True,
+        every: int = 1,
+    ) -> None:
+        self.folder = user_path("folder", folder)
+        self.images = None if images is None else checks.data("images", images)
+        shape = tuple(image_shape or (() if images is None else images.shape[1:]))
+        if images is not None and (
+            len(shape) not in (2, 3) or torch.Size(shape).numel() != images[0].numel()
+        ):
+            raise InputError(
+                f"image_shape: expected (height, width) or (channels, height, width) of rows of "
+                f"{images[0].numel()} values, got {shape}"
+            )
+        self._shape = (1, *shape) if len(shape) == 2 else shape
+        self.histograms = checks.flag("histograms", histograms)
+        self.every = checks.count("every", every)
+        self._writer: Any = None
+
+    def start(self, run: Running) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise InputError(
+                "callbacks: TensorBoard needs the package tensorboard; pip install tensorboard"
+            ) from None
+        folder = self.folder if run.number is None else self.folder / str(run.number)
+        # What a run that was killed has written after its last checkpoint is taken back.
+        self._writer = SummaryWriter(str(folder), purge_step=run.epoch + 1 if run.epoch else None)
+
+    def epoch(self, run: Running) -> None:
+        writer, history = self._writer, run.history
+        for name in _CURVES:
+            value = getattr(history, name)[-1]
+            if value is not None:
+                writer.add_scalar(name, value, run.epoch)
+        if run.epoch % self.every and run.epoch < run.epochs:
+            return
+        if self.histograms:
+            for name, leaf in run.parameters.items():
+                writer.add_histogram(name.replace("$$$", "/"), leaf.detach().cpu(), run.epoch)
+        if self.images is not None:
+            writer.add_image("reconstructions", self._grid(run), run.epoch)
+
+    def _grid(self, run: Running) -> Tensor:
+        """Return the rows above their reconstructions, as one picture [C, H, W] of values in [0, 1]."""
+        assert self.images is not None
+        made = run.fitted().reconstruct(self.images)
+        pairs = torch.stack([self.images.double().cpu(), made.double().cpu().reshape(self.images.shape)])
+        rows = [torch.cat(list(each.reshape(-1, *self._shape)), dim=-1) for each in pairs]
+        return torch.cat(rows, dim=-2).clamp(0, 1)
+
+    def end(self, run: Running) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the settings; an open writer stays where it is."""
+        return vars(self) | {"_writer": None}

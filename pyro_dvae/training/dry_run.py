@@ -1,0 +1,48 @@
+"""The first run of a loss, which shows what there is to train."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from pyro_dvae import checks
+from pyro_dvae.machine import threads_for
+from pyro_dvae.programs.parameters import Trained, discover
+from pyro_dvae.training.batches import Batches
+from pyro_dvae.training.diagnosis import InSupport
+from pyro_dvae.training.faults import Faults
+from pyro_dvae.training.learning_rates import left_out
+
+
+class DryRun(NamedTuple):
+    """What a run of the loss has shown: parameters, one row of each data argument, threads worth having."""
+
+    trained: Trained
+    row: tuple[Tensor, ...]
+    threads: int
+
+
+def dry_run(
+    model: Callable[..., Any], guide: Callable[..., Any], loss: Any, batches: Batches, faults: Faults
+) -> DryRun:
+    """Run the loss of the first batch, apart from the random streams; warn of what it does not train."""
+    given: dict[str, Tensor] = {}
+    rows: list[tuple[Tensor, ...]] = []
+
+    def run() -> None:
+        batch = batches.prepared(*batches.example())
+        rows.append(tuple(part[:1].detach().cpu() for part in batch))
+        given["data"] = checks.dense("transform", batch[0])
+        with InSupport("data"), faults.explained(*batch):
+            loss(*batch)
+
+    with FlopCounterMode(display=False) as operations:
+        trained = discover(model, guide, run, data=given)
+    if trained.left_out:
+        warnings.warn(left_out(trained), stacklevel=3)
+    # The gradient takes twice as much again.
+    return DryRun(trained, rows[-1], threads_for(3 * operations.get_total_flops()))

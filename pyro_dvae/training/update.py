@@ -1,0 +1,205 @@
+"""What becomes of a gradient: gathered over batches, clipped, given to the optimizer; averages of weights."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
+from torch.optim import Adam, AdamW
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from pyro_dvae.calling import calling
+from pyro_dvae.engine.adam import Slot, slot, start
+from pyro_dvae.errors import CheckpointError, InputError
+from pyro_dvae.training import optimizer as optimizers
+from pyro_dvae.training.settings import Settings
+
+
+class Update:
+    """The optimizer of a training, with what stands before and after it.
+
+    :param parameters: the leaves to train, by name.
+    :param settings: ``optimizer``, ``parameter_options``, ``schedule``, ``clip_norm``, ``accumulate`` and
+        ``ema`` are read.
+    :param learning_rate: the base rate.
+    """
+
+    def __init__(self, parameters: Mapping[str, Tensor], settings: Settings, learning_rate: float) -> None:
+        choice = settings.optimizer
+        self.parameters = dict(parameters)
+        self.leaves = list(parameters.values())
+        self.optimizer = optimizers.build(choice, parameters, learning_rate, settings.parameter_options)
+        self._clip_norm, self._accumulate = settings.clip_norm, settings.accumulate
+        clips = {name: optimizers.clips_of(choice, name) for name in parameters}
+        self._clips = {name: each for name, each in clips.items() if each}
+        self._base = [float(group["lr"]) for group in self.optimizer.param_groups]
+        make = optimizers.schedule_of(choice) or settings.torch_schedule
+        self._schedule: Any = None
+        if make is not None:
+            with calling("schedule"):
+                self._schedule = make(self.optimizer)
+        self._factor = 1.0
+        self._gathered: dict[str, Tensor] = {}
+        self._batches, self._rows = 0, 0.0
+        self._decay = settings.ema
+        self.average: dict[str, Tensor] | None = None
+        if self._decay is not None:
+            self.average = {name: leaf.detach().clone() for name, leaf in parameters.items()}
+
+    # Gradients
+
+    def take(self, rows: float | None) -> None:
+        """Use the gradients in ``.grad``: a step of the optimizer, or wait for those of further batches.
+
+        :param rows: of the batch, where its loss stands for a whole data set: gradients are then averaged
+            over the rows; None where losses are sums over rows, so that gradients are added.
+        """
+        if self._accumulate == 1:
+            self._step()
+            return
+        weight = 1.0 if rows is None else rows
+        for name, leaf in self.parameters.items():
+            if leaf.grad is not None:
+                part = leaf.grad.detach() * weight
+                self._gathered[name] = part if name not in self._gathered else self._gathered[name] + part
+        self._batches, self._rows = self._batches + 1, self._rows + (0.0 if rows is None else rows)
+        if self._batches == self._accumulate:
+            self.flush()
+
+    def flush(self) -> None:
+        """Use the gradients that wait, of fewer batches than ``accumulate``: the epoch ends."""
+        if not self._batches:
+            return
+        for name, leaf in self.parameters.items():
+            part = self._gathered.get(name)
+            leaf.grad = part if part is None or not self._rows else part / self._rows
+        self._gathered, self._batches, self._rows = {}, 0, 0.0
+        self._step()
+
+    def _step(self) -> None:
+        if self._clip_norm is not None:
+            clip_grad_norm_(self.leaves, self._clip_norm)
+        for name, clip in self._clips.items():
+            if self.parameters[name].grad is not None and "clip_norm" in clip:
+                clip_grad_norm_(self.parameters[name], clip["clip_norm"])
+            if self.parameters[name].grad is not None and "clip_value" in clip:
+                clip_grad_value_(self.parameters[name], clip["clip_value"])
+        with calling("optimizer"):
+            self.optimizer.step()
+        self.note_step()
+
+    def slots(self, leaves: tuple[Tensor, ...]) -> list[Slot] | None:
+        """Return these leaves' parts of Adam, to be compiled with their gradient; None if that cannot be."""
+        if self._accumulate > 1 or type(self.optimizer) not in (Adam, AdamW):
+            return None
+        start(self.optimizer)
+        names = {id(leaf): name for name, leaf in self.parameters.items()}
+        found = [slot(self.optimizer, leaf, **self._clips.get(names[id(leaf)], {})) for leaf in leaves]
+        return [each for each in found if each is not None] if all(found) else None
+
+    # Averages: e ← d·e + (1 − d)·θ after every step
+
+    def note_step(self) -> None:
+        """Take the weights of a step that has been made into the averages."""
+        if self.average is not None and self._decay is not None:
+            with torch.no_grad():
+                torch._foreach_lerp_(list(self.average.values()), self.leaves, 1 - self._decay)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Have the averages in the place of the weights, if they are kept."""
+        if self.average is None:
+            yield
+            return
+        kept = {name: leaf.detach().clone() for name, leaf in self.parameters.items()}
+        try:
+            self._assign(self.average)
+            yield
+        finally:
+            self._assign(kept)
+
+    def _assign(self, values: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, leaf in self.parameters.items():
+                leaf.copy_(values[name])
+
+    # Rates
+
+    @property
+    def rate(self) -> float:
+        """The present learning rate, of the first group."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def begin_epoch(self, factor: float) -> None:
+        """Multiply the base rates by a new ``factor``, unless a schedule of torch's moves them."""
+        if self._schedule is None and factor != self._factor:
+            self._factor = factor
+            for group, base in zip(self.optimizer.param_groups, self._base, strict=True):
+                group["lr"] = base * factor
+
+    def end_epoch(self, validation_bound: float | None) -> None:
+        """Move the schedule of torch's, if there is one; a plateau is one of the validation bound."""
+        # Compiled steps do not call the optimizer, which torch remarks on.
+        with calling("schedule"), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected call of .lr_scheduler.step")
+            if isinstance(self._schedule, ReduceLROnPlateau):
+                if validation_bound is not None:
+                    sign = -1 if self._schedule.mode == "min" else 1
+                    self._schedule.step(sign * validation_bound)
+            elif self._schedule is not None:
+                self._schedule.step()
+
+    def require_validation(self) -> None:
+        """Refuse a schedule that nothing would ever move."""
+        if isinstance(self._schedule, ReduceLROnPlateau):
+            raise InputError("schedule: ReduceLROnPlateau waits for the validation bound; give validation=")
+
+    # Its state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what :meth:`load_state_dict` takes: numbers and tensors by the names of parameters."""
+        names = {id(leaf): name for name, leaf in self.parameters.items()}
+        groups = [
+            group | {"params": [names[id(leaf)] for leaf in group["params"]]}
+            for group in self.optimizer.param_groups
+        ]
+        state = {names[id(leaf)]: dict(values) for leaf, values in self.optimizer.state.items()}
+        gathered = {"tensors": self._gathered, "batches": self._batches, "rows": self._rows}
+        schedule = None if self._schedule is None else self._schedule.state_dict()
+        optimizer = {"state": state, "groups": groups}
+        return {
+            "optimizer": optimizer,
+            "schedule": schedule,
+            "factor": self._factor,
+            "gathered": gathered,
+            "average": self.average,
+        }
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` returned, for parameters of the same names.
+
+        :raises CheckpointError: it is of another optimizer.
+        """
+        groups, now = saved["optimizer"]["groups"], self.state_dict()["optimizer"]["groups"]
+        if [group["params"] for group in groups] != [group["params"] for group in now]:
+            raise CheckpointError("its optimizer has other groups of parameters")
+        number = {name: n for n, name in enumerate(name for group in groups for name in group["params"])}
+        state = {number[name]: values for name, values in saved["optimizer"]["state"].items()}
+        groups = [group | {"params": [number[name] for name in group["params"]]} for group in groups]
+        try:
+            self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+            if self._schedule is not None:
+                self._schedule.load_state_dict(saved["schedule"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"the state of its optimizer does not fit this one ({error})") from None
+        on = {name: leaf.device for name, leaf in self.parameters.items()}
+        self._factor, gathered = saved["factor"], saved["gathered"]
+        self._gathered = {name: tensor.to(on[name]) for name, tensor in gathered["tensors"].items()}
+        self._batches, self._rows = gathered["batches"], gathered["rows"]
+        if self.average is not None:
+            self.average = {name: saved["average"][name].to(on[name]) for name in self.average}

@@ -1,0 +1,290 @@
+"""Callbacks: hooks, states, early stopping, logs; in one run and in many."""
+
+import csv
+import random
+
+import pyro
+import pytest
+import torch
+from small_runs import HELD_OUT, Pair, X, assert_same, outcome, run, trainer
+
+import pyro_dvae as dv
+from pyro_dvae.engine import compiler
+from pyro_dvae.training import Stopped
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    monkeypatch.setattr(compiler, "_compiled", lambda graph, example: compiler.interpret(graph))
+
+
+class Recorder(dv.Callback):
+    """Notes its calls, and keeps a tensor and a count in the checkpoint."""
+
+    def __init__(self):
+        self.calls, self.sum, self.count = [], torch.zeros(2, dtype=torch.float64), 0
+
+    def start(self, run):
+        self.calls.append(("start", run.epoch, run.step))
+
+    def step(self, run):
+        self.count += 1
+        self.sum = self.sum + torch.rand(2, dtype=torch.float64) + run.loss
+
+    def epoch(self, run):
+        self.calls.append(("epoch", run.epoch, run.step))
+
+    def checkpoint(self, run):
+        self.calls.append(("checkpoint", run.epoch, run.step))
+
+    def end(self, run):
+        self.calls.append(("end", run.epoch, run.step))
+
+    def state_dict(self):
+        return {"sum": self.sum, "count": self.count}
+
+    def load_state_dict(self, state):
+        self.sum, self.count = state["sum"], state["count"]
+
+
+def test_the_hooks_in_their_order(tmp_path):
+    seen, recorder = [], Recorder()
+    made = trainer(
+        epochs=2, checkpoint=tmp_path / "c", callbacks=[recorder, lambda run: seen.append(run.epoch)]
+    )
+    run(made)
+    assert recorder.calls == [
+        ("start", 0, 0),
+        *(("epoch", 1, 5), ("checkpoint", 1, 5)),
+        *(("epoch", 2, 10), ("checkpoint", 2, 10)),
+        ("end", 2, 10),
+    ]
+    assert (seen, recorder.count) == ([1, 2], 10)
+
+
+def test_callbacks_change_nothing():
+    class Noisy(dv.Callback):
+        def start(self, run):
+            torch.rand(3)
+
+        def step(self, run):
+            random.random()
+            torch.rand(3)
+
+        def epoch(self, run):
+            run.fitted().encode(X)
+            run.fitted().sample(2)
+
+    assert_same(outcome(run(trainer(callbacks=[Noisy()]))), outcome(run(trainer())))
+
+
+@pytest.mark.parametrize("stop_at", [2, 5, 8])
+def test_a_state_goes_on_bit_for_bit(tmp_path, stop_at):
+    whole = Recorder()
+    run(trainer(callbacks=[whole]))
+    first, second = Recorder(), Recorder()
+    with pytest.raises(Stopped):
+        run(trainer(checkpoint=tmp_path / "c", callbacks=[first]), stop_at)
+    assert first.calls[-1] == ("end", (stop_at - 1) // 5, stop_at)
+    run(trainer(checkpoint=tmp_path / "c", resume=True, callbacks=[second]))
+    assert second.count == whole.count == 20
+    assert torch.equal(second.sum, whole.sum)
+    assert second.calls[0] == ("start", (stop_at - 1) // 5, stop_at)
+
+
+def falling(epochs=30):
+    """Validation bounds that rise for four epochs, then fall, with one late rise."""
+    bounds = [float(min(n, 8 - n)) for n in range(epochs)]
+    bounds[12] = 3.5
+    return bounds
+
+
+def with_bounds(bounds, **options):
+    left = list(bounds)
+    return trainer(validation=None, evaluate=lambda: left.pop(0), epochs=len(bounds), **options)
+
+
+def test_early_stopping_changes_nothing_up_to_the_stop():
+    seen = []
+
+    def note(run):
+        seen.append({name: leaf.detach().clone() for name, leaf in run.parameters.items()})
+
+    whole = run(with_bounds(falling(), callbacks=[note]))
+    made = run(with_bounds(falling(), callbacks=[note, dv.EarlyStopping(patience=5)]))
+    assert made.history.epochs == list(range(1, 11))  # the best is the fifth, and five more
+    assert made.history.best_epoch == 5
+    assert len(seen) == 30 + 10
+    for one, other in zip(seen[:10], seen[30:], strict=True):
+        assert all(torch.equal(value, other[name]) for name, value in one.items())
+    assert made.history.train_bound == whole.history.train_bound[:10]
+    for name, value in whole.fitted().best.items():
+        assert torch.equal(value, made.fitted().best[name]), name
+
+
+def test_early_stopping_counts_a_small_rise_as_none():
+    bounds = [0.0, 1.0, 1.05, 1.1, 1.15, 3.0, 3.0, 3.0, 3.0]
+    made = run(with_bounds(bounds, callbacks=[dv.EarlyStopping(3, min_rise=0.2)]))
+    assert made.history.epochs == [1, 2, 3, 4, 5]
+    made = run(with_bounds(bounds, callbacks=[dv.EarlyStopping(3)]))
+    assert made.history.epochs == list(range(1, 10))
+
+
+def test_a_stopped_early_run_is_saved_and_goes_on_with_more_patience(tmp_path):
+    path, stops = tmp_path / "c", [dv.EarlyStopping(patience=5)]
+    run(with_bounds(falling(), checkpoint=path, checkpoint_every=100, callbacks=stops))
+    again = run(with_bounds(falling()[10:] + [0.0] * 10, checkpoint=path, resume=True, callbacks=stops))
+    assert len(again.history.epochs) == 10
+    longer = [dv.EarlyStopping(patience=9)]
+    made = run(with_bounds(falling()[10:] + [0.0] * 10, checkpoint=path, resume=True, callbacks=longer))
+    assert len(made.history.epochs) == 14
+
+
+def test_early_stopping_without_validation():
+    with pytest.raises(dv.InputError, match=r"callbacks: EarlyStopping needs a validation bound"):
+        run(trainer(validation=None, callbacks=[dv.EarlyStopping()]))
+
+
+def test_any_function_can_stop_a_run(capsys):
+    def stop(run):
+        if run.epoch == 2:
+            run.stop("that will do")
+
+    made = run(trainer(callbacks=[stop], progress=None))
+    assert made.history.epochs == [1, 2]
+    assert "stopped after epoch 2: that will do" in capsys.readouterr().err
+
+
+def read(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_csv_log_is_the_history_also_after_a_resume(tmp_path):
+    path, log = tmp_path / "c", tmp_path / "log.csv"
+    with pytest.raises(Stopped):
+        run(trainer(checkpoint=path, callbacks=[dv.CSVLog(log)]), 12)
+    with open(log, "a") as file:
+        file.write("9,of a run that was killed\n")
+    history = run(trainer(checkpoint=path, resume=True, callbacks=[dv.CSVLog(log)])).history
+    lines = read(log)
+    assert [int(line["epoch"]) for line in lines] == [1, 2, 3, 4]
+    assert [float(line["train_bound"]) for line in lines] == history.train_bound
+    assert [float(line["validation_bound"]) for line in lines] == history.validation_bound
+
+
+def events(folder):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0, "histograms": 0})
+    found.Reload()
+    return found
+
+
+def test_tensorboard_holds_curves_pictures_and_histograms(tmp_path):
+    board = dv.TensorBoard(tmp_path / "tb", images=X[:3].sigmoid(), image_shape=(2, 2), every=2)
+    made = run(trainer(callbacks=[board]))
+    assert_same(outcome(made), outcome(run(trainer())))
+    found = events(tmp_path / "tb")
+    curve = found.Scalars("train_bound")
+    assert [each.step for each in curve] == [1, 2, 3, 4]
+    assert [each.value for each in curve] == pytest.approx(made.history.train_bound, rel=1e-6)
+    assert [each.step for each in found.Histograms("encoder/weight")] == [2, 4]
+    picture = found.Images("reconstructions")[-1]
+    assert (picture.step, picture.width, picture.height) == (4, 6, 4)
+
+
+def test_a_resumed_run_goes_on_with_its_curves(tmp_path):
+    with pytest.raises(Stopped):
+        run(trainer(checkpoint=tmp_path / "c", callbacks=[dv.TensorBoard(tmp_path / "tb")]), 12)
+    board = dv.TensorBoard(tmp_path / "tb", histograms=False)
+    run(trainer(checkpoint=tmp_path / "c", resume=True, callbacks=[board]))
+    assert [each.step for each in events(tmp_path / "tb").Scalars("train_bound")] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "message"),
+    [
+        (3, "callbacks: expected a list of callbacks, got 3"),
+        ([3], "callbacks: expected pyro_dvae.Callback objects or functions, got 3"),
+        ([dv.EarlyStopping], "callbacks: expected pyro_dvae.Callback objects or functions, got"),
+        ([lambda run: 1 / 0], r"callbacks\[0\]: ZeroDivisionError"),
+    ],
+)
+def test_what_is_no_callback(callbacks, message):
+    with pytest.raises(dv.InputError, match=message):
+        run(trainer(callbacks=callbacks))
+
+
+def test_a_state_that_cannot_be_saved(tmp_path):
+    recorder = Recorder()
+    recorder.state_dict = lambda: {"file": object()}
+    with pytest.raises(dv.InputError, match="callbacks: a state_dict holds a object, which is not saved"):
+        run(trainer(checkpoint=tmp_path / "c", callbacks=[recorder]))
+
+
+def many(bounds, **options):
+    pyro.clear_param_store()
+    pairs = [Pair(0), Pair(1)]
+    left = [list(each) for each in bounds]
+    options = {"epochs": len(bounds[0]), "batch_size": 12, "progress": False} | options
+    return dv.fit_many(
+        [(pair.model, pair.guide) for pair in pairs],
+        X,
+        loss=dv.TraceDenoising_ELBO(max_plate_nesting=1),
+        evaluate=lambda number: left[number].pop(0),
+        **options,
+    )
+
+
+def test_each_of_many_stops_for_itself(tmp_path):
+    rising = [float(n) for n in range(8)]
+    early = [0.0, 1.0, 0.5, 0.5, 0.5, 9.0, 9.0, 9.0]
+    plain = many([early[:4], rising[:4]])
+    seen = []
+    stops = [
+        dv.EarlyStopping(patience=2),
+        dv.CSVLog(tmp_path / "log.csv"),
+        lambda run: seen.append((run.number, run.epoch)),
+    ]
+    stopped = many([early, rising], callbacks=stops)
+    assert [each.history.best_epoch for each in stopped] == [2, 8]
+    assert [len(each.history.epochs) for each in stopped] == [4, 8]
+    assert stopped[0].history.train_bound == plain[0].history.train_bound
+    for name, value in plain[0].best.items():
+        assert torch.equal(stopped[0].best[name], value), name
+    whole = many([rising, rising])
+    assert stopped[1].history.train_bound == whole[1].history.train_bound
+    assert [int(line["epoch"]) for line in read(tmp_path / "log-0.csv")] == [1, 2, 3, 4]
+    assert [epoch for number, epoch in seen if number == 1] == list(range(1, 9))
+
+
+def test_many_that_have_stopped_stay_so_after_a_resume(tmp_path):
+    rising = [float(n) for n in range(8)]
+    early = [0.0, 1.0, 0.5, 0.5, 0.5, 9.0, 9.0, 9.0]
+    stops = [dv.EarlyStopping(patience=2)]
+    whole = many([early, rising], callbacks=stops)
+    many([early[:5], rising[:5]], callbacks=stops, checkpoint=tmp_path / "c")
+    again = many(
+        [early[5:] + [0.0] * 5, rising[5:] + [0.0] * 5],
+        callbacks=stops,
+        checkpoint=tmp_path / "c",
+        resume=True,
+    )
+    assert len(again[0].history.epochs) == 4
+    for one, other in zip(whole, again, strict=True):
+        assert one.history.train_bound == other.history.train_bound
+        for name, value in one.trained.tensors().items():
+            assert torch.equal(value, other.trained.tensors()[name]), name
+
+
+def test_validation_is_of_held_out_rows():
+    seen = []
+    run(
+        trainer(
+            callbacks=[lambda run: seen.append((run.validates, run.history.validation_bound[-1]))], epochs=1
+        )
+    )
+    assert seen[0][0]
+    assert seen[0][1] == pytest.approx(outcome(run(trainer(epochs=1)))[1]["validation_bound"][0])
+    assert len(HELD_OUT) == 8

@@ -1,0 +1,350 @@
+"""Optimizers, schedules, gathered gradients, frozen parameters and averages: their values, and resume."""
+
+from functools import partial
+
+import pyro
+import pytest
+import torch
+from small_runs import HELD_OUT, Noiseless, X, assert_resumes, outcome, run, trainer
+from torch.optim import SGD, AdamW, RMSprop, lr_scheduler
+
+import pyro_dvae as dv
+from pyro_dvae.engine import compiler
+from pyro_dvae.training import Trainer
+from pyro_dvae.training.epochs import epoch_order
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    monkeypatch.setattr(compiler, "_compiled", lambda graph, example: compiler.interpret(graph))
+
+
+def noiseless(rows=None, **options):
+    """Return a pair without noise, trained, and the trainer; its steps can be computed by hand."""
+    pyro.clear_param_store()
+    pair = Noiseless(rows)
+    settings = {"epochs": 3, "batch_size": 6, "learning_rate": 0.01, "progress": False}
+    settings |= {"loss": dv.TraceDenoising_ELBO(max_plate_nesting=1)}
+    return pair, run(Trainer(pair.model, pair.guide, X, **(settings | options)))
+
+
+def by_hand(make, batch_size=6, epochs=3, scheduler=None, after=lambda pair: None, scale=None):
+    """Return the weights that torch's own loop gives: the same batches, the gradient of the same loss."""
+    pair = Noiseless()
+    optimizer = make(pair)
+    schedule = scheduler(optimizer) if scheduler else None
+    for epoch in range(epochs):
+        for rows in epoch_order(len(X), 0, epoch).split(batch_size):
+            optimizer.zero_grad()
+            (pair.loss(X[rows]) * (1 if scale is None else scale / len(rows))).backward()
+            optimizer.step()
+            after(pair)
+        if schedule is not None:
+            schedule.step()
+    return dict(pair.named_parameters())
+
+
+def assert_weights(pair, expected):
+    for name, value in pair.named_parameters():
+        torch.testing.assert_close(value, expected[name], rtol=1e-9, atol=1e-12)
+
+
+OPTIMIZERS = {
+    "class": (SGD, lambda pair: SGD(pair.parameters(), lr=0.01)),
+    "partial": (
+        partial(RMSprop, momentum=0.9),
+        lambda pair: RMSprop(pair.parameters(), lr=0.01, momentum=0.9),
+    ),
+    "function": (
+        lambda parameters: AdamW(parameters, lr=0.03, weight_decay=0.1),
+        lambda pair: AdamW(pair.parameters(), lr=0.03, weight_decay=0.1),
+    ),
+    "pyro": (
+        pyro.optim.SGD({"lr": 0.002, "momentum": 0.9}),
+        lambda pair: SGD(pair.parameters(), lr=0.002, momentum=0.9),
+    ),
+    "pyro by name": (
+        pyro.optim.Adam(lambda name: {"lr": 0.1 if name.startswith("shift") else 0.01}),
+        lambda pair: torch.optim.Adam(
+            [
+                {"params": pair.net.parameters(), "lr": 0.01},
+                {"params": pair.shift.parameters(), "lr": 0.1},
+            ]
+        ),
+    ),
+    "pyro by module and name": (
+        pyro.optim.Adam(lambda module, name: {"lr": 0.1 if module == "shift" else 0.01}),
+        lambda pair: torch.optim.Adam(
+            [
+                {"params": pair.net.parameters(), "lr": 0.01},
+                {"params": pair.shift.parameters(), "lr": 0.1},
+            ]
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizer_steps_as_by_hand(name, compiled):
+    choice, make = OPTIMIZERS[name]
+    pair, _ = noiseless(optimizer=choice, compile=compiled)
+    assert_weights(pair, by_hand(make))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_pyro_clips_each_parameter_for_itself(compiled):
+    choice = pyro.optim.Adam({"lr": 0.05}, clip_args={"clip_norm": 0.5})
+    pair, _ = noiseless(optimizer=choice, compile=compiled)
+    pyro.clear_param_store()
+    other = Noiseless()
+    svi = pyro.infer.SVI(
+        other.model, other.guide, pyro.optim.Adam({"lr": 0.05}, {"clip_norm": 0.5}), pyro.infer.Trace_ELBO()
+    )
+    for epoch in range(3):
+        for rows in epoch_order(len(X), 0, epoch).split(6):
+            svi.step(X[rows])
+    assert_weights(pair, dict(other.named_parameters()))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_options_of_single_parameters(compiled):
+    options = {"shift*": {"lr": 0.1}, "*bias": {"weight_decay": 0.5}}
+    pair, _ = noiseless(optimizer=AdamW, parameter_options=options, compile=compiled)
+
+    def make(pair):
+        groups = [
+            {"params": [pair.net.weight]},
+            {"params": [pair.net.bias], "weight_decay": 0.5},
+            {"params": [pair.shift.weight], "lr": 0.1},
+            {"params": [pair.shift.bias], "lr": 0.1, "weight_decay": 0.5},
+        ]
+        return AdamW(groups, lr=0.01)
+
+    assert_weights(pair, by_hand(make))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        partial(lr_scheduler.ExponentialLR, gamma=0.5),
+        lambda optimizer: lr_scheduler.CosineAnnealingLR(optimizer, 3),
+        lambda optimizer: lr_scheduler.SequentialLR(
+            optimizer,
+            [lr_scheduler.ConstantLR(optimizer, 0.1, 1), lr_scheduler.ExponentialLR(optimizer, 0.5)],
+            [1],
+        ),
+    ],
+)
+def test_schedules_of_torch(schedule, compiled):
+    pair, made = noiseless(schedule=schedule, compile=compiled)
+    assert_weights(
+        pair, by_hand(lambda pair: torch.optim.Adam(pair.parameters(), lr=0.01), scheduler=schedule)
+    )
+    assert len(set(made.history.learning_rate)) > 1
+
+
+def test_a_plateau_is_one_of_the_validation_bound():
+    bounds = [1.0, 0.5, 0.5, 2.0]
+    for mode in ("min", "max"):
+        left = list(bounds)
+        schedule = partial(lr_scheduler.ReduceLROnPlateau, factor=0.1, patience=1, mode=mode)
+        _, made = noiseless(epochs=4, schedule=schedule, evaluate=lambda left=left: left.pop(0))
+        assert made.history.learning_rate == pytest.approx([0.01, 0.01, 0.01, 0.001])
+    with pytest.raises(dv.InputError, match="schedule: ReduceLROnPlateau waits for the validation bound"):
+        noiseless(schedule=lr_scheduler.ReduceLROnPlateau)
+
+
+def test_a_pyro_schedule():
+    choice = pyro.optim.ExponentialLR({"optimizer": SGD, "optim_args": {"lr": 0.01}, "gamma": 0.5})
+    pair, made = noiseless(optimizer=choice)
+    schedule = partial(lr_scheduler.ExponentialLR, gamma=0.5)
+    assert_weights(pair, by_hand(lambda pair: SGD(pair.parameters(), lr=0.01), scheduler=schedule))
+    assert made.history.learning_rate == pytest.approx([0.01, 0.005, 0.0025])
+
+
+# Gathered gradients
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("rows", [None, 24])
+@pytest.mark.parametrize("optimizer", [None, SGD])
+def test_gathered_gradients_are_those_of_the_large_batch(compiled, rows, optimizer):
+    """Also where the plate is subsampled, so that each loss stands for all rows."""
+    options = {"optimizer": optimizer, "compile": compiled, "learning_rate": 0.001, "clip_norm": 5.0}
+    small, _ = noiseless(rows, batch_size=4, accumulate=3, **options)
+    large, _ = noiseless(rows, batch_size=12, **options)
+    assert_weights(small, dict(large.named_parameters()))
+
+
+def test_the_last_gradient_of_an_epoch_may_be_of_fewer_batches():
+    small, _ = noiseless(batch_size=4, accumulate=4)
+    make = partial(torch.optim.Adam, lr=0.01)
+    assert_weights(small, by_hand(lambda pair: make(pair.parameters()), batch_size=16))
+
+
+# Frozen parameters
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("choice", ["name", "pattern", "module", "tensors", "requires_grad"])
+def test_frozen_parameters_stay(choice, compiled):
+    pyro.clear_param_store()
+    pair = Noiseless()
+    before = {name: value.detach().clone() for name, value in pair.named_parameters()}
+    chosen = {
+        "name": ["shift$$$weight", "shift$$$bias"],
+        "pattern": "shift*",
+        "module": pair.shift,
+        "tensors": [pair.shift.weight, pair.shift.bias],
+        "requires_grad": None,
+    }
+    if choice == "requires_grad":
+        pair.shift.requires_grad_(False).eval()  # in training mode Pyro warns
+    made = Trainer(
+        *(pair.model, pair.guide, X),
+        loss=dv.TraceDenoising_ELBO(max_plate_nesting=1),
+        epochs=3,
+        batch_size=6,
+        progress=False,
+        learning_rate=0.01,
+        freeze=chosen[choice],
+        compile=compiled,
+    )
+    run(made)
+    expected = by_hand(lambda pair: torch.optim.Adam(pair.net.parameters(), lr=0.01))
+    assert torch.equal(pair.shift.weight, before["shift.weight"])
+    assert torch.equal(pair.shift.bias, before["shift.bias"])
+    assert_weights(pair, expected)
+    assert not torch.equal(pair.net.weight, before["net.weight"])
+    assert pair.shift.weight.requires_grad == (choice != "requires_grad")
+    assert any(torch.equal(value, pair.shift.weight) for value in made.fitted().trained.tensors().values())
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ("shft*", r"freeze: no parameter is called 'shft\*'; the nearest is 'shift\$\$\$(weight|bias)'"),
+        ("*", "freeze: expected some parameters to be left to train, got all of them"),
+        (torch.nn.Linear(2, 2), "freeze: a Linear holds no parameter of model and guide"),
+        (3, "freeze: expected names, modules or tensors, got int"),
+    ],
+)
+def test_what_cannot_be_frozen(choice, message):
+    with pytest.raises(dv.InputError, match=message):
+        noiseless(freeze=choice)
+
+
+# Averages
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("optimizer", [None, SGD])
+def test_averages_have_their_closed_form(compiled, optimizer):
+    """e_T = d^T θ_0 + (1 − d) Σ_t d^(T−t) θ_t."""
+    decay, path = 0.8, []
+    options = {"optimizer": optimizer, "compile": compiled, "learning_rate": 0.001}
+
+    class Path(dv.Callback):
+        def start(self, run):
+            path.append({name: leaf.detach().clone() for name, leaf in run.parameters.items()})
+
+        step = start
+
+    pair, made = noiseless(ema=decay, callbacks=[Path()], **options)
+    steps = len(path) - 1
+    plain, _ = noiseless(**options)
+    assert_weights(pair, dict(plain.named_parameters()))  # training goes on with the weights themselves
+    for name, average in made._run.update.average.items():
+        wanted = decay**steps * path[0][name]
+        wanted = wanted + (1 - decay) * sum(decay ** (steps - t) * path[t][name] for t in range(1, steps + 1))
+        torch.testing.assert_close(average, wanted, rtol=1e-10, atol=1e-13)
+    made.load_best()
+    for name, leaf in made.parameters.items():
+        assert torch.equal(leaf, made._run.update.average[name])
+
+
+def test_averages_are_validated_and_kept():
+    pair, made = noiseless(ema=0.5, validation=HELD_OUT, epochs=2)
+    live = [value.detach().clone() for value in pair.parameters()]
+    made.load_best()
+    assert made.history.best_epoch == 2
+    assert float(-pair.loss(HELD_OUT)) / 8 == pytest.approx(made.history.validation_bound[-1], rel=1e-12)
+    assert not any(torch.equal(a, b) for a, b in zip(live, pair.parameters(), strict=True))
+
+
+# Resume, bit for bit
+
+OPTIONS = {
+    "SGD": lambda: {"optimizer": partial(SGD, momentum=0.9), "learning_rate": 0.001},
+    "AdamW": lambda: {"optimizer": AdamW, "parameter_options": {"decoder*": {"lr": 0.001}}},
+    "pyro": lambda: {"optimizer": pyro.optim.ClippedAdam({"lr": 0.01, "lrd": 0.99})},
+    "cosine": lambda: {"schedule": partial(lr_scheduler.CosineAnnealingWarmRestarts, T_0=2)},
+    "cycle": lambda: {
+        "optimizer": SGD,
+        "schedule": lambda each: lr_scheduler.OneCycleLR(each, 0.001, total_steps=6),
+    },
+    "plateau": lambda: {"schedule": partial(lr_scheduler.ReduceLROnPlateau, patience=0)},
+    "gathered": lambda: {"accumulate": 3},
+    "averaged": lambda: {"ema": 0.9},
+    "frozen": lambda: {"freeze": "decoder*"},
+    "warm-up": lambda: {"loss": dv.TraceDenoising_ELBO(kl_weight=dv.LinearSchedule(0, 1, epochs=3))},
+    "all": lambda: {
+        "optimizer": RMSprop,
+        "schedule": partial(lr_scheduler.ExponentialLR, gamma=0.9),
+        "accumulate": 2,
+        "freeze": "*bias",
+        "ema": 0.5,
+        "clip_norm": 1.0,
+    },
+}
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_a_resumed_run_ends_as_it_would_have(tmp_path, name, compiled):
+    assert_resumes(tmp_path, lambda: OPTIONS[name]() | {"compile": compiled}, stop_at=(8,))
+
+
+def test_the_default_is_what_it_was():
+    plain, chosen = (outcome(run(trainer(optimizer=each))) for each in (None, torch.optim.Adam))
+    for name, value in plain[0].items():
+        torch.testing.assert_close(value, chosen[0][name], rtol=1e-10, atol=1e-12)
+
+
+def test_another_optimizer_on_resume_is_refused(tmp_path):
+    run(trainer(checkpoint=tmp_path / "c", epochs=1, optimizer=SGD))
+    with pytest.raises(dv.CheckpointError, match=r"optimizer.kind was 'torch.optim.sgd.SGD'"):
+        trainer(checkpoint=tmp_path / "c", resume=True, optimizer=RMSprop)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"optimizer": 3},
+            "optimizer: expected a class of torch.optim, a function or a Pyro optimizer, got 3",
+        ),
+        ({"optimizer": SGD([torch.zeros(1)], lr=0.1)}, "optimizer: expected a class or a function"),
+        ({"optimizer": lambda parameters: 3}, "optimizer: expected a torch.optim.Optimizer, got 3"),
+        ({"optimizer": torch.optim.LBFGS}, "optimizer: LBFGS evaluates a loss several times in a step"),
+        (
+            {"optimizer": lambda p: SGD([torch.zeros(1)], lr=0.1)},
+            "optimizer: expected one of all the parameters",
+        ),
+        ({"optimizer": partial(SGD, momentum=-1)}, "optimizer: ValueError: Invalid momentum value: -1"),
+        ({"parameter_options": {"nix": {"lr": 1}}}, "parameter_options: no parameter is called 'nix'"),
+        ({"parameter_options": {"net*": {"rate": 1}}}, "optimizer: .*rate"),
+        ({"parameter_options": 3}, "parameter_options: expected options by pattern of names, got 3"),
+        ({"accumulate": 0}, "accumulate: expected"),
+        ({"ema": 1.5}, "ema: expected"),
+        (
+            {"schedule": lr_scheduler.ExponentialLR(SGD([torch.zeros(1)], lr=0.1), 0.5)},
+            "schedule: expected a function of the optimizer, got a ExponentialLR of another",
+        ),
+    ],
+)
+def test_what_is_refused(options, message):
+    with pytest.raises(dv.InputError, match=message):
+        noiseless(**options)
