@@ -102,7 +102,19 @@ from .priors import (
     VampPrior,
 )
 from .sites import auxiliary, clean_input, corrupt
-from .training import Fitted, History, Stopped, Trainer, fit, fit_many
+from .training import (
+    Callback,
+    CSVLog,
+    EarlyStopping,
+    Fitted,
+    History,
+    Running,
+    Stopped,
+    TensorBoard,
+    Trainer,
+    fit,
+    fit_many,
+)
 from .using import Codes, Diagnosis, decode, denoise, diagnose, encode, interpolate, reconstruct, sample
 
 __version__: str
@@ -117,6 +129,8 @@ __all__ = [
     "BinomialThinning",
     "BitFlip",
     "BoundsReport",
+    "CSVLog",
+    "Callback",
     "CategoricalGuide",
     "CategoricalPrior",
     "ChainGuide",
@@ -138,6 +152,7 @@ __all__ = [
     "DenoisingGuide",
     "Diagnosis",
     "DivergenceError",
+    "EarlyStopping",
     "Estimate",
     "Fitted",
     "FittedTable",
@@ -166,12 +181,14 @@ __all__ = [
     "Prediction",
     "Prior",
     "Refinement",
+    "Running",
     "SaltAndPepper",
     "SparseBeta",
     "StandardNormal",
     "StepSchedule",
     "Stopped",
     "SwapNoise",
+    "TensorBoard",
     "TraceDenoisingIWAE_ELBO",
     "TraceDenoising_ELBO",
     "TraceMeanFieldDenoising_ELBO",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import os
 import time
@@ -27,13 +26,13 @@ from pyro_dvae.rows import Data
 from pyro_dvae.rows.source import same_length
 from pyro_dvae.training.batched_steps import BatchedSteps
 from pyro_dvae.training.callbacks.base import Callback, Running
-from pyro_dvae.training.callbacks.calls import Calls
 from pyro_dvae.training.compiled_steps import Keys
 from pyro_dvae.training.epochs import same_type
 from pyro_dvae.training.fitted import Fitted
 from pyro_dvae.training.given import options_of, with_constants
 from pyro_dvae.training.history import History
 from pyro_dvae.training.learning_rates import Schedule, scheduled
+from pyro_dvae.training.many_calls import ManyCalls
 from pyro_dvae.training.many_state import ManyState
 from pyro_dvae.training.per_model import RowsOfMany, each_of, sets_of
 from pyro_dvae.training.progress import Progress
@@ -178,10 +177,7 @@ class ManyTraining:
             for number, member in enumerate(self._members)
         ]
         validates = validation is not None or settings.evaluate is not None
-        self._calls = [
-            Calls(copy.deepcopy(settings.callbacks), self._running(number, validates), seed, Ranks())
-            for number, seed in enumerate(self._seeds)
-        ]
+        self._calls = ManyCalls(self._state, settings, self._seeds, validates, self.fitted)
         self._identity = {
             "settings": {"models": len(pairs), "seeds": self._seeds} | settings.described(self._rates),
             "data": [each for model in of_model for each in model.fingerprints()],
@@ -199,20 +195,19 @@ class ManyTraining:
         settings.progress.start(state.histories[0], settings.epochs, self._rows.steps_per_epoch)
         try:
             with Interrupts() as interrupts, using_threads(min(torch.get_num_threads(), available_cores())):
-                self._call("start")
+                self._calls.at("start")
                 while state.finished < settings.epochs and not all(state.stopped):
                     self.epoch()
                     stopped = interrupts.requested
                     due = stopped or all(state.stopped) or settings.checkpoint_is_due(state.finished - 1)
                     if path is not None and due:
-                        states = [calls.state_dict() for calls in self._calls]
-                        state.save(path, self._identity, states)
-                        self._call("checkpoint")
+                        state.save(path, self._identity, self._calls.state_dict())
+                        self._calls.at("checkpoint")
                     if stopped and state.finished < settings.epochs:
                         raise Stopped(path)
         finally:
             settings.progress.stop()
-            self._call("end")
+            self._calls.at("end")
 
     def epoch(self) -> None:
         """Train every model for one epoch."""
@@ -228,57 +223,25 @@ class ManyTraining:
         going = [0.0 if stopped else rate for rate, stopped in zip(self._rates, state.stopped, strict=True)]
         rates = torch.tensor(going, dtype=torch.float64)[:, None] * factor
         rates = rates.expand(len(self._members), len(state.leaves)).to(self._device)
-        losses = []
+        losses, sizes = [], self._rows.sizes()
         for position in range(self._rows.steps_per_epoch):
             losses.append(self._steps.take(self._rows.batch(orders, position), rates, position))
-            if any(calls.watches_steps for calls in self._calls):
-                self._note_steps(losses[-1], position, 1)
-                self._call("step")
+            self._calls.note_step(losses[-1], sizes[position])
             settings.progress.step(position + 1)
         state.to_models()
-        if not any(calls.watches_steps for calls in self._calls):
-            self._note_steps(losses[-1], position, len(losses))
         seconds = time.monotonic() - began - (self._steps.seconds - compiling)
         self._end_epoch(torch.stack(losses), factor, seconds)
         settings.progress.epoch(state.histories[0])
-        self._call("epoch")
+        self._calls.at("epoch")
 
     def resume(self) -> None:
         """Go on from the checkpoint."""
         assert self._settings.checkpoint is not None
-        states = self._state.resume(self._settings.checkpoint, self._identity)
-        for calls, saved in zip(self._calls, states, strict=True):
-            calls.load_state_dict(saved)
+        self._calls.load_state_dict(self._state.resume(self._settings.checkpoint, self._identity))
 
     def fitted(self) -> list[Fitted]:
         """Return what came of each."""
         return [replace(each, rows=self._row) for each in self._state.fitted()]
-
-    def _running(self, number: int, validates: bool) -> Running:
-        """Return one of the models as its callbacks see it."""
-        epochs, state = self._settings.epochs, self._state
-        return Running(
-            epochs, validates, lambda: state.histories[number], lambda: self.fitted()[number], number
-        )
-
-    def _call(self, hook: str) -> None:
-        """Call a hook of every model that goes on; stop those that are to stop."""
-        state = self._state
-        for number, calls in enumerate(self._calls):
-            if hook == "end" or not state.stopped[number]:
-                with self._members[number].with_store():
-                    calls.at(hook)
-                if calls.stopping() and not state.stopped[number]:
-                    state.stopped[number] = True
-                    self._settings.progress.note(
-                        f"model {number} stopped after epoch {state.finished}: {calls.run.reason}"
-                    )
-
-    def _note_steps(self, losses: Tensor, position: int, steps: int) -> None:
-        rows = self._rows.sizes()[position]
-        for number, (member, calls) in enumerate(zip(self._members, self._calls, strict=True)):
-            if not self._state.stopped[number]:
-                calls.run.note(member.loss.per_row(losses[number], rows), rows, steps)
 
     def _end_epoch(self, losses: Tensor, factor: float, seconds: float) -> None:
         """:param losses: [steps, E]."""

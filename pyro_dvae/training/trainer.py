@@ -10,9 +10,8 @@
 
 :func:`~pyro_dvae.training.fit` is that loop. A run that was stopped, by Ctrl-C in the middle of an epoch or
 by a lost machine, and is resumed with ``resume=True`` ends, on the same machine, with the weights it would
-have had, bit for bit. What it cannot know of is state that is in no parameter, buffer, callback or global
-random state. Its random stream depends on nothing but the seed of the order and the global random states at
-the start: validation, callbacks, progress and checkpoints leave it as it is.
+have had, bit for bit. It cannot know of state that is in no parameter, buffer, callback or global random
+state. Its random stream depends on the seed of the order and the global random states at the start alone.
 
 With ``torch.distributed`` initialised, every process of the group makes the same trainer and runs the same
 loop: each takes its share of the rows of every batch, with noise of its own (:mod:`.distributed.streams`),
@@ -190,8 +189,7 @@ class Trainer:
         trained, self._row, self._threads = dry_run(model, guide, objective, self._batches, self._faults)
         run.train(trained, settings)
         validates = held_out is not None or evaluate is not None
-        if not validates:
-            run.update.require_validation()
+        run.update.require_validation(validates)
         running = Running(self.epochs, validates, lambda: run.history, self.fitted)
         self._calls = Calls(settings.callbacks, running, self.seed, ranks)
         choices = {"seed": self.seed, "drop_last": drop_last} | run.described(settings)

@@ -154,9 +154,9 @@ class Update:
             elif self._schedule is not None:
                 self._schedule.step()
 
-    def require_validation(self) -> None:
+    def require_validation(self, validates: bool) -> None:
         """Refuse a schedule that nothing would ever move."""
-        if isinstance(self._schedule, ReduceLROnPlateau):
+        if not validates and isinstance(self._schedule, ReduceLROnPlateau):
             raise InputError("schedule: ReduceLROnPlateau waits for the validation bound; give validation=")
 
     # Its state

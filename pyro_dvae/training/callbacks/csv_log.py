@@ -17,11 +17,11 @@ COLUMNS = ("epoch", "train_bound", "validation_bound", "learning_rate", "seconds
 class CSVLog(Callback):
     """A file of comma-separated values with a line for each epoch; a resumed run rewrites it.
 
-    :param path: the file, in a folder that is there; of several models, ``NAME-0.csv``, ``NAME-1.csv``, ...
+    :param file: its path, in a folder that is there; of several models, ``NAME-0.csv``, ``NAME-1.csv``, ...
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = user_path("path", path)
+    def __init__(self, file: str | os.PathLike[str]) -> None:
+        self.file = user_path("file", file)
 
     def start(self, run: Running) -> None:
         history = run.history
@@ -31,13 +31,13 @@ class CSVLog(Callback):
 
     def epoch(self, run: Running) -> None:
         history = run.history
-        with open(self._of(run), "a", encoding="utf-8", newline="") as file:
-            file.write(_line((history.epochs[-1], *(getattr(history, name)[-1] for name in COLUMNS[1:]))))
+        with open(self._of(run), "a", encoding="utf-8", newline="") as log:
+            log.write(_line((history.epochs[-1], *(getattr(history, name)[-1] for name in COLUMNS[1:]))))
 
     def _of(self, run: Running) -> Path:
         if run.number is None:
-            return self.path
-        return self.path.with_name(f"{self.path.stem}-{run.number}{self.path.suffix}")
+            return self.file
+        return self.file.with_name(f"{self.file.stem}-{run.number}{self.file.suffix}")
 
 
 def _line(values: Any) -> str:
