@@ -10,7 +10,14 @@ import click
 import pyro_dvae
 from pyro_dvae.files import user_path
 from pyro_dvae.jobs.command import CommandGroup, go_on_by_repeating
-from pyro_dvae.jobs.options import EvaluationOptions, TrainRequest, evaluation_options, training_options
+from pyro_dvae.jobs.options import (
+    EvaluationOptions,
+    TrainRequest,
+    evaluation_options,
+    executor_choice,
+    sweep_options,
+    training_options,
+)
 from pyro_dvae.text import show
 
 
@@ -143,6 +150,38 @@ def verify(
 
 
 @main.command()
+@click.option(
+    "--search",
+    multiple=True,
+    metavar="NAME=VALUES",
+    help="An option to search: NAME=LOW:HIGH, NAME=LOW:HIGH:log or NAME=CHOICE,CHOICE,...; repeatable.",
+)
+@click.option("--trials", default=40, show_default=True, type=click.IntRange(1, 10**6), help="Trials in all.")
+@click.option(
+    "--objective",
+    type=click.Choice(["validation", "iwae"]),
+    default="validation",
+    show_default=True,
+    help="The best validation bound, or the validation data's importance-weighted bound "
+    "(--importance-samples draws).",
+)
+@click.option("--pruning/--no-pruning", default=True, show_default=True, help="End poor trials early.")
+@click.option("--jobs", type=click.IntRange(1, 10_000), help="Trials at a time.  [default: one per core]")
+@executor_choice
+@sweep_options
+def sweep(request: TrainRequest, search: tuple[str, ...], **settings: Any) -> None:
+    """Search training options for the best validation bound, and evaluate the best trial on the test data.
+
+    To join from another terminal or machine that shares the folder, or to continue after an interruption,
+    give the same command again.
+    """
+    go_on_by_repeating()
+    from pyro_dvae.jobs.sweep import sweeping
+
+    show(sweeping()(request, search, **settings))
+
+
+@main.command()
 @click.argument("name", required=False)
 @click.option("--list", "listing", is_flag=True, help="List the experiments and their times; run nothing.")
 @click.option(
@@ -161,6 +200,7 @@ def verify(
 @click.option(
     "--jobs", type=click.IntRange(1, 10_000), help="Runs at a time.  [default: one per core; 40 on a GPU]"
 )
+@executor_choice
 @click.option("--bfloat16", is_flag=True, help="Compiled matrix products in bfloat16.")
 @click.option("--keep-checkpoints", is_flag=True, help="Keep the checkpoints of finished runs.")
 @click.option("--table-only", is_flag=True, help="Run nothing; write table and picture of the finished runs.")

@@ -69,6 +69,13 @@ class Interrupts:
 _active: list[Interrupts] = []
 
 
+def request() -> None:
+    """Stop the work that is under way in this process as the first Ctrl-C does, between two steps."""
+    if not _active or _active[-1].at_once:
+        raise KeyboardInterrupt
+    _active[-1].requested = True
+
+
 @contextmanager
 def at_once() -> Iterator[None]:
     """Let also the first signal interrupt the body, which takes long and leaves nothing half done."""

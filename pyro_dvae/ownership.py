@@ -19,6 +19,10 @@ from pyro_dvae.files import require_writable, unwritable
 LOCK = ".lock"
 
 
+class OccupiedError(InputError):
+    """Another process is writing to the file or folder."""
+
+
 def own(argument: str, folder: Path) -> BaseFileLock:
     """Take the lock of ``folder``, which exists; call ``release`` on what is returned, or end the process.
 
@@ -78,7 +82,7 @@ def _acquired(argument: str, path: Path, lock: BaseFileLock) -> BaseFileLock:
     try:
         lock.acquire()
     except Timeout:
-        raise InputError(
+        raise OccupiedError(
             f"{argument}: another process is writing to {path}; wait until it ends, or stop it"
         ) from None
     except (OSError, NotImplementedError) as error:

@@ -21,13 +21,13 @@ _NOT_NAMED = {*MAY_CHANGE, *_OF_A_FILE, "bound", "noise", "noise_kind", "seed", 
 def options_and_folder(request: TrainRequest) -> tuple[Options, dict[str, Any] | None, Path | None]:
     """Return the options, and of a resumed run the content of its ``config.json`` and its folder."""
     if request.resume is None:
-        return _absolute(request.options), None, None
+        return absolute(request.options), None, None
     if request.output is not None:
         raise InputError("output: a resumed run stays in its folder; give --resume or --output, not both")
     folder = user_path("resume", request.resume)
     config = read_config(folder)
     options = options_of(config)
-    given = _absolute(request.options)
+    given = absolute(request.options)
     asked = {name: getattr(given, name) for name in request.given}
     fixed = sorted(
         name for name, value in asked.items() if name not in MAY_CHANGE and value != getattr(options, name)
@@ -38,7 +38,7 @@ def options_and_folder(request: TrainRequest) -> tuple[Options, dict[str, Any] |
     return dataclasses.replace(options, **asked), config, folder
 
 
-def _absolute(options: Options) -> Options:
+def absolute(options: Options) -> Options:
     """Return the options with paths that mean the same from every working directory."""
     dataset = options.dataset
     if dataset is not None:

@@ -37,6 +37,7 @@ RATE_SCHEDULES = ("step", "constant", "paper")
 PROPOSALS = ("auto", "clean", "corrupted", "mixture")
 WEIGHTS = ("best", "last")
 STARTS = ("guide", "prior")
+EXECUTORS = ("local", "submitit", "dask")
 _NOT_GIVEN = (click.core.ParameterSource.DEFAULT, click.core.ParameterSource.DEFAULT_MAP)
 
 
@@ -238,20 +239,31 @@ class TrainRequest:
 
 def training_options(command: Callable[[TrainRequest], None]) -> Callable[..., None]:
     """Give a click command every training option; the function gets one :class:`TrainRequest`."""
-
-    @functools.wraps(command)
-    def run(**values: Any) -> None:
-        context = click.get_current_context()
-        output, resume, quiet = (values.pop(name) for name in ("output", "resume", "quiet"))
-        given = frozenset(name for name in values if context.get_parameter_source(name) not in _NOT_GIVEN)
-        command(TrainRequest(Options(**values), given, output, resume, quiet))
-
     folders = [
         click.option("--output", type=str, default=None, help="Run folder.  [default: a new one in runs/]"),
         click.option("--resume", type=str, default=None, help="Run folder to go on with; --epochs may grow."),
-        click.option("--quiet", is_flag=True, help="Show no progress."),
     ]
-    return _decorated(run, [*_click_options(Options), *folders])
+    return _requesting(command, folders)
+
+
+def sweep_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a click command every training option, and the folder of a sweep as that of the request."""
+    folder = click.option("--output", type=str, required=True, help="Folder of the sweep, for all who join.")
+    return _requesting(command, [folder])
+
+
+def _requesting(command: Callable[..., None], folders: Sequence[Callable[..., Any]]) -> Callable[..., None]:
+    names = [each.name for each in dataclasses.fields(Options)]
+
+    @functools.wraps(command)
+    def run(output: str | None, quiet: bool, resume: str | None = None, **values: Any) -> None:
+        context = click.get_current_context()
+        given = frozenset(name for name in names if context.get_parameter_source(name) not in _NOT_GIVEN)
+        options = Options(**{name: values.pop(name) for name in names})
+        command(TrainRequest(options, given, output, resume, quiet), **values)
+
+    silence = click.option("--quiet", is_flag=True, help="Show no progress.")
+    return _decorated(run, [*_click_options(Options), *folders, silence])
 
 
 def evaluation_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -264,6 +276,34 @@ def evaluation_options(command: Callable[..., None]) -> Callable[..., None]:
         command(options=options, **values)
 
     return _decorated(run, _click_options(EvaluationOptions))
+
+
+def executor_choice(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a click command the choice of an executor, as ``executor`` and ``executor_options``."""
+
+    @functools.wraps(command)
+    def run(executor_option: tuple[str, ...], **values: Any) -> None:
+        if executor_option:
+            from pyro_dvae.jobs.executors.choosing import parsed
+
+            values["executor_options"] = parsed(executor_option)
+        command(**values)
+
+    choice = click.option(
+        "--executor",
+        type=click.Choice(EXECUTORS),
+        default="local",
+        show_default=True,
+        help="Processes of this machine, jobs of a Slurm cluster, or Dask's workers.",
+    )
+    of_it = click.option(
+        "--executor-option",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="Parameter of submitit or of Dask, as slurm_partition=long or address=tcp://HOST:8786; "
+        "repeatable.",
+    )
+    return _decorated(run, [choice, of_it])
 
 
 def _decorated(command: Callable[..., Any], decorators: Sequence[Callable[..., Any]]) -> Callable[..., Any]:

@@ -33,6 +33,7 @@ from pyro_dvae.jobs.parts import (
 from pyro_dvae.ownership import own
 from pyro_dvae.text import show, to_stderr
 from pyro_dvae.training import Trainer
+from pyro_dvae.training.progress import Progress
 
 Program = Callable[..., Any]
 
@@ -53,6 +54,7 @@ class TrainingRun:
         self.group = join(self.options.device)
         self.ranks = Ranks.present(self._last_checkpoint)
         self.quiet = request.quiet or not self.ranks.first
+        self.progress: Progress | bool | None = False if self.quiet else None
         self.device = pick_device(self.group.device)
         build_corruption(self.options)  # refused before the data are fetched
         self.bound = build_bound(self.options)
@@ -140,7 +142,7 @@ class TrainingRun:
             resume=self.resumed,
             config=self.config["options"],
             metrics=self.folder / run_folder.METRICS,
-            progress=False if self.quiet else None,
+            progress=self.progress,
             device=self.device,
             may_change=asked.MAY_CHANGE,
             compile=options.compiled,

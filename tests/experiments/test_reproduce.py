@@ -15,11 +15,13 @@ import pyro_dvae as dv
 from pyro_dvae.cli import main
 from pyro_dvae.engine import compiler
 from pyro_dvae.errors import ProcessLostError
-from pyro_dvae.jobs.experiments import by_batch, by_process, experiments, one_run, plan, results
+from pyro_dvae.jobs.executors import local
+from pyro_dvae.jobs.executors.local import Local
+from pyro_dvae.jobs.executors.watching import Watch
+from pyro_dvae.jobs.experiments import by_batch, experiments, one_run, plan, results
 from pyro_dvae.jobs.experiments.by_batch import groups, perform_groups
 from pyro_dvae.jobs.experiments.measures import MEASURES, Subject
 from pyro_dvae.jobs.experiments.running import reproduce
-from pyro_dvae.jobs.experiments.watching import Watch
 from pyro_dvae.training.progress import Silent
 
 QUIET = {"device": "cpu", "quiet": True}
@@ -178,15 +180,15 @@ def test_a_refused_run_ends_the_others(small, tmp_path):
 
 
 def test_a_lost_process_is_said(small, tmp_path, monkeypatch):
-    started = by_process._started
+    class Killed(Local):
+        def submit(self, function, planned):
+            handle = super().submit(function, planned)
+            os.kill(handle.process.pid, signal.SIGKILL)
+            return handle
 
-    def killed(*arguments):
-        worker = started(*arguments)
-        os.kill(worker.process.pid, signal.SIGKILL)
-        return worker
-
-    monkeypatch.setattr(by_process, "_started", killed)
-    with pytest.raises(ProcessLostError, match=r"VAE, .*ended with code -9 .* same command goes on"):
+    monkeypatch.setattr(local, "Local", Killed)
+    lost = r"worker of VAE, .* was lost 3 times: .*ended with code -9; the same command goes on"
+    with pytest.raises(ProcessLostError, match=lost):
         reproduce(small, plan(small, seeds=1), tmp_path / "out", jobs=2, **QUIET)
 
 

@@ -12,12 +12,11 @@ import torch
 
 from pyro_dvae.errors import DivergenceError
 from pyro_dvae.jobs.data import RunData
-from pyro_dvae.jobs.experiments.by_process import summary
+from pyro_dvae.jobs.executors.watching import Told, Watch
 from pyro_dvae.jobs.experiments.declaration import Planned
 from pyro_dvae.jobs.experiments.one_run import SIDE_BY_SIDE, build, measured, perform, prepared
-from pyro_dvae.jobs.experiments.results import Keep, Row
+from pyro_dvae.jobs.experiments.results import Keep, Row, summary
 from pyro_dvae.jobs.experiments.setting import CHECKPOINT_EVERY, Setting
-from pyro_dvae.jobs.experiments.watching import Told, Watch
 from pyro_dvae.jobs.parts import training_settings
 from pyro_dvae.training import fit_many
 from pyro_dvae.training.progress import Progress

@@ -19,7 +19,7 @@ from pyro_dvae.jobs.experiments.declaration import WHERE_AND_HOW, Planned
 from pyro_dvae.jobs.experiments.measures import MEASURES, Subject
 from pyro_dvae.jobs.experiments.results import Row
 from pyro_dvae.jobs.experiments.setting import Setting, TrainingPair
-from pyro_dvae.jobs.parts import check_training
+from pyro_dvae.jobs.parts import check_training, pick_device
 from pyro_dvae.models import DVAE, Autoencoder
 from pyro_dvae.models.bayes import (
     FullBayes,
@@ -126,6 +126,11 @@ def perform(planned: Planned, folder: Path, device: torch.device, progress: Prog
     if setting.cpu_of_epoch is not None:
         row["seconds"]["cpu_of_epoch"] = round(setting.cpu_of_epoch, 4)
     return row
+
+
+def perform_elsewhere(planned: Planned, progress: Progress, *, folder: Path, device: str) -> Row:
+    """Perform one run in a worker, which chooses its own device where it is ``"auto"``."""
+    return perform(planned, folder, pick_device(device), progress)
 
 
 def checkpoint_of(planned: Planned, folder: Path) -> Path:

@@ -96,6 +96,14 @@ def unpacked(text: str) -> np.ndarray:
     return np.frombuffer(base64.b64decode(text), dtype="<f2").astype(np.float64)
 
 
+def summary(row: Row) -> str:
+    """Return a finished run in a few words."""
+    bound = row["figures"]["bound"]
+    seconds = row["seconds"]["training"] + row["seconds"]["measuring"]
+    best = "" if row["best_epoch"] is None else f" at epoch {row['best_epoch']}"
+    return f"{bound['mean']:.2f} ± {bound['standard_error']:.2f} nats{best}, {seconds:.0f} s"
+
+
 def _strict(value: Any) -> Any:
     """Return ``value`` with None for every number that is not finite."""
     if isinstance(value, dict):

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pyro_dvae.datasets import load_dataset
 from pyro_dvae.errors import DivergenceError
 from pyro_dvae.files import require_writable, user_path, write_atomically
+from pyro_dvae.jobs.executors import Executor, drive, opened
+from pyro_dvae.jobs.executors.watching import Watch
 from pyro_dvae.jobs.experiments import results
 from pyro_dvae.jobs.experiments.by_batch import groups, perform_groups
-from pyro_dvae.jobs.experiments.by_process import perform_all
 from pyro_dvae.jobs.experiments.declaration import Experiment, Planned, plan
+from pyro_dvae.jobs.experiments.one_run import perform_elsewhere
 from pyro_dvae.jobs.experiments.pictures import PICTURES
 from pyro_dvae.jobs.experiments.table import markdown
-from pyro_dvae.jobs.experiments.watching import Watch
 from pyro_dvae.jobs.parts import pick_device
 from pyro_dvae.machine import available_cores
 from pyro_dvae.ownership import own
@@ -52,22 +54,29 @@ def reproduce(
     keep_checkpoints: bool = False,
     quiet: bool = False,
     train: bool = True,
+    executor: str | Executor = "local",
+    executor_options: Mapping[str, Any] | None = None,
 ) -> Outcome:
     """Perform the planned runs without results in ``folder``; write results, table and picture there.
 
     Results of equal runs of other experiments in sibling folders are reused.
 
     On a CPU the runs are parallel processes with one thread each; on an accelerator, runs with the same
-    structure are one batched computation.
+    structure are one batched computation. With another executor each run is a job of its own.
 
     :param folder: gets ``results.jsonl``, ``table.md`` and ``picture.png``.
     :param device: as ``pyro-dvae train --device``.
     :param jobs: runs at a time; by default as many as there are cores, or 40 on an accelerator. With 1 they
-        run in this process, with its threads.
+        run in this process, with its threads. With another executor all are submitted at once by default.
     :param keep_checkpoints: leave the checkpoints of finished runs where they are.
     :param train: False writes table and picture of what is finished already, also while another process is
         performing the runs.
+    :param executor: ``"local"``, ``"submitit"`` (Slurm), ``"dask"``, or an object whose ``submit(function,
+        planned)`` returns something with ``done()`` and ``result()``; see :mod:`pyro_dvae.jobs.executors`.
+        The workers must see ``folder`` and the data under the same paths.
+    :param executor_options: of submitit or Dask.
     :raises InputError: another process is performing the runs of this folder.
+    :raises ProcessLostError: the worker of a run was lost several times.
     :raises Stopped: Ctrl-C or SIGTERM came; the same call goes on.
     """
     target = user_path("output", folder)
@@ -76,7 +85,8 @@ def reproduce(
     if train:
         lock = own("output", target)
         try:
-            diverged = _perform_missing(planned, target, device, jobs, quiet, keep_checkpoints)
+            where = _Where(executor, executor_options or {}, device, jobs, quiet)
+            diverged = _perform_missing(planned, target, where, keep_checkpoints)
         finally:
             lock.release()
     here, beside = _finished(target, planned)
@@ -100,13 +110,17 @@ def _finished(
     return here, {row["key"]: row for row in beside}
 
 
+@dataclass(frozen=True)
+class _Where:
+    executor: str | Executor
+    options: Mapping[str, Any]
+    device: str
+    jobs: int | None
+    quiet: bool
+
+
 def _perform_missing(
-    planned: Sequence[Planned],
-    folder: Path,
-    device: str,
-    jobs: int | None,
-    quiet: bool,
-    keep_checkpoints: bool,
+    planned: Sequence[Planned], folder: Path, where: _Where, keep_checkpoints: bool
 ) -> list[str]:
     """Perform the runs that there is no row of; return what diverged, by name."""
     here, beside = _finished(folder, planned)
@@ -120,29 +134,48 @@ def _perform_missing(
                 part.unlink()
 
     missing = [each for each in planned if each.key not in here | beside]
-    return _perform(missing, folder, device, jobs, quiet, keep) if missing else []
+    return _perform(missing, folder, where, keep) if missing else []
 
 
-def _perform(
-    missing: Sequence[Planned],
-    folder: Path,
-    device: str,
-    jobs: int | None,
-    quiet: bool,
-    keep: results.Keep,
-) -> list[str]:
-    where = pick_device(device)
-    on_cpu = where.type == "cpu"
-    width = min(jobs or (available_cores() if on_cpu else WIDTH_ON_ACCELERATOR), len(missing))
-    watch = Watch(len(missing), quiet=quiet)
+def _perform(missing: Sequence[Planned], folder: Path, where: _Where, keep: results.Keep) -> list[str]:
+    watch = Watch(len(missing), quiet=where.quiet)
+    width = where.jobs
     try:
-        if width > 1 and on_cpu:
-            _fetch(missing)
-            return perform_all(missing, folder, str(where), width, watch, keep)
-        grouped = groups(missing, width) if width > 1 else [[each] for each in missing]
-        return perform_groups(grouped, folder, where, watch, keep)
+        if where.executor == "local":
+            place = pick_device(where.device)
+            on_cpu = place.type == "cpu"
+            width = min(where.jobs or (available_cores() if on_cpu else WIDTH_ON_ACCELERATOR), len(missing))
+            if width == 1 or not on_cpu:
+                grouped = groups(missing, width) if width > 1 else [[each] for each in missing]
+                return perform_groups(grouped, folder, place, watch, keep)
+        return _perform_elsewhere(missing, folder, where, width, watch, keep)
     finally:
         watch.stop()
+
+
+def _perform_elsewhere(
+    missing: Sequence[Planned],
+    folder: Path,
+    where: _Where,
+    width: int | None,
+    watch: Watch,
+    keep: results.Keep,
+) -> list[str]:
+    def kept(planned: Planned, row: results.Row) -> str:
+        keep(row)
+        return results.summary(row)
+
+    shared = folder.absolute()
+    with opened(where.executor, shared, where.jobs, where.options) as executor:
+        _fetch(missing)
+        function = partial(perform_elsewhere, folder=shared, device=where.device)
+        pieces = [_with_absolute_data(each) for each in missing]
+        return drive(executor, function, pieces, shared, watch=watch, keep=kept, width=width)
+
+
+def _with_absolute_data(planned: Planned) -> Planned:
+    data_folder = str(user_path("data_folder", planned.options.data_folder).absolute())
+    return replace(planned, options=replace(planned.options, data_folder=data_folder))
 
 
 def _fetch(missing: Sequence[Planned]) -> None:

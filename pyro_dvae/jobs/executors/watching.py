@@ -122,19 +122,32 @@ class _Bars:
 
 
 class Told:
-    """A training run's progress that tells only the epochs that are over (and what is noted)."""
+    """A training run's progress that tells only the epochs that are over (and what is noted).
+
+    :param epoch: told of the epochs over and of all.
+    :param note: told what else is going on.
+    :param listen: called at every step.
+    """
 
     def __init__(
-        self, epoch: Callable[[int, int], None], note: Callable[[str], None] = lambda text: None
+        self,
+        epoch: Callable[[int, int], None],
+        note: Callable[[str], None] = lambda text: None,
+        listen: Callable[[], None] = lambda: None,
     ) -> None:
-        self._epoch, self._note, self._epochs = epoch, note, 0
+        self._epoch, self._note, self._listen, self._epochs = epoch, note, listen, 0
+
+    def __call__(self, done: int, total: int) -> None:
+        """Tell of work that is counted, and is no training."""
+        self._epoch(done, total)
 
     def start(self, history: History, epochs: int, steps: int) -> None:
         """Note the epochs in all."""
         self._epochs = epochs
 
     def step(self, done: int) -> None:
-        """Say nothing."""
+        """Listen."""
+        self._listen()
 
     def epoch(self, history: History) -> None:
         """Tell it."""

@@ -4,8 +4,8 @@ import io
 
 import pytest
 
-from pyro_dvae.jobs.experiments import watching
-from pyro_dvae.jobs.experiments.watching import Told, Watch
+from pyro_dvae.jobs.executors import watching
+from pyro_dvae.jobs.executors.watching import Told, Watch
 from pyro_dvae.training import History
 
 

@@ -1,0 +1,11 @@
+"""Where planned work is done: in processes of this machine, on a Slurm cluster, or by Dask's workers.
+
+An executor is any object whose ``submit(function, planned)`` returns at once something with ``done()`` and
+``result()``: one of this folder, a process pool of ``concurrent.futures``, an executor of submitit, or a Dask
+client. The driver (:mod:`.driver`) submits, watches and collects; only it writes results.
+"""
+
+from pyro_dvae.jobs.executors.choosing import opened
+from pyro_dvae.jobs.executors.driver import Executor, drive
+
+__all__ = ["Executor", "drive", "opened"]

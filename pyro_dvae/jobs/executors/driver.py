@@ -1,0 +1,211 @@
+"""The driver: submits pieces of work to an executor, shows how far they are, and takes in their results."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from pyro_dvae.errors import InputError, ProcessLostError
+from pyro_dvae.files import write_atomically
+from pyro_dvae.interrupts import Interrupts, Stopped
+from pyro_dvae.jobs.executors import worker
+from pyro_dvae.jobs.executors.watching import Told, Watch
+from pyro_dvae.jobs.executors.worker import Outcome, Piece, Work
+
+LOSSES = 3  # of one piece, without an epoch between them
+_POLL = 0.2  # seconds
+_GRACE = 60.0  # seconds for work to save its checkpoint
+
+
+class Handle(Protocol):
+    """A submitted piece of work; where it has ``cancel()``, too, that is called when the driver stops."""
+
+    def done(self) -> bool:
+        """Return whether there is a result, or never will be."""
+
+    def result(self) -> Any:
+        """Return what the function returned; raise where its worker was lost."""
+
+
+class Executor(Protocol):
+    """What runs functions elsewhere."""
+
+    def submit(self, function: Callable[[Any], Any], planned: Any, /) -> Handle:
+        """Have ``function(planned)`` run, and return at once."""
+
+
+@dataclass
+class _Running:
+    piece: Piece
+    handle: Handle
+    attempt: int
+    losses: int = 0
+    had: int = 0  # epochs done when it was submitted
+    done: int = 0
+    note: str = ""
+    begun: bool = False
+
+
+def drive(
+    executor: Executor,
+    function: Callable[[Any, Told], Any],
+    pieces: Sequence[Any],
+    folder: Path,
+    *,
+    watch: Watch,
+    keep: Callable[[Any, Any], str],
+    width: int | None = None,
+) -> list[str]:
+    """Have all pieces of work done; return what diverged, by name.
+
+    A piece whose worker was lost (killed, preempted, its node gone) is submitted again and goes on from its
+    checkpoint.
+
+    :param executor: where.
+    :param function: a picklable function of a piece and of its progress.
+    :param pieces: picklable records with a ``name`` and a ``key``.
+    :param folder: a folder that all workers see under this path.
+    :param watch: told which pieces are under way.
+    :param keep: takes a piece and its result, and returns the result in a few words; called here, in the
+        order in which the pieces end.
+    :param width: pieces submitted at a time; all where omitted.
+    :raises Stopped: Ctrl-C or SIGTERM came; the workers save their checkpoints.
+    :raises InputError: a piece is refused; the others are stopped.
+    :raises ProcessLostError: a piece was lost several times without going on in between, or failed.
+    """
+    waiting = deque(_Running(piece, _NOT_YET, 0) for piece in pieces)
+    running: list[_Running] = []
+    diverged: list[str] = []
+    with _session(folder) as session:
+        try:
+            with Interrupts() as interrupts:
+                while waiting or running:
+                    if interrupts.requested:
+                        raise Stopped(folder)
+                    while waiting and len(running) < (width or len(pieces)):
+                        each = waiting.popleft()
+                        running.append(each)
+                        work = Work(function, folder, session, each.attempt)
+                        each.handle = executor.submit(work, each.piece)
+                    ended = [each for each in running if each.handle.done()]
+                    for each in running:
+                        _tell(each, folder, watch)
+                    for each in ended:
+                        running.remove(each)
+                        if _taken_in(each, watch, keep, diverged):
+                            _progress(folder, each.piece).unlink(missing_ok=True)
+                        else:
+                            waiting.appendleft(each)
+                    if not ended:
+                        time.sleep(_POLL)
+        finally:
+            worker.driver_file(folder, session).unlink(missing_ok=True)
+            _end(running, getattr(executor, "grace", _GRACE))
+    return diverged
+
+
+def _taken_in(each: _Running, watch: Watch, keep: Callable[[Any, Any], str], diverged: list[str]) -> bool:
+    """Take in what came of a piece; return False if it is to be submitted again."""
+    name = each.piece.name
+    kind, content = _outcome(each.handle)
+    if kind == worker.DONE:
+        watch.end(name, keep(each.piece, content))
+    elif kind == worker.DIVERGED:
+        diverged.append(f"{name}: {content}")
+        watch.end(name, content)
+    elif kind == worker.REFUSED:
+        raise InputError(f"{name}: {content}")
+    elif kind == worker.FAILED:
+        raise ProcessLostError(f"{name} failed: {content}; the same command goes on from its last checkpoint")
+    else:
+        each.losses = 1 if each.done > each.had else each.losses + 1
+        each.attempt, each.had, each.begun = each.attempt + 1, each.done, False
+        if each.losses >= LOSSES:
+            raise ProcessLostError(
+                f"the worker of {name} was lost {LOSSES} times: {content}; the same command goes on from its "
+                "last checkpoint"
+            )
+        watch.say(f"lost the worker of {name} ({content}); it is submitted again")
+        return False
+    return True
+
+
+def _outcome(handle: Handle) -> Outcome:
+    try:
+        outcome: Outcome = handle.result()
+    except Exception as error:  # of the executor, each of which has its own
+        return "lost", " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return outcome
+
+
+def _tell(each: _Running, folder: Path, watch: Watch) -> None:
+    """Show how far a piece is, by its file."""
+    try:
+        state = json.loads(_progress(folder, each.piece).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # not begun
+        return
+    if not each.begun:
+        each.begun = True
+        watch.start(each.piece.name)
+    if state["done"] > each.done:
+        each.done = state["done"]
+        watch.epoch(each.piece.name, state["done"], state["total"])
+    if state["note"] != each.note:
+        each.note = state["note"]
+        watch.note(each.piece.name, each.note)
+
+
+def _progress(folder: Path, piece: Piece) -> Path:
+    return folder / worker.PROGRESS / f"{piece.key}.json"
+
+
+@contextmanager
+def _session(folder: Path) -> Iterator[str]:
+    """Yield a new name, and have the workers of earlier drivers of this folder stop."""
+    place, name = folder / worker.PROGRESS, uuid.uuid4().hex
+    _empty(place)
+    write_atomically(worker.driver_file(folder, name), "")
+    try:
+        yield name
+    finally:
+        _empty(place)
+        with suppress(OSError):
+            place.rmdir()
+
+
+def _empty(place: Path) -> None:
+    for left in place.glob("*"):
+        left.unlink(missing_ok=True)
+
+
+def _end(running: Sequence[_Running], grace: float) -> None:
+    """Cancel what still works; what has begun has some time to notice by itself and save its checkpoint."""
+    deadline = time.monotonic() + grace
+    for wanted in (False, True):
+        for each in running:
+            if each.begun != wanted or each.handle is _NOT_YET:
+                continue
+            while wanted and not each.handle.done() and time.monotonic() < deadline:
+                time.sleep(_POLL)
+            cancel = getattr(each.handle, "cancel", None)
+            if cancel is not None and not each.handle.done():
+                with suppress(Exception):
+                    cancel()
+
+
+class _NotYet:
+    def done(self) -> bool:
+        return False
+
+    def result(self) -> None:
+        raise AssertionError
+
+
+_NOT_YET = _NotYet()

@@ -1,0 +1,131 @@
+"""What a worker does with a piece of work; files in a shared folder connect it to its driver.
+
+``progress/KEY.json`` says how far the piece is. ``progress/SESSION.driver`` exists while the driver wants the
+work: when it stops, or another one takes its place, the worker saves its checkpoint and ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from pyro_dvae import interrupts
+from pyro_dvae.errors import DivergenceError, InputError
+from pyro_dvae.files import write_atomically
+from pyro_dvae.jobs.executors.watching import Told
+from pyro_dvae.ownership import OccupiedError
+
+PROGRESS = "progress"
+DONE, REFUSED, DIVERGED, STOPPED, FAILED = "done", "refused", "diverged", "stopped", "failed"
+_TOLD_EVERY = 1.0  # seconds
+_WAIT = 120.0  # seconds, for an earlier worker to save its checkpoint
+_one_at_a_time = threading.Lock()  # Pyro's parameters and torch's random state belong to the whole process
+
+Outcome = tuple[str, Any]
+
+
+class Piece(Protocol):
+    """A piece of work: a picklable record."""
+
+    @property
+    def name(self) -> str:
+        """It in words."""
+
+    @property
+    def key(self) -> str:
+        """It as a file name, different for each piece."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """A function of one piece of work and its progress, made into one that every executor can run.
+
+    It returns what came of it in place of raising, so an exception means that the worker was lost.
+
+    :param function: picklable; gets the piece and a :class:`~.watching.Told`.
+    :param folder: the shared folder.
+    :param session: the driver that it is for.
+    :param attempt: times that the piece was lost before.
+    """
+
+    function: Callable[[Any, Told], Any]
+    folder: Path
+    session: str
+    attempt: int = 0
+
+    def __call__(self, piece: Piece) -> Outcome:
+        with _one_at_a_time:
+            return self._perform(piece)
+
+    def _perform(self, piece: Piece) -> Outcome:
+        import torch
+
+        torch.set_num_threads(int(os.environ.get("SLURM_CPUS_PER_TASK", "1")))
+        report = _Report(self.folder, self.session, piece.key)
+        given_up = time.monotonic() + _WAIT
+        try:
+            while True:
+                report.write()
+                try:
+                    return DONE, self.function(piece, Told(report.epoch, report.note, report.listen))
+                except OccupiedError:
+                    if time.monotonic() > given_up:
+                        raise
+                time.sleep(_TOLD_EVERY)
+        except KeyboardInterrupt:
+            return STOPPED, "it was stopped"
+        except InputError as error:
+            return REFUSED, str(error)
+        except DivergenceError as error:
+            return DIVERGED, str(error)
+        except Exception as error:
+            traceback.print_exc(file=sys.stderr)
+            return FAILED, f"{type(error).__name__}: {error}"
+
+    def checkpoint(self, piece: Piece) -> Any:
+        """Return what submitit puts back into the queue: the same, which goes on from its checkpoint."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self, piece)
+
+
+class _Report:
+    """Writes how far a piece is, and listens whether its driver still wants it."""
+
+    def __init__(self, folder: Path, session: str, key: str) -> None:
+        self._path, self._driver = folder / PROGRESS / f"{key}.json", driver_file(folder, session)
+        self._last = 0.0
+        self._state: dict[str, Any] = {"done": 0, "total": 0, "note": ""}
+
+    def epoch(self, done: int, total: int) -> None:
+        self._state.update(done=done, total=total)
+        self.listen()
+
+    def note(self, text: str) -> None:
+        self._state["note"] = text
+        self.write()
+
+    def listen(self) -> None:
+        if time.monotonic() - self._last >= _TOLD_EVERY:
+            self.write()
+
+    def write(self) -> None:
+        self._last = time.monotonic()
+        if not self._driver.exists():
+            interrupts.request()
+        with suppress(InputError):
+            write_atomically(self._path, json.dumps(self._state), make_folder=False)
+
+
+def driver_file(folder: Path, session: str) -> Path:
+    """Return the file that is there while the driver of a session wants its work."""
+    return folder / PROGRESS / f"{session}.driver"  # of a new name each time, which no file system has cached

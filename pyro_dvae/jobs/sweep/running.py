@@ -1,0 +1,172 @@
+"""A sweep from its options to the best trial: any number of processes that share a folder do it together."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import optuna
+from filelock import FileLock
+from optuna.trial import TrialState
+
+from pyro_dvae import checks
+from pyro_dvae.errors import InputError
+from pyro_dvae.files import require_writable, user_path, write_atomically
+from pyro_dvae.jobs.asked import absolute
+from pyro_dvae.jobs.executors import Executor, drive, opened
+from pyro_dvae.jobs.executors.watching import Told, Watch
+from pyro_dvae.jobs.folder import read_results
+from pyro_dvae.jobs.options import TrainRequest
+from pyro_dvae.jobs.parts import build_bound, build_corruption, check_training
+from pyro_dvae.jobs.sweep import report
+from pyro_dvae.jobs.sweep.space import parsed
+from pyro_dvae.jobs.sweep.trial import OBJECTIVES, Slot, Sweep, perform, run_of, trainer_of
+from pyro_dvae.machine import available_cores
+
+DESCRIPTION = "sweep.json"
+
+
+def sweep(
+    request: TrainRequest,
+    search: Sequence[str],
+    *,
+    trials: int,
+    objective: str = "validation",
+    pruning: bool = True,
+    jobs: int | None = None,
+    executor: str | Executor = "local",
+    executor_options: Mapping[str, Any] | None = None,
+) -> str:
+    """Do the trials that are left, evaluate the best on the test data if it is the last, return the report.
+
+    :param request: options of all trials, and the folder of the sweep as its output.
+    :param search: as :func:`~pyro_dvae.jobs.sweep.space.parsed` takes them.
+    :param trials: in all, of all processes.
+    :param jobs: trials at a time; by default one per core, or with another executor all. With 1 they run in
+        this process, with its threads.
+    :raises InputError: something is refused, or the folder holds another sweep.
+    :raises Stopped: Ctrl-C or SIGTERM came; the same call goes on.
+    """
+    made = _checked(request, search, trials, objective, pruning)
+    with FileLock(made.folder / ".claim.lock"):
+        _same_sweep(made)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = made.study()
+    abandoned = len(study.get_trials(deepcopy=False, states=[TrialState.RUNNING]))
+    slots = [Slot(number) for number in range(1, 1 + max(0, made.left(study)) + abandoned)]
+    if slots:
+        _perform(made, slots, jobs, executor, executor_options or {}, request.quiet)
+    study = made.study()  # as all processes have left it
+    running = len(study.get_trials(deepcopy=False, states=[TrialState.RUNNING]))
+    if running == 0 and made.left(study) <= 0:
+        _test_the_best(made, study, request.quiet)
+    return report.write(made, study)
+
+
+def _checked(
+    request: TrainRequest, search: Sequence[str], trials: int, objective: str, pruning: bool
+) -> Sweep:
+    if request.output is None:
+        raise InputError("output: expected the folder of the sweep, got none")
+    options, space = absolute(request.options), parsed(search, request.given)
+    checks.known("objective", objective, OBJECTIVES)
+    if objective == "iwae" and not options.importance_samples:
+        raise InputError("importance_samples: the objective iwae needs 1 or more, got 0")
+    names = {each.name for each in space}
+    changed = names & ({"bound", "particles"} if options.bound == "diwae" else {"bound"})
+    if objective == "validation" and changed:
+        raise InputError(
+            f"search: {min(changed)} decides which bound the validation data have, so trials would not "
+            "compare; give --objective iwae"
+        )
+    for dimension in space:
+        for value in dimension.ends:
+            one = replace(options, **{dimension.name: value})
+            try:
+                check_training(one)
+                build_corruption(one)
+                build_bound(one)
+            except InputError as error:
+                raise InputError(f"search: {error}") from None
+    folder = user_path("output", request.output).absolute()
+    require_writable(folder / DESCRIPTION)
+    return Sweep(folder, options, space, checks.count("trials", trials), objective, pruning)
+
+
+def _same_sweep(made: Sweep) -> None:
+    """Write what the sweep is, or refuse a folder that holds another one; there may be more trials."""
+    content: dict[str, Any] = {
+        "search": [[each.name, each.low, each.high, each.log, list(each.choices)] for each in made.space],
+        "objective": made.objective,
+        "pruning": made.pruning,
+        "options": {k: v for k, v in made.options.as_dict().items() if k not in ("data_folder", "device")},
+    }
+    path = made.folder / DESCRIPTION
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        write_atomically(path, json.dumps(content, indent=2) + "\n")
+        return
+    except (OSError, ValueError):
+        raise InputError(f"output: {path} is not of a sweep") from None
+    for name, value in content.items():
+        if there.get(name) != value:
+            if name == "options" and isinstance(there.get(name), dict):
+                option = next(k for k in value if there[name].get(k) != value[k])
+                name, value, there = option, value[option], there[name]
+            raise InputError(
+                f"output: the sweep in {made.folder} has {name} {there.get(name)!r}, got {value!r}; "
+                "name another folder"
+            )
+
+
+def _perform(
+    made: Sweep,
+    slots: Sequence[Slot],
+    jobs: int | None,
+    executor: str | Executor,
+    options: Mapping[str, Any],
+    quiet: bool,
+) -> None:
+    watch = Watch(len(slots), quiet=quiet)
+    if executor == "local":
+        jobs = min(jobs or available_cores(), len(slots))
+    shared = made.folder / "drivers" / uuid.uuid4().hex  # one for each process that joins
+    try:
+        if executor == "local" and jobs == 1:
+            for slot in slots:
+                watch.start(slot.name)
+                watch.end(slot.name, perform(slot, _told(slot, watch), sweep=made))
+            return
+        function = partial(perform, sweep=made)
+        with opened(executor, shared, jobs, options) as workers:
+            drive(workers, function, slots, shared, watch=watch, keep=lambda slot, text: text, width=jobs)
+    finally:
+        watch.stop()
+        for place in (shared, shared.parent):
+            with suppress(OSError):  # submitit's logs stay
+                place.rmdir()
+
+
+def _told(slot: Slot, watch: Watch) -> Told:
+    return Told(partial(watch.epoch, slot.name), partial(watch.note, slot.name))
+
+
+def _test_the_best(made: Sweep, study: optuna.Study, quiet: bool) -> None:
+    """Evaluate the best trial on the test data, unless that was done before."""
+    if not study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
+        return
+    best = study.best_trial
+    with FileLock(made.folder / ".best.lock"):
+        if read_results(made.trial_folder(best.number)) is not None:
+            return
+        run = run_of(made, best.number, replace(made.options, **best.params))
+        try:
+            run.finish(trainer_of(run))
+        finally:
+            run.release()

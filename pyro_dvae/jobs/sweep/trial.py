@@ -1,0 +1,217 @@
+"""One trial: a training run with the options that Optuna suggests, which may be ended early.
+
+A trial whose process ended is taken up by whichever process comes first, from its checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+from filelock import FileLock
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from pyro_dvae.bounds import TraceDenoisingIWAE_ELBO
+from pyro_dvae.errors import DivergenceError, InputError
+from pyro_dvae.evaluation import evaluate_bound
+from pyro_dvae.jobs.folder import CONFIG
+from pyro_dvae.jobs.options import Options, TrainRequest
+from pyro_dvae.jobs.sweep.space import Dimension
+from pyro_dvae.jobs.train import Run
+from pyro_dvae.models import DVAE
+from pyro_dvae.ownership import FileOwner, OccupiedError
+from pyro_dvae.random_state import derived_seed
+from pyro_dvae.training import Trainer
+from pyro_dvae.training.progress import Progress
+
+OBJECTIVES = ("validation", "iwae")
+REFUSED = "refused"
+JOURNAL = "journal.log"
+_PRUNED_FROM = 5  # finished trials
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What every process of a sweep must know.
+
+    :param folder: absolute, shared by all.
+    :param options: of all trials.
+    :param space: what differs.
+    :param trials: in all.
+    :param objective: ``"validation"``, the best validation bound, or ``"iwae"``, the importance-weighted
+        bound of the validation data with ``importance_samples`` draws (nats per observation).
+    :param pruning: whether trials that fall behind are ended early.
+    """
+
+    folder: Path
+    options: Options
+    space: tuple[Dimension, ...]
+    trials: int
+    objective: str = "validation"
+    pruning: bool = True
+
+    def study(self) -> optuna.Study:
+        """Open the study, which all processes share through one file."""
+        storage = JournalStorage(JournalFileBackend(str(self.folder / JOURNAL)))
+        least = 1 + self.options.epochs // 5
+        pruner = (
+            optuna.pruners.MedianPruner(_PRUNED_FROM, least) if self.pruning else optuna.pruners.NopPruner()
+        )
+        return optuna.create_study(
+            storage=storage, study_name="sweep", direction="maximize", load_if_exists=True, pruner=pruner
+        )
+
+    def trial_folder(self, number: int) -> Path:
+        """Return the run folder of a trial."""
+        return self.folder / "trials" / f"{number:04d}"
+
+    def left(self, study: optuna.Study) -> int:
+        """Return how many trials are still to be begun; those that were refused do not count."""
+        return self.trials - sum(REFUSED not in each.user_attrs for each in study.get_trials(deepcopy=False))
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Room for one trial, whichever is next."""
+
+    number: int
+
+    @property
+    def name(self) -> str:
+        """It in words."""
+        return f"slot {self.number}"
+
+    @property
+    def key(self) -> str:
+        """It as a file name."""
+        return str(self.number)
+
+
+def perform(slot: Slot, progress: Progress, *, sweep: Sweep) -> str:
+    """Go on with an abandoned trial, or begin the next one; return what came of it in words.
+
+    :raises InputError: the training refuses what the trial suggests.
+    """
+    study = sweep.study()
+    with _claimed(sweep, study) as trial:
+        if trial is None:
+            return "no trial is left"
+        options = replace(sweep.options, **{each.name: each.suggested(trial) for each in sweep.space})
+        name = f"trial {trial.number} ({words(trial.params)})"
+        progress.note(name)
+        try:
+            value = _trained(sweep, trial, options, progress)
+        except DivergenceError as error:
+            study.tell(trial, state=TrialState.FAIL)
+            return f"{name}: {error}"
+        except OccupiedError:
+            raise
+        except InputError as error:
+            trial.set_user_attr(REFUSED, str(error))
+            study.tell(trial, state=TrialState.FAIL)
+            raise InputError(f"{name}: {error}") from None
+        if value is None:
+            study.tell(trial, state=TrialState.PRUNED)
+            return f"{name}: ended early"
+        study.tell(trial, value)
+        return f"{name}: {value:.2f} nats"
+
+
+def words(params: dict[str, Any]) -> str:
+    """Return suggested options in words."""
+    return ", ".join(
+        f"{name.replace('_', '-')} {value:.4g}"
+        if isinstance(value, float)
+        else f"{name.replace('_', '-')} {value}"
+        for name, value in params.items()
+    )
+
+
+@contextmanager
+def _claimed(sweep: Sweep, study: optuna.Study) -> Iterator[optuna.Trial | None]:
+    """Yield a trial that is this process's: one that its process has left, else a new one, else None."""
+    owner = FileOwner()
+    with FileLock(sweep.folder / ".claim.lock"):
+        trial = None
+        for each in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
+            owner = _owner(sweep, each.number)
+            try:
+                owner.take()
+            except OccupiedError:
+                continue
+            trial = optuna.Trial(study, each._trial_id)
+            break
+        if trial is None and sweep.left(study) > 0:
+            trial = study.ask()
+            owner = _owner(sweep, trial.number)
+            owner.take()
+        if trial is not None:
+            # So trials differ that several processes begin at once, and one process alone repeats them.
+            seed = derived_seed(sweep.options.seed, "sweep", trial.number) % 2**32
+            study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+            for dimension in sweep.space:
+                dimension.suggested(trial)
+    try:
+        yield trial
+    finally:
+        owner.release()
+
+
+def _owner(sweep: Sweep, number: int) -> FileOwner:
+    return FileOwner(output=sweep.trial_folder(number).with_suffix(".run"))  # only its lock is ever made
+
+
+def run_of(sweep: Sweep, number: int, options: Options) -> Run:
+    """Return the run of a trial, begun or gone on with."""
+    folder = sweep.trial_folder(number)
+    begun = (folder / CONFIG).exists()
+    place = {"output": None, "resume": str(folder)} if begun else {"output": str(folder), "resume": None}
+    return Run(TrainRequest(options, frozenset(), **place, quiet=True))
+
+
+def trainer_of(run: Run) -> Trainer:
+    """Return the trainer of a trial's run."""
+    dvae = DVAE(run.encoder, run.decoder, run.corruption)
+    return run.trainer(dvae.model, dvae.guide, run.bound)
+
+
+def _trained(sweep: Sweep, trial: optuna.Trial, options: Options, progress: Progress) -> float | None:
+    """Train a trial to its end and return its objective (nats per observation); None where it is pruned."""
+    run = run_of(sweep, trial.number, options)
+    run.progress = progress
+    try:
+        trainer = trainer_of(run)
+        for epoch in trainer:
+            if _pruned(trial, trainer):
+                return None
+            for x in epoch:
+                trainer.step(x)
+        _pruned(trial, trainer)  # which reports the last epoch
+        best = trainer.history.best_validation_bound
+        if sweep.objective == "validation" or best is None:
+            return best
+        trainer.load_best()
+        bound = TraceDenoisingIWAE_ELBO(
+            num_corruptions=1, num_particles=options.importance_samples, max_plate_nesting=1
+        )
+        seed = derived_seed(options.seed, "sweep", "iwae")
+        rows = run.visit(run.validation)
+        return evaluate_bound(trainer.model, trainer.guide, rows, loss=bound, seed=seed).mean
+    finally:
+        run.release()
+
+
+def _pruned(trial: optuna.Trial, trainer: Trainer) -> bool:
+    """Report the epochs that are new to the study; return whether the trial falls behind."""
+    history = trainer.history
+    had = max(trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values, default=0)
+    for epoch, bound in zip(history.epochs, history.validation_bound, strict=True):
+        if epoch > had and bound is not None:
+            trial.report(bound, epoch)
+    return trial.should_prune()

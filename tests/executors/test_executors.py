@@ -1,0 +1,218 @@
+"""Work on every executor: what is killed goes on elsewhere, what is stopped goes on later."""
+
+import os
+import signal
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+from executor_work import Piece, count
+
+import pyro_dvae as dv
+from pyro_dvae.errors import ProcessLostError
+from pyro_dvae.interrupts import Stopped
+from pyro_dvae.jobs.executors import drive, opened
+from pyro_dvae.jobs.executors.choosing import parsed
+from pyro_dvae.jobs.executors.watching import Watch
+
+OPTIONS = {"local": {}, "submitit": {"cluster": "local"}, "dask": {}}
+
+
+def slow(*names):
+    """Return the executors as parameters, those named marked slow."""
+    return [pytest.param(n, marks=pytest.mark.slow) if n in names else n for n in OPTIONS]
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch):
+    places = (Path(__file__).parents[1], Path(dv.__file__).parents[1])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, places)))
+
+
+def driven(executor, pieces, folder, options=None):
+    found = {}
+
+    def keep(piece, result):
+        found[piece.key] = result
+        return "counted"
+
+    options = OPTIONS.get(executor) if options is None and isinstance(executor, str) else options
+    with opened(executor, folder, 2, options) as workers:
+        watch = Watch(len(pieces), quiet=True)
+        drive(workers, partial(count, folder=folder), pieces, folder, watch=watch, keep=keep, width=2)
+    return found
+
+
+@pytest.mark.parametrize("name", slow("submitit"))  # which waits 15 s for a lost job's result
+def test_a_killed_worker_s_work_goes_on_elsewhere_from_its_checkpoint(name, tmp_path):
+    found = driven(name, [Piece("a"), Piece("b", dies=True)], tmp_path)
+    assert {key: each["begun"] for key, each in found.items()} == {"a": 0, "b": 10}
+    assert str(found["b"]["process"]) != (tmp_path / "b.died").read_text()
+    assert not (tmp_path / "progress").exists()
+
+
+@pytest.mark.parametrize("name", slow("submitit", "dask"))
+def test_stopped_work_is_saved_and_goes_on(name, tmp_path):
+    pieces = [Piece(key, total=300, pause=0.1) for key in "abc"]
+
+    def stop():
+        while not all((tmp_path / f"{key}.count").exists() for key in "ab"):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    with pytest.raises(Stopped):
+        driven(name, pieces, tmp_path)
+    thread.join()
+    counts = {key: int((tmp_path / f"{key}.count").read_text()) for key in "ab"}
+    assert all(0 < each < 300 for each in counts.values())
+    assert not (tmp_path / "c.count").exists()
+    time.sleep(0.5)
+    assert {key: int((tmp_path / f"{key}.count").read_text()) for key in "ab"} == counts
+    found = driven(name, [Piece(key, total=counts[key] + 2) for key in "ab"], tmp_path)
+    assert {key: each["begun"] for key, each in found.items()} == counts
+
+
+class Thread:
+    """An executor of one thread of this process, for what needs no other process."""
+
+    grace = 10.0
+
+    def submit(self, function, planned):
+        self.found = []
+        self.thread = threading.Thread(target=lambda: self.found.append(function(planned)))
+        self.thread.start()
+        return self
+
+    def done(self):
+        return not self.thread.is_alive()
+
+    def result(self):
+        return self.found[0]
+
+
+def drive_one(function, folder, executor=None):
+    watch = Watch(1, quiet=True)
+    return drive(executor or Thread(), function, [Piece("a")], folder, watch=watch, keep=lambda *all: "")
+
+
+def test_what_came_of_work_reaches_the_driver(tmp_path):
+    def refused(piece, told):
+        raise dv.InputError("no such thing")
+
+    def diverged(piece, told):
+        raise dv.DivergenceError("the loss is NaN")
+
+    def failed(piece, told):
+        raise KeyError("x")
+
+    with pytest.raises(dv.InputError, match="piece a: no such thing"):
+        drive_one(refused, tmp_path)
+    assert drive_one(diverged, tmp_path) == ["piece a: the loss is NaN"]
+    with pytest.raises(ProcessLostError, match="piece a failed: KeyError: 'x'; the same command"):
+        drive_one(failed, tmp_path)
+
+
+def test_work_that_is_lost_without_going_on_is_given_up(tmp_path):
+    class Lost(Thread):
+        def result(self):
+            raise RuntimeError("its node is gone")
+
+    calls = []
+    with pytest.raises(ProcessLostError, match="lost 3 times: RuntimeError: its node is gone"):
+        drive_one(lambda piece, told: calls.append(piece), tmp_path, Lost())
+    assert len(calls) == 3
+    calls.clear()
+
+    def goes_on(piece, told):
+        calls.append(piece)
+        told(len(calls), 9)
+        time.sleep(1.2)
+        told(len(calls), 9)
+
+    class LostEightTimes(Lost):
+        def result(self):
+            return Thread.result(self) if len(calls) == 5 else Lost.result(self)
+
+    assert drive_one(goes_on, tmp_path, LostEightTimes()) == []
+    assert len(calls) == 5
+
+
+@pytest.mark.slow
+def test_a_pool_of_the_standard_library_is_an_executor(tmp_path):
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        found = driven(pool, [Piece("a")], tmp_path)
+    assert found["a"]["begun"] == 0
+    assert found["a"]["process"] != os.getpid()
+
+
+# sbatch starts the job, preempts it when it has counted a little, and starts it again when it is requeued.
+FAKES = {
+    "sbatch": """
+cp "$1" "$FAKE/given"
+export SLURM_JOB_ID=7 SUBMITIT_EXECUTOR=slurm
+(
+  bash "$1" &
+  while [ ! -e "$FAKE/a.count" ]; do sleep 0.1; done
+  kill -USR2 "$(cat "$FAKE/process")"
+  wait
+  [ -e "$FAKE/requeued" ] && bash "$1"
+) > "$FAKE/log" 2>&1 &
+echo "Submitted batch job 7"
+""",
+    "srun": """
+while [[ "$1" == -* ]]; do
+  [[ "$1" == --output || "$1" == --error ]] && shift
+  shift
+done
+echo $$ > "$FAKE/process"
+exec "$@"
+""",
+    "scontrol": 'echo "$@" > "$FAKE/requeued"',
+    "sacct": "echo 'JobID|State|NodeList'; echo '7|RUNNING|here'",
+}
+
+
+def test_slurm_gets_the_job_and_a_preempted_one_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name, text in FAKES.items():
+        (tools / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
+        (tools / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("FAKE", str(tmp_path))
+    options = {"slurm_partition": "long", "timeout_min": 30}
+    found = driven("submitit", [Piece("a", total=40, pause=0.1)], tmp_path, options)
+    assert 0 < found["a"]["begun"] < 40
+    assert (tmp_path / "requeued").read_text() == "requeue 7\n"
+    script = (tmp_path / "given").read_text()
+    for line in ("job-name=pyro-dvae", "partition=long", "time=30", "cpus-per-task=1", "signal=USR2@90"):
+        assert f"#SBATCH --{line}\n" in script
+
+
+@pytest.mark.parametrize(
+    ("executor", "options", "message"),
+    [
+        ("dsak", {}, "did you mean 'dask'"),
+        (object(), {}, "an object with submit"),
+        ("local", {"n_workers": 2}, "for the executors submitit and dask"),
+        ("submitit", {"cluster": "local", "color": 1}, "submitit: .*color"),
+        ("submitit", {"cluster": "nowhere"}, "submitit: .*nowhere"),
+        ("dask", {"address": "tcp://127.0.0.1:1", "timeout": 0.1}, r"dask: tcp://127\.0\.0\.1:1"),
+    ],
+)
+def test_bad_executors_are_refused(executor, options, message, tmp_path):
+    with pytest.raises(dv.InputError, match=message), opened(executor, tmp_path, 1, options):
+        pass
+
+
+def test_options_of_an_executor_are_read():
+    found = parsed(["slurm_partition=long", "timeout_min=30", "mem_gb=1.5"])
+    assert found == {"slurm_partition": "long", "timeout_min": 30, "mem_gb": 1.5}
+    with pytest.raises(dv.InputError, match="expected NAME=VALUE, got 'long'"):
+        parsed(["long"])

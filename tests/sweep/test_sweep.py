@@ -1,0 +1,202 @@
+"""Sweeps on the digits: whole, stopped, joined, on executors."""
+
+import csv
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+
+import pyro_dvae as dv
+from pyro_dvae.cli import main
+from pyro_dvae.evaluation import evaluate_bound
+from pyro_dvae.jobs.loading import load
+from pyro_dvae.jobs.options import Options, TrainRequest
+from pyro_dvae.jobs.sweep import running, trial
+from pyro_dvae.jobs.sweep.running import sweep
+from pyro_dvae.jobs.sweep.space import parsed
+from pyro_dvae.jobs.sweep.trial import Sweep
+
+SEARCH = ("noise=0:0.3", "latent-size=2,5")
+TINY = Options(dataset="digits", epochs=3, width=8, batch_size=400, importance_samples=0, compiled=False)
+COMMAND = ["sweep", *(part for each in SEARCH for part in ("--search", each)), "--dataset", "digits"]
+COMMAND += [
+    "--epochs",
+    "3",
+    "--width",
+    "8",
+    "--batch-size",
+    "400",
+    "--importance-samples",
+    "0",
+    "--no-compile",
+]
+
+
+def request(folder, options=TINY, given=()):
+    return TrainRequest(options, frozenset(given), str(folder), None, quiet=True)
+
+
+def swept(folder, trials=4, **settings):
+    return sweep(request(folder), SEARCH, trials=trials, **{"jobs": 1, **settings})
+
+
+def study_of(folder):
+    return Sweep(Path(folder), TINY, (), 0).study()
+
+
+def values(folder):
+    return [each.value for each in study_of(folder).get_trials()]
+
+
+def with_test_results(folder):
+    return [path.parent.name for path in folder.glob("trials/*/results.json")]
+
+
+def test_a_sweep_finds_the_best_and_tests_it_alone(tmp_path):
+    folder = tmp_path / "sweep"
+    text = swept(folder)
+    study = study_of(folder)
+    best = study.best_trial
+    assert len(study.trials) == 4
+    assert with_test_results(folder) == [f"{best.number:04d}"]
+    assert f"trial {best.number} on the test data" in text
+    rows = list(csv.DictReader((folder / "trials.csv").read_text().splitlines()))
+    assert [int(row["trial"]) for row in rows] == [0, 1, 2, 3]
+    assert max(float(row["bound"]) for row in rows) == best.value
+    assert all(0 <= float(row["noise"]) <= 0.3 and row["latent_size"] in "25" for row in rows)
+    for name in ("importance", "parallel_coordinates"):
+        assert (folder / f"{name}.png").stat().st_size > 3000
+    found = load(folder / "trials" / f"{best.number:04d}")
+    assert found.history.best_validation_bound == best.value
+    assert len({round(float(row["noise"]), 9) for row in rows}) == 4
+    # The same again does nothing; more trials are added, and a sweep of other options is another one.
+    before = values(folder)
+    assert swept(folder) == text
+    assert values(folder) == before
+    swept(folder, trials=5)
+    assert values(folder)[:4] == before
+    with pytest.raises(dv.InputError, match="has epochs 3, got 4; name another folder"):
+        sweep(request(folder, replace(TINY, epochs=4)), SEARCH, trials=4)
+    with pytest.raises(dv.InputError, match="has objective 'validation', got 'iwae'"):
+        sweep(request(folder, replace(TINY, importance_samples=5)), SEARCH, trials=4, objective="iwae")
+
+
+class Interrupted(KeyboardInterrupt):
+    pass
+
+
+def test_a_stopped_sweep_goes_on_and_ends_as_an_undisturbed_one(tmp_path, monkeypatch):
+    swept(tmp_path / "whole", trials=2, pruning=False)
+    real = trial._pruned
+
+    def stopping(one, trainer):
+        if one.number == 1 and len(trainer.history.epochs) == 2:
+            raise Interrupted
+        return real(one, trainer)
+
+    monkeypatch.setattr(trial, "_pruned", stopping)
+    with pytest.raises(Interrupted):
+        swept(tmp_path / "cut", trials=2, pruning=False)
+    states = [each.state for each in study_of(tmp_path / "cut").trials]
+    assert states == [TrialState.COMPLETE, TrialState.RUNNING]
+    assert not with_test_results(tmp_path / "cut")
+    monkeypatch.undo()
+    swept(tmp_path / "cut", trials=2, pruning=False)
+    assert values(tmp_path / "cut") == values(tmp_path / "whole")
+
+
+def test_a_trial_that_falls_behind_ends_early(tmp_path, monkeypatch):
+    monkeypatch.setattr(trial, "_PRUNED_FROM", 1)
+    sweep(request(tmp_path / "s"), ["learning-rate=1e-3,1e-9"], trials=6, jobs=1)
+    for each in study_of(tmp_path / "s").trials[1:]:
+        if each.state == TrialState.PRUNED:
+            assert each.params["learning_rate"] == 1e-9
+    assert any(each.state == TrialState.PRUNED for each in study_of(tmp_path / "s").trials)
+
+
+def test_the_objective_may_be_importance_weighted(tmp_path):
+    options = replace(TINY, importance_samples=50)
+    sweep(request(tmp_path / "s", options), ["bound=dvae,diwae"], trials=1, objective="iwae", jobs=1)
+    study = study_of(tmp_path / "s")
+    fitted = load(tmp_path / "s" / "trials" / "0000")
+    best = fitted.history.best_validation_bound
+    assert study.best_value > best
+    made = Sweep(tmp_path / "s", options, parsed(["bound=dvae,diwae"]), 1, "iwae")
+    run = trial.run_of(made, 0, options)
+    rows = run.visit(run.validation)
+    run.release()
+    bound = dv.TraceDenoisingIWAE_ELBO(num_corruptions=1, num_particles=50, max_plate_nesting=1)
+    again = evaluate_bound(fitted.model, fitted.guide, rows, loss=bound, seed=3)
+    assert study.best_value == pytest.approx(again.mean, abs=0.1)
+
+
+def test_trials_that_diverge_or_are_refused(tmp_path):
+    rates = ["learning-rate=1e30,1e-3"]
+    text = sweep(request(tmp_path / "a"), rates, trials=6, jobs=1)
+    assert "failed" in text
+    states = {each.params["learning_rate"]: each.state for each in study_of(tmp_path / "a").trials}
+    assert states[1e30] == TrialState.FAIL
+    layers = ["hidden-layers=5,6"]
+    for _ in range(2):  # a refused trial does not count
+        with pytest.raises(
+            dv.InputError, match=r"trial \d \(hidden-layers [56]\): hidden_layers: expected 1 to 4"
+        ):
+            sweep(request(tmp_path / "b"), layers, trials=1, jobs=1)
+
+
+def test_bad_input_is_one_line_and_exit_2(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for arguments, message in (
+        (["--search", "noise=0:0.3"], "--output"),
+        (["--output", "s"], "nothing to search"),
+        (["--output", "s", "--search", "nois=0:1"], "did you mean 'noise'"),
+        (["--output", "s", "--search", "noise=0:2"], "noise: expected"),
+        (["--output", "s", "--search", "bound=dvae,diwae"], "give --objective iwae"),
+        (["--output", "s", "--search", "particles=1,5", "--bound", "diwae"], "give --objective iwae"),
+        (["--output", "s", "--search", "noise=0:0.3", "--noise", "0.1"], "also given as an option"),
+        (["--output", "s", "--search", "noise=0:0.3", "--executor", "dsak"], "--executor"),
+        (["--output", "s", "--search", "noise=0:0.3", "--executor-option", "a=1"], "submitit and dask"),
+        (["--output", "s", "--search", "noise=0:0.3", "--no-such"], "No such option"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(["sweep", *arguments, "--dataset", "digits", "--quiet"])
+        assert ended.value.code == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert len(error.strip().splitlines()) == 1
+
+
+def command(*arguments):
+    return [sys.executable, "-c", "from pyro_dvae.cli import main; main()", *COMMAND, *arguments]
+
+
+@pytest.mark.slow
+def test_a_second_process_joins_by_the_same_command(tmp_path):
+    arguments = command("--output", "s", "--trials", "8", "--jobs", "1")
+    pair = [subprocess.Popen(arguments, cwd=tmp_path, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    ends = [each.communicate(timeout=300) for each in pair]
+    assert [each.returncode for each in pair] == [0, 0], ends
+    study = study_of(tmp_path / "s")
+    assert len(study.trials) == 8
+    assert len({each.params["noise"] for each in study.trials}) == 8
+    assert len(with_test_results(tmp_path / "s")) == 1
+    done = [each[1].count(": trial ") for each in ends]
+    assert sum(done) == 8
+    assert min(done) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("executor", "options"), [("local", {}), ("submitit", {"cluster": "local"}), ("dask", {})]
+)
+def test_sweeps_go_over_executors(executor, options, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(running.__file__).parents[3]) + os.pathsep)
+    swept(tmp_path / "s", jobs=2, executor=executor, executor_options=options)
+    study = study_of(tmp_path / "s")
+    assert len(study.trials) == 4
+    assert not [each for each in study.trials if each.state == TrialState.RUNNING]
+    assert len(with_test_results(tmp_path / "s")) == 1
