@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -75,12 +76,17 @@ def test_what_is_finished_is_not_run_again(small, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_processes_give_what_one_after_another_gives(small, tmp_path):
+def test_every_executor_gives_what_one_process_gives(small, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(dv.__file__).parents[1]))
     planned = plan(small, seeds=1)
-    one = reproduce(small, planned, tmp_path / "a" / "x", jobs=1, **QUIET)
-    two = reproduce(small, planned, tmp_path / "b" / "x", jobs=2, **QUIET)
-    assert figures(one.rows) == figures(two.rows)
-    assert {row["threads"] for row in two.rows} == {1}
+    expected = figures(reproduce(small, planned, tmp_path / "one" / "x", jobs=1, **QUIET).rows)
+    for name, options in {"local": None, "submitit": {"cluster": "local"}, "dask": None}.items():
+        where = {"executor": name, "executor_options": options, "jobs": 2}
+        outcome = reproduce(small, planned, tmp_path / name / "x", **where, **QUIET)
+        assert figures(outcome.rows) == expected, name
+        assert {row["threads"] for row in outcome.rows} == {1}
+        kept = {path.name for path in (tmp_path / name / "x").iterdir()} - {"checkpoints", ".lock"}
+        assert kept - {"jobs"} == {"results.jsonl", "table.md", "picture.png"}
 
 
 @pytest.mark.slow

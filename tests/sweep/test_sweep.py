@@ -111,11 +111,11 @@ def test_a_stopped_sweep_goes_on_and_ends_as_an_undisturbed_one(tmp_path, monkey
 
 def test_a_trial_that_falls_behind_ends_early(tmp_path, monkeypatch):
     monkeypatch.setattr(trial, "_PRUNED_FROM", 1)
-    sweep(request(tmp_path / "s"), ["learning-rate=1e-3,1e-9"], trials=6, jobs=1)
-    for each in study_of(tmp_path / "s").trials[1:]:
-        if each.state == TrialState.PRUNED:
-            assert each.params["learning_rate"] == 1e-9
-    assert any(each.state == TrialState.PRUNED for each in study_of(tmp_path / "s").trials)
+    sweep(request(tmp_path / "s"), ["learning-rate=1e-3,2e-3,3e-3,1e-9"], trials=7, jobs=1)
+    slow = [each for each in study_of(tmp_path / "s").trials if each.params["learning_rate"] == 1e-9]
+    assert TrialState.PRUNED in [each.state for each in slow]
+    for each in study_of(tmp_path / "s").get_trials(states=[TrialState.PRUNED]):
+        assert len(each.intermediate_values) < 3
 
 
 def test_the_objective_may_be_importance_weighted(tmp_path):

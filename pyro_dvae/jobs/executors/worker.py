@@ -22,6 +22,7 @@ from pyro_dvae import interrupts
 from pyro_dvae.errors import DivergenceError, InputError
 from pyro_dvae.files import write_atomically
 from pyro_dvae.jobs.executors.watching import Told
+from pyro_dvae.machine import using_threads
 from pyro_dvae.ownership import OccupiedError
 
 PROGRESS = "progress"
@@ -63,13 +64,10 @@ class Work:
     attempt: int = 0
 
     def __call__(self, piece: Piece) -> Outcome:
-        with _one_at_a_time:
+        with _one_at_a_time, using_threads(int(os.environ.get("SLURM_CPUS_PER_TASK", "1"))):
             return self._perform(piece)
 
     def _perform(self, piece: Piece) -> Outcome:
-        import torch
-
-        torch.set_num_threads(int(os.environ.get("SLURM_CPUS_PER_TASK", "1")))
         report = _Report(self.folder, self.session, piece.key)
         given_up = time.monotonic() + _WAIT
         try:

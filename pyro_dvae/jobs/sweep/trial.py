@@ -23,7 +23,7 @@ from pyro_dvae.evaluation import evaluate_bound
 from pyro_dvae.jobs.folder import CONFIG
 from pyro_dvae.jobs.options import Options, TrainRequest
 from pyro_dvae.jobs.sweep.space import Dimension
-from pyro_dvae.jobs.train import Run
+from pyro_dvae.jobs.train import TrainingRun
 from pyro_dvae.models import DVAE
 from pyro_dvae.ownership import FileOwner, OccupiedError
 from pyro_dvae.random_state import derived_seed
@@ -167,15 +167,15 @@ def _owner(sweep: Sweep, number: int) -> FileOwner:
     return FileOwner(output=sweep.trial_folder(number).with_suffix(".run"))  # only its lock is ever made
 
 
-def run_of(sweep: Sweep, number: int, options: Options) -> Run:
+def run_of(sweep: Sweep, number: int, options: Options) -> TrainingRun:
     """Return the run of a trial, begun or gone on with."""
     folder = sweep.trial_folder(number)
     begun = (folder / CONFIG).exists()
     place = {"output": None, "resume": str(folder)} if begun else {"output": str(folder), "resume": None}
-    return Run(TrainRequest(options, frozenset(), **place, quiet=True))
+    return TrainingRun(TrainRequest(options, frozenset(), **place, quiet=True))
 
 
-def trainer_of(run: Run) -> Trainer:
+def trainer_of(run: TrainingRun) -> Trainer:
     """Return the trainer of a trial's run."""
     dvae = DVAE(run.encoder, run.decoder, run.corruption)
     return run.trainer(dvae.model, dvae.guide, run.bound)
