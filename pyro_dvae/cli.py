@@ -15,6 +15,7 @@ from pyro_dvae.jobs.options import (
     TrainRequest,
     evaluation_options,
     executor_choice,
+    rows_elsewhere,
     sweep_options,
     training_options,
 )
@@ -57,6 +58,7 @@ def train(request: TrainRequest) -> None:
     "--dataset", default=None, help="Current path of the run's own data file.  [default: as in the run]"
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@rows_elsewhere
 @click.option("--quiet", is_flag=True, help="Do not show progress.")
 def evaluate(
     run: str,
@@ -66,6 +68,7 @@ def evaluate(
     dataset: str | None,
     device: str,
     quiet: bool,
+    elsewhere: Any,
 ) -> None:
     """Estimate log p(x) of the test data of the run folder RUN, and the reliability of the estimate.
 
@@ -76,7 +79,7 @@ def evaluate(
 
     go_on_by_repeating()
     where = {"output": output, "data_folder": data_folder, "dataset": dataset}
-    content = evaluate_run(run, options, **where, device=device, quiet=quiet)
+    content = evaluate_run(run, options, **where, device=device, quiet=quiet, elsewhere=elsewhere)
     show(table(content))
 
 
@@ -94,8 +97,8 @@ def sample(run: str, count: int, seed: int, output: str | None, pixels: bool) ->
     show(f"{count} {'images' if path.suffix == '.png' else 'rows'} in {path}")
 
 
-def _applied(verb: str, samples: int, text: str) -> None:
-    """Add a command that applies a verb to the rows of a file."""
+def _applied(verb: str, samples: int, text: str, in_parts: bool = False) -> None:
+    """Add a command that applies a verb to the rows of a file, perhaps in parts on an executor."""
 
     @main.command(verb, help=f"{text}\n\nFILE holds the same columns as the data of the run folder RUN.")
     @click.argument("run")
@@ -104,18 +107,21 @@ def _applied(verb: str, samples: int, text: str) -> None:
     @click.option("--samples", default=samples, show_default=True, help="Draws of the latents of each row.")
     @click.option("--seed", default=0, show_default=True, help="Seed of the draws.")
     @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:N or mps.")
-    def command(run: str, file: str, output: str | None, samples: int, seed: int, device: str) -> None:
+    @(rows_elsewhere if in_parts else lambda function: function)
+    def command(run: str, file: str, output: str | None, **settings: Any) -> None:
         from pyro_dvae.jobs.applying import apply
 
-        path, count = apply(verb, run, file, output, samples=samples, seed=seed, device=device)
+        path, count = apply(verb, run, file, output, **settings)
         show(f"{count} rows in {path}")
 
 
 _applied("encode", 100, "Write the posterior means of the latents of each row of FILE.")
 _applied("reconstruct", 20, "Write what the model makes of each row of FILE, in the units of the data.")
 _applied("denoise", 20, "Write what the model takes each noisy row of FILE for.")
-_applied("impute", 1000, "Write the rows of FILE with their missing cells filled by the model.")
-_applied("score", 1000, "Write log p(x) of each row of FILE, with its error and reliability.")
+_applied(
+    "impute", 1000, "Write the rows of FILE with their missing cells filled by the model.", in_parts=True
+)
+_applied("score", 1000, "Write log p(x) of each row of FILE, with its error and reliability.", True)
 
 
 @main.command()

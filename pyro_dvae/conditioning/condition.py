@@ -30,6 +30,7 @@ from pyro_dvae.evaluation.refinement.weighing import chains, summary, weighted
 from pyro_dvae.programs.parameters import float_type
 from pyro_dvae.random_state import derived_seed, forked
 from pyro_dvae.rows import Arguments, Data, InMemory
+from pyro_dvae.rows.portions import portion, share
 
 _ROWS = 500
 _BYTES_PER_NUMBER = 64  # of a draw of the latents, of a completed cell
@@ -51,6 +52,7 @@ def condition(
     compile: bool | None = None,  # noqa: A002 - torch's own word for it
     progress: bool | Callable[[int, int], None] | None = None,
     max_plate_nesting: int | float = math.inf,
+    part: tuple[int, int] | None = None,
     **kwargs: Any,
 ) -> Conditioned:
     """Draw the missing cells of each row from p(x_missing | x_observed)::
@@ -79,6 +81,8 @@ def condition(
     :param compile: compile the model's density and its gradient; None does so where it saves time.
     :param progress: whether to show progress, or a function of the numbers of finished and of all rows.
     :param max_plate_nesting: number of dimensions of the user's plates; by default found by one run.
+    :param part: (k, n): condition only part k of n of the rows, k from 0, with the draws that they have in
+        the whole. Parts are of whole chunks of at most 500 rows, so there is one at least for 500 rows.
     :raises InputError: an argument is invalid, only some latents are discrete, or a likelihood has no
         conditionals.
     """
@@ -90,6 +94,7 @@ def condition(
     checks.count("memory", memory)
     checks.optional(checks.flag, "compile", compile)
     checks.nesting("max_plate_nesting", max_plate_nesting)
+    wanted = portion("part", part)
     if checks.number("defensive", defensive, 0.0, 1.0) == 1.0:
         raise InputError("defensive: expected a share below 1, got 1")
     if seed is not None:
@@ -114,21 +119,27 @@ def condition(
             engine = _Engine(targets, programs[1], settings, num_samples, num_draws, defensive)
             targets.expect(len(rows))
         size = engine.rows(given[0].numel())
+        chunks = range(0, len(rows), size)
+        if wanted[1] > len(chunks):
+            raise InputError(
+                f"part: expected at most {len(chunks)} parts of {len(rows)} rows, got {wanted[1]}"
+            )
+        chunks = chunks[share(len(chunks), *wanted)]
         parts = []
         with counting("conditioning", progress) as shown, pyro.validation_enabled(False):
-            for first in range(0, len(rows), size):
+            for done, first in enumerate(chunks, start=1):
                 with forked(derived_seed(start, "condition", first)):
                     parts.append(engine(rows[first : first + size], model))
-                shown(min(first + size, len(rows)), len(rows))
+                shown(min(done * size, len(rows)), min(len(chunks) * size, len(rows)))
     joined = {name: torch.cat([part[name] for part in parts], -1) for name in parts[0]}
     nan = torch.tensor(math.nan, dtype=given.dtype, device=given.device)
     refined = None
     if exact is None:
         refined = Refined(joined.pop("rung"), joined.pop("pareto_k_before"), settings)
         joined.pop("smoothed_log_likelihood")
-    return Conditioned(
-        torch.where(seen, given, nan), **joined, num_samples=num_samples, refined=refined, seed=start
-    )
+    own = slice(chunks[0], chunks[-1] + size)
+    with_gaps = torch.where(seen[own], given[own], nan)
+    return Conditioned(with_gaps, **joined, num_samples=num_samples, refined=refined, seed=start)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from torch import Tensor, distributed
 
 from pyro_dvae.errors import ProcessLostError
 from pyro_dvae.ownership import FileOwner
+from pyro_dvae.rows.portions import share
 
 T = TypeVar("T")
 # Of gloo's and NCCL's errors, where they come as bare RuntimeErrors.
@@ -56,9 +57,7 @@ class Ranks:
 
     def share(self, rows: int) -> slice:
         """Return this rank's part of ``rows`` in order; parts differ by one at most, and may be empty."""
-        least, more = divmod(rows, self.count)
-        start = self.rank * least + min(self.rank, more)
-        return slice(start, start + least + (self.rank < more))
+        return share(rows, self.rank, self.count)
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """Return the sum over the ranks of each value."""

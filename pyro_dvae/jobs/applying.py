@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +15,23 @@ import torch
 from torch import Tensor
 
 from pyro_dvae import checks
+from pyro_dvae.checkpoint import load_parameters
 from pyro_dvae.datasets import read_file
 from pyro_dvae.datasets.columns import Columns
 from pyro_dvae.datasets.treatment import Treatment
 from pyro_dvae.errors import DataError, InputError
+from pyro_dvae.evaluation.importance.tally import fingerprint
 from pyro_dvae.files import replacing, user_path
+from pyro_dvae.jobs.by_rows import Elsewhere, Part, parts_of
 from pyro_dvae.jobs.data import of_file
-from pyro_dvae.jobs.folder import columns_of, options_of, read_config
+from pyro_dvae.jobs.executors.watching import Told
+from pyro_dvae.jobs.folder import CHECKPOINT, columns_of, options_of, read_config
 from pyro_dvae.jobs.images import by_column, write_table
 from pyro_dvae.jobs.loading import load
 from pyro_dvae.training import Fitted
 
 Table = dict[str, np.ndarray]
+ROWS_OF_A_PART = 500  # as many as are conditioned at once
 _BYTES = 255.0
 
 
@@ -83,24 +91,28 @@ def rows_of(config: Mapping[str, Any], path: str | Path, gaps: bool = False) -> 
     return Given(rows, columns, factor, names)
 
 
-def _encode(fitted: Fitted, given: Given, samples: int, seed: int) -> Table:
-    codes = fitted.encode(given.rows, seed=seed)
+Settings = Mapping[str, Any]
+Apply = Callable[[Fitted, Given, Settings], Table]
+
+
+def _encode(fitted: Fitted, given: Given, settings: Settings) -> Table:
+    codes = fitted.encode(given.rows, seed=settings["seed"])
     flat = {name: mean.reshape(len(mean), -1).numpy() for name, mean in codes.mean.items()}
     return {f"{name}{n}": values[:, n] for name, values in flat.items() for n in range(values.shape[1])}
 
 
-def _values(verb: str) -> Callable[[Fitted, Given, int, int], Table]:
-    def values(fitted: Fitted, given: Given, samples: int, seed: int) -> Table:
+def _values(verb: str) -> Apply:
+    def values(fitted: Fitted, given: Given, settings: Settings) -> Table:
         if given.columns is not None and given.columns.has_texts:
             raise InputError(f"{verb}: categories have no mean; encode and score take them")
-        found = getattr(fitted, verb)(given.rows, num_samples=samples, seed=seed)
+        found = getattr(fitted, verb)(given.rows, **settings)
         return by_column(given.columns, found * given.factor)
 
     return values
 
 
-def _score(fitted: Fitted, given: Given, samples: int, seed: int) -> Table:
-    found = fitted.log_likelihood(given.rows, num_samples=samples, seed=seed, progress=None)
+def _score(fitted: Fitted, given: Given, settings: Settings) -> Table:
+    found = fitted.log_likelihood(given.rows, **settings)
     log_factor = 0.0 if given.columns is None else given.columns.log_factor
     return {
         "log_likelihood": found.log_likelihood.numpy() - log_factor,
@@ -109,14 +121,12 @@ def _score(fitted: Fitted, given: Given, samples: int, seed: int) -> Table:
     }
 
 
-def _impute(fitted: Fitted, given: Given, samples: int, seed: int) -> Table:
-    if not bool(given.rows.isnan().any()):
-        raise DataError("file: no cell is missing, so there is nothing to impute")
-    found = fitted.impute(given.rows, num_samples=samples, seed=seed)
+def _impute(fitted: Fitted, given: Given, settings: Settings) -> Table:
+    found = fitted.impute(given.rows, **settings)
     return by_column(given.columns, found * given.factor)
 
 
-VERBS: dict[str, Callable[[Fitted, Given, int, int], Table]] = {
+VERBS: dict[str, Apply] = {
     "encode": _encode,
     "reconstruct": _values("reconstruct"),
     "denoise": _values("denoise"),
@@ -134,6 +144,7 @@ def apply(
     samples: int,
     seed: int,
     device: str = "cpu",
+    elsewhere: Elsewhere | None = None,
 ) -> tuple[Path, int]:
     """Apply a verb to the rows of a file; return what was written, and how many rows.
 
@@ -141,16 +152,63 @@ def apply(
     :param output: a ``.csv`` (with the rows' names and those of columns) or ``.npy`` file; None for
         ``VERB.csv`` in the working directory.
     :param samples: draws of the latents of each row.
+    :param elsewhere: where rows are scored or imputed in parts; by default in this process. Finished parts
+        are kept beside the output until all are.
     """
     checks.known("verb", verb, VERBS)
     path = Path(f"{verb}.csv") if output is None else user_path("output", output)
     if path.suffix not in (".csv", ".npy"):
         raise InputError(f"output: expected a file ending in .csv or .npy, got {path}")
     given = rows_of(read_config(run), file, gaps=verb == "impute")
-    fitted = load(run, device=device)
-    table = VERBS[verb](fitted, given, checks.count("samples", samples), checks.count("seed", seed, 0))
+    if verb == "impute" and not bool(given.rows.isnan().any()):
+        raise DataError("file: no cell is missing, so there is nothing to impute")
+    settings = {"num_samples": checks.count("samples", samples), "seed": checks.count("seed", seed, 0)}
+    if elsewhere is None:
+        table = VERBS[verb](load(run, device=device), given, settings)
+    else:
+        places = (user_path("run", run).absolute(), user_path("file", file).absolute())
+        table = _by_parts(_Asked(verb, *places, settings, device), given, elsewhere, path)
     if path.suffix == ".csv":
         return write_table(path, given.names | table), len(given.rows)
-    with replacing(path) as partial, open(partial, "wb") as stream:
+    with replacing(path) as target, open(target, "wb") as stream:
         np.save(stream, np.stack(list(table.values()), 1), allow_pickle=False)
     return path, len(given.rows)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a worker needs to apply a verb to a part of a file's rows."""
+
+    verb: str
+    run: Path
+    file: Path
+    settings: dict[str, int]
+    device: str
+
+
+def _by_parts(asked: _Asked, given: Given, elsewhere: Elsewhere, output: Path) -> Table:
+    parts = parts_of(len(given.rows), ROWS_OF_A_PART)
+    shared = output.absolute().with_name(f"{output.name}.parts")
+    weights = fingerprint(load_parameters(asked.run / CHECKPOINT).values())
+    what = (asked.verb, asked.settings, weights, fingerprint([given.rows]))
+    name = hashlib.sha256(repr(what).encode()).hexdigest()[:12]  # parts of anything else are not used
+    function = partial(_table_of_part, asked=asked, stem=shared / name)
+    elsewhere.perform(
+        function, [part for part in parts if not _file(shared / name, part).exists()], shared, False
+    )
+    tables = [np.load(_file(shared / name, part), allow_pickle=False) for part in parts]
+    joined = {column: np.concatenate([table[column] for table in tables]) for column in tables[0].files}
+    shutil.rmtree(shared, ignore_errors=True)
+    return joined
+
+
+def _file(stem: Path, part: Part) -> Path:
+    return stem.with_name(f"{stem.name}-{part.key}.npz")
+
+
+def _table_of_part(part: Part, told: Told, *, asked: _Asked, stem: Path) -> None:
+    given = rows_of(read_config(asked.run), asked.file, gaps=asked.verb == "impute")
+    fitted = load(asked.run, device=asked.device)
+    table: dict[str, Any] = VERBS[asked.verb](fitted, given, asked.settings | {"part": part.pair})
+    with replacing(_file(stem, part)) as target, open(target, "wb") as stream:
+        np.savez(stream, **table)

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
+import shutil
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyro
+
 from pyro_dvae import files, plots
-from pyro_dvae.evaluation import write_netcdf
+from pyro_dvae.evaluation import LogLikelihood, write_netcdf
 from pyro_dvae.evaluation.importance.arviz_export import import_arviz
 from pyro_dvae.interrupts import Stopped
+from pyro_dvae.jobs.by_rows import Elsewhere, Part, parts_of
 from pyro_dvae.jobs.data import versions
 from pyro_dvae.jobs.evaluated import EvaluatedRun, check_options, load_evaluated_run
-from pyro_dvae.jobs.findings import Findings, bits_per_dimension, draw, measure, same_data
+from pyro_dvae.jobs.executors.watching import Told
+from pyro_dvae.jobs.findings import Findings, bits_per_dimension, draw, likelihood, measure, same_data
 from pyro_dvae.jobs.options import EvaluationOptions
 from pyro_dvae.ownership import own
 
@@ -22,6 +29,8 @@ FOLDER = "evaluation"
 JSON = "evaluation.json"
 NETCDF = "log_likelihood.nc"
 PARTIAL = "log_likelihood.safetensors"
+PARTS = "parts"
+ROWS_OF_A_PART = 200
 
 
 class EvaluationStopped(Stopped):
@@ -37,6 +46,7 @@ def evaluate_run(
     dataset: str | None = None,
     device: str = "auto",
     quiet: bool = False,
+    elsewhere: Elsewhere | None = None,
 ) -> dict[str, Any]:
     """Evaluate a run on its test data with all measures, and write the results to a folder.
 
@@ -52,6 +62,8 @@ def evaluate_run(
     :param dataset: current path of the run's own data file.
     :param device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
     :param quiet: do not show progress.
+    :param elsewhere: where log p(x) is estimated, in parts of the rows; by default in this process. Their
+        progress is kept in the folder ``parts``.
     :returns: the content of ``evaluation.json``; all in nats per observation unless said otherwise.
     :raises InputError: if an option is out of range, the folder is not a run folder, or the output cannot be
         written.
@@ -73,7 +85,13 @@ def evaluate_run(
     files.remove_left_over(target, JSON, NETCDF, PARTIAL)
     partial = target / PARTIAL
     try:
-        findings = measure(run, options, partial, quiet)
+        if elsewhere is None:
+            of_run = functools.partial(likelihood, run, options, partial, False if quiet else None)
+        else:
+            asked = _Asked(options, device, folder.absolute(), data_folder, dataset)
+            shared = target.absolute() / PARTS
+            of_run = functools.partial(_by_parts, asked, shared, len(run.x), elsewhere, quiet)
+        findings = measure(run, options, of_run, quiet)
         start = time.perf_counter()
         pictures = draw(target, run, findings)
         write_netcdf(findings.likelihood.to_arviz(), target / NETCDF)
@@ -83,6 +101,7 @@ def evaluate_run(
         content["files"] = [str(path) for path in (target / JSON, target / NETCDF, *pictures)]
         files.write_atomically(target / JSON, strict_json(content))
         partial.unlink(missing_ok=True)
+        shutil.rmtree(target / PARTS, ignore_errors=True)
     except KeyboardInterrupt as stop:
         raise EvaluationStopped(partial if partial.exists() else None) from stop
     finally:
@@ -90,10 +109,32 @@ def evaluate_run(
     return content
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What a worker needs to evaluate a part of a run's test data."""
+
+    options: EvaluationOptions
+    device: str
+    folder: Path
+    data_folder: str | None
+    dataset: str | None
+
+
+def _by_parts(asked: _Asked, shared: Path, rows: int, elsewhere: Elsewhere, quiet: bool) -> LogLikelihood:
+    function = functools.partial(_likelihood_of_part, asked=asked, shared=shared)
+    return LogLikelihood.joined(elsewhere.perform(function, parts_of(rows, ROWS_OF_A_PART), shared, quiet))
+
+
+def _likelihood_of_part(part: Part, told: Told, *, asked: _Asked, shared: Path) -> LogLikelihood:
+    run = load_evaluated_run(asked.folder, asked.options, asked.device, asked.data_folder, asked.dataset)
+    with pyro.settings.context(module_local_params=True):
+        return likelihood(run, asked.options, shared / f"{part.key}.safetensors", told, part.pair)
+
+
 def _content(
     folder: Path, run: EvaluatedRun, options: EvaluationOptions, findings: Findings
 ) -> dict[str, Any]:
-    annealed, simulated, likelihood = findings.annealed, findings.simulated, findings.likelihood
+    annealed, simulated, found = findings.annealed, findings.simulated, findings.likelihood
     content: dict[str, Any] = {
         "run": str(folder),
         "epoch": run.epoch,
@@ -107,12 +148,12 @@ def _content(
         "settings": options.as_dict(),
         "units": "nats per datum",
         "log_p_is_of": run.observation,
-        "log_likelihood": likelihood.to_dict(per_datum=True),
+        "log_likelihood": found.to_dict(per_datum=True),
         "annealed": None,
         "bidirectional": None if simulated is None else simulated.to_dict(per_datum=True),
         "bound_parts": findings.parts.to_dict(),
         "active_units": None if findings.active is None else findings.active.to_dict(),
-        "bits_per_dimension": bits_per_dimension(run, likelihood),
+        "bits_per_dimension": bits_per_dimension(run, found),
         "reconstruction_error": None
         if findings.reconstruction is None
         else findings.reconstruction.to_dict(),
@@ -122,9 +163,7 @@ def _content(
         "versions": versions() | {"arviz": import_arviz().__version__},
     }
     if annealed is not None:
-        content["annealed"] = annealed.to_dict(per_datum=True) | {
-            "same_data": same_data(likelihood, annealed)
-        }
+        content["annealed"] = annealed.to_dict(per_datum=True) | {"same_data": same_data(found, annealed)}
     return content
 
 

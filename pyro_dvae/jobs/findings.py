@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,11 +60,12 @@ class Findings:
     seconds: dict[str, float]
 
 
-def measure(run: EvaluatedRun, options: EvaluationOptions, partial: Path, quiet: bool) -> Findings:
+def measure(
+    run: EvaluatedRun, options: EvaluationOptions, likelihood_of: Callable[[], LogLikelihood], quiet: bool
+) -> Findings:
     """Measure all that the options ask for; short parts come first.
 
-    :param partial: file that a stopped likelihood is kept in, and goes on from.
-    :raises CheckpointError: ``partial`` is of an evaluation with other options, or damaged.
+    :param likelihood_of: :func:`likelihood` of the run, here or elsewhere.
     """
     clock = _Clock(quiet)
     data = f"{len(run.x):,} test data"
@@ -83,7 +84,7 @@ def measure(run: EvaluatedRun, options: EvaluationOptions, partial: Path, quiet:
             with clock("linear_probe", f"linear probe of the codes, {data}"):
                 probe = linear_probe(*pair, run.train_x(), labels[0], x, labels[1], seed=seed)
         with clock("log_likelihood", f"importance sampling, {data}"):
-            likelihood = _likelihood(run, options, partial, quiet)
+            found = likelihood_of()
         annealed, simulated = None, None
         if options.annealed:
             with clock(
@@ -93,7 +94,7 @@ def measure(run: EvaluatedRun, options: EvaluationOptions, partial: Path, quiet:
         if options.simulated:
             with clock("bidirectional", f"bidirectional Monte Carlo, {options.simulated} simulated data"):
                 simulated = _simulated(run, options, quiet)
-    return Findings(parts, active, reconstruction, probe, likelihood, annealed, simulated, clock.seconds)
+    return Findings(parts, active, reconstruction, probe, found, annealed, simulated, clock.seconds)
 
 
 def bits_per_dimension(run: EvaluatedRun, likelihood: LogLikelihood) -> dict[str, Any] | None:
@@ -131,7 +132,18 @@ def same_data(likelihood: LogLikelihood, annealed: AnnealedLikelihood) -> dict[s
     }
 
 
-def _likelihood(run: EvaluatedRun, options: EvaluationOptions, partial: Path, quiet: bool) -> LogLikelihood:
+def likelihood(
+    run: EvaluatedRun,
+    options: EvaluationOptions,
+    checkpoint: Path,
+    progress: bool | Counting | None,
+    part: tuple[int, int] | None = None,
+) -> LogLikelihood:
+    """Estimate log p(x) of the test data, or of a part of them.
+
+    :param checkpoint: file that a stopped estimate is kept in, and goes on from.
+    :raises CheckpointError: ``checkpoint`` is of an evaluation with other options, or damaged.
+    """
     try:
         return log_likelihood(
             run.dvae.model,
@@ -148,9 +160,10 @@ def _likelihood(run: EvaluatedRun, options: EvaluationOptions, partial: Path, qu
             compile=False if options.no_compile else None,
             bfloat16=options.bfloat16,
             keep_log_weight=options.keep_weights,
-            checkpoint=partial,
-            progress=False if quiet else None,
+            checkpoint=checkpoint,
+            progress=progress,
             max_plate_nesting=1,
+            part=part,
         )
     except CheckpointError as error:
         raise CheckpointError(

@@ -278,7 +278,7 @@ def evaluation_options(command: Callable[..., None]) -> Callable[..., None]:
     return _decorated(run, _click_options(EvaluationOptions))
 
 
-def executor_choice(command: Callable[..., None]) -> Callable[..., None]:
+def executor_choice(command: Callable[..., None], default: str | None = "local") -> Callable[..., None]:
     """Give a click command the choice of an executor, as ``executor`` and ``executor_options``."""
 
     @functools.wraps(command)
@@ -292,8 +292,8 @@ def executor_choice(command: Callable[..., None]) -> Callable[..., None]:
     choice = click.option(
         "--executor",
         type=click.Choice(EXECUTORS),
-        default="local",
-        show_default=True,
+        default=default,
+        show_default=default or "this process",
         help="Processes of this machine, jobs of a Slurm cluster, or Dask's workers.",
     )
     of_it = click.option(
@@ -304,6 +304,27 @@ def executor_choice(command: Callable[..., None]) -> Callable[..., None]:
         "repeatable.",
     )
     return _decorated(run, [choice, of_it])
+
+
+def rows_elsewhere(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a click command the choice of where parts of rows are worked on, as ``elsewhere``; None: here."""
+
+    @functools.wraps(command)
+    def run(
+        executor: str | None, jobs: int | None, executor_options: dict[str, Any] | None = None, **values: Any
+    ) -> Any:
+        if executor is None:
+            if executor_options or jobs:
+                raise InputError("jobs, executor_option: they are for an executor; give --executor, too")
+            return command(elsewhere=None, **values)
+        from pyro_dvae.jobs.by_rows import Elsewhere
+
+        return command(elsewhere=Elsewhere(executor, executor_options or {}, jobs), **values)
+
+    jobs = click.option(
+        "--jobs", type=click.IntRange(1, 10_000), help="Parts at a time.  [default: one per core]"
+    )
+    return executor_choice(jobs(run), default=None)
 
 
 def _decorated(command: Callable[..., Any], decorators: Sequence[Callable[..., Any]]) -> Callable[..., Any]:

@@ -72,7 +72,7 @@ def test_stopped_work_is_saved_and_goes_on(name, tmp_path):
     counts = {key: int((tmp_path / f"{key}.count").read_text()) for key in "ab"}
     assert all(0 < each < 300 for each in counts.values())
     assert not (tmp_path / "c.count").exists()
-    time.sleep(0.5)
+    time.sleep(1)
     assert {key: int((tmp_path / f"{key}.count").read_text()) for key in "ab"} == counts
     found = driven(name, [Piece(key, total=counts[key] + 2) for key in "ab"], tmp_path)
     assert {key: each["begun"] for key, each in found.items()} == counts

@@ -45,6 +45,7 @@ from pyro_dvae.ownership import FileOwner
 from pyro_dvae.programs.parameters import float_type
 from pyro_dvae.random_state import derived_seed, forked
 from pyro_dvae.rows import Data
+from pyro_dvae.rows.portions import portion, share
 
 AUTO = "auto"
 _ROWS, _DRAWS = 16, 100
@@ -100,6 +101,7 @@ def log_likelihood(
     progress: bool | Callable[[int, int], None] | None = None,
     max_plate_nesting: int | float = math.inf,
     refine: bool | int | Refinement = False,
+    part: tuple[int, int] | None = None,
     **kwargs: Any,
 ) -> LogLikelihood:
     """Estimate log p(x) of each observation by importance sampling with the guide as proposal::
@@ -145,6 +147,8 @@ def log_likelihood(
     :param refine: refine the proposal of each row whose Pareto k is bad: True, a number of Adam steps, or a
         :class:`~pyro_dvae.Refinement`. The first proposal is then the encoder's Gaussian on clean input
         (``proposal`` and ``widen`` keep their defaults), and the latents are continuous.
+    :param part: (k, n): estimate only part k of n of the rows, k from 0, with the values that they have in
+        the whole. A part may be empty. :meth:`LogLikelihood.joined` puts the parts together.
     :raises InputError: if an argument is invalid, the model has no data plate, or a weight is NaN.
     :raises CheckpointError: if ``checkpoint`` belongs to another evaluation or is damaged.
     """
@@ -160,6 +164,7 @@ def log_likelihood(
     if seed is not None:
         checks.count("seed", seed, minimum=0)
     checks.known("proposal", proposal, (*KINDS, AUTO))
+    wanted = portion("part", part)
     chosen = Proposal(
         "clean" if proposal == AUTO else proposal,
         num_corruptions,
@@ -215,6 +220,8 @@ def log_likelihood(
         }
         if refinement is not None:
             settings["refine"] = str(refinement)
+        if part is not None:
+            settings["part"] = list(part)
         if ranks.gather(settings) != [settings] * ranks.count:
             raise InputError("model, guide, data: expected the same weights, data and settings on every rank")
 
@@ -222,13 +229,14 @@ def log_likelihood(
             told = progress if ranks.first or callable(progress) else False
             with FileOwner(checkpoint=path).held(), counting("log-likelihood", told) as shown:
                 done = Partial(path, settings)
-                _evaluate(programs, planned.data, prepare, done, shown, ranks)
+                _evaluate(programs, planned.data, prepare, done, shown, wanted, ranks)
             return done.joined() if done.chunks else {}
 
-        parts = [part for part in together(ranks, evaluated) if part]
-    results = parts[0]
-    if len(parts) > 1:
-        results = {name: torch.cat([part[name] for part in parts]) for name in results}
+        found = [each for each in together(ranks, evaluated) if each]
+    if found:
+        results = {name: torch.cat([each[name] for each in found]) for name in found[0]}
+    else:
+        results = _nothing(planned, keep_log_weight, refined is not None)
     record = None
     if refined is not None:
         record = Refined(results.pop("rung"), results.pop("pareto_k_before"), refined.settings)
@@ -242,6 +250,15 @@ def log_likelihood(
         refined=record,
         **results,
     )
+
+
+def _nothing(planned: Plan | RefinedChunks, keep: bool, refined: bool) -> dict[str, Tensor]:
+    """Return the results of an empty part."""
+    none = torch.empty(0, dtype=torch.float64)
+    names = ["log_likelihood", "smoothed_log_likelihood", "standard_error", "ess", "pareto_k"]
+    results = dict.fromkeys([*names, *(["rung", "pareto_k_before"] if refined else [])], none)
+    results[_BOUND] = none.reshape(0, 1).expand(0, len(planned.sizes))
+    return results | ({_WEIGHT: torch.empty(0, planned.num_samples)} if keep else {})
 
 
 def _own_path(path: Path, ranks: Ranks) -> Path:
@@ -269,11 +286,18 @@ def _planned(programs: SampledPrograms, smallest: Pass, num_samples: int, memory
 
 
 def _evaluate(
-    programs: SampledPrograms, size: int, prepare: Prepare, done: Partial, shown: Counting, ranks: Ranks
+    programs: SampledPrograms,
+    size: int,
+    prepare: Prepare,
+    done: Partial,
+    shown: Counting,
+    part: tuple[int, int],
+    ranks: Ranks,
 ) -> None:
-    """Evaluate the chunks of this rank that are not done yet, ``size`` rows each."""
+    """Evaluate the chunks of a part and of this rank that are not done yet, ``size`` rows each."""
     count = programs.num_data
     chunks = range(0, count, size)
+    chunks = chunks[share(len(chunks), *part)]
     own = chunks[ranks.share(len(chunks))]
     starts = own[len(done.chunks) :]
     if not starts:

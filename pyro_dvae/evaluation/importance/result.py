@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.estimates import error_of_mean, finite
 from pyro_dvae.evaluation.importance.proposals import Proposal
 from pyro_dvae.evaluation.importance.psis import k_threshold
@@ -53,6 +56,35 @@ class LogLikelihood:
 
     def __len__(self) -> int:
         return len(self.log_likelihood)
+
+    @staticmethod
+    def joined(parts: Sequence[LogLikelihood]) -> LogLikelihood:
+        """Return the record of all rows from those of their parts, in order.
+
+        :raises InputError: the parts are not of one evaluation.
+        """
+        first, *others = parts
+        for each in others:
+            for name in ("num_samples", "proposal", "denoising", "seed"):
+                if (got := getattr(each, name)) != (wanted := getattr(first, name)):
+                    raise InputError(
+                        f"parts: expected those of one evaluation, got {name} {wanted} and {got}"
+                    )
+
+        changes: dict[str, Any] = {
+            name: torch.cat([getattr(each, name) for each in parts]) for name in first.per_datum()
+        }
+        sizes = first.bound_by_samples[0]
+        changes["bound_by_samples"] = (sizes, torch.cat([each.bound_by_samples[1] for each in parts]))
+        weights = [each.log_weight for each in parts if each.log_weight is not None]
+        changes["log_weight"] = torch.cat(weights) if weights else None
+        if first.refined is not None:
+            found = [each.refined for each in parts if each.refined is not None]
+            rung, before = ([each.rung for each in found], [each.pareto_k_before for each in found])
+            changes["refined"] = replace(
+                first.refined, rung=torch.cat(rung), pareto_k_before=torch.cat(before)
+            )
+        return replace(first, **changes)
 
     def __str__(self) -> str:
         return self.table()

@@ -22,6 +22,7 @@ from pyro_dvae.jobs.executors.worker import Outcome, Piece, Work
 LOSSES = 3  # of one piece, without an epoch between them
 _POLL = 0.2  # seconds
 _GRACE = 60.0  # seconds for work to save its checkpoint
+_ENDING = 5.0  # seconds for what was cancelled to end
 
 
 class Handle(Protocol):
@@ -198,6 +199,9 @@ def _end(running: Sequence[_Running], grace: float) -> None:
             if cancel is not None and not each.handle.done():
                 with suppress(Exception):
                     cancel()
+    deadline = time.monotonic() + _ENDING
+    while time.monotonic() < deadline and not all(each.handle.done() for each in running):
+        time.sleep(_POLL)
 
 
 class _NotYet:

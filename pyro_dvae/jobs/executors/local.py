@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 from collections.abc import Callable
@@ -31,7 +32,7 @@ class _Process:
 
     def result(self) -> Any:
         try:
-            return self.connection.recv()
+            return pickle.loads(self.connection.recv_bytes())
         except EOFError:
             self.process.join()
             raise ProcessLostError(f"its process ended with code {self.process.exitcode}") from None
@@ -78,7 +79,7 @@ def _work(function: Callable[[Any], Any], planned: Any, connection: Connection) 
     threading.Thread(target=_end_with_parent, daemon=True).start()
     outcome = function(planned)
     with suppress(OSError):  # the parent is gone
-        connection.send(outcome)
+        connection.send_bytes(pickle.dumps(outcome))  # torch's own way for tensors ends with the process
 
 
 def _end_with_parent() -> None:

@@ -1,0 +1,81 @@
+"""Work on many rows in parts, on an executor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pyro_dvae.jobs.executors import Executor, drive, opened
+from pyro_dvae.jobs.executors.watching import Told, Watch
+from pyro_dvae.machine import available_cores
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of several parts of the rows; the results depend neither on their number nor on the worker."""
+
+    index: int
+    count: int
+
+    @property
+    def name(self) -> str:
+        """It in words."""
+        return f"part {self.index + 1} of {self.count}"
+
+    @property
+    def key(self) -> str:
+        """It as a file name."""
+        return f"{self.index + 1}-of-{self.count}"
+
+    @property
+    def pair(self) -> tuple[int, int]:
+        """It as the evaluations take it."""
+        return self.index, self.count
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """Where parts of rows are worked on, if not in this process.
+
+    :param executor: as for :func:`~pyro_dvae.jobs.executors.opened`.
+    :param options: of the executor.
+    :param jobs: parts at a time; by default one per core, or with another executor than ``"local"`` all.
+    """
+
+    executor: str | Executor
+    options: Mapping[str, Any]
+    jobs: int | None = None
+
+    def perform(
+        self, function: Callable[[Part, Told], T], parts: Sequence[Part], folder: Path, quiet: bool
+    ) -> list[T]:
+        """Return ``function`` of each part, in order.
+
+        :param function: picklable; keeps its progress in ``folder``.
+        :param folder: all workers share it.
+        :raises Stopped: Ctrl-C or SIGTERM came; the same call goes on.
+        """
+        found: dict[Part, T] = {}
+
+        def keep(part: Part, result: T) -> str:
+            found[part] = result
+            return "done"
+
+        width = (self.jobs or available_cores()) if self.executor == "local" else self.jobs
+        watch = Watch(len(parts), quiet=quiet)
+        try:
+            with opened(self.executor, folder, self.jobs, self.options) as executor:
+                drive(executor, function, parts, folder, watch=watch, keep=keep, width=width)
+        finally:
+            watch.stop()
+        return [found[each] for each in parts]
+
+
+def parts_of(rows: int, size: int, most: int = 64) -> list[Part]:
+    """Return parts of about ``size`` rows, ``most`` at most; independent of the number of workers."""
+    count = max(1, min(most, -(-rows // size)))
+    return [Part(index, count) for index in range(count)]

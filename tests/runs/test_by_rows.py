@@ -1,0 +1,144 @@
+"""Likelihoods and imputations of many rows in parts, on executors, equal those of one process."""
+
+import csv
+import json
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import pyro_dvae as dv
+from pyro_dvae.cli import main
+from pyro_dvae.interrupts import Stopped
+from pyro_dvae.jobs import applying, evaluate
+from pyro_dvae.jobs.applying import apply
+from pyro_dvae.jobs.by_rows import Elsewhere, Part, parts_of
+from pyro_dvae.jobs.evaluate import evaluate_run
+from pyro_dvae.jobs.options import EvaluationOptions
+
+EXECUTORS = {"local": {}, "submitit": {"cluster": "local"}, "dask": {}}
+FEW = EvaluationOptions(samples=500, annealed=0, simulated=0, no_compile=True)
+
+
+class Here:
+    """An executor that does the work at once, in this process; its ``fails``-th piece is not done."""
+
+    def __init__(self, fails=None):
+        self.fails, self.done_here = fails, []
+
+    def submit(self, function, planned):
+        if len(self.done_here) == self.fails:
+            raise Stopped
+        self.done_here.append(planned.key)
+        return Handle(function(planned))
+
+
+class Handle:
+    def __init__(self, found):
+        self.result = lambda: found
+
+    def done(self):
+        return True
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A run on a table of 600 rows, and the table with gaps."""
+    folder = tmp_path_factory.mktemp("by_rows")
+    draws = np.random.default_rng(0).normal(size=(600, 3))
+    table = draws @ np.array([[1, 0.8, 0.1], [0, 0.6, 0.1], [0, 0, 0.9]])
+    for name, gaps in (("whole", False), ("gaps", True)):
+        with open(folder / f"{name}.csv", "w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["a", "b", "c"])
+            writer.writerows(
+                ["" if gaps and (n + k) % 4 == 0 else f"{value:.4f}" for k, value in enumerate(row)]
+                for n, row in enumerate(table)
+            )
+    options = ["--epochs", "3", "--width", "8", "--latent-size", "2", "--importance-samples", "0", "--quiet"]
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "--dataset", str(folder / "whole.csv"), *options, "--output", str(folder / "run")])
+    assert not ended.value.code
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _small_parts(monkeypatch):
+    monkeypatch.setattr(evaluate, "ROWS_OF_A_PART", 20)
+    monkeypatch.setattr(applying, "ROWS_OF_A_PART", 200)
+    monkeypatch.setenv("PYTHONPATH", str(Path(dv.__file__).parents[1]))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def figures(content):
+    return {key: content[key] for key in ("log_likelihood", "bound_parts", "bits_per_dimension")}
+
+
+def test_an_evaluation_in_parts_equals_one_process_and_goes_on(made, tmp_path):
+    whole = evaluate_run(made / "run", FEW, output=tmp_path / "whole", quiet=True)
+    place = {"output": tmp_path / "parts", "quiet": True}
+    with pytest.raises(evaluate.EvaluationStopped):
+        evaluate_run(made / "run", FEW, elsewhere=Elsewhere(Here(fails=1), {}), **place)
+    assert [path.name for path in (tmp_path / "parts" / "parts").glob("*.safetensors")] == [
+        "1-of-3.safetensors"
+    ]
+    found = evaluate_run(made / "run", FEW, elsewhere=Elsewhere(Here(), {}), **place)
+    assert figures(found) == figures(whole)
+    assert not (tmp_path / "parts" / "parts").exists()
+
+
+def test_scores_and_imputations_in_parts_equal_one_process_and_go_on(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["pyro_dvae.conditioning.condition"], "_ROWS", 200)
+    settings = {"samples": 30, "seed": 3}
+    for verb, file in (("score", "whole.csv"), ("impute", "gaps.csv")):
+        do = partial(apply, verb, made / "run", made / file, **settings)
+        do(tmp_path / "whole.csv")
+        with pytest.raises(Stopped):
+            do(tmp_path / "parts.csv", elsewhere=Elsewhere(Here(fails=1), {}))
+        rest = Here()
+        do(tmp_path / "parts.csv", elsewhere=Elsewhere(rest, {}))
+        assert rest.done_here == ["2-of-3", "3-of-3"]
+        assert (tmp_path / "parts.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+        assert not list(tmp_path.glob("*.parts"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXECUTORS)
+def test_rows_go_over_every_executor(name, made, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    there = ["--executor", name, "--jobs", "2"]
+    for option, value in EXECUTORS[name].items():
+        there += ["--executor-option", f"{option}={value}"]
+    score = ["score", str(made / "run"), str(made / "whole.csv"), "--samples", "30"]
+    of_run = ["evaluate", str(made / "run"), "--samples", "50", "--annealed", "0", "--simulated", "0"]
+    for command in (score, of_run):
+        for place, where in (("here", []), ("there", there)):
+            output = f"{place}.csv" if command is score else place
+            with pytest.raises(SystemExit) as ended:
+                main([*command, *where, "--output", output])
+            assert not ended.value.code, capsys.readouterr().err
+    assert Path("here.csv").read_bytes() == Path("there.csv").read_bytes()
+    here, found = (json.loads(Path(place, "evaluation.json").read_text()) for place in ("here", "there"))
+    assert figures(here) == figures(found)
+
+
+def test_parts_do_not_depend_on_the_workers():
+    assert parts_of(0, 200) == [Part(0, 1)]
+    assert len(parts_of(10_000, 200)) == 50
+    assert len(parts_of(10**6, 200)) == 64
+    assert [each.key for each in parts_of(401, 200)] == ["1-of-3", "2-of-3", "3-of-3"]
+
+
+def test_options_of_an_executor_need_one(capsys):
+    score = ["score", "run", "x.csv", "--executor-option", "a=1"]
+    for arguments in (["evaluate", "run", "--jobs", "2"], score):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert ended.value.code == 2
+        assert "give --executor, too" in capsys.readouterr().err
