@@ -85,16 +85,17 @@ def evaluate(
 
 @main.command()
 @click.argument("run")
-@click.option("--count", default=100, show_default=True, help="Number of rows.")
-@click.option("--seed", default=0, show_default=True, help="Seed of the latents.")
-@click.option("--output", default=None, help="Picture (.png), array (.npy) or table (.csv).")
+@click.option("--count", default=100, show_default=True, help="Number of rows; with --given, of each row.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the draws.")
+@click.option("--output", default=None, help="Picture (.png), table (.csv, .parquet) or array (.npy).")
 @click.option("--pixels", is_flag=True, help="Draw values too, instead of their means.")
-def sample(run: str, count: int, seed: int, output: str | None, pixels: bool) -> None:
+@click.option("--given", default=None, help="File of rows with missing cells, to draw given the others.")
+def sample(run: str, count: int, seed: int, output: str | None, pixels: bool, given: str | None) -> None:
     """Draw images, or rows of a table in its own units, from the model of the run folder RUN."""
-    from pyro_dvae.jobs.images import save_samples
+    from pyro_dvae.jobs.sampling import save_samples
 
-    path = save_samples(run, output, count, seed, pixels)
-    show(f"{count} {'images' if path.suffix == '.png' else 'rows'} in {path}")
+    path, rows = save_samples(run, output, count, seed, pixels, given)
+    show(f"{rows} {'images' if path.suffix == '.png' else 'rows'} in {path}")
 
 
 def _applied(verb: str, samples: int, text: str, in_parts: bool = False) -> None:
@@ -103,7 +104,9 @@ def _applied(verb: str, samples: int, text: str, in_parts: bool = False) -> None
     @main.command(verb, help=f"{text}\n\nFILE holds the same columns as the data of the run folder RUN.")
     @click.argument("run")
     @click.argument("file")
-    @click.option("--output", default=None, help=f"Table (.csv) or array (.npy).  [default: {verb}.csv]")
+    @click.option(
+        "--output", default=None, help=f"Table (.csv, .parquet) or array (.npy).  [default: {verb}.csv]"
+    )
     @click.option("--samples", default=samples, show_default=True, help="Draws of the latents of each row.")
     @click.option("--seed", default=0, show_default=True, help="Seed of the draws.")
     @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:N or mps.")

@@ -17,7 +17,7 @@ from pyro_dvae.conditioning.likelihoods import ObservedCells, drawn, expected, i
 from pyro_dvae.errors import InputError
 from pyro_dvae.programs.plates import is_deterministic
 from pyro_dvae.random_state import forked
-from pyro_dvae.rows import Arguments
+from pyro_dvae.rows import Arguments, gaps_allowed, source_of
 
 Program = Callable[..., Any]
 
@@ -45,13 +45,13 @@ def with_gaps(model: Program, guide: Program, *, pass_mask: bool = False) -> tup
 def fill_gaps(data: Any, fill: float | Tensor = 0.0) -> tuple[Tensor, Tensor]:
     """Return the rows with ``fill`` in missing cells (NaN), and which cells are observed; both [N, ...].
 
-    :param data: a tensor, an array or a pandas DataFrame of numbers with NaN (or masked, or NA) in gaps.
+    :param data: rows of numbers with NaN (or masked, or NA) in gaps, from any source.
     :param fill: a number, or one for each cell of a row.
     :raises InputError: the data are not numbers, empty, or infinite somewhere.
     """
     rows = _numbers(data)
     if rows.dim() == 0 or rows.numel() == 0:
-        raise InputError(f"data: expected rows [N, ...], got shape {tuple(rows.shape)}")
+        raise InputError(f"data: expected at least one row [N, ...], got shape {tuple(rows.shape)}")
     seen = ~rows.isnan()
     if bool(rows.isinf().any()):
         raise InputError(f"data: expected finite values or NaN, got {int(rows.isinf().sum())} infinite")
@@ -79,17 +79,13 @@ def _filling(fill: Any, rows: Tensor) -> Tensor:
 
 
 def _numbers(data: Any) -> Tensor:
-    if hasattr(data, "to_numpy"):  # pandas: its NA becomes NaN
-        data = data.to_numpy(dtype="float64", na_value=float("nan"), copy=True)
-    if hasattr(data, "mask") and hasattr(data, "filled"):  # a masked array
-        data = data.astype("float64").filled(float("nan"))
-    try:
-        found = data.detach() if isinstance(data, Tensor) else torch.as_tensor(data)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"data: expected a tensor, an array or a DataFrame of numbers ({error})") from None
-    if isinstance(data, Tensor) and found.is_floating_point():
-        return found
-    return found.to(torch.get_default_dtype())
+    found: Tensor
+    if isinstance(data, Tensor):
+        found = data.detach()
+    else:
+        with gaps_allowed():
+            found = source_of("data", data, torch.get_default_dtype()).take(slice(None))[0]
+    return found if found.is_floating_point() else found.to(torch.get_default_dtype())
 
 
 class GapModel:

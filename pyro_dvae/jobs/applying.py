@@ -26,8 +26,8 @@ from pyro_dvae.jobs.by_rows import Elsewhere, Part, parts_of
 from pyro_dvae.jobs.data import of_file
 from pyro_dvae.jobs.executors.watching import Told
 from pyro_dvae.jobs.folder import CHECKPOINT, columns_of, options_of, read_config
-from pyro_dvae.jobs.images import by_column, write_table
 from pyro_dvae.jobs.loading import load
+from pyro_dvae.jobs.tables import by_column, require_table, write_table
 from pyro_dvae.training import Fitted
 
 Table = dict[str, np.ndarray]
@@ -51,6 +51,11 @@ class Given:
     names: Table
 
 
+def factor_of(config: Mapping[str, Any]) -> float:
+    """Return what values of a run's images were divided by."""
+    return _BYTES if config["options"]["scale"] == "bytes" and not config["data"].get("columns") else 1.0
+
+
 def rows_of(config: Mapping[str, Any], path: str | Path, gaps: bool = False) -> Given:
     """Read a file of the columns of a run's data, in its order and scales.
 
@@ -63,7 +68,7 @@ def rows_of(config: Mapping[str, Any], path: str | Path, gaps: bool = False) -> 
     treatment = Treatment(**of_file(options)).checked()
     content = read_file(user_path("file", path), treatment)
     table = content.table
-    factor = _BYTES if options.scale == "bytes" and columns is None else 1.0
+    factor = factor_of(config)
     arrays = [array.reshape(len(array), -1) for array in content.parts.values()]
     if columns is not None:
         table = table or {
@@ -149,16 +154,15 @@ def apply(
     """Apply a verb to the rows of a file; return what was written, and how many rows.
 
     :param verb: one of :data:`VERBS`.
-    :param output: a ``.csv`` (with the rows' names and those of columns) or ``.npy`` file; None for
-        ``VERB.csv`` in the working directory.
+    :param output: a ``.csv`` or ``.parquet`` file (with the rows' names and those of columns) or a ``.npy``
+        file (numbers alone); None for ``VERB.csv`` in the working directory.
     :param samples: draws of the latents of each row.
     :param elsewhere: where rows are scored or imputed in parts; by default in this process. Finished parts
         are kept beside the output until all are.
     """
     checks.known("verb", verb, VERBS)
     path = Path(f"{verb}.csv") if output is None else user_path("output", output)
-    if path.suffix not in (".csv", ".npy"):
-        raise InputError(f"output: expected a file ending in .csv or .npy, got {path}")
+    require_table(path)
     given = rows_of(read_config(run), file, gaps=verb == "impute")
     if verb == "impute" and not bool(given.rows.isnan().any()):
         raise DataError("file: no cell is missing, so there is nothing to impute")
@@ -168,11 +172,7 @@ def apply(
     else:
         places = (user_path("run", run).absolute(), user_path("file", file).absolute())
         table = _by_parts(_Asked(verb, *places, settings, device), given, elsewhere, path)
-    if path.suffix == ".csv":
-        return write_table(path, given.names | table), len(given.rows)
-    with replacing(path) as target, open(target, "wb") as stream:
-        np.save(stream, np.stack(list(table.values()), 1), allow_pickle=False)
-    return path, len(given.rows)
+    return write_table(path, given.names, table), len(given.rows)
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,7 @@ def described(dataset: Dataset) -> dict[str, Any]:
         "dimension": dataset.dimension,
         "image_shape": None if dataset.image_shape is None else list(dataset.image_shape),
         "sizes": [len(dataset.train), len(dataset.validation), len(dataset.test)],
+        "mean_total": float(dataset.train.double().nansum(1).mean()),
     } | ({} if dataset.columns is None else {"columns": dataset.columns.as_list()})
 
 

@@ -19,9 +19,10 @@ from pyro_dvae.distributed import Ranks
 from pyro_dvae.evaluation import Estimate, latent_means
 from pyro_dvae.evaluation.over_ranks import evaluate_bound_over_ranks
 from pyro_dvae.jobs import folder as run_folder
-from pyro_dvae.jobs.images import by_column, manifold_means, prior_means, reconstructions
+from pyro_dvae.jobs.images import manifold_means, prior_means, reconstructions
 from pyro_dvae.jobs.options import Options
 from pyro_dvae.jobs.parts import build_clean_bound
+from pyro_dvae.jobs.tables import by_column
 from pyro_dvae.random_state import derived_seed, forked
 from pyro_dvae.sites import clean_input
 from pyro_dvae.training import Trainer

@@ -53,6 +53,7 @@ _CONFIG = {
         "image_shape": ([int], None),
         "sizes": [int],
         "columns?": [dict],
+        "mean_total?": float,
     },
     "versions?": {"pyro_dvae?": str},
 }

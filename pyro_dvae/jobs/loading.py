@@ -57,7 +57,9 @@ def load(
     with forked():  # weights are drawn before they are read
         dvae, config = load_run(path, which)
     dvae.to(place).eval()
-    row = torch.zeros(1, config["data"]["dimension"], device=place)
+    size = config["data"]["dimension"]
+    total = config["data"].get("mean_total", size)  # means and draws of counts have the total of their row
+    row = torch.full((1, size), total / size, device=place)
     trained = discover(dvae.model, dvae.guide, lambda: (dvae.guide(row), None), data={"data": row})
     _, state = read_training(path / CHECKPOINT, lambda name: False)
     return Fitted(dvae.model, dvae.guide, History(**state["history"]), {}, {}, trained, (row.cpu(),))

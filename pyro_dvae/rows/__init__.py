@@ -2,7 +2,7 @@
 
 from pyro_dvae.rows.data import Arguments, Data
 from pyro_dvae.rows.opening import opened, source_of
-from pyro_dvae.rows.source import InMemory, Source
+from pyro_dvae.rows.source import InMemory, Source, gaps_allowed
 from pyro_dvae.rows.torch_data import Stream
 
-__all__ = ["Arguments", "Data", "InMemory", "Source", "Stream", "opened", "source_of"]
+__all__ = ["Arguments", "Data", "InMemory", "Source", "Stream", "gaps_allowed", "opened", "source_of"]

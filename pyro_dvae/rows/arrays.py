@@ -14,13 +14,15 @@ import torch
 from torch import Tensor
 
 from pyro_dvae.errors import DataError, InputError
-from pyro_dvae.rows.source import InMemory, Rows, Source, require_finite
+from pyro_dvae.rows.source import InMemory, Rows, Source, gaps_are_allowed, require_finite
 
 _WIDER = {np.dtype("uint16"): np.int32, np.dtype("uint32"): np.int64, np.dtype("uint64"): np.int64}
 
 
 def tensor_of(argument: str, array: np.ndarray, floats: torch.dtype) -> Tensor:
     """Return an array as a tensor: without a copy where torch can hold it, real numbers as ``floats``."""
+    if isinstance(array, np.ma.MaskedArray) and gaps_are_allowed():
+        array = np.ma.filled(array.astype(np.float64), np.nan)
     if isinstance(array, np.ma.MaskedArray):
         raise InputError(f"{argument}: got a masked array; fill its gaps (.filled(value))")
     if array.dtype.kind not in "buif":
@@ -39,7 +41,7 @@ def tensor_of(argument: str, array: np.ndarray, floats: torch.dtype) -> Tensor:
 def array_source(argument: str, array: np.ndarray, floats: torch.dtype) -> Source:
     """Return the rows of an array, which stays on disk if it is there."""
     if array.ndim == 0 or not array.size:
-        raise InputError(f"{argument}: expected data of shape [N, ...], got shape {array.shape}")
+        raise InputError(f"{argument}: expected at least one row [N, ...], got shape {array.shape}")
     if isinstance(array, np.memmap):
         return Mapped(argument, array, floats)
     return InMemory.checked(argument, tensor_of(argument, array, floats))
@@ -138,7 +140,7 @@ class Sparse(Source):
 def frame_source(argument: str, frame: Any, floats: torch.dtype) -> Source:
     """Return the rows of a pandas DataFrame, as ``floats``, or of a Series, whose whole numbers stay such.
 
-    :raises InputError: a column holds no numbers, or cells are missing.
+    :raises InputError: a column holds no numbers, or cells are missing and may not be.
     """
     columns = {str(name): frame[name] for name in frame.columns} if frame.ndim == 2 else {"": frame}
     odd = [name for name, column in columns.items() if not _is_number(column)]
@@ -149,14 +151,15 @@ def frame_source(argument: str, frame: Any, floats: torch.dtype) -> Source:
             "(pandas.get_dummies(frame, dtype=float)) or leave them out (frame.select_dtypes('number'))"
         )
     gaps = {name: int(column.isna().sum()) for name, column in columns.items()}
-    if any(gaps.values()):
+    if any(gaps.values()) and not gaps_are_allowed():
         first = next(name for name, count in gaps.items() if count)
         raise InputError(
             f"{argument}: {sum(gaps.values())} cells are missing, {gaps[first]} of them in {first!r}; fill "
             "them or drop their rows (frame.dropna())"
         )
-    whole = frame.ndim == 1 and frame.dtype.kind in "iub"
-    array = np.asarray(frame.to_numpy(dtype=np.int64 if whole else np.float64))
+    whole = frame.ndim == 1 and frame.dtype.kind in "iub" and not any(gaps.values())
+    missing = {"na_value": np.nan} if any(gaps.values()) else {}
+    array = np.asarray(frame.to_numpy(dtype=np.int64 if whole else np.float64, **missing))
     return array_source(argument, array, floats)
 
 

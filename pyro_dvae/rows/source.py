@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeAlias
 
 import torch
@@ -16,6 +18,22 @@ from pyro_dvae.errors import InputError
 Rows: TypeAlias = "Tensor | slice"
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _BLOCK = 1 << 26  # bytes read at a time
+_GAPS = ContextVar("gaps", default=False)
+
+
+@contextmanager
+def gaps_allowed() -> Iterator[None]:
+    """Let sources that are opened or read meanwhile hold missing cells: NaN, NA or masked."""
+    token = _GAPS.set(True)
+    try:
+        yield
+    finally:
+        _GAPS.reset(token)
+
+
+def gaps_are_allowed() -> bool:
+    """Whether this is within :func:`gaps_allowed`."""
+    return _GAPS.get()
 
 
 class Source(ABC):
@@ -115,7 +133,8 @@ class InMemory(Source):
     def checked(cls, argument: str, *parts: Tensor) -> InMemory:
         """Refuse parts that are empty, hold NaN or infinity, or have other lengths."""
         for number, part in enumerate(parts):
-            checks.data(f"{argument}[{number}]" if len(parts) > 1 else argument, part)
+            check = checks.dense if gaps_are_allowed() else checks.data
+            check(f"{argument}[{number}]" if len(parts) > 1 else argument, part)
         same_length([argument] * len(parts), list(parts))
         return cls(*parts)
 
@@ -144,7 +163,7 @@ def require_finite(argument: str, parts: tuple[Tensor, ...]) -> tuple[Tensor, ..
     for part in parts:
         # The sum, which is quick, is finite unless a value is not, or the sum is too large.
         if part.is_floating_point() and not bool(torch.isfinite(part.sum())):
-            bad = int((~torch.isfinite(part)).sum())
+            bad = int((part.isinf() if gaps_are_allowed() else ~torch.isfinite(part)).sum())
             if not bad:
                 continue
             raise InputError(

@@ -13,13 +13,13 @@ from pyro_dvae import checks
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.measures.means import base_of, guide_sites, mean_of
 from pyro_dvae.evaluation.measures.passes import (
+    MEMORY,
     Program,
     by_row,
     check_pair,
-    chunks,
     data_plate,
-    first_chunk,
     measuring,
+    rows_within,
 )
 from pyro_dvae.programs.parameters import float_type
 from pyro_dvae.rows import Data
@@ -65,6 +65,7 @@ def encode(
     clean: bool = True,
     seed: int | None = None,
     batch_size: int | None = None,
+    memory: int = MEMORY,
     **kwargs: Any,
 ) -> Codes:
     """Return mean and standard deviation of q(z | x) for each row of ``data``, without a gradient.
@@ -82,7 +83,8 @@ def encode(
     :param num_samples: runs of the guide if one is not enough.
     :param clean: give the guide clean input; otherwise corrupt it.
     :param seed: seed of a separate random stream; None uses the global one.
-    :param batch_size: rows at a time; by default 2,000.
+    :param batch_size: rows at a time, at most; by default 2,000.
+    :param memory: approximate number of bytes to use in addition to data and results.
     :raises InputError: the data cannot be used, or there is no latent or data plate.
     """
     checks.pair(model, guide)
@@ -92,8 +94,9 @@ def encode(
     checks.flag("clean", clean)
     parts: dict[str, dict[str, list[Tensor]]] = {"mean": {}, "variance": {}, "draws": {}}
     plate = ""
-    with measuring(model, guide, first_chunk(given, batch_size), clean, seed):
-        for rows in chunks(given, batch_size):
+    size = rows_within(memory, given, batch_size)
+    with measuring(model, guide, given[:2], clean, seed):
+        for rows in given.split(size):
             plate = plate or data_plate(check_pair(model, guide, rows), len(rows))
             for kind, found in _moments(guide, rows, plate, num_samples, num_draws).items():
                 for name, value in found.items():

@@ -14,15 +14,13 @@ from torch import Tensor
 from pyro_dvae import checks
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.estimates import evaluation_mode
-from pyro_dvae.evaluation.measures.count_split import denoised_counts
+from pyro_dvae.evaluation.measures.denoised import denoised_counts
 from pyro_dvae.evaluation.measures.means import mean_of
-from pyro_dvae.evaluation.measures.passes import Program
+from pyro_dvae.evaluation.measures.passes import MEMORY, Program, rows_within
 from pyro_dvae.programs.parameters import float_type
 from pyro_dvae.random_state import forked
 from pyro_dvae.rows import Arguments, Data
 from pyro_dvae.using.codes import Codes, encode
-
-_ROWS_AT_ONCE = 2000
 
 
 def decode(
@@ -34,6 +32,7 @@ def decode(
     data_site: str = "x",
     values: bool = False,
     seed: int | None = None,
+    memory: int = MEMORY,
     **kwargs: Any,
 ) -> Tensor:
     """Return E[x | z] of each code, or a draw, without a gradient.
@@ -47,6 +46,7 @@ def decode(
     :param data_site: the observed site to return.
     :param values: draw from the likelihood, instead of its mean.
     :param seed: seed of a separate random stream; None uses the global one.
+    :param memory: approximate number of bytes to use in addition to data and results.
     :raises InputError: a site does not exist, its mean is not known, or there are not N rows.
     """
     checks.program("model", model)
@@ -56,11 +56,12 @@ def decode(
     if len(given) not in (1, count):
         raise InputError(f"data: expected one row, or the {count} rows of the codes, got {len(given)}")
 
+    size = rows_within(memory, given)
+
     def parts() -> Iterator[Tensor]:
-        for start in range(0, count, _ROWS_AT_ONCE):
-            own = {name: z[start : start + _ROWS_AT_ONCE] for name, z in latents.items()}
-            rows = range(start, min(start + _ROWS_AT_ONCE, count))
-            index = torch.tensor([0] * len(rows) if len(given) == 1 else list(rows))
+        for start in range(0, count, size):
+            own = {name: z[start : start + size] for name, z in latents.items()}
+            index = torch.arange(start, min(start + size, count)) % len(given)
             yield _observed(
                 poutine.condition(poutine.uncondition(model), own), given[index], data_site, values
             )
@@ -88,8 +89,10 @@ def reconstruct(
     num_samples: int = 20,
     data_site: str = "x",
     clean: bool = True,
+    library_size: float | None = None,
     seed: int | None = None,
     batch_size: int | None = None,
+    memory: int = MEMORY,
     **kwargs: Any,
 ) -> Tensor:
     """Return the posterior predictive mean E_{q(z|x)} E[x | z] of each row of ``data``, without a gradient.
@@ -97,8 +100,10 @@ def reconstruct(
     :param num_samples: draws of the latents of each row that are averaged.
     :param data_site: the observed site to return.
     :param clean: give the guide clean input; otherwise corrupt it.
+    :param library_size: total that every row of counts gets; None keeps the rows at their own depths.
     :param seed: seed of a separate random stream; None uses the global one.
-    :param batch_size: rows at a time; by default 2,000.
+    :param batch_size: rows at a time, at most; by default 2,000.
+    :param memory: approximate number of bytes to use in addition to data and results.
     :raises InputError: the data cannot be used, or the mean at ``data_site`` is not known.
 
     The other parameters are those of :func:`encode`.
@@ -115,9 +120,16 @@ def reconstruct(
         clean=clean,
         seed=seed,
         batch_size=batch_size,
+        memory=memory,
         **kwargs,
-    )
-    return found.cpu()
+    ).cpu()
+    if library_size is None:
+        return found
+    checks.positive("library_size", library_size)
+    if bool((found < 0).any()):
+        raise InputError("library_size: expected a model of counts, got means below 0")
+    total = found.flatten(1).sum(1).reshape(-1, *[1] * (found.dim() - 1))
+    return found * (library_size / torch.where(total > 0, total, 1.0))
 
 
 def denoise(model: Program, guide: Program, data: Any, *args: Any, **options: Any) -> Tensor:
@@ -142,6 +154,7 @@ def sample(
     data_site: str = "x",
     values: bool = True,
     seed: int | None = None,
+    memory: int = MEMORY,
     **kwargs: Any,
 ) -> Tensor:
     """Draw latents from the prior and observations from them, [num_samples, ...].
@@ -154,14 +167,15 @@ def sample(
     :param data_site: the observed site to return.
     :param values: draw from the likelihood; False for its mean.
     :param seed: seed of a separate random stream; None uses the global one.
+    :param memory: approximate number of bytes to use in addition to data and results.
     """
     checks.program("model", model)
     checks.count("num_samples", num_samples)
     given = Data.opened("data", (data, *args), kwargs, float_type(model))
-    parts = []
+    size, parts = rows_within(memory, given), []
     with _apart(model, given, seed):
-        for start in range(0, num_samples, _ROWS_AT_ONCE):
-            index = torch.arange(start, min(start + _ROWS_AT_ONCE, num_samples)) % len(given)
+        for start in range(0, num_samples, size):
+            index = torch.arange(start, min(start + size, num_samples)) % len(given)
             parts.append(_observed(poutine.uncondition(model), given[index], data_site, values).cpu())
     return torch.cat(parts)
 
@@ -174,26 +188,37 @@ def interpolate(
     *,
     steps: int = 8,
     data_site: str = "x",
+    num_samples: int = 100,
+    seed: int | None = None,
+    memory: int = MEMORY,
     **kwargs: Any,
 ) -> Tensor:
     """Return what lies between two rows: E[x | z] on the line from the mean code of one to that of the other.
 
-    :param start: rows [N, ...], from any source.
+    :param start: rows [N, ...], from any source; a tuple for a model of several data arguments, whose further
+        ones (labels) hold on the whole line.
     :param end: as many.
     :param steps: points on each line, both ends included, at least 2.
+    :param data_site: the observed site to return.
+    :param num_samples: runs of the guide if one does not give the mean code.
+    :param seed: seed of a separate random stream; None uses the global one.
+    :param memory: approximate number of bytes to use in addition to data and results.
     :param kwargs: further arguments of model and guide, passed unchanged.
     :returns: [steps, N, ...].
     """
     checks.count("steps", steps, minimum=2)
     floats = float_type(model, guide)
-    rows = [Data.opened(name, (each,), kwargs, floats) for name, each in (("start", start), ("end", end))]
-    ends = [encode(model, guide, each) for each in rows]
+    rows = [
+        Data.opened(name, each if isinstance(each, tuple) else (each,), kwargs, floats)
+        for name, each in (("start", start), ("end", end))
+    ]
+    ends = [encode(model, guide, each, num_samples=num_samples, seed=seed, memory=memory) for each in rows]
     if len(ends[0]) != len(ends[1]):
         raise InputError(f"end: expected {len(ends[0])} rows as in start, got {len(ends[1])}")
     found = []
     for weight in torch.linspace(0, 1, steps).tolist():
         codes = {name: (1 - weight) * z + weight * ends[1][name] for name, z in ends[0].mean.items()}
-        found.append(decode(model, codes, rows[0], data_site=data_site))
+        found.append(decode(model, codes, rows[0], data_site=data_site, memory=memory))
     return torch.stack(found)
 
 

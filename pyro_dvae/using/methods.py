@@ -8,6 +8,7 @@ from typing import Any
 from pyro_dvae.conditioning import anomaly_score, condition, impute, inference_gaps, predict, sample_given
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.importance.log_likelihood import log_likelihood
+from pyro_dvae.rows import Data
 from pyro_dvae.training.fitted import Fitted
 from pyro_dvae.using.codes import encode
 from pyro_dvae.using.decoding import decode, denoise, interpolate, reconstruct, sample
@@ -27,22 +28,30 @@ def _of_pair(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _decode(fitted: Fitted, codes: Any, *data: Any, **options: Any) -> Any:
     with fitted.in_use():
-        return decode(fitted.model, codes, *(data or _rows(fitted)), **{**fitted.constants, **options})
+        return decode(fitted.model, codes, *_rows(fitted, data), **{**fitted.constants, **options})
 
 
 def _sample(fitted: Fitted, num_samples: int = 1, *data: Any, **options: Any) -> Any:
     with fitted.in_use():
-        rows = data or _rows(fitted)
-        return sample(fitted.model, *rows, num_samples=num_samples, **{**fitted.constants, **options})
-
-
-def _rows(fitted: Fitted) -> tuple[Any, ...]:
-    if len(fitted.rows) > 1:
-        raise InputError(
-            f"data: the model takes {len(fitted.rows)} data arguments; give rows of all of them after the "
-            "first argument: the values of the further ones count"
+        return sample(
+            fitted.model, *_rows(fitted, data), num_samples=num_samples, **{**fitted.constants, **options}
         )
-    return fitted.rows
+
+
+def _rows(fitted: Fitted, data: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return rows of all data arguments; of the first, which the model generates, only the shape counts."""
+    first, *further = fitted.rows
+    if not further:
+        return data or fitted.rows
+    if not data:
+        raise InputError(
+            f"data: the model takes {len(fitted.rows)} data arguments; give rows of the further ones, whose "
+            "values count (labels, say), after the first argument"
+        )
+    if len(data) == len(further):
+        count = len(Data.opened("data", data))
+        return (first[:1].expand(count, *first.shape[1:]), *data)
+    return data
 
 
 METHODS: dict[str, Callable[..., Any]] = {

@@ -224,7 +224,7 @@ def test_models_without_conditionals_are_refused(model, message):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ("text", "data: expected a tensor, an array or a DataFrame of numbers"),
+        ("text", "data: expected a tensor [N, ...], a numpy array"),
         (torch.zeros(0, 4), "data: expected rows"),
         (torch.full((2, 4), math.inf), "data: expected finite values or NaN, got 8 infinite"),
     ],
@@ -245,6 +245,29 @@ def test_gaps_of_arrays_and_frames():
         filled, seen = dv.fill_gaps(data, fill=9.0)
         assert torch.equal(seen, expected)
         assert filled.tolist() == [[1.0, 9.0], [2.0, 3.0]]
+
+
+def test_gaps_of_other_sources_and_texts_are_refused(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    x = torch.tensor([[math.nan, 1.0], [2.0, 3.0], [4.0, math.nan]])
+    np.save(tmp_path / "x.npy", x.numpy())
+    sources = [
+        np.load(tmp_path / "x.npy", mmap_mode="r"),
+        torch.utils.data.TensorDataset(x),
+        torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x), batch_size=2),
+        pandas.DataFrame(np.asfortranarray(x.numpy())),
+    ]
+    for source in sources:
+        filled, seen = dv.fill_gaps(source, fill=9.0)
+        assert torch.equal(seen, ~x.isnan())
+        assert filled.tolist() == [[9.0, 1.0], [2.0, 3.0], [4.0, 9.0]]
+        assert filled.is_contiguous()
+    matrix = pytest.importorskip("scipy.sparse").csr_matrix(np.eye(2))
+    assert dv.fill_gaps(matrix)[0].tolist() == [[1.0, 0.0], [0.0, 1.0]]
+    with pytest.raises(InputError, match="expected columns of numbers, got others in 'a'"):
+        dv.fill_gaps(pandas.DataFrame({"a": ["x"]}))
+    with pytest.raises(InputError, match="infinite"):
+        dv.fill_gaps(torch.utils.data.TensorDataset(torch.tensor([[math.inf]])))
 
 
 def test_each_column_may_have_a_filling_of_its_own():

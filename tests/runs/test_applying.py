@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -85,6 +86,41 @@ def test_values_come_back_in_the_units_of_the_data(made, verb):
     assert images.min() >= 0
 
 
+def test_every_format_holds_the_same_rows(made):
+    for verb in ("encode", "reconstruct", "denoise", "score"):
+        for suffix in (".csv", ".parquet", ".npy"):
+            run(verb, made / "people", made / "people.csv", "--samples", "30", "--output", f"{verb}{suffix}")
+        table, frame = pd.read_csv(f"{verb}.csv"), pd.read_parquet(f"{verb}.parquet")
+        assert list(frame.columns) == list(table.columns)
+        assert list(frame.id) == [f"r{n}" for n in range(60)]
+        numbers = frame.drop(columns="id").to_numpy()
+        assert np.array_equal(np.load(f"{verb}.npy"), numbers)
+        np.testing.assert_allclose(table.drop(columns="id").to_numpy(), numbers, rtol=1e-6)
+
+
+def test_samples_of_missing_cells_given_the_others(made):
+    rows = pd.read_csv(made / "people.csv")
+    rows.loc[::2, "weight"] = np.nan
+    rows.to_csv("gaps.csv", index=False)
+    given = ["--given", "gaps.csv", "--count", "40", "--output", "draws.parquet"]
+    run("sample", made / "people", *given)
+    drawn = pd.read_parquet("draws.parquet")
+    assert list(drawn.columns) == ["draw", "id", "height", "weight"]
+    assert len(drawn) == 40 * 60
+    both = drawn.merge(rows, on="id", suffixes=("", "_given"))
+    np.testing.assert_allclose(both.height, both.height_given, rtol=1e-5)
+    spread = drawn.groupby("id", sort=False).weight.std()
+    assert (spread[::2] > 0.1).all()
+    assert (spread[1::2] < 1e-3).all()
+
+
+def test_samples_of_bytes_are_in_bytes(made):
+    run("sample", made / "grey", "--count", "7", "--output", "x.parquet")
+    values = pd.read_parquet("x.parquet").to_numpy()
+    assert values.shape == (7, 16)
+    assert 50 < values.mean() < 200
+
+
 def test_scores_are_densities_of_the_original_units(made):
     run("score", made / "people", made / "people.csv", "--samples", "200")
     scores = [float(row["log_likelihood"]) for row in read("score.csv")]
@@ -140,7 +176,10 @@ def test_what_does_not_fit_is_refused_in_one_line(made, capsys):
         (["score", made / "people", "other.csv"], "there is no column 'weight'; it has height"),
         (["score", made / "people", "missing.csv"], "no such file"),
         (["score", made / "people", "rows.txt"], "expected a file ending in one of"),
-        (["encode", made / "people", made / "people.csv", "--output", "x.png"], "ending in .csv or .npy"),
+        (
+            ["encode", made / "people", made / "people.csv", "--output", "x.png"],
+            "ending in .csv, .parquet or .npy",
+        ),
         (["impute", made / "people", made / "people.csv"], "no cell is missing"),
         (["denoise", made, made / "people.csv"], "it is not a run folder"),
     ]

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -79,6 +80,10 @@ def test_a_table_from_training_to_samples(call):
     assert 120 < np.mean([float(row["height"]) for row in rows]) < 220
     assert {float(row["smokes"]) for row in rows} <= {0.0, 1.0}
     assert "no images" in call("sample", "run", "--output", "x.png", code=2).err
+    call("sample", "run", "--count", "5", "--output", "x.parquet")
+    assert [str(dtype) for dtype in pd.read_parquet("x.parquet").dtypes[:2]] == ["float64"] * 2
+    assert pd.read_parquet("x.parquet").colour.isin(["red", "green", "blue"]).all()
+    assert "the column 'colour' holds texts" in call("sample", "run", "--output", "x.npy", code=2).err
 
 
 def test_a_likelihood_of_numbers_refuses_categories(call):
@@ -139,6 +144,7 @@ def test_counts_as_they_are(call):
     drawn = np.load("x.npy")
     assert (drawn == drawn.round()).all()
     assert drawn.min() >= 0
+    assert drawn.sum(1).mean() == pytest.approx(18, abs=6)  # the mean total of a row
 
 
 @pytest.mark.slow

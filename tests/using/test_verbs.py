@@ -9,7 +9,13 @@ import torch
 from torch import nn
 
 import pyro_dvae as dv
-from pyro_dvae.networks import BernoulliDecoder, GaussianDecoder, GaussianEncoder
+from pyro_dvae.networks import (
+    BernoulliDecoder,
+    CountEncoder,
+    GaussianDecoder,
+    GaussianEncoder,
+    PoissonDecoder,
+)
 
 N, D, LATENT = 17, 4, 2
 
@@ -169,6 +175,13 @@ def test_constants_and_several_arguments_are_known_to_a_fitted_pair():
     means = fitted.decode(torch.zeros(N, LATENT), data(), y)
     torch.testing.assert_close(means, y[:, None].expand(N, D))
     assert fitted.sample(4, data()[:1], y[:1], values=False).shape == (4, D)
+    labels = torch.tensor([-9.0, 0.0, 9.0])
+    few = fitted.sample(300, labels, seed=0)  # the rows themselves are drawn, so labels are enough
+    torch.testing.assert_close(few.reshape(100, 3, D).mean((0, 2)), labels, rtol=0.05, atol=0.5)
+    assert torch.equal(fitted.decode(torch.zeros(3, LATENT), labels), labels[:, None].expand(3, D))
+    path = fitted.interpolate((data()[:3], labels), (data()[3:6], labels), steps=4)
+    ends = [fitted.decode(fitted.encode(rows, labels), labels) for rows in (data()[:3], data()[3:6])]
+    torch.testing.assert_close(path[[0, -1]], torch.stack(ends))
 
 
 def test_saved_and_loaded(tmp_path):
@@ -193,6 +206,37 @@ def test_saved_and_loaded(tmp_path):
         dv.load(tmp_path / "mine")
     with pytest.raises(dv.InputError, match=r"holds neither config\.json nor model\.safetensors"):
         dv.load(tmp_path)
+
+
+def test_a_budget_of_memory_changes_how_many_rows_run_together_and_nothing_else():
+    pair, x = Linear(noise=0.5), data()
+    seen = []
+    guide = lambda rows: seen.append(len(rows)) or pair.guide(rows)  # noqa: E731
+    means = dv.encode(pair.model, guide, x, memory=64 * D * 5)["z"]
+    assert max(seen) == 5
+    torch.testing.assert_close(means, dv.encode(pair.model, pair.guide, x)["z"])
+    few = {"memory": 1, "seed": 1}  # a row at a time
+    assert dv.sample(pair.model, x[:1], num_samples=3, **few).shape == (3, D)
+    torch.testing.assert_close(
+        dv.decode(pair.model, means, x[:1], memory=1), dv.decode(pair.model, means, x[:1])
+    )
+    assert dv.reconstruct(pair.model, pair.guide, x, **few).shape == (N, D)
+    assert dv.interpolate(pair.model, pair.guide, x, x, **few).shape == (8, N, D)
+    with pytest.raises(dv.InputError, match="memory: expected"):
+        dv.encode(pair.model, pair.guide, x, memory=0)
+
+
+def test_counts_at_their_own_depth_or_at_a_common_one():
+    x = torch.tensor([[1.0, 2.0, 3.0, 4.0], [10.0, 0.0, 0.0, 10.0], [0.0, 0.0, 0.0, 0.0]])
+    pair = dv.DVAE(CountEncoder(D, LATENT, (8,)), PoissonDecoder(D, LATENT, (8,)), dv.BinomialThinning(0.2))
+    own = dv.denoise(pair.model, pair.guide, x, seed=0)
+    torch.testing.assert_close(own.sum(1), x.sum(1), rtol=1e-6, atol=1e-6)
+    common = dv.denoise(pair.model, pair.guide, x, seed=0, library_size=1000.0)
+    torch.testing.assert_close(common.sum(1), torch.full((3,), 1000.0))
+    torch.testing.assert_close(common[:2], 1000 * own[:2] / own[:2].sum(1, keepdim=True))
+    linear = Linear()
+    with pytest.raises(dv.InputError, match="library_size: expected a model of counts, got means below 0"):
+        dv.denoise(linear.model, linear.guide, data(), library_size=1.0)
 
 
 def test_refusals():

@@ -7,8 +7,8 @@ from pyro_dvae.evaluation.measures.count_split import (
     CountSplit,
     CountSplitErrors,
     count_split,
-    denoised_counts,
 )
+from pyro_dvae.evaluation.measures.denoised import denoised_counts, denoised_logs
 from pyro_dvae.evaluation.measures.means import latent_means
 from pyro_dvae.evaluation.measures.parts import BoundParts, bound_parts
 from pyro_dvae.evaluation.measures.probe import LinearProbe, linear_probe
@@ -29,6 +29,7 @@ __all__ = [
     "bound_parts",
     "count_split",
     "denoised_counts",
+    "denoised_logs",
     "latent_means",
     "linear_probe",
     "reconstruction_error",

@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from pyro import poutine
 from torch import Tensor
 
 from pyro_dvae import checks
 from pyro_dvae.corruptions import BinomialThinning
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.estimates import Estimate, estimate_values, plus_minus
-from pyro_dvae.evaluation.measures.means import mean_of
-from pyro_dvae.evaluation.measures.passes import (
-    Program,
-    by_row,
-    check_pair,
-    chunks,
-    data_plate,
-    first_chunk,
-    measuring,
-)
-from pyro_dvae.programs.parameters import float_type
+from pyro_dvae.evaluation.measures.denoised import log_normalised
 from pyro_dvae.random_state import forked
-from pyro_dvae.rows import Arguments, Data
 
 _SMALLEST = 1e-6  # an expected count: keeps the loss of a count that was held to be impossible finite
-_DEPTH = 10_000.0  # of log-normalised counts
 
 
 @dataclass(frozen=True, eq=False)  # compared by identity: == of tensors has no single truth value
@@ -115,62 +100,3 @@ def count_split(data: Tensor, share: float = 0.1, *, seed: int = 0) -> CountSpli
     with forked(checks.count("seed", seed, minimum=0)):
         train = BinomialThinning(share)(data).sample()
     return CountSplit(train, data - train, share)
-
-
-def log_normalised(counts: Tensor) -> Tensor:
-    """Return log(1 + 10⁴ x / Σ x) of rows [N, D]; an empty row gives zeros."""
-    total = counts.sum(1, keepdim=True)
-    return torch.log1p(counts * (_DEPTH / torch.where(total > 0, total, 1.0)))
-
-
-def denoised_counts(
-    model: Program,
-    guide: Program,
-    data: Any,
-    *args: Any,
-    data_site: str = "x",
-    num_samples: int = 20,
-    clean: bool = True,
-    seed: int | None = None,
-    batch_size: int | None = None,
-    **kwargs: Any,
-) -> Tensor:
-    """Return the expected observation E_{q(z|x)} E[x | z] of each row [N, ...], without a gradient.
-
-    :param model: Pyro model of a batch, with one data plate; a decoder of counts should be told the totals of
-        the rows, as the ready-made models do.
-    :param guide: Pyro guide of a batch.
-    :param data: rows [N, ...], from any source (:mod:`pyro_dvae.rows`).
-    :param args: further data for model and guide, N rows each, split like ``data``.
-    :param kwargs: further arguments of model and guide, passed unchanged.
-    :param data_site: name of the model's observed site.
-    :param num_samples: draws of the latents that are averaged.
-    :param clean: give the guide clean input; otherwise corrupt it.
-    :param seed: seed of a separate random stream; None uses the global one.
-    :param batch_size: rows at a time; by default 2,000.
-    :raises InputError: if the site's distribution has no known mean.
-    """
-    given = Data.opened("data", (data, *args), kwargs, float_type(model, guide))
-    checks.count("num_samples", num_samples)
-    parts = []
-    plate = ""
-    with measuring(model, guide, first_chunk(given, batch_size), clean, seed):
-        for rows in chunks(given, batch_size):
-            if not plate:
-                draws = check_pair(model, guide, rows)
-                plate = data_plate(draws, len(rows))
-                observed = [site["name"] for site in draws.model_sites() if site["is_observed"]]
-                checks.known("data_site", data_site, observed)
-            runs = (_mean(model, guide, rows, data_site, plate) for _ in range(num_samples))
-            parts.append(functools.reduce(torch.add, runs) / num_samples)
-    return torch.cat(parts)
-
-
-def _mean(model: Program, guide: Program, rows: Arguments, data_site: str, plate: str) -> Tensor:
-    """Return E[x | z] of the rows at codes that the guide draws."""
-    codes = rows.call(poutine.trace(guide).get_trace)
-    site = rows.call(poutine.trace(poutine.replay(model, trace=codes)).get_trace).nodes[data_site]
-    mean = mean_of(site["fn"])
-    if mean is None or bool(torch.isnan(mean).all()):
-        raise InputError(f"data_site: the distribution at {data_site!r} has no known mean")
-    return by_row(mean, site, plate)

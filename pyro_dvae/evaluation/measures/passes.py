@@ -58,6 +58,8 @@ Site = dict[str, Any]
 
 # Rows of encoder or decoder output held at once: few enough to stay near the cache of a CPU.
 _ROWS_AT_ONCE = 2000
+_BYTES_PER_NUMBER = 64  # of a row: its output, parameters of its distribution, hidden layers
+MEMORY = 2**29
 
 
 @contextmanager
@@ -97,6 +99,16 @@ def chunks(data: Data, batch_size: int | None, draws: int = 1) -> Iterator[Argum
     """Return the rows of ``data`` a chunk at a time, by default about 2,000 divided by the draws of each."""
     size = max(1, _ROWS_AT_ONCE // draws) if batch_size is None else checks.count("batch_size", batch_size)
     return data.split(size)
+
+
+def rows_within(memory: int, data: Data, batch_size: int | None = None) -> int:
+    """Return how many rows fit into ``memory`` bytes, at most ``batch_size``, by default 2,000.
+
+    :raises InputError: an argument is no number of bytes, or of rows.
+    """
+    numbers = sum(part.numel() for part in data.take(slice(0, 1)))
+    most = _ROWS_AT_ONCE if batch_size is None else checks.count("batch_size", batch_size)
+    return max(1, min(most, checks.count("memory", memory) // (_BYTES_PER_NUMBER * max(1, numbers))))
 
 
 def check_pair(model: Program, guide: Program, rows: Arguments) -> Draws:

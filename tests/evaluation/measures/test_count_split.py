@@ -11,8 +11,8 @@ from torch import nn
 
 import pyro_dvae as dv
 from pyro_dvae.errors import InputError
-from pyro_dvae.evaluation import count_split, denoised_counts
-from pyro_dvae.evaluation.measures.count_split import log_normalised
+from pyro_dvae.evaluation import count_split, denoised_counts, denoised_logs
+from pyro_dvae.evaluation.measures.denoised import log_normalised
 from pyro_dvae.networks import GaussianEncoder, PoissonDecoder
 
 F64 = torch.float64
@@ -134,3 +134,51 @@ def test_what_cannot_be_split_or_compared_is_refused():
     pair = Half()
     with pytest.raises(InputError, match=r"^data_site: unknown name 'y'"):
         denoised_counts(pair.model, pair.guide, counts(), data_site="y")
+
+
+@pytest.mark.parametrize("depth", [1.0, 0.25])
+def test_denoised_logs_are_the_expected_logarithms_at_a_depth(depth):
+    class Row(nn.Module):
+        """x ~ Multinomial(Σx, (½, ½)), so that the expectation is a sum over a binomial."""
+
+        def model(self, x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(torch.zeros(1, dtype=F64), 1.0).to_event(1))
+                total = x.sum(-1).round()
+                one = pyro.distributions.Binomial(total, torch.full_like(total, 0.5))
+                pyro.sample("x", Both(one, total), obs=x)
+
+        def guide(self, x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(torch.zeros(1, dtype=F64), 1.0).to_event(1))
+
+    class Both(dist.TorchDistribution):
+        support, arg_constraints, has_rsample = (
+            dist.constraints.independent(dist.constraints.real, 1),
+            {},
+            False,
+        )
+
+        def __init__(self, one, total):
+            self.one, self.total = one, total
+            super().__init__(total.shape, torch.Size([2]))
+
+        def sample(self, shape=()):
+            first = self.one.sample(shape)
+            return torch.stack([first, self.total - first], -1)
+
+        def expand(self, shape, _instance=None):
+            return Both(self.one.expand(shape), self.total.expand(shape))
+
+        def log_prob(self, value):
+            return self.one.log_prob(value[..., 0])
+
+    x = torch.tensor([[4.0, 4.0], [5.0, 11.0]], dtype=F64)
+    pair = Row()
+    found = denoised_logs(pair.model, pair.guide, x, depth=depth, num_samples=4000, seed=0)
+    for row, total in zip(found, (x.sum(1) * depth).int().tolist(), strict=True):
+        k = torch.arange(total + 1, dtype=F64)
+        weight = dist.Binomial(total, torch.tensor(0.5, dtype=F64)).log_prob(k).exp()
+        logs = torch.log1p(1e4 * k / total)
+        expected, spread = (weight * logs).sum(), (weight * logs**2).sum() - (weight * logs).sum() ** 2
+        assert float((row - expected).abs().max()) < 5 * float(spread / 4000) ** 0.5

@@ -1,0 +1,80 @@
+"""Rows as a file: a table (.csv, .parquet) with names of columns, or an array of numbers (.npy)."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from pyro_dvae.datasets.base import needs
+from pyro_dvae.datasets.columns import Columns
+from pyro_dvae.errors import InputError
+from pyro_dvae.files import replacing
+
+Table = Mapping[str, np.ndarray]
+
+
+def by_column(columns: Columns | None, rows: Tensor) -> dict[str, np.ndarray]:
+    """Return rows [N, D] as columns [N] by name, in original units."""
+    if columns is None:
+        return {str(number): values for number, values in enumerate(rows.cpu().T.numpy())}
+    return columns.back(rows)
+
+
+def _csv(path: Path, table: Table) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(table)
+        writer.writerows(zip(*(values.tolist() for values in table.values()), strict=True))
+
+
+def _parquet(path: Path, table: Table) -> None:
+    from pyarrow import parquet
+    from pyarrow import table as of_columns
+
+    parquet.write_table(of_columns({name: np.ascontiguousarray(each) for name, each in table.items()}), path)
+
+
+def _npy(path: Path, table: Table) -> None:
+    with open(path, "wb") as file:
+        np.save(file, np.stack(list(table.values()), 1), allow_pickle=False)
+
+
+_WRITERS: dict[str, Callable[[Path, Table], None]] = {".csv": _csv, ".parquet": _parquet, ".npy": _npy}
+SUFFIXES = tuple(_WRITERS)
+
+
+def require_table(path: Path, others: tuple[str, ...] = ()) -> None:
+    """Refuse now a file that :func:`write_table` could not write later.
+
+    :param others: suffixes of what else the caller writes.
+    """
+    known = (*others, *SUFFIXES)
+    if path.suffix not in known:
+        raise InputError(
+            f"output: expected a file ending in {', '.join(known[:-1])} or {known[-1]}, got {path}"
+        )
+    if path.suffix == ".parquet":
+        needs("pyarrow.parquet", "pyarrow", path.name)
+
+
+def write_table(path: Path, names: Table, table: Table) -> Path:
+    """Write columns [N] by name; an array holds the numbers alone, without the rows' names.
+
+    :param names: columns that name the rows.
+    :raises InputError: a column of texts is to be written as an array.
+    """
+    if path.suffix == ".npy":
+        texts = [name for name, values in table.items() if values.dtype.kind not in "buif"]
+        if texts:
+            raise InputError(
+                f"output: {path} would hold numbers, and the column {texts[0]!r} holds texts; name a .csv or "
+                ".parquet file"
+            )
+        names = {}
+    with replacing(path) as partial:
+        _WRITERS[path.suffix](partial, {**names, **table})
+    return path
