@@ -40,7 +40,9 @@ def test_the_python_code_of_the_page_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for block in re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL):
         exec(compile(block, "scale.md", "exec"), {"__name__": "__main__"})
-    assert "2 runs finished" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "100 data, 500 samples each" in shown
+    assert "2 runs finished" in shown
 
 
 def test_the_hours_of_table_1_are_those_of_the_list():

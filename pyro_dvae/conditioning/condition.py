@@ -82,7 +82,7 @@ def condition(
     :param progress: whether to show progress, or a function of the numbers of finished and of all rows.
     :param max_plate_nesting: number of dimensions of the user's plates; by default found by one run.
     :param part: (k, n): condition only part k of n of the rows, k from 0, with the draws that they have in
-        the whole. Parts are of whole chunks of at most 500 rows, so there is one at least for 500 rows.
+        the whole. Parts are of whole chunks of rows, which are of at most 500 if the latents are continuous.
     :raises InputError: an argument is invalid, only some latents are discrete, or a likelihood has no
         conditionals.
     """

@@ -14,10 +14,12 @@ from executor_work import Piece, count
 
 import pyro_dvae as dv
 from pyro_dvae.errors import ProcessLostError
-from pyro_dvae.interrupts import Stopped
+from pyro_dvae.interrupts import Interrupts, Stopped
 from pyro_dvae.jobs.executors import drive, opened
 from pyro_dvae.jobs.executors.choosing import parsed
 from pyro_dvae.jobs.executors.watching import Watch
+from pyro_dvae.jobs.executors.worker import Work, driver_file
+from pyro_dvae.ownership import OccupiedError
 
 OPTIONS = {"local": {}, "submitit": {"cluster": "local"}, "dask": {}}
 
@@ -141,6 +143,37 @@ def test_work_that_is_lost_without_going_on_is_given_up(tmp_path):
 
     assert drive_one(goes_on, tmp_path, LostEightTimes()) == []
     assert len(calls) == 5
+
+
+def test_a_worker_stops_when_its_driver_is_gone_and_waits_for_an_earlier_worker(tmp_path):
+    driver = driver_file(tmp_path, "this")
+    driver.parent.mkdir()
+    calls = []
+
+    def until_stopped(piece, told):
+        calls.append(piece)
+        with Interrupts() as interrupts:
+            while not interrupts.requested:
+                driver.unlink(missing_ok=True)
+                time.sleep(0.1)
+                told(1, 2)
+        raise Stopped
+
+    def occupied_at_first(piece, told):
+        calls.append(piece)
+        if len(calls) == 1:
+            raise OccupiedError("checkpoint: another process is writing to it")
+        return "done"
+
+    assert Work(until_stopped, tmp_path, "this")(Piece("a"))[0] == "stopped"
+    assert not calls
+    driver.touch()
+    assert Work(until_stopped, tmp_path, "this")(Piece("a"))[0] == "stopped"
+    assert len(calls) == 1
+    driver.touch()
+    calls.clear()
+    assert Work(occupied_at_first, tmp_path, "this")(Piece("a")) == ("done", "done")
+    assert len(calls) == 2
 
 
 @pytest.mark.slow

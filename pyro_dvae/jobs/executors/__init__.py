@@ -5,7 +5,7 @@ An executor is any object whose ``submit(function, planned)`` returns at once so
 client. The driver (:mod:`.driver`) submits, watches and collects; only it writes results.
 """
 
-from pyro_dvae.jobs.executors.choosing import opened
+from pyro_dvae.jobs.executors.choosing import check, opened
 from pyro_dvae.jobs.executors.driver import Executor, drive
 
-__all__ = ["Executor", "drive", "opened"]
+__all__ = ["Executor", "check", "drive", "opened"]

@@ -30,13 +30,7 @@ def opened(
     :raises InputError: there is no such executor or option, or its package is not installed.
     """
     options = dict(options or {})
-    if isinstance(executor, str):
-        checks.known("executor", executor, EXECUTORS)
-    elif isinstance(executor, type) or not callable(getattr(executor, "submit", None)):
-        known = ", ".join(EXECUTORS)
-        raise InputError(f"executor: expected {known} or an object with submit, got {shown(executor)}")
-    if options and executor not in EXECUTORS[1:]:
-        raise InputError("executor_options: they are for the executors submitit and dask")
+    check(executor, options)
     if executor == "submitit":
         from pyro_dvae.jobs.executors.slurm import Slurm
 
@@ -58,6 +52,17 @@ def opened(
             pool.close()
     else:
         yield cast(Executor, executor)
+
+
+def check(executor: str | Executor, options: Options) -> None:
+    """Refuse what is no executor, and options for one that has none."""
+    if isinstance(executor, str):
+        checks.known("executor", executor, EXECUTORS)
+    elif isinstance(executor, type) or not callable(getattr(executor, "submit", None)):
+        known = ", ".join(EXECUTORS)
+        raise InputError(f"executor: expected {known} or an object with submit, got {shown(executor)}")
+    if options and executor not in EXECUTORS[1:]:
+        raise InputError("executor_options: they are for the executors submitit and dask")
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 from pyro_dvae.datasets import load_dataset
 from pyro_dvae.errors import DivergenceError
 from pyro_dvae.files import require_writable, user_path, write_atomically
-from pyro_dvae.jobs.executors import Executor, drive, opened
+from pyro_dvae.jobs.executors import Executor, check, drive, opened
 from pyro_dvae.jobs.executors.watching import Watch
 from pyro_dvae.jobs.experiments import results
 from pyro_dvae.jobs.experiments.by_batch import groups, perform_groups
@@ -79,6 +79,7 @@ def reproduce(
     :raises ProcessLostError: the worker of a run was lost several times.
     :raises Stopped: Ctrl-C or SIGTERM came; the same call goes on.
     """
+    check(executor, executor_options or {})
     target = user_path("output", folder)
     require_writable(target / results.RESULTS)
     diverged: list[str] = []

@@ -18,10 +18,10 @@ from pyro_dvae import checks
 from pyro_dvae.errors import InputError
 from pyro_dvae.files import require_writable, user_path, write_atomically
 from pyro_dvae.jobs.asked import absolute
-from pyro_dvae.jobs.executors import Executor, drive, opened
+from pyro_dvae.jobs.executors import Executor, check, drive, opened
 from pyro_dvae.jobs.executors.watching import Told, Watch
 from pyro_dvae.jobs.folder import read_results
-from pyro_dvae.jobs.options import TrainRequest
+from pyro_dvae.jobs.options import Options, TrainRequest
 from pyro_dvae.jobs.parts import build_bound, build_corruption, check_training
 from pyro_dvae.jobs.sweep import report
 from pyro_dvae.jobs.sweep.space import parsed
@@ -52,6 +52,7 @@ def sweep(
     :raises InputError: something is refused, or the folder holds another sweep.
     :raises Stopped: Ctrl-C or SIGTERM came; the same call goes on.
     """
+    check(executor, executor_options or {})
     made = _checked(request, search, trials, objective, pruning)
     with FileLock(made.folder / ".claim.lock"):
         _same_sweep(made)
@@ -114,10 +115,13 @@ def _same_sweep(made: Sweep) -> None:
         return
     except (OSError, ValueError):
         raise InputError(f"output: {path} is not of a sweep") from None
+    usual = Options().as_dict()
     for name, value in content.items():
         if there.get(name) != value:
             if name == "options" and isinstance(there.get(name), dict):
-                option = next(k for k in value if there[name].get(k) != value[k])
+                option = next((k for k in value if there[name].get(k, usual[k]) != value[k]), None)
+                if option is None:  # the version that began the sweep did not have it
+                    continue
                 name, value, there = option, value[option], there[name]
             raise InputError(
                 f"output: the sweep in {made.folder} has {name} {there.get(name)!r}, got {value!r}; "
