@@ -22,7 +22,7 @@ from pyro_dvae.datasets.treatment import Treatment
 from pyro_dvae.errors import DataError, InputError
 from pyro_dvae.evaluation.importance.tally import fingerprint
 from pyro_dvae.files import replacing, user_path
-from pyro_dvae.jobs.by_rows import Elsewhere, Part, parts_of
+from pyro_dvae.jobs.by_rows import Elsewhere, PartOfRows, parts_of
 from pyro_dvae.jobs.data import of_file
 from pyro_dvae.jobs.executors.watching import Told
 from pyro_dvae.jobs.folder import CHECKPOINT, columns_of, options_of, read_config
@@ -202,11 +202,11 @@ def _by_parts(asked: _Asked, given: Given, elsewhere: Elsewhere, output: Path) -
     return joined
 
 
-def _file(stem: Path, part: Part) -> Path:
+def _file(stem: Path, part: PartOfRows) -> Path:
     return stem.with_name(f"{stem.name}-{part.key}.npz")
 
 
-def _table_of_part(part: Part, told: Told, *, asked: _Asked, stem: Path) -> None:
+def _table_of_part(part: PartOfRows, told: Told, *, asked: _Asked, stem: Path) -> None:
     given = rows_of(read_config(asked.run), asked.file, gaps=asked.verb == "impute")
     fitted = load(asked.run, device=asked.device)
     table: dict[str, Any] = VERBS[asked.verb](fitted, given, asked.settings | {"part": part.pair})

@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Part:
+class PartOfRows:
     """One of several parts of the rows; the results depend neither on their number nor on the worker."""
 
     index: int
@@ -51,7 +51,11 @@ class Elsewhere:
     jobs: int | None = None
 
     def perform(
-        self, function: Callable[[Part, Told], T], parts: Sequence[Part], folder: Path, quiet: bool
+        self,
+        function: Callable[[PartOfRows, Told], T],
+        parts: Sequence[PartOfRows],
+        folder: Path,
+        quiet: bool,
     ) -> list[T]:
         """Return ``function`` of each part, in order.
 
@@ -59,9 +63,9 @@ class Elsewhere:
         :param folder: all workers share it.
         :raises Stopped: Ctrl-C or SIGTERM came; the same call goes on.
         """
-        found: dict[Part, T] = {}
+        found: dict[PartOfRows, T] = {}
 
-        def keep(part: Part, result: T) -> str:
+        def keep(part: PartOfRows, result: T) -> str:
             found[part] = result
             return "done"
 
@@ -75,7 +79,7 @@ class Elsewhere:
         return [found[each] for each in parts]
 
 
-def parts_of(rows: int, size: int, most: int = 64) -> list[Part]:
+def parts_of(rows: int, size: int, most: int = 64) -> list[PartOfRows]:
     """Return parts of about ``size`` rows, ``most`` at most; independent of the number of workers."""
     count = max(1, min(most, -(-rows // size)))
-    return [Part(index, count) for index in range(count)]
+    return [PartOfRows(index, count) for index in range(count)]

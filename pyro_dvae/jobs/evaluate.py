@@ -17,7 +17,7 @@ from pyro_dvae import files, plots
 from pyro_dvae.evaluation import LogLikelihood, write_netcdf
 from pyro_dvae.evaluation.importance.arviz_export import import_arviz
 from pyro_dvae.interrupts import Stopped
-from pyro_dvae.jobs.by_rows import Elsewhere, Part, parts_of
+from pyro_dvae.jobs.by_rows import Elsewhere, PartOfRows, parts_of
 from pyro_dvae.jobs.data import versions
 from pyro_dvae.jobs.evaluated import EvaluatedRun, check_options, load_evaluated_run
 from pyro_dvae.jobs.executors.watching import Told
@@ -125,7 +125,7 @@ def _by_parts(asked: _Asked, shared: Path, rows: int, elsewhere: Elsewhere, quie
     return LogLikelihood.joined(elsewhere.perform(function, parts_of(rows, ROWS_OF_A_PART), shared, quiet))
 
 
-def _likelihood_of_part(part: Part, told: Told, *, asked: _Asked, shared: Path) -> LogLikelihood:
+def _likelihood_of_part(part: PartOfRows, told: Told, *, asked: _Asked, shared: Path) -> LogLikelihood:
     run = load_evaluated_run(asked.folder, asked.options, asked.device, asked.data_folder, asked.dataset)
     with pyro.settings.context(module_local_params=True):
         return likelihood(run, asked.options, shared / f"{part.key}.safetensors", told, part.pair)

@@ -15,7 +15,7 @@ from pyro_dvae.cli import main
 from pyro_dvae.interrupts import Stopped
 from pyro_dvae.jobs import applying, evaluate
 from pyro_dvae.jobs.applying import apply
-from pyro_dvae.jobs.by_rows import Elsewhere, Part, parts_of
+from pyro_dvae.jobs.by_rows import Elsewhere, PartOfRows, parts_of
 from pyro_dvae.jobs.evaluate import evaluate_run
 from pyro_dvae.jobs.options import EvaluationOptions
 
@@ -129,7 +129,7 @@ def test_rows_go_over_every_executor(name, made, tmp_path, monkeypatch, capsys):
 
 
 def test_parts_do_not_depend_on_the_workers():
-    assert parts_of(0, 200) == [Part(0, 1)]
+    assert parts_of(0, 200) == [PartOfRows(0, 1)]
     assert len(parts_of(10_000, 200)) == 50
     assert len(parts_of(10**6, 200)) == 64
     assert [each.key for each in parts_of(401, 200)] == ["1-of-3", "2-of-3", "3-of-3"]

@@ -25,7 +25,7 @@ from pyro_dvae.jobs.options import Options, TrainRequest
 from pyro_dvae.jobs.parts import build_bound, build_corruption, check_training
 from pyro_dvae.jobs.sweep import report
 from pyro_dvae.jobs.sweep.space import parsed
-from pyro_dvae.jobs.sweep.trial import OBJECTIVES, Slot, Sweep, perform, run_of, trainer_of
+from pyro_dvae.jobs.sweep.trial import OBJECTIVES, Sweep, TrialSlot, perform, run_of, trainer_of
 from pyro_dvae.machine import available_cores
 
 DESCRIPTION = "sweep.json"
@@ -59,7 +59,7 @@ def sweep(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = made.study()
     abandoned = len(study.get_trials(deepcopy=False, states=[TrialState.RUNNING]))
-    slots = [Slot(number) for number in range(1, 1 + max(0, made.left(study)) + abandoned)]
+    slots = [TrialSlot(number) for number in range(1, 1 + max(0, made.left(study)) + abandoned)]
     if slots:
         _perform(made, slots, jobs, executor, executor_options or {}, request.quiet)
     study = made.study()  # as all processes have left it
@@ -131,7 +131,7 @@ def _same_sweep(made: Sweep) -> None:
 
 def _perform(
     made: Sweep,
-    slots: Sequence[Slot],
+    slots: Sequence[TrialSlot],
     jobs: int | None,
     executor: str | Executor,
     options: Mapping[str, Any],
@@ -157,7 +157,7 @@ def _perform(
                 place.rmdir()
 
 
-def _told(slot: Slot, watch: Watch) -> Told:
+def _told(slot: TrialSlot, watch: Watch) -> Told:
     return Told(partial(watch.epoch, slot.name), partial(watch.note, slot.name))
 
 

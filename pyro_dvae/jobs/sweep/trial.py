@@ -77,7 +77,7 @@ class Sweep:
 
 
 @dataclass(frozen=True)
-class Slot:
+class TrialSlot:
     """Room for one trial, whichever is next."""
 
     number: int
@@ -93,7 +93,7 @@ class Slot:
         return str(self.number)
 
 
-def perform(slot: Slot, progress: Progress, *, sweep: Sweep) -> str:
+def perform(slot: TrialSlot, progress: Progress, *, sweep: Sweep) -> str:
     """Go on with an abandoned trial, or begin the next one; return what came of it in words.
 
     :raises InputError: the training refuses what the trial suggests.
