@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from pyro_dvae.jobs.parts import (
 from pyro_dvae.ownership import own
 from pyro_dvae.text import show, to_stderr
 from pyro_dvae.training import Trainer
+from pyro_dvae.training.callbacks import Callback
 from pyro_dvae.training.progress import Progress
 
 Program = Callable[..., Any]
@@ -119,7 +120,9 @@ class TrainingRun:
         if not self.quiet:
             to_stderr(line)
 
-    def trainer(self, model: Program, guide: Program, bound: DenoisingELBO) -> Trainer:
+    def trainer(
+        self, model: Program, guide: Program, bound: DenoisingELBO, callbacks: Sequence[Callback] = ()
+    ) -> Trainer:
         """Return the training loop; iterate over it, and over each of its epochs, and call its ``step``."""
         options = self.options
         validation_bound = build_clean_bound(options)
@@ -143,6 +146,7 @@ class TrainingRun:
             config=self.config["options"],
             metrics=self.folder / run_folder.METRICS,
             progress=self.progress,
+            callbacks=callbacks,
             device=self.device,
             may_change=asked.MAY_CHANGE,
             compile=options.compiled,

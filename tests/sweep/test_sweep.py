@@ -91,14 +91,14 @@ class Interrupted(KeyboardInterrupt):
 
 def test_a_stopped_sweep_goes_on_and_ends_as_an_undisturbed_one(tmp_path, monkeypatch):
     swept(tmp_path / "whole", trials=2, pruning=False)
-    real = trial._pruned
+    real = trial.Pruning.epoch
 
-    def stopping(one, trainer):
-        if one.number == 1 and len(trainer.history.epochs) == 2:
+    def stopping(pruning, run):
+        real(pruning, run)
+        if pruning._trial.number == 1 and run.epoch == 2:
             raise Interrupted
-        return real(one, trainer)
 
-    monkeypatch.setattr(trial, "_pruned", stopping)
+    monkeypatch.setattr(trial.Pruning, "epoch", stopping)
     with pytest.raises(Interrupted):
         swept(tmp_path / "cut", trials=2, pruning=False)
     states = [each.state for each in study_of(tmp_path / "cut").trials]

@@ -5,7 +5,7 @@ A trial whose process ended is taken up by whichever process comes first, from i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +28,7 @@ from pyro_dvae.models import DVAE
 from pyro_dvae.ownership import FileOwner, OccupiedError
 from pyro_dvae.random_state import derived_seed
 from pyro_dvae.training import Trainer
+from pyro_dvae.training.callbacks import Callback, Running
 from pyro_dvae.training.progress import Progress
 
 OBJECTIVES = ("validation", "iwae")
@@ -175,27 +176,40 @@ def run_of(sweep: Sweep, number: int, options: Options) -> TrainingRun:
     return TrainingRun(TrainRequest(options, frozenset(), **place, quiet=True))
 
 
-def trainer_of(run: TrainingRun) -> Trainer:
+def trainer_of(run: TrainingRun, callbacks: Sequence[Callback] = ()) -> Trainer:
     """Return the trainer of a trial's run."""
     dvae = DVAE(run.encoder, run.decoder, run.corruption)
-    return run.trainer(dvae.model, dvae.guide, run.bound)
+    return run.trainer(dvae.model, dvae.guide, run.bound, callbacks)
+
+
+class Pruning(Callback):
+    """Reports every validated epoch to Optuna, and ends a trial that falls behind."""
+
+    def __init__(self, trial: optuna.Trial) -> None:
+        self._trial, self.behind = trial, False
+
+    def epoch(self, run: Running) -> None:
+        bound = run.history.validation_bound[-1]
+        had = self._trial.study.get_trials(deepcopy=False)[self._trial.number].intermediate_values
+        if bound is not None and run.epoch not in had:  # it may repeat what was not saved
+            self._trial.report(bound, run.epoch)
+        if self._trial.should_prune():
+            self.behind = True
+            run.stop("it is behind the other trials")
 
 
 def _trained(sweep: Sweep, trial: optuna.Trial, options: Options, progress: Progress) -> float | None:
     """Train a trial to its end and return its objective (nats per observation); None where it is pruned."""
-    run = run_of(sweep, trial.number, options)
+    run, pruning = run_of(sweep, trial.number, options), Pruning(trial)
     run.progress = progress
     try:
-        trainer = trainer_of(run)
+        trainer = trainer_of(run, [pruning])
         for epoch in trainer:
-            if _pruned(trial, trainer):
-                return None
             for x in epoch:
                 trainer.step(x)
-        _pruned(trial, trainer)  # which reports the last epoch
         best = trainer.history.best_validation_bound
-        if sweep.objective == "validation" or best is None:
-            return best
+        if pruning.behind or sweep.objective == "validation" or best is None:
+            return None if pruning.behind else best
         trainer.load_best()
         bound = TraceDenoisingIWAE_ELBO(
             num_corruptions=1, num_particles=options.importance_samples, max_plate_nesting=1
@@ -205,13 +219,3 @@ def _trained(sweep: Sweep, trial: optuna.Trial, options: Options, progress: Prog
         return evaluate_bound(trainer.model, trainer.guide, rows, loss=bound, seed=seed).mean
     finally:
         run.release()
-
-
-def _pruned(trial: optuna.Trial, trainer: Trainer) -> bool:
-    """Report the epochs that are new to the study; return whether the trial falls behind."""
-    history = trainer.history
-    had = max(trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values, default=0)
-    for epoch, bound in zip(history.epochs, history.validation_bound, strict=True):
-        if epoch > had and bound is not None:
-            trial.report(bound, epoch)
-    return trial.should_prune()
