@@ -211,14 +211,18 @@ exec "$@"
 }
 
 
-def test_slurm_gets_the_job_and_a_preempted_one_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
-    tools = tmp_path / "bin"
+def imitated(commands, folder, monkeypatch):
+    tools = folder / "bin"
     tools.mkdir()
-    for name, text in FAKES.items():
+    for name, text in commands.items():
         (tools / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
         (tools / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("FAKE", str(tmp_path))
+    monkeypatch.setenv("FAKE", str(folder))
+
+
+def test_slurm_gets_the_job_and_a_preempted_one_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
+    imitated(FAKES, tmp_path, monkeypatch)
     options = {"slurm_partition": "long", "timeout_min": 30}
     found = driven("submitit", [Piece("a", total=40, pause=0.1)], tmp_path, options)
     assert 0 < found["a"]["begun"] < 40
@@ -226,6 +230,15 @@ def test_slurm_gets_the_job_and_a_preempted_one_goes_on_from_its_checkpoint(tmp_
     script = (tmp_path / "given").read_text()
     for line in ("job-name=pyro-dvae", "partition=long", "time=30", "cpus-per-task=1", "signal=USR2@90"):
         assert f"#SBATCH --{line}\n" in script
+
+
+def test_what_slurm_refuses_is_one_line(tmp_path, monkeypatch):
+    imitated(
+        FAKES | {"sbatch": "echo 'invalid partition specified: long' >&2; exit 1"}, tmp_path, monkeypatch
+    )
+    with pytest.raises(dv.InputError, match=r"executor: piece a was not accepted: .*invalid partition"):
+        driven("submitit", [Piece("a")], tmp_path, {"slurm_partition": "long"})
+    assert not (tmp_path / "progress").exists()
 
 
 @pytest.mark.parametrize(

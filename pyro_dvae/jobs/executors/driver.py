@@ -45,8 +45,8 @@ class Executor(Protocol):
 @dataclass
 class _Running:
     piece: Piece
-    handle: Handle
-    attempt: int
+    handle: Any = None
+    attempt: int = 0
     losses: int = 0
     had: int = 0  # epochs done when it was submitted
     done: int = 0
@@ -81,7 +81,7 @@ def drive(
     :raises InputError: a piece is refused; the others are stopped.
     :raises ProcessLostError: a piece was lost several times without going on in between, or failed.
     """
-    waiting = deque(_Running(piece, _NOT_YET, 0) for piece in pieces)
+    waiting = deque(_Running(piece) for piece in pieces)
     running: list[_Running] = []
     diverged: list[str] = []
     with _session(folder) as session:
@@ -92,9 +92,9 @@ def drive(
                         raise Stopped(folder)
                     while waiting and len(running) < (width or len(pieces)):
                         each = waiting.popleft()
-                        running.append(each)
                         work = Work(function, folder, session, each.attempt)
-                        each.handle = executor.submit(work, each.piece)
+                        each.handle = _submitted(executor, work, each.piece)
+                        running.append(each)
                     ended = [each for each in running if each.handle.done()]
                     for each in running:
                         _tell(each, folder, watch)
@@ -110,6 +110,13 @@ def drive(
             worker.driver_file(folder, session).unlink(missing_ok=True)
             _end(running, getattr(executor, "grace", _GRACE))
     return diverged
+
+
+def _submitted(executor: Executor, work: Work, piece: Piece) -> Handle:
+    try:
+        return executor.submit(work, piece)
+    except Exception as error:  # of the executor: Slurm knows no such partition, say
+        raise InputError(f"executor: {piece.name} was not accepted: {error}") from None
 
 
 def _taken_in(each: _Running, watch: Watch, keep: Callable[[Any, Any], str], diverged: list[str]) -> bool:
@@ -189,27 +196,13 @@ def _empty(place: Path) -> None:
 def _end(running: Sequence[_Running], grace: float) -> None:
     """Cancel what still works; what has begun has some time to notice by itself and save its checkpoint."""
     deadline = time.monotonic() + grace
-    for wanted in (False, True):
-        for each in running:
-            if each.begun != wanted or each.handle is _NOT_YET:
-                continue
-            while wanted and not each.handle.done() and time.monotonic() < deadline:
-                time.sleep(_POLL)
-            cancel = getattr(each.handle, "cancel", None)
-            if cancel is not None and not each.handle.done():
-                with suppress(Exception):
-                    cancel()
+    for each in sorted(running, key=lambda each: each.begun):
+        while each.begun and not each.handle.done() and time.monotonic() < deadline:
+            time.sleep(_POLL)
+        cancel = getattr(each.handle, "cancel", None)
+        if cancel is not None and not each.handle.done():
+            with suppress(Exception):
+                cancel()
     deadline = time.monotonic() + _ENDING
     while time.monotonic() < deadline and not all(each.handle.done() for each in running):
         time.sleep(_POLL)
-
-
-class _NotYet:
-    def done(self) -> bool:
-        return False
-
-    def result(self) -> None:
-        raise AssertionError
-
-
-_NOT_YET = _NotYet()

@@ -68,7 +68,9 @@ class Local:
         return self._started[-1]
 
     def close(self) -> None:
-        """Wait until all processes have ended."""
+        """Stop what still works, and wait until it has saved its checkpoint."""
+        for each in self._started:
+            each.process.terminate()
         for each in self._started:
             each.process.join()
             each.connection.close()

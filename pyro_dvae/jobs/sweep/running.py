@@ -65,7 +65,7 @@ def sweep(
     study = made.study()  # as all processes have left it
     running = len(study.get_trials(deepcopy=False, states=[TrialState.RUNNING]))
     if running == 0 and made.left(study) <= 0:
-        _test_the_best(made, study, request.quiet)
+        _test_the_best(made, study)
     return report.write(made, study)
 
 
@@ -161,7 +161,7 @@ def _told(slot: TrialSlot, watch: Watch) -> Told:
     return Told(partial(watch.epoch, slot.name), partial(watch.note, slot.name))
 
 
-def _test_the_best(made: Sweep, study: optuna.Study, quiet: bool) -> None:
+def _test_the_best(made: Sweep, study: optuna.Study) -> None:
     """Evaluate the best trial on the test data, unless that was done before."""
     if not study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
         return
