@@ -130,10 +130,16 @@ _applied("score", 1000, "Write log p(x) of each row of FILE, with its error and 
 @main.command()
 @click.argument("run")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def info(run: str, as_json: bool) -> None:
+@click.option("--config", is_flag=True, help="Print the options as TOML, for --config of another run.")
+def info(run: str, as_json: bool, config: bool) -> None:
     """Describe the run folder RUN."""
-    from pyro_dvae.jobs.folder import describe, lines
+    from pyro_dvae.jobs.config_file import toml
+    from pyro_dvae.jobs.folder import describe, lines, options_of, read_config
 
+    if config:
+        options = options_of(read_config(run)).as_dict()
+        show(json.dumps(options, indent=2, ensure_ascii=False) if as_json else toml(options))
+        return
     content = describe(run)
     show(json.dumps(content, indent=2, ensure_ascii=False) if as_json else "\n".join(lines(content)))
 

@@ -165,16 +165,25 @@ def read_json(argument: str, path: Path, schema: Any) -> Any:
     :raises InputError: the file cannot be read, is no JSON, or does not fit ``schema``.
     :raises FileNotFoundError: there is no such file.
     """
+    return parsed(argument, read_text(argument, path), schema, str(path))
+
+
+def read_text(argument: str, path: Path) -> str:
+    """Return the content of a text file.
+
+    :param argument: what the error begins with.
+    :raises InputError: the file cannot be read.
+    :raises FileNotFoundError: there is no such file.
+    """
     if kind := irregular(path):
         raise InputError(f"{argument}: {path} cannot be read: it is {kind}, expected a file")
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise InputError(f"{argument}: {path} cannot be read: {reason}") from None
-    return parsed(argument, text, schema, str(path))
 
 
 def parsed(argument: str, text: str, schema: Any, where: str) -> Any:

@@ -13,7 +13,10 @@ from pyro_dvae.jobs.data import described, of_file, require_same_data, versions
 from pyro_dvae.jobs.folder import options_of, read_config
 from pyro_dvae.jobs.options import Options, TrainRequest
 
-MAY_CHANGE = ("epochs", "device", "data_folder", "dataset", "importance_samples", "compiled")
+MAY_CHANGE = (
+    *("epochs", "patience", "device", "data_folder", "dataset"),
+    *("importance_samples", "compiled", "log"),
+)
 _OF_A_FILE = ("scale", "columns", "drop", "label_column", "id_column", "array")
 _NOT_NAMED = {*MAY_CHANGE, *_OF_A_FILE, "bound", "noise", "noise_kind", "seed", "validate_every"}
 

@@ -31,6 +31,8 @@ from pyro_dvae.training.run_state import read_training
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
+LOG = "log.csv"
+TENSORBOARD = "tensorboard"
 CHECKPOINT = "checkpoint.safetensors"
 RESULTS = "results.json"
 PICTURES = (

@@ -33,6 +33,7 @@ LIKELIHOODS = (
 )
 BINARISATIONS = ("static", "dynamic", "threshold", "none")
 SCALES = ("auto", "none", "unit", "standardise", "bytes")
+LOGS = ("csv", "tensorboard")
 RATE_SCHEDULES = ("step", "constant", "paper")
 PROPOSALS = ("auto", "clean", "corrupted", "mixture")
 WEIGHTS = ("best", "last")
@@ -120,6 +121,17 @@ class Options:
     clip_norm: float | None = _option(
         None, "Clip the gradient to this norm (the paper's code: 5).", type=float
     )
+    patience: int | None = _option(
+        None,
+        "Stop after so many epochs without a better validation bound.  [default: never]",
+        type=int,
+        within=(1, 10**9),
+    )
+    log: str | None = _option(
+        None,
+        "Also log the epochs: a table log.csv, or curves, reconstructions and histograms for TensorBoard.",
+        type=click.Choice(LOGS),
+    )
     binarisation: str = _option(
         "static",
         "Pixels: drawn once from the seed, drawn in every epoch, thresholded at 0.5, or unchanged, as are "
@@ -182,7 +194,7 @@ class Options:
                 if fault := unfit(values[name], typing.get_args(kind) or kind, name):
                     raise InputError(f"config: {author}{fault}")
                 choices = getattr(fields[name].metadata["click"].get("type"), "choices", None)
-                if choices is not None and values[name] not in choices:
+                if choices is not None and values[name] is not None and values[name] not in choices:
                     known = ", ".join(choices)
                     raise InputError(f"config: {author}{name}: unknown name {values[name]!r}; known: {known}")
         return cls(**values)
@@ -256,14 +268,23 @@ def _requesting(command: Callable[..., None], folders: Sequence[Callable[..., An
     names = [each.name for each in dataclasses.fields(Options)]
 
     @functools.wraps(command)
-    def run(output: str | None, quiet: bool, resume: str | None = None, **values: Any) -> None:
+    def run(
+        output: str | None, quiet: bool, config: str | None, resume: str | None = None, **values: Any
+    ) -> None:
         context = click.get_current_context()
-        given = frozenset(name for name in names if context.get_parameter_source(name) not in _NOT_GIVEN)
-        options = Options(**{name: values.pop(name) for name in names})
-        command(TrainRequest(options, given, output, resume, quiet), **values)
+        given = {name for name in names if context.get_parameter_source(name) not in _NOT_GIVEN}
+        chosen = {name: values.pop(name) for name in names}
+        if config is not None:
+            from pyro_dvae.jobs import config_file
 
+            of_file = {name: value for name, value in config_file.read(config).items() if name not in given}
+            chosen |= of_file
+            given |= of_file.keys()
+        command(TrainRequest(Options(**chosen), frozenset(given), output, resume, quiet), **values)
+
+    file = click.option("--config", type=str, help="TOML or JSON file of options; those given here win.")
     silence = click.option("--quiet", is_flag=True, help="Show no progress.")
-    return _decorated(run, [*_click_options(Options), *folders, silence])
+    return _decorated(run, [*_click_options(Options), file, *folders, silence])
 
 
 def evaluation_options(command: Callable[..., None]) -> Callable[..., None]:

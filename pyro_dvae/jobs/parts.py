@@ -253,8 +253,9 @@ def training_settings(options: Options) -> dict[str, Any]:
 def check_training(options: Options) -> None:
     """Refuse what the trainer or the evaluation would refuse later, before anything is written."""
     for entry in dataclasses.fields(options):
-        if within := entry.metadata["within"]:
-            checks.count(entry.name, getattr(options, entry.name), *within)
+        within, value = entry.metadata["within"], getattr(options, entry.name)
+        if within and value is not None:
+            checks.count(entry.name, value, *within)
     checks.positive("learning_rate", options.learning_rate)
     if options.clip_norm is not None:
         checks.positive("clip_norm", options.clip_norm)

@@ -31,12 +31,13 @@ from pyro_dvae.jobs.parts import (
     training_settings,
 )
 from pyro_dvae.ownership import own
+from pyro_dvae.random_state import forked
 from pyro_dvae.text import show, to_stderr
-from pyro_dvae.training import Trainer
-from pyro_dvae.training.callbacks import Callback
+from pyro_dvae.training import Callback, CSVLog, EarlyStopping, TensorBoard, Trainer
 from pyro_dvae.training.progress import Progress
 
 Program = Callable[..., Any]
+_PICTURED = 12  # validation images that a log shows with their reconstructions
 
 
 class TrainingRun:
@@ -137,6 +138,7 @@ class TrainingRun:
             self.train,
             loss=bound,
             evaluate=evaluate,
+            callbacks=[*self._callbacks(), *callbacks],
             learning_rate=options.learning_rate,
             transform=self.visit,
             seed=options.seed,
@@ -146,7 +148,6 @@ class TrainingRun:
             config=self.config["options"],
             metrics=self.folder / run_folder.METRICS,
             progress=self.progress,
-            callbacks=callbacks,
             device=self.device,
             may_change=asked.MAY_CHANGE,
             compile=options.compiled,
@@ -155,6 +156,19 @@ class TrainingRun:
         if self.resumed and self.ranks.first:  # accepted: a longer run, say
             run_folder.write_json(self.folder / run_folder.CONFIG, self.config)
         return trainer
+
+    def _callbacks(self) -> list[Callback]:
+        """Return early stopping and the log that the options ask for."""
+        options = self.options
+        found: list[Callback] = [] if options.patience is None else [EarlyStopping(options.patience)]
+        if options.log == "csv":
+            found.append(CSVLog(self.folder / run_folder.LOG))
+        if options.log == "tensorboard":
+            shape = self.data.image_shape
+            with forked():
+                images = None if shape is None else self.visit(self.validation[:_PICTURED]).cpu()
+            found.append(TensorBoard(self.folder / run_folder.TENSORBOARD, images=images, image_shape=shape))
+        return found
 
     def finish(self, trainer: Trainer) -> dict[str, Any]:
         """Evaluate the best epoch on the test data, draw the pictures, print and return the results."""

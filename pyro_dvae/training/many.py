@@ -40,6 +40,7 @@ from pyro_dvae.training.settings import Settings, seed_of
 from pyro_dvae.training.stacked import Member, members_of
 from pyro_dvae.training.validation import CHUNK, Validation
 
+NOT_OF_MANY = {"optimizer", "parameter_options", "accumulate", "freeze", "ema", "compile", "drop_last"}
 Pair = tuple[Callable[..., Any], Callable[..., Any]]
 
 
@@ -98,6 +99,8 @@ def fit_many(
     :raises InputError: the pairs are no models of one structure, or draw what cannot be batched.
     :raises CompiledStepError: the program of a pair has changed unseen; it is compared now and then.
     """
+    if odd := sorted(kwargs.keys() & NOT_OF_MANY):
+        raise InputError(f"{odd[0]}: fit_many trains all parameters by Adam; give each pair to fit for it")
     settings = Settings.of(locals())
     if settings.torch_schedule is not None:
         raise InputError("schedule: fit_many takes a name or a callable (epoch, epochs) -> factor")
