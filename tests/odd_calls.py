@@ -133,6 +133,8 @@ CALLS = {
     "BinomialThinning": (lambda: {"rate": 0.1}, in_plate),
     "BitFlip": (lambda: {"rate": 0.1}, in_plate),
     "BoundsReport": (lambda: {"entries": (), "orders": ()}, None),
+    "CSVLog": (lambda: {"file": "log.csv"}, None),
+    "Callback": (dict, None),
     "CategoricalGuide": (lambda: {"encoder": Heads(2)}, run),
     "CategoricalPrior": (lambda: {"latent_size": 2}, sampled),
     "ChainGuide": (lambda: {"encoder": encoder(), "upper_encoders": [encoder()]}, run),
@@ -180,6 +182,7 @@ CALLS = {
     "DenoisingGuide": (lambda: {"guide": guide, "corruption": dv.GaussianNoise(0.1)}, run),
     "Codes": (lambda: {"mean": {"z": X}, "standard_deviation": {"z": X}, "draws": {}}, None),
     "Diagnosis": (lambda: {"findings": ()}, None),
+    "EarlyStopping": (lambda: {"patience": 3, "min_rise": 0.1}, None),
     "Estimate": (lambda: {"per_datum": X[:, 0]}, None),
     "Fitted": (
         lambda: of_pair(history=dv.History(), best={}, store={}, trained=None),
@@ -245,6 +248,7 @@ CALLS = {
     "StandardNormal": (lambda: {"latent_size": 2}, sampled),
     "StepSchedule": (lambda: {"levels_from": {0: 0.1}}, lambda schedule: schedule(1)),
     "SwapNoise": (lambda: {"rate": 0.1, "rows": X}, in_plate),
+    "TensorBoard": (lambda: {"folder": "tb", "images": X, "image_shape": (1, 2), "every": 2}, None),
     "TraceDenoisingIWAE_ELBO": (lambda: dict(BOUND), loss),
     "TraceDenoising_ELBO": (lambda: dict(BOUND), loss),
     "TraceMeanFieldDenoising_ELBO": (lambda: dict(BOUND), loss),
@@ -304,7 +308,15 @@ CALLS = {
     "with_gaps": (lambda: of_pair(pass_mask=False), None),
 }
 # Names that are not called: what others return, raise or derive from.
-UNCALLED = {"CompiledLoss", "CompiledStepError", "Corruption", "DivergenceError", "Prior", "Stopped"}
+UNCALLED = {
+    "CompiledLoss",
+    "CompiledStepError",
+    "Corruption",
+    "DivergenceError",
+    "Prior",
+    "Running",
+    "Stopped",
+}
 
 ODD = {
     "None": lambda: None,

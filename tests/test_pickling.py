@@ -89,6 +89,7 @@ MODULES = {
 }
 OTHERS = {
     "BoundsReport", "Check", "CompiledLoss", "CompiledSVI", "ConstantSchedule", "Corruption",
+    "CSVLog", "Callback", "EarlyStopping", "Running", "TensorBoard",
     "Codes", "DVAE", "Dataset", "Diagnosis", "Estimate", "Fitted", "History", "LinearSchedule",
     "Completions", "Conditioned", "FittedTable", "InferenceGaps", "LogLikelihood", "Prediction", "Prior",
     "Refinement", "StepSchedule", "Trainer",
@@ -241,6 +242,16 @@ def test_a_network_of_a_function_is_used_and_copied(copied):
     z = torch.zeros(3, d)
     assert torch.equal(copied(net)(z).mean, net(z).mean)
     assert torch.equal(copied(pair.guide.encoder)(X)[0], pair.guide.encoder(X)[0])
+
+
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+def test_callbacks(copied, tmp_path):
+    made = [dv.EarlyStopping(3), dv.CSVLog(tmp_path / "a.csv"), dv.TensorBoard(tmp_path / "a", images=None)]
+    pair = PAIRS["Masking"]()
+    options = {"loss": dv.TraceDenoising_ELBO(), "validation": X, "epochs": 1, "progress": False}
+    dv.fit(pair.model, pair.guide, X, callbacks=made, **options)
+    for each in made:
+        assert vars(copied(each)) == vars(each) | ({"_writer": None} if hasattr(each, "_writer") else {})
 
 
 @pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)

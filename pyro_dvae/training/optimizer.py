@@ -50,7 +50,7 @@ def build(
             return _called(Adam, groups, lr=learning_rate)
     kind = choice.func if isinstance(choice, partial) else choice
     given = choice.keywords if isinstance(choice, partial) else {}
-    if isinstance(kind, type) and "lr" not in given and "lr" in inspect.signature(kind).parameters:
+    if isinstance(kind, type) and issubclass(kind, Optimizer) and "lr" not in given:
         return _called(choice, groups, lr=learning_rate)
     return _called(choice, groups)
 

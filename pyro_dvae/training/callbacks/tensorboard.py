@@ -6,12 +6,13 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from pyro_dvae import checks
 from pyro_dvae.errors import InputError
 from pyro_dvae.files import user_path
+from pyro_dvae.plots.grids import checked_images
 from pyro_dvae.training.callbacks.base import Callback, Running
 
 _CURVES = ("train_bound", "validation_bound", "learning_rate")
@@ -40,15 +41,12 @@ class TensorBoard(Callback):
     ) -> None:
         self.folder = user_path("folder", folder)
         self.images = None if images is None else checks.data("images", images)
-        shape = tuple(image_shape or (() if images is None else images.shape[1:]))
-        if images is not None and (
-            len(shape) not in (2, 3) or torch.Size(shape).numel() != images[0].numel()
-        ):
-            raise InputError(
-                f"image_shape: expected (height, width) or (channels, height, width) of rows of "
-                f"{images[0].numel()} values, got {shape}"
+        self.image_shape: tuple[int, ...] = ()
+        if self.images is not None:
+            checked_images(
+                "images", self.images, self.images.shape[1:] if image_shape is None else image_shape
             )
-        self._shape = (1, *shape) if len(shape) == 2 else shape
+            self.image_shape = tuple(self.images.shape[1:] if image_shape is None else image_shape)
         self.histograms = checks.flag("histograms", histograms)
         self.every = checks.count("every", every)
         self._writer: Any = None
@@ -76,15 +74,15 @@ class TensorBoard(Callback):
             for name, leaf in run.parameters.items():
                 writer.add_histogram(name.replace("$$$", "/"), leaf.detach().cpu(), run.epoch)
         if self.images is not None:
-            writer.add_image("reconstructions", self._grid(run), run.epoch)
+            grid = self._grid(run)
+            layout = "HW" if grid.ndim == 2 else "HWC"
+            writer.add_image("reconstructions", grid, run.epoch, dataformats=layout)
 
-    def _grid(self, run: Running) -> Tensor:
-        """Return the rows above their reconstructions, as one picture [C, H, W] of values in [0, 1]."""
-        assert self.images is not None
-        made = run.fitted().reconstruct(self.images)
-        pairs = torch.stack([self.images.double().cpu(), made.double().cpu().reshape(self.images.shape)])
-        rows = [torch.cat(list(each.reshape(-1, *self._shape)), dim=-1) for each in pairs]
-        return torch.cat(rows, dim=-2).clamp(0, 1)
+    def _grid(self, run: Running) -> np.ndarray:
+        """Return the rows above their reconstructions, [H, W] or [H, W, 3], with values in [0, 1]."""
+        both = (self.images, run.fitted().reconstruct(self.images))
+        tiles = [checked_images("images", each, self.image_shape) for each in both]
+        return np.concatenate([np.concatenate(list(row), axis=1) for row in tiles]).clip(0, 1)
 
     def end(self, run: Running) -> None:
         if self._writer is not None:
