@@ -15,6 +15,7 @@ from torch import nn
 
 import pyro_dvae as dv
 from pyro_dvae.cli import main
+from pyro_dvae.jobs import config_file
 
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in ROOT.glob("docs/*.md"))]
@@ -100,6 +101,20 @@ def likelihood(scope, printed):
     assert scope["found"].refined is not None
 
 
+def training(scope, printed):
+    assert len(Path("log.csv").read_text().splitlines()) == 7
+    assert len(list(Path("tb").iterdir())) == 1
+    assert scope["tracked"].steps == 6 * -(-len(scope["train"]) // 100)
+    assert "6 {'train': " in printed
+    rates = scope["fitted"].history.learning_rate
+    assert [rates[0], rates[3]] == pytest.approx([2e-3, 1e-3])
+    (text,) = re.findall(r"```toml\n(.*?)```", TEXTS["docs/training.md"], re.DOTALL)
+    Path("file.toml").write_text(text)
+    found = config_file.read("file.toml")
+    assert found.keys() == {"dataset", "noise", "latent_size", "patience", "log"}
+    assert found["latent_size"] == 20
+
+
 GIVEN = {"docs/likelihood.md": given, "docs/performance.md": speed}
 CHECKS = {
     "README.md": readme,
@@ -108,6 +123,7 @@ CHECKS = {
     "docs/conditioning.md": conditioning,
     "docs/own_data.md": own_data,
     "docs/likelihood.md": likelihood,
+    "docs/training.md": training,
 }
 
 
