@@ -17,7 +17,7 @@ from pyro_dvae.jobs.experiments.table import fewer, number, of_case, stand_in, v
 
 NAME = "picture.png"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
-WIDEST = 16.0  # inches of a picture of pictures
+WIDEST = 18.0  # inches of a picture of pictures
 MARKERS = "os^Dv<>P"
 
 
@@ -190,7 +190,8 @@ def panels(kind: str, name: str = NAME) -> Callable[[Experiment, Sequence[Row], 
             axes.set_axis_off()
         for axes, (case, image) in zip(places, found, strict=False):
             axes.imshow(image, cmap="gray")
-            axes.set_title(case.name, fontsize=plots.FONT_SIZE + 1)
+            number_of = f"{experiment.table.corner} " if case.column.isdigit() else ""
+            axes.set_title(f"{case.row}, {number_of}{case.column}", fontsize=plots.FONT_SIZE + 1)
         return _written(figure, experiment, rows, folder, name)
 
     return draw

@@ -249,8 +249,8 @@ RECONSTRUCTION = Experiment(
             train_size=size,
         )
         for images, (size, options) in RECONSTRUCTION_TRAINED_ON.items()
-        for title, program in RECONSTRUCTION_SYSTEMS.items()
         for latents in RECONSTRUCTION_SIZES
+        for title, program in RECONSTRUCTION_SYSTEMS.items()
     ),
     table=Table(
         "squared error of a pixel, mean code",
