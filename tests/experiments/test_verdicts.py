@@ -6,10 +6,10 @@ import math
 import pytest
 from experiments_small import row_of
 
-from pyro_dvae.jobs.experiments import plan
+from pyro_dvae.jobs.experiments import experiment, plan
 from pyro_dvae.jobs.experiments.declaration import Claim
 from pyro_dvae.jobs.experiments.results import packed
-from pyro_dvae.jobs.experiments.verdicts import verdict_table, verdicts
+from pyro_dvae.jobs.experiments.verdicts import unfinished, verdict_table, verdicts
 
 NOISE = Claim("5 % beats none", ("VAE", "5 %"), ("VAE", "0 %"))
 
@@ -68,3 +68,12 @@ def test_a_claim_without_runs_and_one_of_other_data_have_no_verdict(small):
     assert verdicts(declared, [row for row in rows if row["column"] == "5 %"]) == []
     other = [row | {"data": row["data"] | {"name": "another"}} for row in rows]
     assert verdicts(declared, other) == []
+
+
+def test_what_is_not_finished_is_counted():
+    declared = experiment("encoder-depth")
+    done = [row_of(each, -91.0) for each in plan(declared)]
+    few = [row | {"options": row["options"] | {"epochs": 5}} for row in done[:3]]
+    assert "`encoder-depth` (0 of 12 runs)" in unfinished({})
+    assert "`encoder-depth` (9 of 12 runs)" in unfinished({"encoder-depth": [*few, *done[3:]]})
+    assert "encoder-depth" not in unfinished({"encoder-depth": done})

@@ -29,7 +29,7 @@ from pyro_dvae.jobs.experiments.pictures import PICTURES
 from pyro_dvae.jobs.experiments.registry import experiment, experiments, span
 from pyro_dvae.jobs.experiments.results import RESULTS, Row, finished, read, unpacked
 from pyro_dvae.jobs.experiments.running import TABLE
-from pyro_dvae.jobs.experiments.table import MINUS, NONE, main_table, markdown, of_case, stand_in
+from pyro_dvae.jobs.experiments.table import MINUS, NONE, fewer, main_table, markdown, of_case, stand_in
 
 HELD, NOT_HELD, UNTOLD = "held", "did not hold", "cannot be told"
 _NORMAL = 1.96
@@ -124,7 +124,7 @@ def _line(cells: Iterable[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-VERDICTS = "verdicts"
+VERDICTS, UNFINISHED = "verdicts", "unfinished"
 
 
 def committed(folder: Path) -> tuple[Experiment, list[Row]]:
@@ -151,7 +151,20 @@ def blocks(folder: Path) -> dict[str, str]:
         verdict_table(verdicts(*each), max(each[0].table.digits, 1)).splitlines()
         for _, each in sorted(own.items(), key=lambda item: not item[0].startswith(("table", "figure")))
     ]
-    return tables | {VERDICTS: "\n".join([*lines[0][:2], *(line for each in lines for line in each[2:])])}
+    found = "\n".join([*lines[0][:2], *(line for each in lines for line in each[2:])])
+    return tables | {VERDICTS: found, UNFINISHED: unfinished({name: rows for name, (_, rows) in own.items()})}
+
+
+def unfinished(rows: Mapping[str, Sequence[Row]]) -> str:
+    """Return a sentence on the declared experiments with runs that are not among ``rows``, by name."""
+    missing = []
+    for name, declared in experiments().items():
+        of_name = rows.get(name, ())
+        done = sum(not fewer(declared, declared.cells[row["row"], row["column"]], [row]) for row in of_name)
+        planned = len(declared.cases) * declared.seeds
+        if done < planned:
+            missing.append(f"`{name}` ({done:,} of {planned:,} runs)")
+    return f"Not finished: {', '.join(missing)}." if missing else "All declared runs are finished."
 
 
 def filled(page: str, found: Mapping[str, str]) -> str:
