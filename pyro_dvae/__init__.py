@@ -139,6 +139,7 @@ _NAMES = {
         "interpolate",
         "reconstruct",
         "sample",
+        "to_arviz",
     ],
 }
 

@@ -115,7 +115,18 @@ from .training import (
     fit,
     fit_many,
 )
-from .using import Codes, Diagnosis, decode, denoise, diagnose, encode, interpolate, reconstruct, sample
+from .using import (
+    Codes,
+    Diagnosis,
+    decode,
+    denoise,
+    diagnose,
+    encode,
+    interpolate,
+    reconstruct,
+    sample,
+    to_arviz,
+)
 
 __version__: str
 
@@ -225,6 +236,7 @@ __all__ = [
     "reconstruct",
     "sample",
     "sample_given",
+    "to_arviz",
     "using",
     "with_gaps",
 ]

@@ -305,6 +305,7 @@ CALLS = {
     ),
     "predict": (lambda: of_pair(data=X, columns=[1], level=0.9, num_draws=2) | QUICK, None),
     "sample_given": (lambda: of_pair(data=GAPS, num_draws=2) | QUICK, None),
+    "to_arviz": (lambda: of_pair(data=X, num_draws=2, num_samples=2, seed=0, progress=False), None),
     "with_gaps": (lambda: of_pair(pass_mask=False), None),
 }
 # Names that are not called: what others return, raise or derive from.

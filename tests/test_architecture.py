@@ -43,6 +43,7 @@ STOREYS = [
     ["models"],
     ["using"],
     ["jobs"],
+    ["sklearn"],
     ["cli"],
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(STOREYS) for room in rooms}

@@ -56,7 +56,7 @@ def test_import_needs_no_torchvision_matplotlib_or_arviz():
 
 
 def test_import_loads_none_of_them():
-    heavy = "('torchvision', 'matplotlib', 'arviz')"
+    heavy = "('torchvision', 'matplotlib', 'arviz', 'sklearn')"
     code = f"import sys, pyro_dvae\nprint([m for m in {heavy} if m in sys.modules])"
     assert run(code).stdout.strip() == "[]"
 

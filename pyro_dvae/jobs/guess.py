@@ -51,6 +51,11 @@ def by_values(
     if stored is not None or not of_file:
         likelihood = "bernoulli" if options.likelihood == "auto" else options.likelihood
         return dataclasses.replace(options, likelihood=likelihood), []
+    return fitting(options, given, data)
+
+
+def fitting(options: Options, given: frozenset[str], data: Dataset) -> tuple[Options, list[str]]:
+    """Return the options, with others than those given chosen by the values of ``data``; and what to tell."""
     asked = given - {"likelihood"} if options.likelihood == "auto" else given
     chosen: dict[str, Any] = {}
     if "binarisation" not in asked:

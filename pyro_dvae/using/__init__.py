@@ -7,6 +7,7 @@ from pyro_dvae.using.codes import Codes, encode
 from pyro_dvae.using.decoding import decode, denoise, interpolate, reconstruct, sample
 from pyro_dvae.using.diagnose import diagnose
 from pyro_dvae.using.diagnosis import Diagnosis, Finding
+from pyro_dvae.using.labelled_draws import to_arviz
 from pyro_dvae.using.methods import METHODS
 from pyro_dvae.using.saving import load_weights, save
 
@@ -24,4 +25,5 @@ __all__ = [
     "reconstruct",
     "sample",
     "save",
+    "to_arviz",
 ]

@@ -13,6 +13,7 @@ from pyro_dvae.training.fitted import Fitted
 from pyro_dvae.using.codes import encode
 from pyro_dvae.using.decoding import decode, denoise, interpolate, reconstruct, sample
 from pyro_dvae.using.diagnose import diagnose
+from pyro_dvae.using.labelled_draws import to_arviz
 from pyro_dvae.using.saving import save
 
 
@@ -67,6 +68,7 @@ METHODS: dict[str, Callable[..., Any]] = {
     "anomaly_score": _of_pair(anomaly_score),
     "inference_gaps": _of_pair(inference_gaps),
     "diagnose": _of_pair(diagnose),
+    "to_arviz": _of_pair(to_arviz),
     "decode": _decode,
     "sample": _sample,
     "save": save,

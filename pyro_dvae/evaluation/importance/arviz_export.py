@@ -21,7 +21,7 @@ import numpy as np
 from pyro_dvae import files
 from pyro_dvae.errors import DataError, InputError
 
-DATUM, SAMPLE = "datum", "importance_sample"
+DATUM, SAMPLE, CHAIN, DRAW = "datum", "importance_sample", "chain", "draw"
 # Name: what it is, in which units.
 DESCRIPTIONS = {
     "log_likelihood": ("log of the mean importance weight, an estimate of log p(x)", "nats"),
@@ -72,11 +72,26 @@ def labelled(
     labels = np.arange(len(values)) if data_labels is None else np.asarray(data_labels)
     if labels.shape != (len(values),):
         raise InputError(f"data_labels: expected shape [{len(values)}], got {list(labels.shape)}")
-    datasets = {
-        name: _dataset(each, labels, {} if name != group else _attributes(attributes or {}))
-        for name, each in {group: variables, **(groups or {})}.items()
-    }
-    return _container(datasets)
+    return grouped({group: variables, **(groups or {})}, {group: attributes or {}}, labels)
+
+
+def grouped(
+    groups: Mapping[str, Mapping[str, tuple[Sequence[str], np.ndarray]]],
+    attributes: Mapping[str, Mapping[str, str | int | float]],
+    data_labels: np.ndarray,
+) -> Any:
+    """Return groups of variables in the container of the installed ArviZ.
+
+    :param groups: for each its variables, as their dimensions and values.
+    :param attributes: of some of the groups, to which versions and units are added.
+    :param data_labels: coordinates of ``datum``, shape [N].
+    """
+    return _container(
+        {
+            name: _dataset(each, data_labels, _attributes(attributes[name]) if name in attributes else {})
+            for name, each in groups.items()
+        }
+    )
 
 
 def write_netcdf(data: Any, path: str | os.PathLike[str]) -> Path:
@@ -178,7 +193,8 @@ def _dataset(
         described = DESCRIPTIONS.get(name)
         notes = {"long_name": described[0], "units": described[1]} if described else {}
         arrays[name] = (dimensions, values, notes)
-    coordinates = {DATUM: labels, SAMPLE: np.arange(sizes.get(SAMPLE, 0))}
+    counted = {name: np.arange(sizes.get(name, 0)) for name in (SAMPLE, CHAIN, DRAW)}
+    coordinates = {DATUM: labels, **counted}
     used = {each for dimensions, *_ in arrays.values() for each in dimensions}
     arrays |= {name: ((name,), values, {}) for name, values in coordinates.items() if name in used}
     return xarray.Dataset(arrays, attrs=attributes)
@@ -195,8 +211,9 @@ def _attributes(attributes: Mapping[str, str | int | float]) -> dict[str, str | 
     for name, value in attributes.items():
         if not isinstance(value, (str, numbers.Real)):
             raise InputError(f"attributes: expected text or a number for {name!r}, got {value!r}")
-        # netCDF has no truth values.
-        result[name] = int(value) if isinstance(value, (bool, np.bool_)) else value
+        # netCDF has no truth values, and no subclasses of str, such as torch's version.
+        truth = isinstance(value, (bool, np.bool_))
+        result[name] = int(value) if truth else str(value) if isinstance(value, str) else value
     return result
 
 

@@ -1,0 +1,178 @@
+"""Draws of the latents of rows, and what the model says at them, labelled for ArviZ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.trace_struct import Trace
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from pyro_dvae import checks
+from pyro_dvae.conditioning.likelihoods import ObservedCells
+from pyro_dvae.errors import InputError
+from pyro_dvae.evaluation.counting import counting
+from pyro_dvae.evaluation.importance.arviz_export import CHAIN, DATUM, DRAW, grouped
+from pyro_dvae.evaluation.importance.log_likelihood import log_likelihood
+from pyro_dvae.evaluation.measures.passes import Program, Site, by_row, chunks, first_chunk, measuring
+from pyro_dvae.programs.parameters import float_type
+from pyro_dvae.programs.plates import is_deterministic
+from pyro_dvae.random_state import derived_seed
+from pyro_dvae.rows import Arguments, Data
+
+_OF_DRAWS = ("posterior", "posterior_predictive", "log_likelihood")
+Groups = dict[str, dict[str, Tensor]]
+
+
+def to_arviz(
+    model: Program,
+    guide: Program,
+    data: Any,
+    *args: Any,
+    num_draws: int = 100,
+    num_samples: int = 100,
+    clean: bool = True,
+    seed: int | None = None,
+    batch_size: int | None = None,
+    progress: bool | Callable[[int, int], None] | None = None,
+    **kwargs: Any,
+) -> Any:
+    """Return draws of the latents of each row, and what the model says at them, in ArviZ's container.
+
+    - ``posterior``: draws of the guide. Dimensions are ``chain`` (of size 1) and ``draw``, then ``datum`` for
+      latents of single rows, then those of a value.
+    - ``posterior_predictive``: a new observation at each draw.
+    - ``observed_data``: the rows; NaN in gaps.
+    - ``log_likelihood``: log p(x_n | w_s) (nats) if the rows share latents w, such as the weights of a
+      Bayesian decoder; the row's own latents are integrated out by importance sampling. If the rows share
+      none: log p(x_n | z_ns).
+
+    :param model: Pyro model of a batch, whose observed sites lie in a plate of the rows.
+    :param guide: Pyro guide of a batch.
+    :param data: rows [N, ...], from any source (:mod:`pyro_dvae.rows`). The draws take S times their
+        memory.
+    :param args: further data for model and guide, N rows each, split like ``data``.
+    :param kwargs: further arguments of model and guide, passed unchanged.
+    :param num_draws: S.
+    :param num_samples: importance samples of a row's own latents at each draw of shared ones.
+    :param clean: give the guide clean input; otherwise corrupt it.
+    :param seed: seed of a separate random stream; None uses the global one.
+    :param batch_size: rows at a time; by default 2,000.
+    :param progress: whether to show progress, or a function of the numbers of finished and of all draws.
+    :returns: ``arviz.InferenceData`` (ArviZ 0.x) or ``xarray.DataTree`` (ArviZ 1.x).
+    :raises InputError: an argument is invalid, or no plate has the rows of a batch.
+    """
+    checks.pair(model, guide)
+    given = Data.opened("data", (data, *args), kwargs, float_type(model, guide))
+    checks.count("num_draws", num_draws)
+    checks.count("num_samples", num_samples)
+    checks.flag("clean", clean)
+    checks.progress(progress)
+    draws: list[Groups] = []
+    with (
+        measuring(model, guide, first_chunk(given, batch_size), clean, seed),
+        counting("draws", progress) as shown,
+    ):
+        plate = _plate(model, guide, first_chunk(given, batch_size))
+        start = int(torch.randint(2**62, ()))
+        for number in range(num_draws):
+            shared, found = Trace(), []
+            for rows in chunks(given, batch_size):
+                found.append(_run(model, guide, rows, plate, shared))
+            draw = {group: _joined([part[group] for part in found]) for group in found[0]}
+            draw["shared"] = {name: site["value"].cpu() for name, site in shared.nodes.items()}
+            if shared.nodes:
+                pair = [_at(program, shared) for program in (model, guide)]
+                weighed = log_likelihood(
+                    *pair,
+                    given,
+                    proposal="clean",
+                    num_samples=num_samples,
+                    seed=derived_seed(start, number),
+                    progress=False,
+                )
+                draw["log_likelihood"] = {"+".join(draw["observed_data"]): weighed.log_likelihood}
+            draws.append(draw)
+            shown(number + 1, num_draws)
+    groups = {group: _stacked(draws, group, (CHAIN, DRAW, DATUM)) for group in _OF_DRAWS}
+    groups["posterior"] |= _stacked(draws, "shared", (CHAIN, DRAW))
+    groups["observed_data"] = {
+        name: _labelled(name, value, (DATUM,)) for name, value in draws[0]["observed_data"].items()
+    }
+    attributes = {
+        "num_draws": num_draws,
+        "torch_version": torch.__version__,
+        "pyro_version": pyro.__version__,
+    }
+    return grouped(groups, dict.fromkeys(groups, attributes), np.arange(len(given)))
+
+
+def _plate(model: Program, guide: Program, rows: Arguments) -> str:
+    """Return the name of the plate of the rows, which all observed sites share."""
+    latents = rows.call(poutine.trace(guide).get_trace)
+    nodes = rows.call(poutine.trace(poutine.replay(model, trace=latents)).get_trace).nodes
+    stacks = [{f.name for f in site["cond_indep_stack"] if f.size == len(rows)} for site in _observed(nodes)]
+    common = set.intersection(*stacks) if stacks else set()
+    if len(common) != 1:
+        raise InputError(
+            f"model: expected one plate with the {len(rows)} rows of a batch around all observed sites, got "
+            f"{', '.join(sorted(common)) or 'none'}"
+        )
+    return common.pop()
+
+
+def _observed(nodes: dict[str, Site]) -> list[Site]:
+    """Return the observed sites, but for factors and deterministic ones."""
+    sites = [site for site in nodes.values() if site["type"] == "sample" and site["is_observed"]]
+    return [site for site in sites if site["value"].numel() and not is_deterministic(site)]
+
+
+def _run(model: Program, guide: Program, rows: Arguments, plate: str, shared: Trace) -> Groups:
+    """Run guide and model once on some rows, at the latents ``shared``, which the first run fills."""
+    latents = rows.call(poutine.trace(poutine.replay(guide, trace=shared)).get_trace)
+    found: Groups = {"posterior": {}, "posterior_predictive": {}, "log_likelihood": {}, "observed_data": {}}
+    trace = rows.call(poutine.trace(poutine.replay(model, trace=latents)).get_trace)
+    for site in trace.nodes.values():
+        if site["type"] != "sample" or site["is_observed"] or site["name"] not in latents.nodes:
+            continue
+        if any(frame.name == plate for frame in site["cond_indep_stack"]):
+            found["posterior"][site["name"]] = by_row(site["value"], site, plate)
+        elif site["name"] not in shared.nodes and not site_is_subsample(site):
+            shared.add_node(site["name"], **latents.nodes[site["name"]])
+    for site in _observed(trace.nodes):
+        name, fn, value = site["name"], site["fn"], site["value"]
+        density = scale_and_mask(fn.log_prob(value), 1.0, site["mask"])
+        found["log_likelihood"][name] = by_row(density, site, plate).reshape(len(rows), -1).sum(1)
+        found["posterior_predictive"][name] = by_row(fn.sample(), site, plate)
+        seen = fn.seen if isinstance(fn, ObservedCells) else torch.ones_like(value, dtype=torch.bool)
+        found["observed_data"][name] = by_row(torch.where(seen, value, torch.nan), site, plate)
+    return found
+
+
+def _at(program: Program, shared: Trace) -> Program:
+    """Return a program with shared latents fixed and hidden, so that each row has a density of its own."""
+    return poutine.block(poutine.replay(program, trace=shared), hide=list(shared.nodes))
+
+
+def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0]}
+
+
+def _stacked(draws: list[Groups], group: str, dimensions: tuple[str, ...]) -> dict[str, Any]:
+    names = draws[0][group]
+    return {
+        name: _labelled(name, torch.stack([draw[group][name] for draw in draws])[None], dimensions)
+        for name in names
+    }
+
+
+def _labelled(name: str, value: Tensor, first: tuple[str, ...]) -> tuple[tuple[str, ...], np.ndarray]:
+    """Return a variable with the names of its dimensions, those of a value as ArviZ calls them."""
+    others = (f"{name}_dim_{n}" for n in range(value.dim() - len(first)))
+    return (*first, *others), value.numpy()
