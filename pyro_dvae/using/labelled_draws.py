@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,11 +20,12 @@ from pyro_dvae.conditioning.likelihoods import ObservedCells
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.counting import counting
 from pyro_dvae.evaluation.importance.arviz_export import CHAIN, DATUM, DRAW, grouped
-from pyro_dvae.evaluation.importance.log_likelihood import log_likelihood
+from pyro_dvae.evaluation.importance.programs import SampledPrograms
+from pyro_dvae.evaluation.importance.proposals import Pass, Proposal
 from pyro_dvae.evaluation.measures.passes import Program, Site, by_row, chunks, first_chunk, measuring
 from pyro_dvae.programs.parameters import float_type
 from pyro_dvae.programs.plates import is_deterministic
-from pyro_dvae.random_state import derived_seed
+from pyro_dvae.random_state import forked
 from pyro_dvae.rows import Arguments, Data
 
 _OF_DRAWS = ("posterior", "posterior_predictive", "log_likelihood")
@@ -80,7 +82,7 @@ def to_arviz(
         counting("draws", progress) as shown,
     ):
         plate = _plate(model, guide, first_chunk(given, batch_size))
-        start = int(torch.randint(2**62, ()))
+        start, one = int(torch.randint(2**62, ())), None
         for number in range(num_draws):
             shared, found = Trace(), []
             for rows in chunks(given, batch_size):
@@ -88,16 +90,12 @@ def to_arviz(
             draw = {group: _joined([part[group] for part in found]) for group in found[0]}
             draw["shared"] = {name: site["value"].cpu() for name, site in shared.nodes.items()}
             if shared.nodes:
-                pair = [_at(program, shared) for program in (model, guide)]
-                weighed = log_likelihood(
-                    *pair,
-                    given,
-                    proposal="clean",
-                    num_samples=num_samples,
-                    seed=derived_seed(start, number),
-                    progress=False,
-                )
-                draw["log_likelihood"] = {"+".join(draw["observed_data"]): weighed.log_likelihood}
+                pair = _at(model, shared), _at(guide, shared)
+                one = one or _pass(*pair, given, num_samples)
+                # The same noise for all draws, so that they differ by the shared latents alone.
+                draw["log_likelihood"] = {
+                    "+".join(draw["observed_data"]): _evidence(*pair, given, one, start)
+                }
             draws.append(draw)
             shown(number + 1, num_draws)
     groups = {group: _stacked(draws, group, (CHAIN, DRAW, DATUM)) for group in _OF_DRAWS}
@@ -153,6 +151,21 @@ def _run(model: Program, guide: Program, rows: Arguments, plate: str, shared: Tr
         seen = fn.seen if isinstance(fn, ObservedCells) else torch.ones_like(value, dtype=torch.bool)
         found["observed_data"][name] = by_row(torch.where(seen, value, torch.nan), site, plate)
     return found
+
+
+def _pass(model: Program, guide: Program, given: Data, num_samples: int) -> Pass:
+    found = SampledPrograms(model, guide, given).inspect(math.inf)
+    return Pass(Proposal(), num_samples, 0, found.nesting, found.noisy)
+
+
+def _evidence(model: Program, guide: Program, given: Data, one: Pass, seed: int) -> Tensor:
+    """Return log p(x_n) of each row, [N] (nats), by importance sampling."""
+    parts = []
+    for rows in chunks(given, None, one.num_draws):
+        with forked(seed):
+            log_weight = one.log_weights(model, guide, rows.rows, dict(rows.kwargs)).double()
+        parts.append(log_weight.logsumexp(0).cpu() - math.log(one.num_draws))
+    return torch.cat(parts)
 
 
 def _at(program: Program, shared: Trace) -> Program:

@@ -52,11 +52,11 @@ def normal(x, loc, scale):
 
 
 def test_latents_of_rows():
-    found = dv.to_arviz(local_model, local_guide, X, num_draws=3000, seed=0)
+    found = dv.to_arviz(local_model, local_guide, X, num_draws=800, seed=0)
     z = found["posterior"]["z"]
     assert z.dims == ("chain", "draw", "datum", "z_dim_0")
-    assert z.shape == (1, 3000, 4, 1)
-    error = 0.4 / math.sqrt(3000)
+    assert z.shape == (1, 800, 4, 1)
+    error = 0.4 / math.sqrt(800)
     assert (np.abs(z.values.mean((0, 1)) - X.numpy()) < 4.5 * error).all()
     density = found["log_likelihood"]["x"]
     assert density.dims == ("chain", "draw", "datum")
@@ -116,8 +116,8 @@ def test_a_bayesian_decoder_in_a_file_and_in_loo(tmp_path):
     pair = dv.FullBayes(BernoulliDecoder(6, 2, (4,)), guide, len(rows), bound_of="batch")
     loss = dv.TraceDenoising_ELBO()
     fitted = dv.fit(pair.model, pair.guide, rows, loss=loss, epochs=5, batch_size=10, progress=False)
-    found = fitted.to_arviz(rows, num_draws=30, num_samples=20, batch_size=20, seed=0, progress=False)
-    assert found["posterior"]["decoder.head.weight"].shape == (1, 30, 6, 4)
+    found = fitted.to_arviz(rows, num_draws=150, num_samples=20, batch_size=20, seed=0, progress=False)
+    assert found["posterior"]["decoder.head.weight"].shape == (1, 150, 6, 4)
     read = read_netcdf(write_netcdf(found, tmp_path / "draws.nc"))
     for group in GROUPS:
         for name, values in found[group].data_vars.items():
