@@ -145,6 +145,22 @@ def info(run: str, as_json: bool, config: bool) -> None:
 
 
 @main.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.option("--output", default=None, help="The page.  [default: RUN/report.html; of several: report.html]")
+@click.option(
+    "--diagnose/--no-diagnose", default=None, help="Diagnose each fit.  [default: if it was not evaluated]"
+)
+@click.option("--data-folder", default=None, help="Current folder of the data.  [default: as in the run]")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@click.option("--quiet", is_flag=True, help="Do not show progress.")
+def report(runs: tuple[str, ...], output: str | None, **options: Any) -> None:
+    """Write one HTML page about the run folders RUN, side by side if there are several."""
+    from pyro_dvae.jobs.report.write import write_report
+
+    show(f"report: {write_report(runs, output, **options)}")
+
+
+@main.command()
 @click.argument("run")
 @click.option("--steps", default=100, show_default=True, type=click.IntRange(1), help="Steps to compare.")
 @click.option("--data-folder", default=None, help="Current folder of the data.  [default: as in the run]")

@@ -24,7 +24,7 @@ def test_ci_runs_the_commands_of_the_readme():
 def test_ci_runs_every_command_of_a_run():
     script = (ROOT / ".ci" / "run").read_text()
     named = set(re.findall(r"pyro-dvae (\w+) RUN", README))
-    assert named == {"evaluate", "info", "sample"}
+    assert named == {"evaluate", "info", "report", "sample"}
     for command in named:
         assert f'pyro-dvae {command} "$work/run"' in script
 

@@ -18,10 +18,15 @@ _LITTLE = 0.1  # nats of KL per active unit
 
 def table(content: dict[str, Any]) -> str:
     """Return the figures as aligned rows ``label  value``, then where everything was written."""
-    parts = (_data, _likelihood, _annealed, _bidirectional, _bound, _measures, _files)
-    rows = [row for part in parts for row in part(content)]
-    width = max(len(label) for label, _ in rows)
-    return "\n".join(f"{label:<{width}}  {value}" for label, value in rows)
+    shown = [*rows(content), *_files(content)]
+    width = max(len(label) for label, _ in shown)
+    return "\n".join(f"{label:<{width}}  {value}" for label, value in shown)
+
+
+def rows(content: dict[str, Any]) -> list[Row]:
+    """Return label and value of each figure; a label that begins with spaces belongs to the one above."""
+    parts = (_data, _likelihood, _annealed, _bidirectional, _bound, _measures)
+    return [row for part in parts for row in part(content)]
 
 
 def _data(content: dict[str, Any]) -> Iterator[Row]:
@@ -71,9 +76,8 @@ def _likelihood(content: dict[str, Any]) -> Iterator[Row]:
 def _as_options(advice: str) -> str:
     """Return advice on arguments of ``log_likelihood`` as advice on options of the command."""
     advice = re.sub(r"\b(proposal|widen|defensive)='?([\w.]+)'?", r"--\1 \2", advice)
-    return advice.replace("a larger widen", "a larger --widen").replace(
-        "annealed_log_likelihood on some of the data", "annealing (--annealed N)"
-    )
+    advice = advice.replace("a larger widen", "a larger --widen").replace("refine=True", "--refine")
+    return advice.replace("annealed_log_likelihood on some of the data", "annealing (--annealed N)")
 
 
 def _annealed(content: dict[str, Any]) -> Iterator[Row]:

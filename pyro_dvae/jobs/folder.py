@@ -242,36 +242,44 @@ def describe(folder: str | Path) -> dict[str, Any]:
 
 def lines(content: dict[str, Any]) -> list[str]:
     """Return the description as lines for a terminal."""
+    shown = [*facts(content), ("files", ", ".join(content["files"]))]
+    return [f"{label:<10}{text}" for label, text in shown]
+
+
+def facts(content: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return what was trained on what, how far, and with which results, as labels and texts."""
     data, options = content["data"], content["options"]
     sizes = " / ".join(f"{size:,}" for size in data["sizes"])
     made = [
-        f"run       {content['folder']}",
-        f"data      {data['name']}, {sizes} (train / validation / test): {data['source']}",
-        f"noise     {options['noise_kind']} {options['noise']:g} ({options['noise_schedule']})",
-        f"bound     {options['bound']}, M = {options['corruptions']}, K = {options['particles']}",
+        ("run", content["folder"]),
+        ("data", f"{data['name']}, {sizes} (train / validation / test): {data['source']}"),
+        ("noise", f"{options['noise_kind']} {options['noise']:g} ({options['noise_schedule']})"),
+        ("bound", f"{options['bound']}, M = {options['corruptions']}, K = {options['particles']}"),
         (
-            f"network   {_layers(options, 'encoder', 'hidden_layers')}, latent {options['latent_size']}, "
-            f"{_layers(options, 'decoder', 'decoder_layers')}, {options['activation']}, "
-            f"{options['likelihood']}"
+            "network",
+            (
+                f"{_layers(options, 'encoder', 'hidden_layers')}, latent {options['latent_size']}, "
+                f"{_layers(options, 'decoder', 'decoder_layers')}, {options['activation']}, "
+                f"{options['likelihood']}"
+            ),
         ),
     ]
     progress = content["progress"]
     if progress is None:
-        made.append("progress  no checkpoint yet; --resume begins at the beginning")
+        made.append(("progress", "no checkpoint yet; --resume begins at the beginning"))
     else:
         best = progress["best_epoch"]
         validation = progress["best_validation_bound"]
         found = best is not None and validation is not None
         shown = f"; best epoch {best}, validation {validation:.2f} nats" if found else ""
         done = f"{progress['epochs_done']} of {progress['epochs']} epochs"
-        made.append(f"progress  {done}, {progress['training_seconds']:.0f} s{shown}")
-        made.append(f"weights   {progress['parameters']:,}")
+        made.append(("progress", f"{done}, {progress['training_seconds']:.0f} s{shown}"))
+        made.append(("weights", f"{progress['parameters']:,}"))
     for name in ("test_bound", "importance_weighted_bound"):
         figure = (content["results"] or {}).get(name)
         if figure:
             label = name.replace("_", " ")
-            made.append(f"result    {label} {figure['mean']:.2f} ± {figure['standard_error']:.2f} nats")
-    made.append(f"files     {', '.join(content['files'])}")
+            made.append(("result", f"{label} {figure['mean']:.2f} ± {figure['standard_error']:.2f} nats"))
     return made
 
 

@@ -174,6 +174,13 @@ class Options:
         """Return the options as a JSON-able dictionary."""
         return dataclasses.asdict(self)
 
+    def as_arguments(self, always: Sequence[str] = ()) -> list[str]:
+        """Return what to type behind ``pyro-dvae train`` for these options, without those at their default.
+
+        :param always: names to include even so.
+        """
+        return _arguments(self, always)
+
     @classmethod
     def from_dict(cls, values: dict[str, Any], written_by: str | None = None) -> Options:
         """Build options from what :meth:`as_dict` returned: names, types and choices are checked.
@@ -232,6 +239,10 @@ class EvaluationOptions:
         20, "Rows simulated for bidirectional Monte Carlo (log p(x) from both sides); 0: none."
     )
     keep_weights: bool = _option(False, "Keep all log weights in the netCDF file.", is_flag=True)
+
+    def as_arguments(self) -> list[str]:
+        """Return what to type behind ``pyro-dvae evaluate RUN`` for these options, but for the defaults."""
+        return _arguments(self)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the options as a JSON-able dictionary."""
@@ -346,6 +357,20 @@ def rows_elsewhere(command: Callable[..., Any]) -> Callable[..., Any]:
         "--jobs", type=click.IntRange(1, 10_000), help="Parts at a time.  [default: one per core]"
     )
     return executor_choice(jobs(run), default=None)
+
+
+def _arguments(options: Options | EvaluationOptions, always: Sequence[str] = ()) -> list[str]:
+    typed = []
+    for each in dataclasses.fields(options):
+        value = getattr(options, each.name)
+        if (value == each.default and each.name not in always) or value is None:
+            continue
+        name = each.metadata["flag"] or "--" + each.name.replace("_", "-")
+        if isinstance(value, bool):
+            typed.append(name.split("/")[0 if value else 1])
+        else:
+            typed += [name, str(value)]
+    return typed
 
 
 def _decorated(command: Callable[..., Any], decorators: Sequence[Callable[..., Any]]) -> Callable[..., Any]:

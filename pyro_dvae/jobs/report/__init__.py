@@ -1,0 +1,1 @@
+"""``pyro-dvae report``: one self-contained HTML page about one run, or several side by side."""

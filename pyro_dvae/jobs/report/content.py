@@ -1,0 +1,213 @@
+"""What a report says about a run: what training and evaluation left in its folder, and a diagnosis."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyro
+
+from pyro_dvae.checkpoint import load_checkpoint
+from pyro_dvae.datasets import is_own
+from pyro_dvae.errors import CheckpointError, InputError
+from pyro_dvae.files import read_json, user_path
+from pyro_dvae.jobs import evaluate, evaluated
+from pyro_dvae.jobs import folder as run_folder
+from pyro_dvae.jobs.evaluation_table import rows
+from pyro_dvae.jobs.options import EvaluationOptions
+from pyro_dvae.training import History
+from pyro_dvae.training.run_state import read_training
+from pyro_dvae.using import Diagnosis, diagnose
+from pyro_dvae.using.saving import WEIGHTS
+
+_CHOSEN_BY_VALUES = ("likelihood", "binarisation", "noise_kind")
+_EACH = [(float, None)]
+_EVALUATION = {
+    "epoch": int,
+    "settings": dict,
+    "data": {"sizes": [int]},
+    "log_likelihood": {
+        "mean": (float, None),
+        "sampling_error": (float, None),
+        "standard_error_of_mean": (float, None),
+        "share_unreliable": float,
+        "pareto_k_threshold": (float, None),
+        "per_datum": {"log_likelihood": _EACH, "standard_error": _EACH, "pareto_k": _EACH},
+    },
+}
+
+
+@dataclass(frozen=True)
+class ReportedRun:
+    """One run of a report.
+
+    :param folder: its folder.
+    :param facts: what was trained on what, as labels and texts.
+    :param options: of its training; {} of a model of one's own.
+    :param data: what ``config.json`` says of the data; {} of a model of one's own.
+    :param history: of the training; None before the end of the first epoch.
+    :param results: content of ``results.json``; None if the run did not end.
+    :param evaluation: content of ``evaluation.json``; None if there is none.
+    :param rows: figures of the evaluation as labels and texts.
+    :param commands: how to repeat the run and its evaluation.
+    :param notes: what to know before the figures are believed.
+    :param pictures: PNG files.
+    :param diagnosis: of the fit; or why there is none.
+    """
+
+    folder: Path
+    facts: list[tuple[str, str]]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    history: History | None = None
+    results: Mapping[str, Any] | None = None
+    evaluation: Mapping[str, Any] | None = None
+    rows: list[tuple[str, str]] = field(default_factory=list)
+    commands: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    pictures: list[Path] = field(default_factory=list)
+    diagnosis: Diagnosis | str | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the folder."""
+        return self.folder.resolve().name
+
+
+def read(folder: str | Path) -> ReportedRun:
+    """Read a run folder, or a folder that ``fitted.save`` wrote.
+
+    :raises InputError: it is neither, or a file in it was not written by this program.
+    :raises CheckpointError: its checkpoint is damaged.
+    """
+    path = user_path("run", folder)
+    if (path / WEIGHTS).exists() and not (path / run_folder.CONFIG).exists():
+        return _saved(path)
+    content = run_folder.describe(path)
+    options = run_folder.options_of(content)
+    history = None
+    if content["progress"] is not None:
+        history = History(**read_training(path / run_folder.CHECKPOINT, lambda name: False)[1]["history"])
+    evaluation = _evaluation(path)
+    figures = _figures(path, evaluation)
+    again = options.as_arguments(_CHOSEN_BY_VALUES if options.dataset and is_own(options.dataset) else ())
+    commands = [shlex.join(["pyro-dvae", "train", *again])]
+    if evaluation is not None:
+        settings = EvaluationOptions(**evaluation["settings"]).as_arguments()
+        commands.append(shlex.join(["pyro-dvae", "evaluate", str(folder), *settings]))
+    return ReportedRun(
+        path,
+        run_folder.facts(content),
+        content["options"],
+        content["data"],
+        history,
+        content["results"],
+        evaluation,
+        figures,
+        commands,
+        list(_notes(path, content, evaluation)),
+        _pictures(path),
+    )
+
+
+def _evaluation(path: Path) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = read_json("run", path / evaluate.FOLDER / evaluate.JSON, _EVALUATION)
+    except FileNotFoundError:
+        return None
+    return found
+
+
+def _figures(path: Path, evaluation: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if evaluation is None:
+        return []
+    try:
+        EvaluationOptions(**evaluation["settings"])
+        return rows(evaluation)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        place = path / evaluate.FOLDER / evaluate.JSON
+        raise InputError(
+            f"run: {place} was not written by this version ({error}); repeat pyro-dvae evaluate"
+        ) from None
+
+
+def _notes(path: Path, content: dict[str, Any], evaluation: dict[str, Any] | None) -> Any:
+    place, progress, results = shlex.quote(str(path)), content["progress"], content["results"]
+    on = f"go on with: pyro-dvae train --resume {place}"
+    if progress is None:
+        yield f"The run was stopped before the end of its first epoch; {on}"
+    elif progress["epochs_done"] < progress["epochs"]:
+        done = f"{progress['epochs_done']} of {progress['epochs']}"
+        yield f"The run was stopped after {done} epochs, so its figures are not final; {on}"
+    elif results is None:
+        yield f"The training ended, its evaluation did not; {on}"
+    if content["data"]["substituted_for"]:
+        yield (
+            f"{content['data']['substituted_for']} could not be had: these are figures of "
+            f"{content['data']['name']}, to be compared with no others."
+        )
+    if evaluation is None:
+        if progress is not None:
+            yield (
+                "The run was not evaluated, so log p(x) and its reliability are not known; type: pyro-dvae "
+                f"evaluate {place}"
+            )
+    elif evaluation["settings"]["which"] == "best" and evaluation["epoch"] != progress["best_epoch"]:
+        yield (
+            f"The evaluation is that of epoch {evaluation['epoch']}, and the run has gone on; repeat it: "
+            f"pyro-dvae evaluate {place}"
+        )
+
+
+def _saved(path: Path) -> ReportedRun:
+    tensors, state = load_checkpoint(path / WEIGHTS)
+    try:
+        history = History(**state["history"])
+        versions = ", ".join(f"{name} {version}" for name, version in state["versions"].items())
+    except (KeyError, TypeError, AttributeError):
+        raise CheckpointError(f"checkpoint {path / WEIGHTS}: not of a saved model") from None
+    of_rows = [value for name, value in tensors.items() if name.startswith("rows/")]
+    count = sum(value.numel() for value in tensors.values()) - sum(row.numel() for row in of_rows)
+    facts = [
+        ("model", f"{path}, saved by fit(...).save(...)"),
+        ("rows", ", ".join(str(list(row.shape[1:])) for row in of_rows)),
+        ("progress", f"{len(history.epochs)} epochs, {sum(history.seconds):.0f} s"),
+        ("weights", f"{count:,}, buffers included"),
+        ("versions", versions),
+    ]
+    load = f"fitted = dv.load({str(path)!r}, model=model, guide=guide)"
+    note = (
+        "A saved model holds weights and its training alone. For its figures load it in Python and call "
+        "fitted.log_likelihood(x) and fitted.diagnose(x)."
+    )
+    return ReportedRun(path, facts, history=history, commands=[load], notes=[note], pictures=_pictures(path))
+
+
+def _pictures(path: Path) -> list[Path]:
+    found = [each for place in (path, path / evaluate.FOLDER) for each in sorted(place.glob("*.png"))]
+    return [each for each in found if each.is_file() and each.name[0] != "."]
+
+
+def diagnosed(
+    run: ReportedRun, *, data_folder: str | None = None, device: str = "auto", quiet: bool = False
+) -> Diagnosis | str:
+    """Return the diagnosis of a run on its test data, or in words why there is none."""
+    if run.history is None or not run.options:
+        return "it needs the checkpoint of a run"
+    try:
+        one = evaluated.load_evaluated_run(run.folder, EvaluationOptions(), device, data_folder)
+        with pyro.settings.context(module_local_params=True):
+            return diagnose(
+                one.dvae.model,
+                one.dvae.guide,
+                one.x,
+                training=one.train_x(),
+                seed=0,
+                progress=False if quiet else None,
+                max_plate_nesting=1,
+            )
+    except InputError as error:
+        return str(error)
