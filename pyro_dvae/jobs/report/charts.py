@@ -108,6 +108,8 @@ def curves(title: str, lines: Sequence[Curve], marks: Sequence[tuple[float, floa
     keys = [element("li", _key(line.colour, line.dashes), line.label) for line, _ in drawn]
     if marks:
         keys.append(element("li", "● best epoch by validation"))
+    if any(y < frame.y[0] for _, points in drawn for _, y in points):
+        keys.append(element("li", "bounds of the first epochs lie below"))
     return element("div", _svg(title, *parts), element("ul", *keys, class_="legend"), class_="chart")
 
 

@@ -210,7 +210,7 @@ def _section(run: ReportedRun, name: str, number: int) -> Html:
         parts.append(_details("All figures of the evaluation", table("Evaluation", None, full)))
     parts += [_diagnosis(run.diagnosis), _training(run, name)]
     parts += [_by_row(run), _pictures(run)]
-    parts.append(element("h3", "To repeat it"))
+    parts.append(element("h3", "To repeat it" if run.options else "To load it"))
     parts += [element("pre", element("code", command)) for command in run.commands]
     if run.options:
         every = [(_readable(option), _option(run.options, option)) for option in run.options]
@@ -257,9 +257,10 @@ def _training(run: ReportedRun, name: str) -> Html | None:
     best = []
     if history.best_epoch is not None and history.best_validation_bound is not None:
         best.append((float(history.best_epoch), history.best_validation_bound, 1))
+    noisy = bool(run.options.get("noise"))
     lines = [
-        Curve("training, with noise", history.epochs, history.train_bound),
-        Curve("validation, clean", history.epochs, history.validation_bound, 1, 1),
+        Curve("training, with noise" if noisy else "training", history.epochs, history.train_bound),
+        Curve("validation, clean" if noisy else "validation", history.epochs, history.validation_bound, 1, 1),
     ]
     return joined(
         [
