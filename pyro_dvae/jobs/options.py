@@ -359,17 +359,21 @@ def rows_elsewhere(command: Callable[..., Any]) -> Callable[..., Any]:
     return executor_choice(jobs(run), default=None)
 
 
+def _flag(entry: Any) -> str:
+    """Return what to type for a field; of a yes or no "--this/--no-this"."""
+    return str(entry.metadata["flag"] or "--" + entry.name.replace("_", "-"))
+
+
 def _arguments(options: Options | EvaluationOptions, always: Sequence[str] = ()) -> list[str]:
     typed = []
     for each in dataclasses.fields(options):
         value = getattr(options, each.name)
         if (value == each.default and each.name not in always) or value is None:
             continue
-        name = each.metadata["flag"] or "--" + each.name.replace("_", "-")
         if isinstance(value, bool):
-            typed.append(name.split("/")[0 if value else 1])
+            typed.append(_flag(each).split("/")[0 if value else 1])
         else:
-            typed += [name, str(value)]
+            typed += [_flag(each), str(value)]
     return typed
 
 
@@ -383,7 +387,7 @@ def _click_options(record: type[Options] | type[EvaluationOptions]) -> list[Call
     """Return a click option for each field of a record."""
     made = []
     for entry in dataclasses.fields(record):
-        name = entry.metadata["flag"] or "--" + entry.name.replace("_", "-")
+        name = _flag(entry)
         arguments = dict(entry.metadata["click"])
         if not arguments.keys() & {"type", "is_flag"} and "/" not in name:
             arguments["type"] = type(entry.default)
