@@ -207,6 +207,29 @@ def test_discrete_latents_have_a_bound_and_no_gaps():
     assert "left out: calibration: " in str(found)
 
 
+def test_a_mixture_with_its_posterior_is_good_in_all_that_it_can_have():
+    means, weights = torch.tensor([-3.0, 0.0, 3.0])[:, None].expand(3, D), torch.tensor([0.5, 0.3, 0.2])
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Categorical(weights))
+            pyro.sample("x", dist.Normal(means[z], 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        log_joint = weights.log() + dist.Normal(means, 1.0).log_prob(x[:, None]).sum(-1)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Categorical(logits=log_joint))
+
+    drawn = torch.multinomial(weights, 150, replacement=True, generator=torch.Generator().manual_seed(4))
+    x = means[drawn] + torch.randn(150, D, generator=torch.Generator().manual_seed(5))
+    found = dv.diagnose(model, guide, x, training=x, **QUICK)
+    assert found.good
+    assert found.left_out.keys() == {"approximation and amortisation gap"}
+    assert found["bound"].value == pytest.approx(0, abs=1e-9)
+    assert found["calibration"].value == pytest.approx(0.9, abs=4 * found["calibration"].error)
+    assert found["over-fitting"].value == 0
+
+
 def test_grey_values_of_a_bernoulli_have_no_calibration():
     dvae = dv.DVAE(GaussianEncoder(D, LATENT, (4,)), BernoulliDecoder(D, LATENT, (4,)))
     x = torch.rand(20, D)
