@@ -20,6 +20,7 @@ from pyro_dvae.evaluation.measures import (
     CountSplitErrors,
     LinearProbe,
     ReconstructionError,
+    SampleQuality,
     active_units,
     binary_code,
     bits_per_dim,
@@ -30,6 +31,7 @@ from pyro_dvae.evaluation.measures import (
     latent_means,
     linear_probe,
     reconstruction_error,
+    sample_quality,
 )
 from pyro_dvae.evaluation.refinement import Refinement
 
@@ -51,6 +53,7 @@ __all__ = [
     "Proposal",
     "ReconstructionError",
     "Refinement",
+    "SampleQuality",
     "active_units",
     "annealed_log_likelihood",
     "bidirectional",
@@ -68,5 +71,6 @@ __all__ = [
     "log_likelihood",
     "read_netcdf",
     "reconstruction_error",
+    "sample_quality",
     "write_netcdf",
 ]

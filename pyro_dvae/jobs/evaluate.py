@@ -158,6 +158,7 @@ def _content(
         if findings.reconstruction is None
         else findings.reconstruction.to_dict(),
         "linear_probe": None if findings.probe is None else findings.probe.to_dict(),
+        "sample_quality": None if findings.samples is None else findings.samples.to_dict(),
         "seconds": findings.seconds,
         "device": str(run.x.device),
         "versions": versions() | {"arviz": import_arviz().__version__},

@@ -25,7 +25,7 @@ def table(content: dict[str, Any]) -> str:
 
 def rows(content: dict[str, Any]) -> list[Row]:
     """Return label and value of each figure; a label that begins with spaces belongs to the one above."""
-    parts = (_data, _likelihood, _annealed, _bidirectional, _bound, _measures)
+    parts = (_data, _likelihood, _annealed, _bidirectional, _bound, _measures, _samples)
     return [row for part in parts for row in part(content)]
 
 
@@ -148,6 +148,25 @@ def _measures(content: dict[str, Any]) -> Iterator[Row]:
         baseline = f"{100 * probe['majority_accuracy']:.1f} % by the commonest class"
         trained = f"{probe['num_train']:,} training data{'' if probe['converged'] else ', NOT CONVERGED'}"
         yield "linear probe", f"{accuracy} right, {baseline} ({trained})"
+
+
+def _samples(content: dict[str, Any]) -> Iterator[Row]:
+    found = content["sample_quality"]
+    if found is None:
+        return
+    kinds = [found[name] for name in ("samples", "real", "independent")]
+    count = f"{found['num_rows']:,} samples (training rows; independent columns), 1 is best"
+    yield "samples", f"{count}, against {found['num_test']:,} test data"
+    labels = {
+        "shape": "distributions of columns",
+        "pairs": "pairs of columns",
+        "accuracy": "accuracy learned from them",
+        "r2": "R² learned from them",
+    }
+    for name, label in labels.items():
+        if kinds[0][name] is not None:
+            own, real, independent = (_number(kind[name]) for kind in kinds)
+            yield f"  {label}", f"{own} ({real}; {independent})"
 
 
 def _files(content: dict[str, Any]) -> Iterator[Row]:

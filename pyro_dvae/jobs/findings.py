@@ -21,12 +21,14 @@ from pyro_dvae.evaluation import (
     LinearProbe,
     LogLikelihood,
     ReconstructionError,
+    SampleQuality,
     active_units,
     bits_per_dim,
     bound_parts,
     linear_probe,
     log_likelihood,
     reconstruction_error,
+    sample_quality,
 )
 from pyro_dvae.evaluation.annealing import (
     AnnealedLikelihood,
@@ -39,8 +41,10 @@ from pyro_dvae.evaluation.estimates import error_of_mean, finite
 from pyro_dvae.jobs.data import grid_of
 from pyro_dvae.jobs.evaluated import EvaluatedRun
 from pyro_dvae.jobs.options import EvaluationOptions
+from pyro_dvae.using.decoding import sample
 
 MEGABYTE = 2**20
+_SAMPLES = 20_000  # rows, at most, that are drawn to be compared with test data
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class Findings:
     active: ActiveUnits | None
     reconstruction: ReconstructionError | None
     probe: LinearProbe | None
+    samples: SampleQuality | None
     likelihood: LogLikelihood
     annealed: AnnealedLikelihood | None
     simulated: BidirectionalReport | None
@@ -83,6 +88,10 @@ def measure(
         if labels is not None:
             with clock("linear_probe", f"linear probe of the codes, {data}"):
                 probe = linear_probe(*pair, run.train_x(), labels[0], x, labels[1], seed=seed)
+        samples = None
+        if columns is not None and len(x) > 1:
+            with clock("sample_quality", f"samples beside {data}"):
+                samples = _samples(run, seed)
         with clock("log_likelihood", f"importance sampling, {data}"):
             found = likelihood_of()
         annealed, simulated = None, None
@@ -94,7 +103,16 @@ def measure(
         if options.simulated:
             with clock("bidirectional", f"bidirectional Monte Carlo, {options.simulated} simulated data"):
                 simulated = _simulated(run, options, quiet)
-    return Findings(parts, active, reconstruction, probe, found, annealed, simulated, clock.seconds)
+    return Findings(parts, active, reconstruction, probe, samples, found, annealed, simulated, clock.seconds)
+
+
+def _samples(run: EvaluatedRun, seed: int) -> SampleQuality:
+    """Compare samples with the test data, as many as training data; of counts, with the same totals."""
+    columns, train = run.data.dataset.columns, run.train_x()
+    assert columns is not None
+    drawn = sample(run.dvae.model, train, num_samples=min(len(train), _SAMPLES), seed=seed)
+    categories = [n for n, each in enumerate(columns.columns) if each.levels or each.kind == "binary"]
+    return sample_quality(drawn, train, run.x, categories=categories, seed=seed)
 
 
 def bits_per_dimension(run: EvaluatedRun, likelihood: LogLikelihood) -> dict[str, Any] | None:

@@ -65,7 +65,9 @@ def test_a_table_from_training_to_samples(call):
     printed = call("evaluate", "run", "--samples", "20", "--annealed", "2", "--simulated", "2", "--quiet")
     assert "log p(x)" in printed.out
     assert "bits per dimension" not in printed.out
+    assert "distributions of columns" in printed.out
     content = json.loads(Path("run/evaluation/evaluation.json").read_text())
+    assert content["sample_quality"]["targets"] == [0, 1, 2, 3]
     scales = [each["factor"] for each in stored["data"]["columns"] if each["kind"] == "real"]
     original = content["log_likelihood"]["mean"] - np.log(scales).sum()
     assert f"original units          {original:.3f} nats".replace(" ", "") in printed.out.replace(" ", "")

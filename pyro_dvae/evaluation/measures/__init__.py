@@ -13,6 +13,7 @@ from pyro_dvae.evaluation.measures.means import latent_means
 from pyro_dvae.evaluation.measures.parts import BoundParts, bound_parts
 from pyro_dvae.evaluation.measures.probe import LinearProbe, linear_probe
 from pyro_dvae.evaluation.measures.reconstruction import bits_per_dim, reconstruction_error
+from pyro_dvae.evaluation.measures.sample_quality import SampleQuality, sample_quality
 
 __all__ = [
     "ActiveUnits",
@@ -23,6 +24,7 @@ __all__ = [
     "DecodingError",
     "LinearProbe",
     "ReconstructionError",
+    "SampleQuality",
     "active_units",
     "binary_code",
     "bits_per_dim",
@@ -33,4 +35,5 @@ __all__ = [
     "latent_means",
     "linear_probe",
     "reconstruction_error",
+    "sample_quality",
 ]
