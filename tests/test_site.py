@@ -1,0 +1,27 @@
+"""The documentation's site, which CI builds: no page is left out of it, and no public name."""
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+import pyro_dvae as dv
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(str(path.relative_to(ROOT / "docs")) for path in ROOT.glob("docs/**/*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_page_is_in_the_navigation(page):
+    assert len(re.findall(rf"^ +- (?:.*: )?{page}$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)) == 1
+
+
+def test_every_public_name_is_on_a_page_of_the_interface():
+    shown = set()
+    for page in (ROOT / "docs" / "api").glob("*.md"):
+        for name in re.findall(r"^::: pyro_dvae\.(.*)$", page.read_text(), re.MULTILINE):
+            found = importlib.import_module(f"pyro_dvae.{name}") if name != "jobs.loading.load" else None
+            shown |= {"load"} if found is None else set(getattr(found, "__all__", vars(found)))
+    modules = {name for name in dv.__all__ if type(getattr(dv, name)).__name__ == "module"}
+    assert set(dv.__all__) - modules <= shown
