@@ -20,7 +20,7 @@ def _name(found):
 
 
 class _Extension(Extension):
-    def extendMarkdown(self, md):
+    def extendMarkdown(self, md):  # noqa: N802 - Markdown's name
         md.preprocessors.register(_Roles(md), "roles", 35)
 
 

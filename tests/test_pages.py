@@ -18,7 +18,10 @@ from pyro_dvae.cli import main
 from pyro_dvae.jobs import config_file
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in ROOT.glob("docs/*.md"))]
+PAGES = ["README.md", "CONTRIBUTING.md"]
+PAGES += sorted(
+    str(path.relative_to(ROOT)) for pages in ("*", "notebooks/*") for path in ROOT.glob(f"docs/{pages}.md")
+)
 TEXTS = {page: (ROOT / page).read_text() for page in PAGES}
 BLOCKS = {page: re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.M) for page, text in TEXTS.items()}
 ELSEWHERE = {"docs/extending.md"}  # test_extending.py makes its files and edits
@@ -115,6 +118,28 @@ def training(scope, printed):
     assert found["latent_size"] == 20
 
 
+def from_pyros_vae(scope, printed):
+    errors, bounds = scope["errors"], scope["bounds"]
+    assert errors["denoising VAE"] < 0.9 * errors["plain VAE"]
+    assert errors["denoising VAE"] < errors["noisy input"]
+    assert abs(bounds["denoising VAE"].mean - bounds["plain VAE"].mean) < 2
+
+
+def believe_a_likelihood(scope, printed):
+    exact = float(scope["exact"].mean())
+    for name in ("good", "wider", "refined"):
+        assert abs(scope[name].mean - exact) < 4 * scope[name].sampling_error + 0.005, name
+    assert scope["good"].share_unreliable == 0
+    assert scope["narrow"].mean < exact - 4 * scope["narrow"].sampling_error
+    assert scope["narrow"].share_unreliable > 0.9
+
+
+def missing_values(scope, printed):
+    errors = scope["errors"]
+    assert errors["denoising VAE"] < 0.7 * errors["Gaussian EM"]
+    assert 0.8 < scope["covered"] < 0.97
+
+
 GIVEN = {"docs/likelihood.md": given, "docs/performance.md": speed}
 CHECKS = {
     "README.md": readme,
@@ -124,6 +149,9 @@ CHECKS = {
     "docs/own_data.md": own_data,
     "docs/likelihood.md": likelihood,
     "docs/training.md": training,
+    "docs/notebooks/from_pyros_vae.md": from_pyros_vae,
+    "docs/notebooks/believe_a_likelihood.md": believe_a_likelihood,
+    "docs/notebooks/missing_values.md": missing_values,
 }
 
 

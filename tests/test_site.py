@@ -9,7 +9,10 @@ import pytest
 import pyro_dvae as dv
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted(str(path.relative_to(ROOT / "docs")) for path in ROOT.glob("docs/**/*.md"))
+PAGES = [
+    *(path.name for path in ROOT.glob("docs/*.md")),
+    *(f"api/{p.name}" for p in ROOT.glob("docs/api/*.md")),
+]
 
 
 @pytest.mark.parametrize("page", PAGES)
