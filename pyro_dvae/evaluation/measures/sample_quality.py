@@ -128,8 +128,10 @@ def sample_quality(
     drawn = drawn[generator.permutation(len(drawn))[:count]]
     real = real[generator.permutation(len(real))[:count]]
     independent = np.stack([generator.permutation(column) for column in real.T], 1)
-    found = [_quality(each, held, real, kinds, chosen, seed) for each in (drawn, real, independent)]
-    return SampleQuality(*found, chosen, count, len(held))
+    of_samples, of_real, of_independent = (
+        _quality(each, held, real, kinds, chosen, seed) for each in (drawn, real, independent)
+    )
+    return SampleQuality(of_samples, of_real, of_independent, chosen, count, len(held))
 
 
 def _targets(kinds: np.ndarray) -> list[int]:
