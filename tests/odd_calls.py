@@ -194,7 +194,9 @@ CALLS = {
     ),
     "FlowPrior": (lambda: {"latent_size": 2}, sampled),
     "FittedTable": (
-        lambda: {"members": (), "weights": X[0], "loc": X[0], "scale": X[0], "held_out": {}},
+        lambda: (
+            {"members": {}, "weights": X[0], "oddness": None, "loc": X[0], "scale": X[0], "held_out": {}}
+        ),
         None,
     ),
     "FullBayes": (

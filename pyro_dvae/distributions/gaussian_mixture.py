@@ -97,39 +97,41 @@ class GaussianMixture(dist.TorchDistribution):
 
     def observed_log_prob(self, x: Tensor, seen: Tensor) -> Tensor:
         """Return log p(x_observed) of rows [..., D] (nats)."""
-        return self._joint(x, seen)[0].logsumexp(-1)
+        return self.joint(x, seen)[0].logsumexp(-1)
 
     def expected(self, x: Tensor, seen: Tensor) -> Tensor:
         """Return the rows with E(x_missing | x_observed) in the gaps, [..., D]."""
-        log_joint, means = self._joint(x, seen)
+        log_joint, means = self.joint(x, seen)
         return (torch.softmax(log_joint, -1).unsqueeze(-1) * means).sum(-2)
 
-    def drawn(self, x: Tensor, seen: Tensor, num: int = 1) -> Tensor:
-        """Return ``num`` draws of the rows given their observed cells, [num, ..., D], by Matheron's rule.
+    def drawn(self, x: Tensor, seen: Tensor, num_draws: int = 1) -> Tensor:
+        """Return draws of the rows given their observed cells, [num_draws, ..., D], by Matheron's rule.
 
         A component is drawn by its weight given the observed cells, then a whole row of it, shifted by what
         its observed cells miss.
         """
         flat, here = x.reshape(-1, x.shape[-1]), seen.reshape(-1, x.shape[-1])
-        found = flat.new_empty(num, *flat.shape)
+        found = flat.new_empty(num_draws, *flat.shape)
         trils = torch.linalg.cholesky(self.covariance)
-        log_joint = self._joint(flat, here)[0]
-        which = torch.multinomial(torch.softmax(log_joint, -1), num, replacement=True).T  # [num, N]
+        log_joint = self.joint(flat, here)[0]
+        which = torch.multinomial(torch.softmax(log_joint, -1), num_draws, replacement=True).T  # [draws, N]
         for k, (loc, covariance, tril) in enumerate(zip(self.loc, self.covariance, trils, strict=True)):
             own = (which == k).any(0).nonzero()[:, 0]
             for block in blocks(len(own), flat.shape[-1]):
                 rows = own[block]
                 given = conditional(loc, covariance, flat[rows], here[rows])
-                noise = torch.randn(num, len(rows), flat.shape[-1], dtype=flat.dtype, device=flat.device)
+                noise = torch.randn(
+                    num_draws, len(rows), flat.shape[-1], dtype=flat.dtype, device=flat.device
+                )
                 noise = noise @ tril.mT
                 known = torch.where(here[rows], noise, 0.0)
                 shift = torch.einsum("nij,rnj->rni", given.inverse, known) @ covariance
                 draws = torch.where(here[rows], flat[rows], given.mean + noise - shift)
                 chosen = (which[:, rows] == k).unsqueeze(-1)
                 found[:, rows] = torch.where(chosen, draws, found[:, rows])
-        return found.reshape(num, *x.shape)
+        return found.reshape(num_draws, *x.shape)
 
-    def _joint(self, x: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+    def joint(self, x: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
         """Return log π_k + log N_k(x_observed), [..., K], and the means of each component, [..., K, D]."""
         flat, here = x.reshape(-1, x.shape[-1]), seen.reshape(-1, x.shape[-1])
         joints, means = [], []

@@ -19,7 +19,7 @@ def gaussian_mixture(
     *,
     ridge: float = 1e-2,
     prior: float = 10.0,
-    steps: int = 25,
+    num_steps: int = 25,
     tolerance: float = 3e-4,
     start: GaussianMixture | None = None,
 ) -> GaussianMixture:
@@ -35,7 +35,7 @@ def gaussian_mixture(
     :param components: K.
     :param ridge: ρ.
     :param prior: a.
-    :param steps: at most so many.
+    :param num_steps: at most so many.
     :param tolerance: of the gain in log-likelihood of a cell (nats), below which it stops.
     :param start: a mixture to start from; by default clusters of the rows, completed by one Gaussian.
     """
@@ -51,7 +51,7 @@ def gaussian_mixture(
     identity = torch.eye(size, dtype=x.dtype, device=x.device)
     active = torch.ones(count, components, dtype=torch.bool, device=x.device)
     last = -math.inf
-    for step in range(steps):
+    for step in range(num_steps):
         if step % _REFRESH == 0:
             active.fill_(True)
         joint = torch.full((count, components), -math.inf, dtype=x.dtype, device=x.device)

@@ -15,17 +15,19 @@ from pyro_dvae.distributions.gaussian_mixture import GaussianMixture
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.counting import counting
 from pyro_dvae.models.tables.em import gaussian_mixture
-from pyro_dvae.models.tables.members import MixtureMember
+from pyro_dvae.models.tables.oddness import Oddness
 from pyro_dvae.models.tables.stacking import stacked
 from pyro_dvae.models.tables.table import FittedTable
 from pyro_dvae.random_state import derived_seed, forked
 
 COMPONENTS = (1, 3, 8, 20, 50)
 RIDGES = (0.1, 0.01, 0.001)  # from the strongest, each started at the last one
-_HELD_OUT, _ENOUGH_CELLS, _FOLDS, _FEWEST_CELLS = 0.1, 3000, 4, 30
-_WORK = 3e8  # of a step of expectation-maximisation: rows · components · columns³
+_HELD_OUT, _ENOUGH_CELLS, _FOLDS, _FEWEST_CELLS = 0.1, 1500, 4, 30
+_STEPS = 24  # of expectation-maximisation; half as many from a fit with more noise
+_WORK = 1e8  # of a step of expectation-maximisation: rows · components · columns³
+_CALIBRATION = 2000  # rows, beside which a row is odd
 _MORE = 4  # times as many rows at last, when all cells are seen
-_ROWS_OF_A_COMPONENT = 20
+_ROWS_OF_A_COMPONENT, _FEWEST_ROWS = 20, 500
 
 
 def fit_table(
@@ -72,7 +74,7 @@ def _chosen(
     paths = _paths(*x.shape)
     names = [_name(k, ridge) for k, _ in paths for ridge in RIDGES]
     folds = min(_FOLDS, math.ceil(_ENOUGH_CELLS / max(1.0, _HELD_OUT * observed)))
-    total, done = (folds + 1) * len(names), 0
+    total, done = (folds + 1) * len(names), 0  # about: at last, only some are fitted
     predictions, truth = [], []
     fits: dict[str, GaussianMixture] = {}
     for fold in range(folds):
@@ -96,27 +98,27 @@ def _chosen(
         weights = torch.eye(len(names), dtype=x.dtype)[0]  # one Gaussian with the most noise
     errors = (together - cells.unsqueeze(-1)).square().mean(0)
     stack_error = (together @ weights - cells).square().mean()
-    members = []
+    members = {}
     with forked(derived_seed(seed, "all cells")):
         wanted = {name for name, weight in zip(names, weights, strict=True) if weight > 0}
         more = [(components, min(_MORE * count, len(x))) for components, count in paths]
         for name, mixture in _fitted(x, more, fits, wanted):
-            members.append(MixtureMember(name, mixture))
-            shown(total - len(names) + len(members), total)
-    shown(total, total)
+            members[name] = mixture
+            shown(done := done + 1, total)
     held_out = {name: float(error) for name, error in zip(names, errors, strict=True)}
-    return FittedTable(
-        tuple(members), weights[weights > 0], loc, scale, held_out | {"together": float(stack_error)}
-    )
+    held_out["together"] = float(stack_error)
+    with forked(derived_seed(seed, "oddness")):
+        oddness = Oddness.among(list(fits.values()), x[torch.randperm(len(x))[:_CALIBRATION]])
+    return FittedTable(members, weights[weights > 0], oddness, loc, scale, held_out)
 
 
 def _paths(rows: int, columns: int) -> list[tuple[int, int]]:
     """Return the numbers of components that the table is large enough for, and the rows to fit each on."""
     found = []
     for components in COMPONENTS:
-        affordable = min(rows, max(200, int(_WORK / (components * columns**3))))
-        if components == 1 or affordable >= _ROWS_OF_A_COMPONENT * components:
-            found.append((components, affordable))
+        affordable = min(rows, int(_WORK / (components * columns**3)))
+        if affordable >= _ROWS_OF_A_COMPONENT * components or components == 1:
+            found.append((components, max(affordable, min(rows, _FEWEST_ROWS))))
     return found
 
 
@@ -137,5 +139,7 @@ def _fitted(
         for ridge in RIDGES:
             name = _name(components, ridge)
             if wanted is None or name in wanted:
-                last = gaussian_mixture(few, components, ridge=ridge, start=starts.get(name, last))
+                start = starts.get(name, last)
+                steps = _STEPS if start is None else _STEPS // 2
+                last = gaussian_mixture(few, components, ridge=ridge, start=start, num_steps=steps)
                 yield name, last

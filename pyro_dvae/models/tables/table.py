@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import pyro
 import torch
 from torch import Tensor
 
@@ -20,8 +21,9 @@ from pyro_dvae.conditioning import (
     predicted,
     table_rows,
 )
+from pyro_dvae.distributions.gaussian_mixture import GaussianMixture
 from pyro_dvae.errors import InputError
-from pyro_dvae.models.tables.members import TableMember
+from pyro_dvae.models.tables.oddness import Oddness
 from pyro_dvae.random_state import forked
 
 _ROWS = 5000
@@ -29,20 +31,22 @@ _ROWS = 5000
 
 @dataclass(frozen=True)
 class FittedTable:
-    """A weighted combination of generative models of the rows of a table.
+    """A weighted combination of mixtures of Gaussians of the rows of a table.
 
-    Rows are given in the units of the data. A conditional of the table is the mixture of the members'
-    conditionals with the weights w.
+    Rows are given and returned in the units of the data. A conditional of the table is the sum of the
+    conditionals of the members with the weights w; each is exact.
 
-    :param members: Pyro models of standardised rows.
+    :param members: mixtures of standardised rows, by name.
     :param weights: w, one for each member, [M].
+    :param oddness: the anomaly score of standardised rows.
     :param loc: means of the columns, [D].
     :param scale: their standard deviations, [D].
     :param held_out: squared error of standardised held-out cells, by candidate, and of all ``together``.
     """
 
-    members: tuple[TableMember, ...]
+    members: dict[str, GaussianMixture]
     weights: Tensor
+    oddness: Oddness
     loc: Tensor
     scale: Tensor
     held_out: dict[str, float]
@@ -50,8 +54,8 @@ class FittedTable:
     def __str__(self) -> str:
         """Return the members with their weights as aligned text."""
         rows = [
-            f"{member.name:<28}  weight {float(weight):.2f}  error {self.held_out[member.name]:.3f}"
-            for member, weight in zip(self.members, self.weights, strict=True)
+            f"{name:<28}  weight {float(weight):.2f}  error {self.held_out[name]:.3f}"
+            for name, weight in zip(self.members, self.weights, strict=True)
         ]
         total = f"{'together':<28}               error {self.held_out['together']:.3f}"
         columns = f"{len(self.loc)} columns; mean squared error of held-out cells, in standard deviations"
@@ -71,15 +75,18 @@ class FittedTable:
             counts = _shares(self.weights, num_draws)
             order = torch.randperm(num_draws)
             for rows in x.split(_ROWS):
-                gaps = rows.isnan()
-                parts = [
-                    member.given(rows, count) for member, count in zip(self.members, counts, strict=True)
-                ]
-                mean = torch.einsum("m,mnd->nd", self.weights, torch.stack([part.mean for part in parts]))
-                means.append(self._back(mean, gaps).to(given))
-                drawn = torch.cat([part.draws for part in parts])[order]
-                draws.append(self._back(drawn, gaps).to(given))
-                evidence.append(torch.stack([part.log_likelihood for part in parts], -1))
+                seen, filled = ~rows.isnan(), rows.nan_to_num()
+                drawn, mean = [], torch.zeros_like(filled)
+                joints = []
+                for mixture, weight, count in zip(self.members.values(), self.weights, counts, strict=True):
+                    joint, parts = mixture.joint(filled, seen)
+                    mean += weight * (joint.softmax(-1).unsqueeze(-1) * parts).sum(-2)
+                    joints.append(joint.logsumexp(-1))
+                    if count:
+                        drawn.append(mixture.drawn(filled, seen, count))
+                means.append(self._back(mean, ~seen).to(given))
+                draws.append(self._back(torch.cat(drawn)[order], ~seen).to(given))
+                evidence.append(torch.stack(joints, -1))
         log_likelihood = self._log_likelihood(x, torch.cat(evidence))
         return Completions(given, torch.cat(draws, -1), torch.cat(means), log_likelihood)
 
@@ -106,20 +113,34 @@ class FittedTable:
         with torch.no_grad():
             x = self._standardised(data)[1]
             parts = [
-                torch.stack([each.log_likelihood(rows) for each in self.members], -1)
-                for rows in x.split(_ROWS)
+                torch.cat([each.observed_log_prob(r.nan_to_num(), ~r.isnan()) for r in x.split(_ROWS)])
+                for each in self.members.values()
             ]
-        return self._log_likelihood(x, torch.cat(parts))
+        return self._log_likelihood(x, torch.stack(parts, -1))
+
+    def model(self, x: Tensor) -> None:
+        """Observe standardised rows [N, D] in the plate ``data``: the members as one mixture, in Pyro.
+
+        There are no latents, so its guide is empty.
+        """
+        parts = list(self.members.values())
+        logits = torch.cat([w.log() + part.logits for w, part in zip(self.weights, parts, strict=True)])
+        loc = torch.cat([part.loc for part in parts])
+        mixture = GaussianMixture(logits, loc, torch.cat([part.covariance for part in parts]))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", mixture, obs=x)
 
     def anomaly_score(self, data: Any, *, by: str = "row") -> Tensor:
         """Score how unusual each row is, [N], or each of its cells, [N, D] (nats); higher is odder.
 
-        A row has −log p(x_observed), a cell −log p(x_j | rest).
+        A row has the tail probability of its density among the training rows, under the candidate that finds
+        it oddest (:class:`~pyro_dvae.models.tables.oddness.Oddness`); a cell has −log p(x_j | rest).
 
         :param by: ``"row"`` or ``"column"``.
         """
         if checks.known("by", by, ("row", "column")) == "row":
-            return -self.log_likelihood(data)
+            with torch.no_grad():
+                return self.oddness(self._standardised(data)[1])
         return given_the_rest(self.log_likelihood, data)
 
     def sample(self, count: int = 1, *, seed: int | None = None) -> Tensor:

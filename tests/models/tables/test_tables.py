@@ -15,6 +15,7 @@ from pyro_dvae.distributions.gaps import completed
 from pyro_dvae.distributions.gaussian_mixture import GaussianMixture
 from pyro_dvae.errors import InputError
 from pyro_dvae.models.tables.em import gaussian_mixture
+from pyro_dvae.models.tables.oddness import Oddness
 from pyro_dvae.models.tables.stacking import stacked
 
 D = 4
@@ -74,17 +75,17 @@ def test_the_density_of_whole_rows_and_of_the_pyro_model():
     exact = (torch.stack(each, -1) + mixture.logits).logsumexp(-1)
     torch.testing.assert_close(mixture.log_prob(x), exact)
     fitted = dv.fit_table(gaps, seed=0, progress=False)
-    member = fitted.members[0]
-    filled, seen = dv.fill_gaps(gaps)
-    model, guide = dv.with_gaps(member.model, lambda x: None)
-    bound = -Trace_ELBO().loss(model, guide, filled, seen)
-    assert bound == pytest.approx(float(member.log_likelihood(gaps).sum()))
+    standardised = (gaps - fitted.loc) / fitted.scale
+    model, guide = dv.with_gaps(fitted.model, lambda x: None)
+    bound = -Trace_ELBO().loss(model, guide, *dv.fill_gaps(standardised))
+    volume = ((~gaps.isnan()).double() @ fitted.scale.log()).sum()
+    assert bound == pytest.approx(float(fitted.log_likelihood(gaps).sum() + volume))
 
 
 def test_one_gaussian_maximises_the_penalised_likelihood_of_the_observed_cells():
     ridge = 0.05
     x = with_holes(random_mixture(1), 200)[1]
-    found = gaussian_mixture(x, ridge=ridge, steps=2000, tolerance=0.0)
+    found = gaussian_mixture(x, ridge=ridge, num_steps=2000, tolerance=0.0)
     seen, filled = ~x.isnan(), x.nan_to_num()
     loc = torch.zeros(1, D, dtype=torch.float64, requires_grad=True)
     raw = torch.eye(D, dtype=torch.float64).requires_grad_()
@@ -110,7 +111,7 @@ def test_one_gaussian_maximises_the_penalised_likelihood_of_the_observed_cells()
 def test_a_mixture_without_prior_and_noise_is_a_maximum_of_the_likelihood_of_the_observed_cells():
     x = with_holes(random_mixture(2), 400)[1]
     torch.manual_seed(0)
-    found = gaussian_mixture(x, 2, ridge=0.0, prior=0.0, steps=3000, tolerance=0.0)
+    found = gaussian_mixture(x, 2, ridge=0.0, prior=0.0, num_steps=3000, tolerance=0.0)
     leaves = [each.clone().requires_grad_() for each in (found.logits, found.loc, found.covariance)]
     value = GaussianMixture(*leaves).observed_log_prob(x.nan_to_num(), ~x.isnan()).mean()
     for slope in torch.autograd.grad(value, leaves):
@@ -171,7 +172,6 @@ def test_the_verbs_of_a_fitted_table():
     hidden = x.clone()
     hidden[:, 2] = torch.nan
     torch.testing.assert_close(prediction.mean[:, 0], fitted.impute(hidden, seed=1)[:, 2])
-    torch.testing.assert_close(fitted.anomaly_score(x), -fitted.log_likelihood(x))
     by_column = fitted.anomaly_score(x, by="column")
     expected = fitted.log_likelihood(hidden) - fitted.log_likelihood(x)
     assert torch.equal(by_column.isnan(), missing)
@@ -221,3 +221,33 @@ def test_odd_tables():
         dv.fit_table(torch.zeros(3))
     with pytest.raises(InputError, match=r"rows \[N, 3\]"):
         few.impute(torch.zeros(2, 2))
+
+
+def test_a_row_is_as_odd_as_its_tail_probability_under_the_model_that_finds_it_oddest():
+    rows = random_mixture(2).sample((400,))
+    mixtures = [random_mixture(2), random_mixture(1, seed=5)]
+    odd = Oddness.among(mixtures, rows)
+    usual = [(-each.log_prob(rows)).sort().values for each in mixtures]
+    found = odd(rows)
+    for row, score in zip(rows[:50], found[:50], strict=True):
+        exact = []
+        for each, training in zip(mixtures, usual, strict=True):
+            value = -each.log_prob(row)
+            start = training[320]  # the upper fifth
+            excess = (training[320:] - start).mean()
+            share = (1 + (training >= value).sum()) / 401
+            exact.append(math.log(5) + (value - start) / excess if value > start else -share.log())
+        assert float(score) == pytest.approx(float(max(exact)), abs=0.01)
+    far = odd(torch.full((1, D), 50.0).double())
+    assert float(far) > float(found.max())
+    gaps = rows.clone()
+    gaps[:, 1:] = torch.nan  # the more that is missing, the less odd a row can be
+    assert float(odd(gaps).max()) < float(found.max())
+
+
+def test_anomalies_of_a_table_score_higher():
+    x = with_holes(random_mixture(2), 200, 0.0)[0]
+    fitted = dv.fit_table(x, seed=0, progress=False)
+    strange = x[:50].flip(0) * torch.tensor([1.0, -1.0, 1.0, -1.0]).double() + 6
+    assert float(fitted.anomaly_score(strange).median()) > float(fitted.anomaly_score(x).quantile(0.99))
+    assert torch.equal(fitted.anomaly_score(strange), fitted.anomaly_score(strange))
