@@ -1,55 +1,26 @@
-"""Anomaly detection on tables: scores of a denoising VAE beside neighbours, a forest and Gaussian models.
+"""Anomaly detection on tables: the score of ``dv.fit_table`` beside neighbours, a forest and Gaussian models.
 
-    python benchmarks/anomaly.py FOLDER                      # every FOLDER/*.npz with X and y (1: anomaly)
-    python benchmarks/anomaly.py FOLDER --protocol unsupervised
+    python benchmarks/anomaly.py FOLDER      # every FOLDER/*.npz with X and y (1: anomaly), both protocols
 
 Protocol "normal" trains on half of the normal rows and scores the rest; "unsupervised" trains on all rows and
-scores them. Shown is the area under the ROC curve, the mean over the seeds, and its mean over the tables.
+scores them. Every result is a line of --output as soon as it is there, and a stopped run goes on. Shown is the
+area under the ROC curve, the mean over the seeds, and its mean over the tables.
 """
 
+import json
 import warnings
 from pathlib import Path
 
 import click
 import numpy as np
-import pyro.distributions as dist
 import torch
-from torch import nn
 
 import pyro_dvae as dv
-from pyro_dvae.networks import GaussianEncoder
+
+PROTOCOLS = ("normal", "unsupervised")
 
 
-class Columns(nn.Module):
-    """x ~ N(network(z), s²) with one learned s for each column."""
-
-    def __init__(self, columns, latents, width):
-        super().__init__()
-        self.latent_size = latents
-        self.network = nn.Sequential(nn.Linear(latents, width), nn.Tanh(), nn.Linear(width, columns))
-        self.log_scale = nn.Parameter(torch.zeros(columns))
-
-    def forward(self, z):
-        """Return the distribution of the rows."""
-        return dist.Normal(self.network(z), 0.1 + self.log_scale.exp()).to_event(1)
-
-
-def ours(train, test, epochs, steps):
-    """Return name: score of each test row."""
-    columns = train.shape[1]
-    latents = min(8, max(2, columns // 3))
-    encoder = GaussianEncoder(columns, latents, (64,), "tanh")
-    pair = dv.DVAE(encoder, Columns(columns, latents, 64), dv.GaussianNoise(0.3))
-    options = {"epochs": epochs, "batch_size": 64, "progress": False, "learning_rate": 2e-3}
-    dv.fit(pair.model, pair.guide, train, loss=dv.TraceDenoising_ELBO(), **options)
-    how = {"refine": dv.Refinement(num_steps=steps, annealing_steps=0), "num_samples": 200, "progress": False}
-    return {
-        method: dv.anomaly_score(pair.model, pair.guide, test, method=method, seed=0, **how).numpy()
-        for method in ("likelihood", "regret", "reconstruction")
-    }
-
-
-def rivals(train, test, seed):
+def scores(train, test, seed):
     """Return name: score of each test row."""
     from sklearn.covariance import LedoitWolf
     from sklearn.ensemble import IsolationForest
@@ -59,11 +30,14 @@ def rivals(train, test, seed):
     same = train.shape == test.shape and bool((train == test).all())
     near = NearestNeighbors(n_neighbors=6 if same else 5).fit(train).kneighbors(test)[0][:, -1]
     mixture = GaussianMixture(5, reg_covar=1e-3, random_state=seed).fit(train)
+    table = dv.fit_table(torch.as_tensor(train), seed=seed, progress=False)
     return {
         "kNN": near,
         "isolation forest": -IsolationForest(random_state=seed).fit(train).score_samples(test),
         "mixture": -mixture.score_samples(test),
         "Ledoit-Wolf": LedoitWolf().fit(train).mahalanobis(test),
+        "ours, −log p": -table.log_likelihood(torch.as_tensor(test)).numpy(),
+        "ours": table.anomaly_score(torch.as_tensor(test)).numpy(),
     }
 
 
@@ -77,43 +51,57 @@ def split(rows, labels, protocol, generator):
     return rows[chosen], rows[rest], labels[rest]
 
 
+def areas(stored, protocol, seed, limit):
+    """Return name: area under the ROC curve."""
+    from sklearn.metrics import roc_auc_score
+
+    generator = np.random.default_rng(seed)
+    few = generator.permutation(len(stored["y"]))[:limit]
+    x, labels = stored["X"][few].astype(np.float64), stored["y"][few]
+    train, test, truth = split(x, labels, protocol, generator)
+    kept = train.std(0) > 0
+    loc, scale = train[:, kept].mean(0), train[:, kept].std(0)
+    train, test = ((each[:, kept] - loc) / scale for each in (train, test))
+    return {name: float(roc_auc_score(truth, each)) for name, each in scores(train, test, seed).items()}
+
+
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path, exists=True))
 @click.option("--only", multiple=True, help="Names of tables.")
-@click.option("--protocol", type=click.Choice(["normal", "unsupervised"]), default="normal")
 @click.option("--seeds", default=3)
-@click.option("--epochs", default=100)
-@click.option("--steps", default=30, help="Refinement steps of a row.")
 @click.option("--rows", default=2000, help="Rows of a table at most.")
-def main(folder, only, protocol, seeds, epochs, steps, rows):
+@click.option("--output", default="anomaly.jsonl", type=click.Path(path_type=Path))
+def main(folder, only, seeds, rows, output):
     """Compare anomaly scores by the area under the ROC curve."""
-    from sklearn.metrics import roc_auc_score
-
     warnings.simplefilter("ignore")
-    means = {}
-    for path in sorted(folder.glob("*.npz")):
-        if only and path.stem not in only:
-            continue
-        stored = np.load(path)
-        found = {}
-        for seed in range(seeds):
-            generator = np.random.default_rng(seed)
-            torch.manual_seed(seed)
-            few = generator.permutation(len(stored["y"]))[:rows]
-            x, labels = stored["X"][few].astype(np.float64), stored["y"][few]
-            train, test, truth = split(x, labels, protocol, generator)
-            kept = train.std(0) > 0
-            loc, scale = train[:, kept].mean(0), train[:, kept].std(0)
-            train, test = ((each[:, kept] - loc) / scale for each in (train, test))
-            scores = rivals(train, test, seed)
-            scores |= ours(torch.as_tensor(train).float(), torch.as_tensor(test).float(), epochs, steps)
-            for name, score in scores.items():
-                found.setdefault(name, []).append(roc_auc_score(truth, score))
-        averages = {name: float(np.mean(each)) for name, each in found.items()}
-        click.echo(f"{path.stem:<18} " + "  ".join(f"{name} {each:.3f}" for name, each in averages.items()))
-        for name, each in averages.items():
-            means.setdefault(name, []).append(each)
-    click.echo(f"{'mean':<18} " + "  ".join(f"{name} {np.mean(each):.3f}" for name, each in means.items()))
+    torch.set_num_threads(1)
+    lines = [json.loads(each) for each in output.read_text().splitlines()] if output.exists() else []
+    done = {(each["table"], each["protocol"], each["seed"]): each["areas"] for each in lines}
+    paths = sorted(folder.glob("*.npz"), key=lambda path: np.load(path)["X"].size)
+    paths = [path for path in paths if not only or path.stem in only]
+    for seed in range(seeds):
+        for path in paths:
+            for protocol in PROTOCOLS:
+                if (path.stem, protocol, seed) not in done:
+                    found = areas(np.load(path), protocol, seed, rows)
+                    done[path.stem, protocol, seed] = found
+                    line = {"table": path.stem, "protocol": protocol, "seed": seed, "areas": found}
+                    with output.open("a") as file:
+                        file.write(json.dumps(line) + "\n")
+    for protocol in PROTOCOLS:
+        report(protocol, done, sorted(path.stem for path in paths))
+
+
+def report(protocol, done, names):
+    """Print a Markdown table of one protocol."""
+    methods = list(next(iter(done.values())))
+    click.echo(f"\n| {protocol} | " + " | ".join(methods) + " |\n" + "|---" * (len(methods) + 1) + "|")
+    means = []
+    for name in names:
+        found = [each for (table, how, _), each in done.items() if (table, how) == (name, protocol)]
+        means.append([np.mean([each[method] for each in found]) for method in methods])
+        click.echo(f"| {name} | " + " | ".join(f"{each:.3f}" for each in means[-1]) + " |")
+    click.echo("| **mean** | " + " | ".join(f"{each:.3f}" for each in np.mean(means, 0)) + " |")
 
 
 if __name__ == "__main__":
