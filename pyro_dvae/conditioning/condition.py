@@ -14,6 +14,7 @@ from torch import Tensor
 from pyro_dvae import checks
 from pyro_dvae.calling import calling
 from pyro_dvae.conditioning.enumerated import Enumerated, enumerated
+from pyro_dvae.conditioning.masks import NOISE, MaskModel
 from pyro_dvae.conditioning.programs import Completing, GapGuide, GapModel, Program, cells, fill_gaps
 from pyro_dvae.conditioning.result import Conditioned
 from pyro_dvae.errors import InputError
@@ -47,6 +48,7 @@ def condition(
     defensive: float = 0.0,
     fill: float | Tensor = 0.0,
     pass_mask: bool = False,
+    mask_model: MaskModel | None = None,
     seed: int | None = None,
     memory: int = 2**29,
     compile: bool | None = None,  # noqa: A002 - torch's own word for it
@@ -76,6 +78,7 @@ def condition(
     :param defensive: share of the draws of the latents that come from the prior, below 1.
     :param fill: what the guide sees in missing cells: a number, or one for each cell of a row.
     :param pass_mask: call the guide as ``guide(x, seen, ...)``, as in :func:`~pyro_dvae.with_gaps`.
+    :param mask_model: where cells are missing because of what they are, as in :func:`~pyro_dvae.with_gaps`.
     :param seed: seed of the random streams; None draws it from the global stream.
     :param memory: approximate number of bytes to use in addition to data and results.
     :param compile: compile the model's density and its gradient; None does so where it saves time.
@@ -107,7 +110,8 @@ def condition(
     if len(others) and len(others[0]) != len(given):
         raise InputError(f"args: expected the {len(given)} rows of data, got {len(others[0])}")
     start = int(torch.randint(2**63 - 1, ())) if seed is None else seed
-    programs = GapModel(model), GapGuide(guide, pass_mask)
+    checks.optional(checks.program, "mask_model", mask_model)
+    programs = GapModel(model, mask_model), GapGuide(guide, pass_mask, mask_model)
     with torch.no_grad(), evaluation_mode(*programs, rows[:2]), calling("model, guide, data"):
         exact = enumerated(programs[0], rows, max_plate_nesting)
         engine: _Engine | _Exact
@@ -242,7 +246,7 @@ def _completed(
     """
     x, seen, *others = rows.rows
     whole = Arguments((torch.where(seen, x, torch.nan), *others), rows.kwargs)
-    completing = Completing()
+    completing = Completing(by_noise=NOISE in structure.latents)
     AnnealedPrograms(model, None, whole, structure, {}).run(model, latents, completing)
     draws = x.expand(count, *x.shape).flatten(1).clone()
     means = draws.to(torch.float64, copy=True)

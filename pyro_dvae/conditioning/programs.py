@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pyro
@@ -13,6 +14,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_dvae import checks
+from pyro_dvae.conditioning import masks
 from pyro_dvae.conditioning.likelihoods import ObservedCells, drawn, expected, inside
 from pyro_dvae.errors import InputError
 from pyro_dvae.programs.plates import is_deterministic
@@ -22,7 +24,9 @@ from pyro_dvae.rows import Arguments, gaps_allowed, source_of
 Program = Callable[..., Any]
 
 
-def with_gaps(model: Program, guide: Program, *, pass_mask: bool = False) -> tuple[Program, Program]:
+def with_gaps(
+    model: Program, guide: Program, *, pass_mask: bool = False, mask_model: masks.MaskModel | None = None
+) -> tuple[Program, Program]:
     """Return model and guide of rows with gaps, each called with the filled rows and what is observed.
 
     ``model(x, seen, *others)`` counts the observed cells only, so every bound is one of log p(x_observed);
@@ -37,9 +41,14 @@ def with_gaps(model: Program, guide: Program, *, pass_mask: bool = False) -> tup
     :param model: Pyro model of a batch, whose observed values are cells of its first argument.
     :param guide: Pyro guide of a batch.
     :param pass_mask: call the guide as ``guide(x, seen, *others)``, so that the encoder may use the mask.
+    :param mask_model: where cells are missing because of what they are: a function or module of whole rows
+        [..., N, D] that returns the logit of each cell to be observed, such as ``networks.SelfMasking``. The
+        bound is then one of log p(x_observed, mask) (not-MIWAE, Ipsen et al. 2021). It takes one observed
+        site of the whole row, with continuous cells. By default, cells are missing at random.
     """
     checks.pair(model, guide)
-    return GapModel(model), GapGuide(guide, checks.flag("pass_mask", pass_mask))
+    checks.optional(checks.program, "mask_model", mask_model)
+    return GapModel(model, mask_model), GapGuide(guide, checks.flag("pass_mask", pass_mask), mask_model)
 
 
 def fill_gaps(data: Any, fill: float | Tensor = 0.0) -> tuple[Tensor, Tensor]:
@@ -91,43 +100,56 @@ def _numbers(data: Any) -> Tensor:
 class GapModel:
     """A model of rows with gaps: ``model(x, seen, *others)`` counts the observed cells."""
 
-    def __init__(self, model: Program) -> None:
-        self.__wrapped__ = model
+    def __init__(self, model: Program, mask_model: masks.MaskModel | None = None) -> None:
+        self.__wrapped__, self.mask_model = model, mask_model
 
     def __call__(self, x: Tensor, seen: Tensor, *others: Any, **kwargs: Any) -> Any:
         """Run the model on the observed cells."""
-        with _Observing():
+        with _Observing(self.mask_model):
             return self.__wrapped__(torch.where(seen, x, torch.nan), *others, **kwargs)
 
 
 class GapGuide:
     """A guide of rows with gaps: ``guide(x, seen, *others)`` sees the filled rows."""
 
-    def __init__(self, guide: Program, pass_mask: bool = False) -> None:
-        self.__wrapped__, self.pass_mask = guide, pass_mask
+    def __init__(
+        self, guide: Program, pass_mask: bool = False, mask_model: masks.MaskModel | None = None
+    ) -> None:
+        self.__wrapped__, self.pass_mask, self.mask_model = guide, pass_mask, mask_model
 
     def __call__(self, x: Tensor, seen: Tensor, *others: Any, **kwargs: Any) -> Any:
         """Run the guide on the filled rows."""
         given = (x, seen) if self.pass_mask else (x,)
-        return self.__wrapped__(*given, *others, **kwargs)
+        with nullcontext() if self.mask_model is None else masks.WithNoise(x):
+            return self.__wrapped__(*given, *others, **kwargs)
 
 
 class _Observing(Messenger):
-    """Lets the observed sites count what is not NaN."""
+    """Lets the observed sites count what is not NaN, and the mask where there is a model of it."""
+
+    def __init__(self, mask_model: masks.MaskModel | None = None) -> None:
+        super().__init__()
+        self.mask_model = mask_model
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
         if _is_observation(msg):
             value, fn = msg["value"], msg["fn"]
             seen = ~value.isnan()
+            if self.mask_model is not None:
+                masks.observe_mask(self.mask_model, fn, value, seen)
             msg["fn"] = ObservedCells(fn, seen)
             msg["value"] = torch.where(seen, value, inside(fn).to(value))
 
 
 class Completing(Messenger):
-    """Completes the observed sites of a model at given latents: ``draws`` and ``means`` by site."""
+    """Completes the observed sites of a model at given latents: ``draws`` and ``means`` by site.
 
-    def __init__(self) -> None:
+    :param by_noise: missing cells are given by a latent, as where there is a model of the mask.
+    """
+
+    def __init__(self, by_noise: bool = False) -> None:
         super().__init__()
+        self.by_noise = by_noise
         self.draws: dict[str, Tensor] = {}
         self.means: dict[str, Tensor] = {}
 
@@ -137,13 +159,16 @@ class Completing(Messenger):
             value = msg["value"].expand(fn.batch_shape + fn.event_shape)
             seen = ~value.isnan()
             filled = torch.where(seen, value, inside(fn).to(value))
-            self.draws[name] = drawn(fn, filled, seen)
-            self.means[name] = expected(fn, filled, seen)
+            if self.by_noise:
+                self.draws[name] = self.means[name] = masks.completed(fn, filled, seen)
+            else:
+                self.draws[name] = drawn(fn, filled, seen)
+                self.means[name] = expected(fn, filled, seen)
             msg["fn"], msg["value"] = ObservedCells(fn, seen), filled
 
 
 def _is_observation(msg: dict[str, Any]) -> bool:
-    if not msg["is_observed"] or site_is_subsample(msg) or is_deterministic(msg):
+    if not msg["is_observed"] or site_is_subsample(msg) or is_deterministic(msg) or msg["name"] == masks.MASK:
         return False
     value = msg["value"]
     return isinstance(value, Tensor) and value.is_floating_point() and value.numel() > 0

@@ -19,6 +19,7 @@ from pyro_dvae.networks.decoders import (
 )
 from pyro_dvae.networks.encoders import GaussianEncoder, GRUEncoder
 from pyro_dvae.networks.lifted import Lifted
+from pyro_dvae.networks.missing import SelfMasking
 from pyro_dvae.networks.mlp import mlp
 from pyro_dvae.networks.table import TableDecoder, TableEncoder
 
@@ -40,6 +41,7 @@ __all__ = [
     "MultinomialDecoder",
     "NegativeBinomialDecoder",
     "PoissonDecoder",
+    "SelfMasking",
     "TableDecoder",
     "TableEncoder",
     "activation",
