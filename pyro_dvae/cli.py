@@ -197,7 +197,11 @@ def verify(
     "(--importance-samples draws).",
 )
 @click.option("--pruning/--no-pruning", default=True, show_default=True, help="End poor trials early.")
-@click.option("--jobs", type=click.IntRange(1, 10_000), help="Trials at a time.  [default: one per core]")
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, 10_000),
+    help="Trials at a time.  [default: one per core; all of an executor]",
+)
 @executor_choice
 @sweep_options
 def sweep(request: TrainRequest, search: tuple[str, ...], **settings: Any) -> None:
@@ -229,7 +233,9 @@ def sweep(request: TrainRequest, search: tuple[str, ...], **settings: Any) -> No
 @click.option("--dataset", default=None, help="Another data set, for trying out an experiment.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option(
-    "--jobs", type=click.IntRange(1, 10_000), help="Runs at a time.  [default: one per core; 40 on a GPU]"
+    "--jobs",
+    type=click.IntRange(1, 10_000),
+    help="Runs at a time.  [default: one per core; 40 on a GPU; all of an executor]",
 )
 @executor_choice
 @click.option("--bfloat16", is_flag=True, help="Compiled matrix products in bfloat16.")

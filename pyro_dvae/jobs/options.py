@@ -354,7 +354,9 @@ def rows_elsewhere(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(elsewhere=Elsewhere(executor, executor_options or {}, jobs), **values)
 
     jobs = click.option(
-        "--jobs", type=click.IntRange(1, 10_000), help="Parts at a time.  [default: one per core]"
+        "--jobs",
+        type=click.IntRange(1, 10_000),
+        help="Parts at a time.  [default: one per core; all of an executor]",
     )
     return executor_choice(jobs(run), default=None)
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -196,6 +197,33 @@ def test_a_lost_process_is_said(small, tmp_path, monkeypatch):
     lost = r"worker of VAE, .* was lost 3 times: .*ended with code -9; the same command goes on"
     with pytest.raises(ProcessLostError, match=lost):
         reproduce(small, plan(small, seeds=1), tmp_path / "out", jobs=2, **QUIET)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_s_run_goes_on_from_its_checkpoint(small, tmp_path, monkeypatch, capsys):
+    planned = plan(small, seeds=1, epochs=60)[:1]
+    folder = tmp_path / "two" / "x"
+    started = []
+
+    class Watched(Local):
+        def submit(self, function, planned):
+            started.append(super().submit(function, planned))
+            return started[-1]
+
+    def kill():
+        while not list((folder / "checkpoints").glob("*.safetensors")):
+            time.sleep(0.02)
+        os.kill(started[0].process.pid, signal.SIGKILL)
+
+    expected = figures(reproduce(small, planned, tmp_path / "one" / "x", jobs=1, **QUIET).rows)
+    monkeypatch.setenv("PYTHONPATH", str(Path(dv.__file__).parents[1]))
+    killer = threading.Thread(target=kill)
+    killer.start()
+    outcome = reproduce(small, planned, folder, executor=Watched(), device="cpu")
+    killer.join()
+    assert len(started) == 2
+    assert figures(outcome.rows) == expected
+    assert "ended with code -9" in capsys.readouterr().err
 
 
 LONG = ["reproduce", "estimators", "--dataset", "digits", "--epochs", "40", "--jobs", "2", "--device", "cpu"]
