@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 
 from pyro_dvae import checks
 from pyro_dvae.errors import InputError
-from pyro_dvae.files import require_writable, user_path, write_atomically
+from pyro_dvae.files import read_json, require_writable, user_path, write_atomically
 from pyro_dvae.jobs.asked import absolute
 from pyro_dvae.jobs.executors import Executor, check, drive, opened
 from pyro_dvae.jobs.executors.watching import Told, Watch
@@ -101,31 +101,20 @@ def _checked(
 
 def _same_sweep(made: Sweep) -> None:
     """Write what the sweep is, or refuse a folder that holds another one; there may be more trials."""
-    content: dict[str, Any] = {
-        "search": [[each.name, each.low, each.high, each.log, list(each.choices)] for each in made.space],
-        "objective": made.objective,
-        "pruning": made.pruning,
-        "options": {k: v for k, v in made.options.as_dict().items() if k not in ("data_folder", "device")},
-    }
+    options = {k: v for k, v in made.options.as_dict().items() if k not in ("data_folder", "device")}
+    space = [[each.name, each.low, each.high, each.log, list(each.choices)] for each in made.space]
+    content = {"search": space, "objective": made.objective, "pruning": made.pruning, **options}
     path = made.folder / DESCRIPTION
     try:
-        there = json.loads(path.read_text(encoding="utf-8"))
+        there = read_json("output", path, {})
     except FileNotFoundError:
         write_atomically(path, json.dumps(content, indent=2) + "\n")
         return
-    except (OSError, ValueError):
-        raise InputError(f"output: {path} is not of a sweep") from None
-    usual = Options().as_dict()
+    usual = Options().as_dict()  # of what the version that began the sweep did not have
     for name, value in content.items():
-        if there.get(name) != value:
-            if name == "options" and isinstance(there.get(name), dict):
-                option = next((k for k in value if there[name].get(k, usual[k]) != value[k]), None)
-                if option is None:  # the version that began the sweep did not have it
-                    continue
-                name, value, there = option, value[option], there[name]
+        if (had := there.get(name, usual.get(name))) != value:
             raise InputError(
-                f"output: the sweep in {made.folder} has {name} {there.get(name)!r}, got {value!r}; "
-                "name another folder"
+                f"output: the sweep in {made.folder} has {name} {had!r}, got {value!r}; name another folder"
             )
 
 
