@@ -7,12 +7,14 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from optuna.trial import TrialState
 
 import pyro_dvae as dv
 from pyro_dvae.cli import main
 from pyro_dvae.evaluation import evaluate_bound
+from pyro_dvae.jobs.folder import read_config
 from pyro_dvae.jobs.loading import load
 from pyro_dvae.jobs.options import Options, TrainRequest
 from pyro_dvae.jobs.sweep import running, trial
@@ -45,7 +47,7 @@ def swept(folder, trials=4, **settings):
 
 
 def study_of(folder):
-    return Sweep(Path(folder), TINY, (), 0).study()
+    return Sweep(Path(folder), TINY, frozenset(), (), 0).study()
 
 
 def values(folder):
@@ -83,6 +85,23 @@ def test_a_sweep_finds_the_best_and_tests_it_alone(tmp_path):
         sweep(request(folder, replace(TINY, epochs=4)), SEARCH, trials=4)
     with pytest.raises(dv.InputError, match="has objective 'validation', got 'iwae'"):
         sweep(request(folder, replace(TINY, importance_samples=5)), SEARCH, trials=4, objective="iwae")
+
+
+def test_what_is_chosen_is_not_guessed_and_a_search_goes_before_a_file_of_options(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    values = np.random.default_rng(0).integers(0, 2, (60, 4))
+    np.savetxt("rows.csv", values, delimiter=",", header="a,b,c,d", comments="", fmt="%d")
+    file = "latent_size = 7\nnoise = 0.1\nlikelihood = 'gaussian-columns'\n"
+    Path("options.toml").write_text(file)
+    command = ["sweep", "--config", "options.toml", "--dataset", "rows.csv", "--search", "latent-size=2,3"]
+    command += ["--trials", "1", "--jobs", "1", "--epochs", "1", "--width", "4", "--quiet", "--output", "s"]
+    for _ in range(2):
+        with pytest.raises(SystemExit) as ended:
+            main(command)
+        assert not ended.value.code
+    options = read_config(tmp_path / "s" / "trials" / "0000")["options"]
+    assert options["latent_size"] in (2, 3)
+    assert (options["noise"], options["likelihood"]) == (0.1, "gaussian-columns")
 
 
 class Interrupted(KeyboardInterrupt):
@@ -125,7 +144,7 @@ def test_the_objective_may_be_importance_weighted(tmp_path):
     fitted = load(tmp_path / "s" / "trials" / "0000")
     best = fitted.history.best_validation_bound
     assert study.best_value > best
-    made = Sweep(tmp_path / "s", options, parsed(["bound=dvae,diwae"]), 1, "iwae")
+    made = Sweep(tmp_path / "s", options, frozenset(), parsed(["bound=dvae,diwae"]), 1, "iwae")
     run = trial.run_of(made, 0, options)
     rows = run.visit(run.validation)
     run.release()

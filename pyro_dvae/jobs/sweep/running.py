@@ -24,7 +24,7 @@ from pyro_dvae.jobs.folder import read_results
 from pyro_dvae.jobs.options import Options, TrainRequest
 from pyro_dvae.jobs.parts import build_bound, build_corruption, check_training
 from pyro_dvae.jobs.sweep import report
-from pyro_dvae.jobs.sweep.space import parsed
+from pyro_dvae.jobs.sweep.space import Dimension, parsed
 from pyro_dvae.jobs.sweep.trial import OBJECTIVES, Sweep, TrialSlot, perform, run_of, trainer_of
 from pyro_dvae.machine import available_cores
 
@@ -36,6 +36,7 @@ def sweep(
     search: Sequence[str],
     *,
     trials: int,
+    typed: frozenset[str] = frozenset(),
     objective: str = "validation",
     pruning: bool = True,
     jobs: int | None = None,
@@ -47,13 +48,14 @@ def sweep(
     :param request: options of all trials, and the folder of the sweep as its output.
     :param search: as :func:`~pyro_dvae.jobs.sweep.space.parsed` takes them.
     :param trials: in all, of all processes.
+    :param typed: options that cannot be searched, as they were given a value beside the search.
     :param jobs: trials at a time; by default one per core, or with another executor all. With 1 they run in
         this process, with its threads.
     :raises InputError: something is refused, or the folder holds another sweep.
     :raises Stopped: Ctrl-C or SIGTERM came; the same call goes on.
     """
     check(executor, executor_options or {})
-    made = _checked(request, search, trials, objective, pruning)
+    made = _checked(request, parsed(search, typed), trials, objective, pruning)
     with FileLock(made.folder / ".claim.lock"):
         _same_sweep(made)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -70,11 +72,11 @@ def sweep(
 
 
 def _checked(
-    request: TrainRequest, search: Sequence[str], trials: int, objective: str, pruning: bool
+    request: TrainRequest, space: tuple[Dimension, ...], trials: int, objective: str, pruning: bool
 ) -> Sweep:
     if request.output is None:
         raise InputError("output: expected the folder of the sweep, got none")
-    options, space = absolute(request.options), parsed(search, request.given)
+    options = absolute(request.options)
     checks.known("objective", objective, OBJECTIVES)
     if objective == "iwae" and not options.importance_samples:
         raise InputError("importance_samples: the objective iwae needs 1 or more, got 0")
@@ -96,7 +98,8 @@ def _checked(
                 raise InputError(f"search: {error}") from None
     folder = user_path("output", request.output).absolute()
     require_writable(folder / DESCRIPTION)
-    return Sweep(folder, options, space, checks.count("trials", trials), objective, pruning)
+    given = request.given | names
+    return Sweep(folder, options, given, space, checks.count("trials", trials), objective, pruning)
 
 
 def _same_sweep(made: Sweep) -> None:

@@ -56,7 +56,7 @@ def parsed(texts: Sequence[str], given: frozenset[str] = frozenset()) -> tuple[D
 
     :param texts: each ``NAME=LOW:HIGH``, ``NAME=LOW:HIGH:log`` or ``NAME=CHOICE,CHOICE,...`` with an option's
         name of the command line. A range of whole numbers holds whole numbers.
-    :param given: options that have a value already.
+    :param given: options that have a value beside the search.
     :raises InputError: a text is not of this form, or its option cannot be searched.
     """
     if not texts:

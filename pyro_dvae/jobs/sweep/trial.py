@@ -43,6 +43,7 @@ class Sweep:
 
     :param folder: absolute, shared by all.
     :param options: of all trials.
+    :param given: which of them were chosen, here or by the search; others may be guessed from the data.
     :param space: what differs.
     :param trials: in all.
     :param objective: ``"validation"``, the best validation bound, or ``"iwae"``, the importance-weighted
@@ -52,6 +53,7 @@ class Sweep:
 
     folder: Path
     options: Options
+    given: frozenset[str]
     space: tuple[Dimension, ...]
     trials: int
     objective: str = "validation"
@@ -60,10 +62,7 @@ class Sweep:
     def study(self) -> optuna.Study:
         """Open the study, which all processes share through one file."""
         storage = JournalStorage(JournalFileBackend(str(self.folder / JOURNAL)))
-        least = 1 + self.options.epochs // 5
-        pruner = (
-            optuna.pruners.MedianPruner(_PRUNED_FROM, least) if self.pruning else optuna.pruners.NopPruner()
-        )
+        pruner = optuna.pruners.MedianPruner(_PRUNED_FROM) if self.pruning else optuna.pruners.NopPruner()
         return optuna.create_study(
             storage=storage, study_name="sweep", direction="maximize", load_if_exists=True, pruner=pruner
         )
@@ -173,7 +172,7 @@ def run_of(sweep: Sweep, number: int, options: Options) -> TrainingRun:
     folder = sweep.trial_folder(number)
     begun = (folder / CONFIG).exists()
     place = {"output": None, "resume": str(folder)} if begun else {"output": str(folder), "resume": None}
-    return TrainingRun(TrainRequest(options, frozenset(), **place, quiet=True))
+    return TrainingRun(TrainRequest(options, sweep.given, **place, quiet=True))
 
 
 def trainer_of(run: TrainingRun, callbacks: Sequence[Callback] = ()) -> Trainer:
@@ -193,7 +192,7 @@ class Pruning(Callback):
         had = self._trial.study.get_trials(deepcopy=False)[self._trial.number].intermediate_values
         if bound is not None and run.epoch not in had:  # it may repeat what was not saved
             self._trial.report(bound, run.epoch)
-        if self._trial.should_prune():
+        if run.epoch > run.epochs // 5 and self._trial.should_prune():
             self.behind = True
             run.stop("it is behind the other trials")
 
