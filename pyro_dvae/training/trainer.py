@@ -192,7 +192,7 @@ class Trainer:
         run.update.require_validation(validates)
         running = Running(self.epochs, validates, lambda: run.history, self.fitted)
         self._calls = Calls(settings.callbacks, running, self.seed, ranks)
-        choices = {"seed": self.seed, "drop_last": drop_last} | run.described(settings)
+        choices = run.described(settings) | {"seed": self.seed, "drop_last": drop_last}
         rows = {"train": train, "validation": held_out} if self.checkpoint is not None else {}
         identity = run_state.identity(choices, config, rows)
         place = self._batches.stream.place if keeps_its_place(self._batches) else lambda: None

@@ -7,13 +7,13 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from each_epoch import BeforeEpoch
 from pyro.infer import RenyiELBO, Trace_ELBO
 from torch import nn
 
 import pyro_dvae as dv
 from pyro_dvae import InputError
 from pyro_dvae.networks import BernoulliDecoder, GaussianEncoder
+from pyro_dvae.training.many import NOT_OF_MANY
 from pyro_dvae.training.settings import Settings
 from pyro_dvae.training.stacked import members_of
 
@@ -41,9 +41,10 @@ def fitted(pair, x, bound=None, **options):
 @pytest.mark.parametrize("front", [dv.Trainer, dv.fit_many])
 def test_a_training_has_one_argument_list(front):
     given, shared = (inspect.signature(each).parameters for each in (front, Settings))
-    assert shared.keys() <= given.keys()
+    left_out = NOT_OF_MANY if front is dv.fit_many else set()
+    assert shared.keys() - left_out <= given.keys()
     own = {"checkpoint_every"}  # many small models are saved less often
-    for name in shared.keys() - own:
+    for name in shared.keys() - left_out - own:
         assert given[name].default == shared[name].default, name
 
 
@@ -158,10 +159,10 @@ def test_schedules_move_by_themselves():
     bound = dv.TraceSemiImplicit_ELBO(num_mixture=dv.LinearSchedule(1, 3, epochs=2))
     pair, seen = dvae(noise), []
 
-    def note(epoch):
+    def note(run):
         seen.append((round(float(noise.levels()[0].value), 4), bound.num_mixture))
 
-    fitted(pair, binary(), bound, epochs=3, callbacks=[BeforeEpoch(note)])
+    fitted(pair, binary(), bound, epochs=3, callbacks=[note])
     assert seen == [(0.1, 1), (0.2, 2), (0.3, 3)]
 
 
@@ -298,3 +299,16 @@ def test_masked_values_need_not_lie_in_the_support():
 
     history = dv.fit(model, pair.guide, x, loss=dv.TraceDenoising_ELBO(), epochs=1, progress=False).history
     assert math.isfinite(history.train_bound[0])
+
+
+@pytest.mark.parametrize("name", ["optimizer", "freeze", "ema", "accumulate", "compile"])
+def test_what_is_of_single_models_is_refused_for_many(name):
+    pair = dvae()
+    with pytest.raises(dv.InputError, match=f"{name}: fit_many trains all parameters by Adam"):
+        dv.fit_many([(pair.model, pair.guide)], binary(), loss=dv.TraceDenoising_ELBO(), **{name: None})
+
+
+def test_a_schedule_of_torch_is_refused_for_many():
+    pair, kind = dvae(), torch.optim.lr_scheduler.ConstantLR
+    with pytest.raises(dv.InputError, match="schedule: fit_many takes a name or a callable"):
+        dv.fit_many([(pair.model, pair.guide)], binary(), loss=dv.TraceDenoising_ELBO(), schedule=kind)
