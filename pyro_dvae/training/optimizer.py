@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
@@ -112,6 +113,11 @@ def _called(make: Callable[..., Any], groups: list[dict[str, Any]], **options: A
         raise InputError(
             "optimizer: LBFGS evaluates a loss several times in a step, each time with other noise; choose "
             "another optimizer"
+        )
+    for name in {key for group in groups for key in group} - {"params", *made.defaults}:
+        near = difflib.get_close_matches(name, made.defaults, n=1, cutoff=0)
+        raise InputError(
+            f"parameter_options: {type(made).__name__} has no option {name!r}; the nearest is {near[0]!r}"
         )
     held = [each for group in made.param_groups for each in group["params"]]
     if {id(each) for each in held} != {id(each) for each in known}:

@@ -121,7 +121,8 @@ class Steps:
         record = self._run.record
         per_row = self._loss.per_row(loss, record.rows)
         record.add(per_row)
-        self._calls.run.note(per_row, record.rows)
+        if record.rows:
+            self._calls.run.note(per_row, record.rows)
         if len(record.pending) >= _CHECK_EVERY:
             self._faults.require_finite_losses()
 

@@ -150,6 +150,28 @@ def test_a_compiled_step_follows_the_schedule(monkeypatch):
     assert compiled == pytest.approx(plain, rel=1e-9)
 
 
+def test_models_of_one_batch_follow_the_schedule(monkeypatch):
+    """Each ends where it would have alone, and not where it would without the warm-up."""
+    monkeypatch.setattr(compiler, "_compiled", lambda graph, example: compiler.interpret(graph))
+
+    def ends(many, weight):
+        pyro.clear_param_store()
+        pairs = [Linear(), Linear()]
+        options = {"epochs": 4, "batch_size": 6, "learning_rate": 0.05, "progress": False}
+        options["loss"] = dv.TraceDenoising_ELBO(kl_weight=weight, max_plate_nesting=1)
+        if many:
+            dv.fit_many([(pair.model, pair.guide) for pair in pairs], X, seeds=[0, 1], **options)
+        else:
+            dv.fit(pairs[0].model, pairs[0].guide, X, seed=0, compile=True, **options)
+        return [parameter.detach() for parameter in pairs[0].parameters()]
+
+    warm = dv.LinearSchedule(0.0, 1.0, epochs=4)
+    together, alone, plain = ends(True, warm), ends(False, warm), ends(False, 1.0)
+    for one, other, without in zip(together, alone, plain, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-11)
+        assert not torch.allclose(one, without, rtol=1e-3)
+
+
 @pytest.mark.parametrize(
     "options",
     [{"gradient": "stl", "kl_weight": 0.5}, {"baseline": nn.Linear(3, 1), "kl_weight": 0.5}],
