@@ -48,7 +48,7 @@ def lines(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path | N
     axes[0].set_ylabel(textwrap.fill(experiment.table.quantity, 36))
     handles = axes[0].get_legend_handles_labels()
     if len(handles[0]) > 1:
-        figure.legend(*handles, loc="outside lower center", ncols=3, frameon=False, fontsize=plots.FONT_SIZE)
+        _legend_below(figure, *handles, most=3)
     return _written(figure, experiment, rows, folder)
 
 
@@ -100,15 +100,19 @@ def curves(
             axes.set_title(place, fontsize=plots.FONT_SIZE + 1)
             axes.grid(color="0.9", linewidth=0.8)
         panels[0].set_ylabel("validation bound, nats per datum")
-        below = {"loc": "outside lower center", "ncols": 4, "frameon": False, "fontsize": plots.FONT_SIZE}
-        figure.legend(
-            [drawn[name] for name in names[line] if name in drawn],
-            [name for name in names[line] if name in drawn],
-            **below,
-        )
+        labels = [name for name in names[line] if name in drawn]
+        _legend_below(figure, [drawn[name] for name in labels], labels, most=4)
         return _written(figure, experiment, rows, folder)
 
     return draw
+
+
+def _legend_below(figure: Any, handles: Sequence[Any], labels: Sequence[str], most: int) -> None:
+    """Put a legend below all axes, in as many columns as fit, at most ``most``."""
+    inches = 0.6 + 0.075 * max(map(len, labels))  # of a column
+    columns = max(1, min(most, int(figure.get_figwidth() / inches)))
+    style = {"loc": "outside lower center", "frameon": False, "fontsize": plots.FONT_SIZE}
+    figure.legend(handles, labels, ncols=columns, **style)
 
 
 def _over_seeds(own: Sequence[Any]) -> tuple[Any, Any, Any]:
