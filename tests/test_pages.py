@@ -18,10 +18,8 @@ from pyro_dvae.cli import main
 from pyro_dvae.jobs import config_file
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["README.md", "CONTRIBUTING.md"]
-PAGES += sorted(
-    str(path.relative_to(ROOT)) for pages in ("*", "notebooks/*") for path in ROOT.glob(f"docs/{pages}.md")
-)
+DOCS = sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("docs/notebooks/*.md")])
+PAGES = ["README.md", "CONTRIBUTING.md", *(str(path.relative_to(ROOT)) for path in DOCS)]
 TEXTS = {page: (ROOT / page).read_text() for page in PAGES}
 BLOCKS = {page: re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.M) for page, text in TEXTS.items()}
 ELSEWHERE = {"docs/extending.md"}  # test_extending.py makes its files and edits
@@ -120,9 +118,8 @@ def training(scope, printed):
 
 def from_pyros_vae(scope, printed):
     errors, bounds = scope["errors"], scope["bounds"]
-    assert errors["denoising VAE"] < 0.9 * errors["plain VAE"]
-    assert errors["denoising VAE"] < errors["noisy input"]
-    assert abs(bounds["denoising VAE"].mean - bounds["plain VAE"].mean) < 2
+    assert errors["denoising VAE"] < 0.98 * errors["plain VAE"] < errors["noisy input"]
+    assert abs(bounds["denoising VAE"].mean - bounds["plain VAE"].mean) < 0.5
 
 
 def believe_a_likelihood(scope, printed):
@@ -131,13 +128,13 @@ def believe_a_likelihood(scope, printed):
         assert abs(scope[name].mean - exact) < 4 * scope[name].sampling_error + 0.005, name
     assert scope["good"].share_unreliable == 0
     assert scope["narrow"].mean < exact - 4 * scope["narrow"].sampling_error
-    assert scope["narrow"].share_unreliable > 0.9
+    assert scope["narrow"].share_unreliable > 0.8
 
 
 def missing_values(scope, printed):
     errors = scope["errors"]
     assert errors["denoising VAE"] < 0.7 * errors["Gaussian EM"]
-    assert 0.8 < scope["covered"] < 0.97
+    assert 0.85 < scope["covered"] < 0.99
 
 
 GIVEN = {"docs/likelihood.md": given, "docs/performance.md": speed}

@@ -4,15 +4,15 @@ import importlib
 import re
 from pathlib import Path
 
+import jupytext
 import pytest
 
 import pyro_dvae as dv
 
 ROOT = Path(__file__).parents[1]
-PAGES = [
-    *(path.name for path in ROOT.glob("docs/*.md")),
-    *(f"api/{p.name}" for p in ROOT.glob("docs/api/*.md")),
-]
+DOCS = ROOT / "docs"
+FOLDERS = (DOCS, DOCS / "api", DOCS / "notebooks")
+PAGES = [str(path.relative_to(DOCS)) for folder in FOLDERS for path in folder.glob("*.md")]
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -28,3 +28,11 @@ def test_every_public_name_is_on_a_page_of_the_interface():
             shown |= {"load"} if found is None else set(getattr(found, "__all__", vars(found)))
     modules = {name for name in dv.__all__ if type(getattr(dv, name)).__name__ == "module"}
     assert set(dv.__all__) - modules <= shown
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("notebooks/")])
+def test_a_notebook_has_the_code_of_its_page_in_cells(page):
+    notebook = jupytext.read(DOCS / page)
+    cells = [cell.source + "\n" for cell in notebook.cells if cell.cell_type == "code"]
+    assert cells == re.findall(r"^```python\n(.*?)^```$", (DOCS / page).read_text(), re.DOTALL | re.MULTILINE)
+    assert len(cells) >= 4
