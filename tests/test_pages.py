@@ -72,6 +72,11 @@ def using(scope, printed):
     errors = [(scope["test"] - scope[name]).square().mean() for name in ("cleaned", "noisy")]
     assert errors[0] < errors[1] * 2
     assert "codes of" in printed
+    assert scope["codes"].shape == (178, 3)
+    assert scope["rows"].shape == scope["wine"].shape
+    assert not bool(torch.from_numpy(scope["filled"]).isnan().any())
+    assert (scope["labels"] == -1).sum() == 9
+    assert "elpd_loo" in printed
 
 
 def conditioning(scope, printed):

@@ -1,4 +1,4 @@
-"""A density of the rows as a scikit-learn outlier detector."""
+"""A model of the rows as a scikit-learn outlier detector."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from pyro_dvae.sklearn.vae import DenoisingVAE
 
 
 class DenoisingDetector(OutlierMixin, BaseEstimator):
-    """Outliers are the rows of the lowest log p(x_observed) under a fitted model; gaps (NaN) are allowed.
+    """Outliers are the rows that a fitted model finds oddest; gaps (NaN) are allowed.
 
-    :param estimator: a :class:`DenoisingVAE`, which is cloned; None for the model of
-        :func:`pyro_dvae.fit_table`, in which nothing is to be tuned.
+    :param estimator: a :class:`DenoisingVAE`, which is cloned; its scores are log p(x_observed) in the units
+        of X (nats). None for the model of :func:`pyro_dvae.fit_table`, in which nothing is to be tuned; its
+        scores are minus its ``anomaly_score``.
     :param contamination: share of outliers in the training rows, above 0 and at most 0.5.
     :param random_state: seed or generator; None for the estimator's own.
 
-    After ``fit``: ``model_``, the fitted estimator or table; ``offset_``, the log p(x) that the share
+    After ``fit``: ``model_``, the fitted estimator or table; ``offset_``, the score that the share
     ``contamination`` of the training rows lies below; ``n_features_in_``, ``feature_names_in_``.
     """
 
@@ -57,7 +58,7 @@ class DenoisingDetector(OutlierMixin, BaseEstimator):
         return self
 
     def score_samples(self, X: Any) -> np.ndarray:  # noqa: N803
-        """Return log p(x_observed) of each row, [N], in the units of X (nats): lower is odder."""
+        """Return the score of each row, [N]: lower is odder."""
         check_is_fitted(self)
         return self._scores(self._rows(X))
 
