@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -135,6 +135,17 @@ def count(argument: str, value: Any, minimum: int = 1, maximum: int = 2**63 - 1)
     if value > maximum:
         raise InputError(f"{argument}: expected a whole number of at most {maximum}, got {shown(value)}")
     return value
+
+
+def one_size(what: str, sizes: Mapping[str, int | None]) -> None:
+    """Refuse parts that state different values of a size that they share; None states nothing.
+
+    :param sizes: what each part states, by its argument.
+    """
+    stated = {argument: size for argument, size in sizes.items() if size is not None}
+    if len(set(stated.values())) > 1:
+        found = " and ".join(map(str, stated.values()))
+        raise InputError(f"{', '.join(stated)}: expected one {what}, got {found}")
 
 
 def known(argument: str, value: Any, names: Iterable[str]) -> str:

@@ -44,6 +44,12 @@ class Corruption(Module, ABC):
         for level in self.levels():
             level.set_epoch(epoch)
 
+    def row_sizes(self) -> dict[str, int]:
+        """Return how many elements of a row it holds values for, by argument; each divides the row's size."""
+        return {
+            level.argument: (level.raw if level.learnable else level.value).numel() for level in self.levels()
+        }
+
     @staticmethod
     def _check_shape(level: Level, x: Tensor) -> None:
         shape = (level.raw if level.learnable else level.value).shape

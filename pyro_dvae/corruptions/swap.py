@@ -93,6 +93,9 @@ class SwapNoise(Corruption):
         columns = rows.movedim(0, -1).sort(-1).values  # columns are swapped apart, so their order is free
         self.register_buffer("columns", columns.contiguous(), persistent=False)
 
+    def row_sizes(self) -> dict[str, int]:
+        return super().row_sizes() | {"rows": self.columns[..., 0].numel()}
+
     def distribution(self, x: Tensor) -> dist.TorchDistribution:
         own = self.columns.shape[:-1]
         event = x.shape[max(0, x.dim() - len(own)) :]

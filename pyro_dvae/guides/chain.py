@@ -12,6 +12,7 @@ from pyro_dvae import checks
 from pyro_dvae.corruptions import Corruption
 from pyro_dvae.guides.base import AmortisedGuide
 from pyro_dvae.networks import GaussianEncoder
+from pyro_dvae.networks.sizes import link, require_chain
 
 
 class ChainGuide(AmortisedGuide):
@@ -38,6 +39,8 @@ class ChainGuide(AmortisedGuide):
     ) -> None:
         super().__init__(encoder, corruption)
         self.upper_encoders = nn.ModuleList(checks.modules("upper_encoders", upper_encoders))
+        upper = [link(f"upper_encoders[{n}]", each) for n, each in enumerate(self.upper_encoders)]
+        require_chain([link("encoder", encoder), *upper])
 
     @classmethod
     def of_sizes(

@@ -20,6 +20,7 @@ from pyro_dvae.corruptions import Corruption
 from pyro_dvae.errors import InputError
 from pyro_dvae.guides.base import AmortisedGuide, Features
 from pyro_dvae.networks.mlp import last_dimension, linear
+from pyro_dvae.networks.sizes import stated
 
 _HALVINGS = 24  # of an interval of the size of the layer's shift; two Newton steps follow
 
@@ -67,7 +68,8 @@ class AmortisedPlanar(ConditionalTransformModule):
     def __init__(self, latent_size: int, context_size: int) -> None:
         super().__init__()
         self.latent_size = checks.count("latent_size", latent_size)
-        self.head = linear(checks.count("context_size", context_size), 1 + 2 * latent_size)
+        self.context_size = checks.count("context_size", context_size)
+        self.head = linear(context_size, 1 + 2 * latent_size)
         # Away from w = 0, where the layer has no direction; as Pyro's unconditional layer starts.
         limit = 1.0 / math.sqrt(latent_size)
         with torch.no_grad():
@@ -112,12 +114,14 @@ class AmortisedAutoregressive(ConditionalTransformModule):
 
     def __init__(self, latent_size: int, context_size: int, hidden_size: int, backwards: bool) -> None:
         super().__init__()
-        order = range(checks.count("latent_size", latent_size))
+        self.latent_size = checks.count("latent_size", latent_size)
+        self.context_size = checks.count("context_size", context_size)
+        order = range(latent_size)
         self.order = list(reversed(order) if backwards else order)
         checks.count("hidden_size", hidden_size, minimum=latent_size)
         self.network = ConditionalAutoRegressiveNN(
             latent_size,
-            checks.count("context_size", context_size),
+            context_size,
             [hidden_size],
             permutation=torch.tensor(self.order),
         )
@@ -175,11 +179,15 @@ class FlowGuide(AmortisedGuide):
     ) -> None:
         super().__init__(encoder, corruption)
         self.feature_size = checks.count("feature_size", feature_size)
+        checks.one_size("size", {"encoder": stated(encoder, "feature_size"), "feature_size": feature_size})
         self.latent_size = checks.count("latent_size", latent_size)
-        for layer in checks.modules("flows", flows):
+        for number, layer in enumerate(checks.modules("flows", flows)):
             if not isinstance(layer, ConditionalTransformModule):
                 kind = type(layer).__name__
                 raise InputError(f"flows: expected conditional transforms of Pyro, got {kind}")
+            for size in ("latent_size", "context_size"):
+                own = latent_size if size == "latent_size" else feature_size
+                checks.one_size(size, {"guide": own, f"flows[{number}]": stated(layer, size)})
         self.head = linear(feature_size, 2 * latent_size)
         self.flows = nn.ModuleList(flows)
 

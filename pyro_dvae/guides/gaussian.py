@@ -13,6 +13,7 @@ from pyro_dvae.corruptions import Corruption
 from pyro_dvae.guides.base import AmortisedGuide, Features
 from pyro_dvae.networks import GaussianEncoder
 from pyro_dvae.networks.mlp import last_dimension, linear
+from pyro_dvae.networks.sizes import stated
 
 
 class GaussianGuide(AmortisedGuide):
@@ -67,6 +68,7 @@ class FullCovarianceGuide(AmortisedGuide):
     ) -> None:
         super().__init__(encoder, corruption)
         self.feature_size = checks.count("feature_size", feature_size)
+        checks.one_size("size", {"encoder": stated(encoder, "feature_size"), "feature_size": feature_size})
         self.latent_size = checks.count("latent_size", latent_size)
         self.head = linear(feature_size, 2 * latent_size)
         count = latent_size * (latent_size - 1) // 2

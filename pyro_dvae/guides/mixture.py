@@ -11,6 +11,7 @@ from pyro_dvae.corruptions import Corruption
 from pyro_dvae.distributions.mixture import DiagonalMixture
 from pyro_dvae.guides.base import AmortisedGuide, Features
 from pyro_dvae.networks.mlp import last_dimension, linear
+from pyro_dvae.networks.sizes import stated
 
 
 class MixtureGuide(AmortisedGuide):
@@ -37,6 +38,7 @@ class MixtureGuide(AmortisedGuide):
     ) -> None:
         super().__init__(encoder, corruption)
         self.feature_size = checks.count("feature_size", feature_size)
+        checks.one_size("size", {"encoder": stated(encoder, "feature_size"), "feature_size": feature_size})
         self.latent_size = checks.count("latent_size", latent_size)
         self.components = checks.count("components", components, minimum=2)
         self.weight_head = linear(feature_size, components)

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from pyro_dvae import checks
 from pyro_dvae.corruptions import Corruption
 from pyro_dvae.guides.base import AmortisedGuide
-from pyro_dvae.models.dvae import LatentVariableModel, require_fitting
+from pyro_dvae.models.dvae import LatentVariableModel
 from pyro_dvae.networks import BernoulliDecoder, GaussianEncoder
+from pyro_dvae.networks.sizes import require_fitting
 from pyro_dvae.priors import Prior
 from pyro_dvae.registration import Module
 
@@ -76,7 +77,7 @@ class Autoencoder(Module):
     def __init__(self, encoder: nn.Module, decoder: nn.Module, corruption: Corruption | None = None) -> None:
         super().__init__()
         checks.module("decoder", decoder)
-        require_fitting(encoder, decoder)
+        require_fitting(encoder, decoder, corruption)
         latent_size = checks.count("decoder.latent_size", getattr(decoder, "latent_size", None))
         self.model = LatentVariableModel(decoder, NoPrior(latent_size))
         self.guide = CodeGuide(encoder, corruption)

@@ -12,6 +12,7 @@ from pyro_dvae import checks
 from pyro_dvae.models.observed import observe
 from pyro_dvae.networks import BernoulliDecoder, GaussianEncoder
 from pyro_dvae.networks.counts import given_rows
+from pyro_dvae.networks.sizes import link, require_chain, stated
 from pyro_dvae.priors import Prior, StandardNormal
 from pyro_dvae.registration import Module, register
 
@@ -27,6 +28,7 @@ class ChainModel(Module):
     :param upper_decoders: a module from z(l+1) to a pair (loc, scale) of z(l), each [..., d_l], for each
         layer except the last, in the order l = 1, 2, …
     :param prior: the prior of zL.
+    :raises InputError: a layer does not take the size that the layer above it states.
     """
 
     def __init__(
@@ -36,6 +38,9 @@ class ChainModel(Module):
         self.decoder = checks.module("decoder", decoder)
         self.upper_decoders = nn.ModuleList(checks.modules("upper_decoders", upper_decoders))
         self.prior: Prior = checks.instance("prior", prior, Prior, "a pyro_dvae prior")
+        upper = [link(f"upper_decoders[{n}]", each) for n, each in enumerate(self.upper_decoders)]
+        top, last = ("prior", None, prior.latent_size), ("decoder", stated(decoder, "latent_size"), None)
+        require_chain([top, *reversed(upper), last])
 
     @classmethod
     def of_sizes(

@@ -14,6 +14,7 @@ from pyro_dvae.errors import InputError
 from pyro_dvae.guides import GaussianGuide
 from pyro_dvae.models.observed import observe
 from pyro_dvae.networks.counts import given_rows
+from pyro_dvae.networks.sizes import require_fitting
 from pyro_dvae.priors import Prior, StandardNormal
 from pyro_dvae.registration import Module, register
 
@@ -53,20 +54,6 @@ class LatentVariableModel(Module):
         return z
 
 
-def require_fitting(encoder: Any, decoder: Any) -> None:
-    """Refuse an encoder and a decoder with different sizes; sizes that they do not state are not checked.
-
-    :raises InputError: if a size differs.
-    """
-    for size in ("data_size", "latent_size"):
-        sizes = [getattr(each, size, None) for each in (encoder, decoder)]
-        if None not in sizes and sizes[0] != sizes[1]:
-            raise InputError(
-                f"encoder, decoder: expected one {size}, got {sizes[0]} and {sizes[1]}; both take "
-                "(data_size, latent_size, hidden_sizes)"
-            )
-
-
 class DVAE(Module):
     """The denoising variational autoencoder of Im et al. (2017): a pair ``.model`` and ``.guide`` for Pyro.
 
@@ -77,7 +64,7 @@ class DVAE(Module):
     :param decoder: module from z [..., d] to a distribution of x [..., D].
     :param corruption: corruption of the encoder's input.
     :param prior: of the latents; the standard normal by default.
-    :raises InputError: if the sizes of encoder and decoder differ.
+    :raises InputError: the parts state different sizes.
     """
 
     def __init__(
@@ -88,7 +75,7 @@ class DVAE(Module):
         prior: Prior | None = None,
     ) -> None:
         super().__init__()
-        require_fitting(encoder, decoder)
+        require_fitting(encoder, decoder, corruption)
         self.model = LatentVariableModel(decoder, prior)
         self.guide = GaussianGuide(encoder, corruption)
 

@@ -20,6 +20,7 @@ from pyro_dvae.models.bayes.weight_priors import NormalWeight, WeightPrior
 from pyro_dvae.models.bayes.weights import SITE, GaussianWeights, Skeleton, trainable
 from pyro_dvae.models.dvae import LatentVariableModel
 from pyro_dvae.models.observed import observe
+from pyro_dvae.networks.sizes import require_fitting_guide
 from pyro_dvae.priors import Prior, StandardNormal
 from pyro_dvae.registration import Module, register
 
@@ -112,6 +113,7 @@ class FullBayesGuide(Module):
         super().__init__()
         checks.instance("guide", guide, AmortisedGuide, "a pyro_dvae amortised guide")
         checks.module("decoder", decoder)
+        require_fitting_guide(guide, decoder)
         checks.optional(checks.module, "start", start)
         start = decoder if start is None else start
         wanted, got = _shapes(decoder), _shapes(start)

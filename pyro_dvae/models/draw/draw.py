@@ -14,6 +14,7 @@ from pyro_dvae.errors import InputError
 from pyro_dvae.guides.base import event_dimensions
 from pyro_dvae.models.draw.networks import DrawDecoder, DrawEncoder, decoder_of, encoder_of
 from pyro_dvae.models.observed import observe
+from pyro_dvae.networks.sizes import require_fitting
 from pyro_dvae.priors import StandardNormal
 from pyro_dvae.registration import Module, register
 from pyro_dvae.sites import corrupt
@@ -65,6 +66,7 @@ class DrawGuide(Module):
         corruption = NoCorruption() if corruption is None else corruption
         if not isinstance(corruption, Corruption):
             raise InputError(f"corruption: expected a pyro_dvae corruption, got {type(corruption).__name__}")
+        require_fitting(encoder, decoder, corruption)
         self.encoder = encoder
         self.decoder = decoder
         self.corruption = corruption

@@ -161,7 +161,8 @@ class DrawEncoder(Module):
         self.reader = reader
         size = reader.output_size + hidden_size
         self.cell = CELLS[checks.known("cell", cell, CELLS)](size, hidden_size)
-        self.head = linear(hidden_size, 2 * checks.count("latent_size", latent_size))
+        self.latent_size = checks.count("latent_size", latent_size)
+        self.head = linear(hidden_size, 2 * latent_size)
 
     def start(self) -> State:
         """Return the state before the first step."""
