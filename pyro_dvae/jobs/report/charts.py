@@ -49,13 +49,16 @@ class _Frame:
     def up(self, value: float) -> float:
         return HEIGHT - BOTTOM - (value - self.y[0]) / (self.y[1] - self.y[0]) * (HEIGHT - TOP - BOTTOM)
 
-    def axes(self, x_label: str, y_label: str, whole_y: bool = False) -> Html:
+    def axes(self, x_label: str, y_label: str, whole: str) -> Html:
+        """Return labelled axes; of ``whole``, "x" or "y", the ticks are whole numbers."""
         parts = []
         for value in ticks(*self.x):
+            if whole == "x" and value != int(value):
+                continue
             at = {"x": f"{self.across(value):.1f}", "y": HEIGHT - BOTTOM + 15}
             parts.append(element("text", f"{value:g}", **at, text_anchor="middle"))
         for value in ticks(*self.y):
-            if whole_y and value != int(value):
+            if whole == "y" and value != int(value):
                 continue
             height = f"{self.up(value):.1f}"
             parts.append(element("line", x1=LEFT, x2=WIDTH - RIGHT, y1=height, y2=height, class_="grid"))
@@ -93,7 +96,7 @@ def curves(title: str, lines: Sequence[Curve], marks: Sequence[tuple[float, floa
     last = max(points[-1][0] for _, points in drawn)
     settled = [y for _, points in drawn for x, y in points if x > 0.1 * last or x == points[-1][0]]
     frame = _Frame((min(1.0, last - 1), max(last, 1.0)), _padded(min(settled), max(settled)))
-    parts = [frame.axes("epoch", "nats per row")]
+    parts = [frame.axes("epoch", "nats per row", "x")]
     floor = HEIGHT - BOTTOM
     for line, points in drawn:
         kept = [point for point in points if frame.up(point[1]) <= floor]
@@ -143,7 +146,7 @@ def histogram(title: str, values: Sequence[float | None], label: str, threshold:
     for each in finite:
         counts[int((each - low) / width)] += 1
     frame = _Frame((low, low + len(counts) * width), (0.0, 1.05 * max(counts)))
-    parts = [frame.axes(label, "rows", whole_y=True)]
+    parts = [frame.axes(label, "rows", "y")]
     for number, count in enumerate(counts):
         left, top = low + number * width, frame.up(count)
         bad = threshold is not None and left + width / 2 > threshold

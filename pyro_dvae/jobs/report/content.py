@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from pyro_dvae.using import Diagnosis, diagnose
 from pyro_dvae.using.saving import WEIGHTS
 
 _CHOSEN_BY_VALUES = ("likelihood", "binarisation", "noise_kind")
+Note = tuple[str, str | None]  # what to know, and what to type
 _EACH = [(float, None)]
 _EVALUATION = {
     "epoch": int,
@@ -53,7 +54,7 @@ class ReportedRun:
     :param evaluation: content of ``evaluation.json``; None if there is none.
     :param rows: figures of the evaluation as labels and texts.
     :param commands: how to repeat the run and its evaluation.
-    :param notes: what to know before the figures are believed.
+    :param notes: what to know before the figures are believed, each with what to type.
     :param pictures: PNG files.
     :param diagnosis: of the fit; or why there is none.
     """
@@ -67,7 +68,7 @@ class ReportedRun:
     evaluation: Mapping[str, Any] | None = None
     rows: list[tuple[str, str]] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
     pictures: list[Path] = field(default_factory=list)
     diagnosis: Diagnosis | str | None = None
 
@@ -134,32 +135,30 @@ def _figures(path: Path, evaluation: dict[str, Any] | None) -> list[tuple[str, s
         ) from None
 
 
-def _notes(path: Path, content: dict[str, Any], evaluation: dict[str, Any] | None) -> Any:
-    place, progress, results = shlex.quote(str(path)), content["progress"], content["results"]
-    on = f"go on with: pyro-dvae train --resume {place}"
+def _notes(path: Path, content: dict[str, Any], evaluation: dict[str, Any] | None) -> Iterator[Note]:
+    progress, results = content["progress"], content["results"]
+    resume = shlex.join(["pyro-dvae", "train", "--resume", str(path)])
+    evaluate_it = shlex.join(["pyro-dvae", "evaluate", str(path)])
     if progress is None:
-        yield f"The run was stopped before the end of its first epoch; {on}"
+        yield "The run was stopped before the end of its first epoch. Go on with:", resume
     elif progress["epochs_done"] < progress["epochs"]:
         done = f"{progress['epochs_done']} of {progress['epochs']}"
-        yield f"The run was stopped after {done} epochs, so its figures are not final; {on}"
+        yield f"The run was stopped after {done} epochs, so its figures are not final. Go on with:", resume
     elif results is None:
-        yield f"The training ended, its evaluation did not; {on}"
-    if content["data"]["substituted_for"]:
-        yield (
-            f"{content['data']['substituted_for']} could not be had: these are figures of "
-            f"{content['data']['name']}, to be compared with no others."
-        )
+        yield "The training ended, its evaluation did not. Go on with:", resume
+    if wanted := content["data"]["substituted_for"]:
+        name = content["data"]["name"]
+        yield f"{wanted} could not be had: these are figures of {name}, to be compared with no others.", None
+    if progress is None:
+        return
     if evaluation is None:
-        if progress is not None:
-            yield (
-                "The run was not evaluated, so log p(x) and its reliability are not known; type: pyro-dvae "
-                f"evaluate {place}"
-            )
-    elif evaluation["settings"]["which"] == "best" and evaluation["epoch"] != progress["best_epoch"]:
-        yield (
-            f"The evaluation is that of epoch {evaluation['epoch']}, and the run has gone on; repeat it: "
-            f"pyro-dvae evaluate {place}"
-        )
+        yield "The run was not evaluated, so log p(x) and its reliability are not known. Type:", evaluate_it
+    elif (
+        EvaluationOptions(**evaluation["settings"]).which == "best"
+        and evaluation["epoch"] != progress["best_epoch"]
+    ):
+        epoch = evaluation["epoch"]
+        yield f"The evaluation is that of epoch {epoch}, and the run has gone on. Repeat it:", evaluate_it
 
 
 def _saved(path: Path) -> ReportedRun:
@@ -183,7 +182,9 @@ def _saved(path: Path) -> ReportedRun:
         "A saved model holds weights and its training alone. For its figures load it in Python and call "
         "fitted.log_likelihood(x) and fitted.diagnose(x)."
     )
-    return ReportedRun(path, facts, history=history, commands=[load], notes=[note], pictures=_pictures(path))
+    return ReportedRun(
+        path, facts, history=history, commands=[load], notes=[(note, None)], pictures=_pictures(path)
+    )
 
 
 def _pictures(path: Path) -> list[Path]:

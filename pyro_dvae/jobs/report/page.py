@@ -137,12 +137,12 @@ def _side_by_side(runs: Sequence[ReportedRun], names: Sequence[str]) -> Html:
     texts = {name: [_option(run.options, name) for run in runs] for name in of_options}
     different = [name for name in of_options if len(set(texts[name])) > 1]
     rows: list[Sequence[Content]] = [["data", *(run.data.get("name", "-") for run in runs)]]
-    rows.append(["epochs", *(str(len(run.history.epochs)) if run.history else "0" for run in runs)])
+    rows.append(["epochs trained", *(str(len(run.history.epochs)) if run.history else "0" for run in runs)])
     rows += [[label, *(each.get(label, "-") for each in known)] for label in shown]
     marked = [False] * len(rows) + [True] * len(different)
     rows += [[_readable(name), *texts[name]] for name in different]
     same = [[_readable(name), texts[name][0]] for name in of_options if name not in different]
-    caption = "Figures of the runs; options in which they differ are highlighted"
+    caption = "Highlighted: options that differ"
     validation = [
         Curve(name, run.history.epochs, run.history.validation_bound, number, number // 6)
         for number, (run, name) in enumerate(zip(runs, names, strict=True))
@@ -151,7 +151,7 @@ def _side_by_side(runs: Sequence[ReportedRun], names: Sequence[str]) -> Html:
     return element(
         "section",
         element("h2", "Side by side"),
-        *(element("p", text, class_="note") for text in _incomparable(runs)),
+        *(_note(text) for text in _incomparable(runs)),
         element("div", table(caption, ["", *links], rows, marked=marked), class_="several"),
         None if different or not of_options else element("p", "All options are the same."),
         _details("Options that all runs share", table("Options of all runs", None, same)) if same else None,
@@ -195,17 +195,17 @@ def _section(run: ReportedRun, name: str, number: int) -> Html:
     facts = [(label, text) for label, text in run.facts if label != "result"]
     parts: list[Content] = [
         element("h2", name),
-        *(element("p", text, class_="note") for text in run.notes),
+        *(_note(*each) for each in run.notes),
         element("ul", *tiles, class_="tiles") if tiles else None,
         table("What was trained, on what, how far", None, facts),
     ]
     if found:
         parts += [
             element("h3", "Figures, and how far to believe them"),
-            table("Main figures", ["figure", "value", "how far to believe it"], found, hidden_caption=True),
+            _stacked("Main figures", ["figure", "value", "how far to believe it"], found),
         ]
     if run.evaluation is not None:
-        parts += [element("p", text, class_="note") for label, text in run.rows if "advice" in label]
+        parts += [_note(text) for label, text in run.rows if "advice" in label]
         full = [(_label(label), text) for label, text in run.rows]
         parts.append(_details("All figures of the evaluation", table("Evaluation", None, full)))
     parts += [_diagnosis(run.diagnosis), _training(run, name)]
@@ -216,6 +216,15 @@ def _section(run: ReportedRun, name: str, number: int) -> Html:
         every = [(_readable(option), _option(run.options, option)) for option in run.options]
         parts.append(_details("All options", table("Options of the training", None, every)))
     return element("section", *parts, id=f"run-{number + 1}")
+
+
+def _stacked(caption: str, header: Sequence[Content], rows: Sequence[Sequence[Content]]) -> Html:
+    """Return a table whose cells lie below each other on a phone."""
+    return element("div", table(caption, header, rows, hidden_caption=True), class_="stacked")
+
+
+def _note(text: str, command: str | None = None) -> Html:
+    return element("p", text, element("code", command) if command else None, class_="note")
 
 
 def _large(value: str) -> list[Html]:
@@ -232,7 +241,7 @@ def _diagnosis(found: Diagnosis | str | None) -> Html | None:
         return None
     heading = element("h3", "Is this fit good enough?")
     if isinstance(found, str):
-        return joined([heading, element("p", f"There is no diagnosis: {found}", class_="note")])
+        return joined([heading, _note(f"There is no diagnosis: {found}")])
     words = {True: "good", False: "bad-word", None: None}
     rows = [
         [each.name, each.text, element("span", each.verdict, class_=words[each.good]), each.remedy]
@@ -243,7 +252,7 @@ def _diagnosis(found: Diagnosis | str | None) -> Html | None:
         [
             heading,
             element("p", found.summary),
-            table("Diagnosis", ["figure", "value", "verdict", "remedy"], rows, hidden_caption=True),
+            _stacked("Diagnosis", ["figure", "value", "verdict", "remedy"], rows),
             element("p", "Left out:") if left_out else None,
             element("ul", *left_out) if left_out else None,
         ]

@@ -27,7 +27,7 @@ a { color: var(--c0); }
 .soft, figcaption, caption { color: var(--soft); font-size: .9rem; }
 .note { border-left: 4px solid var(--c1); background: var(--panel); padding: .6rem .9rem; margin: 1rem 0; }
 .tiles {
-  display: grid; grid-template-columns: repeat(auto-fit, minmax(10.5rem, 1fr)); gap: .7rem; padding: 0;
+  display: grid; grid-template-columns: repeat(auto-fill, minmax(10.2rem, 1fr)); gap: .7rem; padding: 0;
   max-width: none;
 }
 .tiles li { list-style: none; background: var(--panel); border-radius: .5rem; padding: .7rem .9rem; }
@@ -76,6 +76,13 @@ figure img { max-width: 100%; height: auto; background: #fff; border-radius: .4r
 .pictures { gap: 1.5rem; align-items: start; }
 details { margin: .8rem 0; } summary { cursor: pointer; }
 .hidden { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
+.note code { display: block; margin-top: .3rem; overflow-wrap: anywhere; }
+@media (max-width: 40rem) {
+  .stacked thead { position: absolute; clip-path: inset(50%); }
+  .stacked table, .stacked tbody, .stacked tr, .stacked th, .stacked td { display: block; max-width: none; }
+  .stacked tr { padding: .4rem 0; }
+  .stacked tbody th, .stacked td { padding: .1rem 0; }
+}
 @media (max-width: 30rem) { body { padding: 1rem .8rem 3rem; } h1 { font-size: 1.4rem; } }
 @media print { .scroll { overflow: visible; } h2 { break-before: page; } }
 """
