@@ -167,6 +167,8 @@ def test_a_stopped_run_says_how_to_go_on(images, tmp_path):
     page = page_of(stopped, diagnose=False)
     assert "stopped after 2 of 50 epochs" in page.text
     assert f"--resume {stopped}" in page.text
+    shutil.copy(images / "results.json", stopped)
+    assert "was stopped" not in page_of(stopped, diagnose=False).text  # by a callback, to the end
     (stopped / "checkpoint.safetensors").unlink()
     page = page_of(stopped)
     assert "stopped before the end of its first epoch" in page.text

@@ -141,7 +141,7 @@ def _notes(path: Path, content: dict[str, Any], evaluation: dict[str, Any] | Non
     evaluate_it = shlex.join(["pyro-dvae", "evaluate", str(path)])
     if progress is None:
         yield "The run was stopped before the end of its first epoch. Go on with:", resume
-    elif progress["epochs_done"] < progress["epochs"]:
+    elif progress["epochs_done"] < progress["epochs"] and not _ended_early(progress, results):
         done = f"{progress['epochs_done']} of {progress['epochs']}"
         yield f"The run was stopped after {done} epochs, so its figures are not final. Go on with:", resume
     elif results is None:
@@ -153,12 +153,15 @@ def _notes(path: Path, content: dict[str, Any], evaluation: dict[str, Any] | Non
         return
     if evaluation is None:
         yield "The run was not evaluated, so log p(x) and its reliability are not known. Type:", evaluate_it
-    elif (
-        EvaluationOptions(**evaluation["settings"]).which == "best"
-        and evaluation["epoch"] != progress["best_epoch"]
-    ):
-        epoch = evaluation["epoch"]
+        return
+    epoch, best = evaluation["epoch"], progress["best_epoch"] or progress["epochs_done"]
+    if epoch != best and EvaluationOptions(**evaluation["settings"]).which == "best":
         yield f"The evaluation is that of epoch {epoch}, and the run has gone on. Repeat it:", evaluate_it
+
+
+def _ended_early(progress: Mapping[str, Any], results: Mapping[str, Any] | None) -> bool:
+    """Whether a callback ended the training before its last epoch, and not Ctrl-C."""
+    return results is not None and results.get("epochs") == progress["epochs_done"]
 
 
 def _saved(path: Path) -> ReportedRun:
