@@ -19,8 +19,9 @@ from pyro_dvae.cli import main
 from pyro_dvae.errors import InputError
 from pyro_dvae.jobs.options import EvaluationOptions, Options, training_options
 from pyro_dvae.jobs.report.charts import Curve, curves, histogram, ticks
-from pyro_dvae.jobs.report.content import diagnosed, read
+from pyro_dvae.jobs.report.content import ReportedRun, diagnosed, read
 from pyro_dvae.jobs.report.markup import Html, element, table
+from pyro_dvae.jobs.report.page import figures
 from pyro_dvae.jobs.report.write import write_report
 
 SMALL = ["--epochs", "2", "--importance-samples", "5", "--width", "8", "--latent-size", "2", "--quiet"]
@@ -278,6 +279,21 @@ def test_markup_escapes_what_is_no_markup():
     assert "<script>" not in shown
     assert '<tr class="marked">' in shown
     assert '<th scope="row">' in shown
+
+
+def test_figures_say_how_far_to_believe_them():
+    quality = {"samples": {"pairs": 0.8}, "real": {"pairs": 0.981}, "independent": {"pairs": None}}
+    estimate = {"mean": -5.2291, "sampling_error": 0.0017, "standard_error_of_mean": 0.23}
+    estimate |= {"share_unreliable": 0.05, "per_datum": {"log_likelihood": [-5.0] * 20}}
+    evaluation = {"log_likelihood": estimate, "data": {"sizes": [1, 1, 60]}, "sample_quality": quality}
+    run = ReportedRun(Path(), [], evaluation=evaluation)
+    found = {label: (value, belief) for label, value, belief in figures(run)}
+    value, belief = found["log p(x)"]
+    assert value == "-5.2291 ± 0.0017"
+    assert belief.startswith("of the first 20 test rows; ")
+    assert "too low" in belief
+    assert found["rows with a bad Pareto k"] == ("5.0 %", "too many: use evaluate --refine")
+    assert found["samples: pairs of columns"][1].endswith("training rows reach 0.98, independent columns -")
 
 
 def test_ticks_are_round_and_inside():

@@ -119,6 +119,12 @@ def _evaluated(evaluation: Mapping[str, Any]) -> Iterator[Figure]:
     if bits and bits["mean"] is not None:
         value = _plus_minus(bits["mean"], bits["standard_error"])
         yield "bits per dimension", value, f"{of_rows}; lower is better; ± is the spread over them"
+    quality = evaluation.get("sample_quality")
+    if quality:
+        own, real, independent = (quality[kind]["pairs"] for kind in ("samples", "real", "independent"))
+        if own is not None:
+            reached = f"training rows reach {_number(real)}, independent columns {_number(independent)}"
+            yield "samples: pairs of columns", _number(own), f"1 is best; {reached}"
 
 
 def _plus_minus(value: float, error: float | None) -> str:
