@@ -129,6 +129,17 @@ _applied("score", 1000, "Write log p(x) of each row of FILE, with its error and 
 
 @main.command()
 @click.argument("run")
+@click.option("--format", default="safetensors", show_default=True, help="safetensors (weights) or onnx.")
+@click.option("--output", default=None, help="Folder of the files.  [default: RUN/export]")
+def export(run: str, format: str, output: str | None) -> None:  # noqa: A002
+    """Write encoder and decoder of the run folder RUN for other programs, checked on a batch."""
+    from pyro_dvae.jobs.export import export as write
+
+    show("\n".join(map(str, write(run, format, output))))
+
+
+@main.command()
+@click.argument("run")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--config", is_flag=True, help="Print the options as TOML, for --config of another run.")
 def info(run: str, as_json: bool, config: bool) -> None:

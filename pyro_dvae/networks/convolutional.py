@@ -104,7 +104,7 @@ class Convolutions(Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return features [..., F] of ``x`` [..., D]."""
         leading = x.shape[:-1]
-        maps = self.layers(x.reshape(leading.numel(), *self.image))
+        maps = self.layers(x.reshape(math.prod(leading), *self.image))
         return maps.reshape(*leading, self.feature_size)
 
 
@@ -140,7 +140,7 @@ class TransposedConvolutions(Module):
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Return an image [..., D] of ``features`` [..., F]."""
         leading = features.shape[:-1]
-        image = self.layers(features.reshape(leading.numel(), *self.maps))
+        image = self.layers(features.reshape(math.prod(leading), *self.maps))
         return image.reshape(*leading, self.data_size)
 
 
