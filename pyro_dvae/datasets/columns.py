@@ -14,7 +14,8 @@ from torch import Tensor
 
 from pyro_dvae.errors import DataError
 
-KINDS = ("binary", "whole", "real", "category")
+KINDS = ("binary", "whole", "real", "category", "count", "ordinal", "positive", "heavy-tailed")
+CHOSEN = ("categorical", "count", "heavy-tailed", "ordinal", "positive", "real")
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,11 @@ class Column:
     The model sees (value − offset) / factor, of a category the number of its level, from 0.
 
     :param name: its name; a number counted from 0 where the file has none.
-    :param kind: "binary", "whole", "real" or "category".
+    :param kind: one of :data:`KINDS`; the last four are those that a user has named.
     :param offset: what is subtracted.
     :param factor: what the rest is divided by.
     :param levels: the texts of a category.
+    :param size: levels of an ordinal column.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Column:
     offset: float = 0.0
     factor: float = 1.0
     levels: tuple[str, ...] = ()
+    size: int = 0
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Column:
@@ -77,16 +80,21 @@ class Columns:
     @property
     def log_factor(self) -> float:
         """What to subtract from a log-density of scaled values for that of the original ones (nats)."""
-        scaled = [each.factor for each in self.columns if each.kind in ("whole", "real")]
+        densities = ("whole", "real", "positive", "heavy-tailed")
+        scaled = [each.factor for each in self.columns if each.kind in densities]
         return float(np.log(scaled).sum()) if scaled else 0.0
 
     def kinds(self) -> list[str | tuple[str, int]]:
         """Return the kind of each column as :class:`~pyro_dvae.networks.TableDecoder` takes it."""
-        names = {"binary": "binary", "category": "categorical"}
-        return [
-            ("categorical", len(each.levels)) if each.levels else names.get(each.kind, "real")
-            for each in self.columns
-        ]
+        found: list[str | tuple[str, int]] = []
+        for each in self.columns:
+            if each.kind == "category":
+                found.append(("categorical", len(each.levels)))
+            elif each.kind == "ordinal":
+                found.append(("ordinal", each.size))
+            else:
+                found.append("real" if each.kind == "whole" else each.kind)
+        return found
 
     def described(self) -> str:
         """Return how many columns there are of each kind, in words."""

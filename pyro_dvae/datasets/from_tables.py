@@ -37,7 +37,8 @@ def treated(content: Content, treatment: Treatment, split_seed: int) -> Dataset:
         may be pixels, counts or classes and nobody said which.
     """
     treatment = treatment.checked()
-    wants_columns = treatment.columns or treatment.drop or treatment.label_column or treatment.id_column
+    named = (treatment.columns, treatment.drop, treatment.label_column, treatment.id_column, treatment.kinds)
+    wants_columns = any(named)
     flat = len(content.parts) == 1 and next(iter(content.parts.values())).ndim == 2
     if content.table is not None or (wants_columns and flat):
         return _of_table(content, treatment, split_seed)
@@ -54,7 +55,8 @@ def _of_table(content: Content, treatment: Treatment, split_seed: int) -> Datase
         ((_, array),) = content.parts.items()
         check_array(str(path), array)
         table = {str(n): array[:, n] for n in range(array.shape[1])}
-    given = [*(treatment.columns or ()), *treatment.drop]
+    kinds = treatment.kinds or {}
+    given = [*(treatment.columns or ()), *treatment.drop, *kinds]
     for name in [*given, *filter(None, (treatment.label_column, treatment.id_column))]:
         if name not in table:
             shown = ", ".join(list(table)[:10]) + (", ..." if len(table) > 10 else "")
@@ -64,7 +66,10 @@ def _of_table(content: Content, treatment: Treatment, split_seed: int) -> Datase
     if not kept:
         raise DataError(f"{path}: no column is left")
     _require_cells(path, {name: table[name] for name in kept})
-    plan = [_planned(path, name, table[name]) for name in kept]
+    plan = [
+        _named(path, name, table[name], kinds[name]) if name in kinds else _planned(path, name, table[name])
+        for name in kept
+    ]
     labels, notes = None, list(content.notes)
     if treatment.label_column is not None:
         labels, classes = _classes(path, treatment.label_column, table[treatment.label_column])
@@ -74,11 +79,14 @@ def _of_table(content: Content, treatment: Treatment, split_seed: int) -> Datase
     if treatment.id_column is not None:
         notes.append(f"rows named by {treatment.id_column!r}")
     rows, split_labels, how = split(path, np.arange(len(table[kept[0]])), labels, split_seed)
-    numbers = [np.asarray(table[each.name], dtype=np.float64) for each in plan if not each.levels]
-    whole = [each.kind in ("whole", "binary") for each in plan if not each.levels]
+    unnamed = [each for each in plan if not each.levels and each.name not in kinds]
+    numbers = [np.asarray(table[each.name], dtype=np.float64) for each in unnamed]
+    whole = [each.kind in ("whole", "binary") for each in unnamed]
     scale, why = scale_of(
         path, treatment.scale, numbers, bool(numbers) and all(whole), named=True, classes=labels is not None
     )
+    if kinds and not numbers and treatment.scale == "auto":
+        scale, why = "standardise", ()
     columns = Columns(
         tuple(_with_numbers(path, each, scale, table[each.name], rows["train"]) for each in plan)
     )
@@ -129,6 +137,27 @@ def _planned(path: Path, name: str, values: np.ndarray) -> Column:
     return Column(name, "category", levels=tuple(levels))
 
 
+def _named(path: Path, name: str, values: np.ndarray, kind: str) -> Column:
+    """Return a column of the kind that the user has named, or refuse values that are not of it."""
+    if values.dtype.kind not in "biuf":
+        if kind == "categorical":
+            return _planned(path, name, values)
+        raise DataError(f"{path}: column {name!r} is to be {kind}, and holds texts")
+    found = np.asarray(values, dtype=np.float64)
+    if kind in ("categorical", "count", "ordinal") and bool((found != found.round()).any()):
+        raise DataError(f"{path}: column {name!r} is to be {kind}, and holds numbers that are not whole")
+    low, high = float(found.min()), float(found.max())
+    if (kind == "count" and low < 0) or (kind == "positive" and low <= 0):
+        raise DataError(f"{path}: column {name!r} is to be {kind}, and holds {low:g}")
+    if kind == "categorical":
+        return Column(name, "category", levels=tuple(str(value) for value in np.unique(values)))
+    if kind == "ordinal":
+        if not 2 <= high - low + 1 <= _LEVELS_AT_MOST:
+            raise DataError(f"{path}: column {name!r} is to be ordinal, and is from {low:g} to {high:g}")
+        return Column(name, kind, offset=low, size=int(high - low) + 1)
+    return Column(name, kind)
+
+
 def _is_number(text: str) -> bool:
     try:
         float(text)
@@ -138,9 +167,11 @@ def _is_number(text: str) -> bool:
 
 
 def _with_numbers(path: Path, column: Column, scale: str, values: np.ndarray, train: np.ndarray) -> Column:
-    if column.levels or (column.kind == "binary" and scale != "bytes"):
+    if column.levels or column.kind in ("count", "ordinal") or (column.kind == "binary" and scale != "bytes"):
         return column
     own = np.asarray(values, dtype=np.float64)[train][:, None]
+    if column.kind == "positive":
+        return replace(column, factor=float(np.exp(np.log(own).mean())))
     offset, factor = numbers(path, scale, own, by_column=True)
     return replace(column, offset=float(offset[0]), factor=float(factor[0]))
 

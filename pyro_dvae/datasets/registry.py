@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -98,6 +98,7 @@ def load_dataset(
     label_column: str | None = None,
     id_column: str | None = None,
     array: str | None = None,
+    kinds: Mapping[str, str] | None = None,
 ) -> Dataset:
     """Load a data set as train, validation and test tensors of torch's default type.
 
@@ -118,6 +119,8 @@ def load_dataset(
     :param label_column: the column of the classes.
     :param id_column: a column that names the rows, which is left out.
     :param array: the name of the array of an archive.
+    :param kinds: of columns by name, where their values do not tell: "categorical", "count", "heavy-tailed",
+        "ordinal", "positive" or "real".
     :raises InputError: if the name is unknown or an argument is invalid.
     :raises DataError: if the set is not available, is damaged, or has values that the models cannot use.
     """
@@ -125,9 +128,11 @@ def load_dataset(
         raise InputError(f"root: expected a folder's path, got {root!r}")
     checks.count("split_seed", split_seed, 0, 2**32 - 1)
     checks.flag("download", download)
-    treatment = Treatment(scale, columns, drop, label_column, id_column, array).checked()
+    treatment = Treatment(scale, columns, drop, label_column, id_column, array, kinds).checked()
     if treatment != Treatment() and not (isinstance(name, str | Path) and is_file_name(name)):
-        raise InputError("scale, columns, drop, label_column, id_column, array: these are for a user's file")
+        raise InputError(
+            "scale, columns, drop, label_column, id_column, array, kinds: these are for a user's file"
+        )
     request = Request(user_path("root", root), download, split_seed, treatment)
     return _loaded(name, request).to(torch.get_default_dtype())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_dvae import checks
 from pyro_dvae.datasets.base import Dataset, is_binary, permuted_split
-from pyro_dvae.datasets.columns import Columns
+from pyro_dvae.datasets.columns import CHOSEN, Columns
 from pyro_dvae.errors import DataError, InputError
 
 Arrays = dict[str, np.ndarray]
@@ -33,6 +33,8 @@ class Treatment:
     :param label_column: the column of the classes.
     :param id_column: a column that names the rows.
     :param array: the name of the array of an archive.
+    :param kinds: of columns by name, where their values do not tell: "categorical", "count", "heavy-tailed",
+        "ordinal", "positive" or "real".
     """
 
     scale: str = "auto"
@@ -41,6 +43,7 @@ class Treatment:
     label_column: str | None = None
     id_column: str | None = None
     array: str | None = None
+    kinds: Mapping[str, str] | None = None
 
     def checked(self) -> Treatment:
         """Refuse what is of the wrong kind."""
@@ -52,6 +55,8 @@ class Treatment:
                 raise InputError(f"{name}: expected names of columns, got {value!r}")
         for name in ("label_column", "id_column", "array"):
             checks.optional(checks.text, name, getattr(self, name))
+        for kind in (self.kinds or {}).values():
+            checks.known("kinds", kind, CHOSEN)
         kept = None if self.columns is None else tuple(self.columns)
         return replace(self, columns=kept, drop=tuple(self.drop))
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import pyro_dvae
 from pyro_dvae.datasets import Dataset, binarisation, binarise_dataset, load_dataset
-from pyro_dvae.errors import DataError
+from pyro_dvae.errors import DataError, InputError
 from pyro_dvae.jobs.options import Options
 from pyro_dvae.rows import InMemory
 
@@ -70,7 +70,16 @@ def of_file(options: Options) -> dict[str, Any]:
         "label_column": options.label_column,
         "id_column": options.id_column,
         "array": options.array,
+        "kinds": kinds_of(options.kinds),
     }
+
+
+def kinds_of(text: str | None) -> dict[str, str] | None:
+    """Return the kinds of columns by name, of ``"income=positive, visits=count"``."""
+    pairs = [each.partition("=") for each in (text or "").split(",") if each.strip()]
+    if odd := [name for name, sign, kind in pairs if not (name.strip() and sign and kind.strip())]:
+        raise InputError(f"kinds: expected NAME=KIND with commas between, got {odd[0].strip()!r}")
+    return {name.strip(): kind.strip() for name, _, kind in pairs} or None
 
 
 def versions() -> dict[str, str]:

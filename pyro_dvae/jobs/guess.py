@@ -81,9 +81,12 @@ def _likelihood(data: Dataset, binarised: bool, within: bool) -> str:
     """:param within: whether all values are in [0, 1]."""
     if data.binary or binarised:
         return "bernoulli"
+    kinds = set() if data.columns is None else {each.kind for each in data.columns.columns}
+    if kinds & {"count", "ordinal", "positive", "heavy-tailed"}:
+        return "table"
     whole = all(bool((part == part.round()).all()) for part in (data.train, data.validation, data.test))
     if whole and not within and min(float(part.min()) for part in (data.train, data.test)) >= 0:
         return "negative-binomial"  # --scale none of whole numbers
-    if data.columns is not None and any(each.kind in ("binary", "category") for each in data.columns.columns):
+    if kinds & {"binary", "category"}:
         return "table"
     return "continuous-bernoulli" if within else "gaussian-columns"

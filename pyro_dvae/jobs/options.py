@@ -30,6 +30,7 @@ LIKELIHOODS = (
     "continuous-bernoulli",
     *("discretised-logistic", "discretised-logistic-mixture"),
     *("poisson", "negative-binomial", "multinomial", "dirichlet-multinomial"),
+    *("full-covariance", "low-rank-covariance"),
 )
 BINARISATIONS = ("static", "dynamic", "threshold", "none")
 SCALES = ("auto", "none", "unit", "standardise", "bytes")
@@ -155,6 +156,12 @@ class Options:
     label_column: str | None = _option(None, "Column of the classes, which is no part of the data.", type=str)
     id_column: str | None = _option(
         None, "Column that names the rows, which is no part of the data.", type=str
+    )
+    kinds: str | None = _option(
+        None,
+        "Kinds of columns of a file whose values do not tell, as NAME=KIND with commas between: categorical, "
+        "count, heavy-tailed, ordinal, positive or real.",
+        type=str,
     )
     array: str | None = _option(None, "Name of the array of an .npz or .mat file.", type=str)
     data_folder: str = _option("data", "Folder of the data, in torchvision's layout.")

@@ -40,9 +40,11 @@ from pyro_dvae.networks import (
     CountEncoder,
     DirichletMultinomialDecoder,
     DiscretisedLogisticDecoder,
+    FullCovarianceDecoder,
     GaussianDecoder,
     GaussianEncoder,
     GRUEncoder,
+    LowRankCovarianceDecoder,
     MultinomialDecoder,
     NegativeBinomialDecoder,
     PoissonDecoder,
@@ -64,6 +66,8 @@ _LIKELIHOODS: dict[str, Callable[..., nn.Module]] = {
     "continuous-bernoulli": ContinuousBernoulliDecoder,
     "discretised-logistic": DiscretisedLogisticDecoder,
     "discretised-logistic-mixture": partial(DiscretisedLogisticDecoder, mixture=True),
+    "full-covariance": FullCovarianceDecoder,
+    "low-rank-covariance": lambda size, *rest: LowRankCovarianceDecoder(size, *rest, rank=min(5, size)),
 }
 _COUNTS: dict[str, Callable[..., nn.Module]] = {
     "poisson": PoissonDecoder,

@@ -16,7 +16,7 @@ from pyro_dvae.jobs.options import Options
 SYNTAX = "NAME=LOW:HIGH, NAME=LOW:HIGH:log or NAME=CHOICE,CHOICE,..."
 # They decide the data or the place, so the bounds of trials that differ in them do not compare.
 _FIXED = (
-    *("dataset", "data_folder", "scale", "columns", "drop", "label_column", "id_column", "array"),
+    *("dataset", "data_folder", "scale", "columns", "drop", "label_column", "id_column", "array", "kinds"),
     *("binarisation", "seed", "device", "compiled", "importance_samples"),
 )
 
