@@ -2,9 +2,9 @@
 
     python benchmarks/anomaly.py FOLDER      # every FOLDER/*.npz with X and y (1: anomaly), both protocols
 
-Protocol "normal" trains on half of the normal rows and scores the rest; "unsupervised" trains on all rows and
-scores them. Every result is a line of --output as soon as it is there, and a stopped run goes on. Shown is the
-area under the ROC curve, the mean over the seeds, and its mean over the tables.
+Protocol "normal" trains on half of the normal rows and scores the rest; "unsupervised" trains on all rows
+and scores them. Every result is a line of --output as soon as it is there, and a stopped run goes on. Shown
+is the area under the ROC curve, the mean over the seeds, and its mean over the tables.
 """
 
 import json
@@ -36,7 +36,7 @@ def scores(train, test, seed):
         "isolation forest": -IsolationForest(random_state=seed).fit(train).score_samples(test),
         "mixture": -mixture.score_samples(test),
         "Ledoit-Wolf": LedoitWolf().fit(train).mahalanobis(test),
-        "ours, −log p": -table.log_likelihood(torch.as_tensor(test)).numpy(),
+        "ours, -log p": -table.log_likelihood(torch.as_tensor(test)).numpy(),
         "ours": table.anomaly_score(torch.as_tensor(test)).numpy(),
     }
 

@@ -1,4 +1,4 @@
-"""Squared error of missing cells: ``dv.fit_table`` beside means, neighbours, regressions and a Gaussian model.
+"""Squared error of missing cells: ``dv.fit_table`` beside means, neighbours and Gaussian models.
 
     python benchmarks/imputation.py                              # scikit-learn's breast-cancer table, 5 masks
     python benchmarks/imputation.py --tables FOLDER --masks 3    # every FOLDER/*.npz with an array X
@@ -164,7 +164,7 @@ def main(folder, only, gaps, missing, masks, rows, extra, chosen, output):
 
 def report(done, shapes, names):
     """Print a Markdown table of the tables, and the means over them."""
-    click.echo("| table | rows × columns | " + " | ".join(names) + " | CRPS, EM | CRPS | coverage | s |")
+    click.echo("| table | rows, columns | " + " | ".join(names) + " | CRPS, EM | CRPS | coverage | s |")
     click.echo("|---" * (len(names) + 6) + "|")
     means = {}
     for table, shape in sorted(shapes.items()):
@@ -175,7 +175,7 @@ def report(done, shapes, names):
         for name in names:
             errors = [each["error"] for each in lines if each["method"] == name]
             means.setdefault(name, []).append(np.mean(errors))
-        click.echo(f"| {table} | {shape[0]:,} × {shape[1]} | " + " | ".join(cells) + " |")
+        click.echo(f"| {table} | {shape[0]:,}, {shape[1]} | " + " | ".join(cells) + " |")
     click.echo("| **mean** | | " + " | ".join(f"{np.mean(means[name]):.3f}" for name in names) + " | | | | |")
 
 

@@ -195,7 +195,8 @@ CALLS = {
     "FlowPrior": (lambda: {"latent_size": 2}, sampled),
     "FittedTable": (
         lambda: (
-            {"members": {}, "weights": X[0], "oddness": None, "loc": X[0], "scale": X[0], "held_out": {}}
+            {"members": {}, "weights": X[0], "rows": X, "loc": X[0], "scale": X[0], "held_out": {}}
+            | {"seed": 0}
         ),
         None,
     ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,20 +14,14 @@ from pyro_dvae.conditioning import table_rows
 from pyro_dvae.distributions.gaussian_mixture import GaussianMixture
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.counting import counting
-from pyro_dvae.models.tables.em import gaussian_mixture
-from pyro_dvae.models.tables.oddness import Oddness
+from pyro_dvae.models.tables.candidates import RIDGES, fitted_mixtures, name_of, sizes
 from pyro_dvae.models.tables.stacking import stacked
 from pyro_dvae.models.tables.table import FittedTable
 from pyro_dvae.random_state import derived_seed, forked
 
-COMPONENTS = (1, 3, 8, 20, 50)
-RIDGES = (0.1, 0.01, 0.001)  # from the strongest, each started at the last one
 _HELD_OUT, _ENOUGH_CELLS, _FOLDS, _FEWEST_CELLS = 0.1, 1500, 4, 30
-_STEPS = 24  # of expectation-maximisation; half as many from a fit with more noise
-_WORK = 1e8  # of a step of expectation-maximisation: rows · components · columns³
-_CALIBRATION = 2000  # rows, beside which a row is odd
 _MORE = 4  # times as many rows at last, when all cells are seen
-_ROWS_OF_A_COMPONENT, _FEWEST_ROWS = 20, 500
+_KEPT = 2000  # rows, beside which a row is odd
 
 
 def fit_table(
@@ -71,10 +65,10 @@ def _chosen(
 ) -> FittedTable:
     """Fit all candidates without some cells, weigh them, and fit the weighted ones to all cells."""
     observed = int((~x.isnan()).sum())
-    paths = _paths(*x.shape)
-    names = [_name(k, ridge) for k, _ in paths for ridge in RIDGES]
+    paths = sizes(*x.shape)
+    names = [name_of(k, ridge) for k, _ in paths for ridge in RIDGES]
     folds = min(_FOLDS, math.ceil(_ENOUGH_CELLS / max(1.0, _HELD_OUT * observed)))
-    total, done = (folds + 1) * len(names), 0  # about: at last, only some are fitted
+    total, done = (folds + 1) * len(names), 0
     predictions, truth = [], []
     fits: dict[str, GaussianMixture] = {}
     for fold in range(folds):
@@ -84,7 +78,7 @@ def _chosen(
             fewer = x.masked_fill(held, math.nan)
             affected = held.any(1)
             found = []
-            for name, mixture in _fitted(fewer, paths, {}):
+            for name, mixture in fitted_mixtures(fewer, paths):
                 fits[name] = mixture
                 some = fewer[affected]
                 found.append(mixture.expected(some.nan_to_num(), ~some.isnan())[held[affected]])
@@ -98,48 +92,15 @@ def _chosen(
         weights = torch.eye(len(names), dtype=x.dtype)[0]  # one Gaussian with the most noise
     errors = (together - cells.unsqueeze(-1)).square().mean(0)
     stack_error = (together @ weights - cells).square().mean()
+    wanted = {name for name, weight in zip(names, weights, strict=True) if weight > 0}
+    more = [(components, min(_MORE * count, len(x))) for components, count in paths]
     members = {}
     with forked(derived_seed(seed, "all cells")):
-        wanted = {name for name, weight in zip(names, weights, strict=True) if weight > 0}
-        more = [(components, min(_MORE * count, len(x))) for components, count in paths]
-        for name, mixture in _fitted(x, more, fits, wanted):
+        for name, mixture in fitted_mixtures(x, more, fits, wanted):
             members[name] = mixture
             shown(done := done + 1, total)
+        kept = x[torch.randperm(len(x))[:_KEPT]]
+    shown(total, total)
     held_out = {name: float(error) for name, error in zip(names, errors, strict=True)}
     held_out["together"] = float(stack_error)
-    with forked(derived_seed(seed, "oddness")):
-        oddness = Oddness.among(list(fits.values()), x[torch.randperm(len(x))[:_CALIBRATION]])
-    return FittedTable(members, weights[weights > 0], oddness, loc, scale, held_out)
-
-
-def _paths(rows: int, columns: int) -> list[tuple[int, int]]:
-    """Return the numbers of components that the table is large enough for, and the rows to fit each on."""
-    found = []
-    for components in COMPONENTS:
-        affordable = min(rows, int(_WORK / (components * columns**3)))
-        if affordable >= _ROWS_OF_A_COMPONENT * components or components == 1:
-            found.append((components, max(affordable, min(rows, _FEWEST_ROWS))))
-    return found
-
-
-def _name(components: int, ridge: float) -> str:
-    return f"{components} Gaussian{'s' if components > 1 else ''}, noise {ridge:g}"
-
-
-def _fitted(
-    x: Tensor,
-    paths: list[tuple[int, int]],
-    starts: dict[str, GaussianMixture],
-    wanted: set[str] | None = None,
-) -> Iterator[tuple[str, GaussianMixture]]:
-    """Yield the name and the fit of each candidate, or of the wanted ones, in order."""
-    for components, count in paths:
-        last = None
-        few = x[torch.randperm(len(x))[:count]] if count < len(x) else x
-        for ridge in RIDGES:
-            name = _name(components, ridge)
-            if wanted is None or name in wanted:
-                start = starts.get(name, last)
-                steps = _STEPS if start is None else _STEPS // 2
-                last = gaussian_mixture(few, components, ridge=ridge, start=start, num_steps=steps)
-                yield name, last
+    return FittedTable(members, weights[weights > 0], kept, loc, scale, held_out, seed)

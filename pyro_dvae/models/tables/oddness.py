@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_dvae.distributions.gaussian_mixture import GaussianMixture
+from pyro_dvae.models.tables.candidates import fitted_mixtures, sizes
 from pyro_dvae.random_state import forked
 
 _TAIL, _FILLINGS, _SEED, _ROWS = 0.2, 5, 0, 5000
@@ -31,6 +32,11 @@ class Oddness:
 
     mixtures: tuple[GaussianMixture, ...]
     usual: Tensor
+
+    @classmethod
+    def beside(cls, x: Tensor) -> Oddness:
+        """Return the scores beside standardised training rows ``x`` [n, D] by all candidates."""
+        return cls.among([mixture for _, mixture in fitted_mixtures(x, sizes(*x.shape))], x)
 
     @classmethod
     def among(cls, mixtures: Sequence[GaussianMixture], x: Tensor) -> Oddness:

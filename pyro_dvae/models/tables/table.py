@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import pyro
@@ -24,7 +24,7 @@ from pyro_dvae.conditioning import (
 from pyro_dvae.distributions.gaussian_mixture import GaussianMixture
 from pyro_dvae.errors import InputError
 from pyro_dvae.models.tables.oddness import Oddness
-from pyro_dvae.random_state import forked
+from pyro_dvae.random_state import derived_seed, forked
 
 _ROWS = 5000
 
@@ -38,18 +38,20 @@ class FittedTable:
 
     :param members: mixtures of standardised rows, by name.
     :param weights: w, one for each member, [M].
-    :param oddness: the anomaly score of standardised rows.
+    :param rows: up to 2,000 standardised training rows, beside which a row is odd.
     :param loc: means of the columns, [D].
     :param scale: their standard deviations, [D].
     :param held_out: squared error of standardised held-out cells, by candidate, and of all ``together``.
+    :param seed: of its fits.
     """
 
     members: dict[str, GaussianMixture]
     weights: Tensor
-    oddness: Oddness
+    rows: Tensor
     loc: Tensor
     scale: Tensor
     held_out: dict[str, float]
+    seed: int
 
     def __str__(self) -> str:
         """Return the members with their weights as aligned text."""
@@ -130,11 +132,18 @@ class FittedTable:
         with pyro.plate("data", len(x)):
             pyro.sample("x", mixture, obs=x)
 
+    @cached_property
+    def oddness(self) -> Oddness:
+        """The score of standardised rows; its mixtures are fitted when it is first asked for."""
+        with torch.no_grad(), forked(derived_seed(self.seed, "oddness")):
+            return Oddness.beside(self.rows)
+
     def anomaly_score(self, data: Any, *, by: str = "row") -> Tensor:
         """Score how unusual each row is, [N], or each of its cells, [N, D] (nats); higher is odder.
 
         A row has the tail probability of its density among the training rows, under the candidate that finds
-        it oddest (:class:`~pyro_dvae.models.tables.oddness.Oddness`); a cell has −log p(x_j | rest).
+        it oddest (:class:`~pyro_dvae.models.tables.oddness.Oddness`); a cell has −log p(x_j | rest). The
+        first call fits the candidates to the rows that the table has kept.
 
         :param by: ``"row"`` or ``"column"``.
         """

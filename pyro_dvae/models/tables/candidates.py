@@ -1,0 +1,56 @@
+"""The candidates of a table: Gaussian mixtures of several sizes, each with less and less noise."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from pyro_dvae.distributions.gaussian_mixture import GaussianMixture
+from pyro_dvae.models.tables.em import gaussian_mixture
+
+COMPONENTS = (1, 3, 8, 20, 50)
+RIDGES = (0.1, 0.01, 0.001)  # from the strongest, each started at the last one
+_STEPS = 24  # of expectation-maximisation; half as many from a fit with more noise
+_WORK = 1e8  # of a step: rows · components · columns³
+_ROWS_OF_A_COMPONENT, _FEWEST_ROWS = 20, 500
+
+
+def sizes(rows: int, columns: int) -> list[tuple[int, int]]:
+    """Return the numbers of components that the table is large enough for, and the rows to fit each on."""
+    found = []
+    for components in COMPONENTS:
+        affordable = min(rows, int(_WORK / (components * columns**3)))
+        if affordable >= _ROWS_OF_A_COMPONENT * components or components == 1:
+            found.append((components, max(affordable, min(rows, _FEWEST_ROWS))))
+    return found
+
+
+def name_of(components: int, ridge: float) -> str:
+    """Return what a candidate is called."""
+    return f"{components} Gaussian{'s' if components > 1 else ''}, noise {ridge:g}"
+
+
+def fitted_mixtures(
+    x: Tensor,
+    paths: list[tuple[int, int]],
+    starts: Mapping[str, GaussianMixture] | None = None,
+    wanted: Collection[str] | None = None,
+) -> Iterator[tuple[str, GaussianMixture]]:
+    """Yield the name and the fit of each candidate, or of the wanted ones, in order.
+
+    :param x: standardised rows with NaN in gaps, [N, D].
+    :param paths: numbers of components, and of the rows to fit each on.
+    :param starts: earlier fits to start from, by name.
+    """
+    for components, count in paths:
+        last = None
+        few = x[torch.randperm(len(x))[:count]] if count < len(x) else x
+        for ridge in RIDGES:
+            name = name_of(components, ridge)
+            if wanted is None or name in wanted:
+                start = (starts or {}).get(name, last)
+                steps = _STEPS if start is None else _STEPS // 2
+                last = gaussian_mixture(few, components, ridge=ridge, start=start, num_steps=steps)
+                yield name, last
