@@ -13,15 +13,17 @@ from pyro_dvae.models.tables.em import gaussian_mixture
 COMPONENTS = (1, 3, 8, 20, 50)
 RIDGES = (0.1, 0.01, 0.001)  # from the strongest, each started at the last one
 _STEPS = 24  # of expectation-maximisation; half as many from a fit with more noise
-_WORK = 1e8  # of a step: rows · components · columns³
+_WORK = 1e8  # of a step: components · columns² · (columns · patterns of gaps + 3 · rows)
 _ROWS_OF_A_COMPONENT, _FEWEST_ROWS = 20, 500
 
 
-def sizes(rows: int, columns: int) -> list[tuple[int, int]]:
-    """Return the numbers of components that the table is large enough for, and the rows to fit each on."""
+def sizes(x: Tensor) -> list[tuple[int, int]]:
+    """Return the numbers of components that a table [N, D] is large enough for, and the rows for each."""
+    rows, columns = x.shape
+    work = columns**2 * (columns * len(x.isnan().unique(dim=0)) + 3 * rows)
     found = []
     for components in COMPONENTS:
-        affordable = min(rows, int(_WORK / (components * columns**3)))
+        affordable = min(rows, int(rows * _WORK / (components * work)))
         if affordable >= _ROWS_OF_A_COMPONENT * components or components == 1:
             found.append((components, max(affordable, min(rows, _FEWEST_ROWS))))
     return found

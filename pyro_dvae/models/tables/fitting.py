@@ -65,7 +65,7 @@ def _chosen(
 ) -> FittedTable:
     """Fit all candidates without some cells, weigh them, and fit the weighted ones to all cells."""
     observed = int((~x.isnan()).sum())
-    paths = sizes(*x.shape)
+    paths = sizes(x)
     names = [name_of(k, ridge) for k, _ in paths for ridge in RIDGES]
     folds = min(_FOLDS, math.ceil(_ENOUGH_CELLS / max(1.0, _HELD_OUT * observed)))
     total, done = (folds + 1) * len(names), 0

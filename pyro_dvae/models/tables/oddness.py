@@ -36,7 +36,7 @@ class Oddness:
     @classmethod
     def beside(cls, x: Tensor) -> Oddness:
         """Return the scores beside standardised training rows ``x`` [n, D] by all candidates."""
-        return cls.among([mixture for _, mixture in fitted_mixtures(x, sizes(*x.shape))], x)
+        return cls.among([mixture for _, mixture in fitted_mixtures(x, sizes(x))], x)
 
     @classmethod
     def among(cls, mixtures: Sequence[GaussianMixture], x: Tensor) -> Oddness:
