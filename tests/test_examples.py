@@ -37,9 +37,9 @@ SCRIPTS = {
         *("--dataset", "digits", "--epochs", "2", "--labelled", "200", "--width", "20")
     ],
     "benchmarks/data.py": ["--quick"],
-    "examples/impute_table.py": ["--epochs", "2", "--draws", "20"],
-    "benchmarks/anomaly.py": ["tables", "--seeds", "1", "--epochs", "2", "--steps", "2"],
-    "benchmarks/imputation.py": [*("--tables", "tables", "--masks", "1", "--epochs", "2", "--steps", "2")],
+    "examples/impute_table.py": ["--draws", "20"],
+    "benchmarks/anomaly.py": ["tables", "--seeds", "1"],
+    "benchmarks/imputation.py": ["--tables", "tables", "--masks", "1"],
     "benchmarks/bounds.py": ["--rounds", "1", "--steps", "1", "--repeats", "3"],
     "benchmarks/likelihood.py": ["--quick", "--threads", "1"],
     "benchmarks/step.py": ["--quick", "--threads", "1", "--memory", "--output", "step.json", *STEPS],
@@ -76,24 +76,15 @@ def test_impute_table(tmp_path):
     printed = run("examples/impute_table.py", tmp_path)
     errors = {
         name: float(re.search(rf"{name} +rms error ([\d.]+)", printed)[1])
-        for name in ("column means", "Gaussian model", "denoising VAE")
+        for name in ("column means", "one Gaussian", "fit_table")
     }
-    assert errors["denoising VAE"] < 0.9 < errors["column means"]
+    assert errors["fit_table"] < errors["one Gaussian"] < errors["column means"]
     assert (tmp_path / "imputed.png").exists()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "methods"),
-    [
-        ("benchmarks/anomaly.py", ["kNN", "isolation forest", "likelihood", "regret", "reconstruction"]),
-        (
-            "benchmarks/imputation.py",
-            ["column mean", "kNN", "Bayesian ridge", "EM", "full", "diagonal", "chosen"],
-        ),
-    ],
-)
-def test_benchmarks_of_tables(name, methods, tmp_path):
+@pytest.mark.parametrize("name", ["benchmarks/anomaly.py", "benchmarks/imputation.py"])
+def test_benchmarks_of_tables_go_on_where_they_stopped(name, tmp_path):
     pytest.importorskip("sklearn")
     generator = np.random.default_rng(0)
     (tmp_path / "tables").mkdir()
@@ -102,8 +93,15 @@ def test_benchmarks_of_tables(name, methods, tmp_path):
     x[y == 1] += 4
     np.savez(tmp_path / "tables" / "small.npz", X=x, y=y)
     printed = run(name, tmp_path)
-    for method in methods:
-        assert re.search(rf"{method} \d\.\d\d\d", printed), printed
+    header, _, row = [line for line in printed.splitlines() if line.startswith("|")][:3]
+    assert "kNN" in header
+    assert "ours" in header
+    assert "small" in row
+    assert row.count("|") == header.count("|")
+    file = tmp_path / f"{Path(name).stem}.jsonl"
+    before = file.read_text()
+    assert run(name, tmp_path) == printed
+    assert file.read_text() == before
 
 
 @pytest.mark.slow
