@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -39,17 +39,19 @@ def fitted_mixtures(
     paths: list[tuple[int, int]],
     starts: Mapping[str, GaussianMixture] | None = None,
     wanted: Collection[str] | None = None,
+    ridges: Sequence[float] = RIDGES,
 ) -> Iterator[tuple[str, GaussianMixture]]:
     """Yield the name and the fit of each candidate, or of the wanted ones, in order.
 
     :param x: standardised rows with NaN in gaps, [N, D].
     :param paths: numbers of components, and of the rows to fit each on.
     :param starts: earlier fits to start from, by name.
+    :param ridges: variances of the noise.
     """
     for components, count in paths:
         last = None
         few = x[torch.randperm(len(x))[:count]] if count < len(x) else x
-        for ridge in RIDGES:
+        for ridge in ridges:
             name = name_of(components, ridge)
             if wanted is None or name in wanted:
                 start = (starts or {}).get(name, last)

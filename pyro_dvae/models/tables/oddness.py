@@ -13,6 +13,7 @@ from pyro_dvae.distributions.gaussian_mixture import GaussianMixture
 from pyro_dvae.models.tables.candidates import fitted_mixtures, sizes
 from pyro_dvae.random_state import forked
 
+_RIDGES = (1.0, 0.1, 0.001)
 _TAIL, _FILLINGS, _SEED, _ROWS = 0.2, 5, 0, 5000
 
 
@@ -36,7 +37,7 @@ class Oddness:
     @classmethod
     def beside(cls, x: Tensor) -> Oddness:
         """Return the scores beside standardised training rows ``x`` [n, D] by all candidates."""
-        return cls.among([mixture for _, mixture in fitted_mixtures(x, sizes(x))], x)
+        return cls.among([each for _, each in fitted_mixtures(x, sizes(x), ridges=_RIDGES)], x)
 
     @classmethod
     def among(cls, mixtures: Sequence[GaussianMixture], x: Tensor) -> Oddness:
