@@ -95,6 +95,18 @@ def conditioning(scope, printed):
     assert "missing cells" in printed
 
 
+def tables(scope, printed):
+    rows, gaps = scope["rows"], scope["rows"].isnan()
+    assert torch.equal(scope["filled"][~gaps], rows[~gaps])
+    assert scope["several"].shape == (5, 200, 5)
+    assert bool((scope["low"] <= scope["high"]).all())
+    assert scope["price"].mean.shape == (200, 1)
+    assert scope["odd"].shape == (200,)
+    assert torch.equal(scope["where"].isnan(), gaps[:5])
+    assert scope["new"].shape == (10, 5)
+    assert "together" in printed
+
+
 def own_data(scope, printed):
     assert "data: expected columns of numbers, got others in 'species'" in printed
     assert "log p(x), mean" in printed
@@ -148,6 +160,7 @@ CHECKS = {
     "docs/index.md": start,
     "docs/using_a_model.md": using,
     "docs/conditioning.md": conditioning,
+    "docs/tables.md": tables,
     "docs/own_data.md": own_data,
     "docs/likelihood.md": likelihood,
     "docs/training.md": training,
