@@ -46,9 +46,9 @@ def lines(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path | N
         if published:
             each.set_title(title, fontsize=plots.FONT_SIZE + 1)
     axes[0].set_ylabel(textwrap.fill(experiment.table.quantity, 36))
-    handles = axes[0].get_legend_handles_labels()
-    if len(handles[0]) > 1:
-        _legend_below(figure, *handles, most=3)
+    handles, names = axes[0].get_legend_handles_labels()
+    if len(handles) > 1:
+        _legend_below(figure, handles, names, most=3)
     return _written(figure, experiment, rows, folder)
 
 
