@@ -14,8 +14,9 @@ import pyro.distributions as dist
 from torch import Tensor
 
 import pyro_dvae as dv
+from pyro_dvae.jobs.click_options import training_options
 from pyro_dvae.jobs.command import Command
-from pyro_dvae.jobs.options import TrainRequest, training_options
+from pyro_dvae.jobs.options import TrainRequest
 from pyro_dvae.jobs.train import TrainingRun
 
 BOUNDS = {

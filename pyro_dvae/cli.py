@@ -9,16 +9,15 @@ import click
 
 import pyro_dvae
 from pyro_dvae.files import user_path
-from pyro_dvae.jobs.command import CommandGroup, go_on_by_repeating
-from pyro_dvae.jobs.options import (
-    EvaluationOptions,
-    TrainRequest,
+from pyro_dvae.jobs.click_options import (
     evaluation_options,
     executor_choice,
     rows_elsewhere,
     sweep_options,
     training_options,
 )
+from pyro_dvae.jobs.command import CommandGroup, go_on_by_repeating
+from pyro_dvae.jobs.options import EvaluationOptions, TrainRequest
 from pyro_dvae.text import show
 
 

@@ -1,4 +1,4 @@
-"""The options of a training run and of an evaluation, each declared once: a record and its click options.
+"""The options of a training run and of an evaluation, each declared once, as the field of a record.
 
 Importing this module does not import torch, so ``--help`` is quick.
 """
@@ -6,9 +6,8 @@ Importing this module does not import torch, so ``--help`` is quick.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,7 +39,6 @@ PROPOSALS = ("auto", "clean", "corrupted", "mixture")
 WEIGHTS = ("best", "last")
 STARTS = ("guide", "prior")
 EXECUTORS = ("local", "submitit", "dask")
-_NOT_GIVEN = (click.core.ParameterSource.DEFAULT, click.core.ParameterSource.DEFAULT_MAP)
 
 
 LARGE = 1_000_000  # more of anything that takes memory is a slip of the keyboard
@@ -267,108 +265,7 @@ class TrainRequest:
     quiet: bool
 
 
-def training_options(command: Callable[[TrainRequest], None]) -> Callable[..., None]:
-    """Give a click command every training option; the function gets one :class:`TrainRequest`."""
-    folders = [
-        click.option("--output", type=str, default=None, help="Run folder.  [default: a new one in runs/]"),
-        click.option("--resume", type=str, default=None, help="Run folder to go on with; --epochs may grow."),
-    ]
-    return _requesting(command, folders)
-
-
-def sweep_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a click command every training option, and the folder of a sweep as that of the request."""
-    folder = click.option("--output", type=str, required=True, help="Folder of the sweep, for all who join.")
-    return _requesting(command, [folder])
-
-
-def _requesting(command: Callable[..., None], folders: Sequence[Callable[..., Any]]) -> Callable[..., None]:
-    names = [each.name for each in dataclasses.fields(Options)]
-
-    @functools.wraps(command)
-    def run(
-        output: str | None, quiet: bool, config: str | None, resume: str | None = None, **values: Any
-    ) -> None:
-        context = click.get_current_context()
-        given = {name for name in names if context.get_parameter_source(name) not in _NOT_GIVEN}
-        chosen = {name: values.pop(name) for name in names}
-        if config is not None:
-            from pyro_dvae.jobs import config_file
-
-            of_file = {name: value for name, value in config_file.read(config).items() if name not in given}
-            chosen |= of_file
-            given |= of_file.keys()
-        command(TrainRequest(Options(**chosen), frozenset(given), output, resume, quiet), **values)
-
-    file = click.option("--config", type=str, help="TOML or JSON file of options; those given here win.")
-    silence = click.option("--quiet", is_flag=True, help="Show no progress.")
-    return _decorated(run, [*_click_options(Options), file, *folders, silence])
-
-
-def evaluation_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a click command every option of an evaluation; the function gets them as ``options``."""
-    names = [each.name for each in dataclasses.fields(EvaluationOptions)]
-
-    @functools.wraps(command)
-    def run(**values: Any) -> None:
-        options = EvaluationOptions(**{name: values.pop(name) for name in names})
-        command(options=options, **values)
-
-    return _decorated(run, _click_options(EvaluationOptions))
-
-
-def executor_choice(command: Callable[..., None], default: str | None = "local") -> Callable[..., None]:
-    """Give a click command the choice of an executor, as ``executor`` and ``executor_options``."""
-
-    @functools.wraps(command)
-    def run(executor_option: tuple[str, ...], **values: Any) -> None:
-        if executor_option:
-            from pyro_dvae.jobs.executors.choosing import parsed
-
-            values["executor_options"] = parsed(executor_option)
-        command(**values)
-
-    choice = click.option(
-        "--executor",
-        type=click.Choice(EXECUTORS),
-        default=default,
-        show_default=default or "this process",
-        help="Processes of this machine, jobs of a Slurm cluster, or Dask's workers.",
-    )
-    of_it = click.option(
-        "--executor-option",
-        multiple=True,
-        metavar="NAME=VALUE",
-        help="Parameter of submitit or of Dask, as slurm_partition=long or address=tcp://HOST:8786; "
-        "repeatable.",
-    )
-    return _decorated(run, [choice, of_it])
-
-
-def rows_elsewhere(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a click command the choice of where parts of rows are worked on, as ``elsewhere``; None: here."""
-
-    @functools.wraps(command)
-    def run(
-        executor: str | None, jobs: int | None, executor_options: dict[str, Any] | None = None, **values: Any
-    ) -> Any:
-        if executor is None:
-            if executor_options or jobs:
-                raise InputError("jobs, executor_option: they are for an executor; give --executor, too")
-            return command(elsewhere=None, **values)
-        from pyro_dvae.jobs.by_rows import Elsewhere
-
-        return command(elsewhere=Elsewhere(executor, executor_options or {}, jobs), **values)
-
-    jobs = click.option(
-        "--jobs",
-        type=click.IntRange(1, 10_000),
-        help="Parts at a time.  [default: one per core; all of an executor]",
-    )
-    return executor_choice(jobs(run), default=None)
-
-
-def _flag(entry: Any) -> str:
+def flag_of(entry: Any) -> str:
     """Return what to type for a field; of a yes or no "--this/--no-this"."""
     return str(entry.metadata["flag"] or "--" + entry.name.replace("_", "-"))
 
@@ -380,31 +277,7 @@ def _arguments(options: Options | EvaluationOptions, always: Sequence[str] = ())
         if (value == each.default and each.name not in always) or value is None:
             continue
         if isinstance(value, bool):
-            typed.append(_flag(each).split("/")[0 if value else 1])
+            typed.append(flag_of(each).split("/")[0 if value else 1])
         else:
-            typed += [_flag(each), str(value)]
+            typed += [flag_of(each), str(value)]
     return typed
-
-
-def _decorated(command: Callable[..., Any], decorators: Sequence[Callable[..., Any]]) -> Callable[..., Any]:
-    for decorator in reversed(decorators):
-        command = decorator(command)
-    return command
-
-
-def _click_options(record: type[Options] | type[EvaluationOptions]) -> list[Callable[..., Any]]:
-    """Return a click option for each field of a record."""
-    made = []
-    for entry in dataclasses.fields(record):
-        name = _flag(entry)
-        arguments = dict(entry.metadata["click"])
-        if not arguments.keys() & {"type", "is_flag"} and "/" not in name:
-            arguments["type"] = type(entry.default)
-        shown = entry.default is not None and entry.default is not False
-        help_text = entry.metadata["help"]
-        made.append(
-            click.option(
-                name, entry.name, default=entry.default, help=help_text, show_default=shown, **arguments
-            )
-        )
-    return made

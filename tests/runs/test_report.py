@@ -17,7 +17,8 @@ from matplotlib.image import imread
 import pyro_dvae as dv
 from pyro_dvae.cli import main
 from pyro_dvae.errors import InputError
-from pyro_dvae.jobs.options import EvaluationOptions, Options, training_options
+from pyro_dvae.jobs.click_options import training_options
+from pyro_dvae.jobs.options import EvaluationOptions, Options
 from pyro_dvae.jobs.report.charts import Curve, curves, histogram, ticks
 from pyro_dvae.jobs.report.content import ReportedRun, diagnosed, read
 from pyro_dvae.jobs.report.markup import Html, element, table
