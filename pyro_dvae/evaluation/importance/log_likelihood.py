@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +18,13 @@ from pyro_dvae.distributed import Ranks
 from pyro_dvae.distributed.ranks import together
 from pyro_dvae.engine import fast_products
 from pyro_dvae.errors import InputError
-from pyro_dvae.evaluation.arguments import rows_of
 from pyro_dvae.evaluation.counting import Counting, counting
-from pyro_dvae.evaluation.importance.plan import (
-    ROWS_IN_CACHE,
-    ROWS_ON_ACCELERATOR,
-    Plan,
-    Run,
-    allocated_bytes,
-    fastest,
-    plan,
-    smallest_pass,
-)
+from pyro_dvae.evaluation.importance.chunks import BOUND, WEIGHT, SampledChunks
+from pyro_dvae.evaluation.importance.plan import smallest_pass
 from pyro_dvae.evaluation.importance.programs import SampledPrograms
 from pyro_dvae.evaluation.importance.proposals import KINDS, Pass, Proposal
 from pyro_dvae.evaluation.importance.result import LogLikelihood
-from pyro_dvae.evaluation.importance.tally import Partial, Tally, fingerprint, stored_seed
+from pyro_dvae.evaluation.importance.tally import Partial, fingerprint, stored_seed
 from pyro_dvae.evaluation.refinement.likelihood import RefinedChunks
 from pyro_dvae.evaluation.refinement.record import Refined
 from pyro_dvae.evaluation.refinement.settings import Refinement
@@ -75,11 +65,6 @@ def better_on_few(
 
 
 Program = Callable[..., Any]
-Estimated = Callable[[tuple[Tensor, ...], int], dict[str, Tensor]]
-Prepare = Callable[[tuple[Tensor, ...], int], Estimated]
-_BOUND = "bound_by_samples"
-_WEIGHT = "log_weight"
-_ROUNDING = 300  # a sum of a thousand rounded terms of the size of the weight's logarithm
 
 
 def log_likelihood(
@@ -196,13 +181,14 @@ def log_likelihood(
         elif proposal == AUTO and denoising and num_corruptions > 1:
             better = better_on_few(programs, chosen, nesting, noisy, start)
             chosen = replace(chosen, kind=ranks.of_first(better))
-        planned: Plan | RefinedChunks
-        prepare: Prepare
+        planned: SampledChunks | RefinedChunks
         if refined is not None:
-            planned, prepare = refined, refined.prepared
+            planned = refined
         else:
-            planned = _planned(programs, smallest_pass(chosen, nesting, noisy), num_samples, memory)
-            prepare = partial(_plain, programs, planned, keep_log_weight, compile, bfloat16)
+            smallest = smallest_pass(chosen, nesting, noisy)
+            planned = SampledChunks.planned(
+                programs, smallest, num_samples, memory, keep_log_weight, compile, bfloat16
+            )
         if keep_log_weight and (needed := 4 * len(given) * planned.num_samples) > memory:
             raise InputError(
                 f"keep_log_weight: {len(given)} x {planned.num_samples} weights take {needed} bytes, above "
@@ -229,7 +215,7 @@ def log_likelihood(
             told = progress if ranks.first or callable(progress) else False
             with FileOwner(checkpoint=path).held(), counting("log-likelihood", told) as shown:
                 done = Partial(path, settings)
-                _evaluate(programs, planned.data, prepare, done, shown, wanted, ranks)
+                _evaluate(programs, planned, done, shown, wanted, ranks)
             return done.joined() if done.chunks else {}
 
         found = [each for each in together(ranks, evaluated) if each]
@@ -241,8 +227,8 @@ def log_likelihood(
     if refined is not None:
         record = Refined(results.pop("rung"), results.pop("pareto_k_before"), refined.settings)
     return LogLikelihood(
-        bound_by_samples=(planned.sizes, results.pop(_BOUND)),
-        log_weight=results.pop(_WEIGHT, None),
+        bound_by_samples=(planned.sizes, results.pop(BOUND)),
+        log_weight=results.pop(WEIGHT, None),
         num_samples=planned.num_samples,
         proposal=chosen,
         denoising=denoising,
@@ -252,13 +238,13 @@ def log_likelihood(
     )
 
 
-def _nothing(planned: Plan | RefinedChunks, keep: bool, refined: bool) -> dict[str, Tensor]:
+def _nothing(planned: SampledChunks | RefinedChunks, keep: bool, refined: bool) -> dict[str, Tensor]:
     """Return the results of an empty part."""
     none = torch.empty(0, dtype=torch.float64)
     names = ["log_likelihood", "smoothed_log_likelihood", "standard_error", "ess", "pareto_k"]
     results = dict.fromkeys([*names, *(["rung", "pareto_k_before"] if refined else [])], none)
-    results[_BOUND] = none.reshape(0, 1).expand(0, len(planned.sizes))
-    return results | ({_WEIGHT: torch.empty(0, planned.num_samples)} if keep else {})
+    results[BOUND] = none.reshape(0, 1).expand(0, len(planned.sizes))
+    return results | ({WEIGHT: torch.empty(0, planned.num_samples)} if keep else {})
 
 
 def _own_path(path: Path, ranks: Ranks) -> Path:
@@ -275,27 +261,16 @@ def _start(seed: int | None, path: Path | None, ranks: Ranks) -> int:
     return stored[0] if stored else ranks.of_first(int(torch.randint(2**63 - 1, ())))
 
 
-def _planned(programs: SampledPrograms, smallest: Pass, num_samples: int, memory: int) -> Plan:
-    few = programs.rows(0, min(2, programs.num_data))
-    with forked(), rows_of(len(few[0]), programs.num_data):
-        taken = allocated_bytes(lambda: programs.log_weights(smallest, *few))
-    row_bytes = -(-taken // (smallest.num_draws * len(few[0])))
-    on_cpu = few[0].device.type == "cpu"
-    at_once = ROWS_IN_CACHE if on_cpu else ROWS_ON_ACCELERATOR
-    return plan(num_samples, programs.num_data, smallest, at_once, memory, row_bytes)
-
-
 def _evaluate(
     programs: SampledPrograms,
-    size: int,
-    prepare: Prepare,
+    planned: SampledChunks | RefinedChunks,
     done: Partial,
     shown: Counting,
     part: tuple[int, int],
     ranks: Ranks,
 ) -> None:
-    """Evaluate the chunks of a part and of this rank that are not done yet, ``size`` rows each."""
-    count = programs.num_data
+    """Evaluate the chunks of a part and of this rank that are not done yet."""
+    count, size = programs.num_data, planned.data
     chunks = range(0, count, size)
     chunks = chunks[share(len(chunks), *part)]
     own = chunks[ranks.share(len(chunks))]
@@ -304,7 +279,7 @@ def _evaluate(
         return
     first, last = own[0], min(own[-1] + size, count)
     with Interrupts() as interrupts, pyro.validation_enabled(False):
-        estimated = prepare(programs.rows(starts[0], size), len(starts))
+        estimated = planned.prepared(programs.rows(starts[0], size), len(starts))
         try:
             for start in starts:
                 if interrupts.requested:
@@ -315,46 +290,3 @@ def _evaluate(
                 shown(min(start + size, count) - first, last - first)
         finally:
             done.save()
-
-
-def _plain(
-    programs: SampledPrograms,
-    planned: Plan,
-    keep: bool,
-    compiled: bool | None,
-    bfloat16: bool,
-    example: tuple[Tensor, ...],
-    chunks: int,
-) -> Estimated:
-    """Return the estimates of a chunk of rows as a function of them and how many of them count."""
-
-    def run(*rows: Tensor) -> Tensor:
-        return programs.log_weights(planned.one, *rows)
-
-    fast = fastest(run, example, chunks * planned.passes, compiled=compiled, bfloat16=bfloat16)
-
-    def estimated(rows: tuple[Tensor, ...], count: int) -> dict[str, Tensor]:
-        return {name: values[:count] for name, values in _chunk(planned, fast, rows, keep).items()}
-
-    return estimated
-
-
-def _chunk(planned: Plan, run: Run, rows: tuple[Tensor, ...], keep: bool) -> dict[str, Tensor]:
-    """Return the results of a chunk of data, by name, each [data, ...]."""
-    data = len(rows[0])
-    tally, convergence = Tally(planned.num_samples, data), planned.convergence(data)
-    kept = []
-    for first in range(0, planned.passes, planned.block):
-        count = min(planned.block, planned.passes - first)
-        log_weight = torch.stack([run(*rows) for _ in range(count)]).cpu()
-        if bool(log_weight.isnan().any()):
-            raise InputError("model, guide: expected log-densities, got NaN for a datum and a latent")
-        tally.add(planned.one.split(log_weight))
-        convergence.add(log_weight)
-        if keep:
-            kept.append(log_weight.flatten(0, 1))
-    resolution = _ROUNDING * torch.finfo(log_weight.dtype).eps
-    results = tally.results(resolution) | {_BOUND: convergence.results()}
-    if keep:
-        results[_WEIGHT] = torch.cat(kept).T.contiguous()
-    return results

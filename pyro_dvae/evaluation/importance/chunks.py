@@ -1,0 +1,122 @@
+"""The estimates of chunks of rows by draws of one proposal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyro_dvae.errors import InputError
+from pyro_dvae.evaluation.arguments import rows_of
+from pyro_dvae.evaluation.importance.plan import (
+    ROWS_IN_CACHE,
+    ROWS_ON_ACCELERATOR,
+    Plan,
+    Run,
+    allocated_bytes,
+    fastest,
+    plan,
+)
+from pyro_dvae.evaluation.importance.programs import SampledPrograms
+from pyro_dvae.evaluation.importance.proposals import Pass
+from pyro_dvae.evaluation.importance.tally import Tally
+from pyro_dvae.random_state import forked
+
+BOUND, WEIGHT = "bound_by_samples", "log_weight"
+_ROUNDING = 300  # a sum of a thousand rounded terms of the size of the weight's logarithm
+
+
+@dataclass(frozen=True)
+class SampledChunks:
+    """The estimates of ``log_likelihood`` for chunks of rows, with one proposal for all of them.
+
+    :param programs: model and guide with all rows.
+    :param plan: how the draws are cut into passes.
+    :param keep: keep the log weights.
+    :param compiled: compile a pass; None does so where it saves time.
+    :param bfloat16: round the factors of matrix products.
+    """
+
+    programs: SampledPrograms
+    plan: Plan
+    keep: bool
+    compiled: bool | None
+    bfloat16: bool
+
+    @classmethod
+    def planned(
+        cls,
+        programs: SampledPrograms,
+        smallest: Pass,
+        num_samples: int,
+        memory: int,
+        keep: bool,
+        compiled: bool | None,
+        bfloat16: bool,
+    ) -> SampledChunks:
+        """Cut rows and draws so that they fit into the memory."""
+        few = programs.rows(0, min(2, programs.num_data))
+        with forked(), rows_of(len(few[0]), programs.num_data):
+            taken = allocated_bytes(lambda: programs.log_weights(smallest, *few))
+        row_bytes = -(-taken // (smallest.num_draws * len(few[0])))
+        at_once = ROWS_IN_CACHE if few[0].device.type == "cpu" else ROWS_ON_ACCELERATOR
+        cut = plan(num_samples, programs.num_data, smallest, at_once, memory, row_bytes)
+        return cls(programs, cut, keep, compiled, bfloat16)
+
+    @property
+    def data(self) -> int:
+        """The rows of a chunk."""
+        return self.plan.data
+
+    @property
+    def num_samples(self) -> int:
+        """The draws of each row in all."""
+        return self.plan.num_samples
+
+    @property
+    def cut(self) -> list[int]:
+        """How the draws are dealt out, which decides the random numbers."""
+        return self.plan.cut
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The numbers of samples of the mean estimates."""
+        return self.plan.sizes
+
+    def prepared(
+        self, example: tuple[Tensor, ...], chunks: int
+    ) -> Callable[[tuple[Tensor, ...], int], dict[str, Tensor]]:
+        """Return the estimates of a chunk as a function of its rows and how many of them count."""
+
+        def run(*rows: Tensor) -> Tensor:
+            return self.programs.log_weights(self.plan.one, *rows)
+
+        times = chunks * self.plan.passes
+        fast = fastest(run, example, times, compiled=self.compiled, bfloat16=self.bfloat16)
+
+        def estimated(rows: tuple[Tensor, ...], count: int) -> dict[str, Tensor]:
+            return {name: values[:count] for name, values in self._results(fast, rows).items()}
+
+        return estimated
+
+    def _results(self, run: Run, rows: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        """Return the results of a chunk, by name, each [rows, ...]."""
+        data, cut = len(rows[0]), self.plan
+        tally, convergence = Tally(cut.num_samples, data), cut.convergence(data)
+        kept = []
+        for first in range(0, cut.passes, cut.block):
+            count = min(cut.block, cut.passes - first)
+            log_weight = torch.stack([run(*rows) for _ in range(count)]).cpu()
+            if bool(log_weight.isnan().any()):
+                raise InputError("model, guide: expected log-densities, got NaN for a datum and a latent")
+            tally.add(cut.one.split(log_weight))
+            convergence.add(log_weight)
+            if self.keep:
+                kept.append(log_weight.flatten(0, 1))
+        resolution = _ROUNDING * torch.finfo(log_weight.dtype).eps
+        results = tally.results(resolution) | {BOUND: convergence.results()}
+        if self.keep:
+            results[WEIGHT] = torch.cat(kept).T.contiguous()
+        return results
