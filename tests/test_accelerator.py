@@ -9,6 +9,7 @@ from pyro.optim import Adam
 
 import pyro_dvae as dv
 from pyro_dvae.networks import BernoulliDecoder, GaussianEncoder
+from pyro_dvae.sklearn import DenoisingVAE
 
 pytestmark = [
     pytest.mark.gpu,
@@ -106,3 +107,19 @@ def test_compiled_steps_are_the_ordinary_ones(name):
     expected = torch.tensor(first)
     error = math.hypot(float(again.std()), float(expected.std())) / math.sqrt(60)
     assert abs(float(again.mean() - expected.mean())) < 5 * error
+
+
+def test_a_fitted_pair_and_the_estimator_go_on_where_they_were_trained():
+    made, x = pair("cuda")
+    fitted = dv.fit(made.model, made.guide, x, loss=dv.TraceDenoising_ELBO(), epochs=2, progress=False)
+    assert fitted.sample(3, seed=0).shape == (3, 40)
+    assert fitted.decode(fitted.encode(x)).shape == x.shape
+    rows = x.cpu().numpy()
+    vae = DenoisingVAE(2, epochs=2, num_samples=50, device="cuda", random_state=0).fit(rows)
+    assert next(vae.fitted_.model.parameters()).device.type == "cuda"
+    codes, scores = vae.transform(rows), vae.score_samples(rows)
+    assert vae.inverse_transform(codes).shape == vae.sample(60).shape == rows.shape
+    vae.fitted_.model.cpu()
+    vae.fitted_.guide.cpu()
+    assert codes == pytest.approx(vae.transform(rows), abs=1e-10)
+    assert scores.mean() == pytest.approx(vae.score_samples(rows).mean(), abs=1.0)

@@ -141,7 +141,7 @@ class DenoisingVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         codes = check_array(X, dtype=FLOATS)
         if codes.shape[1] != self._n_features_out:
             raise InputError(f"X: expected {self._n_features_out} latents in a row, got {codes.shape[1]}")
-        return self._scaled.back(self.fitted_.decode(torch.tensor(codes).to(self.fitted_.rows[0])))
+        return self._scaled.back(self.fitted_.decode(torch.tensor(codes).to(self.fitted_.rows[0].dtype)))
 
     def score_samples(self, X: Any) -> np.ndarray:  # noqa: N803
         """Return log p(x_observed) of each row, [N], in the units of X (nats), by importance sampling.

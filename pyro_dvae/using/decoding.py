@@ -60,7 +60,7 @@ def decode(
 
     def parts() -> Iterator[Tensor]:
         for start in range(0, count, size):
-            own = {name: z[start : start + size] for name, z in latents.items()}
+            own = {name: z[start : start + size].to(given.device) for name, z in latents.items()}
             index = torch.arange(start, min(start + size, count)) % len(given)
             yield _observed(
                 poutine.condition(poutine.uncondition(model), own), given[index], data_site, values

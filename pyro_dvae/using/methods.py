@@ -41,9 +41,10 @@ def _sample(fitted: Fitted, num_samples: int = 1, *data: Any, **options: Any) ->
 
 def _rows(fitted: Fitted, data: tuple[Any, ...]) -> tuple[Any, ...]:
     """Return rows of all data arguments; of the first, which the model generates, only the shape counts."""
-    first, *further = fitted.rows
+    place = next((leaf.device for leaf in fitted.trained.parameters.values()), None)
+    first, *further = (row.to(device=place) for row in fitted.rows)
     if not further:
-        return data or fitted.rows
+        return data or (first,)
     if not data:
         raise InputError(
             f"data: the model takes {len(fitted.rows)} data arguments; give rows of the further ones, whose "
