@@ -45,7 +45,7 @@ def fit_table(
     :param progress: whether to show progress, or a function of the numbers of finished and of all fits.
     :raises InputError: a column has no observed cell.
     """
-    rows = table_rows(data).double()
+    rows = table_rows(data).to("cpu", torch.float64)
     checks.progress(progress)
     empty = rows.isnan().all(0).nonzero()[:, 0].tolist()
     if empty:
