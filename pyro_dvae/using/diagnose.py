@@ -42,12 +42,16 @@ _TIGHTER = "train longer, with a larger encoder or a richer guide, or with Trace
 _MORE_SAMPLES = "log p(x) of these rows is too low: estimate it with more samples or defensive=0.1"
 _REFINE = "log p(x) of these rows is too low: estimate it with refine=True"
 _COLLAPSED = (
-    "the latents carry nothing: weaken the noise, use a weaker decoder, or train longer with a lower rate"
+    "the latents carry nothing: raise the weight of the KL slowly (kl_weight=LinearSchedule(...)), weaken "
+    "the noise, or use a weaker decoder"
 )
-_UNUSED = "a smaller latent space would do as well; for more active units weaken the noise, or train longer"
+_UNUSED = (
+    "a smaller latent space would do as well; for more active units raise the weight of the KL slowly "
+    "(kl_weight=LinearSchedule(...)), or weaken the noise"
+)
 _NARROW = "predictions are too sure: learn the decoder's scale, add noise, stop earlier, or use more data"
 _WIDE = "predictions are too unsure: learn the decoder's scale, or train a larger decoder longer"
-_OVER_FITTED = "stop earlier (validation= keeps the best epoch), add noise, use smaller networks or more data"
+_OVER_FITTED = "stop earlier (callbacks=[EarlyStopping()]), add noise, use smaller networks or more data"
 
 
 def diagnose(
