@@ -9,6 +9,9 @@ from typing import Any
 from pyro_dvae.datasets import Dataset, is_own
 from pyro_dvae.jobs.options import Options
 
+# What is chosen unless given: a run is repeated exactly if these are typed whatever their values.
+BY_SIZE = ("epochs", "validate_every")
+BY_VALUES = ("likelihood", "binarisation", "noise_kind")
 _OF_COUNTS = ("poisson", "negative-binomial", "multinomial", "dirichlet-multinomial")
 
 

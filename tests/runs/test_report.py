@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import click
 import pyro
 import pytest
 import torch
@@ -16,8 +17,11 @@ from matplotlib.image import imread
 
 import pyro_dvae as dv
 from pyro_dvae.cli import main
+from pyro_dvae.datasets import load_dataset
 from pyro_dvae.errors import InputError
+from pyro_dvae.jobs import guess
 from pyro_dvae.jobs.click_options import training_options
+from pyro_dvae.jobs.data import of_file
 from pyro_dvae.jobs.options import EvaluationOptions, Options
 from pyro_dvae.jobs.report.charts import Curve, curves, histogram, ticks
 from pyro_dvae.jobs.report.content import ReportedRun, diagnosed, read
@@ -236,18 +240,30 @@ def test_the_command(images, tmp_path, capsys, monkeypatch):
 
 
 def typed(command):
-    """Return the options that a command line means."""
+    """Return what a command line of ``pyro-dvae train`` asks for."""
     found = []
-
-    @training_options
-    def keep(request):
-        found.append(request.options)
-
-    import click
-
-    result = CliRunner().invoke(click.command()(keep), command, standalone_mode=False)
+    result = CliRunner().invoke(
+        click.command()(training_options(found.append)), command, standalone_mode=False
+    )
     assert result.exception is None, result.exception
     return found[0]
+
+
+@pytest.mark.parametrize("run", ["images", "rows"])
+@pytest.mark.parametrize("defaults", [False, True])
+def test_the_command_repeats_the_run(run, defaults, request, tmp_path):
+    """Also where a default was given that the data would have changed."""
+    folder = request.getfixturevalue(run)
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    config = json.loads((folder / "config.json").read_text())
+    config["options"] |= {"epochs": 50, "validate_every": 1, "likelihood": "bernoulli"} if defaults else {}
+    (copy / "config.json").write_text(json.dumps(config))
+    asked = typed(shlex.split(read(copy).commands[0])[2:])
+    data = load_dataset(asked.options.dataset, asked.options.data_folder, **of_file(asked.options))
+    options = guess.by_size(asked.options, asked.given, data, None)
+    options, _ = guess.by_values(options, asked.given, data, None)
+    assert options.as_dict() == config["options"]
 
 
 @pytest.mark.parametrize(
@@ -259,8 +275,8 @@ def typed(command):
     ],
 )
 def test_what_to_type_gives_the_options_back(options):
-    assert typed(options.as_arguments()) == options
-    assert typed(options.as_arguments(("likelihood", "noise_kind"))) == options
+    assert typed(options.as_arguments()).options == options
+    assert typed(options.as_arguments(("likelihood", "noise_kind"))).options == options
 
 
 def test_what_to_type_for_an_evaluation():

@@ -14,7 +14,7 @@ from pyro_dvae.checkpoint import load_checkpoint
 from pyro_dvae.datasets import is_own
 from pyro_dvae.errors import CheckpointError, InputError
 from pyro_dvae.files import read_json, user_path
-from pyro_dvae.jobs import evaluate, evaluated
+from pyro_dvae.jobs import evaluate, evaluated, guess
 from pyro_dvae.jobs import folder as run_folder
 from pyro_dvae.jobs.evaluation_table import rows
 from pyro_dvae.jobs.options import EvaluationOptions
@@ -23,7 +23,6 @@ from pyro_dvae.training.run_state import read_training
 from pyro_dvae.using import Diagnosis, diagnose
 from pyro_dvae.using.saving import WEIGHTS
 
-_CHOSEN_BY_VALUES = ("likelihood", "binarisation", "noise_kind")
 Note = tuple[str, str | None]  # what to know, and what to type
 _EACH = [(float, None)]
 _EVALUATION = {
@@ -94,7 +93,8 @@ def read(folder: str | Path) -> ReportedRun:
         history = History(**read_training(path / run_folder.CHECKPOINT, lambda name: False)[1]["history"])
     evaluation = _evaluation(path)
     figures = _figures(path, evaluation)
-    again = options.as_arguments(_CHOSEN_BY_VALUES if options.dataset and is_own(options.dataset) else ())
+    own = options.dataset is not None and is_own(options.dataset)
+    again = options.as_arguments(guess.BY_SIZE + (guess.BY_VALUES if own else ()))
     commands = [shlex.join(["pyro-dvae", "train", *again])]
     if evaluation is not None:
         settings = EvaluationOptions(**evaluation["settings"]).as_arguments()
