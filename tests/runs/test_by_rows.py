@@ -112,18 +112,27 @@ def test_scores_and_imputations_in_parts_equal_one_process_and_go_on(made, tmp_p
 @pytest.mark.parametrize("name", EXECUTORS)
 def test_rows_go_over_every_executor(name, made, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(applying, "ROWS_OF_A_PART", 300)  # of 600 rows
     there = ["--executor", name, "--jobs", "2"]
     for option, value in EXECUTORS[name].items():
         there += ["--executor-option", f"{option}={value}"]
     score = ["score", str(made / "run"), str(made / "whole.csv"), "--samples", "30"]
-    of_run = ["evaluate", str(made / "run"), "--samples", "50", "--annealed", "0", "--simulated", "0"]
-    for command in (score, of_run):
-        for place, where in (("here", []), ("there", there)):
-            output = f"{place}.csv" if command is score else place
-            with pytest.raises(SystemExit) as ended:
-                main([*command, *where, "--output", output])
-            assert not ended.value.code, capsys.readouterr().err
+    for place, where in (("here", []), ("there", there)):
+        with pytest.raises(SystemExit) as ended:
+            main([*score, *where, "--output", f"{place}.csv"])
+        assert not ended.value.code, capsys.readouterr().err
     assert Path("here.csv").read_bytes() == Path("there.csv").read_bytes()
+
+
+@pytest.mark.slow
+def test_the_command_evaluates_in_parts(made, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(evaluate, "ROWS_OF_A_PART", 30)  # of 60 rows
+    command = ["evaluate", str(made / "run"), "--samples", "50", "--annealed", "0", "--simulated", "0"]
+    for place, where in (("here", []), ("there", ["--executor", "local", "--jobs", "2"])):
+        with pytest.raises(SystemExit) as ended:
+            main([*command, *where, "--output", place])
+        assert not ended.value.code, capsys.readouterr().err
     here, found = (json.loads(Path(place, "evaluation.json").read_text()) for place in ("here", "there"))
     assert figures(here) == figures(found)
 
