@@ -190,7 +190,8 @@ def test_a_resumed_run_may_be_longer(capsys):
 LONG = ["--dataset", "digits", "--epochs", "6", "--importance-samples", "0", "--batch-size", "8"]
 
 
-@pytest.mark.parametrize("stop", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.slow  # tests/runs/test_kills.py kills at every operation
+@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
 def test_killed_and_resumed_equals_uninterrupted(stop, tmp_path):
     assert script(*LONG, "--output", "whole").returncode == 0
     process = subprocess.Popen(

@@ -68,6 +68,7 @@ def test_every_script_has_an_entry():
     assert found == set(SCRIPTS)
 
 
+@pytest.mark.slow  # tests/test_command_line.py runs it too, and looks at all that it writes
 def test_mnist_dvae(tmp_path):
     assert "test bound" in run("examples/mnist_dvae.py", tmp_path)
 

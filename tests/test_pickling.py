@@ -392,7 +392,18 @@ def of_functions():
 
 CASES = (
     [pytest.param("functions", "Adam", "bound", used, "pickle", id=f"used {used}") for used in (0, 4)]
-    + [pytest.param("ready-made", "Adam", "bound", 3, name, id=name) for name in COPIES]
+    + [
+        pytest.param(
+            "ready-made",
+            "Adam",
+            "bound",
+            3,
+            name,
+            id=name,
+            marks=[] if name == "pickle" else pytest.mark.slow,
+        )
+        for name in COPIES
+    ]
     + [
         pytest.param(name, "Adam", "function", 3, "deepcopy", id=name, marks=pytest.mark.slow)
         for name in TRAINED
@@ -444,7 +455,11 @@ def test_a_copy_that_shares_the_store():
     assert results[1] == pytest.approx(results[0], rel=1e-5)
 
 
-CALLED = [("functions", 0, "pickle"), ("methods", 1, "deepcopy"), ("ready-made", 3, "torch.save")]
+CALLED = [
+    ("functions", 0, "pickle"),
+    pytest.param("methods", 1, "deepcopy", marks=pytest.mark.slow),
+    pytest.param("ready-made", 3, "torch.save", marks=pytest.mark.slow),
+]
 
 
 @pytest.mark.parametrize(("made", "used", "copied"), CALLED)
@@ -478,6 +493,7 @@ def test_compiled_losses(made, used, copied):
     assert not {id(p) for p in other.parameters()} & {id(p) for p in loss.parameters()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
 def test_models_after_compiled_steps(copied):
     pair = PAIRS["SaltAndPepper"]()

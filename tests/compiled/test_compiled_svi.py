@@ -434,7 +434,12 @@ def in_replaced_tensor():
     return (lambda: holder.weight), put
 
 
-@pytest.mark.parametrize("place", [in_closure, in_global, in_dictionary, in_attribute, in_replaced_tensor])
+SLOW_PLACES = [
+    pytest.param(each, marks=pytest.mark.slow) for each in (in_global, in_dictionary, in_attribute)
+]
+
+
+@pytest.mark.parametrize("place", [in_closure, in_replaced_tensor, *SLOW_PLACES])
 def test_a_weight_found_elsewhere_is_never_frozen(place):
     get, put = place()
 
@@ -555,7 +560,7 @@ def test_unknown_noise_is_refused():
         CompiledSVI(print, print, Adam({"lr": 0.1}), Trace_ELBO(), generator="hash")
 
 
-@pytest.mark.parametrize("elbo", ["denoising", "importance-weighted"])
+@pytest.mark.parametrize("elbo", ["denoising", pytest.param("importance-weighted", marks=pytest.mark.slow)])
 def test_the_compiler(monkeypatch, elbo):
     monkeypatch.setattr(compiler, "_compiled", COMPILED)
     loop = assert_same(LinearGaussian, ELBOS[elbo], OPTIMIZERS["Adam"], [data(8)] * 6, tolerance=1e-8)

@@ -359,17 +359,13 @@ def test_learning_rates_noise_levels_and_clipping_differ_for_each():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "elbo",
     [
         lambda: dv.TraceDenoisingIWAE_ELBO(num_corruptions=2, num_particles=3, max_plate_nesting=1),
-        pytest.param(
-            lambda: dv.TraceMeanFieldDenoising_ELBO(num_corruptions=2, max_plate_nesting=1),
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            lambda: dv.TraceSemiImplicit_ELBO(num_mixture=3, max_plate_nesting=1), marks=pytest.mark.slow
-        ),
+        lambda: dv.TraceMeanFieldDenoising_ELBO(num_corruptions=2, max_plate_nesting=1),
+        lambda: dv.TraceSemiImplicit_ELBO(num_mixture=3, max_plate_nesting=1),
     ],
 )
 def test_many_by_other_bounds(elbo):

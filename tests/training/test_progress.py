@@ -180,7 +180,7 @@ def shown_on_a_terminal(tmp_path, *arguments, columns=100):
     return text, screen
 
 
-@pytest.mark.parametrize("columns", [60, 100, 140])
+@pytest.mark.parametrize("columns", [60, pytest.param(100, marks=pytest.mark.slow), 140])
 def test_the_bar_on_a_terminal(tmp_path, columns):
     text, screen = shown_on_a_terminal(tmp_path, columns=columns)
     assert screen[0] == "4 epochs of 5 steps; bounds in nats per datum"

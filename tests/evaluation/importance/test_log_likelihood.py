@@ -538,7 +538,12 @@ def small_network(dtype=torch.float32):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"proposal": "corrupted"}, {"proposal": "mixture", "defensive": 0.1}]
+    "options",
+    [
+        pytest.param({}, marks=pytest.mark.slow),
+        pytest.param({"proposal": "corrupted"}, marks=pytest.mark.slow),
+        {"proposal": "mixture", "defensive": 0.1},
+    ],
 )
 def test_the_compiled_form_gives_the_same_figures(options):
     dvae, x = small_network()
