@@ -86,6 +86,11 @@ def test_the_version_is_said_once_and_agrees_everywhere():
     assert pyro_dvae.__version__ in (VERSION, "unknown")
 
 
+def test_the_workflows_call_the_script():
+    for path in (ROOT / ".github" / "workflows").glob("*.yml"):
+        assert re.findall(r"^ +- run: (?!pip install uv)(.*)$", path.read_text(), re.MULTILINE)[0].startswith(".ci/run")
+
+
 def test_the_files_that_a_release_needs_are_there():
     for name in ("LICENSE", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "SECURITY.md"):
         assert len((ROOT / name).read_text()) > 300, name
