@@ -15,7 +15,15 @@ from pyro_dvae import checks
 from pyro_dvae.calling import calling
 from pyro_dvae.conditioning.enumerated import Enumerated, enumerated
 from pyro_dvae.conditioning.masks import NOISE, MaskModel
-from pyro_dvae.conditioning.programs import Completing, GapGuide, GapModel, Program, cells, fill_gaps
+from pyro_dvae.conditioning.programs import (
+    Completing,
+    GapGuide,
+    GapModel,
+    Program,
+    cells,
+    fill_gaps,
+    together,
+)
 from pyro_dvae.conditioning.result import Conditioned
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.annealing.density import AnnealedPrograms
@@ -103,8 +111,8 @@ def condition(
     if seed is not None:
         checks.count("seed", seed, minimum=0)
     settings = Refinement.of(refine) or Refinement(families=(), annealing_steps=0)
-    filled, seen = fill_gaps(data, fill)
-    given = filled if isinstance(data, Tensor) else filled.to(float_type(model, guide))
+    data, args = together(data, args, float_type(model, guide))
+    given, seen = fill_gaps(data, fill)
     others = Data.opened("args", args, kwargs, given.dtype).sources if args else ()
     rows = Data((InMemory(given, seen), *others), kwargs)
     if len(others) and len(others[0]) != len(given):

@@ -67,6 +67,18 @@ def fill_gaps(data: Any, fill: float | Tensor = 0.0) -> tuple[Tensor, Tensor]:
     return torch.where(seen, rows, _filling(fill, rows)), seen
 
 
+def together(data: Any, args: tuple[Any, ...], floats: torch.dtype) -> tuple[Tensor, tuple[Any, ...]]:
+    """Return the first data argument as a tensor with gaps, and further ones: a data set's, then ``args``.
+
+    :param floats: the type of real numbers that are in no tensor.
+    """
+    if isinstance(data, Tensor):
+        return data, args
+    with gaps_allowed():
+        first, *further = source_of("data", data, floats).take(slice(None))
+    return first if first.is_floating_point() else first.to(floats), (*further, *args)
+
+
 def table_rows(data: Any) -> Tensor:
     """Return rows of columns [N, D] with NaN in gaps, from whatever :func:`fill_gaps` takes."""
     filled, seen = fill_gaps(data)

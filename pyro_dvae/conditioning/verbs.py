@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,17 +16,19 @@ from torch import Tensor
 from pyro_dvae import checks
 from pyro_dvae.conditioning.condition import condition
 from pyro_dvae.conditioning.gaps import measured
-from pyro_dvae.conditioning.programs import Completing, Program, cells, table_rows
+from pyro_dvae.conditioning.programs import Completing, Program, cells, table_rows, together
 from pyro_dvae.conditioning.result import Completions
 from pyro_dvae.errors import InputError, shown
 from pyro_dvae.evaluation.estimates import evaluation_mode
+from pyro_dvae.evaluation.measures.passes import rows_within
 from pyro_dvae.evaluation.refinement.settings import Refinement
 from pyro_dvae.programs.parameters import float_type
 from pyro_dvae.random_state import derived_seed, forked
-from pyro_dvae.rows import Data
+from pyro_dvae.rows import Data, gaps_allowed, source_of
 
 FILLS = ("mean", "median", "mode", "draw")
 METHODS = ("likelihood", "regret", "reconstruction")
+_OF_GAPS = ("compile", "max_plate_nesting")
 _ROWS, _RECONSTRUCTIONS = 500, 20
 
 
@@ -115,7 +117,8 @@ def predict(
     :param options: of :func:`~pyro_dvae.condition`.
     :raises InputError: a column is not there.
     """
-    return predicted(lambda rows: condition(model, guide, rows, *args, **options), data, columns, level)
+    whole, others = together(data, args, float_type(model, guide))
+    return predicted(lambda rows: condition(model, guide, rows, *others, **options), whole, columns, level)
 
 
 def predicted(
@@ -149,6 +152,7 @@ def anomaly_score(
     refine: bool | int | Refinement = True,
     num_samples: int = 1000,
     seed: int | None = None,
+    memory: int = 2**29,
     progress: bool | Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> Tensor:
@@ -164,9 +168,11 @@ def anomaly_score(
     :param by: ``"row"`` or ``"column"``.
     :param refine: refinement of the proposals, as for :func:`~pyro_dvae.condition`.
     :param num_samples: draws of the latents of each row.
+    :param memory: approximate number of bytes to use in addition to data and results. Scores of rows read
+        the data of a source on disk in portions of about that size.
     :param progress: whether to show progress, or a function of the numbers of finished and of all rows.
     :param options: of :func:`~pyro_dvae.condition` (likelihood) or :func:`~pyro_dvae.inference_gaps`
-        (regret); for the reconstruction, further arguments of model and guide.
+        (regret), and further arguments of model and guide.
     :raises InputError: the method does not go by column.
     """
     checks.known("method", method, METHODS)
@@ -180,27 +186,56 @@ def anomaly_score(
             model,
             guide,
             (data, *args),
-            {},
+            {name: value for name, value in options.items() if name not in _OF_GAPS},
             settings=settings,
             families=("diagonal",),
             num_samples=num_samples,
             seed=seed,
+            memory=memory,
             progress=progress,
-            **options,
+            **{name: value for name, value in options.items() if name in _OF_GAPS},
         )
         return found["diagonal"] - found["encoder"]
     if method == "reconstruction":
-        squares = _squared_errors(model, guide, data, args, num_samples, seed, options)
+        squares = _squared_errors(model, guide, data, args, num_samples, seed, memory, options)
         return squares if by == "column" else squares.flatten(1).sum(1)
 
-    def log_evidence(rows: Any) -> Tensor:
-        few: dict[str, Any] = {"num_draws": 1, "num_samples": num_samples, "refine": settings, "seed": seed}
-        few["progress"] = progress
-        return condition(model, guide, rows, *args, **(options | few)).log_likelihood
+    floats = float_type(model, guide)
 
-    if by == "row":
-        return -log_evidence(data)
-    return given_the_rest(log_evidence, data)
+    def log_evidence(rows: Tensor, further: tuple[Any, ...], start: int | None) -> Tensor:
+        few: dict[str, Any] = {"num_draws": 1, "num_samples": num_samples, "refine": settings, "seed": start}
+        few |= {"memory": memory, "progress": progress}
+        return condition(model, guide, rows, *further, **(options | few)).log_likelihood
+
+    if by == "column":
+        whole, others = together(data, args, floats)
+        return given_the_rest(lambda rows: log_evidence(rows, others, seed), whole)
+    scores = []
+    for number, (rows, further) in enumerate(_portions(data, args, memory, floats)):
+        start = derived_seed(seed, "portion", number) if number and seed is not None else seed
+        scores.append(-log_evidence(rows, further, start))
+    return torch.cat(scores)
+
+
+def _portions(
+    data: Any, args: tuple[Any, ...], memory: int, floats: torch.dtype
+) -> Iterator[tuple[Tensor, tuple[Any, ...]]]:
+    """Yield rows with their further arguments: a tensor whole, of other sources what fits in memory."""
+    if isinstance(data, Tensor):
+        yield data, args
+        return
+    with gaps_allowed():
+        source = source_of("data", data, floats)
+        row = sum(part.nbytes for part in source.take(slice(0, 1)))
+    others = Data.opened("args", args, None, floats) if args else None
+    if others is not None and len(others) != len(source):
+        raise InputError(f"args: expected the {len(source)} rows of data, got {len(others)}")
+    size = max(_ROWS, memory // (4 * row))
+    for first in range(0, len(source), size):
+        portion = slice(first, first + size)
+        with gaps_allowed():
+            x, *further = source.take(portion)
+        yield x, (*further, *(() if others is None else others.take(portion)))
 
 
 def given_the_rest(log_evidence: Callable[[Tensor], Tensor], data: Any) -> Tensor:
@@ -223,6 +258,7 @@ def _squared_errors(
     args: tuple[Any, ...],
     num: int,
     seed: int | None,
+    memory: int,
     kwargs: dict[str, Any],
 ) -> Tensor:
     """Return the squared error of each cell, reconstructed from a corrupted row, averaged over draws."""
@@ -230,9 +266,10 @@ def _squared_errors(
     checks.count("num_samples", num)
     given = Data.opened("data", (data, *args), kwargs, float_type(model, guide))
     found = []
+    size = rows_within(memory, given, _ROWS)
     with torch.no_grad(), evaluation_mode(model, guide, given[:2]), pyro.validation_enabled(False):
-        for first in range(0, len(given), _ROWS):
-            rows = given[first : first + _ROWS]
+        for first in range(0, len(given), size):
+            rows = given[first : first + size]
             hidden = rows.of(torch.full_like(rows.x, math.nan))
             places = cells(model, rows)
             total = torch.zeros(rows.x.shape, dtype=torch.float64, device=rows.x.device)
