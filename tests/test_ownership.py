@@ -83,12 +83,12 @@ def hold(folder):
         print("held", flush=True)
         time.sleep(120)
 
-    def train_many(epoch):
-        if epoch == 1:  # the first is in the checkpoint
+    class TrainMany(dv.Callback):
+        def checkpoint(self, run):
             fit_many(folder, callbacks=[BeforeEpoch(lambda _: log_likelihood(folder, progress=wait))])
 
     def perform(*_):
-        fit(folder, callbacks=[BeforeEpoch(train_many)])
+        fit(folder, callbacks=[TrainMany()])
 
     with mock.patch.object(running, "_perform", perform):
         small(folder)

@@ -126,7 +126,7 @@ def test_a_failure_on_one_rank_is_told_to_the_other(two):
 def test_the_ranks_are_one_owner_of_their_checkpoint(two):
     (_, first), (kind, second) = (found["owned"] for found in two[0])
     assert first.startswith("checkpoint: another process is writing to ")
-    assert (kind, second) == ("ProcessLostError", f"rank 0 failed: InputError: {first}")
+    assert (kind, second) == ("ProcessLostError", f"rank 0 failed: OccupiedError: {first}")
 
 
 def test_likelihood_is_that_of_one_process_datum_by_datum(two, tmp_path):
