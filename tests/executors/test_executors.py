@@ -257,6 +257,12 @@ def test_bad_executors_are_refused(executor, options, message, tmp_path):
         pass
 
 
+@pytest.mark.slow
+def test_two_clusters_of_dask_are_no_trouble(tmp_path):
+    with opened("dask", tmp_path, 1) as one, opened("dask", tmp_path, 1) as two:
+        assert one.submit(sum, (1, 2)).result() == two.submit(sum, (1, 2)).result() == 3
+
+
 def test_options_of_an_executor_are_read():
     found = parsed(["slurm_partition=long", "timeout_min=30", "mem_gb=1.5"])
     assert found == {"slurm_partition": "long", "timeout_min": 30, "mem_gb": 1.5}

@@ -22,7 +22,8 @@ def workers(jobs: int, options: Mapping[str, Any]) -> Iterator[Client]:
         ``LocalCluster``, which is started without them.
     """
     place = next((str(options[name]) for name in _OF_CLIENT if name in options), None)
-    usual = {"n_workers": jobs, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
+    usual: dict[str, Any] = {"n_workers": jobs, "threads_per_worker": 1, "processes": True}
+    usual["dashboard_address"] = ":0"  # any free port: there may be other clusters on this machine
     with ExitStack() as open_until_the_end:
         try:
             if place is not None:
@@ -31,6 +32,6 @@ def workers(jobs: int, options: Mapping[str, Any]) -> Iterator[Client]:
                 cluster = LocalCluster(**{**usual, **options})
                 client = Client(open_until_the_end.enter_context(cluster))
             open_until_the_end.enter_context(client)
-        except (OSError, TypeError, ValueError) as error:
+        except (OSError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(f"executor: dask: {place or 'LocalCluster'}: {error}") from None
         yield client
