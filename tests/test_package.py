@@ -88,7 +88,9 @@ def test_the_version_is_said_once_and_agrees_everywhere():
 
 def test_the_workflows_call_the_script():
     for path in (ROOT / ".github" / "workflows").glob("*.yml"):
-        assert re.findall(r"^ +- run: (?!pip install uv)(.*)$", path.read_text(), re.MULTILINE)[0].startswith(".ci/run")
+        assert re.findall(r"^ +- run: (?!pip install uv)(.*)$", path.read_text(), re.MULTILINE)[0].startswith(
+            ".ci/run"
+        )
 
 
 def test_the_files_that_a_release_needs_are_there():

@@ -31,11 +31,27 @@ def pack(values: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def unpack(tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what :func:`pack` was given, without the owners that had None."""
+    """Return what :func:`pack` was given, without the owners that had None.
+
+    :raises CheckpointError: a state is damaged.
+    """
+    if "kept" not in state:
+        return {"update": _of_version_0_1(tensors)}
     try:
         return {owner: _restored(value, tensors) for owner, value in state["kept"].items()}
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"a state in it cannot be read ({error!r})") from None
+
+
+def _of_version_0_1(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return Adam's moments as checkpoints of version 0.1 hold them: ``optimizer/exp_avg/NAME``, ..."""
+    state: dict[str, dict[str, Tensor]] = {}
+    for full, value in tensors.items():
+        owner, _, rest = full.partition("/")
+        key, _, name = rest.partition("/")
+        if owner == "optimizer":
+            state.setdefault(name, {})[key] = value
+    return {"optimizer": {"state": state}}
 
 
 def _plain(value: Any, tensors: dict[str, Tensor], owner: str) -> Any:

@@ -93,8 +93,8 @@ class ManyState:
         self.histories = [History(**history) for history in state["histories"]]
         self.finished = state["epoch"]
         self.to_models()
-        self.stopped = state["stopped"]
-        states: list[dict[str, Any]] = kept.unpack(tensors, state)["callbacks"]
+        self.stopped = state.get("stopped", self.stopped)  # not in checkpoints of version 0.1
+        states: list[dict[str, Any]] = kept.unpack(tensors, state).get("callbacks", [])
         return states
 
     # Tensors of the models: [parameters][models]

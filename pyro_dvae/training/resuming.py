@@ -151,7 +151,8 @@ class RunFiles:
         run.best = saved.best and {name: tensor.to(device_of[name]) for name, tensor in saved.best.items()}
         states = kept.unpack(packed, state)
         run.update.load_state_dict(states["update"])
-        self._calls.load_state_dict(states["callbacks"])
+        if "callbacks" in states:
+            self._calls.load_state_dict(states["callbacks"])
         run.history = History(**state["history"])
         run.finished = state["epoch"]
         if run.finished + (state["position"] > 0) > epochs:

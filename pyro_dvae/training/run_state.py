@@ -20,6 +20,7 @@ from pyro_dvae.rows import Data, Stream
 
 KIND = "training"
 _ABSENT = "nothing"
+_UNSAID = {"settings": {"accumulate": 1, "ema": None, "drop_last": False}}  # in checkpoints of version 0.1
 _STATE = {
     "epoch": int,
     "position": int,
@@ -29,7 +30,7 @@ _STATE = {
     "config": (dict, None),
     "data": dict,
     "random": {"python": list, "numpy?": list},
-    "kept": dict,
+    "kept?": dict,
     "ranks?": [{"python": list, "numpy?": list}],
     "history": {
         "epochs": [int],
@@ -139,7 +140,7 @@ def require_same(
     differing = [
         f"{key} was {then!r}, is now {given!r}"
         for part in ("settings", "config")
-        for key, then, given in _differences(saved[part] or {}, now[part] or {})
+        for key, then, given in _differences(_UNSAID.get(part, {}) | (saved[part] or {}), now[part] or {})
         if key not in free and key.partition(".")[0] not in free
     ]
     if differing:

@@ -185,11 +185,14 @@ class Update:
 
         :raises CheckpointError: it is of another optimizer.
         """
-        groups, now = saved["optimizer"]["groups"], self.state_dict()["optimizer"]["groups"]
+        fresh = self.state_dict()
+        saved = fresh | dict(saved)  # checkpoints of version 0.1 hold moments alone
+        optimizer = fresh["optimizer"] | saved["optimizer"]
+        groups, now = optimizer["groups"], fresh["optimizer"]["groups"]
         if [group["params"] for group in groups] != [group["params"] for group in now]:
             raise CheckpointError("its optimizer has other groups of parameters")
         number = {name: n for n, name in enumerate(name for group in groups for name in group["params"])}
-        state = {number[name]: values for name, values in saved["optimizer"]["state"].items()}
+        state = {number[name]: values for name, values in optimizer["state"].items()}
         groups = [group | {"params": [number[name] for name in group["params"]]} for group in groups]
         try:
             self.optimizer.load_state_dict({"state": state, "param_groups": groups})

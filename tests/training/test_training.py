@@ -25,7 +25,7 @@ from torch.distributions import constraints
 from pyro_dvae.checkpoint import load_checkpoint, load_parameters, save_checkpoint
 from pyro_dvae.errors import CheckpointError, DivergenceError, InputError
 from pyro_dvae.rows import InMemory
-from pyro_dvae.training import History, Stopped, Trainer, fit, load_trained
+from pyro_dvae.training import History, Stopped, Trainer, fit, kept, load_trained
 from pyro_dvae.training.epochs import epoch_order
 
 ROWS, BATCH = 23, 5
@@ -473,6 +473,23 @@ def test_stopped_and_resumed_is_as_never_stopped(tmp_path, stop_at):
     assert_same(snapshot(run(again)), whole)
     assert again.history == resumed.history
     assert path.stat().st_mtime_ns == written
+
+
+def test_a_checkpoint_of_version_0_1_goes_on(tmp_path):
+    """It holds Adam's moments as tensors of their own, and nothing of what was not there yet."""
+    path = tmp_path / "c.safetensors"
+    whole = run(autoencoder_trainer(epochs=4))
+    run(autoencoder_trainer(epochs=2, checkpoint=path))
+    tensors, state = load_checkpoint(path)
+    moments = kept.unpack(tensors, state)["update"]["optimizer"]["state"]
+    for key in ("accumulate", "ema", "drop_last"):
+        del state["settings"][key]
+    del state["kept"]
+    tensors = {name: each for name, each in tensors.items() if not name.startswith("update/")}
+    for name, values in moments.items():
+        tensors |= {f"optimizer/{key}/{name}": torch.as_tensor(value) for key, value in values.items()}
+    save_checkpoint(path, tensors, state)
+    assert_same(snapshot(run(autoencoder_trainer(epochs=4, checkpoint=path, resume=True))), snapshot(whole))
 
 
 def test_stopped_many_times(tmp_path):
