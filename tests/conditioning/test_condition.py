@@ -224,8 +224,8 @@ def test_models_without_conditionals_are_refused(model, message):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ("text", "data: expected a tensor [N, ...], a numpy array"),
-        (torch.zeros(0, 4), "data: expected rows"),
+        ("text", r"data: expected a tensor \[N, ...\], a numpy array"),
+        (torch.zeros(0, 4), "data: expected at least one"),
         (torch.full((2, 4), math.inf), "data: expected finite values or NaN, got 8 infinite"),
     ],
 )
