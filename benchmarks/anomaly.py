@@ -70,8 +70,9 @@ def areas(stored, protocol, seed, limit):
 @click.option("--only", multiple=True, help="Names of tables.")
 @click.option("--seeds", default=3)
 @click.option("--rows", default=2000, help="Rows of a table at most.")
+@click.option("--report", "only_report", is_flag=True, help="Print what is in --output; run nothing.")
 @click.option("--output", default="anomaly.jsonl", type=click.Path(path_type=Path))
-def main(folder, only, seeds, rows, output):
+def main(folder, only, seeds, rows, only_report, output):
     """Compare anomaly scores by the area under the ROC curve."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
@@ -82,14 +83,14 @@ def main(folder, only, seeds, rows, output):
     for seed in range(seeds):
         for path in paths:
             for protocol in PROTOCOLS:
-                if (path.stem, protocol, seed) not in done:
+                if (path.stem, protocol, seed) not in done and not only_report:
                     found = areas(np.load(path), protocol, seed, rows)
                     done[path.stem, protocol, seed] = found
                     line = {"table": path.stem, "protocol": protocol, "seed": seed, "areas": found}
                     with output.open("a") as file:
                         file.write(json.dumps(line) + "\n")
     for protocol in PROTOCOLS:
-        report(protocol, done, sorted(path.stem for path in paths))
+        report(protocol, done, sorted({name for name, how, _ in done if how == protocol}))
 
 
 def report(protocol, done, names):

@@ -133,8 +133,9 @@ def measured(method, x, truth, hidden):
 @click.option("--rows", default=1000, help="Rows of a table at most; 0 takes all.")
 @click.option("--extra", multiple=True, type=click.Choice(["forests"]))
 @click.option("--methods", "chosen", multiple=True, help="Names of methods; all by default.")
+@click.option("--report", "only_report", is_flag=True, help="Print what is in --output; run nothing.")
 @click.option("--output", default="imputation.jsonl", type=click.Path(path_type=Path))
-def main(folder, only, gaps, missing, masks, rows, extra, chosen, output):
+def main(folder, only, gaps, missing, masks, rows, extra, chosen, only_report, output):
     """Compare imputations of tables."""
     torch.set_num_threads(1)
     lines = [json.loads(each) for each in output.read_text().splitlines()] if output.exists() else []
@@ -149,11 +150,13 @@ def main(folder, only, gaps, missing, masks, rows, extra, chosen, output):
         for name, truth in tables(folder, rows):
             if only and name not in only:
                 continue
+            if only_report and (name, mask, "ours") not in done:
+                continue
             shapes[name] = tuple(truth.shape)
             hidden = hidden_cells(truth, gaps, missing, mask)
             x = truth.masked_fill(hidden, math.nan)
             for method, run in wanted.items():
-                if (name, mask, method) not in done:
+                if (name, mask, method) not in done and not only_report:
                     line = {"table": name, "mask": mask, "method": method, **settings}
                     line |= measured(run, x, truth, hidden)
                     done[name, mask, method] = line
