@@ -66,7 +66,7 @@ def areas(stored, protocol, seed, limit):
 
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path, exists=True))
+@click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--only", multiple=True, help="Names of tables.")
 @click.option("--seeds", default=3)
 @click.option("--rows", default=2000, help="Rows of a table at most.")
@@ -80,6 +80,8 @@ def main(folder, only, seeds, rows, only_report, output):
     done = {(each["table"], each["protocol"], each["seed"]): each["areas"] for each in lines}
     paths = sorted(folder.glob("*.npz"), key=lambda path: np.load(path)["X"].size)
     paths = [path for path in paths if not only or path.stem in only]
+    if not paths:
+        raise click.BadParameter(f"no table in {folder}: expected .npz files with X and y")
     for seed in range(seeds):
         for path in paths:
             for protocol in PROTOCOLS:
