@@ -11,7 +11,7 @@ from torch import Tensor
 from pyro_dvae.bounds.denoising import TraceDenoising_ELBO
 from pyro_dvae.distributions.divergence import closed_form_kl
 from pyro_dvae.errors import InputError
-from pyro_dvae.programs.dependence import circular, out_of_order
+from pyro_dvae.programs.dependence import cyclic, out_of_order
 from pyro_dvae.programs.draws import Draws, Term, same
 from pyro_dvae.programs.looped import joined_terms
 
@@ -30,7 +30,7 @@ class TraceMeanFieldDenoising_ELBO(TraceDenoising_ELBO):
     unless the prior of a latent depends on a latent that the guide draws from it, as for a guide that goes up
     a chain and a model that goes down (``ChainGuide``, ``ChainModel``). Such a pair raises an
     :class:`InputError`. If the sites of model and guide are in the same order, this cannot happen; otherwise
-    one more run decides (see :func:`~pyro_dvae.programs.dependence.circular`).
+    one more run decides (see :func:`~pyro_dvae.programs.dependence.cyclic`).
 
     See :class:`~pyro_dvae.bounds.denoising.TraceDenoising_ELBO` for the arguments; ``gradient="stl"`` does
     not apply to a closed form and is refused.
@@ -68,7 +68,7 @@ class TraceMeanFieldDenoising_ELBO(TraceDenoising_ELBO):
         pair = (draws.pair.model, draws.pair.guide, suspects)
         if not suspects or pair == self._cleared:
             return
-        for name, other in circular(draws, suspects).items():
+        for name, other in cyclic(draws, suspects).items():
             raise InputError(
                 f"guide: it draws {other!r} from {name!r}, whose prior in the model depends on {other!r}, so "
                 "KL terms in closed form do not make a bound; use TraceDenoising_ELBO"

@@ -29,8 +29,8 @@ from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.annealing.density import AnnealedPrograms
 from pyro_dvae.evaluation.annealing.scoring import GivenScores, UnconstrainedScores
 from pyro_dvae.evaluation.annealing.structure import Structure
-from pyro_dvae.evaluation.counting import counting
 from pyro_dvae.evaluation.estimates import evaluation_mode
+from pyro_dvae.evaluation.progress import progress_of
 from pyro_dvae.evaluation.refinement.ladder import ascended, shares
 from pyro_dvae.evaluation.refinement.record import Refined
 from pyro_dvae.evaluation.refinement.settings import Refinement
@@ -138,7 +138,7 @@ def condition(
             )
         chunks = chunks[share(len(chunks), *wanted)]
         parts = []
-        with counting("conditioning", progress) as shown, pyro.validation_enabled(False):
+        with progress_of("conditioning", progress) as shown, pyro.validation_enabled(False):
             for done, first in enumerate(chunks, start=1):
                 with forked(derived_seed(start, "condition", first)):
                     parts.append(engine(rows[first : first + size], model))

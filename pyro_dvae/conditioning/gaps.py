@@ -14,10 +14,10 @@ from torch import Tensor
 from pyro_dvae import checks
 from pyro_dvae.calling import calling
 from pyro_dvae.conditioning.programs import Program
-from pyro_dvae.evaluation.counting import counting
 from pyro_dvae.evaluation.estimates import evaluation_mode, plus_minus
 from pyro_dvae.evaluation.importance.proposals import Pass, Proposal
 from pyro_dvae.evaluation.importance.psis import k_threshold
+from pyro_dvae.evaluation.progress import progress_of
 from pyro_dvae.evaluation.refinement.climbing import climbed
 from pyro_dvae.evaluation.refinement.gaussian import Gaussians, encoded
 from pyro_dvae.evaluation.refinement.settings import FAMILIES, Refinement
@@ -203,7 +203,7 @@ def measured(
         targets.expect(len(given))
         each = _BYTES_PER_NUMBER * targets.size * (num_samples + 2 * targets.size)
         size = max(1, min(_ROWS, memory // each))
-        with counting("bounds", progress) as shown, pyro.validation_enabled(False):
+        with progress_of("bounds", progress) as shown, pyro.validation_enabled(False):
             for first in range(0, len(given), size):
                 rows = given[first : first + size]
                 with forked(derived_seed(start, "bounds", first)):

@@ -36,8 +36,8 @@ from pyro_dvae.evaluation.annealing import (
     annealed_log_likelihood,
     bidirectional,
 )
-from pyro_dvae.evaluation.counting import Counting, counting
 from pyro_dvae.evaluation.estimates import error_of_mean, finite
+from pyro_dvae.evaluation.progress import Tell, progress_of
 from pyro_dvae.jobs.data import grid_of
 from pyro_dvae.jobs.evaluated import EvaluatedRun
 from pyro_dvae.jobs.options import EvaluationOptions
@@ -154,7 +154,7 @@ def likelihood(
     run: EvaluatedRun,
     options: EvaluationOptions,
     checkpoint: Path,
-    progress: bool | Counting | None,
+    progress: bool | Tell | None,
     part: tuple[int, int] | None = None,
 ) -> LogLikelihood:
     """Estimate log p(x) of the test data, or of a part of them.
@@ -214,8 +214,8 @@ def _annealing(options: EvaluationOptions) -> dict[str, Any]:
     }
 
 
-def _progress(label: str, quiet: bool) -> AbstractContextManager[Counting]:
-    return counting(label, False if quiet else None)
+def _progress(label: str, quiet: bool) -> AbstractContextManager[Tell]:
+    return progress_of(label, False if quiet else None)
 
 
 class _Clock:

@@ -53,7 +53,7 @@ def ancestors(pair: Pair) -> dict[str, frozenset[str]]:
     return _followed(pair).ancestors
 
 
-def circular(draws: Draws, suspects: Mapping[str, frozenset[str]]) -> dict[str, str]:
+def cyclic(draws: Draws, suspects: Mapping[str, frozenset[str]]) -> dict[str, str]:
     """Return those latents whose prior depends on one that the guide draws from them, with that one.
 
     In a bound, E_q [log q(z_i|·) − log p(z_i|pa_i)] is E_q KL(q(z_i|·) ‖ p(z_i|pa_i)) where z_i, given all

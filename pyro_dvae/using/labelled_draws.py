@@ -18,11 +18,11 @@ from torch import Tensor
 from pyro_dvae import checks
 from pyro_dvae.conditioning.likelihoods import ObservedCells
 from pyro_dvae.errors import InputError
-from pyro_dvae.evaluation.counting import counting
 from pyro_dvae.evaluation.importance.arviz_export import CHAIN, DATUM, DRAW, grouped
 from pyro_dvae.evaluation.importance.programs import SampledPrograms
 from pyro_dvae.evaluation.importance.proposals import Pass, Proposal
 from pyro_dvae.evaluation.measures.passes import Program, Site, by_row, chunks, first_chunk, measuring
+from pyro_dvae.evaluation.progress import progress_of
 from pyro_dvae.programs.parameters import float_type
 from pyro_dvae.programs.plates import is_deterministic
 from pyro_dvae.random_state import forked
@@ -79,7 +79,7 @@ def to_arviz(
     draws: list[Groups] = []
     with (
         measuring(model, guide, first_chunk(given, batch_size), clean, seed),
-        counting("draws", progress) as shown,
+        progress_of("draws", progress) as shown,
     ):
         plate = _plate(model, guide, first_chunk(given, batch_size))
         start, one = int(torch.randint(2**62, ())), None

@@ -17,7 +17,7 @@ from pyro_dvae.engine import record
 from pyro_dvae.guides.base import AmortisedGuide
 from pyro_dvae.models.bayes import FullBayes, FullBayesGuide, FullBayesModel
 from pyro_dvae.models.bayes.full_bayes import Share
-from pyro_dvae.models.bayes.weights import Skeleton, trainable
+from pyro_dvae.models.bayes.weights import Weightless, trainable
 
 D, d, N = 16, 2, 40
 # Those of counts and mixed tables are built of several distributions.
@@ -71,7 +71,7 @@ def test_every_decoder_on_a_set_of_weights_for_each_draw(name, draws):
     weights = drawn(decoder, draws)
     z = torch.randn(*draws, 5, d, dtype=torch.float64, requires_grad=True)
     x = data(dtype=torch.float64) * 0.9 + 0.05
-    likelihood = Skeleton(decoder)(weights, z)
+    likelihood = Weightless(decoder)(weights, z)
     assert likelihood.batch_shape == (*draws, 5)
     assert likelihood.event_shape == (D,)
     log_prob, mean = one_by_one(decoder, weights, z, x)
@@ -91,17 +91,17 @@ def test_a_decoder_built_of_several_distributions_is_refused_for_several_draws(n
     decoder = (kind(["count"] * D, d) if name == "TableDecoder" else kind(D, d)).double()
     weights = drawn(decoder, (3,))
     with pytest.raises(dv.InputError, match=r"decoder: several draws of its weights .*use num_particles=1"):
-        Skeleton(decoder)(weights, torch.randn(3, 5, d, dtype=torch.float64))
+        Weightless(decoder)(weights, torch.randn(3, 5, d, dtype=torch.float64))
 
 
 def test_latents_without_draws_are_shared_by_all_weights():
     decoder = decoder_of().double()
     weights, z = drawn(decoder, (3,)), torch.randn(5, d, dtype=torch.float64)
     x = data(dtype=torch.float64)
-    found = Skeleton(decoder)(weights, z).log_prob(x)
+    found = Weightless(decoder)(weights, z).log_prob(x)
     torch.testing.assert_close(found, one_by_one(decoder, weights, z.expand(3, 5, d), x)[0])
     single = {name: value[:1] for name, value in weights.items()}
-    torch.testing.assert_close(Skeleton(decoder)(single, z).log_prob(x), found[:1])
+    torch.testing.assert_close(Weightless(decoder)(single, z).log_prob(x), found[:1])
 
 
 class Tied(nn.Module):
@@ -126,9 +126,9 @@ def test_shared_frozen_and_scalar_parameters(draws):
     weights = drawn(decoder, draws)
     assert set(weights) == {"first.weight", "first.bias", "raw"}
     z, x = torch.randn(*draws, 5, 4).double(), torch.randn(5, 4).double()
-    found = Skeleton(decoder)(weights, z).log_prob(x)
+    found = Weightless(decoder)(weights, z).log_prob(x)
     torch.testing.assert_close(found, one_by_one(decoder, weights, z, x)[0])
-    assert {name for name, _ in Skeleton(decoder).named_parameters()} == {"decoder.second.bias"}
+    assert {name for name, _ in Weightless(decoder).named_parameters()} == {"decoder.second.bias"}
 
 
 class Mixed(nn.Module):
@@ -191,7 +191,7 @@ def test_it_starts_from_a_trained_decoder_and_leaves_it_alone():
     before = copy.deepcopy(trained.state_dict())
     bayes = FullBayes.from_trained(trained.model, trained.guide, N, initial_scale=1e-9)
     x, z = data(), torch.randn(5, d)
-    likelihood = Skeleton(trained.model.decoder)(bayes.guide.weights.means(), z)
+    likelihood = Weightless(trained.model.decoder)(bayes.guide.weights.means(), z)
     torch.testing.assert_close(likelihood.log_prob(x), trained.model.decoder(z).log_prob(x))
     torch.testing.assert_close(bayes.mean_decoder()(z).mean, trained.model.decoder(z).mean)
     optimizer = torch.optim.SGD(bayes.guide.weights.parameters(), lr=0.1)

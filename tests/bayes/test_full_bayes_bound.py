@@ -78,7 +78,7 @@ def expected_l_dvae(bayes, x, noise=SIGMA):
     second = m.unsqueeze(-1) * m.unsqueeze(-2) + S
     spread = (v_M * second.diagonal(dim1=-2, dim2=-1).unsqueeze(-2)).sum(-1) + v_b
     error = (x - b - m @ M.T) ** 2 + ((M @ S) * M).sum(-1) + spread
-    s = bayes.model.skeleton.decoder.scale
+    s = bayes.model.network.decoder.scale
     likelihood = -D / 2 * math.log(2 * math.pi * s**2) - error.sum(-1) / (2 * s**2)
     prior = -d / 2 * math.log(2 * math.pi) - second.diagonal(dim1=-2, dim2=-1).sum(-1) / 2
     return likelihood + prior + 0.5 * torch.log(2 * math.pi * math.e * v).sum()
@@ -160,7 +160,7 @@ def test_shares_of_a_partition_add_up_to_the_bound_of_the_data_set(kind):
 
 def test_the_closed_form_has_the_lower_variance():
     bayes, x = problem(), data()
-    bayes.model.skeleton.decoder.scale = 5.0  # so that the noise is that of the divergences
+    bayes.model.network.decoder.scale = 5.0  # so that the noise is that of the divergences
     sampled, closed = (
         torch.tensor([bound.loss(bayes.model, bayes.guide, x) for _ in range(120)])
         for bound in (dv.TraceDenoising_ELBO(), dv.TraceMeanFieldDenoising_ELBO())
@@ -249,10 +249,10 @@ def _single(bayes):
     def model(x):
         with poutine.scale(scale=1 / 3):
             weights = {
-                name: pyro.sample(f"decoder.{name}", prior) for name, prior in bayes.model._priors(x).items()
+                name: pyro.sample(f"decoder.{name}", prior) for name, prior in bayes.model.priors(x).items()
             }
         z = pyro.sample("z", bayes.model.prior(x))
-        pyro.sample("x", bayes.model.skeleton(weights, z), obs=x)
+        pyro.sample("x", bayes.model.network(weights, z), obs=x)
 
     def guide(x):
         with poutine.scale(scale=1 / 3):

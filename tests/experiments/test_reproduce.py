@@ -22,7 +22,7 @@ from pyro_dvae.jobs.executors.local import Local
 from pyro_dvae.jobs.executors.watching import Watch
 from pyro_dvae.jobs.experiments import by_batch, experiments, one_run, plan, results
 from pyro_dvae.jobs.experiments.by_batch import groups, perform_groups
-from pyro_dvae.jobs.experiments.measures import MEASURES, Subject
+from pyro_dvae.jobs.experiments.measures import MEASURES, TrainedPair
 from pyro_dvae.jobs.experiments.running import reproduce
 from pyro_dvae.training.progress import Silent
 
@@ -147,7 +147,7 @@ def test_measures_are_those_of_the_evaluation(small, tmp_path):
     setting = one_run.prepared(planned, tmp_path, torch.device("cpu"), Silent())
     pair = one_run.build(planned, setting)
     setting.fit(pair)
-    subject = Subject(*pair.measured, setting.corruption, setting.data, planned.options, tmp_path / "x")
+    subject = TrainedPair(*pair.measured, setting.corruption, setting.data, planned.options, tmp_path / "x")
     many = dv.TraceDenoising_ELBO(num_corruptions=400, max_plate_nesting=1)
     expected = dv.evaluate_bound(pair.model, pair.guide, subject.test, loss=many, seed=1)
     found = MEASURES["bound"](subject)["bound"]

@@ -29,8 +29,8 @@ from pyro_dvae.evaluation.annealing.records import AnnealedLikelihood, Bidirecti
 from pyro_dvae.evaluation.annealing.settings import DEFAULT_MEMORY, AnnealingSettings
 from pyro_dvae.evaluation.annealing.starts import programs_of
 from pyro_dvae.evaluation.annealing.structure import PROBED, Program, ProperLatents, Structure, inspect
-from pyro_dvae.evaluation.counting import counting
 from pyro_dvae.evaluation.estimates import evaluation_mode
+from pyro_dvae.evaluation.progress import progress_of
 from pyro_dvae.programs.parameters import float_type
 from pyro_dvae.rows import Arguments, Data
 from pyro_dvae.sites import clean_input
@@ -154,7 +154,7 @@ def bidirectional(
         return rows.of(torch.zeros_like(rows.x))
 
     simulator = poutine.uncondition(ProperLatents()(model))
-    with evaluation_mode(simulator, first, like(0, PROBED)), counting("annealing", progress) as shown:
+    with evaluation_mode(simulator, first, like(0, PROBED)), progress_of("annealing", progress) as shown:
         with stream(settings.seed, "example"):
             few = like(0, _EXAMPLES)
             few = few.of(example_data(model, few, data_site))

@@ -15,8 +15,8 @@ from pyro_dvae.evaluation.annealing.records import AnnealedLikelihood
 from pyro_dvae.evaluation.annealing.settings import DEFAULT_MEMORY, AnnealingSettings
 from pyro_dvae.evaluation.annealing.starts import programs_of
 from pyro_dvae.evaluation.annealing.structure import PROBED, Program, ProperLatents, inspect
-from pyro_dvae.evaluation.counting import counting
 from pyro_dvae.evaluation.estimates import evaluation_mode
+from pyro_dvae.evaluation.progress import progress_of
 from pyro_dvae.programs.parameters import float_type
 from pyro_dvae.rows import Data
 
@@ -89,7 +89,7 @@ def annealed_log_likelihood(
     first = start_program(guide, settings)
     given = Data.opened("data", (data, *args), kwargs, float_type(model, guide))
     probed, proper = given[:PROBED], ProperLatents()(model)
-    with evaluation_mode(proper, first, probed), counting("annealing", progress) as shown:
+    with evaluation_mode(proper, first, probed), progress_of("annealing", progress) as shown:
         structure = inspect(proper, first, given, max_plate_nesting)
         with stream(settings.seed, "memory"), calling("model, guide, data"):
             rows = rows_at_once(model, first, given, structure, num_chains, memory)

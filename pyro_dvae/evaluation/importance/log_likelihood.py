@@ -18,13 +18,13 @@ from pyro_dvae.distributed import Ranks
 from pyro_dvae.distributed.ranks import together
 from pyro_dvae.engine import fast_products
 from pyro_dvae.errors import InputError
-from pyro_dvae.evaluation.counting import Counting, counting
 from pyro_dvae.evaluation.importance.chunks import BOUND, WEIGHT, SampledChunks
 from pyro_dvae.evaluation.importance.plan import smallest_pass
 from pyro_dvae.evaluation.importance.programs import SampledPrograms
 from pyro_dvae.evaluation.importance.proposals import KINDS, Pass, Proposal
 from pyro_dvae.evaluation.importance.result import LogLikelihood
 from pyro_dvae.evaluation.importance.tally import Partial, fingerprint, stored_seed
+from pyro_dvae.evaluation.progress import Tell, progress_of
 from pyro_dvae.evaluation.refinement.likelihood import RefinedChunks
 from pyro_dvae.evaluation.refinement.record import Refined
 from pyro_dvae.evaluation.refinement.settings import Refinement
@@ -213,7 +213,7 @@ def log_likelihood(
 
         def evaluated() -> dict[str, Tensor]:
             told = progress if ranks.first or callable(progress) else False
-            with FileOwner(checkpoint=path).held(), counting("log-likelihood", told) as shown:
+            with FileOwner(checkpoint=path).held(), progress_of("log-likelihood", told) as shown:
                 done = Partial(path, settings)
                 _evaluate(programs, planned, done, shown, wanted, ranks)
             return done.joined() if done.chunks else {}
@@ -265,7 +265,7 @@ def _evaluate(
     programs: SampledPrograms,
     planned: SampledChunks | RefinedChunks,
     done: Partial,
-    shown: Counting,
+    shown: Tell,
     part: tuple[int, int],
     ranks: Ranks,
 ) -> None:

@@ -25,7 +25,7 @@ from pyro_dvae.evaluation.measures.passes import (
     measuring,
     require_latents,
 )
-from pyro_dvae.programs.dependence import circular, out_of_order
+from pyro_dvae.programs.dependence import cyclic, out_of_order
 from pyro_dvae.programs.draws import Draws, same
 from pyro_dvae.programs.parameters import float_type
 from pyro_dvae.programs.plates import DRAW_PLATES
@@ -64,7 +64,7 @@ def divergence(latent: Site, prior: Site, closed_form: bool) -> Divergence:
 
 def integrable(draws: Draws) -> set[str]:
     """Return the latents whose closed form is right: no prior depends on what the guide draws from them."""
-    return {site["name"] for site in draws.latent_sites()} - set(circular(draws, out_of_order(draws)))
+    return {site["name"] for site in draws.latent_sites()} - set(cyclic(draws, out_of_order(draws)))
 
 
 def _factors(q: Distribution, p: Distribution) -> tuple[Distribution, Distribution] | None:

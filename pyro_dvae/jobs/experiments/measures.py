@@ -1,4 +1,4 @@
-"""What is measured of a trained pair: functions from a subject to figures. A new one is one entry here."""
+"""What is measured of a trained pair: functions of it that return figures. A new one is one entry here."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ TILES = 20  # of a manifold, along each side
 
 
 @dataclass(frozen=True)
-class Subject:
+class TrainedPair:
     """A trained pair, at its best epoch by validation.
 
     :param stem: path without suffix for the files of a measure.
@@ -82,21 +82,21 @@ def figure(found: Estimate, pointwise: bool = False) -> Figures:
     return mean | ({"of_rows": packed(found.per_datum.cpu())} if pointwise else {})
 
 
-def bound(subject: Subject) -> Figures:
+def bound(trained: TrainedPair) -> Figures:
     """Measure the bound that was trained, on clean test input: L_dvae, or L_diwae with as many latents."""
-    loss = _trained(subject, subject.test)
-    return {"bound": subject.bound_of(subject.test, loss, "bound", pointwise=True)}
+    loss = _clean_bound(trained, trained.test)
+    return {"bound": trained.bound_of(trained.test, loss, "bound", pointwise=True)}
 
 
-def training(subject: Subject) -> Figures:
+def training(trained: TrainedPair) -> Figures:
     """Measure the same on (the first 10,000) training data: how far the fit runs ahead of the test."""
-    rows = subject.data.visit(subject.data.train[:TRAINING_DATA])
-    return {"training_bound": subject.bound_of(rows, _trained(subject, rows), "training")}
+    rows = trained.data.visit(trained.data.train[:TRAINING_DATA])
+    return {"training_bound": trained.bound_of(rows, _clean_bound(trained, rows), "training")}
 
 
-def bounds(subject: Subject) -> Figures:
+def bounds(trained: TrainedPair) -> Figures:
     """Measure L_dvae, L_J (J = 10) and L_diwae (K = 5) of the test data, on clean and on corrupted input."""
-    draws = _draws(subject.test)
+    draws = _draws(trained.test)
     of = {
         "dvae": TraceDenoising_ELBO(num_corruptions=draws, max_plate_nesting=1),
         f"semi_implicit_{MIXTURE}": TraceSemiImplicit_ELBO(
@@ -108,21 +108,21 @@ def bounds(subject: Subject) -> Figures:
     }
     return {
         # One seed for all of a kind: they share draws, so that their differences are more than noise.
-        f"{name}_{kind}": subject.bound_of(subject.test, each, kind, clean=kind == "clean")
+        f"{name}_{kind}": trained.bound_of(trained.test, each, kind, clean=kind == "clean")
         for kind in ("clean", "corrupted")
         for name, each in of.items()
     }
 
 
-def likelihood(subject: Subject) -> Figures:
+def likelihood(trained: TrainedPair) -> Figures:
     """Measure log p(x) of the test data by importance sampling with the guide on clean input."""
     found = log_likelihood(
-        subject.model,
-        subject.guide,
-        subject.test,
+        trained.model,
+        trained.guide,
+        trained.test,
         num_samples=SAMPLES,
         proposal="clean",
-        seed=subject.seed("likelihood"),
+        seed=trained.seed("likelihood"),
         max_plate_nesting=1,
         progress=False,
     )
@@ -136,15 +136,15 @@ def likelihood(subject: Subject) -> Figures:
     }
 
 
-def refined_likelihood(subject: Subject) -> Figures:
+def refined_likelihood(trained: TrainedPair) -> Figures:
     """Measure log p(x) of the first 1,000 test data with a proposal that is refined where it is bad."""
     found = log_likelihood(
-        subject.model,
-        subject.guide,
-        subject.test[:REFINED_DATA],
+        trained.model,
+        trained.guide,
+        trained.test[:REFINED_DATA],
         num_samples=REFINED_SAMPLES,
         refine=True,
-        seed=subject.seed("refined"),
+        seed=trained.seed("refined"),
         max_plate_nesting=1,
         progress=False,
     )
@@ -159,51 +159,51 @@ def refined_likelihood(subject: Subject) -> Figures:
     }
 
 
-def reconstruction(subject: Subject) -> Figures:
+def reconstruction(trained: TrainedPair) -> Figures:
     """Measure squared error and cross-entropy of the test data, decoded from the mean and sampled codes.
 
     Draws ten test images, and below each what the decoder makes of its mean code.
     """
-    found = reconstruction_error(subject.model, subject.guide, subject.test, seed=subject.seed("codes"))
+    found = reconstruction_error(trained.model, trained.guide, trained.test, seed=trained.seed("codes"))
     figures: Figures = {}
     for name, each in (("mean_code", found.from_mean), ("sampled_codes", found.from_samples)):
         if each is not None:
             figures[f"squared_error_{name}"] = figure(each.squared, pointwise=True)
             if each.cross_entropy is not None:
                 figures[f"cross_entropy_{name}"] = figure(each.cross_entropy)
-    x = subject.test[:10]
-    codes = latent_means(subject.model, subject.guide, x)["z"]
-    images = torch.cat([x, decoded(subject.model, x, codes)]).cpu()
-    axes = plots.image_grid(images, subject.data.dataset.picture_shape, columns=len(x))
-    plots.write_figure(_png(subject, "digits"), axes)
+    x = trained.test[:10]
+    codes = latent_means(trained.model, trained.guide, x)["z"]
+    images = torch.cat([x, decoded(trained.model, x, codes)]).cpu()
+    axes = plots.image_grid(images, trained.data.dataset.picture_shape, columns=len(x))
+    plots.write_figure(_png(trained, "digits"), axes)
     return figures
 
 
-def units(subject: Subject) -> Figures:
+def units(trained: TrainedPair) -> Figures:
     """Count the latent units in use (Burda et al. 2016)."""
-    found = active_units(subject.model, subject.guide, subject.test, seed=subject.seed("units"))
+    found = active_units(trained.model, trained.guide, trained.test, seed=trained.seed("units"))
     return {"active_units": {"mean": float(found.count)}}
 
 
-def noise(subject: Subject) -> Figures:
+def noise(trained: TrainedPair) -> Figures:
     """Read the level of the corruption, where it has one."""
-    levels = [float(level().detach().mean()) for level in subject.corruption.levels()]
+    levels = [float(level().detach().mean()) for level in trained.corruption.levels()]
     return {"noise": {"mean": levels[0]}} if levels else {}
 
 
-def manifold(subject: Subject) -> Figures:
+def manifold(trained: TrainedPair) -> Figures:
     """Draw the images over the two latents, by the inverse Gaussian distribution function."""
-    images = manifold_means(subject.model, subject.test, TILES, TILES).cpu()
-    shape = subject.data.dataset.picture_shape
-    plots.write_figure(_png(subject, "manifold"), plots.manifold(images, shape, TILES, TILES))
+    images = manifold_means(trained.model, trained.test, TILES, TILES).cpu()
+    shape = trained.data.dataset.picture_shape
+    plots.write_figure(_png(trained, "manifold"), plots.manifold(images, shape, TILES, TILES))
     return {}
 
 
-def samples(subject: Subject) -> Figures:
+def samples(trained: TrainedPair) -> Figures:
     """Draw images of latents from the prior."""
-    images = prior_means(subject.model, subject.test, 100).cpu()
-    axes = plots.image_grid(images, subject.data.dataset.picture_shape, columns=10)
-    plots.write_figure(_png(subject, "samples"), axes)
+    images = prior_means(trained.model, trained.test, 100).cpu()
+    axes = plots.image_grid(images, trained.data.dataset.picture_shape, columns=10)
+    plots.write_figure(_png(trained, "samples"), axes)
     return {}
 
 
@@ -212,15 +212,15 @@ def _draws(x: Tensor) -> int:
     return min(max(math.ceil(DRAWS / len(x)), 1), 500)
 
 
-def _trained(subject: Subject, x: Tensor) -> DenoisingELBO:
-    return build_clean_bound(subject.options, _draws(x))
+def _clean_bound(trained: TrainedPair, x: Tensor) -> DenoisingELBO:
+    return build_clean_bound(trained.options, _draws(x))
 
 
-def _png(subject: Subject, kind: str) -> Path:
-    return subject.stem.with_name(f"{subject.stem.name}-{kind}.png")
+def _png(trained: TrainedPair, kind: str) -> Path:
+    return trained.stem.with_name(f"{trained.stem.name}-{kind}.png")
 
 
-MEASURES: dict[str, Callable[[Subject], Figures]] = {
+MEASURES: dict[str, Callable[[TrainedPair], Figures]] = {
     "bound": bound,
     "training": training,
     "bounds": bounds,

@@ -16,7 +16,7 @@ from pyro_dvae.bounds import TraceDenoising_ELBO, TraceMeanFieldDenoising_ELBO
 from pyro_dvae.datasets import load_dataset
 from pyro_dvae.jobs.data import RunData, described, prepare, versions
 from pyro_dvae.jobs.experiments.declaration import WHERE_AND_HOW, Planned
-from pyro_dvae.jobs.experiments.measures import MEASURES, Subject
+from pyro_dvae.jobs.experiments.measures import MEASURES, TrainedPair
 from pyro_dvae.jobs.experiments.results import Row
 from pyro_dvae.jobs.experiments.setting import Setting, TrainingPair
 from pyro_dvae.jobs.parts import check_training, pick_device
@@ -176,10 +176,10 @@ def measured(
     """
     began = time.perf_counter()
     stem = folder / "pictures" / planned.key
-    subject = Subject(*pair.measured, setting.corruption, setting.data, planned.options, stem)
+    trained = TrainedPair(*pair.measured, setting.corruption, setting.data, planned.options, stem)
     figures: Row = {}
     for name in ("bound", *planned.measures):
-        figures |= MEASURES[name](subject)
+        figures |= MEASURES[name](trained)
     case = planned.case
     return {
         "experiment": planned.experiment,

@@ -17,7 +17,7 @@ from pyro_dvae import checks
 from pyro_dvae.errors import InputError
 from pyro_dvae.guides.base import AmortisedGuide
 from pyro_dvae.models.bayes.weight_priors import NormalWeight, WeightPrior
-from pyro_dvae.models.bayes.weights import SITE, GaussianWeights, Skeleton, trainable
+from pyro_dvae.models.bayes.weights import SITE, GaussianWeights, Weightless, trainable
 from pyro_dvae.models.dvae import LatentVariableModel
 from pyro_dvae.models.observed import observe
 from pyro_dvae.networks.sizes import require_fitting_guide
@@ -67,9 +67,9 @@ class PredictiveModel(Module):
     Sites: ``z`` [N, d] and ``x`` [N, D], inside the plate ``data``.
     """
 
-    def __init__(self, skeleton: Skeleton, prior: Prior, weights: GaussianWeights) -> None:
+    def __init__(self, network: Weightless, prior: Prior, weights: GaussianWeights) -> None:
         super().__init__()
-        self.skeleton = skeleton
+        self.network = network
         self.prior = prior
         self.weights = weights
         self.latent_size = prior.latent_size
@@ -80,7 +80,7 @@ class PredictiveModel(Module):
         register("weights", self.weights)
         with pyro.plate("data", x.shape[0]):
             z: Tensor = pyro.sample("z", self.prior(x))
-            likelihood = self.skeleton(self.weights.draw(z.shape[:-2]), self.prior.code(z))
+            likelihood = self.network(self.weights.draw(z.shape[:-2]), self.prior.code(z))
             observe(likelihood, x)
         return z
 
@@ -172,7 +172,7 @@ class FullBayesModel(Module):
         bound_of: str = "data",
     ) -> None:
         super().__init__()
-        self.skeleton = Skeleton(decoder)
+        self.network = Weightless(decoder)
         self.latent_size = checks.count("decoder.latent_size", getattr(decoder, "latent_size", None))
         self.prior: Prior = StandardNormal(self.latent_size)
         if prior is not None:
@@ -183,7 +183,9 @@ class FullBayesModel(Module):
                 f"got {self.prior.latent_size}"
             )
         self.weight_prior: WeightPrior = (
-            weight_prior if isinstance(weight_prior, WeightPrior) else NormalWeight(weight_prior)
+            weight_prior
+            if isinstance(weight_prior, WeightPrior)
+            else NormalWeight(checks.positive_single("weight_prior", weight_prior))
         )
         self.share = Share(num_data, bound_of)
 
@@ -194,13 +196,13 @@ class FullBayesModel(Module):
             weights = {name: pyro.sample(f"{SITE}.{name}", prior) for name, prior in self.priors(x).items()}
             with data:
                 z: Tensor = pyro.sample("z", self.prior(x))
-                observe(self.skeleton(weights, self.prior.code(z)), x)
+                observe(self.network(weights, self.prior.code(z)), x)
         return z
 
     def priors(self, like: Tensor) -> dict[str, dist.Independent]:
         """Return p(w) of each weight by name, all of its dimensions in the event."""
         one = self.weight_prior.one(like)
-        return {name: one.expand(shape).to_event(len(shape)) for name, shape in self.skeleton.shapes.items()}
+        return {name: one.expand(shape).to_event(len(shape)) for name, shape in self.network.shapes.items()}
 
 
 class FullBayes(Module):
@@ -259,8 +261,8 @@ class FullBayes(Module):
 
     def predictive(self) -> PredictiveModel:
         """Return the model of new observations, with weights drawn from the guide; it shares parameters."""
-        return PredictiveModel(self.model.skeleton, self.model.prior, self.guide.weights)
+        return PredictiveModel(self.model.network, self.model.prior, self.guide.weights)
 
     def mean_decoder(self) -> nn.Module:
         """Return an ordinary decoder whose weights are copies of the current means."""
-        return self.model.skeleton.with_weights(self.guide.weights.means())
+        return self.model.network.with_weights(self.guide.weights.means())

@@ -27,7 +27,7 @@ def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
     return {name: value for name, value in module.named_parameters() if value.requires_grad}
 
 
-class Skeleton(Module):
+class Weightless(Module):
     """A decoder without its weights, called with values of them: one set, or one set for each draw.
 
     The module is copied; frozen parameters and buffers stay in the copy. The weights of several draws are

@@ -13,7 +13,7 @@ from pyro_dvae import checks
 from pyro_dvae.conditioning import table_rows
 from pyro_dvae.distributions.gaussian_mixture import GaussianMixture
 from pyro_dvae.errors import InputError
-from pyro_dvae.evaluation.counting import counting
+from pyro_dvae.evaluation.progress import progress_of
 from pyro_dvae.models.tables.candidates import RIDGES, fitted_mixtures, name_of, sizes
 from pyro_dvae.models.tables.stacking import stacked
 from pyro_dvae.models.tables.table import FittedTable
@@ -56,7 +56,7 @@ def fit_table(
     loc = rows.nanmean(0)
     scale = (rows - loc).square().nanmean(0).sqrt()
     scale = torch.where(scale > 0, scale, 1.0)
-    with torch.no_grad(), counting("fitting a table", progress) as shown:
+    with torch.no_grad(), progress_of("fitting a table", progress) as shown:
         return _chosen((rows - loc) / scale, loc, scale, start, shown)
 
 

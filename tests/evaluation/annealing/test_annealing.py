@@ -187,8 +187,8 @@ def test_progress_is_shown_as_by_log_likelihood(capsys):
         annealed_log_likelihood(problem.model, None, data(2), progress=progress, **options)
     assert capsys.readouterr().err == ""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pyro_dvae.evaluation.counting._QUIET_SECONDS", 0.0)
-        patch.setattr("pyro_dvae.evaluation.counting._Lines.__call__", lambda *args: print("told", *args[1:]))
+        patch.setattr("pyro_dvae.evaluation.progress._QUIET_SECONDS", 0.0)
+        patch.setattr("pyro_dvae.evaluation.progress._Lines.__call__", lambda *args: print("told", *args[1:]))
         annealed_log_likelihood(problem.model, None, data(2), progress=True, **options)
     assert capsys.readouterr().out.splitlines()[-1].startswith("told")
 

@@ -15,13 +15,13 @@ from pyro_dvae.training.progress import duration
 _QUIET_SECONDS = 2.0  # shorter work needs no progress
 _SECONDS_BETWEEN_LINES = 10.0
 
-Counting = Callable[[int, int], None]
+Tell = Callable[[int, int], None]
 
 
 @contextmanager
-def counting(
-    label: str, progress: bool | Counting | None = None, stream: TextIO | None = None
-) -> Iterator[Counting]:
+def progress_of(
+    label: str, progress: bool | Tell | None = None, stream: TextIO | None = None
+) -> Iterator[Tell]:
     """Yield a function of the count done and in all that shows both and the time left.
 
     :param label: what is counted.
