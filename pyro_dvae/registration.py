@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyro
 from pyro.distributions import constraints
@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from pyro_dvae.errors import InputError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 # The parameters that modules of this process have put into a param store, with the names they asked for.
 _asked: WeakIdKeyDictionary = WeakIdKeyDictionary()
@@ -38,7 +41,18 @@ class _Itself:
 
 
 class Module(nn.Module):
-    """A module that can be pickled and copied also after Pyro has seen its parameters, and those within."""
+    """A module that can be pickled and copied also after Pyro has seen its parameters, and those within.
+
+    ``made_of`` are the positional and the keyword arguments of its constructor, by which it is made again.
+    """
+
+    made_of: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Keep the arguments."""
+        made = super().__new__(cls)
+        object.__setattr__(made, "made_of", (args, kwargs))
+        return made
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the attributes, with references that can be pickled."""

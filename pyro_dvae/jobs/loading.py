@@ -30,8 +30,9 @@ def load(
 ) -> Fitted:
     """Return a trained model with its verbs, in evaluation mode.
 
-    A run folder of ``pyro-dvae train`` is complete. Of a folder that ``fitted.save`` wrote, give a model and
-    a guide of the same shapes: their weights are replaced.
+    A run folder of ``pyro-dvae train`` is complete, and so is a folder that ``fitted.save`` wrote of a model
+    and a guide that consist of this package's parts. With programs of your own, give a model and a guide of
+    the same shapes: their weights are replaced.
 
     :param folder: the run folder, or the saved one.
     :param model: of a saved one.
@@ -45,10 +46,6 @@ def load(
     checks.known("which", which, ("best", "last"))
     place = checks.device("device", device)
     if (path / WEIGHTS).exists():
-        if model is None or guide is None:
-            raise InputError(
-                "model, guide: a saved model holds weights alone; give load the model and the guide"
-            )
         return load_weights(path, model, guide)
     if not (path / CONFIG).exists():
         raise InputError(f"folder: {path} holds neither {CONFIG} nor {WEIGHTS}, so nothing was saved there")

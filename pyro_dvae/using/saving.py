@@ -14,12 +14,14 @@ import torch
 import pyro_dvae
 from pyro_dvae import checks
 from pyro_dvae.checkpoint import load_checkpoint, save_checkpoint
-from pyro_dvae.errors import CheckpointError
+from pyro_dvae.errors import CheckpointError, InputError
 from pyro_dvae.files import user_path, write_atomically
 from pyro_dvae.programs.parameters import discover
+from pyro_dvae.random_state import forked
 from pyro_dvae.rows import Arguments
 from pyro_dvae.training.fitted import Fitted
 from pyro_dvae.training.history import History
+from pyro_dvae.using.rebuilding import Description, ForeignPartError, Rebuilt
 
 WEIGHTS, CARD = "model.safetensors", "README.md"
 _KIND = "fitted"
@@ -38,33 +40,50 @@ def save(fitted: Fitted, folder: str | os.PathLike[str]) -> Path:
     live = fitted.trained.tensors()
     tensors = {name: fitted.best.get(name, value) for name, value in live.items()}
     tensors |= {f"rows/{number}": row for number, row in enumerate(fitted.rows)}
+    description = Description()
+    try:
+        programs = {"model": description.of(fitted.model), "guide": description.of(fitted.guide)}
+        tensors |= description.tensors
+    except ForeignPartError:
+        programs = None  # load is given them
     versions = {"pyro_dvae": pyro_dvae.__version__, "torch": torch.__version__, "pyro": pyro.__version__}
     state = {
         "kind": _KIND,
         "history": fitted.history.to_dict(),
         "versions": versions | {"numpy": np.__version__},
+        "programs": programs,
     }
     save_checkpoint(path / WEIGHTS, tensors, state)
-    write_atomically(path / CARD, _card(fitted, path), make_folder=False)
+    write_atomically(path / CARD, _card(fitted, path, programs is not None), make_folder=False)
     return path
 
 
 def load_weights(
-    folder: str | os.PathLike[str], model: Callable[..., Any], guide: Callable[..., Any]
+    folder: str | os.PathLike[str],
+    model: Callable[..., Any] | None = None,
+    guide: Callable[..., Any] | None = None,
 ) -> Fitted:
     """Copy the weights of a folder that :func:`save` wrote into a model and a guide of the same shapes.
 
     One run of both on a stored row finds their parameters; then their modules are in evaluation mode.
 
+    :param model: made again from its description by default, as the guide, if both are of this package.
+    :raises InputError: model and guide are not of this package, and one is missing.
     :raises CheckpointError: the folder is damaged, or model and guide have other parameters.
     """
-    checks.pair(model, guide)
     path = user_path("folder", folder) / WEIGHTS
     tensors, state = load_checkpoint(path)
     if state.get("kind") != _KIND:
         raise CheckpointError(f"checkpoint {path}: not of a saved model")
+    if model is None and guide is None and state.get("programs") is not None:
+        model, guide = _rebuilt(path, tensors, state["programs"])
+    if model is None or guide is None:
+        raise InputError(
+            "model, guide: what was saved are the weights of programs of your own; give load both of them"
+        )
+    checks.pair(model, guide)
     rows = tuple(tensors[name] for name in sorted(tensors) if name.startswith("rows/"))
-    saved = {name: value for name, value in tensors.items() if not name.startswith("rows/")}
+    saved = {name: value for name, value in tensors.items() if not name.startswith(("rows/", "arguments/"))}
 
     def run() -> None:
         trace = pyro.poutine.trace(guide).get_trace(*rows)
@@ -79,7 +98,21 @@ def load_weights(
     return Fitted(model, guide, History(**state["history"]), {}, store, trained, rows)
 
 
-def _card(fitted: Fitted, folder: Path) -> str:
+def _rebuilt(path: Path, tensors: dict[str, torch.Tensor], programs: Any) -> tuple[Any, Any]:
+    rebuilt = Rebuilt(tensors)
+    try:
+        with forked():  # weights are drawn before they are read
+            model, guide = (rebuilt.of(programs[name]) for name in ("model", "guide"))
+    except (InputError, CheckpointError, KeyError, TypeError) as error:
+        raise CheckpointError(f"checkpoint {path}: {error}") from None
+    kinds = {each.dtype for name, each in tensors.items() if name.startswith("parameters/")}
+    for program in (model, guide):
+        if len(kinds) == 1:
+            program.to(kinds.copy().pop())
+    return model, guide
+
+
+def _card(fitted: Fitted, folder: Path, complete: bool) -> str:
     """Return the page: what was trained, and how to load it."""
     count = sum(each.numel() for each in fitted.trained.parameters.values())
     history = fitted.history
@@ -103,7 +136,9 @@ def _card(fitted: Fitted, folder: Path) -> str:
         "```python",
         "import pyro_dvae as dv",
         "",
-        f"fitted = dv.load({str(folder)!r}, model=model, guide=guide)  # of the same shapes",
+        f"fitted = dv.load({str(folder)!r})"
+        if complete
+        else f"fitted = dv.load({str(folder)!r}, model=model, guide=guide)  # of the same shapes",
         "codes = fitted.encode(x)",
         "```",
         "",

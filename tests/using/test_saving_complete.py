@@ -1,0 +1,126 @@
+"""A saved model of this package's parts comes back complete: same parts, weights and values."""
+
+import json
+
+import pyro
+import pytest
+import torch
+from torch import nn
+
+import pyro_dvae as dv
+from pyro_dvae.checkpoint import load_checkpoint, save_checkpoint
+from pyro_dvae.errors import CheckpointError
+from pyro_dvae.networks import BernoulliDecoder, GaussianEncoder
+
+D, LATENTS = 6, 2
+
+
+def x(count=8):
+    return torch.rand(count, D, generator=torch.Generator().manual_seed(3)).round()
+
+
+def trained(pair, rows=None, **options):
+    settings = {"epochs": 2, "batch_size": 4, "learning_rate": 0.01, "progress": False}
+    rows = x() if rows is None else rows
+    return dv.fit(pair.model, pair.guide, rows, loss=dv.TraceDenoising_ELBO(), **(settings | options))
+
+
+def vamp():
+    guide = dv.GaussianGuide(GaussianEncoder(D, LATENTS, (5,)))
+    prior = dv.VampPrior(guide, x(3))
+    pair = dv.DVAE(guide.encoder, BernoulliDecoder(D, LATENTS, (5,)), prior=prior)
+    pair.guide = guide
+    return pair
+
+
+class Chain:
+    def __init__(self):
+        decoder, upper = (
+            BernoulliDecoder(D, LATENTS, (5,)),
+            [GaussianEncoder(3, LATENTS, (4,))],
+        )
+        self.model = dv.ChainModel(decoder, upper, dv.StandardNormal(3))
+        self.guide = dv.ChainGuide(
+            GaussianEncoder(D, LATENTS), [GaussianEncoder(LATENTS, 3)], dv.Masking(0.1)
+        )
+
+
+PAIRS = {
+    "plain": lambda: dv.DVAE(GaussianEncoder(D, LATENTS), BernoulliDecoder(D, LATENTS)),
+    "learned noise": lambda: dv.DVAE(
+        GaussianEncoder(D, LATENTS, (4, 3), "tanh"),
+        BernoulliDecoder(D, LATENTS, [7]),
+        dv.GaussianNoise(0.2, learnable=True),
+    ),
+    "scheduled noise": lambda: dv.DVAE(
+        GaussianEncoder(D, LATENTS), BernoulliDecoder(D, LATENTS), dv.BitFlip(dv.LinearSchedule(0.1, 0.0, 2))
+    ),
+    "swap": lambda: dv.DVAE(
+        GaussianEncoder(D, LATENTS), BernoulliDecoder(D, LATENTS), dv.SwapNoise(0.2, x())
+    ),
+    "flow prior": lambda: dv.DVAE(
+        GaussianEncoder(D, LATENTS), BernoulliDecoder(D, LATENTS), prior=dv.FlowPrior(LATENTS, 2, 5)
+    ),
+    "a prior that shares the guide": vamp,
+    "chain": Chain,
+    "double": lambda: dv.DVAE(GaussianEncoder(D, LATENTS), BernoulliDecoder(D, LATENTS)).double(),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_a_saved_model_comes_back_complete(name, tmp_path):
+    pyro.clear_param_store()
+    rows = x().double() if name == "double" else x()
+    fitted = trained(PAIRS[name](), rows)
+    fitted.save(tmp_path / "m")
+    page = (tmp_path / "m" / "README.md").read_text()
+    assert "model=model" not in page
+    wanted = fitted.encode(rows, seed=0), fitted.log_likelihood(rows, num_samples=20, seed=0, progress=False)
+    pyro.clear_param_store()
+    state = torch.get_rng_state()
+    again = dv.load(tmp_path / "m")
+    assert torch.equal(torch.get_rng_state(), state)
+    found = again.encode(rows, seed=0), again.log_likelihood(rows, num_samples=20, seed=0, progress=False)
+    for site, mean in wanted[0].mean.items():
+        assert torch.equal(found[0].mean[site], mean)
+    assert torch.equal(found[1].log_likelihood, wanted[1].log_likelihood)
+    assert not again.model.training
+    again.save(tmp_path / "again")
+    third = dv.load(tmp_path / "again").encode(rows, seed=0)
+    for site, mean in wanted[0].mean.items():
+        assert torch.equal(third.mean[site], mean)
+
+
+class Own(nn.Module):
+    latent_size = LATENTS
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(LATENTS, D)
+
+    def forward(self, z):
+        return torch.distributions.Independent(pyro.distributions.Bernoulli(logits=self.layer(z)), 1)
+
+
+def test_parts_of_your_own_are_asked_for(tmp_path):
+    pair = dv.DVAE(GaussianEncoder(D, LATENTS), Own())
+    fitted = trained(pair)
+    fitted.save(tmp_path / "m")
+    assert "model=model, guide=guide" in (tmp_path / "m" / "README.md").read_text()
+    with pytest.raises(dv.InputError, match="what was saved are the weights of programs of your own"):
+        dv.load(tmp_path / "m")
+    again = dv.load(tmp_path / "m", model=pair.model, guide=pair.guide)
+    assert torch.equal(again.encode(x()).mean["z"], fitted.encode(x()).mean["z"])
+
+
+@pytest.mark.parametrize(
+    "name", ["os:system", "pyro_dvae.files:read_text", "pyro_dvae.cli:main", "builtins:eval"]
+)
+def test_a_file_names_no_other_code(name, tmp_path):
+    trained(dv.DVAE(GaussianEncoder(D, LATENTS), BernoulliDecoder(D, LATENTS))).save(tmp_path / "m")
+    path = tmp_path / "m" / "model.safetensors"
+    tensors, state = load_checkpoint(path)
+    changed = json.loads(json.dumps(state).replace("pyro_dvae.networks.encoders:GaussianEncoder", name))
+    save_checkpoint(path, tensors, changed)
+    with pytest.raises(CheckpointError, match=r"no part of this package|cannot be made again"):
+        dv.load(tmp_path / "m")
