@@ -11,7 +11,7 @@ import torch
 from pyro_dvae import checks
 from pyro_dvae.errors import InputError
 from pyro_dvae.files import user_path
-from pyro_dvae.jobs.folder import CHECKPOINT, CONFIG, load_run
+from pyro_dvae.jobs.folder import CHECKPOINT, CONFIG, load_run, read_results
 from pyro_dvae.programs.parameters import discover
 from pyro_dvae.random_state import forked
 from pyro_dvae.training.fitted import Fitted
@@ -57,6 +57,8 @@ def load(
     size = config["data"]["dimension"]
     total = config["data"].get("mean_total", size)  # means and draws of counts have the total of their row
     row = torch.full((1, size), total / size, device=place)
-    trained = discover(dvae.model, dvae.guide, lambda: (dvae.guide(row), None), data={"data": row})
+    trained = discover(dvae.model, dvae.guide, lambda: (dvae.guide(row), dvae.model(row)), data={"data": row})
     _, state = read_training(path / CHECKPOINT, lambda name: False)
-    return Fitted(dvae.model, dvae.guide, History(**state["history"]), {}, {}, trained, (row.cpu(),))
+    about = {"config": config, "results": read_results(path) or {}}
+    history = History(**state["history"])
+    return Fitted(dvae.model, dvae.guide, history, {}, {}, trained, (row.cpu(),), about=about)

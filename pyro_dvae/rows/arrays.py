@@ -160,7 +160,9 @@ def frame_source(argument: str, frame: Any, floats: torch.dtype) -> Source:
     whole = frame.ndim == 1 and frame.dtype.kind in "iub" and not any(gaps.values())
     missing = {"na_value": np.nan} if any(gaps.values()) else {}
     array = np.asarray(frame.to_numpy(dtype=np.int64 if whole else np.float64, **missing))
-    return array_source(argument, array, floats)
+    found = array_source(argument, array, floats)
+    found.columns = tuple(columns) if frame.ndim == 2 else ()
+    return found
 
 
 def _is_number(column: Any) -> bool:

@@ -57,6 +57,11 @@ class Data:
     sources: tuple[Source, ...]
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the columns of the first argument, if they have names."""
+        return self.sources[0].columns if self.sources else ()
+
     @classmethod
     def opened(
         cls,

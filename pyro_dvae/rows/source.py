@@ -41,10 +41,11 @@ class Source(ABC):
 
     A new kind of source is a subclass and a line in :mod:`pyro_dvae.rows.opening`.
 
-    ``device`` is where :meth:`take` puts rows.
+    ``device`` is where :meth:`take` puts rows; ``columns`` are the names of the columns, if they have names.
     """
 
     device = torch.device("cpu")
+    columns: tuple[str, ...] = ()
 
     @abstractmethod
     def __len__(self) -> int:

@@ -35,6 +35,7 @@ class Fitted:
     :param trained: its parameters and modules, live.
     :param rows: one row of each data argument, as model and guide take them.
     :param constants: keyword arguments that they are called with.
+    :param about: what else is known, JSON-able: names of columns; configuration and results of a run folder.
     """
 
     model: Callable[..., Any]
@@ -45,6 +46,7 @@ class Fitted:
     trained: Trained = field(repr=False)
     rows: tuple[Tensor, ...] = field(default=(), repr=False)
     constants: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    about: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __getattr__(self, name: str) -> Any:
         """Return a verb: what one does with a trained pair stands in a room above this one."""

@@ -169,6 +169,8 @@ class Trainer:
         model, guide = with_constants(kwargs, model, guide, options_of(Trainer))
         train, held_out = opened_rows((data, *args), validation, float_type(model, guide))
         at = torch.device("cpu") if isinstance(train, Stream) else train.device
+        names = [] if isinstance(train, Stream) else [*train.columns]
+        self._about = {"columns": names} if names else {}
         self.device = device_for(model, guide, at, device)
 
         run = self._run = Run(self.checkpoint, self.learning_rate)
@@ -286,10 +288,8 @@ class Trainer:
     def fitted(self) -> Fitted:
         """Return what has come of the training so far; parameters stay as they are."""
         run, store = self._run, pyro.get_param_store().get_state()
-        best = dict(run.best or {})
-        return Fitted(
-            self.model, self.guide, run.history, best, store, run.trained, self._row, self._constants
-        )
+        kept = (dict(run.best or {}), store, run.trained, self._row, self._constants, self._about)
+        return Fitted(self.model, self.guide, run.history, *kept)
 
     def _move_schedules(self, epoch: int) -> None:
         for part in self._scheduled:

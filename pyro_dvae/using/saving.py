@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,8 @@ def save(fitted: Fitted, folder: str | os.PathLike[str]) -> Path:
     path = user_path("folder", folder)
     path.mkdir(parents=True, exist_ok=True)
     live = fitted.trained.tensors()
-    tensors = {name: fitted.best.get(name, value) for name, value in live.items()}
+    plain = _plain_names(live)
+    tensors = {plain[name]: fitted.best.get(name, value) for name, value in live.items()}
     tensors |= {f"rows/{number}": row for number, row in enumerate(fitted.rows)}
     description = Description()
     try:
@@ -52,6 +54,7 @@ def save(fitted: Fitted, folder: str | os.PathLike[str]) -> Path:
         "history": fitted.history.to_dict(),
         "versions": versions | {"numpy": np.__version__},
         "programs": programs,
+        "about": dict(fitted.about),
     }
     save_checkpoint(path / WEIGHTS, tensors, state)
     write_atomically(path / CARD, _card(fitted, path, programs is not None), make_folder=False)
@@ -91,11 +94,21 @@ def load_weights(
 
     with pyro.get_param_store().scope() as store:  # names of other models are not its own
         trained = discover(model, guide, run, data={"data": rows[0]})
+        names = {plain: name for name, plain in _plain_names(trained.tensors()).items()}
+        saved = {names.get(name, name): value for name, value in saved.items()}
         trained.require_same(saved, f"checkpoint {path}")
         trained.assign(saved)
     for module in trained.modules.values():
         module.eval()
-    return Fitted(model, guide, History(**state["history"]), {}, store, trained, rows)
+    history, about = History(**state["history"]), state.get("about", {})
+    return Fitted(model, guide, history, {}, store, trained, rows, about=about)
+
+
+def _plain_names(tensors: Iterable[str]) -> dict[str, str]:
+    """Return names without the numbers of modules of one name in one process, where they stay unique."""
+    names = list(tensors)
+    plain = [re.sub(r"#\d+$", "", name) for name in names]
+    return {name: each if plain.count(each) == 1 else name for name, each in zip(names, plain, strict=True)}
 
 
 def _rebuilt(path: Path, tensors: dict[str, torch.Tensor], programs: Any) -> tuple[Any, Any]:
@@ -131,6 +144,7 @@ def _card(fitted: Fitted, folder: Path, complete: bool) -> str:
     ]
     if best is not None:
         lines.append(f"- validation bound of the best epoch: {best:.3f} nats per datum")
+    lines += _of_run(fitted.about)
     lines += [
         "",
         "```python",
@@ -144,3 +158,25 @@ def _card(fitted: Fitted, folder: Path, complete: bool) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _of_run(about: Mapping[str, Any]) -> list[str]:
+    """Return what a run folder, or the data, told of the model, as lines of the page."""
+    lines = []
+    config, results = about.get("config", {}), about.get("results", {})
+    if "data" in config:
+        lines.append(f"- data: {config['data']['name']} ({config['data']['source']})")
+    columns = about.get("columns") or [each["name"] for each in config.get("data", {}).get("columns") or []]
+    if columns:
+        lines.append(f"- columns: {', '.join(columns)}")
+    if "options" in config:
+        shown = ", ".join(f"{name} {value}" for name, value in config["options"].items() if value is not None)
+        lines.append(f"- options: {shown}")
+    for name, label in (
+        ("test_bound", "test bound"),
+        ("importance_weighted_bound", "importance-weighted bound"),
+    ):
+        if figures := results.get(name):
+            error = figures["standard_error"]
+            lines.append(f"- {label}: {figures['mean']:.3f} ± {error:.3f} nats per row, on clean input")
+    return lines

@@ -1,6 +1,8 @@
 """A saved model of this package's parts comes back complete: same parts, weights and values."""
 
 import json
+import re
+from pathlib import Path
 
 import pyro
 import pytest
@@ -9,6 +11,7 @@ from torch import nn
 
 import pyro_dvae as dv
 from pyro_dvae.checkpoint import load_checkpoint, save_checkpoint
+from pyro_dvae.cli import main
 from pyro_dvae.errors import CheckpointError
 from pyro_dvae.networks import BernoulliDecoder, GaussianEncoder
 
@@ -124,3 +127,27 @@ def test_a_file_names_no_other_code(name, tmp_path):
     save_checkpoint(path, tensors, changed)
     with pytest.raises(CheckpointError, match=r"no part of this package|cannot be made again"):
         dv.load(tmp_path / "m")
+
+
+def test_the_page_and_the_folder_say_what_is_known_of_the_data(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(x().numpy(), columns=list("abcdef"))
+    pair = dv.DVAE(GaussianEncoder(D, LATENTS), BernoulliDecoder(D, LATENTS))
+    trained(pair, frame).save(tmp_path / "m")
+    assert "- columns: a, b, c, d, e, f\n" in (tmp_path / "m" / "README.md").read_text()
+    assert dv.load(tmp_path / "m").about == {"columns": list("abcdef")}
+
+
+def test_what_a_run_folder_holds_goes_along(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = "train --dataset digits --epochs 1 --width 5 --latent-size 2 --importance-samples 2 --quiet"
+    main([*arguments.split(), "--output", "run"], standalone_mode=False)
+    run = dv.load("run")
+    run.save("saved")
+    page = Path("saved/README.md").read_text()
+    assert "- data: digits (handwritten digits" in page
+    assert "latent_size 2" in page
+    assert re.search(r"- test bound: -\d+\.\d{3} ± \d", page)
+    again = dv.load("saved")
+    assert again.about == run.about
+    assert torch.equal(again.encode(torch.zeros(2, 64)).mean["z"], run.encode(torch.zeros(2, 64)).mean["z"])
