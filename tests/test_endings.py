@@ -88,7 +88,7 @@ def test_a_stopped_command_names_itself_before_anything_is_saved(command, capsys
     def stop(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pyro_dvae.jobs.evaluate.load_subject", stop)
+    monkeypatch.setattr("pyro_dvae.jobs.evaluate.load_evaluated_run", stop)
     monkeypatch.setattr("pyro_dvae.jobs.experiments.running.plan", stop)
     arguments = [command, "table1" if command == "reproduce" else "my run", "--output", str(tmp_path)]
     with pytest.raises(SystemExit) as ended:

@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_dvae import checks
 from pyro_dvae.datasets.base import Dataset, is_binary, permuted_split
 from pyro_dvae.datasets.columns import CHOSEN, Columns
-from pyro_dvae.errors import DataError, InputError
+from pyro_dvae.errors import DataError, InputError, shown
 
 Arrays = dict[str, np.ndarray]
 SCALES = ("auto", "none", "unit", "standardise", "bytes")
@@ -55,6 +55,8 @@ class Treatment:
                 raise InputError(f"{name}: expected names of columns, got {value!r}")
         for name in ("label_column", "id_column", "array"):
             checks.optional(checks.text, name, getattr(self, name))
+        if self.kinds is not None and not isinstance(self.kinds, Mapping):
+            raise InputError(f"kinds: expected a mapping of column to kind, got {shown(self.kinds)}")
         for kind in (self.kinds or {}).values():
             checks.known("kinds", kind, CHOSEN)
         kept = None if self.columns is None else tuple(self.columns)

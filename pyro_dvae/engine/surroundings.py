@@ -131,7 +131,8 @@ class Surroundings:
         finally:
             for before, after, write in zip(then, self._read(), self._places.writers, strict=True):
                 for number, (a, b) in enumerate(zip(before, after, strict=False)):
-                    if a is not b and (_is_value(a) or isinstance(a, Tensor)):
+                    alike = a is b or (_is_value(a) and type(a) is type(b) and a == b)
+                    if not alike and (_is_value(a) or isinstance(a, Tensor)):
                         write(number, a)
             for holder, state in states:
                 set_generator_state(holder, state)

@@ -150,6 +150,8 @@ class RunFiles:
         device_of = {name: tensor.device for name, tensor in run.trained.tensors().items()}
         run.best = saved.best and {name: tensor.to(device_of[name]) for name, tensor in saved.best.items()}
         states = kept.unpack(packed, state)
+        if "update" not in states:
+            raise CheckpointError(f"{where}: the state of its optimizer is missing")
         run.update.load_state_dict(states["update"])
         if "callbacks" in states:
             self._calls.load_state_dict(states["callbacks"])

@@ -292,7 +292,7 @@ def test_per_datum_measures_refuse_the_pair_with_the_remedy():
         (lambda: small(decoder=nn.Linear(2, 2)), "latent_size"),
         (lambda: FullBayesModel("decoder", N), "decoder"),
         (lambda: FullBayesModel(networks.BernoulliDecoder(D, d), 0), "num_data"),
-        (lambda: FullBayesModel(networks.BernoulliDecoder(D, d), N, weight_prior=0.0), "scale"),
+        (lambda: FullBayesModel(networks.BernoulliDecoder(D, d), N, weight_prior=0.0), "weight_prior"),
         (lambda: small(initial_scale=-1.0), "initial_scale"),
         (lambda: small(bound_of="epoch"), "bound_of"),
         (lambda: small(start=networks.BernoulliDecoder(D, d, (9,))), "start: expected weight"),
