@@ -62,7 +62,19 @@ def test_a_table_from_training_to_samples(call):
     pictures = {path.name for path in Path("run").glob("*.png")}
     assert pictures == {"learning_curves.png", "reconstructions.png", "column_errors.png", "codes.png"}
     call("train", "--resume", "run", "--epochs", "3", "--quiet")
-    printed = call("evaluate", "run", "--samples", "20", "--annealed", "2", "--simulated", "2", "--quiet")
+    printed = call(
+        "evaluate",
+        "run",
+        "--samples",
+        "20",
+        "--annealed",
+        "2",
+        "--simulated",
+        "2",
+        "--annealing-steps",
+        "5",
+        "--quiet",
+    )
     assert "log p(x)" in printed.out
     assert "bits per dimension" not in printed.out
     assert "distributions of columns" in printed.out
