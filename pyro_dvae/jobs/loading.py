@@ -38,7 +38,7 @@ def load(
     :param model: of a saved one.
     :param guide: of a saved one.
     :param which: "best" (by validation) or "last" weights of a run.
-    :param device: where the modules of a run go.
+    :param device: where the modules go; programs of your own stay where they are.
     :raises InputError: the folder holds neither.
     :raises CheckpointError: the weights are damaged, or are of other shapes.
     """
@@ -46,7 +46,7 @@ def load(
     checks.known("which", which, ("best", "last"))
     place = checks.device("device", device)
     if (path / WEIGHTS).exists():
-        return load_weights(path, model, guide)
+        return load_weights(path, model, guide, place)
     if not (path / CONFIG).exists():
         raise InputError(f"folder: {path} holds neither {CONFIG} nor {WEIGHTS}, so nothing was saved there")
     if model is not None or guide is not None:

@@ -65,12 +65,14 @@ def load_weights(
     folder: str | os.PathLike[str],
     model: Callable[..., Any] | None = None,
     guide: Callable[..., Any] | None = None,
+    device: torch.device | str = "cpu",
 ) -> Fitted:
     """Copy the weights of a folder that :func:`save` wrote into a model and a guide of the same shapes.
 
     One run of both on a stored row finds their parameters; then their modules are in evaluation mode.
 
     :param model: made again from its description by default, as the guide, if both are of this package.
+    :param device: where a model and guide that are made again go.
     :raises InputError: model and guide are not of this package, and one is missing.
     :raises CheckpointError: the folder is damaged, or model and guide have other parameters.
     """
@@ -79,7 +81,8 @@ def load_weights(
     if state.get("kind") != _KIND:
         raise CheckpointError(f"checkpoint {path}: not of a saved model")
     if model is None and guide is None and state.get("programs") is not None:
-        model, guide = _rebuilt(path, tensors, state["programs"])
+        model, guide = _rebuilt(path, tensors, state["programs"], device)
+        tensors = {name: each.to(device) for name, each in tensors.items()}
     if model is None or guide is None:
         raise InputError(
             "model, guide: what was saved are the weights of programs of your own; give load both of them"
@@ -111,7 +114,9 @@ def _plain_names(tensors: Iterable[str]) -> dict[str, str]:
     return {name: each if plain.count(each) == 1 else name for name, each in zip(names, plain, strict=True)}
 
 
-def _rebuilt(path: Path, tensors: dict[str, torch.Tensor], programs: Any) -> tuple[Any, Any]:
+def _rebuilt(
+    path: Path, tensors: dict[str, torch.Tensor], programs: Any, device: torch.device | str
+) -> tuple[Any, Any]:
     rebuilt = Rebuilt(tensors)
     try:
         with forked():  # weights are drawn before they are read
@@ -120,8 +125,9 @@ def _rebuilt(path: Path, tensors: dict[str, torch.Tensor], programs: Any) -> tup
         raise CheckpointError(f"checkpoint {path}: {error}") from None
     kinds = {each.dtype for name, each in tensors.items() if name.startswith("parameters/")}
     for program in (model, guide):
+        program.to(device)
         if len(kinds) == 1:
-            program.to(kinds.copy().pop())
+            program.to(*kinds)
     return model, guide
 
 
