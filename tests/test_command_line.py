@@ -92,6 +92,7 @@ def test_example_trains_evaluates_and_writes_everything(tmp_path):
     assert "validation" in done.stderr
 
 
+@pytest.mark.slow
 def test_command_and_example_are_the_same_job(capsys):
     call("train", "--noise", "0.1", *SMALL, "--output", "a")
     assert script("--noise", "0.1", *SMALL, "--output", "b").returncode == 0

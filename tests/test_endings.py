@@ -112,6 +112,7 @@ def test_bare_command_prints_its_help(capsys):
 # Output
 
 
+@pytest.mark.slow
 def test_ascii_terminals_get_plain_letters(tmp_path):
     env = {"PYTHONIOENCODING": "ascii"}
     process = start("train", *TINY, "--epochs", "1", "--output", "run", cwd=tmp_path, env=env)

@@ -150,6 +150,7 @@ def test_a_compiled_step_follows_the_schedule(monkeypatch):
     assert compiled == pytest.approx(plain, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_models_of_one_batch_follow_the_schedule(monkeypatch):
     """Each ends where it would have alone, and not where it would without the warm-up."""
     monkeypatch.setattr(compiler, "_compiled", lambda graph, example: compiler.interpret(graph))

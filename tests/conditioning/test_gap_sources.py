@@ -69,6 +69,7 @@ def test_every_source_with_gaps_and_labels(verb, tmp_path):
         assert torch.equal(VERBS[verb](pair, *data).nan_to_num(), expected.nan_to_num()), name
 
 
+@pytest.mark.slow
 def test_scores_of_an_array_on_disk_are_read_in_portions(tmp_path, monkeypatch):
     made, x, y = Shifted(), torch.randn(N, D), torch.zeros(N)
     np.save(tmp_path / "x.npy", x.numpy())

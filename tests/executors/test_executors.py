@@ -120,6 +120,7 @@ def test_what_came_of_work_reaches_the_driver(tmp_path):
         drive_one(failed, tmp_path)
 
 
+@pytest.mark.slow
 def test_work_that_is_lost_without_going_on_is_given_up(tmp_path):
     class Lost(Thread):
         def result(self):

@@ -259,6 +259,7 @@ def test_each_of_many_stops_for_itself(tmp_path):
     assert [epoch for number, epoch in seen if number == 1] == list(range(1, 9))
 
 
+@pytest.mark.slow
 def test_many_that_have_stopped_stay_so_after_a_resume(tmp_path):
     rising = [float(n) for n in range(8)]
     early = [0.0, 1.0, 0.5, 0.5, 0.5, 9.0, 9.0, 9.0]

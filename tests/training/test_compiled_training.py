@@ -337,6 +337,7 @@ def alone_and_together(make, count=3, rates=None, **options):
     return together
 
 
+@pytest.mark.slow
 def test_many_are_each_alone():
     results = alone_and_together(dvae)
     assert set(results[0].best) == {f"parameters/{n}" for n in names(results[0])} | {
