@@ -152,11 +152,11 @@ class FittedTable:
                 return self.oddness(self._standardised(data)[1])
         return given_the_rest(self.log_likelihood, data)
 
-    def sample(self, count: int = 1, *, seed: int | None = None) -> Tensor:
-        """Return ``count`` new rows, [count, D]."""
-        checks.count("count", count)
+    def sample(self, num_samples: int = 1, *, seed: int | None = None) -> Tensor:
+        """Return new rows, [num_samples, D]."""
+        checks.count("num_samples", num_samples)
         empty = torch.full((1, len(self.loc)), math.nan)
-        draws = self.condition(empty, num_draws=count, seed=seed).draws
+        draws = self.condition(empty, num_draws=num_samples, seed=seed).draws
         return draws[:, 0]
 
     def _standardised(self, data: Any) -> tuple[Tensor, Tensor]:
