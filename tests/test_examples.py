@@ -14,7 +14,8 @@ import pyro_dvae as dv
 
 ROOT = Path(__file__).parents[1]
 DIGITS = ["--dataset", "digits", "--epochs", "1", "--importance-samples", "2", "--quiet"]
-STEPS = [f"--only={name}" for name in ("numpyro", "pythae", "stock", "eager", "compiled", "products")]
+CONTENDERS = ("numpyro", "pythae", "stock", "eager", "compiled", "fit-many", "products")
+STEPS = [f"--only={name}" for name in CONTENDERS]
 SCRIPTS = {
     "examples/mnist_dvae.py": [*DIGITS, "--noise", "0.1"],
     "examples/frey_face_dvae.py": [*DIGITS, "--noise", "0.05"],
@@ -44,9 +45,7 @@ SCRIPTS = {
     "benchmarks/likelihood.py": ["--quick", "--threads", "1"],
     "benchmarks/step.py": ["--quick", "--threads", "1", "--memory", "--output", "step.json", *STEPS],
     "benchmarks/end_to_end.py": ["--quick", "--threads", "1"],
-    "benchmarks/gpu.py": [
-        *("--device", "cpu", "--widths", "1", "--steps", "2", "--epochs", "1", "--rows", "200")
-    ],
+    "benchmarks/gpu.py": ["--device", "cpu", "--quick"],
     "benchmarks/verification.py": ["--steps", "20"],
     "benchmarks/imports.py": ["--rounds", "1"],
     "benchmarks/side_by_side.py": ["--quick"],

@@ -1,9 +1,11 @@
-"""The contenders of one training step, by the names that ``--only`` takes."""
+"""The contenders of one training step by the names that ``--only`` takes, and those of a GPU."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
+
+from peers.problem import Problem
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,10 @@ class Contender:
     function: str = "build"
     options: dict[str, Any] = field(default_factory=dict)
     trains_many: bool = False
+
+    def models(self, problem: Problem) -> int:
+        """Return the number of models that a step trains."""
+        return int(self.options.get("models", problem.models)) if self.trains_many else 1
 
 
 CONTENDERS = {
@@ -50,4 +56,24 @@ CONTENDERS = {
     "products": Contender("matrix products, oneDNN", "products"),
     "products-torch": Contender("matrix products, torch's own", "products", options={"library": "torch"}),
     "products-bf16": Contender("matrix products, bf16", "products", options={"bfloat16": True}),
+}
+
+
+def fit_many_of(models: int, precision: str = "") -> Contender:
+    """Return the contender that trains so many models side by side."""
+    label = f"fit_many, {models} models{precision and ', '}{precision}, per model"
+    options = {"models": models, "tf32": precision == "TF32", "bfloat16": precision == "bfloat16"}
+    return Contender(label, "trainers", "many", options, trains_many=True)
+
+
+ON_GPU = {
+    **{name: CONTENDERS[name] for name in ("stock", "eager", "torch-compile", "numpyro")},
+    "captured": Contender("torch by hand, CUDA graph", "plain_torch", options={"captured": True}),
+    "captured-compiled": Contender(
+        "torch by hand, compiled, CUDA graph", "plain_torch", options={"compiled": True, "captured": True}
+    ),
+    **{name: CONTENDERS[name] for name in ("compiled", "compiled-hashed", "fit")},
+    **{f"fit-many-{models}": fit_many_of(models) for models in (1, 8, 40, 240)},
+    "fit-many-40-tf32": fit_many_of(40, "TF32"),
+    "fit-many-40-bf16": fit_many_of(40, "bfloat16"),
 }

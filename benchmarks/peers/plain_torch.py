@@ -1,4 +1,4 @@
-"""The step written by hand in torch: eager, or with a compiled forward pass."""
+"""The step written by hand in torch: eager, with a compiled forward pass, or captured in a CUDA graph."""
 
 from __future__ import annotations
 
@@ -8,17 +8,22 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from peers.problem import Problem
-from peers.torch_parts import corrupted, epochs, sequential
+from peers.problem import Problem, Skipped
+from peers.torch_parts import corrupted, data_of, epochs, sequential
 
 
-def build(problem: Problem, compiled: bool = False) -> Callable[[], float]:
-    """Return the epoch: corruption, networks, −log p(x, z) + log q(z | x̃), fused Adam."""
+def build(problem: Problem, compiled: bool = False, captured: bool = False) -> Callable[[], float]:
+    """Return the epoch: corruption, networks, −log p(x, z) + log q(z | x̃), fused Adam.
+
+    :raises Skipped: the step is to be captured, and there is no GPU.
+    """
+    if captured and not problem.device.startswith("cuda"):
+        raise Skipped("CUDA graphs need a GPU")
     torch.manual_seed(problem.seed)
-    data = torch.from_numpy(problem.data())
-    encoder, decoder = map(sequential, problem.weights(data.shape[1]))
+    data = data_of(problem)
+    encoder, decoder = (sequential(layers).to(data.device) for layers in problem.weights(data.shape[1]))
     parameters = [*encoder.parameters(), *decoder.parameters()]
-    optimizer = torch.optim.Adam(parameters, lr=problem.learning_rate, fused=True)
+    optimizer = torch.optim.Adam(parameters, lr=problem.learning_rate, fused=True, capturable=captured)
 
     def loss_of(x: Tensor) -> Tensor:
         loc, log_variance = encoder(corrupted(x, problem.rate)).chunk(2, -1)
@@ -36,4 +41,28 @@ def build(problem: Problem, compiled: bool = False) -> Callable[[], float]:
         optimizer.step()
         return loss.detach()
 
-    return epochs(data, problem, step)
+    return epochs(data, problem, replayed(step, data[: problem.batch]) if captured else step)
+
+
+def replayed(step: Callable[[Tensor], Tensor], example: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return ``step`` as one launch: a CUDA graph, captured after three runs as torch asks for.
+
+    The graph holds addresses alone: what is returned keeps ``step``, and so the memory of its parameters.
+    """
+    x = example.clone()
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step(x)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        loss = step(x)
+
+    def replay(batch: Tensor, _step: object = step) -> Tensor:
+        x.copy_(batch)
+        graph.replay()
+        return loss.clone()
+
+    return replay

@@ -28,6 +28,7 @@ class Problem:
     :param rate: of the salt-and-pepper noise in front of the encoder.
     :param bound: name of Pyro's or of our ELBO; only ours takes corruptions (M) and particles (K).
     :param models: how many are trained side by side, by what can.
+    :param device: where torch's contenders work; JAX chooses by itself.
     """
 
     data_file: str
@@ -40,6 +41,7 @@ class Problem:
     corruptions: int = 1
     particles: int = 1
     models: int = 8
+    device: str = "cpu"
     seed: int = 0
 
     def data(self) -> NDArray[np.float32]:

@@ -12,7 +12,7 @@ import torch
 
 import pyro_dvae as dv
 from peers.problem import Problem, Skipped
-from peers.torch_parts import epochs, sequential
+from peers.torch_parts import data_of, epochs, sequential
 from pyro_dvae.engine import CompiledSVI
 from pyro_dvae.networks import BernoulliDecoder, GaussianEncoder
 
@@ -46,14 +46,14 @@ def dvae_of(problem: Problem, pixels: int) -> dv.DVAE:
     for network, layers in zip((encoder, decoder), problem.weights(pixels), strict=True):
         for parameter, value in zip(network.parameters(), sequential(layers).parameters(), strict=True):
             parameter.data.copy_(value)
-    return dv.DVAE(encoder, decoder, dv.SaltAndPepper(problem.rate))
+    return dv.DVAE(encoder, decoder, dv.SaltAndPepper(problem.rate)).to(problem.device)
 
 
 def _epoch(
     problem: Problem, kind: Callable[..., pyro.infer.SVI], options: dict[str, Any], jit: bool = False
 ) -> Callable[[], float]:
     torch.manual_seed(problem.seed)
-    data = torch.from_numpy(problem.data())
+    data = data_of(problem)
     dvae = dvae_of(problem, data.shape[1])
     optimizer = pyro.optim.Adam({"lr": problem.learning_rate})
     svi = kind(dvae.model, dvae.guide, optimizer, bound_of(problem, jit), **options)

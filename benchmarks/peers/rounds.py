@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from peers.contenders import CONTENDERS
+from peers.contenders import CONTENDERS, Contender
 from peers.problem import Problem
 from peers.processes import Worker
 
@@ -25,6 +25,8 @@ def measure(
     warm_up: int,
     environment: dict[str, str],
     quiet: bool = False,
+    contenders: Mapping[str, Contender] = CONTENDERS,
+    prepared_together: bool = False,
 ) -> Found:
     """Return per contender its record: seconds per step of each round, losses, memory, or why there are none.
 
@@ -32,14 +34,23 @@ def measure(
     that is not timed, for the caches, and one that is; the order changes from round to round.
 
     :param steps: of an epoch.
+    :param prepared_together: start all processes at once, which is faster, but "prepared" then says little.
     """
     found: Found = {}
     with ExitStack() as stack:
-        workers = {}
-        for name in names:
-            label = CONTENDERS[name].label
-            worker = Worker(CONTENDERS[name], problem, environment)
+        workers: dict[str, Worker] = {}
+        started: dict[str, Worker] = {}
+
+        def start(name: str) -> Worker:
+            worker = Worker(contenders[name], problem, environment)
             stack.callback(worker.close)
+            return worker
+
+        if prepared_together:
+            started = {name: start(name) for name in names}
+        for name in names:
+            label = contenders[name].label
+            worker = started[name] if prepared_together else start(name)
             if worker.prepare():
                 workers[name] = worker
                 warm = worker.epochs(warm_up)
@@ -63,9 +74,8 @@ def measure(
             for name in order[index % len(order) :] + order[: index % len(order)] if order else []:
                 workers[name].epochs(1)
                 answer = workers[name].epochs(1)
-                models = problem.models if CONTENDERS[name].trains_many else 1
                 record = found[name]
-                record["seconds"].append(answer["seconds"] / steps / models)
+                record["seconds"].append(answer["seconds"] / steps / contenders[name].models(problem))
                 record["peak_bytes"] = max(record.get("peak_bytes", 0), answer["peak"]["peak"])
                 record["resident_bytes"] = answer["peak"]["now"]
     return found

@@ -19,6 +19,11 @@ def sequential(layers: Layers) -> nn.Sequential:
     return nn.Sequential(*modules[:-1])
 
 
+def data_of(problem: Problem) -> Tensor:
+    """Return the data on the problem's device."""
+    return torch.from_numpy(problem.data()).to(problem.device)
+
+
 def corrupted(x: Tensor, rate: float) -> Tensor:
     """Return ``x`` with salt-and-pepper noise, one uniform number per pixel."""
     uniform = torch.rand_like(x)
@@ -30,7 +35,7 @@ def epochs(data: Tensor, problem: Problem, step: Callable[[Tensor], float | Tens
 
     def epoch() -> float:
         total: float | Tensor = 0.0
-        for rows in torch.randperm(len(data)).split(problem.batch):
+        for rows in torch.randperm(len(data), device=data.device).split(problem.batch):
             total = total + step(data[rows])
         return float(total) / len(data)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from peers.problem import Problem
 from peers.pyro_svi import bound_of, dvae_of
+from peers.torch_parts import data_of
 from pyro_dvae.training import Trainer
 from pyro_dvae.training.many import ManyTraining
 from pyro_dvae.training.settings import Settings
@@ -36,15 +37,23 @@ def fit(problem: Problem, **options: Any) -> Callable[[], float]:
     return epoch
 
 
-def many(problem: Problem, **options: Any) -> Callable[[], float]:
-    """Return the epoch of :func:`pyro_dvae.fit_many` on equal models; its loss is that of the first."""
+def many(
+    problem: Problem, models: int | None = None, tf32: bool = False, **options: Any
+) -> Callable[[], float]:
+    """Return the epoch of :func:`pyro_dvae.fit_many` on equal models; its loss is that of the first.
+
+    :param models: how many, in place of the problem's number.
+    :param tf32: whether a GPU may round the factors of products to ten bits.
+    """
+    if tf32:
+        torch.set_float32_matmul_precision("high")
     data = _data(problem)
-    dvaes = [dvae_of(problem, data.shape[1]) for _ in range(problem.models)]
+    dvaes = [dvae_of(problem, data.shape[1]) for _ in range(models or problem.models)]
     pairs = [(each.model, each.guide) for each in dvaes]
     chosen = _settings(problem) | options
     rate = chosen.pop("learning_rate")
     settings = Settings(loss=bound_of(problem), progress=False, **chosen)
-    training = ManyTraining(pairs, data, settings, learning_rate=rate)
+    training = ManyTraining(pairs, (data,), settings, learning_rate=rate)
 
     def epoch() -> float:
         training.epoch()
@@ -58,7 +67,7 @@ def many(problem: Problem, **options: Any) -> Callable[[], float]:
 def _data(problem: Problem) -> Tensor:
     pyro.enable_validation(False)
     torch.manual_seed(problem.seed)
-    return torch.from_numpy(problem.data())
+    return data_of(problem)
 
 
 def _settings(problem: Problem) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def compile_graph(graph: GraphModule, *example: Tensor) -> Callable[..., Any]:
     draw_as_eager(graph)
     # Frozen, where it was measured to pay: the weights are packed here once rather than in every run.
     on_cpu = all(each.device.type == "cpu" for each in example)
-    with compiling(freezing=on_cpu), forked():
+    with compiling(graph, freezing=on_cpu), forked():
         run = torch.compile(graph, fullgraph=True, dynamic=False)
         run(*example)
     return run
@@ -54,30 +54,44 @@ def draw_as_eager(graph: GraphModule) -> None:
     graph.recompile()
 
 
-@contextmanager
-def compiling(freezing: bool = False) -> Iterator[None]:
-    """Set the compiler up for the first call of what is to be compiled, without gradients.
+_REORDERING = ("reorder_for_locality", "reorder_for_peak_memory")  # passes of the compiler, by their settings
 
-    The generators of the compiled code are those of eager torch, so that a seed means the same.
+
+@contextmanager
+def compiling(graph: GraphModule, freezing: bool = False) -> Iterator[None]:
+    """Set the compiler up for the first call of ``graph``, without gradients.
+
+    The generators of the compiled code are those of eager torch and draw in the order of the graph, so that a
+    seed means the same: before torch 2.14 the compiler would put one draw before another to save memory.
 
     :raises NoCompiler: the body fails; the missing program g++ is one of many classes of errors.
     """
     with failing_as(NoCompiler):
         from torch._inductor import config
 
-        with config.patch(fallback_random=True, freezing=freezing), torch.no_grad(), _without_remarks():
+        settings = {"fallback_random": True, "freezing": freezing}
+        if _draws(graph) > 1:
+            settings |= {name: False for name in _REORDERING if hasattr(config, name)}
+        with config.patch(settings), torch.no_grad(), _without_remarks():
             yield
+
+
+def _draws(graph: GraphModule) -> int:
+    """Return how often the graph draws from torch's generators."""
+    seeded = torch.Tag.nondeterministic_seeded
+    return sum(seeded in getattr(node.target, "tags", ()) for node in graph.graph.nodes)
 
 
 @contextmanager
 def _without_remarks() -> Iterator[None]:
-    """Keep torch from remarking that its build for GPUs has found no GPU, or that its own code is dated."""
+    """Keep torch from remarking that it has found no GPU, that its own code is dated, or on TF32."""
     logger = logging.getLogger("torch.utils.cpp_extension")
     before = logger.level
     logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.")
+            warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
             yield
     finally:
         logger.setLevel(before)
@@ -117,7 +131,7 @@ def _compiled(graph: GraphModule, example: list[Tensor]) -> Compiled:
     import torch._inductor  # not before it is needed: it takes a while
 
     draw_as_eager(graph)
-    with compiling(), fast_products(), at_once():
+    with compiling(graph), fast_products(), at_once():
         # Without the layer that follows Python code: there is none left, and it takes its time in each call.
         function = torch._inductor.compile(graph, [*example])
 

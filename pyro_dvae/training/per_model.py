@@ -75,8 +75,12 @@ class RowsOfMany:
         return [self._settings.batch_size] * full + [rest] * (rest > 0)
 
     def orders(self, epoch: int) -> Tensor:
-        """Return the rows [E, N] of each model in the order of an epoch (from 0)."""
-        return torch.stack([epoch_order(self.rows, seed, epoch) for seed in self._seeds])
+        """Return the rows [E, N] of each model in the order of an epoch (from 0), where the data are.
+
+        Copied for each batch, they would make the host wait for the device at every step.
+        """
+        _, source = self._joined[0]
+        return torch.stack([epoch_order(self.rows, seed, epoch) for seed in self._seeds]).to(source.device)
 
     def batch(self, orders: Tensor, position: int) -> list[Tensor]:
         """Return a batch of each model, [E, B, ...] of each data argument, the first one transformed."""
@@ -89,8 +93,8 @@ class RowsOfMany:
 
     def _taken(self, joined: tuple[Tensor, Source], rows: Tensor) -> list[Tensor]:
         first_row, source = joined
-        flat = (rows + first_row).reshape(-1)
-        found = source.take(flat.to(source.device))
+        flat = (rows.to(source.device) + first_row).reshape(-1)
+        found = source.take(flat)
         return [part.to(self._device, non_blocking=True).unflatten(0, rows.shape) for part in found]
 
 
@@ -100,6 +104,7 @@ def _joined(sets: Sequence[Source]) -> tuple[Tensor, Source]:
     place = {id(each): number * len(each) for number, each in enumerate(distinct)}
     first_row = torch.tensor([place[id(each)] for each in sets])[:, None]
     if len(distinct) == 1:
-        return first_row, distinct[0]
+        return first_row.to(distinct[0].device), distinct[0]
     whole = [each.take(slice(0, len(each))) for each in distinct]
-    return first_row, InMemory(*(torch.cat(parts) for parts in zip(*whole, strict=True)))
+    joined = InMemory(*(torch.cat(parts) for parts in zip(*whole, strict=True)))
+    return first_row.to(joined.device), joined

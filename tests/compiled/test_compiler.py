@@ -87,7 +87,7 @@ def test_on_a_gpu_the_step_is_captured_and_right(noise):
         pyro.clear_param_store()
         torch.manual_seed(0)
         pair = dv.DVAE(GaussianEncoder(12, 3, (16,)), BernoulliDecoder(12, 3, (16,)), dv.BitFlip(0.1)).cuda()
-        options = {"noise": noise} if kind is dv.CompiledSVI else {}
+        options = {"generator": noise} if kind is dv.CompiledSVI else {}
         bound = dv.TraceDenoising_ELBO(max_plate_nesting=1)
         loop = kind(pair.model, pair.guide, Adam({"lr": 0.01}), bound, **options)
         losses = torch.tensor([loop.step(x) for _ in range(400)])
@@ -143,3 +143,22 @@ def test_a_compiled_draw_takes_eager_torchs_numbers(device):
         torch.manual_seed(1)
         for value, expected in zip(found, draws(*inputs), strict=True):
             torch.testing.assert_close(value, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=ON_GPU)])
+def test_compiled_draws_keep_the_order_of_the_program(device):
+    """Before torch 2.14 the compiler moved a draw to where it is used: the noise of x after that of z."""
+
+    def step(x, loc):
+        noise, z = torch.rand_like(x), loc + torch.randn_like(loc)
+        return [z.square().sum(), (torch.where(noise < 0.3, 0.0, x) @ x.T).sum()]
+
+    inputs = [torch.rand(8, 20, device=device), torch.rand(8, 3, device=device)]
+    graph = make_fx(step)(*inputs)
+    run = compiler.build(graph, inputs)
+    for _ in range(6):  # on a GPU the later ones are captured
+        torch.manual_seed(1)
+        expected = step(*inputs)
+        torch.manual_seed(1)
+        for value, wanted in zip(run(inputs), expected, strict=True):
+            torch.testing.assert_close(value, wanted, rtol=1e-5, atol=1e-5)
