@@ -55,7 +55,7 @@ class Description:
             return {"shared": self._numbers[id(value)]}
         args, kwargs = _made_of(value)
         found = {
-            "class": f"{type(value).__module__}:{type(value).__qualname__}",
+            "class": f"{_room(type(value).__module__)}:{type(value).__qualname__}",
             "args": [self.of(each) for each in args],
             "kwargs": {name: self.of(each) for name, each in kwargs.items()},
         }
@@ -91,14 +91,29 @@ class Rebuilt:
             return {self._of(key): self._of(each) for key, each in told["dict"]}
         if "shared" in told:
             return self._made[told["shared"]]
-        module, _, name = told["class"].partition(":")
-        kind = getattr(importlib.import_module(module), name) if module.startswith(f"{_PACKAGE}.") else None
-        if not (isinstance(kind, type) and issubclass(kind, Module | Schedule)):
-            raise CheckpointError(f"its model names {told['class']!r}, which is no part of this package")
+        kind = _kind(told["class"])
         args = [self._of(each) for each in told["args"]]
         made = kind(*args, **{name: self._of(each) for name, each in told["kwargs"].items()})
         self._made.append(made)
         return made
+
+
+def _room(module: str) -> str:
+    """Return the folder of a module, by which a class is saved: its file may change from version to version."""
+    return ".".join(module.split(".")[:2])
+
+
+def _kind(told: str) -> type:
+    module, _, name = told.partition(":")
+    if module.startswith(f"{_PACKAGE}."):
+        importlib.import_module(_room(module))  # which imports all classes of the room
+        waiting: list[type] = [Module, Schedule]
+        while waiting:
+            kind = waiting.pop()
+            if kind.__qualname__ == name and _room(kind.__module__) == _room(module):
+                return kind
+            waiting += kind.__subclasses__()
+    raise CheckpointError(f"its model names {told!r}, which is no part of this package")
 
 
 def _made_of(part: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

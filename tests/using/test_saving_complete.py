@@ -13,7 +13,9 @@ import pyro_dvae as dv
 from pyro_dvae.checkpoint import load_checkpoint, save_checkpoint
 from pyro_dvae.cli import main
 from pyro_dvae.errors import CheckpointError
+from pyro_dvae.levels import Schedule
 from pyro_dvae.networks import BernoulliDecoder, GaussianEncoder
+from pyro_dvae.registration import Module
 
 D, LATENTS = 6, 2
 
@@ -116,6 +118,30 @@ def test_parts_of_your_own_are_asked_for(tmp_path):
     assert torch.equal(again.encode(x()).mean["z"], fitted.encode(x()).mean["z"])
 
 
+def test_a_class_is_found_wherever_its_file_lies(tmp_path):
+    """Version 0.1 named the file of a class, which may move within its folder."""
+    fitted = trained(dv.DVAE(GaussianEncoder(D, LATENTS), BernoulliDecoder(D, LATENTS)))
+    fitted.save(tmp_path / "m")
+    path = tmp_path / "m" / "model.safetensors"
+    tensors, state = load_checkpoint(path)
+    text = json.dumps(state)
+    assert "pyro_dvae.networks:GaussianEncoder" in text
+    before = text.replace("pyro_dvae.networks:", "pyro_dvae.networks.some_file:")
+    save_checkpoint(path, tensors, json.loads(before))
+    assert torch.equal(dv.load(tmp_path / "m").encode(x()).mean["z"], fitted.encode(x()).mean["z"])
+
+
+def test_each_class_of_a_folder_has_a_name_of_its_own():
+    waiting, seen = [Module, Schedule], {}
+    while waiting:
+        kind = waiting.pop()
+        waiting += kind.__subclasses__()
+        module = kind.__module__
+        if module.startswith("pyro_dvae."):
+            key = (module.split(".")[1], kind.__qualname__)
+            assert seen.setdefault(key, kind) is kind, key
+
+
 @pytest.mark.parametrize(
     "name", ["os:system", "pyro_dvae.files:read_text", "pyro_dvae.cli:main", "builtins:eval"]
 )
@@ -123,7 +149,7 @@ def test_a_file_names_no_other_code(name, tmp_path):
     trained(dv.DVAE(GaussianEncoder(D, LATENTS), BernoulliDecoder(D, LATENTS))).save(tmp_path / "m")
     path = tmp_path / "m" / "model.safetensors"
     tensors, state = load_checkpoint(path)
-    changed = json.loads(json.dumps(state).replace("pyro_dvae.networks.encoders:GaussianEncoder", name))
+    changed = json.loads(json.dumps(state).replace("pyro_dvae.networks:GaussianEncoder", name))
     save_checkpoint(path, tensors, changed)
     with pytest.raises(CheckpointError, match=r"no part of this package|cannot be made again"):
         dv.load(tmp_path / "m")
