@@ -1,5 +1,7 @@
 import signal
+from functools import partial
 
+import commands
 import pyro
 import pytest
 import torch
@@ -23,6 +25,12 @@ def _fresh_pyro():
     with pyro.settings.context(module_local_params=False):
         yield
     torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def call(capsys):
+    """``pyro-dvae`` in this process, which returns what it printed."""
+    return partial(commands.call, capsys=capsys)
 
 
 @pytest.fixture

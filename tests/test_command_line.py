@@ -12,10 +12,10 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from commands import call
 from safetensors.numpy import load_file
 
 import pyro_dvae as dv
-from pyro_dvae.cli import main
 from pyro_dvae.jobs.data import prepare
 from pyro_dvae.jobs.folder import load_run
 from pyro_dvae.jobs.options import Options
@@ -39,14 +39,6 @@ SMALL = [
 @pytest.fixture(autouse=True)
 def _inside(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
-
-def call(*arguments, code=0, capsys=None):
-    """Run ``pyro-dvae`` in this process and check its exit code."""
-    with pytest.raises(SystemExit) as ended:
-        main([str(a) for a in arguments])
-    assert ended.value.code == code
-    return None if capsys is None else capsys.readouterr()
 
 
 def script(*arguments, timeout=300, **options):

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import call
 
 import pyro_dvae as dv
-from pyro_dvae.cli import main
 from pyro_dvae.engine import compiler
 from pyro_dvae.errors import ProcessLostError
 from pyro_dvae.jobs.executors import local
@@ -252,12 +252,6 @@ def test_stopped_and_gone_on_equals_uninterrupted(tmp_path):
     cut, whole = (results.read(tmp_path / name / "estimators") for name in ("cut", "whole"))
     assert figures(cut) == figures(whole)
     assert len(cut) == 2
-
-
-def call(*arguments, code=0):
-    with pytest.raises(SystemExit) as ended:
-        main([str(each) for each in arguments])
-    assert ended.value.code == code
 
 
 def test_the_command(tmp_path, monkeypatch, capsys):

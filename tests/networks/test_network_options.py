@@ -8,9 +8,9 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from commands import call
 
 from pyro_dvae import networks
-from pyro_dvae.cli import main
 from pyro_dvae.errors import InputError
 from pyro_dvae.jobs.evaluate import evaluate_run
 from pyro_dvae.jobs.folder import load_run
@@ -21,12 +21,6 @@ TINY = ["--dataset", "digits", "--epochs", "1", "--width", "8", "--latent-size",
 TINY += ["--importance-samples", "2", "--quiet"]
 
 LITTLE = EvaluationOptions(samples=20, count=4, annealed=0, simulated=0, no_compile=True)
-
-
-def call(*arguments, code=0):
-    with pytest.raises(SystemExit) as ended:
-        main([str(a) for a in arguments])
-    assert ended.value.code == code
 
 
 def options(**changes):

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from commands import call as run
 
 import pyro_dvae as dv
-from pyro_dvae.cli import main
 from pyro_dvae.jobs.applying import rows_of
 from pyro_dvae.jobs.folder import read_config
 
@@ -33,12 +33,6 @@ def made(tmp_path_factory):
     run("train", "--dataset", people, "--id-column", "id", *SMALL, *output, folder / "people")
     run("train", "--dataset", grey, "--scale", "bytes", *SMALL, *output, folder / "grey")
     return folder
-
-
-def run(*arguments, code=0):
-    with pytest.raises(SystemExit) as ended:
-        main([str(each) for each in arguments])
-    assert (ended.value.code or 0) == code
 
 
 @pytest.fixture(autouse=True)

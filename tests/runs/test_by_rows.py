@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import call
 
 import pyro_dvae as dv
-from pyro_dvae.cli import main
 from pyro_dvae.interrupts import Stopped
 from pyro_dvae.jobs import applying, evaluate
 from pyro_dvae.jobs.applying import apply
@@ -59,9 +59,7 @@ def made(tmp_path_factory):
                 for n, row in enumerate(table[:count])
             )
     options = ["--epochs", "3", "--width", "8", "--latent-size", "2", "--importance-samples", "0", "--quiet"]
-    with pytest.raises(SystemExit) as ended:
-        main(["train", "--dataset", str(folder / "whole.csv"), *options, "--output", str(folder / "run")])
-    assert not ended.value.code
+    call("train", "--dataset", folder / "whole.csv", *options, "--output", folder / "run")
     return folder
 
 
@@ -118,9 +116,7 @@ def test_rows_go_over_every_executor(name, made, tmp_path, monkeypatch, capsys):
         there += ["--executor-option", f"{option}={value}"]
     score = ["score", str(made / "run"), str(made / "whole.csv"), "--samples", "30"]
     for place, where in (("here", []), ("there", there)):
-        with pytest.raises(SystemExit) as ended:
-            main([*score, *where, "--output", f"{place}.csv"])
-        assert not ended.value.code, capsys.readouterr().err
+        call(*score, *where, "--output", f"{place}.csv")
     assert Path("here.csv").read_bytes() == Path("there.csv").read_bytes()
 
 
@@ -130,9 +126,7 @@ def test_the_command_evaluates_in_parts(made, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(evaluate, "ROWS_OF_A_PART", 30)  # of 60 rows
     command = ["evaluate", str(made / "run"), "--samples", "50", "--annealed", "0", "--simulated", "0"]
     for place, where in (("here", []), ("there", ["--executor", "local", "--jobs", "2"])):
-        with pytest.raises(SystemExit) as ended:
-            main([*command, *where, "--output", place])
-        assert not ended.value.code, capsys.readouterr().err
+        call(*command, *where, "--output", place)
     here, found = (json.loads(Path(place, "evaluation.json").read_text()) for place in ("here", "there"))
     assert figures(here) == figures(found)
 
@@ -147,7 +141,5 @@ def test_parts_do_not_depend_on_the_workers():
 def test_options_of_an_executor_need_one(capsys):
     score = ["score", "run", "x.csv", "--executor-option", "a=1"]
     for arguments in (["evaluate", "run", "--jobs", "2"], score):
-        with pytest.raises(SystemExit) as ended:
-            main(arguments)
-        assert ended.value.code == 2
+        call(*arguments, code=2)
         assert "give --executor, too" in capsys.readouterr().err

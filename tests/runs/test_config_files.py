@@ -5,8 +5,6 @@ import json
 
 import pytest
 
-from pyro_dvae.cli import main
-
 TINY = {
     "dataset": "digits",
     "width": 3,
@@ -22,19 +20,6 @@ TINY = {
 @pytest.fixture(autouse=True)
 def _inside(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def call(capsys):
-    def command(*arguments, code=0):
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main([str(each) for each in arguments])
-        printed = capsys.readouterr()
-        assert ended.value.code == code, printed.err
-        return printed
-
-    return command
 
 
 def options_of(folder):

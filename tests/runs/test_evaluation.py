@@ -11,9 +11,9 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from commands import call
 
 from pyro_dvae.bounds import TraceDenoising_ELBO
-from pyro_dvae.cli import main
 from pyro_dvae.errors import CheckpointError, DataError, InputError
 from pyro_dvae.evaluation import (
     active_units,
@@ -43,12 +43,6 @@ ARGUMENTS = ["--samples", "40", "--count", "12", "--annealed", "3", "--annealing
 ARGUMENTS += ["--chains", "3", "--simulated", "2", "--no-compile"]
 BARE = EvaluationOptions(samples=30, count=6, annealed=0, simulated=0)
 PICTURES = ["log_likelihood_histogram", "pareto_k", "convergence", "hardest_and_easiest", "kl_per_dimension"]
-
-
-def call(*arguments, code=0):
-    with pytest.raises(SystemExit) as ended:
-        main([str(a) for a in arguments])
-    assert ended.value.code == code
 
 
 def trained(folder, *options):

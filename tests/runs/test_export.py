@@ -3,21 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from commands import call
 from safetensors.torch import load_file
 
 import pyro_dvae as dv
-from pyro_dvae.cli import main
 from pyro_dvae.jobs import export as exporting
 from pyro_dvae.jobs.export import export
 from pyro_dvae.jobs.folder import load_run
 
 SMALL = ["--epochs", "1", "--width", "8", "--latent-size", "2", "--importance-samples", "0", "--quiet"]
-
-
-def call(*arguments, code=0):
-    with pytest.raises(SystemExit) as ended:
-        main([str(each) for each in arguments])
-    assert (ended.value.code or 0) == code
 
 
 @pytest.fixture(scope="module")

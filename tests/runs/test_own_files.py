@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 import torch
 
-from pyro_dvae.cli import main
 from pyro_dvae.datasets import load_dataset
 
 SMALL = ["--epochs", "2", "--width", "8", "--latent-size", "2", "--importance-samples", "5"]
@@ -20,18 +19,6 @@ RNG = np.random.default_rng(0)
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def call(capsys):
-    def call(*arguments, code=0):
-        with pytest.raises(SystemExit) as ended:
-            main([str(each) for each in arguments])
-        printed = capsys.readouterr()
-        assert (ended.value.code or 0) == code, printed.err
-        return printed
-
-    return call
 
 
 def write_table(path="people.csv", rows=60):

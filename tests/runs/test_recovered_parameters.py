@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from commands import call
 from scipy import stats
 
-from pyro_dvae.cli import main
 from pyro_dvae.jobs.folder import load_run
 
 ROWS = 1500
@@ -17,12 +17,6 @@ SMALL += ["--learning-rate", "0.01", "--batch-size", "100"]
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
-
-def call(*arguments, code=0):
-    with pytest.raises(SystemExit) as ended:
-        main([str(each) for each in arguments])
-    assert (ended.value.code or 0) == code
 
 
 def sampled(*options, count=6000):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import commands
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -31,31 +32,13 @@ def _inside(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained") / "run"
-    with pytest.raises(SystemExit) as ended:
-        main(["train", *TINY, "--output", str(folder)])
-    assert ended.value.code == 0
+    commands.call("train", *TINY, "--output", folder)
     return folder
 
 
 @pytest.fixture
 def run(trained, tmp_path):
     return Path(shutil.copytree(trained, tmp_path / "run"))
-
-
-@pytest.fixture
-def call(capsys):
-    def command(*arguments, code=0):
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main([str(each) for each in arguments])
-        printed = capsys.readouterr()
-        assert ended.value.code == code, printed.err
-        if code == 2:
-            assert printed.err.startswith("error: ")
-            assert len(printed.err.splitlines()) == 1
-        return printed
-
-    return command
 
 
 def same_weights(one, other):
