@@ -29,18 +29,16 @@ _ROUNDING = 300  # a sum of a thousand rounded terms of the size of the weight's
 
 
 @dataclass(frozen=True)
-class SampledChunks:
+class SampledChunks(Plan):
     """The estimates of ``log_likelihood`` for chunks of rows, with one proposal for all of them.
 
     :param programs: model and guide with all rows.
-    :param plan: how the draws are cut into passes.
     :param keep: keep the log weights.
     :param compiled: compile a pass; None does so where it saves time.
     :param bfloat16: round the factors of matrix products.
     """
 
     programs: SampledPrograms
-    plan: Plan
     keep: bool
     compiled: bool | None
     bfloat16: bool
@@ -63,27 +61,7 @@ class SampledChunks:
         row_bytes = -(-taken // (smallest.num_draws * len(few[0])))
         at_once = ROWS_IN_CACHE if few[0].device.type == "cpu" else ROWS_ON_ACCELERATOR
         cut = plan(num_samples, programs.num_data, smallest, at_once, memory, row_bytes)
-        return cls(programs, cut, keep, compiled, bfloat16)
-
-    @property
-    def data(self) -> int:
-        """The rows of a chunk."""
-        return self.plan.data
-
-    @property
-    def num_samples(self) -> int:
-        """The draws of each row in all."""
-        return self.plan.num_samples
-
-    @property
-    def cut(self) -> list[int]:
-        """How the draws are dealt out, which decides the random numbers."""
-        return self.plan.cut
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """The numbers of samples of the mean estimates."""
-        return self.plan.sizes
+        return cls(cut.one, cut.passes, cut.data, cut.block, programs, keep, compiled, bfloat16)
 
     def prepared(
         self, example: tuple[Tensor, ...], chunks: int
@@ -91,9 +69,9 @@ class SampledChunks:
         """Return the estimates of a chunk as a function of its rows and how many of them count."""
 
         def run(*rows: Tensor) -> Tensor:
-            return self.programs.log_weights(self.plan.one, *rows)
+            return self.programs.log_weights(self.one, *rows)
 
-        times = chunks * self.plan.passes
+        times = chunks * self.passes
         fast = fastest(run, example, times, compiled=self.compiled, bfloat16=self.bfloat16)
 
         def estimated(rows: tuple[Tensor, ...], count: int) -> dict[str, Tensor]:
@@ -103,15 +81,15 @@ class SampledChunks:
 
     def _results(self, run: Run, rows: tuple[Tensor, ...]) -> dict[str, Tensor]:
         """Return the results of a chunk, by name, each [rows, ...]."""
-        data, cut = len(rows[0]), self.plan
-        tally, convergence = Tally(cut.num_samples, data), cut.convergence(data)
+        data = len(rows[0])
+        tally, convergence = Tally(self.num_samples, data), self.convergence(data)
         kept = []
-        for first in range(0, cut.passes, cut.block):
-            count = min(cut.block, cut.passes - first)
+        for first in range(0, self.passes, self.block):
+            count = min(self.block, self.passes - first)
             log_weight = torch.stack([run(*rows) for _ in range(count)]).cpu()
             if bool(log_weight.isnan().any()):
                 raise InputError("model, guide: expected log-densities, got NaN for a datum and a latent")
-            tally.add(cut.one.split(log_weight))
+            tally.add(self.one.split(log_weight))
             convergence.add(log_weight)
             if self.keep:
                 kept.append(log_weight.flatten(0, 1))
