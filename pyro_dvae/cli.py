@@ -260,7 +260,7 @@ def reproduce(name: str | None, listing: bool, output: str, table_only: bool, **
 
     To continue after an interruption, give the same command again; finished runs are not repeated.
     """
-    from pyro_dvae.jobs.experiments.registry import experiment, listed
+    from pyro_dvae.jobs.experiments.catalogue import experiment, listed
 
     if listing or name is None:
         show(listed())

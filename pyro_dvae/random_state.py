@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_dvae import checks
+
 
 def capture() -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the present random states: the large parts as tensors, the rest as JSON-able values."""
@@ -66,6 +68,11 @@ def forked(seed: int | None = None) -> Iterator[None]:
             torch.cuda.set_rng_state(value, device)
         random.setstate(python)
         np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+def start_seed(seed: int | None) -> int:
+    """Return a checked seed, or one drawn from torch's global stream if there is none."""
+    return int(torch.randint(2**63 - 1, ())) if seed is None else checks.count("seed", seed, minimum=0)
 
 
 def derived_seed(seed: int, *parts: object) -> int:

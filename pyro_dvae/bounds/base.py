@@ -18,7 +18,8 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from pyro_dvae import checks
 from pyro_dvae.errors import InputError
-from pyro_dvae.programs.draws import Draws, Pair, draw
+from pyro_dvae.programs.drawing import draw
+from pyro_dvae.programs.draws import Draws, Pair
 from pyro_dvae.programs.looped import draw_in_turn
 from pyro_dvae.programs.observations import leave_out_zeros, require_no_rest
 from pyro_dvae.programs.plates import Layout

@@ -16,7 +16,7 @@ from pyro_dvae.bounds.reductions import MEAN, log_mean_exp
 from pyro_dvae.bounds.score import Baseline, baseline_of, score_surrogate
 from pyro_dvae.corruptions import Schedule
 from pyro_dvae.errors import InputError
-from pyro_dvae.programs.accepted import refuse_outside_plates, refuse_undeclared
+from pyro_dvae.programs.drawing import refuse_outside_plates, refuse_undeclared
 from pyro_dvae.programs.draws import Draws, LogWeight
 from pyro_dvae.programs.observations import check_weights
 from pyro_dvae.programs.rerun import mixture_density, redrawn_density

@@ -32,14 +32,13 @@ from pyro_dvae.evaluation.annealing.structure import Structure
 from pyro_dvae.evaluation.estimates import evaluation_mode
 from pyro_dvae.evaluation.progress import progress_of
 from pyro_dvae.evaluation.refinement.ladder import ascended, shares
-from pyro_dvae.evaluation.refinement.record import Refined
-from pyro_dvae.evaluation.refinement.settings import Refinement
+from pyro_dvae.evaluation.refinement.settings import Refined, Refinement
 from pyro_dvae.evaluation.refinement.targets import Targets
 from pyro_dvae.evaluation.refinement.weighing import chains, summary, weighted
 from pyro_dvae.programs.parameters import float_type
-from pyro_dvae.random_state import derived_seed, forked
+from pyro_dvae.random_state import derived_seed, forked, start_seed
 from pyro_dvae.rows import Arguments, Data, InMemory
-from pyro_dvae.rows.portions import portion, share
+from pyro_dvae.rows.data import portion, share
 
 _ROWS = 500
 _BYTES_PER_NUMBER = 64  # of a draw of the latents, of a completed cell
@@ -108,8 +107,6 @@ def condition(
     wanted = portion("part", part)
     if checks.number("defensive", defensive, 0.0, 1.0) == 1.0:
         raise InputError("defensive: expected a share below 1, got 1")
-    if seed is not None:
-        checks.count("seed", seed, minimum=0)
     settings = Refinement.of(refine) or Refinement(families=(), annealing_steps=0)
     data, args = together(data, args, float_type(model, guide))
     given, seen = fill_gaps(data, fill)
@@ -117,7 +114,7 @@ def condition(
     rows = Data((InMemory(given, seen), *others), kwargs)
     if len(others) and len(others[0]) != len(given):
         raise InputError(f"args: expected the {len(given)} rows of data, got {len(others[0])}")
-    start = int(torch.randint(2**63 - 1, ())) if seed is None else seed
+    start = start_seed(seed)
     checks.optional(checks.program, "mask_model", mask_model)
     programs = GapModel(model, mask_model), GapGuide(guide, pass_mask, mask_model)
     with torch.no_grad(), evaluation_mode(*programs, rows[:2]), calling("model, guide, data"):

@@ -18,13 +18,12 @@ from pyro_dvae.evaluation.estimates import evaluation_mode, plus_minus
 from pyro_dvae.evaluation.importance.proposals import Pass, Proposal
 from pyro_dvae.evaluation.importance.psis import k_threshold
 from pyro_dvae.evaluation.progress import progress_of
-from pyro_dvae.evaluation.refinement.climbing import climbed
-from pyro_dvae.evaluation.refinement.gaussian import Gaussians, encoded
+from pyro_dvae.evaluation.refinement.gaussian import Gaussians, climbed, encoded
 from pyro_dvae.evaluation.refinement.settings import FAMILIES, Refinement
 from pyro_dvae.evaluation.refinement.targets import Targets
 from pyro_dvae.evaluation.refinement.weighing import chains, summary, weighted
 from pyro_dvae.programs.parameters import float_type
-from pyro_dvae.random_state import derived_seed, forked
+from pyro_dvae.random_state import derived_seed, forked, start_seed
 from pyro_dvae.rows import Arguments, Data
 
 _ROWS, _BYTES_PER_NUMBER = 200, 64
@@ -193,10 +192,8 @@ def measured(
     checks.optional(checks.flag, "compile", compile)
     checks.progress(progress)
     checks.nesting("max_plate_nesting", max_plate_nesting)
-    if seed is not None:
-        checks.count("seed", seed, minimum=0)
     given = Data.opened("data", data, kwargs, float_type(model, guide))
-    start = int(torch.randint(2**63 - 1, ())) if seed is None else seed
+    start = start_seed(seed)
     parts = []
     with torch.no_grad(), evaluation_mode(model, guide, given[:2]), calling("model, guide, data"):
         targets = Targets(model, guide, given, max_plate_nesting, memory, compile)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_dvae import checks
 from pyro_dvae.evaluation.importance.psis import k_threshold
-from pyro_dvae.evaluation.refinement.record import Refined
+from pyro_dvae.evaluation.refinement.settings import Refined
 
 
 @dataclass(frozen=True)

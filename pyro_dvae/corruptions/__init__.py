@@ -1,11 +1,9 @@
 """Corruptions: modules from clean ``x`` to a Pyro distribution of corrupted ``x̃``."""
 
 from pyro_dvae.corruptions.base import Corruption, NoCorruption
-from pyro_dvae.corruptions.bit_flip import BitFlip
-from pyro_dvae.corruptions.gaussian import GaussianNoise
-from pyro_dvae.corruptions.masking import Masking
-from pyro_dvae.corruptions.multiplicative import MultiplicativeNoise
+from pyro_dvae.corruptions.gaussian import GaussianNoise, MultiplicativeNoise
 from pyro_dvae.corruptions.network import NetworkCorruption
+from pyro_dvae.corruptions.replacement import BitFlip, Masking
 from pyro_dvae.corruptions.salt_and_pepper import SaltAndPepper, mean_image_rate
 from pyro_dvae.corruptions.swap import SwapNoise
 from pyro_dvae.corruptions.thinning import BinomialThinning

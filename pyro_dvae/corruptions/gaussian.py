@@ -1,4 +1,4 @@
-"""Additive Gaussian noise."""
+"""Gaussian noise, additive and multiplicative."""
 
 from __future__ import annotations
 
@@ -26,3 +26,27 @@ class GaussianNoise(Corruption):
     def distribution(self, x: Tensor) -> dist.TorchDistribution:
         # A scale of 0 is a legal end of a schedule, which torch's own check would refuse.
         return dist.Normal(x, self.scale(x).to(x.dtype).expand(x.shape), validate_args=False)
+
+
+_SMALLEST = 1e-12  # |x| counts as this at least, so that zeros have a density
+
+
+class MultiplicativeNoise(Corruption):
+    """``x̃ = x (1 + scale ε)``, ε ~ N(0, 1): errors in proportion to the value (Srivastava et al. 2014).
+
+    Zeros stay zeros. For amounts that differ by orders of magnitude, where additive noise of one scale would
+    drown the small ones.
+
+    :param scale: standard deviation relative to |x|, ≥ 0: a number, a tensor with a value for each element, a
+        schedule, or a network applied to the data (see :class:`NetworkCorruption`).
+    :param learnable: learn the scale, starting at ``scale`` and bounded below by ``minimum``.
+    """
+
+    def __init__(self, scale: LevelLike, *, learnable: bool = False, minimum: float = 0.0) -> None:
+        super().__init__()
+        self.scale = level("scale", scale, learnable=learnable, minimum=minimum, maximum=math.inf)
+
+    def distribution(self, x: Tensor) -> dist.TorchDistribution:
+        scale = self.scale(x).to(x.dtype) * x.abs().nan_to_num(_SMALLEST).clamp(min=_SMALLEST)
+        # A scale of 0 is a legal end of a schedule, which torch's own check would refuse.
+        return dist.Normal(x, scale, validate_args=False)

@@ -11,10 +11,8 @@ from torch import Tensor, nn
 
 from pyro_dvae import checks
 from pyro_dvae.corruptions.base import Corruption
-from pyro_dvae.corruptions.bit_flip import BitFlip
-from pyro_dvae.corruptions.gaussian import GaussianNoise
-from pyro_dvae.corruptions.masking import Masking
-from pyro_dvae.corruptions.multiplicative import MultiplicativeNoise
+from pyro_dvae.corruptions.gaussian import GaussianNoise, MultiplicativeNoise
+from pyro_dvae.corruptions.replacement import BitFlip, Masking
 from pyro_dvae.corruptions.salt_and_pepper import SaltAndPepper
 from pyro_dvae.corruptions.swap import SwapNoise
 from pyro_dvae.corruptions.thinning import BinomialThinning

@@ -1,4 +1,4 @@
-"""Corruptions that replace elements by fixed values, and their distributions, exact and relaxed."""
+"""Corruptions that replace elements by fixed values (masking, bit flips), exact and relaxed."""
 
 from __future__ import annotations
 
@@ -178,3 +178,29 @@ class ReplacingCorruption(Corruption):
         if self.temperature is None:
             return Replacement(x, rate, atoms)
         return RelaxedReplacement(x, rate, atoms, self.temperature)
+
+
+class Masking(ReplacingCorruption):
+    """Replace each element by 0 with probability ``rate``; other elements are not rescaled.
+
+    :param rate: probability of masking, in [0, 1]: a number, a tensor with a value for each element, a
+        schedule, or a network applied to the data.
+    :param learnable: learn the rate, starting at ``rate`` and bounded below by ``minimum``.
+    :param temperature: relax the corruption (see :class:`ReplacingCorruption`).
+    """
+
+    def atoms(self, x: Tensor, rate: Tensor) -> Atoms:
+        return [(0.0, 1.0)]
+
+
+class BitFlip(ReplacingCorruption):
+    """Replace each element x by 1 − x with probability ``rate``; for binary data this flips bits.
+
+    :param rate: probability of a flip, in [0, 1]: a number, a tensor with a value for each element, a
+        schedule, or a network applied to the data.
+    :param learnable: learn the rate, starting at ``rate`` and bounded below by ``minimum``.
+    :param temperature: relax the corruption (see :class:`ReplacingCorruption`).
+    """
+
+    def atoms(self, x: Tensor, rate: Tensor) -> Atoms:
+        return [(1 - x, 1.0)]

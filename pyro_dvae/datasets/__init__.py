@@ -4,14 +4,13 @@
 from pyro_dvae.datasets import (  # noqa: F401
     arrays,
     binarised_mnist,
-    cifar10,
+    colour,
     digits,
     folder,
     frey,
     mnist,
     omniglot,
     silhouettes,
-    svhn,
     tables,
 )
 from pyro_dvae.datasets.base import Dataset

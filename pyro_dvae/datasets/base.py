@@ -128,36 +128,6 @@ class Dataset:
             )
 
 
-def colour_set(
-    name: str, training: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], where: str, files: str
-) -> Dataset:
-    """Return a set of 32 x 32 colour images, whose validation part is the last tenth of the training rows.
-
-    :param training: rows [N, 3072] in [0, 1], and their classes [N].
-    :param test: the same.
-    :param where: the set and where it was read, for ``source``.
-    :param files: what the training rows were in, for ``source``.
-    """
-    images, labels = training
-    held_out = max(1, len(images) // 10)
-    kept = len(images) - held_out
-    return Dataset(
-        name=name,
-        train=images[:kept],
-        validation=images[kept:],
-        test=test[0],
-        train_labels=labels[:kept],
-        validation_labels=labels[kept:],
-        test_labels=test[1],
-        image_shape=(3, 32, 32),
-        binary=is_binary(images, test[0]),
-        source=(
-            f"{where}; {kept} train and {held_out} validation (the last tenth of the {files}), "
-            f"{len(test[0])} test; red, green and blue values divided by 255"
-        ),
-    )
-
-
 def is_binary(*parts: Tensor) -> bool:
     """Whether every value is exactly 0 or 1."""
     return all(bool(((part == 0) | (part == 1)).all()) for part in parts)

@@ -10,9 +10,8 @@ import numpy as np
 import torch
 
 from pyro_dvae.datasets.base import Dataset, permuted_split
-from pyro_dvae.datasets.mat import read_mat
 from pyro_dvae.datasets.registry import Request, register
-from pyro_dvae.datasets.staging import fetch
+from pyro_dvae.datasets.staging import fetch, read_mat
 from pyro_dvae.errors import DataError
 
 FILE = "frey_rawface.mat"

@@ -9,9 +9,8 @@ import numpy as np
 import torch
 
 from pyro_dvae.datasets.base import Dataset
-from pyro_dvae.datasets.mat import Form, read_mat
 from pyro_dvae.datasets.registry import Request, register
-from pyro_dvae.datasets.staging import fetch
+from pyro_dvae.datasets.staging import Form, fetch, read_mat
 
 FILE = "chardata.mat"
 URLS = tuple(

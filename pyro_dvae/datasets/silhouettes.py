@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from pyro_dvae.datasets.base import Dataset
-from pyro_dvae.datasets.mat import Form, read_mat
 from pyro_dvae.datasets.registry import Request, register
-from pyro_dvae.datasets.staging import fetch
+from pyro_dvae.datasets.staging import Form, fetch, read_mat
 
 FILE = "caltech101_silhouettes_28_split1.mat"
 URL = f"https://people.cs.umass.edu/~marlin/data/{FILE}"

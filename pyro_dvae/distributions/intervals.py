@@ -1,4 +1,4 @@
-"""Distributions of whole numbers as intervals of a logistic variable: ordered categories, and bytes."""
+"""Categories, plain and ordered, and bytes: the ordered ones are intervals of a logistic variable."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from pyro.distributions import constraints
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from pyro_dvae.distributions.categorical import Categorical
-
 
 def log_interval(low: Tensor, high: Tensor) -> Tensor:
     """Return log(σ(high) − σ(low)), exact far out, where both are 0 or 1 to the last digit::
@@ -19,6 +17,12 @@ def log_interval(low: Tensor, high: Tensor) -> Tensor:
     σ(b) − σ(a) = σ(b) σ(−a) (1 − exp(a − b))
     """
     return logsigmoid(high) + logsigmoid(-low) + torch.log(-torch.expm1(low - high))
+
+
+class Categorical(dist.Categorical):
+    """Pyro's categories, ``P(x = k) = softmax(logits)_k``, also of no rows, which PyTorch refuses."""
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {"logits": constraints.real}
 
 
 class Ordinal(Categorical):

@@ -24,7 +24,7 @@ from pyro_dvae.evaluation.estimates import Estimate, estimate_in_chunks, evaluat
 from pyro_dvae.evaluation.importance.log_likelihood import log_likelihood
 from pyro_dvae.evaluation.importance.result import TOO_MANY, LogLikelihood
 from pyro_dvae.programs.parameters import float_type
-from pyro_dvae.random_state import derived_seed, forked
+from pyro_dvae.random_state import derived_seed, forked, start_seed
 from pyro_dvae.rows import Arguments, Data
 
 # Inputs of the decoder or encoder, and densities of the latents, held at once.
@@ -142,8 +142,6 @@ def bounds_report(
     mixtures, particles = _counts("num_mixture", num_mixture), _counts("num_particles", num_particles)
     m = checks.count("num_corruptions", num_corruptions)
     checks.count("num_samples", num_samples)
-    if seed is not None:
-        checks.count("seed", seed, minimum=0)
     nesting = (
         _plate_nesting(model, guide, given[:100]) if max_plate_nesting == math.inf else max_plate_nesting
     )
@@ -151,7 +149,7 @@ def bounds_report(
     planned = planned_bounds(m, mixtures, particles, nesting)
     total = len(given) * (len(planned) + 1)
     done = 0
-    start = int(torch.randint(2**63 - 1, ())) if seed is None else seed
+    start = start_seed(seed)
 
     def tell(count: int) -> None:
         if progress is not None:

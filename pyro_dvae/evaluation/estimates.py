@@ -15,10 +15,11 @@ from torch import Tensor
 from pyro_dvae import checks
 from pyro_dvae.bounds import DenoisingELBO
 from pyro_dvae.calling import calling
+from pyro_dvae.distributed.ranks import Ranks, together
 from pyro_dvae.errors import InputError, shown
 from pyro_dvae.evaluation.arguments import rows_of, why_shared
 from pyro_dvae.programs.parameters import discover, float_type
-from pyro_dvae.random_state import forked
+from pyro_dvae.random_state import derived_seed, forked, start_seed
 from pyro_dvae.rows import Arguments, Data
 from pyro_dvae.sites import clean_input
 
@@ -171,3 +172,38 @@ def estimate_in_chunks(
                 with calling("progress"):
                     progress(done, len(data))
     return Estimate(torch.cat(parts))
+
+
+def evaluate_bound_over_ranks(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    data: Any,
+    *args: Any,
+    loss: DenoisingELBO,
+    seed: int | None = None,
+    ranks: Ranks | None = None,
+    **kwargs: Any,
+) -> Estimate:
+    """Return what :func:`evaluate_bound` does, of all rows on every rank; a process alone calls just that.
+
+    Every rank calls it with the same arguments and evaluates its share of the rows. Rank 0 draws as a process
+    alone does, the others from streams of their own: the figures agree within their Monte Carlo error.
+
+    :param seed: start of the random streams; None draws it from rank 0's global one.
+    :param ranks: the present ones, with the caller's remedy for a lost process.
+    """
+    ranks = Ranks.present() if ranks is None else ranks
+    if not ranks.several:
+        return evaluate_bound(model, guide, data, *args, loss=loss, seed=seed, **kwargs)
+    given = Data.opened("data", (data, *args), kwargs, float_type(model, guide))
+    drawn = start_seed(seed)
+    start = ranks.of_first(drawn)
+    own = given.part(ranks.share(len(given)))
+
+    def work() -> Tensor:
+        if not len(own):
+            return torch.empty(0)
+        stream = start if ranks.first else derived_seed(start, "rank", ranks.rank)
+        return evaluate_bound(model, guide, own, loss=loss, seed=stream).per_datum
+
+    return Estimate(torch.cat([part for part in together(ranks, work) if len(part)]))

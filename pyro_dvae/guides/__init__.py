@@ -2,13 +2,11 @@
 
 from pyro_dvae.guides.automatic import AutoEncoderGuide
 from pyro_dvae.guides.chain import ChainGuide
-from pyro_dvae.guides.concrete import ConcreteGuide, GumbelSoftmaxGuide
 from pyro_dvae.guides.denoising import DenoisingGuide
-from pyro_dvae.guides.discrete import BernoulliGuide, CategoricalGuide
+from pyro_dvae.guides.discrete import BernoulliGuide, CategoricalGuide, ConcreteGuide, GumbelSoftmaxGuide
 from pyro_dvae.guides.flow import FlowGuide
-from pyro_dvae.guides.gaussian import FullCovarianceGuide, GaussianGuide
+from pyro_dvae.guides.gaussian import FullCovarianceGuide, GaussianGuide, MixtureGuide
 from pyro_dvae.guides.implicit import ImplicitGuide
-from pyro_dvae.guides.mixture import MixtureGuide
 
 __all__ = [
     "AutoEncoderGuide",

@@ -17,11 +17,11 @@ from pyro_dvae.corruptions import Corruption
 from pyro_dvae.datasets import Dataset
 from pyro_dvae.distributed import Ranks
 from pyro_dvae.evaluation import Estimate, latent_means
-from pyro_dvae.evaluation.over_ranks import evaluate_bound_over_ranks
+from pyro_dvae.evaluation.estimates import evaluate_bound_over_ranks
 from pyro_dvae.jobs import folder as run_folder
-from pyro_dvae.jobs.images import manifold_means, prior_means, reconstructions
 from pyro_dvae.jobs.options import Options
 from pyro_dvae.jobs.parts import build_clean_bound
+from pyro_dvae.jobs.sampling import manifold_means, prior_means, reconstructions
 from pyro_dvae.jobs.tables import by_column
 from pyro_dvae.random_state import derived_seed, forked
 from pyro_dvae.sites import clean_input

@@ -12,7 +12,7 @@ import pyro
 from pyro_dvae.bounds import DenoisingELBO
 from pyro_dvae.distributed import Ranks, join
 from pyro_dvae.distributed.ranks import together
-from pyro_dvae.evaluation.over_ranks import evaluate_bound_over_ranks
+from pyro_dvae.evaluation.estimates import evaluate_bound_over_ranks
 from pyro_dvae.jobs import asked, guess
 from pyro_dvae.jobs import folder as run_folder
 from pyro_dvae.jobs.command import at_end, go_on_with

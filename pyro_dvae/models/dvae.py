@@ -6,13 +6,13 @@ from typing import Any
 
 import pyro
 import torch
+from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from pyro_dvae import checks
 from pyro_dvae.corruptions import Corruption
 from pyro_dvae.errors import InputError
 from pyro_dvae.guides import GaussianGuide
-from pyro_dvae.models.observed import observe
 from pyro_dvae.networks.counts import given_rows
 from pyro_dvae.networks.sizes import require_fitting
 from pyro_dvae.priors import Prior, StandardNormal
@@ -93,3 +93,15 @@ class DVAE(Module):
         """
         mean: Any = self.model.decoder(self.model.prior.code(z), *known).mean
         return torch.as_tensor(mean)
+
+
+def observe(fn: TorchDistribution, x: Tensor) -> None:
+    """Observe rows ``x`` [N, ...] at the site ``x``.
+
+    Images [N, C, H, W] are flattened if the events of ``fn`` are flat, and flat rows are shaped if they are
+    images. Any other difference is left for Pyro to refuse.
+    """
+    event = fn.event_shape
+    if x.shape[1:] != event and x.shape[1:].numel() == event.numel() and 1 in (len(event), x.dim() - 1):
+        x = x.reshape(x.shape[:1] + event)
+    pyro.sample("x", fn, obs=x)

@@ -1,7 +1,6 @@
 """Encoders and decoders, plain ``nn.Module``s for any leading dimensions, dtype and device."""
 
 from pyro_dvae.distributions.continuous_bernoulli import ContinuousBernoulli
-from pyro_dvae.networks.activations import activation
 from pyro_dvae.networks.convolutional import ConvolutionalDecoder, ConvolutionalEncoder
 from pyro_dvae.networks.counts import (
     CountEncoder,
@@ -19,9 +18,8 @@ from pyro_dvae.networks.decoders import (
 )
 from pyro_dvae.networks.encoders import GaussianEncoder, GRUEncoder
 from pyro_dvae.networks.lifted import Lifted
-from pyro_dvae.networks.missing import SelfMasking
-from pyro_dvae.networks.mlp import mlp
-from pyro_dvae.networks.table import TableDecoder, TableEncoder
+from pyro_dvae.networks.mlp import activation, mlp
+from pyro_dvae.networks.table import SelfMasking, TableDecoder, TableEncoder
 
 __all__ = [
     "BernoulliDecoder",

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from pyro_dvae import checks
-from pyro_dvae.distributions.categorical import Categorical
-from pyro_dvae.distributions.intervals import Ordinal
+from pyro_dvae.distributions.intervals import Categorical, Ordinal
 from pyro_dvae.distributions.table import TableDistribution
 from pyro_dvae.errors import InputError, shown
 from pyro_dvae.networks.elements import Elements

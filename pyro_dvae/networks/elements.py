@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from pyro_dvae import checks
-from pyro_dvae.distributions.categorical import Categorical
 from pyro_dvae.distributions.continuous_bernoulli import ContinuousBernoulli
-from pyro_dvae.distributions.intervals import DiscretisedLogistic
+from pyro_dvae.distributions.intervals import Categorical, DiscretisedLogistic
 from pyro_dvae.distributions.mixture import Mixture
 from pyro_dvae.registration import Module
 

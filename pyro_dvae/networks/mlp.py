@@ -1,4 +1,4 @@
-"""The fully connected trunk shared by encoders and decoders, and their input check."""
+"""The fully connected trunk shared by encoders and decoders, its activations, and their input check."""
 
 from __future__ import annotations
 
@@ -10,7 +10,18 @@ from torch import nn
 
 from pyro_dvae import checks
 from pyro_dvae.errors import InputError, NumberTypeError
-from pyro_dvae.networks.activations import activation as activation_module
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "sigmoid": nn.Sigmoid,
+    "softplus": nn.Softplus,
+    "tanh": nn.Tanh,
+}
+
+
+def activation(name: str) -> nn.Module:
+    """Return a new activation module by its registered name."""
+    return ACTIVATIONS[checks.known("activation", name, ACTIVATIONS)]()
 
 
 def linear(in_size: int, out_size: int) -> nn.Linear:
@@ -30,10 +41,8 @@ def mlp(sizes: Sequence[int], activation: str = "softplus") -> nn.Sequential:
         raise InputError(f"sizes: expected an input size and at least one layer size, got {sizes!r}")
     for size in sizes:
         checks.count("sizes", size)
-    layers: list[nn.Module] = []
-    for in_size, out_size in pairwise(sizes):
-        layers += [linear(in_size, out_size), activation_module(activation)]
-    return nn.Sequential(*layers)
+    kind = ACTIVATIONS[checks.known("activation", activation, ACTIVATIONS)]
+    return nn.Sequential(*(part for pair in pairwise(sizes) for part in (linear(*pair), kind())))
 
 
 def trunk(in_size: int, hidden_sizes: Sequence[int], activation: str) -> nn.Sequential:

@@ -1,12 +1,13 @@
-"""Encoder and decoder of a table with columns of several kinds."""
+"""Networks of a table: encoder and decoder of columns of several kinds, and which cells are observed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from pyro_dvae import checks
 from pyro_dvae.networks.columns import Column, TableElements, column_groups, column_kinds, table_features
 from pyro_dvae.networks.decoders import Decoder
 from pyro_dvae.networks.encoders import Encoder
@@ -72,3 +73,22 @@ class TableEncoder(Encoder):
     def features(self, x: Tensor) -> Tensor:
         hidden: Tensor = self.trunk(table_features(self.groups, x))
         return hidden
+
+
+class SelfMasking(nn.Module):
+    """Whether a cell is observed depends on its own value: logit p(s_j = 1 | x) = a_j + b_j x_j.
+
+    A value may be missing because it is high or low (Ipsen et al. 2021). It starts at a = b = 0.
+
+    :param data_size: D, the columns of a row.
+    """
+
+    def __init__(self, data_size: int) -> None:
+        super().__init__()
+        size = checks.count("data_size", data_size)
+        self.intercept = nn.Parameter(torch.zeros(size))
+        self.slope = nn.Parameter(torch.zeros(size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits of the cells of rows [..., D] to be observed."""
+        return self.intercept + self.slope * x

@@ -4,10 +4,9 @@ Every function draws on the axes that it is given (``ax=``), or on those of a ne
 :func:`write_figure` writes a PNG file. matplotlib is imported when a picture is drawn, not with this module.
 """
 
-from pyro_dvae.plots.bounds import bounds
+from pyro_dvae.plots.bounds import bounds, inference_gaps
 from pyro_dvae.plots.curves import learning_curves
 from pyro_dvae.plots.figures import DPI, FONT_SIZE, new_figure, number, write_figure
-from pyro_dvae.plots.gaps import inference_gaps
 from pyro_dvae.plots.grids import CLIPPED, NOTE, SHOWN, checked_images, denoising_grid, image_grid, note_of
 from pyro_dvae.plots.likelihood import (
     convergence,

@@ -1,23 +1,19 @@
-"""One vectorised run of guide and model over M corruptions and K latent draws of each."""
+"""What one run of guide and model over M corruptions and K latents leaves: its draws and their densities."""
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
-from pyro import poutine
 from pyro.distributions.util import scale_and_mask
-from pyro.infer.enum import get_importance_trace
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyro_dvae.errors import InputError
-from pyro_dvae.programs.accepted import check, refuse_undeclared, sampled_latents
-from pyro_dvae.programs.leaves import Leaf, Leaves
+from pyro_dvae.programs.leaves import Leaf
 from pyro_dvae.programs.plates import (
     Layout,
     Program,
@@ -223,41 +219,3 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, Tensor) or isinstance(b, Tensor):
         return isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape and torch.equal(a, b)
     return bool(a == b)
-
-
-def draw(
-    model: Program,
-    guide: Program,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    layout: Layout,
-    with_leaves: bool = False,
-) -> Draws:
-    """Run the guide, then the model on its latents, once, over M corruptions × K latents.
-
-    The nesting of the user's plates may be infinite (unknown) for M = K = 1, where no dimension is added.
-
-    :param with_leaves: let the programs go on with leaves of the graph in place of reparameterised draws.
-    """
-    with Subsamples() as subsamples, Leaves() if with_leaves else nullcontext() as leaves, sampled_latents():
-        model_trace, guide_trace = get_importance_trace(
-            "flat", layout.nesting, layout.wrap(model), layout.wrap(guide), args, kwargs
-        )
-    found = tuple(leaves.found) if leaves is not None else ()
-    draws = Draws(model_trace, guide_trace, layout, subsamples, Pair(model, guide, args, kwargs), found)
-    check(draws)
-    return draws
-
-
-def draw_from_prior(pair: Pair, layout: Layout) -> Draws:
-    """Run the model alone, once: its latents are drawn from the prior and stand for those of a guide."""
-    with Subsamples() as subsamples:
-        trace = poutine.trace(layout.wrap(pair.model)).get_trace(*pair.args, **pair.kwargs)
-    model_trace = poutine.util.prune_subsample_sites(trace)
-    model_trace.compute_log_prob()
-    refuse_undeclared(Draws(model_trace, Trace(), layout, subsamples, pair), "several draws")
-    latents = Trace()
-    for site in model_trace.nodes.values():
-        if site["type"] == "sample" and not site["is_observed"]:
-            latents.add_node(site["name"], **site)
-    return Draws(model_trace, latents, layout, subsamples, pair)

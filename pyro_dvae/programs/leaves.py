@@ -1,4 +1,4 @@
-"""Draws as leaves of the graph: what a density depends on through its draws, apart from all else."""
+"""A further run on given draws, and draws as leaves of the graph: what a density depends on through them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from pyro.distributions import Delta, Rejector
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.replay_messenger import ReplayMessenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
@@ -72,3 +73,16 @@ def refuse_rejection(site: dict[str, Any], what: str) -> None:
 def is_point(distribution: Any) -> bool:
     """Whether a distribution is a ``Delta``, however it is wrapped."""
     return any(isinstance(each, Delta) for each in layers(distribution))
+
+
+class Replay(ReplayMessenger):
+    """``poutine.replay``, also for a guide that is an effect handler (``AutoNormalMessenger``).
+
+    Such a guide notes the prior of this run at each site; Pyro's handler would overwrite it with that of the
+    run that the draws are from, which has other dimensions.
+    """
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        own = dict(msg["infer"])
+        super()._pyro_sample(msg)
+        msg["infer"] = {**msg["infer"], **own}

@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from pyro_dvae.errors import InputError
-from pyro_dvae.programs.draws import Draws, Pair, Term, draw, same
+from pyro_dvae.programs.drawing import draw
+from pyro_dvae.programs.draws import Draws, Pair, Term, same
+from pyro_dvae.programs.leaves import Replay
 from pyro_dvae.programs.plates import CORRUPTIONS, PARTICLES, VARIES, Layout, data_frames
-from pyro_dvae.programs.replay import Replay
 from pyro_dvae.sites import is_uncounted
 
 Site = dict[str, Any]

@@ -14,11 +14,10 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from pyro_dvae.errors import InputError
-from pyro_dvae.programs.accepted import LOOP, refuse_undeclared
+from pyro_dvae.programs.drawing import LOOP, refuse_undeclared
 from pyro_dvae.programs.draws import Draws
-from pyro_dvae.programs.leaves import is_point, refuse_rejection
+from pyro_dvae.programs.leaves import Replay, is_point, refuse_rejection
 from pyro_dvae.programs.plates import REDRAWS, DrawPlate, Layout
-from pyro_dvae.programs.replay import Replay
 from pyro_dvae.programs.vectorised import naming_draws
 from pyro_dvae.sites import is_uncounted
 

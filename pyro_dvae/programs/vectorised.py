@@ -21,10 +21,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
 from pyro_dvae.errors import InputError
-from pyro_dvae.programs.accepted import LOOP, counts, sampled_latents
-from pyro_dvae.programs.draws import Draws, Pair, draw
+from pyro_dvae.programs.drawing import LOOP, counts, draw, sampled_latents
+from pyro_dvae.programs.draws import Draws, Pair
+from pyro_dvae.programs.leaves import Replay
 from pyro_dvae.programs.plates import CORRUPTIONS, PARTICLES, Layout
-from pyro_dvae.programs.replay import Replay
 from pyro_dvae.random_state import forked
 from pyro_dvae.sites import is_uncounted
 

@@ -1,7 +1,6 @@
 """Rows of data from anywhere: tensors, arrays in memory and on disk, tables, data sets and loaders."""
 
-from pyro_dvae.rows.data import Arguments, Data
-from pyro_dvae.rows.opening import opened, source_of
+from pyro_dvae.rows.data import Arguments, Data, opened, source_of
 from pyro_dvae.rows.source import InMemory, Source, gaps_allowed
 from pyro_dvae.rows.torch_data import Stream
 

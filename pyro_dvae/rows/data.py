@@ -1,19 +1,21 @@
-"""What a model and a guide are called with: rows that are cut together, and what is passed whole."""
+"""What a model and a guide are called with: rows of anything, cut together, and what is passed whole."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_dvae.errors import InputError
-from pyro_dvae.rows.opening import opened
+from pyro_dvae import checks
+from pyro_dvae.errors import InputError, shown
+from pyro_dvae.rows.arrays import Sparse, array_source, frame_source
 from pyro_dvae.rows.source import InMemory, Part, Rows, Source, same_length
-from pyro_dvae.rows.torch_data import Stream
+from pyro_dvae.rows.torch_data import Stream, dataset_source, is_map_style
 
 
 @dataclass(frozen=True)
@@ -143,3 +145,64 @@ class Data:
             if isinstance(each, Tensor):
                 InMemory(each.reshape(1) if not each.dim() else each).add_to(digest)
         return digest.hexdigest()
+
+
+EXPECTED = (
+    "a tensor [N, ...], a numpy array (also memory-mapped), a scipy.sparse matrix, a pandas DataFrame, a "
+    "torch Dataset or DataLoader"
+)
+
+
+def opened(argument: str, value: Any, floats: torch.dtype) -> Source | Stream:
+    """Return the rows of anything that has rows, or its batches where it has its own order.
+
+    Tensors and torch's data sets keep their number types; real numbers of all others become ``floats``.
+
+    :raises InputError: it has no rows that are known here; says how to give them.
+    """
+    package = type(value).__module__.partition(".")[0]
+    if isinstance(value, Tensor):
+        return InMemory.checked(argument, value)
+    if isinstance(value, np.ndarray):
+        return array_source(argument, value, floats)
+    if package == "scipy" and hasattr(value, "tocsr"):
+        return Sparse(argument, value, floats)
+    if package == "pandas" and hasattr(value, "to_numpy"):
+        return frame_source(argument, value, floats)
+    if is_map_style(value):
+        return dataset_source(argument, value, floats)
+    if isinstance(value, Mapping):
+        keys = ", ".join(f"{argument}[{key!r}]" for key in value)
+        what = f"give its parts one after the other: {keys}" if keys else "it is empty"
+        raise InputError(f"{argument}: got a dict; {what}")
+    if isinstance(value, list | tuple):
+        raise InputError(
+            f"{argument}: expected {EXPECTED}, got {type(value).__name__}; give rows as one tensor "
+            "(torch.tensor, torch.stack), several data arguments one after the other (model, guide, x, y)"
+        )
+    if isinstance(value, Iterable) and not isinstance(value, str | bytes | type):
+        return Stream(argument, value, floats)
+    raise InputError(f"{argument}: expected {EXPECTED}, got {shown(value)}")
+
+
+def source_of(argument: str, value: Any, floats: torch.dtype) -> Source:
+    """Return the rows of anything; those of a loader are read into memory."""
+    found = opened(argument, value, floats)
+    return found.gathered() if isinstance(found, Stream) else found
+
+
+def portion(argument: str, value: Any) -> tuple[int, int]:
+    """Return ``value`` if it is (k, n), the k-th of n parts with k from 0, or refuse it; (0, 1) for None."""
+    if value is None:
+        return 0, 1
+    if not isinstance(value, tuple) or len(value) != 2:
+        raise InputError(f"{argument}: expected (k, n), part k of n with k from 0, got {shown(value)}")
+    parts = checks.count(argument, value[1])
+    return checks.count(argument, value[0], 0, parts - 1), parts
+
+
+def share(rows: int, number: int, parts: int) -> slice:
+    """Return a part of ``rows`` in order; parts differ by one at most, and may be empty."""
+    least, more = divmod(rows, parts)
+    start = number * least + min(number, more)
+    return slice(start, start + least + (number < more))

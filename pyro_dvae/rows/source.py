@@ -39,7 +39,7 @@ def gaps_are_allowed() -> bool:
 class Source(ABC):
     """Rows of one data argument, or of several that belong together, taken by index.
 
-    A new kind of source is a subclass and a line in :mod:`pyro_dvae.rows.opening`.
+    A new kind of source is a subclass and a line in :mod:`pyro_dvae.rows.data`.
 
     ``device`` is where :meth:`take` puts rows; ``columns`` are the names of the columns, if they have names.
     """

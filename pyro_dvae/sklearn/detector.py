@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from pyro_dvae import checks
 from pyro_dvae.errors import InputError
 from pyro_dvae.models import fit_table
-from pyro_dvae.sklearn.rows import FLOATS, seed_of
+from pyro_dvae.sklearn.training import FLOATS, seed_of
 from pyro_dvae.sklearn.vae import DenoisingVAE
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyro
 import torch
+from sklearn.utils import check_random_state
 from torch import Tensor
 
 from pyro_dvae.conditioning import fill_gaps, with_gaps
@@ -139,3 +140,11 @@ def _dataset(x: np.ndarray, count: int, scale: str) -> Dataset:
     others = whole[count:] if count < len(x) else whole
     arrays = {"train": whole[:count], "validation": others, "test": others}
     return of_arrays(Content(Path("X"), parts=arrays), Treatment(scale=scale).checked(), 0)
+
+
+FLOATS = (np.float64, np.float32)
+
+
+def seed_of(random_state: Any) -> int:
+    """Return a seed drawn from a seed, a generator, or numpy's global stream (None)."""
+    return int(check_random_state(random_state).randint(2**31 - 1))

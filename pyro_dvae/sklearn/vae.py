@@ -22,8 +22,7 @@ from pyro_dvae.jobs.options import Options
 from pyro_dvae.models import LatentVariableModel
 from pyro_dvae.priors import StandardNormal
 from pyro_dvae.random_state import forked
-from pyro_dvae.sklearn.rows import FLOATS, seed_of
-from pyro_dvae.sklearn.training import pair_of, rows_of, train
+from pyro_dvae.sklearn.training import FLOATS, pair_of, rows_of, seed_of, train
 
 _LATENTS_AT_ONCE = 20_000  # inputs of the decoder, while rows are scored
 

@@ -14,8 +14,8 @@ from pyro_dvae.machine import threads_for
 from pyro_dvae.programs.parameters import Trained, discover
 from pyro_dvae.training.batches import Batches
 from pyro_dvae.training.diagnosis import InSupport
-from pyro_dvae.training.faults import Faults
 from pyro_dvae.training.learning_rates import left_out
+from pyro_dvae.training.stopping import Faults
 
 
 class DryRun(NamedTuple):

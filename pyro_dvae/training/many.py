@@ -29,16 +29,14 @@ from pyro_dvae.training.callbacks.base import Callback, Running
 from pyro_dvae.training.compiled_steps import Keys
 from pyro_dvae.training.epochs import same_type
 from pyro_dvae.training.fitted import Fitted
-from pyro_dvae.training.given import options_of, with_constants
 from pyro_dvae.training.history import History
 from pyro_dvae.training.learning_rates import Schedule, scheduled
-from pyro_dvae.training.many_calls import ManyCalls
 from pyro_dvae.training.many_state import ManyState
-from pyro_dvae.training.per_model import RowsOfMany, each_of, sets_of
+from pyro_dvae.training.objective import CHUNK, Validation
+from pyro_dvae.training.per_model import ManyCalls, RowsOfMany, each_of, sets_of
 from pyro_dvae.training.progress import Progress
-from pyro_dvae.training.settings import Settings, seed_of
+from pyro_dvae.training.settings import Settings, options_of, seed_of, with_constants
 from pyro_dvae.training.stacked import Member, members_of
-from pyro_dvae.training.validation import CHUNK, Validation
 
 NOT_OF_MANY = {"optimizer", "parameter_options", "accumulate", "freeze", "ema", "compile", "drop_last"}
 Pair = tuple[Callable[..., Any], Callable[..., Any]]

@@ -9,19 +9,18 @@ from typing import Any, NoReturn
 
 from pyro_dvae import random_state
 from pyro_dvae.checkpoint import save_checkpoint
-from pyro_dvae.distributed import Ranks, streams
-from pyro_dvae.distributed.ranks import take_files
+from pyro_dvae.distributed import Ranks
+from pyro_dvae.distributed.ranks import pack_random, take_files, unpack_random
 from pyro_dvae.errors import CheckpointError, InputError
 from pyro_dvae.files import user_path
 from pyro_dvae.interrupts import Stopped
 from pyro_dvae.ownership import FileOwner
 from pyro_dvae.training import kept, run_state
-from pyro_dvae.training.callbacks.calls import Calls
+from pyro_dvae.training.callbacks.base import Calls
 from pyro_dvae.training.epochs import EpochRecord
-from pyro_dvae.training.faults import Faults
 from pyro_dvae.training.history import History, MetricsFile
 from pyro_dvae.training.run import Run
-from pyro_dvae.training.stopping import Requests
+from pyro_dvae.training.stopping import Faults, Requests
 
 
 class RunFiles:
@@ -101,7 +100,7 @@ class RunFiles:
         kept_tensors, kept_state = kept.pack(owners)
         tensors |= kept_tensors
         state |= kept_state
-        others, of_others = streams.pack(self._ranks, random)
+        others, of_others = pack_random(self._ranks, random)
         if self._ranks.first:
             with self._owner.held():
                 save_checkpoint(run.checkpoint, tensors | others, state | of_others)
@@ -162,7 +161,7 @@ class RunFiles:
             raise InputError(f"epochs: {done} in {run.checkpoint}, expected no fewer, got {epochs}")
         run.record = EpochRecord(state["position"], state["seen"], saved.losses, [], state["seconds"])
         run.place = states.get("loader")
-        run.random = streams.unpack(self._ranks, packed, state, saved.random, seed)
+        run.random = unpack_random(self._ranks, packed, state, saved.random, seed)
         try:
             with random_state.forked():
                 random_state.restore(*run.random)

@@ -11,15 +11,15 @@ from torch import Tensor
 
 from pyro_dvae import random_state
 from pyro_dvae.calling import calling
-from pyro_dvae.distributed import Ranks, streams
+from pyro_dvae.distributed import Ranks
+from pyro_dvae.distributed.ranks import starting_random
 from pyro_dvae.training.batches import Batches
-from pyro_dvae.training.callbacks.calls import Calls
+from pyro_dvae.training.callbacks.base import Calls
 from pyro_dvae.training.compiled_steps import WORTH_IT, CompiledSteps, CompiledTransform, Keys, Training
-from pyro_dvae.training.faults import Faults
 from pyro_dvae.training.objective import Loss
 from pyro_dvae.training.run import Run
 from pyro_dvae.training.settings import Settings
-from pyro_dvae.training.stopping import Requests
+from pyro_dvae.training.stopping import Faults, Requests
 
 _CHECK_EVERY = 1_000  # steps of a long epoch between two looks at the losses on a device that computes ahead
 
@@ -146,7 +146,7 @@ def over_ranks(
     """
     from pyro_dvae.distributed.parallel import ParallelBound
 
-    run.random = streams.starting(ranks, batches.seed)
+    run.random = starting_random(ranks, batches.seed)
     with random_state.forked():
         rows = batches.prepared(*example)
     model, guide, bound = programs

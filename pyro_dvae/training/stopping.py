@@ -1,12 +1,20 @@
-"""Whether a run is to stop: its user asked for it, or the user of another of several processes did."""
+"""Why a run ends early: a request to stop, or a fault, explained in one line with what to do."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import torch
+from torch import Tensor
+
 from pyro_dvae.distributed import Ranks
+from pyro_dvae.errors import DivergenceError, InputError
 from pyro_dvae.interrupts import Interrupts
+from pyro_dvae.training.diagnosis import first_fault
+from pyro_dvae.training.run import Run
+from pyro_dvae.training.settings import Settings
 
 _AGREE_EVERY = 20  # steps between two looks on a device that computes ahead
 
@@ -50,3 +58,83 @@ class Requests:
         """:raises ValidationStopped: the user of the only process asks to stop."""
         if self._interrupts.requested and not self._ranks.several:
             raise ValidationStopped
+
+
+class Faults:
+    """Looks for what is not finite in a run, and explains what a step has failed of.
+
+    :param loss: the loss of a batch, run once more to see where it went wrong.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        settings: Settings,
+        loss: Callable[..., object],
+        ranks: Ranks,
+        requests: Requests,
+    ) -> None:
+        self._run, self._settings, self._loss = run, settings, loss
+        self._ranks, self._requests = ranks, requests
+
+    def diverged(self, what: str, step: int | None = None) -> DivergenceError:
+        """Return the error of a divergence in ``step`` (from 1), by default the present one."""
+        run = self._run
+        return DivergenceError(
+            f"training diverged in epoch {run.finished + 1}, step {step or run.record.step}: "
+            f"{what}{run.last_checkpoint()}; try a smaller learning_rate (now {run.rate:g}), a clip_norm "
+            f"(now {self._settings.clip_norm}), and check the range of the data"
+        )
+
+    def require_finite(self, loss: float) -> None:
+        """Refuse the loss of the present step if it is NaN or infinite."""
+        if not math.isfinite(loss):
+            raise self.diverged(f"the loss is {loss}")
+
+    def require_finite_losses(self) -> None:
+        """Refuse the epoch's losses, waiting for those of a device that runs ahead."""
+        record = self._run.record
+        if self._ranks.several and record.pending:
+            record.pending = list(self._ranks.sum_of(torch.stack(record.pending)))
+        bad = record.fetch()
+        if bad is not None:
+            raise self.diverged(f"the loss is {bad[1]}", bad[0])
+
+    def require_finite_parameters(self) -> None:
+        """Refuse parameters that hold NaN or infinity."""
+        for name, leaf in self._run.trained.parameters.items():
+            if not bool(torch.isfinite(leaf).all()):
+                raise self.diverged(f"parameter {name!r} holds NaN or infinity")
+
+    @contextmanager
+    def explained(self, *batch: Tensor) -> Iterator[None]:
+        """Turn the dump of a tensor by Pyro's or torch's own checks into one line that says where it is.
+
+        :param batch: what the body computes the loss of.
+        """
+        try:
+            yield
+        except ValueError as error:
+            self._explain(error, batch)
+            raise
+
+    def _explain(self, error: ValueError, batch: tuple[Tensor, ...]) -> None:
+        if "Expected more than 1 value per channel" in str(error):
+            raise InputError(
+                f"batch_size: a batch of {len(batch[0])} row is too small for batch normalisation; give "
+                f"drop_last=True, or another batch_size than {self._settings.batch_size}"
+            ) from error
+        if isinstance(error, InputError) or "found invalid values" not in str(error):
+            return
+        fault = first_fault(lambda: self._loss(*batch))
+        text = "a distribution was given values out of range" if fault is None else fault.text
+        if self._is_divergence(error, batch) or (fault is not None and not fault.finite):
+            if self._run.leaves:  # in a step, which the other ranks take too
+                self._requests.agreed(math.nan, self._run.record.step, batch[0].device.type != "cpu")
+            raise self.diverged(text) from error
+        raise InputError(f"model, guide, data: {text}") from error
+
+    def _is_divergence(self, error: ValueError, batch: tuple[Tensor, ...]) -> bool:
+        shown = str(error).partition("found invalid values")[2]
+        finite = all(bool(torch.isfinite(each).all()) for each in (*batch, *self._run.leaves))
+        return "nan" in shown or "inf" in shown or not finite

@@ -14,7 +14,7 @@ have had, bit for bit. It cannot know of state that is in no parameter, buffer, 
 state. Its random stream depends on the seed of the order and the global random states at the start alone.
 
 With ``torch.distributed`` initialised, every process of the group makes the same trainer and runs the same
-loop: each takes its share of the rows of every batch, with noise of its own (:mod:`.distributed.streams`),
+loop: each takes its share of the rows of every batch, with noise of its own (:mod:`.distributed.ranks`),
 and all make the step of the whole batch. Rank 0 writes the files and shows progress.
 """
 
@@ -38,25 +38,21 @@ from pyro_dvae.programs.parameters import float_type
 from pyro_dvae.rows import Stream
 from pyro_dvae.training import run_state
 from pyro_dvae.training.batches import Epoch, FromLoader, batches_of, device_for, keeps_its_place
-from pyro_dvae.training.callbacks.base import Callback, Running
-from pyro_dvae.training.callbacks.calls import Calls
+from pyro_dvae.training.callbacks.base import Callback, Calls, Running
 from pyro_dvae.training.compiled_steps import WORTH_IT
 from pyro_dvae.training.dry_run import dry_run
 from pyro_dvae.training.epochs import same_type
-from pyro_dvae.training.faults import Faults
 from pyro_dvae.training.fitted import Fitted
-from pyro_dvae.training.given import opened_rows, options_of, with_constants
 from pyro_dvae.training.history import History
 from pyro_dvae.training.learning_rates import scheduled
-from pyro_dvae.training.objective import Loss, loss_of
+from pyro_dvae.training.objective import CHUNK, Loss, Validation, loss_of
 from pyro_dvae.training.optimizer import Choice
 from pyro_dvae.training.progress import Progress, Silent
 from pyro_dvae.training.resuming import RunFiles
 from pyro_dvae.training.run import Run
-from pyro_dvae.training.settings import Settings, seed_of
+from pyro_dvae.training.settings import Settings, opened_rows, options_of, seed_of, with_constants
 from pyro_dvae.training.steps import Steps, over_ranks
-from pyro_dvae.training.stopping import Requests, ValidationStopped
-from pyro_dvae.training.validation import CHUNK, Validation
+from pyro_dvae.training.stopping import Faults, Requests, ValidationStopped
 
 
 class Trainer:

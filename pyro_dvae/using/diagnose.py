@@ -23,7 +23,7 @@ from pyro_dvae.evaluation.importance.result import TOO_MANY
 from pyro_dvae.evaluation.measures.activity import active_units
 from pyro_dvae.evaluation.refinement.settings import Refinement
 from pyro_dvae.programs.parameters import float_type
-from pyro_dvae.random_state import derived_seed
+from pyro_dvae.random_state import derived_seed, start_seed
 from pyro_dvae.rows import Data
 from pyro_dvae.using.diagnosis import Diagnosis, Finding
 
@@ -127,12 +127,10 @@ def diagnose(
     checks.optional(checks.flag, "compile", compile)
     checks.progress(progress)
     checks.nesting("max_plate_nesting", max_plate_nesting)
-    if seed is not None:
-        checks.count("seed", seed, minimum=0)
     floats = float_type(model, guide)
     given = Data.opened("data", (data, *args), kwargs, floats)
     trained = None if training is None else _opened(training, len(args), kwargs, floats)
-    start = int(torch.randint(2**63 - 1, ())) if seed is None else seed
+    start = start_seed(seed)
     few = _spread(given, num_rows)
     options: dict[str, Any] = {"memory": memory, "compile": compile, "progress": progress}
     options["max_plate_nesting"] = max_plate_nesting

@@ -99,7 +99,7 @@ class Rebuilt:
 
 
 def _room(module: str) -> str:
-    """Return the folder of a module, by which a class is saved: its file may change from version to version."""
+    """Return the folder of a module, by which a class is saved: its file may change between versions."""
     return ".".join(module.split(".")[:2])
 
 

@@ -19,7 +19,7 @@ import pyro_dvae as dv
 from pyro_dvae.distributed import Ranks, join
 from pyro_dvae.distributed.ranks import ProcessLostError, together
 from pyro_dvae.errors import DivergenceError, InputError
-from pyro_dvae.evaluation.over_ranks import evaluate_bound_over_ranks
+from pyro_dvae.evaluation.estimates import evaluate_bound_over_ranks
 
 ROWS, DATA, LATENT = 11, 4, 3
 BATCH = 5  # shares of three and two; the last batch has one row, so a rank with none

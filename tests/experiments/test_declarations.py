@@ -8,10 +8,10 @@ import pytest
 
 import pyro_dvae as dv
 from pyro_dvae.jobs.experiments import Case, Experiment, Published, Table, experiment, experiments, plan
+from pyro_dvae.jobs.experiments.catalogue import listed
 from pyro_dvae.jobs.experiments.measures import MEASURES
 from pyro_dvae.jobs.experiments.one_run import PROGRAMS
 from pyro_dvae.jobs.experiments.pictures import PICTURES
-from pyro_dvae.jobs.experiments.registry import listed
 from pyro_dvae.jobs.options import Options
 from pyro_dvae.jobs.parts import build_bound, build_corruption, build_decoder, build_encoder, check_training
 
@@ -175,7 +175,7 @@ def test_listing_is_quick_and_says_how_long():
         in lines[next(i for i, line in enumerate(lines) if line.startswith("depth ")) + 1]
     )
     script = (
-        "import sys; from pyro_dvae.jobs.experiments.registry import listed; listed(); "
+        "import sys; from pyro_dvae.jobs.experiments.catalogue import listed; listed(); "
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

@@ -3,7 +3,7 @@ import torch
 
 from pyro_dvae.errors import InputError
 from pyro_dvae.networks import activation
-from pyro_dvae.networks.activations import ACTIVATIONS
+from pyro_dvae.networks.mlp import ACTIVATIONS
 
 EQUATIONS = {
     "relu": lambda a: a.clamp(min=0),

@@ -3,7 +3,8 @@ import torch
 from torch.nn.functional import softplus
 
 from pyro_dvae.errors import InputError
-from pyro_dvae.networks import GaussianEncoder, activations
+from pyro_dvae.networks import GaussianEncoder
+from pyro_dvae.networks import mlp as trunks
 
 
 def test_forward_equals_the_hand_written_computation():
@@ -39,7 +40,7 @@ def test_one_to_four_hidden_layers_with_each_activation(hidden_sizes, activation
 
 
 def test_every_registered_activation_is_tested():
-    assert set(ACTIVATIONS) == set(activations.ACTIVATIONS)
+    assert set(ACTIVATIONS) == set(trunks.ACTIVATIONS)
 
 
 def test_gradients_match_finite_differences():

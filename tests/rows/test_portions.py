@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import pyro_dvae as dv
-from pyro_dvae.rows.portions import portion, share
+from pyro_dvae.rows.data import portion, share
 
 DATA = torch.linspace(-2, 2, 53, dtype=torch.float64)[:, None] * torch.tensor(
     [1.0, -0.5], dtype=torch.float64

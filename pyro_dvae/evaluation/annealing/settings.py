@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_dvae import checks
+from pyro_dvae.random_state import start_seed
 
 # How far the sigmoid reaches into its tails: 4 in the experiments of Wu et al. (2017).
 _REACH = 4.0
@@ -80,8 +81,6 @@ class AnnealingSettings:
         checks.count("leapfrog_steps", leapfrog_steps)
         checks.known("schedule", schedule, SCHEDULES)
         target = checks.number("target_acceptance", target_acceptance, minimum=0.01, maximum=0.99)
-        if seed is not None:
-            checks.count("seed", seed, minimum=0)
         # Last, so that a refused call leaves the stream where it was.
-        drawn = int(torch.randint(2**63 - 1, ())) if seed is None else seed
+        drawn = start_seed(seed)
         return cls(num_steps, num_chains, start, leapfrog_steps, schedule, target, drawn)

@@ -26,16 +26,15 @@ from pyro_dvae.evaluation.importance.result import LogLikelihood
 from pyro_dvae.evaluation.importance.tally import Partial, fingerprint, stored_seed
 from pyro_dvae.evaluation.progress import Tell, progress_of
 from pyro_dvae.evaluation.refinement.likelihood import RefinedChunks
-from pyro_dvae.evaluation.refinement.record import Refined
-from pyro_dvae.evaluation.refinement.settings import Refinement
+from pyro_dvae.evaluation.refinement.settings import Refined, Refinement
 from pyro_dvae.evaluation.refinement.targets import Targets
 from pyro_dvae.files import user_path
 from pyro_dvae.interrupts import Interrupts, Stopped
 from pyro_dvae.ownership import FileOwner
 from pyro_dvae.programs.parameters import float_type
-from pyro_dvae.random_state import derived_seed, forked
+from pyro_dvae.random_state import derived_seed, forked, start_seed
 from pyro_dvae.rows import Data
-from pyro_dvae.rows.portions import portion, share
+from pyro_dvae.rows.data import portion, share
 
 AUTO = "auto"
 _ROWS, _DRAWS = 16, 100
@@ -258,7 +257,7 @@ def _start(seed: int | None, path: Path | None, ranks: Ranks) -> int:
     if seed is not None:
         return seed
     stored = [each for each in ranks.gather(stored_seed(path)) if each is not None]
-    return stored[0] if stored else ranks.of_first(int(torch.randint(2**63 - 1, ())))
+    return stored[0] if stored else ranks.of_first(start_seed(None))
 
 
 def _evaluate(

@@ -19,7 +19,8 @@ from torch import Tensor
 from pyro_dvae import checks
 from pyro_dvae.bounds.reductions import log_mean_exp
 from pyro_dvae.errors import InputError
-from pyro_dvae.programs.draws import Draws, Pair, draw, draw_from_prior
+from pyro_dvae.programs.drawing import draw, draw_from_prior
+from pyro_dvae.programs.draws import Draws, Pair
 from pyro_dvae.programs.leaves import is_point
 from pyro_dvae.programs.plates import Layout
 from pyro_dvae.programs.rerun import density_of_others, given_corruptions, mixture_density

@@ -14,7 +14,7 @@ from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.estimates import error_of_mean, finite
 from pyro_dvae.evaluation.importance.proposals import Proposal
 from pyro_dvae.evaluation.importance.psis import k_threshold
-from pyro_dvae.evaluation.refinement.record import Refined
+from pyro_dvae.evaluation.refinement.settings import Refined
 
 TOO_MANY = 0.01  # share of the data above the threshold from which on another proposal is advised
 

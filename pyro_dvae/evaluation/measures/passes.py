@@ -15,7 +15,8 @@ from pyro_dvae import checks
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.arguments import why_shared
 from pyro_dvae.evaluation.estimates import evaluation_mode
-from pyro_dvae.programs.draws import Draws, draw
+from pyro_dvae.programs.drawing import draw
+from pyro_dvae.programs.draws import Draws
 from pyro_dvae.programs.plates import DRAW_PLATES, Layout
 from pyro_dvae.random_state import forked
 from pyro_dvae.rows import Arguments, Data

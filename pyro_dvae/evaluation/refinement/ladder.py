@@ -9,8 +9,7 @@ from torch import Tensor
 
 from pyro_dvae.evaluation.annealing.structure import Program
 from pyro_dvae.evaluation.importance.psis import k_threshold
-from pyro_dvae.evaluation.refinement.climbing import climbed
-from pyro_dvae.evaluation.refinement.gaussian import Gaussians, encoded
+from pyro_dvae.evaluation.refinement.gaussian import Gaussians, climbed, encoded
 from pyro_dvae.evaluation.refinement.settings import Refinement
 from pyro_dvae.evaluation.refinement.targets import Targets
 from pyro_dvae.evaluation.refinement.weighing import summary, weighted

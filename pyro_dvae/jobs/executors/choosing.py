@@ -1,9 +1,10 @@
-"""The executors by name. submitit and Dask are imported only where they are chosen."""
+"""The executors by name: this machine, Slurm (github.com/facebookincubator/submitit), and Dask."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +15,69 @@ from pyro_dvae.jobs.options import EXECUTORS
 from pyro_dvae.machine import available_cores
 
 Options = Mapping[str, Any]
+
+
+_DEFAULTS = {"name": "pyro-dvae", "timeout_min": 240, "cpus_per_task": 1}
+_REQUEUED_AT_MOST = 100  # after as many time limits
+
+
+class Slurm:
+    """Submits a job of a Slurm cluster for each piece of work.
+
+    A job that is preempted, or reaches its time limit, is put back into the queue and goes on from its
+    checkpoint (submitit's checkpoint protocol: :meth:`.worker.Work.checkpoint`).
+
+    :param folder: a folder that all nodes share: scripts, logs and results lie in ``jobs/`` there.
+    :param options: parameters of ``submitit.AutoExecutor``, and ``cluster``: ``"local"`` is for trying out.
+    """
+
+    grace = 0.0  # cancelling asks them to save
+
+    def __init__(self, folder: Path, options: Mapping[str, Any]) -> None:
+        import submitit
+
+        chosen = {**_DEFAULTS, **options}
+        # A folder for each driver, as submitit's own local jobs are numbered by process.
+        place = folder / "jobs" / time.strftime("%Y%m%d-%H%M%S")
+        limits = {f"{kind}_max_num_timeout": _REQUEUED_AT_MOST for kind in ("slurm", "local")}
+        try:
+            self._executor = submitit.AutoExecutor(place, cluster=chosen.pop("cluster", "slurm"), **limits)
+            self._executor.update_parameters(**chosen)
+        except (RuntimeError, ValueError, NameError, AssertionError) as error:
+            raise InputError(f"executor: submitit: {error}") from None
+
+    def submit(self, function: Callable[[Any], Any], planned: Any) -> Any:
+        """Submit a job that calls ``function(planned)``."""
+        return self._executor.submit(function, planned)
+
+
+_OF_CLIENT = ("address", "scheduler_file")
+
+
+@contextmanager
+def _workers(jobs: int, options: Options) -> Iterator[Executor]:
+    """Yield a client of Dask, which is an executor; a worker does one piece of work at a time.
+
+    :param jobs: the workers, if they are to be started here.
+    :param options: ``address`` or ``scheduler_file`` of a scheduler, and other arguments of ``Client``; or of
+        ``LocalCluster``, which is started without them.
+    """
+    with _needs("distributed"):
+        from distributed import Client, LocalCluster
+    place = next((str(options[name]) for name in _OF_CLIENT if name in options), None)
+    usual: dict[str, Any] = {"n_workers": jobs, "threads_per_worker": 1, "processes": True}
+    usual["dashboard_address"] = ":0"  # any free port: there may be other clusters on this machine
+    with ExitStack() as open_until_the_end:
+        try:
+            if place is not None:
+                client = Client(**options)
+            else:
+                cluster = LocalCluster(**{**usual, **options})
+                client = Client(open_until_the_end.enter_context(cluster))
+            open_until_the_end.enter_context(client)
+        except (OSError, RuntimeError, TypeError, ValueError) as error:
+            raise InputError(f"executor: dask: {place or 'LocalCluster'}: {error}") from None
+        yield client
 
 
 @contextmanager
@@ -32,15 +96,11 @@ def opened(
     options = dict(options or {})
     check(executor, options)
     if executor == "submitit":
-        from pyro_dvae.jobs.executors.slurm import Slurm
-
         with _needs("submitit"):
             found: Executor = Slurm(folder, options)
         yield found
     elif executor == "dask":
-        with _needs("distributed"):
-            from pyro_dvae.jobs.executors.dask import workers
-        with workers(jobs or available_cores(), options) as client:
+        with _workers(jobs or available_cores(), options) as client:
             yield client
     elif executor == "local":
         from pyro_dvae.jobs.executors.local import Local

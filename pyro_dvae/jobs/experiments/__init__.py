@@ -1,6 +1,6 @@
 """The published experiments, declared in ``catalogue`` with one file per source, and how they run."""
 
+from pyro_dvae.jobs.experiments.catalogue import experiment, experiments
 from pyro_dvae.jobs.experiments.declaration import Case, Experiment, Planned, Published, Table, plan
-from pyro_dvae.jobs.experiments.registry import experiment, experiments
 
 __all__ = ["Case", "Experiment", "Planned", "Published", "Table", "experiment", "experiments", "plan"]

@@ -30,9 +30,9 @@ from pyro_dvae.evaluation import (
 )
 from pyro_dvae.jobs.data import RunData
 from pyro_dvae.jobs.experiments.results import packed
-from pyro_dvae.jobs.images import decoded, manifold_means, prior_means
 from pyro_dvae.jobs.options import Options
 from pyro_dvae.jobs.parts import build_clean_bound
+from pyro_dvae.jobs.sampling import decoded, manifold_means, prior_means
 from pyro_dvae.random_state import derived_seed
 
 Figures = dict[str, Any]

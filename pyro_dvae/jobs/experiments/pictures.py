@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from pyro_dvae import plots
+from pyro_dvae.jobs.experiments.catalogue import span
 from pyro_dvae.jobs.experiments.declaration import Case, Experiment
-from pyro_dvae.jobs.experiments.registry import span
 from pyro_dvae.jobs.experiments.results import Row
 from pyro_dvae.jobs.experiments.table import fewer, number, of_case, stand_in, values
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Sequence
 
+from pyro_dvae.jobs.experiments.catalogue import in_words, span
 from pyro_dvae.jobs.experiments.declaration import Case, Experiment, Published, Table
-from pyro_dvae.jobs.experiments.registry import in_words, span
 from pyro_dvae.jobs.experiments.results import Row
 
 MINUS, NONE = "\N{MINUS SIGN}", "\N{EN DASH}"

@@ -24,9 +24,9 @@ from scipy.special import stdtrit
 
 from pyro_dvae.errors import DataError
 from pyro_dvae.files import write_atomically
+from pyro_dvae.jobs.experiments.catalogue import experiment, experiments, span
 from pyro_dvae.jobs.experiments.declaration import Claim, Experiment, plan
 from pyro_dvae.jobs.experiments.pictures import PICTURES
-from pyro_dvae.jobs.experiments.registry import experiment, experiments, span
 from pyro_dvae.jobs.experiments.results import RESULTS, Row, finished, read, unpacked
 from pyro_dvae.jobs.experiments.running import TABLE
 from pyro_dvae.jobs.experiments.table import MINUS, NONE, fewer, main_table, markdown, of_case, stand_in

@@ -11,8 +11,7 @@ import pyro_dvae
 from pyro_dvae.evaluation.importance.result import TOO_MANY
 from pyro_dvae.jobs.report.charts import Curve, curves, histogram
 from pyro_dvae.jobs.report.content import ReportedRun
-from pyro_dvae.jobs.report.markup import Content, Html, element, joined, picture, table
-from pyro_dvae.jobs.report.style import STYLE
+from pyro_dvae.jobs.report.markup import STYLE, Content, Html, element, joined, picture, table
 from pyro_dvae.using import Diagnosis
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"

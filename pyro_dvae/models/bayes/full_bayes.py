@@ -18,8 +18,7 @@ from pyro_dvae.errors import InputError
 from pyro_dvae.guides.base import AmortisedGuide
 from pyro_dvae.models.bayes.weight_priors import NormalWeight, WeightPrior
 from pyro_dvae.models.bayes.weights import SITE, GaussianWeights, Weightless, trainable
-from pyro_dvae.models.dvae import LatentVariableModel
-from pyro_dvae.models.observed import observe
+from pyro_dvae.models.dvae import LatentVariableModel, observe
 from pyro_dvae.networks.sizes import require_fitting_guide
 from pyro_dvae.priors import Prior, StandardNormal
 from pyro_dvae.registration import Module, register

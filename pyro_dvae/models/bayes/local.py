@@ -13,7 +13,7 @@ from torch.nn.functional import linear
 from pyro_dvae.distributions.divergence import closed_form_kl
 from pyro_dvae.errors import InputError
 from pyro_dvae.models.bayes.full_bayes import FullBayes
-from pyro_dvae.models.observed import observe
+from pyro_dvae.models.dvae import observe
 from pyro_dvae.registration import Module, register
 
 

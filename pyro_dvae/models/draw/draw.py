@@ -13,7 +13,7 @@ from pyro_dvae.corruptions import Corruption, NoCorruption
 from pyro_dvae.errors import InputError
 from pyro_dvae.guides.base import event_dimensions
 from pyro_dvae.models.draw.networks import DrawDecoder, DrawEncoder, decoder_of, encoder_of
-from pyro_dvae.models.observed import observe
+from pyro_dvae.models.dvae import observe
 from pyro_dvae.networks.sizes import require_fitting
 from pyro_dvae.priors import StandardNormal
 from pyro_dvae.registration import Module, register

@@ -17,7 +17,7 @@ from pyro_dvae.evaluation.progress import progress_of
 from pyro_dvae.models.tables.candidates import RIDGES, fitted_mixtures, name_of, sizes
 from pyro_dvae.models.tables.stacking import stacked
 from pyro_dvae.models.tables.table import FittedTable
-from pyro_dvae.random_state import derived_seed, forked
+from pyro_dvae.random_state import derived_seed, forked, start_seed
 
 _HELD_OUT, _ENOUGH_CELLS, _FOLDS, _FEWEST_CELLS = 0.1, 1500, 4, 30
 _MORE = 4  # times as many rows at last, when all cells are seen
@@ -50,9 +50,7 @@ def fit_table(
     empty = rows.isnan().all(0).nonzero()[:, 0].tolist()
     if empty:
         raise InputError(f"data: expected observed cells in each column, got none in columns {empty}")
-    if seed is not None:
-        checks.count("seed", seed, minimum=0)
-    start = int(torch.randint(2**63 - 1, ())) if seed is None else seed
+    start = start_seed(seed)
     loc = rows.nanmean(0)
     scale = (rows - loc).square().nanmean(0).sqrt()
     scale = torch.where(scale > 0, scale, 1.0)

@@ -24,7 +24,7 @@ from pyro_dvae.conditioning import (
 from pyro_dvae.distributions.gaussian_mixture import GaussianMixture
 from pyro_dvae.errors import InputError
 from pyro_dvae.models.tables.oddness import Oddness
-from pyro_dvae.random_state import derived_seed, forked
+from pyro_dvae.random_state import derived_seed, forked, start_seed
 
 _ROWS = 5000
 
@@ -73,7 +73,7 @@ class FittedTable:
         checks.count("num_draws", num_draws)
         given, x = self._standardised(data)
         means, draws, evidence = [], [], []
-        with torch.no_grad(), forked(_seed(seed)):
+        with torch.no_grad(), forked(start_seed(seed)):
             counts = _shares(self.weights, num_draws)
             order = torch.randperm(num_draws)
             for rows in x.split(_ROWS):
@@ -172,10 +172,6 @@ class FittedTable:
     def _log_likelihood(self, x: Tensor, parts: Tensor) -> Tensor:
         volume = (~x.isnan()).to(x) @ self.scale.log()
         return (parts + self.weights.log()).logsumexp(-1) - volume
-
-
-def _seed(seed: int | None) -> int:
-    return int(torch.randint(2**63 - 1, ())) if seed is None else checks.count("seed", seed, minimum=0)
 
 
 def _shares(weights: Tensor, count: int) -> list[int]:

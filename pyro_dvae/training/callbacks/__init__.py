@@ -1,8 +1,7 @@
 """What is called while a training runs: early stopping, logs, and functions of one's own."""
 
 from pyro_dvae.training.callbacks.base import Callback, Running
-from pyro_dvae.training.callbacks.csv_log import CSVLog
 from pyro_dvae.training.callbacks.early_stopping import EarlyStopping
-from pyro_dvae.training.callbacks.tensorboard import TensorBoard
+from pyro_dvae.training.callbacks.logs import CSVLog, TensorBoard
 
 __all__ = ["CSVLog", "Callback", "EarlyStopping", "Running", "TensorBoard"]

@@ -11,8 +11,7 @@ from exact import LinearGaussian, check_estimates
 
 import pyro_dvae as dv
 from pyro_dvae.errors import InputError
-from pyro_dvae.evaluation.refinement.climbing import climbed
-from pyro_dvae.evaluation.refinement.gaussian import Gaussians, encoded
+from pyro_dvae.evaluation.refinement.gaussian import Gaussians, climbed, encoded
 from pyro_dvae.evaluation.refinement.targets import Targets
 from pyro_dvae.evaluation.refinement.weighing import chains
 from pyro_dvae.rows import Arguments, Data

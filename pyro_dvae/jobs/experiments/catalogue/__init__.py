@@ -1,1 +1,55 @@
-"""Experiments by source; a further file here declares its own in a tuple ``EXPERIMENTS``."""
+"""The experiments by name. A further file here declares its own in a tuple ``EXPERIMENTS``."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterable
+
+from pyro_dvae.jobs.experiments.declaration import Experiment
+
+
+def in_words(seconds: float) -> str:
+    """Return a length of time as a table says it: ``39 minutes``, ``1.7 hours``."""
+    if seconds >= 3600:
+        return f"{seconds / 3600:.1f} hours"
+    minutes = max(round(seconds / 60), 1)
+    return "1 minute" if minutes == 1 else f"{minutes} minutes"
+
+
+def span(counts: Iterable[int]) -> str:
+    """Return the smallest and the largest number of epochs, or the one there is: ``100 to 1,000``."""
+    found = set(counts)
+    return " to ".join(f"{count:,}" for count in sorted({min(found), max(found)}))
+
+
+def experiments() -> dict[str, Experiment]:
+    """Return all experiments by name, in the order of the catalogue's files."""
+    found: dict[str, Experiment] = {}
+    for entry in pkgutil.iter_modules(__path__, f"{__name__}."):
+        declared: tuple[Experiment, ...] = importlib.import_module(entry.name).EXPERIMENTS
+        found |= {each.name: each for each in declared}
+    return found
+
+
+def experiment(name: str) -> Experiment:
+    """Return the experiment called ``name``."""
+    from pyro_dvae import checks  # imports torch, which listing does without
+
+    known = experiments()
+    return known[checks.known("name", name, known)]
+
+
+def listed() -> str:
+    """Return two lines for each experiment (what it is; its size, what it took), and one on the times."""
+    lines = []
+    for each in experiments().values():
+        runs = len(each.cases) * each.seeds
+        took = f"about {in_words(3600 * each.core_hours)} of one core" if each.core_hours else "not timed"
+        lines.append(f"{each.name:<22}{each.title} ({each.source})")
+        epochs = span(case.options.get("epochs", each.epochs) for case in each.cases)
+        lines.append(f"{'':<22}{len(each.cases)} cases, {runs} runs of {epochs} epochs, {took}")
+    lines.append(
+        "Times are of the runs in docs/reproduction.md, with --bfloat16; each core takes a run at a time."
+    )
+    return "\n".join(lines)

@@ -1,22 +1,61 @@
-"""Which pairs of a model and a guide the bounds accept; what they refuse, and what to do then."""
+"""One vectorised run of guide and model over M corruptions and K latents, and which pairs it accepts."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+from pyro import poutine
+from pyro.infer.enum import get_importance_trace
+from pyro.poutine.trace_struct import Trace
 
 from pyro_dvae.errors import InputError
-from pyro_dvae.programs.plates import data_frames, is_deterministic
+from pyro_dvae.programs.draws import Draws, Pair
+from pyro_dvae.programs.leaves import Leaves
+from pyro_dvae.programs.plates import Layout, Program, Subsamples, data_frames, is_deterministic
 from pyro_dvae.sites import is_uncounted
 
-if TYPE_CHECKING:
-    from pyro_dvae.programs.draws import Draws
-    from pyro_dvae.programs.plates import Layout
-
-
 LOOP = "vectorize_particles=False, which makes one draw after the other,"
+
+
+def draw(
+    model: Program,
+    guide: Program,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    layout: Layout,
+    with_leaves: bool = False,
+) -> Draws:
+    """Run the guide, then the model on its latents, once, over M corruptions × K latents.
+
+    The nesting of the user's plates may be infinite (unknown) for M = K = 1, where no dimension is added.
+
+    :param with_leaves: let the programs go on with leaves of the graph in place of reparameterised draws.
+    """
+    with Subsamples() as subsamples, Leaves() if with_leaves else nullcontext() as leaves, sampled_latents():
+        model_trace, guide_trace = get_importance_trace(
+            "flat", layout.nesting, layout.wrap(model), layout.wrap(guide), args, kwargs
+        )
+    found = tuple(leaves.found) if leaves is not None else ()
+    draws = Draws(model_trace, guide_trace, layout, subsamples, Pair(model, guide, args, kwargs), found)
+    check(draws)
+    return draws
+
+
+def draw_from_prior(pair: Pair, layout: Layout) -> Draws:
+    """Run the model alone, once: its latents are drawn from the prior and stand for those of a guide."""
+    with Subsamples() as subsamples:
+        trace = poutine.trace(layout.wrap(pair.model)).get_trace(*pair.args, **pair.kwargs)
+    model_trace = poutine.util.prune_subsample_sites(trace)
+    model_trace.compute_log_prob()
+    refuse_undeclared(Draws(model_trace, Trace(), layout, subsamples, pair), "several draws")
+    latents = Trace()
+    for site in model_trace.nodes.values():
+        if site["type"] == "sample" and not site["is_observed"]:
+            latents.add_node(site["name"], **site)
+    return Draws(model_trace, latents, layout, subsamples, pair)
 
 
 @contextmanager

@@ -1,9 +1,12 @@
-"""Curves, pictures and histograms for TensorBoard."""
+"""Logs of a run: the epochs as a table, and curves, pictures and histograms for TensorBoard."""
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +14,44 @@ from torch import Tensor
 
 from pyro_dvae import checks
 from pyro_dvae.errors import InputError
-from pyro_dvae.files import user_path
+from pyro_dvae.files import user_path, write_atomically
 from pyro_dvae.plots.grids import checked_images
 from pyro_dvae.training.callbacks.base import Callback, Running
+
+COLUMNS = ("epoch", "train_bound", "validation_bound", "learning_rate", "seconds")
+
+
+class CSVLog(Callback):
+    """A file of comma-separated values with a line for each epoch; a resumed run rewrites it.
+
+    :param file: its path, in a folder that is there; of several models, ``NAME-0.csv``, ``NAME-1.csv``, ...
+    """
+
+    def __init__(self, file: str | os.PathLike[str]) -> None:
+        self.file = user_path("file", file)
+
+    def start(self, run: Running) -> None:
+        history = run.history
+        columns = (history.epochs, *(getattr(history, name) for name in COLUMNS[1:]))
+        lines = [_line(COLUMNS), *map(_line, zip(*columns, strict=True))]
+        write_atomically(self._of(run), "".join(lines), make_folder=False)
+
+    def epoch(self, run: Running) -> None:
+        history = run.history
+        with open(self._of(run), "a", encoding="utf-8", newline="") as log:
+            log.write(_line((history.epochs[-1], *(getattr(history, name)[-1] for name in COLUMNS[1:]))))
+
+    def _of(self, run: Running) -> Path:
+        if run.number is None:
+            return self.file
+        return self.file.with_name(f"{self.file.stem}-{run.number}{self.file.suffix}")
+
+
+def _line(values: Any) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(["" if each is None else each for each in values])
+    return text.getvalue()
+
 
 _CURVES = ("train_bound", "validation_bound", "learning_rate")
 
