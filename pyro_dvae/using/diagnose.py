@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,17 +14,18 @@ from pyro_dvae import checks
 from pyro_dvae.bounds import TraceDenoising_ELBO
 from pyro_dvae.calling import calling
 from pyro_dvae.conditioning.condition import condition
-from pyro_dvae.conditioning.gaps import InferenceGaps, inference_gaps
+from pyro_dvae.conditioning.gaps import inference_gaps
 from pyro_dvae.conditioning.programs import cells
+from pyro_dvae.conditioning.result import Conditioned
 from pyro_dvae.errors import InputError
-from pyro_dvae.evaluation.estimates import Estimate, evaluate_bound
+from pyro_dvae.evaluation.estimates import Estimate, evaluate_bound, plus_minus
 from pyro_dvae.evaluation.importance.log_likelihood import log_likelihood
 from pyro_dvae.evaluation.importance.result import TOO_MANY
 from pyro_dvae.evaluation.measures.activity import active_units
 from pyro_dvae.evaluation.refinement.settings import Refinement
 from pyro_dvae.programs.parameters import float_type
 from pyro_dvae.random_state import derived_seed, start_seed
-from pyro_dvae.rows import Data
+from pyro_dvae.rows import Arguments, Data
 from pyro_dvae.using.diagnosis import Diagnosis, Finding
 
 Program = Callable[..., Any]
@@ -41,14 +42,9 @@ _FAMILY = "use a richer guide: FlowGuide or MixtureGuide, or train with TraceDen
 _TIGHTER = "train longer, with a larger encoder or a richer guide, or with TraceDenoisingIWAE_ELBO"
 _MORE_SAMPLES = "log p(x) of these rows is too low: estimate it with more samples or defensive=0.1"
 _REFINE = "log p(x) of these rows is too low: estimate it with refine=True"
-_COLLAPSED = (
-    "the latents carry nothing: raise the weight of the KL slowly (kl_weight=LinearSchedule(...)), weaken "
-    "the noise, or use a weaker decoder"
-)
-_UNUSED = (
-    "a smaller latent space would do as well; for more active units raise the weight of the KL slowly "
-    "(kl_weight=LinearSchedule(...)), or weaken the noise"
-)
+_RAISE_KL = "raise the weight of the KL slowly (kl_weight=LinearSchedule(...))"
+_COLLAPSED = f"the latents carry nothing: {_RAISE_KL}, weaken the noise, or use a weaker decoder"
+_UNUSED = f"a smaller latent space would do as well; for more active units {_RAISE_KL}, or weaken the noise"
 _NARROW = "predictions are too sure: learn the decoder's scale, add noise, stop earlier, or use more data"
 _WIDE = "predictions are too unsure: learn the decoder's scale, or train a larger decoder longer"
 _OVER_FITTED = "stop earlier (callbacks=[EarlyStopping()]), add noise, use smaller networks or more data"
@@ -114,14 +110,13 @@ def diagnose(
     :raises InputError: an argument is invalid, or no figure can be had.
     """
     checks.pair(model, guide)
-    for name, value, minimum in (("num_rows", num_rows, 2), ("num_samples", num_samples, 25)):
-        checks.count(name, value, minimum=minimum)
+    checks.count("num_rows", num_rows, minimum=2)
+    checks.count("num_samples", num_samples, minimum=25)
     checks.count("memory", memory)
     for name, share in (("hidden", hidden), ("level", level)):
         if not 0 < checks.number(name, share, 0.0, 1.0) < 1:
             raise InputError(f"{name}: expected a share between 0 and 1, got {share:g}")
-    if tolerance is not None:
-        checks.positive("tolerance", tolerance)
+    checks.optional(checks.positive, "tolerance", tolerance)
     if refine is not None:
         checks.instance("refine", refine, Refinement, "a Refinement")
     checks.optional(checks.flag, "compile", compile)
@@ -130,31 +125,21 @@ def diagnose(
     floats = float_type(model, guide)
     given = Data.opened("data", (data, *args), kwargs, floats)
     trained = None if training is None else _opened(training, len(args), kwargs, floats)
-    start = start_seed(seed)
-    few = _spread(given, num_rows)
+    start, few = start_seed(seed), _spread(given, num_rows)
     options: dict[str, Any] = {"memory": memory, "compile": compile, "progress": progress}
     options["max_plate_nesting"] = max_plate_nesting
-    one = _Subject(model, guide, few, num_samples, tolerance, start, options)
-    one.try_out("active units", one.activity)
-    one.try_out("approximation and amortisation gap", lambda: one.gaps(refine))
-    one.try_out("Pareto k", one.weights)
-    one.try_out("calibration", lambda: one.calibration(hidden, level, refine or True))
-    one.try_out("over-fitting", lambda: one.over_fitting(trained, given))
-    if not one.findings:
-        raise InputError(next(iter(one.left_out.values())))
-    found = tuple(sorted(one.findings, key=lambda each: _ORDER.index(each.name)))
-    return Diagnosis(found, one.left_out, len(few), start)
-
-
-_ORDER = (
-    "bound",
-    "approximation gap",
-    "amortisation gap",
-    "Pareto k",
-    "active units",
-    "calibration",
-    "over-fitting",
-)
+    pair = _Diagnosed((model, guide), few, num_samples, tolerance, start, options)
+    active = pair.tried("active units", pair.activity)  # first: the tolerance depends on them
+    found = [
+        *pair.tried("approximation and amortisation gap", lambda: pair.gaps(refine)),
+        *pair.tried("Pareto k", pair.weights),
+        *active,
+        *pair.tried("calibration", lambda: pair.calibration(hidden, level, refine or True)),
+        *pair.tried("over-fitting", lambda: pair.over_fitting(trained, given)),
+    ]
+    if not found:
+        raise InputError(next(iter(pair.left_out.values())))
+    return Diagnosis(tuple(found), pair.left_out, len(few), start)
 
 
 def _opened(training: Any, further: int, kwargs: Any, floats: torch.dtype) -> Data:
@@ -171,33 +156,28 @@ def _spread(given: Data, count: int) -> Data:
     return given.chosen(torch.linspace(0, len(given) - 1, count).round().long())
 
 
-class _Subject:
-    """A model and guide with some rows, and what was found of them so far."""
+@dataclass
+class _Diagnosed:
+    """A model and guide with some rows, the tolerance that is given, and what cannot be had of them."""
 
-    def __init__(
-        self,
-        model: Program,
-        guide: Program,
-        rows: Data,
-        num_samples: int,
-        tolerance: float | None,
-        seed: int,
-        options: dict[str, Any],
-    ) -> None:
-        self.pair, self.rows, self.num_samples = (model, guide), rows, num_samples
-        self.given_tolerance, self.seed, self.options = tolerance, seed, options
-        self.active = 1
-        self.refinable = False
-        self.findings: list[Finding] = []
-        self.left_out: dict[str, str] = {}
+    pair: tuple[Program, Program]
+    rows: Data
+    num_samples: int
+    given_tolerance: float | None
+    seed: int
+    options: dict[str, Any]
+    active: int = 1
+    refinable: bool = False
+    left_out: dict[str, str] = field(default_factory=dict)
 
-    def try_out(self, name: str, measure: Callable[[], Iterator[Finding]]) -> None:
-        """Add what is measured, or the reason why it cannot be."""
+    def tried(self, name: str, measure: Callable[[], Iterator[Finding]]) -> list[Finding]:
+        """Return what is measured; or note the reason why it cannot be."""
         try:
             with calling("model, guide, data"):
-                self.findings += measure()
+                return list(measure())
         except InputError as error:
             self.left_out[name] = str(error)
+            return []
 
     @property
     def tolerance(self) -> float:
@@ -210,7 +190,7 @@ class _Subject:
     def nats(self, name: str, value: float, error: float, remedy: str, text: str | None = None) -> Finding:
         """Return a finding in nats of a row: good up to the tolerance."""
         good = value - 2 * (error if math.isfinite(error) else 0.0) <= self.tolerance
-        text = f"{_plus_minus(value, error)} nats" if text is None else text
+        text = f"{plus_minus(value, error, digits=2)} nats" if text is None else text
         return Finding(name, value, error, "nats", text, good, "" if good else remedy)
 
     def against(self, bound: Tensor, log_likelihood: Tensor, judged: bool) -> Finding:
@@ -233,9 +213,9 @@ class _Subject:
         self.refinable = True
         yield self.against(found.encoder, found.log_likelihood, judged=False)
         # A guide of a richer family may be better than the best diagonal Gaussian.
-        better = bool(found.encoder.mean() > found.diagonal.mean())
-        best = found.encoder if better else found.diagonal
-        remedy = _COVARIANCE if _full_covariance_helps(found, best) else _FAMILY
+        best = max(found.diagonal, found.encoder, key=lambda each: float(each.mean()))
+        half = (found.log_likelihood - best).mean() / 2
+        remedy = _COVARIANCE if bool(found.full.mean() - best.mean() > half) else _FAMILY
         yield self.nats("approximation gap", *_moments(found.log_likelihood - best), remedy)
         yield self.nats("amortisation gap", *_moments(best - found.encoder), _ENCODER)
 
@@ -265,11 +245,11 @@ class _Subject:
     def calibration(self, hidden: float, level: float, refine: Refinement | bool) -> Iterator[Finding]:
         rows = self.rows[:]
         x = rows.x if rows.x.is_floating_point() else rows.x.float()
-        covered = _Hidden.of(self.pair[0], rows.of(x), hidden, self.seed_of("cells"))
+        chosen = _hidden(self.pair[0], rows.of(x), hidden, self.seed_of("cells"))
         options = self.options | {"num_samples": self.num_samples, "seed": self.seed_of("condition")}
-        data = (torch.where(covered.cells, math.nan, x), *rows.rows[1:])
+        data = (torch.where(chosen, math.nan, x), *rows.rows[1:])
         found = condition(*self.pair, *data, refine=refine, **options | dict(rows.kwargs))
-        share, error = covered.coverage(x, found.cell_draws, found.reliable, level, self.seed_of("ties"))
+        share, error = _coverage(chosen, x, found, level, self.seed_of("ties"))
         missed = share - level
         good = abs(missed) - 2 * (error if math.isfinite(error) else 0.0) <= _MISSED
         remedy = "" if good else _NARROW if missed < 0 else _WIDE
@@ -277,59 +257,42 @@ class _Subject:
         yield Finding("calibration", share, error, "share", text, good, remedy)
 
 
-@dataclass(frozen=True)
-class _Hidden:
-    """Cells of rows that are hidden, [N, ...]."""
-
-    cells: Tensor
-
-    @classmethod
-    def of(cls, model: Program, rows: Any, share: float, seed: int) -> _Hidden:
-        """Choose cells that the model observes, in each row at random, and leave one where there are two."""
-        observed = torch.zeros(rows.x.numel(), dtype=torch.bool)
-        for position in cells(model, rows).values():
-            observed[position.flatten().cpu()] = True
-        observed = observed.reshape(len(rows), -1)
-        generator = torch.Generator().manual_seed(seed)
-        order = torch.rand(observed.shape, generator=generator).masked_fill(~observed, 2.0).argsort(1)
-        count = observed.sum(1, keepdim=True)
-        number = torch.minimum((share * count).round(), count - 1).clamp(min=1)
-        chosen = (order.argsort(1) < number) & observed
-        return cls(chosen.reshape(rows.x.shape).to(rows.x.device))
-
-    def coverage(
-        self, x: Tensor, draws: Tensor, reliable: Tensor, level: float, seed: int
-    ) -> tuple[float, float]:
-        """Return the share of hidden cells in the central interval of their draws [R, cells], and its error.
-
-        The rank of a cell among R draws from its own distribution is uniform, ties broken at random.
-        """
-        truth, draws = x[self.cells].cpu(), draws.cpu()
-        row = self.cells.flatten(1).nonzero()[:, 0].cpu()
-        kept = reliable.cpu()[row]
-        if not bool(kept.any()):
-            raise InputError("the importance weights of no row can be trusted, given its other cells")
-        zero_or_one = bool(((draws == 0) | (draws == 1)).all())
-        if zero_or_one and not bool(((truth == 0) | (truth == 1)).all()):
-            raise InputError("the likelihood draws 0 and 1 alone, and the rows hold values between")
-        generator = torch.Generator().manual_seed(seed)
-        equal = (draws == truth).sum(0).double()
-        rank = (draws < truth).sum(0) + torch.rand(len(truth), generator=generator) * (equal + 1)
-        inside = ((2 * rank / (len(draws) + 1) - 1).abs() <= level).double()[kept]
-        share = float(inside.mean())
-        # Cells of a row go together.
-        each = torch.zeros(len(x), dtype=torch.float64).index_add(0, row[kept], inside - share)
-        return share, float(each.square().sum().sqrt()) / len(inside)
+def _hidden(model: Program, rows: Arguments, share: float, seed: int) -> Tensor:
+    """Choose cells [N, ...] that the model observes, in each row at random; leave one where there are two."""
+    observed = torch.zeros(rows.x.numel(), dtype=torch.bool)
+    for position in cells(model, rows).values():
+        observed[position.flatten().cpu()] = True
+    observed = observed.reshape(len(rows), -1)
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.rand(observed.shape, generator=generator).masked_fill(~observed, 2.0).argsort(1)
+    count = observed.sum(1, keepdim=True)
+    number = torch.minimum((share * count).round(), count - 1).clamp(min=1)
+    chosen = (order.argsort(1) < number) & observed
+    return chosen.reshape(rows.x.shape).to(rows.x.device)
 
 
-def _full_covariance_helps(found: InferenceGaps, best: Tensor) -> bool:
-    return bool(found.full.mean() - best.mean() > (found.log_likelihood - best).mean() / 2)
+def _coverage(hidden: Tensor, x: Tensor, found: Conditioned, level: float, seed: int) -> tuple[float, float]:
+    """Return the share of hidden cells in the central interval of their draws, and its error.
+
+    The rank of a cell among draws from its own distribution is uniform, ties broken at random.
+    """
+    truth, draws = x[hidden].cpu(), found.cell_draws.cpu()
+    row = hidden.flatten(1).nonzero()[:, 0].cpu()
+    kept = found.reliable.cpu()[row]
+    if not bool(kept.any()):
+        raise InputError("the importance weights of no row can be trusted, given its other cells")
+    zero_or_one = bool(((draws == 0) | (draws == 1)).all())
+    if zero_or_one and not bool(((truth == 0) | (truth == 1)).all()):
+        raise InputError("the likelihood draws 0 and 1 alone, and the rows hold values between")
+    generator = torch.Generator().manual_seed(seed)
+    equal = (draws == truth).sum(0).double()
+    rank = (draws < truth).sum(0) + torch.rand(len(truth), generator=generator) * (equal + 1)
+    inside = ((2 * rank / (len(draws) + 1) - 1).abs() <= level).double()[kept]
+    share = float(inside.mean())
+    # Cells of a row go together.
+    each = torch.zeros(len(x), dtype=torch.float64).index_add(0, row[kept], inside - share)
+    return share, float(each.square().sum().sqrt()) / len(inside)
 
 
 def _moments(values: Tensor) -> tuple[float, float]:
-    error = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return float(values.mean()), error
-
-
-def _plus_minus(value: float, error: float) -> str:
-    return f"{value:.2f} ± {error:.2f}" if math.isfinite(error) else f"{value:.2f}"
+    return Estimate(values).mean, Estimate(values).standard_error

@@ -68,7 +68,8 @@ ENCODER_DEPTH = Experiment(
 
 # Which activation.
 
-ACTIVATIONS_COLUMNS = {**MNIST_AND_FREY, "MNIST, 10 latents": {"dataset": "mnist", "latent_size": 10}}
+TEN_LATENTS = "MNIST, 10 latents"
+ACTIVATIONS_COLUMNS = {**MNIST_AND_FREY, TEN_LATENTS: {"dataset": "mnist", "latent_size": 10}}
 """The last is the report's own setting."""
 
 ACTIVATIONS = Experiment(
@@ -87,9 +88,7 @@ ACTIVATIONS = Experiment(
     picture="curves",
     core_hours=0.14,
     claims=tuple(
-        Claim(
-            f"10 latents: {better} beats {worse}", *((each, "MNIST, 10 latents") for each in (better, worse))
-        )
+        Claim(f"10 latents: {better} beats {worse}", (better, TEN_LATENTS), (worse, TEN_LATENTS))
         for better, worse in (("relu", "sigmoid"), ("tanh", "sigmoid"), ("relu", "tanh"))
     ),
 )
