@@ -88,9 +88,7 @@ def build_encoder(
     hidden = _layers("hidden_layers", options.hidden_layers, options.width)
     kind = checks.known("encoder", options.encoder, _ENCODERS)
     if options.likelihood == "table":
-        if kind != "mlp":
-            raise InputError(f"encoder: expected mlp for a table, got {kind}")
-        return TableEncoder(_kinds(columns), options.latent_size, hidden, options.activation)
+        return TableEncoder(_kinds("encoder", kind, columns), options.latent_size, hidden, options.activation)
     return _ENCODERS[kind](options, data_size, hidden, image_shape)
 
 
@@ -125,9 +123,7 @@ def build_decoder(
     hidden = _layers("decoder_layers", options.decoder_layers, options.width)
     kind = checks.known("decoder", options.decoder, _DECODERS)
     if options.likelihood == "table":
-        if kind != "mlp":
-            raise InputError(f"decoder: expected mlp for a table, got {kind}")
-        return TableDecoder(_kinds(columns), options.latent_size, hidden, options.activation)
+        return TableDecoder(_kinds("decoder", kind, columns), options.latent_size, hidden, options.activation)
     checks.known("likelihood", options.likelihood, (*_LIKELIHOODS, "table"))
     if columns is not None and columns.has_texts:
         raise InputError(
@@ -155,7 +151,9 @@ def _convolutional_decoder(options: Options, data_size: int, hidden: Layers, ima
 _DECODERS = {"mlp": _mlp_decoder, "convolutional": _convolutional_decoder}
 
 
-def _kinds(columns: Columns | None) -> list[str | tuple[str, int]]:
+def _kinds(argument: str, network: str, columns: Columns | None) -> list[str | tuple[str, int]]:
+    if network != "mlp":
+        raise InputError(f"{argument}: expected mlp for a table, got {network}")
     if columns is None:
         raise InputError("likelihood: 'table' is for a file with columns, scaled or with names")
     return columns.kinds()

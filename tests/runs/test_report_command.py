@@ -24,9 +24,8 @@ from pyro_dvae.jobs.click_options import training_options
 from pyro_dvae.jobs.data import of_file
 from pyro_dvae.jobs.options import EvaluationOptions, Options
 from pyro_dvae.jobs.report.charts import Curve, curves, histogram, ticks
-from pyro_dvae.jobs.report.content import ReportedRun, diagnosed, read
+from pyro_dvae.jobs.report.content import ReportedRun, diagnosed, figures, read
 from pyro_dvae.jobs.report.markup import Html, element, table
-from pyro_dvae.jobs.report.page import figures
 from pyro_dvae.jobs.report.write import write_report
 
 SMALL = ["--epochs", "2", "--importance-samples", "5", "--width", "8", "--latent-size", "2", "--quiet"]

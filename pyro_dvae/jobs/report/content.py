@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ import pyro
 from pyro_dvae.checkpoint import load_checkpoint
 from pyro_dvae.datasets import is_own
 from pyro_dvae.errors import CheckpointError, InputError
+from pyro_dvae.evaluation.importance.result import TOO_MANY
 from pyro_dvae.files import read_json, user_path
 from pyro_dvae.jobs import evaluate, evaluated, guess
 from pyro_dvae.jobs import folder as run_folder
@@ -23,6 +25,7 @@ from pyro_dvae.training.run_state import read_training
 from pyro_dvae.using import Diagnosis, diagnose
 from pyro_dvae.using.saving import WEIGHTS
 
+Figure = tuple[str, str, str]  # label, value, how far to believe it
 Note = tuple[str, str | None]  # what to know, and what to type
 _EACH = [(float, None)]
 _EVALUATION = {
@@ -215,3 +218,57 @@ def diagnosed(
             )
     except InputError as error:
         return str(error)
+
+
+def figures(run: ReportedRun) -> list[Figure]:
+    """Return the main figures: label, value, and how far to believe it."""
+    found: list[Figure] = []
+    for name, label, belief in (
+        ("test_bound", "test bound", "a lower bound of log p(x); ± is the spread over the test rows"),
+        ("trained_bound", "test bound, as trained", "a lower bound of log p(x), nearer to it"),
+        ("importance_weighted_bound", "importance-weighted bound", "a lower bound, nearer still"),
+    ):
+        if figure := (run.results or {}).get(name):
+            found.append((label, _plus_minus(figure["mean"], figure["standard_error"]), belief))
+    if run.evaluation is not None:
+        found += _evaluated(run.evaluation)
+    return found
+
+
+def _evaluated(evaluation: Mapping[str, Any]) -> Iterator[Figure]:
+    estimate, data = evaluation["log_likelihood"], evaluation["data"]
+    share, count = estimate["share_unreliable"], len(estimate["per_datum"]["log_likelihood"])
+    of_rows = f"of the first {count:,} test rows" if count < data["sizes"][2] else "of all test rows"
+    if estimate["mean"] is not None:
+        belief = f"{of_rows}; ± is the error of the sampling"
+        if spread := estimate["standard_error_of_mean"]:
+            belief += f", the draw of the rows adds ± {spread:.2f}"
+        belief += "" if share <= TOO_MANY else "; too low, because of the rows below"
+        yield "log p(x)", _plus_minus(estimate["mean"], estimate["sampling_error"]), belief
+    belief = "few enough to believe log p(x)" if share <= TOO_MANY else "too many: use evaluate --refine"
+    yield "rows with a bad Pareto k", f"{100 * share:.1f} %", belief
+    active, bits = evaluation.get("active_units"), evaluation.get("bits_per_dimension")
+    if active:
+        yield "active units", f"{active['count']} of {active['total']}", "latents that depend on the data"
+    if bits and bits["mean"] is not None:
+        value = _plus_minus(bits["mean"], bits["standard_error"])
+        yield "bits per dimension", value, f"{of_rows}; lower is better; ± is the spread over them"
+    quality = evaluation.get("sample_quality")
+    if quality:
+        own, real, independent = (quality[kind]["pairs"] for kind in ("samples", "real", "independent"))
+        if own is not None:
+            reached = f"training rows reach {two_digits(real)}, independent columns {two_digits(independent)}"
+            yield "samples: pairs of columns", two_digits(own), f"1 is best; {reached}"
+
+
+def _plus_minus(value: float, error: float | None) -> str:
+    """Return a value with two digits of its error."""
+    if error is None or not math.isfinite(error) or error <= 0:
+        return f"{value:.2f}"
+    digits = min(6, max(2, 1 - math.floor(math.log10(error))))
+    return f"{value:.{digits}f} ± {error:.{digits}f}"
+
+
+def two_digits(value: float | None) -> str:
+    """Return a number with two digits, or a dash for none."""
+    return "-" if value is None else f"{value:.2f}"

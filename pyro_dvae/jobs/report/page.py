@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyro_dvae
-from pyro_dvae.evaluation.importance.result import TOO_MANY
 from pyro_dvae.jobs.report.charts import Curve, curves, histogram
-from pyro_dvae.jobs.report.content import ReportedRun
+from pyro_dvae.jobs.report.content import ReportedRun, figures, two_digits
 from pyro_dvae.jobs.report.markup import STYLE, Content, Html, element, joined, picture, table
 from pyro_dvae.using import Diagnosis
 
@@ -54,7 +52,6 @@ _OF_TABLE = (
     "Test rows: observed against reconstructed values, a panel for each column",
     "Scatter plots of observed against reconstructed values, one for each column of the table",
 )
-Figure = tuple[str, str, str]
 
 
 def page(runs: Sequence[ReportedRun]) -> str:
@@ -83,55 +80,6 @@ def labels(runs: Sequence[ReportedRun]) -> list[str]:
     """Return the names of the folders, or their paths if a name comes twice."""
     names = [run.name for run in runs]
     return names if len(set(names)) == len(names) else [str(run.folder) for run in runs]
-
-
-def figures(run: ReportedRun) -> list[Figure]:
-    """Return the main figures: label, value, and how far to believe it."""
-    found: list[Figure] = []
-    for name, label, belief in (
-        ("test_bound", "test bound", "a lower bound of log p(x); ± is the spread over the test rows"),
-        ("trained_bound", "test bound, as trained", "a lower bound of log p(x), nearer to it"),
-        ("importance_weighted_bound", "importance-weighted bound", "a lower bound, nearer still"),
-    ):
-        if figure := (run.results or {}).get(name):
-            found.append((label, _plus_minus(figure["mean"], figure["standard_error"]), belief))
-    if run.evaluation is not None:
-        found += _evaluated(run.evaluation)
-    return found
-
-
-def _evaluated(evaluation: Mapping[str, Any]) -> Iterator[Figure]:
-    estimate, data = evaluation["log_likelihood"], evaluation["data"]
-    share, count = estimate["share_unreliable"], len(estimate["per_datum"]["log_likelihood"])
-    of_rows = f"of the first {count:,} test rows" if count < data["sizes"][2] else "of all test rows"
-    if estimate["mean"] is not None:
-        belief = f"{of_rows}; ± is the error of the sampling"
-        if spread := estimate["standard_error_of_mean"]:
-            belief += f", the draw of the rows adds ± {spread:.2f}"
-        belief += "" if share <= TOO_MANY else "; too low, because of the rows below"
-        yield "log p(x)", _plus_minus(estimate["mean"], estimate["sampling_error"]), belief
-    belief = "few enough to believe log p(x)" if share <= TOO_MANY else "too many: use evaluate --refine"
-    yield "rows with a bad Pareto k", f"{100 * share:.1f} %", belief
-    active, bits = evaluation.get("active_units"), evaluation.get("bits_per_dimension")
-    if active:
-        yield "active units", f"{active['count']} of {active['total']}", "latents that depend on the data"
-    if bits and bits["mean"] is not None:
-        value = _plus_minus(bits["mean"], bits["standard_error"])
-        yield "bits per dimension", value, f"{of_rows}; lower is better; ± is the spread over them"
-    quality = evaluation.get("sample_quality")
-    if quality:
-        own, real, independent = (quality[kind]["pairs"] for kind in ("samples", "real", "independent"))
-        if own is not None:
-            reached = f"training rows reach {_number(real)}, independent columns {_number(independent)}"
-            yield "samples: pairs of columns", _number(own), f"1 is best; {reached}"
-
-
-def _plus_minus(value: float, error: float | None) -> str:
-    """Return a value with two digits of its error."""
-    if error is None or not math.isfinite(error) or error <= 0:
-        return f"{value:.2f}"
-    digits = min(6, max(2, 1 - math.floor(math.log10(error))))
-    return f"{value:.{digits}f} ± {error:.{digits}f}"
 
 
 def _side_by_side(runs: Sequence[ReportedRun], names: Sequence[str]) -> Html:
@@ -293,7 +241,7 @@ def _by_row(run: ReportedRun) -> Html | None:
     number = len(values)
     hardest = sorted((n for n in range(number) if values[n] is not None), key=lambda n: values[n])[:_HARDEST]
     rows = [
-        [str(n), *(_number(each[key][n]) for key in ("log_likelihood", "standard_error", "pareto_k"))]
+        [str(n), *(two_digits(each[key][n]) for key in ("log_likelihood", "standard_error", "pareto_k"))]
         for n in hardest
     ]
     header = ["test row", "log p(x)", "± sampling", "Pareto k"]
@@ -317,10 +265,6 @@ def _by_row(run: ReportedRun) -> Html | None:
 
 def _captioned(chart: Html, caption: str) -> Html:
     return element("figure", chart, element("figcaption", caption))
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
 
 
 def _pictures(run: ReportedRun) -> Html | None:
