@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from pyro_dvae.errors import InputError
+from pyro_dvae.internals import leaves_in_store, place_parameter
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -112,7 +113,7 @@ def _name_for(full_name: str, parameter: Tensor, by_name: bool) -> str:
     if (present := store.param_name(parameter)) is not None:
         return present
     name, number = full_name, 1
-    while not by_name and name in store and store._params[name] in _asked:
+    while not by_name and name in store and leaves_in_store()[name] in _asked:
         number += 1
         name = f"{full_name}#{number}"
     return name
@@ -148,5 +149,4 @@ def _store(name: str, full_name: str, key: str, parameter: Tensor, module: nn.Mo
             "it; call pyro.clear_param_store() for a fresh start",
             stacklevel=3,
         )
-    owner, _, leaf = key.rpartition(".")
-    module.get_submodule(owner)._parameters[leaf] = value
+    place_parameter(module, key, value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property
@@ -19,6 +18,7 @@ from torch import Tensor
 from pyro_dvae import checks
 from pyro_dvae.corruptions import Corruption
 from pyro_dvae.errors import InputError
+from pyro_dvae.internals import frame
 from pyro_dvae.random_state import forked
 from pyro_dvae.registration import register
 
@@ -72,7 +72,7 @@ class Auxiliary(dist.TorchDistribution):
         """Whether the draws carry the whole gradient, which is always so if nothing is learned."""
         pathwise = self.base_dist.has_rsample or not self.learned
         # Pyro's mean-field ELBO asks this to refuse a site; say here what to use instead.
-        if not pathwise and sys._getframe(1).f_code.co_name == "check_fully_reparametrized":
+        if not pathwise and frame(1).f_code.co_name == "check_fully_reparametrized":
             raise NotImplementedError(_REMEDY)
         return bool(pathwise)
 

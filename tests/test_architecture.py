@@ -11,6 +11,7 @@ PAGE = (PACKAGE.parent / "docs/architecture.md").read_text()
 # From the ground up: a room imports only from rooms before it, or of its own line.
 STOREYS = [
     ["errors"],
+    ["internals"],
     [
         "calling",
         "checkpoint",

@@ -11,11 +11,11 @@ import torch
 from pyro.distributions.util import is_identically_zero
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
-from torch.utils._pytree import tree_map
 
 from pyro_dvae import checks
 from pyro_dvae.bounds.reductions import Objective, without_corruptions, without_latents
 from pyro_dvae.errors import InputError
+from pyro_dvae.internals import tree_map
 from pyro_dvae.programs.draws import Draws, LogWeight
 from pyro_dvae.registration import register
 

@@ -16,6 +16,7 @@ from pyro_dvae.distributions.gaps import Completed, completed, completed_by_fact
 from pyro_dvae.distributions.gaussian_mixture import GaussianMixture
 from pyro_dvae.distributions.table import TableDistribution
 from pyro_dvae.errors import InputError
+from pyro_dvae.internals import shared_factors, shared_tril
 
 
 class ObservedCells(TorchDistribution):
@@ -147,11 +148,11 @@ def _(fn: TableDistribution) -> Tensor:
 def _completed(fn: Any, value: Tensor, seen: Tensor) -> Completed:
     if isinstance(fn, tdist.LowRankMultivariateNormal):
         # Not spread over the rows, which share them.
-        factors, variance = fn._unbroadcasted_cov_factor, fn._unbroadcasted_cov_diag
+        factors, variance = shared_factors(fn)
         if factors.dim() == 2:
             return completed_by_factors(fn.loc, factors, variance, value, seen)
         return completed(fn.loc, fn.covariance_matrix, value, seen)
-    tril = fn._unbroadcasted_scale_tril
+    tril = shared_tril(fn)
     return completed(fn.loc, tril @ tril.mT, value, seen)
 
 

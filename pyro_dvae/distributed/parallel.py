@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pyro.infer import ELBO
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.subsample_messenger import _Subsample
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -33,7 +33,7 @@ class SeenPlates(Messenger):
         self.sites: list[dict[str, tuple[int, bool]]] = []
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
-        if not isinstance(msg["fn"], _Subsample):
+        if not site_is_subsample(msg):
             self.sites.append({frame.name: (frame.size, _whole(frame)) for frame in msg["cond_indep_stack"]})
 
     def sizes(self) -> dict[str, int]:

@@ -11,6 +11,8 @@ from pyro.distributions.util import sum_rightmost
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from pyro_dvae.internals import mask_of
+
 _SAME = {
     *("Bernoulli", "Beta", "Binomial", "Categorical", "Cauchy", "ContinuousBernoulli", "Dirichlet"),
     *("Exponential", "Gamma", "Geometric", "Gumbel", "HalfNormal", "Laplace", "LowRankMultivariateNormal"),
@@ -60,7 +62,7 @@ def closed_form_kl(q: Any, p: Any) -> Tensor | None:
 def _masked(q: Any, p: Any) -> Tensor | None:
     if not (isinstance(q, MaskedDistribution) and isinstance(p, MaskedDistribution)):
         return None
-    one, other = q._mask, p._mask
+    one, other = mask_of(q), mask_of(p)
     if isinstance(one, bool) or isinstance(other, bool):
         if one is not other:
             return None

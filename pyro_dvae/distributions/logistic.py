@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.distributions.utils import broadcast_all
 from torch.nn.functional import logsigmoid
 
+from pyro_dvae.internals import standard_gamma
+
 
 class Logistic(dist.Logistic):
     """A logistic distribution with finite draws; Pyro's are infinite if a uniform number is 0.
@@ -90,4 +92,4 @@ def _log_gamma(concentration: Tensor, shape: torch.Size) -> Tensor:
     concentration = concentration.expand(shape)
     # The exponential is -log(u), and is never infinite.
     decrement = torch.empty_like(concentration).exponential_() / concentration
-    return torch._standard_gamma(concentration + 1).log() - decrement
+    return standard_gamma(concentration + 1).log() - decrement

@@ -14,6 +14,7 @@ from torch.fx import GraphModule
 
 from pyro_dvae.engine.following import failing_as
 from pyro_dvae.engine.kernels import fast_products
+from pyro_dvae.internals import compiled, compiler_options
 from pyro_dvae.interrupts import at_once
 from pyro_dvae.random_state import forked
 
@@ -67,12 +68,9 @@ def compiling(graph: GraphModule, freezing: bool = False) -> Iterator[None]:
     :raises NoCompiler: the body fails; the missing program g++ is one of many classes of errors.
     """
     with failing_as(NoCompiler):
-        from torch._inductor import config
-
-        settings = {"fallback_random": True, "freezing": freezing}
-        if _draws(graph) > 1:
-            settings |= {name: False for name in _REORDERING if hasattr(config, name)}
-        with config.patch(settings), torch.no_grad(), _without_remarks():
+        reorders = {name: False for name in _REORDERING} if _draws(graph) > 1 else {}
+        options = compiler_options(fallback_random=True, freezing=freezing, **reorders)
+        with options, torch.no_grad(), _without_remarks():
             yield
 
 
@@ -128,12 +126,9 @@ def interpret(graph: GraphModule) -> Compiled:
 
 
 def _compiled(graph: GraphModule, example: list[Tensor]) -> Compiled:
-    import torch._inductor  # not before it is needed: it takes a while
-
     draw_as_eager(graph)
     with compiling(graph), fast_products(), at_once():
-        # Without the layer that follows Python code: there is none left, and it takes its time in each call.
-        function = torch._inductor.compile(graph, [*example])
+        function = compiled(graph, [*example])
 
     def run(inputs: list[Tensor]) -> list[Tensor]:
         with torch.no_grad(), fast_products():

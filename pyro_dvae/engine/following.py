@@ -20,7 +20,9 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from pyro_dvae.internals import TorchDispatchMode, no_look_for_nan, schema
+from pyro_dvae.internals import frame as present_frame
 
 
 class Unrecordable(RuntimeError):  # noqa: N818 - a statement about the program, caught by name
@@ -69,7 +71,7 @@ def followed(items_stay: bool = False, leaves: Sequence[Tensor] | None = None) -
     operations = _Operations()
     with _Methods(items_stay, leaves), operations:
         if items_stay:
-            with _no_look_for_nan():
+            with no_look_for_nan():
                 yield operations.numbers
         else:
             yield operations.numbers
@@ -182,7 +184,7 @@ class _Operations(TorchDispatchMode):
             raise Unrecordable(f"the value of a tensor is read or decides something ({func})") from None
 
     def _note_numbers(self, func: Any, args: Any) -> None:
-        for argument, value in zip(func._schema.arguments, args, strict=False):
+        for argument, value in zip(schema(func).arguments, args, strict=False):
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if number and str(argument.type) in _NUMBERS and argument.name != "alpha":
                 found = BuiltIn(value, func.overloadpacket.__name__, _present_line())
@@ -192,7 +194,7 @@ class _Operations(TorchDispatchMode):
 
 def _present_line() -> str:
     """Return the line of the recorded program that is being run; nothing while gradients are computed."""
-    frame: FrameType | None = sys._getframe(1)
+    frame: FrameType | None = present_frame(1)
     while frame is not None and os.path.basename(frame.f_code.co_filename) not in _RECORDERS:
         if is_users(frame.f_globals):
             return _place(frame.f_code, frame.f_lineno)
@@ -205,20 +207,3 @@ def _sized_by_values(func: Any, args: Any) -> bool:
         return True
     masks = (torch.bool, torch.uint8)
     return any(index is not None and index.dtype in masks for index in args[1])
-
-
-@contextmanager
-def _no_look_for_nan() -> Iterator[None]:
-    """Let ``pyro.util.warn_if_nan`` find nothing, as it branches on values.
-
-    The one change here that holds for the process: Pyro has no setting for it. Meanwhile another thread's
-    losses are not looked at either.
-    """
-    import pyro.util as util
-
-    before = util.torch_isnan
-    util.torch_isnan = lambda value: False
-    try:
-        yield
-    finally:
-        util.torch_isnan = before

@@ -14,7 +14,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_dvae.engine.following import BuiltIn, Unrecordable, failing_as, followed
 from pyro_dvae.engine.observing import refusing_python_draws, undone
-from pyro_dvae.programs.parameters import uncompiled
+from pyro_dvae.internals import schema, uncompiled
 from pyro_dvae.random_state import forked
 
 
@@ -52,8 +52,8 @@ def drop_unused(graph: GraphModule) -> None:
         if node.op in ("placeholder", "output"):
             return True
         tags = getattr(node.target, "tags", ())
-        schema = getattr(node.target, "_schema", None)
-        return torch.Tag.nondeterministic_seeded in tags or bool(schema is not None and schema.is_mutable)
+        known = schema(node.target)
+        return torch.Tag.nondeterministic_seeded in tags or bool(known is not None and known.is_mutable)
 
     graph.graph.eliminate_dead_code(is_impure)
     graph.recompile()

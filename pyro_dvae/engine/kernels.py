@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from pyro_dvae.engine.gradient import drop_unused, noted
+from pyro_dvae.internals import UNSAFE_VIEW
 
 _ALLOWED_ERROR = 1e-4  # of a sum of 200 products of standard normals: ten times float32's, 1/1000 of bf16's
 
@@ -106,7 +107,7 @@ def _match(node: Node) -> tuple[Node, Node] | None:
 
 def _through_views(node: Any) -> Node | None:
     """Return the node behind views and expansions that leave the shape as it is."""
-    views = (torch.ops.aten.view.default, torch.ops.aten.expand.default, torch.ops.aten._unsafe_view.default)
+    views = (torch.ops.aten.view.default, torch.ops.aten.expand.default, UNSAFE_VIEW)
     while isinstance(node, Node) and node.target in views:
         before, after = noted(node.args[0]), noted(node)
         if before is None or after is None or before.shape != after.shape:

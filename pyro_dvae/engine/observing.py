@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import importlib
 import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -16,13 +15,12 @@ import numpy as np
 import pyro
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from pyro_dvae.engine.following import Unrecordable, is_library, is_users
 from pyro_dvae.engine.iterators import Iterators
+from pyro_dvae.internals import IMPORTER, TorchDispatchMode, schema, without_modes
 from pyro_dvae.random_state import forked
 
-_IMPORTER = importlib._bootstrap._find_and_load.__code__.co_filename  # type: ignore[attr-defined]
 _DYNAMIC = {
     "getattr",
     "vars",
@@ -77,7 +75,7 @@ def observed() -> Iterator[Observation]:
     def note(frame: FrameType, event: str, result: Any) -> None:
         nonlocal importing
         code = frame.f_code
-        if code.co_name == "_find_and_load" and code.co_filename == _IMPORTER:
+        if code.co_name == "_find_and_load" and code.co_filename == IMPORTER:
             importing += (event == "call") - (event == "return")
         if importing:
             return
@@ -134,7 +132,7 @@ class _Changes(TorchDispatchMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         named = kwargs or {}
-        for number, argument in enumerate(func._schema.arguments):
+        for number, argument in enumerate(schema(func).arguments):
             if _is_written(argument):
                 value = args[number] if number < len(args) else named.get(argument.name)
                 for tensor in value if isinstance(value, (list, tuple)) else (value,):
@@ -143,7 +141,7 @@ class _Changes(TorchDispatchMode):
 
     def _keep(self, tensor: Any) -> None:
         if isinstance(tensor, Tensor) and id(tensor) not in self.before:
-            with _disable_current_modes(), torch.no_grad():
+            with without_modes(), torch.no_grad():
                 self.before[id(tensor)] = (tensor, tensor.detach().clone())
                 self._geometries[id(tensor)] = _geometry(tensor)
 

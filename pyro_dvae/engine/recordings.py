@@ -9,17 +9,16 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from pyro_dvae.engine.compiler import NoCompiler
 from pyro_dvae.engine.following import BuiltIn, Unrecordable
 from pyro_dvae.engine.observing import Observation, observed
 from pyro_dvae.engine.step import CompiledGradient, CompiledStep, Gradient, Numerics, record_for
 from pyro_dvae.engine.surroundings import Seen, outside, same
+from pyro_dvae.internals import TreeSpec, leaves_in_store, tree_flatten, tree_unflatten
 from pyro_dvae.programs.parameters import unconstrained
 from pyro_dvae.text import to_stderr
 
@@ -52,7 +51,7 @@ class Fast:
 
     def acts(self) -> bool:
         """Whether it acts on the parameters in the store and on the optimizer's own state."""
-        store = pyro.get_param_store()._params
+        store = leaves_in_store()
         return self.step.valid() and all(store.get(name) is leaf for name, leaf in self.stored.items())
 
 
@@ -252,7 +251,7 @@ class Recordings:
             raise Unrecordable(
                 "a parameter that gets no gradient here is moved by the optimizer's momentum alone"
             )
-        store = pyro.get_param_store()._params
+        store = leaves_in_store()
         stored = {name: leaf for name, leaf in named.items() if store.get(name) is leaf}
         compiled = all(fast.calls is not None for fast in self.all)
         step = self._compiled(gradient, inputs) if compiled else self._build(gradient, inputs, False)

@@ -3,34 +3,23 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
-from importlib import import_module
 from itertools import chain
 from numbers import Number
 from typing import Any, NamedTuple
 
 import pyro
 import torch
-from pyro.poutine import runtime
 from torch import Tensor
-from torch.utils._device import DeviceContext
-from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from pyro_dvae.engine.following import Unrecordable
 from pyro_dvae.engine.observing import Observation
 from pyro_dvae.engine.places import PLAIN, Places
 from pyro_dvae.engine.reading import GENERATORS, MISSING, generator_state, set_generator_state
+from pyro_dvae.internals import devices_of_modes, handlers, setting
 
-
-def _setting(name: str) -> Callable[[], Any]:
-    """Return what reads one of Pyro's settings, three times as fast as asking for it by its name."""
-    module, path, _ = pyro.settings._REGISTRY[name]
-    return partial(operator.attrgetter(path), import_module(module))
-
-
-_SETTINGS = [_setting(name) for name in pyro.settings.get() if not name.startswith("validate")]
+_SETTINGS = [setting(name) for name in pyro.settings.get() if not name.startswith("validate")]
 
 
 class Seen(NamedTuple):
@@ -191,19 +180,19 @@ def _memory(tensor: Tensor) -> int | None:
 
 def outside() -> tuple[Any, ...] | str:
     """Return the settings of torch and Pyro that a step depends on; or in words why it must be ordinary."""
-    if runtime._PYRO_STACK:
-        kinds = ", ".join(type(handler).__name__ for handler in runtime._PYRO_STACK)
+    if present := handlers():
+        kinds = ", ".join(type(handler).__name__ for handler in present)
         return f"the step is taken inside Pyro's effect handlers ({kinds})"
     if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
         return "the step is taken under autocast"
     if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
         return "the step is taken without gradients"
-    modes = [torch._C._get_function_stack_at(n) for n in range(torch._C._len_torch_function_stack())]
-    if _get_current_dispatch_mode_stack() or not all(isinstance(mode, DeviceContext) for mode in modes):
+    devices = devices_of_modes()
+    if devices is None:
         return "the step is taken inside a mode of torch's"
     return (
         torch.get_default_dtype(),
-        tuple(str(mode.device) for mode in modes),
+        tuple(devices),
         torch.are_deterministic_algorithms_enabled(),
         torch.get_float32_matmul_precision(),
         *[read() for read in _SETTINGS],

@@ -21,6 +21,7 @@ from pyro_dvae.engine.adam import Slot, slot
 from pyro_dvae.engine.following import BuiltIn
 from pyro_dvae.engine.recordings import Recordings, Step
 from pyro_dvae.engine.step import NOISES, CompiledGradient, CompiledStep, Gradient, Numerics
+from pyro_dvae.internals import add_waiting_state, clip, clip_arguments
 from pyro_dvae.programs.parameters import unconstrained
 from pyro_dvae.registration import make_picklable
 
@@ -99,13 +100,10 @@ class CompiledSVI(SVI):
         optim = copy.copy(self.optim)
         make_picklable(optim.optim_objs)
         named = {name: state for name, state in optim.get_state().items() if name is not None}
-        optim._state_waiting_to_be_consumed = optim._state_waiting_to_be_consumed | named
+        add_waiting_state(optim, named)
         optim.optim_objs = {p: each for p, each in optim.optim_objs.items() if isinstance(p, nn.Parameter)}
-        optim.grad_clip = {p: optim.grad_clip[p] and self._clip(p) for p in optim.optim_objs}
+        optim.grad_clip = {p: optim.grad_clip[p] and clip(self.optim, p) for p in optim.optim_objs}
         return vars(self) | {"optim": optim}
-
-    def _clip(self, leaf: Tensor) -> Callable[[Tensor], None]:
-        return functools.partial(PyroOptim._clip_grad, **self.optim._get_grad_clip_args(leaf))
 
     def _of_arguments(self, *args: Any, **kwargs: Any) -> Any:
         return self.loss_and_grads(self.model, self.guide, *args, **kwargs)
@@ -158,7 +156,7 @@ class CompiledSVI(SVI):
         optimizer = self.optim.optim_objs.get(leaf)
         if optimizer is None:
             return None
-        return slot(getattr(optimizer, "optimizer", optimizer), leaf, **self.optim._get_grad_clip_args(leaf))
+        return slot(getattr(optimizer, "optimizer", optimizer), leaf, **clip_arguments(self.optim, leaf))
 
     def _take(self, step: Step, tensors: list[Tensor]) -> Tensor:
         if isinstance(step, CompiledStep):

@@ -11,9 +11,8 @@ import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_leaves
 
+from pyro_dvae.internals import TorchDispatchMode, storage, tree_leaves, without_modes
 from pyro_dvae.programs.draws import Draws, Pair
 from pyro_dvae.programs.vectorised import Evaluation
 from pyro_dvae.random_state import forked
@@ -92,7 +91,7 @@ def _followed(pair: Pair) -> _Ancestors:
 @contextmanager
 def _apart() -> Iterator[None]:
     """Outside of a recording of the bound, whose graph this is no part of; checks of values are no looks."""
-    with _disable_current_modes(), forked(), pyro.validation_enabled(False), Evaluation():
+    with without_modes(), forked(), pyro.validation_enabled(False), Evaluation():
         yield
 
 
@@ -137,7 +136,7 @@ class _Descent(TorchDispatchMode):
 
 
 def _storage(value: Tensor) -> int:
-    return value.untyped_storage()._cdata if value.layout == torch.strided else id(value)
+    return storage(value) if value.layout == torch.strided else id(value)
 
 
 class _Ancestors(Messenger):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from torch.nn.parameter import is_lazy
 
 from pyro_dvae.calling import named_error
 from pyro_dvae.errors import CheckpointError, InputError, NumberTypeError
+from pyro_dvae.internals import uncompiled
 from pyro_dvae.random_state import forked
 from pyro_dvae.registration import asked_name
 
@@ -85,15 +85,13 @@ class Trained:
 
     def buffers(self) -> dict[str, Tensor]:
         """Return the present buffers of the modules and what they hold without a gradient, each once."""
-        found: dict[str, Tensor] = {}
-        seen = {id(leaf) for leaf in self.parameters.values()}
+        found: dict[int, tuple[str, Tensor]] = {}
         for prefix, module in self.modules.items():
             kept = [(name, leaf) for name, leaf in module.named_parameters(prefix) if not leaf.requires_grad]
             for name, buffer in [*module.named_buffers(prefix), *kept]:
-                if id(buffer) not in seen:
-                    seen.add(id(buffer))
-                    found[name] = buffer
-        return found
+                found.setdefault(id(buffer), (name, buffer))
+        trained = {id(leaf) for leaf in self.parameters.values()}
+        return dict(each for key, each in found.items() if key not in trained)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the live tensors as ``parameters/NAME`` and ``buffers/NAME``."""
@@ -188,8 +186,7 @@ def discover(
     trained = Trained(modules=modules_of(model, guide))
     recorder = _ModuleRecorder()
     for module in trained.modules.values():
-        for part in module.modules():
-            recorder.snapshot(part)
+        recorder.snapshot(module)
     capture = _ParameterCapture()
     handle = register_module_forward_pre_hook(recorder)
     try:
@@ -209,43 +206,26 @@ def discover(
     finally:
         handle.remove()
         recorder.restore_buffers()
+    own = [pair for prefix, root in trained.modules.items() for pair in root.named_parameters(prefix)]
     inside = {id(part) for root in trained.modules.values() for part in root.modules()}
     for module in recorder.called:
         if id(module) not in inside:
             trained.modules[f"module{len(trained.modules)}"] = module
             inside.update(id(part) for part in module.modules())
     trained.parameters = _collect(capture.values)
-    trained.left_out = _left_out(trained)
+    known = {id(leaf) for leaf in trained.parameters.values()}
+    trained.left_out = tuple(name for name, leaf in own if leaf.requires_grad and id(leaf) not in known)
     if required and not trained.parameters:
-        raise InputError(
-            "model, guide: expected parameters to train, found none (see pyro.param and pyro.module)"
-        )
+        raise InputError("model, guide: expected parameters to train (pyro.param, pyro.module), found none")
     return trained
-
-
-@contextmanager
-def uncompiled() -> Iterator[None]:
-    """Run what ``torch.compile`` has wrapped as it was written.
-
-    The compiler cannot follow a global hook, nor a recorder see into what it has compiled.
-    """
-    # Without the compiler loaded, which takes a second, nothing is wrapped.
-    set_stance = getattr(torch.compiler, "set_stance", None) if "torch._dynamo" in sys.modules else None
-    if set_stance is None:
-        yield
-        return
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Using `torch.compile.module.` when there are global hooks")
-        with set_stance("force_eager"), torch._dynamo.config.patch(error_on_nested_fx_trace=False):
-            yield
 
 
 def _explain(error: Exception, data: Mapping[str, Any], parameters: list[Tensor]) -> None:
     """Raise an error about types instead of ``error`` where data have none of the parameters'."""
     types = sorted({str(leaf.dtype) for leaf in parameters if leaf.is_floating_point()})
-    tensors = {name: each for name, each in data.items() if isinstance(each, Tensor)}
-    odd = {name: each for name, each in tensors.items() if types and str(each.dtype) not in types}
-    for argument, each in odd.items():
+    for argument, each in data.items():
+        if not types or not isinstance(each, Tensor) or str(each.dtype) in types:
+            continue
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
             f"{argument}: expected {' or '.join(types)}, as the parameters of model and guide are, got "
@@ -273,18 +253,6 @@ def _collect(values: list[tuple[str, Tensor]]) -> dict[str, Tensor]:
             unique = f"{name}#{copies}"
         found[unique] = leaf
     return found
-
-
-def _left_out(trained: Trained) -> tuple[str, ...]:
-    """Return the names of the parameters of model and guide that want a gradient and are not trained."""
-    known = {id(leaf) for leaf in trained.parameters.values()}
-    return tuple(
-        name
-        for prefix in ("model", "guide")
-        if prefix in trained.modules
-        for name, leaf in trained.modules[prefix].named_parameters(prefix)
-        if leaf.requires_grad and id(leaf) not in known
-    )
 
 
 def unconstrained(value: Tensor) -> Tensor:
@@ -315,19 +283,17 @@ class _ModuleRecorder:
 
     def __call__(self, module: nn.Module, arguments: Any) -> None:
         self.called.append(module)
-        for part in module.modules():
-            self.snapshot(part)
+        self.snapshot(module)
 
     def snapshot(self, module: nn.Module) -> None:
-        if id(module) in self._known:
-            return
-        self._known.add(id(module))
-        for name, buffer in module.named_buffers(recurse=False):
-            if not is_lazy(buffer):
-                self._buffers.append((module, name, buffer, buffer.detach().clone()))
+        for part in module.modules():
+            if id(part) not in self._known:
+                self._known.add(id(part))
+                found = [each for each in part.named_buffers(recurse=False) if not is_lazy(each[1])]
+                self._buffers += [(part, name, buffer, buffer.detach().clone()) for name, buffer in found]
 
     def restore_buffers(self) -> None:
         with torch.no_grad():
             for module, name, buffer, value in reversed(self._buffers):  # of two owners' values, the earlier
                 buffer.copy_(value)
-                module._buffers[name] = buffer
+                setattr(module, name, buffer)

@@ -18,9 +18,9 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import _disable_current_modes
 
 from pyro_dvae.errors import InputError
+from pyro_dvae.internals import without_modes
 from pyro_dvae.programs.drawing import LOOP, counts, draw, sampled_latents
 from pyro_dvae.programs.draws import Draws, Pair
 from pyro_dvae.programs.leaves import Replay
@@ -59,7 +59,7 @@ def seen(pair: Pair, layout: Layout) -> SeenDraws:
     """
     one_pass = layout.several and not layout.looped
     # Outside of a recording of the bound, whose graph this is no part of.
-    with _disable_current_modes(), forked(), torch.no_grad(), Evaluation():
+    with without_modes(), forked(), torch.no_grad(), Evaluation():
         alone = _run(pair)  # with Pyro's validation, if it is on: its messages are better than what follows
         frames = [f for trace in alone for s in trace.nodes.values() for f in s.get("cond_indep_stack", ())]
         needed = max((-frame.dim for frame in frames if frame.vectorized), default=0)
@@ -85,7 +85,7 @@ def naming_draws(pair: Pair, layout: Layout) -> Iterator[None]:
     except Exception as error:
         if not layout.several or get_proxy_mode() is not None:
             raise
-        with _disable_current_modes(), forked(), torch.no_grad():
+        with without_modes(), forked(), torch.no_grad():
             for trace in _run(pair):  # what one draw raises is the program's own error: raised as it is
                 trace.compute_log_prob()
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

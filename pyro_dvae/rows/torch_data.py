@@ -162,8 +162,8 @@ class Stream:
         if isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset):
             plain = (torch.utils.data.SequentialSampler, torch.utils.data.RandomSampler)
             sampler = loader.sampler
-            replacing = getattr(sampler, "replacement", False) or getattr(sampler, "_num_samples", None)
-            if isinstance(sampler, plain) and not replacing and not loader.drop_last:
+            whole = isinstance(sampler, plain) and len(sampler) == len(loader.dataset)  # type: ignore[arg-type]
+            if whole and not getattr(sampler, "replacement", False) and not loader.drop_last:
                 return Items(
                     self._argument, loader.dataset, self._floats, loader.collate_fn or default_collate
                 )

@@ -10,7 +10,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.subsample_messenger import _Subsample
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -97,7 +97,7 @@ class _Inspector(Messenger):
         self.fault: Fault | None = None
 
     def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
-        if self.fault is not None or isinstance(msg["fn"], _Subsample):
+        if self.fault is not None or site_is_subsample(msg):
             return
         for what, values, good, batch in _checked(msg):
             if not bool(good.all()):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from pyro.infer import ELBO
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.subsample_messenger import _Subsample
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_dvae.calling import calling
@@ -42,7 +42,7 @@ class PlateScale(Messenger):
         self.subsampled = False
 
     def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
-        if not isinstance(msg["fn"], _Subsample) and not is_uncounted(msg):
+        if not site_is_subsample(msg) and not is_uncounted(msg):
             kept = ("is_observed", "cond_indep_stack", "scale")
             self._sites.append({key: msg[key] for key in kept})
 

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from pyro_dvae.calling import calling
 from pyro_dvae.engine.adam import Slot, slot, start
 from pyro_dvae.errors import CheckpointError, InputError
+from pyro_dvae.internals import move_averages
 from pyro_dvae.training import optimizer as optimizers
 from pyro_dvae.training.settings import Settings
 
@@ -108,7 +109,7 @@ class Update:
         """Take the weights of a step that has been made into the averages."""
         if self.average is not None and self._decay is not None:
             with torch.no_grad():
-                torch._foreach_lerp_(list(self.average.values()), self.leaves, 1 - self._decay)
+                move_averages(list(self.average.values()), self.leaves, 1 - self._decay)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

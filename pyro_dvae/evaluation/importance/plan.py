@@ -12,8 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from pyro_dvae.engine import (
     NoCompiler,
@@ -25,7 +23,7 @@ from pyro_dvae.engine import (
 )
 from pyro_dvae.evaluation.importance.proposals import Pass, Proposal
 from pyro_dvae.evaluation.importance.tally import Convergence
-from pyro_dvae.programs.parameters import uncompiled
+from pyro_dvae.internals import TorchDispatchMode, tree_leaves, uncompiled
 from pyro_dvae.random_state import forked
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from pyro_dvae import checks
 from pyro_dvae.bounds.reductions import log_mean_exp
 from pyro_dvae.errors import InputError
+from pyro_dvae.internals import mask_of
 from pyro_dvae.programs.drawing import draw, draw_from_prior
 from pyro_dvae.programs.draws import Draws, Pair
 from pyro_dvae.programs.leaves import is_point
@@ -116,7 +117,7 @@ def _(distribution: dist.ExpandedDistribution, factor: float) -> Any:
 
 @wider.register(dist.MaskedDistribution)
 def _(distribution: dist.MaskedDistribution, factor: float) -> Any:
-    return wider(distribution.base_dist, factor).mask(distribution._mask)
+    return wider(distribution.base_dist, factor).mask(mask_of(distribution))
 
 
 KINDS = ("clean", "corrupted", "mixture")

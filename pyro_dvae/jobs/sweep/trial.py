@@ -20,6 +20,7 @@ from optuna.trial import TrialState
 from pyro_dvae.bounds import TraceDenoisingIWAE_ELBO
 from pyro_dvae.errors import DivergenceError, InputError
 from pyro_dvae.evaluation import evaluate_bound
+from pyro_dvae.internals import trial_id
 from pyro_dvae.jobs.folder import CONFIG
 from pyro_dvae.jobs.options import Options, TrainRequest
 from pyro_dvae.jobs.sweep.space import Dimension
@@ -145,7 +146,7 @@ def _claimed(sweep: Sweep, study: optuna.Study) -> Iterator[optuna.Trial | None]
                 owner.take()
             except OccupiedError:
                 continue
-            trial = optuna.Trial(study, each._trial_id)
+            trial = optuna.Trial(study, trial_id(each))
             break
         if trial is None and sweep.left(study) > 0:
             trial = study.ask()

@@ -19,6 +19,7 @@ from torch.nn.functional import softplus
 
 from pyro_dvae import checks
 from pyro_dvae.errors import InputError
+from pyro_dvae.internals import given_logits, place_parameter, validates
 from pyro_dvae.registration import Module
 
 
@@ -55,8 +56,7 @@ class Weightless(Module):
             if id(value) in named
         }
         for place in self._places:
-            owner, _, leaf = place.rpartition(".")
-            self.decoder.get_submodule(owner)._parameters[leaf] = None
+            place_parameter(self.decoder, place, None)
 
     def forward(self, weights: Mapping[str, Tensor], z: Tensor) -> TorchDistribution:
         """Return p(x | z, w), of batch shape [*draws, N].
@@ -87,8 +87,7 @@ class Weightless(Module):
         decoder = copy.deepcopy(self.decoder)
         made = {name: nn.Parameter(weights[name].detach().clone()) for name in self.shapes}
         for place, name in self._places.items():
-            owner, _, leaf = place.rpartition(".")
-            decoder.get_submodule(owner)._parameters[leaf] = made[name]
+            place_parameter(decoder, place, made[name])
         return decoder
 
     def _call(self, weights: Mapping[str, Tensor], z: Tensor) -> TorchDistribution:
@@ -167,11 +166,11 @@ def dismantled(distribution: Any) -> tuple[Form, tuple[Tensor, ...]]:
     held = vars(distribution)
     names = [name for name in type(distribution).arg_constraints if isinstance(held.get(name), Tensor)]
     if "probs" in names and "logits" in names:  # one of them was computed from the other
-        names.remove("probs" if held.get("_param") is held["logits"] else "logits")
+        names.remove("probs" if given_logits(distribution) else "logits")
     if not names:
         raise _refusal(type(distribution))
-    validate = held.get("_validate_args")
-    form = Form(type(distribution), tuple(names), tuple(declared), validate, batch_shape, event_shape)
+    told = (tuple(names), tuple(declared), validates(distribution))
+    form = Form(type(distribution), *told, batch_shape, event_shape)
     return form, tuple(held[name] for name in names)
 
 

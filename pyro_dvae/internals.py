@@ -1,0 +1,218 @@
+"""What torch, Pyro and Python do not promise to keep: each such name is used here alone, with its reason.
+
+``tests/test_internals.py`` fails where one is gone or means something else, and where another file of the
+package uses one.
+"""
+
+from __future__ import annotations
+
+import importlib
+import operator
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from types import FrameType
+from typing import Any
+
+import pyro
+import pyro.util
+import torch
+from pyro.optim import PyroOptim
+from pyro.poutine import runtime
+from torch import Tensor, nn
+from torch.utils._device import DeviceContext
+from torch.utils._python_dispatch import (
+    TorchDispatchMode,
+    _disable_current_modes,
+    _get_current_dispatch_mode_stack,
+)
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map, tree_unflatten
+
+__all__ = ["TorchDispatchMode", "TreeSpec", "tree_flatten", "tree_leaves", "tree_map", "tree_unflatten"]
+
+# Python
+
+IMPORTER: str = importlib._bootstrap._find_and_load.__code__.co_filename  # type: ignore[attr-defined]
+"""The file of the frames that import a module, which a watcher of frames leaves out."""
+
+
+def frame(depth: int = 0) -> FrameType:
+    """Return the frame of the caller, or one further up."""
+    return sys._getframe(depth + 1)
+
+
+# Modes of torch: what sees every operation or function
+
+
+def without_modes() -> Any:
+    """Return a context outside of all modes: what runs in it is in no recording that goes on."""
+    return _disable_current_modes()
+
+
+def devices_of_modes() -> list[str] | None:
+    """Return the devices of ``with torch.device(...)`` that are in force; None if there is another mode."""
+    modes = [torch._C._get_function_stack_at(n) for n in range(torch._C._len_torch_function_stack())]
+    if _get_current_dispatch_mode_stack() or not all(isinstance(mode, DeviceContext) for mode in modes):
+        return None
+    return [str(mode.device) for mode in modes]
+
+
+# Operations of torch
+
+
+def schema(operation: Any) -> Any:
+    """Return the arguments of an operation and what it writes to; None of what is no operation."""
+    return getattr(operation, "_schema", None)
+
+
+def storage(tensor: Tensor) -> int:
+    """Return what the views of one memory share, also if it has no address."""
+    return int(tensor.untyped_storage()._cdata)
+
+
+UNSAFE_VIEW = torch.ops.aten._unsafe_view.default
+"""What a recording has in place of a view."""
+
+
+def move_averages(averages: Sequence[Tensor], values: Sequence[Tensor], share: float) -> None:
+    """Move each average by a share of its way to the value: one launch for all, as torch's optimizers do."""
+    torch._foreach_lerp_(list(averages), list(values), share)
+
+
+def standard_gamma(concentration: Tensor) -> Tensor:
+    """Draw Gamma(a, 1), with a gradient; ``Gamma.rsample`` would round small draws up."""
+    return torch._standard_gamma(concentration)
+
+
+# Modules and distributions of torch
+
+
+def place_parameter(module: nn.Module, name: str, value: Tensor | None) -> None:
+    """Put any tensor, or none, in the place of a parameter; a module's own way takes an ``nn.Parameter``."""
+    owner, _, leaf = name.rpartition(".")
+    module.get_submodule(owner)._parameters[leaf] = value  # type: ignore[assignment]
+
+
+def mask_of(distribution: Any) -> bool | Tensor:
+    """Return the mask of Pyro's ``MaskedDistribution``."""
+    mask: bool | Tensor = distribution._mask
+    return mask
+
+
+def given_logits(distribution: Any) -> bool:
+    """Whether a distribution of torch was given logits rather than probabilities."""
+    held = vars(distribution)
+    return held.get("_param") is held.get("logits")
+
+
+def validates(distribution: Any) -> bool | None:
+    """Return whether a distribution was told to check its values; None if it was not told."""
+    return vars(distribution).get("_validate_args")
+
+
+def shared_tril(distribution: Any) -> Tensor:
+    """Return the factor of the covariance of a ``MultivariateNormal``, not spread over rows that share it."""
+    found: Tensor = distribution._unbroadcasted_scale_tril
+    return found
+
+
+def shared_factors(distribution: Any) -> tuple[Tensor, Tensor]:
+    """Return the factors and variances of a ``LowRankMultivariateNormal``, not spread over the rows."""
+    return distribution._unbroadcasted_cov_factor, distribution._unbroadcasted_cov_diag
+
+
+# The compilers of torch
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Run what ``torch.compile`` has wrapped as it was written.
+
+    The compiler cannot follow a global hook, nor a recorder see into what it has compiled.
+    """
+    # Without the compiler loaded, which takes a second, nothing is wrapped.
+    set_stance = getattr(torch.compiler, "set_stance", None) if "torch._dynamo" in sys.modules else None
+    if set_stance is None:
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Using `torch.compile.module.` when there are global hooks")
+        with set_stance("force_eager"), torch._dynamo.config.patch(error_on_nested_fx_trace=False):
+            yield
+
+
+def compiler_options(**options: Any) -> Any:
+    """Return a context with those options of the compiler that this version of torch has."""
+    from torch._inductor import config  # not before it is needed: it takes a while
+
+    return config.patch({name: value for name, value in options.items() if hasattr(config, name)})
+
+
+def compiled(graph: torch.fx.GraphModule, example: list[Tensor]) -> Callable[..., Any]:
+    """Return a graph compiled without the layer that follows Python code, of which there is none left."""
+    import torch._inductor
+
+    function: Callable[..., Any] = torch._inductor.compile(graph, [*example])
+    return function
+
+
+# Pyro
+
+
+def leaves_in_store() -> dict[str, Tensor]:
+    """Return the unconstrained parameters of Pyro's store by name; its own way transforms each of them."""
+    found: dict[str, Tensor] = pyro.get_param_store()._params
+    return found
+
+
+def handlers() -> list[Any]:
+    """Return the effect handlers that are in force."""
+    found: list[Any] = runtime._PYRO_STACK
+    return found
+
+
+def setting(name: str) -> Callable[[], Any]:
+    """Return what reads one of Pyro's settings, three times as fast as asking for it by its name."""
+    module, path, _ = pyro.settings._REGISTRY[name]
+    return partial(operator.attrgetter(path), importlib.import_module(module))
+
+
+@contextmanager
+def no_look_for_nan() -> Iterator[None]:
+    """Let ``pyro.util.warn_if_nan`` find nothing, as it branches on values.
+
+    The one change that holds for the process: Pyro has no setting for it. Meanwhile another thread's losses
+    are not looked at either.
+    """
+    before = pyro.util.torch_isnan
+    pyro.util.torch_isnan = lambda value: False
+    try:
+        yield
+    finally:
+        pyro.util.torch_isnan = before
+
+
+def clip_arguments(optimizer: PyroOptim, leaf: Tensor) -> dict[str, Any]:
+    """Return how an optimizer of Pyro clips the gradient of a parameter."""
+    found: dict[str, Any] = optimizer._get_grad_clip_args(leaf)
+    return found
+
+
+def clip(optimizer: PyroOptim, leaf: Tensor) -> Callable[[Tensor], None]:
+    """Return the function that an optimizer of Pyro makes for it, in a form that has a pickle."""
+    return partial(PyroOptim._clip_grad, **clip_arguments(optimizer, leaf))
+
+
+def add_waiting_state(optimizer: PyroOptim, state: dict[str, Any]) -> None:
+    """Have an optimizer of Pyro start with this state when it first meets parameters of these names."""
+    optimizer._state_waiting_to_be_consumed = optimizer._state_waiting_to_be_consumed | state
+
+
+# Optuna
+
+
+def trial_id(trial: Any) -> int:
+    """Return the number of a trial in its storage, by which another process goes on with it."""
+    return int(trial._trial_id)

@@ -1,0 +1,180 @@
+"""What each of several models that are trained together has: arguments, rows, and callbacks."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_dvae.distributed import Ranks
+from pyro_dvae.errors import InputError, shown
+from pyro_dvae.rows import InMemory, Source, source_of
+from pyro_dvae.training.callbacks.base import Calls, Running
+from pyro_dvae.training.epochs import epoch_order
+from pyro_dvae.training.fitted import Fitted
+from pyro_dvae.training.many_state import ManyState
+from pyro_dvae.training.settings import Settings
+
+
+def each_of(argument: str, value: Any, count: int, check: Callable[[str, Any], Any]) -> list[Any]:
+    """Return one checked value for each model."""
+    if isinstance(value, (int, float)):
+        return [check(argument, value)] * count
+    if not isinstance(value, list | tuple | range):
+        raise InputError(f"{argument}: expected a number or a list of them, got {shown(value)}")
+    values = [check(argument, one) for one in value]
+    if len(values) != count:
+        raise InputError(f"{argument}: expected one value or {count}, one for each pair, got {len(values)}")
+    return values
+
+
+def sets_of(argument: str, data: Any, count: int, floats: torch.dtype) -> list[Source]:
+    """Return the rows of each model, checked: one set for all, or a list of one for each."""
+    if not isinstance(data, list | tuple):
+        return [source_of(argument, data, floats)] * count
+    if len(data) != count:
+        raise InputError(f"{argument}: expected one set or {count}, one for each pair, got {len(data)}")
+    checked = {id(each): source_of(f"{argument}[{number}]", each, floats) for number, each in enumerate(data)}
+    sets = [checked[id(each)] for each in data]
+    first, *others = (_kind(each) for each in sets)
+    if odd := [each for each in others if each != first]:
+        raise InputError(
+            f"{argument}: expected sets of one shape and type, got {first[0]} of {first[1]} and {odd[0][0]} "
+            f"of {odd[0][1]}"
+        )
+    return sets
+
+
+def _kind(source: Source) -> tuple[Any, ...]:
+    row = source.take(slice(0, 1))
+    shape = (len(source), *row[0].shape[1:])
+    return shape, row[0].dtype, [(part.shape, part.dtype) for part in row]
+
+
+class RowsOfMany:
+    """The rows of each model in its own order, and their batches.
+
+    :param arguments: for each data argument the rows of each model; the same set is held once.
+    :param device: where batches go.
+    """
+
+    def __init__(
+        self,
+        arguments: Sequence[Sequence[Source]],
+        seeds: Sequence[int],
+        settings: Settings,
+        device: torch.device,
+    ) -> None:
+        self._joined = [_joined(sets) for sets in arguments]
+        self._seeds, self._settings, self._device = seeds, settings, device
+        self.rows = len(arguments[0][0])
+        self.steps_per_epoch = math.ceil(self.rows / settings.batch_size)
+
+    def sizes(self) -> list[int]:
+        """Return the rows of each batch of an epoch."""
+        full, rest = divmod(self.rows, self._settings.batch_size)
+        return [self._settings.batch_size] * full + [rest] * (rest > 0)
+
+    def orders(self, epoch: int) -> Tensor:
+        """Return the rows [E, N] of each model in the order of an epoch (from 0), where the data are.
+
+        Copied for each batch, they would make the host wait for the device at every step.
+        """
+        _, source = self._joined[0]
+        return torch.stack([epoch_order(self.rows, seed, epoch) for seed in self._seeds]).to(source.device)
+
+    def batch(self, orders: Tensor, position: int) -> list[Tensor]:
+        """Return a batch of each model, [E, B, ...] of each data argument, the first one transformed."""
+        size, transform = self._settings.batch_size, self._settings.transform
+        rows = orders[:, position * size : (position + 1) * size]
+        parts = [part for joined in self._joined for part in self._taken(joined, rows)]
+        if transform is not None:
+            parts[0] = torch.stack([transform(own) for own in parts[0]])
+        return parts
+
+    def _taken(self, joined: tuple[Tensor, Source], rows: Tensor) -> list[Tensor]:
+        first_row, source = joined
+        flat = (rows.to(source.device) + first_row).reshape(-1)
+        found = source.take(flat)
+        return [part.to(self._device, non_blocking=True).unflatten(0, rows.shape) for part in found]
+
+
+def _joined(sets: Sequence[Source]) -> tuple[Tensor, Source]:
+    """Return the first row [E, 1] of the data of each model, and the rows of all sets; the same set once."""
+    distinct = list({id(each): each for each in sets}.values())
+    place = {id(each): number * len(each) for number, each in enumerate(distinct)}
+    first_row = torch.tensor([place[id(each)] for each in sets])[:, None]
+    if len(distinct) == 1:
+        return first_row.to(distinct[0].device), distinct[0]
+    whole = [each.take(slice(0, len(each))) for each in distinct]
+    joined = InMemory(*(torch.cat(parts) for parts in zip(*whole, strict=True)))
+    return first_row.to(joined.device), joined
+
+
+class ManyCalls:
+    """Calls the callbacks of every model that goes on, and stops those that are to stop.
+
+    :param fitted: returns what has come of all.
+    :param validates: whether they have a validation bound.
+    """
+
+    def __init__(
+        self,
+        state: ManyState,
+        settings: Settings,
+        seeds: Sequence[int],
+        validates: bool,
+        fitted: Callable[[], list[Fitted]],
+    ) -> None:
+        self._state, self._settings = state, settings
+
+        def running(number: int) -> Running:
+            def history() -> Any:
+                return state.histories[number]
+
+            return Running(settings.epochs, validates, history, lambda: fitted()[number], number)
+
+        self._calls = [
+            Calls(copy.deepcopy(settings.callbacks), running(number), seed, Ranks())
+            for number, seed in enumerate(seeds)
+        ]
+
+    def at(self, hook: str) -> None:
+        """Call a hook; one that asks to stop is heard at the start and at the end of an epoch."""
+        state = self._state
+        for number, (calls, member) in enumerate(zip(self._calls, state.members, strict=True)):
+            if not self._settings.callbacks or (state.stopped[number] and hook != "end"):
+                continue
+            with member.with_store():
+                calls.at(hook)
+            if hook in ("start", "epoch") and calls.stopping():
+                state.stopped[number] = True
+                self._settings.progress.note(
+                    f"model {number} stopped after epoch {state.finished}: {calls.run.reason}"
+                )
+
+    def note_step(self, losses: Tensor, rows: int) -> None:
+        """Take note of a step of all on batches of so many rows; call the hook of steps.
+
+        :param losses: [E].
+        """
+        watched = any(calls.watches_steps for calls in self._calls)
+        for number, calls in enumerate(self._calls):
+            if not self._state.stopped[number]:
+                loss = self._state.members[number].loss
+                calls.run.note(loss.per_row(losses[number], rows) if watched else float("nan"), rows)
+        if watched:
+            self.at("step")
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """Return the states of all."""
+        return [calls.state_dict() for calls in self._calls]
+
+    def load_state_dict(self, saved: Sequence[Mapping[str, Any]]) -> None:
+        """Go on from what :meth:`state_dict` returned."""
+        for calls, state in zip(self._calls, saved, strict=True):
+            calls.load_state_dict(state)
