@@ -129,6 +129,8 @@ class AutoEncoderGuide(Module):
         size = data_size
         for site in sites:
             encoder = GaussianEncoder(size, site.size, *self._sizes)
+            with torch.no_grad():
+                encoder.head.weight.mul_(0.01)  # starts mid-support: exp() of what raw rows give may overflow
             self.encoders[site.name.replace(".", "_")] = encoder.to(like)
             size += site.size
         self.sites = sites
@@ -169,11 +171,14 @@ class AutoEncoderGuide(Module):
             for site, encoder in zip(self.sites, self.encoders.values(), strict=True):
                 loc, scale = encoder(seen)
                 fn: Any = dist.Normal(loc, scale).to_event(1)
-                if site.transforms:
-                    fn = dist.TransformedDistribution(fn, list(site.transforms))
+                # With a cache, a draw keeps its unconstrained value: at the edge of the support, rounding
+                # would make its density too small, and the bound too large without limit.
+                transforms = [transform.with_cache() for transform in site.transforms]
+                if transforms:
+                    fn = dist.TransformedDistribution(fn, transforms)
                 value = found[site.name] = pyro.sample(site.name, fn)
                 before = value
-                for transform in reversed(site.transforms):
+                for transform in reversed(transforms):
                     before = transform.inv(before)
                 lead = torch.broadcast_shapes(seen.shape[:-1], before.shape[:-1])
                 seen = torch.cat([seen.expand(*lead, -1), before.expand(*lead, -1)], -1)

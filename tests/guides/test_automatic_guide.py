@@ -94,6 +94,41 @@ def test_latents_of_any_support_in_the_order_of_the_model():
     assert float(trace.nodes["x_tilde"]["log_prob_sum"].detach()) == 0.0
 
 
+@pytest.mark.parametrize("edge", [-30.0, 8.0, 30.0])
+def test_densities_are_exact_at_the_edge_of_the_support_in_single_precision(edge):
+    """There the value alone no longer tells the unconstrained draw: 1 − 10⁻¹³ is 1."""
+    x = rows(2000).float()
+    guide = dv.AutoEncoderGuide(several, hidden_sizes=(5,))
+    guide.setup(x)
+    for encoder in guide.encoders.values():
+        with torch.no_grad():
+            encoder.head.weight.zero_()
+            encoder.head.bias[: encoder.latent_size] = edge
+            encoder.head.bias[encoder.latent_size :] = 2 * math.log(0.1)
+    trace = seeded(poutine.trace(guide).get_trace, x)
+    trace.compute_log_prob()
+    entropy = math.log(0.1) + 0.5 * math.log(2 * math.pi * math.e)  # nats of each unconstrained latent
+    beta = -abs(edge) if abs(edge) > 20 else 2 * math.log(1 / (1 + math.exp(-edge))) - edge
+    sizes = {"b": (1, edge), "d": (2, 2 * beta)}
+    for name, (size, log_jacobian) in sizes.items():
+        found = float(trace.nodes[name]["log_prob"].detach().mean())
+        assert found == pytest.approx(-size * entropy - log_jacobian, abs=0.1)
+    loc = torch.full((2,), edge, dtype=F64)
+    stick = torch.distributions.StickBreakingTransform()
+    log_jacobian = float(stick.log_abs_det_jacobian(loc, stick(loc)))
+    if edge < 20:  # beyond, the value is rounded in double precision, too
+        found = float(trace.nodes["c"]["log_prob"].detach().mean())
+        assert found == pytest.approx(-2 * entropy - log_jacobian, abs=0.1)
+
+
+def test_raw_rows_of_large_numbers_start_in_the_middle_of_the_support():
+    x = 100 * rows().float().abs()
+    for seed in range(5):
+        pyro.set_rng_seed(seed)
+        guide = dv.AutoEncoderGuide(several, corruption=dv.GaussianNoise(0.2), hidden_sizes=(20,))
+        assert math.isfinite(dv.TraceDenoising_ELBO(max_plate_nesting=1).loss_and_grads(several, guide, x))
+
+
 @pytest.mark.parametrize(
     "bound",
     [
