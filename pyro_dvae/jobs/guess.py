@@ -7,12 +7,11 @@ import math
 from typing import Any
 
 from pyro_dvae.datasets import Dataset, is_own
-from pyro_dvae.jobs.options import Options
+from pyro_dvae.jobs.options import COUNTS, Options
 
 # What is chosen unless given: a run is repeated exactly if these are typed whatever their values.
 BY_SIZE = ("epochs", "validate_every")
 BY_VALUES = ("likelihood", "binarisation", "noise_kind")
-_OF_COUNTS = ("poisson", "negative-binomial", "multinomial", "dirichlet-multinomial")
 
 
 _STEPS = 25_000  # 50 epochs of MNIST
@@ -71,7 +70,7 @@ def fitting(options: Options, given: frozenset[str], data: Dataset) -> tuple[Opt
         chosen["likelihood"] = _likelihood(data, binarised, within)
     if "noise_kind" not in asked and chosen.get("likelihood", options.likelihood) == "table":
         chosen["noise_kind"] = "swap"
-    elif "noise_kind" not in asked and chosen.get("likelihood", options.likelihood) in _OF_COUNTS:
+    elif "noise_kind" not in asked and chosen.get("likelihood", options.likelihood) in COUNTS:
         chosen["noise_kind"] = "thinning"
     elif "noise_kind" not in asked and not within:
         chosen["noise_kind"] = "masking"

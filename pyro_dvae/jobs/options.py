@@ -24,11 +24,15 @@ BOUNDS = ("dvae", "mean-field", "diwae", "semi-implicit")
 ACTIVATIONS = ("softplus", "tanh", "relu", "sigmoid")
 ENCODERS = ("mlp", "convolutional", "gru")
 DECODERS = ("mlp", "convolutional")
+COUNTS = (
+    *("poisson", "negative-binomial", "zero-inflated-poisson", "zero-inflated-negative-binomial"),
+    *("multinomial", "dirichlet-multinomial"),
+)
 LIKELIHOODS = (
     *("auto", "bernoulli", "gaussian", "gaussian-per-pixel", "gaussian-columns", "table"),
     "continuous-bernoulli",
     *("discretised-logistic", "discretised-logistic-mixture"),
-    *("poisson", "negative-binomial", "multinomial", "dirichlet-multinomial"),
+    *COUNTS,
     *("full-covariance", "low-rank-covariance"),
 )
 BINARISATIONS = ("static", "dynamic", "threshold", "none")

@@ -30,7 +30,7 @@ from pyro_dvae.corruptions import (
 from pyro_dvae.corruptions.network import FAMILIES
 from pyro_dvae.datasets.columns import Columns
 from pyro_dvae.errors import InputError
-from pyro_dvae.jobs.options import NOISE_PATTERNS, Options
+from pyro_dvae.jobs.options import COUNTS, NOISE_PATTERNS, Options
 from pyro_dvae.machine import machine_memory
 from pyro_dvae.networks import (
     BernoulliDecoder,
@@ -68,14 +68,13 @@ _LIKELIHOODS: dict[str, Callable[..., nn.Module]] = {
     "discretised-logistic-mixture": partial(DiscretisedLogisticDecoder, mixture=True),
     "full-covariance": FullCovarianceDecoder,
     "low-rank-covariance": lambda size, *rest: LowRankCovarianceDecoder(size, *rest, rank=min(5, size)),
-}
-_COUNTS: dict[str, Callable[..., nn.Module]] = {
     "poisson": PoissonDecoder,
     "negative-binomial": NegativeBinomialDecoder,
+    "zero-inflated-poisson": partial(PoissonDecoder, zero_inflated=True),
+    "zero-inflated-negative-binomial": partial(NegativeBinomialDecoder, zero_inflated=True),
     "multinomial": MultinomialDecoder,
     "dirichlet-multinomial": DirichletMultinomialDecoder,
 }
-_LIKELIHOODS |= _COUNTS
 
 
 def build_encoder(
@@ -93,7 +92,7 @@ def build_encoder(
 
 
 def _gaussian_encoder(options: Options, data_size: int, hidden: Layers, image_shape: Image) -> nn.Module:
-    kind = CountEncoder if options.likelihood in _COUNTS else GaussianEncoder
+    kind = CountEncoder if options.likelihood in COUNTS else GaussianEncoder
     return kind(data_size, options.latent_size, hidden, options.activation)
 
 

@@ -1,4 +1,7 @@
-"""Gaussian decoders whose columns covary, with what is missing given what is observed in closed form."""
+"""Gaussian decoders whose columns covary, with what is missing given what is observed in closed form.
+
+The corruption that fits them is :class:`~pyro_dvae.corruptions.GaussianNoise`.
+"""
 
 from __future__ import annotations
 

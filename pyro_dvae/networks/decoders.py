@@ -166,7 +166,8 @@ class DiscretisedLogisticDecoder(Decoder):
     ``P(x) = Σ_c π_c [σ((x + ½w − μ_c) / s_c) − σ((x − ½w − μ_c) / s_c)]`` for each element, w = 1 / (L − 1);
     the first and last intervals reach to infinity. Weights, locations and scales are affine in h = trunk(z)
     (log s above a limit). ``z`` is ``[..., latent_size]``; the result has batch shape ``[...]`` and event
-    shape ``[data_size]``. Its code length, −log₂ P / D, is comparable with published bits per dimension.
+    shape ``[data_size]``. Its code length, −log₂ P / D, is comparable with published bits per dimension. The
+    corruption that fits it is :class:`~pyro_dvae.corruptions.GaussianNoise`.
 
     :param mixture: use a mixture of five logistics instead of one.
     :param levels: L, 256 for bytes that were divided by 255; a value counts as the nearest level.
