@@ -2,7 +2,7 @@
 
     pip download --no-deps scanpy
     python benchmarks/counts.py scanpy-*.whl          # 700 cells × 765 genes, three seeds
-    python benchmarks/counts.py scanpy-*.whl --only scVI     # in an environment with scvi-tools
+    python benchmarks/counts.py scanpy-*.whl --scvi-python scvi/bin/python     # and scVI, in its environment
     python benchmarks/counts.py --quick               # generated counts; shows that it runs
 
 The wheel of scanpy holds 700 blood cells; raw counts are restored as round(expm1(raw) · n_counts / 10⁴).
@@ -16,18 +16,21 @@ the held-back counts. A prediction is a matrix of counts and, where a method has
 Expected logarithms become counts by exp − 1, and each row gets its own total ("through logarithms"). They
 depend on the depth: zeros are rarer at the depth of the nine tenths that a method sees than at that of the
 tenth that is held back. The SVD learns the latter from rows that are thinned once more.
-The networks: log(1 + x) into 765-128-10, 10-128-765, Adam at 2e-3, batches of 100, no tuning for a seed.
+The networks: log(1 + x) into 765-128-10, 10-128-765, Adam at 2e-3, batches of 100; the predictions of three
+are averaged. All settings were chosen with ``--validate``, which splits the training part once more.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
+import subprocess
+import tempfile
 import time
 import warnings
 import zipfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +48,7 @@ from pyro_dvae.networks import CountEncoder, NegativeBinomialDecoder, PoissonDec
 MEMBER = "scanpy/datasets/10x_pbmc68k_reduced.h5ad"
 Prediction = tuple[Tensor, Tensor | None]  # counts, expected logarithms
 Denoise = Callable[[CountSplit, int], dict[str, Prediction]]
+SCVI = Path(__file__).parent / "peers" / "scvi_counts.py"
 THINNINGS = 50
 
 
@@ -124,33 +128,23 @@ def nmf(rank: int) -> Denoise:
     return denoise
 
 
-def network(decoder: Any, thinning: float, epochs: int, draws: int) -> Denoise:
-    """Return the denoiser by a variational autoencoder of counts, with thinned input."""
+@dataclass(frozen=True)
+class Sizes:
+    """What all networks share."""
+
+    latent_size: int
+    width: int
+    members: int
+    draws: int
+
+
+def network(decoder: Any, thinning: float, epochs: int, sizes: Sizes) -> Denoise:
+    """Return the denoiser by the mean of several variational autoencoders of counts, with thinned input."""
 
     def denoise(split: CountSplit, seed: int) -> dict[str, Prediction]:
-        pyro.set_rng_seed(seed)
-        columns = split.train.shape[1]
-        likelihood = decoder(columns, 10, (128,), "relu")
-        with torch.no_grad():
-            likelihood.head.bias.copy_((split.train.mean(0) + 1e-4).log())
-        corruption = dv.BinomialThinning(thinning) if thinning else None
-        pair = dv.DVAE(CountEncoder(columns, 10, (128,), "relu"), likelihood, corruption)
-        dv.fit(
-            pair.model,
-            pair.guide,
-            split.train,
-            loss=dv.TraceDenoising_ELBO(max_plate_nesting=1),
-            epochs=epochs,
-            batch_size=100,
-            learning_rate=2e-3,
-            schedule="step",
-            seed=seed,
-            progress=False,
-        )
-        both = (pair.model, pair.guide, split.train)
-        counts = denoised_counts(*both, seed=seed, num_samples=100)
-        shallow = denoised_logs(*both, seed=seed, num_samples=draws, depth=depth(split))
-        deep = denoised_logs(*both, seed=seed, num_samples=draws // 2)
+        seeds = range(sizes.members * seed, sizes.members * (seed + 1))
+        found = [one_network(decoder, thinning, epochs, sizes, split, each) for each in seeds]
+        counts, deep, shallow = (sum(each) / sizes.members for each in zip(*found, strict=True))
         return {
             "": (counts, shallow),
             ", through logarithms": through(deep, split),
@@ -160,49 +154,106 @@ def network(decoder: Any, thinning: float, epochs: int, draws: int) -> Denoise:
     return denoise
 
 
-def scvi_denoiser(likelihood: str, epochs: int | None) -> Denoise:
-    """Return the denoiser by scVI (Lopez et al. 2018) with its own defaults; logarithms of its draws."""
+def one_network(
+    decoder: Any, thinning: float, epochs: int, sizes: Sizes, split: CountSplit, seed: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Train, and return expected counts and expected logarithms, at the own and at the held-back depth."""
+    pyro.set_rng_seed(seed)
+    columns = split.train.shape[1]
+    likelihood = decoder(columns, sizes.latent_size, (sizes.width,), "relu")
+    with torch.no_grad():
+        likelihood.head.bias.copy_((split.train.mean(0) + 1e-4).log())
+    corruption = dv.BinomialThinning(thinning) if thinning else None
+    encoder = CountEncoder(columns, sizes.latent_size, (sizes.width,), "relu")
+    pair = dv.DVAE(encoder, likelihood, corruption)
+    dv.fit(
+        pair.model,
+        pair.guide,
+        split.train,
+        loss=dv.TraceDenoising_ELBO(max_plate_nesting=1),
+        epochs=epochs,
+        batch_size=100,
+        learning_rate=2e-3,
+        schedule="step",
+        seed=seed,
+        compile=False,  # for some hundred steps, compiling costs more
+        progress=False,
+    )
+    both = (pair.model, pair.guide, split.train)
+    return (
+        denoised_counts(*both, seed=seed, num_samples=100),
+        denoised_logs(*both, seed=seed, num_samples=sizes.draws),
+        denoised_logs(*both, seed=seed, num_samples=sizes.draws, depth=depth(split)),
+    )
+
+
+def scvi(python: Path, likelihood: str, epochs: int | None, draws: int) -> Denoise:
+    """Return the denoiser by scVI with its own defaults, in a process of the environment that has it."""
 
     def denoise(split: CountSplit, seed: int) -> dict[str, Prediction]:
-        import anndata
-        import scvi
-
-        scvi.settings.seed = seed
-        data = anndata.AnnData(split.train.numpy())
-        scvi.model.SCVI.setup_anndata(data)
-        model = scvi.model.SCVI(data, gene_likelihood=likelihood)
-        model.train(max_epochs=epochs, enable_progress_bar=False, accelerator="cpu")
-        shares = torch.as_tensor(model.get_normalized_expression(n_samples=100, return_numpy=True))
-        thinned = dv.BinomialThinning(1 - depth(split))
-        sums = {name: torch.zeros_like(split.train) for name in ("", ", held-back depth")}
-        count = 0
-        for _ in range(2 if epochs else 20):
-            draws = model.posterior_predictive_sample(n_samples=25).todense()
-            for draw in torch.as_tensor(draws).float().unbind(-1):
-                sums[""] += log_normalised(draw)
-                held, some = torch.zeros_like(draw), draw > 0  # most cells are zeros, and stay so
-                held[some] = thinned(draw[some]).sample()
-                sums[", held-back depth"] += log_normalised(held)
-                count += 1
-        found = {f", through logarithms{name}": through(logs / count, split) for name, logs in sums.items()}
-        logs = sums[", held-back depth"] / count
-        return {"": (shares.float() * split.train.sum(1, keepdim=True), logs)} | found
+        asked = {"seed": seed, "likelihood": likelihood, "epochs": epochs, "draws": draws}
+        options = json.dumps(asked | {"depth": depth(split)})
+        with tempfile.TemporaryDirectory() as folder:
+            source, target = f"{folder}/counts.npy", f"{folder}/found.npz"
+            np.save(source, split.train.numpy())
+            command = [str(python), "-W", "ignore", str(SCVI), source, target, options]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            with np.load(target) as file:
+                found = {name: torch.as_tensor(file[name]).float() for name in file.files}
+        return {
+            "": (found["shares"] * split.train.sum(1, keepdim=True), found["shallow"]),
+            ", through logarithms": through(found["logs"], split),
+            ", through logarithms, held-back depth": through(found["shallow"], split),
+        }
 
     return denoise
 
 
-def methods(epochs: int, quick: bool) -> dict[str, Denoise]:
-    ranks, draws = ((2,), 4) if quick else ((5, 10, 20), 500)
+def with_scvi(python: Path | None) -> Path | None:
+    """Return this Python if it has scvi-tools; otherwise say that scVI is skipped."""
+    reason = "give --scvi-python, the Python of an environment with scvi-tools"
+    if python is not None:
+        done = subprocess.run([str(python), "-c", "import scvi"], capture_output=True, text=True, check=False)
+        if not done.returncode:
+            return python
+        reason = f"{python} cannot import scvi: {done.stderr.strip().rpartition(chr(10))[2]}"
+    click.echo(f"scVI is skipped: {reason}")
+    return None
+
+
+def methods(epochs: int, quick: bool, sizes: Sizes, scvi_python: Path | None) -> dict[str, Denoise]:
+    ranks = (2,) if quick else (5, 10, 15, 20)
     found: dict[str, Denoise] = {"no denoising": nothing, "column means": column_means}
     found |= {f"truncated SVD, rank {rank}": svd(rank) for rank in ranks}
     found |= {f"NMF with KL, rank {rank}": nmf(rank) for rank in ranks}
-    for thinning in (0.0, 0.1, 0.2):
-        noise = f"thinning {thinning:g}" if thinning else "no noise"
-        found[f"Poisson VAE, {noise}"] = network(PoissonDecoder, thinning, epochs, draws)
-    found["negative binomial VAE, no noise"] = network(NegativeBinomialDecoder, 0.0, epochs, draws)
-    if importlib.util.find_spec("scvi") is not None:
-        kinds = ("zinb", "nb", "poisson")
-        found |= {f"scVI, {kind}": scvi_denoiser(kind, 2 if quick else None) for kind in kinds}
+    for thinning, times in ((0.0, 1), (0.2, 2)):
+        noise = f"thinning {thinning:g}, {times * epochs} epochs" if thinning else "no noise"
+        found[f"Poisson VAEs, {noise}"] = network(PoissonDecoder, thinning, times * epochs, sizes)
+    found["negative binomial VAEs, no noise"] = network(NegativeBinomialDecoder, 0.0, epochs, sizes)
+    if scvi_python is not None:
+        for kind in ("zinb", "nb", "poisson"):
+            found[f"scVI, {kind}"] = scvi(
+                scvi_python, kind, 2 if quick else None, sizes.members * sizes.draws
+            )
+    return found
+
+
+def stored(output: Path | None) -> dict[tuple[str, int], dict[str, list[float]]]:
+    """Return the figures of a file by method and seed."""
+    if output is None or not output.exists():
+        return {}
+    rows = [json.loads(text) for text in output.read_text().splitlines()]
+    return {(row["method"], row["seed"]): row["figures"] for row in rows}
+
+
+def measured(denoise: Denoise, split: CountSplit, seed: int) -> dict[str, list[float]]:
+    """Return squared error by its own logarithms, squared error, Poisson loss and seconds, by prediction."""
+    began = time.perf_counter()
+    predictions = denoise(split, seed)
+    seconds, found = time.perf_counter() - began, {}
+    for name, (counts, logs) in predictions.items():
+        errors, own = split.errors(counts), split.errors(counts, logs).squared.mean
+        found[name] = [own, errors.squared.mean, errors.poisson.mean, seconds]
     return found
 
 
@@ -210,37 +261,64 @@ def methods(epochs: int, quick: bool) -> dict[str, Denoise]:
 @click.argument("wheel", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--seeds", default=3, show_default=True, help="Splits and initialisations.")
 @click.option("--epochs", default=100, show_default=True, help="Passes over the rows.")
+@click.option("--latent-size", default=10, show_default=True, help="Latents of the networks.")
+@click.option("--width", default=128, show_default=True, help="Width of their hidden layers.")
+@click.option("--members", default=3, show_default=True, help="Networks that are averaged.")
+@click.option("--validate", is_flag=True, help="Measure on a part of the training part, to choose settings.")
 @click.option("--only", default="", metavar="TEXT", help="Only methods with this in their name.")
-@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="File of JSON lines.")
+@click.option(
+    "--scvi-python",
+    type=click.Path(dir_okay=False, exists=True, path_type=Path),
+    help="Python with scvi-tools.",
+)
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File of JSON lines; what it has is not run again.",
+)
 @click.option("--quick", is_flag=True, help="Few generated counts.")
-def main(wheel: Path | None, seeds: int, epochs: int, only: str, output: Path | None, quick: bool) -> None:
+def main(
+    wheel: Path | None,
+    seeds: int,
+    epochs: int,
+    latent_size: int,
+    width: int,
+    members: int,
+    validate: bool,
+    only: str,
+    scvi_python: Path | None,
+    output: Path | None,
+    quick: bool,
+) -> None:
     """Measure denoisers of the counts in WHEEL, that of scanpy."""
     if wheel is None and not quick:
         raise click.UsageError("give the wheel of scanpy (pip download --no-deps scanpy), or --quick")
     pyro.settings.set(module_local_params=True)
     data = generated() if wheel is None else from_wheel(wheel)
+    found, sizes = with_scvi(scvi_python), Sizes(latent_size, width, members, 4 if quick else 100)
     click.echo(f"{len(data)} rows, {data.shape[1]} columns, {float(data.sum(1).mean()):.0f} counts a row")
     click.echo(f"{'':<62}{'squared':>9}{'of counts':>11}{'Poisson':>10}{'±':>9}{'seconds':>9}")
-    for method, denoise in methods(2 if quick else epochs, quick).items():
+    done = stored(output)
+    for method, denoise in methods(2 if quick else epochs, quick, sizes, found).items():
         if only not in method:
             continue
-        rows: dict[str, list[tuple[float, ...]]] = {}
         for seed in range(1 if quick else seeds):
-            split, began = count_split(data, 0.1, seed=seed), time.perf_counter()
-            predictions = denoise(split, seed)
-            seconds = time.perf_counter() - began
-            for name, (counts, logs) in predictions.items():
-                found, own = split.errors(counts), split.errors(counts, logs).squared.mean
-                rows.setdefault(method + name, []).append(
-                    (own, found.squared.mean, found.poisson.mean, seconds)
-                )
-        for name, figures in rows.items():
+            if (method, seed) not in done:
+                split = count_split(data, 0.1, seed=seed)
+                if validate:
+                    split = count_split(split.train, 0.1, seed=1000 + seed)
+                done[method, seed] = measured(denoise, split, seed)
+                if output is not None:
+                    row = {"method": method, "seed": seed, "figures": done[method, seed]}
+                    with output.open("a") as file:
+                        file.write(json.dumps(row) + "\n")
+        for name in done[method, 0]:
+            figures = [done[method, seed][name] for seed in range(1 if quick else seeds)]
             own, squared, poisson, seconds = np.mean(figures, 0)
             spread = float(np.std([each[2] for each in figures], ddof=1)) if len(figures) > 1 else 0.0
-            click.echo(f"{name:<62}{own:>9.4f}{squared:>11.4f}{poisson:>10.5f}{spread:>9.5f}{seconds:>9.1f}")
-            if output is not None:
-                with output.open("a") as file:
-                    file.write(json.dumps({"method": name, "rows": figures}) + "\n")
+            click.echo(
+                f"{method + name:<62}{own:>9.4f}{squared:>11.4f}{poisson:>10.5f}{spread:>9.5f}{seconds:>9.1f}"
+            )
 
 
 if __name__ == "__main__":

@@ -78,6 +78,7 @@ def dequantised(rows: Tensor) -> Tensor:
 @click.option("--channels", default=32, show_default=True, help="Maps of the first convolution.")
 @click.option("--latent-size", default=64, show_default=True, help="Latents.")
 @click.option("--seed", default=0, show_default=True, help="Seed.")
+@click.option("--checkpoint", help="File to save the training in, and to resume from.")
 @click.option("--output", default="colour_patches.png", show_default=True, help="The picture.")
 def main(
     count: int,
@@ -87,6 +88,7 @@ def main(
     channels: int,
     latent_size: int,
     seed: int,
+    checkpoint: str | None,
     output: str,
 ) -> None:
     """Train on patches of two photographs, and measure the code length of others."""
@@ -108,7 +110,9 @@ def main(
         schedule="step",
         clip_norm=100.0,
         seed=seed,
-        progress=False,
+        compile=False,  # the mixture is the work, and compiling does not speed it up
+        checkpoint=checkpoint,
+        resume=checkpoint is not None and Path(checkpoint).exists(),
     )
     bound = dv.TraceDenoisingIWAE_ELBO(num_particles=20, max_plate_nesting=1)
     found = dv.evaluate_bound(pair.model, pair.guide, test, loss=bound, seed=seed, batch_size=20)

@@ -192,7 +192,6 @@ def test_mixed_table_has_the_bound_beside_independent_columns(tmp_path):
     assert (tmp_path / "mixed_table.png").read_bytes()[:4] == b"\x89PNG"
 
 
-@pytest.mark.slow
 def test_colour_patches_are_measured_in_bits(tmp_path):
     names = ["PNG", "full-covariance Gaussian", "denoising VAE"]
     found = figures_of(run("examples/colour_patches.py", tmp_path), names)
@@ -204,10 +203,12 @@ def test_colour_patches_are_measured_in_bits(tmp_path):
 def test_benchmark_of_counts(tmp_path):
     printed = run("benchmarks/counts.py", tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "counts.jsonl").read_text().splitlines()]
-    assert len(rows) == 10
-    best = min(rows, key=lambda row: row["rows"][0][2])
+    assert len(rows) == 7
+    assert "scVI is skipped: give --scvi-python" in printed
+    best = min(rows, key=lambda row: row["figures"][""][2])
     assert best["method"].startswith("NMF")  # of generated counts of two kinds, after two epochs
     assert "nan" not in printed
+    assert run("benchmarks/counts.py", tmp_path) == printed  # they are there already
 
 
 def test_conditional_vae_prints_what_labels_are_worth(tmp_path):
