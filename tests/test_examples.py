@@ -211,6 +211,47 @@ def test_benchmark_of_counts(tmp_path):
     assert run("benchmarks/counts.py", tmp_path) == printed  # they are there already
 
 
+SCVI = """
+import types
+import numpy as np
+
+settings = types.SimpleNamespace()
+
+class SCVI:
+    setup_anndata = staticmethod(lambda data: None)
+    def __init__(self, data, gene_likelihood):
+        self.counts = data
+    def train(self, **options):
+        assert options["max_epochs"] == 2
+    def get_normalized_expression(self, n_samples, return_numpy):
+        return self.counts / self.counts.sum(1, keepdims=True)
+    def posterior_predictive_sample(self, n_samples):
+        draws = np.repeat(self.counts[:, :, None], n_samples, 2)
+        return types.SimpleNamespace(todense=lambda: draws)
+
+model = types.SimpleNamespace(SCVI=SCVI)
+"""
+
+
+def test_the_benchmark_of_counts_asks_scvi_in_an_environment_of_its_own(tmp_path):
+    """One that returns the counts as they are is as good as no denoising."""
+    (tmp_path / "scvi.py").write_text(SCVI)
+    (tmp_path / "anndata.py").write_text("AnnData = lambda counts: counts")
+    (tmp_path / "python").write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path} exec {sys.executable} "$@"\n')
+    (tmp_path / "python").chmod(0o755)
+    command = [sys.executable, str(ROOT / "benchmarks/counts.py"), "--quick", "--output", "found.jsonl"]
+    for only in ("no denoising", "scVI, nb"):
+        ask = [*command, "--scvi-python", str(tmp_path / "python"), "--only", only]
+        done = subprocess.run(ask, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=300)
+        assert done.returncode == 0, done.stderr
+    nothing, found = (
+        json.loads(line)["figures"] for line in (tmp_path / "found.jsonl").read_text().splitlines()
+    )
+    assert found[""][1:3] == pytest.approx(nothing[""][1:3], rel=1e-5)
+    assert found[", through logarithms"][1:3] == pytest.approx(nothing[""][1:3], rel=1e-5)
+    assert found[""][0] < nothing[""][0]  # logarithms at the depth of what is held back
+
+
 def test_conditional_vae_prints_what_labels_are_worth(tmp_path):
     printed = run("examples/conditional_vae.py", tmp_path)
     rows = re.findall(r"^log p\(x.*?  +(-[\d.]+) +[\d.]+ +[\d.]+%$", printed, re.MULTILINE)
