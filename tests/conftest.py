@@ -1,3 +1,4 @@
+import gc
 import signal
 from functools import partial
 
@@ -14,6 +15,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 # The tests' tensors are tiny: a second thread costs more than it brings.
 torch.set_num_threads(1)
+
+
+def pytest_collection_finish():
+    """Hide ten thousand collected tests from the garbage collector: each recording goes through the rest."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

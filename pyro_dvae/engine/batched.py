@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 from torch.fx import GraphModule
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_dvae.engine.adam import Slot, StepSizes
 from pyro_dvae.engine.compiler import Compiled, build
 from pyro_dvae.engine.following import Unrecordable, failing_as
-from pyro_dvae.engine.gradient import difference
+from pyro_dvae.engine.gradient import difference, traced
 from pyro_dvae.engine.hashed_noise import remaining_draws
 from pyro_dvae.engine.honesty import Honest, Verification
 from pyro_dvae.engine.observing import undone
@@ -154,7 +153,7 @@ class BatchedStep:
             return tuple(step(*given[:before], *given[after:], *given[before:after]))
 
         with failing_as(Unrecordable), torch.no_grad():
-            graph = make_fx(vmap(one), tracing_mode="real")(*[tensor.clone() for tensor in example])
+            graph = traced(vmap(one), *[tensor.clone() for tensor in example])
         self._run: Compiled = build(graph, example, fixed=len(self._fixed))
 
     def _inputs(self, batch: Sequence[Tensor], rates: Tensor, keys: Tensor) -> list[Tensor]:

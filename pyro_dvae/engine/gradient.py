@@ -9,6 +9,8 @@ from typing import Any
 import pyro
 import torch
 from torch import Tensor
+from torch._guards import TracingContext, tracing
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -33,9 +35,16 @@ def record(function: Callable[..., Tensor | list[Tensor]], *example: Tensor) -> 
             return function(*given)
 
     with failing_as(Unrecordable), forked(), torch.no_grad(), pyro.validation_enabled(False):
-        graph = make_fx(run, tracing_mode="real")(*example)
+        graph = traced(run, *example)
     drop_unused(graph)
     return graph
+
+
+def traced(function: Callable[..., Any], *example: Tensor) -> GraphModule:
+    """Return what ``function`` does to these tensors as a graph, which notes the shape of each value."""
+    # Without a mode to note shapes in, torch makes one for each value, with a stack trace: half of the time.
+    with tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))):
+        return make_fx(function, tracing_mode="real")(*example)
 
 
 def noted(node: Any) -> Any:
@@ -107,7 +116,7 @@ def record_gradient(
         return [loss.detach(), *[leaf.grad for leaf in reached if leaf.grad is not None]]
 
     with failing_as(Unrecordable), undone(leaves) as changes, uncompiled():
-        graph = make_fx(refusing_python_draws(run), tracing_mode="real")(*leaves, *tensors)
+        graph = traced(refusing_python_draws(run), *leaves, *tensors)
     memory = {tensor.untyped_storage().data_ptr() for tensor in tensors if tensor.numel()}
     if any(t.untyped_storage().data_ptr() in memory for t, _ in changes.before.values() if t.numel()):
         raise Unrecordable("the program changes its arguments in place")

@@ -25,13 +25,12 @@ class Iterators:
         self._frames: dict[int, GeneratorType[Any, Any, Any]] = {}
         self._found: dict[int, Any] = {}
         self._alone: dict[int, Any] = {}
-        kinds: dict[type, bool] = {}
-        for each in gc.get_objects():
-            kind = type(each)
-            if kind not in kinds:
-                # A weak proxy passes for what it stands for, which is found itself; a dead one fails.
-                kinds[kind] = kind not in weakref.ProxyTypes and hasattr(kind, "__next__")
-            if kinds[kind]:
+        objects = gc.get_objects()
+        # A weak proxy passes for what it stands for, which is found itself; a dead one fails.
+        kinds = set(map(type, objects)) - {*weakref.ProxyTypes}
+        kinds = {kind for kind in kinds if hasattr(kind, "__next__")}
+        for each in objects:
+            if type(each) in kinds:
                 self._found[id(each)] = each
                 if isinstance(each, GeneratorType) and each.gi_frame is not None:
                     self._frames[id(each.gi_frame)] = each

@@ -10,13 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_dvae import checks
 from pyro_dvae.engine.adam import HostStepSizes, Slot, StepSizes, clipped_together, rates_of, update
 from pyro_dvae.engine.compiler import Compiled, build, interpret
 from pyro_dvae.engine.following import Unrecordable, failing_as
-from pyro_dvae.engine.gradient import LossAndGrads
+from pyro_dvae.engine.gradient import LossAndGrads, traced
 from pyro_dvae.engine.hashed_noise import Bits, draw_keys, hash_noise, hashed_bits, threefry_bits
 from pyro_dvae.engine.honesty import Honest, Verification, record_twice
 from pyro_dvae.engine.kernels import fuse_bernoulli_sums, use_bfloat16_products
@@ -228,7 +227,7 @@ def record_update(
     # On copies, so that recording takes no step.
     with failing_as(Unrecordable), undone(), torch.no_grad():
         copies = [tensor.clone() for tensor in inputs]
-        return make_fx(whole_step(gradient, slots, clip_norm), tracing_mode="real")(*copies)
+        return traced(whole_step(gradient, slots, clip_norm), *copies)
 
 
 def whole_step(
