@@ -47,8 +47,8 @@ def one_observation():
 )
 def test_an_autoguide_finds_the_posterior(bound, exact):
     guide = AutoNormal(one_observation)
-    svi = SVI(one_observation, guide, pyro.optim.Adam({"lr": 0.03}), bound)
-    for _ in range(600):
+    svi = SVI(one_observation, guide, pyro.optim.Adam({"lr": 0.06}), bound)
+    for _ in range(300):
         svi.step()
     low, high = guide.quantiles([0.15866, 0.84134])["z"]
     assert float(high - low) / 2 == pytest.approx(0.2**0.5, abs=1e-3 if exact else 0.08)
@@ -108,11 +108,11 @@ class Borrowing(nn.Module):
 )
 def test_the_gradient_of_a_rate_that_the_corruption_does_not_own(corruption, bound):
     rate = tensor(0.2).requires_grad_()
-    problem, x = BinaryProblem(corruption(rate)), tensor(1.0, 0.0, 1.0)[None]
+    problem, x = BinaryProblem(corruption(rate)), tensor(1.0, 0.0, 1.0).expand(8, -1)
     exact_problem = BinaryProblem(dv.BitFlip(rate))
     (exact,) = torch.autograd.grad(exact_problem.l_dvae(x).sum(), rate)
     estimates = []
-    for _ in range(150):
+    for _ in range(30):
         loss = bound.differentiable_loss(problem.model, problem.guide, x)
         estimates.append(torch.autograd.grad(-loss, rate)[0])
     check_estimates("rate", torch.stack(estimates), exact)
@@ -121,7 +121,7 @@ def test_the_gradient_of_a_rate_that_the_corruption_does_not_own(corruption, bou
 @pytest.mark.parametrize("options", [{}, {"num_corruptions": 4}, {"num_particles": 3}], ids=str)
 def test_a_corruption_in_a_plate_of_pixels_is_read_by_a_latent_outside_of_it(options):
     rate = tensor(0.2).requires_grad_()
-    problem, x = BinaryProblem(dv.BitFlip(rate)), tensor(1.0, 0.0, 1.0).expand(20, -1)
+    problem, x = BinaryProblem(dv.BitFlip(rate)), tensor(1.0, 0.0, 1.0).expand(400, -1)
 
     def model(x):
         with pyro.plate("data", len(x), dim=-2):
@@ -138,7 +138,7 @@ def test_a_corruption_in_a_plate_of_pixels_is_read_by_a_latent_outside_of_it(opt
     (exact,) = torch.autograd.grad(problem.l_dvae(x).sum(), rate)
     bound = dv.TraceDenoising_ELBO(max_plate_nesting=2, **options)
     estimates = []
-    for _ in range(1000):
+    for _ in range(50):
         loss = bound.differentiable_loss(model, guide, x)
         estimates.append(torch.autograd.grad(-loss, rate)[0])
     check_estimates("rate", torch.stack(estimates), exact)
@@ -182,12 +182,12 @@ def dropout_pair(weight):
     ids=["pathwise", "stl", "stl, looped", "dreg"],
 )
 def test_dropout_in_an_encoder(bound):
-    weight, x = tensor(0.6).requires_grad_(), tensor(0.9, -0.4)
+    weight, x = tensor(0.6).requires_grad_(), tensor(0.9, -0.4).repeat(20)
     model, guide = dropout_pair(weight)
     # Each mask is 0 or 2 with probability ½; with mean m = 2wx: d/dw of −m²/2 − (x − m)²/2.
     exact = (0.5 * 2 * x * (x - 2 * (2 * weight.detach() * x))).sum()
     estimates = []
-    for _ in range(800):
+    for _ in range(50):
         loss = bound.differentiable_loss(model, guide, x)
         estimates.append(torch.autograd.grad(-loss, weight)[0])
     check_estimates("weight", torch.stack(estimates), exact)
@@ -222,7 +222,7 @@ def test_a_corruption_outside_of_the_plate_is_right_for_one_draw_and_refused_for
 
     (exact,) = torch.autograd.grad(problem.l_dvae(x).sum(), rate)
     estimates = []
-    for _ in range(3000):
+    for _ in range(1000):
         loss = dv.TraceDenoising_ELBO().differentiable_loss(problem.model, guide, x)
         estimates.append(torch.autograd.grad(-loss, rate)[0])
     check_estimates("rate", torch.stack(estimates), exact)
@@ -408,13 +408,13 @@ def test_what_pyro_validates_is_said_in_its_words():
 )
 def test_one_by_one_has_the_expectation_of_one_pass(bound, options):
     rate = tensor(0.2).requires_grad_()
-    problem, x = BinaryProblem(dv.BitFlip(rate)), tensor(1.0, 0.0, 1.0)[None].expand(2, -1)
+    problem, x = BinaryProblem(dv.BitFlip(rate)), tensor(1.0, 0.0, 1.0)[None].expand(20, -1)
     found = []
     for more in ({}, LOOPED):
         each = bound(num_corruptions=2, num_particles=2, max_plate_nesting=1, **options, **more)
         parameters = [rate, *problem.parameters()]
         rows = []
-        for _ in range(150):
+        for _ in range(30):
             loss = each.differentiable_loss(problem.model, problem.guide, x)
             grads = torch.autograd.grad(-loss, parameters, allow_unused=True)
             kept = [grad.reshape(-1) for grad in grads if grad is not None]
