@@ -183,9 +183,8 @@ def _default(request: Request) -> Dataset:
         reason = str(error)
     substitute = replace(_named[OFFLINE](request), substituted_for=DEFAULT)
     warnings.warn(
-        f"NOT {DEFAULT.upper()}: no dataset was named and {DEFAULT} cannot be had, so this is {OFFLINE!r} "
-        f"({'x'.join(map(str, substitute.picture_shape))} images); its figures compare with nothing "
-        f"published. Reason: {reason}",
+        f"NOT {DEFAULT.upper()}, but {OFFLINE!r} ({'x'.join(map(str, substitute.picture_shape))} images): "
+        f"its results do not compare with published ones. Reason: {reason}",
         UserWarning,
         stacklevel=4,
     )

@@ -132,7 +132,7 @@ def unavailable(
     else:
         reason = f"the folder {str(root)!r} does not exist and download is off"
     return UnavailableError(
-        f"dataset {dataset!r} cannot be had: {reason}; put {layout} in that folder, "
+        f"dataset {dataset!r} is not available: {reason}; put {layout} in that folder, "
         "or use the offline set 'digits' (--dataset digits)"
     )
 

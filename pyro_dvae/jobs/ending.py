@@ -145,7 +145,7 @@ def closing_table(results: dict[str, Any], folder: Path, pictures: list[Path]) -
     """Return the closing table: figures, where everything was written, and what to do next."""
     rows = [("data", results["data"]["name"])]
     if results["data"]["substituted_for"]:
-        rows.append(("", f"NOT {results['data']['substituted_for']}, which could not be had"))
+        rows.append(("", f"NOT {results['data']['substituted_for']}, which is not available"))
     if results["best_epoch"] is not None:
         best = f"{results['best_epoch']} of {results['epochs']}"
         rows.append(

@@ -35,7 +35,7 @@ def _data(content: dict[str, Any]) -> Iterator[Row]:
     size = f"{data['count']:,} of {data['sizes'][2]:,} test data"
     yield "data", f"{data['name']}, {size}, binarisation: {data['binarisation']}"
     if data["substituted_for"]:
-        yield "", f"NOT {data['substituted_for']}, which could not be had"
+        yield "", f"NOT {data['substituted_for']}, which is not available"
     if content["log_p_is_of"] == "none":
         yield "", "grey pixels under a Bernoulli decoder: p(x) is no density, compare it with nothing else"
     elif content["log_p_is_of"] == "density":

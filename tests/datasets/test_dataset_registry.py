@@ -83,7 +83,7 @@ def test_a_name_is_registered_once():
 
 def test_the_fallback_is_loud_and_says_why(tmp_path):
     pytest.importorskip("sklearn")
-    with pytest.warns(UserWarning, match="NOT MNIST: .*digits.*Reason: .*") as caught:
+    with pytest.warns(UserWarning, match="NOT MNIST, but 'digits' .*Reason: .*") as caught:
         data = load_dataset(root=tmp_path / "absent", download=False)
     assert len(caught) == 1
     assert caught[0].filename == __file__
