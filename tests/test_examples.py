@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +61,23 @@ def run(name, tmp_path):
     return done.stdout
 
 
+@pytest.fixture
+def inside(tmp_path, monkeypatch, capsys):
+    """Run a script in this process, which has loaded torch; a benchmark that measures has one of its own."""
+
+    def run(name, *arguments):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.syspath_prepend((ROOT / name).parent)
+        monkeypatch.setattr(sys, "argv", [name, *(arguments or SCRIPTS[name])])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(ROOT / name), run_name="__main__")
+        out, err = capsys.readouterr()
+        assert ended.value.code == 0, err
+        return out
+
+    return run
+
+
 def test_every_script_has_an_entry():
     found = {
         str(p.relative_to(ROOT)) for folder in ("examples", "benchmarks") for p in ROOT.glob(f"{folder}/*.py")
@@ -72,8 +90,8 @@ def test_mnist_dvae(tmp_path):
     assert "test bound" in run("examples/mnist_dvae.py", tmp_path)
 
 
-def test_impute_table(tmp_path):
-    printed = run("examples/impute_table.py", tmp_path)
+def test_impute_table(inside, tmp_path):
+    printed = inside("examples/impute_table.py")
     errors = {
         name: float(re.search(rf"{name} +rms error ([\d.]+)", printed)[1])
         for name in ("column means", "one Gaussian", "fit_table")
@@ -114,13 +132,13 @@ def test_benchmark_of_the_verification(tmp_path):
     assert "%" in run("benchmarks/verification.py", tmp_path)
 
 
-def test_draw(tmp_path):
-    assert re.search(r"test bound on clean input: -[\d.]+ ± [\d.]+ nats", run("examples/draw.py", tmp_path))
+def test_draw(inside, tmp_path):
+    assert re.search(r"test bound on clean input: -[\d.]+ ± [\d.]+ nats", inside("examples/draw.py"))
     assert (tmp_path / "draw.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_frey_face_dvae_is_of_grey_pixels_with_gaussian_noise(tmp_path):
-    assert "test bound" in run("examples/frey_face_dvae.py", tmp_path)
+def test_frey_face_dvae_is_of_grey_pixels_with_gaussian_noise(inside, tmp_path):
+    assert "test bound" in inside("examples/frey_face_dvae.py")
     (config,) = tmp_path.glob("runs/*/config.json")
     options = json.loads(config.read_text())["options"]
     assert options["likelihood"] == "gaussian-per-pixel"
@@ -128,8 +146,8 @@ def test_frey_face_dvae_is_of_grey_pixels_with_gaussian_noise(tmp_path):
     assert options["binarisation"] == "none"
 
 
-def test_vae_derivation_measures_the_exact_variances(tmp_path):
-    printed = run("examples/vae_derivation.py", tmp_path)
+def test_vae_derivation_measures_the_exact_variances(inside, tmp_path):
+    printed = inside("examples/vae_derivation.py")
     rows = re.findall(r"^[a-z, ]+ (\d+) +([\d.]+) +([\d.]+) +([\d.]+)$", printed, re.MULTILINE)
     assert len(rows) == 20
     for draws, mean, variance, exact in rows:
@@ -152,8 +170,8 @@ def test_marginal_guide_prints_the_bounds_in_their_order(tmp_path):
     assert (tmp_path / "marginal_guide.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_swap_guides_prints_a_row_of_each(tmp_path):
-    printed = run("examples/swap_guides.py", tmp_path)
+def test_swap_guides_prints_a_row_of_each(inside):
+    printed = inside("examples/swap_guides.py")
     rows = re.findall(r"^([A-Za-z, ]+?) +(-[\d.]+) +[\d.]+ +(-[\d.]+) +[\d.]+ +\d+%", printed, re.MULTILINE)
     assert len(rows) == 8
     for _, bound, likelihood in rows:
@@ -177,16 +195,16 @@ def figures_of(printed, names):
     return {name: [float(each) for each in re.findall(r"-?\d+\.\d+", line)] for name, line in lines.items()}
 
 
-def test_count_data_is_denoised(tmp_path):
+def test_count_data_is_denoised(inside, tmp_path):
     names = ["no denoising", "Poisson factors", "denoising VAE"]
-    found = figures_of(run("examples/count_data.py", tmp_path), names)
+    found = figures_of(inside("examples/count_data.py"), names)
     assert found["denoising VAE"][1] < found["no denoising"][1]  # the rates; small, it is behind the factors
     assert all(len(each) == 2 for each in found.values())
     assert (tmp_path / "count_data.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_mixed_table_has_the_bound_beside_independent_columns(tmp_path):
-    found = figures_of(run("examples/mixed_table.py", tmp_path), ["independent columns", "denoising VAE"])
+def test_mixed_table_has_the_bound_beside_independent_columns(inside, tmp_path):
+    found = figures_of(inside("examples/mixed_table.py"), ["independent columns", "denoising VAE"])
     assert -23 < found["independent columns"][0] < -20
     assert -60 < found["denoising VAE"][0] < -15
     assert (tmp_path / "mixed_table.png").read_bytes()[:4] == b"\x89PNG"
@@ -252,8 +270,8 @@ def test_the_benchmark_of_counts_asks_scvi_in_an_environment_of_its_own(tmp_path
     assert found[""][0] < nothing[""][0]  # logarithms at the depth of what is held back
 
 
-def test_conditional_vae_prints_what_labels_are_worth(tmp_path):
-    printed = run("examples/conditional_vae.py", tmp_path)
+def test_conditional_vae_prints_what_labels_are_worth(inside, tmp_path):
+    printed = inside("examples/conditional_vae.py")
     rows = re.findall(r"^log p\(x.*?  +(-[\d.]+) +[\d.]+ +[\d.]+%$", printed, re.MULTILINE)
     (worth,) = re.findall(r"^labels are worth (-?[\d.]+) ± [\d.]+ nats$", printed, re.MULTILINE)
     conditional, without = map(float, rows)
@@ -262,8 +280,8 @@ def test_conditional_vae_prints_what_labels_are_worth(tmp_path):
     assert (tmp_path / "conditional_vae.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_semi_supervised_prints_the_accuracy_of_each(tmp_path):
-    printed = run("examples/semi_supervised.py", tmp_path)
+def test_semi_supervised_prints_the_accuracy_of_each(inside, tmp_path):
+    printed = inside("examples/semi_supervised.py")
     rows = re.findall(r"^(?:all|labelled) rows.*?([\d.]+)%$", printed, re.MULTILINE)
     model, alone, regression = map(float, rows)
     assert regression > 80  # with 200 labels of digits
@@ -287,8 +305,8 @@ def test_benchmark_of_the_bounds(tmp_path):
     assert "nan" not in printed.lower()
 
 
-def test_heldout_likelihood_is_the_exact_one_or_is_told_to_be_unreliable(tmp_path):
-    printed = run("examples/heldout_likelihood.py", tmp_path)
+def test_heldout_likelihood_is_the_exact_one_or_is_told_to_be_unreliable(inside, tmp_path):
+    printed = inside("examples/heldout_likelihood.py")
     rows = dict(re.findall(r"^(\w.*?)  +([-+.\d].*%)$", printed, re.MULTILINE))
     found = {
         name: [float(value.strip("%")) for value in values.split()] for name, values in rows.items()
@@ -394,19 +412,18 @@ def cells(table):
     return {re.match("`(.*?)`", row[0])[1]: row for row in rows}
 
 
-def test_benchmark_of_the_systems_and_its_table_in_the_docs(tmp_path):
+def test_benchmark_of_the_systems_and_its_table_in_the_docs(inside, tmp_path):
     """All systems, by every bound that applies; the page has a row of each, as the script says it."""
-    run("benchmarks/systems.py", tmp_path)
+    inside("benchmarks/systems.py")
     rows = [json.loads(line) for line in (tmp_path / "systems.jsonl").read_text().splitlines()]
     for row in rows:
         assert (row["bound"] is None) == row["name"].startswith("autoencoder")
         for found in (row["bound"], row["trained_bound"]):
             limit = -10_000 if row["name"].startswith("counts-") else -1000  # counts up to 16
             assert found is None or limit < found["mean"] < 200  # nats, of 64 pixels after three steps
-    assert run("benchmarks/systems.py", tmp_path) == ""  # they are there already
-    script = [sys.executable, str(ROOT / "benchmarks" / "systems.py"), "--table", "--output", "systems.jsonl"]
-    done = subprocess.run(script, capture_output=True, text=True, check=True, cwd=tmp_path, timeout=100)
-    printed, page = cells(done.stdout), cells((ROOT / "docs" / "systems.md").read_text())
+    assert inside("benchmarks/systems.py") == ""  # they are there already
+    printed = cells(inside("benchmarks/systems.py", "--table", "--output", "systems.jsonl"))
+    page = cells((ROOT / "docs" / "systems.md").read_text())
     assert len(printed) >= 45
     assert [row[:4] for row in printed.values()] == [row[:4] for row in page.values()]
     for row in page.values():
