@@ -105,7 +105,7 @@ def test_bound_and_every_gradient_of_a_mini_batch(kind, m, k):
     wanted = gradients(bayes)
     bound = kind(m, k, max_plate_nesting=1)
     losses, grads = [], []
-    for _ in range(100):
+    for _ in range(50):
         losses.append(bound.loss_and_grads(bayes.model, bayes.guide, x))
         grads.append(gradients(bayes))
     check_estimates("bound", -torch.tensor(losses, dtype=torch.float64), exact.detach())

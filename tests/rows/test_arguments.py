@@ -212,7 +212,7 @@ def test_bidirectional_keeps_further_data():
     pair = Conditional()
     x, y = data()
     found = dv.bidirectional(
-        pair.model, pair.guide, x, y, num_data=30, num_steps=200, num_chains=4, seed=1, matrix=MATRIX
+        pair.model, pair.guide, x, y, num_data=30, num_steps=60, num_chains=4, seed=1, matrix=MATRIX
     )
     # Given z, the mean of x is that of its own y: the simulated rows differ by the label's effect.
     labels = y[torch.arange(30) % N]
@@ -303,13 +303,13 @@ def test_mini_batches_by_hand_by_plate_and_by_loader_have_one_expectation(bound)
 
     found = {"by hand": [], "by loader": [], "by plate": []}
     with torch.no_grad():
-        for _ in range(30):
+        for _ in range(12):
             found["by hand"].append(epoch(loss(by_hand, rows) for rows in x.split(100)))
             found["by loader"].append(epoch(loss(by_hand, rows) for (rows,) in loader))
             found["by plate"].append(epoch(loss(by_plate, x) for _ in range(10)) / 10)
     means = {name: torch.stack(values) for name, values in found.items()}
     for name in ("by loader", "by plate"):
         a, b = means["by hand"], means[name]
-        error = math.sqrt(float(a.var() + b.var()) / 30)
+        error = math.sqrt(float(a.var() + b.var()) / 12)
         assert abs(float(a.mean() - b.mean())) < 4.5 * error, name
         assert error < 0.05
