@@ -68,7 +68,7 @@ def compiling(graph: GraphModule, freezing: bool = False) -> Iterator[None]:
     :raises NoCompiler: the body fails; the missing program g++ is one of many classes of errors.
     """
     with failing_as(NoCompiler):
-        reorders = {name: False for name in _REORDERING} if _draws(graph) > 1 else {}
+        reorders = dict.fromkeys(_REORDERING, False) if _draws(graph) > 1 else {}
         options = compiler_options(fallback_random=True, freezing=freezing, **reorders)
         with options, torch.no_grad(), _without_remarks():
             yield
