@@ -95,6 +95,15 @@ def test_what_runs_without_modes_is_not_recorded():
     assert called == ["aten.sin.default"]
 
 
+def test_a_recording_notes_all_shapes_in_one_mode():
+    with internals.noting_shapes():
+        graph = make_fx(lambda x: x.cos().exp(), tracing_mode="real")(torch.ones(3, 2))
+    notes = [node.meta["tensor_meta"] for node in graph.graph.nodes if node.op == "call_function"]
+    values = [node.meta["val"] for node in graph.graph.nodes if node.op == "call_function"]
+    assert [tuple(note.shape) for note in notes] == [(3, 2), (3, 2)]
+    assert len({id(value.fake_mode) for value in values}) == 1
+
+
 def test_devices_of_modes():
     assert internals.devices_of_modes() == []
     with torch.device("cpu"), torch.device("meta"):

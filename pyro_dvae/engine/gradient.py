@@ -9,14 +9,12 @@ from typing import Any
 import pyro
 import torch
 from torch import Tensor
-from torch._guards import TracingContext, tracing
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_dvae.engine.following import BuiltIn, Unrecordable, failing_as, followed
 from pyro_dvae.engine.observing import refusing_python_draws, undone
-from pyro_dvae.internals import schema, uncompiled
+from pyro_dvae.internals import noting_shapes, schema, uncompiled
 from pyro_dvae.random_state import forked
 
 
@@ -42,8 +40,7 @@ def record(function: Callable[..., Tensor | list[Tensor]], *example: Tensor) -> 
 
 def traced(function: Callable[..., Any], *example: Tensor) -> GraphModule:
     """Return what ``function`` does to these tensors as a graph, which notes the shape of each value."""
-    # Without a mode to note shapes in, torch makes one for each value, with a stack trace: half of the time.
-    with tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))):
+    with noting_shapes():
         return make_fx(function, tracing_mode="real")(*example)
 
 
