@@ -20,7 +20,7 @@ from pyro_dvae.rows import Data, Stream
 
 KIND = "training"
 _ABSENT = "nothing"
-_UNSAID = {"settings": {"accumulate": 1, "ema": None, "drop_last": False}}  # in checkpoints of version 0.1
+_UNSAID = {"settings": {"accumulate": 1, "drop_last": False}}  # in checkpoints of version 0.1
 _STATE = {
     "epoch": int,
     "position": int,
@@ -157,10 +157,11 @@ def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Yield what is set; None is as good as absent, as an option that came later is in an old checkpoint."""
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
             yield from _flat(value, f"{prefix}{key}.")
-        else:
+        elif value is not None:
             yield f"{prefix}{key}", value
 
 

@@ -692,6 +692,13 @@ def refused(words, path, **options):
     assert str(path) in str(caught.value)
 
 
+def test_an_option_that_is_not_set_is_as_good_as_one_that_an_old_checkpoint_does_not_have(finished):
+    config = {"noise": 0.1, "net": {"hidden": [6, 6], "later": None}, "new": None}
+    trainer = autoencoder_trainer(checkpoint=finished, resume=True, epochs=1, config=config)
+    assert trainer.history.epochs == [1]
+    refused("new was 'nothing', is now False", finished, config=config | {"new": False})
+
+
 def test_another_configuration_is_refused_naming_every_difference(finished):
     config = {"noise": 0.2, "net": {"hidden": [6, 7]}, "new": 1}
     words = (
