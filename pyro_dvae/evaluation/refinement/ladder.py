@@ -15,8 +15,13 @@ from pyro_dvae.evaluation.refinement.targets import Targets
 from pyro_dvae.evaluation.refinement.weighing import summary, weighted
 from pyro_dvae.rows import Arguments
 
-# A k from a thousand draws errs by about 0.2: a row twice below this is rarely above 0.7 with all its draws.
-_GOOD = 0.3
+# A k from a thousand draws errs by about 0.2, and where few rows are good, most that seem so are not. So a
+# proposal before the last must be twice below this.
+_GOOD = 0.1
+# A row that is above by a quarter of the draws is not looked at again: of the encoder (where the record says
+# which rows are above 0.7), and of a Gaussian.
+_CLEARLY_BAD = (1.0, 0.5)
+_FEWEST = 25  # draws that have a tail to fit
 
 
 @dataclass(frozen=True)
@@ -43,29 +48,33 @@ def ascended(
     A row that no rung suits keeps the proposal with the lowest k, and is left to annealing if there is any.
     """
 
-    def pilot(proposal: Gaussians, some: Arguments) -> Tensor:
-        own, from_prior = shares(settings.pilot, defensive)
+    def pilot(proposal: Gaussians, some: Arguments, count: int = settings.pilot) -> Tensor:
+        own, from_prior = shares(count, defensive)
         return summary(weighted(targets, some, proposal, own, from_prior)[1])["pareto_k"]
 
-    def pareto_k(proposal: Gaussians, some: Arguments) -> Tensor:
-        k = pilot(proposal, some)
-        good = (~_bad(k)).nonzero()[:, 0]
-        if len(good):  # again: of many rows some are below by chance
-            k[good] = torch.maximum(k[good], pilot(proposal[good], some[good]))
+    def pareto_k(proposal: Gaussians, some: Arguments, clearly_bad: float) -> Tensor:
+        k = pilot(proposal, some, max(_FEWEST, settings.pilot // 4))
+        for limit in (clearly_bad, _GOOD):  # those that are left, with all draws, and again
+            left = (k <= limit).nonzero()[:, 0]
+            if len(left):
+                again = pilot(proposal[left], some[left])
+                k[left] = again if limit == clearly_bad else torch.maximum(k[left], again)
         return k
 
     stages = [(torch.arange(len(rows)), encoded(targets, guide, rows))]
-    before = pareto_k(stages[0][1], rows)
+    before = pareto_k(stages[0][1], rows, _CLEARLY_BAD[0])
     best, rung = before.clone(), torch.zeros(len(rows), dtype=torch.long)
     waiting = _bad(best).nonzero()[:, 0]
     for index, family in enumerate(settings.families, start=1):
+        is_last = index == len(settings.families)
         if not len(waiting):
             break
         last, some = stages[-1], rows[waiting]
         start = last[1][torch.searchsorted(last[0], waiting)]
         proposal = climbed(targets, some, start, family, settings)
         stages.append((waiting, proposal))
-        k = pareto_k(proposal.widened(settings.widen), some)
+        wide = proposal.widened(settings.widen)
+        k = pilot(wide, some) if is_last else pareto_k(wide, some, _CLEARLY_BAD[1])
         better = waiting[k < best[waiting]]
         rung[better] = index
         best[waiting] = torch.minimum(best[waiting], k)

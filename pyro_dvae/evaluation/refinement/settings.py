@@ -82,7 +82,7 @@ class Refined:
 
     :param rung: proposal of each row as an index in ``settings.rungs``, [N].
     :param pareto_k_before: Pareto k of the encoder's proposal as a Gaussian, [N], from ``settings.pilot``
-        draws.
+        draws (a quarter of them where it is clearly bad).
     :param settings: how the proposals were refined.
     """
 

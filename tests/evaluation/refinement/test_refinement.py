@@ -11,9 +11,10 @@ from exact import LinearGaussian, check_estimates
 
 import pyro_dvae as dv
 from pyro_dvae.errors import InputError
+from pyro_dvae.evaluation.refinement import ladder
 from pyro_dvae.evaluation.refinement.gaussian import Gaussians, climbed, encoded
 from pyro_dvae.evaluation.refinement.targets import Targets
-from pyro_dvae.evaluation.refinement.weighing import chains
+from pyro_dvae.evaluation.refinement.weighing import chains, weighted
 from pyro_dvae.rows import Arguments, Data
 
 
@@ -343,3 +344,21 @@ def test_the_compiled_form_gives_the_values_of_the_plain_one():
             for compiled in (False, True)
         )
     torch.testing.assert_close(fast.log_likelihood, plain.log_likelihood, rtol=1e-6, atol=1e-6)
+
+
+@torch.no_grad()
+def test_a_row_that_is_clearly_bad_costs_a_quarter_of_the_pilot(monkeypatch):
+    made, x = narrow(-6.0)
+    calls = []
+
+    def counted(targets, rows, proposal, count, from_prior=0):
+        calls.append((count, len(rows)))
+        return weighted(targets, rows, proposal, count, from_prior)
+
+    monkeypatch.setattr(ladder, "weighted", counted)
+    torch.manual_seed(0)
+    settings = dv.Refinement(pilot=400, num_steps=1, families=("full",))
+    found = ladder.ascended(targets_of(made.model, made.guide, x), made.guide, Arguments((x,)), settings)
+    first, *between, last = calls  # the encoder, those of its rows that may be good, the last Gaussian
+    assert (first, last) == ((100, len(x)), (400, len(x)))
+    assert 0 < sum(rows for _, rows in between) < len(x)
