@@ -138,6 +138,7 @@ _NAMES = {
         "encode",
         "interpolate",
         "reconstruct",
+        "refit_guide",
         "sample",
         "to_arviz",
     ],

@@ -124,6 +124,7 @@ from .using import (
     encode,
     interpolate,
     reconstruct,
+    refit_guide,
     sample,
     to_arviz,
 )
@@ -234,6 +235,7 @@ __all__ = [
     "log_likelihood",
     "predict",
     "reconstruct",
+    "refit_guide",
     "sample",
     "sample_given",
     "to_arviz",

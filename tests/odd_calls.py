@@ -300,6 +300,7 @@ CALLS = {
     "diagnose": (lambda: of_pair(data=X, training=X, num_rows=2, hidden=0.5) | QUICK | FEW, None),
     "inference_gaps": (lambda: of_pair(data=X) | QUICK | FEW, None),
     "load_dataset": (lambda: {"name": "digits", "download": False}, None),
+    "refit_guide": (lambda: of_pair(loss=dv.TraceDenoising_ELBO(), data=X, share=0.5) | QUIET, None),
     "reconstruct": (lambda: of_pair(data=X, num_samples=2, seed=0), None),
     "sample": (lambda: {"model": model, "data": X, "num_samples": 2, "seed": 0}, None),
     "log_likelihood": (

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pyro_dvae import checks
 from pyro_dvae.bounds.base import DenoisingELBO
+from pyro_dvae.bounds.consistency import consistency_terms
 from pyro_dvae.bounds.pathwise import total_derivative_surrogate
 from pyro_dvae.bounds.reductions import MEAN
 from pyro_dvae.bounds.score import baseline_of, has_score, own_baseline, score_surrogate
@@ -41,6 +42,8 @@ class TraceDenoising_ELBO(DenoisingELBO):
         a :class:`~pyro_dvae.levels.Schedule` of the epoch (KL warm-up: ``LinearSchedule(0, 1, epochs=20)``),
         which ``fit`` moves. Values stay those of the bound, with β = 1, so that histories and validation
         can be compared. Only for ``gradient="pathwise"`` without a network as baseline.
+    :param consistency: weight λ of −λ KL(q(z|x̃) ‖ q(z|x)) in the gradient alone, so that corruption moves the
+        encoder less: the regulariser of CR-VAE (Sinha and Dieng 2021). Values and limits as of ``kl_weight``.
 
     See :class:`~pyro_dvae.bounds.base.DenoisingELBO` for the other arguments.
     """
@@ -55,6 +58,7 @@ class TraceDenoising_ELBO(DenoisingELBO):
         gradient: str = "pathwise",
         baseline: str | nn.Module = "leave-one-out",
         kl_weight: float | Schedule = 1.0,
+        consistency: float = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(num_corruptions=num_corruptions, num_particles=num_particles, **kwargs)
@@ -72,6 +76,9 @@ class TraceDenoising_ELBO(DenoisingELBO):
         self._tempers = isinstance(kl_weight, Schedule) or kl_weight != 1
         if self._tempers and (self.gradient == "stl" or self.baseline.learned is not None):
             raise InputError("kl_weight: it takes gradient='pathwise' and a baseline that is no network")
+        self.consistency = checks.number("consistency", consistency, 0.0)
+        if consistency and (self.gradient == "stl" or self.baseline.learned is not None):
+            raise InputError("consistency: it takes gradient='pathwise' and a baseline that is no network")
         # By device and type, made when they first come; changed in place, so that compiled steps see it.
         self._weights: dict[tuple[torch.device, torch.dtype], Tensor] = {}
         self._weight = 1.0
@@ -112,6 +119,8 @@ class TraceDenoising_ELBO(DenoisingELBO):
         if not torch.is_grad_enabled():
             return bound, bound
         terms = [(term, self._tempered(term, value)) for term, value in terms]
+        if self.consistency:
+            terms += [(term, _scaled(term)) for term in consistency_terms(draws, self.consistency)]
         score = self._score_part(draws, terms)
         if self.gradient == "stl":
             log_weight = draws.log_weight()

@@ -19,7 +19,7 @@ from pyro_dvae.programs.draws import Draws
 from pyro_dvae.programs.leaves import Replay, is_point, refuse_rejection
 from pyro_dvae.programs.plates import REDRAWS, DrawPlate, Layout
 from pyro_dvae.programs.vectorised import naming_draws
-from pyro_dvae.sites import is_uncounted
+from pyro_dvae.sites import clean_input, is_uncounted
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,12 @@ def density_of_others(
     given = auxiliary or {}
     moved = Draws(others.model_trace, others.guide_trace, others.layout, others.subsamples, draws.pair)
     return _density(moved, count, given, redrawn=bool(given)).values
+
+
+def on_clean_input(draws: Draws) -> Draws:
+    """Run the guide once more on the same latents and other noise, with corruption turned off."""
+    others = {site["name"]: site for site in draws.auxiliary_sites() if site["fn"].clean is None}
+    return _traced(draws, clean_input(draws.layout.wrap(Replay(_replayed(draws, others))(draws.pair.guide))))
 
 
 def _density(

@@ -9,6 +9,7 @@ from pyro_dvae.using.diagnose import diagnose
 from pyro_dvae.using.diagnosis import Diagnosis, Finding
 from pyro_dvae.using.labelled_draws import to_arviz
 from pyro_dvae.using.methods import METHODS
+from pyro_dvae.using.refitting import refit_guide
 from pyro_dvae.using.saving import load_weights, save
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "interpolate",
     "load_weights",
     "reconstruct",
+    "refit_guide",
     "sample",
     "save",
     "to_arviz",

@@ -20,7 +20,7 @@ ASKED_FOR = {
     *("scheduled-noise", "manifolds", "samples-by-batch", "depth", "estimators", "activations"),
     *("autoencoder", "full-bayes", "encoder-depth", "reconstruction"),
     *("table1-long", "table2-long", "samples-by-batch-long", "figure1-equal"),
-    *("importance-weighting", "silhouettes"),
+    *("importance-weighting", "silhouettes", "gaps"),
 }
 ALL = list(experiments().values())
 SMALL = Experiment(
@@ -73,6 +73,7 @@ def test_the_figure_of_its_table_is_measured(declared):
         "squared_error_mean_code": "reconstruction",
         "bound": "bound",
         "refined_log_likelihood": "refined-likelihood",
+        "test_amortisation_gap": "inference-gaps",
     }
     assert of_measures[declared.table.figure] in ("bound", *declared.measures)
 

@@ -19,9 +19,11 @@ from pyro_dvae.bounds import (
     TraceDenoisingIWAE_ELBO,
     TraceSemiImplicit_ELBO,
 )
+from pyro_dvae.conditioning import inference_gaps
 from pyro_dvae.corruptions import Corruption
 from pyro_dvae.evaluation import (
     Estimate,
+    Refinement,
     active_units,
     evaluate_bound,
     latent_means,
@@ -38,6 +40,7 @@ from pyro_dvae.random_state import derived_seed
 Figures = dict[str, Any]
 TRAINING_DATA, SAMPLES, MIXTURE, PARTICLES = 10_000, 200, 10, 5
 REFINED_DATA, REFINED_SAMPLES = 1_000, 1_000
+GAP_DATA, GAP_SAMPLES, GAP_STEPS, PARETO_K = 100, 1_000, 150, 0.7
 DRAWS = 100_000  # of all data together, about: with one of each of 10,000 images 0.07 nats are noise
 TILES = 20  # of a manifold, along each side
 
@@ -159,6 +162,36 @@ def refined_likelihood(trained: TrainedPair) -> Figures:
     }
 
 
+def gaps(trained: TrainedPair) -> Figures:
+    """Measure log p(x) and the gaps of inference (diagonal Gaussian) of 100 test and 100 training rows."""
+    figures: Figures = {}
+    parts = {"test": trained.test, "training": trained.data.visit(trained.data.train[:GAP_DATA])}
+    for part, rows in parts.items():
+        found = inference_gaps(
+            trained.model,
+            trained.guide,
+            rows[:GAP_DATA],
+            refine=Refinement(num_steps=GAP_STEPS),
+            num_samples=GAP_SAMPLES,
+            seed=trained.seed("gaps"),
+            max_plate_nesting=1,
+            progress=False,
+        )
+        values = {
+            "log_likelihood": found.log_likelihood,
+            "approximation_gap": found.approximation(),
+            "approximation_gap_full": found.approximation("full"),
+            "amortisation_gap": found.amortisation(),
+        }
+        for name, each in values.items():
+            error = float(each.std()) / math.sqrt(len(each))
+            kept = {"mean": float(each.mean()), "standard_error": error, "of_rows": packed(each.cpu())}
+            figures[f"{part}_{name}"] = kept
+        doubtful = (found.pareto_k > PARETO_K) & ~found.annealed
+        figures[f"{part}_log_likelihood"]["share_unreliable"] = float(doubtful.double().mean())
+    return figures
+
+
 def reconstruction(trained: TrainedPair) -> Figures:
     """Measure squared error and cross-entropy of the test data, decoded from the mean and sampled codes.
 
@@ -226,6 +259,7 @@ MEASURES: dict[str, Callable[[TrainedPair], Figures]] = {
     "bounds": bounds,
     "likelihood": likelihood,
     "refined-likelihood": refined_likelihood,
+    "inference-gaps": gaps,
     "reconstruction": reconstruction,
     "units": units,
     "noise": noise,

@@ -30,12 +30,32 @@ from pyro_dvae.models.bayes import (
 )
 from pyro_dvae.training import History
 from pyro_dvae.training.progress import Progress
+from pyro_dvae.using.refitting import HalfAsleep
 
 
 def dvae(setting: Setting) -> TrainingPair:
     """Return the DVAE of the options: a VAE where the noise is 0."""
     made = DVAE(setting.encoder(), setting.decoder(), setting.corruption)
     return TrainingPair(made.model, made.guide, setting.bound())
+
+
+def refitted(setting: Setting) -> TrainingPair:
+    """Return a trained DVAE whose encoder is fitted once more, half of the rows drawn by the decoder."""
+    pair = dvae(setting)
+    setting.fit(pair, phase="-start")
+    return TrainingPair(pair.model, pair.guide, HalfAsleep(pair.bound), freeze=pair.model.decoder)  # type: ignore[attr-defined]
+
+
+def consistent(setting: Setting) -> TrainingPair:
+    """Return the DVAE of the options, whose encoder is kept from moving under corruption."""
+    pair, options = dvae(setting), setting.options
+    bound = TraceDenoising_ELBO(
+        num_corruptions=options.corruptions,
+        num_particles=options.particles,
+        consistency=CONSISTENCY,
+        max_plate_nesting=1,
+    )
+    return TrainingPair(pair.model, pair.guide, bound)
 
 
 def autoencoder(setting: Setting) -> TrainingPair:
@@ -95,8 +115,12 @@ def bayesian(
     return made
 
 
+CONSISTENCY = 1.0  # weight of the regulariser of CR-VAE
+
 PROGRAMS: dict[str, Callable[[Setting], TrainingPair]] = {
     "dvae": dvae,
+    "dvae-refitted": refitted,
+    "dvae-consistent": consistent,
     "autoencoder": autoencoder,
     "dvae-penalised": penalised(dvae),
     "autoencoder-penalised": penalised(autoencoder),

@@ -201,6 +201,40 @@ def panels(kind: str, name: str = NAME) -> Callable[[Experiment, Sequence[Row], 
     return draw
 
 
+def gaps(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path | None:
+    """Draw the gaps of inference as stacked bars, test and training rows, a panel for each column."""
+    columns = [name for name in experiment.columns if any(row["column"] == name for row in rows)]
+    bars = [label for label in experiment.rows if any(row["row"] == label for row in rows)]
+    figure = plots.new_figure(6.4 * len(columns), 1.6 + 0.5 * len(bars), layout="constrained")
+    for axes, column in zip(figure.subplots(1, len(columns), squeeze=False)[0], columns, strict=True):
+        found = {}
+        for label in bars:
+            for part in ("test", "training"):
+                own = of_case(experiment.cells.get((label, column)), rows)
+                if own:
+                    found[f"{label}, {part}"] = {
+                        key: _with_error(own, f"{part}_{name}") for key, name in _GAPS.items()
+                    }
+        plots.inference_gaps(found, ax=axes)
+        axes.set_title(column, fontsize=plots.FONT_SIZE + 1, y=1.08)
+    return _written(figure, experiment, rows, folder)
+
+
+_GAPS = {
+    "approximation gap, full": "approximation_gap_full",
+    "approximation gap, diagonal": "approximation_gap",
+    "amortisation gap, diagonal": "amortisation_gap",
+}
+
+
+def _with_error(own: Sequence[Row], name: str) -> tuple[float, float]:
+    """Return the mean over the seeds and its standard error: of one seed, that over the rows."""
+    found = values(own, name)
+    if len(found) == 1:
+        return found[0], own[0]["figures"][name]["standard_error"]
+    return statistics.fmean(found), statistics.stdev(found) / math.sqrt(len(found))
+
+
 def _mean(experiment: Experiment, cell: tuple[str, str], rows: Sequence[Row], name: str) -> float:
     found = values(of_case(experiment.cells.get(cell), rows), name, experiment.table.sign)
     return statistics.fmean(found) if found else math.nan
@@ -257,6 +291,7 @@ PICTURES: dict[str, Callable[[Experiment, Sequence[Row], Path], Path | None]] = 
     "curves": curves(),
     "log-curves-by-row": curves(panel="row", line="column", log=True),
     "heat-map": heat_map,
+    "gaps": gaps,
     "manifolds": panels("manifold"),
     "samples": panels("samples"),
 }

@@ -40,12 +40,14 @@ class TrainingPair:
 
     :param measured: the pair that is validated and measured, where it is another one: the predictive model
         of full variational Bayes, say.
+    :param freeze: parameters that stay as they are, as :class:`~pyro_dvae.training.Trainer` takes them.
     """
 
     model: Program
     guide: Program
     bound: ELBO
     measured_as: tuple[Program, Program] | None = None
+    freeze: Any = None
 
     @property
     def measured(self) -> tuple[Program, Program]:
@@ -119,6 +121,7 @@ class Setting:
             progress=self.progress,
             device=self.device,
             compile=options.compiled,
+            freeze=pair.freeze,
             may_change=("compiled",),
             **training_settings(options),
         )

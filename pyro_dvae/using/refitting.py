@@ -1,0 +1,115 @@
+"""A guide fitted once more, on rows that its model draws: it then over-fits the training rows less."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.infer import ELBO, Trace_ELBO
+from torch import Tensor
+
+from pyro_dvae import checks
+from pyro_dvae.errors import InputError
+from pyro_dvae.programs.parameters import discover, float_type
+from pyro_dvae.rows import Data
+from pyro_dvae.training import Fitted, Trainer, fit
+
+Program = Callable[..., Any]
+
+
+class HalfAsleep(Trace_ELBO):
+    """A loss of rows of which a share is replaced by draws of the model, in training alone.
+
+    :param loss: the loss of a batch.
+    :param share: of the rows, in [0, 1].
+    :param data_site: the observed site that draws the first argument.
+    """
+
+    def __init__(self, loss: ELBO, share: float = 0.5, data_site: str = "x") -> None:
+        super().__init__()
+        self.of_rows = checks.elbo("loss", loss)
+        self.share = checks.number("share", share, 0.0, 1.0)
+        self.data_site = checks.text("data_site", data_site)
+
+    def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
+        """Return the loss of the rows as they are, as a validation wants it."""
+        value: float = self.of_rows.loss(model, guide, *args, **kwargs)
+        return value
+
+    def differentiable_loss(self, model: Program, guide: Program, x: Tensor, *args: Any, **kw: Any) -> Tensor:
+        """Return the loss with a share of the rows drawn anew."""
+        found: Tensor = self.of_rows.differentiable_loss(
+            model, guide, self.mixed(model, x, *args, **kw), *args, **kw
+        )
+        return found
+
+    def loss_and_grads(self, model: Program, guide: Program, x: Tensor, *args: Any, **kwargs: Any) -> float:
+        """Return the loss with a share of the rows drawn anew, and add its gradient."""
+        return self.of_rows.loss_and_grads(
+            model, guide, self.mixed(model, x, *args, **kwargs), *args, **kwargs
+        )
+
+    @torch.no_grad()
+    def mixed(self, model: Program, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the rows [N, ...], each with probability ``share`` replaced by a draw x ~ p(x)."""
+        with poutine.block():
+            sites = poutine.trace(poutine.uncondition(model)).get_trace(x, *args, **kwargs).nodes
+        names = [name for name, site in sites.items() if site["type"] == "sample"]
+        own: Tensor = sites[checks.known("data_site", self.data_site, names)]["value"]
+        if own.numel() != x.numel():
+            raise InputError(f"data_site: expected draws of {tuple(x.shape)}, got {tuple(own.shape)}")
+        drawn = torch.rand(len(x), device=x.device) < self.share
+        return torch.where(drawn.reshape(-1, *[1] * (x.dim() - 1)), own.reshape(x.shape), x)
+
+
+def model_leaves(model: Program, *rows: Any, **kwargs: Any) -> list[Tensor]:
+    """Return the leaves that the density of the model depends on, of all that it announces."""
+    density: list[Tensor] = []
+
+    def run() -> None:
+        density.append(poutine.trace(model).get_trace(*rows, **kwargs).log_prob_sum())
+
+    leaves = list(discover(model, None, run, required=False).parameters.values())
+    if not leaves or not density[0].requires_grad:
+        return []
+    slopes = torch.autograd.grad(density[0], leaves, allow_unused=True)
+    return [leaf for leaf, slope in zip(leaves, slopes, strict=True) if slope is not None]
+
+
+def refit_guide(
+    model: Program,
+    guide: Program,
+    data: Any,
+    *args: Any,
+    loss: ELBO,
+    share: float = 0.5,
+    data_site: str = "x",
+    **options: Any,
+) -> Fitted:
+    """Fit the guide of a trained pair further, on half training rows and half draws of the model.
+
+    An encoder over-fits few training rows long before the decoder does. The model can draw as many further
+    rows as are wanted; on them the guide learns the posterior of the model, and log p(x) stays as it is. This
+    is "reverse half-asleep" inference (Zhang, Hayes and Barber 2022).
+
+    :param model: Pyro model of a batch, trained; its parameters stay as they are.
+    :param guide: Pyro guide of a batch.
+    :param data: training rows [N, ...], from any source.
+    :param args: further data of model and guide, N rows each.
+    :param loss: the bound, as in :func:`~pyro_dvae.fit`; validation is of rows as they are.
+    :param share: of the rows that the model draws; 1 uses the training rows for their number alone.
+    :param data_site: the observed site that draws ``data``.
+    :param options: those of :class:`~pyro_dvae.training.Trainer`, but for ``freeze``.
+    :raises InputError: nothing is left to train, or the site does not draw rows like the data.
+    """
+    if "freeze" in options:
+        raise InputError("freeze: the parameters of the model are what stays; leave it out")
+    rows = Data.opened("data", (data, *args), {}, float_type(model, guide))[:2].rows
+    constants = {
+        name: each for name, each in options.items() if name not in inspect.signature(Trainer).parameters
+    }
+    leaves = model_leaves(model, *rows, **constants)
+    return fit(model, guide, data, *args, loss=HalfAsleep(loss, share, data_site), freeze=leaves, **options)
