@@ -358,7 +358,7 @@ def test_a_row_that_is_clearly_bad_costs_a_quarter_of_the_pilot(monkeypatch):
     monkeypatch.setattr(ladder, "weighted", counted)
     torch.manual_seed(0)
     settings = dv.Refinement(pilot=400, num_steps=1, families=("full",))
-    found = ladder.ascended(targets_of(made.model, made.guide, x), made.guide, Arguments((x,)), settings)
+    ladder.ascended(targets_of(made.model, made.guide, x), made.guide, Arguments((x,)), settings)
     first, *between, last = calls  # the encoder, those of its rows that may be good, the last Gaussian
     assert (first, last) == ((100, len(x)), (400, len(x)))
     assert 0 < sum(rows for _, rows in between) < len(x)
