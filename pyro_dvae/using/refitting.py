@@ -105,6 +105,7 @@ def refit_guide(
     :param options: those of :class:`~pyro_dvae.training.Trainer`, but for ``freeze``.
     :raises InputError: nothing is left to train, or the site does not draw rows like the data.
     """
+    checks.pair(model, guide)
     if "freeze" in options:
         raise InputError("freeze: the parameters of the model are what stays; leave it out")
     rows = Data.opened("data", (data, *args), {}, float_type(model, guide))[:2].rows
