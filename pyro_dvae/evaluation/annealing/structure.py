@@ -16,7 +16,6 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import biject_to
-from torch.distributions.mixture_same_family import MixtureSameFamilyConstraint
 from torch.distributions.transforms import Transform
 
 from pyro_dvae import checks
@@ -40,9 +39,8 @@ def _plain(support: Any) -> Any:
     """Return a support with that of the components for the support of a mixture."""
     if isinstance(support, constraints.independent):
         return constraints.independent(_plain(support.base_constraint), support.reinterpreted_batch_ndims)
-    if isinstance(support, MixtureSameFamilyConstraint):
-        return _plain(support.base_constraint)
-    return support
+    components = getattr(support, "base_constraint", None)
+    return support if components is None else _plain(components)
 
 
 class ProperLatents(Messenger):
