@@ -9,9 +9,8 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 
 from pyro_dvae import checks
-from pyro_dvae.models.dvae import observe
+from pyro_dvae.models.dvae import given_rows, observe
 from pyro_dvae.networks import BernoulliDecoder, GaussianEncoder
-from pyro_dvae.networks.counts import given_rows
 from pyro_dvae.networks.sizes import link, require_chain, stated
 from pyro_dvae.priors import Prior, StandardNormal
 from pyro_dvae.registration import Module, register

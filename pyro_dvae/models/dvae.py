@@ -13,7 +13,6 @@ from pyro_dvae import checks
 from pyro_dvae.corruptions import Corruption
 from pyro_dvae.errors import InputError
 from pyro_dvae.guides import GaussianGuide
-from pyro_dvae.networks.counts import given_rows
 from pyro_dvae.networks.sizes import require_fitting
 from pyro_dvae.priors import Prior, StandardNormal
 from pyro_dvae.registration import Module, register
@@ -105,3 +104,10 @@ def observe(fn: TorchDistribution, x: Tensor) -> None:
     if x.shape[1:] != event and x.shape[1:].numel() == event.numel() and 1 in (len(event), x.dim() - 1):
         x = x.reshape(x.shape[:1] + event)
     pyro.sample("x", fn, obs=x)
+
+
+def given_rows(decoder: nn.Module, z: Tensor, x: Tensor) -> TorchDistribution:
+    """Return p(x | z) of a decoder, told the totals of the rows ``x`` [N, ...] if it takes them."""
+    known = (x.flatten(1).sum(-1, keepdim=True),) if getattr(decoder, "takes_total", False) else ()
+    found: TorchDistribution = decoder(z, *known)
+    return found

@@ -246,10 +246,3 @@ class CountEncoder(GaussianEncoder):
 
     def features(self, x: Tensor) -> Tensor:
         return super().features(x.clamp(min=0).log1p())
-
-
-def given_rows(decoder: nn.Module, z: Tensor, x: Tensor) -> TorchDistribution:
-    """Return p(x | z) of a decoder, told the totals of the rows ``x`` [N, ...] if it takes them."""
-    known = (x.flatten(1).sum(-1, keepdim=True),) if getattr(decoder, "takes_total", False) else ()
-    found: TorchDistribution = decoder(z, *known)
-    return found
