@@ -4,7 +4,7 @@ from torch.nn.functional import softplus
 
 from pyro_dvae.errors import InputError
 from pyro_dvae.networks import GaussianEncoder
-from pyro_dvae.networks import mlp as trunks
+from pyro_dvae.networks.mlp import ACTIVATIONS as REGISTERED
 
 
 def test_forward_equals_the_hand_written_computation():
@@ -40,7 +40,7 @@ def test_one_to_four_hidden_layers_with_each_activation(hidden_sizes, activation
 
 
 def test_every_registered_activation_is_tested():
-    assert set(ACTIVATIONS) == set(trunks.ACTIVATIONS)
+    assert set(ACTIVATIONS) == set(REGISTERED)
 
 
 def test_gradients_match_finite_differences():
