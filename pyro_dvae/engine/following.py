@@ -110,11 +110,17 @@ def is_users(scope: Mapping[str, Any]) -> bool:
 
 
 def is_library(module: object) -> bool:
-    """Whether the name of a module is torch's, Pyro's, NumPy's, or Python's own, or no name at all."""
+    """Whether the name of a module is torch's, Pyro's, NumPy's, or Python's own, or no name at all.
+
+    ``typing_extensions`` is Python's for older ones; ``lazy_loader`` finds this package's names, before its
+    version 0.6 at each use.
+    """
     if not isinstance(module, str):
         return True
     top = module.partition(".")[0]
-    return top in ("torch", "pyro", "numpy") or (top in sys.stdlib_module_names and top != "__main__")
+    return top in ("torch", "pyro", "numpy", "lazy_loader", "typing_extensions") or (
+        top in sys.stdlib_module_names and top != "__main__"
+    )
 
 
 class _Methods(TorchFunctionMode):
