@@ -98,7 +98,7 @@ def sample(run: str, count: int, seed: int, output: str | None, pixels: bool, gi
 
 
 def _applied(verb: str, samples: int, text: str, in_parts: bool = False) -> None:
-    """Add a command that applies a verb to the rows of a file, perhaps in parts on an executor."""
+    """Add a command that applies a trained model to the rows of a file, in parts if asked."""
 
     @main.command(verb, help=f"{text}\n\nFILE holds the same columns as the data of the run folder RUN.")
     @click.argument("run")

@@ -224,5 +224,5 @@ def add_waiting_state(optimizer: PyroOptim, state: dict[str, Any]) -> None:
 
 
 def trial_id(trial: Any) -> int:
-    """Return the number of a trial in its storage, by which another process goes on with it."""
+    """Return the number of a trial in its storage, by which another process continues with it."""
     return int(trial._trial_id)

@@ -52,7 +52,7 @@ def test_a_hang_up_saves_and_the_advice_is_quoted_for_the_shell(tmp_path):
     process.send_signal(signal.SIGHUP)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.strip() == "stopped; go on with: pyro-dvae train --resume 'a run'"
+    assert err.strip() == "stopped; continue with: pyro-dvae train --resume 'a run'"
 
 
 @pytest.mark.slow
@@ -67,7 +67,7 @@ def test_ctrl_c_while_compiling_ends_within_seconds_and_the_run_goes_on(tmp_path
     _, err = process.communicate(timeout=60)
     assert time.monotonic() - began < 10
     assert process.returncode == 130
-    assert "stopped; go on with: pyro-dvae train --resume run" in err
+    assert "stopped; continue with: pyro-dvae train --resume run" in err
     again = start("train", "--resume", "run", "--quiet", cwd=tmp_path)
     assert "test bound" in again.communicate(timeout=300)[0]
 
@@ -95,7 +95,7 @@ def test_a_stopped_command_names_itself_before_anything_is_saved(command, capsys
         main(arguments)
     assert ended.value.code == 130
     quoted = "'my run'" if command == "evaluate" else "table1"
-    told = f"stopped; go on with: pyro-dvae {command} {quoted} --output {tmp_path}"
+    told = f"stopped; continue with: pyro-dvae {command} {quoted} --output {tmp_path}"
     assert capsys.readouterr().err.strip() == told
 
 

@@ -444,7 +444,7 @@ def test_a_copy_in_the_same_process():
 
 
 def test_a_copy_that_shares_the_store():
-    """Functions have their parameters in the store alone: the copy goes on with them and their moments."""
+    """Functions have their parameters in the store alone: the copy continues with them and their moments."""
     results = []
     for copied in (lambda svi: svi, copy.deepcopy):
         pyro.clear_param_store()

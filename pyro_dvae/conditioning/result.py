@@ -98,7 +98,7 @@ class Completions:
 
 @dataclass(frozen=True)
 class Conditioned(Completions):
-    """Draws of the missing cells of N rows by importance sampling, and how far to believe them.
+    """Draws of the missing cells of N rows by importance sampling, and how far to trust them.
 
     :param cell_means: conditional means, averaged over the draws of the latents, [cells].
     :param standard_error: of each ``log_likelihood``, [N].

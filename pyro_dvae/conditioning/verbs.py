@@ -109,7 +109,7 @@ def predict(
     level: float = 0.9,
     **options: Any,
 ) -> Prediction:
-    """Predict some columns of each row from the others, whatever stands in them.
+    """Predict some columns of each row from the others; the values in these columns are ignored.
 
     :param data: rows [N, D]; other cells may be missing, too.
     :param columns: positions of the columns.
@@ -156,7 +156,7 @@ def anomaly_score(
     progress: bool | Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> Tensor:
-    """Score how unusual each row is, [N], or each of its cells, [N, D]; higher is odder.
+    """Score how unusual each row is, [N], or each of its cells, [N, D]; higher is more unusual.
 
     - ``"likelihood"``: −log p(x_observed) of the row, or −log p(x_j | rest) of each cell (nats).
     - ``"regret"`` (Xiao, Yan and Amit 2020): what the row's own posterior gains over the encoder's bound.
@@ -173,7 +173,7 @@ def anomaly_score(
     :param progress: whether to show progress, or a function of the numbers of finished and of all rows.
     :param options: of :func:`~pyro_dvae.condition` (likelihood) or :func:`~pyro_dvae.inference_gaps`
         (regret), and further arguments of model and guide.
-    :raises InputError: the method does not go by column.
+    :raises InputError: the method has no scores by column.
     """
     checks.known("method", method, METHODS)
     checks.known("by", by, ("row", "column"))

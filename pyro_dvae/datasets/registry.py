@@ -119,7 +119,7 @@ def load_dataset(
     :param label_column: the column of the classes.
     :param id_column: a column that names the rows, which is left out.
     :param array: the name of the array of an archive.
-    :param kinds: of columns by name, where their values do not tell: "categorical", "count", "heavy-tailed",
+    :param kinds: of columns by name, unless their values show them: "categorical", "count", "heavy-tailed",
         "ordinal", "positive" or "real".
     :raises InputError: if the name is unknown or an argument is invalid.
     :raises DataError: if the set is not available, is damaged, or has values that the models cannot use.

@@ -33,7 +33,7 @@ class Treatment:
     :param label_column: the column of the classes.
     :param id_column: a column that names the rows.
     :param array: the name of the array of an archive.
-    :param kinds: of columns by name, where their values do not tell: "categorical", "count", "heavy-tailed",
+    :param kinds: of columns by name, unless their values show them: "categorical", "count", "heavy-tailed",
         "ordinal", "positive" or "real".
     """
 

@@ -20,7 +20,7 @@ from pyro_dvae.random_state import forked
 
 
 class NoCompiler(RuntimeError):  # noqa: N818 - a statement about the machine, caught by name
-    """The graph could not be compiled: on a CPU, most often for want of a C++ compiler."""
+    """The graph could not be compiled: on a CPU, most often because there is no C++ compiler."""
 
 
 def compile_graph(graph: GraphModule, *example: Tensor) -> Callable[..., Any]:

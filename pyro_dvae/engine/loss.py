@@ -1,4 +1,4 @@
-"""A compiled loss for a training loop of one's own."""
+"""A compiled loss for a training loop of your own."""
 
 from __future__ import annotations
 

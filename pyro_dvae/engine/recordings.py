@@ -80,7 +80,7 @@ class Recordings:
     :param programs: model, guide, bound: what it calls.
     :param numerics: of the recordings.
     :param build: makes of a recording, example tensors and whether to compile a step.
-    :param say: told what is going on, in words.
+    :param say: called with a text about what happens.
     :param steps: whether a call is a training step, and not a loss alone.
     """
 

@@ -140,7 +140,7 @@ class CompiledGradient:
 class CompiledStep:
     """Loss, gradients and the update of Adam as one compiled function; nothing is read back from the device.
 
-    Parameters and optimizer states are changed in place, so they stay the truth.
+    Parameters and optimizer states are changed in place, so they stay up to date.
 
     :param gradient: the recorded loss.
     :param slots: one for each of its leaves.

@@ -33,7 +33,7 @@ class CompiledSVI(SVI):
     parameters, up to rounding. The first step of each shape of the arguments is an ordinary one: it finds
     the parameters and starts the optimizer. The second records loss and gradient as a graph of tensor
     operations and compiles it with the update of Adam or AdamW; with another optimizer the gradient alone.
-    The param store, the modules and the optimizer's state stay the truth after every step: they are changed
+    The param store, the modules and the optimizer's state stay up to date after every step: they are changed
     in place, so schedules, checkpoints and ordinary steps in between work.
 
     Tensors and floating-point numbers among the arguments may change between steps, and tensors elsewhere may
@@ -46,9 +46,9 @@ class CompiledSVI(SVI):
     is compared with the program; if it differs, :class:`CompiledStepError` says how.
 
     An object pickles and deep-copies, also after use: with model, guide, loss, options and the optimizer with
-    its state. A copy goes on with the same losses under the same seed, and records its steps anew. Parameters
-    of functions stay in Pyro's param store, and random numbers come from torch's generator: a copy holds
-    neither. It finds the optimizer's state for parameters in the store by their names there, and has an
+    its state. A copy continues with the same losses under the same seed and records its steps anew.
+    Parameters of functions stay in Pyro's param store, and random numbers come from torch's generator: a copy
+    holds neither. It finds the optimizer's state for parameters in the store by their names there, and has an
     optimizer of its own, ``copy.optim``.
 
     On a GPU a step is captured in a CUDA graph. There ``step`` waits for its loss, as SVI's does; ``advance``
@@ -62,7 +62,7 @@ class CompiledSVI(SVI):
         distributions that cost less (:mod:`pyro_dvae.engine.hashed_noise`), from the same global seed;
         "threefry" for JAX's generator.
     :param bfloat16: round the factors of the matrix products to bfloat16; the weights stay in float32.
-    :param say: told in words when a step is compiled and how long that took; on stderr by default.
+    :param say: called with a text when a step has been compiled; by default it prints to stderr.
     """
 
     def __init__(

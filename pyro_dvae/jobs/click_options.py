@@ -22,7 +22,9 @@ def training_options(command: Callable[[TrainRequest], None]) -> Callable[..., N
     """Give a click command every training option; the function gets one :class:`TrainRequest`."""
     folders = [
         click.option("--output", type=str, default=None, help="Run folder.  [default: a new one in runs/]"),
-        click.option("--resume", type=str, default=None, help="Run folder to go on with; --epochs may grow."),
+        click.option(
+            "--resume", type=str, default=None, help="Run folder to continue with; --epochs may grow."
+        ),
     ]
     return _requesting(command, folders)
 

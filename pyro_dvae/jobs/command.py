@@ -25,7 +25,7 @@ _LONGEST = 800
 
 
 class _Work:
-    """What the command under way has begun: how to go on with it, and what to do at its end."""
+    """What the command under way has begun: how to continue with it, and what to do at its end."""
 
     def __init__(self, arguments: Sequence[str] = ()) -> None:
         self.arguments = arguments
@@ -51,7 +51,7 @@ _work = _Work()
 
 
 def go_on_with(checkpoint: Path) -> None:
-    """Say, if the command is stopped from now on, that it goes on with the folder of ``checkpoint``."""
+    """Say, if the command is stopped from now on, that it continues with the folder of ``checkpoint``."""
     _work.checkpoint = checkpoint
 
 
@@ -128,7 +128,7 @@ def _outcome(main: Any, *args: Any, **extra: Any) -> int:
 
 def _going_on() -> str:
     how = _work.how_to_go_on()
-    return f"; go on with {how}" if how else ""
+    return f"; continue with {how}" if how else ""
 
 
 def _failed(message: str, code: int) -> int:
@@ -145,7 +145,7 @@ def _stopped() -> int:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C does not cut the line short
     if os.environ.get("RANK", "0") == "0":  # of several processes one says it
         how = _work.how_to_go_on()
-        show("stopped" if how is None else f"stopped; go on with: {how}", sys.stderr)
+        show("stopped" if how is None else f"stopped; continue with: {how}", sys.stderr)
     signal.signal(signal.SIGINT, before)
     return INTERRUPTED
 

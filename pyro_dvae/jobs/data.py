@@ -58,7 +58,7 @@ def described(dataset: Dataset) -> dict[str, Any]:
 
 
 def of_file(options: Options) -> dict[str, Any]:
-    """Return what the options say about a file of one's own, as arguments of ``load_dataset``."""
+    """Return what the options say about a user's own file, as arguments of ``load_dataset``."""
 
     def names(text: str | None) -> list[str] | None:
         return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
@@ -120,7 +120,7 @@ def load_again(
     :param data_folder: where the data are now; None: where they were.
     :param trained: fingerprint of the training part, from the checkpoint.
     :param name: of the data set, or path of its file now; None: as the run named it.
-    :raises DataError: the data cannot be had, or are not those of the run.
+    :raises DataError: the data are not available, or differ from those of the run.
     """
     expected = config["data"]
     folder = options.data_folder if data_folder is None else data_folder

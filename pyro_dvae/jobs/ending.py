@@ -41,7 +41,7 @@ def test_results(
     """Return what ``results.json`` says of the training and of its bounds on the test data (nats per datum).
 
     :param test: the test data as the model sees them, [N, D].
-    :param say: told what is going on, in words.
+    :param say: called with a text about what happens.
     """
     bounds: dict[str, DenoisingELBO] = {"test_bound": TraceDenoising_ELBO(max_plate_nesting=1)}
     if options.bound == "diwae":

@@ -95,7 +95,7 @@ def load_evaluated_run(
     """Read model and data of a run.
 
     :raises InputError: the folder holds no run or no checkpoint, or there are fewer than ``count`` test data.
-    :raises DataError: the run's data cannot be had, or are others now.
+    :raises DataError: the run's data are not available, or have changed.
     """
     with forked():  # weights are drawn before they are read
         dvae, config = run_folder.load_run(folder, options.which)

@@ -105,7 +105,7 @@ def _require_no_run(folder: Path) -> None:
     if (folder / CONFIG).exists() or (folder / CHECKPOINT).exists():
         place = shlex.quote(str(folder))
         raise InputError(
-            f"output: {folder} already holds a run; go on with --resume {place}, or name another folder"
+            f"output: {folder} already holds a run; continue with --resume {place}, or name another folder"
         )
 
 

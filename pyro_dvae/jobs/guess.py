@@ -1,4 +1,4 @@
-"""What a run does with its data where nobody said it: chosen by their size and values, and told."""
+"""How a run treats its data where no option says so: chosen by their size and values, and reported."""
 
 from __future__ import annotations
 

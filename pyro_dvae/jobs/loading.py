@@ -28,7 +28,7 @@ def load(
     which: str = "best",
     device: torch.device | str = "cpu",
 ) -> Fitted:
-    """Return a trained model with its verbs, in evaluation mode.
+    """Return a trained model with its methods, in evaluation mode.
 
     A run folder of ``pyro-dvae train`` is complete, and so is a folder that ``fitted.save`` wrote of a model
     and a guide that consist of this package's parts. With programs of your own, give a model and a guide of

@@ -161,7 +161,7 @@ class Options:
     )
     kinds: str | None = _option(
         None,
-        "Kinds of columns of a file whose values do not tell, as NAME=KIND with commas between: categorical, "
+        "Kinds of columns that their values do not show, as NAME=KIND with commas between: categorical, "
         "count, heavy-tailed, ordinal, positive or real.",
         type=str,
     )

@@ -62,12 +62,12 @@ class Autoencoder(Module):
 
         minimise Σ_n E_{x̃ ~ p_π(x̃ | x_n)} [ −log p_θ(x_n | z = f_φ(x̃)) ]
 
-    The target is the clean datum. With a Bernoulli decoder this is the cross-entropy; with a Gaussian decoder
-    and a fixed scale σ, it is the squared error over 2σ² plus a constant. ``.model`` and ``.guide`` work with
-    ``fit``, the ELBOs and ``reconstruction_error`` like any other pair. The guide's latent is a point and the
-    model has no prior, so an "ELBO" of the pair is the negative of the sum above. It is not a bound of log
-    p(x), and ``log_likelihood`` refuses the pair. The K latents of a corruption are equal, so only
-    ``num_corruptions`` has an effect.
+    The target is the clean observation. With a Bernoulli decoder this is the cross-entropy; with a Gaussian
+    decoder and a fixed scale σ, it is the squared error over 2σ² plus a constant. ``.model`` and ``.guide``
+    work with ``fit``, the ELBOs and ``reconstruction_error`` like any other pair. The guide's latent is a
+    point and the model has no prior, so an "ELBO" of the pair is the negative of the sum above. It is not a
+    bound of log p(x), and ``log_likelihood`` refuses the pair. The K latents of a corruption are equal, so
+    only ``num_corruptions`` has an effect.
 
     :param encoder: module from x̃ [..., D] to the code [..., d], or to (loc, scale), whose loc is the code.
     :param decoder: module from z [..., d] to a distribution of x [..., D], with an attribute ``latent_size``.

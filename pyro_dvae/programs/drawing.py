@@ -32,7 +32,7 @@ def draw(
 
     The nesting of the user's plates may be infinite (unknown) for M = K = 1, where no dimension is added.
 
-    :param with_leaves: let the programs go on with leaves of the graph in place of reparameterised draws.
+    :param with_leaves: let the programs continue with leaves of the graph in place of reparameterised draws.
     """
     with Subsamples() as subsamples, Leaves() if with_leaves else nullcontext() as leaves, sampled_latents():
         model_trace, guide_trace = get_importance_trace(

@@ -18,7 +18,7 @@ class Leaf(NamedTuple):
     """A reparameterised draw of the guide.
 
     :param name: its site.
-    :param value: the leaf that the programs go on with.
+    :param value: the leaf that the programs continue with.
     :param live: the draw itself, a function of the guide's parameters and of earlier leaves.
     """
 
@@ -28,7 +28,7 @@ class Leaf(NamedTuple):
 
 
 class Leaves(Messenger):
-    """Lets guide and model go on with a leaf of the graph in place of each reparameterised latent.
+    """Lets guide and model continue with a leaf of the graph in place of each reparameterised latent.
 
     One run then gives the partial derivatives of every density in the draws alone, and each draw as a
     function of parameters and earlier draws: a program that draws outside of its sites (dropout) need not be

@@ -20,7 +20,7 @@ class DenoisingDetector(OutlierMixin, BaseEstimator):
     """Outliers are the rows that a fitted model finds oddest; gaps (NaN) are allowed.
 
     :param estimator: a :class:`DenoisingVAE`, which is cloned; its scores are log p(x_observed) in the units
-        of X (nats). None for the model of :func:`pyro_dvae.fit_table`, in which nothing is to be tuned; its
+        of X (nats). None for the model of :func:`pyro_dvae.fit_table`, which needs no tuning; its
         scores are minus its ``anomaly_score``.
     :param contamination: share of outliers in the training rows, above 0 and at most 0.5.
     :param random_state: seed or generator; None for the estimator's own.

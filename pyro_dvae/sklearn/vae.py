@@ -56,7 +56,7 @@ class DenoisingVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
     :param verbose: show the progress of training.
     :param random_state: seed or generator of everything random in ``fit`` and ``score_samples``.
 
-    After ``fit``: ``fitted_`` has model, guide, history and all verbs of :mod:`pyro_dvae.using` (on scaled
+    After ``fit``: ``fitted_`` has model, guide, history and all methods of :mod:`pyro_dvae.using` (on scaled
     rows), ``n_features_in_``, ``feature_names_in_``, and ``n_iter_``, the number of epochs.
     """
 

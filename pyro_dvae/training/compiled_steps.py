@@ -73,7 +73,7 @@ class CompiledSteps:
     What the programs read is compared before every step; where it has changed, a step is recorded anew, and
     now and then a step is compared with the program (:mod:`pyro_dvae.engine.honesty`).
 
-    :param say: told what is going on, in words.
+    :param say: called with a text about what happens.
     :param worth_compiling: of a number of rows, whether such batches are many; the recorded steps of others
         (the rest at the end of an epoch) run operation by operation, with the same result.
     """
@@ -176,7 +176,7 @@ class CompiledSteps:
 class CompiledTransform:
     """A transform of batches that draws noise, compiled; one that draws none is left as it is.
 
-    :param say: told what is going on, in words.
+    :param say: called with a text about what happens.
     :param worth_compiling: of a number of rows, whether such batches are many; others run from the recording.
     """
 

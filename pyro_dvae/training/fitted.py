@@ -23,7 +23,7 @@ _VERBS = "pyro_dvae.using"
 class Fitted:
     """A model and a guide that :func:`fit` or :func:`fit_many` has trained.
 
-    It has the verbs of :mod:`pyro_dvae.using` as methods: ``encode``, ``decode``, ``reconstruct``,
+    It has the functions of :mod:`pyro_dvae.using` as methods: ``encode``, ``decode``, ``reconstruct``,
     ``denoise``, ``sample``, ``interpolate``, ``log_likelihood``, ``condition``, ``impute``, ``predict``,
     ``sample_given``, ``anomaly_score``, ``inference_gaps``, ``diagnose``, ``save``.
 

@@ -14,7 +14,7 @@ from pyro_dvae.training.trainer import Trainer
 def fit(
     model: Callable[..., Any], guide: Callable[..., Any], data: Any, *args: Any, loss: ELBO, **options: Any
 ) -> Fitted:
-    """Train to the last epoch; return what came of it, with the weights of the best epoch by validation.
+    """Train to the last epoch; return the trained model with the weights of the best epoch by validation.
 
     ``args`` and ``options`` are those of :class:`Trainer`. Without validation the weights are the last ones.
     """

@@ -19,10 +19,10 @@ class History:
 
     ``print`` shows a table of at most ten epochs.
 
-    ``validation_bound`` holds None where nothing was validated, ``train_bound`` where no step was taken.
+    ``validation_bound`` is None for an epoch without validation, ``train_bound`` for one without steps.
     ``train_bound`` is the mean over the epoch's steps, with the weights as they were at each of them.
-    ``first_losses`` are those of the first steps, each summed over its batch in nats: whether another machine
-    computes the same bits shows in them.
+    ``first_losses`` are those of the first steps, each summed over its batch in nats: they show whether
+    another machine computes the same bits.
     """
 
     epochs: list[int] = field(default_factory=list)

@@ -65,7 +65,7 @@ def fit_many(
     bfloat16: bool = False,
     **kwargs: Any,
 ) -> list[Fitted]:
-    """Train several pairs of model and guide side by side, and return what came of each.
+    """Train several pairs of model and guide side by side, and return a trained model for each.
 
     The step of the first is recorded and batched (``vmap``) over all of them, so that E small models make
     one computation large enough for the machine. Each has its own order of the data, noise and step size,
@@ -75,7 +75,7 @@ def fit_many(
 
     The models' modules are trained in place. Each pair has a param store of its own meanwhile; the global one
     stays as it is. A run that is stopped (Ctrl-C, SIGTERM) ends its epoch, saves and raises
-    :class:`Stopped`; with ``resume=True`` it goes on from there with the same result.
+    :class:`Stopped`; with ``resume=True`` it continues from there with the same result.
 
     :param pairs: (model, guide), E of them, without a parameter in common.
     :param data: rows [N, ...] from any source: one set for all, or a list of one of the same shape for each.
@@ -86,9 +86,10 @@ def fit_many(
     :param learning_rate: one for all, or one for each.
     :param transform: applied to the batch of each model; it must draw no noise.
     :param evaluate: function of the number of the model (from 0) that returns its validation bound, in
-        nats per datum, in place of the default; called in evaluation mode after every epoch.
+        nats per observation, in place of the default; called in evaluation mode after every epoch.
     :param callbacks: as of :class:`Trainer`; every model has copies of its own, and ``run.number`` says which
-        it is. A model that a callback stops (:class:`EarlyStopping`) stays as it then is; the others go on.
+        it is. A model that a callback stops (:class:`EarlyStopping`) keeps its weights from then on; the
+        others continue.
     :param checkpoint: the file to save after every ``checkpoint_every`` epochs, at the end and when stopped;
         no other process may train into it meanwhile.
 

@@ -94,7 +94,7 @@ class Silent:
 class Lines:
     """One plain line per epoch; of a run of more than a hundred epochs every k-th, about a hundred in all.
 
-    A stream that breaks (a closed pipe) silences it: a run does not end for want of a reader.
+    A stream that breaks (a closed pipe) silences it: a run does not end because nobody reads.
     """
 
     def __init__(self, stream: TextIO):

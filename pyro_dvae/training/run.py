@@ -27,7 +27,7 @@ class Run:
     :param finished: the epochs that are done.
     :param record: what of the next epoch is done.
     :param best: the parameters and buffers of the best epoch by validation.
-    :param random: the random states to go on with, where they are not the present ones.
+    :param random: the random states to continue with, where they are not the present ones.
     :param place: where a loader is that keeps its place, as it says it.
     :param saved_at: (finished epochs, batches) of the last checkpoint.
     """

@@ -62,7 +62,7 @@ class Steps:
         """Take compiled steps from now on, and compile the transform of ``batches`` if it draws noise.
 
         :param programs: what the loss calls: model, guide and bound.
-        :param say: told what is going on, in words.
+        :param say: called with a text about what happens.
         """
         run, settings = self._run, self._settings
 

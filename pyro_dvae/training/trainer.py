@@ -59,12 +59,13 @@ class Trainer:
     """Trains ``model`` and ``guide`` by gradient steps on ``loss``, in mini-batches of ``data``.
 
     It trains what Pyro's ``SVI`` would: the parameters that param statements announce (``pyro.param``,
-    ``pyro.module``, a ``PyroModule``). A warning names what modules hold beside, which stays as it is. Each
-    epoch starts with all schedules (of corruptions, priors, guides and the bound) moved to their values.
+    ``pyro.module``, a ``PyroModule``). A warning names other parameters of the modules, which are not
+    trained. Each epoch starts with all schedules (of corruptions, priors, guides and the bound) moved to
+    their values.
 
-    Bounds in the history are in nats per datum: of ``plate("data", N, subsample=x)`` the scale N / B is taken
-    out. With latents that all data share they are the bound of all N data, divided by N; without a plate of
-    the rows, the loss of a batch divided by its rows.
+    Bounds in the history are in nats per observation. The scale N / B of ``plate("data", N, subsample=x)`` is
+    removed. If all rows share latents, a bound is that of all N rows, divided by N; without a plate of the
+    rows, it is the loss of a batch divided by its number of rows.
 
     :param model: any Pyro callable of a batch: a function, a module, a bound method of one.
     :param guide: the same.
@@ -78,7 +79,7 @@ class Trainer:
         epoch their mean bound on clean input is computed, with the modules in evaluation mode, and the
         weights of the best epoch are kept.
     :param validate_every: epochs from one validation to the next; the last is always validated.
-    :param epochs: the epochs in all.
+    :param epochs: number of epochs.
     :param batch_size: the rows of a mini-batch; the last of an epoch may be smaller.
     :param optimizer: a class of ``torch.optim`` (by default Adam), a ``partial`` of one, a function of
         parameter groups that returns an optimizer, or an optimizer of Pyro.
@@ -90,28 +91,29 @@ class Trainer:
     :param clip_norm: the largest norm of the gradient, over all parameters together.
     :param accumulate: the batches of a step of the optimizer: their gradient is that of one large batch. The
         last step of an epoch may be of fewer.
-    :param freeze: what stays as it is: names of parameters (with ``*``), modules or tensors, one or a list.
+    :param freeze: what is not trained: names of parameters (with ``*``), modules or tensors, one or a list.
     :param ema: the decay d of averages of the weights, e ← d·e + (1 − d)·θ after every step of the optimizer,
-        which are validated, kept as the best and returned; training goes on with the weights themselves.
+        which are validated, kept as the best and returned; training continues with the weights themselves.
     :param transform: applied to the first argument of every batch on the device, also of ``validation``: to
         floats, binarised, ...
-    :param evaluate: a callable without arguments that returns the validation bound in nats per datum, in
-        place of the default; it runs with the modules in evaluation mode and with random streams of its own.
+    :param evaluate: a callable without arguments that returns the validation bound in nats per observation,
+        in place of the default; it runs with the modules in evaluation mode and with random streams of its
+        own.
     :param seed: determines the order of the batches and the draws of validation; nothing global is seeded.
     :param checkpoint: the file to save after every ``checkpoint_every`` epochs, at the end and when stopped.
         One that is already there is replaced at the first save, unless ``resume``. No other process may
         train into it meanwhile, nor into ``metrics``.
-    :param resume: go on from ``checkpoint``, which must be of the same configuration and data.
+    :param resume: continue from ``checkpoint``, which must be of the same configuration and data.
     :param config: a JSON-able record of what was chosen, kept in the checkpoint and compared on resume.
     :param metrics: a file of one JSON line per epoch (``metrics.jsonl``).
     :param progress: None for a bar on a terminal and plain lines elsewhere, False for silence, or an object.
     :param callbacks: :class:`Callback` objects, and functions of the :class:`Running` run that are called
-        after every epoch; what they draw does not count in the random stream of training.
+        after every epoch; they draw from random streams of their own.
     :param device: where batches go; by default to the modules' first parameter, else they stay.
     :param may_change: the settings and keys of ``config`` that may differ on resume.
-    :param compile: whether steps are recorded and compiled (:mod:`pyro_dvae.engine`), with noise by a hash
-        of ``seed`` and the step; None for whether the run is long enough to be paid back: from 5,000 steps
-        on. What cannot be compiled runs in ordinary steps, with a warning. Not with several processes.
+    :param compile: whether steps are recorded and compiled (:mod:`pyro_dvae.engine`), with noise by a hash of
+        ``seed`` and the step; None compiles runs that are long enough to repay it, from 5,000 steps on. What
+        cannot be compiled runs in ordinary steps, with a warning. Not with several processes.
     :param bfloat16: round the factors of the matrix products of compiled steps to bfloat16.
     :param drop_last: leave out the rows of an epoch that do not fill a batch (others in each epoch).
     :raises DivergenceError: the loss, or what a distribution is given, is NaN or infinite.

@@ -27,7 +27,7 @@ from pyro_dvae.rows import Data
 
 @dataclass(frozen=True, eq=False)  # compared by identity: == of tensors has no single truth value
 class Codes:
-    """What a guide says of the latents of N rows, by the name of the site; on the CPU.
+    """The posterior of the latents of N rows under a guide, by the name of the site; on the CPU.
 
     :param mean: E_q[z | x], each [N, *inner plates, *event].
     :param standard_deviation: of q(z | x), likewise.

@@ -133,10 +133,10 @@ def reconstruct(
 
 
 def denoise(model: Program, guide: Program, data: Any, *args: Any, **options: Any) -> Tensor:
-    """Return the posterior predictive mean of each noisy row: what the model takes it for.
+    """Return the posterior predictive mean of each noisy row.
 
-    The noisy row itself is the guide's input, without further noise: this is what a guide with a corruption
-    has learned to read. A guide that was trained without one sees such rows for the first time.
+    The guide gets the noisy row itself, without further noise, as it did in training with a corruption. A
+    guide that was trained without noise has never seen such rows.
 
     :param data: noisy rows [N, ...], from any source.
     :param options: those of :func:`reconstruct`, but for ``clean``.
@@ -193,7 +193,7 @@ def interpolate(
     memory: int = MEMORY,
     **kwargs: Any,
 ) -> Tensor:
-    """Return what lies between two rows: E[x | z] on the line from the mean code of one to that of the other.
+    """Return E[x | z] on the line from the mean code of one row to the mean code of another.
 
     :param start: rows [N, ...], from any source; a tuple for a model of several data arguments, whose further
         ones (labels) hold on the whole line.

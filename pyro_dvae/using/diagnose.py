@@ -69,12 +69,12 @@ def diagnose(
     max_plate_nesting: int | float = math.inf,
     **kwargs: Any,
 ) -> Diagnosis:
-    """Say whether a fit is good enough, figure by figure, and what to do where it is not::
+    """Say whether a fit is good enough by several measures, and what to do if it is not::
 
         print(dv.diagnose(model, guide, test, training=train))
 
-    - **bound**: the encoder's bound on clean input beside log p(x). The two gaps split the difference; where
-      they cannot be had, it is judged itself. Its ``value`` is the difference.
+    - **bound**: the encoder's bound on clean input beside log p(x). The two gaps split the difference; if
+      they do not exist, the bound itself is judged. Its ``value`` is the difference.
     - **approximation gap**: what the best Gaussian of each row leaves (the guide, if it is better still).
     - **amortisation gap**: what the encoder loses against it (:func:`~pyro_dvae.inference_gaps`).
     - **Pareto k**: share of rows whose importance weights cannot be trusted; good up to 1 %.
@@ -85,7 +85,8 @@ def diagnose(
     - **over-fitting**: the bound of the training rows less that of ``data``, on up to 5,000 rows of each.
 
     A difference in nats is not good if it exceeds ``tolerance``, a coverage if it misses by more than 5 %,
-    both by two standard errors. A figure that the model and guide cannot have is left out with its reason.
+    both by two standard errors. A measure that does not exist for the model and guide is left out, with the
+    reason.
 
     :param model: Pyro model of a batch, with one data plate.
     :param guide: Pyro guide of a batch.
@@ -93,7 +94,7 @@ def diagnose(
     :param args: further data for model and guide, N rows each.
     :param kwargs: further arguments of model and guide, passed unchanged.
     :param training: rows the model was trained on; if there are ``args``, a tuple of all data arguments.
-    :param num_rows: rows behind the costly figures, spread evenly over ``data``.
+    :param num_rows: rows behind the expensive measures, spread evenly over ``data``.
     :param num_samples: draws of the latents of each row.
     :param hidden: share of the cells of each row to hide for the calibration.
     :param level: nominal coverage of the intervals.
@@ -107,7 +108,7 @@ def diagnose(
     :param progress: whether to show progress, or a function of the numbers of finished and of all rows of
         each part in turn.
     :param max_plate_nesting: number of dimensions of the user's plates; by default found by one run.
-    :raises InputError: an argument is invalid, or no figure can be had.
+    :raises InputError: an argument is invalid, or no measure exists for this model.
     """
     checks.pair(model, guide)
     checks.count("num_rows", num_rows, minimum=2)
@@ -158,7 +159,7 @@ def _spread(given: Data, count: int) -> Data:
 
 @dataclass
 class _Diagnosed:
-    """A model and guide with some rows, the tolerance that is given, and what cannot be had of them."""
+    """A model and guide with some rows, the tolerance that is given, and which measures do not exist."""
 
     pair: tuple[Program, Program]
     rows: Data

@@ -45,8 +45,8 @@ class Finding:
 class Diagnosis:
     """What :func:`diagnose` found; ``print`` shows a table, ``diagnosis["calibration"]`` one finding.
 
-    :param findings: the figures in their order.
-    :param left_out: the reason for each figure that this model and guide cannot have, by name.
+    :param findings: the measures in order.
+    :param left_out: measures that do not exist for this model and guide, with the reason.
     :param num_data: rows behind the figures.
     :param seed: seed of the random streams.
     """

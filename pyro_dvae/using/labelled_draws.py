@@ -45,7 +45,7 @@ def to_arviz(
     progress: bool | Callable[[int, int], None] | None = None,
     **kwargs: Any,
 ) -> Any:
-    """Return draws of the latents of each row, and what the model says at them, in ArviZ's container.
+    """Return draws of the latents of each row, with predictions and log-likelihoods, in ArviZ's container.
 
     - ``posterior``: draws of the guide. Dimensions are ``chain`` (of size 1) and ``draw``, then ``datum`` for
       latents of single rows, then those of a value.

@@ -1,4 +1,4 @@
-"""The verbs as methods of what ``fit`` returns, which knows its model, guide and constants."""
+"""The functions of this folder as methods of what ``fit`` returns, which knows model, guide and constants."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     process.send_signal(signal.SIGINT)  # torchrun hands it on to the ranks, as from a terminal
     _, err = process.communicate(timeout=60)
     assert process.returncode != 0
-    assert err.count("stopped; go on with: torchrun --nproc-per-node=2 ") == 1
+    assert err.count("stopped; continue with: torchrun --nproc-per-node=2 ") == 1
     assert f"--resume {folder}" in err
     done = epochs_in(folder)
     finished("--resume", str(folder), "--epochs", str(done + 1), cwd=tmp_path)

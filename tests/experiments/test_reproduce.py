@@ -243,7 +243,7 @@ def test_stopped_and_gone_on_equals_uninterrupted(tmp_path):
     process.send_signal(signal.SIGTERM)
     errors = process.communicate(timeout=60)[1]
     assert process.returncode == 130, errors
-    assert "go on with: pyro-dvae reproduce estimators" in errors
+    assert "continue with: pyro-dvae reproduce estimators" in errors
     assert not results.read(folder)
     for name in ("cut", "whole"):
         again = [*command, "--output", name, "--quiet"]

@@ -77,7 +77,7 @@ def test_patience_and_logs(tmp_path, call):
     assert 2 <= len(lines) < 9
     with open(tmp_path / "a" / "log.csv", newline="") as file:
         assert [int(line["epoch"]) for line in csv.DictReader(file)] == list(range(1, len(lines) + 1))
-    # A run that has stopped goes on with more patience; what is logged may change.
+    # A run that has stopped continues with more patience; what is logged may change.
     again = ("train", "--resume", "a", "--log", "tensorboard", "--quiet")
     call(*again)
     assert (tmp_path / "a" / "metrics.jsonl").read_text().splitlines() == lines

@@ -308,7 +308,7 @@ def test_a_stopped_evaluation_goes_on(copy, monkeypatch, capsys, undrawn):
     with monkeypatch.context() as patch:
         patch.setattr(findings, "log_likelihood", interrupting(log_likelihood, 4))
         call(*command, code=130)
-    told = f"stopped; go on with: pyro-dvae {' '.join(map(str, command))}\n"
+    told = f"stopped; continue with: pyro-dvae {' '.join(map(str, command))}\n"
     assert capsys.readouterr().err.lstrip() == told  # click begins a line after ^C
     assert files_in(folder) == {PARTIAL}
     with pytest.raises(CheckpointError, match=r"num_samples is 600 there and 30 here; finish that one"):

@@ -255,7 +255,7 @@ def test_averages_have_their_closed_form(compiled, optimizer):
     pair, made = noiseless(ema=decay, callbacks=[Path()], **options)
     steps = len(path) - 1
     plain, _ = noiseless(**options)
-    assert_weights(pair, dict(plain.named_parameters()))  # training goes on with the weights themselves
+    assert_weights(pair, dict(plain.named_parameters()))  # training continues with the weights themselves
     for name, average in made._run.update.average.items():
         wanted = decay**steps * path[0][name]
         wanted = wanted + (1 - decay) * sum(decay ** (steps - t) * path[t][name] for t in range(1, steps + 1))

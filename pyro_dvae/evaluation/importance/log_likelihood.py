@@ -253,7 +253,7 @@ def _own_path(path: Path, ranks: Ranks) -> Path:
 
 
 def _start(seed: int | None, path: Path | None, ranks: Ranks) -> int:
-    """Return the seed of all streams: the one given, the one of a file to go on with, or a fresh one."""
+    """Return the seed of all streams: the one given, the one of a file to continue with, or a fresh one."""
     if seed is not None:
         return seed
     stored = [each for each in ranks.gather(stored_seed(path)) if each is not None]

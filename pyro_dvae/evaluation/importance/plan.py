@@ -74,7 +74,7 @@ def fastest(
     """Return ``run`` itself, or its recorded or compiled form where ``times`` runs repay the work.
 
     A form is used only if it gives the values of ``run`` for two seeds and two orders of the rows. Where a
-    form that was asked for, or that would have paid, cannot be had, a warning says why.
+    form that was asked for, or that would have saved time, does not exist, a warning says why.
 
     :param example: arguments of the shapes that all runs will have.
     :param compiled: True and False decide; None compiles what is long enough.

@@ -126,7 +126,7 @@ _SECONDS_BETWEEN = 10.0
 class Partial:
     """Finished chunks of an evaluation, kept in a file every ten seconds and at the end.
 
-    :param path: the file; None keeps nothing on disk. One that is there is gone on with.
+    :param path: the file; None keeps nothing on disk. An existing file is resumed.
     :param settings: what the evaluation is: a file of other settings is refused.
     :raises CheckpointError: the file is damaged, or of another evaluation.
     """

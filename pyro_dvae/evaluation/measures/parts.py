@@ -108,7 +108,7 @@ class BoundParts:
         return self.table()
 
     def table(self) -> str:
-        """Return the parts as aligned text: mean over the data ± standard error, and how a KL was had."""
+        """Return the parts as aligned text: mean ± standard error over the rows, and how a KL is computed."""
         rows = [("bound", self.bound, ""), ("reconstruction", self.reconstruction, "")]
         for name, part in self.kl.items():
             how = "closed form" if name in self.closed_form else "sampled"

@@ -49,8 +49,8 @@ class ReportedRun:
 
     :param folder: its folder.
     :param facts: what was trained on what, as labels and texts.
-    :param options: of its training; {} of a model of one's own.
-    :param data: what ``config.json`` says of the data; {} of a model of one's own.
+    :param options: of its training; {} for a model of your own.
+    :param data: what ``config.json`` says of the data; {} for a model of your own.
     :param history: of the training; None before the end of the first epoch.
     :param results: content of ``results.json``; None if the run did not end.
     :param evaluation: content of ``evaluation.json``; None if there is none.
@@ -159,7 +159,7 @@ def _notes(path: Path, content: dict[str, Any], evaluation: dict[str, Any] | Non
         return
     epoch, best = evaluation["epoch"], progress["best_epoch"] or progress["epochs_done"]
     if epoch != best and EvaluationOptions(**evaluation["settings"]).which == "best":
-        yield f"The evaluation is that of epoch {epoch}, and the run has gone on. Repeat it:", evaluate_it
+        yield f"The evaluation is that of epoch {epoch}, and the run has continued. Repeat it:", evaluate_it
 
 
 def _ended_early(progress: Mapping[str, Any], results: Mapping[str, Any] | None) -> bool:

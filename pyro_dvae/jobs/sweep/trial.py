@@ -169,7 +169,7 @@ def _owner(sweep: Sweep, number: int) -> FileOwner:
 
 
 def run_of(sweep: Sweep, number: int, options: Options) -> TrainingRun:
-    """Return the run of a trial, begun or gone on with."""
+    """Return the run of a trial, started or resumed."""
     folder = sweep.trial_folder(number)
     begun = (folder / CONFIG).exists()
     place = {"output": None, "resume": str(folder)} if begun else {"output": str(folder), "resume": None}

@@ -30,7 +30,7 @@ def fit_table(
     seed: int | None = None,
     progress: bool | Callable[[int, int], None] | None = None,
 ) -> FittedTable:
-    """Fit a generative model to a table of numbers, with or without gaps; nothing is to be tuned.
+    """Fit a generative model to a table of numbers, with or without gaps, without tuning.
 
     Candidates are fitted without a tenth of the observed cells, and predict these. The weights of least
     squared error (stacking) choose and combine them; those with a weight are fitted to all cells.

@@ -38,7 +38,7 @@ class FittedTable:
 
     :param members: mixtures of standardised rows, by name.
     :param weights: w, one for each member, [M].
-    :param rows: up to 2,000 standardised training rows, beside which a row is odd.
+    :param rows: up to 2,000 standardised training rows, with which the oddness of a row is compared.
     :param loc: means of the columns, [D].
     :param scale: their standard deviations, [D].
     :param held_out: squared error of standardised held-out cells, by candidate, and of all ``together``.

@@ -1,4 +1,4 @@
-"""What is called while a training runs: early stopping, logs, and functions of one's own."""
+"""Callbacks of a training: early stopping, logs, and the base class of your own."""
 
 from pyro_dvae.training.callbacks.base import Callback, Running
 from pyro_dvae.training.callbacks.early_stopping import EarlyStopping

@@ -22,11 +22,11 @@ HOOKS = ("start", "step", "epoch", "checkpoint", "end")
 class Running:
     """A run as its callbacks see it.
 
-    :param epochs: the epochs in all.
+    :param epochs: number of epochs.
     :param validates: whether it has a validation bound.
     :param number: of the model among several (from 0); None if it is the only one.
     :param step: the steps taken so far, of all epochs.
-    :param reason: why it is to stop; None to go on.
+    :param reason: why it is to stop; None to continue.
     """
 
     epochs: int
@@ -61,7 +61,7 @@ class Running:
         return self.fitted().trained.parameters
 
     def fitted(self) -> Fitted:
-        """Return the pair as it now is, with its verbs (``encode``, ``reconstruct``, ...)."""
+        """Return the model and guide as they are now, with methods (``encode``, ``reconstruct``, ...)."""
         return self._fitted()
 
     def stop(self, reason: str = "asked by a callback") -> None:
@@ -74,11 +74,11 @@ class Running:
 
 
 class Callback:
-    """Base class of what is called while a training runs. Every hook gets the run; none need be overridden.
+    """Base class of callbacks, which are called during training. A subclass overrides the hooks it needs.
 
-    Callbacks run apart from the random streams of training, so they cannot change what it computes. What
-    :meth:`state_dict` returns lies in the checkpoint, and a resumed run gives it back before ``start``. Of
-    several processes, the first calls them.
+    Callbacks draw from random streams of their own, so they cannot change the result of training. The
+    checkpoint stores what :meth:`state_dict` returns, and a resumed run restores it before ``start``. With
+    several processes, the first one calls them.
     """
 
     def start(self, run: Running) -> None:

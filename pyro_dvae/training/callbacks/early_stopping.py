@@ -8,10 +8,10 @@ from pyro_dvae.training.callbacks.base import Callback, Running
 
 
 class EarlyStopping(Callback):
-    """Ends a run whose validation bound no longer rises; up to there the run is as it would have been.
+    """End a run whose validation bound has stopped rising; until then the run is unchanged.
 
-    The weights that are kept are those of the best epoch, as without it. What it decides, it reads from the
-    history, so a run that is resumed with a larger patience goes on.
+    The best weights are kept in any case. It decides from the history, so a run that is resumed with a larger
+    patience continues.
 
     :param patience: epochs without a better validation bound.
     :param min_rise: by how much a bound must exceed the best one so far to count as better (nats per

@@ -24,7 +24,7 @@ COLUMNS = ("epoch", "train_bound", "validation_bound", "learning_rate", "seconds
 class CSVLog(Callback):
     """A file of comma-separated values with a line for each epoch; a resumed run rewrites it.
 
-    :param file: its path, in a folder that is there; of several models, ``NAME-0.csv``, ``NAME-1.csv``, ...
+    :param file: its path, in an existing folder; with several models ``NAME-0.csv``, ``NAME-1.csv``, ...
     """
 
     def __init__(self, file: str | os.PathLike[str]) -> None:
@@ -57,11 +57,11 @@ _CURVES = ("train_bound", "validation_bound", "learning_rate")
 
 
 class TensorBoard(Callback):
-    """Writes for TensorBoard, by torch's own writer (needs the package ``tensorboard``).
+    """A log for TensorBoard, written by torch's own writer (needs the package ``tensorboard``).
 
-    Bounds and rates are written after every epoch; a resumed run goes on with the same curves.
+    Bounds and rates are written after every epoch; a resumed run continues with the same curves.
 
-    :param folder: the log folder; of several models, a folder of each inside it.
+    :param folder: the log folder; with several models, a subfolder for each.
     :param images: rows [N, ...] whose reconstructions are drawn below them; none by default.
     :param image_shape: (height, width) or (channels, height, width) of a row, where rows are flat.
     :param histograms: whether the parameters' histograms are written.
