@@ -1,16 +1,16 @@
-"""Held-out log-likelihood of a plain Pyro model, beside the truth: probabilistic PCA of handwritten digits.
+"""Held-out log-likelihood of a plain Pyro model, compared with the exact value: PCA of handwritten digits.
 
     python examples/heldout_likelihood.py
 
 The model and the guide are the user's own, trained with Pyro's SVI and Trace_ELBO; nothing but the estimate
 comes from the library. For probabilistic PCA (Tipping and Bishop 1999) log p(x) is known in closed form, so
-that each estimate can be held against it. It is made with the trained guide, which is about the posterior,
-and with that guide at half its scale. The weights of the second have no finite variance: its estimates are
-too low and their errors too small, and the samples alone say so, by the Pareto k of each datum (Vehtari et
-al. 2024). What such a result advises is tried on both. Enough width mends the narrow guide; a share of prior
-draws does not, since in several dimensions hardly any of them comes near the posterior.
+each estimate can be compared with it. It is made with the trained guide, which is close to the posterior, and
+with that guide at half its scale. The weights of the second have no finite variance: its estimates are too
+low and their errors too small. The samples alone reveal this, by the Pareto k of each observation (Vehtari et al.
+2024). The example then tries what the result advises: widening corrects the narrow guide; a share of prior
+draws does not, because in several dimensions hardly any of them comes near the posterior.
 
-Written are, for each proposal, the labelled values of each datum as netCDF, and a picture.
+For each proposal the example writes the labelled values of each observation as netCDF, and a picture.
 """
 
 import re
@@ -79,7 +79,7 @@ def train(x: Tensor, latents: int, steps: int) -> None:
 
 @torch.no_grad()
 def exact(x: Tensor, latents: int) -> Tensor:
-    """Return log N(x; b, WWᵀ + s²I) of each datum (nats), shape [N]."""
+    """Return log N(x; b, WWᵀ + s²I) of each observation (nats), shape [N]."""
     weight, mean, scale = (each.double() for each in parameters(x.shape[-1], latents))
     marginal = dist.LowRankMultivariateNormal(mean, weight, (scale**2).expand(len(mean)))
     return marginal.log_prob(x.double())
@@ -89,7 +89,7 @@ def exact(x: Tensor, latents: int) -> Tensor:
 @click.option("--latents", default=8, show_default=True, help="Dimensions of the latent.")
 @click.option("--steps", default=1500, show_default=True, help="Steps of training.")
 @click.option("--data", default=270, show_default=True, help="Held-out digits, at most 270.")
-@click.option("--samples", default=5000, show_default=True, help="Samples of each datum.")
+@click.option("--samples", default=5000, show_default=True, help="Samples per observation.")
 @click.option("--seed", default=0, show_default=True, help="Seed.")
 @click.option("--output", default="heldout_likelihood", show_default=True, help="Folder of what is written.")
 def main(latents: int, steps: int, data: int, samples: int, seed: int, output: str) -> None:

@@ -79,7 +79,7 @@ def learn(
 @click.option(
     "--variance", default=0.05, show_default=True, help="Variance of the guide; the posterior's is larger."
 )
-@click.option("--data", default=200, show_default=True, help="Number of data.")
+@click.option("--data", default=200, show_default=True, help="Number of observations.")
 @click.option("--steps", default=400, show_default=True, help="Steps of learning.")
 @click.option("--seed", default=0, show_default=True, help="Seed.")
 @click.option("--output", default="learned_noise.png", show_default=True, help="The picture.")
@@ -126,7 +126,7 @@ def draw(
     left.plot(grid, [pair[1] for pair in exact], label="L_cvae (exact)", color="#d1600a")
     left.axvline(best, color="0.4", linestyle="--", linewidth=1, label="optimum of L_cvae")
     left.set_xlabel("noise scale")
-    left.set_ylabel("bound (nats per datum)")
+    left.set_ylabel("bound (nats per observation)")
     left.legend(frameon=False)
     for (name, scales), colour in zip(learned.items(), ("#0b6fb8", "#d1600a"), strict=True):
         right.plot(range(1, len(scales) + 1), scales, label=f"learned under {name}", color=colour)

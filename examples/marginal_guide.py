@@ -124,7 +124,7 @@ def train(corruption: dv.Corruption, bound: pyro.infer.ELBO, blunt: float, steps
 @click.command(cls=Command)
 @click.option("--noise", default=0.4, show_default=True, help="Standard deviation of the corruption.")
 @click.option("--mixture", default=30, show_default=True, help="J of the semi-implicit bound.")
-@click.option("--draws", default=15, show_default=True, help="Corruptions of each datum in a step.")
+@click.option("--draws", default=15, show_default=True, help="Corruptions of each observation in a step.")
 @click.option("--steps", default=1500, show_default=True, help="Steps of each training.")
 @click.option("--seed", default=1, show_default=True, help="Seed.")
 @click.option("--output", default="marginal_guide.png", show_default=True, help="The picture.")
@@ -221,7 +221,7 @@ def draw(
         axes.set_xlim(-3.4, 3.4)
         axes.set_ylabel("density")
         if row == 0:
-            axes.set_title("marginal guide and posterior of each datum", fontsize=10)
+            axes.set_title("marginal guide and posterior of each observation", fontsize=10)
         axes.annotate(f"x = {x:g}", (0.02, 0.9), xycoords="axes fraction", va="top")
         if row < len(DATA) - 1:
             axes.tick_params(labelbottom=False)

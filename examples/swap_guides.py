@@ -57,7 +57,7 @@ def build_model(guide: AmortisedGuide, data_size: int, latent_size: int, width: 
 @click.option("--latent-size", default=10, show_default=True, help="Size of the latent space.")
 @click.option("--width", default=100, show_default=True, help="Units of each hidden layer.")
 @click.option("--test", default=270, show_default=True, help="Test data, at most.")
-@click.option("--samples", default=1000, show_default=True, help="Importance samples of each datum.")
+@click.option("--samples", default=1000, show_default=True, help="Importance samples per observation.")
 @click.option("--compile", "compiled", is_flag=True, help="Compile the steps: for long trainings.")
 @click.option("--seed", default=0, show_default=True, help="Seed.")
 def main(
@@ -109,9 +109,7 @@ def main(
             f"{found.share_unreliable:>8.0%}{seconds:>9.1f}",
             flush=True,
         )
-    print(
-        "nats per datum; errors: of the draw of the test data; bad k: share of those that need more samples"
-    )
+    print("nats per observation; errors: of the draw of the test data; bad k: share that needs more samples")
 
 
 if __name__ == "__main__":

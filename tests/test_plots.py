@@ -191,7 +191,7 @@ def test_the_curves_hold_the_values_and_the_labels(path, figures):
     assert set(best.get_xdata()) == {28}
     assert (axes.get_xlabel(), axes.get_ylabel()) == (
         "epoch\n6 values lie outside the picture",
-        "bound (nats per datum)",
+        "bound (nats per observation)",
     )
     legend = [text.get_text() for text in axes.get_legend().get_texts()]
     assert legend == ["training (corrupted input)", "validation (clean input)", "best epoch: 28"]

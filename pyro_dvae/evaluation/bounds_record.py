@@ -99,7 +99,7 @@ class BoundsReport:
             f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}  {note}".rstrip() for a, b, c, note in rows
         ]
         count = len(self.entries[0].estimate.per_datum)
-        lines.insert(0, f"bounds of {count} data, nats per datum")
+        lines.insert(0, f"bounds of {count} data, nats per observation")
         return "\n".join([*lines, *self._order_lines()])
 
     def to_dict(self, per_datum: bool = False) -> dict[str, Any]:
@@ -131,7 +131,7 @@ class BoundsReport:
         ]
         return {
             "num_data": len(self.entries[0].estimate.per_datum),
-            "unit": "nats per datum",
+            "unit": "nats per observation",
             "entries": entries,
             "violations": violations,
         }

@@ -38,7 +38,7 @@ def test_results(
     ranks: Ranks,
     say: Callable[[str], object],
 ) -> dict[str, Any]:
-    """Return what ``results.json`` says of the training and of its bounds on the test data (nats per datum).
+    """Return the content of ``results.json``: training, and bounds on the test data (nats per observation).
 
     :param test: the test data as the model sees them, [N, D].
     :param say: called with a text about what happens.
@@ -57,7 +57,7 @@ def test_results(
         "best_epoch": history.best_epoch,
         "best_validation_bound": history.best_validation_bound,
         "noise_levels": [float(level().detach().mean()) for level in corruption.levels()],
-        "units": "nats per datum",
+        "units": "nats per observation",
     }
     for name, bound in bounds.items():
         say(f"evaluating on {len(test):,} test data: {name.replace('_', ' ')}")

@@ -146,7 +146,7 @@ def _content(
             "seed": run.options.seed,
         },
         "settings": options.as_dict(),
-        "units": "nats per datum",
+        "units": "nats per observation",
         "log_p_is_of": run.observation,
         "log_likelihood": found.to_dict(per_datum=True),
         "annealed": None,

@@ -54,7 +54,7 @@ def _likelihood(content: dict[str, Any]) -> Iterator[Row]:
         original = found["mean"] - Columns.from_list(columns).log_factor
         yield "  original units", f"{_number(original)} nats (less the logarithms of the columns' scales)"
     drawn = {name: value for name, value in found["proposal"].items() if value is not None}
-    yield "  by", f"{samples:,} samples of each datum, proposal: {Proposal(**drawn)}"
+    yield "  by", f"{samples:,} samples of each observation, proposal: {Proposal(**drawn)}"
     yield "  Pareto-smoothed", f"{_number(found['smoothed_mean'])} nats (no lower bound)"
     ess = [value for value in each["ess"] if value is not None]
     yield "  effective samples", f"median {median(ess):,.0f}, least {min(ess):.1f}"

@@ -64,7 +64,7 @@ def bounds(
     values.set_yticks(range(len(labels)), labels=[number(mean, 3) for mean in means])
     values.tick_params(length=0)
     axes.margins(x=0.06)
-    axes.set_xlabel("nats per datum")
+    axes.set_xlabel("nats per observation")
     axes.ticklabel_format(axis="x", useOffset=False)
     axes.grid(axis="x", color="0.92", linewidth=0.8)
     axes.set_axisbelow(True)

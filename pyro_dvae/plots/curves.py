@@ -64,7 +64,7 @@ def learning_curves(
         axes.set_xlim(steps[0] - 1, steps[0] + 1)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("epoch")
-    axes.set_ylabel("bound (nats per datum)")
+    axes.set_ylabel("bound (nats per observation)")
     axes.ticklabel_format(useOffset=False)
     axes.grid(color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)

@@ -113,7 +113,7 @@ def convergence(
         if math.isfinite(error):
             axes.axhspan(mean - error, mean + error, color=DARK, alpha=0.1, linewidth=0)
     axes.set_xscale("log")
-    axes.set_xlabel("importance samples of each datum")
+    axes.set_xlabel("importance samples per observation")
     axes.set_ylabel("mean log p(x) (nats)")
     axes.ticklabel_format(axis="y", useOffset=False)
     return _finished(axes, f"with {int(sizes[-1]):,} samples: {number(bounds[-1])} nats", columns=1)

@@ -161,7 +161,7 @@ class Draws:
         """
         if name := self.subsamples.inside(self.datum_frames()):
             raise InputError(
-                f"model: plate {name!r} inside a datum is subsampled; a likelihood needs all of it"
+                f"model: plate {name!r} inside an observation is subsampled; a likelihood needs all of it"
             )
         return self._sum(terms, [1.0] * len(terms))
 

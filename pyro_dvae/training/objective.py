@@ -145,7 +145,7 @@ CHUNK = 4  # validation rows at a time, in batch sizes
 
 @dataclass(frozen=True)
 class Validation:
-    """``evaluate``, or else the mean of -``loss`` over the rows of ``data``, on clean input; nats per datum.
+    """``evaluate``, or the mean of -``loss`` over the rows of ``data`` on clean input; nats per observation.
 
     ``loss`` takes the parts of a chunk and returns its negative bound, summed, of which the scale of a plate
     is taken out; ``proceed`` is called after every chunk and may raise to end it. Of several ``ranks`` each

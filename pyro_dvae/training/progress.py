@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal, plain lines elsewhere. Bounds are in nats per datum.
+"""How far a run is: a bar on a terminal, plain lines elsewhere. Bounds are in nats per observation.
 
 The trainer calls ``start`` once, ``step`` after every batch, ``epoch`` after every epoch and ``stop`` at the
 end, also when the run is interrupted or fails.
@@ -250,7 +250,7 @@ def _left(seconds: float | None) -> str:
 def _heading(history: History, epochs: int, steps: int) -> str:
     behind = f", {len(history.epochs)} done" if history.epochs else ""
     each = "1 step" if steps == 1 else f"{steps} steps"
-    return f"{epochs} epochs of {each}{behind}; bounds in nats per datum"
+    return f"{epochs} epochs of {each}{behind}; bounds in nats per observation"
 
 
 def _bounds(history: History) -> str:

@@ -149,7 +149,7 @@ def _card(fitted: Fitted, folder: Path, complete: bool) -> str:
         f"- epochs: {len(history.epochs)}" + (f", best {history.best_epoch}" if history.best_epoch else ""),
     ]
     if best is not None:
-        lines.append(f"- validation bound of the best epoch: {best:.3f} nats per datum")
+        lines.append(f"- validation bound of the best epoch: {best:.3f} nats per observation")
     lines += _of_run(fitted.about)
     lines += [
         "",

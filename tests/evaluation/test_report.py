@@ -266,7 +266,7 @@ def test_the_picture(tmp_path):
     figure = axes.figure
     first, values = figure.axes
     assert first is axes
-    assert axes.get_xlabel().startswith("nats per datum")
+    assert axes.get_xlabel().startswith("nats per observation")
     assert axes.get_title() == "A title"
     assert [t.get_text() for t in axes.get_yticklabels()] == [entry.label for entry in report.entries]
     assert values.get_yticklabels()[0].get_text() == f"−{-report['dvae'].estimate.mean:.3f}"  # noqa: RUF001

@@ -44,7 +44,7 @@ def lines_of(epochs, validated=True):
 
 def test_plain_lines_one_per_epoch():
     assert lines_of(5) == [
-        "5 epochs of 10 steps; bounds in nats per datum",
+        "5 epochs of 10 steps; bounds in nats per observation",
         "epoch 1/5  training -110.00  validation -114.00 (best)  8 s left",
         "epoch 2/5  training -109.90  validation -113.00 (best)  6 s left",
         "epoch 3/5  training -109.80  validation -112.00 (best)  4 s left",
@@ -70,7 +70,7 @@ def test_long_runs_say_about_a_hundred_lines(epochs):
 def test_a_resumed_run_says_what_is_behind():
     stream = io.StringIO()
     Lines(stream).start(history(3), 10, 1)
-    assert stream.getvalue() == "10 epochs of 1 step, 3 done; bounds in nats per datum\n"
+    assert stream.getvalue() == "10 epochs of 1 step, 3 done; bounds in nats per observation\n"
 
 
 def test_a_broken_stream_does_not_end_the_run():
@@ -183,7 +183,7 @@ def shown_on_a_terminal(tmp_path, *arguments, columns=100):
 @pytest.mark.parametrize("columns", [60, pytest.param(100, marks=pytest.mark.slow), 140])
 def test_the_bar_on_a_terminal(tmp_path, columns):
     text, screen = shown_on_a_terminal(tmp_path, columns=columns)
-    assert screen[0] == "4 epochs of 5 steps; bounds in nats per datum"
+    assert screen[0] == "4 epochs of 5 steps; bounds in nats per observation"
     assert screen[1].startswith("epoch 4/4  ")
     assert ("━" in screen[1]) == (columns >= 100)
     assert screen[1].endswith("training -107.00  validation -109.00 (best)")

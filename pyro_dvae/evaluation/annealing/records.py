@@ -73,13 +73,13 @@ class AnnealedLikelihood:
         settings = self.settings
         rows = [
             ("log p(x), at least", plus_minus(self.mean, self.standard_error_of_mean)),
-            ("error of a datum", f"{float(error.nanmedian()):.3f} (median)"),
+            ("error of an observation", f"{float(error.nanmedian()):.3f} (median)"),
             ("effective chains", f"{float(self.ess.nanmedian()):.1f} of {chains} (median)"),
             ("unreliable data", f"{int(self.unreliable.sum())} of {count}"),
             ("acceptance", f"{self.acceptance:.3f} (target {settings.target_acceptance:g})"),
             ("path", f"from the {settings.start}, {settings.num_steps} steps, {settings.schedule}"),
         ]
-        return _table(f"annealed importance sampling of {count} data, nats per datum", rows)
+        return _table(f"annealed importance sampling of {count} data, nats per observation", rows)
 
     def to_dict(self, per_datum: bool = False) -> dict[str, Any]:
         """Return the record as JSON-able values; what is not a finite number is None.
@@ -88,7 +88,7 @@ class AnnealedLikelihood:
         """
         values: dict[str, Any] = {
             "num_data": self.log_weight.shape[1],
-            "unit": "nats per datum",
+            "unit": "nats per observation",
             "mean": finite(self.mean),
             "standard_error": finite(self.standard_error_of_mean),
             "acceptance": finite(self.acceptance),
@@ -154,14 +154,19 @@ class BidirectionalReport:
             ("path", f"from the {settings.start}, {settings.num_steps} steps, {settings.schedule}"),
         ]
         count = self.forward.log_weight.shape[1]
-        return _table(f"bidirectional Monte Carlo, log p(x) of {count} simulated data, nats per datum", rows)
+        return _table(
+            f"bidirectional Monte Carlo, log p(x) of {count} simulated data, nats per observation", rows
+        )
 
     def to_dict(self, per_datum: bool = False) -> dict[str, Any]:
         """Return the report as JSON-able values; what is not a finite number is None.
 
         :param per_datum: with the values of each observation.
         """
-        values: dict[str, Any] = {"num_data": self.forward.log_weight.shape[1], "unit": "nats per datum"}
+        values: dict[str, Any] = {
+            "num_data": self.forward.log_weight.shape[1],
+            "unit": "nats per observation",
+        }
         for name, estimate in self._estimates().items():
             values[name] = {
                 "mean": finite(estimate.mean),

@@ -227,7 +227,7 @@ def _check_sites(
         if not bool((torch.as_tensor(site["scale"], dtype=torch.float64) - scale).abs().max() < 1e-6 * scale):
             raise InputError(
                 f"{program}: {kind} {site['name']!r} has its log-density scaled (poutine.scale, or a "
-                "subsampled plate inside a datum), and such a model has no likelihood; take the scale away"
+                "subsampled plate inside an observation), so it has no likelihood; remove the scale"
             )
         if not (site["is_observed"] or discrete):
             check_continuous(program, site)

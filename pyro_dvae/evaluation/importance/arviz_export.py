@@ -68,7 +68,7 @@ def labelled(
         raise InputError(f"groups: {group!r} is the name of the main group (see the argument group)")
     first, (_, values) = next(iter(variables.items()))
     if np.ndim(values) == 0:
-        raise InputError(f"{first}: expected one value per datum, got a scalar")
+        raise InputError(f"{first}: expected one value per observation, got a scalar")
     labels = np.arange(len(values)) if data_labels is None else np.asarray(data_labels)
     if labels.shape != (len(values),):
         raise InputError(f"data_labels: expected shape [{len(values)}], got {list(labels.shape)}")

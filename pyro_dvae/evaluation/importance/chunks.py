@@ -88,7 +88,9 @@ class SampledChunks(Plan):
             count = min(self.block, self.passes - first)
             log_weight = torch.stack([run(*rows) for _ in range(count)]).cpu()
             if bool(log_weight.isnan().any()):
-                raise InputError("model, guide: expected log-densities, got NaN for a datum and a latent")
+                raise InputError(
+                    "model, guide: expected log-densities, got NaN for an observation and a latent"
+                )
             tally.add(self.one.split(log_weight))
             convergence.add(log_weight)
             if self.keep:

@@ -184,7 +184,7 @@ class LogLikelihood:
         """
         sizes, bounds = self.bound_by_samples
         content: dict[str, Any] = {
-            "unit": "nats per datum",
+            "unit": "nats per observation",
             "num_data": len(self),
             "num_samples": self.num_samples,
             "proposal": {

@@ -99,7 +99,7 @@ def curves(
             axes.set_xlabel("epoch")
             axes.set_title(place, fontsize=plots.FONT_SIZE + 1)
             axes.grid(color="0.9", linewidth=0.8)
-        panels[0].set_ylabel("validation bound, nats per datum")
+        panels[0].set_ylabel("validation bound, nats per observation")
         labels = [name for name in names[line] if name in drawn]
         _legend_below(figure, [drawn[name] for name in labels], labels, most=4)
         return _written(figure, experiment, rows, folder)

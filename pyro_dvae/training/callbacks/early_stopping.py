@@ -35,4 +35,4 @@ class EarlyStopping(Callback):
             if bound is not None and (best is None or bound > best + self.min_rise):
                 best, since = bound, epoch
         if best is not None and run.epoch - since >= self.patience:
-            run.stop(f"no better validation bound since epoch {since}, {best:.3f} nats per datum")
+            run.stop(f"no better validation bound since epoch {since}, {best:.3f} nats per observation")

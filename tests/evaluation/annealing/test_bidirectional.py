@@ -103,7 +103,7 @@ def test_as_many_data_as_rows_where_no_number_is_given():
 def test_text_and_json():
     report = sandwich(LinearGaussian(), num_data=3, num_steps=2)
     lines = str(report).splitlines()
-    assert lines[0] == "bidirectional Monte Carlo, log p(x) of 3 simulated data, nats per datum"
+    assert lines[0] == "bidirectional Monte Carlo, log p(x) of 3 simulated data, nats per observation"
     assert [line.split()[0] for line in lines[1:4]] == ["lower", "upper", "gap"]
     values = json.loads(json.dumps(report.to_dict(per_datum=True), allow_nan=False))
     assert values["gap"]["mean"] == pytest.approx(report.gap.mean)

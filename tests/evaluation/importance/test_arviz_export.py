@@ -162,7 +162,7 @@ def test_a_file_that_cannot_be_read(container, tmp_path, content):
     ("arguments", "options", "message"),
     [
         (({},), {}, "^per_datum: expected at least one variable"),
-        (({"a": np.array(1.0)},), {}, "^a: expected one value per datum"),
+        (({"a": np.array(1.0)},), {}, "^a: expected one value per observation"),
         (({"a": np.ones(3), "b": np.ones(4)},), {}, r"^b: expected shape \[3\], got \[4\]"),
         (({"a": np.ones((3, 2))},), {}, r"^a: expected shape \[3\], got \[3, 2\]"),
         (
