@@ -1,4 +1,4 @@
-"""Colour patches in bits: discretised logistics beside PNG and a full-covariance Gaussian.
+"""Colour patches in bits: discretised logistics compared with PNG and a full-covariance Gaussian.
 
     python examples/colour_patches.py
 

@@ -4,11 +4,11 @@
 
 The model and the guide are the user's own, trained with Pyro's SVI and Trace_ELBO; nothing but the estimate
 comes from the library. For probabilistic PCA (Tipping and Bishop 1999) log p(x) is known in closed form, so
-each estimate can be compared with it. It is made with the trained guide, which is close to the posterior, and
-with that guide at half its scale. The weights of the second have no finite variance: its estimates are too
-low and their errors too small. The samples alone reveal this, by the Pareto k of each observation (Vehtari et al.
-2024). The example then tries what the result advises: widening corrects the narrow guide; a share of prior
-draws does not, because in several dimensions hardly any of them comes near the posterior.
+each estimate can be compared with it. It is made with the trained guide, which is close to the posterior,
+and with that guide at half its scale. The weights of the second have no finite variance: its estimates are
+too low and their errors too small. The samples alone reveal this, by the Pareto k of each observation
+(Vehtari et al. 2024). The example then tries what the result advises: widening corrects the narrow guide; a
+share of prior draws does not, because in several dimensions hardly any of them comes near the posterior.
 
 For each proposal the example writes the labelled values of each observation as netCDF, and a picture.
 """

@@ -1,4 +1,4 @@
-"""Fill the gaps of a table without tuning: ``dv.fit_table`` beside column means and one Gaussian.
+"""Fill the gaps of a table without tuning: ``dv.fit_table`` compared with column means and one Gaussian.
 
     python examples/impute_table.py                       # scikit-learn's wine table, half of it missing
     python examples/impute_table.py --table my.csv --missing 0.2

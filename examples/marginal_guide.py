@@ -3,12 +3,12 @@
     python examples/marginal_guide.py
 
 The model is z ~ N(0, 1), x ~ N(z², s²): each posterior p(z|x) has two modes, about ±√x. A recognition network
-q(z|x̃) = N(m(x̃), v(x̃)²) has one. But in front of it stands the corruption x̃ ~ N(x, σ²), so that the guide
-which really proposes z for a datum is the mixture
+q(z|x̃) = N(m(x̃), v(x̃)²) has one. But its input is corrupted, x̃ ~ N(x, σ²), so that the marginal guide
+of an observation is the mixture
 
     q̃(z|x) = ∫ N(x̃; x, σ²) N(z; m(x̃), v(x̃)²) dx̃ ,
 
-and with a non-linear network that can have any number of modes. The same network is trained three times on
+which can have, with a non-linear network, any number of modes. The same network is trained three times on
 three data: without a corruption, by the denoising bound L_dvae, and by the semi-implicit bound L_J. L_dvae is
 the mean of the bounds of the components, so nothing is gained when they differ: each settles on a mode. L_J
 rewards a mixture that covers both, where they lie far enough apart to be worth it.

@@ -3,9 +3,9 @@
     python examples/mixed_table.py
 
 scikit-learn's 178 wines, with columns of every kind made from them: three real, two positive amounts, two
-counts, one ordered in five levels, one binary, and the grape as a category. ``TableDecoder`` needs the kinds
-alone. Cells are swapped with those of other rows as noise. The figure is the importance-weighted bound of log
-p of held-out rows, beside the same likelihoods without latents: independent columns. The picture compares
+counts, one ordered in five levels, one binary, and the grape as a category. ``TableDecoder`` needs only
+the kinds. The noise swaps cells with other rows. The example prints the importance-weighted bound of log p of
+held-out rows, compared with the same likelihoods without latents (independent columns). The picture compares
 each column of the data with rows drawn from the model.
 """
 
