@@ -75,10 +75,10 @@ class TraceDenoising_ELBO(DenoisingELBO):
         )
         self._tempers = isinstance(kl_weight, Schedule) or kl_weight != 1
         if self._tempers and (self.gradient == "stl" or self.baseline.learned is not None):
-            raise InputError("kl_weight: it takes gradient='pathwise' and a baseline that is no network")
+            raise InputError("kl_weight: it needs gradient='pathwise' and a baseline that is not a network")
         self.consistency = checks.number("consistency", consistency, 0.0)
         if consistency and (self.gradient == "stl" or self.baseline.learned is not None):
-            raise InputError("consistency: it takes gradient='pathwise' and a baseline that is no network")
+            raise InputError("consistency: it needs gradient='pathwise' and a baseline that is not a network")
         # By device and type, made when they first come; changed in place, so that compiled steps see it.
         self._weights: dict[tuple[torch.device, torch.dtype], Tensor] = {}
         self._weight = 1.0

@@ -83,7 +83,7 @@ class Dataset:
     def picture_shape(self) -> tuple[int, ...]:
         """The shape of an image; refused of a table."""
         if self.image_shape is None:
-            raise DataError(f"{self.name}: its rows are no images")
+            raise DataError(f"{self.name}: its rows are not images")
         return self.image_shape
 
     @property

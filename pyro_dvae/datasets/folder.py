@@ -17,9 +17,8 @@ from pyro_dvae.machine import machine_memory
 
 ENDINGS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 PARTS = ("test", "train", "val", "valid", "validation")
-# Pillow's modes, by what one value of the file is divided by and by whether it is grey.
+# By mode of Pillow, what a value of the file is divided by.
 _SCALES = {"1": 1, "L": 255, "I;16": 65535, "RGB": 255}
-_GREY = ("1", "L", "I;16")
 
 
 @register_prefix("folder")

@@ -37,7 +37,7 @@ def _data(content: dict[str, Any]) -> Iterator[Row]:
     if data["substituted_for"]:
         yield "", f"NOT {data['substituted_for']}, which is not available"
     if content["log_p_is_of"] == "none":
-        yield "", "grey pixels under a Bernoulli decoder: p(x) is no density, compare it with nothing else"
+        yield "", "grey pixels under a Bernoulli decoder: p(x) is not a density; do not compare it"
     elif content["log_p_is_of"] == "density":
         yield "", "p(x) is a density of the values as the model sees them"
 

@@ -126,7 +126,7 @@ class Options:
     )
     patience: int | None = _option(
         None,
-        "Stop after so many epochs without a better validation bound.  [default: never]",
+        "Stop after this number of epochs without a better validation bound.  [default: never]",
         type=int,
         within=(1, 10**9),
     )
@@ -155,10 +155,8 @@ class Options:
     )
     columns: str | None = _option(None, "Columns of a file to keep, with commas between.", type=str)
     drop: str | None = _option(None, "Columns of a file to leave out, with commas between.", type=str)
-    label_column: str | None = _option(None, "Column of the classes, which is no part of the data.", type=str)
-    id_column: str | None = _option(
-        None, "Column that names the rows, which is no part of the data.", type=str
-    )
+    label_column: str | None = _option(None, "Column of the classes; it is not part of the data.", type=str)
+    id_column: str | None = _option(None, "Column that names the rows; it is not part of the data.", type=str)
     kinds: str | None = _option(
         None,
         "Kinds of columns that their values do not show, as NAME=KIND with commas between: categorical, "

@@ -31,7 +31,7 @@ def image_shape_of(data_size: int, image_shape: Sequence[int] | None) -> Shape:
         if side * side != data_size:
             raise InputError(
                 f"image_shape: expected the (height, width) of the images, since a data_size of {data_size} "
-                "is no square, got None"
+                "is not square, got None"
             )
         return (1, side, side)
     expected = f"image_shape: expected (height, width) or (channels, height, width) with product {data_size}"

@@ -36,7 +36,7 @@ def require_no_rest(draws: Draws) -> None:
         if nats != 0:
             raise InputError(
                 f"model, guide: site {term.site['name']!r} lies outside of the plate of the observations and "
-                f"adds {nats:.6g} nats that are of none of them; leave it out for figures per observation "
+                f"adds {nats:.6g} nats of no observation; leave it out for values per observation "
                 "(pyro.poutine.block)"
             )
 

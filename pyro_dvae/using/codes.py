@@ -124,7 +124,7 @@ def _moments(
             if not site["infer"].get("is_auxiliary"):
                 value = by_row(site["value"], site, plate)
                 if len(value) != len(rows):
-                    raise InputError(f"guide: its plate {plate!r} has not the {len(rows)} rows of a chunk")
+                    raise InputError(f"guide: its plate {plate!r} lacks the {len(rows)} rows of a chunk")
                 mean, variance = mean_of(site["fn"]), _variance_of(site["fn"])
                 known = mean is not None and variance is not None and bool(torch.isfinite(mean).all())
                 count = num_samples if random or not known else count

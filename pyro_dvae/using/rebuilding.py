@@ -113,7 +113,7 @@ def _kind(told: str) -> type:
             if kind.__qualname__ == name and _room(kind.__module__) == _room(module):
                 return kind
             waiting += kind.__subclasses__()
-    raise CheckpointError(f"its model names {told!r}, which is no part of this package")
+    raise CheckpointError(f"its model names {told!r}, which is not part of this package")
 
 
 def _made_of(part: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -138,7 +138,7 @@ def test_a_text_is_of_whole_words(name, only, found):
 
 def test_an_unknown_option_or_name_is_refused():
     wrong = dataclasses.replace(SMALL, options={"noize": 0.1})
-    with pytest.raises(dv.InputError, match="'noize', which is no training option"):
+    with pytest.raises(dv.InputError, match="'noize', which is not a training option"):
         plan(wrong)
     with pytest.raises(dv.InputError, match=r"name: unknown name 'tabel1' \(did you mean 'table1'\?\)"):
         experiment("tabel1")

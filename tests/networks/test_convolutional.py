@@ -178,7 +178,7 @@ def test_gradients_match_finite_differences():
 
 def test_data_that_are_no_square_ask_for_their_shape():
     message = (
-        r"image_shape: expected the \(height, width\) of the images, since a data_size of 560 is no square"
+        r"image_shape: expected the \(height, width\) of the images, since a data_size of 560 is not square"
     )
     for network in (ConvolutionalEncoder, ConvolutionalDecoder):
         with pytest.raises(InputError, match=message):

@@ -48,7 +48,7 @@ def test_ranges_and_choices():
         ("noise=0.1,0.1", "different choices"),
         ("width=10:20.5", "expected whole numbers for width"),
         ("width=10,2.5", "expected whole numbers for width"),
-        ("bound=dvae:diwae", "bound is no number"),
+        ("bound=dvae:diwae", "bound is not a number"),
         ("bound=dvae,dive", "did you mean 'dvae'"),
         ("learn-noise=yes,no", "expected true or false"),
         ("salt=,rate", "expected"),

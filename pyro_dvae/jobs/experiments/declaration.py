@@ -207,7 +207,7 @@ def plan(
 def _options(values: Mapping[str, Any]) -> Options:
     names = {each.name for each in dataclasses.fields(Options)}
     if odd := sorted(set(values) - names):
-        raise InputError(f"options: an experiment names {odd[0]!r}, which is no training option")
+        raise InputError(f"options: an experiment names {odd[0]!r}, which is not a training option")
     return Options(**values)
 
 

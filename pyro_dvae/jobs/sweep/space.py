@@ -93,7 +93,7 @@ def _dimension(text: str) -> Dimension:
     ends = [_value(name, each, text) for each in (low, high)]
     if any(isinstance(each, (bool, str)) for each in ends):
         raise InputError(
-            f"search: {left} is no number; expected choices NAME=CHOICE,CHOICE,..., got {text!r}"
+            f"search: {left} is not a number; expected choices NAME=CHOICE,CHOICE,..., got {text!r}"
         )
     if not ends[0] < ends[1]:
         raise InputError(f"search: expected a range from a lower to a higher number, got {text!r}")
