@@ -118,8 +118,8 @@ def _applied(verb: str, samples: int, text: str, in_parts: bool = False) -> None
 
 
 _applied("encode", 100, "Write the posterior means of the latents of each row of FILE.")
-_applied("reconstruct", 20, "Write what the model makes of each row of FILE, in the units of the data.")
-_applied("denoise", 20, "Write what the model takes each noisy row of FILE for.")
+_applied("reconstruct", 20, "Write the reconstruction of each row of FILE, in the units of the data.")
+_applied("denoise", 20, "Remove the noise from each row of FILE.")
 _applied(
     "impute", 1000, "Write the rows of FILE with their missing cells filled by the model.", in_parts=True
 )
@@ -197,7 +197,9 @@ def verify(
     metavar="NAME=VALUES",
     help="An option to search: NAME=LOW:HIGH, NAME=LOW:HIGH:log or NAME=CHOICE,CHOICE,...; repeatable.",
 )
-@click.option("--trials", default=40, show_default=True, type=click.IntRange(1, 10**6), help="Trials in all.")
+@click.option(
+    "--trials", default=40, show_default=True, type=click.IntRange(1, 10**6), help="Total number of trials."
+)
 @click.option(
     "--objective",
     type=click.Choice(["validation", "iwae"]),

@@ -22,9 +22,7 @@ def training_options(command: Callable[[TrainRequest], None]) -> Callable[..., N
     """Give a click command every training option; the function gets one :class:`TrainRequest`."""
     folders = [
         click.option("--output", type=str, default=None, help="Run folder.  [default: a new one in runs/]"),
-        click.option(
-            "--resume", type=str, default=None, help="Run folder to continue with; --epochs may grow."
-        ),
+        click.option("--resume", type=str, default=None, help="Run folder to continue; --epochs may grow."),
     ]
     return _requesting(command, folders)
 
@@ -53,7 +51,7 @@ def _requesting(command: Callable[..., None], folders: Sequence[Callable[..., An
             given |= of_file.keys()
         command(TrainRequest(Options(**chosen), frozenset(given), output, resume, quiet), **values)
 
-    file = click.option("--config", type=str, help="TOML or JSON file of options; those given here win.")
+    file = click.option("--config", type=str, help="TOML or JSON file of options; the command line wins.")
     silence = click.option("--quiet", is_flag=True, help="Show no progress.")
     return _decorated(run, [*_click_options(Options), file, *folders, silence])
 

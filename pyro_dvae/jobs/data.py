@@ -78,7 +78,7 @@ def kinds_of(text: str | None) -> dict[str, str] | None:
     """Return the kinds of columns by name, of ``"income=positive, visits=count"``."""
     pairs = [each.partition("=") for each in (text or "").split(",") if each.strip()]
     if odd := [name for name, sign, kind in pairs if not (name.strip() and sign and kind.strip())]:
-        raise InputError(f"kinds: expected NAME=KIND with commas between, got {odd[0].strip()!r}")
+        raise InputError(f"kinds: expected NAME=KIND, separated by commas, got {odd[0].strip()!r}")
     return {name.strip(): kind.strip() for name, _, kind in pairs} or None
 
 

@@ -107,7 +107,7 @@ class Options:
     )
     epochs: int = _option(
         50,
-        "Passes over the training data. On data of another size than MNIST's, unless given, as many as take "
+        "Passes over the training data. For data of another size than MNIST, the default is as many as take "
         "25,000 steps, at most 2,000.",
         within=(1, 10**9),
     )
@@ -137,8 +137,8 @@ class Options:
     )
     binarisation: str = _option(
         "static",
-        "Pixels: drawn once from the seed, drawn in every epoch, thresholded at 0.5, or unchanged, as are "
-        "values of a file of your own, unless given.",
+        "Pixels: drawn once from the seed, drawn in every epoch, thresholded at 0.5, or unchanged (the default "
+        "for a file of your own).",
         type=click.Choice(BINARISATIONS),
     )
     dataset: str | None = _option(
@@ -153,13 +153,13 @@ class Options:
         "numbers.",
         type=click.Choice(SCALES),
     )
-    columns: str | None = _option(None, "Columns of a file to keep, with commas between.", type=str)
-    drop: str | None = _option(None, "Columns of a file to leave out, with commas between.", type=str)
+    columns: str | None = _option(None, "Columns of a file to keep, separated by commas.", type=str)
+    drop: str | None = _option(None, "Columns of a file to leave out, separated by commas.", type=str)
     label_column: str | None = _option(None, "Column of the classes; it is not part of the data.", type=str)
     id_column: str | None = _option(None, "Column that names the rows; it is not part of the data.", type=str)
     kinds: str | None = _option(
         None,
-        "Kinds of columns that their values do not show, as NAME=KIND with commas between: categorical, "
+        "Kinds of columns that their values do not show, as NAME=KIND, separated by commas: categorical, "
         "count, heavy-tailed, ordinal, positive or real.",
         type=str,
     )

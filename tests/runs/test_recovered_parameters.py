@@ -116,7 +116,7 @@ def test_kinds_that_do_not_fit_are_refused(capsys):
     table().to_csv("table.csv", index=False)
     cases = {
         "code=vegetable": "kinds: unknown name 'vegetable'",
-        "code": "kinds: expected NAME=KIND with commas between, got 'code'",
+        "code": "kinds: expected NAME=KIND, separated by commas, got 'code'",
         "age=count": "there is no column 'age'",
         "error=positive": "column 'error' is to be positive, and holds -",
         "height=ordinal": "column 'height' is to be ordinal, and holds numbers that are not whole",
