@@ -137,8 +137,8 @@ class Options:
     )
     binarisation: str = _option(
         "static",
-        "Pixels: drawn once from the seed, drawn in every epoch, thresholded at 0.5, or unchanged (the default "
-        "for a file of your own).",
+        "Pixels: drawn once from the seed, drawn in every epoch, thresholded at 0.5, or unchanged (the "
+        "default for a file of your own).",
         type=click.Choice(BINARISATIONS),
     )
     dataset: str | None = _option(
