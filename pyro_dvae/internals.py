@@ -161,10 +161,20 @@ def compiler_options(**options: Any) -> Any:
 
 
 def compiled(graph: torch.fx.GraphModule, example: list[Tensor]) -> Callable[..., Any]:
-    """Return a graph compiled without the layer that follows Python code, of which there is none left."""
-    import torch._inductor
+    """Return a graph compiled without the layer that follows Python code, of which there is none left.
 
-    function: Callable[..., Any] = torch._inductor.compile(graph, [*example])
+    The compiler looks in its folder for what was compiled of the same graph, also by another process, only
+    where it is told the symbols of the shapes; here there are none.
+    """
+    import torch._inductor
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    function: Callable[..., Any]
+    try:
+        with tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv()))):
+            function = torch._inductor.compile(graph, [*example])
+    except Exception:  # an operation that this torch cannot describe by symbols
+        function = torch._inductor.compile(graph, [*example])
     return function
 
 

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -99,14 +100,13 @@ FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in (
 
 
 def _load(name: str, request: Request) -> Dataset:
-    needs("torchvision", "torchvision", name)
     raw = request.root / CLASSES[name] / "raw"
     how = "read from"
     if not all(_present(raw / file) for file in FILES):
         _fetch(name, request, raw)
         how = "downloaded by torchvision to"
-    images, labels = _read(raw, "train", name)
-    test_images, test_labels = _read(raw, "t10k", name)
+    images, labels = _read(raw, "train")
+    test_images, test_labels = _read(raw, "t10k")
     shape = (images.shape[1], images.shape[2])
     images, test_images = _scaled(images), _scaled(test_images)
     held_out = max(1, len(images) // 6)
@@ -143,17 +143,23 @@ def _fetch(name: str, request: Request, raw: Path) -> None:
     fetch_by_torchvision(name, request, layout, missing, partial(dataset, download=True))
 
 
-def _read(raw: Path, part: str, name: str) -> tuple[Tensor, Tensor]:
-    parse = needs("torchvision.datasets.mnist", "torchvision", name)
+def _read(raw: Path, part: str) -> tuple[Tensor, Tensor]:
     with _plain(raw / f"{part}-images-idx3-ubyte", IMAGES_MAGIC) as (path, shown):
-        count, *_ = check_idx(path, IMAGES_MAGIC, shown)
-        images = parse.read_image_file(str(path))
+        images = _values(path, IMAGES_MAGIC, shown)
     with _plain(raw / f"{part}-labels-idx1-ubyte", LABELS_MAGIC) as (path, shown):
-        (labelled,) = check_idx(path, LABELS_MAGIC, shown)
-        if labelled != count:
-            raise DataError(f"{shown}: expected {count} labels, one for each image, found {labelled}")
-        labels = parse.read_label_file(str(path))
+        labels = _values(path, LABELS_MAGIC, shown).long()
+        if len(labels) != len(images):
+            raise DataError(
+                f"{shown}: expected {len(images)} labels, one for each image, found {len(labels)}"
+            )
     return images, labels
+
+
+def _values(path: Path, magic: int, shown: Path) -> Tensor:
+    """Return the bytes of a file without its header."""
+    dimensions = check_idx(path, magic, shown)
+    values = np.fromfile(path, np.uint8, offset=4 * (1 + len(dimensions)))
+    return torch.from_numpy(values).reshape(dimensions)
 
 
 def _scaled(images: Tensor) -> Tensor:

@@ -69,7 +69,9 @@ def compiling(graph: GraphModule, freezing: bool = False) -> Iterator[None]:
     """
     with failing_as(NoCompiler):
         reorders = dict.fromkeys(_REORDERING, False) if _draws(graph) > 1 else {}
-        options = compiler_options(fallback_random=True, freezing=freezing, **reorders)
+        # What was compiled for so many threads is found again for as many.
+        threads = {"cpp.threads": torch.get_num_threads()}
+        options = compiler_options(fallback_random=True, freezing=freezing, **threads, **reorders)
         with options, torch.no_grad(), _without_remarks():
             yield
 

@@ -162,3 +162,40 @@ def test_compiled_draws_keep_the_order_of_the_program(device):
         torch.manual_seed(1)
         for value, wanted in zip(run(inputs), expected, strict=True):
             torch.testing.assert_close(value, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_an_equal_graph_is_compiled_once_and_acts_on_its_own_tensors(tmp_path, monkeypatch):
+    from torch._dynamo.utils import counters
+    from torch._inductor import config
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    x = torch.ones(4, 3)
+
+    def built(start, threads):
+        kept, rate = torch.full((3,), start), torch.tensor(2.0)
+
+        def step(x):
+            kept.add_(x.sum(0))
+            return [kept * x * rate]
+
+        graph = make_fx(step)(x)
+        kept.fill_(start)
+        before = torch.get_num_threads()
+        try:
+            torch.set_num_threads(threads)
+            return compiler.build(graph, [x]), kept, rate
+        finally:
+            torch.set_num_threads(before)
+
+    found = []
+    for start, threads in ((0.0, 1), (5.0, 1), (0.0, 2)):
+        counters.clear()
+        run, kept, rate = built(start, threads)
+        found.append(counters["inductor"]["fxgraph_cache_hit"])
+        for turn in (1, 2):
+            rate.fill_(turn)
+            (value,) = run([x])
+            assert torch.equal(kept, torch.full((3,), start + 4 * turn))
+            assert torch.equal(value, torch.full((4, 3), turn * (start + 4 * turn)))
+    hits = int(config.fx_graph_cache)  # off in old versions
+    assert found == [0, hits, 0]  # one thread's code is not that of two
