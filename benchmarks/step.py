@@ -36,7 +36,7 @@ import click
 from peers import growth
 from peers.contenders import CONTENDERS
 from peers.problem import Problem, binarised, save, stand_in
-from peers.processes import limit_threads
+from peers.processes import limit_threads, processor
 from peers.rounds import Found, disagreement, measure, quartiles, ratios
 
 PIXELS = 784
@@ -48,13 +48,8 @@ GROWTH = ("stock", "compiled")
 
 def machine() -> dict[str, str | None]:
     """Return the processor, the system and the versions."""
-    cpu = platform.processor()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        models = [line.split(":", 1)[1] for line in info.read_text().splitlines() if "model name" in line]
-        cpu = models[0].strip() if models else cpu
     found: dict[str, str | None] = {
-        "cpu": cpu,
+        "cpu": processor(),
         "system": platform.platform(),
         "python": platform.python_version(),
     }

@@ -47,6 +47,7 @@ SCRIPTS = {
     "benchmarks/step.py": ["--quick", "--threads", "1", "--memory", "--output", "step.json", *STEPS],
     "benchmarks/end_to_end.py": ["--quick", "--threads", "1"],
     "benchmarks/gpu.py": ["--device", "cpu", "--quick"],
+    "benchmarks/parallel.py": ["--quick"],
     "benchmarks/verification.py": ["--steps", "20"],
     "benchmarks/imports.py": ["--rounds", "1"],
     "benchmarks/side_by_side.py": ["--quick"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,14 @@ def limit_threads(threads: int) -> dict[str, str]:
     else:
         threads = min(threads, os.cpu_count() or 1)
     return os.environ | dict.fromkeys(THREADS, str(threads))
+
+
+def processor() -> str:
+    """Return the name of the processor."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if "model name" in line]
+    return models[0] if models else platform.processor()
 
 
 class Worker:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -32,9 +31,6 @@ class Group:
         """Take down the group if it was made here; each process does so when its work is done."""
         if self.made and distributed.is_initialized():
             distributed.destroy_process_group()
-            # DistributedDataParallel keeps the group's threads alive. One that is still busy with the last
-            # message when Python ends aborts the process, so it gets the time to finish.
-            time.sleep(0.2)
 
 
 def launched() -> bool:

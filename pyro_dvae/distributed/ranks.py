@@ -62,6 +62,10 @@ class Ranks:
         """Return this rank's part of ``rows`` in order; parts differ by one at most, and may be empty."""
         return share(rows, self.rank, self.count)
 
+    def part(self, share: float | None) -> float:
+        """Return this rank's share of the rows of a batch, where it is not known an equal one."""
+        return 1 / self.count if share is None else share
+
     def sum(self, values: Sequence[float]) -> list[float]:
         """Return the sum over the ranks of each value."""
         return self.sum_of(torch.tensor(values, dtype=torch.float64)).tolist() if self.several else [*values]
@@ -98,13 +102,17 @@ class Ranks:
         if self.first:
             self.gather(None)
 
-    def backward(self, loss: Tensor) -> None:
-        """Compute the gradients; where a module reduces them over the ranks, notice a lost one."""
-        if not self.several:
-            loss.backward()
-            return
+    def add_up(self, tensor: Tensor) -> None:
+        """Add the other ranks' tensors to this one, on its device."""
         with self.guarded():
-            loss.backward()
+            distributed.all_reduce(tensor)
+
+    def copy_first(self, tensors: Sequence[Tensor]) -> None:
+        """Copy rank 0's tensors into these, on their device."""
+        if self.several:
+            for tensor in tensors:
+                with self.guarded(), torch.no_grad():
+                    distributed.broadcast(tensor, 0)
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
@@ -156,6 +164,11 @@ def take_files(ranks: Ranks, owner: FileOwner) -> None:
 
 
 State = tuple[Mapping[str, Tensor], Mapping[str, Any]]
+
+
+def seed_of_rank(ranks: Ranks, seed: int) -> int:
+    """Return the seed of a rank's hashed noise; rank 0 has that of a process on its own."""
+    return seed if ranks.first else derived_seed(seed, "rank", ranks.rank)
 
 
 def starting_random(ranks: Ranks, seed: int) -> State | None:

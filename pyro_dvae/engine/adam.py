@@ -147,6 +147,50 @@ class HostStepSizes:
         return self._rows.copy_(general)
 
 
+class Adams:
+    """Parameters with their states of Adam: the first inputs of compiled steps, which change them in place.
+
+    :param slots: one for each parameter.
+    """
+
+    def __init__(self, slots: Sequence[Slot]) -> None:
+        self.slots = tuple(slots)
+        self.leaves = tuple(each.parameter for each in slots)
+        self._frozen = tuple(each.frozen for each in slots)
+        self._counts = [each.tensors[0] for each in slots]
+        self.fixed = [leaf.detach() for leaf in self.leaves]
+        self.fixed += [tensor for each in slots for tensor in each.tensors]
+        # One small tensor: the compiler would otherwise compute the powers again for every few elements.
+        self._size_type = torch.float32
+        if any(leaf.dtype == torch.float64 for leaf in self.leaves):
+            self._size_type = torch.float64
+        self._host = HostStepSizes(slots, self._size_type) if self._counts[0].is_cpu else None
+        self._sizes = StepSizes(slots, self._counts[0].device)
+        self._rates: tuple[list[float], Tensor] = ([], torch.empty(0))
+
+    def valid(self) -> bool:
+        """Whether parameters, states and settings of the optimizer are still those of the beginning."""
+        return same_memory(self.leaves, self.fixed[: len(self.leaves)]) and all(
+            each.present and each.frozen == frozen
+            for each, frozen in zip(self.slots, self._frozen, strict=True)
+        )
+
+    def sizes(self) -> Tensor:
+        """Return what :class:`StepSizes` does for the next step, on the parameters' device."""
+        if self._host is not None:
+            return self._host().to(self.fixed[0].device)
+        rates = rates_of(self.slots)
+        if rates != self._rates[0]:
+            device = self.fixed[0].device
+            self._rates = (rates, torch.tensor(rates, dtype=torch.float64, device=device))
+        return self._sizes(torch.stack(self._counts), self._rates[1]).to(self._size_type)
+
+
+def same_memory(leaves: Sequence[Tensor], before: Sequence[Tensor]) -> bool:
+    """Whether parameters are still where they were: ``parameter.data = ...`` puts them elsewhere."""
+    return all(a.data_ptr() == b.data_ptr() for a, b in zip(leaves, before, strict=True))
+
+
 def update(
     slots: Sequence[Slot],
     leaves: Sequence[Tensor],

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from pyro_dvae import checks
-from pyro_dvae.engine.adam import HostStepSizes, Slot, StepSizes, clipped_together, rates_of, update
+from pyro_dvae.engine.adam import Adams, Slot, clipped_together, same_memory, update
 from pyro_dvae.engine.compiler import Compiled, build, interpret
 from pyro_dvae.engine.following import Unrecordable, failing_as
 from pyro_dvae.engine.gradient import LossAndGrads, traced
@@ -119,7 +119,7 @@ class CompiledGradient:
 
     def valid(self) -> bool:
         """Whether the parameters are still those that it was compiled for."""
-        return _same_memory(self.leaves, self._detached)
+        return same_memory(self.leaves, self._detached)
 
     def _inputs(self, tensors: Sequence[Tensor], keys: Tensor | None) -> list[Tensor]:
         noise = self._gradient.keys(self._device) if keys is None else [keys]
@@ -158,49 +158,26 @@ class CompiledStep:
         clip_norm: float | None = None,
         compiled: bool = True,
     ) -> None:
-        self.slots = tuple(slots)
-        self.frozen = tuple(each.frozen for each in self.slots)
+        self._adams = Adams(slots)
         self.leaves = gradient.leaves
         self.draws = gradient.draws
         self.honest = gradient.honest
         self._gradient = gradient
         self._verified = Verification(gradient)
-        self._device = self.leaves[0].device
-        self._counts = [each.tensors[0] for each in self.slots]
-        self._fixed = [leaf.detach() for leaf in self.leaves]
-        self._fixed += [tensor for each in self.slots for tensor in each.tensors]
-        # One small tensor: the compiler would otherwise compute the powers again for every few elements.
-        self._size_type = torch.float32
-        if any(leaf.dtype == torch.float64 for leaf in self.leaves):
-            self._size_type = torch.float64
-        self._host = HostStepSizes(self.slots, self._size_type) if self._counts[0].is_cpu else None
-        self._sizes = StepSizes(self.slots, self._counts[0].device)
-        self._rates: tuple[list[float], Tensor] = ([], torch.empty(0))
         with forked():
             example = self._inputs(tensors, None)
-        graph = record_update(gradient, self.slots, example, clip_norm)
-        fixed = len(self._fixed)
+        graph = record_update(whole_step(gradient, slots, clip_norm), example)
         with forked():
+            fixed = len(self._adams.fixed)
             self._run: Compiled = build(graph, example, fixed) if compiled else interpret(graph)
 
     def valid(self) -> bool:
         """Whether parameters, states and settings of the optimizer are still those it was compiled for."""
-        return _same_memory(self.leaves, self._fixed[: len(self.leaves)]) and all(
-            each.present and each.frozen == frozen
-            for each, frozen in zip(self.slots, self.frozen, strict=True)
-        )
+        return self._adams.valid()
 
     def _inputs(self, tensors: Sequence[Tensor], keys: Tensor | None) -> list[Tensor]:
-        noise = self._gradient.keys(self._device) if keys is None else [keys]
-        return [*self._fixed, self._present_sizes(), *tensors, *noise[: self.draws]]
-
-    def _present_sizes(self) -> Tensor:
-        if self._host is not None:
-            return self._host().to(self._device)
-        rates = rates_of(self.slots)
-        if rates != self._rates[0]:
-            self._rates = (rates, torch.tensor(rates, dtype=torch.float64, device=self._device))
-        return self._sizes(torch.stack(self._counts), self._rates[1]).to(self._size_type)
+        noise = self._gradient.keys(self.leaves[0].device) if keys is None else [keys]
+        return [*self._adams.fixed, self._adams.sizes(), *tensors, *noise[: self.draws]]
 
     def __call__(self, tensors: Sequence[Tensor], keys: Tensor | None = None) -> Tensor:
         """Take a step; return the loss, on the device.
@@ -215,19 +192,41 @@ class CompiledStep:
         return loss
 
 
-def _same_memory(leaves: Sequence[Tensor], before: Sequence[Tensor]) -> bool:
-    """Whether parameters are still where they were: ``parameter.data = ...`` puts them elsewhere."""
-    return all(a.data_ptr() == b.data_ptr() for a, b in zip(leaves, before, strict=True))
+class CompiledUpdate:
+    """The update of Adam for gradients that come from elsewhere, as one compiled function.
+
+    :param slots: one for each parameter.
+    :param places: where the loss and the gradients will lie.
+    :param clip_norm: largest norm of all gradients together.
+    :param compiled: False to run the graph operation by operation.
+    :raises NoCompiler: the compiler is missing or fails.
+    """
+
+    def __init__(
+        self, slots: Sequence[Slot], places: Sequence[Tensor], clip_norm: float | None, compiled: bool
+    ) -> None:
+        self._adams = Adams(slots)
+        self._fixed = [*self._adams.fixed, *places]
+        example = [*self._fixed, self._adams.sizes()]
+        graph = record_update(update_alone(slots, clip_norm), example)
+        fixed = len(self._fixed)
+        self._run: Compiled = build(graph, example, fixed) if compiled else interpret(graph)
+
+    def valid(self) -> bool:
+        """Whether parameters, states and settings of the optimizer are still those it was compiled for."""
+        return self._adams.valid()
+
+    def __call__(self) -> None:
+        """Make the step of what lies in the places."""
+        self._run([*self._fixed, self._adams.sizes()])
 
 
-def record_update(
-    gradient: Gradient, slots: Sequence[Slot], inputs: Sequence[Tensor], clip_norm: float | None
-) -> GraphModule:
-    """Return loss, gradients and update as one graph of (leaves, states, sizes, tensors[, keys]) → [loss]."""
+def record_update(step: Callable[..., list[Tensor]], inputs: Sequence[Tensor]) -> GraphModule:
+    """Return a step as one graph of its inputs; they stay as they are."""
     # On copies, so that recording takes no step.
     with failing_as(Unrecordable), undone(), torch.no_grad():
         copies = [tensor.clone() for tensor in inputs]
-        return traced(whole_step(gradient, slots, clip_norm), *copies)
+        return traced(step, *copies)
 
 
 def whole_step(
@@ -235,10 +234,22 @@ def whole_step(
 ) -> Callable[..., list[Tensor]]:
     """Return the function (leaves, states, sizes, tensors[, keys]) → [loss] that updates in place."""
     count = len(slots)
+    fixed = (1 + STATES) * count
+    change = update_alone(slots, clip_norm)
 
     def whole(*given: Tensor) -> list[Tensor]:
-        leaves, flat, sizes = given[:count], given[count : (1 + STATES) * count], given[(1 + STATES) * count]
-        loss, *gradients = gradient.graph(*leaves, *given[(1 + STATES) * count + 1 :])
+        return change(*given[:fixed], *gradient.graph(*given[:count], *given[fixed + 1 :]), given[fixed])
+
+    return whole
+
+
+def update_alone(slots: Sequence[Slot], clip_norm: float | None) -> Callable[..., list[Tensor]]:
+    """Return the function (leaves, states, loss, gradients, sizes) → [loss] that updates in place."""
+    count = len(slots)
+
+    def change(*given: Tensor) -> list[Tensor]:
+        leaves, flat = given[:count], given[count : (1 + STATES) * count]
+        loss, *gradients, sizes = given[(1 + STATES) * count :]
         # A loss that is no number changes no weight.
         good = torch.isfinite(loss).all()
         gradients = [torch.where(good, gradient, 0.0) for gradient in gradients]
@@ -249,4 +260,4 @@ def whole_step(
         update(slots, leaves, states, gradients, sizes)
         return [loss]
 
-    return whole
+    return change

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_dvae.distributed import Ranks, Sum
 from pyro_dvae.engine import NoCompiler, Unrecordable, record
 from pyro_dvae.engine.compiler import Compiled, build, interpret
 from pyro_dvae.engine.hashed_noise import draw_keys, hash_noise
-from pyro_dvae.engine.step import CompiledGradient, CompiledStep, Numerics, record_for
+from pyro_dvae.engine.step import CompiledGradient, CompiledStep, CompiledUpdate, Numerics, record_for
 from pyro_dvae.engine.surroundings import outside
 from pyro_dvae.random_state import derived_seed
 from pyro_dvae.training.update import Update
@@ -56,6 +57,7 @@ class Training:
         batches together, is called.
     :param clip_norm: largest norm of all gradients together.
     :param rows: returns what :meth:`Update.take` is told, of the rows of a batch.
+    :param ranks: over which gradients are summed.
     """
 
     programs: tuple[Any, ...]
@@ -63,6 +65,46 @@ class Training:
     update: Update
     clip_norm: float | None
     rows: Callable[[int], float | None]
+    ranks: Ranks
+
+
+@dataclass(frozen=True)
+class Part:
+    """How many rows a batch has, and which share of them this process has."""
+
+    rows: int
+    share: float
+
+
+class SharedStep:
+    """A compiled step of several processes: the gradient of own rows, the sum of all, and the update.
+
+    :param gradient: of own rows.
+    :param total: the sum over the processes.
+    :param update: of Adam; None where another optimizer is called.
+    :param counts: whether this process has rows of the batch.
+    """
+
+    def __init__(
+        self, gradient: CompiledGradient, total: Sum, update: CompiledUpdate | None, counts: bool
+    ) -> None:
+        self.leaves, self.draws, self.honest = gradient.leaves, gradient.draws, gradient.honest
+        self._gradient, self._total, self._counts, self.update = gradient, total, counts, update
+
+    def valid(self) -> bool:
+        """Whether parameters and optimizer are still those it was compiled for."""
+        return self._gradient.valid() and (self.update is None or self.update.valid())
+
+    def __call__(self, tensors: Sequence[Tensor], keys: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+        """Return the loss of own rows; and the sums of losses and gradients, which are used by ``update``."""
+        found = self._gradient(tensors, keys)
+        sums = self._total(found, self._counts)
+        if self.update is not None:
+            self.update()
+        return found[0], sums
+
+
+Step = CompiledStep | CompiledGradient | SharedStep
 
 
 class CompiledSteps:
@@ -88,15 +130,18 @@ class CompiledSteps:
     ) -> None:
         self._training, self._numerics, self._keys, self._say = training, numerics, keys, say
         self._worth_compiling = worth_compiling
-        self._steps: dict[Any, list[CompiledStep | CompiledGradient]] = {}
+        self._steps: dict[Any, list[Step]] = {}
         self.failure: str | None = None
         self.seconds = 0.0
 
-    def __call__(self, batch: Sequence[Tensor], epoch: int, position: int | None) -> Tensor | None:
+    def __call__(
+        self, batch: Sequence[Tensor], epoch: int, position: int | None, part: Part
+    ) -> Tensor | None:
         """Take a step on ``batch``; return its loss on the device, or None if it cannot be compiled.
 
         :param position: of the batch in its epoch, which decides the noise; None for noise from torch's
             generator.
+        :param part: which part of a batch this is.
         """
         settings = outside()
         if isinstance(settings, str):
@@ -104,27 +149,32 @@ class CompiledSteps:
             return None
         batch = [each.detach().contiguous() for each in batch]
         shapes = tuple((each.shape, each.dtype, each.device) for each in batch)
-        steps = self._steps.setdefault((shapes, settings), [])
+        steps = self._steps.setdefault((shapes, settings, part), [])
         steps[:] = [each for each in steps if each.valid()]
         step = next((each for each in steps if each.honest.surroundings.unchanged()), None)
         if step is None:
-            step = self._compiled(batch)
+            step = self._compiled(batch, part)
             if step is None:
                 return None
             steps.append(step)
         drawn = position is not None and step.draws > 0
         return self._take(step, batch, self._keys.at(epoch, position or 0, step.draws) if drawn else None)
 
-    def _take(
-        self, step: CompiledStep | CompiledGradient, batch: Sequence[Tensor], keys: Tensor | None
-    ) -> Tensor:
+    def _take(self, step: Step, batch: Sequence[Tensor], keys: Tensor | None) -> Tensor:
         update = self._training.update
         if isinstance(step, CompiledStep):
             loss = step(batch, keys)
             update.note_step()
             return loss
-        loss, *gradients = step(batch, keys)
-        good = torch.isfinite(loss).all()
+        if isinstance(step, SharedStep):
+            loss, (total, *gradients) = step(batch, keys)
+            if step.update is not None:
+                update.note_step()
+                return loss
+        else:
+            total, *gradients = step(batch, keys)
+            loss = total
+        good = torch.isfinite(total).all()
         for leaf in update.leaves:
             leaf.grad = None
         for leaf, gradient in zip(step.leaves, gradients, strict=True):
@@ -132,7 +182,7 @@ class CompiledSteps:
         update.take(self._training.rows(len(batch[0])))
         return loss
 
-    def _compiled(self, batch: list[Tensor]) -> CompiledStep | CompiledGradient | None:
+    def _compiled(self, batch: list[Tensor], part: Part) -> Step | None:
         if self.failure is not None:
             return None
         if sum(map(len, self._steps.values())) >= _SHAPES_AT_MOST:
@@ -143,10 +193,13 @@ class CompiledSteps:
             what = "another training step" if any(self._steps.values()) else "the training step"
             shapes = ", ".join(str(tuple(each.shape)) for each in batch)
             self._say(f"compiling {what}, batches of {shapes} ...")
+        step, failure = None, None
         try:
-            step = self._built(batch, compiled)
+            step = self._built(batch, compiled, part)
         except (Unrecordable, NoCompiler) as error:
-            self.failure = str(error)
+            failure = str(error)
+        self.failure = next(filter(None, self._training.ranks.gather(failure)), None)
+        if self.failure is not None:
             return None
         took = time.perf_counter() - began
         self.seconds += took
@@ -154,7 +207,7 @@ class CompiledSteps:
             self._say(f"compiled in {took:.1f} s")
         return step
 
-    def _built(self, batch: list[Tensor], compiled: bool) -> CompiledStep | CompiledGradient:
+    def _built(self, batch: list[Tensor], compiled: bool, part: Part) -> Step:
         training = self._training
 
         def loss_and_grads(*batch: Tensor) -> Tensor:
@@ -168,6 +221,11 @@ class CompiledSteps:
         if not gradient.leaves:
             raise Unrecordable("there is nothing that a step would change")
         slots = training.update.slots(gradient.leaves)
+        if training.ranks.several:
+            total = Sum(training.ranks, [gradient.leaves[0].new_zeros(()), *gradient.leaves])
+            alone = CompiledGradient(gradient, batch, compiled)
+            update = slots and CompiledUpdate(slots, total.places, training.clip_norm, compiled)
+            return SharedStep(alone, total, update or None, part.share > 0)
         if slots is None:
             return CompiledGradient(gradient, batch, compiled)
         return CompiledStep(gradient, slots, batch, training.clip_norm, compiled)

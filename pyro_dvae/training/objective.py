@@ -115,7 +115,8 @@ def loss_of(model: Callable[..., Any], guide: Callable[..., Any], bound: ELBO) -
     def compute(*batch: Tensor) -> Tensor:
         if hasattr(bound, "differentiable_loss"):
             return bound.differentiable_loss(model, guide, *batch)
-        return torch.as_tensor(bound.loss_and_grads(model, guide, *batch))
+        loss = bound.loss_and_grads(model, guide, *batch)
+        return loss if isinstance(loss, Tensor) else torch.tensor(loss, dtype=torch.float64)
 
     return compute
 

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from pyro_dvae import random_state
 from pyro_dvae.calling import calling
-from pyro_dvae.distributed import Ranks
-from pyro_dvae.distributed.ranks import starting_random
+from pyro_dvae.distributed import Ranks, Sum
+from pyro_dvae.distributed.parallel import SharedBatch
+from pyro_dvae.distributed.ranks import seed_of_rank, starting_random
 from pyro_dvae.training.batches import Batches
 from pyro_dvae.training.callbacks.base import Calls
-from pyro_dvae.training.compiled_steps import WORTH_IT, CompiledSteps, CompiledTransform, Keys, Training
+from pyro_dvae.training.compiled_steps import WORTH_IT, CompiledSteps, CompiledTransform, Keys, Part, Training
 from pyro_dvae.training.objective import Loss
 from pyro_dvae.training.run import Run
 from pyro_dvae.training.settings import Settings
@@ -29,7 +30,8 @@ class Steps:
 
     ``compiled`` takes them while it can; ``compile_seconds`` is the time that compiling took.
 
-    :param loss: of this process's rows; over several, its gradient is that of all rows.
+    :param loss: of this process's rows; over several, they add up to that of the batch.
+    :param shared: the batch of several processes.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class Steps:
         run: Run,
         settings: Settings,
         loss: Loss,
+        shared: SharedBatch | None,
         faults: Faults,
         ranks: Ranks,
         requests: Requests,
@@ -44,6 +47,8 @@ class Steps:
     ) -> None:
         self._run, self._settings, self._loss, self._calls = run, settings, loss, calls
         self._faults, self._ranks, self._requests = faults, ranks, requests
+        self._shared = shared
+        self._sum: Sum | None = None
         self.compiled: CompiledSteps | None = None
 
     @property
@@ -53,6 +58,8 @@ class Steps:
 
     def take(self, *batch: Tensor) -> Tensor:
         """Take one step on a batch; return its loss, detached."""
+        if self._shared is not None:
+            self._shared.copy_buffers()
         loss = None if self.compiled is None else self._compiled(self.compiled, batch)
         loss = self._ordinary(batch) if loss is None else loss
         self._calls.at("step")
@@ -64,15 +71,17 @@ class Steps:
         :param programs: what the loss calls: model, guide and bound.
         :param say: called with a text about what happens.
         """
-        run, settings = self._run, self._settings
+        run, settings, ranks = self._run, self._settings, self._ranks
+        seed = seed_of_rank(ranks, batches.seed)
+        whole = len(range(batches.size)[ranks.share(batches.size)])
 
         def keys(purpose: str) -> Keys:
-            return Keys(batches.seed, purpose, batches.length, batches.device)
+            return Keys(seed, purpose, batches.length, batches.device)
 
         def worth_compiling(rows: int) -> bool:
-            return rows == batches.size or settings.epochs >= WORTH_IT
+            return rows == whole or settings.epochs >= WORTH_IT
 
-        training = Training(programs, self._of_batch, run.update, settings.clip_norm, self._rows)
+        training = Training(programs, self._of_batch, run.update, settings.clip_norm, self._rows, ranks)
         self.compiled = CompiledSteps(training, settings.numerics, keys("noise"), say, worth_compiling)
         if settings.transform is not None:
             batches.compiled = CompiledTransform(settings.transform, keys("transform"), say, worth_compiling)
@@ -82,34 +91,45 @@ class Steps:
         run.clear_gradients()
         with calling("model, guide, data"), self._faults.explained(*batch):
             loss = self._of_batch(*batch)
-        ahead = loss.device.type != "cpu"
-        value = self._requests.agreed(0.0 if ahead else loss.item(), run.record.step, ahead)
-        self._faults.require_finite(value)
-        if loss.requires_grad:
-            self._ranks.backward(loss)
-        run.update.take(self._rows(len(batch[0])))
         detached = loss.detach()
-        self._note(detached if ahead else value)
+        value = self._checked(detached)
+        if loss.requires_grad:
+            loss.backward()
+        if self._ranks.several:
+            self._sum_gradients(self._part(batch).share > 0)
+        run.update.take(self._rows(len(batch[0])))
+        self._note(value)
         return detached
 
     def _compiled(self, compiled: CompiledSteps, batch: tuple[Tensor, ...]) -> Tensor | None:
         record, before = self._run.record, compiled.seconds
-        loss = compiled(batch, self._run.finished, record.fresh_position)
+        loss = compiled(batch, self._run.finished, record.fresh_position, self._part(batch))
         record.leave_out(compiled.seconds - before)
         if loss is None:
             warnings.warn(f"training by ordinary steps, which are slower: {compiled.failure}", stacklevel=4)
             self.compiled = None
-        elif loss.device.type == "cpu":
-            value = loss.item()
-            self._faults.require_finite(value)
-            self._note(value)
         else:
-            self._note(loss)
+            self._note(self._checked(loss))
         return loss
 
+    def _checked(self, loss: Tensor) -> Tensor | float:
+        """Return the loss, over all processes, as a number where it need not be waited for; refuse NaN."""
+        ahead = loss.device.type != "cpu"
+        value = self._requests.agreed(0.0 if ahead else loss.item(), self._run.record.step, ahead)
+        self._faults.require_finite(value)
+        return loss if ahead else value
+
+    def _sum_gradients(self, counts: bool) -> None:
+        leaves = self._run.update.leaves
+        if self._sum is None:
+            self._sum = Sum(self._ranks, [leaves[0].new_zeros(len(leaves)), *leaves])
+        self._sum.gradients(leaves, counts)
+
+    def _part(self, batch: tuple[Tensor, ...]) -> Part:
+        record = self._run.record
+        return Part(record.rows or len(batch[0]), self._ranks.part(record.share))
+
     def _of_batch(self, *batch: Tensor) -> Tensor:
-        if self._ranks.several:  # a module that reduces gradients waits for those of all parameters
-            return self._loss(*batch, batch=self._run.record.rows)
         with self._run.trained.without_frozen_gradients():
             return self._loss(*batch, batch=self._run.record.rows)
 
@@ -128,32 +148,21 @@ class Steps:
 
 
 def over_ranks(
-    loss: Loss,
-    programs: tuple[Any, ...],
-    example: tuple[Tensor, ...],
-    batches: Batches,
-    run: Run,
-    ranks: Ranks,
-) -> tuple[Loss, bool]:
-    """Return the loss of this process's rows whose gradient is that of all rows of the batch.
+    loss: Loss, example: tuple[Tensor, ...], batches: Batches, run: Run, ranks: Ranks
+) -> tuple[Loss, SharedBatch]:
+    """Return the loss of this process's rows as a part of that of the batch, and the batch.
 
     From now on the run has noise of its own on each of the processes.
 
     :param loss: of a process on its own.
-    :param programs: what it calls: model, guide and bound.
     :param example: rows of the data, for dry runs.
-    :returns: it, and whether it is a sum over the rows alone, without what all of them share.
     """
-    from pyro_dvae.distributed.parallel import ParallelBound
-
     run.random = starting_random(ranks, batches.seed)
     with random_state.forked():
         rows = batches.prepared(*example)
-    model, guide, bound = programs
-    parallel = ParallelBound(ranks, bound, model, guide, run.trained, *rows)
+    shared = SharedBatch(ranks, loss.compute, run.trained, rows)
 
     def compute(*rows: Tensor) -> Tensor:
-        share = run.record.share
-        return parallel.loss(rows, 1 / ranks.count if share is None else share)
+        return shared.loss(rows, ranks.part(run.record.share))
 
-    return replace(loss, compute=compute), parallel.of_single_data
+    return replace(loss, compute=compute), shared

@@ -113,7 +113,7 @@ class Trainer:
     :param may_change: the settings and keys of ``config`` that may differ on resume.
     :param compile: whether steps are recorded and compiled (:mod:`pyro_dvae.engine`), with noise by a hash of
         ``seed`` and the step; None compiles runs that are long enough to repay it, from 5,000 steps on. What
-        cannot be compiled runs in ordinary steps, with a warning. Not with several processes.
+        cannot be compiled runs in ordinary steps, with a warning.
     :param bfloat16: round the factors of the matrix products of compiled steps to bfloat16.
     :param drop_last: leave out the rows of an epoch that do not fill a batch (others in each epoch).
     :raises DivergenceError: the loss, or what a distribution is given, is NaN or infinite.
@@ -199,10 +199,9 @@ class Trainer:
         watched = (self._faults, ranks, self._requests, self._calls)
         self._files = RunFiles(run, metrics, identity, *watched, place)
         self._scheduled = scheduled(trained, loss)
-        of_single_data = True
+        shared = None
         if ranks.several:
-            programs = (model, guide, loss)
-            objective, of_single_data = over_ranks(objective, programs, example, self._batches, run, ranks)
+            objective, shared = over_ranks(objective, example, self._batches, run, ranks)
         self._validation = Validation(
             data=held_out,
             evaluate=evaluate,
@@ -210,9 +209,9 @@ class Trainer:
             loss=lambda *rows: negative_bound(*self._batches.prepared(*rows)),
             proceed=self._requests.go_on_validating,
             ranks=ranks,
-            of_single_data=of_single_data,
+            of_single_data=shared is None or shared.of_single_data,
         )
-        self._steps = Steps(run, settings, objective, *watched)
+        self._steps = Steps(run, settings, objective, shared, *watched)
         self._files.take()
         if resume:
             with self._files.released_on_error():
@@ -223,7 +222,7 @@ class Trainer:
                 self._files.rewrite_metrics()
         # A loader that does not say how long an epoch is may be short: then compiling is to be asked for.
         long = self.epochs * (self.steps_per_epoch or 0) >= WORTH_IT
-        possible = not ranks.several and self.device.type in ("cpu", "cuda")
+        possible = self.device.type in ("cpu", "cuda")
         if possible and (long if compile is None else compile):
             self._steps.compile(self._batches, (model, guide, loss), self._progress.note)
 

@@ -8,6 +8,7 @@ import signal
 import sys
 import warnings
 from pathlib import Path
+from unittest import mock
 
 import pyro
 import pyro.distributions as dist
@@ -18,6 +19,7 @@ from pyro.infer import Trace_ELBO
 import pyro_dvae as dv
 from pyro_dvae.distributed import Ranks, join
 from pyro_dvae.distributed.ranks import ProcessLostError, together
+from pyro_dvae.engine.compiler import interpret
 from pyro_dvae.errors import DivergenceError, InputError
 from pyro_dvae.evaluation.estimates import evaluate_bound_over_ranks
 
@@ -47,6 +49,11 @@ def table(rows=ROWS, seed=5):
     noise = torch.randn(rows, LATENT, dtype=torch.float64, generator=generator)
     mask = (torch.rand(rows, DATA, generator=generator) > 0.3).double()
     return torch.cat([data, noise, mask], 1)
+
+
+def recorded_alone():
+    """Run recorded steps operation by operation in the body, which spares the time of compiling them."""
+    return mock.patch("pyro_dvae.engine.step.build", lambda graph, example, fixed=0: interpret(graph))
 
 
 class Problem:
@@ -150,6 +157,24 @@ def unused():
     return training("unused")
 
 
+def own_backward():
+    return training("global", bound=pyro.infer.TraceGraph_ELBO())
+
+
+def compiled():
+    return training(clip_norm=0.5, compile=True)
+
+
+def global_sgd():
+    return training("global", optimizer=torch.optim.SGD)
+
+
+def compiled_global():
+    """Train by an optimizer that is called after the recorded gradient."""
+    with recorded_alone():
+        return training("global", optimizer=torch.optim.SGD, compile=True)
+
+
 def noisy_pair(seed=3):
     pyro.clear_param_store()
     torch.manual_seed(seed)
@@ -186,11 +211,16 @@ def noisy(folder, epochs, stop_at=None, **options):
     return {"draws": draws, "values": values(trainer), "steps": steps}
 
 
-def resumed(folder):
+def resumed(folder, **options):
     """Return an uninterrupted run, one that stopped in its second epoch, and that one resumed."""
-    whole = noisy(Path(folder) / "whole", 3)
-    stopped = noisy(Path(folder) / "parts", 3, stop_at=8)
-    return whole, stopped, noisy(Path(folder) / "parts", 3, resume=True)
+    whole = noisy(Path(folder) / "whole", 3, **options)
+    stopped = noisy(Path(folder) / "parts", 3, stop_at=8, **options)
+    return whole, stopped, noisy(Path(folder) / "parts", 3, resume=True, **options)
+
+
+def compiled_resumed(folder):
+    with recorded_alone():
+        return resumed(Path(folder) / "compiled", compile=True)
 
 
 def diverging():
@@ -206,19 +236,24 @@ def diverging():
         return str(error)
 
 
-def refused():
-    """Return the message for a bound that does its own backward."""
-    dvae = noisy_pair()
-    try:
-        dv.Trainer(
-            dvae.model,
-            dvae.guide,
-            table()[:, :DATA].clone(),
-            loss=pyro.infer.TraceGraph_ELBO(),
-            progress=False,
-        )
-    except InputError as error:
-        return str(error)
+def unrecordable():
+    """Return what a warning says on each rank where the program of one of them alone cannot be compiled."""
+    problem = Problem()
+    plain = problem.model
+
+    def model(*parts):
+        if Ranks.present().rank == 1 and float(parts[0].sum()) > 1e9:
+            raise AssertionError
+        plain(*parts)
+
+    problem.model = model
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer = trainer_of(problem, compile=True)
+        for epoch in trainer:
+            for x in epoch:
+                trainer.step(x)
+    return [str(each.message) for each in caught], values(trainer)
 
 
 def failing():
@@ -292,7 +327,7 @@ def run_case(name, folder):
     case = globals()[name]
     pyro.clear_param_store()
     pyro.set_rng_seed(0)
-    return case(folder) if case in (resumed, owned, likelihood) else case()
+    return case(folder) if case in (resumed, compiled_resumed, owned, likelihood) else case()
 
 
 def main(folder, *names):

@@ -11,10 +11,31 @@ import distributed_cases as cases
 import pytest
 import torch
 
-from pyro_dvae.distributed import Ranks
+from pyro_dvae.distributed import Ranks, streams
 
-TRAININGS = ("training", "several", "clipped", "global_latent", "global_latent_pyro", "subsampled", "unused")
-OTHERS = ("resumed", "diverging", "refused", "failing", "owned", "likelihood", "unequal", "bounds")
+TRAININGS = (
+    "training",
+    "several",
+    "clipped",
+    "global_latent",
+    "global_latent_pyro",
+    "subsampled",
+    "unused",
+    "own_backward",
+    "compiled",
+    "compiled_global",
+)
+OTHERS = (
+    "resumed",
+    "compiled_resumed",
+    "diverging",
+    "unrecordable",
+    "failing",
+    "owned",
+    "likelihood",
+    "unequal",
+    "bounds",
+)
 
 
 def free_port():
@@ -65,6 +86,9 @@ def test_every_gradient_and_the_parameters_are_those_of_one_process(two, name):
         assert validated == pytest.approx(validation_bound, rel=1e-9)
     if name == "several":
         close(end, cases.run_case("training", None)[1])
+    if name.startswith("compiled"):
+        plain = {"compiled": "clipped", "compiled_global": "global_sgd"}[name]
+        close(end, cases.run_case(plain, None)[1])
     if name == "clipped":
         norm = math.sqrt(sum(float(g.square().sum()) for g in expected[0].values()))
         assert norm == pytest.approx(0.5, rel=1e-5)  # so clipping did something
@@ -88,9 +112,10 @@ def test_rank_0_keeps_the_stream_of_a_process_alone(two, tmp_path):
     assert two[0][0]["resumed"][0]["draws"][0] == cases.run_case("resumed", tmp_path)[0]["draws"][0]
 
 
-def test_a_stop_that_one_rank_is_asked_for_stops_both_and_goes_on_bit_for_bit(two):
+@pytest.mark.parametrize("name", ["resumed", "compiled_resumed"])
+def test_a_stop_that_one_rank_is_asked_for_stops_both_and_goes_on_bit_for_bit(two, name):
     for found in two[0]:
-        whole, stopped, resumed = found["resumed"]
+        whole, stopped, resumed = found[name]
         assert stopped["steps"] == 9  # the step in which the request came, and no further one
         assert "saved in" in stopped["message"]
         assert resumed["steps"] == whole["steps"] - 9
@@ -111,9 +136,20 @@ def test_divergence_on_one_rank_ends_both_at_the_same_step(two):
         assert "diverged in epoch 1, step 1" in found["diverging"]
 
 
-def test_a_bound_that_does_its_own_backward_is_refused(two):
+def test_where_one_rank_cannot_compile_both_take_ordinary_steps(two):
+    end = cases.run_case("training", None)[1]
     for found in two[0]:
-        assert "TraceGraph_ELBO has no differentiable_loss" in found["refused"]
+        (message,), parameters = found["unrecordable"]
+        assert message.startswith("training by ordinary steps, which are slower: ")
+        close(parameters, end)
+
+
+def test_hashed_noise_differs_between_ranks_and_weights_do_not(two):
+    seeds = [streams.seed_of(Ranks(rank, 3), 7) for rank in range(3)]
+    assert seeds[0] == 7
+    assert len(set(seeds)) == 3
+    first, second = (found["compiled_resumed"][0]["values"] for found in two[0])
+    assert all(torch.equal(first[key], second[key]) for key in first)
 
 
 def test_a_failure_on_one_rank_is_told_to_the_other(two):
