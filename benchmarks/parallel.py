@@ -1,7 +1,7 @@
 """Data-parallel training on a CPU: two processes of one thread against one of them, and against two threads.
 
     python benchmarks/parallel.py
-    python benchmarks/parallel.py --width 2000 --batch 500
+    python benchmarks/parallel.py --batch 1000
     python benchmarks/parallel.py --quick                  # seconds: shows that it runs
 
 A wide network (784-1000-1000-z50-1000-1000-784), salt and pepper, on random images, by compiled steps of
@@ -122,7 +122,7 @@ class Worker:
 
 @click.command()
 @click.option("--width", type=click.IntRange(1), default=1000, show_default=True, help="Of each layer.")
-@click.option("--batch", type=click.IntRange(2), default=1000, show_default=True, help="Rows of a step.")
+@click.option("--batch", type=click.IntRange(2), default=2000, show_default=True, help="Rows of a step.")
 @click.option("--steps", type=click.IntRange(1), default=10, show_default=True, help="Of an epoch.")
 @click.option("--rounds", type=click.IntRange(1), default=9, show_default=True)
 @click.option("--quick", is_flag=True, help="One round of a small network.")
