@@ -3,7 +3,12 @@
 from pyro_dvae.engine.compiler import NoCompiler, compile_graph, compiling
 from pyro_dvae.engine.following import Unrecordable
 from pyro_dvae.engine.gradient import record
-from pyro_dvae.engine.kernels import fast_products, fuse_bernoulli_sums, use_bfloat16_products
+from pyro_dvae.engine.kernels import (
+    fast_products,
+    fuse_bernoulli_sums,
+    use_bfloat16_products,
+    use_plain_logarithms,
+)
 from pyro_dvae.engine.loss import CompiledLoss, compile_loss
 from pyro_dvae.engine.svi import CompiledSVI
 
@@ -19,4 +24,5 @@ __all__ = [
     "fuse_bernoulli_sums",
     "record",
     "use_bfloat16_products",
+    "use_plain_logarithms",
 ]

@@ -1,3 +1,4 @@
+import math
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
+from torch.nn.functional import softplus
 from torch.utils._python_dispatch import _disable_current_modes
 
 from pyro_dvae.engine import (
@@ -23,6 +25,7 @@ from pyro_dvae.engine import (
     kernels,
     record,
     use_bfloat16_products,
+    use_plain_logarithms,
 )
 from pyro_dvae.random_state import forked
 
@@ -306,6 +309,19 @@ def two_layers():
         return (hidden @ second.to(x))[:, None].bmm(third.to(x))[:, 0].exp().log()
 
     return layers
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 3e-7), (torch.float64, 6e-16)])
+def test_plain_logarithms_are_those_of_torch(dtype, tolerance):
+    inf, tiny = math.inf, torch.finfo(dtype).tiny
+    special = [-2.0, -1.0, -0.5, 0.0, tiny, -tiny, 1e-9, -1e-9, 1e-3, 1e30, inf, -inf, math.nan]
+    x = torch.cat([torch.tensor(special, dtype=dtype), torch.linspace(-80, 60, 2001, dtype=dtype)])
+    graph = record(lambda x: [x.log1p(), softplus(x), softplus(x, 2.0, 5.0)], x)
+    use_plain_logarithms(graph)
+    assert not graph.graph.find_nodes(op="call_function", target=torch.ops.aten.log1p.default)
+    expected = [x.log1p(), softplus(x), softplus(x, 2.0, 5.0)]
+    for found, wanted in zip(graph(x), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tiny, equal_nan=True)
 
 
 def test_products_alone_are_rounded(two_layers, x, bfloat16_pays):
