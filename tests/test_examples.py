@@ -46,8 +46,11 @@ SCRIPTS = {
     "benchmarks/likelihood.py": ["--quick", "--threads", "1"],
     "benchmarks/step.py": ["--quick", "--threads", "1", "--memory", "--output", "step.json", *STEPS],
     "benchmarks/end_to_end.py": ["--quick", "--threads", "1"],
+    "benchmarks/curves.py": ["curves.png", "--quick", "--threads", "1", "--only", "torch"],
     "benchmarks/gpu.py": ["--device", "cpu", "--quick"],
     "benchmarks/parallel.py": ["--quick"],
+    "benchmarks/parts.py": ["--quick"],
+    "benchmarks/preparation.py": ["--quick"],
     "benchmarks/verification.py": ["--steps", "20"],
     "benchmarks/imports.py": ["--rounds", "1"],
     "benchmarks/side_by_side.py": ["--quick"],
@@ -131,6 +134,12 @@ def test_benchmark_of_a_gpu_runs_on_a_cpu(tmp_path):
 @pytest.mark.slow
 def test_benchmark_of_the_verification(tmp_path):
     assert "%" in run("benchmarks/verification.py", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["curves", "parallel", "parts", "preparation"])
+def test_benchmarks_of_speed(name, tmp_path):
+    assert re.search(r"\d\.\d", run(f"benchmarks/{name}.py", tmp_path))
 
 
 def test_draw(inside, tmp_path):

@@ -65,7 +65,7 @@ def main() -> None:
         loss = sum(svi.step(x.reshape(-1, PIXELS)) for x, _ in loaders[0]) / len(train)
         print(f"epoch {epoch + 1}: bound {-loss:.2f}")
         if epoch % HELD_OUT_EVERY == 0:
-            print(f"  held-out bound {held_out(svi, loaders[1], len(validation)):.2f}")
+            print(f"epoch {epoch + 1}: held-out {held_out(svi, loaders[1], len(validation)):.2f}")
     say(held_out(svi, loaders[2], len(test)))
 
 

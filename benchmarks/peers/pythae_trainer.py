@@ -7,6 +7,7 @@ import tempfile
 import torch
 from pythae.data.datasets import BaseDataset
 from pythae.trainers import BaseTrainer, BaseTrainerConfig
+from pythae.trainers.training_callbacks import TrainingCallback
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -33,8 +34,16 @@ def main() -> None:
             seed=asked.seed,
             no_cuda=True,
         )
-        BaseTrainer(model, train, validation, training_config=config).train()
+        BaseTrainer(model, train, validation, training_config=config, callbacks=[Said()]).train()
     say(-float(losses(model.eval(), test.data).mean()))
+
+
+class Said(TrainingCallback):
+    """Prints the held-out bound of every epoch."""
+
+    def on_log(self, config: BaseTrainerConfig, logs: dict[str, float], **kwargs: object) -> None:
+        """Print it."""
+        print(f"epoch {kwargs['global_step']}: held-out {-logs['eval_epoch_loss']:.2f}")
 
 
 def labelled(part: Dataset) -> BaseDataset:

@@ -1,0 +1,159 @@
+"""Where the time of a compiled step goes, beside the same network by hand.
+
+    python benchmarks/parts.py                      # one thread, the paper's network, batches of 100
+    python benchmarks/parts.py --convolutional      # convolutions of 32 and 64 maps, 3 x 3, stride 2
+    python benchmarks/parts.py --quick              # shows that it runs
+
+One process trains on random images by compiled steps of a ``Trainer`` while torch's profiler looks on. The
+time of a part is the sum of the median times of its kernels; what is left of the median step is Python, and
+the launching of kernels. By hand are the loss in plain torch with torch.compile, and one fused Adam; the
+second has its weights laid out with the channels last. The ways take turns, an epoch each.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable
+
+import click
+import torch
+from peers.processes import processor
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.profiler import ProfilerActivity, profile
+
+import pyro_dvae as dv
+from pyro_dvae.engine import fast_products
+from pyro_dvae.networks import BernoulliDecoder, ConvolutionalDecoder, ConvolutionalEncoder, GaussianEncoder
+
+PIXELS, LATENTS, BATCH, RATE = 784, 50, 100, 0.05
+# What the name of a kernel holds, the first that fits; the update is fused with what makes its gradients.
+PARTS = {
+    "convolutions": ("conv",),
+    "matrix products": ("mm",),
+    "Adam, with the gradients of softplus and biases": ("sqrt_sub_unbind", "sqrt_sub_sum_unbind"),
+    "hashed noise": ("rshift",),
+    "softplus, ReLU and their gradients": ("softplus", "exp_gt_log", "relu", "threshold"),
+    "selecting the rows": ("index_select",),
+    "other kernels": ("aten::", "cpp_fused"),
+}
+
+
+def pair_of(convolutional: bool, width: int) -> dv.DVAE:
+    """Return a fresh model and guide."""
+    torch.manual_seed(0)
+    noise = dv.SaltAndPepper(RATE, salt="rate")
+    if convolutional:
+        encoder = ConvolutionalEncoder(PIXELS, LATENTS, (width,))
+        return dv.DVAE(encoder, ConvolutionalDecoder(PIXELS, LATENTS, (width,)), noise)
+    encoder = GaussianEncoder(PIXELS, LATENTS, (width, width))
+    return dv.DVAE(encoder, BernoulliDecoder(PIXELS, LATENTS, (width, width)), noise)
+
+
+def ours(pair: dv.DVAE, images: Tensor) -> Callable[[], list[float]]:
+    """Return an epoch of compiled steps, which gives the seconds of each."""
+    bound = dv.TraceDenoising_ELBO(max_plate_nesting=1)
+    options = {"epochs": 10**6, "batch_size": BATCH, "compile": True, "progress": False}
+    trainer = dv.Trainer(pair.model, pair.guide, images, loss=bound, **options)
+    epochs = iter(trainer)
+
+    def epoch() -> list[float]:
+        seconds, last = [], time.perf_counter()
+        for rows in next(epochs):
+            trainer.step(rows)
+            now = time.perf_counter()
+            seconds.append(now - last)
+            last = now
+        return seconds
+
+    return epoch
+
+
+def by_hand(pair: dv.DVAE, images: Tensor, layout: torch.memory_format | None) -> Callable[[], list[float]]:
+    """Return the same of plain torch."""
+    networks = nn.ModuleList([pair.guide.encoder, pair.model.decoder])
+    if layout is not None:
+        networks.to(memory_format=layout)
+    optimizer = torch.optim.Adam(networks.parameters(), lr=1e-3, fused=True)
+
+    @torch.compile
+    def loss_of(x: Tensor) -> Tensor:
+        uniform = torch.rand_like(x)
+        corrupted = torch.where(uniform < RATE, (uniform < RATE * RATE).to(x.dtype), x)
+        loc, scale = networks[0](corrupted)
+        z = loc + scale * torch.randn_like(loc)
+        divergence = 0.5 * (loc.square() + scale.square() - 1 - 2 * scale.log()).sum()
+        logits = networks[1](z).base_dist.logits
+        return divergence + binary_cross_entropy_with_logits(logits, x, reduction="sum")
+
+    def epoch() -> list[float]:
+        seconds, last = [], time.perf_counter()
+        with fast_products():
+            for rows in torch.randperm(len(images)).split(BATCH):
+                optimizer.zero_grad()
+                loss = loss_of(images[rows])
+                loss.backward()
+                optimizer.step()
+                loss.item()
+                now = time.perf_counter()
+                seconds.append(now - last)
+                last = now
+        return seconds
+
+    return epoch
+
+
+def parts(epoch: Callable[[], list[float]], steps: int) -> dict[str, float]:
+    """Return the milliseconds of a step in each part."""
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        epoch()
+    kernels: dict[str, list[float]] = defaultdict(list)
+    for event in seen.events():
+        kernels[event.name].append(event.self_cpu_time_total / 1e3)
+    found = dict.fromkeys(PARTS, 0.0)
+    for name, times in kernels.items():
+        part = next((part for part, words in PARTS.items() if any(word in name for word in words)), None)
+        if part is not None:
+            found[part] += statistics.median(times) * len(times) / steps
+    return found
+
+
+@click.command()
+@click.option("--convolutional", is_flag=True, help="A convolutional network.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--quick", is_flag=True, help="One round of a small network.")
+def main(convolutional: bool, threads: int, rounds: int, quick: bool) -> None:
+    """Print the parts of a step, and the step beside those by hand."""
+    from torch._inductor import config
+
+    torch.set_num_threads(threads)
+    width, steps = (8, 2) if quick else (200, 20 if convolutional else 100)
+    images = (torch.rand(steps * BATCH, PIXELS, generator=torch.Generator().manual_seed(0)) < 0.13).float()
+    with config.patch({"cpp.enable_kernel_profile": True}):
+        ways = {"compiled step": ours(pair_of(convolutional, width), images)}
+        ways["compiled step"]()
+    ways["torch.compile by hand"] = by_hand(pair_of(convolutional, width), images, None)
+    if convolutional:
+        hand = by_hand(pair_of(convolutional, width), images, torch.channels_last)
+        ways["torch.compile by hand, channels last"] = hand
+    times: dict[str, list[float]] = {way: [] for way in ways}
+    for turn in range(1 if quick else rounds + 1):
+        for way, epoch in ways.items():
+            taken = epoch()
+            times[way] += taken if turn or quick else []
+    whole = 1e3 * statistics.median(times["compiled step"])
+    found = parts(ways["compiled step"], steps)
+    found["Python, and launching the kernels"] = max(0.0, whole - sum(found.values()))
+    click.echo(f"{threads} thread(s), {processor()}, torch {torch.__version__}")
+    for part, milliseconds in found.items():
+        click.echo(f"{part:<50}{milliseconds:8.2f} ms{100 * milliseconds / whole:6.0f} %")
+    for way, seconds in times.items():
+        milliseconds = 1e3 * statistics.median(seconds)
+        click.echo(f"{way:<50}{milliseconds:8.2f} ms{milliseconds / whole:8.2f}")
+
+
+if __name__ == "__main__":
+    main()
