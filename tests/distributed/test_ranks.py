@@ -11,7 +11,8 @@ import distributed_cases as cases
 import pytest
 import torch
 
-from pyro_dvae.distributed import Ranks, streams
+from pyro_dvae.distributed import Ranks
+from pyro_dvae.distributed.ranks import seed_of_rank
 
 TRAININGS = (
     "training",
@@ -145,7 +146,7 @@ def test_where_one_rank_cannot_compile_both_take_ordinary_steps(two):
 
 
 def test_hashed_noise_differs_between_ranks_and_weights_do_not(two):
-    seeds = [streams.seed_of(Ranks(rank, 3), 7) for rank in range(3)]
+    seeds = [seed_of_rank(Ranks(rank, 3), 7) for rank in range(3)]
     assert seeds[0] == 7
     assert len(set(seeds)) == 3
     first, second = (found["compiled_resumed"][0]["values"] for found in two[0])
