@@ -75,7 +75,7 @@ def independent(train: Tensor, steps: int) -> TableDecoder:
 
 @click.command(cls=Command)
 @click.option("--swap", default=0.1, show_default=True, help="Rate of swapped cells.")
-@click.option("--epochs", default=300, show_default=True, help="Passes over the rows.")
+@click.option("--epochs", default=1500, show_default=True, help="Passes over the rows.")
 @click.option("--seed", default=0, show_default=True, help="Seed.")
 @click.option("--output", default="mixed_table.png", show_default=True, help="The picture.")
 def main(swap: float, epochs: int, seed: int, output: str) -> None:
