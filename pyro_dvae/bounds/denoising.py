@@ -11,15 +11,17 @@ from torch import Tensor, nn
 
 from pyro_dvae import checks
 from pyro_dvae.bounds.base import DenoisingELBO
-from pyro_dvae.bounds.consistency import consistency_terms
 from pyro_dvae.bounds.pathwise import total_derivative_surrogate
 from pyro_dvae.bounds.reductions import MEAN
 from pyro_dvae.bounds.score import baseline_of, has_score, own_baseline, score_surrogate
+from pyro_dvae.distributions.divergence import closed_form_kl
 from pyro_dvae.errors import InputError
 from pyro_dvae.levels import Schedule
 from pyro_dvae.programs.dependence import ancestors
 from pyro_dvae.programs.draws import Draws, Term
+from pyro_dvae.programs.looped import joined_terms
 from pyro_dvae.programs.plates import CORRUPTIONS, DRAW_PLATES, PARTICLES, draws_of
+from pyro_dvae.programs.rerun import on_clean_input
 
 
 class TraceDenoising_ELBO(DenoisingELBO):
@@ -221,3 +223,20 @@ def _leave_one_out(signal: Tensor, dim: int) -> Tensor:
 def _mean_over_draws(value: Tensor, site: dict[str, Any]) -> Tensor:
     """Sum over the user's plates, mean over the draws the site has."""
     return value.sum() / draws_of(site)
+
+
+def consistency_terms(draws: Draws, weight: float) -> list[Term]:
+    """Return −λ KL(q(z|x̃) ‖ q(z|x)) by latent (Sinha and Dieng 2021), at the draws of its parents.
+
+    In closed form where there is one, else sampled as log q(z|x̃) − log q(z|x).
+    """
+    if draws.runs:
+        return joined_terms([consistency_terms(run, weight) for run in draws.runs], draws)
+    clean = {site["name"]: site for site in on_clean_input(draws).counted_sites()}
+    terms = []
+    for site in draws.counted_sites():
+        value = closed_form_kl(site["fn"], clean[site["name"]]["fn"])
+        if value is None:
+            value = site["unscaled_log_prob"] - clean[site["name"]]["unscaled_log_prob"]
+        terms.append(Term(site, -1.0, weight * value))
+    return terms

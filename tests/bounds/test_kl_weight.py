@@ -178,7 +178,7 @@ def test_models_of_one_batch_follow_the_schedule(monkeypatch):
     [{"gradient": "stl", "kl_weight": 0.5}, {"baseline": nn.Linear(3, 1), "kl_weight": 0.5}],
 )
 def test_estimators_that_have_no_single_terms_refuse_it(options):
-    with pytest.raises(dv.InputError, match=r"kl_weight: it takes gradient='pathwise'"):
+    with pytest.raises(dv.InputError, match=r"kl_weight: it needs gradient='pathwise'"):
         dv.TraceDenoising_ELBO(**options)
 
 

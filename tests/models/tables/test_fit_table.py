@@ -15,8 +15,8 @@ from pyro_dvae.distributions.gaps import completed
 from pyro_dvae.distributions.gaussian_mixture import GaussianMixture
 from pyro_dvae.errors import InputError
 from pyro_dvae.models.tables.em import gaussian_mixture
+from pyro_dvae.models.tables.fitting import stacked
 from pyro_dvae.models.tables.oddness import Oddness
-from pyro_dvae.models.tables.stacking import stacked
 
 D = 4
 
