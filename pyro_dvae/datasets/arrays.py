@@ -180,7 +180,7 @@ def _by_part(
         found = [key for key in spellings if key in content]
         if len(found) != 1:
             raise DataError(
-                f"{path}: expected one array named {' or '.join(spellings)} beside train, "
+                f"{path}: expected one array named {' or '.join(spellings)} next to train, "
                 f"got {', '.join(content)}"
             )
         arrays[part] = content[found[0]]

@@ -83,7 +83,7 @@ def _files(path: Path) -> tuple[list[tuple[Any, Path]], int]:
     if None in classes and any(classes):
         raise DataError(
             f"{path}: expected all images in sub-folders, one for each class, or none, "
-            f"got {classes.count(None)} of {len(images)} beside the sub-folders; move them"
+            f"got {classes.count(None)} of {len(images)} next to the sub-folders; move them"
         )
     return list(zip(classes, images, strict=True)), len(shown) - len(images)
 

@@ -151,7 +151,7 @@ def parts(folder):
             other_size,
             r"expected images of one size, got 20 of 2 x 3 and 1 others, a.other\.png of 3 x 3; resize",
         ),
-        (beside, r"expected all images in sub-folders, .* got 1 of 21 beside the sub-folders"),
+        (beside, r"expected all images in sub-folders, .* got 1 of 21 next to the sub-folders"),
         (damaged, r"other\.png: cannot be read as an image .*mend or remove it"),
         (text, r"other\.jpg: cannot be read as an image"),
         (transparent, r"other\.png: .*got Pillow's mode RGBA with transparency; convert it first"),

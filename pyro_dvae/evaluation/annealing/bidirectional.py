@@ -55,7 +55,7 @@ def example_data(model: Program, like: Arguments, data_site: str) -> Tensor:
     checks.known("data_site", data_site, observed)
     if len(observed) > 1:
         other = next(name for name in observed if name != data_site)
-        raise InputError(f"model: it observes {other!r} beside {data_site!r}, and only one can be simulated")
+        raise InputError(f"model: it observes {other!r} besides {data_site!r}, and only one can be simulated")
     return _shaped(trace.nodes[data_site]["value"], like.x, data_site)
 
 
