@@ -158,8 +158,8 @@ def log_likelihood(
     refinement = Refinement.of(refine)
     if refinement is not None and (proposal, widen, bfloat16) != (AUTO, 1.0, False):
         raise InputError(
-            "refine: it sets the form of the proposal, so expected proposal='auto', widen=1 and bfloat16=False "
-            "(a Refinement has its own widen)"
+            "refine: it sets the form of the proposal, so expected proposal='auto', widen=1 and "
+            "bfloat16=False (a Refinement has its own widen)"
         )
     programs = SampledPrograms(model, guide, given)
     trained, denoising, noisy, nesting = programs.inspect(max_plate_nesting)

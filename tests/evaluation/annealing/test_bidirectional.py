@@ -140,7 +140,7 @@ def never(x, z):
     ("observe", "options", "message"),
     [
         (wide, {}, r"data: expected the shape of the site 'x', \(2,\), got \(2, 3\)"),
-        (twice, {}, "model: it observes 'y' beside 'x'"),
+        (twice, {}, "model: it observes 'y' besides 'x'"),
         (never, {}, "model: expected an observed sample site"),
         (twice, {"data_site": "xx"}, "data_site: unknown name 'xx' .did you mean 'x'"),
         (twice, {"num_data": 0}, "num_data: "),

@@ -298,8 +298,8 @@ def bernoulli_guide(x):
     [
         ({"refine": "yes"}, "refine: expected True, False, a number of steps or a Refinement"),
         ({"refine": 0}, "refine: expected a whole number of at least 1"),
-        ({"refine": True, "proposal": "mixture"}, "refine: a refined proposal has a form of its own"),
-        ({"refine": True, "widen": 1.2}, "refine: a refined proposal has a form of its own"),
+        ({"refine": True, "proposal": "mixture"}, "refine: it sets the form of the proposal"),
+        ({"refine": True, "widen": 1.2}, "refine: it sets the form of the proposal"),
     ],
 )
 def test_what_refinement_does_not_go_with_is_refused(options, message):
