@@ -216,7 +216,7 @@ def discover(
     known = {id(leaf) for leaf in trained.parameters.values()}
     trained.left_out = tuple(name for name, leaf in own if leaf.requires_grad and id(leaf) not in known)
     if required and not trained.parameters:
-        raise InputError("model, guide: expected parameters to train (pyro.param, pyro.module), found none")
+        raise InputError("model, guide: expected parameters to train, found none (pyro.param, pyro.module)")
     return trained
 
 

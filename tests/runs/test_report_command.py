@@ -185,7 +185,7 @@ def test_an_evaluation_of_an_earlier_epoch_is_named(images, tmp_path):
     content = json.loads(path.read_text())
     content["epoch"] = 99
     path.write_text(json.dumps(content))
-    assert "that of epoch 99, and the run has gone on" in page_of(copy).text
+    assert "that of epoch 99, and the run has continued" in page_of(copy).text
     del content["bound_parts"]
     path.write_text(json.dumps(content))
     with pytest.raises(InputError, match=r"was not written by this version .*repeat pyro-dvae evaluate"):
