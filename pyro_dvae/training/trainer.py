@@ -2,7 +2,7 @@
 
 ::
 
-    trainer = Trainer(model, guide, TraceDenoising_ELBO(), train, validation=held_out)
+    trainer = Trainer(model, guide, train, loss=TraceDenoising_ELBO(), validation=held_out)
     for epoch in trainer:
         for batch in epoch:
             trainer.step(batch)
