@@ -218,15 +218,16 @@ def _is_terminal(stream: TextIO | None) -> bool:
 
 
 def seconds_left(history: History, epochs: int, fraction: float = 0.0, elapsed: float = 0.0) -> float | None:
-    """Return the expected seconds to the end: by the median of the recent epochs, or by part of the first.
+    """Return the expected seconds to the end: by the median of the recent epochs, or by part of the present.
 
-    ``fraction`` of the present epoch is done, in ``elapsed`` seconds. None if there is nothing to go by.
+    ``fraction`` of the present epoch is done, in ``elapsed`` seconds. None if there is nothing to go by: the
+    first epoch, which also records the step and compares it, says nothing of the others.
     """
     remaining = epochs - len(history.epochs)
     if remaining <= 0:
         return 0.0
-    if history.seconds:
-        usual = statistics.median(history.seconds[-_RECENT_EPOCHS:])
+    if later := history.seconds[1:]:
+        usual = statistics.median(later[-_RECENT_EPOCHS:])
         return usual * (remaining - fraction)
     if fraction > 0 and elapsed > 1:
         return elapsed / fraction * remaining - elapsed

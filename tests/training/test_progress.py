@@ -45,7 +45,7 @@ def lines_of(epochs, validated=True):
 def test_plain_lines_one_per_epoch():
     assert lines_of(5) == [
         "5 epochs of 10 steps; bounds in nats per observation",
-        "epoch 1/5  training -110.00  validation -114.00 (best)  8 s left",
+        "epoch 1/5  training -110.00  validation -114.00 (best)",
         "epoch 2/5  training -109.90  validation -113.00 (best)  6 s left",
         "epoch 3/5  training -109.80  validation -112.00 (best)  4 s left",
         "epoch 4/5  training -109.70  validation -111.00 (best)  2 s left",
@@ -110,6 +110,7 @@ def test_the_time_left_is_that_of_the_usual_epoch():
     assert seconds_left(record, 10, 0.5, 60.0) == 3.0
     assert seconds_left(record, 8) == 0.0
     assert seconds_left(History(), 10) is None
+    assert seconds_left(history(1), 10) is None  # it also records the step and compares it
     assert seconds_left(History(), 10, 0.001, 0.5) is None
     assert seconds_left(History(), 10, 0.25, 5.0) == pytest.approx(195.0)
 
