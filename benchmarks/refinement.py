@@ -29,15 +29,12 @@ def processor():
     return names[0] if names else platform.processor()
 
 
-def binary(pixels, seed):
-    """Return pixels drawn as Bernoulli variables."""
-    return (torch.rand(pixels.shape, generator=torch.Generator().manual_seed(seed)) < pixels).float()
-
-
 def trained(folder, data_folder, over_fitted):
     """Return the model, the test rows and the training rows; train where no file is there."""
     data = dv.load_dataset("mnist", data_folder)
-    train, test = binary(data.train[: 5000 if over_fitted else None], 0), binary(data.test, 1)
+    generator = torch.Generator().manual_seed(0)
+    parts = (data.train[: 5000 if over_fitted else None], data.test)
+    train, test = ((torch.rand(each.shape, generator=generator) < each).float() for each in parts)
     torch.manual_seed(0)
     hidden, activation = ((200,), "softplus") if over_fitted else ((200, 200), "tanh")
     pair = dv.DVAE(

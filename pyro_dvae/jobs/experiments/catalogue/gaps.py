@@ -78,6 +78,7 @@ GAPS = Experiment(
     seeds=3,
     measures=("training", "inference-gaps"),
     picture="gaps",
+    core_hours=3.0,
     note=(
         "Weights are those of the last epoch, except with early stopping (best of fifty by validation). The "
         "gaps are between log p(x), the bound of the best diagonal Gaussian of each row, and the encoder's "
