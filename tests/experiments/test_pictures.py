@@ -92,6 +92,26 @@ def test_a_heat_map_of_test_and_training_data_has_one_scale(small, drawn, tmp_pa
     assert test.images[0].get_clim() == training.images[0].get_clim() == (85.0, 91.0)
 
 
+def test_gaps_are_stacked_for_test_and_training_rows(small, drawn, tmp_path):
+    figures = {
+        f"{part}_{name}": value * scale
+        for part, scale in (("test", 2.0), ("training", 1.0))
+        for name, value in (
+            ("approximation_gap_full", 1.0),
+            ("approximation_gap", 1.5),
+            ("amortisation_gap", 4.0),
+        )
+    }
+    PICTURES["gaps"](small, [row_of(each, -90.0, **figures) for each in plan(small)], tmp_path)
+    first, second = drawn[-1].axes
+    assert (first.get_title(), second.get_title()) == ("0 %", "5 %")
+    assert [label.get_text() for label in first.get_yticklabels()] == ["VAE, test", "VAE, training"]
+    widths = [
+        [bar.get_width() for bar in each.patches] for each in first.containers if hasattr(each, "patches")
+    ]
+    assert widths == [[2.0], [1.0], [8.0], [1.0], [0.5], [4.0]]
+
+
 def test_digits_are_beside_the_lines(small, drawn, tmp_path):
     own = rows(small)
     axes = plots.image_grid(np.zeros((4, 9)), (3, 3))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from commands import call
@@ -20,9 +22,10 @@ from pyro_dvae.errors import ProcessLostError
 from pyro_dvae.jobs.executors import local
 from pyro_dvae.jobs.executors.local import Local
 from pyro_dvae.jobs.executors.watching import Watch
-from pyro_dvae.jobs.experiments import by_batch, experiments, one_run, plan, results
+from pyro_dvae.jobs.experiments import by_batch, experiments, measures, one_run, plan, results
 from pyro_dvae.jobs.experiments.by_batch import groups, perform_groups
 from pyro_dvae.jobs.experiments.measures import MEASURES, TrainedPair
+from pyro_dvae.jobs.experiments.results import unpacked
 from pyro_dvae.jobs.experiments.running import reproduce
 from pyro_dvae.training.progress import Silent
 
@@ -140,6 +143,53 @@ def test_every_experiment_runs(name, tmp_path):
     assert len(outcome.rows) == len(chosen)
     assert "compare with nothing" in (tmp_path / "out" / "table.md").read_text()
     assert (tmp_path / "out" / "picture.png").stat().st_size > 5_000
+
+
+def test_the_rivals_of_noise_train(tmp_path):
+    """Reverse half-asleep leaves the decoder as it was; consistency trains like any bound."""
+    planned = plan(experiments()["gaps"], seeds=1, epochs=1, only=("1,000",), overrides=TINY)
+    programs = {each.case.program: each for each in planned}
+    refitted = programs["dvae-refitted"]
+    setting = one_run.prepared(refitted, tmp_path, torch.device("cpu"), Silent())
+    pair = one_run.build(refitted, setting)
+    before = [each.detach().clone() for each in (*pair.model.parameters(), *pair.guide.encoder.parameters())]
+    setting.fit(pair)
+    after = [*pair.model.parameters(), *pair.guide.encoder.parameters()]
+    count = len(list(pair.model.parameters()))
+    assert [torch.equal(*each) for each in zip(before, after, strict=True)][:count] == [True] * count
+    assert not torch.equal(before[count], after[count])
+    consistent = dataclasses.replace(programs["dvae-consistent"], measures=())
+    row = one_run.perform(consistent, tmp_path, torch.device("cpu"), Silent())
+    assert math.isfinite(row["figures"]["bound"]["mean"])
+
+
+def test_gaps_are_those_of_inference_gaps(small, tmp_path, monkeypatch):
+    for name, value in (("GAP_DATA", 3), ("GAP_SAMPLES", 50), ("GAP_STEPS", 5)):
+        monkeypatch.setattr(measures, name, value)
+    planned = plan(small, seeds=1)[1]
+    setting = one_run.prepared(planned, tmp_path, torch.device("cpu"), Silent())
+    pair = one_run.build(planned, setting)
+    subject = TrainedPair(*pair.measured, setting.corruption, setting.data, planned.options, tmp_path / "x")
+    found = MEASURES["inference-gaps"](subject)
+    expected = dv.inference_gaps(
+        pair.model,
+        pair.guide,
+        subject.test[:3],
+        refine=dv.Refinement(num_steps=5),
+        num_samples=50,
+        seed=subject.seed("gaps"),
+        progress=False,
+    )
+    values = {
+        "test_log_likelihood": expected.log_likelihood,
+        "test_approximation_gap": expected.approximation(),
+        "test_approximation_gap_full": expected.approximation("full"),
+        "test_amortisation_gap": expected.amortisation(),
+    }
+    for name, each in values.items():
+        assert found[name]["mean"] == pytest.approx(float(each.mean()), rel=1e-6)
+        np.testing.assert_allclose(unpacked(found[name]["of_rows"]), each.numpy(), rtol=1e-3)
+    assert found.keys() == {*values, *(name.replace("test", "training") for name in values)}
 
 
 def test_measures_are_those_of_the_evaluation(small, tmp_path):
