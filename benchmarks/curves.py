@@ -60,8 +60,8 @@ def commands(data: str, epochs: int, folder: Path) -> dict[str, list[str]]:
     quiet = [word for word in QUIET if word != "--quiet"]
     ours = [sys.executable, EXAMPLE, *NETWORK, *SETTING, *quiet, *common, "--compile", "--output"]
     found = {
-        "ours": [*ours, str(folder / "first")],
-        "ours, again": [*ours, str(folder / "again")],
+        "ours, first run": [*ours, str(folder / "first")],
+        "ours, second run": [*ours, str(folder / "second")],
     }
     return found | {name: [sys.executable, "-u", "-m", module, *common] for name, module in PEERS.items()}
 
@@ -76,9 +76,13 @@ def draw(curves: dict[str, Curve], title: str, picture: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
     for name, points in curves.items():
         style = {"color": "black", "linewidth": 2} if name.startswith("ours") else {}
-        style |= {"linestyle": "--"} if name == "ours" else {}
+        style |= {"linestyle": "--"} if "first" in name else {}
         axes.plot(*zip(*points, strict=True), marker=".", label=name, **style)
     axes.set(xscale="log", xlabel="seconds since the start", ylabel="held-out bound, nats per image")
+    seconds = [second for points in curves.values() for second, _ in points]
+    ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100, 200, 500) if min(seconds) < tick < max(seconds)]
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
     axes.set_title(title, fontsize="medium")
     best = max(bound for points in curves.values() for _, bound in points)
     axes.set_ylim(best - 40, best + 2)

@@ -31,8 +31,8 @@ from peers.processes import processor
 PARTS = (
     "import torch",
     "import Pyro and pyro_dvae",
-    "read the data, find the parameters",
     "import torch's compiler",
+    "read the data, find the parameters",
     "record loss and update",
     "compile, or find what was compiled",
 )
@@ -50,12 +50,15 @@ def trained(arguments: list[str]) -> None:
     def mark() -> None:
         marks.append(spent())
 
-    import torch  # noqa: F401
+    import torch
 
     mark()
     import pyro_dvae.jobs.train  # noqa: F401
     from pyro_dvae.engine import step
     from pyro_dvae.training import compiled_steps
+
+    mark()
+    import torch._inductor.compile_fx  # noqa: F401
 
     mark()
 
@@ -68,12 +71,6 @@ def trained(arguments: list[str]) -> None:
 
         setattr(module, name, called)
 
-    def recording() -> None:
-        mark()
-        import torch._inductor.compile_fx  # noqa: F401
-
-        mark()
-
     class Done(BaseException):
         pass
 
@@ -82,7 +79,7 @@ def trained(arguments: list[str]) -> None:
         print(json.dumps([b - a for a, b in pairwise(marks)]), flush=True)
         raise Done
 
-    before(compiled_steps, "record_for", recording)
+    before(compiled_steps, "record_for", mark)
     before(step, "build", mark)
     compiled_steps.CompiledSteps._take = first_step
     sys.argv = [EXAMPLE, *arguments]

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from pyro_dvae.errors import DivergenceError, InputError, ProcessLostError
-from pyro_dvae.machine import ran_out
+from pyro_dvae.machine import keep_freed_memory, ran_out
 from pyro_dvae.text import show
 
 USAGE_ERROR = 2
@@ -87,6 +87,7 @@ class CommandGroup(_OneLineErrors, click.Group):
 def _run(main: Any, *args: Any, **extra: Any) -> None:
     global _work
     _work = _Work(sys.argv[1:] if not args or args[0] is None else args[0])
+    keep_freed_memory()
     if _of_several():
         signal.signal(signal.SIGTERM, _terminated)
     try:

@@ -22,7 +22,7 @@ from pyro_dvae import interrupts
 from pyro_dvae.errors import DivergenceError, InputError
 from pyro_dvae.files import write_atomically
 from pyro_dvae.jobs.executors.watching import Told
-from pyro_dvae.machine import using_threads
+from pyro_dvae.machine import keep_freed_memory, using_threads
 from pyro_dvae.ownership import OccupiedError
 
 PROGRESS = "progress"
@@ -64,6 +64,7 @@ class Work:
     attempt: int = 0
 
     def __call__(self, piece: Piece) -> Outcome:
+        keep_freed_memory()
         with _one_at_a_time, using_threads(int(os.environ.get("SLURM_CPUS_PER_TASK", "1"))):
             return self._perform(piece)
 
