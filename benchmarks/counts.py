@@ -30,9 +30,8 @@ import time
 import warnings
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import numpy as np
@@ -128,8 +127,7 @@ def nmf(rank: int) -> Denoise:
     return denoise
 
 
-@dataclass(frozen=True)
-class Sizes:
+class Sizes(NamedTuple):
     """What all networks share."""
 
     latent_size: int
@@ -213,10 +211,14 @@ def with_scvi(python: Path | None) -> Path | None:
     """Return this Python if it has scvi-tools; otherwise say that scVI is skipped."""
     reason = "give --scvi-python, the Python of an environment with scvi-tools"
     if python is not None:
-        done = subprocess.run([str(python), "-c", "import scvi"], capture_output=True, text=True, check=False)
-        if not done.returncode:
+        try:
+            subprocess.run([str(python), "-c", "import scvi"], capture_output=True, text=True, check=True)
+        except subprocess.CalledProcessError as error:
+            reason = f"{python} cannot import scvi: {error.stderr.strip().rpartition(chr(10))[2]}"
+        except OSError as error:
+            reason = f"{python}: {error.strerror}"
+        else:
             return python
-        reason = f"{python} cannot import scvi: {done.stderr.strip().rpartition(chr(10))[2]}"
     click.echo(f"scVI is skipped: {reason}")
     return None
 
@@ -258,7 +260,7 @@ def measured(denoise: Denoise, split: CountSplit, seed: int) -> dict[str, list[f
 
 
 @click.command()
-@click.argument("wheel", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("wheel", required=False, type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--seeds", default=3, show_default=True, help="Splits and initialisations.")
 @click.option("--epochs", default=100, show_default=True, help="Passes over the rows.")
 @click.option("--latent-size", default=10, show_default=True, help="Latents of the networks.")
@@ -268,7 +270,7 @@ def measured(denoise: Denoise, split: CountSplit, seed: int) -> dict[str, list[f
 @click.option("--only", default="", metavar="TEXT", help="Only methods with this in their name.")
 @click.option(
     "--scvi-python",
-    type=click.Path(dir_okay=False, exists=True, path_type=Path),
+    type=click.Path(dir_okay=False, path_type=Path),
     help="Python with scvi-tools.",
 )
 @click.option(
@@ -291,7 +293,7 @@ def main(
     quick: bool,
 ) -> None:
     """Measure denoisers of the counts in WHEEL, that of scanpy."""
-    if wheel is None and not quick:
+    if not quick and (wheel is None or not wheel.exists()):
         raise click.UsageError("give the wheel of scanpy (pip download --no-deps scanpy), or --quick")
     pyro.settings.set(module_local_params=True)
     data = generated() if wheel is None else from_wheel(wheel)
