@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import click
 import torch
@@ -34,8 +34,7 @@ PIXELS, LATENTS = 784, 50
 ENDLESS = 10**6  # epochs
 
 
-@dataclass(frozen=True)
-class Way:
+class Way(NamedTuple):
     """So many processes of so many threads each."""
 
     processes: int

@@ -69,7 +69,7 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Part:
+class BatchPart:
     """How many rows a batch has, and which share of them this process has."""
 
     rows: int
@@ -135,7 +135,7 @@ class CompiledSteps:
         self.seconds = 0.0
 
     def __call__(
-        self, batch: Sequence[Tensor], epoch: int, position: int | None, part: Part
+        self, batch: Sequence[Tensor], epoch: int, position: int | None, part: BatchPart
     ) -> Tensor | None:
         """Take a step on ``batch``; return its loss on the device, or None if it cannot be compiled.
 
@@ -182,7 +182,7 @@ class CompiledSteps:
         update.take(self._training.rows(len(batch[0])))
         return loss
 
-    def _compiled(self, batch: list[Tensor], part: Part) -> Step | None:
+    def _compiled(self, batch: list[Tensor], part: BatchPart) -> Step | None:
         if self.failure is not None:
             return None
         if sum(map(len, self._steps.values())) >= _SHAPES_AT_MOST:
@@ -207,7 +207,7 @@ class CompiledSteps:
             self._say(f"compiled in {took:.1f} s")
         return step
 
-    def _built(self, batch: list[Tensor], compiled: bool, part: Part) -> Step:
+    def _built(self, batch: list[Tensor], compiled: bool, part: BatchPart) -> Step:
         training = self._training
 
         def loss_and_grads(*batch: Tensor) -> Tensor:

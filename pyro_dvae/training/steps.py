@@ -16,7 +16,14 @@ from pyro_dvae.distributed.parallel import SharedBatch
 from pyro_dvae.distributed.ranks import seed_of_rank, starting_random
 from pyro_dvae.training.batches import Batches
 from pyro_dvae.training.callbacks.base import Calls
-from pyro_dvae.training.compiled_steps import WORTH_IT, CompiledSteps, CompiledTransform, Keys, Part, Training
+from pyro_dvae.training.compiled_steps import (
+    WORTH_IT,
+    BatchPart,
+    CompiledSteps,
+    CompiledTransform,
+    Keys,
+    Training,
+)
 from pyro_dvae.training.objective import Loss
 from pyro_dvae.training.run import Run
 from pyro_dvae.training.settings import Settings
@@ -125,9 +132,9 @@ class Steps:
             self._sum = Sum(self._ranks, [leaves[0].new_zeros(len(leaves)), *leaves])
         self._sum.gradients(leaves, counts)
 
-    def _part(self, batch: tuple[Tensor, ...]) -> Part:
+    def _part(self, batch: tuple[Tensor, ...]) -> BatchPart:
         record = self._run.record
-        return Part(record.rows or len(batch[0]), self._ranks.part(record.share))
+        return BatchPart(record.rows or len(batch[0]), self._ranks.part(record.share))
 
     def _of_batch(self, *batch: Tensor) -> Tensor:
         with self._run.trained.without_frozen_gradients():
