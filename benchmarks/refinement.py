@@ -29,12 +29,19 @@ def processor():
     return names[0] if names else platform.processor()
 
 
-def trained(folder, data_folder, over_fitted):
-    """Return the model, the test rows and the training rows; train where no file is there."""
+def binary_rows(data_folder, over_fitted, quick):
+    """Return training and test rows, pixels drawn once."""
+    if quick:
+        return (torch.rand(200, 784) < 0.13).float(), (torch.rand(20, 784) < 0.13).float()
     data = dv.load_dataset("mnist", data_folder)
     generator = torch.Generator().manual_seed(0)
     parts = (data.train[: 5000 if over_fitted else None], data.test)
     train, test = ((torch.rand(each.shape, generator=generator) < each).float() for each in parts)
+    return train, test
+
+
+def trained(folder, train, over_fitted, epochs):
+    """Return the model; train it where no file is there."""
     torch.manual_seed(0)
     hidden, activation = ((200,), "softplus") if over_fitted else ((200, 200), "tanh")
     pair = dv.DVAE(
@@ -46,10 +53,9 @@ def trained(folder, data_folder, over_fitted):
     if path.exists():
         pair.load_state_dict(torch.load(path))
     else:
-        options = {"epochs": 400 if over_fitted else 20, "seed": 0}
-        dv.fit(pair.model, pair.guide, train, loss=dv.TraceDenoising_ELBO(), **options)
+        dv.fit(pair.model, pair.guide, train, loss=dv.TraceDenoising_ELBO(), epochs=epochs, seed=0)
         torch.save(pair.state_dict(), path)
-    return pair, test, train
+    return pair
 
 
 class Clock:
@@ -76,14 +82,17 @@ class Clock:
 @click.option("--threads", default=1, show_default=True)
 @click.option("--data-folder", default="data", show_default=True)
 @click.option("--folder", type=click.Path(path_type=Path), default=Path("refinement"), show_default=True)
-def main(over_fitted, rows, training, samples, threads, data_folder, folder):
+@click.option("--quick", is_flag=True, help="A run of seconds on random bits, which shows that it runs.")
+def main(over_fitted, rows, training, samples, threads, data_folder, folder, quick):
     """Print the shares, and milliseconds per row."""
     torch.set_num_threads(threads)
-    folder = folder / ("over-fitted" if over_fitted else "mnist")
+    folder = folder / ("quick" if quick else "over-fitted" if over_fitted else "mnist")
     folder.mkdir(parents=True, exist_ok=True)
-    pair, test, train = trained(folder, data_folder, over_fitted)
+    train, test = binary_rows(data_folder, over_fitted, quick)
+    pair = trained(folder, train, over_fitted, 1 if quick else 400 if over_fitted else 20)
+    rows, samples = (4, 100) if quick else (rows, samples)
     x = (train if training else test)[:rows]
-    options = {"num_samples": samples, "seed": 0, "compile": True, "max_plate_nesting": 1}
+    options = {"num_samples": samples, "seed": 0, "compile": not quick, "max_plate_nesting": 1}
     clock, plain = Clock(), Clock()
     name = f"{'training' if training else 'test'}-{rows}-{samples}"
     found = dv.log_likelihood(

@@ -51,6 +51,7 @@ SCRIPTS = {
     "benchmarks/parallel.py": ["--quick"],
     "benchmarks/parts.py": ["--quick"],
     "benchmarks/preparation.py": ["--quick"],
+    "benchmarks/refinement.py": ["--quick"],
     "benchmarks/verification.py": ["--steps", "20"],
     "benchmarks/imports.py": ["--rounds", "1"],
     "benchmarks/side_by_side.py": ["--quick"],
@@ -137,7 +138,7 @@ def test_benchmark_of_the_verification(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["curves", "parallel", "parts", "preparation"])
+@pytest.mark.parametrize("name", ["curves", "parallel", "parts", "preparation", "refinement"])
 def test_benchmarks_of_speed(name, tmp_path):
     assert re.search(r"\d\.\d", run(f"benchmarks/{name}.py", tmp_path))
 
