@@ -127,10 +127,12 @@ class AutoEncoderGuide(Module):
 
     def _make(self, sites: list[LocalSite], data_size: int, like: Tensor) -> None:
         size = data_size
+        # All start mid-support: exp() of what large numbers give would overflow, as would a logit's density.
+        large = max(1.0, float(like.double().square().nanmean().sqrt()))
         for site in sites:
             encoder = GaussianEncoder(size, site.size, *self._sizes)
             with torch.no_grad():
-                encoder.head.weight.mul_(0.01)  # starts mid-support: exp() of what raw rows give may overflow
+                encoder.head.weight.div_(100.0 * large if site.transforms else large)
             self.encoders[site.name.replace(".", "_")] = encoder.to(like)
             size += site.size
         self.sites = sites
