@@ -419,7 +419,7 @@ def test_benchmark_of_models_side_by_side(tmp_path):
 
 def cells(table):
     """The cells of each row of a Markdown table, by the name of the system in the first."""
-    rows = [re.split(r" ?\| ?", line)[1:-1] for line in table.splitlines() if line.startswith("| `")]
+    rows = [re.split(r" ?\| ?", line)[1:-1] for line in table.splitlines() if re.match(r"\| `[\w-]+`:", line)]
     return {re.match("`(.*?)`", row[0])[1]: row for row in rows}
 
 

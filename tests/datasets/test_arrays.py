@@ -243,7 +243,7 @@ NAN[4, 7], NAN[9, 2] = np.nan, np.inf
             npz(a=UNIT, b=UNIT),
             r"train, validation and test, or a single one .* got a \[30, 9\], b \[30, 9\]; choose one",
         ),
-        ("x.npz", npz(train=UNIT, test=UNIT), "one array named validation or valid or val beside train"),
+        ("x.npz", npz(train=UNIT, test=UNIT), "one array named validation or valid or val"),
         ("x.npz", npz(train=UNIT, val=UNIT, valid=UNIT, test=UNIT), "one array named validation or valid"),
         ("x.npz", npz(train=UNIT, val=UNIT), "one array named test"),
         ("x.npz", npz(train=UNIT, val=UNIT, test=UNIT[:, :4]), r"one shape, got .*test \[30, 4\]"),

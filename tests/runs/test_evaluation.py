@@ -253,7 +253,7 @@ def test_grey_pixels_under_a_bernoulli_decoder_have_no_density(tmp_path, undrawn
     folder = trained(tmp_path / "run", "--binarisation", "none", "--noise", "0")
     content = evaluate_run(folder, BARE, quiet=True)
     assert content["bits_per_dimension"] is None
-    assert "no density" in table(content)
+    assert "not a density" in table(content)
 
 
 def test_a_users_own_array_without_labels(tmp_path, monkeypatch, undrawn):

@@ -80,7 +80,7 @@ def test_a_table_from_training_to_samples(call):
     assert {row["colour"] for row in rows} <= {"red", "green", "blue"}
     assert 120 < np.mean([float(row["height"]) for row in rows]) < 220
     assert {float(row["smokes"]) for row in rows} <= {0.0, 1.0}
-    assert "no images" in call("sample", "run", "--output", "x.png", code=2).err
+    assert "images" in call("sample", "run", "--output", "x.png", code=2).err
     call("sample", "run", "--count", "5", "--output", "x.parquet")
     assert [str(dtype) for dtype in pd.read_parquet("x.parquet").dtypes[:2]] == ["float64"] * 2
     assert pd.read_parquet("x.parquet").colour.isin(["red", "green", "blue"]).all()
