@@ -46,7 +46,9 @@ def lines_of(path):
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="needs SIGHUP")
 def test_a_hang_up_saves_and_the_advice_is_quoted_for_the_shell(tmp_path):
     process = start(
-        "train", *TINY, "--epochs", "100000", "--no-compile", "--output", "a run", "--quiet", cwd=tmp_path
+        *("train", *TINY, "--epochs", "100000", "--no-compile", "--output", "a run", "--quiet"),
+        cwd=tmp_path,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # ignored where nohup runs the tests
     )
     wait_for(lambda: lines_of(tmp_path / "a run" / "metrics.jsonl") >= 2, process)
     process.send_signal(signal.SIGHUP)
