@@ -76,6 +76,7 @@ def test_a_share_of_the_rows_is_drawn_and_validation_is_of_rows_as_they_are(pair
     assert asleep.loss(pair.model, pair.guide, x) == plain
 
 
+@pytest.mark.slow
 def test_compiled_steps_train_the_same_guide():
     problem = LinearGaussian()
     before = problem.W.detach().clone()
