@@ -32,11 +32,11 @@ import pyro
 import torch
 from peers.contenders import ON_GPU
 from peers.problem import Problem, binarised, save, stand_in
+from peers.pyro_svi import dvae_of
 from peers.rounds import Found, disagreement, measure
 from torch import Tensor
 
 import pyro_dvae as dv
-from pyro_dvae.networks import BernoulliDecoder, GaussianEncoder
 
 ROOT = Path(__file__).parents[1]
 MARKS = ("<!-- benchmarks/gpu.py writes from here -->", "<!-- to here -->")
@@ -79,12 +79,11 @@ def steps(found: Found) -> list[str]:
     return lines
 
 
-def likelihoods(train: Tensor, test: Tensor, epochs: int, samples: int) -> list[str]:
+def likelihoods(problem: Problem, train: Tensor, test: Tensor, epochs: int, samples: int) -> list[str]:
     """Return the table of log-likelihoods: seconds, and the share of rows with a bad Pareto k."""
     pyro.clear_param_store()
-    torch.manual_seed(0)
-    encoder, decoder = GaussianEncoder(784, 50, (200, 200)), BernoulliDecoder(784, 50, (200, 200))
-    pair = dv.DVAE(encoder, decoder, dv.SaltAndPepper(0.05)).to(train.device)
+    torch.manual_seed(problem.seed)
+    pair = dvae_of(problem, train.shape[1])
     bound = dv.TraceDenoising_ELBO(max_plate_nesting=1)
     dv.fit(pair.model, pair.guide, train, loss=bound, epochs=epochs, compile=True, progress=False)
     lines = [
@@ -200,7 +199,7 @@ def main(
             prepared_together=where.type == "cuda",
         )
     say(steps(found))
-    say(likelihoods(x[:rows], x[rows:], epochs, samples))
+    say(likelihoods(problem, x[:rows], x[rows:], epochs, samples))
     if where.type == "cuda":
         say(ranks(data_folder))
     if page is not None:

@@ -38,17 +38,12 @@ PARTS = (
 )
 
 
-def spent() -> float:
-    """Return the processor seconds of this process."""
-    return time.process_time()
-
-
 def trained(arguments: list[str]) -> None:
     """Run the example in this process, and print the seconds of the parts up to the first step."""
-    marks = [spent()]
+    marks = [time.process_time()]
 
     def mark() -> None:
-        marks.append(spent())
+        marks.append(time.process_time())
 
     import torch
 

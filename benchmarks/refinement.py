@@ -8,25 +8,18 @@ Milliseconds are of the processor, the median of chunks of 1,000 rows after the 
 alone" is the same estimate without refinement. One thread, unless --threads is given.
 """
 
-import platform
 import statistics
 import time
 from pathlib import Path
 
 import click
 import torch
+from peers.processes import processor
 
 import pyro_dvae as dv
 from pyro_dvae.networks import BernoulliDecoder, GaussianEncoder
 
 PART = 500
-
-
-def processor():
-    """Return the name of the processor."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def binary_rows(data_folder, over_fitted, quick):
