@@ -1,4 +1,5 @@
 import gc
+import os
 import signal
 from functools import partial
 
@@ -15,6 +16,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 # The tests' tensors are tiny: a second thread costs more than it brings.
 torch.set_num_threads(1)
+
+# No test survives a power cut, and waiting for the disk takes milliseconds a file.
+os.fsync = lambda descriptor: None
 
 
 def pytest_collection_finish():

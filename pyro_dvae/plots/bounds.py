@@ -100,6 +100,7 @@ def inference_gaps(
     if not isinstance(gaps, Mapping) or not gaps:
         raise InputError(f"gaps: expected the means of at least one set of rows, got {shown(gaps)}")
     axes = axes_of(ax, 7.0, 1.4 + 0.5 * len(gaps), title)
+    longest = 0.0
     for place, means in enumerate(gaps.values()):
         left, before = 0.0, 0.0
         for key, label, colour in _PARTS:
@@ -110,10 +111,12 @@ def inference_gaps(
             bar = {"xerr": error, "capsize": 3} if key.startswith("amortisation") else {}
             axes.barh(place, width, left=left, color=colour, label=None if place else label, **bar)
             left += width
-        axes.annotate(f" {left:.1f}", (left, place), va="center", xytext=(8, 0), textcoords="offset points")
+        end = left + error  # of the last part
+        axes.annotate(f"{left:.1f}", (end, place), va="center", xytext=(8, 0), textcoords="offset points")
+        longest = max(longest, end)
     axes.set_yticks(range(len(gaps)), list(gaps))
     axes.invert_yaxis()
-    axes.margins(x=0.1)
+    axes.set_xlim(right=1.25 * longest or None)  # room for the numbers
     axes.set_xlabel("log p(x) less the encoder's bound (nats per row)")
     legend_above(axes)
     return axes

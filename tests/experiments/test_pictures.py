@@ -106,6 +106,10 @@ def test_gaps_are_stacked_for_test_and_training_rows(small, drawn, tmp_path):
     first, second = drawn[-1].axes
     assert (first.get_title(), second.get_title()) == ("0 %", "5 %")
     assert [label.get_text() for label in first.get_yticklabels()] == ["VAE, test", "VAE, training"]
+    assert second.get_yticklabels()[0].get_text()
+    assert first.get_xlim()[1] >= 1.25 * 11.0
+    (legend,) = drawn[-1].legends
+    assert len(legend.get_texts()) == 3
     widths = [
         [bar.get_width() for bar in each.patches] for each in first.containers if hasattr(each, "patches")
     ]

@@ -205,7 +205,9 @@ def gaps(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path | No
     """Draw the gaps of inference as stacked bars, test and training rows, a panel for each column."""
     columns = [name for name in experiment.columns if any(row["column"] == name for row in rows)]
     bars = [label for label in experiment.rows if any(row["row"] == label for row in rows)]
-    figure = plots.new_figure(6.4 * len(columns), 1.6 + 0.5 * len(bars), layout="constrained")
+    height = 1.8 + 0.45 * len(bars)
+    figure = plots.new_figure(3.0 + 3.2 * len(columns), height, layout="constrained")
+    labels: list[str] = []
     for axes, column in zip(figure.subplots(1, len(columns), squeeze=False)[0], columns, strict=True):
         found = {}
         for label in bars:
@@ -216,7 +218,13 @@ def gaps(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path | No
                         key: _with_error(own, f"{part}_{name}") for key, name in _GAPS.items()
                     }
         plots.inference_gaps(found, ax=axes)
-        axes.set_title(column, fontsize=plots.FONT_SIZE + 1, y=1.08)
+        axes.set_title(column, fontsize=plots.FONT_SIZE + 1)
+        axes.set_xlabel("nats per row")
+        axes.get_legend().remove()
+        if labels == [*found]:  # as in the panel to the left
+            axes.set_yticklabels([])
+        labels = [*found]
+    _legend_below(figure, *axes.get_legend_handles_labels(), most=3)
     return _written(figure, experiment, rows, folder)
 
 
