@@ -204,13 +204,13 @@ def panels(kind: str, name: str = NAME) -> Callable[[Experiment, Sequence[Row], 
 def gaps(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path | None:
     """Draw the gaps of inference as stacked bars, test and training rows, a panel for each column."""
     columns = [name for name in experiment.columns if any(row["column"] == name for row in rows)]
-    bars = [label for label in experiment.rows if any(row["row"] == label for row in rows)]
-    height = 1.8 + 0.45 * len(bars)
+    methods = [label for label in experiment.rows if any(row["row"] == label for row in rows)]
+    height = 1.8 + 0.45 * len(methods)
     figure = plots.new_figure(3.0 + 3.2 * len(columns), height, layout="constrained")
     labels: list[str] = []
     for axes, column in zip(figure.subplots(1, len(columns), squeeze=False)[0], columns, strict=True):
         found = {}
-        for label in bars:
+        for label in methods:
             for part in ("test", "training"):
                 own = of_case(experiment.cells.get((label, column)), rows)
                 if own:
@@ -224,7 +224,8 @@ def gaps(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path | No
         if labels == [*found]:  # as in the panel to the left
             axes.set_yticklabels([])
         labels = [*found]
-    _legend_below(figure, *axes.get_legend_handles_labels(), most=3)
+    bars, names = axes.get_legend_handles_labels()
+    _legend_below(figure, bars, names, most=3)
     return _written(figure, experiment, rows, folder)
 
 
