@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Adam
 
 from pyro_dvae.engine import Unrecordable
-from pyro_dvae.engine.adam import slot, start
 from pyro_dvae.engine.batched import BatchedStep, Side, lift, require_same_program
 from pyro_dvae.engine.gradient import constants
 from pyro_dvae.engine.honesty import Honest
@@ -34,26 +33,30 @@ class BatchedSteps:
         self._state, self._settings, self._keys = state, settings, keys
         self._honest: list[Honest] = []
         self._steps: dict[int, BatchedStep] = {}
+        self._adam: list[tuple[Any, ...]] = []
+        self._columns: list[int] = []  # of the parameters that get a gradient
         self.seconds = 0.0
 
     def begin_epoch(self) -> None:
         """Forget the steps if a number that they have built in has changed."""
-        if not all(each.surroundings.unchanged() for each in self._honest):
+        adam = [each.frozen for each in self._state.updates[0].slots() or ()]
+        if adam != self._adam or not all(each.surroundings.unchanged() for each in self._honest):
             self._steps.clear()
             self._honest.clear()
+        self._adam = adam
 
     def take(self, batch: Sequence[Tensor], rates: Tensor, position: int) -> Tensor:
         """Take a step of every model; return their losses [E].
 
         :param batch: the parts of a batch of each, [E, B, ...].
-        :param rates: learning rates, [E, parameters].
+        :param rates: learning rates, [E, parameters that are trained].
         :param position: of the batch in its epoch, which decides the noise.
         """
         rows = batch[0].shape[1]
         if rows not in self._steps:
             self._compile(batch)
         step = self._steps[rows]
-        return step(batch, rates, self._keys_at(position, step.draws))
+        return step(batch, rates[:, self._columns], self._keys_at(position, step.draws))
 
     def _keys_at(self, position: int, draws: int) -> Tensor:
         return torch.stack([each.at(self._state.finished, position, draws) for each in self._keys])
@@ -79,22 +82,26 @@ class BatchedSteps:
         built_in = [list(constants(each.graph).items()) for each in recorded]
         for number, other in enumerate(recorded[1:], start=1):
             require_same_program(first.graph, other.graph, f"pairs[{number}]")
-        own = {id(buffer): n for n, buffer in enumerate(state.members[0].trained.buffers().values())}
+        trained = state.members[0].trained
+        own = {id(each): own for each, own in zip(trained.buffers().values(), state.buffers, strict=True)}
+        leaves = [*zip(trained.parameters.values(), state.leaves, strict=True)]
+        own |= {id(leaf): stacked for n, (leaf, stacked) in enumerate(leaves) if n not in state.free}
         names, lifted = [], []
         for position, (name, value) in enumerate(built_in[0]):
             values = [each[position][1] for each in built_in]
             if id(value) in own:
                 names.append(name)
-                lifted.append(state.buffers[own[id(value)]])
+                lifted.append(own[id(value)])
             elif not all(torch.equal(value, other) for other in values[1:]):
                 names.append(name)
                 lifted.append(stack(values))
         lift(first.graph, names)
-        known = {id(leaf): n for n, leaf in enumerate(state.members[0].trained.parameters.values())}
-        chosen = [known[id(leaf)] for leaf in first.leaves]
-        optimizer = Adam(list(first.leaves), lr=1.0)
-        start(optimizer)
-        slots = [each for leaf in first.leaves if (each := slot(optimizer, leaf)) is not None]
+        # A parameter may get no gradient.
+        free = list(trained.free.values())
+        self._columns = [n for n, leaf in enumerate(free) if any(leaf is each for each in first.leaves)]
+        slots = state.updates[0].slots([free[n] for n in self._columns])
+        assert slots is not None
+        chosen = [state.free[n] for n in self._columns]
         return BatchedStep(
             first,
             slots,
@@ -118,7 +125,7 @@ class BatchedSteps:
                 loss.backward()
             return loss
 
-        leaves = list(member.trained.parameters.values())
+        leaves = list(member.trained.free.values())
         programs = (member.model, member.guide, member.bound)
-        with member.with_store():
+        with member.with_store(), member.trained.without_frozen_gradients():
             return record_for(loss_and_grads, leaves, batch, self._settings.numerics, programs)

@@ -30,15 +30,16 @@ from pyro_dvae.training.compiled_steps import Keys
 from pyro_dvae.training.epochs import same_type
 from pyro_dvae.training.fitted import Fitted
 from pyro_dvae.training.history import History
-from pyro_dvae.training.learning_rates import Schedule, scheduled
+from pyro_dvae.training.learning_rates import scheduled
 from pyro_dvae.training.many_state import ManyState
 from pyro_dvae.training.objective import CHUNK, Validation
-from pyro_dvae.training.per_model import ManyCalls, RowsOfMany, each_of, sets_of
+from pyro_dvae.training.optimizer import Choice, described
+from pyro_dvae.training.per_model import ManyCalls, RowsOfMany, each_of, sets_of, updates_of
 from pyro_dvae.training.progress import Progress
 from pyro_dvae.training.settings import Settings, options_of, seed_of, with_constants
 from pyro_dvae.training.stacked import Member, members_of
 
-NOT_OF_MANY = {"optimizer", "parameter_options", "accumulate", "freeze", "ema", "compile", "drop_last"}
+NOT_OF_MANY = {"accumulate", "compile", "drop_last"}
 Pair = tuple[Callable[..., Any], Callable[..., Any]]
 
 
@@ -53,8 +54,12 @@ def fit_many(
     validate_every: int = 1,
     epochs: int = 100,
     batch_size: int = 100,
-    schedule: str | Schedule | None = None,
+    optimizer: Choice = None,
+    parameter_options: Mapping[str, Mapping[str, Any]] | None = None,
+    schedule: Any = None,
     clip_norm: float | None = None,
+    freeze: Any = None,
+    ema: float | None = None,
     transform: Callable[[Tensor], Tensor] | None = None,
     evaluate: Callable[[int], float] | None = None,
     callbacks: Iterable[Callback | Callable[[Running], object]] = (),
@@ -84,6 +89,8 @@ def fit_many(
     :param loss: the bound of all.
     :param seeds: of the order of the batches and of the noise; 0, 1, ... by default.
     :param learning_rate: one for all, or one for each.
+    :param optimizer: as of :class:`Trainer`, but Adam or AdamW.
+    :param freeze: names of parameters (with ``*``), the same of all.
     :param transform: applied to the batch of each model; it must draw no noise.
     :param evaluate: function of the number of the model (from 0) that returns its validation bound, in
         nats per observation, in place of the default; called in evaluation mode after every epoch.
@@ -99,10 +106,8 @@ def fit_many(
     :raises CompiledStepError: the program of a pair has changed unseen; it is compared now and then.
     """
     if odd := sorted(kwargs.keys() & NOT_OF_MANY):
-        raise InputError(f"{odd[0]}: fit_many trains all parameters by Adam; give each pair to fit for it")
+        raise InputError(f"{odd[0]}: no option of fit_many; give each pair to fit for it")
     settings = Settings.of(locals())
-    if settings.torch_schedule is not None:
-        raise InputError("schedule: fit_many takes a name or a callable (epoch, epochs) -> factor")
     run = ManyTraining(
         pairs,
         (data, *args),
@@ -165,9 +170,10 @@ class ManyTraining:
             if settings.transform is None:
                 same_type("validation", held_out[0].take(slice(0, 1)), example)
         self._seeds = each_of("seeds", range(len(pairs)) if seeds is None else seeds, len(pairs), seed_of)
-        self._rates = each_of("learning_rate", learning_rate, len(pairs), checks.positive)
-        self._members = members_of(pairs, settings.bound, self._prepared(*example))
-        self._state = ManyState(self._members)
+        rates = each_of("learning_rate", learning_rate, len(pairs), checks.positive)
+        self._members = members_of(pairs, settings.bound, self._prepared(*example), settings.freeze)
+        self._updates = updates_of(self._members, settings, rates)
+        self._state = ManyState(self._members, self._updates)
         self._device = next(iter(self._members[0].trained.parameters.values())).device
         self._rows = RowsOfMany(sets, self._seeds, settings, self._device)
         steps = self._rows.steps_per_epoch
@@ -179,9 +185,15 @@ class ManyTraining:
             for number, member in enumerate(self._members)
         ]
         validates = validation is not None or settings.evaluate is not None
+        self._updates[0].require_validation(validates)
         self._calls = ManyCalls(self._state, settings, self._seeds, validates, self.fitted)
+        choices = {"models": len(pairs), "seeds": self._seeds} | settings.described(rates)
+        if settings.optimizer is not None or settings.parameter_options:
+            choices["optimizer"] = [described(update.optimizer) for update in self._updates]
+        if frozen := self._members[0].trained.frozen:
+            choices["freeze"] = list(frozen)
         self._identity = {
-            "settings": {"models": len(pairs), "seeds": self._seeds} | settings.described(self._rates),
+            "settings": choices,
             "data": [each for model in of_model for each in model.fingerprints()],
         }
 
@@ -222,17 +234,20 @@ class ManyTraining:
         state.take_buffers()
         orders = self._rows.orders(state.finished)
         factor = settings.rate_factor(state.finished)
-        going = [0.0 if stopped else rate for rate, stopped in zip(self._rates, state.stopped, strict=True)]
-        rates = torch.tensor(going, dtype=torch.float64)[:, None] * factor
-        rates = rates.expand(len(self._members), len(state.leaves)).to(self._device)
+        for update in self._updates:
+            update.begin_epoch(factor)
+        going = torch.tensor([not stopped for stopped in state.stopped])
+        rates = torch.tensor([update.rates() for update in self._updates], dtype=torch.float64)
+        rates = (rates * going[:, None]).to(self._device)
         losses, sizes = [], self._rows.sizes()
         for position in range(self._rows.steps_per_epoch):
             losses.append(self._steps.take(self._rows.batch(orders, position), rates, position))
+            state.move_averages(going)
             self._calls.note_step(losses[-1], sizes[position])
             settings.progress.step(position + 1)
         state.to_models()
         seconds = time.monotonic() - began - (self._steps.seconds - compiling)
-        self._end_epoch(torch.stack(losses), factor, seconds)
+        self._end_epoch(torch.stack(losses), seconds)
         settings.progress.epoch(state.histories[0])
         self._calls.at("epoch")
 
@@ -245,24 +260,27 @@ class ManyTraining:
         """Return what came of each."""
         return [replace(each, rows=self._row) for each in self._state.fitted()]
 
-    def _end_epoch(self, losses: Tensor, factor: float, seconds: float) -> None:
+    def _end_epoch(self, losses: Tensor, seconds: float) -> None:
         """:param losses: [steps, E]."""
         state = self._state
         bounds = (-self._per_row(losses.double()).sum(0) / self._rows.rows).tolist()
         for number, member in enumerate(self._members):
             if state.stopped[number]:
                 continue
-            history, rate = state.histories[number], self._rates[number] * factor
+            history, update = state.histories[number], self._updates[number]
             finite = math.isfinite(bounds[number])
             if not finite and all(math.isfinite(b or 0) for b in history.train_bound):
                 warnings.warn(
                     f"model {number} diverged in epoch {state.finished + 1}: its loss is not finite; "
-                    f"its learning rate is {rate:g}; the others go on",
+                    f"its learning rate is {update.rate:g}; the others go on",
                     stacklevel=5,
                 )
-            validated = self._validated(number, member) if finite else None
-            if history.add(bounds[number], validated, rate, seconds / len(self._members)):
-                state.best[number] = {name: t.clone() for name, t in member.trained.tensors().items()}
+            with update.averaged():
+                validated = self._validated(number, member) if finite else None
+                better = history.add(bounds[number], validated, update.rate, seconds / len(self._members))
+                if better or (update.average is not None and history.best_epoch is None):
+                    state.best[number] = {name: t.clone() for name, t in member.trained.tensors().items()}
+            update.end_epoch(validated)
         state.finished += 1
 
     def _per_row(self, losses: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from pyro_dvae.training import kept
 from pyro_dvae.training.fitted import Fitted
 from pyro_dvae.training.history import History
 from pyro_dvae.training.stacked import Member, stack, unstack
+from pyro_dvae.training.update import Update
 
 KIND = "training of many"
 
@@ -23,13 +24,23 @@ class ManyState:
     """Parameters, buffers and Adam's state of E models, each tensor [E, ...], and how far they are.
 
     Stacked tensors are what is trained; :meth:`to_models` copies them into the models.
+
+    :param updates: the settings of their optimizers. Averages of weights, if they keep some, become parts of
+        stacked ones.
     """
 
-    def __init__(self, members: Sequence[Member]) -> None:
-        self.members = members
+    def __init__(self, members: Sequence[Member], updates: Sequence[Update]) -> None:
+        self.members, self.updates = members, updates
         self.leaves = [stack(leaves) for leaves in self._leaves()]
         self.buffers = [stack(buffers) for buffers in self._buffers()]
-        self.adam = [_fresh(leaf) for leaf in self.leaves]
+        free = members[0].trained.free
+        self.free = [n for n, name in enumerate(members[0].trained.parameters) if name in free]
+        self.adam = {n: _fresh(self.leaves[n]) for n in self.free}
+        self.averages = {} if updates[0].average is None else {n: self.leaves[n].clone() for n in self.free}
+        for number, update in enumerate(updates):
+            if update.average is not None:
+                stacked = zip(update.average, self.averages.values(), strict=True)
+                update.average = {name: average[number] for name, average in stacked}
         self.histories = [History() for _ in members]
         self.best: list[dict[str, Tensor]] = [{} for _ in members]
         self.stopped = [False] * len(members)
@@ -41,6 +52,16 @@ class ManyState:
         pairs = [*zip(self.leaves, self._leaves(), strict=True)]
         for stacked, tensors in [*pairs, *zip(self.buffers, self._buffers(), strict=True)]:
             unstack([stacked[number] for number in going], [tensors[number] for number in going])
+
+    def move_averages(self, going: Tensor) -> None:
+        """Take the weights of a step into the averages of the models that have not stopped.
+
+        :param going: which have not, [E].
+        """
+        weight = going.double() * (1 - (self.updates[0].decay or 0.0))
+        for n, average in self.averages.items():
+            of_each = weight.to(average).reshape(-1, *[1] * (average.dim() - 1))
+            average.lerp_(self.leaves[n], of_each)
 
     def take_buffers(self) -> None:
         """Copy the models' buffers, which schedules have set, into the stacked ones."""
@@ -67,9 +88,10 @@ class ManyState:
             for name, tensor in tensors.items()
         }
         histories = [history.to_dict() for history in self.histories]
-        tensors, of_calls = kept.pack({"callbacks": list(calls)})
+        updates = [update.settings_dict() for update in self.updates]
+        tensors, packed = kept.pack({"callbacks": list(calls), "updates": updates})
         state = {"kind": KIND, **identity, "epoch": self.finished, "histories": histories}
-        state |= {"stopped": self.stopped} | of_calls
+        state |= {"stopped": self.stopped} | packed
         save_checkpoint(path, self._named() | best | tensors, state)
 
     def resume(self, path: Path, identity: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -94,7 +116,10 @@ class ManyState:
         self.finished = state["epoch"]
         self.to_models()
         self.stopped = state.get("stopped", self.stopped)  # not in checkpoints of version 0.1
-        states: list[dict[str, Any]] = kept.unpack(tensors, state).get("callbacks", [])
+        unpacked = kept.unpack(tensors, state)
+        for update, saved in zip(self.updates, unpacked.get("updates", []), strict=False):
+            update.load_state_dict(saved)  # not in checkpoints of version 0.2
+        states: list[dict[str, Any]] = unpacked.get("callbacks", [])
         return states
 
     # Tensors of the models: [parameters][models]
@@ -108,7 +133,8 @@ class ManyState:
     def _named(self) -> dict[str, Tensor]:
         named = {f"leaf{n}": leaf for n, leaf in enumerate(self.leaves)}
         named |= {f"buffer{n}": buffer for n, buffer in enumerate(self.buffers)}
-        return named | {f"state{n}/{m}": t for n, state in enumerate(self.adam) for m, t in enumerate(state)}
+        named |= {f"average{n}": average for n, average in self.averages.items()}
+        return named | {f"state{n}/{m}": t for n, state in self.adam.items() for m, t in enumerate(state)}
 
 
 def _fresh(leaf: Tensor) -> tuple[Tensor, Tensor, Tensor]:

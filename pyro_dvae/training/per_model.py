@@ -1,4 +1,4 @@
-"""What each of several models that are trained together has: arguments, rows, and callbacks."""
+"""What each of several models that are trained together has: arguments, rows, optimizers, callbacks."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from pyro_dvae.training.epochs import epoch_order
 from pyro_dvae.training.fitted import Fitted
 from pyro_dvae.training.many_state import ManyState
 from pyro_dvae.training.settings import Settings
+from pyro_dvae.training.stacked import Member
+from pyro_dvae.training.update import Update
 
 
 def each_of(argument: str, value: Any, count: int, check: Callable[[str, Any], Any]) -> list[Any]:
@@ -53,6 +55,15 @@ def _kind(source: Source) -> tuple[Any, ...]:
     row = source.take(slice(0, 1))
     shape = (len(source), *row[0].shape[1:])
     return shape, row[0].dtype, [(part.shape, part.dtype) for part in row]
+
+
+def updates_of(members: Sequence[Member], settings: Settings, rates: Sequence[float]) -> list[Update]:
+    """Return the optimizer of each model, or refuse one that is not plain Adam or AdamW."""
+    updates = [Update(each.trained.free, settings, rate) for each, rate in zip(members, rates, strict=True)]
+    if updates[0].slots() is None:
+        kind = type(updates[0].optimizer).__name__
+        raise InputError(f"optimizer: fit_many steps by plain Adam or AdamW, got {kind}; use fit for it")
+    return updates
 
 
 class RowsOfMany:

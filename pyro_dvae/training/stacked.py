@@ -53,9 +53,15 @@ class Member:
 
 
 def members_of(
-    pairs: Sequence[tuple[Callable[..., Any], Callable[..., Any]]], bound: ELBO, example: tuple[Tensor, ...]
+    pairs: Sequence[tuple[Callable[..., Any], Callable[..., Any]]],
+    bound: ELBO,
+    example: tuple[Tensor, ...],
+    freeze: Any = None,
 ) -> list[Member]:
-    """Return the models with their parameters found, or refuse what has not the structure of the first."""
+    """Return the models with their parameters found, or refuse what has not the structure of the first.
+
+    :param freeze: the names of parameters that stay as they are.
+    """
     members = []
     for number, pair in enumerate(pairs):
         if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(callable(part) for part in pair):
@@ -63,6 +69,8 @@ def members_of(
         member = Member(pair[0], pair[1], bound)
         with InSupport("data"):
             member.trained = member.apart(lambda m=member: m.loss(*example), example[0])  # type: ignore[misc]
+        if freeze is not None:
+            member.trained.freeze("freeze", freeze)
         if member.trained.left_out:
             warnings.warn(f"pairs[{number}]: {left_out(member.trained)}", stacklevel=4)
         members.append(member)

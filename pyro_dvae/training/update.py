@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -47,9 +47,9 @@ class Update:
         self._factor = 1.0
         self._gathered: dict[str, Tensor] = {}
         self._batches, self._rows = 0, 0.0
-        self._decay = settings.ema
+        self.decay = settings.ema
         self.average: dict[str, Tensor] | None = None
-        if self._decay is not None:
+        if self.decay is not None:
             self.average = {name: leaf.detach().clone() for name, leaf in parameters.items()}
 
     # Gradients
@@ -94,22 +94,26 @@ class Update:
             self.optimizer.step()
         self.note_step()
 
-    def slots(self, leaves: tuple[Tensor, ...]) -> list[Slot] | None:
-        """Return these leaves' parts of Adam, to be compiled with their gradient; None if that cannot be."""
+    def slots(self, leaves: Sequence[Tensor] | None = None) -> list[Slot] | None:
+        """Return the leaves' parts of Adam, to be compiled with their gradient; None if that cannot be.
+
+        :param leaves: some of them; by default all.
+        """
         if self._accumulate > 1 or type(self.optimizer) not in (Adam, AdamW):
             return None
         start(self.optimizer)
         names = {id(leaf): name for name, leaf in self.parameters.items()}
-        found = [slot(self.optimizer, leaf, **self._clips.get(names[id(leaf)], {})) for leaf in leaves]
+        chosen = self.leaves if leaves is None else leaves
+        found = [slot(self.optimizer, leaf, **self._clips.get(names[id(leaf)], {})) for leaf in chosen]
         return [each for each in found if each is not None] if all(found) else None
 
     # Averages: e ← d·e + (1 − d)·θ after every step
 
     def note_step(self) -> None:
         """Take the weights of a step that has been made into the averages."""
-        if self.average is not None and self._decay is not None:
+        if self.average is not None and self.decay is not None:
             with torch.no_grad():
-                move_averages(list(self.average.values()), self.leaves, 1 - self._decay)
+                move_averages(list(self.average.values()), self.leaves, 1 - self.decay)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -135,6 +139,12 @@ class Update:
     def rate(self) -> float:
         """The present learning rate, of the first group."""
         return float(self.optimizer.param_groups[0]["lr"])
+
+    def rates(self) -> list[float]:
+        """Return the present learning rate of every leaf."""
+        groups = self.optimizer.param_groups
+        rate = {id(leaf): float(group["lr"]) for group in groups for leaf in group["params"]}
+        return [rate[id(leaf)] for leaf in self.leaves]
 
     def begin_epoch(self, factor: float) -> None:
         """Multiply the base rates by a new ``factor``, unless a schedule of torch's moves them."""
@@ -181,8 +191,13 @@ class Update:
             "average": self.average,
         }
 
+    def settings_dict(self) -> dict[str, Any]:
+        """Return :meth:`state_dict` without moments and averages: several models hold theirs together."""
+        state = self.state_dict()
+        return state | {"optimizer": state["optimizer"] | {"state": {}}, "average": None}
+
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Go on from what :meth:`state_dict` returned, for parameters of the same names.
+        """Go on from what :meth:`state_dict` or :meth:`settings_dict` returned, for the same parameters.
 
         :raises CheckpointError: it is of another optimizer.
         """
@@ -205,5 +220,5 @@ class Update:
         self._factor, gathered = saved["factor"], saved["gathered"]
         self._gathered = {name: tensor.to(on[name]) for name, tensor in gathered["tensors"].items()}
         self._batches, self._rows = gathered["batches"], gathered["rows"]
-        if self.average is not None:
+        if self.average is not None and saved["average"] is not None:
             self.average = {name: saved["average"][name].to(on[name]) for name in self.average}

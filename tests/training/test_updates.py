@@ -1,11 +1,12 @@
 """Optimizers, schedules, gathered gradients, frozen parameters and averages: their values, and resume."""
 
+import signal
 from functools import partial
 
 import pyro
 import pytest
 import torch
-from small_runs import HELD_OUT, Noiseless, X, assert_resumes, outcome, run, trainer
+from small_runs import HELD_OUT, Noiseless, Pair, X, assert_resumes, outcome, run, trainer
 from torch.optim import SGD, AdamW, RMSprop, lr_scheduler
 
 import pyro_dvae as dv
@@ -322,6 +323,94 @@ def test_another_optimizer_on_resume_is_refused(tmp_path):
     run(trainer(checkpoint=tmp_path / "c", epochs=1, optimizer=SGD))
     with pytest.raises(dv.CheckpointError, match=r"optimizer.kind was 'torch.optim.sgd.SGD'"):
         trainer(checkpoint=tmp_path / "c", resume=True, optimizer=RMSprop)
+
+
+# Several models
+
+OF_MANY = {
+    "default": dict,
+    "AdamW": lambda: {
+        "optimizer": partial(AdamW, weight_decay=0.1, betas=(0.8, 0.9)),
+        "parameter_options": {"*decoder*": {"lr": 0.001}},
+    },
+    "pyro": lambda: {"optimizer": pyro.optim.Adam({"lr": 0.01, "eps": 1e-4}, {"clip_norm": 0.5})},
+    "steps": lambda: {"schedule": partial(lr_scheduler.StepLR, step_size=2, gamma=0.3)},
+    "cycle": lambda: {"schedule": lambda each: lr_scheduler.OneCycleLR(each, 0.05, total_steps=6)},
+    "plateau": lambda: {"schedule": partial(lr_scheduler.ReduceLROnPlateau, patience=0, threshold=0.5)},
+    "averaged": lambda: {"ema": 0.7},
+    "averaged, not validated": lambda: {"ema": 0.7, "validation": None},
+    "frozen": lambda: {"freeze": ["*encoder*bias", "*decoder*weight"]},
+    "stopped, averaged": lambda: {
+        "ema": 0.7,
+        "callbacks": [lambda run: run.stop("enough") if run.number in (None, 1) and run.epoch == 2 else None],
+    },
+}
+OF_MANY["all"] = lambda: {**OF_MANY["AdamW"](), **OF_MANY["plateau"](), "ema": 0.7, "freeze": "*bias"}
+MANY = [pytest.param(name, marks=[] if name == "all" else pytest.mark.slow) for name in OF_MANY]
+QUIET = {"loss": dv.TraceDenoising_ELBO(), "batch_size": 10, "progress": False, "validation": HELD_OUT}
+
+
+def alone(number, **options):
+    pyro.clear_param_store()
+    pair = Pair(number)
+    rate = [0.02, 0.005][number]
+    return dv.fit(
+        pair.model, pair.guide, X, compile=True, seed=number, **(QUIET | {"learning_rate": rate} | options)
+    )
+
+
+def together(**options):
+    pyro.clear_param_store()
+    pairs = [(pair.model, pair.guide) for pair in map(Pair, range(2))]
+    return dv.fit_many(pairs, X, **(QUIET | {"learning_rate": [0.02, 0.005]} | options))
+
+
+def assert_same(found, expected):
+    for key in ("train_bound", "validation_bound", "learning_rate"):
+        pairs = zip(getattr(found.history, key), getattr(expected.history, key), strict=True)
+        assert all(one == other or one == pytest.approx(other, rel=1e-10) for one, other in pairs), key
+    assert found.history.best_epoch == expected.history.best_epoch
+    for name, value in expected.trained.tensors().items():
+        torch.testing.assert_close(found.trained.tensors()[name], value, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", MANY)
+def test_several_models_are_updated_as_each_alone(name):
+    found = together(epochs=4, **OF_MANY[name]())
+    for number in (0, 1):
+        options = OF_MANY[name]() | ({"callbacks": []} if (name, number) == ("stopped, averaged", 0) else {})
+        assert_same(found[number], alone(number, epochs=4, **options))
+
+
+@pytest.mark.parametrize("name", MANY)
+def test_resumed_updates_of_several_models(name, tmp_path):
+    settings = OF_MANY[name]() | {"checkpoint": tmp_path / "c", "checkpoint_every": 1}
+
+    def stop(run):
+        if run.epoch == 2 and run.number == 0:
+            signal.raise_signal(signal.SIGINT)
+
+    expected = together(epochs=4, **OF_MANY[name]())
+    others = settings.pop("callbacks", [])
+    with pytest.raises(dv.Stopped):
+        together(epochs=4, callbacks=[*others, stop], **settings)
+    resumed = together(epochs=4, callbacks=[*others, lambda run: None], resume=True, **settings)
+    for pair in zip(resumed, expected, strict=True):
+        assert_same(*pair)
+
+
+def test_a_parameter_without_gradient_among_several_models():
+    pairs = list(map(Pair, range(2)))
+    for pair in pairs:
+        pair.decoder.spare = torch.nn.Parameter(torch.ones(3).double())
+    found = dv.fit_many([(pair.model, pair.guide) for pair in pairs], X, epochs=2, **QUIET)
+    assert_same(found[0], alone(0, epochs=2, learning_rate=1e-3))
+
+
+@pytest.mark.parametrize("optimizer", [SGD, partial(AdamW, amsgrad=True)])
+def test_several_models_take_adam_alone(optimizer):
+    with pytest.raises(dv.InputError, match=r"optimizer: fit_many .* Adam or AdamW, got"):
+        together(optimizer=optimizer)
 
 
 @pytest.mark.parametrize(

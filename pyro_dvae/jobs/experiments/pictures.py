@@ -46,9 +46,8 @@ def lines(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path | N
         if published:
             each.set_title(title, fontsize=plots.FONT_SIZE + 1)
     axes[0].set_ylabel(textwrap.fill(experiment.table.quantity, 36))
-    handles, names = axes[0].get_legend_handles_labels()
-    if len(handles) > 1:
-        _legend_below(figure, handles, names, most=3)
+    if len((keys := axes[0].get_legend_handles_labels())[0]) > 1:
+        _legend_below(figure, keys, most=3)
     return _written(figure, experiment, rows, folder)
 
 
@@ -101,18 +100,18 @@ def curves(
             axes.grid(color="0.9", linewidth=0.8)
         panels[0].set_ylabel("validation bound, nats per observation")
         labels = [name for name in names[line] if name in drawn]
-        _legend_below(figure, [drawn[name] for name in labels], labels, most=4)
+        _legend_below(figure, ([drawn[name] for name in labels], labels), most=4)
         return _written(figure, experiment, rows, folder)
 
     return draw
 
 
-def _legend_below(figure: Any, handles: Sequence[Any], labels: Sequence[str], most: int) -> None:
-    """Put a legend below all axes, in as many columns as fit, at most ``most``."""
-    inches = 0.6 + 0.075 * max(map(len, labels))  # of a column
+def _legend_below(figure: Any, keys: tuple[Sequence[Any], Sequence[str]], most: int) -> None:
+    """Put a legend of handles and labels below all axes, in as many columns as fit, at most ``most``."""
+    inches = 0.6 + 0.075 * max(map(len, keys[1]))  # of a column
     columns = max(1, min(most, int(figure.get_figwidth() / inches)))
     style = {"loc": "outside lower center", "frameon": False, "fontsize": plots.FONT_SIZE}
-    figure.legend(handles, labels, ncols=columns, **style)
+    figure.legend(*keys, ncols=columns, **style)
 
 
 def _over_seeds(own: Sequence[Any]) -> tuple[Any, Any, Any]:
@@ -205,27 +204,22 @@ def gaps(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path | No
     """Draw the gaps of inference as stacked bars, test and training rows, a panel for each column."""
     columns = [name for name in experiment.columns if any(row["column"] == name for row in rows)]
     methods = [label for label in experiment.rows if any(row["row"] == label for row in rows)]
-    height = 1.8 + 0.45 * len(methods)
-    figure = plots.new_figure(3.0 + 3.2 * len(columns), height, layout="constrained")
-    labels: list[str] = []
+    width, labels = 3.0 + 3.2 * len(columns), [""]
+    figure = plots.new_figure(width, 1.8 + 0.45 * len(methods), layout="constrained")
     for axes, column in zip(figure.subplots(1, len(columns), squeeze=False)[0], columns, strict=True):
-        found = {}
-        for label in methods:
-            for part in ("test", "training"):
-                own = of_case(experiment.cells.get((label, column)), rows)
-                if own:
-                    found[f"{label}, {part}"] = {
-                        key: _with_error(own, f"{part}_{name}") for key, name in _GAPS.items()
-                    }
+        found = {
+            f"{label}, {part}": {key: _with_error(own, f"{part}_{name}") for key, name in _GAPS.items()}
+            for label in methods
+            if (own := of_case(experiment.cells.get((label, column)), rows))
+            for part in ("test", "training")
+        }
         plots.inference_gaps(found, ax=axes)
         axes.set_title(column, fontsize=plots.FONT_SIZE + 1)
         axes.set_xlabel("nats per row")
         axes.get_legend().remove()
-        if labels == [*found]:  # as in the panel to the left
-            axes.set_yticklabels([])
+        axes.set_yticklabels([] if labels == [*found] else found)  # once, if they are the same
         labels = [*found]
-    bars, names = axes.get_legend_handles_labels()
-    _legend_below(figure, bars, names, most=3)
+    _legend_below(figure, axes.get_legend_handles_labels(), most=3)
     return _written(figure, experiment, rows, folder)
 
 
