@@ -6,16 +6,16 @@
     python benchmarks/counts.py --quick               # generated counts; shows that it runs
 
 The wheel of scanpy holds 700 blood cells; raw counts are restored as round(expm1(raw) · n_counts / 10⁴).
-A tenth of the molecules of each cell is held back (``count_split``). All methods see the rest, and predict
-the held-back counts. A prediction is a matrix of counts and, where a method has them, expected logarithms:
+A tenth of the molecules of each cell is held out (``count_split``). All methods see the rest, and predict
+the held-out counts. A prediction is a matrix of counts and, where a method has them, expected logarithms:
 
-- "squared": squared error of the log-normalised held-back counts, by the expected logarithms;
+- "squared": squared error of the log-normalised held-out counts, by the expected logarithms;
 - "of counts": the same by the logarithms of the counts, and
 - "Poisson": Poisson loss of the counts, both as the open benchmark of single-cell denoising has them.
 
 Expected logarithms become counts by exp − 1, and each row gets its own total ("through logarithms"). They
 depend on the depth: zeros are rarer at the depth of the nine tenths that a method sees than at that of the
-tenth that is held back. The SVD learns the latter from rows that are thinned once more.
+tenth that is held out. The SVD learns the latter from rows that are thinned once more.
 The networks: log(1 + x) into 765-128-10, 10-128-765, Adam at 2e-3, batches of 100; the predictions of three
 are averaged. All settings were chosen with ``--validate``, which splits the training part once more.
 """
@@ -81,7 +81,7 @@ def column_means(split: CountSplit, seed: int) -> dict[str, Prediction]:
 
 
 def depth(split: CountSplit) -> float:
-    """Return the expected total of a held-back row, as a factor of what a method sees of it."""
+    """Return the expected total of a held-out row, as a factor of what a method sees of it."""
     return split.share / (1 - split.share)
 
 
@@ -100,7 +100,7 @@ def svd(rank: int) -> Denoise:
         pyro.set_rng_seed(seed)
         thinned = dv.BinomialThinning(1 - depth(split))
         shallow = sum(log_normalised(thinned(split.train).sample()) for _ in range(THINNINGS)) / THINNINGS
-        both = {"": log_normalised(split.train), ", held-back depth": torch.as_tensor(shallow)}
+        both = {"": log_normalised(split.train), ", held-out depth": torch.as_tensor(shallow)}
         found = {}
         for name, logs in both.items():
             fit = TruncatedSVD(min(rank, logs.shape[1] - 1), random_state=seed).fit(logs.numpy())
@@ -146,7 +146,7 @@ def network(decoder: Any, thinning: float, epochs: int, sizes: Sizes) -> Denoise
         return {
             "": (counts, shallow),
             ", through logarithms": through(deep, split),
-            ", through logarithms, held-back depth": through(shallow, split),
+            ", through logarithms, held-out depth": through(shallow, split),
         }
 
     return denoise
@@ -155,7 +155,7 @@ def network(decoder: Any, thinning: float, epochs: int, sizes: Sizes) -> Denoise
 def one_network(
     decoder: Any, thinning: float, epochs: int, sizes: Sizes, split: CountSplit, seed: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Train, and return expected counts and expected logarithms, at the own and at the held-back depth."""
+    """Train, and return expected counts and expected logarithms, at the own and at the held-out depth."""
     pyro.set_rng_seed(seed)
     columns = split.train.shape[1]
     likelihood = decoder(columns, sizes.latent_size, (sizes.width,), "relu")
@@ -201,7 +201,7 @@ def scvi(python: Path, likelihood: str, epochs: int | None, draws: int) -> Denoi
         return {
             "": (found["shares"] * split.train.sum(1, keepdim=True), found["shallow"]),
             ", through logarithms": through(found["logs"], split),
-            ", through logarithms, held-back depth": through(found["shallow"], split),
+            ", through logarithms, held-out depth": through(found["shallow"], split),
         }
 
     return denoise

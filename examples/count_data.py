@@ -4,8 +4,8 @@
 
 Rows of counts as single-cell sequencing gives them: four kinds of cells, genes that follow programmes, and
 depths that differ tenfold. The data are generated, so the true rates are known. A tenth of each row's counts
-is held back; the model sees the rest, its encoder a thinned copy. The example prints the Poisson loss of the
-held-back counts and the error of the log rates, compared with no denoising and with Poisson factors
+is held out; the model sees the rest, its encoder a thinned copy. The example prints the Poisson loss of the
+held-out counts and the error of the log rates, compared with no denoising and with Poisson factors
 (scikit-learn's NMF). The picture shows the same genes as counted, as denoised, and their true rates.
 """
 

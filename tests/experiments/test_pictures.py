@@ -145,5 +145,5 @@ def test_a_title_names_other_data_and_fewer_epochs(small, drawn, tmp_path):
     other = [row | {"data": row["data"] | {"name": "another"}} for row in rows(small)]
     PICTURES["lines"](longer, other, tmp_path)
     text = " ".join(drawn[-1].get_suptitle().split())
-    assert text.startswith("Of another, not the declared data: ")
+    assert text.startswith("On another, not the declared data: ")
     assert text.endswith("runs with fewer epochs than declared: 3)")

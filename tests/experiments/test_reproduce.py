@@ -141,7 +141,7 @@ def test_every_experiment_runs(name, tmp_path):
             chosen.append(each)
     outcome = reproduce(declared, chosen, tmp_path / "out", jobs=1, **QUIET)
     assert len(outcome.rows) == len(chosen)
-    assert "compare with nothing" in (tmp_path / "out" / "table.md").read_text()
+    assert "not comparable" in (tmp_path / "out" / "table.md").read_text()
     assert (tmp_path / "out" / "picture.png").stat().st_size > 5_000
 
 

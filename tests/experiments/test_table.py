@@ -20,7 +20,7 @@ def rows(small, seeds=2):
 def test_published_ours_and_difference(small):
     text = markdown(small, rows(small))
     lines = text.splitlines()
-    assert "ours are means over 2 runs ± their standard deviation." in text
+    assert "ours: mean of 2 runs ± their standard deviation." in text
     assert "| noise |  | 0 % | 5 % |" in lines
     assert "| VAE | published | 90.00 ± 0.50 | 89.00 |" in lines
     assert "|  | ours | 92.00 ± 1.41 | 88.25 ± 0.35 |" in lines
@@ -34,12 +34,12 @@ def test_one_run_has_the_error_over_the_data(small):
     text = markdown(small, rows(small, seeds=1))
     assert "| VAE | published |" in text
     assert "|  | ours | 91.00 ± 0.10 | 88.00 ± 0.10 |" in text.splitlines()
-    assert "ours are of one run, ± the standard error over the test data." in text
+    assert "ours: one run ± the standard error over the test data." in text
 
 
 def test_cells_of_different_numbers_of_runs_say_so(small):
     text = markdown(small, rows(small)[:4])
-    assert "means over 1 to 2 runs ± their standard deviation, those of one run ± the standard error" in text
+    assert "mean of 1 to 2 runs ± their standard deviation; single runs ± the standard error" in text
     assert "|  | ours | 92.00 ± 1.41 | 88.00 ± 0.10 |" in text.splitlines()
 
 
@@ -56,7 +56,7 @@ def test_another_figure_and_rows_of_other_experiments(small):
     own[0]["run_by"] = "other"
     text = markdown(figure, own)
     assert "| VAE, K = 2 | ours | \N{EN DASH} | 0.042 ± 0.200 |" in text.splitlines()
-    assert "1 of them is a run of another experiment." in text
+    assert "1 of them belongs to another experiment." in text
 
 
 @pytest.mark.parametrize(
@@ -75,5 +75,5 @@ def test_what_a_run_took(seconds, expected):
 def test_cells_of_fewer_epochs_are_marked(small):
     text = markdown(dataclasses.replace(small, epochs=5), rows(small))
     assert "92.00 ± 1.41 \N{DAGGER}" in text
-    assert "\N{DAGGER} fewer epochs than declared. 6 runs of 3 epochs" in text
+    assert "\N{DAGGER} Fewer epochs than declared. 6 runs of 3 epochs" in text
     assert "\N{DAGGER}" not in markdown(small, rows(small))

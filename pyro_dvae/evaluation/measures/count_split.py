@@ -1,4 +1,4 @@
-"""Molecular cross-validation: how well counts predict those that were held back from the same rows."""
+"""Molecular cross-validation: how well counts predict those that were held out from the same rows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class CountSplitErrors:
     """What :meth:`CountSplit.errors` found; less is better.
 
     :param squared: mean over the columns of the squared difference of log-normalised counts, per row [N].
-    :param poisson: mean over the columns of μ − y log μ for held-back counts y of prediction μ, per row [N]
+    :param poisson: mean over the columns of μ − y log μ for held-out counts y of prediction μ, per row [N]
         (nats, without the constant log y!).
     """
 
@@ -32,7 +32,7 @@ class CountSplitErrors:
     def __str__(self) -> str:
         squared = plus_minus(self.squared.mean, self.squared.standard_error, digits=5)
         poisson = plus_minus(self.poisson.mean, self.poisson.standard_error, digits=5)
-        return f"held-back counts: squared error of log-normalised {squared}, Poisson loss {poisson}"
+        return f"held-out counts: squared error of log-normalised {squared}, Poisson loss {poisson}"
 
     def to_dict(self, per_datum: bool = False) -> dict[str, Any]:
         """Return the record as JSON-able values."""
@@ -47,7 +47,7 @@ class CountSplit:
     """Rows of counts in two parts; train on ``train``, then measure.
 
     :param train: each count thinned to the share that is kept, [N, D].
-    :param test: what was held back, [N, D]; the two add up to the data.
+    :param test: the held-out counts, [N, D]; the two add up to the data.
     :param share: expected share of ``test``.
     """
 
@@ -56,7 +56,7 @@ class CountSplit:
     share: float
 
     def errors(self, denoised: Tensor, logs: Tensor | None = None) -> CountSplitErrors:
-        """Compare the held-back counts with expected counts [N, D] on the scale of ``train``.
+        """Compare the held-out counts with expected counts [N, D] on the scale of ``train``.
 
         :param denoised: expected counts, at least 0; their scale matters for the Poisson loss alone.
         :param logs: expected log-normalised counts of the test part, [N, D], at which the squared error is

@@ -265,10 +265,10 @@ def _points(axes: Any, points: Sequence[tuple[float, float]], **style: Any) -> N
 
 
 def title(experiment: Experiment, rows: Sequence[Row]) -> str:
-    """Return the title of a picture; it names a data set that stands in, and fewer epochs."""
+    """Return the title of a picture, with any stand-in data set and missing epochs."""
     instead = stand_in(experiment, rows)
     parts = [
-        experiment.title if instead is None else f"Of {instead}, not the declared data: {experiment.title}"
+        experiment.title if instead is None else f"On {instead}, not the declared data: {experiment.title}"
     ]
     short = [
         row["epochs"]

@@ -14,12 +14,12 @@ FEWER = " \N{DAGGER}"  # marks a cell
 
 
 def markdown(experiment: Experiment, rows: Sequence[Row]) -> str:
-    """Return the tables of the finished runs ``rows``, and what they are of."""
+    """Return the tables of the finished runs ``rows``, with their title, source and note."""
     instead = stand_in(experiment, rows)
     parts = [
         f"{experiment.title}. Source: {experiment.source}.",
         *(
-            [f"**Of {instead}, which is not the experiment's data: compare with nothing.**"]
+            [f"**Made on {instead} in place of the experiment's data, so not comparable.**"]
             if instead
             else []
         ),
@@ -39,20 +39,20 @@ def stand_in(experiment: Experiment, rows: Iterable[Row]) -> str | None:
 
 
 def of_case(case: Case | None, rows: Iterable[Row]) -> list[Row]:
-    """Return the rows of a case, one for each seed; of no case none."""
+    """Return the rows of a case, one for each seed; none if ``case`` is None."""
     if case is None:
         return []
     return [row for row in rows if (row["row"], row["column"]) == (case.row, case.column)]
 
 
 def values(rows: Iterable[Row], name: str, sign: int = 1) -> list[float]:
-    """Return a figure of each run that has it."""
+    """Return the value called ``name`` of each run that has it."""
     found = (row["figures"].get(name) for row in rows)
     return [sign * each["mean"] for each in found if each is not None and each["mean"] is not None]
 
 
 def main_table(experiment: Experiment, rows: Sequence[Row]) -> str:
-    """Return published figures, ours, and the differences, as rows and columns, and what the runs took."""
+    """Return the published values, ours and the differences as a table, and the time of the runs."""
     table = experiment.table
     cells_of = experiment.cells
     comparable = stand_in(experiment, rows) is None
@@ -78,7 +78,7 @@ def main_table(experiment: Experiment, rows: Sequence[Row]) -> str:
             _difference(each, source, table.digits) for each, source in zip(ours, published, strict=True)
         ]
         lines.append(_line(["", "difference", *differences]))
-    marked = [f"{FEWER.strip()} fewer epochs than declared."] if any(FEWER in line for line in lines) else []
+    marked = [f"{FEWER.strip()} Fewer epochs than declared."] if any(FEWER in line for line in lines) else []
     return "\n".join([*lines, "", " ".join([*marked, _spent(rows)])])
 
 
@@ -91,10 +91,10 @@ def fewer(experiment: Experiment, case: Case | None, rows: Iterable[Row]) -> boo
 
 
 def _all_figures(experiment: Experiment, rows: Sequence[Row]) -> str:
-    """Return a line for each case with every figure that was measured."""
+    """Return a line for each case with every measured value."""
     names = list(dict.fromkeys(name for row in rows for name in row["figures"]))
     lines = [
-        "All figures, means over the seeds as measured (bounds and log p(x) are in nats, higher is better):",
+        "All values, means over the seeds (bounds and log p(x) in nats, higher is better):",
         "",
     ]
     timed = any("cpu_of_epoch" in row["seconds"] for row in rows)
@@ -122,10 +122,10 @@ def _mean(found: Sequence[float]) -> str:
 def _of_seeds(rows: Sequence[Row]) -> str:
     counts = sorted({len(group) for group in _by_case(rows).values()})
     if counts == [1]:
-        return "ours are of one run, ± the standard error over the test data"
+        return "ours: one run ± the standard error over the test data"
     spread = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    of_one = ", those of one run ± the standard error over the test data" if counts[0] == 1 else ""
-    return f"ours are means over {spread} runs ± their standard deviation{of_one}"
+    of_one = "; single runs ± the standard error over the test data" if counts[0] == 1 else ""
+    return f"ours: mean of {spread} runs ± their standard deviation{of_one}"
 
 
 def _by_case(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
@@ -166,10 +166,10 @@ def number(value: float, digits: int) -> str:
 
 
 def _spent(rows: Sequence[Row]) -> str:
-    """Say what the runs were of and what they took."""
+    """Return a sentence on the number, data, machine and time of the runs."""
     seconds = sum(spent(row) for row in rows)
     elsewhere = sum("run_by" in row for row in rows)
-    which = "is a run of another experiment" if elsewhere == 1 else "are runs of other experiments"
+    which = "belongs to another experiment" if elsewhere == 1 else "belong to other experiments"
     shared = f" {elsewhere} of them {which}." if elsewhere else ""
     data = " and ".join(_data(rows))
     where = " and ".join(sorted({row["device"] for row in rows}))
@@ -187,7 +187,7 @@ def _spent(rows: Sequence[Row]) -> str:
 
 
 def spent(row: Row) -> float:
-    """Return the seconds of a run: of its thread where it had one core, else, or if resumed, by the clock."""
+    """Return the seconds of a run: processor time with one core, otherwise or if resumed wall-clock time."""
     seconds = row["seconds"]
     by_clock = max(seconds["training"], seconds["steps"]) + seconds["measuring"]
     resumed = seconds["training"] < seconds["steps"]  # the other times are of the last part only
@@ -196,7 +196,7 @@ def spent(row: Row) -> float:
 
 
 def _data(rows: Sequence[Row]) -> list[str]:
-    """Name each data set, with the sizes that were trained on."""
+    """Return the name of each data set with the sizes of its training sets."""
     sizes: dict[str, set[int]] = {}
     for row in rows:
         sizes.setdefault(str(row["data"]["name"]), set()).add(row["data"]["trained_on"])

@@ -31,7 +31,7 @@ from pyro_dvae.jobs.experiments.results import RESULTS, Row, finished, read, unp
 from pyro_dvae.jobs.experiments.running import TABLE
 from pyro_dvae.jobs.experiments.table import MINUS, NONE, fewer, main_table, markdown, of_case, stand_in
 
-HELD, NOT_HELD, UNTOLD = "held", "did not hold", "cannot be told"
+HELD, NOT_HELD, INCONCLUSIVE = "held", "did not hold", "inconclusive"
 _NORMAL = 1.96
 _HEAD = ("claim", "published", "ours [95 %]", "verdict", "runs \N{MULTIPLICATION SIGN} epochs")
 
@@ -41,11 +41,11 @@ class Verdict:
     """What the runs say of a claim.
 
     :param claim: the claim.
-    :param published: the difference of the published means; None where nothing is published.
+    :param published: the difference of the published means; None if there are none.
     :param gain: ours, in the direction of the claim.
     :param half_width: of its 95 % interval.
     :param seeds: seeds that both cells have.
-    :param epochs: what these runs have had, in words.
+    :param epochs: number of epochs of these runs, in words.
     """
 
     claim: Claim
@@ -57,14 +57,14 @@ class Verdict:
 
     @property
     def words(self) -> str:
-        """Held, did not hold, or cannot be told."""
+        """Held, did not hold, or inconclusive."""
         if self.gain - self.half_width > -self.claim.margin:
             return HELD
-        return NOT_HELD if self.gain + self.half_width < -self.claim.margin else UNTOLD
+        return NOT_HELD if self.gain + self.half_width < -self.claim.margin else INCONCLUSIVE
 
 
 def verdicts(experiment: Experiment, rows: Sequence[Row]) -> list[Verdict]:
-    """Return a verdict on each claim of which both cells have a seed in common; none of other data."""
+    """Return a verdict on each claim whose two cells share a seed; none on stand-in data."""
     if stand_in(experiment, rows) is not None:
         return []
     found = (_verdict(experiment, claim, rows) for claim in experiment.claims)

@@ -58,7 +58,7 @@ def test_errors_are_those_written_out():
             float(g) / 3 - float(y) * math.log(float(g) / 3) for g, y in zip(guess[row], wanted, strict=True)
         ]
         assert float(found.poisson.per_datum[row]) == pytest.approx(sum(loss) / 3)
-    assert str(found).startswith("held-back counts: squared error of log-normalised ")
+    assert str(found).startswith("held-out counts: squared error of log-normalised ")
     assert found.to_dict()["poisson"]["mean"] == pytest.approx(found.poisson.mean)
 
 

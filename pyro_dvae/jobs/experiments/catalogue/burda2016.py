@@ -51,8 +51,8 @@ IMPORTANCE_WEIGHTING = Experiment(
     measures=("training", "refined-likelihood"),
     picture="log-curves-by-row",
     note=(
-        "Published: all 10,000 test images, 9.8 million steps of 20 images, here 1 million of 100. The "
-        "estimate here refines the proposal of each image whose Pareto k is bad."
+        "Published: all 10,000 test images, 9.8 million steps with batches of 20. Ours: 1 million steps with "
+        "batches of 100; the proposal of each image with a bad Pareto k is refined."
     ),
     core_hours=9.0,
     claims=_claims("MNIST drawn anew, log p(x)"),
@@ -61,7 +61,7 @@ IMPORTANCE_WEIGHTING = Experiment(
 SILHOUETTES = Experiment(
     name="silhouettes",
     title="Caltech-101 silhouettes, 4,100 for training: log p(x) by method and level of salt and pepper",
-    source="asked for by Im et al. (2017): noise where data are few; no figures published",
+    source="suggested by Im et al. (2017): noise on small data sets; no published values",
     cases=_cases({}),
     table=LIKELIHOOD,
     epochs=500,

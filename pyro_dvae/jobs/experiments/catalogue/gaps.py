@@ -71,11 +71,11 @@ def _claims() -> tuple[Claim, ...]:
 
 GAPS = Experiment(
     name="gaps",
-    title="Inference gaps by method, level of salt and pepper, and number of training rows",
-    source="the gaps of Cremer et al. (2018); noise as asked by Shu et al. (2018); no figures published",
+    title="Inference gaps by method, level of salt and pepper, and number of training images",
+    source="the gaps of Cremer et al. (2018); noise after Shu et al. (2018); no published values",
     cases=_cases(),
     table=Table(
-        "amortisation gap of 100 test rows, nats", figure="test_amortisation_gap", corner="method, noise"
+        "amortisation gap of 100 test images, nats", figure="test_amortisation_gap", corner="method, noise"
     ),
     epochs=400,
     seeds=3,
@@ -83,11 +83,12 @@ GAPS = Experiment(
     picture="gaps",
     core_hours=3.0,
     note=(
-        "Weights are those of the last epoch; with early stopping, of the best of fifty by validation. The "
-        "gaps are between log p(x), the bound of the best diagonal Gaussian of each row, and the encoder's "
-        "bound with K = 1, also for an encoder that was trained with K = 5. Reverse half-asleep (Zhang et "
-        "al. 2022) trains the encoder again, for as many epochs, on training rows and draws of the decoder, "
-        "half and half. Consistency (Sinha and Dieng 2021) adds KL(q(z|x̃) ‖ q(z|x)) with weight 1, not tuned."
+        "Runs with early stopping keep the best of fifty epochs by validation, all others the last epoch. "
+        "The approximation gap lies between log p(x) and the bound with the best diagonal Gaussian for each "
+        "image, the amortisation gap between this bound and the encoder's, always with K = 1. Reverse "
+        "half-asleep (Zhang et al. 2022) trains the encoder again for as many epochs, on equal shares of "
+        "training images and draws from the decoder. Consistency (Sinha and Dieng 2021) adds "
+        "KL(q(z|x̃) ‖ q(z|x)) with weight 1, not tuned."
     ),
     claims=_claims(),
 )

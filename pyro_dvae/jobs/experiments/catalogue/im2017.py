@@ -74,7 +74,7 @@ TABLE1 = Experiment(
     ),
 )
 
-# The same with the paper's code's learning rates and length of training, where it decides a claim.
+# Its first row with the learning rates and the length of training of the paper's code.
 
 ONE_LAYER = TABLE1_NAMES[0]
 
@@ -126,10 +126,10 @@ TABLE2 = Experiment(
     options={**FREY, "noise_kind": "gaussian", "validate_every": 5},
     measures=MEASURES,
     note=(
-        "The published script takes its validation and test images from the start of the array that it "
-        "trains on, so the published figures are not of held-out images if it produced them. Ours are: the "
-        "split is disjoint, 1,572 / 295 / 98 images. The deviations are over seeds; the 98 images themselves "
-        "stand for a standard error of about 30 nats, the same images in every cell."
+        "The published script takes its validation and test images from the array that it trains on. If it "
+        "produced the published values, they are not on held-out images. Ours are: the split is disjoint "
+        "(1,572, 295 and 98 images). ± is the standard deviation over seeds. The standard error over the 98 "
+        "test images is about 30 nats, but every cell has the same images."
     ),
     core_hours=1.4,
     claims=(
@@ -145,7 +145,7 @@ TABLE2 = Experiment(
     ),
 )
 
-# Its two-layer DVAE rows, which are still far from their end after 500 epochs of 16 steps.
+# Its two-layer DVAE rows, which are far from converged after 500 epochs of 16 steps.
 
 TWO_LAYERS = {key: TABLE2_ROWS[key] for key in [("DVAE, K = 1", 2), ("DVAE, K = 5", 2)]}
 
@@ -189,7 +189,7 @@ TABLE3 = Experiment(
     seeds=3,
     options={**MNIST, "encoder": "gru"},
     measures=MEASURES,
-    note="Ours: K = 1 for DVAE and K = 5 for DIWAE; the activation is that of the decoder.",
+    note="Ours: K = 1 for DVAE and K = 5 for DIWAE; the activation option applies to the decoder alone.",
     core_hours=4.2,
     claims=tuple(
         Claim(f"GRU, {row}: {noise} noise beats none", (row, noise), (row, "0 %"))
@@ -204,7 +204,7 @@ FIGURE1_PUBLISHED = {"DVAE": (94.97, 94.44, 94.39), "DIWAE": (93.17, 92.89, 92.8
 
 FIGURE1 = Experiment(
     name="figure1",
-    title="MNIST: bounds by the number M of corruptions of each image, 5 % salt and pepper",
+    title="MNIST: bounds by number M of corruptions of each image, 5 % salt and pepper",
     source="Im et al. (2017), Figure 1",
     cases=tuple(
         Case(method, f"M = {count}", {**METHODS[method], "corruptions": count}, Published(figure))
@@ -217,8 +217,8 @@ FIGURE1 = Experiment(
     measures=MEASURES,
     picture="log-curves-by-row",
     note=(
-        "Ours: one encoder layer, K = 1 latent of each corruption for DVAE and K = 5 for DIWAE; which the "
-        "figure has, the paper does not say."
+        "Ours: one encoder layer, and K = 1 (DVAE) or K = 5 (DIWAE) latents for each corruption. The paper "
+        "does not say what its figure uses."
     ),
     core_hours=0.54,
     claims=tuple(
@@ -228,7 +228,7 @@ FIGURE1 = Experiment(
     ),
 )
 
-# The same at equal compute: as long, on a processor, as M = 10 takes for 50 epochs.
+# The same in equal processor time: that of 50 epochs with M = 10.
 
 EQUAL_ROWS: dict[str, tuple[dict[str, Any], tuple[int, int, int]]] = {
     "DVAE": (DVAE, (290, 88, 50)),
@@ -239,7 +239,7 @@ EQUAL_ROWS: dict[str, tuple[dict[str, Any], tuple[int, int, int]]] = {
 
 FIGURE1_EQUAL = Experiment(
     name="figure1-equal",
-    title="MNIST: bounds by the number M of corruptions of each image, in equal processor time",
+    title="MNIST: bounds by number M of corruptions of each image, in equal processor time",
     source="after Im et al. (2017), Figure 1, which has equal epochs",
     cases=tuple(
         Case(method, f"M = {count}", {**options, "corruptions": count, "epochs": epochs})
@@ -251,14 +251,14 @@ FIGURE1_EQUAL = Experiment(
     options=FIGURE1.options,
     measures=MEASURES,
     picture="log-curves-by-row",
-    note="VAE and IWAE are without noise: M is then the number of groups of latents.",
+    note="VAE and IWAE have no noise: M is then the number of groups of latents.",
     core_hours=2.2,
     claims=tuple(
         Claim(f"Equal time, {row}: M = 10 beats M = 1", (row, "M = 10"), (row, "M = 1")) for row in EQUAL_ROWS
     ),
 )
 
-# Data augmentation by fresh binarisation, which Im et al. (2017) set beside corruption.
+# Data augmentation by dynamic binarisation, which Im et al. (2017) compare with corruption.
 
 # Drawn once, with 5 % noise (both of Table 1, one encoder layer), and drawn anew.
 AUGMENTATION_PUBLISHED = {
@@ -274,8 +274,8 @@ AUGMENTATION_OPTIONS = {"VAE": DVAE, "IWAE, K = 5": DIWAE}
 
 AUGMENTATION = Experiment(
     name="augmentation",
-    title="MNIST: pixels drawn anew at each visit, beside pixels drawn once without and with corruption",
-    source="Im et al. (2017), the comparison with data augmentation",
+    title="MNIST: pixels drawn anew in every epoch, or drawn once without and with corruption",
+    source="Im et al. (2017), comparison with data augmentation",
     cases=tuple(
         Case(method, column, {**AUGMENTATION_OPTIONS[method], **options}, Published(*figure))
         for method, figures in AUGMENTATION_PUBLISHED.items()
@@ -285,7 +285,7 @@ AUGMENTATION = Experiment(
     epochs=500,
     options=MNIST,
     measures=MEASURES,
-    note="One encoder layer. The test pixels are drawn once, by the seed, in all cases.",
+    note="One encoder layer. The test pixels are drawn once from the seed in all cases.",
     core_hours=1.3,
     claims=tuple(
         Claim(f"{row}: pixels drawn anew beat 5 % noise", (row, "drawn anew"), (row, "drawn once, 5 % noise"))

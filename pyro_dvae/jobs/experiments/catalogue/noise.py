@@ -9,7 +9,7 @@ from pyro_dvae.jobs.experiments.declaration import FREY, Case, Experiment, Table
 LEARNED_NOISE = Experiment(
     name="learned-noise",
     title="Frey faces: the scale of Gaussian noise learned by L_dvae and by the semi-implicit bound, J = 10",
-    source="asked for by Im et al. (2017) and by the VAE report; no figures published",
+    source="suggested by Im et al. (2017) and the VAE report; no published values",
     cases=tuple(
         Case(title, f"from {noise:g}", {"bound": bound, "noise": noise})
         for title, bound in (("L_dvae", "dvae"), ("semi-implicit", "semi-implicit"))
@@ -26,8 +26,8 @@ LEARNED_NOISE = Experiment(
     measures=("noise", "training", "bounds", "likelihood"),
     note=(
         "The level is that of the best epoch by validation; its lower limit is 0.001. L_dvae is linear in "
-        "the distribution of the corruption, so it can only drive the noise down; the semi-implicit bound "
-        "can have an optimum inside."
+        "the distribution of the corruption, so it drives the noise down; the semi-implicit bound can have "
+        "its optimum above the limit."
     ),
     core_hours=0.10,
 )
@@ -47,7 +47,7 @@ SCHEDULED_NOISE_SCHEDULES: dict[str, dict[str, Any]] = {
 SCHEDULED_NOISE = Experiment(
     name="scheduled-noise",
     title="MNIST: levels of salt and pepper that change over training",
-    source="Geras and Sutton (2015), for autoencoders; no figures published for VAEs",
+    source="Geras and Sutton (2015), for autoencoders; no published values for VAEs",
     cases=tuple(Case(title, "MNIST", options) for title, options in SCHEDULED_NOISE_SCHEDULES.items()),
     table=Table("\N{MINUS SIGN}bound, nats", sign=-1),
     epochs=500,
@@ -58,12 +58,12 @@ SCHEDULED_NOISE = Experiment(
 )
 
 
-# Noise where the pixels vary: a rate of each pixel in proportion to the mean image.
+# A rate of each pixel in proportion to the mean image, so noise falls where pixels vary.
 
 MEAN_IMAGE = Experiment(
     name="mean-image",
-    title="MNIST: salt and pepper at one rate for all pixels, and in proportion to the mean image",
-    source="asked for by Im et al. (2017) as other forms of corruption; no figures published",
+    title="MNIST: salt and pepper at one rate for all pixels, or in proportion to the mean image",
+    source="suggested by Im et al. (2017) as another form of corruption; no published values",
     cases=tuple(
         Case(pattern, f"{100 * noise:g} %", {"noise": noise, "noise_pattern": value})
         for pattern, value in (("one rate", "uniform"), ("mean image", "mean-image"))

@@ -5,7 +5,7 @@ import dataclasses
 from pyro_dvae.jobs.experiments.declaration import FREY, MNIST_AND_FREY, Case, Claim, Experiment, Table
 
 ONE_LAYER = {"dataset": "mnist", "noise": 0.0, "width": 500, "decoder_layers": 1, "validate_every": 5}
-"""The report's own networks."""
+"""The networks of the report."""
 
 
 def layers(count: int) -> str:
@@ -18,7 +18,7 @@ def layers(count: int) -> str:
 MANIFOLDS = Experiment(
     name="manifolds",
     title="Images decoded over a two-dimensional latent space, at quantiles of the prior",
-    source="Kingma and Welling (2014), Figure 4; the VAE report; pictures, no figures",
+    source="Kingma and Welling (2014), Figure 4; the VAE report; pictures without values",
     cases=tuple(Case("VAE", name, options) for name, options in MNIST_AND_FREY.items()),
     table=Table("bound, nats", corner="data"),
     epochs=100,
@@ -32,8 +32,8 @@ MANIFOLDS = Experiment(
 
 DEPTH = Experiment(
     name="depth",
-    title="Bounds by the hidden layers of encoder and decoder",
-    source="the VAE report; no figures at hand",
+    title="Bounds by number of hidden layers of encoder and decoder",
+    source="the VAE report; values not available",
     cases=tuple(
         Case(f"{layers(n)} each", name, {**options, "hidden_layers": n, "decoder_layers": n})
         for n in range(1, 5)
@@ -51,7 +51,7 @@ DEPTH = Experiment(
 
 ENCODER_DEPTH = Experiment(
     name="encoder-depth",
-    title="Bounds by the hidden layers of the encoder: 500 units, 10 latents, a decoder of one layer",
+    title="Bounds by number of hidden layers of the encoder: 500 units, 10 latents, one decoder layer",
     source="the VAE report, Figure 4; curves",
     cases=tuple(Case(layers(n), "MNIST", {"hidden_layers": n}) for n in range(1, 5)),
     table=Table("bound, nats", corner="encoder"),
@@ -74,7 +74,7 @@ ACTIVATIONS_COLUMNS = {**MNIST_AND_FREY, TEN_LATENTS: {"dataset": "mnist", "late
 
 ACTIVATIONS = Experiment(
     name="activations",
-    title="Bounds by the activation of encoder and decoder",
+    title="Bounds by activation of encoder and decoder",
     source="the VAE report, Figure 6; curves",
     cases=tuple(
         Case(activation, name, {**options, "activation": activation})
@@ -97,7 +97,7 @@ ACTIVATIONS = Experiment(
 
 ESTIMATORS = Experiment(
     name="estimators",
-    title="MNIST: trained by the sampled bound (A) and with the divergence in closed form (B)",
+    title="MNIST: trained with the sampled divergence (A) and with its closed form (B)",
     source="the VAE report, section 4.4, after Kingma and Welling (2014); curves",
     cases=tuple(
         Case(title, f"{size} latents", {"bound": bound, "latent_size": size})
@@ -147,24 +147,24 @@ def one_latent_is_enough(where: str) -> tuple[Claim, ...]:
 
 SAMPLES_BY_BATCH = Experiment(
     name="samples-by-batch",
-    title="Frey faces: bounds by latents L of each datum and size of the batch",
+    title="Frey faces: bounds by number of latent draws L and batch size",
     source="the VAE report, after section 2.3 of Kingma and Welling (2014); a picture",
     cases=by_batch(20),
     table=Table("bound of a density, nats", corner="batch", digits=0),
     epochs=100,
     options={**FREY, "noise": 0.0, "latent_size": 10, "validate_every": 5},
     picture="heat-map",
-    note="The epochs are the same everywhere, so a batch of 20 makes seven times the steps of one of 140.",
+    note="All cells have equal epochs, so batches of 20 take seven times as many steps as batches of 140.",
     core_hours=0.46,
     claims=one_latent_is_enough("Frey"),
 )
 
-# The same for as long as in the report, at its sizes of the batch.
+# The same with the report's epochs and batch sizes.
 
 SAMPLES_BY_BATCH_LONG = dataclasses.replace(
     SAMPLES_BY_BATCH,
     name="samples-by-batch-long",
-    title="Frey faces: bounds by latents L of each datum and size of the batch, 2,000 epochs",
+    title="Frey faces: bounds by number of latent draws L and batch size, 2,000 epochs",
     source="the VAE report, Figure 3; a picture",
     cases=by_batch(40),
     epochs=2000,

@@ -16,7 +16,7 @@ AUTOENCODER_SYSTEMS: dict[str, tuple[str, dict[str, Any]]] = {
 
 AUTOENCODER = Experiment(
     name="autoencoder",
-    title="MNIST: reconstruction error from the mean code against the size of the latent space",
+    title="MNIST: reconstruction error from the mean code by size of the latent space",
     source="the VAE report; a picture",
     cases=tuple(
         Case(title, str(size), {**options, "latent_size": size}, program=program)
@@ -32,13 +32,13 @@ AUTOENCODER = Experiment(
     options={"dataset": "mnist", "salt": "rate", "validate_every": 5},
     measures=("reconstruction",),
     note=(
-        "The bound of an autoencoder in the second table is the negative of its cross-entropy: it has no "
-        "prior, and is no bound of log p(x)."
+        "An autoencoder has no prior: its 'bound' in the second table is its negative cross-entropy, not a "
+        "bound of log p(x). Mean code: the posterior mean of a VAE."
     ),
     core_hours=0.23,
 )
 
-# Autoencoders beside VAEs by the squared error, on a small and on the whole training set.
+# Squared error of autoencoders and VAEs, on a small and on the whole training set.
 
 RECONSTRUCTION_SIZES = (2, 5, 10, 20)
 RECONSTRUCTION_TRAINED_ON: dict[str, tuple[int | None, dict[str, Any]]] = {
@@ -80,10 +80,10 @@ RECONSTRUCTION = Experiment(
     measures=("reconstruction",),
     picture="lines-and-digits",
     note=(
-        "Encoder and decoder have one layer of 500 tanh units each. The Gaussian decoder has one scale for "
-        "all pixels, learned. The l2 penalty is a prior N(0, 1) of every weight of both networks; which "
-        "strength the report has is not known here. Sampled codes: the error of one draw, averaged over "
-        "draws. The bound of an autoencoder is no bound of log p(x)."
+        "Encoder and decoder have one layer of 500 tanh units each. The Gaussian decoder learns one scale for "
+        "all pixels. The l2 penalty is a prior N(0, 1) of every weight of both networks; the report does not "
+        "state its strength. Mean code: the posterior mean. Sampled codes: the error of one draw, averaged "
+        "over draws. The 'bound' of an autoencoder does not bound log p(x)."
     ),
     core_hours=2.0,
     claims=tuple(
@@ -99,7 +99,7 @@ RECONSTRUCTION = Experiment(
     ),
 )
 
-# A distribution of the decoder's weights, where data are few.
+# A distribution of the decoder's weights, on small training sets.
 
 FULL_BAYES_PROGRAMS = {
     "VAE": "dvae",
@@ -113,8 +113,8 @@ FULL_BAYES_PROGRAMS = {
 
 FULL_BAYES = Experiment(
     name="full-bayes",
-    title="MNIST: a point estimate or a distribution of the decoder's weights, by the training images",
-    source="the VAE report, section 6, after Kingma and Welling (2014), appendix F; no figures at hand",
+    title="MNIST: point estimate or distribution of the decoder's weights, by number of training images",
+    source="the VAE report, section 6, after Kingma and Welling (2014), appendix F; values not available",
     cases=tuple(
         Case(title, f"{size:,} images", program=program, train_size=size)
         for title, program in FULL_BAYES_PROGRAMS.items()
@@ -125,10 +125,10 @@ FULL_BAYES = Experiment(
     options={"dataset": "mnist", "noise": 0.0, "validate_every": 5},
     measures=("training", "likelihood"),
     note=(
-        "The bound is of a new datum under weights drawn from their distribution. A run from a trained VAE "
-        "has trained that for as many epochs before. Scale mixture: equal shares of N(0, 1) and N(0, "
-        "exp(-6)^2) (Blundell et al. 2015). Prior of the scale: of each weight's variance, inverse gamma, "
-        "which is a Student t with 2 degrees of freedom and scale 0.1 of the weight."
+        "The bound is that of a new image under weights drawn from their posterior. 'From a trained VAE' "
+        "first trains the VAE for as many epochs. Scale mixture: equal shares of N(0, 1) and N(0, exp(-6)^2) "
+        "(Blundell et al. 2015). Prior of the scale: an inverse-gamma prior of each weight's variance, so each "
+        "weight has a Student-t prior with 2 degrees of freedom and scale 0.1."
     ),
     core_hours=0.23,
     claims=tuple(
