@@ -109,14 +109,12 @@ def _verified_digests(path: object, metadata: Mapping[str, str], names: set[str]
         raise CheckpointError(f"checkpoint {path}: a safetensors file, but not a checkpoint of pyro_dvae")
     version = metadata.get("version", "")
     if version.isdecimal() and int(version) > VERSION:
-        raise CheckpointError(
-            f"checkpoint {path}: of format version {version}, written by a newer pyro_dvae than this one"
-        )
+        raise CheckpointError(f"checkpoint {path}: format version {version}, written by a newer pyro_dvae")
     if metadata.get("digest") != _metadata_digest(metadata):
         raise CheckpointError(f"checkpoint {path}: damaged, its state does not match its digest")
     digests: dict[str, str] = json.loads(metadata["tensors"])
     if set(digests) != names:
-        raise CheckpointError(f"checkpoint {path}: damaged, its tensors are not those it lists")
+        raise CheckpointError(f"checkpoint {path}: damaged, its tensors do not match its list")
     return digests
 
 

@@ -1,4 +1,4 @@
-"""The errors of this package; each has one line that names the cause and the remedy."""
+"""The errors of this package; each has one line with the cause and the remedy."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class DataError(InputError):
 
 
 class CheckpointError(InputError):
-    """A checkpoint that is missing, damaged, foreign, or of another configuration."""
+    """A checkpoint that is missing, damaged, foreign, or from another configuration."""
 
 
 class DivergenceError(ArithmeticError):

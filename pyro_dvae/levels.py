@@ -133,7 +133,7 @@ class Level(Module):
         self.schedule = value if isinstance(value, Schedule) else None
         if isinstance(value, Schedule):
             if learnable:
-                raise InputError(f"{argument}: a level is either scheduled or learned, got both")
+                raise InputError(f"{argument}: a level cannot be both scheduled and learned")
             for level in value.levels():
                 checks.number(argument, level, 0.0, maximum)
             start = torch.tensor(float(value(0)))
@@ -152,7 +152,7 @@ class Level(Module):
         live = value.requires_grad
         if live and self.learnable:
             raise InputError(
-                f"{self.argument}: a tensor that requires a gradient is learned as it is; leave learnable out"
+                f"{self.argument}: a tensor that requires a gradient is learned anyway; leave learnable out"
             )
         if not live:
             value = value.detach().clone()
@@ -241,7 +241,7 @@ def level(
     if not isinstance(value, nn.Module):
         return Level(argument, value, learnable=learnable, minimum=minimum, maximum=maximum)
     if learnable:
-        raise InputError(f"learnable: the {argument} is a network, which is learned as it is; leave it out")
+        raise InputError(f"learnable: the {argument} is a network, which is learned anyway; leave it out")
     return NetworkLevel(value, minimum, maximum, argument)
 
 

@@ -83,7 +83,7 @@ def _acquired(argument: str, path: Path, lock: BaseFileLock) -> BaseFileLock:
         lock.acquire()
     except Timeout:
         raise OccupiedError(
-            f"{argument}: another process is writing to {path}; wait until it ends, or stop it"
+            f"{argument}: another process is writing to {path}; wait for it, or stop it"
         ) from None
     except (OSError, NotImplementedError) as error:
         raise unwritable(lock.lock_file, error) from None

@@ -237,7 +237,7 @@ BAD = {
         ["--learn-noise", "--noise-pattern", "mean-image"],
         "noise_pattern: 'mean-image'",
     ),
-    "two ways": (["--learn-noise", "--noise-schedule", "linear"], "either scheduled or learned"),
+    "two ways": (["--learn-noise", "--noise-schedule", "linear"], "both scheduled and learned"),
 }
 
 

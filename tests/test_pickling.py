@@ -309,7 +309,7 @@ def test_a_trainer_and_what_it_trained():
         for x in epoch:
             trainer.step(x)
     assert loss(by_pickle(pair)) == loss(pair)
-    with pytest.raises(TypeError, match="a Trainer is not pickled or copied: pickle model and guide"):
+    with pytest.raises(TypeError, match="a Trainer cannot be pickled or copied; pickle model and guide"):
         pickle.dumps(trainer)
 
 

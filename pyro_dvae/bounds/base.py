@@ -27,7 +27,7 @@ from pyro_dvae.programs.vectorised import SeenDraws, naming_draws, seen
 
 
 class DenoisingELBO(Trace_ELBO):
-    """Base class of the bounds. A subclass turns the draws of one run into a bound and its surrogate.
+    """Base class of all bounds. A subclass turns the draws of one run into a bound and its surrogate.
 
     A guide may have uncounted sites: corruptions, sampled by :func:`pyro_dvae.corrupt`, and other noise,
     sampled by :func:`pyro_dvae.auxiliary`. They add nothing to the bound, but gradients flow through them.
@@ -65,14 +65,14 @@ class DenoisingELBO(Trace_ELBO):
     ) -> None:
         if kl_weight is not None:
             raise InputError(
-                f"kl_weight: it weights the KL term of TraceDenoising_ELBO; {type(self).__name__} has none"
+                f"kl_weight: only TraceDenoising_ELBO has a KL term to weight, not {type(self).__name__}"
             )
         if max_iarange_nesting is not None:
-            raise InputError("max_iarange_nesting: Pyro has renamed it; use max_plate_nesting")
+            raise InputError("max_iarange_nesting: renamed in Pyro; use max_plate_nesting")
         if jit_options is not None:
-            raise InputError("jit_options: nothing is traced by torch.jit here; use pyro_dvae.CompiledSVI")
+            raise InputError("jit_options: this bound does not use torch.jit; use pyro_dvae.CompiledSVI")
         if tail_adaptive_beta is not None:
-            raise InputError("tail_adaptive_beta: it belongs to pyro.infer.TraceTailAdaptive_ELBO")
+            raise InputError("tail_adaptive_beta: only pyro.infer.TraceTailAdaptive_ELBO takes it")
         self.num_corruptions = checks.count("num_corruptions", num_corruptions)
         super().__init__(
             num_particles=checks.count("num_particles", num_particles),
@@ -186,7 +186,7 @@ def _naming_nesting(given: int | float) -> Iterator[None]:
         if "plate stack overflow" not in str(error):
             raise
         raise InputError(
-            f"max_plate_nesting: expected as many as the plates of model and guide take, got {given}"
+            f"max_plate_nesting: expected the number of plate dimensions of model and guide, got {given}"
         ) from error
 
 

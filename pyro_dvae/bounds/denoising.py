@@ -42,10 +42,11 @@ class TraceDenoising_ELBO(DenoisingELBO):
         precedence over the first two.
     :param kl_weight: factor β of the latents' terms log p(z) − log q(z|x̃) in the gradient alone: a number, or
         a :class:`~pyro_dvae.levels.Schedule` of the epoch (KL warm-up: ``LinearSchedule(0, 1, epochs=20)``),
-        which ``fit`` moves. Values stay those of the bound, with β = 1, so that histories and validation
-        can be compared. Only for ``gradient="pathwise"`` without a network as baseline.
-    :param consistency: weight λ of −λ KL(q(z|x̃) ‖ q(z|x)) in the gradient alone, so that corruption moves the
-        encoder less: the regulariser of CR-VAE (Sinha and Dieng 2021). Values and limits as of ``kl_weight``.
+        which ``fit`` updates. Reported values remain those of the bound (β = 1), so that histories and
+        validation can be compared. Only for ``gradient="pathwise"`` without a network as baseline.
+    :param consistency: weight λ of −λ KL(q(z|x̃) ‖ q(z|x)) in the gradient alone, so that corruption changes
+        the encoder's output less: the regulariser of CR-VAE (Sinha and Dieng 2021). As with ``kl_weight``,
+        reported values remain those of the bound, and the same limits apply.
 
     See :class:`~pyro_dvae.bounds.base.DenoisingELBO` for the other arguments.
     """
@@ -65,7 +66,7 @@ class TraceDenoising_ELBO(DenoisingELBO):
     ) -> None:
         super().__init__(num_corruptions=num_corruptions, num_particles=num_particles, **kwargs)
         if checks.text("gradient", gradient) == "dreg":
-            raise InputError("gradient: 'dreg' is of the importance-weighted bounds; use 'stl'")
+            raise InputError("gradient: 'dreg' is for importance-weighted bounds; use 'stl'")
         self.gradient = checks.known("gradient", gradient, ("pathwise", "stl"))
         self.baseline = baseline_of(
             baseline,
@@ -77,10 +78,10 @@ class TraceDenoising_ELBO(DenoisingELBO):
         )
         self._tempers = isinstance(kl_weight, Schedule) or kl_weight != 1
         if self._tempers and (self.gradient == "stl" or self.baseline.learned is not None):
-            raise InputError("kl_weight: it needs gradient='pathwise' and a baseline that is not a network")
+            raise InputError("kl_weight: needs gradient='pathwise' and a baseline that is not a network")
         self.consistency = checks.number("consistency", consistency, 0.0)
         if consistency and (self.gradient == "stl" or self.baseline.learned is not None):
-            raise InputError("consistency: it needs gradient='pathwise' and a baseline that is not a network")
+            raise InputError("consistency: needs gradient='pathwise' and a baseline that is not a network")
         # By device and type, made when they first come; changed in place, so that compiled steps see it.
         self._weights: dict[tuple[torch.device, torch.dtype], Tensor] = {}
         self._weight = 1.0

@@ -26,7 +26,7 @@ class TraceDenoisingIWAE_ELBO(DenoisingELBO):
 
     With weights ``w_mk = p_θ(x, z_mk) / q_φ(z_mk|x̃_m)``::
 
-        average   1/M Σ_m log 1/K Σ_k w_mk        the paper's, with the 1/K that it leaves out of the log
+        average   1/M Σ_m log 1/K Σ_k w_mk        as in the paper, with the 1/K that it omits in the log
         pooled    log 1/(MK) Σ_m Σ_k w_mk         tighter
         mixture   pooled, with w_mk = p_θ(x, z_mk) / (1/M Σ_m' q_φ(z_mk|x̃_m')), the balance heuristic of
                   Veach and Guibas (1995): the lowest variance of the weights, M times the densities of q

@@ -70,8 +70,8 @@ class TraceMeanFieldDenoising_ELBO(TraceDenoising_ELBO):
             return
         for name, other in cyclic(draws, suspects).items():
             raise InputError(
-                f"guide: it draws {other!r} from {name!r}, whose prior in the model depends on {other!r}, so "
-                "KL terms in closed form do not make a bound; use TraceDenoising_ELBO"
+                f"guide: it draws {other!r} given {name!r}, whose prior in the model depends on {other!r}: "
+                "closed-form KL terms do not give a bound; use TraceDenoising_ELBO"
             )
         self._cleared = pair
 

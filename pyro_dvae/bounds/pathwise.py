@@ -83,8 +83,8 @@ def factor_of_density(draws: Draws) -> float | Tensor:
     inside = mask.dim() > max((-frame.dim for frame in frames), default=0)
     if inside or len(masks) < len(sites) or not all(same(each, masks[0]) for each in masks):
         raise InputError(
-            "gradient: 'dreg' needs one mask (poutine.mask) for all latents of the guide, of whole "
-            "observations; use 'pathwise'"
+            "gradient: 'dreg' needs one mask (poutine.mask) of whole observations for all latents of the "
+            "guide; use 'pathwise'"
         )
     return factor * mask
 

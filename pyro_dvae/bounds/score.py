@@ -69,7 +69,7 @@ def _detached(value: Any) -> Any:
 
 def _average(name: str, signal: Tensor, beta: float) -> Tensor:
     if get_proxy_mode() is not None:
-        raise InputError(f"infer: site {name!r} keeps a decaying average, which cannot be recorded")
+        raise InputError(f"infer: site {name!r} keeps a decaying average, which cannot be compiled")
     key = f"__baseline_avg_downstream_cost_{name}"
     with torch.no_grad():
         before = pyro.param(key, torch.zeros_like(signal)).detach().clone()
@@ -159,8 +159,8 @@ def score_surrogate(
     for site in draws.counted_sites():
         if has_score(site) and site["infer"].get("baseline"):
             raise InputError(
-                f"infer: site {site['name']!r} brings a baseline along, which only TraceDenoising_ELBO uses, "
-                "without a network as its own; use that, or take infer={'baseline': ...} away"
+                f"infer: site {site['name']!r} has its own baseline, used only by TraceDenoising_ELBO "
+                "without a baseline network; use that, or remove infer={'baseline': ...}"
             )
     values, scale = log_weight.values.detach(), log_weight.scale
     bound, share = objective.reduce(values), objective.share(values)

@@ -69,9 +69,9 @@ def condition(
         z_s ~ q(z),  w_s = p(x_observed, z_s) / q(z_s),  z ∝ w_s,  x_missing ~ p(x_missing | z, x_observed)
 
     The proposal q is the encoder's on the filled row, refined for each row on the bound of its observed cells
-    (see :class:`~pyro_dvae.Refinement`). The observed sites of the model are independent cells given the
-    latents, or a multivariate normal, whose conditionals are known. Modules are in evaluation mode meanwhile.
-    If all latents are discrete, the sum over their values takes the place of the sampling, and is exact.
+    (see :class:`~pyro_dvae.Refinement`). Given the latents, the observed cells must be independent or a
+    multivariate normal, whose conditionals are known. Modules run in evaluation mode. If all latents are
+    discrete, an exact sum over their values replaces the sampling.
 
     :param model: Pyro model of a batch, whose observed values are cells of its first argument.
     :param guide: Pyro guide of a batch.
@@ -85,14 +85,15 @@ def condition(
     :param defensive: share of the draws of the latents that come from the prior, below 1.
     :param fill: what the guide sees in missing cells: a number, or one for each cell of a row.
     :param pass_mask: call the guide as ``guide(x, seen, ...)``, as in :func:`~pyro_dvae.with_gaps`.
-    :param mask_model: where cells are missing because of what they are, as in :func:`~pyro_dvae.with_gaps`.
+    :param mask_model: a model of the mask if cells are missing because of their values, as in
+        :func:`~pyro_dvae.with_gaps`.
     :param seed: seed of the random streams; None draws it from the global stream.
     :param memory: approximate number of bytes to use in addition to data and results.
-    :param compile: compile the model's density and its gradient; None does so where it saves time.
-    :param progress: whether to show progress, or a function of the numbers of finished and of all rows.
+    :param compile: compile the model's density and its gradient; None does so if it saves time.
+    :param progress: whether to show progress, or a function of the numbers of finished rows and all rows.
     :param max_plate_nesting: number of dimensions of the user's plates; by default found by one run.
-    :param part: (k, n): condition only part k of n of the rows, k from 0, with the draws that they have in
-        the whole. Parts are of whole chunks of rows, which are of at most 500 if the latents are continuous.
+    :param part: (k, n): condition only part k of n of the rows, k from 0, with the same draws as in a run on
+        all rows. A part consists of whole chunks, of at most 500 rows if the latents are continuous.
     :raises InputError: an argument is invalid, only some latents are discrete, or a likelihood has no
         conditionals.
     """
@@ -113,7 +114,7 @@ def condition(
     others = Data.opened("args", args, kwargs, given.dtype).sources if args else ()
     rows = Data((InMemory(given, seen), *others), kwargs)
     if len(others) and len(others[0]) != len(given):
-        raise InputError(f"args: expected the {len(given)} rows of data, got {len(others[0])}")
+        raise InputError(f"args: expected {len(given)} rows, as in data, got {len(others[0])}")
     start = start_seed(seed)
     checks.optional(checks.program, "mask_model", mask_model)
     programs = GapModel(model, mask_model), GapGuide(guide, pass_mask, mask_model)

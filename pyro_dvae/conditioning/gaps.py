@@ -37,7 +37,7 @@ class InferenceGaps:
                                  approximation gap                   amortisation gap
 
     :param log_likelihood: log p(x), by importance sampling with the widened full Gaussian, or by annealing
-        where that is higher; a lower bound in expectation.
+        if that is higher; a lower bound in expectation.
     :param encoder: the encoder's bound on clean input.
     :param diagonal: the bound of the best Gaussian with a diagonal covariance.
     :param full: the bound of the best Gaussian with a full covariance.
@@ -65,11 +65,11 @@ class InferenceGaps:
         return self.table()
 
     def approximation(self, family: str = "diagonal") -> Tensor:
-        """Return log p(x) less the best bound of a family, ``"diagonal"`` or ``"full"``, [N]."""
+        """Return log p(x) minus the best bound of a family, ``"diagonal"`` or ``"full"``, [N]."""
         return self.log_likelihood - self._bound(family)
 
     def amortisation(self, family: str = "diagonal") -> Tensor:
-        """Return the best bound of a family less the encoder's, [N]."""
+        """Return the best bound of a family minus the encoder's, [N]."""
         return self._bound(family) - self.encoder
 
     def _bound(self, family: str) -> Tensor:
@@ -126,22 +126,22 @@ def inference_gaps(
 ) -> InferenceGaps:
     """Split the gap between the encoder's bound and log p(x) of each row into its two causes.
 
-    The *approximation gap* remains with the best Gaussian of the row: the family is too small. The
-    *amortisation gap* is what the encoder loses against that Gaussian: it would vanish if each row were
-    fitted by itself (Cremer et al. 2018). The best Gaussians climb the bound of each row from the encoder's.
+    The *approximation gap* remains with the best Gaussian for the row. The *amortisation gap* is the bound of
+    that Gaussian minus the encoder's; it would vanish if each row had its own fit (Cremer et al. 2018). Adam
+    finds the best Gaussian of each row, starting from the encoder's.
 
-    :param model: Pyro model of a batch, with one data plate and continuous latents inside of it.
+    :param model: Pyro model of a batch, with one data plate and continuous latents inside it.
     :param guide: Pyro guide of a batch.
     :param data: data, N rows.
     :param args: further data of model and guide, N rows each.
     :param kwargs: further arguments of model and guide, passed unchanged.
-    :param refine: how the Gaussians climb and when a row is annealed; by default 300 steps (600 for a full
-        covariance).
+    :param refine: how the Gaussians are fitted and when a row is annealed; by default 300 steps (600 for a
+        full covariance).
     :param num_samples: draws behind each bound and behind log p(x), for each row.
     :param seed: seed of the random streams; None draws it from the global stream.
     :param memory: approximate number of bytes to use in addition to data and results.
-    :param compile: compile the model's density and its gradient; None does so where it saves time.
-    :param progress: whether to show progress, or a function of the numbers of finished and of all rows.
+    :param compile: compile the model's density and its gradient; None does so if it saves time.
+    :param progress: whether to show progress, or a function of the numbers of finished rows and all rows.
     :param max_plate_nesting: number of dimensions of the user's plates; by default found by one run.
     :raises InputError: an argument is invalid, or a latent is discrete or lies outside the data plate.
     """

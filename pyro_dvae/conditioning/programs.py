@@ -27,9 +27,9 @@ Program = Callable[..., Any]
 def with_gaps(
     model: Program, guide: Program, *, pass_mask: bool = False, mask_model: masks.MaskModel | None = None
 ) -> tuple[Program, Program]:
-    """Return model and guide of rows with gaps, each called with the filled rows and what is observed.
+    """Return a model and a guide of rows with gaps, which take the filled rows and the mask.
 
-    ``model(x, seen, *others)`` counts the observed cells only, so every bound is one of log p(x_observed);
+    ``model(x, seen, *others)`` counts observed cells only, so every bound is a bound of log p(x_observed);
     with an importance-weighted bound this is MIWAE (Mattei and Frellsen 2019). ``guide(x, seen, *others)``
     sees the filled rows. A corruption of the guide, such as ``Masking``, hides further observed cells, which
     the model still has to explain::
@@ -41,10 +41,11 @@ def with_gaps(
     :param model: Pyro model of a batch, whose observed values are cells of its first argument.
     :param guide: Pyro guide of a batch.
     :param pass_mask: call the guide as ``guide(x, seen, *others)``, so that the encoder may use the mask.
-    :param mask_model: where cells are missing because of what they are: a function or module of whole rows
-        [..., N, D] that returns the logit of each cell to be observed, such as ``networks.SelfMasking``. The
-        bound is then one of log p(x_observed, mask) (not-MIWAE, Ipsen et al. 2021). It takes one observed
-        site of the whole row, with continuous cells. By default, cells are missing at random.
+    :param mask_model: a model of the mask if cells are missing because of their values: a function or module
+        of whole rows [..., N, D] that returns for each cell the logit of being observed, such as
+        ``networks.SelfMasking``. The bound is then a bound of log p(x_observed, mask) (not-MIWAE, Ipsen et
+        al. 2021). It needs one observed site of the whole row, with continuous cells. By default, cells are
+        missing at random.
     """
     checks.pair(model, guide)
     checks.optional(checks.program, "mask_model", mask_model)
@@ -52,11 +53,11 @@ def with_gaps(
 
 
 def fill_gaps(data: Any, fill: float | Tensor = 0.0) -> tuple[Tensor, Tensor]:
-    """Return the rows with ``fill`` in missing cells (NaN), and which cells are observed; both [N, ...].
+    """Return the rows with ``fill`` in missing cells (NaN), and the mask of observed cells; both [N, ...].
 
     :param data: rows of numbers with NaN (or masked, or NA) in gaps, from any source.
     :param fill: a number, or one for each cell of a row.
-    :raises InputError: the data are not numbers, empty, or infinite somewhere.
+    :raises InputError: the data are empty, infinite somewhere, or not numbers.
     """
     rows = _numbers(data)
     if rows.dim() == 0 or rows.numel() == 0:

@@ -1,4 +1,4 @@
-"""What the missing cells of rows may be, given the observed ones."""
+"""Draws of the missing cells of rows, given the observed ones."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class Conditioned(Completions):
     :param pareto_k: of each row's weights, [N]; above ``threshold``, do not trust the row. NaN for rows that
         were annealed.
     :param num_samples: draws of the latents of each row, of which R were chosen.
-    :param refined: which proposal each row has; None where discrete latents were summed over, which is exact.
+    :param refined: the proposal of each row; None if discrete latents were summed over, which is exact.
     :param seed: seed of the random streams.
     """
 

@@ -1,4 +1,4 @@
-"""What follows from conditioning: filling gaps, predicting columns, conditional samples, anomaly scores."""
+"""Applications of conditioning: filling gaps, predicting columns, conditional samples, anomaly scores."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def predict(
     :param columns: positions of the columns.
     :param level: coverage of the intervals.
     :param options: of :func:`~pyro_dvae.condition`.
-    :raises InputError: a column is not there.
+    :raises InputError: a column does not exist.
     """
     whole, others = together(data, args, float_type(model, guide))
     return predicted(lambda rows: condition(model, guide, rows, *others, **options), whole, columns, level)
@@ -159,21 +159,21 @@ def anomaly_score(
     """Score how unusual each row is, [N], or each of its cells, [N, D]; higher is more unusual.
 
     - ``"likelihood"``: −log p(x_observed) of the row, or −log p(x_j | rest) of each cell (nats).
-    - ``"regret"`` (Xiao, Yan and Amit 2020): what the row's own posterior gains over the encoder's bound.
-      Rows unlike the training data have an encoder that fits them badly. By row only.
-    - ``"reconstruction"``: squared error of the cell, and its sum over the row, reconstructed from a row in
-      which the guide's corruption is on; averaged over at most 20 draws.
+    - ``"regret"`` (Xiao, Yan and Amit 2020): the bound with the row's own posterior minus the encoder's. The
+      encoder fits rows unlike the training data badly. By row only.
+    - ``"reconstruction"``: squared error of the cell, or its sum over the row, of reconstructions from
+      corrupted input; averaged over at most 20 draws.
 
     :param data: rows [N, D]; gaps are allowed for ``"likelihood"``. A missing cell scores NaN.
     :param by: ``"row"`` or ``"column"``.
     :param refine: refinement of the proposals, as for :func:`~pyro_dvae.condition`.
     :param num_samples: draws of the latents of each row.
-    :param memory: approximate number of bytes to use in addition to data and results. Scores of rows read
-        the data of a source on disk in portions of about that size.
-    :param progress: whether to show progress, or a function of the numbers of finished and of all rows.
+    :param memory: approximate number of bytes to use in addition to data and results. Data on disk are read
+        in portions of about this size (by row only).
+    :param progress: whether to show progress, or a function of the numbers of finished rows and all rows.
     :param options: of :func:`~pyro_dvae.condition` (likelihood) or :func:`~pyro_dvae.inference_gaps`
         (regret), and further arguments of model and guide.
-    :raises InputError: the method has no scores by column.
+    :raises InputError: an argument is invalid, or the method has no scores by column.
     """
     checks.known("method", method, METHODS)
     checks.known("by", by, ("row", "column"))
@@ -181,7 +181,7 @@ def anomaly_score(
     settings = Refinement.of(refine) or Refinement(families=(), annealing_steps=0)
     if method == "regret":
         if by == "column":
-            raise InputError("by: regret is a figure of whole rows, expected by='row'")
+            raise InputError("by: regret exists only for whole rows; use by='row'")
         found, _ = measured(
             model,
             guide,
@@ -229,7 +229,7 @@ def _portions(
         row = sum(part.nbytes for part in source.take(slice(0, 1)))
     others = Data.opened("args", args, None, floats) if args else None
     if others is not None and len(others) != len(source):
-        raise InputError(f"args: expected the {len(source)} rows of data, got {len(others)}")
+        raise InputError(f"args: expected {len(source)} rows, as in data, got {len(others)}")
     size = max(_ROWS, memory // (4 * row))
     for first in range(0, len(source), size):
         portion = slice(first, first + size)

@@ -45,7 +45,7 @@ class Corruption(Module, ABC):
             level.set_epoch(epoch)
 
     def row_sizes(self) -> dict[str, int]:
-        """Return how many elements of a row it holds values for, by argument; each divides the row's size."""
+        """Return the number of elements per row of each argument with a value per element."""
         return {
             level.argument: (level.raw if level.learnable else level.value).numel() for level in self.levels()
         }

@@ -34,8 +34,8 @@ _SMALLEST = 1e-12  # |x| counts as this at least, so that zeros have a density
 class MultiplicativeNoise(Corruption):
     """``x̃ = x (1 + scale ε)``, ε ~ N(0, 1): errors in proportion to the value (Srivastava et al. 2014).
 
-    Zeros stay zeros. For amounts that differ by orders of magnitude, where additive noise of one scale would
-    drown the small ones.
+    Zeros stay zeros. This suits amounts that differ by orders of magnitude: additive noise of one scale would
+    hide the small ones.
 
     :param scale: standard deviation relative to |x|, ≥ 0: a number, a tensor with a value for each element, a
         schedule, or a network applied to the data (see :class:`NetworkCorruption`).

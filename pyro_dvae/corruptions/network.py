@@ -52,7 +52,7 @@ class NetworkCorruption(Corruption):
         for option in options:
             if option not in accepted:
                 names = ", ".join(sorted(accepted)) or "none"
-                raise InputError(f"{option}: no option of the family {family!r}, whose options are: {names}")
+                raise InputError(f"{option}: not an option of the family {family!r}; its options: {names}")
         self.noise = kind(network, minimum=minimum, **options)
 
     def distribution(self, x: Tensor) -> TorchDistribution:

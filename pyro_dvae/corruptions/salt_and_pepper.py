@@ -40,7 +40,7 @@ class SaltAndPepper(ReplacingCorruption):
         if isinstance(salt, str) and temperature is not None:
             raise InputError(
                 "temperature: a relaxed corruption has no gradient for the share of salt='rate'; "
-                "give salt a number or leave temperature out"
+                "give a number for salt, or leave temperature out"
             )
         self.salt = salt if isinstance(salt, str) else checks.number("salt", salt, 0.0, 1.0)
 

@@ -71,8 +71,8 @@ class Swapped(dist.TorchDistribution):
 class SwapNoise(Corruption):
     """Replace each cell by the same column's cell of a random row, with probability ``rate``.
 
-    The replaced cells follow the column's own distribution, so this suits tables of any kinds of columns
-    (Yoon et al. 2020). The state dict does not hold them.
+    The replaced cells follow the column's own distribution, so this suits tables with any kinds of columns
+    (Yoon et al. 2020). The state dict does not contain ``rows``.
 
     :param rate: probability of a swap, in [0, 1]: a number, a tensor with a value for each element, a
         schedule, or a network applied to the data (see :class:`NetworkCorruption`).

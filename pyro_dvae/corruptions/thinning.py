@@ -68,10 +68,10 @@ class Thinned(dist.TorchDistribution):
 
 
 class BinomialThinning(Corruption):
-    """Counts as if less had been counted: each unit of x is lost with probability ``rate``.
+    """Thin counts: each unit of x is lost with probability ``rate``.
 
-    ``x̃ ~ Binomial(x, 1 − rate)`` per element; the remaining counts are not rescaled. A part of a unit, in a
-    value that is no whole number, is kept or lost as a whole, so for values in [0, 1) it is masking.
+    ``x̃ ~ Binomial(x, 1 − rate)`` per element; the remaining counts are not rescaled. The fraction of a value
+    that is not a whole number is kept or lost as one unit, so values in [0, 1) are masked.
 
     :param rate: probability that a unit is lost, in [0, 1]: a number, a tensor with a value for each element,
         a schedule, or a network applied to the data (see :class:`NetworkCorruption`).

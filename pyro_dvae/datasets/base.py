@@ -35,13 +35,12 @@ class UnavailableError(DataError):
 
 @dataclass(frozen=True, eq=False)  # compared by identity: == of tensors has no single truth value
 class Dataset:
-    """Three parts of one data set, each a tensor ``[N, D]`` of one floating-point type.
+    """The training, validation and test parts of a data set, each a floating-point tensor ``[N, D]``.
 
-    An image of ``image_shape`` (height, width) or (channels, height, width) is flattened as torch does:
-    ``train[n].reshape(image_shape)`` is the picture, a channel after the other and each row by row; a table
-    has none. ``source`` describes where the values came from, how they were split, and what was done with
-    them; ``columns`` leads back to original columns and units. If this set replaces another one that was not
-    available, ``substituted_for`` names that one.
+    ``image_shape`` is (height, width) or (channels, height, width): ``train[n].reshape(image_shape)`` is the
+    image. A table has none. ``source`` describes where the values came from and how they were split and
+    transformed; ``columns`` converts back to original columns and units. If this data set replaces another
+    one that was not available, ``substituted_for`` names that one.
     """
 
     name: str
@@ -81,7 +80,7 @@ class Dataset:
 
     @property
     def picture_shape(self) -> tuple[int, ...]:
-        """The shape of an image; refused of a table."""
+        """The shape of an image; a table raises :class:`DataError`."""
         if self.image_shape is None:
             raise DataError(f"{self.name}: its rows are not images")
         return self.image_shape
@@ -99,7 +98,7 @@ class Dataset:
             raise DataError(f"{where}: expected {self.train.dtype} as in train, got {data.dtype}")
         if data.shape[1] != self.dimension:
             raise DataError(
-                f"{where}: expected {self.dimension} values a row as in train, got {data.shape[1]}"
+                f"{where}: expected {self.dimension} values per row, as in train, got {data.shape[1]}"
             )
         try:
             checks.finite(where, data)

@@ -1,6 +1,6 @@
 """Ways to make grey values in [0, 1] binary, or to keep them unchanged.
 
-Each is two steps: ``prepare``, done once to a whole part, and ``visit``, done to every batch drawn from it.
+Each has two steps: ``prepare`` for a whole part, once, and ``visit`` for every batch of it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pyro_dvae.datasets.base import Dataset
 
 
 class Binarisation:
-    """Leave the values as they are; the other ways override what they do differently."""
+    """Leave the values unchanged; subclasses override the steps."""
 
     name: ClassVar[str] = "none"
 
@@ -25,7 +25,7 @@ class Binarisation:
         return self._keep(self._checked(data), checks.count("seed", seed, minimum=0))
 
     def prepare_evaluation(self, data: Tensor, seed: int) -> Tensor:
-        """Return the tensor to keep for evaluation: the same at every visit, so that figures repeat."""
+        """Return the tensor to keep for evaluation, the same at every visit, so that results repeat."""
         return self.prepare(data, seed)
 
     def visit(self, batch: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ _WAYS = {
 
 
 def binarisation_names() -> tuple[str, ...]:
-    """The names :func:`binarisation` knows."""
+    """Return the names that :func:`binarisation` accepts."""
     return tuple(sorted(_WAYS))
 
 

@@ -45,7 +45,7 @@ class Column:
         try:
             return cls(**{**values, "levels": tuple(values["levels"])})
         except (TypeError, KeyError) as error:
-            raise DataError(f"columns: expected those of a run, got {values!r}") from error
+            raise DataError(f"columns: expected the columns of a run, got {values!r}") from error
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ def _pixels(pillow: Any, operations: Any, file: Path) -> np.ndarray:
             values = np.asarray(image, dtype=np.float32)
     except Exception as error:  # Pillow raises whatever the damaged bytes lead it to
         cause = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{file}: cannot be read as an image ({cause}); mend or remove it") from None
+        raise DataError(f"{file}: cannot be read as an image ({cause}); repair or remove it") from None
     if image.mode not in _SCALES or not opaque:
         raise DataError(
             f"{file}: expected grey or red, green and blue values of 8 or 16 bits, got Pillow's mode "

@@ -124,7 +124,7 @@ def _planned(path: Path, name: str, values: np.ndarray) -> Column:
     if 0 < len(bad) <= len(texts) // 2:
         raise DataError(
             f"{path}: column {name!r} holds numbers, but in row {bad[0]} (counted from 0) {texts[bad[0]]!r}; "
-            "mend it, leave an empty cell, or leave the column out (--drop)"
+            "correct it, empty the cell, or leave the column out (--drop)"
         )
     levels = sorted(set(texts))
     if len(levels) == 1:
@@ -132,7 +132,7 @@ def _planned(path: Path, name: str, values: np.ndarray) -> Column:
     if len(levels) > _LEVELS_AT_MOST or len(levels) == len(values):
         raise DataError(
             f"{path}: column {name!r} has {len(levels)} different texts in {len(values)} rows; leave it out "
-            "(--drop), or name it as the one that names the rows (--id-column)"
+            "(--drop), or use it as names of the rows (--id-column)"
         )
     return Column(name, "category", levels=tuple(levels))
 

@@ -100,29 +100,30 @@ def load_dataset(
     array: str | None = None,
     kinds: Mapping[str, str] | None = None,
 ) -> Dataset:
-    """Load a data set as train, validation and test tensors of torch's default type.
+    """Load a data set as training, validation and test tensors of torch's default type.
 
-    The other arguments are for a file; ``source`` of the result says in words what was found and done.
+    ``source`` of the result describes what was found and done. The arguments from ``scale`` on are for your
+    own files.
 
     :param name: one of :func:`dataset_names`, or the path of a file: a table (.csv, .tsv, .parquet) or
-        arrays (.npy, .npz, .mat), or ``folder:PATH`` for images of one size, by class in sub-folders. None
-        loads MNIST or, if it is not available, scikit-learn's offline digits, with a warning.
+        arrays (.npy, .npz, .mat), or ``folder:PATH`` for images of one size, in a sub-folder for each class.
+        None loads MNIST or, if it is not available, scikit-learn's digits, with a warning.
     :param root: folder of the files, to which they are also downloaded.
     :param download: whether missing files may be downloaded.
     :param split_seed: seed of a random split (Frey faces, digits, single files, folders of images). All
         other sets have a fixed split.
     :param scale: "none", "unit" (to [0, 1]), "standardise", or "bytes" (divided by 255); "auto" leaves binary
-        values and arrays in [0, 1] as they are, standardises all others, and refuses whole numbers, but for
-        features of rows with classes.
-    :param columns: names of the columns to keep; numbers from 0 where there are no names.
+        values and arrays in [0, 1] unchanged and standardises all others. It refuses a file of whole numbers
+        only, unless there is a column of classes.
+    :param columns: names of the columns to keep; numbers from 0 if there are no names.
     :param drop: names of columns to leave out.
     :param label_column: the column of the classes.
     :param id_column: a column that names the rows, which is left out.
     :param array: the name of the array of an archive.
-    :param kinds: of columns by name, unless their values show them: "categorical", "count", "heavy-tailed",
-        "ordinal", "positive" or "real".
+    :param kinds: kinds of columns, by name, that their values do not show: "categorical", "count",
+        "heavy-tailed", "ordinal", "positive" or "real".
     :raises InputError: if the name is unknown or an argument is invalid.
-    :raises DataError: if the set is not available, is damaged, or has values that the models cannot use.
+    :raises DataError: if the data set is not available, damaged, or has values that the models cannot use.
     """
     if not isinstance(root, str | Path):
         raise InputError(f"root: expected a folder's path, got {root!r}")
@@ -131,7 +132,7 @@ def load_dataset(
     treatment = Treatment(scale, columns, drop, label_column, id_column, array, kinds).checked()
     if treatment != Treatment() and not (isinstance(name, str | Path) and is_file_name(name)):
         raise InputError(
-            "scale, columns, drop, label_column, id_column, array, kinds: these are for a user's file"
+            "scale, columns, drop, label_column, id_column, array, kinds: only for your own files"
         )
     request = Request(user_path("root", root), download, split_seed, treatment)
     return _loaded(name, request).to(torch.get_default_dtype())

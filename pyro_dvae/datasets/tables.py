@@ -59,7 +59,7 @@ def _read(pandas: Any, path: Path, separator: str) -> Any:
     with open(path, encoding="utf-8-sig") as file:
         width = next((line.count(separator) + 1 for line in file if line.strip()), 0)
     if width > _COLUMNS_AT_MOST:
-        raise ValueError(f"it has {width:,} columns; save a table of this width as an array (.npy)")
+        raise ValueError(f"it has {width:,} columns; save so wide a table as an array (.npy)")
     first = pandas.read_csv(path, nrows=1, dtype=str, **options).iloc[0].tolist()
     named = not any(_is_number(cell) for cell in first)
     frame = pandas.read_csv(path, skiprows=_lines_before(path) if named else None, **options)

@@ -108,7 +108,7 @@ def scale_of(
         return "none", ("values as they are",)
     if whole and not classes:
         raise DataError(
-            f"{path}: whole numbers from {low:g} to {high:g} may be pixels, counts or classes; say which: "
+            f"{path}: whole numbers from {low:g} to {high:g} may be pixels, counts or classes; choose "
             "--scale bytes (divided by 255), --scale none (counts, as they are), or --scale standardise (as "
             "real numbers)"
         )

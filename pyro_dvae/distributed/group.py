@@ -62,9 +62,7 @@ def join(device: str) -> Group:
 
 def _place(device: str) -> str:
     if device.startswith("cuda:"):
-        raise InputError(
-            f"device: expected 'cuda' or 'cpu' (each process takes a GPU of its own), got {device!r}"
-        )
+        raise InputError(f"device: expected 'cuda' or 'cpu' (each process takes its own GPU), got {device!r}")
     if device not in ("auto", "cuda") or not torch.cuda.is_available():
         return device
     local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()

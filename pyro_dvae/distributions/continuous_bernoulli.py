@@ -21,7 +21,7 @@ class ContinuousBernoulli(dist.TorchDistribution):
     With logit l,  log p(x) = l (x − 1/2) − log( sinh(l/2) / (l/2) )  in nats: a normalised density, unlike
     the cross-entropy of grey values under a Bernoulli.
 
-    Pyro's own distribution of that name uses λ, which it keeps away from 0 and 1. In float32, for logits
+    Pyro's distribution of the same name uses λ, which it keeps away from 0 and 1. In float32, for logits
     beyond about 16, it is not normalised and its gradient is wrong; near λ = 1/2 it loses precision. This
     class uses the logit, with a series near 0, and is accurate for every finite logit.
 

@@ -35,10 +35,10 @@ class LogitBeta(dist.TorchDistribution):
 
         log p(z) = a log σ(z) + c log σ(−z) − log B(a, c)
 
-    With shapes below 1, most of ``b`` lies so near 0 and 1 that floating-point numbers cannot tell it from 1,
-    where the density of ``b`` is infinite. The density of ``z`` is bounded and exact for any shapes.
+    With shapes below 1, most of ``b`` lies so near 0 and 1 that floating-point numbers cannot distinguish it
+    from 1, where the density of ``b`` is infinite. The density of ``z`` is bounded and exact for any shapes.
 
-    :param concentration1: a, above 0: the weight near b = 1 grows as it falls relative to c.
+    :param concentration1: a, above 0.
     :param concentration0: c, above 0.
     """
 

@@ -1,4 +1,4 @@
-"""A mixture with the right support, and a mixture of diagonal Gaussians with differentiable draws."""
+"""A mixture with the support of its components, and one of Gaussians with differentiable draws."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A compiled loss for a training loop of your own."""
+"""A compiled loss for your own training loop."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def compile_loss(
             loss(batch).backward()
             optimizer.step()
 
-    Gradients are added to ``.grad``, so accumulation, clipping and scaling work as with any torch loss. What
-    may change between calls, and what is refused, is as for :class:`CompiledSVI`; the options are its own.
+    Gradients are added to ``.grad``, so accumulation, clipping and scaling work as with any torch loss. The
+    options, what may change between calls, and what cannot be compiled are as for :class:`CompiledSVI`.
 
     :param loss: a Pyro ELBO.
     :returns: function of the arguments of model and guide that returns the loss (nats; lower is better).
@@ -52,11 +52,11 @@ def compile_loss(
 
 
 class CompiledLoss:
-    """What :func:`compile_loss` returns.
+    """The result of :func:`compile_loss`.
 
-    It pickles and deep-copies with model, guide, bound and options. A copy records anew, from its second call
-    of a shape on, and gives the same losses under the same seed. Parameters of functions are in Pyro's param
-    store, and random numbers come from torch's generator: these are not part of a copy.
+    It can be pickled and deep-copied, with model, guide, bound and options. A copy records again, at its
+    second call with a shape, and gives the same losses under the same seed. It does not contain the
+    parameters of functions, which are in Pyro's param store, or the state of torch's generator.
     """
 
     def __init__(
@@ -88,16 +88,16 @@ class CompiledLoss:
 
     @property
     def constants(self) -> tuple[BuiltIn, ...]:
-        """The Python numbers of the user's code that recordings have built in, with their lines."""
+        """The Python numbers in your code that recordings treat as constants, with their lines."""
         return self._recordings.constants
 
     @property
     def recorded(self) -> int:
-        """How many losses are recorded, for shapes of arguments and states of what the programs read."""
+        """The number of recorded losses, by shapes of arguments and values that the programs read."""
         return len(self._recordings.all)
 
     def parameters(self) -> Iterator[Tensor]:
-        """Return the unconstrained parameters: of modules given, and of calls so far."""
+        """Return the unconstrained parameters of the given modules and of all calls so far."""
         found = dict(self._leaves)
         for module in modules_of(self.model, self.guide).values():
             found |= {id(parameter): parameter for parameter in module.parameters()}

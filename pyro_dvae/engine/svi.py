@@ -29,30 +29,29 @@ from pyro_dvae.registration import make_picklable
 class CompiledSVI(SVI):
     """``pyro.infer.SVI`` with the whole step, optimizer included, recorded and compiled.
 
-    The constructor, ``step`` and ``evaluate_loss`` are SVI's, and so, under one seed, are losses and
-    parameters, up to rounding. The first step of each shape of the arguments is an ordinary one: it finds
-    the parameters and starts the optimizer. The second records loss and gradient as a graph of tensor
-    operations and compiles it with the update of Adam or AdamW; with another optimizer the gradient alone.
-    The param store, the modules and the optimizer's state stay up to date after every step: they are changed
-    in place, so schedules, checkpoints and ordinary steps in between work.
+    The constructor, ``step`` and ``evaluate_loss`` are those of SVI. Under one seed, losses and parameters
+    equal SVI's up to rounding. The first step for each shape of the arguments runs uncompiled: it finds the
+    parameters and starts the optimizer. The second step records loss and gradient as a graph of tensor
+    operations and compiles it together with the update of Adam or AdamW; with other optimizers, only the
+    gradient is compiled. Every step changes the param store, the modules and the optimizer's state in place,
+    so schedules, checkpoints and uncompiled steps in between work.
 
-    Tensors and floating-point numbers among the arguments may change between steps, and tensors elsewhere may
-    be changed in place. Everything else that the programs read (numbers, flags, objects; in attributes,
-    closures, globals, containers) is found while they run and compared before every step: with other values a
-    step is recorded anew, up to 16 in all; the first recording is compiled at once, further ones after 1,000
-    steps. A program that cannot be recorded (control flow on values, enumeration, a counter that it moves
-    itself, draws from Python's ``random``) runs in ordinary steps, with one warning that says why, and so do
-    steps inside effect handlers or autocast, and all where there is no compiler. Now and then a compiled step
-    is compared with the program; if it differs, :class:`CompiledStepError` says how.
+    Tensor and floating-point arguments may change between steps, and tensors elsewhere may be changed in
+    place. Everything else that the programs read (numbers, flags, objects; in attributes, closures, globals,
+    containers) is found while they run and compared before every step. If a value has changed, the step is
+    recorded again, up to 16 times; the first recording is compiled at once, others after 1,000 steps. If a
+    program cannot be recorded (control flow on values, enumeration, its own counters, draws from Python's
+    ``random``), its steps run uncompiled, with one warning that gives the reason. The same holds for steps
+    inside effect handlers or autocast, and if there is no compiler. From time to time a compiled step is
+    compared with the program; if they differ, :class:`CompiledStepError` shows the difference.
 
-    An object pickles and deep-copies, also after use: with model, guide, loss, options and the optimizer with
-    its state. A copy continues with the same losses under the same seed and records its steps anew.
-    Parameters of functions stay in Pyro's param store, and random numbers come from torch's generator: a copy
-    holds neither. It finds the optimizer's state for parameters in the store by their names there, and has an
-    optimizer of its own, ``copy.optim``.
+    An object can be pickled and deep-copied, also after use, with model, guide, loss, options, and the
+    optimizer with its state. A copy continues with the same losses under the same seed and records its steps
+    again. It does not contain parameters in Pyro's param store or the state of torch's generator. It finds
+    the optimizer's state of parameters in the store by name, and has its own optimizer, ``copy.optim``.
 
-    On a GPU a step is captured in a CUDA graph. There ``step`` waits for its loss, as SVI's does; ``advance``
-    does not.
+    On a GPU, a step is captured in a CUDA graph. ``step`` waits for its loss, as SVI's does; ``advance`` does
+    not.
 
     :param model: Pyro model.
     :param guide: Pyro guide.
@@ -62,7 +61,7 @@ class CompiledSVI(SVI):
         distributions that cost less (:mod:`pyro_dvae.engine.hashed_noise`), from the same global seed;
         "threefry" for JAX's generator.
     :param bfloat16: round the factors of the matrix products to bfloat16; the weights stay in float32.
-    :param say: called with a text when a step has been compiled; by default it prints to stderr.
+    :param say: called with a message when a step has been compiled; by default it prints to stderr.
     """
 
     def __init__(
@@ -110,16 +109,16 @@ class CompiledSVI(SVI):
 
     @property
     def constants(self) -> tuple[BuiltIn, ...]:
-        """The Python numbers of the user's code that recorded steps have built in, with their lines."""
+        """The Python numbers in your code that recorded steps treat as constants, with their lines."""
         return self._recordings.constants
 
     @property
     def recorded(self) -> int:
-        """How many steps are recorded, for shapes of arguments and states of what the programs read."""
+        """The number of recorded steps, by shapes of arguments and values that the programs read."""
         return len(self._recordings.all)
 
     def step(self, *args: Any, **kwargs: Any) -> Any:
-        """Take one step on the loss; return it (for Pyro's ELBOs the negative bound, summed; nats)."""
+        """Take one training step; return the loss (for Pyro's ELBOs the negative bound, summed; nats)."""
         loss = self.advance(*args, **kwargs)
         if isinstance(loss, Tensor) and loss.dim() == 0:
             value = torch_item(loss)
@@ -128,9 +127,9 @@ class CompiledSVI(SVI):
         return loss
 
     def advance(self, *args: Any, **kwargs: Any) -> Any:
-        """Take one step; return its loss as a tensor on its device, so that nothing waits for it.
+        """Take one training step; return its loss as a tensor on its device, without waiting for it.
 
-        An ordinary step (the first of each shape) returns what SVI does.
+        An uncompiled step (the first of each shape) returns what SVI does.
         """
         return self._recordings(args, kwargs, lambda: self._ordinary(args, kwargs), self._take)
 

@@ -103,9 +103,9 @@ class BoundsReport:
         return "\n".join([*lines, *self._order_lines()])
 
     def to_dict(self, per_datum: bool = False) -> dict[str, Any]:
-        """Return the report as JSON-able values; what is not a finite number is None.
+        """Return the report as JSON-able values; non-finite numbers are None.
 
-        :param per_datum: with the values of each observation.
+        :param per_datum: include the values of each observation.
         """
         entries = []
         for entry in self.entries:

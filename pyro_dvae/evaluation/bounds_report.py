@@ -132,7 +132,7 @@ def bounds_report(
     :param num_samples: importance samples per observation for log p(x), at least.
     :param seed: seed of the random streams; None draws it from the global stream.
     :param max_plate_nesting: number of dimensions of the user's plates; by default found by one run.
-    :param progress: called with the rows done and the rows in all, over all bounds.
+    :param progress: called with the numbers of finished rows and all rows, over all bounds.
     :raises InputError: if ``data`` is empty or not finite, or a count is below 1 or missing.
     """
     checks.pair(model, guide)

@@ -30,7 +30,7 @@ def remarks(seen: Look, num_data: int | None) -> tuple[str, ...]:
     draws, step = seen.draws, seen.step
     found: list[str] = []
     if step.stopped is not None:
-        found.append(f"a step on this loss stops: {step.stopped}")
+        found.append(f"a step of this loss raises: {step.stopped}")
     found += _mismatches(draws)
     if num_data is not None:
         found += _sizes(draws, num_data)
@@ -80,18 +80,18 @@ def _sizes(draws: Draws, num_data: int) -> Iterator[str]:
     frames = {frame.name: frame for site in observed for frame in data_frames(site)}
     frames = {name: frame for name, frame in frames.items() if frame.size in (rows, NO_SIZE)}
     if not frames:
-        yield f"no plate around the observations has the {rows} rows of the batch; put them into pyro.plate"
+        yield f"no plate around the observations has the {rows} rows of the batch; add a pyro.plate"
     shared = [s["name"] for s in draws.latent_sites() if not {f.name for f in data_frames(s)} & set(frames)]
     for name, frame in frames.items():
         full = rows if frame.size == NO_SIZE else round(frame.size * draws.subsamples.scale(name))
         if full is None or full == num_data:
             continue
-        what = f"the loss is that of {full} observations"
+        what = f"the loss counts {full} observations"
         if shared:
             what = f"the prior of {_names(shared)} counts {num_data / full:g} times as much as it should"
         yield (
-            f"plate {name!r} has size {full} and num_data is {num_data}: {what}; give the plate all rows, "
-            f"pyro.plate({name!r}, {num_data}, subsample_size=len(x))"
+            f"plate {name!r} has size {full}, but num_data is {num_data}: {what}; give the plate its full "
+            f"size, pyro.plate({name!r}, {num_data}, subsample_size=len(x))"
         )
 
 
@@ -105,7 +105,7 @@ def _undeclared(draws: Draws) -> Iterator[str]:
         if loose and site["name"] not in told:
             told.add(site["name"])
             yield (
-                f"site {site['name']!r} has batch shape {shape}, of which the dimension {loose[-1]} of size "
+                f"site {site['name']!r} has batch shape {shape}, and its dimension {loose[-1]} of size "
                 f"{shape[loose[-1]]} lies in no plate: add .to_event or a pyro.plate"
             )
 
@@ -127,8 +127,8 @@ def _broken(draws: Draws) -> Iterator[str]:
         shown = ", ".join(f"{one!r} and {other!r}" for one, other in pairs[:_SHOWN])
         rest = f" and {len(pairs) - _SHOWN} more pairs" if len(pairs) > _SHOWN else ""
         yield (
-            f"given the data, {shown}{rest} depend on each other, and the guide draws them independently: "
-            "the bound leaves that dependence out"
+            f"given the data, {shown}{rest} depend on each other, but the guide draws them independently, so "
+            "the bound is less tight"
         )
 
 
@@ -183,12 +183,12 @@ class Check:
         lines = _columns([header, *(astuple(row) for row in self.sites)])
         lines.append("")
         if self.step.stopped is None:
-            runs = f"{_times(self.step.model_runs)} the model and {_times(self.step.guide_runs)} the guide"
+            runs = f"the model {_times(self.step.model_runs)} and the guide {_times(self.step.guide_runs)}"
             first = self.step.first_runs
             later = (self.step.model_runs, self.step.guide_runs)
             extra = f" (the first one {_times(first[0])} and {_times(first[1])})" if first != later else ""
-            lines.append(f"A step on {self.loss} runs {runs}{extra}.")
-        lines += [f"- {remark}" for remark in self.remarks] or ["Nothing to remark."]
+            lines.append(f"A step of {self.loss} runs {runs}{extra}.")
+        lines += [f"- {remark}" for remark in self.remarks] or ["No remarks."]
         return "\n".join(lines)
 
     __repr__ = __str__

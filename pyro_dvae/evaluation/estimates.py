@@ -123,7 +123,7 @@ def evaluate_bound(
     :param clean: give the guide clean input, as in Im et al. (2017); otherwise corrupt it.
     :param seed: seed of a separate random stream; None uses the global one.
     :param batch_size: rows of ``data`` at a time; by default about 2,000 divided by the draws per row.
-    :param progress: called with the rows done and the rows in all.
+    :param progress: called with the numbers of finished rows and all rows.
     :returns: the bound of each observation, with mean and standard error (nats).
     :raises InputError: if ``data`` is empty, or no plate has the size of a batch.
     """
@@ -163,7 +163,7 @@ def estimate_in_chunks(
                 with forked():
                     draws = bound.draws(model, guide, rows.rows, dict(rows.kwargs))
                 raise InputError(
-                    f"model: expected one plate with the {len(rows)} data of a batch, got bounds of shape "
+                    f"model: expected one plate with the {len(rows)} rows of a batch, got bounds of shape "
                     f"{tuple(values.shape)}{why_shared(draws)}"
                 )
             parts.append(values.reshape(-1).double().cpu())

@@ -148,7 +148,7 @@ class AutoEncoderGuide(Module):
         if fn.support.is_discrete:
             raise InputError(
                 f"model: the latent {name!r} is discrete; mark it infer={{'enumerate': 'parallel'}} and "
-                "train by TraceEnum_ELBO, or write its guide (see BernoulliGuide)"
+                "train with TraceEnum_ELBO, or write its guide (see BernoulliGuide)"
             )
         transform = biject_to(fn.support)
         shape = torch.Size(transform.inverse_shape(fn.event_shape))

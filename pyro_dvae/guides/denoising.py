@@ -137,7 +137,7 @@ class DenoisingGuide(Module):
             trace = poutine.trace(self.guide).get_trace(x, *args, **kwargs)
         if self.name in trace.nodes:
             raise InputError(
-                f"name: the guide has a site {self.name!r} of its own; give DenoisingGuide another name "
+                f"name: the guide already has a site {self.name!r}; give DenoisingGuide another name "
                 "for its corruption site"
             )
         stacks = [
@@ -150,8 +150,8 @@ class DenoisingGuide(Module):
         common = frozenset.intersection(*stacks)
         if not common and (found := sorted(frozenset.union(*stacks), key=lambda frame: frame.dim)):
             raise InputError(
-                "plates: the guide has latents outside of its plates, so which one holds the observations is "
-                f"not known; name it, as in plates={{{found[-1].name!r}: {found[-1].dim}}}"
+                "plates: the guide has latents outside its plates, so the plate of the observations is not "
+                f"known; name it, as in plates={{{found[-1].name!r}: {found[-1].dim}}}"
             )
         for frame in common:
             self._check_size(frame, x)
@@ -162,7 +162,7 @@ class DenoisingGuide(Module):
         size = x.shape[position] if -position <= x.dim() else 1
         if frame.size not in (size, -1):  # Pyro's plates without a size have -1
             raise InputError(
-                f"guide: its plate {frame.name!r} has {frame.size} elements where x of shape "
+                f"guide: its plate {frame.name!r} has {frame.size} elements, but x of shape "
                 f"{tuple(x.shape)} has {size}; give it the mini-batch, set event_dim, or call "
                 "pyro_dvae.corrupt inside the guide"
             )

@@ -85,7 +85,7 @@ def rows_of(config: Mapping[str, Any], path: str | Path, gaps: bool = False) -> 
     size = config["data"]["dimension"]
     if rows.shape[1] != size:
         raise DataError(
-            f"{content.path}: expected {size} values in a row, as the run's data have, got {rows.shape[1]}"
+            f"{content.path}: expected {size} values per row, as in the run's data, got {rows.shape[1]}"
         )
     if gaps and bool(rows.isinf().any()):
         raise DataError(f"{content.path}: expected finite cells or gaps, got infinity")

@@ -66,7 +66,7 @@ def check_range(options: Options, data: Dataset) -> None:
         and not data.binary
         and options.binarisation == "none"
     ):
-        raise DataError("noise_kind: bit-flip wants binary pixels; choose a --binarisation other than none")
+        raise DataError("noise_kind: bit-flip needs binary pixels; choose a --binarisation other than none")
 
 
 def stem(options: Options, data: Dataset) -> str:

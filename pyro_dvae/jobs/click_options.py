@@ -105,7 +105,7 @@ def rows_elsewhere(command: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         if executor is None:
             if executor_options or jobs:
-                raise InputError("jobs, executor_option: they are for an executor; give --executor, too")
+                raise InputError("jobs, executor_option: these options need --executor")
             return command(elsewhere=None, **values)
         from pyro_dvae.jobs.by_rows import Elsewhere
 

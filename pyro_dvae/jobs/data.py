@@ -129,7 +129,7 @@ def load_again(
     prepared = prepare(dataset, options, device)
     (now,) = InMemory(prepared.train).fingerprints()
     if trained is not None and trained != now:
-        raise DataError(f"data: {dataset.name} has the size of the run's data, but other values")
+        raise DataError(f"data: {dataset.name} has the size of the run's data, but different values")
     return prepared
 
 

@@ -111,7 +111,7 @@ def load_evaluated_run(
     dvae.guide.corruption.set_epoch(max(0, epoch - 1))
     size = len(data.test)
     if options.count is not None and options.count > size:
-        raise InputError(f"count: expected at most the {size} test data, got {options.count}")
+        raise InputError(f"count: expected at most {size}, the number of test rows, got {options.count}")
     if size == 0:
         raise InputError(f"data: {config['data']['name']} has no test data")
     with forked(), torch.no_grad():

@@ -185,7 +185,7 @@ def likelihood(
         )
     except CheckpointError as error:
         raise CheckpointError(
-            f"{error}; finish that one with its own options, name another --output, or delete the file"
+            f"{error}; finish that evaluation with its options, choose another --output, or delete the file"
         ) from None
 
 

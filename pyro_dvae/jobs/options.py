@@ -202,7 +202,7 @@ class Options:
         if odd := sorted(set(values) - set(fields)):
             raise InputError(f"config: {author}unknown option {odd[0]!r}")
         if (missing := sorted(set(fields) - set(values))) and not other:
-            raise InputError(f"config: the option {missing[0]!r} is missing")
+            raise InputError(f"config: option {missing[0]!r} is missing")
         for name, kind in typing.get_type_hints(cls).items():
             if name in values:
                 if fault := unfit(values[name], typing.get_args(kind) or kind, name):

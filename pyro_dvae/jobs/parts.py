@@ -126,13 +126,13 @@ def build_decoder(
     checks.known("likelihood", options.likelihood, (*_LIKELIHOODS, "table"))
     if columns is not None and columns.has_texts:
         raise InputError(
-            f"likelihood: {options.likelihood} is for numbers, and the data have categories; give 'table', "
+            f"likelihood: {options.likelihood} is for numbers, but the data have categories; use 'table', "
             "or leave these columns out (--drop)"
         )
     if options.likelihood == "continuous-bernoulli" and options.binarisation != "none":
         raise InputError(
-            "likelihood: continuous-bernoulli is a density of grey pixels, which binary ones do not have; "
-            f"give --binarisation none, got {options.binarisation!r}"
+            "likelihood: continuous-bernoulli is a density of grey pixels, not of binary ones; use "
+            f"--binarisation none, got {options.binarisation!r}"
         )
     return _DECODERS[kind](options, data_size, hidden, image_shape)
 
@@ -188,10 +188,10 @@ def build_corruption(options: Options, train: Tensor | None = None) -> Corruptio
     for argument in ("noise", "noise_end"):
         checks.number(argument, getattr(options, argument), 0.0, maximum)
     if options.learn_noise and options.noise_schedule != "constant":
-        raise InputError("learn_noise: a level is either scheduled or learned, got both")
+        raise InputError("learn_noise: a level cannot be both scheduled and learned")
     by_mean = checks.known("noise_pattern", options.noise_pattern, NOISE_PATTERNS) == "mean-image"
     if by_mean and (scaled or options.learn_noise or options.noise_schedule != "constant"):
-        raise InputError("noise_pattern: 'mean-image' is for a rate that is neither scheduled nor learned")
+        raise InputError("noise_pattern: 'mean-image' needs a rate that is neither scheduled nor learned")
     level: float | Schedule | Tensor = options.noise
     if options.noise_schedule != "constant":
         level = _SCHEDULES[options.noise_schedule](options.noise, options.noise_end, options.epochs)
@@ -287,7 +287,7 @@ def require_memory(
     for names, needed in needs.items():
         if needed > available:
             raise InputError(
-                f"{names}: the run would take {needed / 2**30:,.0f} GiB of memory and more, this machine has "
+                f"{names}: the run would take {needed / 2**30:,.0f} GiB of memory or more; this machine has "
                 f"{available / 2**30:,.0f}; choose smaller ones"
             )
 

@@ -57,7 +57,7 @@ def save_samples(
     require_table(path, (".png",))
     if path.suffix == ".png" and not picture:
         raise InputError(
-            f"output: rows of a table are not images; name a .csv, .parquet or .npy file, got {path}"
+            f"output: rows of a table are not images; choose a .csv, .parquet or .npy file, got {path}"
         )
     rows = None if given is None else rows_of(config, given, gaps=True)
     if rows is not None and not bool(rows.rows.isnan().any()):

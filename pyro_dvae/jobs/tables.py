@@ -71,7 +71,7 @@ def write_table(path: Path, names: Table, table: Table) -> Path:
         texts = [name for name, values in table.items() if values.dtype.kind not in "buif"]
         if texts:
             raise InputError(
-                f"output: {path} would hold numbers, and the column {texts[0]!r} holds texts; name a .csv or "
+                f"output: {path} can hold only numbers, but column {texts[0]!r} holds text; choose a .csv or "
                 ".parquet file"
             )
         names = {}

@@ -62,12 +62,12 @@ def _stored_losses(folder: Path) -> list[float]:
     path = folder / run_folder.CHECKPOINT
     tensors, state = read_training(path, lambda name: name == "epoch/losses")
     if "ranks" in state:
-        raise InputError(f"run: {folder} was trained by several processes; verify compares those of one")
+        raise InputError(f"run: {folder} was trained by several processes; verify needs a run of one process")
     losses: list[float] = state["history"].get("first_losses") or []
     if not losses and state["epoch"] == 0:
         losses = tensors["epoch/losses"].tolist()
     if not losses:
-        raise InputError(f"run: {folder} holds no losses of its first steps to compare with")
+        raise InputError(f"run: {folder} has no losses of the first steps to compare with")
     return losses
 
 

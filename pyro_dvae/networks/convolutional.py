@@ -157,7 +157,7 @@ class ConvolutionalEncoder(Encoder):
     :param latent_size: d.
     :param hidden_sizes: sizes of the fully connected layers after the convolutions.
     :param activation: after the fully connected layers.
-    :param image_shape: (height, width), or (channels, height, width); a square image where left out.
+    :param image_shape: (height, width), or (channels, height, width); by default a square image.
     :param channels: number of output maps of each convolution.
     :param kernel_size: odd side of the filters.
     """
@@ -205,7 +205,7 @@ class ConvolutionalDecoder(Decoder):
     :param data_size: D, the elements of an image.
     :param hidden_sizes: sizes of the fully connected layers before the convolutions.
     :param activation: after the fully connected layers.
-    :param image_shape: (height, width), or (channels, height, width); a square image where left out.
+    :param image_shape: (height, width), or (channels, height, width); by default a square image.
     :param channels: number of input maps of each transposed convolution, smallest maps first.
     :param kernel_size: odd side of the filters.
     :param likelihood: ``"bernoulli"``, ``"continuous-bernoulli"``, ``"gaussian"`` (one learned scale),

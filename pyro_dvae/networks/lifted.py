@@ -43,8 +43,8 @@ class Lifted(Module):
         """Return the module's output of ``inputs``, each [..., *event], with all leading dimensions."""
         if len(inputs) != len(self.event_dims):
             raise InputError(
-                f"inputs: expected {len(self.event_dims)}, as event_dim says, got {len(inputs)}; "
-                "give event_dim a number for each"
+                f"inputs: expected {len(self.event_dims)}, the length of event_dim, got {len(inputs)}; "
+                "give event_dim one number for each input"
             )
         cuts = [_cut(x, dim) for x, dim in zip(inputs, self.event_dims, strict=True)]
         leading = torch.broadcast_shapes(*(lead for lead, _ in cuts))
@@ -79,6 +79,6 @@ def _restored(output: Any, leading: torch.Size) -> Any:
         parts = [_restored(each, leading) for each in output]
         return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
     raise InputError(
-        f"module: expected tensors as output, got {type(output).__name__}; lift the part of it that "
-        "returns tensors, and make distributions of them outside"
+        f"module: expected tensors as output, got {type(output).__name__}; lift only the part that returns "
+        "tensors, and build distributions outside it"
     )

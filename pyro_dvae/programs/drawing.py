@@ -17,7 +17,7 @@ from pyro_dvae.programs.leaves import Leaves
 from pyro_dvae.programs.plates import Layout, Program, Subsamples, data_frames, is_deterministic
 from pyro_dvae.sites import is_uncounted
 
-LOOP = "vectorize_particles=False, which makes one draw after the other,"
+LOOP = "vectorize_particles=False (one draw after another)"
 
 
 def draw(
@@ -68,8 +68,8 @@ def sampled_latents() -> Iterator[None]:
         if found is None:
             raise
         raise InputError(
-            f"guide: latent {found[1]!r} is observed there (pyro.condition, obs=), and the model samples it; "
-            "condition the model on it too"
+            f"guide: latent {found[1]!r} is observed in the guide (pyro.condition, obs=) but sampled in the "
+            "model; condition the model on it too"
         ) from error
 
 
@@ -84,7 +84,7 @@ def check(draws: Draws) -> None:
     for name, site in draws.subsamples.sites.items():
         if 0 < site["fn"].size < len(site["value"]):
             raise InputError(
-                f"model: plate {name!r} has size {site['fn'].size}, and {len(site['value'])} rows in the "
+                f"model: plate {name!r} has size {site['fn'].size}, but {len(site['value'])} rows in the "
                 "guide; give both the same size"
             )
     if draws.layout.several:
@@ -96,8 +96,8 @@ def _refuse_enumeration(sites: list[dict[str, Any]]) -> None:
         if site["infer"].get("enumerate"):
             raise InputError(
                 f"model, guide: site {site['name']!r} asks for enumeration, which the denoising bounds do "
-                "not do; use pyro.infer.TraceEnum_ELBO, or remove infer={'enumerate': ...} and sample it in "
-                "the guide"
+                "not support; use pyro.infer.TraceEnum_ELBO, or remove infer={'enumerate': ...} and sample "
+                "it in the guide"
             )
 
 
@@ -115,9 +115,9 @@ def _refuse_mismatch(draws: Draws, guide: dict[str, dict[str, Any]]) -> None:
         if own is None and not site["infer"].get("is_auxiliary"):
             what = "observed, and no site" if site["is_observed"] else "not a latent"
             raise InputError(
-                f"guide: site {name!r} is {what} of the model; sample corruptions with pyro_dvae.corrupt, "
-                "noise that the guide integrates over with pyro_dvae.auxiliary, and mark a site whose "
-                "density counts infer={'is_auxiliary': True}"
+                f"guide: site {name!r} is {what} of the model; use pyro_dvae.corrupt for a corruption, "
+                "pyro_dvae.auxiliary for noise that the guide integrates over, or "
+                "infer={'is_auxiliary': True} for a site whose density counts"
             )
     for name, own in model.items():
         if own["is_observed"] or is_deterministic(own):
@@ -137,7 +137,7 @@ def _refuse_sizes(name: str, own: dict[str, Any], site: dict[str, Any]) -> None:
         other = sizes.get(frame.dim)
         if other is not None and min(frame.size, other.size) > 0 and frame.size != other.size:
             raise InputError(
-                f"guide: latent {name!r} lies in plate {frame.name!r} of size {frame.size}, and in the model "
+                f"guide: latent {name!r} lies in plate {frame.name!r} of size {frame.size}, but in the model "
                 f"in plate {other.name!r} of size {other.size}; give both the same size"
             )
 
@@ -154,9 +154,9 @@ def refuse_undeclared(draws: Draws, when: str) -> None:
         left = shape[: len(shape) - int(layout.nesting)] if len(shape) > layout.nesting else ()
         if any(size > 1 for size in left):
             raise InputError(
-                f"{program}: site {site['name']!r} has a log-density of shape {shape}, with dimensions left "
-                f"of all plates and draws; with {when} a program must vectorise over dimensions on "
-                f"the left: use {LOOP} or declare the dimension (.to_event, pyro.plate)"
+                f"{program}: site {site['name']!r} has a log-density of shape {shape}, with undeclared "
+                f"dimensions on the left, where {when} need theirs; declare them (.to_event, pyro.plate), or "
+                f"use {LOOP}"
             )
 
 
@@ -171,9 +171,8 @@ def refuse_outside_plates(draws: Draws, when: str) -> None:
         if inside and all(n == 1 or place - len(shape) in declared for place, n in enumerate(shape)):
             continue
         raise InputError(
-            f"guide: site {site['name']!r} lies outside of the plate of the data, with batch shape "
-            f"{tuple(shape)}, which is right for a single draw alone, not for {when}; call pyro_dvae.corrupt "
-            "inside the plate"
+            f"guide: site {site['name']!r} lies outside the data plate, with batch shape {tuple(shape)}, "
+            f"which is valid for a single draw but not for {when}; call pyro_dvae.corrupt inside the plate"
         )
 
 

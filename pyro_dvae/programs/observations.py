@@ -35,9 +35,9 @@ def require_no_rest(draws: Draws) -> None:
         nats = float(term.value.detach().sum()) / draws_of(term.site)
         if nats != 0:
             raise InputError(
-                f"model, guide: site {term.site['name']!r} lies outside of the plate of the observations and "
-                f"adds {nats:.6g} nats of no observation; leave it out for values per observation "
-                "(pyro.poutine.block)"
+                f"model, guide: site {term.site['name']!r} lies outside the plate of the observations, and "
+                f"its {nats:.6g} nats belong to no observation; hide it (pyro.poutine.block) to get values "
+                "per observation"
             )
 
 
@@ -57,7 +57,7 @@ def check_weights(draws: Draws, told: set[str]) -> None:
     """
     _refuse_sequential(draws)
     if reason := split_plates(draws):
-        raise InputError(f"{reason}, so an importance weight would be of all of them; use one name")
+        raise InputError(f"{reason}, so one importance weight would cover all of them; use one name")
     if name := draws.subsamples.inside(draws.datum_frames()):
         outside = [
             site["name"]
@@ -65,8 +65,8 @@ def check_weights(draws: Draws, told: set[str]) -> None:
             if name not in {frame.name for frame in site["cond_indep_stack"]}
         ]
         raise InputError(
-            f"model: plate {name!r} is subsampled while site {outside[0]!r} lies outside it: an importance "
-            "weight is of all of the plate and its logarithm cannot be estimated from a part; use "
+            f"model: plate {name!r} is subsampled but site {outside[0]!r} lies outside it: one importance "
+            "weight covers the whole plate, and a mini-batch cannot estimate its logarithm; use "
             f"{_SIMPLE}, or give the whole plate"
         )
     if reason := shared(draws):
@@ -101,7 +101,7 @@ def split_plates(draws: Draws) -> str | None:
             if name != frame.name and size == frame.size and not draws.datum_frames():
                 return (
                     f"model, guide: site {site['name']!r} lies in plate {frame.name!r} and site {other!r} in "
-                    f"plate {name!r} on the same dimension, which are different observations to Pyro"
+                    f"plate {name!r} on the same dimension, which Pyro treats as different observations"
                 )
     return None
 
@@ -118,6 +118,6 @@ def _refuse_sequential(draws: Draws) -> None:
         counters = [{counter for other, counter in stack if other == name} for stack in stacks]
         if all(counters) and len(set.union(*counters)) > 1:
             raise InputError(
-                f"model: plate {name!r} is sequential and around all sites, so an importance weight would be "
-                f"of all of it; use a vectorised plate (with pyro.plate(...)), or {_SIMPLE}"
+                f"model: plate {name!r} is sequential and contains all sites, so one importance weight would "
+                f"cover the whole plate; use a vectorised plate (with pyro.plate(...)), or {_SIMPLE}"
             )

@@ -134,7 +134,7 @@ def matching(argument: str, pattern: str, names: Iterable[str]) -> list[str]:
     found = fnmatch.filter(known, pattern)
     if not found:
         near = difflib.get_close_matches(pattern, known, n=1, cutoff=0.3) or known[:1]
-        raise InputError(f"{argument}: no parameter is called {pattern!r}; the nearest is {near[0]!r}")
+        raise InputError(f"{argument}: no parameter matches {pattern!r}; the nearest is {near[0]!r}")
     return found
 
 
@@ -228,7 +228,7 @@ def _explain(error: Exception, data: Mapping[str, Any], parameters: list[Tensor]
             continue
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
-            f"{argument}: expected {' or '.join(types)}, as the parameters of model and guide are, got "
+            f"{argument}: expected {' or '.join(types)}, as in the parameters of model and guide, got "
             f"{each.dtype}; convert it (.to({types[0]})) or the modules ({reason})"
         ) from error
 

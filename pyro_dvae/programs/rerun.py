@@ -66,9 +66,9 @@ def _refuse_disagreement(draws: Draws, cross: CrossDensity) -> None:
     wrong = (again - own).abs() > 1e-3 * (1 + own.abs())
     if bool((wrong & torch.isfinite(own)).any()):
         raise InputError(
-            "guide: run again on the same corruptions and latents it gives another density, so it draws "
-            "outside of its sample sites (dropout?) and a mixture over corruptions is not its density; use "
-            "TraceDenoising_ELBO or combine='pooled', or put its modules into evaluation mode"
+            "guide: a second run on the same corruptions and latents gives another density, so the guide "
+            "draws outside its sample sites (dropout?) and a mixture over corruptions is not its density; "
+            "use TraceDenoising_ELBO or combine='pooled', or put its modules into evaluation mode"
         )
 
 
@@ -108,7 +108,7 @@ def density_of_others(
     if points := [site["name"] for site in draws.latent_sites() if is_point(site["fn"])]:
         raise InputError(
             f"defensive: draws from the prior have no density under a guide whose latent {points[0]!r} is a "
-            "function of other draws (an AutoGuide's); use defensive=0"
+            "function of other draws (as in an AutoGuide); use defensive=0"
         )
     given = auxiliary or {}
     moved = Draws(others.model_trace, others.guide_trace, others.layout, others.subsamples, draws.pair)
@@ -168,9 +168,9 @@ def _cross(draws: Draws, again: Draws, lead: int, fresh: bool) -> CrossDensity:
         shape = site["unscaled_log_prob"].shape
         if lead and any(size > 1 for size in shape[: max(0, len(shape) - int(layout.nesting) - 1)]):
             raise InputError(
-                f"guide: site {site['name']!r} has a log-density of shape {tuple(shape)} under further "
-                "corruptions, with dimensions left of all plates and draws, and must vectorise over them; "
-                f"use {LOOP} or declare the dimension (.to_event, pyro.plate)"
+                f"guide: site {site['name']!r} has a log-density of shape {tuple(shape)}, with undeclared "
+                "dimensions on the left, where further corruptions need theirs; declare them (.to_event, "
+                f"pyro.plate), or use {LOOP}"
             )
         value = scale_and_mask(site["unscaled_log_prob"], mask=site["mask"])
         total = total.to(value.device) + layout.per_datum(value, frames, lead)
@@ -193,8 +193,8 @@ def _refuse_moved(own: dict[str, Any], again: dict[str, Any]) -> None:
     value, other = torch.broadcast_tensors(own["value"], again["value"])
     if not torch.equal(value, other):
         raise InputError(
-            f"guide: its latent {own['name']!r} is a point that moves with the corruption, so its density "
-            "under other corruptions is not known; use TraceDenoising_ELBO, or give the latent a density"
+            f"guide: its latent {own['name']!r} is a point that depends on the corruption, so it has no "
+            "density under other corruptions; use TraceDenoising_ELBO, or give the latent a density"
         )
 
 

@@ -66,8 +66,8 @@ def seen(pair: Pair, layout: Layout) -> SeenDraws:
         nesting = needed if layout.max_plate_nesting == float("inf") else layout.max_plate_nesting
         if needed > nesting:
             raise InputError(
-                f"max_plate_nesting: expected at least {needed}, the dimensions that the plates of model and "
-                f"guide take, got {nesting}"
+                f"max_plate_nesting: expected at least {needed}, the number of plate dimensions of model and "
+                f"guide, got {nesting}"
             )
         if one_pass:
             with pyro.validation_enabled(False):
@@ -92,9 +92,9 @@ def naming_draws(pair: Pair, layout: Layout) -> Iterator[None]:
         for plate, words in ((CORRUPTIONS, "M corruptions"), (PARTICLES, "K particles")):
             reason = reason.replace(f"{plate!r}", words)
         raise InputError(
-            f"model, guide: they run for one draw and fail for {counts(layout)} in one pass ({reason}); "
-            "programs must vectorise over dimensions on the left: mend that (dv.networks.Lifted wraps a "
-            f"network of [N, ...]), or use {LOOP} or a single draw"
+            f"model, guide: they run for one draw but fail for {counts(layout)} in one pass ({reason}); make "
+            "them vectorise over dimensions on the left (dv.networks.Lifted wraps a network of [N, ...]), or "
+            f"use {LOOP}, or a single draw"
         ) from error
 
 
@@ -141,9 +141,9 @@ def _compare(pair: Pair, layout: Layout, alone: tuple[Trace, Trace]) -> None:
                 if not _close(sums, once[program, name]):
                     raise InputError(
                         f"{program}: the log-density of site {name!r} for one of the draws is "
-                        f"{float(sums[0]):.6g} in one pass and {float(once[program, name][0]):.6g} when the "
-                        f"draw is run alone, so with {counts(layout)} the program does not vectorise over "
-                        f"dimensions on the left, as it must; use {LOOP} or mend the program"
+                        f"{float(sums[0]):.6g} in one pass but {float(once[program, name][0]):.6g} when the "
+                        f"draw runs alone, so with {counts(layout)} the program does not vectorise over "
+                        f"dimensions on the left; correct it, or use {LOOP}"
                     )
 
 

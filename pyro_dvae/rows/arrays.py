@@ -27,7 +27,7 @@ def tensor_of(argument: str, array: np.ndarray, floats: torch.dtype) -> Tensor:
         raise InputError(f"{argument}: got a masked array; fill its gaps (.filled(value))")
     if array.dtype.kind not in "buif":
         raise InputError(
-            f"{argument}: expected numbers, got an array of {array.dtype}; encode texts as numbers"
+            f"{argument}: expected numbers, got an array of {array.dtype}; encode text as numbers"
         )
     native = array.astype(_WIDER.get(array.dtype, array.dtype.newbyteorder("=")), copy=False)
     if native.dtype.kind == "f" and native.dtype.itemsize > 8:
@@ -147,7 +147,7 @@ def frame_source(argument: str, frame: Any, floats: torch.dtype) -> Source:
     if odd:
         shown = ", ".join(map(repr, odd[:5])) + (f" and {len(odd) - 5} more" if len(odd) > 5 else "")
         raise InputError(
-            f"{argument}: expected columns of numbers, got others in {shown}; encode them "
+            f"{argument}: expected numeric columns, got others: {shown}; encode them "
             "(pandas.get_dummies(frame, dtype=float)) or leave them out (frame.select_dtypes('number'))"
         )
     gaps = {name: int(column.isna().sum()) for name, column in columns.items()}

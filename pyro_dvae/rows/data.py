@@ -87,11 +87,11 @@ class Data:
             except InputError as error:
                 if not sources:
                     raise
-                raise InputError(f"{error}; give by keyword what is passed on whole") from error
+                raise InputError(f"{error}; pass by keyword what every batch gets whole") from error
             if isinstance(found, Stream) and len(values) > 1:
                 raise InputError(
-                    f"{name}: got a loader and further data arguments, which it may cut in another order; "
-                    "let it give tuples with all of them"
+                    f"{name}: got a loader and further data arguments, whose rows may have another order; "
+                    "let the loader return tuples of all of them"
                 )
             sources.append(found.gathered() if isinstance(found, Stream) else found)
         same_length(names, sources)

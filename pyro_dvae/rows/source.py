@@ -154,8 +154,8 @@ def same_length(arguments: list[str], parts: list[Any]) -> None:
     for argument, part in zip(arguments[1:], parts[1:], strict=True):
         if len(part) != len(parts[0]):
             raise InputError(
-                f"{argument}: expected the {len(parts[0])} rows of {arguments[0]}, with which it is cut, got "
-                f"{len(part)}; give by keyword what is passed on whole"
+                f"{argument}: expected {len(parts[0])} rows, as in {arguments[0]}, got {len(part)}; pass by "
+                "keyword what every batch gets whole"
             )
 
 

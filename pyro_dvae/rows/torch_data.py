@@ -29,7 +29,7 @@ def parts_of(argument: str, batch: Any, floats: torch.dtype) -> tuple[Tensor, ..
         if not isinstance(part, Tensor) or not part.dim():
             raise InputError(
                 f"{argument}: expected batches of tensors [B, ...] or tuples of them, got "
-                f"{_described(part)}; return such from the data set, or from the loader's collate_fn"
+                f"{_described(part)}; return them from the data set or the loader's collate_fn"
             )
         found.append(part.detach())
     if not found:
@@ -98,8 +98,8 @@ class Stream:
     def __init__(self, argument: str, loader: Iterable[Any], floats: torch.dtype) -> None:
         if isinstance(loader, Iterator):
             raise InputError(
-                f"{argument}: an iterator gives its rows once, and every epoch wants them; give what it came "
-                "from (a list, a DataLoader, an object whose __iter__ begins anew)"
+                f"{argument}: an iterator gives its rows only once, but every epoch needs them; give a list, "
+                "a DataLoader or another object whose __iter__ starts again"
             )
         self._argument, self._loader, self._floats = argument, loader, floats
 

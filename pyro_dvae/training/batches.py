@@ -182,9 +182,9 @@ def batches_of(
     if isinstance(data, Data):
         return CutRows(data, settings, seed, device, drop_last, ranks)
     if ranks.several:
-        raise InputError("data: several processes share out rows, no batches of a loader; give its data set")
+        raise InputError("data: several processes cannot share the batches of a loader; give its data set")
     if drop_last:
-        raise InputError("drop_last: a loader cuts its own batches; give it drop_last=True")
+        raise InputError("drop_last: a loader makes its own batches; create it with drop_last=True")
     return FromLoader(data, settings, seed, device)
 
 

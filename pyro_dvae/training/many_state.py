@@ -102,7 +102,7 @@ class ManyState:
                 raise CheckpointError(f"checkpoint {path}: {key} was {state.get(key)!r}, is now {now!r}")
         for name, tensor in self._named().items():
             if name not in tensors or tensors[name].shape != tensor.shape:
-                raise CheckpointError(f"checkpoint {path}: of models of another structure ({name})")
+                raise CheckpointError(f"checkpoint {path}: from models of another structure ({name})")
             tensor.copy_(tensors[name])
         for number, member in enumerate(self.members):
             prefix = f"best{number}/"

@@ -39,7 +39,7 @@ def build(
     if isinstance(choice, PyroOptim):
         if parameter_options:
             raise InputError(
-                "parameter_options: an optimizer of Pyro has its own; give it a function of names"
+                "parameter_options: a Pyro optimizer has its own options; give it a function of names"
             )
         groups = [{"params": [leaf], **_pyro_options(choice, name)} for name, leaf in leaves.items()]
         return _called(choice.pt_optim_constructor, groups)
@@ -60,7 +60,7 @@ def chosen(argument: str, value: Any) -> Choice:
     """Return what was given as an optimizer; refuse what is none."""
     if isinstance(value, Optimizer):
         raise InputError(
-            f"{argument}: expected a class or a function of the parameters, got an optimizer of its own "
+            f"{argument}: expected a class or a function of the parameters, got an optimizer that has "
             f"parameters; give {type(value).__name__}, or lambda parameters: {type(value).__name__}(...)"
         )
     if value is not None and not callable(value):
@@ -111,7 +111,7 @@ def _called(make: Callable[..., Any], groups: list[dict[str, Any]], **options: A
         raise InputError(f"optimizer: expected a torch.optim.Optimizer, got {shown(made)}")
     if isinstance(made, LBFGS):
         raise InputError(
-            "optimizer: LBFGS evaluates a loss several times in a step, each time with other noise; choose "
+            "optimizer: LBFGS evaluates the loss several times per step, each time with new noise; choose "
             "another optimizer"
         )
     for name in {key for group in groups for key in group} - {"params", *made.defaults}:
@@ -121,7 +121,7 @@ def _called(make: Callable[..., Any], groups: list[dict[str, Any]], **options: A
         )
     held = [each for group in made.param_groups for each in group["params"]]
     if {id(each) for each in held} != {id(each) for each in known}:
-        raise InputError("optimizer: expected one of all the parameters that it is given, got other ones")
+        raise InputError("optimizer: expected an optimizer of all given parameters, got other parameters")
     return made
 
 

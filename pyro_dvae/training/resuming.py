@@ -136,7 +136,7 @@ class RunFiles:
         :param epochs: the epochs in all.
         :param seed: of the run, for the noise of processes that were not there.
         :param may_change: the settings that may differ.
-        :raises CheckpointError: it is of another configuration, other data, or damaged.
+        :raises CheckpointError: it is from another configuration, other data, or damaged.
         """
         run = self._run
         assert run.checkpoint is not None

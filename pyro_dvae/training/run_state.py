@@ -54,7 +54,7 @@ def read_training(
     """
     tensors, state = read_checkpoint(path, wanted)
     if not isinstance(state, Mapping) or state.get("kind") != KIND:
-        raise CheckpointError(f"checkpoint {path}: not of a training run")
+        raise CheckpointError(f"checkpoint {path}: not from a training run")
     fault = unfit(state, _STATE)
     columns = ("train_bound", "validation_bound", "learning_rate", "seconds")
     if not fault and any(len(state["history"][each]) != state["epoch"] for each in ("epochs", *columns)):
@@ -144,9 +144,9 @@ def require_same(
         if key not in free and key.partition(".")[0] not in free
     ]
     if differing:
-        raise CheckpointError(f"{where}: of another configuration: {'; '.join(differing)}")
+        raise CheckpointError(f"{where}: from another configuration: {'; '.join(differing)}")
     for key, then, given in _differences(saved["data"], now["data"]):
-        raise CheckpointError(f"{where}: of other data: {key} was {then!r}, is now {given!r}")
+        raise CheckpointError(f"{where}: from other data: {key} was {then!r}, is now {given!r}")
 
 
 def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

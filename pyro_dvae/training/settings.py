@@ -70,7 +70,7 @@ class Settings:
         self.evaluate: Callable[..., float] | None = checks.optional(checks.program, "evaluate", evaluate)
         self.callbacks = checked("callbacks", callbacks)
         if checks.flag("resume", resume) and checkpoint is None:
-            raise InputError("resume: expected the path of the checkpoint to go on from, got checkpoint=None")
+            raise InputError("resume: expected the path of the checkpoint to resume, got checkpoint=None")
         self.resume = resume
         self.checkpoint = None if checkpoint is None else user_path("checkpoint", checkpoint)
         self.checkpoint_every = checks.count("checkpoint_every", checkpoint_every)

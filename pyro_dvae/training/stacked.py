@@ -84,8 +84,8 @@ def members_of(
         for name, leaf in member.trained.parameters.items():
             if owners.setdefault(id(leaf), number) != number:
                 raise InputError(
-                    f"pairs[{number}]: parameter {name!r} is that of pairs[{owners[id(leaf)]}]; expected "
-                    "models of their own"
+                    f"pairs[{number}]: parameter {name!r} is shared with pairs[{owners[id(leaf)]}]; expected "
+                    "pairs without common parameters"
                 )
     return members
 

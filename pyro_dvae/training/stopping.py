@@ -121,8 +121,8 @@ class Faults:
     def _explain(self, error: ValueError, batch: tuple[Tensor, ...]) -> None:
         if "Expected more than 1 value per channel" in str(error):
             raise InputError(
-                f"batch_size: a batch of {len(batch[0])} row is too small for batch normalisation; give "
-                f"drop_last=True, or another batch_size than {self._settings.batch_size}"
+                f"batch_size: a batch of {len(batch[0])} row is too small for batch normalisation; use "
+                f"drop_last=True, or a batch_size other than {self._settings.batch_size}"
             ) from error
         if isinstance(error, InputError) or "found invalid values" not in str(error):
             return

@@ -229,7 +229,7 @@ class Trainer:
     def __reduce__(self) -> NoReturn:
         """Refuse to be pickled or copied: it owns files, an optimizer and the parameters of live models."""
         raise TypeError(
-            "a Trainer is not pickled or copied: pickle model and guide, or keep the run by checkpoint="
+            "a Trainer cannot be pickled or copied; pickle model and guide, or save the run with checkpoint="
         )
 
     @property

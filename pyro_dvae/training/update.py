@@ -206,7 +206,7 @@ class Update:
         optimizer = fresh["optimizer"] | saved["optimizer"]
         groups, now = optimizer["groups"], fresh["optimizer"]["groups"]
         if [group["params"] for group in groups] != [group["params"] for group in now]:
-            raise CheckpointError("its optimizer has other groups of parameters")
+            raise CheckpointError("its optimizer has different parameter groups")
         number = {name: n for n, name in enumerate(name for group in groups for name in group["params"])}
         state = {number[name]: values for name, values in optimizer["state"].items()}
         groups = [group | {"params": [number[name] for name in group["params"]]} for group in groups]

@@ -77,7 +77,7 @@ def _latents(codes: Any, site: str) -> dict[str, Tensor]:
     found = codes.mean if isinstance(codes, Codes) else codes
     tensors = isinstance(found, Mapping) and all(isinstance(z, Tensor) and z.dim() for z in found.values())
     if not tensors or len({len(z) for z in found.values()}) != 1 or not len(next(iter(found.values()))):
-        raise InputError("codes: expected those of encode, or tensors of the same N codes by site")
+        raise InputError("codes: expected the result of encode, or tensors of the same N codes by site")
     return dict(found)
 
 
@@ -142,7 +142,7 @@ def denoise(model: Program, guide: Program, data: Any, *args: Any, **options: An
     :param options: those of :func:`reconstruct`, but for ``clean``.
     """
     if "clean" in options:
-        raise InputError("clean: the noisy rows are given as they are; use reconstruct to add noise")
+        raise InputError("clean: the given rows are already noisy; use reconstruct to add noise")
     return reconstruct(model, guide, data, *args, **options)
 
 

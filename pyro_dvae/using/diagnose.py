@@ -104,8 +104,8 @@ def diagnose(
         ``inference_gaps`` and ``condition``.
     :param seed: seed of the random streams; None draws it from the global stream.
     :param memory: approximate number of bytes to use in addition to data and results.
-    :param compile: compile the model's density and its gradient; None does so where it saves time.
-    :param progress: whether to show progress, or a function of the numbers of finished and of all rows of
+    :param compile: compile the model's density and its gradient; None does so if it saves time.
+    :param progress: whether to show progress, or a function of the numbers of finished rows and all rows of
         each part in turn.
     :param max_plate_nesting: number of dimensions of the user's plates; by default found by one run.
     :raises InputError: an argument is invalid, or no measure exists for this model.
@@ -281,10 +281,10 @@ def _coverage(hidden: Tensor, x: Tensor, found: Conditioned, level: float, seed:
     row = hidden.flatten(1).nonzero()[:, 0].cpu()
     kept = found.reliable.cpu()[row]
     if not bool(kept.any()):
-        raise InputError("the importance weights of no row can be trusted, given its other cells")
+        raise InputError("no row has reliable importance weights given its other cells")
     zero_or_one = bool(((draws == 0) | (draws == 1)).all())
     if zero_or_one and not bool(((truth == 0) | (truth == 1)).all()):
-        raise InputError("the likelihood draws 0 and 1 alone, and the rows hold values between")
+        raise InputError("the likelihood draws only 0 and 1, but the rows hold values between")
     generator = torch.Generator().manual_seed(seed)
     equal = (draws == truth).sum(0).double()
     rank = (draws < truth).sum(0) + torch.rand(len(truth), generator=generator) * (equal + 1)

@@ -97,7 +97,7 @@ class Diagnosis:
         return "\n".join([*lines, *(f"left out: {name}: {why}" for name, why in self.left_out.items())])
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the record as JSON-able values; what is not a finite number is None."""
+        """Return the record as JSON-able values; non-finite numbers are None."""
         return {
             "num_data": self.num_data,
             "seed": self.seed,

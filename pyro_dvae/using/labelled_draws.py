@@ -66,7 +66,7 @@ def to_arviz(
     :param clean: give the guide clean input; otherwise corrupt it.
     :param seed: seed of a separate random stream; None uses the global one.
     :param batch_size: rows at a time; by default 2,000.
-    :param progress: whether to show progress, or a function of the numbers of finished and of all draws.
+    :param progress: whether to show progress, or a function of the numbers of finished draws and all draws.
     :returns: ``arviz.InferenceData`` (ArviZ 0.x) or ``xarray.DataTree`` (ArviZ 1.x).
     :raises InputError: an argument is invalid, or no plate has the rows of a batch.
     """

@@ -107,7 +107,7 @@ def refit_guide(
     """
     checks.pair(model, guide)
     if "freeze" in options:
-        raise InputError("freeze: the parameters of the model are what stays; leave it out")
+        raise InputError("freeze: refitting keeps the model fixed anyway; leave freeze out")
     rows = Data.opened("data", (data, *args), {}, float_type(model, guide))[:2].rows
     constants = {
         name: each for name, each in options.items() if name not in inspect.signature(Trainer).parameters

@@ -79,13 +79,13 @@ def load_weights(
     path = user_path("folder", folder) / WEIGHTS
     tensors, state = load_checkpoint(path)
     if state.get("kind") != _KIND:
-        raise CheckpointError(f"checkpoint {path}: not of a saved model")
+        raise CheckpointError(f"checkpoint {path}: not a saved model")
     if model is None and guide is None and state.get("programs") is not None:
         model, guide = _rebuilt(path, tensors, state["programs"], device)
         tensors = {name: each.to(device) for name, each in tensors.items()}
     if model is None or guide is None:
         raise InputError(
-            "model, guide: what was saved are the weights of programs of your own; give load both of them"
+            "model, guide: the folder holds only the weights of your own programs; pass both to load"
         )
     checks.pair(model, guide)
     rows = tuple(tensors[name] for name in sorted(tensors) if name.startswith("rows/"))

@@ -75,7 +75,7 @@ def test_regret_is_the_gain_of_refinement():
     options = {"refine": SETTINGS, "num_samples": 4000, "seed": 0}
     regret = dv.anomaly_score(made.model, made.guide, x, method="regret", **options)
     torch.testing.assert_close(regret, diagonal - encoder, rtol=0.05, atol=0.1)
-    with pytest.raises(InputError, match="by: regret is a figure of whole rows"):
+    with pytest.raises(InputError, match="by: regret exists only for whole rows"):
         dv.anomaly_score(made.model, made.guide, x, method="regret", by="column")
 
 

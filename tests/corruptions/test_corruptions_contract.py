@@ -504,7 +504,7 @@ def test_bad_minimum_is_refused(build, atoms, minimum):
 @levelled
 def test_a_level_is_not_scheduled_and_learned(build, atoms):
     argument = level_of(build(RATE)).argument
-    with pytest.raises(InputError, match=f"^{argument}: a level is either scheduled or learned, got both"):
+    with pytest.raises(InputError, match=f"^{argument}: a level cannot be both scheduled and learned"):
         build(LinearSchedule(0.5, 0.1, 10), learnable=True)
 
 

@@ -194,7 +194,7 @@ def test_zeros_and_ones_beside_other_numbers_stay_and_are_told_from_all_rows(tmp
     "array", [RNG.integers(0, 241, (20, 4)), RNG.integers(1, 6, (20, 4)), np.eye(4, dtype=int) * 2]
 )
 def test_whole_numbers_are_not_guessed(tmp_path, array):
-    words = "may be pixels, counts or classes; say which: --scale bytes .*--scale none .*--scale standardise"
+    words = "may be pixels, counts or classes; choose --scale bytes .*--scale none .*--scale standardise"
     with pytest.raises(DataError, match=words):
         load(tmp_path, "x.npy", npy(array))
     assert float(load(tmp_path, "x.npy", npy(array), scale="none").train.max()) <= array.max()

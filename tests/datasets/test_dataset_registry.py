@@ -54,7 +54,7 @@ def test_an_unknown_name_gets_the_nearest():
     ("arguments", "message"),
     [
         ({"name": 3}, "dataset: expected a name"),
-        ({"name": "digits", "scale": "bytes"}, "scale, columns, .* these are for a user's file"),
+        ({"name": "digits", "scale": "bytes"}, "scale, columns, .* only for your own files"),
         ({"name": "x.npy", "scale": "byte"}, "scale: unknown name 'byte' .did you mean 'bytes'"),
         ({"name": "x.npy", "drop": 3}, "drop: expected names of columns, got 3"),
         ({"name": "digits", "root": None}, "root: expected a folder's path, got None"),

@@ -152,7 +152,7 @@ def parts(folder):
             r"expected images of one size, got 20 of 2 x 3 and 1 others, a.other\.png of 3 x 3; resize",
         ),
         (beside, r"expected all images in sub-folders, .* got 1 of 21 next to the sub-folders"),
-        (damaged, r"other\.png: cannot be read as an image .*mend or remove it"),
+        (damaged, r"other\.png: cannot be read as an image .*repair or remove it"),
         (text, r"other\.jpg: cannot be read as an image"),
         (transparent, r"other\.png: .*got Pillow's mode RGBA with transparency; convert it first"),
         (real, r"other\.tif: expected grey or red, .* got Pillow's mode F; convert it first"),

@@ -90,7 +90,7 @@ def test_columns_are_chosen_in_the_order_given(tmp_path):
 def test_the_way_back_survives_json(tmp_path):
     columns = load_dataset(written(tmp_path), **CHOICES).columns
     assert Columns.from_list(columns.as_list()) == columns
-    with pytest.raises(DataError, match="columns: expected those of a run"):
+    with pytest.raises(DataError, match="columns: expected the columns of a run"):
         Columns.from_list([{"name": "x"}])
     with pytest.raises(DataError, match=r"expected 4 values in each, got shape \[2, 3\]"):
         columns.back(torch.zeros(2, 3))

@@ -247,7 +247,7 @@ def test_what_slurm_refuses_is_one_line(tmp_path, monkeypatch):
     [
         ("dsak", {}, "did you mean 'dask'"),
         (object(), {}, "an object with submit"),
-        ("local", {"n_workers": 2}, "for the executors submitit and dask"),
+        ("local", {"n_workers": 2}, "only the executors submitit and dask"),
         ("submitit", {"cluster": "local", "color": 1}, "submitit: .*color"),
         ("submitit", {"cluster": "nowhere"}, "submitit: .*nowhere"),
         ("dask", {"address": "tcp://127.0.0.1:1", "timeout": 0.1}, r"dask: tcp://127\.0\.0\.1:1"),

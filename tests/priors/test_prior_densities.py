@@ -398,5 +398,5 @@ def test_annealing_refuses_latents_that_it_cannot_move(kind):
     }[kind]
     guide = getattr(dv.guides, f"{kind}Guide").of_sizes(6, 2, (5,))
     model = dv.LatentVariableModel(BernoulliDecoder(6, 2, (5,)), prior)
-    with pytest.raises(InputError, match="annealing and refinement move latents along gradients"):
+    with pytest.raises(InputError, match="annealing and refinement follow gradients"):
         dv.annealed_log_likelihood(model, guide, torch.ones(2, 6))

@@ -46,7 +46,7 @@ def _():
     return hierarchy, own
 
 
-@feature("Guides that Pyro makes", "an easy guide")
+@feature("Guides that Pyro makes", "`EasyGuide`")
 def _():
     @easy_guide(model)
     def own(self, x):

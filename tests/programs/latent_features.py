@@ -34,7 +34,7 @@ def chance(x):
 
 
 latent("Bernoulli", lambda: dist.Bernoulli(0.4), lambda x: dist.Bernoulli(chance(x)))
-latent("a gamma", lambda: dist.Gamma(2.0, 1.0), lambda x: dist.Gamma(1.0 + chance(x), scale()))
+latent("gamma", lambda: dist.Gamma(2.0, 1.0), lambda x: dist.Gamma(1.0 + chance(x), scale()))
 latent("`Delta` in the guide", lambda: dist.Normal(0.0, 1.0), lambda x: dist.Delta(loc() * x))
 latent(
     "transformed, in the guide",
@@ -45,7 +45,7 @@ latent(
 )
 
 
-@feature("Latents", "a categorical")
+@feature("Latents", "categorical")
 def _():
     def mixture(x):
         with pyro.plate("data", len(x)):
@@ -97,12 +97,12 @@ def _():
     return layers(upwards=False)
 
 
-@feature("Latents", "two layers, the guide upwards")
+@feature("Latents", "two layers, the guide in reverse order")
 def _():
     return layers(upwards=True)
 
 
-@feature("Latents", "a baseline of the site's own")
+@feature("Latents", "a site with its own baseline")
 def _():
     def binary(x):
         with pyro.plate("data", len(x)):
@@ -138,7 +138,7 @@ def corrupted(name, corruption, inside=True):
 corrupted("Gaussian noise", lambda: dv.GaussianNoise(0.3))
 corrupted("Gaussian noise, learned", lambda: dv.GaussianNoise(double(0.3), learnable=True))
 corrupted("salt and pepper, learned", lambda: dv.SaltAndPepper(double(0.2), learnable=True))
-corrupted("a corruption outside of the plate", lambda: dv.GaussianNoise(0.3), inside=False)
+corrupted("a corruption outside the plate", lambda: dv.GaussianNoise(0.3), inside=False)
 
 
 @feature("Corruptions", "`DenoisingGuide` around a guide")

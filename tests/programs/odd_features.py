@@ -11,13 +11,13 @@ from pyro.infer import config_enumerate
 
 @feature("Enumeration", "a site of the guide")
 def _():
-    mixture, own, _ = FEATURES["a categorical"].make()
+    mixture, own, _ = FEATURES["categorical"].make()
     return mixture, config_enumerate(own, "parallel", expand=True)
 
 
 @feature("Enumeration", "a site of the model alone")
 def _():
-    mixture, _, _ = FEATURES["a categorical"].make()
+    mixture, _, _ = FEATURES["categorical"].make()
     return config_enumerate(mixture, "parallel"), lambda x: None
 
 
@@ -58,7 +58,7 @@ def _():
     return fixed, own
 
 
-@feature("Mistakes", "a latent that the guide does not have")
+@feature("Mistakes", "a latent missing in the guide")
 def _():
     down, _ = layers(upwards=False)
 
@@ -69,7 +69,7 @@ def _():
     return down, own
 
 
-@feature("Mistakes", "a site of the guide that the model does not have")
+@feature("Mistakes", "a site of the guide missing in the model")
 def _():
     def own(x):
         guide(x)
@@ -88,7 +88,7 @@ def _():
     return model, own
 
 
-@feature("Mistakes", "plates of other sizes")
+@feature("Mistakes", "plates of different sizes")
 def _():
     def own(x):
         with pyro.plate("data", len(x)):
@@ -102,7 +102,7 @@ def _():
     return one, own
 
 
-@feature("Mistakes", "a program that mixes draws with observations")
+@feature("Mistakes", "a program that mixes draws and observations")
 def _():
     def mixed(x):
         w = pyro.sample("w", dist.Normal(0.0, 1.0).expand([4]).to_event(1))

@@ -33,8 +33,8 @@ def test_the_table_of_a_pair():
         "z        latent       data 4  [4]    Normal / Normal  pathwise",
         "x        observation  data 4  [4]    Normal",
         "",
-        "A step on TraceDenoising_ELBO (M = 2, K = 3) runs once the model and once the guide " + first,
-        "Nothing to remark.",
+        "A step of TraceDenoising_ELBO (M = 2, K = 3) runs the model once and the guide once " + first,
+        "No remarks.",
     ]
     assert found.ok
     assert repr(found) == str(found)
@@ -49,7 +49,7 @@ def test_kinds_of_sites():
     assert kinds(checked("`pyro.factor` in the guide"))["density"] == "factor"
     assert kinds(checked("`pyro.deterministic` in both"))["spread"] == "deterministic"
     assert kinds(checked("`AutoDiagonalNormal`"))["_AutoDiagonalNormal_latent"] == "auxiliary"
-    assert kinds(checked("a latent that the guide does not have"))["b"] == "latent, not in the guide"
+    assert kinds(checked("a latent missing in the guide"))["b"] == "latent, not in the guide"
 
 
 def test_plates_are_shown_with_what_is_subsampled():
@@ -75,7 +75,7 @@ ESTIMATORS = [
         dv.TraceDenoisingIWAE_ELBO(num_particles=2, baseline="none"),
         "score function, baseline none",
     ),
-    ("a baseline of the site's own", None, "score function, baseline of its own"),
+    ("a site with its own baseline", None, "score function, baseline of its own"),
 ]
 
 
@@ -100,7 +100,7 @@ REMARKS = [
     (
         "one plate",
         {"num_data": 40},
-        r"plate 'data' has size 4 and num_data is 40: the loss is that of 4 obs",
+        r"plate 'data' has size 4, but num_data is 40: the loss counts 4 obs",
     ),
     (
         "latents shared by all observations",
@@ -110,14 +110,14 @@ REMARKS = [
     ("a plate without a size", {"num_data": 40}, r"plate 'data' has size 4 and num_data is 40"),
     ("no plate", {"num_data": 4}, r"no plate around the observations has the 4 rows"),
     ("a dimension that no plate declares", {}, r"site 'z' has batch shape \(4,\), .* add \.to_event"),
-    ("a latent that the guide does not have", {}, r"does not sample the model's latents 'b': sample them"),
-    ("a latent that the guide does not have", {}, r"a step on this loss stops: guide: .*'b' is not sampled"),
+    ("a latent missing in the guide", {}, r"does not sample the model's latents 'b': sample them"),
+    ("a latent missing in the guide", {}, r"a step of this loss raises: guide: .*'b' is not sampled"),
     (
-        "a site of the guide that the model does not have",
+        "a site of the guide missing in the model",
         {},
         r"the guide's sites 'other' are not in the model",
     ),
-    ("a site of the guide", {}, r"a step on this loss stops: .*pyro\.infer\.TraceEnum_ELBO"),
+    ("a site of the guide", {}, r"a step of this loss raises: .*pyro\.infer\.TraceEnum_ELBO"),
     ("dropout in the guide", {}, r"the density of 'z' differs between two runs on the same draws"),
     ("no parameters", {}, r"no parameter gets a gradient; see pyro\.param and pyro\.module"),
 ]
@@ -136,9 +136,9 @@ QUIET = [
     ("nested plates", {}),
     ("batch normalisation in the guide", {}),
     ("two layers, in the model's order", {}),
-    ("two layers, the guide upwards", {}),
+    ("two layers, the guide in reverse order", {}),
     ("`AutoNormal`", {}),
-    ("an easy guide", {}),
+    ("`EasyGuide`", {}),
 ]
 
 
@@ -146,7 +146,7 @@ QUIET = [
 def test_nothing_to_remark(name, options):
     found = checked(name, **options)
     assert found.remarks == ()
-    assert str(found).endswith("Nothing to remark.")
+    assert str(found).endswith("No remarks.")
 
 
 def test_a_dependence_that_the_guide_breaks():

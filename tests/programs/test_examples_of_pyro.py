@@ -66,9 +66,9 @@ WEIGHTS = (dv.TraceDenoisingIWAE_ELBO, dv.TraceSemiImplicit_ELBO)
 def refusal(example, kind):
     """Return what the refusal of a program under a bound must say; None where it is not refused."""
     if example.own_baselines and kind in WEIGHTS:
-        return "'present_0' brings a baseline along.* TraceDenoising_ELBO"
+        return "'present_0' has its own baseline.* TraceDenoising_ELBO"
     if example.upwards and kind is dv.TraceMeanFieldDenoising_ELBO:
-        return "KL terms in closed form do not make a bound; use TraceDenoising_ELBO"
+        return "closed-form KL terms do not give a bound; use TraceDenoising_ELBO"
     return None
 
 

@@ -304,7 +304,7 @@ def test_the_place_of_a_loader_is_plain_data(tmp_path):
 def test_what_a_loader_cannot_be_used_for():
     x, y = data()
     pair, loss = Pair(), dv.TraceDenoising_ELBO()
-    with pytest.raises(dv.InputError, match=r"^drop_last: a loader cuts its own batches"):
+    with pytest.raises(dv.InputError, match=r"^drop_last: a loader makes its own batches"):
         trainer(pair, Batches(x, y), drop_last=True)
     with pytest.raises(dv.InputError, match=r"^data: got a loader and further data arguments"):
         dv.fit(pair.model, pair.guide, Batches(x), y, loss=loss, epochs=1)

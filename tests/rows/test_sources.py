@@ -257,7 +257,7 @@ REFUSED = {
     "dict": ({"x": table(), "y": table()}, r"got a dict; give its parts one after the other: data\['x'\]"),
     "list of tensors": ([table(), table()], r"got list; give rows as one tensor"),
     "path": ("rows.npy", r"expected a tensor .*, got 'rows.npy'"),
-    "iterator": (iter([table()]), "an iterator gives its rows once"),
+    "iterator": (iter([table()]), "an iterator gives its rows only once"),
     "texts": (np.array(["a", "b"]), "expected numbers, got an array of <U1"),
     "objects": (np.array([{}, 1], dtype=object), "expected numbers, got an array of object"),
     "masked": (np.ma.masked_equal(np.arange(4.0), 2), "got a masked array; fill its gaps"),

@@ -142,4 +142,4 @@ def test_options_of_an_executor_need_one(capsys):
     score = ["score", "run", "x.csv", "--executor-option", "a=1"]
     for arguments in (["evaluate", "run", "--jobs", "2"], score):
         call(*arguments, code=2)
-        assert "give --executor, too" in capsys.readouterr().err
+        assert "need --executor" in capsys.readouterr().err

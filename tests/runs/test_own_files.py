@@ -134,7 +134,7 @@ def test_grey_values_are_binarised_only_when_asked(call):
 
 def test_options_for_files_are_refused_of_named_data(call):
     printed = call("train", "--dataset", "digits", "--scale", "bytes", *SMALL, code=2)
-    assert "these are for a user's file" in printed.err
+    assert "only for your own files" in printed.err
 
 
 def test_counts_as_they_are(call):

@@ -144,7 +144,7 @@ def test_own_data_are_found_from_elsewhere_and_may_move(tmp_path, monkeypatch, c
     call("evaluate", "../run", *few, "--dataset", "mine.npy")
     call("train", "--resume", "../run", "--epochs", "4", "--dataset", "mine.npy", "--quiet")
     np.save("mine.npy", np.zeros((60, 4), dtype=np.float32))
-    assert "of other data" in call("train", "--resume", "../run", "--epochs", "5", "--quiet", code=2).err
+    assert "from other data" in call("train", "--resume", "../run", "--epochs", "5", "--quiet", code=2).err
 
 
 def test_a_folder_removed_while_running_is_not_made_again(run, call, monkeypatch):
@@ -172,7 +172,7 @@ def test_verify_says_whether_the_bits_are_the_same(run, call):
     assert "part at step 3 of 4" in call("verify", run, code=1).out
     state["history"]["first_losses"] = []
     save_checkpoint(run / "checkpoint.safetensors", tensors, state)
-    assert "no losses of its first steps" in call("verify", run, code=2).err
+    assert "no losses of the first steps" in call("verify", run, code=2).err
 
 
 # What others wrote

@@ -52,8 +52,8 @@ def test_ranges_and_choices():
         ("bound=dvae,dive", "did you mean 'dvae'"),
         ("learn-noise=yes,no", "expected true or false"),
         ("salt=,rate", "expected"),
-        ("dataset=mnist,digits", "decides the data or the place"),
-        ("seed=0:9", "decides the data or the place"),
+        ("dataset=mnist,digits", "changes the data or the device"),
+        ("seed=0:9", "changes the data or the device"),
     ],
 )
 def test_what_is_refused(text, message):

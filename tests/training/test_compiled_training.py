@@ -449,7 +449,7 @@ def test_pairs_of_another_structure_are_refused():
     with pytest.raises(dv.InputError, match=r"pairs\[1\]: expected a program like the first one's"):
         fit(pair(), pair(activation="relu"))
     same = pair()
-    with pytest.raises(dv.InputError, match=r"pairs\[1\]: parameter .* is that of pairs\[0\]"):
+    with pytest.raises(dv.InputError, match=r"pairs\[1\]: parameter .* is shared with pairs\[0\]"):
         fit(same, same)
     with pytest.raises(dv.InputError, match="seeds: expected one value or 2"):
         fit(pair(), pair(), seeds=[1, 2, 3])

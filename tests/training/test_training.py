@@ -761,7 +761,7 @@ def test_other_parameters_are_refused_naming_the_first(finished, monkeypatch):
 def test_missing_damaged_and_foreign_checkpoints(finished, tmp_path):
     refused("there is no such file", tmp_path / "other.safetensors")
     save_checkpoint(tmp_path / "other.safetensors", {}, {"kind": "something"})
-    refused("not of a training run", tmp_path / "other.safetensors")
+    refused("not from a training run", tmp_path / "other.safetensors")
     content = bytearray(finished.read_bytes())
     content[-5] ^= 4
     finished.write_bytes(content)

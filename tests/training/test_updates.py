@@ -422,10 +422,10 @@ def test_several_models_take_adam_alone(optimizer):
         ),
         ({"optimizer": SGD([torch.zeros(1)], lr=0.1)}, "optimizer: expected a class or a function"),
         ({"optimizer": lambda parameters: 3}, "optimizer: expected a torch.optim.Optimizer, got 3"),
-        ({"optimizer": torch.optim.LBFGS}, "optimizer: LBFGS evaluates a loss several times in a step"),
+        ({"optimizer": torch.optim.LBFGS}, "optimizer: LBFGS evaluates the loss several times per step"),
         (
             {"optimizer": lambda p: SGD([torch.zeros(1)], lr=0.1)},
-            "optimizer: expected one of all the parameters",
+            "optimizer: expected an optimizer of all",
         ),
         ({"optimizer": partial(SGD, momentum=-1)}, "optimizer: ValueError: Invalid momentum value: -1"),
         ({"parameter_options": {"nix": {"lr": 1}}}, "parameter_options: no parameter is called 'nix'"),

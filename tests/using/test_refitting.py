@@ -93,7 +93,7 @@ def test_compiled_steps_train_the_same_guide():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"freeze": "w"}, "freeze: the parameters of the model are what stays"),
+        ({"freeze": "w"}, "freeze: refitting keeps the model fixed"),
         ({"share": 1.5}, "share: expected"),
         ({"data_site": "y"}, "data_site: unknown name 'y'"),
         ({"data_site": "z"}, "data_site: expected draws of"),

@@ -96,7 +96,7 @@ def test_denoising_is_the_mean_over_the_guides_draws_on_the_rows_as_they_are():
     expected = (x @ pair.a.T @ pair.w.T).detach()
     error = 5 * 0.4 * (pair.w**2).sum(1).sqrt().max().detach() / math.sqrt(2000)
     assert float((found - expected).abs().max()) < float(error)
-    with pytest.raises(dv.InputError, match=r"^clean: the noisy rows are given as they are"):
+    with pytest.raises(dv.InputError, match=r"^clean: the given rows are already noisy"):
         dv.denoise(pair.model, pair.guide, x, clean=False)
 
 
@@ -242,7 +242,7 @@ def test_counts_at_their_own_depth_or_at_a_common_one():
 def test_refusals():
     pair, x = Linear(), data()
     with pytest.raises(
-        dv.InputError, match="codes: expected those of encode, or tensors of the same N codes by site"
+        dv.InputError, match="codes: expected the result of encode, or tensors of the same N codes by site"
     ):
         dv.decode(pair.model, {"z": torch.zeros(3, 2), "y": torch.zeros(2, 2)}, x)
     with pytest.raises(dv.InputError, match="expected one row, or the 3 rows of the codes, got 17"):

@@ -111,5 +111,7 @@ def start_program(guide: Program | None, settings: AnnealingSettings) -> Program
     if settings.start == "prior":
         return None
     if guide is None:
-        raise InputError("guide: expected one to start from (start='guide'), got None; or use start='prior'")
+        raise InputError(
+            "guide: expected a guide for start='guide', got None; give one, or use start='prior'"
+        )
     return guide

@@ -82,9 +82,9 @@ class AnnealedLikelihood:
         return _table(f"annealed importance sampling of {count} data, nats per observation", rows)
 
     def to_dict(self, per_datum: bool = False) -> dict[str, Any]:
-        """Return the record as JSON-able values; what is not a finite number is None.
+        """Return the record as JSON-able values; non-finite numbers are None.
 
-        :param per_datum: with the values of each observation.
+        :param per_datum: include the values of each observation.
         """
         values: dict[str, Any] = {
             "num_data": self.log_weight.shape[1],
@@ -159,9 +159,9 @@ class BidirectionalReport:
         )
 
     def to_dict(self, per_datum: bool = False) -> dict[str, Any]:
-        """Return the report as JSON-able values; what is not a finite number is None.
+        """Return the report as JSON-able values; non-finite numbers are None.
 
-        :param per_datum: with the values of each observation.
+        :param per_datum: include the values of each observation.
         """
         values: dict[str, Any] = {
             "num_data": self.forward.log_weight.shape[1],

@@ -81,7 +81,7 @@ def begin(
 def _check(density: Density, point: Point, rows: int) -> None:
     found = point.position.shape[1]
     if found != rows:
-        raise InputError(f"model: expected one plate with the {rows} data of a batch, got one of {found}")
+        raise InputError(f"model: expected one plate with the {rows} rows of a batch, got one of {found}")
     for name, value in (("latents", point.base), ("data", point.increment)):
         if bool(torch.isnan(value).any()):
             raise InputError(

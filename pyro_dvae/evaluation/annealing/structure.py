@@ -50,7 +50,7 @@ class ProperLatents(Messenger):
         if not msg["is_observed"] and _is_a(dist.ImproperUniform, msg["fn"]):
             raise InputError(
                 f"model: latent {msg['name']!r} has an improper prior (ImproperUniform), which has no draws "
-                "to start from and leaves p(x) without a scale; give it a proper one, or use "
+                "to start from and leaves p(x) undefined up to a factor; give it a proper prior, or use "
                 "pyro_dvae.log_likelihood, which draws it from the guide"
             )
 
@@ -66,12 +66,12 @@ def check_continuous(program: str, site: dict[str, Any]) -> None:
     elif _is_discrete(fn):
         what = "is discrete"
     elif not _has_bijection(fn):
-        what = f"has a support ({fn.support}) that no bijection leads to"
+        what = f"has a support ({fn.support}) without a known bijection"
     else:
         return
     raise InputError(
-        f"{program}: latent {name!r} {what}, and annealing and refinement move latents along gradients of "
-        f"their density over unconstrained space; {remedy}"
+        f"{program}: latent {name!r} {what}, but annealing and refinement follow gradients of the density "
+        f"in unconstrained space; {remedy}"
     )
 
 
@@ -168,8 +168,8 @@ def inspect(
     if guide is not None:
         if factors := [site["name"] for site in guide_sites if site["is_observed"]]:
             raise InputError(
-                f"guide: site {factors[0]!r} is observed, and annealing starts at a density of the latents "
-                "alone; leave the guide out to start at the prior, or use pyro_dvae.log_likelihood"
+                f"guide: site {factors[0]!r} is observed, but annealing must start at a density of the "
+                "latents alone; leave the guide out to start at the prior, or use pyro_dvae.log_likelihood"
             )
         drawn = [site for site in guide_sites if not site["infer"].get("is_auxiliary")]
         _check_match({site["name"] for site in latents}, {site["name"] for site in drawn})
@@ -206,7 +206,7 @@ def _data_plate(observed: list[Site], latents: list[Site], rows: int) -> CondInd
     if len(found) != 1:
         plates = {frame.name: frame.size for site in observed for frame in _vectorised(site)}
         raise InputError(
-            f"model: expected one plate with the {rows} data of a batch around all observed sites, got "
+            f"model: expected one plate with the {rows} rows of a batch around all observed sites, got "
             f"{plates or 'none'}"
         )
     return found.pop()
@@ -220,9 +220,9 @@ def _check_sites(
         kind = "observed site" if site["is_observed"] else "latent"
         if (plate.name, plate.dim) not in inside:
             raise InputError(
-                f"{program}: {kind} {site['name']!r} lies outside the plate {plate.name!r} of the data, and "
-                "log p(x) of one datum has then no meaning; give it a value with pyro.poutine.condition, and "
-                "use this or pyro_dvae.log_likelihood on what remains"
+                f"{program}: {kind} {site['name']!r} lies outside the data plate {plate.name!r}, so a single "
+                "row has no log p(x); fix its value with pyro.poutine.condition, and use this or "
+                "pyro_dvae.log_likelihood on the result"
             )
         if not bool((torch.as_tensor(site["scale"], dtype=torch.float64) - scale).abs().max() < 1e-6 * scale):
             raise InputError(
@@ -237,7 +237,7 @@ def _check_match(wanted: set[str], drawn: set[str]) -> None:
     if extra := sorted(drawn - wanted):
         raise InputError(
             f"guide: site {extra[0]!r} is not a latent of the model; sample corruptions with "
-            "pyro_dvae.corrupt, mark other such sites infer={'is_auxiliary': True}"
+            "pyro_dvae.corrupt, and mark other such sites infer={'is_auxiliary': True}"
         )
     if missing := sorted(wanted - drawn):
         raise InputError(f"guide: the model's latent {missing[0]!r} is not sampled in the guide")

@@ -63,7 +63,7 @@ def labelled(
     if not variables:
         raise InputError("per_datum: expected at least one variable, got none")
     for name in {DATUM, SAMPLE} & set(per_datum):
-        raise InputError(f"{name}: expected another name of a variable, this is the name of a dimension")
+        raise InputError(f"{name}: expected a variable name, got the name of a dimension")
     if group in (groups or {}):
         raise InputError(f"groups: {group!r} is the name of the main group (see the argument group)")
     first, (_, values) = next(iter(variables.items()))

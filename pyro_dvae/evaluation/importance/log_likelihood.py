@@ -93,7 +93,7 @@ def log_likelihood(
         log p(x) ≈ log 1/S Σ_s p(x, z_s) / q(z_s)        E 1/S Σ_s w_s = p(x), for every proposal
 
     (Rezende et al. 2014, appendix E; Burda et al. 2016.) Latents may be continuous or discrete. If the guide
-    has no corruption sites, all kinds of ``proposal`` are equal. Modules are in evaluation mode meanwhile.
+    has no corruption sites, all kinds of ``proposal`` are equal. Modules run in evaluation mode.
     The draws come from separate random streams, so on the same machine a seed always gives the same values.
 
     With ``torch.distributed`` initialised, call this in every process with the same arguments. Each process
@@ -191,7 +191,7 @@ def log_likelihood(
         if keep_log_weight and (needed := 4 * len(given) * planned.num_samples) > memory:
             raise InputError(
                 f"keep_log_weight: {len(given)} x {planned.num_samples} weights take {needed} bytes, above "
-                f"memory={memory}; raise it, or evaluate fewer data"
+                f"memory={memory}; raise it, or evaluate fewer rows"
             )
         settings = {
             "data": given.digest(),

@@ -80,7 +80,7 @@ class SampledPrograms:
         weights = found[0].log_weight().values[0, 0]
         if not found[0].datum_frames() or weights.numel() != len(few[0]):
             raise InputError(
-                f"model: expected one plate with the {len(few[0])} data of a batch around all sites, got "
+                f"model: expected one plate with the {len(few[0])} rows of a batch around all sites, got "
                 f"weights of shape {tuple(weights.shape)}{why_shared(found[0])}"
             )
         _refuse_points(found[0])

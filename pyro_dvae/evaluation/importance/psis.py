@@ -109,7 +109,7 @@ def smoothed_log_sum(
     _check("log_rest", log_rest, 1)
     tail = smooth_tail(largest, resolution=resolution)
     if len(log_rest) != len(largest):
-        raise InputError(f"log_rest: expected {len(largest)} data as in largest, got {len(log_rest)}")
+        raise InputError(f"log_rest: expected {len(largest)} values, as in largest, got {len(log_rest)}")
     return torch.logaddexp(tail.log_weights.logsumexp(1), log_rest.detach().double()), tail.k
 
 
@@ -172,4 +172,4 @@ def _check(argument: str, value: Tensor, dimensions: int) -> None:
     bad = value.isnan() | (value == math.inf)
     if bool(bad.any()):
         datum = int(bad.reshape(len(value), -1).any(1).nonzero()[0])
-        raise InputError(f"{argument}: expected log weights below inf, got NaN or inf at datum {datum}")
+        raise InputError(f"{argument}: expected log weights below inf, got NaN or inf at row {datum}")

@@ -178,9 +178,9 @@ class LogLikelihood:
         return "\n".join([title, *lines, *([self.advice] if self.advice else [])])
 
     def to_dict(self, per_datum: bool = False) -> dict[str, Any]:
-        """Return the record as JSON-able values; what is not a finite number is None.
+        """Return the record as JSON-able values; non-finite numbers are None.
 
-        :param per_datum: with the values of each observation.
+        :param per_datum: include the values of each observation.
         """
         sizes, bounds = self.bound_by_samples
         content: dict[str, Any] = {

@@ -160,12 +160,12 @@ class Partial:
     def _read(self, path: Path) -> list[dict[str, Tensor]]:
         tensors, state = load_checkpoint(path)
         if state.get("kind") != _KIND:
-            raise CheckpointError(f"checkpoint {path}: not of an evaluation of the likelihood")
+            raise CheckpointError(f"checkpoint {path}: not from log_likelihood")
         for name, value in self.settings.items():
             found = state["settings"].get(name)
             if found != value:
                 raise CheckpointError(
-                    f"checkpoint {path}: of another evaluation, {name} is {found!r} there and {value!r} here"
+                    f"checkpoint {path}: from another evaluation: {name} was {found!r}, is now {value!r}"
                 )
         parts = {name: values.split(state["sizes"]) for name, values in tensors.items()}
         return [

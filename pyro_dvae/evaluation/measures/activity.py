@@ -96,7 +96,7 @@ def active_units(
     :param clean: give the guide clean input; otherwise corrupt it.
     :param seed: seed of a separate random stream; None uses the global one.
     :param batch_size: rows of ``data`` at a time; by default 2,000.
-    :raises InputError: as ``latent_means``, and if there is a single observation.
+    :raises InputError: as ``latent_means``, or if there is a single observation.
     """
     given = Data.opened("data", (data, *args), kwargs, float_type(model, guide))
     if len(given) < 2:

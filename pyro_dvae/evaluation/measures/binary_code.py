@@ -88,7 +88,7 @@ class BinaryCode:
         return "\n".join(lines)
 
     def to_dict(self, per_datum: bool = False) -> dict[str, Any]:
-        """Return the record as JSON-able values; what is not a finite number is None."""
+        """Return the record as JSON-able values; non-finite numbers are None."""
         found: dict[str, Any] = {
             "bits": self.bits,
             "compression": finite(self.compression),

@@ -127,7 +127,7 @@ class ReconstructionError:
         return "\n".join(lines)
 
     def to_dict(self, per_datum: bool = False) -> dict[str, Any]:
-        """Return the record as JSON-able values; what is not a finite number is None."""
+        """Return the record as JSON-able values; non-finite numbers are None."""
         found: dict[str, Any] = {"num_samples": self.num_samples, "from_mean": None}
         for name, error in self._kinds().items():
             entropy = error.cross_entropy

@@ -123,9 +123,9 @@ class BoundParts:
         return "\n".join(lines)
 
     def to_dict(self, per_datum: bool = False) -> dict[str, Any]:
-        """Return the record as JSON-able values; what is not a finite number is None.
+        """Return the record as JSON-able values; non-finite numbers are None.
 
-        :param per_datum: with the values of each observation.
+        :param per_datum: include the values of each observation.
         """
         return {
             "num_data": len(self.reconstruction.per_datum),
@@ -172,10 +172,10 @@ def bound_parts(
     :param num_corruptions: M, as in the bounds; of use where ``clean`` is False.
     :param num_particles: K, draws of the latents per corruption; for K·M > 1 model and guide must vectorise.
     :param closed_form: integrate where that is known; False samples every KL.
-    :param max_plate_nesting: how many dimensions the user's plates take; found by one run where omitted.
-    :param clean: give the guide clean input; else corrupt it.
-    :param seed: draw from a stream of its own that starts here; None draws from the global one.
-    :param batch_size: rows of ``data`` at a time; by default about 2,000 divided by the draws of each.
+    :param max_plate_nesting: number of dimensions of the user's plates; by default found by one run.
+    :param clean: give the guide clean input; otherwise corrupt it.
+    :param seed: seed of a separate random stream; None uses the global one.
+    :param batch_size: rows of ``data`` at a time; by default about 2,000 divided by the draws per row.
     :raises InputError: ``data`` is empty or not finite, or there is no latent, observation or data plate.
     """
     given = Data.opened("data", (data, *args), kwargs, float_type(model, guide))

@@ -97,7 +97,7 @@ def first_chunk(data: Data, batch_size: int | None, draws: int = 1) -> Arguments
 
 
 def chunks(data: Data, batch_size: int | None, draws: int = 1) -> Iterator[Arguments]:
-    """Return the rows of ``data`` a chunk at a time, by default about 2,000 divided by the draws of each."""
+    """Return the rows of ``data`` a chunk at a time, by default about 2,000 divided by the draws per row."""
     size = max(1, _ROWS_AT_ONCE // draws) if batch_size is None else checks.count("batch_size", batch_size)
     return data.split(size)
 
@@ -133,7 +133,7 @@ def data_plate(draws: Draws, size: int) -> str:
     if len(frames) != 1 or frames[0].size != size:
         found = ", ".join(f"{frame.name!r} of {frame.size}" for frame in frames) or "none"
         raise InputError(
-            f"model: expected one plate around all sites with the {size} data of a batch, got {found}"
+            f"model: expected one plate around all sites with the {size} rows of a batch, got {found}"
             f"{'' if frames else why_shared(draws)}"
         )
     return str(frames[0].name)

@@ -108,9 +108,9 @@ def linear_probe(
     :param c: inverse strength of the penalty, scikit-learn's ``C``.
     :param max_iter: steps of the fit at most; ``converged`` of the result says if they were enough.
     :param max_train: fit to at most this many train data, drawn at random; None takes all.
-    :param num_samples: runs of the guide where one does not give the mean.
-    :param clean: give the guide clean input; else corrupt it.
-    :param seed: draw from a stream of its own that starts here; None draws from the global one.
+    :param num_samples: runs of the guide if one is not enough.
+    :param clean: give the guide clean input; otherwise corrupt it.
+    :param seed: seed of a separate random stream; None uses the global one.
     :param batch_size: rows of data at a time; by default 2,000.
     :raises InputError: data or labels that cannot be used, a single class, or scikit-learn is not installed.
     """
@@ -144,7 +144,7 @@ def _check_labels(argument: str, labels: Any, count: int) -> None:
         raise InputError(f"{argument}: expected whole numbers, got {labels.dtype} (try .long())")
     if labels.shape != (count,):
         raise InputError(
-            f"{argument}: expected one label for each of {count} data, got {tuple(labels.shape)}"
+            f"{argument}: expected one label for each of {count} rows, got {tuple(labels.shape)}"
         )
 
 

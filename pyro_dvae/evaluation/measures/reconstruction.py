@@ -94,7 +94,7 @@ def reconstruction_error(
     :param data_site: name of the model's observed site to compare.
     :param num_samples: sampled codes of each observation.
     :param clean: give the guide clean input; else it is corrupted by a draw of its own for every code.
-    :param seed: draw from a stream of its own that starts here; None draws from the global one.
+    :param seed: seed of a separate random stream; None uses the global one.
     :param batch_size: rows of ``data`` at a time; by default 2,000.
     :raises InputError: ``data`` is empty or not finite, there is no such site, its mean is not known, or a
         Bernoulli site observes values outside [0, 1].

@@ -122,7 +122,7 @@ def check(executor: str | Executor, options: Options) -> None:
         known = ", ".join(EXECUTORS)
         raise InputError(f"executor: expected {known} or an object with submit, got {shown(executor)}")
     if options and executor not in EXECUTORS[1:]:
-        raise InputError("executor_options: they are for the executors submitit and dask")
+        raise InputError("executor_options: only the executors submitit and dask take options")
 
 
 @contextmanager

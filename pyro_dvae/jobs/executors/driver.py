@@ -131,7 +131,9 @@ def _taken_in(each: _Running, watch: Watch, keep: Callable[[Any, Any], str], div
     elif kind == worker.REFUSED:
         raise InputError(f"{name}: {content}")
     elif kind == worker.FAILED:
-        raise ProcessLostError(f"{name} failed: {content}; the same command goes on from its last checkpoint")
+        raise ProcessLostError(
+            f"{name} failed: {content}; repeat the command to continue from the last checkpoint"
+        )
     else:
         each.losses = 1 if each.done > each.had else each.losses + 1
         each.attempt, each.had, each.begun = each.attempt + 1, each.done, False

@@ -192,7 +192,9 @@ def plan(
     ]
     if not wanted:
         known = "; ".join(case.name for case in experiment.cases)
-        raise InputError(f"only: {', '.join(map(repr, only))} is in no case of {experiment.name}: {known}")
+        raise InputError(
+            f"only: {', '.join(map(repr, only))} matches no case of {experiment.name}; cases: {known}"
+        )
     found = []
     for seed in range(experiment.seeds if seeds is None else seeds):
         for case in wanted:

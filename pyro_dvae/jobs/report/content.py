@@ -173,7 +173,7 @@ def _saved(path: Path) -> ReportedRun:
         history = History(**state["history"])
         versions = ", ".join(f"{name} {version}" for name, version in state["versions"].items())
     except (KeyError, TypeError, AttributeError):
-        raise CheckpointError(f"checkpoint {path / WEIGHTS}: not of a saved model") from None
+        raise CheckpointError(f"checkpoint {path / WEIGHTS}: not a saved model") from None
     of_rows = [value for name, value in tensors.items() if name.startswith("rows/")]
     count = sum(value.numel() for value in tensors.values()) - sum(row.numel() for row in of_rows)
     facts = [

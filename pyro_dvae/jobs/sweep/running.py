@@ -84,8 +84,8 @@ def _checked(
     changed = names & ({"bound", "particles"} if options.bound == "diwae" else {"bound"})
     if objective == "validation" and changed:
         raise InputError(
-            f"search: {min(changed)} decides which bound the validation data have, so trials would not "
-            "compare; give --objective iwae"
+            f"search: {min(changed)} changes the validation bound, so trials would not be comparable; use "
+            "--objective iwae"
         )
     for dimension in space:
         for value in dimension.ends:

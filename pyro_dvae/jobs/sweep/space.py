@@ -80,7 +80,7 @@ def _dimension(text: str) -> Dimension:
     name = checks.known("search", left.replace("_", "-"), names).replace("-", "_")
     if name in _FIXED:
         raise InputError(
-            f"search: {left} decides the data or the place, so trials would not compare; leave it out"
+            f"search: {left} changes the data or the device, so trials would not be comparable; leave it out"
         )
     if ":" not in right:
         choices = tuple(_value(name, each, text) for each in right.split(","))

@@ -41,7 +41,7 @@ def fit_table(
     :param data: rows [N, D] with NaN (or masked, or NA) in gaps: a tensor, an array or a DataFrame of
         numbers. Columns are standardised. Cells must be missing at random given the observed ones.
     :param seed: of held-out cells and starts; None draws it from the global stream.
-    :param progress: whether to show progress, or a function of the numbers of finished and of all fits.
+    :param progress: whether to show progress, or a function of the numbers of finished fits and all fits.
     :raises InputError: a column has no observed cell.
     """
     rows = table_rows(data).to("cpu", torch.float64)

@@ -41,7 +41,7 @@ def refused(message, model=None, guide=None, data=None, **options):
         ({"seed": -1}, "seed: "),
         ({"memory": 0}, "memory: "),
         ({"max_plate_nesting": 0}, "max_plate_nesting: "),
-        ({"start": "guide"}, "guide: expected one to start from"),
+        ({"start": "guide"}, "guide: expected a guide"),
         ({"data": torch.zeros(0, 3)}, "data: expected at least one element"),
         ({"data": torch.tensor([[0.0, math.nan, 0.0]])}, "data: expected finite values"),
         ({"data": [[0.0, 1.0, 2.0]]}, "data: expected a tensor .*, got list"),

@@ -146,7 +146,7 @@ def never(x, z):
         (twice, {"num_data": 0}, "num_data: "),
         (twice, {"data": torch.zeros(0, 3)}, "data: "),
         (twice, {"data": [1.0]}, "data: expected a tensor .*, got list"),
-        (twice, {"start": "guide"}, "guide: expected one to start from"),
+        (twice, {"start": "guide"}, "guide: expected a guide"),
     ],
 )
 def test_bad_input(observe, options, message):

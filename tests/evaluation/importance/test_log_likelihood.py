@@ -445,7 +445,7 @@ def test_further_arguments_are_cut_with_the_data():
 @pytest.mark.parametrize("measure", [dv.log_likelihood, dv.annealed_log_likelihood])
 def test_positional_arguments_without_the_rows_of_x_are_refused(measure, other, came):
     problem = near_posterior()
-    words = f"^data, further argument 2: {came}; give by keyword what is passed on whole"
+    words = f"^data, further argument 2: {came}; pass by keyword what every batch gets whole"
     with pytest.raises(InputError, match=words):
         measure(problem.model, problem.guide, data(11), torch.zeros(11), other)
 

@@ -80,10 +80,10 @@ RECONSTRUCTION = Experiment(
     measures=("reconstruction",),
     picture="lines-and-digits",
     note=(
-        "Encoder and decoder have one layer of 500 tanh units each. The Gaussian decoder learns one scale for "
-        "all pixels. The l2 penalty is a prior N(0, 1) of every weight of both networks; the report does not "
-        "state its strength. Mean code: the posterior mean. Sampled codes: the error of one draw, averaged "
-        "over draws. The 'bound' of an autoencoder does not bound log p(x)."
+        "Encoder and decoder have one layer of 500 tanh units each. The Gaussian decoder learns one scale "
+        "for all pixels. The l2 penalty is a prior N(0, 1) of every weight of both networks; the report does "
+        "not state its strength. Mean code: the posterior mean. Sampled codes: the error of one draw, "
+        "averaged over draws. The 'bound' of an autoencoder does not bound log p(x)."
     ),
     core_hours=2.0,
     claims=tuple(
@@ -125,10 +125,10 @@ FULL_BAYES = Experiment(
     options={"dataset": "mnist", "noise": 0.0, "validate_every": 5},
     measures=("training", "likelihood"),
     note=(
-        "The bound is that of a new image under weights drawn from their posterior. 'From a trained VAE' "
-        "first trains the VAE for as many epochs. Scale mixture: equal shares of N(0, 1) and N(0, exp(-6)^2) "
-        "(Blundell et al. 2015). Prior of the scale: an inverse-gamma prior of each weight's variance, so each "
-        "weight has a Student-t prior with 2 degrees of freedom and scale 0.1."
+        "The bound is that of a new image under weights drawn from their variational posterior. 'From a "
+        "trained VAE' first trains the VAE for as many epochs. Scale mixture: equal shares of N(0, 1) and "
+        "N(0, exp(-6)^2) (Blundell et al. 2015). Prior of the scale: an inverse-gamma prior of each weight's "
+        "variance, so each weight has a Student-t prior with 2 degrees of freedom and scale 0.1."
     ),
     core_hours=0.23,
     claims=tuple(
