@@ -71,7 +71,7 @@ def evaluate(
 ) -> None:
     """Estimate log p(x) of the test data of the run folder RUN, and the reliability of the estimate.
 
-    To continue a stopped evaluation, give the same command again.
+    To continue a stopped evaluation, repeat the command.
     """
     from pyro_dvae.jobs.evaluate import evaluate_run
     from pyro_dvae.jobs.evaluation_table import table
@@ -87,10 +87,10 @@ def evaluate(
 @click.option("--count", default=100, show_default=True, help="Number of rows; with --given, of each row.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the draws.")
 @click.option("--output", default=None, help="Picture (.png), table (.csv, .parquet) or array (.npy).")
-@click.option("--pixels", is_flag=True, help="Draw values too, instead of their means.")
-@click.option("--given", default=None, help="File of rows with missing cells, to draw given the others.")
+@click.option("--pixels", is_flag=True, help="Draw values from the likelihood instead of their means.")
+@click.option("--given", default=None, help="File of rows whose missing cells to draw given the others.")
 def sample(run: str, count: int, seed: int, output: str | None, pixels: bool, given: str | None) -> None:
-    """Draw images, or rows of a table in its own units, from the model of the run folder RUN."""
+    """Draw images, or rows of a table in the units of the data, from the model of the run folder RUN."""
     from pyro_dvae.jobs.sampling import save_samples
 
     path, rows = save_samples(run, output, count, seed, pixels, given)
@@ -131,7 +131,7 @@ _applied("score", 1000, "Write log p(x) of each row of FILE, with its error and 
 @click.option("--format", default="safetensors", show_default=True, help="safetensors (weights) or onnx.")
 @click.option("--output", default=None, help="Folder of the files.  [default: RUN/export]")
 def export(run: str, format: str, output: str | None) -> None:  # noqa: A002
-    """Write encoder and decoder of the run folder RUN for other programs, checked on a batch."""
+    """Write encoder and decoder of the run folder RUN for other programs, and check them on a batch."""
     from pyro_dvae.jobs.export import export as write
 
     show("\n".join(map(str, write(run, format, output))))
@@ -140,7 +140,7 @@ def export(run: str, format: str, output: str | None) -> None:  # noqa: A002
 @main.command()
 @click.argument("run")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--config", is_flag=True, help="Print the options as TOML, for --config of another run.")
+@click.option("--config", is_flag=True, help="Print the options as a TOML file for --config.")
 def info(run: str, as_json: bool, config: bool) -> None:
     """Describe the run folder RUN."""
     from pyro_dvae.jobs.config_file import toml
@@ -156,9 +156,11 @@ def info(run: str, as_json: bool, config: bool) -> None:
 
 @main.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
-@click.option("--output", default=None, help="The page.  [default: RUN/report.html; of several: report.html]")
 @click.option(
-    "--diagnose/--no-diagnose", default=None, help="Diagnose each fit.  [default: if it was not evaluated]"
+    "--output", default=None, help="HTML file.  [default: RUN/report.html; for several runs: report.html]"
+)
+@click.option(
+    "--diagnose/--no-diagnose", default=None, help="Diagnose each run.  [default: if it was not evaluated]"
 )
 @click.option("--data-folder", default=None, help="Current folder of the data.  [default: as in the run]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
@@ -181,7 +183,7 @@ def verify(
 ) -> int | None:
     """Repeat the first steps of the run folder RUN and compare them bit for bit.
 
-    If they differ, print the first such step and exit with 1.
+    If they differ, print the first step that differs and exit with 1.
     """
     from pyro_dvae.jobs.verify import verify as compare
 
@@ -205,7 +207,7 @@ def verify(
     type=click.Choice(["validation", "iwae"]),
     default="validation",
     show_default=True,
-    help="The best validation bound, or the validation data's importance-weighted bound "
+    help="Best validation bound, or importance-weighted bound of the validation data "
     "(--importance-samples draws).",
 )
 @click.option("--pruning/--no-pruning", default=True, show_default=True, help="End poor trials early.")
@@ -220,7 +222,7 @@ def sweep(request: TrainRequest, search: tuple[str, ...], **settings: Any) -> No
     """Search training options for the best validation bound, and evaluate the best trial on the test data.
 
     To join from another terminal or machine that shares the folder, or to continue after an interruption,
-    give the same command again.
+    repeat the command.
     """
     go_on_by_repeating()
     from pyro_dvae.jobs.sweep import sweeping
@@ -239,13 +241,13 @@ def sweep(request: TrainRequest, search: tuple[str, ...], **settings: Any) -> No
 )
 @click.option("--epochs", type=click.IntRange(1, 10**9), help="Epochs of a run.  [default: the experiment's]")
 @click.option(
-    "--only", multiple=True, metavar="TEXT", help="Only cases with these words in row or column; repeatable."
+    "--only", multiple=True, metavar="TEXT", help="Only cases with this text in row or column; repeatable."
 )
 @click.option(
     "--output", default="reproduction", show_default=True, help="Folder with a subfolder for each experiment."
 )
 @click.option("--data-folder", default="data", show_default=True, help="Folder of the data.")
-@click.option("--dataset", default=None, help="Another data set, for trying out an experiment.")
+@click.option("--dataset", default=None, help="Another data set, to try out an experiment.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option(
     "--jobs",
@@ -255,12 +257,12 @@ def sweep(request: TrainRequest, search: tuple[str, ...], **settings: Any) -> No
 @executor_choice
 @click.option("--bfloat16", is_flag=True, help="Compiled matrix products in bfloat16.")
 @click.option("--keep-checkpoints", is_flag=True, help="Keep the checkpoints of finished runs.")
-@click.option("--table-only", is_flag=True, help="Run nothing; write table and picture of the finished runs.")
+@click.option("--table-only", is_flag=True, help="Run nothing; write table and picture of finished runs.")
 @click.option("--quiet", is_flag=True, help="Do not show progress.")
 def reproduce(name: str | None, listing: bool, output: str, table_only: bool, **options: Any) -> None:
     """Run the published experiment NAME and compare the results with the published numbers.
 
-    To continue after an interruption, give the same command again; finished runs are not repeated.
+    To continue after an interruption, repeat the command; finished runs are not repeated.
     """
     from pyro_dvae.jobs.experiments.catalogue import experiment, listed
 

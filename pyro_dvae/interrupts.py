@@ -16,7 +16,7 @@ _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if
 class Stopped(KeyboardInterrupt):
     """Training or an evaluation was stopped by Ctrl-C, SIGTERM or SIGHUP, between two steps.
 
-    ``checkpoint`` is the file from which it continues, bit for bit; None if there is none.
+    ``checkpoint`` is the file from which it can be resumed exactly; None if there is none.
     """
 
     def __init__(self, checkpoint: Path | None = None):

@@ -23,11 +23,11 @@ class BoundsEntry:
 
     :param name: a key, such as ``"semi_implicit_10"``.
     :param label: for tables and pictures.
-    :param definition: what it is the Monte Carlo estimate of.
+    :param definition: the expectation that it estimates.
     :param kind: ``"lower"`` (of log p(x)), ``"upper"`` (of L_cvae, not of log p(x)) or ``"estimate"``.
     :param estimate: its value for each observation, mean and standard error (nats).
     :param note: a remark for the reader.
-    :param sampling_error: standard error of the sampling alone for each observation [N] (nats), where known.
+    :param sampling_error: standard error of the sampling alone for each observation [N] (nats), if known.
     """
 
     name: str
@@ -45,7 +45,7 @@ class OrderViolation:
 
     :param lower: name of the entry that should be the lower one.
     :param upper: name of the other.
-    :param excess: mean over the data of lower − upper (nats), after the bias of an estimate is taken off.
+    :param excess: mean over the data of lower − upper (nats), after subtracting the bias of an estimate.
     :param standard_error: of ``excess``.
     """
 
@@ -63,7 +63,7 @@ class BoundsReport:
     """The result of :func:`bounds_report`; ``report["dvae"]`` is the entry of that name.
 
     :param entries: the bounds, in the order that they must have.
-    :param orders: pairs of names (lower, upper) that must be so ordered in expectation.
+    :param orders: pairs of names (lower, upper) that must have this order in expectation.
     """
 
     entries: tuple[BoundsEntry, ...]
@@ -79,9 +79,10 @@ class BoundsReport:
     def violations(self, errors: float = 4.0) -> list[OrderViolation]:
         """Return the orders that fail by more than ``errors`` standard errors of the paired difference.
 
-        The difference is taken for each observation. Importance sampling gives log p(x) too low by about half
-        its squared error: that much is allowed for, and data with a sampling error above 0.5 nats (or without
-        a finite value) are left out. A single observation has no standard error, so nothing is found.
+        The difference is taken for each observation. Importance sampling underestimates log p(x) by about
+        half its squared error; the comparison allows for this bias, and leaves out observations with a
+        sampling error above 0.5 nats or without a finite value. A single observation has no standard error,
+        so it shows no violation.
         """
         checks.positive("errors", errors)
         found = (self._compare(lower, upper) for lower, upper in self.orders)

@@ -175,7 +175,7 @@ class Check:
 
     @property
     def ok(self) -> bool:
-        """Whether a step on the loss goes through and there is nothing to remark."""
+        """Whether a step runs without an error and there are no remarks."""
         return not self.remarks
 
     def __str__(self) -> str:
@@ -202,14 +202,14 @@ def check(
     loss: ELBO | None = None,
     **kwargs: Any,
 ) -> Check:
-    """Return how the library understands a model and a guide, to check them before training::
+    """Report how the library understands a model and a guide, to check them before training::
 
         print(dv.check(model, guide, x, num_data=len(data), loss=dv.TraceDenoising_ELBO()))
 
-    The table has each site with its plates, shape and kind (latent, observation, corruption, …), and its
-    gradient estimator under ``loss``. Then follow how often a training step runs the programs, and remarks
-    on: what the loss refuses, a plate whose size is not that of the data, latents that the guide does not
-    sample, dimensions that no plate declares, dependences between latents that the guide ignores, modules
+    The table lists each site with its plates, shape, kind (latent, observation, corruption, …) and gradient
+    estimator under ``loss``. Below, the report says how often a training step runs the programs, and has
+    remarks on: what the loss refuses, a plate of a size other than the data's, latents that the guide does
+    not sample, dimensions that no plate declares, dependences between latents that the guide ignores, modules
     that draw random numbers, and parameters without a gradient.
 
     The programs run a few times. Afterwards random streams, buffers and gradients are restored.

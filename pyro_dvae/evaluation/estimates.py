@@ -94,7 +94,7 @@ class Estimate:
     def standard_error(self) -> float:
         """Standard error of the mean over the data; NaN for a single observation.
 
-        It covers the draw of the data and the Monte Carlo error of each.
+        It covers the variation between observations and the Monte Carlo error of each.
         """
         count = len(self.per_datum)
         return float(self.per_datum.std()) / math.sqrt(count) if count > 1 else math.nan

@@ -42,8 +42,8 @@ class AutoEncoderGuide(Module):
         guide = dv.AutoEncoderGuide(model, corruption=dv.SaltAndPepper(0.1))
 
     The model's first argument holds the rows, [N, ...]. In the order of the model, each latent inside the
-    plate is a diagonal Gaussian in unconstrained space, moved to the support of its prior. A network of x̃ and
-    of the unconstrained latents before gives location and scale::
+    plate is a diagonal Gaussian in unconstrained space, transformed to the support of its prior. A network of
+    x̃ and of the preceding unconstrained latents gives location and scale::
 
         q(z1, …, zL | x̃) = Π_l q(z_l | x̃, z1, …, z_(l−1))
 
@@ -55,11 +55,12 @@ class AutoEncoderGuide(Module):
     :param model: a Pyro program with a plate of the rows at dim −1.
     :param plate: name of that plate.
     :param corruption: corruption of the encoders' input; none by default.
-    :param hidden_sizes: of the network of each latent.
-    :param activation: of these networks.
-    :param global_guide: makes the guide of the latents outside the plate from the model without the others.
-    :raises InputError: at the first call, for what the guide cannot do: no such plate, a latent in further
-        plates, a discrete latent that is not enumerated.
+    :param hidden_sizes: hidden layers of the network of each latent.
+    :param activation: activation of these networks.
+    :param global_guide: function from the model, with the latents inside the plate hidden, to a guide of the
+        latents outside it.
+    :raises InputError: at the first call, if the plate does not exist, a latent lies in further plates, or a
+        discrete latent is not enumerated.
     """
 
     def __init__(

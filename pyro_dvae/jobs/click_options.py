@@ -22,14 +22,16 @@ def training_options(command: Callable[[TrainRequest], None]) -> Callable[..., N
     """Give a click command every training option; the function gets one :class:`TrainRequest`."""
     folders = [
         click.option("--output", type=str, default=None, help="Run folder.  [default: a new one in runs/]"),
-        click.option("--resume", type=str, default=None, help="Run folder to continue; --epochs may grow."),
+        click.option(
+            "--resume", type=str, default=None, help="Run folder to continue; --epochs may be larger."
+        ),
     ]
     return _requesting(command, folders)
 
 
 def sweep_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a click command every training option, and the folder of a sweep as that of the request."""
-    folder = click.option("--output", type=str, required=True, help="Folder of the sweep, for all who join.")
+    folder = click.option("--output", type=str, required=True, help="Folder of the sweep.")
     return _requesting(command, [folder])
 
 
@@ -51,8 +53,10 @@ def _requesting(command: Callable[..., None], folders: Sequence[Callable[..., An
             given |= of_file.keys()
         command(TrainRequest(Options(**chosen), frozenset(given), output, resume, quiet), **values)
 
-    file = click.option("--config", type=str, help="TOML or JSON file of options; the command line wins.")
-    silence = click.option("--quiet", is_flag=True, help="Show no progress.")
+    file = click.option(
+        "--config", type=str, help="TOML or JSON file of options; overridden by the command line."
+    )
+    silence = click.option("--quiet", is_flag=True, help="Do not show progress.")
     return _decorated(run, [*_click_options(Options), file, *folders, silence])
 
 
@@ -84,20 +88,20 @@ def executor_choice(command: Callable[..., None], default: str | None = "local")
         type=click.Choice(EXECUTORS),
         default=default,
         show_default=default or "this process",
-        help="Processes of this machine, jobs of a Slurm cluster, or Dask's workers.",
+        help="Processes of this machine, jobs of a Slurm cluster (submitit), or Dask workers.",
     )
     of_it = click.option(
         "--executor-option",
         multiple=True,
         metavar="NAME=VALUE",
-        help="Parameter of submitit or of Dask, as slurm_partition=long or address=tcp://HOST:8786; "
+        help="Parameter of submitit or Dask, such as slurm_partition=long or address=tcp://HOST:8786; "
         "repeatable.",
     )
     return _decorated(run, [choice, of_it])
 
 
 def rows_elsewhere(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a click command the choice of where parts of rows are worked on, as ``elsewhere``; None: here."""
+    """Give a click command the choice of an executor for parts of the rows, as ``elsewhere``; None: none."""
 
     @functools.wraps(command)
     def run(

@@ -30,17 +30,17 @@ def load(
 ) -> Fitted:
     """Return a trained model with its methods, in evaluation mode.
 
-    A run folder of ``pyro-dvae train`` is complete, and so is a folder that ``fitted.save`` wrote of a model
-    and a guide that consist of this package's parts. With programs of your own, give a model and a guide of
-    the same shapes: their weights are replaced.
+    A run folder of ``pyro-dvae train`` is complete, and so is a folder that ``fitted.save`` wrote if model
+    and guide consist of this package's parts. For your own programs, give a model and a guide of the same
+    shapes, whose weights are replaced.
 
-    :param folder: the run folder, or the saved one.
-    :param model: of a saved one.
-    :param guide: of a saved one.
+    :param folder: run folder, or folder that ``fitted.save`` wrote.
+    :param model: your own model, for a saved folder.
+    :param guide: your own guide, for a saved folder.
     :param which: "best" (by validation) or "last" weights of a run.
-    :param device: where the modules go; programs of your own stay where they are.
-    :raises InputError: the folder holds neither.
-    :raises CheckpointError: the weights are damaged, or are of other shapes.
+    :param device: device of the modules; your own programs stay where they are.
+    :raises InputError: the folder holds neither a run nor a saved model.
+    :raises CheckpointError: the weights are damaged, or have other shapes.
     """
     path = user_path("folder", folder)
     checks.known("which", which, ("best", "last"))

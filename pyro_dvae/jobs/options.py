@@ -101,24 +101,23 @@ class Options:
     activation: str = _option("softplus", "Activation.", type=click.Choice(ACTIVATIONS))
     likelihood: str = _option(
         "bernoulli",
-        "Distribution of a value. Gaussian: with a mean in [0, 1] and one scale, or a scale by the decoder; "
-        "or with any mean and a scale for each column. auto: by the values.",
+        "Distribution of a value. gaussian: mean in [0, 1], one scale; gaussian-per-pixel: scales from the "
+        "decoder; gaussian-columns: any mean, a scale for each column. auto: chosen by the values.",
         type=click.Choice(LIKELIHOODS),
     )
     epochs: int = _option(
         50,
-        "Passes over the training data. For data of another size than MNIST, the default is as many as take "
-        "25,000 steps, at most 2,000.",
+        "Passes over the training data. For data of another size than MNIST, the default takes 25,000 steps, "
+        "but at most 2,000 epochs.",
         within=(1, 10**9),
     )
     batch_size: int = _option(100, "Observations per training step.", within=(1, 10**9))
-    validate_every: int = _option(
-        1, "Epochs from one validation and checkpoint to the next.", within=(1, 10**9)
-    )
+    validate_every: int = _option(1, "Epochs between validations and between checkpoints.", within=(1, 10**9))
     learning_rate: float = _option(1e-3, "Learning rate of Adam.")
     rate_schedule: str = _option(
         "step",
-        "Learning rate: constant; x0.3 at 60 % and x0.1 at 85 %; or the ten stages of the paper's code.",
+        "Learning rate: x0.3 at 60 % and x0.1 at 85 % of the epochs; constant; or the ten stages of the "
+        "paper's code.",
         type=click.Choice(RATE_SCHEDULES),
     )
     clip_norm: float | None = _option(
@@ -126,44 +125,44 @@ class Options:
     )
     patience: int | None = _option(
         None,
-        "Stop after this number of epochs without a better validation bound.  [default: never]",
+        "Stop after this many epochs without a better validation bound.  [default: never]",
         type=int,
         within=(1, 10**9),
     )
     log: str | None = _option(
         None,
-        "Also log the epochs: a table log.csv, or curves, reconstructions and histograms for TensorBoard.",
+        "Also log epochs to a table log.csv, or curves, reconstructions and histograms to TensorBoard.",
         type=click.Choice(LOGS),
     )
     binarisation: str = _option(
         "static",
         "Pixels: drawn once from the seed, drawn in every epoch, thresholded at 0.5, or unchanged (the "
-        "default for a file of your own).",
+        "default for your own files).",
         type=click.Choice(BINARISATIONS),
     )
     dataset: str | None = _option(
         None,
-        "mnist (the default), fashion-mnist, kmnist, frey, digits, or a file of your own: .csv, .tsv, "
-        ".parquet, .npy, .npz or .mat.",
+        "mnist (the default), fashion-mnist, kmnist, frey, digits, ..., or your own file: .csv, .tsv, "
+        ".parquet, .npy, .npz or .mat, or folder:PATH.",
         type=str,
     )
     scale: str = _option(
         "auto",
-        "Values of a file: as they are, to [0, 1], standardised, or bytes divided by 255; auto refuses whole "
-        "numbers.",
+        "Values of a file: unchanged, scaled to [0, 1], standardised, or bytes divided by 255; auto refuses "
+        "whole numbers.",
         type=click.Choice(SCALES),
     )
     columns: str | None = _option(None, "Columns of a file to keep, separated by commas.", type=str)
     drop: str | None = _option(None, "Columns of a file to leave out, separated by commas.", type=str)
-    label_column: str | None = _option(None, "Column of the classes; it is not part of the data.", type=str)
-    id_column: str | None = _option(None, "Column that names the rows; it is not part of the data.", type=str)
+    label_column: str | None = _option(None, "Column of the classes, not part of the data.", type=str)
+    id_column: str | None = _option(None, "Column with names of the rows, not part of the data.", type=str)
     kinds: str | None = _option(
         None,
-        "Kinds of columns that their values do not show, as NAME=KIND, separated by commas: categorical, "
+        "Kinds of columns that the values do not show, as NAME=KIND, separated by commas: categorical, "
         "count, heavy-tailed, ordinal, positive or real.",
         type=str,
     )
-    array: str | None = _option(None, "Name of the array of an .npz or .mat file.", type=str)
+    array: str | None = _option(None, "Name of the array in an .npz or .mat file.", type=str)
     data_folder: str = _option("data", "Folder of the data, in torchvision's layout.")
     seed: int = _option(0, "Seed of weights, noise, order and binarisation.", within=(0, 2**32 - 1))
     device: str = _option("auto", "auto, cpu, cuda, cuda:N or mps.")
@@ -174,7 +173,7 @@ class Options:
     )
     bfloat16: bool = _option(False, "Compiled matrix products in bfloat16.", is_flag=True)
     importance_samples: int = _option(
-        200, "Samples of the final importance-weighted bound; 0 omits it.", within=(0, LARGE)
+        200, "Samples for the final importance-weighted bound; 0 omits it.", within=(0, LARGE)
     )
 
     def as_dict(self) -> dict[str, Any]:
@@ -182,9 +181,9 @@ class Options:
         return dataclasses.asdict(self)
 
     def as_arguments(self, always: Sequence[str] = ()) -> list[str]:
-        """Return what to type behind ``pyro-dvae train`` for these options, without those at their default.
+        """Return the arguments of ``pyro-dvae train`` for these options, without those at their default.
 
-        :param always: names to include even so.
+        :param always: names to include in any case.
         """
         return _arguments(self, always)
 
@@ -192,8 +191,8 @@ class Options:
     def from_dict(cls, values: dict[str, Any], written_by: str | None = None) -> Options:
         """Build options from what :meth:`as_dict` returned: names, types and choices are checked.
 
-        :param written_by: the version of this package that wrote them; what another one did not have yet
-            takes its default. Names that this version does not know are refused.
+        :param written_by: the version of this package that wrote them. If it is another version, missing
+            options take their defaults; unknown names are refused.
         """
         fields = {each.name: each for each in dataclasses.fields(cls)}
         here = pyro_dvae.__version__
@@ -224,19 +223,19 @@ class EvaluationOptions:
         "Proposal: q(z|x), q(z|x~) with new noise for each sample, a mixture of these, or the better one.",
         type=click.Choice(PROPOSALS),
     )
-    corruptions: int = _option(10, "Corruptions of the mixture (M).")
-    defensive: float = _option(0.0, "Share of the samples from the prior, below 1.")
-    widen: float = _option(1.0, "Factor of the guide's standard deviations.")
+    corruptions: int = _option(10, "Corruptions in the mixture (M).")
+    defensive: float = _option(0.0, "Share of samples from the prior, below 1.")
+    widen: float = _option(1.0, "Factor for the guide's standard deviations.")
     refine: bool = _option(False, "Refine the proposal of each row with a bad Pareto k.", is_flag=True)
     count: int | None = _option(None, "Evaluate the first N test rows.  [default: all]", type=int)
-    seed: int = _option(0, "Seed of all draws of the evaluation; the test data remain those of the run.")
+    seed: int = _option(0, "Seed of all draws of the evaluation; the test data do not depend on it.")
     which: str = _option(
         "best", "Weights of the best epoch by validation, or of the last.", type=click.Choice(WEIGHTS)
     )
-    memory: int = _option(512, "Memory of samples and chains, in megabytes.")
-    bfloat16: bool = _option(False, "Round factors of matrix products: faster, noisier.", is_flag=True)
+    memory: int = _option(512, "Memory for samples and chains, in megabytes.")
+    bfloat16: bool = _option(False, "Matrix products in bfloat16: faster, less precise.", is_flag=True)
     no_compile: bool = _option(False, "Do not compile.", is_flag=True)
-    annealed: int = _option(20, "First N test rows for annealed importance sampling; 0: none.")
+    annealed: int = _option(20, "Anneal the first N test rows (annealed importance sampling); 0: none.")
     annealing_start: str = _option(
         "guide", "Start of the chains: the guide or the prior.", type=click.Choice(STARTS)
     )
@@ -248,7 +247,7 @@ class EvaluationOptions:
     keep_weights: bool = _option(False, "Keep all log weights in the netCDF file.", is_flag=True)
 
     def as_arguments(self) -> list[str]:
-        """Return what to type behind ``pyro-dvae evaluate RUN`` for these options, but for the defaults."""
+        """Return the arguments of ``pyro-dvae evaluate RUN`` for these options, without defaults."""
         return _arguments(self)
 
     def as_dict(self) -> dict[str, Any]:
@@ -258,7 +257,7 @@ class EvaluationOptions:
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """What the command line asked for: options, which of them were given, and the folders."""
+    """A request of the command line: options, names of the given options, and folders."""
 
     options: Options
     given: frozenset[str]
@@ -268,7 +267,7 @@ class TrainRequest:
 
 
 def flag_of(entry: Any) -> str:
-    """Return what to type for a field; of a yes or no "--this/--no-this"."""
+    """Return the flag of a field; for yes or no ``--this/--no-this``."""
     return str(entry.metadata["flag"] or "--" + entry.name.replace("_", "-"))
 
 

@@ -27,7 +27,7 @@ class ChainModel(Module):
     :param upper_decoders: a module from z(l+1) to a pair (loc, scale) of z(l), each [..., d_l], for each
         layer except the last, in the order l = 1, 2, …
     :param prior: the prior of zL.
-    :raises InputError: a layer does not take the size that the layer above it states.
+    :raises InputError: the size of a layer does not fit the layer above it.
     """
 
     def __init__(

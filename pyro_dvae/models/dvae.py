@@ -21,13 +21,12 @@ from pyro_dvae.registration import Module, register
 class LatentVariableModel(Module):
     """``z ~ p(z)``, ``x ~ p_θ(x|z)``, with a decoder of the prior's code of ``z`` (usually ``z`` itself).
 
-    Sites: ``z`` [N, d] and ``x`` [N, D], inside the plate ``data``. Rows may be images, [N, C, H, W] say:
-    they are flattened where the decoder's distribution is over flat rows, and flat rows are shaped where it
-    is over images.
+    Sites: ``z`` [N, d] and ``x`` [N, D], inside the plate ``data``. Rows may also be images [N, C, H, W];
+    rows are flattened, or reshaped to images, as the decoder's distribution requires.
 
     :param decoder: module from z [..., d] to a Pyro distribution over [..., D] with one event dimension, or
         over images with ``.to_event(3)``; with an attribute ``latent_size`` (d).
-    :param prior: of the latents; the standard normal by default.
+    :param prior: prior of the latents; by default the standard normal.
     """
 
     def __init__(self, decoder: nn.Module, prior: Prior | None = None) -> None:
@@ -88,7 +87,7 @@ class DVAE(Module):
     def decode(self, z: Tensor, *known: Tensor) -> Tensor:
         """Return the mean of the data [..., D] at latents ``z`` [..., d].
 
-        :param known: what else the decoder takes: the totals [..., 1] of a decoder of counts.
+        :param known: further input of the decoder: for counts the totals [..., 1].
         """
         mean: Any = self.model.decoder(self.model.prior.code(z), *known).mean
         return torch.as_tensor(mean)

@@ -156,7 +156,7 @@ class ConvolutionalEncoder(Encoder):
     :param data_size: D, the elements of an image.
     :param latent_size: d.
     :param hidden_sizes: sizes of the fully connected layers after the convolutions.
-    :param activation: after the fully connected layers.
+    :param activation: activation of the fully connected layers.
     :param image_shape: (height, width), or (channels, height, width); by default a square image.
     :param channels: number of output maps of each convolution.
     :param kernel_size: odd side of the filters.

@@ -1,7 +1,7 @@
 """Counts: their encoder, and decoders for Poisson, negative binomial and (Dirichlet-)multinomial counts.
 
-With N columns of shares ``p = softmax(W h + b)``, h = trunk(z), the mean count is ``ℓ p_j``. The library size
-ℓ is the total of the row, as a known offset, or a number that the latents explain. The corruption that fits
+With shares ``p = softmax(W h + b)`` of the columns, h = trunk(z), the mean count is ``ℓ p_j``. The library
+size ℓ is the total of the row, as a known offset, or a number that depends on the latents. The corruption for
 counts is :class:`~pyro_dvae.corruptions.BinomialThinning`.
 """
 
@@ -180,7 +180,7 @@ class NegativeBinomialDecoder(_InflatedDecoder):
 
 
 class MultinomialDecoder(CountDecoder):
-    """Counts of a row given their total: ``x ~ Multinomial(n, p)``, with another n in each row.
+    """Counts of a row given their total: ``x ~ Multinomial(n, p)``, with its own n for each row.
 
     For bags of words and ratings (Liang et al. 2018): ``log p(x | n) = log n! − Σ log x_j! + Σ x_j log p_j``.
     ``z`` is ``[..., latent_size]``, h = trunk(z), p = softmax(W h + b); the result has batch shape ``[...]``

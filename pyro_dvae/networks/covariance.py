@@ -1,6 +1,6 @@
-"""Gaussian decoders whose columns covary, with what is missing given what is observed in closed form.
+"""Gaussian decoders whose columns covary; missing cells given observed ones have a closed form.
 
-The corruption that fits them is :class:`~pyro_dvae.corruptions.GaussianNoise`.
+The corruption for them is :class:`~pyro_dvae.corruptions.GaussianNoise`.
 """
 
 from __future__ import annotations
@@ -104,9 +104,9 @@ class FullCovarianceDecoder(CovarianceDecoder):
     ``z`` is ``[..., latent_size]``, h = trunk(z); the result has batch shape ``[...]`` and event shape
     ``[data_size]``. It nests the multivariate Gaussian, which is hard to beat on small tables.
 
-    :param covariance: where L Lᵀ starts, [D, D], such as the estimate of a Gaussian model; the identity by
-        default.
-    :param loc: where b starts, [D]; zeros by default.
+    :param covariance: initial L Lᵀ, [D, D], such as the estimate of a Gaussian model; by default the
+        identity.
+    :param loc: initial b, [D]; by default zeros.
     """
 
     def __init__(
@@ -152,9 +152,9 @@ class LowRankCovarianceDecoder(CovarianceDecoder):
     result has batch shape ``[...]`` and event shape ``[data_size]``. v is 10⁻⁶ + softplus(u).
 
     :param rank: r.
-    :param covariance: where Σ starts, [D, D]: F takes its leading principal axes, v the rest of its diagonal;
-        by default the identity, with small random F.
-    :param loc: where b starts, [D]; zeros by default.
+    :param covariance: initial Σ, [D, D]: F takes its leading principal axes, v the rest of its diagonal; by
+        default the identity, with small random F.
+    :param loc: initial b, [D]; by default zeros.
     """
 
     def __init__(

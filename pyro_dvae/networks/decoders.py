@@ -78,10 +78,10 @@ class ContinuousBernoulliDecoder(Decoder):
     (Loaiza-Ganem and Cunningham 2019); see :class:`~pyro_dvae.networks.ContinuousBernoulli`. ``z`` is ``[...,
     latent_size]``, h = trunk(z); the result has batch shape ``[...]`` and event shape ``[data_size]``. The
     limit L keeps the density bounded: pixels that are exactly 0 or 1 would drive the logit to infinity, with
-    a gain of log |logit| each. An element's density is at most about L, so figures of different limits do not
-    compare. Every layer starts with Glorot uniform weights and zero biases.
+    a gain of log |logit| each. An element's density is at most about L, so results with different limits are
+    not comparable. Every layer starts with Glorot uniform weights and zero biases.
 
-    :param maximum_logit: L; 16, about where Pyro's own distribution stops in float32, by default.
+    :param maximum_logit: L; by default 16, about the limit of Pyro's own distribution in float32.
     """
 
     def __init__(
@@ -105,14 +105,14 @@ class GaussianDecoder(Decoder):
     ``z`` is ``[..., latent_size]``; the result has batch shape ``[...]`` and event shape ``[data_size]``.
     ``bounded=False`` omits the sigmoid, for data outside [0, 1]. ``scale`` determines σ:
 
-    - ``"learned"``: one number for all pixels, σ = minimum_scale + softplus(u), starting ``initial_scale``
-      above it;
-    - ``"per-column"``: one number for each element of x, learned likewise;
-    - ``"per-pixel"``: a second output of the network, σ = minimum_scale + softplus(V h + c), c set so that
-      σ starts about ``initial_scale`` above it;
-    - a number: that σ, not learned (``minimum_scale`` plays no part, and the state dict does not hold it).
+    - ``"learned"``: one number for all pixels, σ = minimum_scale + softplus(u), with the initial value
+      minimum_scale + ``initial_scale``;
+    - ``"per-column"``: the same, with one number for each element of x;
+    - ``"per-pixel"``: a second output of the network, σ = minimum_scale + softplus(V h + c), with about the
+      same initial value through c;
+    - a number: a fixed σ (``minimum_scale`` is not used, and the state dict does not contain σ).
 
-    The minimum keeps the density bounded: without it pixels that are the same in every image drive σ to 0
+    The minimum keeps the density bounded: without it, pixels that are the same in every image drive σ to 0
     and the bound to infinity. Weights start Glorot uniform, all other biases at zero.
     """
 
@@ -167,7 +167,7 @@ class DiscretisedLogisticDecoder(Decoder):
     the first and last intervals reach to infinity. Weights, locations and scales are affine in h = trunk(z)
     (log s above a limit). ``z`` is ``[..., latent_size]``; the result has batch shape ``[...]`` and event
     shape ``[data_size]``. Its code length, −log₂ P / D, is comparable with published bits per dimension. The
-    corruption that fits it is :class:`~pyro_dvae.corruptions.GaussianNoise`.
+    corruption for it is :class:`~pyro_dvae.corruptions.GaussianNoise`.
 
     :param mixture: use a mixture of five logistics instead of one.
     :param levels: L, 256 for bytes that were divided by 255; a value counts as the nearest level.

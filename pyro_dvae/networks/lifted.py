@@ -14,11 +14,11 @@ from pyro_dvae.registration import Module
 
 
 class Lifted(Module):
-    """Apply a module of [N, *event] to inputs [..., *event]: one's own convolutional network, say.
+    """Apply a module for [N, *event], such as a convolutional network, to inputs [..., *event].
 
     Bounds with several draws give a network data with further dimensions on the left, [K, M, N, C, H, W].
-    Many modules of torch take only one, [N, C, H, W]. All leading dimensions are put into one, the module
-    runs once, and each tensor of its output gets them back::
+    Many torch modules accept only one, [N, C, H, W]. ``Lifted`` flattens all leading dimensions into one,
+    runs the module once, and restores them in each output tensor::
 
         encoder = dv.networks.Lifted(network, event_dim=3)  # network takes [N, C, H, W]
         nn.Sequential(nn.Unflatten(-1, (3, 32, 32)), encoder)  # the same for flat rows [..., 3072]
@@ -27,8 +27,8 @@ class Lifted(Module):
 
     :param module: module from tensors [N, *event] to a tensor [N, ...], or a tuple, list or dictionary of
         them. Let it return the parameters of a distribution, not the distribution.
-    :param event_dim: number of rightmost dimensions of an input that belong to one row; for several inputs
-        a list of them, one each. The leading dimensions of several inputs are broadcast.
+    :param event_dim: number of rightmost dimensions of an input that belong to one row; for several inputs a
+        list with one number each. The leading dimensions of several inputs are broadcast.
     """
 
     def __init__(self, module: nn.Module, event_dim: int | list[int] | tuple[int, ...]) -> None:

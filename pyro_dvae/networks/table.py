@@ -29,7 +29,7 @@ class TableDecoder(Decoder):
 
     Scales σ, degrees of freedom ν, cutpoints c and dispersions are learned, one for each column. ``z`` is
     ``[..., latent_size]``, h = trunk(z); the result has batch shape ``[...]`` and event shape ``[columns]``.
-    The corruption that fits any kinds is :class:`~pyro_dvae.corruptions.SwapNoise`.
+    The corruption for all kinds is :class:`~pyro_dvae.corruptions.SwapNoise`.
 
     :param columns: the kind of each column.
     """
@@ -76,9 +76,9 @@ class TableEncoder(Encoder):
 
 
 class SelfMasking(nn.Module):
-    """Whether a cell is observed depends on its own value: logit p(s_j = 1 | x) = a_j + b_j x_j.
+    """A model of the mask in which a cell's own value decides: logit p(s_j = 1 | x) = a_j + b_j x_j.
 
-    A value may be missing because it is high or low (Ipsen et al. 2021). It starts at a = b = 0.
+    A value may be missing because it is high or low (Ipsen et al. 2021). Initially a = b = 0.
 
     :param data_size: D, the columns of a row.
     """
@@ -90,5 +90,5 @@ class SelfMasking(nn.Module):
         self.slope = nn.Parameter(torch.zeros(size))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the logits of the cells of rows [..., D] to be observed."""
+        """Return for each cell of rows [..., D] the logit of being observed."""
         return self.intercept + self.slope * x

@@ -1,4 +1,4 @@
-"""Bounds of one pair beside each other, and the gaps of inference as stacked bars."""
+"""Bounds of a model and guide in comparison, and inference gaps as stacked bars."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def bounds(
     """Draw one row per bound, the first on top, with its value at the right edge.
 
     :param means: nats per observation; a row whose mean is not finite is left empty.
-    :param errors: standard error over the data (thin bar); NaN where there is none.
-    :param inner_errors: standard error without what all bounds share, the spread of the data (thick bar).
+    :param errors: standard error over the data (thin bar); NaN if unknown.
+    :param inner_errors: standard error without the spread of the data, which all bounds share (thick bar).
     :param kinds: ``"lower"``, ``"upper"`` or ``"estimate"``.
     :param ax: matplotlib axes to draw on; by default those of a new figure.
     :returns: the axes.
@@ -92,8 +92,8 @@ def inference_gaps(
 ) -> Any:
     """Draw the parts of log p(x) − L[encoder] (nats, means over rows) as stacked bars, one for each set.
 
-    :param gaps: for each set of rows, such as training and test, ``InferenceGaps.means()``. The error bar is
-        that of the amortisation gap.
+    :param gaps: ``InferenceGaps.means()`` for each set of rows, such as training and test. The error bar
+        belongs to the amortisation gap.
     :param ax: matplotlib axes to draw on; by default those of a new figure.
     :returns: the axes.
     """

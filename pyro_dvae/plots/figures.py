@@ -1,4 +1,4 @@
-"""Axes to draw on without matplotlib's global state, and the way of a picture into a file."""
+"""Axes to draw on without matplotlib's global state, and saving of figures."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def note_below(axes: Any, note: str) -> None:
 
 
 def write_figure(path: str | os.PathLike[str], drawn: Any) -> Path:
-    """Write a figure, or that of axes, as PNG: drawn in memory, written beside ``path``, moved into place.
+    """Write a figure, or the figure of axes, as PNG, atomically.
 
     :param drawn: a matplotlib figure, or axes as the plot functions return them.
     :raises InputError: the name does not end in .png, or ``drawn`` is neither.

@@ -1,4 +1,4 @@
-"""Grids of images, put together in one array and shown pixel by pixel."""
+"""Grids of images, shown pixel by pixel."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def image_grid(
     title: str | None = None,
     ax: Any = None,
 ) -> Any:
-    """Draw images ``[N, D]`` or ``[N, *image_shape]`` as a grid, row by row: samples from the prior, say.
+    """Draw images ``[N, D]`` or ``[N, *image_shape]``, such as samples from the prior, as a grid.
 
     ``image_shape`` is (height, width), or (channels, height, width) with 1 or 3 channels (red, green, blue);
-    its product is D. Without ``columns`` the grid is about square.
+    its product is D. By default the grid is about square.
 
     :param ax: matplotlib axes to draw on; by default those of a new figure that shows each pixel.
     :returns: the axes.
@@ -51,9 +51,10 @@ def denoising_grid(
     title: str | None = None,
     ax: Any = None,
 ) -> Any:
-    """Draw the first dozen of images, as of :func:`image_grid`, in rows: clean, corrupted, reconstructed.
+    """Draw the first dozen images, as for :func:`image_grid`, in rows: clean, corrupted, reconstructed.
 
-    Values outside [0, 1], as Gaussian noise gives, are clipped for display, and the picture says so.
+    Values outside [0, 1], for example from Gaussian noise, are clipped for display, with a note in the
+    figure.
     """
     rows = {
         "clean": checked_images("clean", clean, image_shape),

@@ -1,6 +1,6 @@
-"""Pictures of a held-out likelihood, from plain arrays: its spread, its reliability and its convergence.
+"""Figures of a held-out likelihood, from plain arrays: its spread, its reliability and its convergence.
 
-Values that are not finite are left out, and the picture says how many.
+Non-finite values are left out; the figure states their number.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _TILE = 1.0  # inches
 
 
 def log_likelihood_histogram(log_likelihood: Any, *, title: str | None = None, ax: Any = None) -> Any:
-    """Draw how log p(x) (nats) is spread over the data [N]."""
+    """Draw a histogram of log p(x) (nats) of the rows [N]."""
     values, left_out = _finite("log_likelihood", log_likelihood)
     axes = _axes(ax, title)
     bins = min(80, max(1, len(np.histogram_bin_edges(values, "fd")) - 1)) if np.ptp(values) > 0 else 1
@@ -48,9 +48,9 @@ def log_likelihood_histogram(log_likelihood: Any, *, title: str | None = None, a
 
 
 def pareto_k(k: Any, threshold: float, *, title: str | None = None, ax: Any = None) -> Any:
-    """Plot the Pareto k of each row [N], and the threshold above which not to trust an estimate.
+    """Plot the Pareto k of each row [N], and the threshold above which an estimate is unreliable.
 
-    A k of −inf, where all weights are equal, counts as one that can be trusted.
+    A k of −inf (all weights equal) counts as reliable.
     """
     values = numbers_of("k", k)
     finite, above = np.isfinite(values), ~(values <= threshold)
@@ -88,7 +88,7 @@ def convergence(
 
     :param num_samples: ascending, [G].
     :param mean_bound: mean over the data for each of them, [G].
-    :param sampling_error: standard error of the last one by the sampling alone.
+    :param sampling_error: standard error of the last mean from the sampling alone.
     :param smoothed: mean of the Pareto-smoothed estimates.
     :param annealed: mean and sampling error of annealed importance sampling of the same data.
     """
@@ -125,7 +125,7 @@ def kl_per_dimension(
     """Draw the mean KL (nats) of each latent dimension [d], the largest first.
 
     :param activity: variance of the posterior means over the data, [d]; colours the active dimensions.
-    :param threshold: an active dimension has an activity above it.
+    :param threshold: a dimension is active if its activity exceeds this.
     """
     values = numbers_of("kl", kl)
     order = np.argsort(-np.nan_to_num(values, nan=-np.inf))
@@ -163,7 +163,7 @@ def hardest_and_easiest(
     title: str | None = None,
     figure: Any = None,
 ) -> list[Any]:
-    """Draw the images of the lowest and of the highest log p(x) [N], with number and value of each.
+    """Draw the images with the lowest and the highest log p(x) [N], with number and value of each.
 
     :param images: [N, D] or [N, *image_shape].
     :param image_shape: (height, width), or (channels, height, width) with 1 or 3 channels.

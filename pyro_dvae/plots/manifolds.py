@@ -1,4 +1,4 @@
-"""What a two-dimensional latent space decodes to."""
+"""Images decoded from a two-dimensional latent space."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def manifold(
 ) -> Any:
     """Draw images ``[rows * columns, D]``, decoded from :func:`manifold_codes`, as tiles without gaps.
 
-    Images and ``image_shape`` are as of :func:`image_grid`. The axes carry the latent values z₁ and z₂ of
-    the tiles; ``low`` and ``high`` as given to the codes.
+    Images and ``image_shape`` are as for :func:`image_grid`, ``low`` and ``high`` as for
+    :func:`manifold_codes`. The axes show the latent values z₁ and z₂ of the tiles.
 
     :param ax: matplotlib axes to draw on; by default those of a new figure that shows each pixel.
     :returns: the axes.

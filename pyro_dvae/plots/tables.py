@@ -1,4 +1,4 @@
-"""Pictures of tables: observed against reconstructed values, errors by column, codes in two dimensions."""
+"""Figures of tables: observed against reconstructed values, errors by column, codes in two dimensions."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ def column_errors(
     title: str | None = None,
     ax: Any = None,
 ) -> Any:
-    """Draw for each column the share of its variance that reconstructions leave unexplained, the worst first.
+    """Draw the share of each column's variance that reconstructions leave unexplained, the worst first.
 
-    0: all is reconstructed; 1: no better than the column's mean.
+    0 means perfect reconstruction, 1 no better than the column's mean.
 
     :param ax: matplotlib axes to draw on; by default those of a new figure.
     :returns: the axes.
@@ -84,7 +84,7 @@ def column_errors(
 
 
 def latent_scatter(codes: Any, labels: Any = None, *, title: str | None = None, ax: Any = None) -> Any:
-    """Draw codes [N, d] on their first two principal axes, coloured by label [N] where there are labels.
+    """Draw codes [N, d] on their first two principal axes, coloured by label [N] if given.
 
     :param ax: matplotlib axes to draw on; by default those of a new figure.
     :returns: the axes.

@@ -180,11 +180,11 @@ class GumbelSoftmaxPrior(Prior):
 class SparseBeta(Prior):
     """Each latent's code ``b = σ(z)`` in (0, 1) is ``Beta(a, c)`` with shapes below 1: dense near 0 and 1.
 
-    The latent is the logit ``z``, because floating-point numbers cannot tell ``b`` from 1 where much of its
-    mass lies (see :class:`~pyro_dvae.distributions.LogitBeta`). Clamping ``b`` would score a value that was
-    not drawn and would invalidate the bound. With ``z``, any guide over the reals works unchanged; with
-    :class:`~pyro_dvae.guides.GaussianGuide` the code is logit-normal. The bound is the same for either choice
-    of the latent. The decoder sees ``b``, by :meth:`code`.
+    The latent is the logit ``z``, because floating-point numbers cannot distinguish ``b`` from 1 where much
+    of its mass lies (see :class:`~pyro_dvae.distributions.LogitBeta`). Clamping ``b`` would score a value
+    that was not drawn, which invalidates the bound. With ``z``, any guide over the reals works unchanged;
+    with :class:`~pyro_dvae.guides.GaussianGuide` the code is logit-normal. The bound is the same for either
+    choice of the latent. The decoder sees ``b``, by :meth:`code`.
 
     :param latent_size: d.
     :param shapes: (a, c), each in (0, 1); with a < c more codes lie near 0.

@@ -1,4 +1,4 @@
-"""A flow as prior: RealNVP."""
+"""RealNVP as a prior."""
 
 from __future__ import annotations
 
@@ -78,16 +78,16 @@ class CouplingTransform(Transform):
 
 
 class FlowPrior(Prior):
-    """RealNVP as prior of a shallow model (Dinh et al. 2017; as prior: Chen et al. 2017; Huang et al. 2017)::
+    """RealNVP as a prior (Dinh et al. 2017; as a prior: Chen et al. 2017; Huang et al. 2017)::
 
         z = f_T ∘ … ∘ f_1 (u),  u ~ N(0, I);    log p(z) = log N(u; 0, I) − Σ_t log |det ∂f_t|
 
-    The couplings f_t keep even and odd latents in turn. The prior starts near the standard normal. Scoring
-    and drawing both take one pass.
+    The couplings f_t keep even and odd latents fixed in turn. The prior starts near the standard normal.
+    Scoring and drawing each take one pass.
 
     :param latent_size: d, at least 2.
     :param layers: T.
-    :param hidden_size: of the two layers of each coupling's network.
+    :param hidden_size: size of the two hidden layers of each coupling's network.
     """
 
     def __init__(self, latent_size: int, layers: int = 8, hidden_size: int = 100) -> None:

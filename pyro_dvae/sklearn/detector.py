@@ -1,4 +1,4 @@
-"""A model of the rows as a scikit-learn outlier detector."""
+"""Outlier detection by a model of the rows, for scikit-learn."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from pyro_dvae.sklearn.vae import DenoisingVAE
 
 
 class DenoisingDetector(OutlierMixin, BaseEstimator):
-    """Outliers are the rows that a fitted model finds oddest; gaps (NaN) are allowed.
+    """Detects outliers, the rows with the lowest scores under a fitted model; gaps (NaN) are allowed.
 
     :param estimator: a :class:`DenoisingVAE`, which is cloned; its scores are log p(x_observed) in the units
-        of X (nats). None for the model of :func:`pyro_dvae.fit_table`, which needs no tuning; its
-        scores are minus its ``anomaly_score``.
+        of X (nats). None uses the model of :func:`pyro_dvae.fit_table`, which needs no tuning; the score is
+        minus its ``anomaly_score``.
     :param contamination: share of outliers in the training rows, above 0 and at most 0.5.
-    :param random_state: seed or generator; None for the estimator's own.
+    :param random_state: seed or generator; None uses the estimator's own.
 
-    After ``fit``: ``model_``, the fitted estimator or table; ``offset_``, the score that the share
-    ``contamination`` of the training rows lies below; ``n_features_in_``, ``feature_names_in_``.
+    After ``fit``: ``model_``, the fitted estimator or table; ``offset_``, the quantile ``contamination`` of
+    the scores of the training rows; ``n_features_in_``, ``feature_names_in_``.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class DenoisingDetector(OutlierMixin, BaseEstimator):
         return self
 
     def score_samples(self, X: Any) -> np.ndarray:  # noqa: N803
-        """Return the score of each row, [N]: lower is odder."""
+        """Return the score of each row, [N]: lower is more unusual."""
         check_is_fitted(self)
         return self._scores(self._rows(X))
 

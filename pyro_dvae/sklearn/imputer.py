@@ -1,4 +1,4 @@
-"""Gaps filled by a model of the rows, as a scikit-learn transformer."""
+"""Imputation by a model of the rows, as a scikit-learn transformer."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class DenoisingImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     The interface is that of scikit-learn's ``KNNImputer``. The model is that of :func:`pyro_dvae.fit_table`,
     chosen on held-out cells. Cells must be missing at random given the observed ones.
 
-    :param missing_values: what stands in gaps: NaN or a number.
-    :param add_indicator: append to the result which cells were missing, as a ``MissingIndicator`` does.
+    :param missing_values: value of missing cells: NaN or a number.
+    :param add_indicator: append the columns of a ``MissingIndicator`` to the result.
     :param keep_empty_features: fill columns without any observed cell with 0; otherwise leave them out.
     :param verbose: show the progress of ``fit``.
     :param random_state: seed or generator of everything random in ``fit``.
@@ -63,7 +63,7 @@ class DenoisingImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         return self
 
     def transform(self, X: Any) -> np.ndarray:  # noqa: N803
-        """Return the rows with their gaps filled, [N, D'], and the indicator's columns if there are any."""
+        """Return the rows with their gaps filled, [N, D'], and the indicator's columns if requested."""
         check_is_fitted(self)
         x = self._rows(X)
         filled = np.where(self._observed, x, 0.0).astype(x.dtype)

@@ -30,27 +30,27 @@ _LATENTS_AT_ONCE = 20_000  # inputs of the decoder, while rows are scored
 class DenoisingVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Denoising variational autoencoder (Im et al. 2017) of the rows of a table.
 
-    Rows may have gaps (NaN): the bound is then that of the observed cells. Scales, likelihood and kind
-    of noise are chosen by the values of X unless they are given, as in ``pyro-dvae train``. Training and
-    results have the floating-point type of X.
+    Rows may have gaps (NaN); the bound then counts observed cells only. Scales, likelihood and kind of noise
+    are chosen by the values of X unless they are given, as in ``pyro-dvae train``. Training and results have
+    the floating-point type of X.
 
     :param n_components: size of the latent space.
     :param noise: noise level of the encoder's input; 0: plain VAE.
-    :param noise_kind: one of the command line's, or ``"auto"``.
-    :param likelihood: distribution of a value, one of the command line's, or ``"auto"``. Columns are
+    :param noise_kind: a kind of the command line, or ``"auto"``.
+    :param likelihood: distribution of a value, a name of the command line, or ``"auto"``. Columns are
         standardised for ``"gaussian-columns"`` and ``"table"``; the others take values as they are.
     :param bound: ``"dvae"``, ``"mean-field"``, ``"diwae"`` or ``"semi-implicit"``.
     :param corruptions: M, corruptions of a row in a training step.
     :param particles: K, draws of the latents for each corruption.
-    :param hidden_layers: of the encoder.
+    :param hidden_layers: hidden layers of the encoder.
     :param decoder_layers: hidden layers of the decoder.
     :param width: units of each hidden layer.
-    :param activation: of the hidden layers.
-    :param epochs: passes over the rows; None for as many as ``pyro-dvae train`` makes: 25,000 training steps,
+    :param activation: activation of the hidden layers.
+    :param epochs: passes over the rows; None takes the default of ``pyro-dvae train``: 25,000 training steps,
         but at most 2,000 epochs.
     :param batch_size: rows in a training step.
-    :param learning_rate: of Adam.
-    :param validation_fraction: share of the rows that only choose the best epoch; 0: the last epoch.
+    :param learning_rate: learning rate of Adam.
+    :param validation_fraction: share of the rows that only choose the best epoch; 0 keeps the last epoch.
     :param num_samples: importance samples of each row, for ``score`` and ``score_samples``.
     :param device: ``"cpu"``, ``"cuda"``, or ``"auto"``.
     :param verbose: show the progress of training.

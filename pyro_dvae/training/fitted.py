@@ -1,4 +1,4 @@
-"""What comes of a training: model and guide with their history and their best weights."""
+"""The result of training: model and guide with their history and best weights."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class Fitted:
     ``denoise``, ``sample``, ``interpolate``, ``log_likelihood``, ``condition``, ``impute``, ``predict``,
     ``sample_given``, ``anomaly_score``, ``inference_gaps``, ``diagnose``, ``save``.
 
-    :param model: as given; modules hold their last parameters.
-    :param guide: as given.
-    :param history: its epochs.
-    :param best: parameters and buffers of its best epoch by validation, by name (``parameters/NAME``), or {}.
-    :param store: the state of its param store, for ``pyro.get_param_store().set_state``.
-    :param trained: its parameters and modules, live.
-    :param rows: one row of each data argument, as model and guide take them.
-    :param constants: keyword arguments that they are called with.
-    :param about: what else is known, JSON-able: names of columns; configuration and results of a run folder.
+    :param model: the given model; modules hold their last parameters.
+    :param guide: the given guide.
+    :param history: the history of the epochs.
+    :param best: parameters and buffers of the best epoch by validation, by name (``parameters/NAME``), or {}.
+    :param store: state of the param store, for ``pyro.get_param_store().set_state``.
+    :param trained: the live parameters and modules.
+    :param rows: one row of each data argument of model and guide.
+    :param constants: keyword arguments of model and guide.
+    :param about: further JSON-able information: names of columns; configuration and results of a run folder.
     """
 
     model: Callable[..., Any]
@@ -62,7 +62,7 @@ class Fitted:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Run on this pair's own parameters, in evaluation mode, and leave Pyro's param store as it was."""
+        """Run the body on these parameters, in evaluation mode; Pyro's param store is restored afterwards."""
         with pyro.get_param_store().scope(self.store or None), self.trained.evaluating():
             yield
 

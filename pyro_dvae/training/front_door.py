@@ -16,7 +16,7 @@ def fit(
 ) -> Fitted:
     """Train to the last epoch; return the trained model with the weights of the best epoch by validation.
 
-    ``args`` and ``options`` are those of :class:`Trainer`. Without validation the weights are the last ones.
+    ``args`` and ``options`` are those of :class:`Trainer`. Without validation, the last weights are returned.
     """
     trainer = Trainer(model, guide, data, *args, loss=loss, **options)
     for epoch in trainer:

@@ -1,4 +1,4 @@
-"""What a training run leaves behind, epoch by epoch, and its lines in ``metrics.jsonl``."""
+"""The history of a training run, epoch by epoch, and its lines in ``metrics.jsonl``."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class History:
     ``print`` shows a table of at most ten epochs.
 
     ``validation_bound`` is None for an epoch without validation, ``train_bound`` for one without steps.
-    ``train_bound`` is the mean over the epoch's steps, with the weights as they were at each of them.
-    ``first_losses`` are those of the first steps, each summed over its batch in nats: they show whether
-    another machine computes the same bits.
+    ``train_bound`` is the mean over the epoch's steps, each with the weights of that step. ``first_losses``
+    are the losses of the first steps, each summed over its batch (nats); they show whether another machine
+    computes the same bits.
     """
 
     epochs: list[int] = field(default_factory=list)

@@ -72,41 +72,41 @@ def fit_many(
 ) -> list[Fitted]:
     """Train several pairs of model and guide side by side, and return a trained model for each.
 
-    The step of the first is recorded and batched (``vmap``) over all of them, so that E small models make
-    one computation large enough for the machine. Each has its own order of the data, noise and step size,
-    and ends, up to rounding, where ``fit(..., seed=seed, compile=True)`` would have brought it alone. They
-    must be one program: the same networks, kinds of corruption and settings; weights, seeds, learning rates,
-    and what is held in parameters and buffers (so the levels of corruptions and their schedules) may differ.
+    The training step of the first pair is recorded and batched (``vmap``) over all pairs, so that E small
+    models make one computation large enough for the machine. Each pair has its own order of the data, noise
+    and learning rate. Up to rounding, it ends with the weights of ``fit(..., seed=seed, compile=True)``. All
+    pairs must be the same program: networks, kinds of corruption and settings. Weights, seeds, learning rates
+    and values in parameters and buffers (such as levels of corruptions and their schedules) may differ.
 
-    The models' modules are trained in place. Each pair has a param store of its own meanwhile; the global one
-    stays as it is. A run that is stopped (Ctrl-C, SIGTERM) ends its epoch, saves and raises
-    :class:`Stopped`; with ``resume=True`` it continues from there with the same result.
+    The models' modules are trained in place. Each pair has its own param store; the global one does not
+    change. A run that is stopped (Ctrl-C, SIGTERM) ends its epoch, saves and raises :class:`Stopped`; with
+    ``resume=True`` it continues from there with the same result.
 
-    :param pairs: (model, guide), E of them, without a parameter in common.
-    :param data: rows [N, ...] from any source: one set for all, or a list of one of the same shape for each.
+    :param pairs: E pairs (model, guide) without common parameters.
+    :param data: rows [N, ...] from any source: one data set for all pairs, or a list with one of the same
+        shape for each.
     :param args: further data arguments of model and guide, likewise, cut like ``data``.
     :param kwargs: further arguments of model and guide, passed whole.
-    :param loss: the bound of all.
-    :param seeds: of the order of the batches and of the noise; 0, 1, ... by default.
+    :param loss: the bound of all pairs.
+    :param seeds: seeds of the order of the batches and of the noise; by default 0, 1, ...
     :param learning_rate: one for all, or one for each.
-    :param optimizer: as of :class:`Trainer`, but Adam or AdamW.
-    :param freeze: names of parameters (with ``*``), the same of all.
-    :param transform: applied to the batch of each model; it must draw no noise.
-    :param evaluate: function of the number of the model (from 0) that returns its validation bound, in
-        nats per observation, in place of the default; called in evaluation mode after every epoch.
-    :param callbacks: as of :class:`Trainer`; every model has copies of its own, and ``run.number`` says which
-        it is. A model that a callback stops (:class:`EarlyStopping`) keeps its weights from then on; the
-        others continue.
+    :param optimizer: as for :class:`Trainer`, but only Adam or AdamW.
+    :param freeze: names of parameters (with ``*``), the same for all pairs.
+    :param transform: applied to the batch of each model; it must not draw random numbers.
+    :param evaluate: function of the model's number (from 0) that returns its validation bound, in nats per
+        observation, in place of the default; called in evaluation mode after every epoch.
+    :param callbacks: as for :class:`Trainer`, copied for every model; ``run.number`` is the model's number. A
+        model that a callback stops (:class:`EarlyStopping`) keeps its weights while the others continue.
     :param checkpoint: the file to save after every ``checkpoint_every`` epochs, at the end and when stopped;
-        no other process may train into it meanwhile.
+        no other process may use it at the same time.
 
     The other options are those of :class:`Trainer`.
 
-    :raises InputError: the pairs are no models of one structure, or draw what cannot be batched.
-    :raises CompiledStepError: the program of a pair has changed unseen; it is compared now and then.
+    :raises InputError: the pairs do not have the same structure, or a draw cannot be batched.
+    :raises CompiledStepError: a comparison shows that the program of a pair has changed undetected.
     """
     if odd := sorted(kwargs.keys() & NOT_OF_MANY):
-        raise InputError(f"{odd[0]}: no option of fit_many; give each pair to fit for it")
+        raise InputError(f"{odd[0]}: no option of fit_many; call fit for each pair instead")
     settings = Settings.of(locals())
     run = ManyTraining(
         pairs,

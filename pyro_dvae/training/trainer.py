@@ -1,4 +1,4 @@
-"""Training any Pyro model and guide by any bound: exact resume, the best epoch kept, callbacks.
+"""Training of any Pyro model and guide with any bound: exact resume, best epoch, callbacks.
 
 ::
 
@@ -8,14 +8,14 @@
             trainer.step(batch)
     trainer.load_best()
 
-:func:`~pyro_dvae.training.fit` is that loop. A run that was stopped, by Ctrl-C in the middle of an epoch or
-by a lost machine, and is resumed with ``resume=True`` ends, on the same machine, with the weights it would
-have had, bit for bit. It cannot know of state that is in no parameter, buffer, callback or global random
-state. Its random stream depends on the seed of the order and the global random states at the start alone.
+:func:`~pyro_dvae.training.fit` is that loop. A run that was stopped, for example by Ctrl-C in the middle of
+an epoch, and is resumed with ``resume=True`` ends, on the same machine, with bit-for-bit the same weights as
+an uninterrupted run, if all state is in parameters, buffers, callbacks and global random states. Its random
+stream depends only on the seed and on the global random states at the start.
 
 With ``torch.distributed`` initialised, every process of the group makes the same trainer and runs the same
-loop: each takes its share of the rows of every batch, with noise of its own (:mod:`.distributed.ranks`),
-and all make the step of the whole batch. Rank 0 writes the files and shows progress.
+loop: each takes its share of the rows of every batch, with its own noise (:mod:`.distributed.ranks`), and
+the training step is that of the whole batch. Rank 0 writes the files and shows progress.
 """
 
 from __future__ import annotations
@@ -56,67 +56,65 @@ from pyro_dvae.training.stopping import Faults, Requests, ValidationStopped
 
 
 class Trainer:
-    """Trains ``model`` and ``guide`` by gradient steps on ``loss``, in mini-batches of ``data``.
+    """Trains ``model`` and ``guide`` by gradient steps on ``loss``, with mini-batches of ``data``.
 
-    It trains what Pyro's ``SVI`` would: the parameters that param statements announce (``pyro.param``,
+    It trains the same parameters as Pyro's ``SVI``: those of param statements (``pyro.param``,
     ``pyro.module``, a ``PyroModule``). A warning names other parameters of the modules, which are not
-    trained. Each epoch starts with all schedules (of corruptions, priors, guides and the bound) moved to
-    their values.
+    trained. Each epoch first sets all schedules (of corruptions, priors, guides and the bound).
 
-    Bounds in the history are in nats per observation. The scale N / B of ``plate("data", N, subsample=x)`` is
-    removed. If all rows share latents, a bound is that of all N rows, divided by N; without a plate of the
-    rows, it is the loss of a batch divided by its number of rows.
+    Bounds in the history are in nats per observation, without the scale N / B of
+    ``plate("data", N, subsample=x)``. If all rows share latents, it is the bound of all N rows divided by N;
+    without a data plate, it is minus the loss of a batch divided by its number of rows.
 
-    :param model: any Pyro callable of a batch: a function, a module, a bound method of one.
+    :param model: any Pyro callable of a batch: a function, a module, or a method of a module.
     :param guide: the same.
     :param data: rows [N, ...] from any source (:mod:`pyro_dvae.rows`): a tensor, on the CPU or already on the
         device; a numpy array, also on disk; a sparse matrix; a DataFrame; a torch Dataset. Or a DataLoader or
         another iterable of batches, which keeps its own order and sizes.
     :param args: further data arguments of model and guide, N rows each, cut like ``data``.
     :param kwargs: further arguments of model, guide and loss, passed whole to every call.
-    :param loss: a :class:`pyro.infer.ELBO`: the negative bound, summed over the batch.
-    :param validation: held-out rows [N', ...], a tuple where there are several data arguments: after every
-        epoch their mean bound on clean input is computed, with the modules in evaluation mode, and the
-        weights of the best epoch are kept.
-    :param validate_every: epochs from one validation to the next; the last is always validated.
+    :param loss: a :class:`pyro.infer.ELBO`: the negative bound, summed over the batch (nats).
+    :param validation: held-out rows [N', ...], or a tuple for several data arguments. After every epoch,
+        their mean bound on clean input is computed in evaluation mode, and the weights of the best epoch are
+        kept.
+    :param validate_every: epochs between validations; the last epoch is always validated.
     :param epochs: number of epochs.
-    :param batch_size: the rows of a mini-batch; the last of an epoch may be smaller.
+    :param batch_size: rows of a mini-batch; the last of an epoch may be smaller.
     :param optimizer: a class of ``torch.optim`` (by default Adam), a ``partial`` of one, a function of
         parameter groups that returns an optimizer, or an optimizer of Pyro.
-    :param learning_rate: the base rate; a function and an optimizer of Pyro have their own.
+    :param learning_rate: base learning rate; a function or a Pyro optimizer has its own.
     :param parameter_options: options by pattern of parameter names: ``{"decoder*": {"lr": 1e-4}}``.
-    :param schedule: "constant", "step", "paper", a callable (epoch, epochs) -> factor of the base rates, or
-        of ``torch.optim.lr_scheduler`` a class, a ``partial``, or a function of the optimizer: moved after
-        every epoch, ``ReduceLROnPlateau`` by the validation bound.
-    :param clip_norm: the largest norm of the gradient, over all parameters together.
-    :param accumulate: the batches of a step of the optimizer: their gradient is that of one large batch. The
-        last step of an epoch may be of fewer.
+    :param schedule: "constant", "step", "paper", a callable (epoch, epochs) -> factor of the base rates, or a
+        class, a ``partial`` or a function of the optimizer from ``torch.optim.lr_scheduler``. It advances
+        after every epoch; ``ReduceLROnPlateau`` follows the validation bound.
+    :param clip_norm: largest norm of the gradient, over all parameters together.
+    :param accumulate: batches per step of the optimizer, whose gradient is that of one large batch. The last
+        step of an epoch may have fewer.
     :param freeze: what is not trained: names of parameters (with ``*``), modules or tensors, one or a list.
-    :param ema: the decay d of averages of the weights, e ← d·e + (1 − d)·θ after every step of the optimizer,
-        which are validated, kept as the best and returned; training continues with the weights themselves.
-    :param transform: applied to the first argument of every batch on the device, also of ``validation``: to
-        floats, binarised, ...
-    :param evaluate: a callable without arguments that returns the validation bound in nats per observation,
-        in place of the default; it runs with the modules in evaluation mode and with random streams of its
-        own.
-    :param seed: determines the order of the batches and the draws of validation; nothing global is seeded.
+    :param ema: decay d of averages of the weights, e ← d·e + (1 − d)·θ after every step of the optimizer. The
+        averages are validated, kept as the best and returned; training continues with the weights themselves.
+    :param transform: applied on the device to the first argument of every batch, also of ``validation``, for
+        example to convert to floats or to binarise.
+    :param evaluate: callable without arguments that returns the validation bound in nats per observation, in
+        place of the default. It runs in evaluation mode and with separate random streams.
+    :param seed: seed of the order of the batches and the draws of validation; nothing global is seeded.
     :param checkpoint: the file to save after every ``checkpoint_every`` epochs, at the end and when stopped.
-        One that is already there is replaced at the first save, unless ``resume``. No other process may
-        train into it meanwhile, nor into ``metrics``.
-    :param resume: continue from ``checkpoint``, which must be of the same configuration and data.
-    :param config: a JSON-able record of what was chosen, kept in the checkpoint and compared on resume.
-    :param metrics: a file of one JSON line per epoch (``metrics.jsonl``).
+        Without ``resume``, the first save replaces an existing file. No other process may use it, or
+        ``metrics``, at the same time.
+    :param resume: continue from ``checkpoint``, which must have the same configuration and data.
+    :param config: JSON-able record of your choices, kept in the checkpoint and compared on resume.
+    :param metrics: file with one JSON line per epoch (``metrics.jsonl``).
     :param progress: None for a bar on a terminal and plain lines elsewhere, False for silence, or an object.
     :param callbacks: :class:`Callback` objects, and functions of the :class:`Running` run that are called
-        after every epoch; they draw from random streams of their own.
-    :param device: where batches go; by default to the modules' first parameter, else they stay.
+        after every epoch; they draw from separate random streams.
+    :param device: device of the batches; by default that of the modules' first parameter, if there is one.
     :param may_change: the settings and keys of ``config`` that may differ on resume.
-    :param compile: whether steps are recorded and compiled (:mod:`pyro_dvae.engine`), with noise by a hash of
-        ``seed`` and the step; None compiles runs that are long enough to repay it, from 5,000 steps on. What
-        cannot be compiled runs in ordinary steps, with a warning.
+    :param compile: whether to record and compile steps (:mod:`pyro_dvae.engine`), with noise by a hash of
+        ``seed`` and the step; None compiles runs of 5,000 steps or more. Steps that cannot be compiled run
+        uncompiled, with a warning.
     :param bfloat16: round the factors of the matrix products of compiled steps to bfloat16.
-    :param drop_last: leave out the rows of an epoch that do not fill a batch (others in each epoch).
-    :raises DivergenceError: the loss, or what a distribution is given, is NaN or infinite.
+    :param drop_last: leave out the rows of an epoch that do not fill a batch (different ones in each epoch).
+    :raises DivergenceError: the loss, or a parameter of a distribution, is NaN or infinite.
     """
 
     def __init__(
@@ -239,7 +237,7 @@ class Trainer:
 
     @property
     def compile_seconds(self) -> float:
-        """The time that compiling took, in seconds; it is no part of the history's."""
+        """The time of compilation in seconds, which the history does not include."""
         return self._steps.compile_seconds
 
     @property
@@ -268,14 +266,14 @@ class Trainer:
                 self._progress.note(f"stopped after epoch {run.finished}: {self._calls.run.reason}")
 
     def step(self, batch: Tensor | tuple[Tensor, ...]) -> Tensor:
-        """Take one gradient step on a batch as the epoch gives it; return its loss, detached.
+        """Take one training step on a batch of the epoch; return its loss, detached (nats).
 
-        Of several processes each gives its rows; the step is that of all, the loss that of its own.
+        With several processes, each gives its rows. The step uses all rows; the loss is that of its own.
         """
         return self._steps.take(*(batch if isinstance(batch, tuple) else (batch,)))
 
     def save(self) -> None:
-        """Save the checkpoint now; to be called between two steps, and by all of several processes."""
+        """Save the checkpoint now. Call it between two steps, in every process if there are several."""
         self._files.save()
 
     def load_best(self) -> None:
@@ -283,7 +281,7 @@ class Trainer:
         self._run.load_best()
 
     def fitted(self) -> Fitted:
-        """Return what has come of the training so far; parameters stay as they are."""
+        """Return the current result of training; parameters do not change."""
         run, store = self._run, pyro.get_param_store().get_state()
         kept = (dict(run.best or {}), store, run.trained, self._row, self._constants, self._about)
         return Fitted(self.model, self.guide, run.history, *kept)

@@ -1,4 +1,4 @@
-"""Codes of rows: the posterior means of the latents, with standard deviations, or draws."""
+"""Codes of rows: posterior means of the latents, standard deviations, and draws."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Codes:
 
     :param mean: E_q[z | x], each [N, *inner plates, *event].
     :param standard_deviation: of q(z | x), likewise.
-    :param draws: samples of q(z | x), each [S, N, ...]; {} where none were asked for.
+    :param draws: samples of q(z | x), each [S, N, ...]; {} if none were requested.
     """
 
     mean: dict[str, Tensor]
@@ -70,9 +70,9 @@ def encode(
 ) -> Codes:
     """Return mean and standard deviation of q(z | x) for each row of ``data``, without a gradient.
 
-    They are those of the guide's distributions. Where a site may depend on an earlier draw of the guide (a
+    They are those of the guide's distributions. If a site may depend on an earlier draw of the guide (a
     deeper layer, or a corruption with ``clean=False``), they are averaged over ``num_samples`` runs: the mean
-    of the means, and the law of total variance. A distribution without a mean is represented by its draws.
+    of the means, and the law of total variance. For a distribution without a mean, its draws are averaged.
 
     :param model: Pyro model of a batch, with one data plate; it is run once, to check the guide against it.
     :param guide: Pyro guide of a batch.

@@ -38,16 +38,17 @@ def decode(
     """Return E[x | z] of each code, or a draw, without a gradient.
 
     :param model: Pyro model of a batch, with one data plate.
-    :param codes: of N rows: a result of :func:`encode`, tensors by site, or the tensor of ``site`` [N, ...].
-    :param data: rows like the model's, whose shapes and types count: N, or one that is repeated.
-    :param args: further data of the model, likewise; their values count.
+    :param codes: codes of N rows: a result of :func:`encode`, tensors by site, or the tensor of ``site``
+        [N, ...].
+    :param data: N rows like the model's, or one row; only their shape and type matter.
+    :param args: further data of the model, likewise; their values matter.
     :param kwargs: further arguments of the model, passed unchanged.
-    :param site: the latent that a tensor is of.
+    :param site: latent site of a single tensor.
     :param data_site: the observed site to return.
     :param values: draw from the likelihood, instead of its mean.
     :param seed: seed of a separate random stream; None uses the global one.
     :param memory: approximate number of bytes to use in addition to data and results.
-    :raises InputError: a site does not exist, its mean is not known, or there are not N rows.
+    :raises InputError: a site does not exist, its mean is unknown, or there are not N rows.
     """
     checks.program("model", model)
     latents = _latents(codes, site)
@@ -100,11 +101,11 @@ def reconstruct(
     :param num_samples: draws of the latents of each row that are averaged.
     :param data_site: the observed site to return.
     :param clean: give the guide clean input; otherwise corrupt it.
-    :param library_size: total that every row of counts gets; None keeps the rows at their own depths.
+    :param library_size: common total of all rows of counts; None keeps the rows' own totals.
     :param seed: seed of a separate random stream; None uses the global one.
     :param batch_size: rows at a time, at most; by default 2,000.
     :param memory: approximate number of bytes to use in addition to data and results.
-    :raises InputError: the data cannot be used, or the mean at ``data_site`` is not known.
+    :raises InputError: the data are invalid, or the mean at ``data_site`` is unknown.
 
     The other parameters are those of :func:`encode`.
     """
@@ -135,11 +136,11 @@ def reconstruct(
 def denoise(model: Program, guide: Program, data: Any, *args: Any, **options: Any) -> Tensor:
     """Return the posterior predictive mean of each noisy row.
 
-    The guide gets the noisy row itself, without further noise, as it did in training with a corruption. A
-    guide that was trained without noise has never seen such rows.
+    The guide gets the noisy row without further noise, as in training with a corruption. A guide that was
+    trained without noise has never seen such rows.
 
     :param data: noisy rows [N, ...], from any source.
-    :param options: those of :func:`reconstruct`, but for ``clean``.
+    :param options: those of :func:`reconstruct`, except ``clean``.
     """
     if "clean" in options:
         raise InputError("clean: the given rows are already noisy; use reconstruct to add noise")
@@ -160,8 +161,8 @@ def sample(
     """Draw latents from the prior and observations from them, [num_samples, ...].
 
     :param model: Pyro model of a batch, with one data plate.
-    :param data: a row like the model's, whose shape and type count; or ``num_samples`` of them.
-    :param args: further data of the model (labels), whose values count, one row or ``num_samples``.
+    :param data: one row like the model's, or ``num_samples`` rows; only their shape and type matter.
+    :param args: further data of the model (labels), one row or ``num_samples``; their values matter.
     :param kwargs: further arguments of the model, passed unchanged.
     :param num_samples: number of rows to draw.
     :param data_site: the observed site to return.
@@ -195,9 +196,9 @@ def interpolate(
 ) -> Tensor:
     """Return E[x | z] on the line from the mean code of one row to the mean code of another.
 
-    :param start: rows [N, ...], from any source; a tuple for a model of several data arguments, whose further
+    :param start: rows [N, ...], from any source; a tuple for several data arguments, of which the further
         ones (labels) hold on the whole line.
-    :param end: as many.
+    :param end: as many rows.
     :param steps: points on each line, both ends included, at least 2.
     :param data_site: the observed site to return.
     :param num_samples: runs of the guide if one does not give the mean code.

@@ -1,4 +1,4 @@
-"""``diagnose``: is this fit good enough, and what to do where it is not."""
+"""``diagnose``: is this fit good enough, and what to do if it is not."""
 
 from __future__ import annotations
 
@@ -73,19 +73,21 @@ def diagnose(
 
         print(dv.diagnose(model, guide, test, training=train))
 
-    - **bound**: the encoder's bound on clean input beside log p(x). The two gaps split the difference; if
-      they do not exist, the bound itself is judged. Its ``value`` is the difference.
-    - **approximation gap**: what the best Gaussian of each row leaves (the guide, if it is better still).
-    - **amortisation gap**: what the encoder loses against it (:func:`~pyro_dvae.inference_gaps`).
-    - **Pareto k**: share of rows whose importance weights cannot be trusted; good up to 1 %.
+    - **bound**: the encoder's bound on clean input, compared with log p(x). The two gaps split the
+      difference; if they do not exist, the bound itself is judged. Its ``value`` is the difference.
+    - **approximation gap**: log p(x) minus the bound of the best Gaussian of each row (or of the guide, if
+      that is better).
+    - **amortisation gap**: the bound of that Gaussian minus the encoder's
+      (:func:`~pyro_dvae.inference_gaps`).
+    - **Pareto k**: share of rows with unreliable importance weights; good up to 1 %.
     - **active units**: latents that depend on the data; good if they are at least half.
     - **calibration**: share of hidden cells within the central interval of their draws given the other cells
-      (:func:`~pyro_dvae.condition`), in rows with reliable weights; good within 5 % of ``level``. Discrete
-      values are ranked with random ties, so that the share is exact for them too.
-    - **over-fitting**: the bound of the training rows less that of ``data``, on up to 5,000 rows of each.
+      (:func:`~pyro_dvae.condition`), in rows with reliable weights; good within 5 % of ``level``. Ties of
+      discrete values are ranked at random, so that the share is exact for them too.
+    - **over-fitting**: the bound of the training rows minus that of ``data``, on up to 5,000 rows of each.
 
     A difference in nats is not good if it exceeds ``tolerance``, a coverage if it misses by more than 5 %,
-    both by two standard errors. A measure that does not exist for the model and guide is left out, with the
+    both by two standard errors. Measures that do not exist for the model and guide are left out, with the
     reason.
 
     :param model: Pyro model of a batch, with one data plate.
@@ -98,9 +100,9 @@ def diagnose(
     :param num_samples: draws of the latents of each row.
     :param hidden: share of the cells of each row to hide for the calibration.
     :param level: nominal coverage of the intervals.
-    :param tolerance: nats of a row; by default 0.1 for each active unit, as if each standard deviation of
-        the posterior were off by a third.
-    :param refine: how the Gaussian of a row climbs, for the gaps and the calibration; by default as in
+    :param tolerance: largest gap in nats per row; by default 0.1 for each active unit, as if each standard
+        deviation of the posterior were off by a third.
+    :param refine: how the Gaussian of a row is fitted, for the gaps and the calibration; by default as in
         ``inference_gaps`` and ``condition``.
     :param seed: seed of the random streams; None draws it from the global stream.
     :param memory: approximate number of bytes to use in addition to data and results.

@@ -1,4 +1,4 @@
-"""What ``diagnose`` finds: figures with a verdict and a remedy each, as a table and as data."""
+"""The result of ``diagnose``: measures with verdicts and remedies, as a table and as data."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _WIDTH = 54
 
 @dataclass(frozen=True)
 class Finding:
-    """One figure of a fit.
+    """One measure of a fit.
 
     :param name: such as ``"amortisation gap"``.
     :param value: in ``unit``.
     :param error: its standard error; NaN if it has none.
     :param unit: ``"nats"`` (of a row) or ``"share"``.
     :param text: the value in words.
-    :param good: whether it is good enough; None if other figures decide.
+    :param good: whether it is good enough; None if other measures decide.
     :param remedy: what to do if it is not.
     """
 
@@ -43,11 +43,11 @@ class Finding:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What :func:`diagnose` found; ``print`` shows a table, ``diagnosis["calibration"]`` one finding.
+    """The result of :func:`diagnose`; ``print`` shows a table, ``diagnosis["calibration"]`` one finding.
 
     :param findings: the measures in order.
     :param left_out: measures that do not exist for this model and guide, with the reason.
-    :param num_data: rows behind the figures.
+    :param num_data: number of rows.
     :param seed: seed of the random streams.
     """
 
@@ -67,12 +67,12 @@ class Diagnosis:
 
     @property
     def good(self) -> bool:
-        """Whether no figure is flagged."""
+        """Whether no measure is flagged."""
         return not self.flagged
 
     @property
     def flagged(self) -> tuple[str, ...]:
-        """The names of the figures that are not good."""
+        """The names of the measures that are not good."""
         return tuple(each.name for each in self.findings if each.good is False)
 
     @property
@@ -83,7 +83,7 @@ class Diagnosis:
         return f"{self.num_data:,} rows, {judged} figures judged, {found}"
 
     def table(self) -> str:
-        """Return the figures as aligned columns (value, verdict, remedy), then what was left out."""
+        """Return the measures as aligned columns (value, verdict, remedy), then what was left out."""
         rows = [("", "value", "verdict", "remedy")]
         rows += [(each.name, each.text, each.verdict, each.remedy) for each in self.findings]
         widths = [max(len(row[column]) for row in rows) for column in range(3)]

@@ -1,4 +1,4 @@
-"""Draws of the latents of rows, and what the model says at them, labelled for ArviZ."""
+"""Draws of the latents of rows, with predictions and log-likelihoods, labelled for ArviZ."""
 
 from __future__ import annotations
 

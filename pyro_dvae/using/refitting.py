@@ -1,4 +1,4 @@
-"""A guide fitted once more, on rows that its model draws: it then over-fits the training rows less."""
+"""Refits a guide on rows drawn from its model, so that it over-fits the training rows less."""
 
 from __future__ import annotations
 
@@ -89,20 +89,20 @@ def refit_guide(
     data_site: str = "x",
     **options: Any,
 ) -> Fitted:
-    """Fit the guide of a trained pair further, on half training rows and half draws of the model.
+    """Train the guide of a trained model further, on equal shares of training rows and draws of the model.
 
-    An encoder over-fits few training rows long before the decoder does. The model can draw as many further
-    rows as are wanted; on them the guide learns the posterior of the model, and log p(x) stays as it is. This
-    is "reverse half-asleep" inference (Zhang, Hayes and Barber 2022).
+    On few training rows, an encoder over-fits long before the decoder does. The model can draw any number of
+    further rows, from which the guide learns the model's posterior; log p(x) does not change. This is
+    "reverse half-asleep" inference (Zhang, Hayes and Barber 2022).
 
-    :param model: Pyro model of a batch, trained; its parameters stay as they are.
+    :param model: Pyro model of a batch, trained; its parameters do not change.
     :param guide: Pyro guide of a batch.
     :param data: training rows [N, ...], from any source.
     :param args: further data of model and guide, N rows each.
-    :param loss: the bound, as in :func:`~pyro_dvae.fit`; validation is of rows as they are.
-    :param share: of the rows that the model draws; 1 uses the training rows for their number alone.
+    :param loss: the bound, as in :func:`~pyro_dvae.fit`; validation uses the given rows.
+    :param share: share of rows drawn from the model; 1 uses only the number of training rows.
     :param data_site: the observed site that draws ``data``.
-    :param options: those of :class:`~pyro_dvae.training.Trainer`, but for ``freeze``.
+    :param options: those of :class:`~pyro_dvae.training.Trainer`, except ``freeze``.
     :raises InputError: nothing is left to train, or the site does not draw rows like the data.
     """
     checks.pair(model, guide)

@@ -1,4 +1,4 @@
-"""A trained pair as a folder: weights, what they are of, and a page that says how to load them."""
+"""A trained model and guide as a folder: weights, their description, and a page on how to load them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def save(fitted: Fitted, folder: str | os.PathLike[str]) -> Path:
     """Write the best weights, one row of each data argument, the history, and a page about them; no pickle.
 
     :param fitted: what ``fit`` returned.
-    :param folder: made if need be; files of an earlier save are replaced.
+    :param folder: created if necessary; files of an earlier save are replaced.
     :returns: the folder.
     """
     checks.instance("fitted", fitted, Fitted, "what fit returns")

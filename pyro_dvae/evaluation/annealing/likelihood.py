@@ -53,10 +53,10 @@ def annealed_log_likelihood(
     A pilot run of 4 chains, which costs an additional 4 / num_chains, finds the step size of each temperature
     and observation. These step sizes are fixed before the main run. Latents move in unconstrained space. All
     chains of as many rows as fit into ``memory`` run in one tensor computation; a transition runs the model
-    with its gradient once for each leapfrog step. No parameter gets a gradient, and modules are in evaluation
-    mode meanwhile.
+    with its gradient once for each leapfrog step. No parameter gets a gradient, and modules run in evaluation
+    mode.
 
-    :param model: Pyro model of a batch, with one data plate and continuous latents inside of it.
+    :param model: Pyro model of a batch, with one data plate and continuous latents inside it.
     :param guide: Pyro guide of a batch; not used, and may be None, if ``start`` is ``"prior"``.
     :param data: data, shape [N, ...].
     :param args: further data for model and guide, N rows each, split like ``data``.

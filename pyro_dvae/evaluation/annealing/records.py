@@ -54,7 +54,7 @@ class AnnealedLikelihood:
 
     @property
     def acceptance(self) -> float:
-        """Mean acceptance of all transitions; NaN where there is none (one step)."""
+        """Mean acceptance of all transitions; NaN if there are none (one step)."""
         return float(self.acceptance_by_step.mean())
 
     @property
@@ -64,7 +64,7 @@ class AnnealedLikelihood:
 
     @property
     def standard_error_of_mean(self) -> float:
-        """Standard error of ``mean``: the draw of the data and the sampling; NaN for a single observation."""
+        """Standard error of ``mean`` over rows and sampling; NaN for a single observation."""
         return Estimate(self.log_likelihood).standard_error
 
     def __str__(self) -> str:
@@ -126,21 +126,20 @@ class BidirectionalReport:
     def upper(self) -> Estimate:
         """−log of the mean of 1/w over the reverse chains: above log p(x) in expectation.
 
-        E[1/w] = 1/p(x) for each chain, also where all chains of an observation begin at its one exact
-        posterior sample, so by Jensen's inequality both this and the mean of log w are upper bounds; this one
-        is the lower of the two for any weights. As the chains are not independent, it has an error over data
-        only.
+        E[1/w] = 1/p(x) for each chain, even if all chains of an observation begin at the same exact posterior
+        sample. So by Jensen's inequality both this and the mean of log w are upper bounds; this one is always
+        the lower of the two. Because the chains are not independent, only its error over data is known.
         """
         return Estimate(math.log(len(self.reverse_log_weight)) - torch.logsumexp(-self.reverse_log_weight, 0))
 
     @property
     def gap(self) -> Estimate:
-        """Upper less lower bound of each observation: how far annealing can be from log p(x)."""
+        """Upper minus lower bound of each observation: how far annealing can be from log p(x)."""
         return Estimate(self.upper.per_datum - self.lower.per_datum)
 
     @property
     def settings(self) -> AnnealingSettings:
-        """How both bounds were found."""
+        """The settings of both runs."""
         return self.forward.settings
 
     def __str__(self) -> str:

@@ -131,8 +131,8 @@ def log_likelihood(
     :param refine: refine the proposal of each row whose Pareto k is bad: True, a number of Adam steps, or a
         :class:`~pyro_dvae.Refinement`. The first proposal is then the encoder's Gaussian on clean input
         (``proposal`` and ``widen`` keep their defaults), and the latents are continuous.
-    :param part: (k, n): estimate only part k of n of the rows, k from 0, with the values that they have in
-        the whole. A part may be empty. :meth:`LogLikelihood.joined` puts the parts together.
+    :param part: (k, n): estimate only part k of n of the rows, k from 0, with the same values as in a run on
+        all rows. A part may be empty. :meth:`LogLikelihood.joined` joins the parts.
     :raises InputError: if an argument is invalid, the model has no data plate, or a weight is NaN.
     :raises CheckpointError: if ``checkpoint`` belongs to another evaluation or is damaged.
     """

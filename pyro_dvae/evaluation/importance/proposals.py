@@ -154,7 +154,7 @@ class Proposal:
 
     @property
     def strata(self) -> int:
-        """How many components the draws are dealt out to evenly."""
+        """The number of components among which the draws are divided equally."""
         return self.num_corruptions if self.kind == "mixture" else 1
 
     def __str__(self) -> str:

@@ -37,8 +37,8 @@ class LogLikelihood:
     :param denoising: whether the guide has corruption sites.
     :param seed: seed of the random streams.
     :param log_weight: all log weights [N, S], if they were kept.
-    :param refined: what refinement changed, if the proposals were refined. The figures of a row that it
-        annealed are those of the chains, and its Pareto k is NaN.
+    :param refined: what refinement changed, if the proposals were refined. The values of an annealed row are
+        those of its chains, and its Pareto k is NaN.
     """
 
     log_likelihood: Tensor
@@ -59,9 +59,9 @@ class LogLikelihood:
 
     @staticmethod
     def joined(parts: Sequence[LogLikelihood]) -> LogLikelihood:
-        """Return the record of all rows from those of their parts, in order.
+        """Join the records of consecutive parts of the rows into one.
 
-        :raises InputError: the parts are not of one evaluation.
+        :raises InputError: the parts do not belong to one evaluation.
         """
         first, *others = parts
         for each in others:
@@ -101,7 +101,7 @@ class LogLikelihood:
 
     @property
     def sampling_error(self) -> float:
-        """Standard error of the mean from the sampling alone, for these very data."""
+        """Standard error of the mean from the sampling alone, for these rows."""
         return error_of_mean(self.standard_error)
 
     @property
@@ -111,7 +111,7 @@ class LogLikelihood:
 
     @property
     def smoothed_mean(self) -> float:
-        """The mean of the Pareto-smoothed estimates: no lower bound."""
+        """The mean of the Pareto-smoothed estimates; not a lower bound."""
         return float(self.smoothed_log_likelihood.mean())
 
     @property
@@ -121,9 +121,9 @@ class LogLikelihood:
 
     @property
     def share_unreliable(self) -> float:
-        """The share of the data whose Pareto k is above the threshold.
+        """The share of rows whose Pareto k is above the threshold.
 
-        An annealed row counts if fewer than half of its chains are effective.
+        An annealed row is included if fewer than half of its chains are effective.
         """
         reliable = self.pareto_k <= self.threshold
         if self.refined is not None:
@@ -132,7 +132,7 @@ class LogLikelihood:
 
     @property
     def advice(self) -> str | None:
-        """What to try where too many data are unreliable; None where they are few."""
+        """What to try if too many rows are unreliable; None if they are few."""
         if self.share_unreliable <= TOO_MANY:
             return None
         untried = []
@@ -214,7 +214,7 @@ class LogLikelihood:
         return content
 
     def per_datum(self) -> dict[str, Tensor]:
-        """Return what there is for each observation, by name, each [N]."""
+        """Return all values per observation by name, each [N]."""
         return {
             "log_likelihood": self.log_likelihood,
             "standard_error": self.standard_error,
@@ -226,7 +226,7 @@ class LogLikelihood:
     def to_arviz(self) -> Any:
         """Return the record as an ``arviz.InferenceData`` (ArviZ 0.x) or ``xarray.DataTree`` (ArviZ 1.x).
 
-        Its group ``importance_sampling`` holds each observation's figures, and ``log_weight`` where the
+        Its group ``importance_sampling`` holds the values of each observation, and ``log_weight`` if the
         weights were kept. Write it with :func:`pyro_dvae.evaluation.write_netcdf`.
         """
         from pyro_dvae.evaluation.importance.arviz_export import labelled

@@ -17,12 +17,12 @@ from pyro_dvae.rows import Data
 
 @dataclass(frozen=True, eq=False)  # compared by identity: == of tensors has no single truth value
 class ActiveUnits:
-    """The activity of each latent unit, in the square of the unit of the latent.
+    """The activity of each latent unit: the variance of its posterior mean over the data.
 
     :param activity: per latent site Cov_x(E_q[z|x]) of each unit, float64, shape [*inner plates, *event].
-    :param threshold: a unit is active if its activity is above.
-    :param num_data: the data that the variance is over.
-    :param estimated: sites whose means are averages of several runs of the guide, not exact.
+    :param threshold: a unit is active if its activity exceeds this.
+    :param num_data: number of rows behind the variance.
+    :param estimated: sites whose means are averages over several runs of the guide, not exact.
     """
 
     activity: dict[str, Tensor]

@@ -30,9 +30,9 @@ from pyro_dvae.rows import Data
 
 @dataclass(frozen=True, eq=False)  # compared by identity: == of tensors has no single truth value
 class BinaryCode:
-    """The bits of the data.
+    """The code of rounded latents, and the errors of what is decoded from it.
 
-    :param share: of the data with a 1, for each bit [d].
+    :param share: share of the rows with a 1, for each bit [d].
     :param from_real: error of the data decoded from the real-valued mean codes.
     :param from_bits: the same, decoded from the bits.
     :param data_size: D, the number of elements of an observation.
@@ -127,9 +127,9 @@ def binary_code(
     in (0, 1) (:class:`~pyro_dvae.priors.SparseBeta`, :class:`~pyro_dvae.priors.ConcretePrior`) take
     ``threshold=0`` and ``values=(-inf, inf)``, whose codes are 0 and 1.
 
-    The cost of a bit is the entropy of its share p of ones among the data, −p log₂ p − (1 − p) log₂(1 − p);
-    their sum is the length of the code where each bit is coded by itself (an arithmetic coder comes within 2
-    bits of it), and bounds from above that of any better coder.
+    A bit with a share p of ones among the rows costs its entropy −p log₂ p − (1 − p) log₂(1 − p). The sum
+    over the bits is the code length if each bit is coded separately (an arithmetic coder comes within 2 bits
+    of it), and an upper bound for better coders.
 
     :param model: Pyro model of a batch, with one data plate.
     :param guide: Pyro guide of a batch.
@@ -140,7 +140,7 @@ def binary_code(
     :param threshold: between the two values of a bit.
     :param values: what the decoder gets for 0 and for 1.
     :param data_site: name of the model's observed site to compare.
-    :param dead: a bit of less entropy than this is called dead (bits).
+    :param dead: entropy (bits) below which a bit counts as dead.
     :param clean: give the guide clean input; otherwise corrupt it.
     :param batch_size: rows of ``data`` at a time; by default 2,000.
     :raises InputError: if ``data`` is empty or not finite, a site does not exist, or a mean is not available.

@@ -93,10 +93,10 @@ class DecodingError:
 
 @dataclass(frozen=True, eq=False)
 class ReconstructionError:
-    """What :func:`reconstruction_error` found.
+    """The result of :func:`reconstruction_error`.
 
-    :param from_mean: decoded from the mean code; None where the distribution of a latent has no mean.
-    :param from_samples: decoded from sampled codes; the average over the draws of their errors.
+    :param from_mean: errors of reconstructions from the mean code; None if a latent has no mean.
+    :param from_samples: errors of reconstructions from sampled codes, averaged over the draws.
     :param num_samples: draws of each observation's code.
     """
 

@@ -19,7 +19,7 @@ _SMALLEST = 1e-6  # an expected count: keeps the loss of a count that was held t
 
 @dataclass(frozen=True, eq=False)  # compared by identity: == of tensors has no single truth value
 class CountSplitErrors:
-    """What :meth:`CountSplit.errors` found; less is better.
+    """The result of :meth:`CountSplit.errors`; lower is better.
 
     :param squared: mean over the columns of the squared difference of log-normalised counts, per row [N].
     :param poisson: mean over the columns of μ − y log μ for held-out counts y of prediction μ, per row [N]
@@ -58,9 +58,9 @@ class CountSplit:
     def errors(self, denoised: Tensor, logs: Tensor | None = None) -> CountSplitErrors:
         """Compare the held-out counts with expected counts [N, D] on the scale of ``train``.
 
-        :param denoised: expected counts, at least 0; their scale matters for the Poisson loss alone.
-        :param logs: expected log-normalised counts of the test part, [N, D], at which the squared error is
-            least; by default the log-normalised ``denoised``, which are larger.
+        :param denoised: expected counts, at least 0; their scale matters only for the Poisson loss.
+        :param logs: expected log-normalised counts of the test part, [N, D], which minimise the squared
+            error; by default the log-normalised ``denoised``, which are larger.
         """
         checks.data("denoised", denoised)
         for name, given in (("denoised", denoised), ("logs", logs)):
@@ -80,8 +80,8 @@ class CountSplit:
 def count_split(data: Tensor, share: float = 0.1, *, seed: int = 0) -> CountSplit:
     """Split each count of ``data`` at random into a training and a test part (Batson et al. 2019).
 
-    If counts are Poisson, the two parts are independent given the rates, so a denoiser of the training part
-    is measured without knowing the truth::
+    If counts are Poisson, the two parts are independent given the rates, so the test part measures a denoiser
+    of the training part without knowledge of the true rates::
 
         train ~ Binomial(x, 1 − share),   test = x − train
         split = count_split(x);  fit(model, guide, split.train, ...)

@@ -1,4 +1,4 @@
-"""What a model and a guide expect of each row: its mean, or the mean of its log-normalised counts."""
+"""Posterior predictive means of rows, and of their log-normalised counts."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def denoised_counts(
 ) -> Tensor:
     """Return the expected observation E_{q(z|x)} E[x | z] of each row [N, ...], without a gradient.
 
-    :param model: Pyro model of a batch, with one data plate; a decoder of counts should be told the totals of
+    :param model: Pyro model of a batch, with one data plate; it should give a decoder of counts the totals of
         the rows, as the ready-made models do.
     :param guide: Pyro guide of a batch.
     :param data: rows [N, ...], from any source (:mod:`pyro_dvae.rows`).
@@ -92,8 +92,8 @@ def denoised_logs(
 ) -> Tensor:
     """Return the expected log-normalised counts E_{q(z|x)} E[log(1 + 10⁴ y / Σ y) | z] of each row, [N, D].
 
-    They have the least squared error of the logarithms of new counts y of ``depth`` times the row's total.
-    The logarithm of an expected count lies above them, the more so the fewer counts there are.
+    They minimise the squared error of the logarithms of new counts y with ``depth`` times the row's total.
+    The logarithm of an expected count is larger, especially for few counts.
 
     :param depth: total of the new counts, as a factor of the row's own.
     :param num_samples: draws of latents and counts that are averaged.

@@ -85,8 +85,8 @@ class BoundParts:
     :param reconstruction: log-density of the observed sites, per observation [N].
     :param kl: per latent site KL(q(z|x) ‖ p(z)), per observation [N].
     :param kl_per_dimension: per latent site the mean over the data for each of its dimensions, float64,
-        shape [*inner plates, *event]; None where the site does not factorise over them.
-    :param closed_form: the sites whose KL is the integral; that of the others is sampled log q − log p.
+        shape [*inner plates, *event]; None if the site does not factorise over them.
+    :param closed_form: the sites whose KL is in closed form; the others have sampled log q − log p.
     """
 
     reconstruction: Estimate
@@ -101,14 +101,14 @@ class BoundParts:
 
     @property
     def bound(self) -> Estimate:
-        """The denoising bound: what the parts add up to."""
+        """The denoising bound, the sum of the parts."""
         return Estimate(self.reconstruction.per_datum - self.total_kl.per_datum)
 
     def __str__(self) -> str:
         return self.table()
 
     def table(self) -> str:
-        """Return the parts as aligned text: mean ± standard error over the rows, and how a KL is computed."""
+        """Return the parts as aligned text: mean ± standard error over the rows, and the kind of each KL."""
         rows = [("bound", self.bound, ""), ("reconstruction", self.reconstruction, "")]
         for name, part in self.kl.items():
             how = "closed form" if name in self.closed_form else "sampled"
@@ -158,20 +158,20 @@ def bound_parts(
 
         L_dvae = E_{x̃ ~ p_π(x̃|x)} [ E_{z ~ q_φ(z|x̃)} log p_θ(x|z) − Σ_sites KL(q_φ(z|x̃) ‖ p_θ(z)) ]
 
-    (Kingma and Welling 2014, equation 3, over Im et al. 2017, equation 8.) The KL of a site is in closed form
-    where PyTorch knows it and the site's prior does not depend on latents that the guide draws from it, else
-    log q − log p of the draws. Where guide and prior are both independent over the site's elements it is
-    split into them. With the same seed and batch_size the parts add up to ``TraceDenoising_ELBO`` under
-    ``closed_form=False``, and to ``TraceMeanFieldDenoising_ELBO``, where it applies, otherwise.
+    (Kingma and Welling 2014, equation 3; Im et al. 2017, equation 8.) The KL of a site is in closed form if
+    PyTorch has one and the site's prior does not depend on latents that the guide draws from the site;
+    otherwise it is log q − log p of the draws. It is split into the site's elements if guide and prior are
+    independent over them. With the same seed and batch_size, the parts add up to ``TraceDenoising_ELBO`` for
+    ``closed_form=False``, otherwise to ``TraceMeanFieldDenoising_ELBO`` if that applies.
 
     :param model: Pyro model of a batch, with one data plate.
     :param guide: Pyro guide of a batch.
     :param data: rows [N, ...], from any source (:mod:`pyro_dvae.rows`).
     :param args: further data for model and guide, N rows each, split like ``data``.
     :param kwargs: further arguments of model and guide, passed unchanged.
-    :param num_corruptions: M, as in the bounds; of use where ``clean`` is False.
+    :param num_corruptions: M, as in the bounds; only useful if ``clean`` is False.
     :param num_particles: K, draws of the latents per corruption; for K·M > 1 model and guide must vectorise.
-    :param closed_form: integrate where that is known; False samples every KL.
+    :param closed_form: use closed forms where they exist; False samples every KL.
     :param max_plate_nesting: number of dimensions of the user's plates; by default found by one run.
     :param clean: give the guide clean input; otherwise corrupt it.
     :param seed: seed of a separate random stream; None uses the global one.

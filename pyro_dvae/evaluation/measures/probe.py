@@ -23,13 +23,13 @@ from pyro_dvae.rows import Data
 class LinearProbe:
     """Accuracies of logistic regression on the codes, between 0 and 1.
 
-    :param train_accuracy: share of the train data it was fitted to that it gets right.
-    :param test_accuracy: share of the test data that it gets right.
-    :param majority_accuracy: share of the test data in the commonest class of the train data: the baseline.
-    :param num_classes: classes in the train data.
+    :param train_accuracy: accuracy on the training rows that were used.
+    :param test_accuracy: accuracy on the test rows.
+    :param majority_accuracy: share of test rows in the most frequent training class: the baseline.
+    :param num_classes: classes in the training data.
     :param num_features: elements of a code.
-    :param num_train: train data used.
-    :param num_test: test data.
+    :param num_train: training rows used.
+    :param num_test: test rows.
     :param converged: whether the fit reached its tolerance within ``max_iter`` steps.
     """
 
@@ -91,12 +91,12 @@ def linear_probe(
     batch_size: int | None = None,
     **kwargs: Any,
 ) -> LinearProbe:
-    """Fit multinomial logistic regression of the labels on the codes of the train data; test it.
+    """Fit a multinomial logistic regression of the labels on the codes of the training rows, and test it.
 
-    The code of an observation is the posterior means of all latents, flattened and joined
-    (:func:`~pyro_dvae.evaluation.measures.latent_means`), each element standardised by the train data. The
-    fit is scikit-learn's ``LogisticRegression``, with an L2 penalty. A class that only the test data have
-    counts as an error.
+    The code of an observation is the posterior means of all latents, flattened and concatenated
+    (:func:`~pyro_dvae.evaluation.measures.latent_means`), with each element standardised by the training
+    rows. The fit is scikit-learn's ``LogisticRegression``, with an L2 penalty. A class that only the test
+    data have counts as an error.
 
     :param model: Pyro model of a batch, with one data plate.
     :param guide: Pyro guide of a batch.
@@ -106,13 +106,13 @@ def linear_probe(
     :param test_labels: their classes, shape [T].
     :param kwargs: further arguments of model and guide, passed unchanged.
     :param c: inverse strength of the penalty, scikit-learn's ``C``.
-    :param max_iter: steps of the fit at most; ``converged`` of the result says if they were enough.
-    :param max_train: fit to at most this many train data, drawn at random; None takes all.
+    :param max_iter: maximum number of steps of the fit; ``converged`` of the result says if they were enough.
+    :param max_train: maximum number of training rows, drawn at random; None takes all.
     :param num_samples: runs of the guide if one is not enough.
     :param clean: give the guide clean input; otherwise corrupt it.
     :param seed: seed of a separate random stream; None uses the global one.
     :param batch_size: rows of data at a time; by default 2,000.
-    :raises InputError: data or labels that cannot be used, a single class, or scikit-learn is not installed.
+    :raises InputError: data or labels are invalid, there is a single class, or scikit-learn is missing.
     """
     floats = float_type(model, guide)
     training = Data.opened("train_x", train_x if isinstance(train_x, tuple) else (train_x,), kwargs, floats)

@@ -1,4 +1,4 @@
-"""How well the data come back from their codes: reconstruction errors and bits per dimension."""
+"""Reconstruction errors, and bits per dimension."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ def bits_per_dim(
 def bits_per_dim(
     nats_per_datum: float | Tensor, num_dimensions: int, *, scale: float = 1.0, levels: int | None = None
 ) -> float | Tensor:
-    """Convert a code length, −log p(x) in nats per observation, to bits per dimension (less is better)::
+    """Convert a code length, −log p(x) in nats per observation, to bits per dimension (lower is better)::
 
         nats / (D log 2) + log2(scale)
 
     It takes a loss, not a bound: for an estimate of a bound give ``-estimate.mean``.
 
-    A density depends on the unit of the data. If the model saw y = x / scale, its density of x is smaller by
-    ``scale`` in each dimension, so that log2(scale) bits are to be added. For images of 256 levels that were
-    brought into [0, 1] by (x + u) / 256, with u uniform in [0, 1) (Theis, van den Oord and Bethge 2016), say
-    ``levels=256``: 8 bits are added, and the result bounds the bits of the discrete image. Data that were
+    A density depends on the unit of the data. If the model saw y = x / scale, the density of x is smaller by
+    the factor ``scale`` in each dimension, which adds log2(scale) bits. For images of 256 levels that were
+    scaled to [0, 1] by (x + u) / 256 with u uniform in [0, 1) (Theis, van den Oord and Bethge 2016), give
+    ``levels=256``: this adds 8 bits, and the result bounds the bits of the discrete image. Data that are
     discrete for the model (Bernoulli pixels) have a probability, not a density, and need neither.
 
     :param nats_per_datum: −log p(x) or a bound's loss, a number or a tensor [...] (nats).
     :param num_dimensions: D, values in an observation.
-    :param scale: what the data were divided by before the model.
-    :param levels: the same as a number of levels within [0, 1]; give one of the two.
+    :param scale: number that the data were divided by.
+    :param levels: the same as a number of levels within [0, 1]; give only one of the two.
     :returns: bits per dimension, shaped like ``nats_per_datum``.
     """
     dimensions = checks.count("num_dimensions", num_dimensions)
@@ -81,10 +81,10 @@ def reconstruction_error(
 ) -> ReconstructionError:
     """Compare each row of ``data`` with the data decoded from its code, without a gradient.
 
-    The model runs on codes of the guide in place of its latents; the reconstruction is the mean of the
-    distribution at ``data_site``, and what it is compared with is the site's observed value. The mean code
-    sets each latent in turn to the mean of the guide's distribution given the means before it, without a
-    draw; it does not exist if that of any latent is not known (a flow) or is none (a category).
+    The model runs with the guide's codes as latents. The reconstruction is the mean of the distribution at
+    ``data_site``, compared with the site's observed value. The mean code sets each latent in turn to the mean
+    of the guide's distribution given the means before it, without a draw. It does not exist if a mean is
+    unknown (a flow) or meaningless (a category).
 
     :param model: Pyro model of a batch, with one data plate.
     :param guide: Pyro guide of a batch.
@@ -93,10 +93,10 @@ def reconstruction_error(
     :param kwargs: further arguments of model and guide, passed unchanged.
     :param data_site: name of the model's observed site to compare.
     :param num_samples: sampled codes of each observation.
-    :param clean: give the guide clean input; else it is corrupted by a draw of its own for every code.
+    :param clean: give the guide clean input; otherwise corrupt it anew for every code.
     :param seed: seed of a separate random stream; None uses the global one.
     :param batch_size: rows of ``data`` at a time; by default 2,000.
-    :raises InputError: ``data`` is empty or not finite, there is no such site, its mean is not known, or a
+    :raises InputError: ``data`` is empty or not finite, the site does not exist, its mean is unknown, or a
         Bernoulli site observes values outside [0, 1].
     """
     given = Data.opened("data", (data, *args), kwargs, float_type(model, guide))

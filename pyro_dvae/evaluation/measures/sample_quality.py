@@ -1,4 +1,4 @@
-"""How like real rows samples are: columns, pairs of columns, and what can be learned from them."""
+"""How similar samples are to real rows: columns, pairs of columns, and what can be learned from them."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ class RowsQuality:
 
 @dataclass(frozen=True)
 class SampleQuality:
-    """Samples beside real training rows, which they can hardly beat, and independent columns, which are easy.
+    """Scores of samples, of real training rows (the best to expect) and of independent columns (a baseline).
 
-    Real rows do not reach 1, because they are finitely many.
+    Real rows do not reach 1, because there are finitely many.
 
-    :param samples: of the model.
-    :param real: of the training rows: the ceiling.
-    :param independent: of the training rows, each column permuted by itself: the floor.
+    :param samples: scores of the model's samples.
+    :param real: scores of training rows.
+    :param independent: scores of training rows with each column permuted separately.
     :param targets: columns that were predicted.
     :param num_rows: rows of each kind.
     :param num_test: held-out rows.
@@ -101,15 +101,15 @@ def sample_quality(
 
         train on samples, test on real: accuracy and R² of a random forest on held-out rows
 
-    The same figures of training rows and of independent columns say how far these figures can go.
+    The same scores of training rows and of independent columns show the range of these scores.
 
-    :param samples: rows that a model has drawn, [N, D].
-    :param train: the rows it was trained on, of which N are taken at random, [M, D].
+    :param samples: rows drawn from a model, [N, D].
+    :param train: its training rows, of which N are taken at random, [M, D].
     :param test: held-out rows, [T, D], T ≥ 2.
-    :param categories: columns whose values are no amounts: categories and binary ones.
+    :param categories: columns with categorical or binary values.
     :param targets: columns to predict from the others; by default at most eight, categories first.
-    :param seed: of permutations and forests.
-    :raises InputError: rows do not have the same columns, or a column is not there.
+    :param seed: seed of permutations and forests.
+    :raises InputError: rows do not have the same columns, or a column does not exist.
     """
     rows = {"samples": samples, "train": train, "test": test}
     for name, each in rows.items():

@@ -1,4 +1,4 @@
-"""How far the proposal of a row is refined and when that is enough; and what it changed, row by row."""
+"""The settings of refinement, and its result row by row."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ ENCODER, ANNEALING = "encoder", "annealing"
 class Refinement:
     """How proposals are refined row by row, for ``log_likelihood(..., refine=...)`` and ``condition``.
 
-    A row starts with the encoder's proposal. While the Pareto k of a few pilot draws is bad, it goes on to
-    the next proposal: Gaussians of the ``families`` in turn, each moved by ``num_steps`` Adam steps on the
-    bound of that row, and finally annealing from the best Gaussian. The estimate itself uses fresh draws.
+    A row starts with the encoder's proposal. While the Pareto k of a few pilot draws is bad, it takes the
+    next proposal: Gaussians of the ``families`` in turn, each fitted by ``num_steps`` Adam steps on the bound
+    of the row, and finally annealing from the best Gaussian. The estimate itself uses fresh draws.
 
     :param num_steps: Adam steps on the bound of a row; a full covariance takes twice as many.
-    :param num_draws: draws of a step, for each row.
-    :param learning_rate: learning rate; it falls to 0 along a cosine.
+    :param num_draws: draws per step and row.
+    :param learning_rate: learning rate, which falls to 0 along a cosine.
     :param families: ``"diagonal"`` and ``"full"`` (covariance) in the order in which they are tried.
-    :param widen: factor of the scale after the climb, because the Gaussian of the best bound is too narrow.
+    :param widen: factor of the scale after the fit, because the Gaussian with the best bound is too narrow.
     :param pilot: draws that decide whether a proposal is good enough.
-    :param annealing_steps: temperatures of the annealing of rows that no Gaussian suits; 0 leaves it out.
-    :param num_chains: chains of the annealing of a row.
+    :param annealing_steps: temperatures for rows that no Gaussian suits; 0 turns annealing off.
+    :param num_chains: annealing chains per row.
     """
 
     num_steps: int = 100
@@ -63,9 +63,9 @@ class Refinement:
 
     @classmethod
     def of(cls, value: Any) -> Refinement | None:
-        """Return what the argument ``refine`` means: True the defaults, a number the steps, False None.
+        """Return the settings for ``refine``: the defaults for True, a number as steps, None for False.
 
-        :raises InputError: it is none of these.
+        :raises InputError: ``refine`` is none of these.
         """
         if value is None or value is False:
             return None

@@ -205,7 +205,7 @@ class FullBayesModel(Module):
 
 
 class FullBayes(Module):
-    """A model and a guide for Pyro that learn a distribution of the decoder's weights::
+    """A model and a guide that learn a distribution of the decoder's weights::
 
         log p(x_1..x_N) ≥ −KL(q(w) ‖ p(w)) + E_q(w) Σ_n L_dvae(x_n; w)
 
@@ -219,12 +219,12 @@ class FullBayes(Module):
 
     :param decoder: any module from z [..., d] to a distribution of x, with an attribute ``latent_size``.
     :param guide: any amortised guide.
-    :param num_data: N, the data of the whole data set.
-    :param prior: of the latents of an observation; the standard normal by default.
-    :param weight_prior: of each weight: a :class:`~pyro_dvae.models.bayes.WeightPrior`, or the standard
-        deviation of a normal one.
-    :param start: a module like ``decoder`` whose weights the means start from; by default ``decoder``.
-    :param initial_scale: standard deviation of every weight at the start.
+    :param num_data: N, the number of rows of the whole data set.
+    :param prior: prior of the latents of an observation; by default the standard normal.
+    :param weight_prior: prior of each weight: a :class:`~pyro_dvae.models.bayes.WeightPrior`, or the standard
+        deviation of a normal prior.
+    :param start: module like ``decoder`` whose weights are the initial means; by default ``decoder``.
+    :param initial_scale: initial standard deviation of every weight.
     :param bound_of: ``"data"``, or ``"batch"`` for the share B / N of a mini-batch, as ``fit`` expects.
     """
 
@@ -252,14 +252,14 @@ class FullBayes(Module):
     def from_trained(
         cls, model: LatentVariableModel, guide: AmortisedGuide, num_data: int, **settings: Any
     ) -> FullBayes:
-        """Return a pair that starts from a trained model and guide, with the decoder's weights as means.
+        """Return a ``FullBayes`` that starts from a trained pair, with the decoder's weights as means.
 
         :param settings: ``weight_prior``, ``initial_scale``, ``bound_of``.
         """
         return cls(model.decoder, guide, num_data, prior=model.prior, **settings)
 
     def predictive(self) -> PredictiveModel:
-        """Return the model of new observations, with weights drawn from the guide; it shares parameters."""
+        """Return the model of new observations, with weights drawn from the guide; parameters are shared."""
         return PredictiveModel(self.model.network, self.model.prior, self.guide.weights)
 
     def mean_decoder(self) -> nn.Module:

@@ -108,7 +108,7 @@ class DRAW(Module):
 
     :param image_shape: (height, width); D is their product, row by row.
     :param steps: T.
-    :param hidden_size: of both recurrent networks.
+    :param hidden_size: size of both recurrent networks.
     :param latent_size: d, of each z_t.
     :param attention: read and write patches through Gaussian filters instead of whole images.
     :param read_size: N of the patch read; with attention only.

@@ -31,16 +31,16 @@ def fit_table(
 ) -> FittedTable:
     """Fit a generative model to a table of numbers, with or without gaps, without tuning.
 
-    Candidates are fitted without a tenth of the observed cells, and predict these. The weights of least
-    squared error (stacking) choose and combine them; those with a weight are fitted to all cells.
+    Candidates are fitted without a tenth of the observed cells, and predict these. They are combined with the
+    weights of least squared error (stacking); those with a positive weight are then fitted to all cells.
 
     The candidates are mixtures of 1, 3, 8, ... Gaussians with full covariances, fitted by
     expectation-maximisation to the observed cells with Gaussian noise of several variances. One Gaussian is
-    hard to beat where rows are few; many are, where there are enough rows to see a curved distribution.
+    hard to beat with few rows; several are better with enough rows to see a curved distribution.
 
     :param data: rows [N, D] with NaN (or masked, or NA) in gaps: a tensor, an array or a DataFrame of
         numbers. Columns are standardised. Cells must be missing at random given the observed ones.
-    :param seed: of held-out cells and starts; None draws it from the global stream.
+    :param seed: seed of held-out cells and initial values; None draws it from the global stream.
     :param progress: whether to show progress, or a function of the numbers of finished fits and all fits.
     :raises InputError: a column has no observed cell.
     """

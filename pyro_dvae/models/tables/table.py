@@ -1,4 +1,4 @@
-"""A fitted model of a table, and what can be asked of it."""
+"""A fitted model of a table, and its methods."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ _ROWS = 5000
 class FittedTable:
     """A weighted combination of mixtures of Gaussians of the rows of a table.
 
-    Rows are given and returned in the units of the data. A conditional of the table is the sum of the
-    conditionals of the members with the weights w; each is exact.
+    Rows are given and returned in the units of the data. A conditional distribution of the table is the
+    weighted sum of the members' exact conditionals.
 
     :param members: mixtures of standardised rows, by name.
-    :param weights: w, one for each member, [M].
-    :param rows: up to 2,000 standardised training rows, with which the oddness of a row is compared.
+    :param weights: weight of each member, [M].
+    :param rows: up to 2,000 standardised training rows, for anomaly scores.
     :param loc: means of the columns, [D].
     :param scale: their standard deviations, [D].
-    :param held_out: squared error of standardised held-out cells, by candidate, and of all ``together``.
-    :param seed: of its fits.
+    :param held_out: squared error of standardised held-out cells, by candidate, and ``together``.
+    :param seed: seed of its fits.
     """
 
     members: dict[str, GaussianMixture]
@@ -134,16 +134,16 @@ class FittedTable:
 
     @cached_property
     def oddness(self) -> Oddness:
-        """The score of standardised rows; its mixtures are fitted when it is first asked for."""
+        """The score of standardised rows; its mixtures are fitted at the first use."""
         with torch.no_grad(), forked(derived_seed(self.seed, "oddness")):
             return Oddness.beside(self.rows)
 
     def anomaly_score(self, data: Any, *, by: str = "row") -> Tensor:
-        """Score how unusual each row is, [N], or each of its cells, [N, D] (nats); higher is odder.
+        """Score how unusual each row is, [N], or each of its cells, [N, D] (nats); higher is more unusual.
 
-        A row has the tail probability of its density among the training rows, under the candidate that finds
-        it oddest (:class:`~pyro_dvae.models.tables.oddness.Oddness`); a cell has −log p(x_j | rest). The
-        first call fits the candidates to the rows that the table has kept.
+        The score of a row is −log of the tail probability of its density among the training rows, under the
+        candidate with the highest score (:class:`~pyro_dvae.models.tables.oddness.Oddness`); the score of a
+        cell is −log p(x_j | rest). The first call fits the candidates to the rows that the table has kept.
 
         :param by: ``"row"`` or ``"column"``.
         """

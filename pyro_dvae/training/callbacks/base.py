@@ -24,9 +24,9 @@ class Running:
 
     :param epochs: number of epochs.
     :param validates: whether it has a validation bound.
-    :param number: of the model among several (from 0); None if it is the only one.
-    :param step: the steps taken so far, of all epochs.
-    :param reason: why it is to stop; None to continue.
+    :param number: number of the model among several, from 0; None if it is the only one.
+    :param step: number of steps so far, over all epochs.
+    :param reason: why the run will stop; None to continue.
     """
 
     epochs: int
@@ -45,7 +45,7 @@ class Running:
 
     @property
     def epoch(self) -> int:
-        """How many epochs are finished."""
+        """The number of finished epochs."""
         return len(self.history.epochs)
 
     @property
@@ -61,11 +61,11 @@ class Running:
         return self.fitted().trained.parameters
 
     def fitted(self) -> Fitted:
-        """Return the model and guide as they are now, with methods (``encode``, ``reconstruct``, ...)."""
+        """Return the current model and guide with their methods (``encode``, ``reconstruct``, ...)."""
         return self._fitted()
 
     def stop(self, reason: str = "asked by a callback") -> None:
-        """End the run after the present epoch, as if it were the last."""
+        """End the run after the current epoch, as if it were the last."""
         self.reason = reason
 
     def note(self, loss: Tensor | float, rows: int, steps: int = 1) -> None:
@@ -76,32 +76,32 @@ class Running:
 class Callback:
     """Base class of callbacks, which are called during training. A subclass overrides the hooks it needs.
 
-    Callbacks draw from random streams of their own, so they cannot change the result of training. The
-    checkpoint stores what :meth:`state_dict` returns, and a resumed run restores it before ``start``. With
-    several processes, the first one calls them.
+    Callbacks draw from separate random streams, so they cannot change the result of training. The checkpoint
+    stores the result of :meth:`state_dict`, and a resumed run restores it before ``start``. With several
+    processes, the first one calls them.
     """
 
     def start(self, run: Running) -> None:
-        """Before the first epoch, also of a resumed run."""
+        """Called before the first epoch, also of a resumed run."""
 
     def step(self, run: Running) -> None:
-        """After every step."""
+        """Called after every step."""
 
     def epoch(self, run: Running) -> None:
-        """After every epoch and its validation, before the checkpoint is saved."""
+        """Called after every epoch and its validation, before the checkpoint is saved."""
 
     def checkpoint(self, run: Running) -> None:
-        """After the checkpoint is saved."""
+        """Called after the checkpoint is saved."""
 
     def end(self, run: Running) -> None:
-        """At the end, also of a run that is stopped or fails."""
+        """Called at the end, also of a run that is stopped or fails."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs: numbers, texts, tensors, and containers of them."""
+        """Return what a resumed run needs: numbers, strings, tensors, and containers of them."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what :meth:`state_dict` returned."""
+        """Restore what :meth:`state_dict` returned."""
 
 
 class EachEpoch(Callback):

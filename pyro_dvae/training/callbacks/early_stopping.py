@@ -10,12 +10,11 @@ from pyro_dvae.training.callbacks.base import Callback, Running
 class EarlyStopping(Callback):
     """End a run whose validation bound has stopped rising; until then the run is unchanged.
 
-    The best weights are kept in any case. It decides from the history, so a run that is resumed with a larger
-    patience continues.
+    The best weights are kept in any case. The decision depends only on the history, so a run that is resumed
+    with a larger patience continues.
 
     :param patience: epochs without a better validation bound.
-    :param min_rise: by how much a bound must exceed the best one so far to count as better (nats per
-        observation).
+    :param min_rise: smallest rise over the best bound so far that counts as better (nats per observation).
     """
 
     def __init__(self, patience: int = 20, min_rise: float = 0.0) -> None:

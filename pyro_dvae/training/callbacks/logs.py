@@ -24,7 +24,7 @@ COLUMNS = ("epoch", "train_bound", "validation_bound", "learning_rate", "seconds
 class CSVLog(Callback):
     """A file of comma-separated values with a line for each epoch; a resumed run rewrites it.
 
-    :param file: its path, in an existing folder; with several models ``NAME-0.csv``, ``NAME-1.csv``, ...
+    :param file: path in an existing folder; with several models ``NAME-0.csv``, ``NAME-1.csv``, ...
     """
 
     def __init__(self, file: str | os.PathLike[str]) -> None:
@@ -63,9 +63,9 @@ class TensorBoard(Callback):
 
     :param folder: the log folder; with several models, a subfolder for each.
     :param images: rows [N, ...] whose reconstructions are drawn below them; none by default.
-    :param image_shape: (height, width) or (channels, height, width) of a row, where rows are flat.
-    :param histograms: whether the parameters' histograms are written.
-    :param every: epochs from one picture, and one set of histograms, to the next.
+    :param image_shape: (height, width) or (channels, height, width) of a row, if rows are flat.
+    :param histograms: whether to write histograms of the parameters.
+    :param every: number of epochs between pictures and between histograms.
     """
 
     def __init__(
