@@ -31,7 +31,7 @@ from pyro_dvae.jobs.experiments.results import RESULTS, Row, finished, read, unp
 from pyro_dvae.jobs.experiments.running import TABLE
 from pyro_dvae.jobs.experiments.table import MINUS, NONE, fewer, main_table, markdown, of_case, stand_in
 
-HELD, NOT_HELD, INCONCLUSIVE = "held", "did not hold", "inconclusive"
+HELD, NOT_HELD, UNTOLD = "held", "did not hold", "cannot be told"
 _NORMAL = 1.96
 _HEAD = ("claim", "published", "ours [95 %]", "verdict", "runs \N{MULTIPLICATION SIGN} epochs")
 
@@ -57,10 +57,10 @@ class Verdict:
 
     @property
     def words(self) -> str:
-        """Held, did not hold, or inconclusive."""
+        """Held, did not hold, or cannot be told."""
         if self.gain - self.half_width > -self.claim.margin:
             return HELD
-        return NOT_HELD if self.gain + self.half_width < -self.claim.margin else INCONCLUSIVE
+        return NOT_HELD if self.gain + self.half_width < -self.claim.margin else UNTOLD
 
 
 def verdicts(experiment: Experiment, rows: Sequence[Row]) -> list[Verdict]:
