@@ -109,7 +109,7 @@ def tables(scope, printed):
 
 
 def own_data(scope, printed):
-    assert "data: expected columns of numbers, got others in 'species'" in printed
+    assert "data: expected numeric columns, got others: 'species'" in printed
     assert "log p(x), mean" in printed
     assert len(scope["fitted"].history.epochs) == 2
     assert scope["x"].shape == (20, 64)

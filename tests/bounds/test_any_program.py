@@ -374,7 +374,7 @@ def test_what_a_program_raises_for_several_draws_is_one_sentence():
             pyro.sample("z", dist.Normal(net(x_tilde.reshape(-1, 4)), 1.0).to_event(1))
 
     x = torch.zeros(6, 4)
-    with pytest.raises(dv.InputError, match=r"M = 2 .*K = 1 .*must vectorise.*vectorize_particles=False"):
+    with pytest.raises(dv.InputError, match=r"M = 2 .*K = 1 .*need theirs.*vectorize_particles=False"):
         dv.TraceDenoising_ELBO(num_corruptions=2).loss(model, guide, x)
     assert math.isfinite(dv.TraceDenoising_ELBO(num_corruptions=2, **LOOPED).loss(model, guide, x))
     with pytest.raises(RuntimeError, match="invalid for input of size"):  # its own error stays its own
@@ -589,7 +589,7 @@ def test_what_a_guide_may_not_do_is_said_in_one_sentence():
     model, guide = local_pair()
     fixed = poutine.condition(guide, data={"z": ROWS})
     for bound in (dv.TraceDenoising_ELBO(), dv.TraceDenoising_ELBO(num_particles=2)):
-        with pytest.raises(dv.InputError, match=r"latent 'z' is observed there.*condition the model"):
+        with pytest.raises(dv.InputError, match=r"latent 'z' is observed in the guide.*condition the model"):
             bound.loss(model, fixed, ROWS)
 
 

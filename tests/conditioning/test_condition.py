@@ -264,7 +264,7 @@ def test_gaps_of_other_sources_and_texts_are_refused(tmp_path):
         assert filled.is_contiguous()
     matrix = pytest.importorskip("scipy.sparse").csr_matrix(np.eye(2))
     assert dv.fill_gaps(matrix)[0].tolist() == [[1.0, 0.0], [0.0, 1.0]]
-    with pytest.raises(InputError, match="expected columns of numbers, got others in 'a'"):
+    with pytest.raises(InputError, match="expected numeric columns, got others: 'a'"):
         dv.fill_gaps(pandas.DataFrame({"a": ["x"]}))
     with pytest.raises(InputError, match="infinite"):
         dv.fill_gaps(torch.utils.data.TensorDataset(torch.tensor([[math.inf]])))

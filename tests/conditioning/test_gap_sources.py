@@ -80,7 +80,7 @@ def test_scores_of_an_array_on_disk_are_read_in_portions(tmp_path, monkeypatch):
     whole = dv.anomaly_score(made.model, made.guide, x, y, **options)
     assert found.shape == (N,)
     torch.testing.assert_close(found, whole, rtol=0, atol=0.6)
-    with pytest.raises(dv.InputError, match="args: expected the 11 rows of data, got 3"):
+    with pytest.raises(dv.InputError, match="args: expected 11 rows, as in data, got 3"):
         dv.anomaly_score(made.model, made.guide, data, y[:3], **options)
 
 

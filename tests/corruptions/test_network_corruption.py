@@ -65,10 +65,12 @@ def test_families_take_their_own_options():
     assert NetworkCorruption(nn.Linear(3, 3), "masking", temperature=0.5)(x).has_rsample
     with pytest.raises(InputError, match=r"^salt: expected a number in \[0, 1\], got 2"):
         NetworkCorruption(nn.Linear(3, 3), "salt-and-pepper", salt=2)
-    with pytest.raises(InputError, match=r"^salt: no option of the family 'bit-flip', .*: temperature$"):
+    with pytest.raises(InputError, match=r"^salt: not an option of the family 'bit-flip'; .*: temperature$"):
         NetworkCorruption(nn.Linear(3, 3), "bit-flip", salt=0.5)
     for option in ("temperature", "learnable"):
-        with pytest.raises(InputError, match=rf"^{option}: no option of the family 'gaussian', .*: none$"):
+        with pytest.raises(
+            InputError, match=rf"^{option}: not an option of the family 'gaussian'; .*: none$"
+        ):
             NetworkCorruption(nn.Linear(3, 3), "gaussian", **{option: True})
 
 

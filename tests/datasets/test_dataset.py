@@ -63,7 +63,7 @@ def test_it_cannot_be_changed():
         ({"train": GOOD["train"].long()}, r"small, train: expected a floating-point tensor .* got int64"),
         ({"train": [[0.0, 1.0]]}, "got list"),
         ({"train": torch.zeros(2)}, r"got float32 \[2\]"),
-        ({"test": torch.zeros(1, 3)}, "small, test: expected 2 values a row as in train, got 3"),
+        ({"test": torch.zeros(1, 3)}, "small, test: expected 2 values per row, as in train, got 3"),
         ({"test": torch.zeros(0, 2)}, "at least one element"),
         ({"validation": torch.tensor([[0.0, float("nan")]])}, "1 NaN or infinite of 2"),
         ({"image_shape": (1, 1, 1, 2)}, "an image_shape of two or three whole numbers with product 2"),

@@ -135,7 +135,7 @@ def test_train_and_test_images_have_one_size(tmp_path):
     files = contents()
     files[FILES[2]] = contents(shape=(4, 4))[FILES[2]]
     write(tmp_path, files)
-    with pytest.raises(DataError, match="mnist, test: expected 6 values a row as in train, got 16"):
+    with pytest.raises(DataError, match="mnist, test: expected 6 values per row, as in train, got 16"):
         load_dataset("mnist", tmp_path)
 
 

@@ -130,7 +130,7 @@ MANY = "name,x\n" + "".join(f"n{n},{n / 7}\n" for n in range(12))
         ("0,1\n1,0\n0,1,1\n", {}, "cannot be read as .csv .*line 3"),
         ("a,b,c\n0,1\n1,0\n0,0\n", {}, "3 names for 2 columns"),
         ("a,a\n0,1\n1,0\n0,0\n", {}, "two columns are named 'a'"),
-        ("a,b\n0,1\n1,x\n0,0\n", {}, r"column 'b' holds numbers, but in row 1 .* 'x'; mend it"),
+        ("a,b\n0,1\n1,x\n0,0\n", {}, r"column 'b' holds numbers, but in row 1 .* 'x'; correct it"),
         ("a,b\n0,1.5\n1,\n0,0.2\n", {}, r"1 cells are missing or not finite \(1 in 'b'\); fill them"),
         ("a,b\n0,1.5\n1,inf\n0,0.2\n", {}, r"1 cells are missing or not finite \(1 in 'b'\)"),
         ("a,b\n0,?\n1,NA\n0,0.2\n", {}, r"2 cells are missing or not finite \(2 in 'b'\)"),

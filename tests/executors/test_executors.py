@@ -116,7 +116,7 @@ def test_what_came_of_work_reaches_the_driver(tmp_path):
     with pytest.raises(dv.InputError, match="piece a: no such thing"):
         drive_one(refused, tmp_path)
     assert drive_one(diverged, tmp_path) == ["piece a: the loss is NaN"]
-    with pytest.raises(ProcessLostError, match="piece a failed: KeyError: 'x'; the same command"):
+    with pytest.raises(ProcessLostError, match="piece a failed: KeyError: 'x'; repeat the command"):
         drive_one(failed, tmp_path)
 
 

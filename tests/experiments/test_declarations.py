@@ -117,7 +117,9 @@ def test_a_plan_is_narrowed():
     assert found[0].options.epochs == 2
     assert found[0].options.bfloat16
     assert len(plan(SMALL, only=("0 %", "K = 2"))) == 4
-    with pytest.raises(dv.InputError, match=r"only: 'K = 9' is in no case of small: VAE, 0 %; VAE, 5 %"):
+    with pytest.raises(
+        dv.InputError, match=r"only: 'K = 9' matches no case of small; cases: VAE, 0 %; VAE, 5 %"
+    ):
         plan(SMALL, only=("K = 9",))
 
 

@@ -324,7 +324,7 @@ def test_bad_input_of_the_command(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for arguments, message in (
         (["tabel1"], "did you mean 'table1'"),
-        (["table1", "--only", "K = 7"], "is in no case of table1"),
+        (["table1", "--only", "K = 7"], "matches no case of table1"),
         (["table1", "--epochs", "0"], "--epochs"),
         (["table1", "--data-folder", "nowhere"], "mnist"),
         (["table1", "--device", "cuda:99"], "device"),

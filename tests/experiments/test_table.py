@@ -46,7 +46,7 @@ def test_cells_of_different_numbers_of_runs_say_so(small):
 def test_a_stand_in_is_compared_with_nothing(small):
     real = dataclasses.replace(small, options={**small.options, "dataset": "mnist"})
     text = markdown(real, rows(small))
-    assert "**Of digits, which is not the experiment's data" in text
+    assert "**Made on digits in place of the experiment's data" in text
     assert "published" not in text
 
 

@@ -332,7 +332,7 @@ def test_a_plate_of_another_size_than_the_data_is_refused_with_a_remedy():
             pyro.sample("z", dist.Normal(0.0, 1.0))
 
     message = (
-        r"^guide: its plate 'data' has 10 elements where x of shape \(4, 3\) has 4; give it the mini-batch, "
+        r"^guide: its plate 'data' has 10 elements, but x of shape \(4, 3\) has 4; give it the mini-batch, "
     )
     with pytest.raises(
         dv.InputError, match=message + r"set event_dim, or call pyro_dvae.corrupt inside the guide$"
@@ -439,7 +439,7 @@ def test_bad_data_are_refused():
 
 def test_a_site_of_the_same_name_is_refused_with_the_remedy():
     wrapped = dv.DenoisingGuide(dv.GaussianGuide.of_sizes(3, 2, (4,)), dv.BitFlip(0.1))
-    with pytest.raises(dv.InputError, match="name: the guide has a site 'x_tilde' of its own; give"):
+    with pytest.raises(dv.InputError, match="name: the guide already has a site 'x_tilde'; give"):
         wrapped(bits(4, 3).float())
 
 

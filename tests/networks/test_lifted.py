@@ -96,7 +96,7 @@ def test_leading_dimensions_of_several_inputs_are_broadcast():
         (lambda: Lifted(Of(lambda x: x[1:]), 1)(torch.ones(3, 2)), r"an output of 3 rows, .* got \(2, 2\)"),
         (
             lambda: Lifted(Of(lambda x: dist.Normal(x, 1.0)), 1)(torch.ones(3, 2)),
-            "expected tensors as output, got Normal; lift the part",
+            "expected tensors as output, got Normal; lift only the part",
         ),
     ],
 )

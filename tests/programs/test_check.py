@@ -91,7 +91,7 @@ def test_how_often_the_programs_run():
     assert (once.model_runs, once.guide_runs, once.first_runs) == (1, 1, (1, 1))
     mixture = checked("Gaussian noise", loss=dv.TraceSemiImplicit_ELBO(num_mixture=2)).step
     assert (mixture.model_runs, mixture.guide_runs) == (1, 2)
-    assert "runs once the model and twice the guide" in str(
+    assert "runs the model once and the guide twice" in str(
         checked("Gaussian noise", loss=dv.TraceSemiImplicit_ELBO(num_mixture=2))
     )
 
@@ -107,7 +107,7 @@ REMARKS = [
         {"num_data": 40},
         r"the prior of 'mean' counts 10 times as much as it should; .* pyro\.plate\('data', 40, subsample",
     ),
-    ("a plate without a size", {"num_data": 40}, r"plate 'data' has size 4 and num_data is 40"),
+    ("a plate without a size", {"num_data": 40}, r"plate 'data' has size 4, but num_data is 40"),
     ("no plate", {"num_data": 4}, r"no plate around the observations has the 4 rows"),
     ("a dimension that no plate declares", {}, r"site 'z' has batch shape \(4,\), .* add \.to_event"),
     ("a latent missing in the guide", {}, r"does not sample the model's latents 'b': sample them"),
@@ -168,7 +168,7 @@ def test_a_dependence_that_the_guide_breaks():
             pyro.sample("b", dist.Normal(x - a, scale()))
 
     (remark,) = dv.check(causes, apart, X).remarks
-    assert remark.startswith("given the data, 'a' and 'b' depend on each other, and the guide draws")
+    assert remark.startswith("given the data, 'a' and 'b' depend on each other, but the guide draws")
     assert dv.check(causes, together, X).remarks == ()
 
 

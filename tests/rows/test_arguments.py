@@ -163,7 +163,7 @@ def test_a_run_stopped_within_an_epoch_goes_on_bit_for_bit(tmp_path):
     changed = y.clone()
     changed[4] += 1
     options = {"epochs": 3, "batch_size": 5, "progress": False, "checkpoint": path, "resume": True}
-    with pytest.raises(dv.CheckpointError, match=r"of other data: train\[1\].sum"):
+    with pytest.raises(dv.CheckpointError, match=r"from other data: train\[1\].sum"):
         dv.Trainer(pair.model, pair.guide, x, changed, loss=loss, matrix=MATRIX, **options)
 
 
@@ -227,7 +227,7 @@ def test_bidirectional_keeps_further_data():
 def test_what_cannot_be_cut_together_is_refused():
     pair, (x, y) = Conditional(), data()
     loss = dv.TraceDenoising_ELBO()
-    words = "^data, further argument 1: expected the 22 rows of data, with which it is cut, got 21; give by"
+    words = "^data, further argument 1: expected 22 rows, as in data, got 21; pass by"
     for call in (
         lambda: dv.fit(pair.model, pair.guide, x, y[1:], loss=loss, epochs=1),
         lambda: dv.evaluate_bound(pair.model, pair.guide, x, y[1:], loss=loss),

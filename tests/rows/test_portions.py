@@ -52,7 +52,7 @@ def test_a_part_has_a_checkpoint_of_its_own(tmp_path):
     part = dv.log_likelihood(model, guide, DATA, part=(1, 3), **settings)
     again = dv.log_likelihood(model, guide, DATA, part=(1, 3), **settings)
     assert torch.equal(part.log_likelihood, again.log_likelihood)
-    with pytest.raises(dv.CheckpointError, match=r"part is \[1, 3\] there and \[2, 3\] here"):
+    with pytest.raises(dv.CheckpointError, match=r"part was \[1, 3\], is now \[2, 3\]"):
         dv.log_likelihood(model, guide, DATA, part=(2, 3), **settings)
 
 

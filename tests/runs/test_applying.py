@@ -164,7 +164,7 @@ def test_what_does_not_fit_is_refused_in_one_line(made, capsys):
     cases = [
         (
             ["encode", made / "grey", "small.npy"],
-            "expected 16 values in a row, as the run's data have, got 9",
+            "expected 16 values per row, as in the run's data, got 9",
         ),
         (["encode", made / "grey", "gaps.npy"], "NaN or infinite"),
         (["score", made / "people", "other.csv"], "there is no column 'weight'; it has height"),

@@ -311,7 +311,7 @@ def test_a_stopped_evaluation_goes_on(copy, monkeypatch, capsys, undrawn):
     told = f"stopped; continue with: pyro-dvae {' '.join(map(str, command))}\n"
     assert capsys.readouterr().err.lstrip() == told  # click begins a line after ^C
     assert files_in(folder) == {PARTIAL}
-    with pytest.raises(CheckpointError, match=r"num_samples is 600 there and 30 here; finish that one"):
+    with pytest.raises(CheckpointError, match=r"num_samples was 600, is now 30; finish that evaluation"):
         evaluate_run(copy, EvaluationOptions(**(BARE.as_dict() | {"count": 18})), quiet=True)
     call(*command)
     assert not (folder / PARTIAL).exists()
@@ -339,7 +339,7 @@ BAD = {
     "defensive": (["--defensive", "1"], "defensive"),
     "widen": (["--widen", "-1"], "widen"),
     "none": (["--count", "0"], "count: expected a whole number of at least 1, got 0"),
-    "too many": (["--count", "271"], "count: expected at most the 270 test data, got 271"),
+    "too many": (["--count", "271"], "count: expected at most 270, the number of test rows, got 271"),
     "seed": (["--seed", "-1"], "seed"),
     "memory": (["--memory", "0"], "memory"),
     "steps": (["--annealing-steps", "0"], "annealing_steps"),

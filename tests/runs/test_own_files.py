@@ -84,14 +84,14 @@ def test_a_table_from_training_to_samples(call):
     call("sample", "run", "--count", "5", "--output", "x.parquet")
     assert [str(dtype) for dtype in pd.read_parquet("x.parquet").dtypes[:2]] == ["float64"] * 2
     assert pd.read_parquet("x.parquet").colour.isin(["red", "green", "blue"]).all()
-    assert "the column 'colour' holds texts" in call("sample", "run", "--output", "x.npy", code=2).err
+    assert "column 'colour' holds text" in call("sample", "run", "--output", "x.npy", code=2).err
 
 
 def test_a_likelihood_of_numbers_refuses_categories(call):
     write_table()
     chosen = ["--drop", "id,class", "--likelihood", "gaussian-columns"]
     printed = call("train", "--dataset", "people.csv", *chosen, *SMALL, code=2)
-    assert "gaussian-columns is for numbers, and the data have categories; give 'table'" in printed.err
+    assert "gaussian-columns is for numbers, but the data have categories; use 'table'" in printed.err
     printed = call("train", "--dataset", "digits", "--likelihood", "table", *SMALL, code=2)
     assert "'table' is for a file with columns" in printed.err
 

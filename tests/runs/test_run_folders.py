@@ -252,7 +252,7 @@ def test_folders_of_other_versions_load_or_name_their_version(run, call):
     config = json.loads((run / "config.json").read_text())
     del config["options"]["validate_every"]
     (run / "config.json").write_text(json.dumps(config))
-    assert "the option 'validate_every' is missing" in call("info", run, code=2).err
+    assert "option 'validate_every' is missing" in call("info", run, code=2).err
     config["versions"]["pyro_dvae"] = "0.0.7"
     (run / "config.json").write_text(json.dumps(config))
     assert "2 of 2 epochs" in call("info", run).out

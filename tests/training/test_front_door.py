@@ -228,7 +228,9 @@ TYPES = [torch.float64, torch.float16, torch.int64, torch.uint8, torch.bool]
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
 def test_data_of_another_type_than_the_modules(dtype):
     x, pair = binary().to(dtype), dvae()
-    words = rf"expected torch.float32, as in the parameters .*, got {dtype}; convert it \(.to\(torch.float32\)\)"
+    words = (
+        rf"expected torch.float32, as in the parameters .*, got {dtype}; convert it \(.to\(torch.float32\)\)"
+    )
     program = {"model": pair.model, "guide": lambda x: (pair.guide.register(), plain(pair, x))}
 
     def plain(pair, x):

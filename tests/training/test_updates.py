@@ -226,7 +226,7 @@ def test_frozen_parameters_stay(choice, compiled):
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
-        ("shft*", r"freeze: no parameter is called 'shft\*'; the nearest is 'shift\$\$\$(weight|bias)'"),
+        ("shft*", r"freeze: no parameter matches 'shft\*'; the nearest is 'shift\$\$\$(weight|bias)'"),
         ("*", "freeze: expected some parameters to be left to train, got all of them"),
         (torch.nn.Linear(2, 2), "freeze: a Linear holds no parameter of model and guide"),
         (3, "freeze: expected names, modules or tensors, got int"),
@@ -428,7 +428,7 @@ def test_several_models_take_adam_alone(optimizer):
             "optimizer: expected an optimizer of all",
         ),
         ({"optimizer": partial(SGD, momentum=-1)}, "optimizer: ValueError: Invalid momentum value: -1"),
-        ({"parameter_options": {"nix": {"lr": 1}}}, "parameter_options: no parameter is called 'nix'"),
+        ({"parameter_options": {"nix": {"lr": 1}}}, "parameter_options: no parameter matches 'nix'"),
         (
             {"parameter_options": {"net*": {"bets": 1}}},
             "parameter_options: Adam has no option 'bets'; .* 'betas'",

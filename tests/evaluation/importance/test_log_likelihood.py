@@ -438,7 +438,7 @@ def test_further_arguments_are_cut_with_the_data():
     ("other", "came"),
     [
         (2, r"expected a tensor .*, got 2"),
-        (torch.zeros(3), "expected the 11 rows of data, with which it is cut, got 3"),
+        (torch.zeros(3), "expected 11 rows, as in data, got 3"),
         (torch.zeros(()), r"expected data of shape \[N, ...\], got a single number"),
     ],
 )
@@ -652,7 +652,7 @@ def test_bad_input(change, message):
 
 
 def test_models_that_have_no_weight_per_datum():
-    with pytest.raises(InputError, match="expected one plate with the 4 data"):
+    with pytest.raises(InputError, match="expected one plate with the 4 rows"):
         dv.log_likelihood(global_latent, global_guide, torch.zeros(4), num_samples=10)
 
 

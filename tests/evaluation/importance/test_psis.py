@@ -234,7 +234,7 @@ def test_lengths_and_thresholds():
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        ((torch.tensor([[0.0, 1.0], [NAN, 0.0], [0.0, NAN]]),), {}, r"^largest: .* NaN or inf at datum 1$"),
+        ((torch.tensor([[0.0, 1.0], [NAN, 0.0], [0.0, NAN]]),), {}, r"^largest: .* NaN or inf at row 1$"),
         ((torch.tensor([[0.0, INF]]),), {}, r"^largest: expected log weights below inf"),
         ((torch.zeros(3),), {}, r"^largest: expected shape \[data, draws\], got \(3,\)"),
         ((torch.zeros(3, 0),), {}, r"^largest: "),

@@ -103,8 +103,8 @@ X, Y = torch.zeros(4, 3), torch.tensor([0, 1, 0, 1])
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"train_labels": Y[:3]}, r"train_labels: expected one label for each of 4 data, got \(3,\)"),
-        ({"test_labels": Y[None]}, r"test_labels: expected one label for each of 4 data, got \(1, 4\)"),
+        ({"train_labels": Y[:3]}, r"train_labels: expected one label for each of 4 rows, got \(3,\)"),
+        ({"test_labels": Y[None]}, r"test_labels: expected one label for each of 4 rows, got \(1, 4\)"),
         ({"train_labels": Y.float()}, "train_labels: expected whole numbers, got torch.float32"),
         ({"test_labels": [0, 1, 0, 1]}, "test_labels: expected a tensor, got list"),
         ({"train_labels": torch.full((4,), 7)}, "train_labels: expected at least 2 classes, got 7 alone"),

@@ -180,7 +180,7 @@ def test_a_stopped_evaluation_goes_on(tmp_path):
     first = dv.log_likelihood(made.model, made.guide, x, checkpoint=path, **options)
     again = dv.log_likelihood(made.model, made.guide, x, checkpoint=path, **options)
     assert torch.equal(first.log_likelihood, again.log_likelihood)
-    with pytest.raises(dv.CheckpointError, match="of another evaluation"):
+    with pytest.raises(dv.CheckpointError, match="from another evaluation"):
         dv.log_likelihood(made.model, made.guide, x, checkpoint=path, **(options | {"refine": 5}))
 
 
@@ -309,7 +309,7 @@ def test_what_refinement_does_not_go_with_is_refused(options, message):
 
 
 def test_discrete_latents_are_refused():
-    with pytest.raises(InputError, match="latent 'z' is discrete, and annealing and refinement"):
+    with pytest.raises(InputError, match="latent 'z' is discrete, but annealing and refinement"):
         dv.log_likelihood(bernoulli, bernoulli_guide, zeros(4, 1), num_samples=10, refine=True)
 
 
