@@ -316,6 +316,10 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert not shown.err
     call("reproduce", "estimators", *tiny, "--table-only")
     assert "4 runs are not finished" in capsys.readouterr().out
+    table = (tmp_path / "reproduction/estimators/table.md").read_text()
+    call("reproduce", "estimators", *tiny, "--only", "2 latents", "--table-only")
+    assert "2 runs are not finished" in capsys.readouterr().out
+    assert (tmp_path / "reproduction/estimators/table.md").read_text() == table  # with what was there
     call("reproduce", "depth", "--table-only")
     assert "nothing is finished in reproduction/depth" in capsys.readouterr().out
 

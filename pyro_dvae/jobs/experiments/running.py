@@ -56,6 +56,7 @@ def reproduce(
     train: bool = True,
     executor: str | Executor = "local",
     executor_options: Mapping[str, Any] | None = None,
+    shown: Sequence[Planned] = (),
 ) -> Outcome:
     """Perform the planned runs without results in ``folder``; write results, table and picture there.
 
@@ -75,6 +76,7 @@ def reproduce(
         planned)`` returns something with ``done()`` and ``result()``; see :mod:`pyro_dvae.jobs.executors`.
         The workers must see ``folder`` and the data under the same paths.
     :param executor_options: of submitit or Dask.
+    :param shown: the runs in table and picture, as far as they are finished; by default the planned ones.
     :raises InputError: another process is performing the runs of this folder.
     :raises ProcessLostError: the worker of a run was lost several times.
     :raises Stopped: Ctrl-C or SIGTERM came; the same call goes on.
@@ -90,14 +92,15 @@ def reproduce(
             diverged = _perform_missing(planned, target, where, keep_checkpoints)
         finally:
             lock.release()
-    here, beside = _finished(target, planned)
+    here, beside = _finished(target, [*planned, *shown])
     done = here | beside
     rows = [done[each.key] for each in planned if each.key in done]
     files = [target / results.RESULTS] if (target / results.RESULTS).exists() else []
-    if rows:
-        write_atomically(target / TABLE, markdown(experiment, rows))
+    in_table = [done[each.key] for each in shown or planned if each.key in done]
+    if in_table:
+        write_atomically(target / TABLE, markdown(experiment, in_table))
         files.append(target / TABLE)
-        drawn = PICTURES[experiment.picture](experiment, rows, target)
+        drawn = PICTURES[experiment.picture](experiment, in_table, target)
         files += [drawn] if drawn else []
     return Outcome(rows, [each for each in planned if each.key not in done], diverged, files)
 
@@ -202,15 +205,18 @@ def run(
     if dataset is not None:
         overrides["dataset"] = dataset
     planned = plan(experiment, seeds=seeds, epochs=epochs, only=only, overrides=overrides)
+    # What earlier commands finished stays in the table.
+    seeds = max(experiment.seeds, seeds or 0)
+    shown = plan(experiment, seeds=seeds, epochs=epochs, overrides=overrides)
     folder = output / experiment.name
-    outcome = reproduce(experiment, planned, folder, **settings)
+    outcome = reproduce(experiment, planned, folder, shown=shown, **settings)
     if outcome.diverged:
         raise DivergenceError(f"{len(outcome.diverged)} of the runs diverged: {'; '.join(outcome.diverged)}")
     return _closing(outcome, folder)
 
 
 def _closing(outcome: Outcome, folder: Path) -> str:
-    if not outcome.rows:
+    if folder / TABLE not in outcome.files:
         return f"nothing is finished in {folder}"
     parts = [(folder / TABLE).read_text(encoding="utf-8")]
     if outcome.missing:
