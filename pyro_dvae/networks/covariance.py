@@ -123,14 +123,17 @@ class FullCovarianceDecoder(CovarianceDecoder):
         start = torch.eye(self.data_size, dtype=torch.float64)
         if covariance is not None:
             start = torch.linalg.cholesky(_positive_definite(covariance, self.data_size))
-        start = start.to(torch.get_default_dtype())
-        self.log_diagonal = nn.Parameter(start.diagonal().log())
-        self.below = nn.Parameter(start.tril(-1))
+        self.register_buffer("start", start.to(torch.get_default_dtype()))
+        self.log_diagonal = nn.Parameter(torch.zeros(self.data_size))
+        self.below = nn.Parameter(torch.zeros(self.data_size, self.data_size))
 
     @property
     def scale_tril(self) -> Tensor:
-        """L, [D, D]."""
-        return self.below.tril(-1) + torch.diag_embed(self.log_diagonal.exp())
+        """L, [D, D]: the initial one times a lower triangular matrix, which begins as the identity.
+
+        A step of Adam of one size for all elements of L would be large beside the smallest of them.
+        """
+        return self.start @ (self.below.tril(-1) + torch.diag_embed(self.log_diagonal.exp()))
 
     @property
     def covariance(self) -> Tensor:

@@ -134,6 +134,28 @@ def test_the_known_covariance_is_found(kind):
     close(decoder.covariance, x.T.cov(correction=0), atol=0.05)
 
 
+def test_steps_from_a_covariance_of_unequal_scales_climb():
+    """With elements of L as parameters, the first steps lose thousands of nats, as its smallest are 0.001."""
+    torch.manual_seed(0)
+    size, z = 30, torch.zeros(1, 2, dtype=F64)
+    axes = torch.linalg.qr(torch.randn(size, size, dtype=F64)).Q
+    x = torch.randn(500, size, dtype=F64) @ (axes * torch.logspace(-3, 0, size, dtype=F64)).mT
+    covariance = x.T.cov(correction=0)
+    decoder = FullCovarianceDecoder(size, 2, (5,), covariance=1.2 * covariance).double()
+    for parameter in decoder.head.parameters():
+        torch.nn.init.zeros_(parameter)
+    optimiser, found = torch.optim.Adam([decoder.log_diagonal, decoder.below], 1e-3), []
+    for _ in range(300):
+        optimiser.zero_grad()
+        loss = -decoder(z).log_prob(x - x.mean(0)).mean()
+        loss.backward()
+        optimiser.step()
+        found.append(-float(loss.detach()))
+    largest = MultivariateNormal(torch.zeros(size, dtype=F64), covariance).log_prob(x - x.mean(0)).mean()
+    assert all(later > earlier for earlier, later in zip(found, found[1:20], strict=False))
+    assert float(largest) - 0.02 < found[-1] < float(largest)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     ("covariance", "message"),
