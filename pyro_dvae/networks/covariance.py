@@ -109,6 +109,8 @@ class FullCovarianceDecoder(CovarianceDecoder):
     :param loc: initial b, [D]; by default zeros.
     """
 
+    start: Tensor
+
     def __init__(
         self,
         data_size: int,
