@@ -36,9 +36,15 @@ def named_error(argument: str, error: Exception) -> Exception:
     package = type(error).__module__.partition(".")[0]
     if package not in _PACKAGES or isinstance(error, OSError | Warning) or ran_out(error):
         return error
-    first = next(iter(without_traces(str(error)).strip().splitlines()), "")
+    first = first_line(error)
     text = f"{type(error).__name__}: {first}" if first else type(error).__name__
     return InputError(f"{argument}: {text[:400]}{_where(error)}")
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error, and the second where the first only announces it."""
+    lines = without_traces(str(error)).strip().splitlines()[:2]
+    return " ".join(lines if lines and lines[0].endswith(":") else lines[:1]).rstrip(":")
 
 
 def _where(error: Exception) -> str:

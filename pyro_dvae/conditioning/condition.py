@@ -22,6 +22,7 @@ from pyro_dvae.conditioning.programs import (
     Program,
     cells,
     fill_gaps,
+    require_support,
     together,
 )
 from pyro_dvae.conditioning.result import Conditioned
@@ -119,6 +120,7 @@ def condition(
     checks.optional(checks.program, "mask_model", mask_model)
     programs = GapModel(model, mask_model), GapGuide(guide, pass_mask, mask_model)
     with torch.no_grad(), evaluation_mode(*programs, rows[:2]), calling("model, guide, data"):
+        require_support(model, rows[:])
         exact = enumerated(programs[0], rows, max_plate_nesting)
         engine: _Engine | _Exact
         if exact is not None:

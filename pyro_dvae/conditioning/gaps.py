@@ -195,7 +195,7 @@ def measured(
     given = Data.opened("data", data, kwargs, float_type(model, guide))
     start = start_seed(seed)
     parts = []
-    with torch.no_grad(), evaluation_mode(model, guide, given[:2]), calling("model, guide, data"):
+    with torch.no_grad(), evaluation_mode(model, guide, given[:2], given), calling("model, guide, data"):
         targets = Targets(model, guide, given, max_plate_nesting, memory, compile)
         targets.expect(len(given))
         each = _BYTES_PER_NUMBER * targets.size * (num_samples + 2 * targets.size)

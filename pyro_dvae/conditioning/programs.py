@@ -18,8 +18,9 @@ from pyro_dvae.conditioning import masks
 from pyro_dvae.conditioning.likelihoods import ObservedCells, drawn, expected, inside
 from pyro_dvae.errors import InputError
 from pyro_dvae.programs.plates import is_deterministic
+from pyro_dvae.programs.support import InSupport
 from pyro_dvae.random_state import forked
-from pyro_dvae.rows import Arguments, gaps_allowed, source_of
+from pyro_dvae.rows import Arguments, Data, InMemory, gaps_allowed, source_of
 
 Program = Callable[..., Any]
 
@@ -195,6 +196,21 @@ class _Values(Messenger):
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
         if msg["is_observed"] and not site_is_subsample(msg) and not is_deterministic(msg):
             self.found[msg["name"]] = msg["value"]
+
+
+@torch.no_grad()
+def require_support(model: Program, rows: Arguments) -> None:
+    """Refuse observed cells outside the support of the model's likelihood.
+
+    :param rows: the filled rows, what is observed of them, and other arguments.
+    """
+    x, seen, *others = rows.rows
+    given = torch.where(seen, x, torch.nan)
+    few = (given[:2], *(each[:2] for each in others))
+    support = InSupport("data", few[0])
+    with forked(), pyro.validation_enabled(False), poutine.block(), support:
+        model(*few, **rows.kwargs)
+    support.require(Data((InMemory(given),)))
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,6 +15,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_dvae import checks
+from pyro_dvae.calling import calling
 from pyro_dvae.conditioning.condition import condition
 from pyro_dvae.conditioning.gaps import measured
 from pyro_dvae.conditioning.programs import Completing, Program, cells, table_rows, together
@@ -267,7 +269,11 @@ def _squared_errors(
     given = Data.opened("data", (data, *args), kwargs, float_type(model, guide))
     found = []
     size = rows_within(memory, given, _ROWS)
-    with torch.no_grad(), evaluation_mode(model, guide, given[:2]), pyro.validation_enabled(False):
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(evaluation_mode(model, guide, given[:2]))
+        stack.enter_context(pyro.validation_enabled(False))
+        stack.enter_context(calling("model, guide, data"))
         for first in range(0, len(given), size):
             rows = given[first : first + size]
             hidden = rows.of(torch.full_like(rows.x, math.nan))

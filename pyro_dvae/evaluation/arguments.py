@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from pyro_dvae.calling import first_line
 from pyro_dvae.errors import InputError
 from pyro_dvae.programs.draws import Draws
 from pyro_dvae.programs.observations import shared
@@ -22,7 +23,7 @@ def rows_of(count: int, total: int) -> Iterator[None]:
     except (InputError, Warning):
         raise
     except (RuntimeError, ValueError, IndexError, AssertionError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error) or type(error).__name__
         advice = "they must run on any number of rows"
         if count < total:
             advice += (

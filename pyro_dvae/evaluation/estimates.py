@@ -19,6 +19,7 @@ from pyro_dvae.distributed.ranks import Ranks, together
 from pyro_dvae.errors import InputError, shown
 from pyro_dvae.evaluation.arguments import rows_of, why_shared
 from pyro_dvae.programs.parameters import discover, float_type
+from pyro_dvae.programs.support import InSupport
 from pyro_dvae.random_state import derived_seed, forked, start_seed
 from pyro_dvae.rows import Arguments, Data
 from pyro_dvae.sites import clean_input
@@ -51,20 +52,30 @@ def plus_minus(value: float, error: float, digits: int = 3) -> str:
 
 @contextmanager
 def evaluation_mode(
-    model: Callable[..., Any], guide: Callable[..., Any] | None, rows: Arguments
+    model: Callable[..., Any],
+    guide: Callable[..., Any] | None,
+    rows: Arguments,
+    observed: Data | None = None,
 ) -> Iterator[None]:
     """Put the modules of a model and a guide in evaluation mode; restore their modes afterwards.
 
     Dropout would change results at random, and batch normalisation would make them depend on other rows and
     on earlier calls. One run on ``rows``, without side effects, finds the modules.
+
+    :param observed: all rows, if the likelihood is to be evaluated at them.
+    :raises InputError: values of ``observed`` lie outside the support of the likelihood.
     """
+    support = InSupport("data", rows.x)
 
     def run() -> None:
-        with poutine.block():
+        with poutine.block(), nullcontext() if observed is None else support:
             trace = rows.call(poutine.trace(guide).get_trace) if guide is not None else None
             rows.call(model if trace is None else poutine.replay(model, trace=trace))
 
-    with discover(model, guide, run, required=False, data={"data": rows.x}).evaluating():
+    trained = discover(model, guide, run, required=False, data={"data": rows.x})
+    if observed is not None:
+        support.require(observed)
+    with trained.evaluating():
         yield
 
 
@@ -137,7 +148,7 @@ def evaluate_bound(
         raise InputError(f"loss: expected a bound of this package, got {shown(loss)}")
     draws = loss.num_corruptions * loss.num_particles
     size = max(1, _ROWS_AT_ONCE // draws) if batch_size is None else checks.count("batch_size", batch_size)
-    with evaluation_mode(model, guide, given[:size]):
+    with evaluation_mode(model, guide, given[:size], given):
         return estimate_in_chunks(model, guide, given, loss, size, clean=clean, seed=seed, progress=progress)
 
 

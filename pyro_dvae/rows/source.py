@@ -42,9 +42,11 @@ class Source(ABC):
     A new kind of source is a subclass and a line in :mod:`pyro_dvae.rows.data`.
 
     ``device`` is where :meth:`take` puts rows; ``columns`` are the names of the columns, if they have names.
+    Rows ``in_memory`` are quickly read.
     """
 
     device = torch.device("cpu")
+    in_memory = False
     columns: tuple[str, ...] = ()
 
     @abstractmethod
@@ -110,7 +112,7 @@ class Part(Source):
 
     def __init__(self, source: Source, rows: Tensor) -> None:
         self._source, self._rows = source, rows
-        self.device = source.device
+        self.device, self.in_memory = source.device, source.in_memory
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -125,6 +127,8 @@ class InMemory(Source):
 
     :param parts: one for each data argument.
     """
+
+    in_memory = True
 
     def __init__(self, *parts: Tensor) -> None:
         self.parts = tuple(part.detach() for part in parts)

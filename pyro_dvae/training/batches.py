@@ -71,6 +71,11 @@ class Batches(ABC):
     def epoch(self, epoch: int, position: int) -> Iterator[Cut]:
         """Yield the batches of an epoch (from 0), from a position on."""
 
+    @property
+    def as_given(self) -> bool:
+        """Whether rows are not transformed."""
+        return self._settings.transform is None
+
     def prepared(self, *rows: Tensor) -> tuple[Tensor, ...]:
         """Return rows on the device, the first argument transformed."""
         x, *others = self._moved(rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -12,8 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from pyro_dvae import checks
 from pyro_dvae.machine import threads_for
 from pyro_dvae.programs.parameters import Trained, discover
+from pyro_dvae.programs.support import InSupport
+from pyro_dvae.rows import Data
 from pyro_dvae.training.batches import Batches
-from pyro_dvae.training.diagnosis import InSupport
 from pyro_dvae.training.learning_rates import left_out
 from pyro_dvae.training.stopping import Faults
 
@@ -27,9 +28,18 @@ class DryRun(NamedTuple):
 
 
 def dry_run(
-    model: Callable[..., Any], guide: Callable[..., Any], loss: Any, batches: Batches, faults: Faults
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    loss: Any,
+    batches: Batches,
+    faults: Faults,
+    rows_by_name: Mapping[str, Any],
 ) -> DryRun:
-    """Run the loss of the first batch, apart from the random streams; warn of what it does not train."""
+    """Run the loss of the first batch, apart from the random streams; warn of what it does not train.
+
+    :param rows_by_name: the rows of training and validation, in memory or not, for the messages.
+    """
+    support: list[InSupport] = []
     given: dict[str, Tensor] = {}
     rows: list[tuple[Tensor, ...]] = []
 
@@ -37,11 +47,15 @@ def dry_run(
         batch = batches.prepared(*batches.example())
         rows.append(tuple(part[:1].detach().cpu() for part in batch))
         given["data"] = checks.dense("transform", batch[0])
-        with InSupport("data"), faults.explained(*batch):
+        support.append(InSupport("data", batch[0]))
+        with support[-1], faults.explained(*batch):
             loss(*batch)
 
     with FlopCounterMode(display=False) as operations:
         trained = discover(model, guide, run, data=given)
+    for argument, each in rows_by_name.items():
+        if isinstance(each, Data) and batches.as_given:
+            support[-1].require(each, argument)
     if trained.left_out:
         warnings.warn(left_out(trained), stacklevel=3)
     # The gradient takes twice as much again.

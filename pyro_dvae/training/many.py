@@ -171,7 +171,10 @@ class ManyTraining:
                 same_type("validation", held_out[0].take(slice(0, 1)), example)
         self._seeds = each_of("seeds", range(len(pairs)) if seeds is None else seeds, len(pairs), seed_of)
         rates = each_of("learning_rate", learning_rate, len(pairs), checks.positive)
-        self._members = members_of(pairs, settings.bound, self._prepared(*example), settings.freeze)
+        given = {} if settings.transform else {"data": of_model, "validation": [h for h in held_out if h]}
+        checked = {name: rows for name, rows in given.items() if rows}
+        prepared = self._prepared(*example)
+        self._members = members_of(pairs, settings.bound, prepared, settings.freeze, checked)
         self._updates = updates_of(self._members, settings, rates)
         self._state = ManyState(self._members, self._updates)
         self._device = next(iter(self._members[0].trained.parameters.values())).device

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +15,8 @@ from torch import Tensor
 
 from pyro_dvae.errors import InputError
 from pyro_dvae.programs.parameters import Trained, discover
-from pyro_dvae.training.diagnosis import InSupport
+from pyro_dvae.programs.support import InSupport
+from pyro_dvae.rows import Data
 from pyro_dvae.training.learning_rates import left_out
 from pyro_dvae.training.objective import Loss, loss_of
 
@@ -57,18 +58,22 @@ def members_of(
     bound: ELBO,
     example: tuple[Tensor, ...],
     freeze: Any = None,
+    rows_by_name: Mapping[str, Sequence[Data]] | None = None,
 ) -> list[Member]:
     """Return the models with their parameters found, or refuse what has not the structure of the first.
 
     :param freeze: the names of parameters that stay as they are.
+    :param rows_by_name: the rows of each model, in memory or not, unless they are transformed.
     """
     members = []
     for number, pair in enumerate(pairs):
         if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(callable(part) for part in pair):
             raise InputError(f"pairs[{number}]: expected a pair (model, guide), got {pair!r}")
         member = Member(pair[0], pair[1], bound)
-        with InSupport("data"):
+        with InSupport("data", example[0]) as support:
             member.trained = member.apart(lambda m=member: m.loss(*example), example[0])  # type: ignore[misc]
+        for argument, rows in (rows_by_name or {}).items():
+            support.require(rows[number], argument)
         if freeze is not None:
             member.trained.freeze("freeze", freeze)
         if member.trained.left_out:

@@ -184,15 +184,17 @@ class Trainer:
         objective = Loss(loss_of(model, guide, loss))
         self._requests = Requests(ranks)
         self._faults = Faults(run, settings, negative_bound, ranks, self._requests)
-        trained, self._row, self._threads = dry_run(model, guide, objective, self._batches, self._faults)
+        rows = {"data": train, "validation": held_out}
+        dry = dry_run(model, guide, objective, self._batches, self._faults, rows)
+        trained, self._row, self._threads = dry
         run.train(trained, settings)
         validates = held_out is not None or evaluate is not None
         run.update.require_validation(validates)
         running = Running(self.epochs, validates, lambda: run.history, self.fitted)
         self._calls = Calls(settings.callbacks, running, self.seed, ranks)
         choices = run.described(settings) | {"seed": self.seed, "drop_last": drop_last}
-        rows = {"train": train, "validation": held_out} if self.checkpoint is not None else {}
-        identity = run_state.identity(choices, config, rows)
+        kept = {"train": train, "validation": held_out} if self.checkpoint is not None else {}
+        identity = run_state.identity(choices, config, kept)
         place = self._batches.stream.place if keeps_its_place(self._batches) else lambda: None
         watched = (self._faults, ranks, self._requests, self._calls)
         self._files = RunFiles(run, metrics, identity, *watched, place)

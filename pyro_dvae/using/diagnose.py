@@ -17,7 +17,7 @@ from pyro_dvae.conditioning.condition import condition
 from pyro_dvae.conditioning.gaps import inference_gaps
 from pyro_dvae.conditioning.programs import cells
 from pyro_dvae.conditioning.result import Conditioned
-from pyro_dvae.errors import InputError
+from pyro_dvae.errors import DataError, InputError
 from pyro_dvae.evaluation.estimates import Estimate, evaluate_bound, plus_minus
 from pyro_dvae.evaluation.importance.log_likelihood import log_likelihood
 from pyro_dvae.evaluation.importance.result import TOO_MANY
@@ -87,8 +87,7 @@ def diagnose(
     - **over-fitting**: the bound of the training rows minus that of ``data``, on up to 5,000 rows of each.
 
     A difference in nats is not good if it exceeds ``tolerance``, a coverage if it misses by more than 5 %,
-    both by two standard errors. Measures that do not exist for the model and guide are left out, with the
-    reason.
+    both by two standard errors. What does not exist for the model is left out, with the reason.
 
     :param model: Pyro model of a batch, with one data plate.
     :param guide: Pyro guide of a batch.
@@ -102,8 +101,7 @@ def diagnose(
     :param level: nominal coverage of the intervals.
     :param tolerance: largest gap in nats per row; by default 0.1 for each active unit, as if each standard
         deviation of the posterior were off by a third.
-    :param refine: how the Gaussian of a row is fitted, for the gaps and the calibration; by default as in
-        ``inference_gaps`` and ``condition``.
+    :param refine: how the Gaussian of a row is fitted; by default as in ``inference_gaps`` and ``condition``.
     :param seed: seed of the random streams; None draws it from the global stream.
     :param memory: approximate number of bytes to use in addition to data and results.
     :param compile: compile the model's density and its gradient; None does so if it saves time.
@@ -178,6 +176,8 @@ class _Diagnosed:
         try:
             with calling("model, guide, data"):
                 return list(measure())
+        except DataError:
+            raise
         except InputError as error:
             self.left_out[name] = str(error)
             return []

@@ -78,7 +78,7 @@ def to_arviz(
     checks.progress(progress)
     draws: list[Groups] = []
     with (
-        measuring(model, guide, first_chunk(given, batch_size), clean, seed),
+        measuring(model, guide, first_chunk(given, batch_size), clean, seed, given),
         progress_of("draws", progress) as shown,
     ):
         plate = _plate(model, guide, first_chunk(given, batch_size))

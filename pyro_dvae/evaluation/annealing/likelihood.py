@@ -89,7 +89,7 @@ def annealed_log_likelihood(
     first = start_program(guide, settings)
     given = Data.opened("data", (data, *args), kwargs, float_type(model, guide))
     probed, proper = given[:PROBED], ProperLatents()(model)
-    with evaluation_mode(proper, first, probed), progress_of("annealing", progress) as shown:
+    with evaluation_mode(proper, first, probed, given), progress_of("annealing", progress) as shown:
         structure = inspect(proper, first, given, max_plate_nesting)
         with stream(settings.seed, "memory"), calling("model, guide, data"):
             rows = rows_at_once(model, first, given, structure, num_chains, memory)

@@ -19,6 +19,7 @@ from pyro_dvae.programs.leaves import is_point
 from pyro_dvae.programs.observations import leave_out_zeros, require_no_rest
 from pyro_dvae.programs.parameters import Trained, discover
 from pyro_dvae.programs.plates import Layout
+from pyro_dvae.programs.support import InSupport
 from pyro_dvae.rows import Data
 from pyro_dvae.sites import Auxiliary
 
@@ -73,8 +74,10 @@ class SampledPrograms:
         def run() -> None:
             found.append(probe.draws(self.model, self.guide, few, dict(self.given.kwargs)))
 
-        with rows_of(len(few[0]), self.num_data):
+        support = InSupport("data", few[0])
+        with rows_of(len(few[0]), self.num_data), support:
             trained = discover(self.model, self.guide, run, required=False, data={"data": few[0]})
+        support.require(self.given)
         leave_out_zeros(found[0])
         require_no_rest(found[0])
         weights = found[0].log_weight().values[0, 0]

@@ -183,9 +183,8 @@ def bound_parts(
         num_corruptions=num_corruptions, num_particles=num_particles, max_plate_nesting=max_plate_nesting
     )
     gathered = _Parts()
-    with measuring(
-        model, guide, first_chunk(given, batch_size, num_corruptions * num_particles), clean, seed
-    ):
+    first = first_chunk(given, batch_size, num_corruptions * num_particles)
+    with measuring(model, guide, first, clean, seed, given):
         for rows in chunks(given, batch_size, num_corruptions * num_particles):
             gathered.add(bound.draws(model, guide, rows.rows, dict(rows.kwargs)), len(rows), closed_form)
     return gathered.record(len(given))

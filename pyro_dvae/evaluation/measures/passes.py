@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_dvae import checks
+from pyro_dvae.calling import calling
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.arguments import why_shared
 from pyro_dvae.evaluation.estimates import evaluation_mode
@@ -65,7 +66,12 @@ MEMORY = 2**29
 
 @contextmanager
 def measuring(
-    model: Program, guide: Program, rows: Arguments, clean: bool, seed: int | None
+    model: Program,
+    guide: Program,
+    rows: Arguments,
+    clean: bool,
+    seed: int | None,
+    observed: Data | None = None,
 ) -> Iterator[None]:
     """Run the body without a gradient, with the guide on clean input if asked, and clear up after it.
 
@@ -73,6 +79,8 @@ def measuring(
 
     With a seed, draws are from a stream of their own. Parameters that the body registers with Pyro are
     taken out of the param store again.
+
+    :param observed: all rows, if the likelihood is to be evaluated at them.
     """
     if seed is not None:
         checks.count("seed", seed, minimum=0)
@@ -84,7 +92,8 @@ def measuring(
         if clean:
             stack.enter_context(clean_input())
         try:
-            stack.enter_context(evaluation_mode(model, guide, rows))
+            stack.enter_context(evaluation_mode(model, guide, rows, observed))
+            stack.enter_context(calling("model, guide, data"))
             yield
         finally:
             for name in set(store.keys()) - before:

@@ -1,0 +1,115 @@
+"""Observed values outside the support of their likelihood: those of a run, and of all rows behind it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyro_dvae.errors import DataError
+from pyro_dvae.rows import Data
+
+
+class InSupport(Messenger):
+    """Refuses observed values outside the support of their distribution; masked and missing ones (NaN) pass.
+
+    Values between 0 and 1 pass for a Bernoulli, whose log-density is then the usual cross-entropy.
+
+    :param argument: what the values come from, for the message.
+    :param x: rows of the run. Of a site that observes them as they are, :meth:`require` checks other rows.
+    """
+
+    def __init__(self, argument: str, x: Tensor | None = None) -> None:
+        super().__init__()
+        self._argument, self._x = argument, x
+        self._supports: dict[str, Any] = {}
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        value = msg["value"]
+        if not msg["is_observed"] or not isinstance(value, Tensor) or _has_mask(msg["fn"]):
+            return
+        try:
+            support = _relaxed(msg["fn"].support)
+            inside = _inside(support, value)
+            if msg["mask"] is not None:
+                inside = inside | ~torch.as_tensor(msg["mask"], device=inside.device)
+        except (AttributeError, NotImplementedError, RuntimeError):  # no support, or of another shape
+            return
+        _refuse(self._argument, msg["name"], support, value, inside)
+        own = self._x is not None and (value.data_ptr(), value.shape) == (self._x.data_ptr(), self._x.shape)
+        if own and msg["mask"] is None and not _of_these_rows(support):
+            self._supports[msg["name"]] = support
+
+    def require(self, rows: Data, argument: str = "data") -> None:
+        """Refuse rows in memory with values outside the supports that the run has shown."""
+        if rows.sources[0].in_memory:
+            for site, support in self._supports.items():
+                for x, *_ in rows.sources[0].blocks():
+                    _refuse(argument, site, support, x, _inside(support, x))
+
+
+def _refuse(argument: str, site: str, support: Any, value: Tensor, inside: Tensor) -> None:
+    if not bool(inside.all()):
+        raise DataError(
+            f"{argument}: expected values in the support of the likelihood of site {site!r} "
+            f"({_in_words(support)}), got values from {_least(value):g} to {-_least(-value):g}; "
+            "rescale them, or choose another likelihood"
+        )
+
+
+def _least(value: Tensor) -> float:
+    return float(value[~value.isnan()].min())
+
+
+def _has_mask(fn: Any) -> bool:
+    """Whether a distribution masks elements itself: which, its support does not say."""
+    while not isinstance(fn, dist.MaskedDistribution):
+        fn = getattr(fn, "base_dist", None)
+        if fn is None:
+            return False
+    return True
+
+
+def _relaxed(support: Any) -> Any:
+    """Return a support with [0, 1] for {0, 1}."""
+    if isinstance(support, constraints.independent):
+        return constraints.independent(_relaxed(support.base_constraint), support.reinterpreted_batch_ndims)
+    return constraints.unit_interval if support is constraints.boolean else support
+
+
+def _element(support: Any) -> Any:
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return support
+
+
+def _inside(support: Any, value: Tensor) -> Tensor:
+    element = _element(support)
+    inside: Tensor = element.check(value)
+    if not element.event_dim:
+        inside = inside | value.isnan()
+    for _ in range(support.event_dim - element.event_dim):
+        inside = inside.all(-1)
+    return inside
+
+
+def _of_these_rows(support: Any) -> bool:
+    """Whether a support differs between rows, as that of a multinomial with the total of its row."""
+    return any(isinstance(each, Tensor) and each.numel() > 1 for each in vars(_element(support)).values())
+
+
+def _in_words(support: Any) -> str:
+    element = _element(support)
+    kind = "whole numbers" if element.is_discrete else "values"
+    low, high = getattr(element, "lower_bound", None), getattr(element, "upper_bound", None)
+    if low is None and high is None:
+        return str(element)
+    if low is None:
+        return f"{kind} below {high:g}"
+    if high is None:
+        return f"{kind} {'above' if isinstance(element, constraints.greater_than) else 'of at least'} {low:g}"
+    return f"{kind} from {low:g} to {high:g}"
