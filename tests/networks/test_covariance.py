@@ -1,6 +1,7 @@
 """Decoders with a covariance against PyTorch's densities and conditionals written out, row by row."""
 
 import itertools
+from itertools import pairwise
 
 import pytest
 import torch
@@ -152,7 +153,7 @@ def test_steps_from_a_covariance_of_unequal_scales_climb():
         optimiser.step()
         found.append(-float(loss.detach()))
     largest = MultivariateNormal(torch.zeros(size, dtype=F64), covariance).log_prob(x - x.mean(0)).mean()
-    assert all(later > earlier for earlier, later in zip(found, found[1:20], strict=False))
+    assert all(later > earlier for earlier, later in pairwise(found[:20]))
     assert float(largest) - 0.02 < found[-1] < float(largest)
 
 
