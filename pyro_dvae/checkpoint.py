@@ -51,15 +51,19 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], di
     return read_checkpoint(path, lambda name: True)
 
 
-def load_parameters(path: str | os.PathLike[str], which: str = "best") -> dict[str, Tensor]:
+def load_parameters(
+    path: str | os.PathLike[str], which: str = "best", kind: str = "parameters"
+) -> dict[str, Tensor]:
     """Return the unconstrained parameters by name: those of the best epoch by validation, or the last.
 
     Only these tensors are read. Without any validation in the run, the best are the last.
+
+    :param kind: "parameters", or "buffers" for what the modules hold besides.
     """
-    prefix = "best/parameters/" if checks.known("which", which, ("best", "last")) == "best" else "parameters/"
+    prefix = f"best/{kind}/" if checks.known("which", which, ("best", "last")) == "best" else f"{kind}/"
     tensors, _ = read_checkpoint(path, lambda name: name.startswith(prefix))
     if not tensors and which == "best":
-        return load_parameters(path, "last")
+        return load_parameters(path, "last", kind)
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
 
 

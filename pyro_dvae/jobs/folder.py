@@ -184,7 +184,7 @@ def load_run(folder: str | Path, which: str = "best") -> tuple[DVAE, dict[str, A
     config = read_config(folder)
     options = options_of(config)
     shape = (config["data"]["dimension"], shape_of(config), columns_of(config))
-    require_memory(options, *shape, 1)
+    require_memory(options, 1, *shape)
     if not (folder / CHECKPOINT).exists():
         raise CheckpointError(
             f"run: {folder} has no checkpoint yet, its first epoch is not finished; train it with "
@@ -210,6 +210,12 @@ def load_run(folder: str | Path, which: str = "best") -> tuple[DVAE, dict[str, A
                     f"{CONFIG} means {tuple(parameter.shape)}"
                 )
             parameter.copy_(saved[name])
+        kept = load_parameters(folder / CHECKPOINT, which, "buffers")
+        networks = {"guide.encoder": dvae.guide.encoder, "model.decoder": dvae.model.decoder}
+        for prefix, module in networks.items():
+            for name, buffer in module.named_buffers(prefix):
+                if name in kept and kept[name].shape == buffer.shape:
+                    buffer.copy_(kept[name])
     return dvae, config
 
 

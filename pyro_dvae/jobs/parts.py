@@ -53,7 +53,7 @@ from pyro_dvae.networks import (
 )
 from pyro_dvae.random_state import forked
 
-_SWAPPED_WITH = 10_000  # training rows that cells are swapped with
+_SOME = 10_000  # training rows that cells are swapped with, or whose covariance a decoder starts at
 Layers = tuple[int, ...]
 Image = Sequence[int] | None
 _LIKELIHOODS: dict[str, Callable[..., nn.Module]] = {
@@ -113,11 +113,15 @@ _ENCODERS = {"mlp": _gaussian_encoder, "convolutional": _convolutional_encoder, 
 
 
 def build_decoder(
-    options: Options, data_size: int, image_shape: Image = None, columns: Columns | None = None
+    options: Options,
+    data_size: int,
+    image_shape: Image = None,
+    columns: Columns | None = None,
+    train: Tensor | None = None,
 ) -> nn.Module:
     """Return the decoder; a convolutional one of data that are no square images needs ``image_shape``.
 
-    :param columns: of a table, for the likelihood ``"table"``.
+    :param train: training data [N, D], at whose covariance a decoder with one starts.
     """
     hidden = _layers("decoder_layers", options.decoder_layers, options.width)
     kind = checks.known("decoder", options.decoder, _DECODERS)
@@ -134,7 +138,10 @@ def build_decoder(
             "likelihood: continuous-bernoulli is a density of grey pixels, not of binary ones; use "
             f"--binarisation none, got {options.binarisation!r}"
         )
-    return _DECODERS[kind](options, data_size, hidden, image_shape)
+    decoder = _DECODERS[kind](options, data_size, hidden, image_shape)
+    if train is not None and isinstance(decoder, FullCovarianceDecoder | LowRankCovarianceDecoder):
+        decoder.start_at(train[:_SOME])
+    return decoder
 
 
 def _mlp_decoder(options: Options, data_size: int, hidden: Layers, image_shape: Image) -> nn.Module:
@@ -205,7 +212,7 @@ def build_corruption(options: Options, train: Tensor | None = None) -> Corruptio
     if kind == "salt-and-pepper":
         arguments["salt"] = _salt(options.salt)
     if kind == "swap":
-        arguments["rows"] = torch.zeros(2, 1) if train is None else train[:_SWAPPED_WITH]
+        arguments["rows"] = torch.zeros(2, 1) if train is None else train[:_SOME]
     build: Callable[..., Corruption] = FAMILIES[kind]
     return build(level, **arguments)
 
@@ -258,25 +265,20 @@ def check_training(options: Options) -> None:
         if within and value is not None:
             checks.count(entry.name, value, *within)
     checks.positive("learning_rate", options.learning_rate)
-    if options.clip_norm is not None:
-        checks.positive("clip_norm", options.clip_norm)
+    checks.optional(checks.positive, "clip_norm", options.clip_norm)
 
 
-def require_memory(
-    options: Options, data_size: int, image_shape: Image, columns: Columns | None, rows: int
-) -> None:
+def require_memory(options: Options, rows: int, data_size: int, *shape: Any) -> None:
     """Refuse a run that this machine's memory cannot hold by far, before it is begun and perhaps killed.
 
     :param rows: the training data.
+    :param shape: further arguments of :func:`build_encoder` and :func:`build_decoder`.
     """
     available = machine_memory()
     if available is None:
         return
     with forked(), torch.device("meta"):
-        parts = (
-            build_encoder(options, data_size, image_shape, columns),
-            build_decoder(options, data_size, image_shape, columns),
-        )
+        parts = [build(options, data_size, *shape) for build in (build_encoder, build_decoder)]
     weights = sum(each.numel() for part in parts for each in part.parameters())
     draws = min(options.batch_size, rows) * options.corruptions * options.particles
     needs = {
@@ -294,6 +296,5 @@ def require_memory(
 
 def pick_device(name: str) -> torch.device:
     """Return the device: ``auto`` is the first GPU where there is one, else the CPU."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return checks.device("device", name)
+    best = "cuda" if torch.cuda.is_available() else "cpu"
+    return checks.device("device", best if name == "auto" else name)

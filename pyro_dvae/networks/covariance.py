@@ -29,21 +29,24 @@ class CovarianceDecoder(Decoder):
     ``[data_size]``. If the latents are not used, this is the Gaussian model of the columns.
     """
 
+    head: nn.Linear
+
     def __init__(
         self,
         data_size: int,
         latent_size: int,
-        hidden_sizes: Sequence[int],
-        activation: str,
-        loc: Tensor | None,
-        covariance: Tensor | None,
+        hidden_sizes: Sequence[int] = (200, 200),
+        activation: str = "softplus",
+        *,
+        covariance: Tensor | None = None,
+        loc: Tensor | None = None,
     ) -> None:
         super().__init__(data_size, latent_size)
         self.trunk = trunk(self.latent_size, hidden_sizes, activation)
         self.head = linear(hidden_sizes[-1], self.data_size)
+        self.make_covariance()
         if covariance is not None:
-            with torch.no_grad():
-                self.head.weight.mul_(0.01)  # so that the model starts near that Gaussian
+            self._start(_positive_definite(covariance, self.data_size))
         if loc is not None:
             checks.finite("loc", checks.floating("loc", loc))
             if loc.shape != (self.data_size,):
@@ -64,6 +67,35 @@ class CovarianceDecoder(Decoder):
         last_dimension("x", x, self.data_size, "data_size")
         return self.complete(self.head(self.trunk(z)), x, observed)
 
+    def start_at(self, rows: Tensor, ridge: float = 0.01) -> None:
+        """Set b and Σ to the mean and covariance of some rows, as the start of training.
+
+        :param rows: [N, D], with NaN in missing cells, which count as the mean of their column.
+        :param ridge: what is added to the variances, as a share of their mean.
+        """
+        last_dimension("rows", rows, self.data_size, "data_size")
+        found = rows.detach().reshape(-1, self.data_size).double()
+        loc = found.nanmean(0).nan_to_num()
+        centred = (found - loc).nan_to_num()
+        covariance = centred.mT @ centred / max(len(centred), 1)
+        scale = float(covariance.diagonal().mean()) or 1.0
+        self._start(covariance + checks.positive("ridge", ridge) * scale * torch.eye(len(loc)).to(covariance))
+        with torch.no_grad():
+            self.head.bias.copy_(loc)
+
+    def _start(self, covariance: Tensor) -> None:
+        with torch.no_grad():
+            self.head.weight.mul_(0.01)  # so that the model starts near that Gaussian
+            self.set_covariance(covariance)
+
+    @abstractmethod
+    def make_covariance(self) -> None:
+        """Make the parameters of Σ."""
+
+    @abstractmethod
+    def set_covariance(self, covariance: Tensor) -> None:
+        """Set Σ to a positive definite matrix [D, D] in double precision, or near it."""
+
     @abstractmethod
     def complete(self, loc: Tensor, x: Tensor, observed: Tensor | None) -> Completed:
         """Return the conditional of rows with mean ``loc`` [..., D]."""
@@ -81,6 +113,12 @@ class CovarianceDecoder(Decoder):
 def _validation(loc: Tensor) -> bool | None:
     """Return whether to validate: as Pyro is set, but not the vectors of no rows, which PyTorch refuses."""
     return None if loc.numel() else False
+
+
+def _unconstrained(variance: Tensor) -> Tensor:
+    """Return u of v = 10⁻⁶ + softplus(u)."""
+    above = variance.double() - 1e-6
+    return above + torch.log(-torch.expm1(-above))
 
 
 def _positive_definite(covariance: Tensor, size: int) -> Tensor:
@@ -111,23 +149,16 @@ class FullCovarianceDecoder(CovarianceDecoder):
 
     start: Tensor
 
-    def __init__(
-        self,
-        data_size: int,
-        latent_size: int,
-        hidden_sizes: Sequence[int] = (200, 200),
-        activation: str = "softplus",
-        *,
-        covariance: Tensor | None = None,
-        loc: Tensor | None = None,
-    ) -> None:
-        super().__init__(data_size, latent_size, hidden_sizes, activation, loc, covariance)
-        start = torch.eye(self.data_size, dtype=torch.float64)
-        if covariance is not None:
-            start = torch.linalg.cholesky(_positive_definite(covariance, self.data_size))
-        self.register_buffer("start", start.to(torch.get_default_dtype()))
+    def make_covariance(self) -> None:
+        # Not torch.eye, which takes seconds on a meta device, where sizes are counted.
+        self.register_buffer("start", torch.zeros(self.data_size, self.data_size).fill_diagonal_(1.0))
         self.log_diagonal = nn.Parameter(torch.zeros(self.data_size))
         self.below = nn.Parameter(torch.zeros(self.data_size, self.data_size))
+
+    def set_covariance(self, covariance: Tensor) -> None:
+        self.start.copy_(torch.linalg.cholesky(covariance))
+        self.log_diagonal.zero_()
+        self.below.zero_()
 
     @property
     def scale_tril(self) -> Tensor:
@@ -173,20 +204,22 @@ class LowRankCovarianceDecoder(CovarianceDecoder):
         covariance: Tensor | None = None,
         loc: Tensor | None = None,
     ) -> None:
-        super().__init__(data_size, latent_size, hidden_sizes, activation, loc, covariance)
-        self.rank = checks.count("rank", rank, maximum=self.data_size)
+        self.rank = checks.count("rank", rank, maximum=checks.count("data_size", data_size))
+        super().__init__(data_size, latent_size, hidden_sizes, activation, covariance=covariance, loc=loc)
+
+    def make_covariance(self) -> None:
         factors = 0.1 * torch.randn(self.data_size, self.rank, dtype=torch.float64) / math.sqrt(self.rank)
-        variance = torch.ones(self.data_size, dtype=torch.float64)
-        if covariance is not None:
-            start = _positive_definite(covariance, self.data_size)
-            values, axes = torch.linalg.eigh(start)
-            rest = values[: -self.rank].mean() if self.rank < self.data_size else values[0] / 2
-            factors = axes[:, -self.rank :] * (values[-self.rank :] - rest).clamp(min=0).sqrt()
-            variance = (start.diagonal() - factors.square().sum(-1)).clamp(min=1e-3 * float(values.mean()))
         kind = torch.get_default_dtype()
         self.factors = nn.Parameter(factors.to(kind))
-        above = variance - 1e-6
-        self.unconstrained_variance = nn.Parameter((above + torch.log(-torch.expm1(-above))).to(kind))
+        self.unconstrained_variance = nn.Parameter(_unconstrained(torch.ones(self.data_size)).to(kind))
+
+    def set_covariance(self, covariance: Tensor) -> None:
+        values, axes = torch.linalg.eigh(covariance)
+        rest = values[: -self.rank].mean() if self.rank < self.data_size else values[0] / 2
+        factors = axes[:, -self.rank :] * (values[-self.rank :] - rest).clamp(min=0).sqrt()
+        variance = (covariance.diagonal() - factors.square().sum(-1)).clamp(min=1e-3 * float(values.mean()))
+        self.factors.copy_(factors)
+        self.unconstrained_variance.copy_(_unconstrained(variance))
 
     @property
     def variance(self) -> Tensor:

@@ -90,7 +90,7 @@ def train(
     with forked(options.seed), pyro.get_param_store().scope():
         dvae = DVAE(
             build_encoder(options, data.dimension, columns=data.columns),
-            build_decoder(options, data.dimension, columns=data.columns),
+            build_decoder(options, data.dimension, None, data.columns, data.train),
             build_corruption(options, data.train),
         ).to(device, torch.from_numpy(x[:0]).dtype)
         every = rows_of(scaled.forward(x, device))

@@ -47,6 +47,25 @@ def test_the_covariance_starts_where_it_is_told():
     close(made(FullCovarianceDecoder).covariance, torch.eye(D, dtype=F64))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_starts_at_rows(kind):
+    torch.manual_seed(0)
+    rows = torch.randn(50, D, dtype=F64) @ spread() + torch.arange(4.0)
+    rows[:, 3] = 2.0
+    options = {"rank": D} if kind is LowRankCovarianceDecoder else {}
+    decoder = made(kind, **options)
+    decoder.start_at(rows, ridge=0.1)
+    covariance = rows.T.cov(correction=0)
+    close(decoder.covariance, covariance + 0.1 * covariance.diagonal().mean() * torch.eye(D), atol=1e-6)
+    close(decoder.head.bias, rows.mean(0), atol=1e-6)
+    rows[0, 0] = torch.nan
+    decoder.start_at(rows)
+    close(decoder.head.bias, rows.nanmean(0), atol=1e-6)
+    for few in (rows[1:2], rows[:0], torch.full((3, D), 5.0)):  # without variance
+        decoder.start_at(few)
+        close(decoder.covariance, 0.01 * torch.eye(D, dtype=F64), atol=1e-6)
+
+
 def test_low_rank_starts_at_a_covariance_of_its_form():
     axes = torch.linalg.qr(torch.randn(6, 6, dtype=F64)).Q[:, :2]
     wanted = axes @ torch.diag(torch.tensor([9.0, 4.0], dtype=F64)) @ axes.T + 0.5 * torch.eye(6, dtype=F64)

@@ -89,7 +89,8 @@ class Setting:
     def decoder(self) -> nn.Module:
         """Return a new decoder."""
         data = self.data.dataset
-        return build_decoder(self.options, data.dimension, data.image_shape).to(self.device)
+        shape = (data.dimension, data.image_shape, data.columns)
+        return build_decoder(self.options, *shape, data.train).to(self.device)
 
     def bound(self) -> DenoisingELBO:
         """Return the bound to train by."""
