@@ -18,7 +18,7 @@ from pyro_dvae.jobs.click_options import (
 )
 from pyro_dvae.jobs.command import CommandGroup, go_on_by_repeating
 from pyro_dvae.jobs.options import EvaluationOptions, TrainRequest
-from pyro_dvae.text import show
+from pyro_dvae.text import counted, show
 
 
 @click.group(
@@ -94,7 +94,7 @@ def sample(run: str, count: int, seed: int, output: str | None, pixels: bool, gi
     from pyro_dvae.jobs.sampling import save_samples
 
     path, rows = save_samples(run, output, count, seed, pixels, given)
-    show(f"{rows} {'images' if path.suffix == '.png' else 'rows'} in {path}")
+    show(f"{counted(rows, 'image' if path.suffix == '.png' else 'row')} in {path}")
 
 
 def _applied(verb: str, samples: int, text: str, in_parts: bool = False) -> None:
@@ -114,7 +114,7 @@ def _applied(verb: str, samples: int, text: str, in_parts: bool = False) -> None
         from pyro_dvae.jobs.applying import apply
 
         path, count = apply(verb, run, file, output, **settings)
-        show(f"{count} rows in {path}")
+        show(f"{counted(count, 'row')} in {path}")
 
 
 _applied("encode", 100, "Write the posterior means of the latents of each row of FILE.")
@@ -151,7 +151,7 @@ def info(run: str, as_json: bool, config: bool) -> None:
         show(json.dumps(options, indent=2, ensure_ascii=False) if as_json else toml(options))
         return
     content = describe(run)
-    show(json.dumps(content, indent=2, ensure_ascii=False) if as_json else "\n".join(lines(content)))
+    show(json.dumps(content, indent=2, ensure_ascii=False) if as_json else lines(content))
 
 
 @main.command()

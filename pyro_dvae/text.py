@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 import unicodedata
+from collections.abc import Sequence
 from contextlib import suppress
+from itertools import zip_longest
 from typing import TextIO
 
+_WIDTH = 100
 _PLAIN = str.maketrans({"±": "+/-", "·": "*", "→": "->"})
 
 
@@ -39,6 +43,22 @@ def show(text: str, stream: TextIO | None = None) -> None:
             print(line, file=target, flush=True)
     else:
         print(line, file=target, flush=True)
+
+
+def counted(number: int, one: str, several: str | None = None) -> str:
+    """Return a number with its noun: ``1 row``, ``1,200 rows``."""
+    return f"{number:,} {one if number == 1 else several or one + 's'}"
+
+
+def labelled(rows: Sequence[tuple[str, str]]) -> str:
+    """Return labels and texts below each other, in at most 100 columns unless a word is longer."""
+    width = max(len(label) for label, _ in rows) + 2
+    lines = []
+    for label, text in rows:
+        parts = textwrap.wrap(text, max(20, _WIDTH - width), break_long_words=False, break_on_hyphens=False)
+        pairs = zip_longest([label], parts or [""], fillvalue="")
+        lines += [f"{name:<{width}}{part}".rstrip() for name, part in pairs]
+    return "\n".join(lines)
 
 
 def to_stderr(text: str) -> None:

@@ -103,7 +103,9 @@ def _of_archive(path: Path, content: Arrays, chosen: str | None) -> Content:
         )
     size = len(content[rows[0]]) if content[rows[0]].ndim else 0
     labels = {name: content[name].reshape(-1) for name in _LABELS if name in content}
-    named = {name: array for name, array in labels.items() if len(array) == size or name == "labels"}
+    named = {  # of another length they are refused, unless they are arrays of their own
+        name: array for name, array in labels.items() if len(array) == size or content[name].ndim == 1
+    }
     used = [rows[0], *named]
     notes = [f"array {rows[0]!r}", *(f"labels {name!r}" for name in named)]
     unused = [name for name in content if name not in used]

@@ -26,6 +26,7 @@ from pyro_dvae.datasets.treatment import (
     where,
 )
 from pyro_dvae.errors import DataError
+from pyro_dvae.text import counted
 
 _LEVELS_AT_MOST = 100
 
@@ -73,7 +74,7 @@ def _of_table(content: Content, treatment: Treatment, split_seed: int) -> Datase
     labels, notes = None, list(content.notes)
     if treatment.label_column is not None:
         labels, classes = _classes(path, treatment.label_column, table[treatment.label_column])
-        notes.append(f"{classes} classes in {treatment.label_column!r}")
+        notes.append(f"{counted(classes, 'class', 'classes')} in {treatment.label_column!r}")
     elif content.labels:
         labels = to_labels(where(path, "labels"), content.labels["all"])
     if treatment.id_column is not None:
@@ -94,7 +95,7 @@ def _of_table(content: Content, treatment: Treatment, split_seed: int) -> Datase
         part: columns.forward({each.name: table[each.name][own] for each in plan})
         for part, own in rows.items()
     }
-    found = f"{len(kept)} columns: {columns.described()}; no cell is missing"
+    found = f"{counted(len(kept), 'column')}: {columns.described()}; no cell is missing"
     return dataset_of(
         replace(content, notes=tuple(notes)), tensors, split_labels, None, (found, *why), how, columns
     )
@@ -110,8 +111,9 @@ def _require_cells(path: Path, table: Arrays) -> None:
     gaps = {name: count for name, count in gaps.items() if count}
     if gaps:
         shown = ", ".join(f"{count} in {name!r}" for name, count in list(gaps.items())[:5])
+        total = counted(sum(gaps.values()), "cell is", "cells are")
         raise DataError(
-            f"{path}: {sum(gaps.values())} cells are missing or not finite ({shown}); fill them, drop their "
+            f"{path}: {total} missing or not finite ({shown}); fill them, drop their "
             "rows, or leave the columns out (--drop)"
         )
 
@@ -178,6 +180,8 @@ def _with_numbers(path: Path, column: Column, scale: str, values: np.ndarray, tr
 
 def _classes(path: Path, name: str, values: np.ndarray) -> tuple[Tensor, int]:
     _require_cells(path, {name: values})
+    if values.dtype.kind == "f" and bool((values != values.round()).any()):
+        raise DataError(f"{path}: column {name!r} holds numbers that are not whole, so they are no classes")
     _, numbers = np.unique(values.astype(str) if values.dtype.kind == "O" else values, return_inverse=True)
     return torch.from_numpy(numbers.astype(np.int64)), int(numbers.max()) + 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from pyro_dvae.datasets.base import needs
 from pyro_dvae.datasets.from_tables import texts_of
 from pyro_dvae.datasets.registry import register_file
 from pyro_dvae.datasets.treatment import Content, Treatment
+from pyro_dvae.text import counted
 
 _COLUMNS_AT_MOST = 20_000
 _GAPS = ("", "NA", "NaN", "nan", "null", "?")
@@ -56,26 +58,49 @@ def _read(pandas: Any, path: Path, separator: str) -> Any:
         "keep_default_na": False,
         "na_values": list(_GAPS),
     }
-    with open(path, encoding="utf-8-sig") as file:
-        width = next((line.count(separator) + 1 for line in file if line.strip()), 0)
+    lines = _first_lines(path)
+    _require_separator(lines[0][1], separator)
+    width = lines[0][1].count(separator) + 1
     if width > _COLUMNS_AT_MOST:
-        raise ValueError(f"it has {width:,} columns; save so wide a table as an array (.npy)")
+        raise ValueError(f"it has {width:,} columns; save a table of this width as an array (.npy)")
     first = pandas.read_csv(path, nrows=1, dtype=str, **options).iloc[0].tolist()
-    named = not any(_is_number(cell) for cell in first)
-    frame = pandas.read_csv(path, skiprows=_lines_before(path) if named else None, **options)
+    named = not any(isinstance(cell, str) and _is_number(cell) for cell in first)
+    if named and len(lines) == 1:
+        raise ValueError("it holds a line of names, and no rows")
+    frame = pandas.read_csv(path, skiprows=lines[0][0] + 1 if named else None, **options)
     if named:
         if len(first) != frame.shape[1]:
-            raise ValueError(f"{len(first)} names for {frame.shape[1]} columns")
+            raise ValueError(f"its first line has {counted(len(first), 'cell')}, the next {frame.shape[1]}")
+        if unnamed := [number for number, name in enumerate(first) if not isinstance(name, str)]:
+            raise ValueError(
+                f"column {unnamed[0]} (counted from 0) has no name; give it one, or remove it (of a "
+                "pandas index: to_csv(index=False))"
+            )
         frame.columns = [str(name) for name in first]
     else:
         frame.columns = [str(number) for number in range(frame.shape[1])]
     return frame
 
 
-def _lines_before(path: Path) -> int:
-    """Return how many lines there are up to the names, blank ones included."""
-    with open(path, encoding="utf-8-sig") as file:
-        return 1 + next(number for number, line in enumerate(file) if line.strip())
+def _first_lines(path: Path) -> list[tuple[int, str]]:
+    """Return up to two lines that are not blank, with their numbers from 0."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            found = list(islice(((n, line) for n, line in enumerate(file) if line.strip()), 2))
+    except UnicodeDecodeError:
+        raise ValueError("it is not UTF-8 text; save it in UTF-8") from None
+    if not found:
+        raise ValueError("it is empty")
+    return found
+
+
+def _require_separator(line: str, separator: str) -> None:
+    """Refuse a line without the separator, but with another one: it would be a single column of texts."""
+    other = next((each for each in ",;\t|" if each in line), None)
+    if separator not in line and other is not None:
+        kinds = {",": ".csv", "\t": ".tsv"}
+        remedy = f"name it {kinds[other]}" if other in kinds else "save it so, with points in decimals"
+        raise ValueError(f"its first line is separated by {other!r}, expected {separator!r}; {remedy}")
 
 
 def _is_number(cell: Any) -> bool:

@@ -178,6 +178,8 @@ def dataset_of(
 ) -> Dataset:
     """Return the data set, whose ``source`` says what was found and done."""
     sizes = ", ".join(f"{len(parts[part])} {part}" for part in PARTS)
+    still = [] if columns is None else _constant(parts["train"], columns)
+    found = (*found, f"constant in the training rows: {', '.join(still)}") if still else found
     notes = "; ".join((*content.notes, *found))
     return Dataset(
         name=content.path.name,
@@ -192,6 +194,13 @@ def dataset_of(
         source=f"file {content.path}; {sizes}, {how}; {notes}",
         columns=columns,
     )
+
+
+def _constant(train: Tensor, columns: Columns) -> list[str]:
+    """Return the first few columns that have one value in all training rows."""
+    same = (train == train[0]).all(0) & (len(train) > 1)
+    names = [name for name, still in zip(columns.names, same.tolist(), strict=True) if still]
+    return names[:5] + ["..."] * (len(names) > 5)
 
 
 def where(path: Path, part: str) -> str:

@@ -45,9 +45,10 @@ def error_of_mean(errors: Tensor) -> float:
     return float(errors.square().sum().sqrt()) / len(errors)
 
 
-def plus_minus(value: float, error: float, digits: int = 3) -> str:
+def plus_minus(value: float, error: float | None, digits: int = 3) -> str:
     """Return a value ± its standard error as text."""
-    return f"{value:.{digits}f} ± {f'{error:.{digits}f}' if math.isfinite(error) else 'n/a'}"
+    shown = "n/a" if error is None or not math.isfinite(error) else f"{error:.{digits}f}"
+    return f"{value:.{digits}f} ± {shown}"
 
 
 @contextmanager

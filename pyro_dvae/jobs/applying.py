@@ -43,12 +43,25 @@ class Given:
     :param columns: of the run's data; None of images.
     :param factor: what values of images were divided by.
     :param names: of the rows, [N], by the run's id column; None where there is none.
+    :param cells: of the file, by column, [N] each.
     """
 
     rows: Tensor
     columns: Columns | None
     factor: float
     names: Table
+    cells: Table
+
+    def with_observed(self, table: Table, count: int = 1) -> Table:
+        """Return completed rows with the very values of the cells that the file has.
+
+        :param table: by column in original units; all rows, ``count`` times.
+        """
+        completed = {}
+        for missing, (name, values) in zip(self.rows.isnan().T.numpy(), table.items(), strict=True):
+            gaps, cells = np.tile(missing, count), np.tile(self.cells[name], count)
+            completed[name] = np.where(gaps, values, cells) if gaps.any() else cells
+        return completed
 
 
 def factor_of(config: Mapping[str, Any]) -> float:
@@ -80,6 +93,7 @@ def rows_of(config: Mapping[str, Any], path: str | Path, gaps: bool = False) -> 
             raise DataError(f"{content.path}: {error}") from None
     else:
         flat = np.stack(list(table.values()), 1) if table is not None else np.concatenate(arrays)
+        table = {str(n): flat[:, n] for n in range(flat.shape[1])}
         rows = torch.from_numpy(np.asarray(flat, dtype=np.float32))
         rows = rows / factor
     size = config["data"]["dimension"]
@@ -93,7 +107,7 @@ def rows_of(config: Mapping[str, Any], path: str | Path, gaps: bool = False) -> 
         checks.finite(str(content.path), rows)
     name = options.id_column
     names = {name: table[name]} if name is not None and table is not None and name in table else {}
-    return Given(rows, columns, factor, names)
+    return Given(rows, columns, factor, names, table)
 
 
 Settings = Mapping[str, Any]
@@ -162,7 +176,7 @@ def apply(
     """
     checks.known("verb", verb, VERBS)
     path = Path(f"{verb}.csv") if output is None else user_path("output", output)
-    require_table(path)
+    require_table(path, file)
     given = rows_of(read_config(run), file, gaps=verb == "impute")
     if verb == "impute" and not bool(given.rows.isnan().any()):
         raise DataError("file: no cell is missing, so there is nothing to impute")
@@ -172,6 +186,8 @@ def apply(
     else:
         places = (user_path("run", run).absolute(), user_path("file", file).absolute())
         table = _by_parts(_Asked(verb, *places, settings, device), given, elsewhere, path)
+    if verb == "impute":
+        table = given.with_observed(table)
     return write_table(path, given.names, table), len(given.rows)
 
 

@@ -103,6 +103,13 @@ def require_same_data(expected: dict[str, Any], dataset: Dataset) -> None:
             )
 
 
+def require_same_values(dataset: Dataset, train: Tensor, trained: Any) -> None:
+    """Refuse training data that are not those of a run, by the fingerprint in its checkpoint."""
+    (now,) = InMemory(train).fingerprints()
+    if trained is not None and trained != now:
+        raise DataError(f"data: {dataset.name} has the size of the run's data, but different values")
+
+
 def load_again(
     config: dict[str, Any],
     options: Options,
@@ -127,9 +134,7 @@ def load_again(
     dataset = load_dataset(name or options.dataset or expected["name"], folder, **of_file(options))
     require_same_data(expected, dataset)
     prepared = prepare(dataset, options, device)
-    (now,) = InMemory(prepared.train).fingerprints()
-    if trained is not None and trained != now:
-        raise DataError(f"data: {dataset.name} has the size of the run's data, but different values")
+    require_same_values(dataset, prepared.train, trained)
     return prepared
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from pyro_dvae.corruptions import Corruption
 from pyro_dvae.datasets import Dataset
 from pyro_dvae.distributed import Ranks
 from pyro_dvae.evaluation import Estimate, latent_means
-from pyro_dvae.evaluation.estimates import evaluate_bound_over_ranks
+from pyro_dvae.evaluation.estimates import evaluate_bound_over_ranks, finite, plus_minus
 from pyro_dvae.jobs import folder as run_folder
 from pyro_dvae.jobs.options import Options
 from pyro_dvae.jobs.parts import build_clean_bound
@@ -25,6 +24,7 @@ from pyro_dvae.jobs.sampling import manifold_means, prior_means, reconstructions
 from pyro_dvae.jobs.tables import by_column
 from pyro_dvae.random_state import derived_seed, forked
 from pyro_dvae.sites import clean_input
+from pyro_dvae.text import labelled
 from pyro_dvae.training import Trainer
 
 _ROWS_SHOWN = 2000
@@ -65,7 +65,7 @@ def test_results(
         estimate: Estimate = evaluate_bound_over_ranks(
             trainer.model, trainer.guide, test, loss=bound, seed=seed, ranks=ranks
         )
-        results[name] = {"mean": estimate.mean, "standard_error": estimate.standard_error}
+        results[name] = {"mean": estimate.mean, "standard_error": finite(estimate.standard_error)}
     if samples:
         results["importance_weighted_bound"]["samples"] = samples
     results["seconds"] = {
@@ -159,14 +159,12 @@ def closing_table(results: dict[str, Any], folder: Path, pictures: list[Path]) -
         if name in results:
             figure = results[name]
             samples = f", {figure['samples']} samples" if "samples" in figure else ""
-            rows.append((label, f"{figure['mean']:.2f} ± {figure['standard_error']:.2f} nats{samples}"))
+            rows.append((label, f"{plus_minus(figure['mean'], figure['standard_error'], 2)} nats{samples}"))
     rows.append(("run folder", str(folder)))
     files = (run_folder.CHECKPOINT, run_folder.CONFIG, run_folder.METRICS, run_folder.RESULTS)
-    rows += [("", name) for name in textwrap.wrap(", ".join([*files, *(path.name for path in pictures)]), 72)]
-    width = max(len(label) for label, _ in rows)
-    table = [f"{label:<{width}}  {value}" for label, value in rows]
+    rows.append(("", ", ".join([*files, *(path.name for path in pictures)])))
     then = [
         f"next: pyro-dvae evaluate {shlex.quote(str(folder))}",
         f'      dv.load("{folder}").denoise(rows)',
     ]
-    return "\n".join(table + then)
+    return "\n".join([labelled(rows), *then])

@@ -11,6 +11,7 @@ from typing import Any
 
 from pyro_dvae.datasets.columns import Columns
 from pyro_dvae.evaluation import Proposal
+from pyro_dvae.text import labelled
 
 Row = tuple[str, str]
 _LITTLE = 0.1  # nats of KL per active unit
@@ -18,9 +19,7 @@ _LITTLE = 0.1  # nats of KL per active unit
 
 def table(content: dict[str, Any]) -> str:
     """Return the figures as aligned rows ``label  value``, then where everything was written."""
-    shown = [*rows(content), *_files(content)]
-    width = max(len(label) for label, _ in shown)
-    return "\n".join(f"{label:<{width}}  {value}" for label, value in shown)
+    return labelled([*rows(content), *_files(content)])
 
 
 def rows(content: dict[str, Any]) -> list[Row]:

@@ -16,6 +16,7 @@ from pyro.params.param_store import param_with_module_name
 from pyro_dvae.checkpoint import load_parameters
 from pyro_dvae.datasets.columns import Columns
 from pyro_dvae.errors import CheckpointError, DataError, InputError
+from pyro_dvae.evaluation.estimates import plus_minus
 from pyro_dvae.files import read_json, remove_left_over, unwritable, user_path, write_atomically
 from pyro_dvae.jobs.options import Options
 from pyro_dvae.jobs.parts import (
@@ -27,6 +28,7 @@ from pyro_dvae.jobs.parts import (
 )
 from pyro_dvae.models import DVAE
 from pyro_dvae.ownership import own
+from pyro_dvae.text import labelled
 from pyro_dvae.training.run_state import read_training
 
 CONFIG = "config.json"
@@ -59,7 +61,7 @@ _CONFIG = {
     },
     "versions?": {"pyro_dvae?": str},
 }
-_FIGURE = {"mean": float, "standard_error": float}
+_FIGURE = {"mean": float, "standard_error": (float, None)}
 _RESULTS = {
     "test_bound?": _FIGURE,
     "trained_bound?": _FIGURE,
@@ -246,10 +248,9 @@ def describe(folder: str | Path) -> dict[str, Any]:
     return content
 
 
-def lines(content: dict[str, Any]) -> list[str]:
+def lines(content: dict[str, Any]) -> str:
     """Return the description as lines for a terminal."""
-    shown = [*facts(content), ("files", ", ".join(content["files"]))]
-    return [f"{label:<10}{text}" for label, text in shown]
+    return labelled([*facts(content), ("files", ", ".join(content["files"]))])
 
 
 def facts(content: dict[str, Any]) -> list[tuple[str, str]]:
@@ -285,7 +286,7 @@ def facts(content: dict[str, Any]) -> list[tuple[str, str]]:
         figure = (content["results"] or {}).get(name)
         if figure:
             label = name.replace("_", " ")
-            made.append(("result", f"{label} {figure['mean']:.2f} ± {figure['standard_error']:.2f} nats"))
+            made.append(("result", f"{label} {plus_minus(figure['mean'], figure['standard_error'], 2)} nats"))
     return made
 
 

@@ -54,7 +54,7 @@ def save_samples(
         if output is None
         else user_path("output", output)
     )
-    require_table(path, (".png",))
+    require_table(path, given, (".png",))
     if path.suffix == ".png" and not picture:
         raise InputError(
             f"output: rows of a table are not images; choose a .csv, .parquet or .npy file, got {path}"
@@ -76,7 +76,10 @@ def save_samples(
         kind = "Draws" if pixels else "Pixel means of latents drawn"
         title = f"{kind} from the prior, {config['data']['name']}"
         return plots.write_figure(path, plots.image_grid(drawn, shape, title=title)), count
-    return write_table(path, names, by_column(columns, drawn * factor)), len(drawn)
+    table = by_column(columns, drawn * factor)
+    if rows is not None:
+        table = rows.with_observed(table, count)
+    return write_table(path, names, table), len(drawn)
 
 
 Program = Callable[..., Any]

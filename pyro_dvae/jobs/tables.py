@@ -12,7 +12,7 @@ from torch import Tensor
 from pyro_dvae.datasets.base import needs
 from pyro_dvae.datasets.columns import Columns
 from pyro_dvae.errors import InputError
-from pyro_dvae.files import replacing
+from pyro_dvae.files import replacing, require_writable, user_path
 
 Table = Mapping[str, np.ndarray]
 
@@ -47,9 +47,10 @@ _WRITERS: dict[str, Callable[[Path, Table], None]] = {".csv": _csv, ".parquet": 
 SUFFIXES = tuple(_WRITERS)
 
 
-def require_table(path: Path, others: tuple[str, ...] = ()) -> None:
-    """Refuse now a file that :func:`write_table` could not write later.
+def require_table(path: Path, read: str | Path | None, others: tuple[str, ...] = ()) -> None:
+    """Refuse now a file that :func:`write_table` could not write later, or that the rows are read from.
 
+    :param read: the file that the rows are read from.
     :param others: suffixes of what else the caller writes.
     """
     known = (*others, *SUFFIXES)
@@ -59,6 +60,9 @@ def require_table(path: Path, others: tuple[str, ...] = ()) -> None:
         )
     if path.suffix == ".parquet":
         needs("pyarrow.parquet", "pyarrow", path.name)
+    if read is not None and path.resolve() == user_path("file", read).resolve():
+        raise InputError(f"output: {path} is the file that is read; name another one")
+    require_writable(path)
 
 
 def write_table(path: Path, names: Table, table: Table) -> Path:

@@ -12,7 +12,7 @@ from pyro_dvae import checks
 from pyro_dvae.errors import DivergenceError, InputError
 from pyro_dvae.files import user_path
 from pyro_dvae.jobs import folder as run_folder
-from pyro_dvae.jobs.data import versions
+from pyro_dvae.jobs.data import require_same_data, require_same_values, versions
 from pyro_dvae.jobs.options import TrainRequest
 from pyro_dvae.jobs.train import TrainingRun
 from pyro_dvae.models import DVAE
@@ -43,12 +43,15 @@ def verify(
     folder = user_path("run", folder)
     config = run_folder.read_config(folder)
     stored = _stored_losses(folder)[:steps]
-    changed = {"data_folder": data_folder, "dataset": dataset, "device": device}
+    # A set that stood in for another one is loaded by its own name.
+    wanted = dataset or run_folder.options_of(config).dataset or config["data"]["name"]
+    changed = {"data_folder": data_folder, "dataset": wanted, "device": device}
     changed = {name: value for name, value in changed.items() if value is not None}
     options = dataclasses.replace(run_folder.options_of(config), **changed)  # type: ignore[arg-type]
     with tempfile.TemporaryDirectory() as temporary:
-        request = TrainRequest(options, frozenset(), f"{temporary}/run", None, quiet=True)
-        for step, (then, now) in enumerate(zip(stored, _losses(request), strict=False), start=1):
+        asked = frozenset(options.as_dict())  # nothing is chosen anew
+        request = TrainRequest(options, asked, f"{temporary}/run", None, quiet=True)
+        for step, (then, now) in enumerate(zip(stored, _losses(request, config, folder), strict=False), 1):
             if then != now:
                 parted = (
                     f"not the same bits: the runs part at step {step} of {len(stored)}, loss {now!r}, in the "
@@ -71,12 +74,15 @@ def _stored_losses(folder: Path) -> list[float]:
     return losses
 
 
-def _losses(request: TrainRequest) -> Iterator[float]:
-    """Yield the loss of each step of a run from its beginning."""
+def _losses(request: TrainRequest, config: dict[str, Any], folder: Path) -> Iterator[float]:
+    """Yield the loss of each step of a run from its beginning; other data than the run's are refused."""
     run = TrainingRun(request)
-    dvae = DVAE(run.encoder, run.decoder, run.corruption)
-    trainer = run.trainer(dvae.model, dvae.guide, run.bound)
     try:
+        require_same_data(config["data"], run.data)
+        _, state = read_training(folder / run_folder.CHECKPOINT, lambda name: False)
+        require_same_values(run.data, run.train, state["data"].get("train"))
+        dvae = DVAE(run.encoder, run.decoder, run.corruption)
+        trainer = run.trainer(dvae.model, dvae.guide, run.bound)
         for epoch in trainer:
             for x in epoch:
                 yield float(trainer.step(x))

@@ -62,7 +62,7 @@ def column_errors(
 ) -> Any:
     """Draw the share of each column's variance that reconstructions leave unexplained, the worst first.
 
-    0 means perfect reconstruction, 1 no better than the column's mean.
+    0 means perfect reconstruction, 1 no better than the column's mean. Columns that do not vary are left out.
 
     :param ax: matplotlib axes to draw on; by default those of a new figure.
     :returns: the axes.
@@ -70,8 +70,9 @@ def column_errors(
     errors = {}
     for name, (x, y) in _pairs(observed, reconstructed).items():
         variance = float(x.var())
-        errors[name] = float(np.square(x - y).mean()) / variance if variance > 0 else math.nan
-    shown = sorted(errors.items(), key=lambda each: -np.nan_to_num(each[1], nan=-1.0))[:_BARS]
+        if variance > 0:
+            errors[name] = float(np.square(x - y).mean()) / variance
+    shown = sorted(errors.items(), key=lambda each: -each[1])[:_BARS]
     left_out = f"; the worst {_BARS} of {len(errors)} columns" if len(errors) > _BARS else ""
     axes = axes_of(ax, 6.4, 0.24 * len(shown) + 1.3, f"{title or 'Test rows'}{left_out}")
     places = np.arange(len(shown))[::-1]
@@ -79,6 +80,8 @@ def column_errors(
     axes.set_yticks(places, labels=[_short(name) for name, _ in shown], fontsize=FONT_SIZE - 1)
     axes.axvline(1, color="0.5", linewidth=1)
     axes.set_xlim(left=0)
+    if not shown:
+        axes.text(0.5, 0.5, "no column varies in these rows", ha="center", transform=axes.transAxes)
     axes.set_xlabel("squared error / variance of the column (1: no better than its mean)", fontsize=FONT_SIZE)
     return axes
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pyro_dvae.errors import DataError, InputError
 from pyro_dvae.rows.source import InMemory, Rows, Source, gaps_are_allowed, require_finite
+from pyro_dvae.text import counted
 
 _WIDER = {np.dtype("uint16"): np.int32, np.dtype("uint32"): np.int64, np.dtype("uint64"): np.int64}
 
@@ -153,8 +154,9 @@ def frame_source(argument: str, frame: Any, floats: torch.dtype) -> Source:
     gaps = {name: int(column.isna().sum()) for name, column in columns.items()}
     if any(gaps.values()) and not gaps_are_allowed():
         first = next(name for name, count in gaps.items() if count)
+        total = counted(sum(gaps.values()), "cell is", "cells are")
         raise InputError(
-            f"{argument}: {sum(gaps.values())} cells are missing, {gaps[first]} of them in {first!r}; fill "
+            f"{argument}: {total} missing, {gaps[first]} of them in {first!r}; fill "
             "them or drop their rows (frame.dropna())"
         )
     whole = frame.ndim == 1 and frame.dtype.kind in "iub" and not any(gaps.values())

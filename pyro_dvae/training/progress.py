@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from pyro_dvae.errors import InputError, shown
+from pyro_dvae.text import counted
 from pyro_dvae.training.history import History
 
 if TYPE_CHECKING:
@@ -250,8 +251,8 @@ def _left(seconds: float | None) -> str:
 
 def _heading(history: History, epochs: int, steps: int) -> str:
     behind = f", {len(history.epochs)} done" if history.epochs else ""
-    each = "1 step" if steps == 1 else f"{steps} steps"
-    return f"{epochs} epochs of {each}{behind}; bounds in nats per observation"
+    each = f"{counted(epochs, 'epoch')} of {counted(steps, 'step')}"
+    return f"{each}{behind}; bounds in nats per observation"
 
 
 def _bounds(history: History) -> str:

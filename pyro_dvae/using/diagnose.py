@@ -77,8 +77,7 @@ def diagnose(
       difference; if they do not exist, the bound itself is judged. Its ``value`` is the difference.
     - **approximation gap**: log p(x) minus the bound of the best Gaussian of each row (or of the guide, if
       that is better).
-    - **amortisation gap**: the bound of that Gaussian minus the encoder's
-      (:func:`~pyro_dvae.inference_gaps`).
+    - **amortisation gap**: that bound minus the encoder's (:func:`~pyro_dvae.inference_gaps`).
     - **Pareto k**: share of rows with unreliable importance weights; good up to 1 %.
     - **active units**: latents that depend on the data; good if they are at least half.
     - **calibration**: share of hidden cells within the central interval of their draws given the other cells

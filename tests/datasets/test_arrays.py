@@ -251,6 +251,7 @@ NAN[4, 7], NAN[9, 2] = np.nan, np.inf
         ("x.npz", npz(train=UNIT, val=UNIT, test=UNIT, test_labels=np.arange(3)), r"int64 tensor \[30\]"),
         ("x.npz", npz(train=UNIT, val=UNIT, test=UNIT, test_labels=UNIT), "test labels: expected whole"),
         ("x.npz", npz(a=UNIT, labels=np.arange(3)), "expected 30 labels, one for each row, got 3"),
+        ("x.npz", npz(a=UNIT, y=np.arange(29)), "expected 30 labels, one for each row, got 29"),
         ("x.npz", npz(a=UNIT, labels=np.array(["a"] * 30)), r"x\.npz, labels: expected whole numbers"),
     ],
 )

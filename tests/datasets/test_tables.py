@@ -125,14 +125,23 @@ MANY = "name,x\n" + "".join(f"n{n},{n / 7}\n" for n in range(12))
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
-        ("", {}, "cannot be read as .csv"),
-        ("a,b\n", {}, "cannot be read as .csv"),
+        ("", {}, "it is empty"),
+        ("\n \n", {}, "it is empty"),
+        ("a,b\n", {}, "it holds a line of names, and no rows"),
+        (",a,b\n0,1.5,2\n1,2.5,3\n2,0,0\n", {}, "column 0 .* has no name; .*index=False"),
+        ("a,b,\n0,1.5,\n1,2.5,\n", {}, "column 2 .* has no name"),
+        ("a;b\n0,5;1\n1,5;0\n", {}, "separated by ';', expected ','; save it so"),
+        ("0;1\n1;0\n0;1\n", {}, "separated by ';', expected ','"),
+        ("a\tb\n0\t1\n", {}, r"separated by '\\t', expected ','; name it \.tsv"),
+        ("größe\n1\n".encode("latin-1"), {}, "it is not UTF-8 text"),
+        ("a\n1\n".encode("utf-16"), {}, "it is not UTF-8 text"),
+        ("a,b\n0.5,1\n1.5,2\n2.5,3\n", {"label_column": "a"}, "'a' holds numbers that are not whole"),
         ("0,1\n1,0\n0,1,1\n", {}, "cannot be read as .csv .*line 3"),
-        ("a,b,c\n0,1\n1,0\n0,0\n", {}, "3 names for 2 columns"),
+        ("a,b,c\n0,1\n1,0\n0,0\n", {}, "its first line has 3 cells, the next 2"),
         ("a,a\n0,1\n1,0\n0,0\n", {}, "two columns are named 'a'"),
         ("a,b\n0,1\n1,x\n0,0\n", {}, r"column 'b' holds numbers, but in row 1 .* 'x'; correct it"),
-        ("a,b\n0,1.5\n1,\n0,0.2\n", {}, r"1 cells are missing or not finite \(1 in 'b'\); fill them"),
-        ("a,b\n0,1.5\n1,inf\n0,0.2\n", {}, r"1 cells are missing or not finite \(1 in 'b'\)"),
+        ("a,b\n0,1.5\n1,\n0,0.2\n", {}, r"1 cell is missing or not finite \(1 in 'b'\); fill them"),
+        ("a,b\n0,1.5\n1,inf\n0,0.2\n", {}, r"1 cell is missing or not finite \(1 in 'b'\)"),
         ("a,b\n0,?\n1,NA\n0,0.2\n", {}, r"2 cells are missing or not finite \(2 in 'b'\)"),
         (MANY, {}, r"'name' has 12 different texts in 12 rows; leave it out \(--drop\)"),
         (MANY, {"columns": ["name", "y"]}, "there is no column 'y'; it has name, x"),
@@ -142,7 +151,7 @@ MANY = "name,x\n" + "".join(f"n{n},{n / 7}\n" for n in range(12))
         ("a,b\n1.5,200\n2,3\n5,4\n", {"scale": "bytes"}, "--scale bytes is for whole numbers from 0 to 255"),
         ("0,1\n", {}, "at least 3 rows"),
         ("a,b\n0.5,x\n1,x\n0,x\n", {}, "column 'b' has 'x' in all rows; leave it out"),
-        (b"\xff\xfe\x00\x01", {}, "cannot be read as .csv"),
+        (b"\xff\xfe\x00\x01", {}, "it is not UTF-8 text"),
     ],
 )
 def test_a_bad_table_is_refused_in_one_line(tmp_path, text, options, message):
@@ -150,6 +159,12 @@ def test_a_bad_table_is_refused_in_one_line(tmp_path, text, options, message):
         load(tmp_path, text, **options)
     assert "\n" not in str(error.value)
     assert "x.csv" in str(error.value)
+
+
+def test_columns_that_do_not_vary_are_named(tmp_path):
+    text = "a,b,c\n" + "".join(f"{n / 3},7.5,{n % 2}\n" for n in range(20))
+    assert load(tmp_path, text).source.endswith("; constant in the training rows: b")
+    assert "constant" not in load(tmp_path, text, drop=["b"]).source
 
 
 def test_numbers_and_whole_numbers_beside_each_other_are_a_table(tmp_path):

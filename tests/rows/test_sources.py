@@ -261,7 +261,7 @@ REFUSED = {
     "texts": (np.array(["a", "b"]), "expected numbers, got an array of <U1"),
     "objects": (np.array([{}, 1], dtype=object), "expected numbers, got an array of object"),
     "masked": (np.ma.masked_equal(np.arange(4.0), 2), "got a masked array; fill its gaps"),
-    "gaps": (GAPS, r"1 cells are missing, 1 of them in 'a'; fill them or drop their rows"),
+    "gaps": (GAPS, r"1 cell is missing, 1 of them in 'a'; fill them or drop their rows"),
     "words": (WORDS, "expected numeric columns, got others: 'kind'; encode them"),
     "no rows": (np.zeros((0, 3)), r"got shape \(0, 3\)"),
     "NaN": (np.array([1.0, np.nan]), "expected finite values, got 1 NaN"),

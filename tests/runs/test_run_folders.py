@@ -17,7 +17,9 @@ from safetensors.torch import load_file as load_tensors
 
 from pyro_dvae.checkpoint import load_checkpoint, save_checkpoint
 from pyro_dvae.cli import main
+from pyro_dvae.datasets import load_dataset as load
 from pyro_dvae.errors import InputError
+from pyro_dvae.jobs import asked as asked_data
 from pyro_dvae.ownership import own
 
 TINY = ["--dataset", "digits", "--width", "3", "--latent-size", "2", "--decoder-layers", "1", "--quiet"]
@@ -173,6 +175,26 @@ def test_verify_says_whether_the_bits_are_the_same(run, call):
     state["history"]["first_losses"] = []
     save_checkpoint(run / "checkpoint.safetensors", tensors, state)
     assert "no losses of the first steps" in call("verify", run, code=2).err
+
+
+def test_verify_repeats_the_options_as_they_are_stored(tmp_path, call):
+    rng = np.random.default_rng(0)
+    np.save("x.npy", rng.random((30, 4)))  # by the values: continuous-bernoulli, and another number of epochs
+    given = ["--dataset", "x.npy", "--likelihood", "gaussian", *TINY[2:], "--epochs", "50"]
+    call("train", *given, "--noise-schedule", "linear", "--output", "run")
+    assert "the same bits" in call("verify", "run").out
+    np.save("x.npy", rng.random((30, 4)))
+    assert "x.npy has the size of the run's data, but different values" in call("verify", "run", code=2).err
+
+
+def test_verify_loads_a_set_that_stood_in_by_its_own_name(run, call, monkeypatch):
+    config = json.loads((run / "config.json").read_text())
+    config["options"]["dataset"], config["data"]["substituted_for"] = None, "mnist"
+    (run / "config.json").write_text(json.dumps(config))
+    asked = []
+    monkeypatch.setattr(asked_data, "load_dataset", lambda name, *a, **k: asked.append(name) or load(name))
+    assert "the same bits" in call("verify", run).out
+    assert asked == ["digits"]
 
 
 # What others wrote

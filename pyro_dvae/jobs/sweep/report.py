@@ -13,6 +13,7 @@ import optuna
 from matplotlib.colors import Normalize
 from optuna.trial import FrozenTrial, TrialState
 
+from pyro_dvae.evaluation.estimates import plus_minus
 from pyro_dvae.files import write_atomically
 from pyro_dvae.jobs.folder import RESULTS, read_results
 from pyro_dvae.jobs.sweep.space import Dimension
@@ -49,7 +50,7 @@ def write(made: Sweep, study: optuna.Study) -> str:
     for number in tested:
         found = (read_results(made.trial_folder(number)) or {}).get("test_bound")
         if found:
-            shown = f"{found['mean']:.2f} ± {found['standard_error']:.2f} nats"
+            shown = f"{plus_minus(found['mean'], found['standard_error'], 2)} nats"
             lines.append(f"trial {number} on the test data: {shown}, in {made.trial_folder(number)}")
     if len(tested) > 1:
         lines.append(f"the test data were used {len(tested)} times, as trials were added to a finished sweep")

@@ -7,6 +7,7 @@ import pkgutil
 from collections.abc import Iterable
 
 from pyro_dvae.jobs.experiments.declaration import Experiment
+from pyro_dvae.text import labelled
 
 
 def in_words(seconds: float) -> str:
@@ -42,14 +43,12 @@ def experiment(name: str) -> Experiment:
 
 def listed() -> str:
     """Return two lines for each experiment (what it is; its size, what it took), and one on the times."""
-    lines = []
+    rows = []
     for each in experiments().values():
         runs = len(each.cases) * each.seeds
         took = f"about {in_words(3600 * each.core_hours)} of one core" if each.core_hours else "not timed"
-        lines.append(f"{each.name:<22}{each.title} ({each.source})")
+        rows.append((each.name, f"{each.title} ({each.source})"))
         epochs = span(case.options.get("epochs", each.epochs) for case in each.cases)
-        lines.append(f"{'':<22}{len(each.cases)} cases, {runs} runs of {epochs} epochs, {took}")
-    lines.append(
-        "Times are of the runs in docs/reproduction.md, with --bfloat16; each core takes a run at a time."
-    )
-    return "\n".join(lines)
+        rows.append(("", f"{len(each.cases)} cases, {runs} runs of {epochs} epochs, {took}"))
+    times = "Times are of the runs in docs/reproduction.md, with --bfloat16; each core takes a run at a time."
+    return f"{labelled(rows)}\n{times}"
