@@ -237,6 +237,10 @@ BAD = {
         ["--learn-noise", "--noise-pattern", "mean-image"],
         "noise_pattern: 'mean-image'",
     ),
+    "no schedule": (["--noise-end", "0.2"], "noise_end: it has no effect without --noise-schedule linear or"),
+    "not learned": (["--minimum-noise", "0.2"], "minimum_noise: it has no effect without --learn-noise"),
+    "other noise": (["--noise-kind", "masking", "--salt", "0.2"], "--noise-kind salt-and-pepper"),
+    "no compiler": (["--bfloat16", "--no-compile"], "bfloat16: it has no effect without --compile"),
     "two ways": (["--learn-noise", "--noise-schedule", "linear"], "both scheduled and learned"),
 }
 

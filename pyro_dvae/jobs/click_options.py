@@ -13,7 +13,14 @@ from typing import Any
 import click
 
 from pyro_dvae.errors import InputError
-from pyro_dvae.jobs.options import EXECUTORS, EvaluationOptions, Options, TrainRequest, flag_of
+from pyro_dvae.jobs.options import (
+    EXECUTORS,
+    EvaluationOptions,
+    Options,
+    TrainRequest,
+    flag_of,
+    require_effect,
+)
 
 _NOT_GIVEN = (click.core.ParameterSource.DEFAULT, click.core.ParameterSource.DEFAULT_MAP)
 
@@ -26,7 +33,14 @@ def training_options(command: Callable[[TrainRequest], None]) -> Callable[..., N
             "--resume", type=str, default=None, help="Run folder to continue; --epochs may be larger."
         ),
     ]
-    return _requesting(command, folders)
+
+    @functools.wraps(command)
+    def checked(request: TrainRequest) -> None:
+        if request.resume is None:
+            require_effect(request)
+        command(request)
+
+    return _requesting(checked, folders)
 
 
 def sweep_options(command: Callable[..., None]) -> Callable[..., None]:

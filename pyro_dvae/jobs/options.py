@@ -53,9 +53,12 @@ def _option(
     help_text: str,
     flag: str | None = None,
     within: tuple[int, int] | None = None,
+    only_with: tuple[str, tuple[Any, ...]] | None = None,
     **click_arguments: Any,
 ) -> Any:
+    """Declare an option; it has an effect ``only_with`` some values of another one."""
     metadata = {"help": help_text, "flag": flag, "within": within, "click": click_arguments}
+    metadata["only_with"] = only_with
     return field(default=default, metadata=metadata)
 
 
@@ -67,7 +70,11 @@ class Options:
     noise_kind: str = _option(
         "salt-and-pepper", "Kind of noise.", type=click.Choice(NOISE_KINDS), show_choices=True
     )
-    salt: str = _option("0.5", "Share of salt among replaced pixels, or 'rate' as in the paper's code.")
+    salt: str = _option(
+        "0.5",
+        "Share of salt among replaced pixels, or 'rate' as in the paper's code.",
+        only_with=("noise_kind", ("salt-and-pepper",)),
+    )
     noise_pattern: str = _option(
         "uniform",
         "Noise rate: equal for all pixels, or in proportion to the mean image with --noise as average.",
@@ -78,9 +85,15 @@ class Options:
         "Noise during training: constant, linear to --noise-end, or a step to it halfway.",
         type=click.Choice(NOISE_SCHEDULES),
     )
-    noise_end: float = _option(0.0, "Level at which a linear or step schedule ends.")
+    noise_end: float = _option(
+        0.0,
+        "Level at which a linear or step schedule ends.",
+        only_with=("noise_schedule", ("linear", "step")),
+    )
     learn_noise: bool = _option(False, "Learn the level, starting at --noise.", is_flag=True)
-    minimum_noise: float = _option(0.001, "Lower limit of a learned level.")
+    minimum_noise: float = _option(
+        0.001, "Lower limit of a learned level.", only_with=("learn_noise", (True,))
+    )
     bound: str = _option(
         "dvae",
         "Bound: denoising, the same with closed-form KL, importance-weighted, or semi-implicit.",
@@ -171,7 +184,9 @@ class Options:
         "Record and compile the training step.  [default: in runs of 5,000 steps or more]",
         flag="--compile/--no-compile",
     )
-    bfloat16: bool = _option(False, "Compiled matrix products in bfloat16.", is_flag=True)
+    bfloat16: bool = _option(
+        False, "Compiled matrix products in bfloat16.", is_flag=True, only_with=("compiled", (None, True))
+    )
     importance_samples: int = _option(
         200, "Samples for the final importance-weighted bound; 0 omits it.", within=(0, LARGE)
     )
@@ -264,6 +279,18 @@ class TrainRequest:
     output: str | None
     resume: str | None
     quiet: bool
+
+
+def require_effect(request: TrainRequest) -> None:
+    """Refuse an option that was given and changes nothing, since it belongs to another one that was not."""
+    fields = {each.name: each for each in dataclasses.fields(request.options)}
+    for name, entry in fields.items():
+        other, values = entry.metadata["only_with"] or (name, (getattr(request.options, name),))
+        changed = name in request.given and getattr(request.options, name) != entry.default
+        if changed and getattr(request.options, other) not in values:
+            flag = flag_of(fields[other]).split("/")[0]
+            needed = [flag if value is True else f"{flag} {value}" for value in values if value is not None]
+            raise InputError(f"{name}: it has no effect without {' or '.join(needed)}")
 
 
 def flag_of(entry: Any) -> str:

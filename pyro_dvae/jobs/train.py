@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pyro
+import torch
+from pyro import poutine
 
 from pyro_dvae.bounds import DenoisingELBO
 from pyro_dvae.distributed import Ranks, join
@@ -30,8 +32,11 @@ from pyro_dvae.jobs.parts import (
     require_memory,
     training_settings,
 )
+from pyro_dvae.models import DVAE
 from pyro_dvae.ownership import own
+from pyro_dvae.programs.support import InSupport
 from pyro_dvae.random_state import forked
+from pyro_dvae.rows import Data
 from pyro_dvae.text import show, to_stderr
 from pyro_dvae.training import Callback, CSVLog, EarlyStopping, TensorBoard, Trainer
 from pyro_dvae.training.progress import Progress
@@ -76,6 +81,8 @@ class TrainingRun:
         self.encoder = build_encoder(self.options, *shape).to(self.device)
         self.decoder = build_decoder(self.options, *shape, self.data.train).to(self.device)
         self.corruption.to(self.device)
+        if self.options.binarisation == "none":
+            self._require_support()
         self.config = asked.config_of(self.options, self.data, stored)
         self.folder = self._owned(resumed_folder, request.output)
         # Killed before its first checkpoint, a run begins again, and ends as it would have.
@@ -88,6 +95,17 @@ class TrainingRun:
         for line in guessed:
             self.say(line)
         self.say(f"run folder: {self.folder}")
+
+    def _require_support(self) -> None:
+        """Refuse values that the likelihood does not have, before a folder is made."""
+        model = DVAE(self.encoder, self.decoder, self.corruption).model
+        x = self.visit(self.train[:2])
+        support = InSupport("data", x)
+        unvalidated, store = pyro.validation_enabled(False), pyro.get_param_store().scope()
+        with forked(), torch.no_grad(), unvalidated, store, poutine.block(), support:
+            model(x)
+        for part in (self.train, self.validation, self.test):
+            support.require(Data.of_tensors(self.visit(part)))
 
     def _owned(self, resumed: Path | None, output: str | None) -> Path:
         """Return the run folder, which is this process's (with several, that of rank 0) from now on."""

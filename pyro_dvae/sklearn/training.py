@@ -13,6 +13,7 @@ from sklearn.utils import check_random_state
 from torch import Tensor
 
 from pyro_dvae.conditioning import fill_gaps, with_gaps
+from pyro_dvae.conditioning.programs import require_support
 from pyro_dvae.datasets.base import Dataset, permuted_split
 from pyro_dvae.datasets.from_arrays import of_arrays
 from pyro_dvae.datasets.treatment import Content, Treatment
@@ -31,6 +32,7 @@ from pyro_dvae.jobs.parts import (
 )
 from pyro_dvae.models import DVAE
 from pyro_dvae.random_state import forked
+from pyro_dvae.rows import Arguments
 from pyro_dvae.training import Fitted, fit
 
 _SCALES = {"auto": "auto", "gaussian-columns": "standardise", "table": "standardise"}  # others: as they are
@@ -94,6 +96,7 @@ def train(
             build_corruption(options, data.train),
         ).to(device, torch.from_numpy(x[:0]).dtype)
         every = rows_of(scaled.forward(x, device))
+        require_values(dvae.model, every)
         pair = pair_of(dvae.model, dvae.guide, every)
         rows, held = ([part[own] for part in every] for own in (slice(count), slice(count, None)))
 
@@ -125,6 +128,13 @@ def rows_of(x: Tensor) -> tuple[Tensor, ...]:
 def pair_of(model: Any, guide: Any, rows: tuple[Tensor, ...]) -> tuple[Any, Any]:
     """Return the pair that takes such rows."""
     return with_gaps(model, guide) if len(rows) == 2 else (model, guide)
+
+
+def require_values(model: Any, rows: tuple[Tensor, ...]) -> None:
+    """Refuse observed cells outside the support of the model's likelihood."""
+    seen = rows[1] if len(rows) == 2 else torch.ones_like(rows[0], dtype=torch.bool)
+    with forked(), pyro.get_param_store().scope():
+        require_support(model, Arguments((rows[0], seen)))
 
 
 def _dataset(x: np.ndarray, count: int, scale: str) -> Dataset:

@@ -22,7 +22,7 @@ from pyro_dvae.jobs.options import Options
 from pyro_dvae.models import LatentVariableModel
 from pyro_dvae.priors import StandardNormal
 from pyro_dvae.random_state import forked
-from pyro_dvae.sklearn.training import FLOATS, pair_of, rows_of, seed_of, train
+from pyro_dvae.sklearn.training import FLOATS, pair_of, require_values, rows_of, seed_of, train
 
 _LATENTS_AT_ONCE = 20_000  # inputs of the decoder, while rows are scored
 
@@ -152,6 +152,7 @@ class DenoisingVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         rows = self._scaled_rows(x)
         own, trained_guide = self._trained()
         model = LatentVariableModel(own.decoder, _SharedPrior(own.latent_size))
+        require_values(model, rows)
         model, guide = pair_of(model, _SharedGuide(trained_guide), rows)
         size = max(1, _LATENTS_AT_ONCE // self.num_samples)
         from_prior = self.num_samples // 4  # a row with many gaps has nearly the prior as its posterior

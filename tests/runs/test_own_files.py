@@ -132,6 +132,26 @@ def test_grey_values_are_binarised_only_when_asked(call):
     assert config("given")["options"]["likelihood"] == "gaussian"
 
 
+@pytest.mark.parametrize("likelihood", ["poisson", "bernoulli", "continuous-bernoulli"])
+def test_values_without_a_probability_are_refused_before_a_folder_is_made(call, likelihood):
+    rows = RNG.integers(0, 2, (50, 3)).astype(float)
+    rows[-1, 0] = -2
+    np.save("rows.npy", rows)
+    options = ["--scale", "none", "--likelihood", likelihood, *SMALL]
+    printed = call("train", "--dataset", "rows.npy", *options, "--output", "run", code=2)
+    assert "support of the likelihood" in printed.err
+    assert "got values from -2 to 1" in printed.err
+    assert not Path("run").exists()
+
+
+def test_a_single_row_has_no_standard_error(call):
+    np.save("rows.npy", RNG.random((3, 4)))
+    printed = call("train", "--dataset", "rows.npy", *SMALL, "--output", "run")
+    assert "± n/a nats" in printed.out
+    assert json.loads(Path("run/results.json").read_text())["test_bound"]["standard_error"] is None
+    assert "± n/a nats" in call("info", "run").out
+
+
 def test_options_for_files_are_refused_of_named_data(call):
     printed = call("train", "--dataset", "digits", "--scale", "bytes", *SMALL, code=2)
     assert "only for your own files" in printed.err

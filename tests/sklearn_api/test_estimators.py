@@ -213,3 +213,14 @@ def test_other_missing_values():
         DenoisingImputer(missing_values=-1).fit(GAPS)
     empty = np.full((3, 2), np.nan)
     assert DenoisingImputer(keep_empty_features=True).fit_transform(empty).tolist() == [[0.0, 0.0]] * 3
+
+
+def test_values_outside_the_support_are_refused():
+    rows = np.random.default_rng(0).integers(0, 2, (300, 3)).astype(float)
+    vae = DenoisingVAE(n_components=2, likelihood="bernoulli", epochs=1, random_state=0).fit(rows)
+    for gaps in (False, True):
+        odd = rows.copy()
+        odd[-1, 0], odd[0, 1] = 1.5, np.nan if gaps else 0.0
+        for call in (vae.score_samples, vae.fit):
+            with pytest.raises(InputError, match=r"\(values from 0 to 1\), got values from 0 to 1\.5"):
+                call(odd)
