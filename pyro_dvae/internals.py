@@ -105,6 +105,11 @@ def place_parameter(module: nn.Module, name: str, value: Tensor | None) -> None:
     module.get_submodule(owner)._parameters[leaf] = value  # type: ignore[assignment]
 
 
+def version(tensor: Tensor) -> int:
+    """Return how often a tensor, or another view of its memory, has been changed in place."""
+    return int(tensor._version)
+
+
 def mask_of(distribution: Any) -> bool | Tensor:
     """Return the mask of Pyro's ``MaskedDistribution``."""
     mask: bool | Tensor = distribution._mask

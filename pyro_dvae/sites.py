@@ -88,12 +88,14 @@ class Auxiliary(dist.TorchDistribution):
         return Auxiliary(self.base_dist.expand(batch_shape), clean)
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's signature
-        """Draw values of shape ``sample_shape + batch_shape + event_shape``."""
-        return self.base_dist(sample_shape)
+        """Draw values of shape ``sample_shape + batch_shape + event_shape``, in memory of their own."""
+        value: Tensor = self.base_dist(sample_shape)
+        # A guide may change its input in place, and without noise that would be the data.
+        return value.clone() if is_point(self.base_dist) else value
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
-        """Draw values of shape ``sample_shape + batch_shape + event_shape``."""
-        return self.base_dist(sample_shape)
+        """Draw values of shape ``sample_shape + batch_shape + event_shape``, in memory of their own."""
+        return self.rsample(sample_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return zeros of the batch shape (nats)."""
@@ -157,6 +159,19 @@ def auxiliary(name: str, fn: dist.TorchDistribution, clean: Tensor | None = None
     checks.instance("fn", fn, TorchDistributionMixin, "a distribution of Pyro")
     checks.optional(checks.dense, "clean", clean)
     return pyro.sample(name, Auxiliary(fn, clean), infer={"is_auxiliary": True})
+
+
+def layers(distribution: Any) -> list[Any]:
+    """Return a distribution and those that it is made of, one inside the other."""
+    found = [distribution]
+    while hasattr(found[-1], "base_dist"):
+        found.append(found[-1].base_dist)
+    return found
+
+
+def is_point(distribution: Any) -> bool:
+    """Whether a distribution is a ``Delta``, however it is wrapped."""
+    return any(isinstance(each, dist.Delta) for each in layers(distribution))
 
 
 def is_uncounted(site: dict[str, Any]) -> bool:

@@ -175,6 +175,13 @@ def test_any_tensor_takes_the_place_of_a_parameter():
     assert torch.equal(outer(torch.ones(1, 2)), torch.full((1, 3), 4.0))
 
 
+def test_a_tensor_counts_its_changes():
+    tensor = torch.zeros(3)
+    before = internals.version(tensor)
+    tensor[:1].add_(1)
+    assert internals.version(tensor) == before + 1
+
+
 def test_what_distributions_hold():
     mask = torch.tensor([True, False])
     assert internals.mask_of(dist.Normal(torch.zeros(2), 1.0).mask(mask)) is mask

@@ -9,7 +9,7 @@ from torch import Tensor
 from pyro_dvae.bounds.score import has_score
 from pyro_dvae.errors import InputError
 from pyro_dvae.programs.draws import Draws, same
-from pyro_dvae.programs.leaves import is_point, layers
+from pyro_dvae.sites import is_point, layers
 
 
 def total_derivative_surrogate(

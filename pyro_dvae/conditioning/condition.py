@@ -22,6 +22,7 @@ from pyro_dvae.conditioning.programs import (
     Program,
     cells,
     fill_gaps,
+    refuse_readers,
     require_support,
     together,
 )
@@ -119,7 +120,10 @@ def condition(
     start = start_seed(seed)
     checks.optional(checks.program, "mask_model", mask_model)
     programs = GapModel(model, mask_model), GapGuide(guide, pass_mask, mask_model)
-    with torch.no_grad(), evaluation_mode(*programs, rows[:2]), calling("model, guide, data"):
+    if not bool(seen.all()):
+        with calling("model, data"):
+            refuse_readers(programs[0], rows[:2], ~seen.all(0))
+    with torch.no_grad(), evaluation_mode(*programs, rows[:2]):
         require_support(model, rows[:])
         exact = enumerated(programs[0], rows, max_plate_nesting)
         engine: _Engine | _Exact
@@ -254,15 +258,26 @@ def _completed(
     """
     x, seen, *others = rows.rows
     whole = Arguments((torch.where(seen, x, torch.nan), *others), rows.kwargs)
-    completing = Completing(by_noise=NOISE in structure.latents)
-    AnnealedPrograms(model, None, whole, structure, {}).run(model, latents, completing)
+    gaps = ~seen.flatten()
     draws = x.expand(count, *x.shape).flatten(1).clone()
     means = draws.to(torch.float64, copy=True)
+    if not bool(gaps.any()):
+        return draws[:, gaps], means[:, gaps]
+    completing = Completing((count, *[1] * structure.nesting), by_noise=NOISE in structure.latents)
+    AnnealedPrograms(model, None, whole, structure, {}).run(model, latents, completing)
+    times = torch.zeros_like(gaps, dtype=torch.long)
     for name, position in cells(model, whole).items():
-        flat, shape = position.flatten(), (count, *position.shape)
-        draws[:, flat] = completing.draws[name].expand(shape).flatten(1).to(draws)
-        means[:, flat] = completing.means[name].expand(shape).flatten(1).double()
-    gaps = ~seen.flatten()
+        flat, here = position.flatten(), position.flatten() >= 0
+        draws[:, flat[here]] = completing.draws[name].reshape(count, -1)[:, here].to(draws)
+        means[:, flat[here]] = completing.means[name].reshape(count, -1)[:, here].double()
+        times.index_add_(0, flat[here], torch.ones_like(flat[here]))
+    if bool((times[gaps] != 1).any()):
+        first = int((gaps & (times != 1)).nonzero()[0])
+        raise InputError(
+            "model: a missing cell is drawn from the site that observes it, and cell "
+            f"{first % x[0].numel()} of a row is observed {int(times[first])} times; observe it once, or "
+            "leave it out of the data with gaps (model(x, c))"
+        )
     return draws[:, gaps], means[:, gaps]
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.annealing.density import AnnealedPrograms
 from pyro_dvae.evaluation.annealing.scoring import GivenScores
-from pyro_dvae.evaluation.annealing.structure import Structure, inspect
+from pyro_dvae.evaluation.annealing.structure import ProperLatents, Structure, inspect
 from pyro_dvae.programs.plates import is_deterministic
 from pyro_dvae.random_state import forked
 from pyro_dvae.rows import Arguments, Data
@@ -33,7 +33,7 @@ def enumerated(model: Program, given: Data, nesting: int | float) -> Enumerated 
     """
     rows = given[:2]
     with forked(), poutine.block():
-        trace = poutine.trace(model).get_trace(*rows.rows, **rows.kwargs)
+        trace = poutine.trace(ProperLatents()(model)).get_trace(*rows.rows, **rows.kwargs)
     latents = {
         name: site
         for name, site in trace.nodes.items()

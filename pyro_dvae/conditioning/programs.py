@@ -9,6 +9,7 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions import MaskedDistribution
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
@@ -17,10 +18,13 @@ from pyro_dvae import checks
 from pyro_dvae.conditioning import masks
 from pyro_dvae.conditioning.likelihoods import ObservedCells, drawn, expected, inside
 from pyro_dvae.errors import InputError
+from pyro_dvae.evaluation.annealing.structure import ProperLatents
+from pyro_dvae.internals import mask_of
 from pyro_dvae.programs.plates import is_deterministic
 from pyro_dvae.programs.support import InSupport
 from pyro_dvae.random_state import forked
 from pyro_dvae.rows import Arguments, Data, InMemory, gaps_allowed, source_of
+from pyro_dvae.sites import layers
 
 Program = Callable[..., Any]
 
@@ -154,22 +158,28 @@ class _Observing(Messenger):
             msg["fn"] = ObservedCells(fn, seen)
             msg["value"] = torch.where(seen, value, inside(fn).to(value))
 
+    def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
+        if isinstance(msg["fn"], ObservedCells):  # what the model goes on with is not there either
+            msg["value"] = torch.where(msg["fn"].seen, msg["value"], torch.nan)
+
 
 class Completing(Messenger):
     """Completes the observed sites of a model at given latents: ``draws`` and ``means`` by site.
 
+    :param shape: batch shape of the draws, which a site that does not depend on the latents takes, too.
     :param by_noise: missing cells are given by a latent, as where there is a model of the mask.
     """
 
-    def __init__(self, by_noise: bool = False) -> None:
+    def __init__(self, shape: tuple[int, ...] = (), by_noise: bool = False) -> None:
         super().__init__()
-        self.by_noise = by_noise
+        self.shape, self.by_noise = shape, by_noise
         self.draws: dict[str, Tensor] = {}
         self.means: dict[str, Tensor] = {}
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
         if _is_observation(msg):
             fn, name = msg["fn"], msg["name"]
+            fn = fn.expand(torch.broadcast_shapes(fn.batch_shape, self.shape))
             value = msg["value"].expand(fn.batch_shape + fn.event_shape)
             seen = ~value.isnan()
             filled = torch.where(seen, value, inside(fn).to(value))
@@ -179,6 +189,10 @@ class Completing(Messenger):
                 self.draws[name] = drawn(fn, filled, seen)
                 self.means[name] = expected(fn, filled, seen)
             msg["fn"], msg["value"] = ObservedCells(fn, seen), filled
+
+    def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
+        if isinstance(msg["fn"], ObservedCells):
+            msg["value"] = torch.where(msg["fn"].seen, msg["value"], torch.nan)
 
 
 def _is_observation(msg: dict[str, Any]) -> bool:
@@ -192,10 +206,64 @@ class _Values(Messenger):
     def __init__(self) -> None:
         super().__init__()
         self.found: dict[str, Tensor] = {}
+        self.counted: dict[str, Tensor] = {}
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
         if msg["is_observed"] and not site_is_subsample(msg) and not is_deterministic(msg):
-            self.found[msg["name"]] = msg["value"]
+            shape = torch.broadcast_shapes(msg["value"].shape, msg["fn"].shape())
+            self.found[msg["name"]] = msg["value"].expand(shape)
+            self.counted[msg["name"]] = _counted(msg).to(msg["value"].device).expand(shape)
+
+
+def _counted(msg: dict[str, Any]) -> Tensor:
+    """Return which cells of a site its masks leave in."""
+    fn, found = msg["fn"], torch.ones((), dtype=torch.bool)
+    masked = [(mask_of(each), each.event_dim) for each in layers(fn) if isinstance(each, MaskedDistribution)]
+    for mask, event_dim in [(msg["mask"], fn.event_dim), *masked]:
+        if mask is not None:
+            kept = torch.as_tensor(mask)
+            found = found & kept.reshape(kept.shape + (1,) * event_dim)
+    return found
+
+
+@torch.no_grad()
+def refuse_readers(model: Program, few: Arguments, missing: Tensor) -> None:
+    """Refuse a model in which a density depends on missing cells: it is not known there.
+
+    :param model: a model of rows with gaps, called with the filled rows and what is observed.
+    :param few: its arguments for a few rows.
+    :param missing: which cells of a row are missing somewhere.
+    :raises InputError: naming the site.
+    """
+    x, seen, *others = few.rows
+    whole = _without_density(model, Arguments((x, torch.ones_like(seen), *others), few.kwargs))
+    reason = "reads"
+    try:
+        blank = _without_density(model, Arguments((x, ~missing.expand_as(seen), *others), few.kwargs))
+    except Exception as error:
+        blank, reason = ["..."], f"fails ({str(error).splitlines()[0] if str(error) else error!r}) on"
+    for name in blank:
+        if name not in whole:
+            site = "it" if name == "..." else f"site {name!r}"
+            raise InputError(
+                f"model: {site} {reason} missing cells elsewhere than where it observes them (in a "
+                "likelihood, prior or factor), so rows with gaps have no density; pass what it reads "
+                "as a further argument without gaps (model(x, c)), or fill these cells"
+            )
+
+
+def _without_density(model: Program, rows: Arguments) -> list[str]:
+    """Return the names of sites with a density of NaN."""
+    with forked(), poutine.block(), pyro.validation_enabled(False):
+        trace = rows.call(poutine.trace(ProperLatents()(model)).get_trace)
+        found = []
+        for name, site in poutine.util.prune_subsample_sites(trace).nodes.items():
+            if site["type"] == "sample":
+                fn = site["fn"]
+                fn = fn.base_dist if isinstance(fn, ObservedCells) else fn
+                if bool(fn.log_prob(site["value"]).isnan().any()):
+                    found.append(name)
+        return found
 
 
 @torch.no_grad()
@@ -217,29 +285,33 @@ def require_support(model: Program, rows: Arguments) -> None:
 def cells(model: Program, rows: Arguments) -> dict[str, Tensor]:
     """Return, for each observed site of a model, which cells of the data it observes.
 
-    The model runs on the numbers of the cells, counted forwards and backwards, in place of their values.
+    The model runs on two numberings of the cells in place of their values.
 
-    :returns: positions in the flattened rows, of the shape of the site's value.
+    :returns: positions in the flattened rows, of the shape of the site's value; -1 where it is masked.
     :raises InputError: a site observes something else than cells of the data, or no site observes any.
     """
     count = rows.x.numel()
     numbers = torch.arange(count, dtype=torch.float64).reshape(rows.x.shape).to(rows.x.device)
     values = []
-    for each in (numbers, count - 1 - numbers):
-        with forked(), poutine.block(), pyro.validation_enabled(False), _Values() as sites:
+    for each in (numbers, 2 * count - numbers):
+        with forked(), poutine.block(), pyro.validation_enabled(False), ProperLatents(), _Values() as sites:
             rows.of(each.to(rows.x.dtype)).call(model)
         values.append(sites.found)
+        counted = sites.counted
     found = {}
     for name, first in values[0].items():
         second = values[1][name]
         if torch.equal(first, second):
             continue
-        if not first.is_floating_point() or not bool((first.double() + second.double() == count - 1).all()):
+        if not first.is_floating_point() or not bool((first.double() + second.double() == 2 * count).all()):
             raise InputError(
                 f"model: site {name!r} observes a function of the data, not their cells as they are; give "
                 "the model what it observes as data"
             )
-        found[name] = first.long()
+        found[name] = torch.where(counted[name], first.long(), -1)
     if not found:
-        raise InputError("model: expected an observed site of cells of the data, got none")
+        raise InputError(
+            "model: expected an observed site of cells of the first data argument, got none; put what the "
+            "model observes first (model(x, c))"
+        )
     return found

@@ -18,7 +18,15 @@ from pyro_dvae import checks
 from pyro_dvae.calling import calling
 from pyro_dvae.conditioning.condition import condition
 from pyro_dvae.conditioning.gaps import measured
-from pyro_dvae.conditioning.programs import Completing, Program, cells, table_rows, together
+from pyro_dvae.conditioning.programs import (
+    Completing,
+    GapModel,
+    Program,
+    cells,
+    refuse_readers,
+    table_rows,
+    together,
+)
 from pyro_dvae.conditioning.result import Completions
 from pyro_dvae.errors import InputError, shown
 from pyro_dvae.evaluation.estimates import evaluation_mode
@@ -26,7 +34,7 @@ from pyro_dvae.evaluation.measures.passes import rows_within
 from pyro_dvae.evaluation.refinement.settings import Refinement
 from pyro_dvae.programs.parameters import float_type
 from pyro_dvae.random_state import derived_seed, forked
-from pyro_dvae.rows import Data, gaps_allowed, source_of
+from pyro_dvae.rows import Arguments, Data, gaps_allowed, source_of
 
 FILLS = ("mean", "median", "mode", "draw")
 METHODS = ("likelihood", "regret", "reconstruction")
@@ -200,7 +208,7 @@ def anomaly_score(
         return found["diagonal"] - found["encoder"]
     if method == "reconstruction":
         squares = _squared_errors(model, guide, data, args, num_samples, seed, memory, options)
-        return squares if by == "column" else squares.flatten(1).sum(1)
+        return squares if by == "column" else squares.flatten(1).nansum(1)
 
     floats = float_type(model, guide)
 
@@ -278,6 +286,9 @@ def _squared_errors(
             rows = given[first : first + size]
             hidden = rows.of(torch.full_like(rows.x, math.nan))
             places = cells(model, rows)
+            every = torch.ones_like(rows.x, dtype=torch.bool)
+            few = Arguments((rows.x, every, *rows.rows[1:]), rows.kwargs)
+            refuse_readers(GapModel(model), few, every)
             total = torch.zeros(rows.x.shape, dtype=torch.float64, device=rows.x.device)
             with forked(None if seed is None else derived_seed(seed, "reconstruction", first)):
                 for _ in range(min(num, _RECONSTRUCTIONS)):
@@ -286,11 +297,10 @@ def _squared_errors(
                     completing = Completing()
                     with poutine.block(), poutine.replay(trace=latents.trace), completing:
                         hidden.call(model)
-                    mean = rows.x.double().clone().flatten()
+                    mean = torch.full_like(rows.x, math.nan, dtype=torch.float64).flatten()
                     for name, position in places.items():
-                        mean[position.flatten()] = (
-                            completing.means[name].expand_as(position).double().flatten()
-                        )
+                        found_here = completing.means[name].expand_as(position).double()
+                        mean[position[position >= 0]] = found_here[position >= 0]
                     total += (mean.reshape(rows.x.shape) - rows.x.double()).square()
             found.append(total.cpu() / min(num, _RECONSTRUCTIONS))
     return torch.cat(found)

@@ -61,7 +61,8 @@ def evaluation_mode(
     """Put the modules of a model and a guide in evaluation mode; restore their modes afterwards.
 
     Dropout would change results at random, and batch normalisation would make them depend on other rows and
-    on earlier calls. One run on ``rows``, without side effects, finds the modules.
+    on earlier calls. One run on ``rows``, without side effects, finds the modules. What the programs raise
+    meanwhile is named in one line.
 
     :param observed: all rows, if the likelihood is to be evaluated at them.
     :raises InputError: values of ``observed`` lie outside the support of the likelihood.
@@ -76,7 +77,7 @@ def evaluation_mode(
     trained = discover(model, guide, run, required=False, data={"data": rows.x})
     if observed is not None:
         support.require(observed)
-    with trained.evaluating():
+    with trained.evaluating(), calling("model, guide, data"):
         yield
 
 

@@ -6,6 +6,7 @@ import copy
 import math
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,6 +22,7 @@ from torch import Tensor
 from pyro_dvae.bounds.mean_field import TraceMeanFieldDenoising_ELBO, closed_form
 from pyro_dvae.bounds.score import has_score
 from pyro_dvae.programs.draws import Draws, Pair
+from pyro_dvae.programs.leaves import NOT_INVERTED
 from pyro_dvae.programs.parameters import discover
 from pyro_dvae.programs.plates import Layout, Subsamples, is_deterministic
 from pyro_dvae.sites import is_uncounted
@@ -107,8 +109,9 @@ def _densities(pair: Pair, given: Trace) -> dict[str, Tensor]:
             trace = poutine.trace(poutine.replay(program, trace=given)).get_trace(*pair.args, **pair.kwargs)
             for name, site in poutine.util.prune_subsample_sites(trace).nodes.items():
                 if site["type"] == "sample":
-                    value = site["fn"].log_prob(site["value"])
-                    found[name] = value if name not in found else found[name] + value
+                    with suppress(*NOT_INVERTED):
+                        value = site["fn"].log_prob(site["value"])
+                        found[name] = value if name not in found else found[name] + value
     return found
 
 

@@ -13,7 +13,7 @@ from pyro.poutine.trace_struct import Trace
 
 from pyro_dvae.errors import InputError
 from pyro_dvae.programs.draws import Draws, Pair
-from pyro_dvae.programs.leaves import Leaves
+from pyro_dvae.programs.leaves import NOT_INVERTED, Leaves, Unchanged
 from pyro_dvae.programs.plates import Layout, Program, Subsamples, data_frames, is_deterministic
 from pyro_dvae.sites import is_uncounted
 
@@ -34,10 +34,20 @@ def draw(
 
     :param with_leaves: let the programs continue with leaves of the graph in place of reparameterised draws.
     """
-    with Subsamples() as subsamples, Leaves() if with_leaves else nullcontext() as leaves, sampled_latents():
-        model_trace, guide_trace = get_importance_trace(
-            "flat", layout.nesting, layout.wrap(model), layout.wrap(guide), args, kwargs
-        )
+    leaving = Leaves() if with_leaves else nullcontext()
+    with Unchanged(), Subsamples() as subsamples, leaving as leaves, sampled_latents():
+        try:
+            model_trace, guide_trace = get_importance_trace(
+                "flat", layout.nesting, layout.wrap(model), layout.wrap(guide), args, kwargs
+            )
+        except NOT_INVERTED as error:
+            if not with_leaves:
+                raise
+            raise InputError(
+                "gradient: it differentiates densities at given latents, and the guide has a flow without an "
+                "inverse, whose density is known at its own draws alone; use gradient='pathwise', or a flow "
+                "with an inverse"
+            ) from error
     found = tuple(leaves.found) if leaves is not None else ()
     draws = Draws(model_trace, guide_trace, layout, subsamples, Pair(model, guide, args, kwargs), found)
     check(draws)

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from pyro.distributions import Delta, Rejector
+from pyro.distributions import Rejector
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.replay_messenger import ReplayMessenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from pyro_dvae.errors import InputError
-from pyro_dvae.sites import is_uncounted
+from pyro_dvae.internals import version
+from pyro_dvae.sites import is_point, is_uncounted, layers
+
+# What flows without an inverse raise at values that they did not draw themselves: planar, radial, neural
+# autoregressive and others of Pyro know the density of their own last draw alone.
+NOT_INVERTED = (KeyError, NotImplementedError)
 
 
 class Leaf(NamedTuple):
@@ -53,14 +59,6 @@ class Leaves(Messenger):
         msg["value"] = leaf
 
 
-def layers(distribution: Any) -> list[Any]:
-    """Return a distribution and those that it is made of, one inside the other."""
-    found = [distribution]
-    while hasattr(found[-1], "base_dist"):
-        found.append(found[-1].base_dist)
-    return found
-
-
 def refuse_rejection(site: dict[str, Any], what: str) -> None:
     """Refuse a latent that is drawn by rejection: its density is known for its own draws alone."""
     if any(isinstance(each, Rejector) for each in layers(site["fn"])):
@@ -70,9 +68,29 @@ def refuse_rejection(site: dict[str, Any], what: str) -> None:
         )
 
 
-def is_point(distribution: Any) -> bool:
-    """Whether a distribution is a ``Delta``, however it is wrapped."""
-    return any(isinstance(each, Delta) for each in layers(distribution))
+class Unchanged(Messenger):
+    """Refuses programs that change the value of a site in place: its density would be of another value.
+
+    A corruption that has no density in the bound may be changed.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[dict[str, Any], Tensor, int]] = []
+
+    def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
+        if isinstance(msg["value"], Tensor) and not site_is_subsample(msg) and get_proxy_mode() is None:
+            self.found.append((msg, msg["value"], version(msg["value"])))
+
+    def __exit__(self, *failure: Any) -> bool | None:
+        ended: bool | None = super().__exit__(*failure)
+        for site, value, before in self.found if failure[0] is None else []:
+            if version(value) != before and not (is_uncounted(site) and site["fn"].has_rsample):
+                raise InputError(
+                    f"model, guide: the value of site {site['name']!r} is changed in place after it is "
+                    "drawn, so its density would be of another; make a new tensor (z * 2, not z.mul_(2))"
+                )
+        return ended
 
 
 class Replay(ReplayMessenger):

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pyro.distributions.torch_distribution import TorchDistributionMixin
+from pyro.distributions.torch_distribution import MaskedDistribution, TorchDistributionMixin
 from pyro.poutine.broadcast_messenger import BroadcastMessenger
 from pyro.poutine.indep_messenger import CondIndepStackFrame, IndepMessenger
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from pyro_dvae.internals import mask_of
 from pyro_dvae.sites import is_uncounted
 
 CORRUPTIONS = "_num_corruptions"
@@ -32,8 +33,9 @@ def varies_over_draws(site: dict[str, Any]) -> bool:
 
 
 def is_deterministic(site: dict[str, Any]) -> bool:
-    """Whether a site is a ``pyro.deterministic``, whose log-density is 0."""
-    return bool(site["infer"].get("_deterministic"))
+    """Whether a site is a ``pyro.deterministic`` or left by ``poutine.reparam``: its log-density is 0."""
+    masked = site["is_observed"] and isinstance(site["fn"], MaskedDistribution)
+    return bool(site["infer"].get("_deterministic")) or (masked and mask_of(site["fn"]) is False)
 
 
 def data_frames(site: dict[str, Any]) -> list[CondIndepStackFrame]:

@@ -16,10 +16,10 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from pyro_dvae.errors import InputError
 from pyro_dvae.programs.drawing import LOOP, refuse_undeclared
 from pyro_dvae.programs.draws import Draws
-from pyro_dvae.programs.leaves import Replay, is_point, refuse_rejection
+from pyro_dvae.programs.leaves import NOT_INVERTED, Replay, refuse_rejection
 from pyro_dvae.programs.plates import REDRAWS, DrawPlate, Layout
 from pyro_dvae.programs.vectorised import naming_draws
-from pyro_dvae.sites import clean_input, is_uncounted
+from pyro_dvae.sites import clean_input, is_point, is_uncounted
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,14 @@ def _replayed(draws: Draws, auxiliary: dict[str, dict[str, Any]]) -> Trace:
 def _traced(draws: Draws, guide: Callable[..., Any]) -> Draws:
     trace = poutine.trace(guide).get_trace(*draws.pair.args, **draws.pair.kwargs)
     trace = poutine.util.prune_subsample_sites(trace)
-    trace.compute_log_prob(lambda _, site: not is_uncounted(site))
+    try:
+        trace.compute_log_prob(lambda _, site: not is_uncounted(site))
+    except NOT_INVERTED as error:
+        raise InputError(
+            "guide: it has a flow without an inverse, whose density is known at its own draws alone, and a "
+            "mixture over corruptions, or a share of draws from the prior, needs it at others; use "
+            "TraceDenoising_ELBO, combine='pooled', proposal='clean', or a flow with an inverse"
+        ) from error
     for site in trace.nodes.values():
         if site["type"] == "sample" and is_uncounted(site):
             site["score_parts"] = site["fn"].score_parts(site["value"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from inspect import signature
 from typing import Any
@@ -23,7 +23,7 @@ from pyro_dvae.errors import InputError
 from pyro_dvae.internals import without_modes
 from pyro_dvae.programs.drawing import LOOP, counts, draw, sampled_latents
 from pyro_dvae.programs.draws import Draws, Pair
-from pyro_dvae.programs.leaves import Replay
+from pyro_dvae.programs.leaves import NOT_INVERTED, Replay
 from pyro_dvae.programs.plates import CORRUPTIONS, PARTICLES, Layout
 from pyro_dvae.random_state import forked
 from pyro_dvae.sites import is_uncounted
@@ -185,8 +185,9 @@ def _densities(traces: tuple[Trace, Trace]) -> dict[tuple[str, str], Tensor]:
     for program, trace in zip(("guide", "model"), traces, strict=True):
         for name, site in trace.nodes.items():
             if site["type"] == "sample" and not site_is_subsample(site) and not is_uncounted(site):
-                value = site["fn"].log_prob(site["value"]).double()
-                found[program, name] = torch.stack([value.sum(), value.abs().sum()])
+                with suppress(*NOT_INVERTED):  # such a site has nothing to be compared with
+                    value = site["fn"].log_prob(site["value"]).double()
+                    found[program, name] = torch.stack([value.sum(), value.abs().sum()])
     return found
 
 

@@ -263,7 +263,7 @@ def _hidden(model: Program, rows: Arguments, share: float, seed: int) -> Tensor:
     """Choose cells [N, ...] that the model observes, in each row at random; leave one where there are two."""
     observed = torch.zeros(rows.x.numel(), dtype=torch.bool)
     for position in cells(model, rows).values():
-        observed[position.flatten().cpu()] = True
+        observed[position[position >= 0].cpu()] = True
     observed = observed.reshape(len(rows), -1)
     generator = torch.Generator().manual_seed(seed)
     order = torch.rand(observed.shape, generator=generator).masked_fill(~observed, 2.0).argsort(1)

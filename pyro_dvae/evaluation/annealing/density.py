@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_dvae.evaluation.annealing.scoring import GivenScores, Held, UnconstrainedScores, total
@@ -56,6 +58,15 @@ class Packing:
         return points
 
 
+class _AnyRows(Messenger):
+    """Lets a plate hold more rows than its size: a block may repeat rows of a small data set."""
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        fn = msg["fn"]
+        if site_is_subsample(msg) and msg["value"] is None and 0 < fn.size < (fn.subsample_size or 0):
+            msg["value"], msg["done"] = torch.arange(fn.subsample_size) % fn.size, True
+
+
 @dataclass(frozen=True)
 class AnnealedPrograms:
     """What defines the densities of a batch.
@@ -80,7 +91,7 @@ class AnnealedPrograms:
 
     def run(self, program: Program, *handlers: Any) -> None:
         """Run a program on the data under handlers, the first one outermost, unseen by those outside."""
-        inner: list[Any] = [Held(self.held)] if self.held else []
+        inner: list[Any] = [_AnyRows(), *([Held(self.held)] if self.held else [])]
         if program is self.guide:
             inner.append(clean_input())
         with ExitStack() as stack:

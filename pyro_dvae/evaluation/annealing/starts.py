@@ -13,9 +13,9 @@ from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.annealing.density import AnnealedPrograms, Density, Packing, Point
 from pyro_dvae.evaluation.annealing.scoring import ChainPlate, Held, Unconstraining
 from pyro_dvae.evaluation.annealing.structure import Program, Structure
-from pyro_dvae.programs.leaves import is_point
 from pyro_dvae.programs.plates import Subsamples
 from pyro_dvae.rows import Arguments
+from pyro_dvae.sites import is_point
 
 
 @torch.no_grad()

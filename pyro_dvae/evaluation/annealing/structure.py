@@ -51,7 +51,7 @@ class ProperLatents(Messenger):
             raise InputError(
                 f"model: latent {msg['name']!r} has an improper prior (ImproperUniform), which has no draws "
                 "to start from and leaves p(x) undefined up to a factor; give it a proper prior, or use "
-                "pyro_dvae.log_likelihood, which draws it from the guide"
+                "pyro_dvae.log_likelihood without refine, which draws it from the guide"
             )
 
 
@@ -155,7 +155,7 @@ def inspect(
     """
     rows = given[:PROBED]
     with forked(), poutine.block(), clean_input(), Subsamples() as subsamples:
-        sites = _sample_sites(model, rows)
+        sites = _sample_sites(ProperLatents()(model), rows)
         guide_sites = [] if guide is None else _sample_sites(guide, rows)
     observed = [site for site in sites if site["is_observed"]]
     latents = [site for site in sites if not site["is_observed"]]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pyro_dvae import checks
+from pyro_dvae.calling import calling
 from pyro_dvae.distributed import Ranks
 from pyro_dvae.distributed.ranks import together
 from pyro_dvae.engine import fast_products
@@ -56,7 +57,12 @@ def better_on_few(
             proposal, max(2, _DRAWS // proposal.strata), 2 if proposal.defensive else 0, nesting, noisy
         )
         with forked(derived_seed(seed, "pilot")):
-            log_weight = programs.log_weights(one, *rows).double()
+            try:
+                log_weight = programs.log_weights(one, *rows).double()
+            except InputError:
+                if proposal is clean:
+                    raise
+                return clean.kind  # a guide whose densities under other corruptions are not known
         found.append(torch.logsumexp(log_weight, 0) - math.log(len(log_weight)))
     gain = found[1] - found[0]
     error = float(gain.std()) / math.sqrt(len(gain)) if len(gain) > 1 else 0.0
@@ -111,8 +117,8 @@ def log_likelihood(
     :param num_samples: S, draws per observation; rounded up to complete passes (see ``num_samples`` of the
         result).
     :param proposal: ``"clean"``, ``"corrupted"`` or ``"mixture"``, see :class:`Proposal`; ``"auto"`` tries
-        the first and the last on a few rows and uses the mixture if its estimate is higher, because a guide
-        trained only on corrupted input may be a bad proposal on clean input.
+        the first and the last on a few rows and uses the mixture if there is one and its estimate is higher,
+        because a guide trained only on corrupted input may be a bad proposal on clean input.
     :param num_corruptions: M of the mixture.
     :param defensive: share of the draws that come from the prior, below 1.
     :param widen: factor of the scale of the guide's latents.
@@ -170,7 +176,7 @@ def log_likelihood(
     if checkpoint is not None:
         path = _own_path(user_path("checkpoint", checkpoint), ranks)
     start = _start(seed, path, ranks)
-    with torch.no_grad(), trained.evaluating(), fast_products():
+    with torch.no_grad(), trained.evaluating(), fast_products(), calling("model, guide, data"):
         refined: RefinedChunks | None = None
         if refinement is not None:
             targets = Targets(model, guide, given, nesting, memory, compile)

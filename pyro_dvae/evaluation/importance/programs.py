@@ -15,13 +15,12 @@ from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.arguments import rows_of, why_shared
 from pyro_dvae.evaluation.importance.proposals import Pass
 from pyro_dvae.programs.draws import Draws
-from pyro_dvae.programs.leaves import is_point
 from pyro_dvae.programs.observations import leave_out_zeros, require_no_rest
 from pyro_dvae.programs.parameters import Trained, discover
 from pyro_dvae.programs.plates import Layout
 from pyro_dvae.programs.support import InSupport
 from pyro_dvae.rows import Data
-from pyro_dvae.sites import Auxiliary
+from pyro_dvae.sites import Auxiliary, is_point
 
 _PROBED = 16  # data of the run that looks at model and guide
 

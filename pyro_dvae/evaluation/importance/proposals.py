@@ -22,10 +22,10 @@ from pyro_dvae.errors import InputError
 from pyro_dvae.internals import mask_of
 from pyro_dvae.programs.drawing import draw, draw_from_prior
 from pyro_dvae.programs.draws import Draws, Pair
-from pyro_dvae.programs.leaves import is_point
 from pyro_dvae.programs.plates import Layout
 from pyro_dvae.programs.rerun import density_of_others, given_corruptions, mixture_density
-from pyro_dvae.sites import clean_input, is_uncounted
+from pyro_dvae.programs.vectorised import naming_draws
+from pyro_dvae.sites import clean_input, is_point, is_uncounted
 
 
 def widened(guide: Callable[..., Any], factor: float) -> Callable[..., Any]:
@@ -197,8 +197,10 @@ class Pass:
         The components of a mixture alternate; draws from the prior come last.
         """
         kind, pair = self.proposal.kind, Pair(model, widened(guide, self.proposal.widen), args, kwargs)
+        layout = self._layout(self.per_stratum)
         with clean_input() if kind == "clean" else nullcontext():
-            draws = draw(pair.model, pair.guide, args, kwargs, self._layout(self.per_stratum))
+            with naming_draws(pair, layout):
+                draws = draw(pair.model, pair.guide, args, kwargs, layout)
             if kind == "mixture":
                 log_q = log_mean_exp(mixture_density(draws).values, (0,))
             else:

@@ -15,8 +15,8 @@ from pyro_dvae.evaluation.annealing.scoring import ChainPlate
 from pyro_dvae.evaluation.annealing.structure import Program
 from pyro_dvae.evaluation.refinement.settings import Refinement
 from pyro_dvae.evaluation.refinement.targets import Targets
-from pyro_dvae.programs.leaves import layers
 from pyro_dvae.rows import Arguments
+from pyro_dvae.sites import layers
 
 _MOMENT_DRAWS = 64  # of a guide that is not a Gaussian in these coordinates
 _LEAST_SCALE = 1e-6

@@ -1,0 +1,215 @@
+"""Conditioning on models as people write them: exact values, or a refusal that says what to do."""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from exact import LinearGaussian
+from pyro import poutine
+from pyro.infer.reparam import LocScaleReparam
+
+import pyro_dvae as dv
+from pyro_dvae.errors import InputError
+
+NAN = math.nan
+PROBLEM = LinearGaussian(data_size=3, latent_size=2)
+ROWS = torch.tensor([[NAN, 0.3, -0.4], [0.5, NAN, NAN], [NAN, NAN, NAN], [1.0, -0.2, 0.1]]).double()
+OPTIONS = {"num_draws": 4000, "num_samples": 2000, "seed": 1, "compile": False}
+
+
+def latents():
+    return pyro.sample("z", dist.Normal(torch.zeros(2).double(), 1.0).to_event(1))
+
+
+def likelihood(z):
+    return dist.Normal(z @ PROBLEM.W.T + PROBLEM.b, PROBLEM.log_s.exp())
+
+
+def in_plate(body):
+    def model(x):
+        with pyro.plate("data", len(x)):
+            body(x)
+
+    return model
+
+
+def row(column: int):
+    """Return a row with a gap in one column."""
+    x = torch.tensor([[0.1, 0.2, 0.3]]).double()
+    x[0, column] = NAN
+    return x
+
+
+def test_cells_that_no_latent_reaches_have_draws_of_their_own():
+    covariance = torch.tensor([[1.0, 0.6], [0.6, 2.0]]).double()
+
+    def body(x):
+        latents()
+        pyro.sample("free", dist.Normal(torch.tensor(2.0).double(), 0.5), obs=x[:, 0])
+        joint = dist.MultivariateNormal(torch.zeros(2).double(), covariance)
+        pyro.sample("pair", joint, obs=x[:, 1:])
+
+    found = dv.condition(in_plate(body), PROBLEM.plain_guide, ROWS, **OPTIONS)
+    draws = found.draws[:, 0, 0]
+    assert abs(draws.mean() - 2) < 5 * 0.5 / math.sqrt(4000)
+    assert abs(draws.std() - 0.5) < 0.03
+    both = torch.cov(found.draws[:, 1, 1:].T)
+    assert torch.allclose(both, covariance, atol=0.2)
+    assert float(found.mean[0, 0]) == 2.0
+
+
+def test_cells_of_a_discrete_model_that_no_latent_reaches_have_draws_of_their_own():
+    def body(x):
+        k = pyro.sample("k", dist.Bernoulli(torch.tensor(0.3).double()))
+        pyro.sample("free", dist.Normal(torch.tensor(2.0).double(), 0.5), obs=x[:, 0])
+        pyro.sample("x", dist.Normal(k[..., None].expand(*k.shape, 2), 1.0).to_event(1), obs=x[:, 1:])
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("k", dist.Bernoulli(torch.full((len(x),), 0.5).double()))
+
+    draws = dv.condition(in_plate(body), guide, ROWS, **OPTIONS).draws[:, 0, 0]
+    assert abs(draws.std() - 0.5) < 0.03
+
+
+def test_a_cell_is_drawn_from_the_site_whose_mask_leaves_it_in():
+    """Two sites share the rows: of those of the first half the other counts nothing, and the reverse."""
+
+    def body(x):
+        z = latents()
+        first = torch.arange(len(x)) < 2
+        with poutine.mask(mask=first):
+            pyro.sample("a", likelihood(z).to_event(1), obs=x)
+        with poutine.mask(mask=~first):
+            pyro.sample("b", dist.Normal(likelihood(z).mean + 100, 1.0).to_event(1), obs=x)
+
+    found = dv.condition(in_plate(body), PROBLEM.plain_guide, ROWS, **OPTIONS)
+    assert found.draws[:, :2].abs().max() < 20
+    assert (found.draws[:, 2] > 80).all()
+
+
+def test_a_reparameterised_model_is_conditioned_on_its_cells():
+    model = poutine.reparam(PROBLEM.model, {"z": LocScaleReparam(0.0)})
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            loc = x @ PROBLEM.A.T
+            pyro.sample("z_decentered", dist.Normal(loc, 0.5).to_event(1))
+
+    found = dv.condition(model, guide, ROWS, **OPTIONS)
+    same = dv.condition(PROBLEM.model, PROBLEM.plain_guide, ROWS, **OPTIONS)
+    assert torch.allclose(found.log_likelihood, same.log_likelihood, atol=0.05)
+    assert torch.allclose(found.mean, same.mean, atol=0.15)
+
+
+def test_a_guide_may_have_more_plates_than_the_model():
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            with pyro.plate("cells", 3, dim=-2):
+                noisy = dv.corrupt("x_tilde", dv.GaussianNoise(0.1), x.T, event_dim=0)
+            pyro.sample("z", dist.Normal(noisy.mT @ PROBLEM.A.T, 0.5).to_event(1))
+
+    with pytest.warns(UserWarning, match="plate statements in guide"):
+        dv.TraceDenoising_ELBO().loss(PROBLEM.model, guide, ROWS[3:])
+    found = dv.condition(PROBLEM.model, guide, ROWS, **OPTIONS)
+    same = dv.condition(PROBLEM.model, PROBLEM.plain_guide, ROWS, **OPTIONS)
+    assert torch.allclose(found.log_likelihood, same.log_likelihood, atol=0.05)
+
+
+def test_a_plate_of_all_rows_is_conditioned_in_blocks_of_more():
+    """A block of the refinement repeats rows; the plate's size is the number of rows in all."""
+
+    def of_all(program):
+        return lambda x: program(x, size=len(ROWS))
+
+    found = dv.condition(of_all(PROBLEM.model), of_all(PROBLEM.guide), ROWS, refine=False, **OPTIONS)
+    exact = PROBLEM.log_evidence(ROWS[3:]).detach()
+    assert float((found.log_likelihood[3] - exact).abs()) < 5 * float(found.standard_error[3]) + 1e-6
+
+
+def test_a_last_chunk_of_a_single_number_is_conditioned():
+    def body(x):
+        z = pyro.sample("z", dist.Normal(torch.zeros(1).double(), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 0.8).to_event(1))
+
+    for x in (torch.tensor([[NAN]]).double(), torch.full((501, 1), NAN).double()):
+        found = dv.condition(in_plate(body), guide, x, num_draws=10, num_samples=50, seed=1, refine=False)
+        assert found.draws.shape == (10, *x.shape)
+        assert found.draws.std() > 0.5
+
+
+def autoregressive(x):
+    z = latents()
+    pyro.sample("x_0", dist.Normal(z[..., 0], 1.0), obs=x[:, 0])
+    pyro.sample("x_1", dist.Normal(x[:, 0] + z[..., 1], 1.0), obs=x[:, 1])
+    pyro.sample("x_2", dist.Normal(x[:, 1], 1.0), obs=x[:, 2])
+
+
+def with_factor(x):
+    pyro.sample("x", likelihood(latents()).to_event(1), obs=x)
+    pyro.factor("penalty", -x.square().sum(-1))
+
+
+def with_prior(x):
+    z = pyro.sample("z", dist.Normal(x[:, :2], 1.0).to_event(1))
+    pyro.sample("x", likelihood(z).to_event(1), obs=x)
+
+
+def read_again(x):
+    y = pyro.sample("x", likelihood(latents()).to_event(1), obs=x)
+    pyro.sample("sum", dist.Normal(y.sum(-1), 1.0), obs=torch.zeros(len(x)).double())
+
+
+READERS = [(autoregressive, "x_1"), (with_factor, "penalty"), (with_prior, "z"), (read_again, "sum")]
+
+
+@pytest.mark.parametrize("validation", [True, False])
+@pytest.mark.parametrize(("body", "site"), READERS)
+def test_a_density_computed_from_missing_cells_is_refused(body, site, validation):
+    model = in_plate(body)
+    with pyro.validation_enabled(validation):
+        with pytest.raises(InputError, match=f"model: site '{site}' reads missing cells elsewhere"):
+            dv.condition(model, PROBLEM.plain_guide, row(0), **OPTIONS)
+        with pytest.raises(InputError, match="reads missing cells elsewhere"):
+            dv.anomaly_score(model, PROBLEM.plain_guide, ROWS[3:], method="reconstruction", seed=1)
+        gaps = dv.with_gaps(model, PROBLEM.plain_guide)
+        if not validation:  # what is missing is NaN wherever a model reads it, and so is its bound
+            with pytest.warns(UserWarning, match="NaN"):
+                assert math.isnan(dv.TraceDenoising_ELBO().loss(*gaps, *dv.fill_gaps(row(0))))
+
+
+def test_an_autoregressive_model_takes_gaps_that_nothing_reads():
+    found = dv.condition(in_plate(autoregressive), PROBLEM.plain_guide, row(2), **OPTIONS)
+    assert abs(float(found.mean[0, 2]) - 0.2) < 1e-6
+    assert abs(float(found.draws[:, 0, 2].std()) - 1) < 0.06
+
+
+def observed(columns, times=1):
+    def body(x):
+        z = latents()
+        for number in range(times):
+            fn = dist.Normal(likelihood(z).mean[..., columns], 1.0).to_event(1)
+            pyro.sample(f"x_{number}", fn, obs=x[:, columns])
+
+    return in_plate(body)
+
+
+@pytest.mark.parametrize(("columns", "times"), [((1, 2), 0), ((0, 1, 2), 2)])
+def test_a_missing_cell_is_observed_once(columns, times):
+    model = observed(list(columns), max(times, 1))
+    with pytest.raises(InputError, match=f"cell 0 of a row is observed {times} times"):
+        dv.condition(model, PROBLEM.plain_guide, row(0), **OPTIONS)
+
+
+def test_a_cell_that_no_site_observes_has_no_reconstruction():
+    guide = PROBLEM.plain_guide
+    options = {"method": "reconstruction", "seed": 1}
+    by_cell = dv.anomaly_score(observed([1, 2]), guide, ROWS[3:], by="column", **options)
+    assert by_cell.isnan().tolist() == [[True, False, False]]
+    assert torch.equal(dv.anomaly_score(observed([1, 2]), guide, ROWS[3:], **options), by_cell.nansum(1))
