@@ -41,7 +41,7 @@ def test_the_python_code_of_the_page_runs(tmp_path, monkeypatch, capsys):
     for block in re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL):
         exec(compile(block, "scale.md", "exec"), {"__name__": "__main__"})
     shown = capsys.readouterr().out
-    assert "100 data, 500 samples each" in shown
+    assert "100 rows, 500 samples each" in shown
     assert "2 runs finished" in shown
 
 

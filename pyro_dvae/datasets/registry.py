@@ -185,7 +185,7 @@ def _default(request: Request) -> Dataset:
     substitute = replace(_named[OFFLINE](request), substituted_for=DEFAULT)
     warnings.warn(
         f"NOT {DEFAULT.upper()}, but {OFFLINE!r} ({'x'.join(map(str, substitute.picture_shape))} images): "
-        f"its results do not compare with published ones. Reason: {reason}",
+        f"its results are not comparable with published ones. Reason: {reason}",
         UserWarning,
         stacklevel=4,
     )

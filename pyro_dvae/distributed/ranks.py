@@ -213,8 +213,8 @@ def unpack_random(
     saved = state.get("ranks") or [first[1]]
     if len(saved) != ranks.count and ranks.first:
         warnings.warn(
-            f"the checkpoint is of {len(saved)} process(es), now there are {ranks.count}: training goes on "
-            "with other noise than it would have had",
+            f"the checkpoint was written by {len(saved)} process(es), now there are {ranks.count}: training "
+            "continues with different noise",
             stacklevel=2,
         )
     if ranks.first:

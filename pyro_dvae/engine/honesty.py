@@ -100,7 +100,7 @@ def record_twice(
         wrong = _disagreement(loss_and_grads, first.graph, first.leaves, tensors)
         surroundings.settle()
         if changed is not None or len(first.leaves) != len(second.leaves):
-            raise Unrecordable(f"the program computes something else at every run: {changed}")
+            raise Unrecordable(f"the program computes something different in every run: {changed}")
         if wrong is not None:
             raise Unrecordable(wrong)
     return Honest(first.graph, first.leaves, loss_and_grads, surroundings, first.numbers)
@@ -228,5 +228,5 @@ class Verification:
         what = "" if change is None else f" (recorded: {change})"
         return CompiledStepError(
             f"step {self._steps} of a compiled loss: {wrong}{what}; something that the program depends on "
-            "has changed unseen: use pyro.infer.SVI, or fit with compile=False"
+            "has changed undetected: use pyro.infer.SVI, or fit with compile=False"
         )

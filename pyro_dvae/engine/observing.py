@@ -188,7 +188,9 @@ def refusing_python_draws(function: Callable[..., Any]) -> Callable[..., Any]:
             ("Python's random", "numpy.random"), before, _python_streams(), strict=True
         ):
             if then != now:
-                raise Unrecordable(f"the program draws from {name}, which would be frozen; draw from torch")
+                raise Unrecordable(
+                    f"the program draws from {name}, which recording would freeze; draw from torch"
+                )
         return result
 
     return run

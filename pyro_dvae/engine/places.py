@@ -132,7 +132,7 @@ class Places:
             if self._iterators is not None and hasattr(kind, "__next__") and not _is_file(holder):
                 if not self._iterators.left_alone(holder):
                     raise Unrecordable(
-                        f"the program takes from an iterator ({kind.__name__}), which could not be put back"
+                        f"the program advances an iterator ({kind.__name__}), which cannot be undone"
                     )
                 if is_library(kind.__module__):  # others may advance it: what it holds is nobody's setting
                     return

@@ -229,7 +229,7 @@ class Recordings:
     def _recorded(self, shape: _Shape, leaves: list[Any], spec: TreeSpec | int) -> Fast:
         if len(self.all) >= _SHAPES_AT_MOST:
             raise Unrecordable(
-                f"the arguments, or what they are computed with, had more than {_SHAPES_AT_MOST} shapes"
+                f"the arguments, or what the programs read, had more than {_SHAPES_AT_MOST} shapes"
             )
 
         def loss_and_grads(*given: Tensor) -> Any:
@@ -286,7 +286,7 @@ class Recordings:
     def _warn(self, message: str) -> None:
         if not self._warned:
             self._warned = True
-            warnings.warn(f"training by ordinary steps, which are slower: {message}", stacklevel=5)
+            warnings.warn(f"training by uncompiled steps, which are slower: {message}", stacklevel=5)
 
 
 def _flat(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], TreeSpec | int]:

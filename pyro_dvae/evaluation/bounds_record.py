@@ -100,7 +100,7 @@ class BoundsReport:
             f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}  {note}".rstrip() for a, b, c, note in rows
         ]
         count = len(self.entries[0].estimate.per_datum)
-        lines.insert(0, f"bounds of {count} data, nats per observation")
+        lines.insert(0, f"bounds of {count} rows, nats per observation")
         return "\n".join([*lines, *self._order_lines()])
 
     def to_dict(self, per_datum: bool = False) -> dict[str, Any]:

@@ -199,7 +199,7 @@ def _likelihood(found: LogLikelihood) -> BoundsEntry:
     about = "more than" if unreliable or found.share_unreliable > TOO_MANY else "about"
     note = f"importance sampling; too low by {about} {float(error.square().nanmean()) / 2:.2g}"
     if unreliable:
-        note += f"; sampling error above {UNRELIABLE} for {unreliable} of {len(error)} data"
+        note += f"; sampling error above {UNRELIABLE} for {unreliable} of {len(error)} rows"
     if found.share_unreliable > TOO_MANY:
         note += f"; Pareto k above {found.threshold:.2f} for {100 * found.share_unreliable:.0f} %"
     definition = f"log 1/S Σ_s w_s, proposal: {found.proposal}, S={found.num_samples}"
@@ -230,4 +230,4 @@ def _counts(argument: str, values: Any) -> list[int]:
 
 def _with_lost(note: str, estimate: Estimate) -> str:
     lost = int((~torch.isfinite(estimate.per_datum)).sum())
-    return f"{note}; not finite for {lost} of {len(estimate.per_datum)} data" if lost else note
+    return f"{note}; not finite for {lost} of {len(estimate.per_datum)} rows" if lost else note

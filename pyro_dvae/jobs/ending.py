@@ -60,7 +60,7 @@ def test_results(
         "units": "nats per observation",
     }
     for name, bound in bounds.items():
-        say(f"evaluating on {len(test):,} test data: {name.replace('_', ' ')}")
+        say(f"evaluating on {len(test):,} test rows: {name.replace('_', ' ')}")
         seed = derived_seed(options.seed, "evaluation", name)
         estimate: Estimate = evaluate_bound_over_ranks(
             trainer.model, trainer.guide, test, loss=bound, seed=seed, ranks=ranks

@@ -105,7 +105,7 @@ def _bidirectional(content: dict[str, Any]) -> Iterator[Row]:
         return
     low, high, gap = (found[name] for name in ("lower", "upper", "gap"))
     bounds = f"{_number(low['mean'])} to {_number(high['mean'])} nats"
-    yield "bidirectional", f"log p(x) of {found['num_data']} data drawn from the model: {bounds}"
+    yield "bidirectional", f"log p(x) of {found['num_data']} rows drawn from the model: {bounds}"
     yield (
         "  gap",
         f"{_plus_minus(gap['mean'], gap['standard_error'])} nats: what annealing may miss of such data",

@@ -71,7 +71,7 @@ def check_weights(draws: Draws, told: set[str]) -> None:
         )
     if reason := shared(draws):
         if reason not in told:
-            warnings.warn(f"{reason}, so one importance weight is of all of them", stacklevel=6)
+            warnings.warn(f"{reason}, so one importance weight covers all of them", stacklevel=6)
         told.add(reason)
 
 

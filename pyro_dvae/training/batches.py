@@ -166,8 +166,8 @@ class FromLoader(Batches):
         elif run.record.position:
             run.begin_epoch_again()
             warnings.warn(
-                f"data: the loader has no state_dict, so epoch {run.finished + 1} begins again with its "
-                "first batch; a StatefulDataLoader (torchdata) goes on where it was",
+                f"data: the loader has no state_dict, so epoch {run.finished + 1} starts again with its "
+                "first batch; a StatefulDataLoader (torchdata) continues where it was",
                 stacklevel=4,
             )
 

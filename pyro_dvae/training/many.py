@@ -275,7 +275,7 @@ class ManyTraining:
             if not finite and all(math.isfinite(b or 0) for b in history.train_bound):
                 warnings.warn(
                     f"model {number} diverged in epoch {state.finished + 1}: its loss is not finite; "
-                    f"its learning rate is {update.rate:g}; the others go on",
+                    f"its learning rate is {update.rate:g}; the others continue",
                     stacklevel=5,
                 )
             with update.averaged():

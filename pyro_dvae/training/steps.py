@@ -113,7 +113,7 @@ class Steps:
         loss = compiled(batch, self._run.finished, record.fresh_position, self._part(batch))
         record.leave_out(compiled.seconds - before)
         if loss is None:
-            warnings.warn(f"training by ordinary steps, which are slower: {compiled.failure}", stacklevel=4)
+            warnings.warn(f"training by uncompiled steps, which are slower: {compiled.failure}", stacklevel=4)
             self.compiled = None
         else:
             self._note(self._checked(loss))

@@ -35,7 +35,7 @@ _ROWS_OF_BOUND = 5000
 
 _ENCODER = (
     "train longer, or with a larger encoder; noise on its input helps it on new rows; refine=True corrects "
-    "it row by row when the model is used"
+    "it row by row when you use the model"
 )
 _COVARIANCE = "use a FullCovarianceGuide: a full covariance takes most of this gap"
 _FAMILY = "use a richer guide: FlowGuide or MixtureGuide, or train with TraceDenoisingIWAE_ELBO"
@@ -44,9 +44,9 @@ _MORE_SAMPLES = "log p(x) of these rows is too low: estimate it with more sample
 _REFINE = "log p(x) of these rows is too low: estimate it with refine=True"
 _RAISE_KL = "raise the weight of the KL slowly (kl_weight=LinearSchedule(...))"
 _COLLAPSED = f"the latents carry nothing: {_RAISE_KL}, weaken the noise, or use a weaker decoder"
-_UNUSED = f"a smaller latent space would do as well; for more active units {_RAISE_KL}, or weaken the noise"
-_NARROW = "predictions are too sure: learn the decoder's scale, add noise, stop earlier, or use more data"
-_WIDE = "predictions are too unsure: learn the decoder's scale, or train a larger decoder longer"
+_UNUSED = f"a smaller latent space is enough; for more active units {_RAISE_KL}, or weaken the noise"
+_NARROW = "predictions are too certain: learn the decoder's scale, add noise, stop earlier, or use more data"
+_WIDE = "predictions are too uncertain: learn the decoder's scale, or train a larger decoder longer"
 _OVER_FITTED = "stop earlier (callbacks=[EarlyStopping()]), add noise, use smaller networks or more data"
 
 
@@ -238,7 +238,7 @@ class _Diagnosed:
 
     def over_fitting(self, training: Data | None, given: Data) -> Iterator[Finding]:
         if training is None:
-            raise InputError("it needs rows of the training data: training=...")
+            raise InputError("needs rows of the training data: training=...")
         parts = [self.bound(_spread(rows, _ROWS_OF_BOUND)) for rows in (training, given)]
         difference = parts[0].mean - parts[1].mean
         error = math.hypot(*(each.standard_error for each in parts))

@@ -80,7 +80,7 @@ class Diagnosis:
         """The verdict in one line."""
         judged = sum(each.good is not None for each in self.findings)
         found = f"{', '.join(self.flagged)}: not good" if self.flagged else "all good"
-        return f"{self.num_data:,} rows, {judged} figures judged, {found}"
+        return f"{self.num_data:,} rows, {judged} measures judged, {found}"
 
     def table(self) -> str:
         """Return the measures as aligned columns (value, verdict, remedy), then what was left out."""

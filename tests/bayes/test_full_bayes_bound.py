@@ -84,7 +84,7 @@ def expected_l_dvae(bayes, x, noise=SIGMA):
     return likelihood + prior + 0.5 * torch.log(2 * math.pi * math.e * v).sum()
 
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*so one importance weight is of all of them")
+pytestmark = pytest.mark.filterwarnings("ignore:.*so one importance weight covers all of them")
 
 BOUNDS = [
     lambda m=1, k=1, **more: dv.TraceDenoising_ELBO(num_corruptions=m, num_particles=k, **more),

@@ -340,7 +340,7 @@ BOUNDS = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore:.*so one importance weight is of all of them")
+@pytest.mark.filterwarnings("ignore:.*so one importance weight covers all of them")
 @pytest.mark.parametrize("kind", BOUNDS, ids=["dvae", "mean field", "diwae", "semi-implicit"])
 @pytest.mark.parametrize(("m", "k"), [(1, 2), (1, 10), (3, 2)])
 def test_what_does_not_vectorise_is_refused_in_one_pass_and_right_one_by_one(kind, m, k):

@@ -5,7 +5,7 @@ on ``compile_loss``, and of ``fit(compile=True)`` must be those of Pyro's ``SVI`
 ``fit(compile=False)``, as far as they go; ``expected`` says how:
 
 - "compiled": from recordings, without a warning;
-- "ordinary": by ordinary steps, with the one warning ("ordinary steps": where the optimizer is compiled too);
+- "ordinary": uncompiled, with one warning ("uncompiled steps": where the optimizer is compiled too);
 - "stopped": by :class:`CompiledStepError` at the first comparison with the program (step 10).
 """
 
@@ -476,7 +476,7 @@ def a_mode():
     return Case(model_of(lambda x: dropout(torch.ones_like(x))), changed(lambda: dropout.eval()))
 
 
-@entry("ordinary steps")
+@entry("uncompiled steps")
 def a_parameter_that_is_frozen():
     """Pyro's Adam goes on moving it by its momentum."""
     w = nn.Parameter(torch.tensor(2.0, dtype=torch.float64))
@@ -927,7 +927,7 @@ def result_of(kind, make, steps):
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         losses, also, error = run(case, step)
-    messages = [str(each.message) for each in told if "ordinary steps" in str(each.message)]
+    messages = [str(each.message) for each in told if "uncompiled steps" in str(each.message)]
     return losses, also, error, messages, recorder
 
 
@@ -950,7 +950,7 @@ RUNS = [
 def test_a_change_is_never_missed_in_silence(kind, make, expected, steps):
     wanted, state, _, _, _ = result_of("SVI", make, steps)
     losses, also, error, messages, recorder = result_of(kind, make, steps)
-    if expected == "ordinary steps":
+    if expected == "uncompiled steps":
         expected = "ordinary" if kind == "CompiledSVI" else "compiled"
     assert len(messages) == (expected == "ordinary"), messages
     if expected == "stopped":
@@ -987,7 +987,7 @@ def fitted(make, compiled, steps):
             compile=compiled,
             **options,
         ).history
-    messages = [str(each.message) for each in told if "ordinary steps" in str(each.message)]
+    messages = [str(each.message) for each in told if "uncompiled steps" in str(each.message)]
     return history.train_bound, case.also(), messages
 
 

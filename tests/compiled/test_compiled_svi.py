@@ -266,7 +266,7 @@ def test_what_cannot_be_recorded_is_trained_by_ordinary_steps():
 
     loop = CompiledSVI(problem.model, guide, Adam({"lr": 0.01}), Trace_ELBO())
     loop.step(data(4))
-    with pytest.warns(UserWarning, match="ordinary steps"):
+    with pytest.warns(UserWarning, match="uncompiled steps"):
         loop.step(data(4))
     assert isinstance(loop.step(data(4)), float)
     loop.step(data(5))
@@ -308,7 +308,7 @@ def test_enumeration_is_trained_by_ordinary_steps():
         pyro.clear_param_store()
         loop = kind(model, guide, Adam({"lr": 0.01}), TraceEnum_ELBO(max_plate_nesting=1))
         losses = [loop.step(torch.linspace(-1, 1, 6))]
-        with pytest.warns(UserWarning, match="ordinary steps") if kind is CompiledSVI else nullcontext():
+        with pytest.warns(UserWarning, match="uncompiled steps") if kind is CompiledSVI else nullcontext():
             losses.append(loop.step(torch.linspace(-1, 1, 6)))
         losses.append(loop.step(torch.linspace(-1, 1, 6)))
         results.append(losses)
@@ -575,6 +575,6 @@ def test_a_failing_compiler_is_told(monkeypatch):
     problem = LinearGaussian()
     loop = CompiledSVI(problem.model, problem.guide, Adam({"lr": 0.01}), Trace_ELBO())
     loop.step(data(4))
-    with pytest.warns(UserWarning, match="ordinary steps"):
+    with pytest.warns(UserWarning, match="uncompiled steps"):
         loop.step(data(4))
     assert isinstance(loop.step(data(4)), float)

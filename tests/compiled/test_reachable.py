@@ -1,4 +1,4 @@
-"""What a program can reach but does not read is no reason to train by ordinary steps; what it takes is."""
+"""What a program can reach but does not read is no reason to train by uncompiled steps; what it takes is."""
 
 import functools
 import importlib.abc
@@ -140,7 +140,7 @@ def test_an_iterator_that_the_program_advances(make):
 
     wanted, _ = losses(SVI, part_of(make(), take))
     iterator = make()
-    with pytest.warns(UserWarning, match=r"ordinary steps.*(takes from an iterator|changes Counting's)"):
+    with pytest.warns(UserWarning, match=r"uncompiled steps.*(advances an iterator|changes Counting's)"):
         found, loop = losses(dv.CompiledSVI, part_of(iterator, take), say=lambda message: None)
     assert found == pytest.approx(wanted, rel=1e-9)
     assert loop.recorded == 0

@@ -141,7 +141,7 @@ def test_where_one_rank_cannot_compile_both_take_ordinary_steps(two):
     end = cases.run_case("training", None)[1]
     for found in two[0]:
         (message,), parameters = found["unrecordable"]
-        assert message.startswith("training by ordinary steps, which are slower: ")
+        assert message.startswith("training by uncompiled steps, which are slower: ")
         close(parameters, end)
 
 

@@ -232,7 +232,7 @@ def test_table_dictionary_and_progress():
     assert seen[-1][0] == seen[-1][1]
     assert [entry.name for entry in report.entries] == NAMES
     head, names, *lines = report.table().splitlines()
-    assert "5 data" in head
+    assert "5 rows" in head
     assert "mean ± s.e." in names
     assert len({line.index("±") for line in lines[: len(NAMES)]}) == 1
     for entry, line in zip(report.entries, lines, strict=False):

@@ -75,7 +75,7 @@ def refusal(example, kind):
 def told(example, kind):
     """Expect the warning that one weight is of all observations, where it is."""
     if example.shared and not example.several_plates and kind in WEIGHTS:
-        return pytest.warns(UserWarning, match="one importance weight is of all of them")
+        return pytest.warns(UserWarning, match="one importance weight covers all of them")
     return nullcontext()
 
 
@@ -258,7 +258,7 @@ def test_recorded_steps_are_those_of_svi(example, wrap, monkeypatch):
     def elbo():
         return dv.TraceDenoising_ELBO(num_corruptions=1 + wrap, num_particles=2, max_plate_nesting=1)
 
-    plain = pytest.warns(UserWarning, match="training by ordinary steps")
+    plain = pytest.warns(UserWarning, match="training by uncompiled steps")
     with nullcontext() if example.recorded else plain:
         ours = train(dv.CompiledSVI, example, elbo, wrap=wrap)
     check_trained(ours, train(SVI, example, elbo, wrap=wrap))
@@ -269,7 +269,7 @@ def test_compiled_steps_are_those_of_svi(example):
     def elbo():
         return dv.TraceDenoising_ELBO(num_particles=2, max_plate_nesting=1)
 
-    plain = pytest.warns(UserWarning, match="training by ordinary steps")
+    plain = pytest.warns(UserWarning, match="training by uncompiled steps")
     with nullcontext() if example.recorded else plain:
         ours = train(dv.CompiledSVI, example, elbo)
     check_trained(ours, train(SVI, example, elbo))

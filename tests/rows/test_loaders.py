@@ -286,7 +286,7 @@ def test_one_that_does_not_begins_its_epoch_again_and_says_so(tmp_path):
     begun.save()
     begun._files.release()
     pyro.clear_param_store()
-    with pytest.warns(UserWarning, match=r"no state_dict, so epoch 2 begins again with its first batch"):
+    with pytest.warns(UserWarning, match=r"no state_dict, so epoch 2 starts again with its first batch"):
         again = trainer(Pair(), Batches(x, y), checkpoint=path, resume=True)
     assert len(run(again)) == 8
     assert again.history.epochs == [1, 2, 3]

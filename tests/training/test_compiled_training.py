@@ -217,7 +217,7 @@ def test_what_cannot_be_compiled_is_trained_by_ordinary_steps(monkeypatch):
         raise NoCompiler("no C++ compiler")
 
     monkeypatch.setattr(compiler, "_compiled", broken)
-    with pytest.warns(UserWarning, match=r"ordinary steps.*no C\+\+ compiler"):
+    with pytest.warns(UserWarning, match=r"uncompiled steps.*no C\+\+ compiler"):
         history, weights = fitted(dvae(), compile=True)
     assert len(history.epochs) == 4
     assert all(bool(torch.isfinite(weight).all()) for weight in weights)
@@ -231,7 +231,7 @@ def test_a_batch_that_decides_something_is_trained_by_ordinary_steps():
             raise AssertionError
         pair.model(x)
 
-    with pytest.warns(UserWarning, match="ordinary steps"):
+    with pytest.warns(UserWarning, match="uncompiled steps"):
         dv.fit(model, pair.guide, digits(), loss=bound(), epochs=2, compile=True, **QUIET)
 
 

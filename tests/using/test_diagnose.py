@@ -146,7 +146,7 @@ def test_dead_latents_are_found():
     assert dv.diagnose(half.model, half.guide, half.rows(60), **QUICK)["active units"].good
 
 
-@pytest.mark.parametrize(("assumed", "words"), [(0.35, "too sure"), (1.2, "too unsure")])
+@pytest.mark.parametrize(("assumed", "words"), [(0.35, "too certain"), (1.2, "too uncertain")])
 def test_a_decoder_of_the_wrong_scale_is_found(assumed, words):
     pair = Pair(assumed=assumed)
     found = dv.diagnose(pair.model, pair.guide, pair.rows(), training=pair.rows(seed=2), **QUICK)

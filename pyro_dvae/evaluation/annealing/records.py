@@ -79,7 +79,7 @@ class AnnealedLikelihood:
             ("acceptance", f"{self.acceptance:.3f} (target {settings.target_acceptance:g})"),
             ("path", f"from the {settings.start}, {settings.num_steps} steps, {settings.schedule}"),
         ]
-        return _table(f"annealed importance sampling of {count} data, nats per observation", rows)
+        return _table(f"annealed importance sampling of {count} rows, nats per observation", rows)
 
     def to_dict(self, per_datum: bool = False) -> dict[str, Any]:
         """Return the record as JSON-able values; non-finite numbers are None.

@@ -173,7 +173,7 @@ class LogLikelihood:
             used = ", ".join(f"{name} {count}" for name, count in self.refined.counts.items() if count)
             rows.append(("", f"{100 * before:.1f} % above {self.threshold:.2f} before refinement"))
             rows.append(("rows by proposal", used))
-        title = f"{len(self)} data, {self.num_samples} samples each, proposal: {self.proposal}"
+        title = f"{len(self)} rows, {self.num_samples} samples each, proposal: {self.proposal}"
         lines = [f"{name:<17}  {value}" for name, value in rows if value]
         return "\n".join([title, *lines, *([self.advice] if self.advice else [])])
 

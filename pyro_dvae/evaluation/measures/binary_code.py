@@ -74,7 +74,7 @@ class BinaryCode:
         count, rate = len(self.from_bits.squared.per_datum), self.bits / self.data_size
         each = f"{rate:.4f} per element, 1 for {self.compression:.1f}"
         lines = [
-            f"binary code of {count} data of {self.data_size} elements",
+            f"binary code of {count} rows of {self.data_size} elements",
             f"{'length':<12}  {self.bits:.1f} bits of {len(self.share)}, {each}",
             f"{'dead':<12}  {self.dead_share:.0%} of the bits",
         ]

@@ -114,7 +114,7 @@ class ReconstructionError:
     def table(self) -> str:
         """Return the errors as aligned text, mean ± standard error over the data."""
         count = len(self.from_samples.squared.per_datum)
-        lines = [f"reconstruction error of {count} data, {self.num_samples} sampled codes of each"]
+        lines = [f"reconstruction error of {count} rows, {self.num_samples} sampled codes of each"]
         for name, error in self._kinds().items():
             entropy = error.cross_entropy
             more = (

@@ -116,7 +116,7 @@ class BoundParts:
             over = "" if dimensions is None else f", {dimensions.numel()} dimensions"
             rows.append((f"KL {name}", part, how + over))
         width = max(len(label) for label, _, _ in rows)
-        lines = [f"parts of the bound of {len(self.reconstruction.per_datum)} data, nats per observation"]
+        lines = [f"parts of the bound of {len(self.reconstruction.per_datum)} rows, nats per observation"]
         for label, part, note in rows:
             error = "n/a" if math.isnan(part.standard_error) else f"{part.standard_error:.3f}"
             lines.append(f"{label:<{width}}  {part.mean:>12.3f} ± {error}  {note}".rstrip())

@@ -151,7 +151,10 @@ def _notes(path: Path, content: dict[str, Any], evaluation: dict[str, Any] | Non
         yield "The training ended, its evaluation did not. Go on with:", resume
     if wanted := content["data"]["substituted_for"]:
         name = content["data"]["name"]
-        yield f"{wanted} was not available: these results of {name} do not compare with published ones.", None
+        yield (
+            f"{wanted} was not available: these results of {name} do not compare with published ones.",
+            None,
+        )
     if progress is None:
         return
     if evaluation is None:

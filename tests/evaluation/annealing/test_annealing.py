@@ -282,7 +282,7 @@ class TestTheRecord:
 
     def test_text(self):
         lines = str(self.record).splitlines()
-        assert lines[0] == "annealed importance sampling of 2 data, nats per observation"
+        assert lines[0] == "annealed importance sampling of 2 rows, nats per observation"
         assert any(line.split() == ["unreliable", "data", "1", "of", "2"] for line in lines)
         assert len({line.index(line.split("  ")[-1].strip()) for line in lines[1:]}) == 1
 

@@ -684,7 +684,7 @@ def test_a_distribution_without_a_wider_form():
 def test_the_record_as_table_json_and_labelled_data(tmp_path):
     problem, x = near_posterior(), data(15)
     found = likelihood(problem, x, num_samples=300, keep_log_weight=True)
-    assert str(found).startswith("15 data, 300 samples each, proposal: clean")
+    assert str(found).startswith("15 rows, 300 samples each, proposal: clean")
     content = found.to_dict(per_datum=True)
     assert json.loads(json.dumps(content, allow_nan=False)) == content
     assert content["mean"] == found.mean

@@ -106,7 +106,7 @@ def test_the_record_as_text_and_values():
     model = dv.LatentVariableModel(BernoulliDecoder(D, d, (4,)).double(), GaussianPair(d))
     found = binary_code(model, GaussianGuide(Codes()), data())
     text = str(found)
-    assert "binary code of 8 data of 6 elements" in text
+    assert "binary code of 8 rows of 6 elements" in text
     assert "1.8 bits of 3, 0.3019 per element" in text
     assert "33% of the bits" in text
     values = json.loads(json.dumps(found.to_dict(per_datum=True)))

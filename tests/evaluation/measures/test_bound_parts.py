@@ -220,7 +220,7 @@ def test_table_and_dictionary():
     problem, x = Mixed(category=False), binary(5)
     parts = bound_parts(problem.model, problem.guide, x)
     lines = str(parts).splitlines()
-    assert lines[0] == "parts of the bound of 5 data, nats per observation"
+    assert lines[0] == "parts of the bound of 5 rows, nats per observation"
     assert [line.split("  ")[0] for line in lines[1:]] == ["bound", "reconstruction", "KL switch", "KL level"]
     assert lines[3].endswith("closed form, 2 dimensions")
     found = json.loads(json.dumps(parts.to_dict(per_datum=True), allow_nan=False))

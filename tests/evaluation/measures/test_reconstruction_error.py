@@ -103,7 +103,7 @@ def test_data_in_an_inner_plate():
 def test_table_and_dictionary_of_errors():
     problem, x = Mixed(category=False), binary(5)
     found = reconstruction_error(problem.model, problem.guide, x, data_site="pixels", num_samples=4)
-    assert str(found).startswith("reconstruction error of 5 data, 4 sampled codes of each\nfrom mean ")
+    assert str(found).startswith("reconstruction error of 5 rows, 4 sampled codes of each\nfrom mean ")
     values = json.loads(json.dumps(found.to_dict(per_datum=True), allow_nan=False))
     assert len(values["from_samples"]["cross_entropy"]["per_datum"]) == 5
 
