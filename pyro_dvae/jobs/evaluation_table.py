@@ -31,7 +31,7 @@ def rows(content: dict[str, Any]) -> list[Row]:
 def _data(content: dict[str, Any]) -> Iterator[Row]:
     data, settings = content["data"], content["settings"]
     yield "run", f"{content['run']}, {settings['which']} epoch ({content['epoch']})"
-    size = f"{data['count']:,} of {data['sizes'][2]:,} test data"
+    size = f"{data['count']:,} of {data['sizes'][2]:,} test rows"
     yield "data", f"{data['name']}, {size}, binarisation: {data['binarisation']}"
     if data["substituted_for"]:
         yield "", f"NOT {data['substituted_for']}, which is not available"
@@ -47,16 +47,16 @@ def _likelihood(content: dict[str, Any]) -> Iterator[Row]:
     over = _error(found["standard_error_of_mean"])
     yield "log p(x)", f"{_plus_minus(found['mean'], found['sampling_error'])} nats (± sampling)"
     if over:
-        yield "", f"{over} nats (draw of the data)"
+        yield "", f"{over} nats (over rows)"
     columns = content["data"].get("columns")
     if columns is not None and found["mean"] is not None:
         original = found["mean"] - Columns.from_list(columns).log_factor
-        yield "  original units", f"{_number(original)} nats (less the logarithms of the columns' scales)"
+        yield "  original units", f"{_number(original)} nats (minus the logarithms of the columns' scales)"
     drawn = {name: value for name, value in found["proposal"].items() if value is not None}
-    yield "  by", f"{samples:,} samples of each observation, proposal: {Proposal(**drawn)}"
-    yield "  Pareto-smoothed", f"{_number(found['smoothed_mean'])} nats (no lower bound)"
+    yield "  by", f"{samples:,} samples per observation, proposal: {Proposal(**drawn)}"
+    yield "  Pareto-smoothed", f"{_number(found['smoothed_mean'])} nats (not a lower bound)"
     ess = [value for value in each["ess"] if value is not None]
-    yield "  effective samples", f"median {median(ess):,.0f}, least {min(ess):.1f}"
+    yield "  effective samples", f"median {median(ess):,.0f}, smallest {min(ess):.1f}"
     k = [value for value in each["pareto_k"] if value is not None]
     share = f"{100 * found['share_unreliable']:.1f} % above {found['pareto_k_threshold']:.2f}"
     yield "  Pareto k", f"{share}; median {median(k):.2f}, largest {max(k):.2f}" if k else share
@@ -69,14 +69,14 @@ def _likelihood(content: dict[str, Any]) -> Iterator[Row]:
     bound = content["bound_parts"]["bound"]
     if found["mean"] is not None and bound["mean"] is not None and bound["mean"] > found["mean"]:
         lower = bound["mean"] - found["mean"]
-        yield "  too low", f"{lower:.3f} nats below the bound of the same data: it needs another proposal"
+        yield "  too low", f"{lower:.3f} nats below the bound of the same data; use another proposal"
 
 
 def _as_options(advice: str) -> str:
     """Return advice on arguments of ``log_likelihood`` as advice on options of the command."""
     advice = re.sub(r"\b(proposal|widen|defensive)='?([\w.]+)'?", r"--\1 \2", advice)
     advice = advice.replace("a larger widen", "a larger --widen").replace("refine=True", "--refine")
-    return advice.replace("annealed_log_likelihood on some of the data", "annealing (--annealed N)")
+    return advice.replace("annealed_log_likelihood on some of the rows", "annealing (--annealed N)")
 
 
 def _annealed(content: dict[str, Any]) -> Iterator[Row]:
@@ -91,7 +91,7 @@ def _annealed(content: dict[str, Any]) -> Iterator[Row]:
     value = _plus_minus(same["importance_mean"], same["importance_sampling_error"])
     yield "  importance", f"{value} nats on the same {count}"
     value = f"{same['difference']:+.3f} {_error(same['difference_standard_error'])}".strip()
-    yield "  annealed less it", f"{value} nats (datum by datum)"
+    yield "  difference", f"{value} nats (row by row)"
     if found["num_unreliable"]:
         yield (
             "  not reliable",
@@ -108,14 +108,14 @@ def _bidirectional(content: dict[str, Any]) -> Iterator[Row]:
     yield "bidirectional", f"log p(x) of {found['num_data']} rows drawn from the model: {bounds}"
     yield (
         "  gap",
-        f"{_plus_minus(gap['mean'], gap['standard_error'])} nats: what annealing may miss of such data",
+        f"{_plus_minus(gap['mean'], gap['standard_error'])} nats: largest error of annealing on such data",
     )
 
 
 def _bound(content: dict[str, Any]) -> Iterator[Row]:
     found = content["bound_parts"]
     for label, part in (("bound", found["bound"]), ("  reconstruction", found["reconstruction"])):
-        how = "" if part["standard_error"] is None else " (± draw of the data)"
+        how = "" if part["standard_error"] is None else " (± over rows)"
         yield label, f"{_plus_minus(part['mean'], part['standard_error'])} nats{how}"
     for site, part in found["kl"].items():
         yield f"  KL of {site}", f"{_plus_minus(part['mean'], part['standard_error'])} nats"
@@ -144,8 +144,8 @@ def _measures(content: dict[str, Any]) -> Iterator[Row]:
     probe = content["linear_probe"]
     if probe is not None:
         accuracy = f"{100 * probe['test_accuracy']:.1f} ± {100 * probe['test_standard_error']:.1f} %"
-        baseline = f"{100 * probe['majority_accuracy']:.1f} % by the commonest class"
-        trained = f"{probe['num_train']:,} training data{'' if probe['converged'] else ', NOT CONVERGED'}"
+        baseline = f"{100 * probe['majority_accuracy']:.1f} % for the most frequent class"
+        trained = f"{probe['num_train']:,} training rows{'' if probe['converged'] else ', NOT CONVERGED'}"
         yield "linear probe", f"{accuracy} right, {baseline} ({trained})"
 
 
@@ -155,7 +155,7 @@ def _samples(content: dict[str, Any]) -> Iterator[Row]:
         return
     kinds = [found[name] for name in ("samples", "real", "independent")]
     count = f"{found['num_rows']:,} samples (training rows; independent columns), 1 is best"
-    yield "samples", f"{count}, against {found['num_test']:,} test data"
+    yield "samples", f"{count}, against {found['num_test']:,} test rows"
     labels = {
         "shape": "distributions of columns",
         "pairs": "pairs of columns",
@@ -170,7 +170,7 @@ def _samples(content: dict[str, Any]) -> Iterator[Row]:
 
 def _files(content: dict[str, Any]) -> Iterator[Row]:
     yield "time", f"{content['seconds']['total']:.0f} s"
-    labels = {".json": "these figures", ".nc": "for ArviZ"}
+    labels = {".json": "these results", ".nc": "for ArviZ"}
     for path in map(Path, content["files"]):
         yield labels.get(path.suffix, path.stem.replace("_", " ")), str(path)
 

@@ -104,7 +104,7 @@ def convergence(
     if math.isfinite(sampling_error) and seen[-1]:
         axes.errorbar(sizes[-1:], bounds[-1:], sampling_error, color=BLUE, capsize=3, zorder=3)
     if smoothed is not None and math.isfinite(smoothed):
-        label = f"Pareto-smoothed, no lower bound: {number(smoothed)}"
+        label = f"Pareto-smoothed, not a lower bound: {number(smoothed)}"
         axes.axhline(smoothed, color=ORANGE, linestyle="--", linewidth=1.2, label=label)
     if annealed is not None and math.isfinite(annealed[0]):
         mean, error = annealed

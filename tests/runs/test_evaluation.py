@@ -116,7 +116,7 @@ def test_the_command_writes_everything(run, evaluated):
 
 def test_advice_names_options_of_the_command(run):
     content = evaluate_run(run, TINY, quiet=True)
-    advice = "so the figure is too low; try proposal='mixture', widen=1.2, defensive=0.1 or more"
+    advice = "so the estimate is too low; try proposal='mixture', widen=1.2, defensive=0.1 or more"
     content["log_likelihood"]["advice"] = advice
     assert "try --proposal mixture, --widen 1.2, --defensive 0.1 or more" in table(content)
 

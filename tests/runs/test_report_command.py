@@ -153,7 +153,7 @@ def test_runs_side_by_side_mark_their_differences(images, rows, tmp_path):
     assert len(marked) == 1
     assert re.search(r"noise\s*0\.1\s*0\.2", page.text)
     assert "All options are the same" not in page.text
-    assert "do not compare" not in page.text
+    assert "not comparable" not in page.text
     assert [each["href"] for each in page.of("a")] == ["#run-1", "#run-2"]
     assert {each["id"] for each in page.of("section") if "id" in each} == {"run-1", "run-2"}
     mixed = page_of(images, rows, diagnose=False)
@@ -174,7 +174,7 @@ def test_a_stopped_run_says_how_to_go_on(images, tmp_path):
     assert "was stopped" not in page_of(stopped, diagnose=False).text  # by a callback, to the end
     (stopped / "checkpoint.safetensors").unlink()
     page = page_of(stopped)
-    assert "stopped before the end of its first epoch" in page.text
+    assert "stopped in its first epoch" in page.text
     assert diagnosed(read(stopped)) == "it needs the checkpoint of a run"
 
 
@@ -185,7 +185,7 @@ def test_an_evaluation_of_an_earlier_epoch_is_named(images, tmp_path):
     content = json.loads(path.read_text())
     content["epoch"] = 99
     path.write_text(json.dumps(content))
-    assert "that of epoch 99, and the run has continued" in page_of(copy).text
+    assert "belongs to epoch 99, but the run has continued" in page_of(copy).text
     del content["bound_parts"]
     path.write_text(json.dumps(content))
     with pytest.raises(InputError, match=r"was not written by this version .*repeat pyro-dvae evaluate"):

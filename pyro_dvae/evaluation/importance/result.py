@@ -146,10 +146,10 @@ class LogLikelihood:
             untried.append("defensive=0.1")
         if self.refined is None:
             untried.append("refine=True")
-        untried.append("annealed_log_likelihood on some of the data")
+        untried.append("annealed_log_likelihood on some of the rows")
         return (
-            f"{100 * self.share_unreliable:.1f} % of the data have a Pareto k above {self.threshold:.2f}, "
-            f"so the figure is too low and its error too small; try {', '.join(untried[:-1])}"
+            f"{100 * self.share_unreliable:.1f} % of the rows have a Pareto k above {self.threshold:.2f}, "
+            f"so the estimate is too low and its error too small; try {', '.join(untried[:-1])}"
             f"{' or ' if untried[:-1] else ''}{untried[-1]}"
         )
 
@@ -159,11 +159,11 @@ class LogLikelihood:
         known = k[~k.isnan()] if bool((~k.isnan()).any()) else k
         rows = [
             ("log p(x), mean", f"{self.mean:.3f} ± {self.sampling_error:.3f} nats (sampling)"),
-            ("", f"± {self.standard_error_of_mean:.3f} (draw of the data)" if len(self) > 1 else ""),
-            ("Pareto-smoothed", f"{self.smoothed_mean:.3f} nats (no lower bound)"),
+            ("", f"± {self.standard_error_of_mean:.3f} (over rows)" if len(self) > 1 else ""),
+            ("Pareto-smoothed", f"{self.smoothed_mean:.3f} nats (not a lower bound)"),
             (
                 "effective samples",
-                f"median {float(self.ess.median()):.0f}, least {float(self.ess.min()):.1f}",
+                f"median {float(self.ess.median()):.0f}, smallest {float(self.ess.min()):.1f}",
             ),
             ("Pareto k", f"median {float(known.median()):.2f}, largest {float(known.max()):.2f}"),
             ("", f"{100 * self.share_unreliable:.1f} % above {self.threshold:.2f}"),

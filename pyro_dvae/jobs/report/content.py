@@ -25,7 +25,7 @@ from pyro_dvae.training.run_state import read_training
 from pyro_dvae.using import Diagnosis, diagnose
 from pyro_dvae.using.saving import WEIGHTS
 
-Figure = tuple[str, str, str]  # label, value, how far to believe it
+Figure = tuple[str, str, str]  # label, value, how far to trust it
 Note = tuple[str, str | None]  # what to know, and what to type
 _EACH = [(float, None)]
 _EVALUATION = {
@@ -143,26 +143,26 @@ def _notes(path: Path, content: dict[str, Any], evaluation: dict[str, Any] | Non
     resume = shlex.join(["pyro-dvae", "train", "--resume", str(path)])
     evaluate_it = shlex.join(["pyro-dvae", "evaluate", str(path)])
     if progress is None:
-        yield "The run was stopped before the end of its first epoch. Go on with:", resume
+        yield "The run was stopped in its first epoch. Continue with:", resume
     elif progress["epochs_done"] < progress["epochs"] and not _ended_early(progress, results):
         done = f"{progress['epochs_done']} of {progress['epochs']}"
-        yield f"The run was stopped after {done} epochs, so its figures are not final. Go on with:", resume
+        yield f"The run was stopped after {done} epochs, so its results are not final. Continue with:", resume
     elif results is None:
-        yield "The training ended, its evaluation did not. Go on with:", resume
+        yield "The training is finished, but its evaluation is not. Continue with:", resume
     if wanted := content["data"]["substituted_for"]:
         name = content["data"]["name"]
         yield (
-            f"{wanted} was not available: these results of {name} do not compare with published ones.",
+            f"{wanted} was not available: these results of {name} are not comparable with published ones.",
             None,
         )
     if progress is None:
         return
     if evaluation is None:
-        yield "The run was not evaluated, so log p(x) and its reliability are not known. Type:", evaluate_it
+        yield "The run was not evaluated, so log p(x) and its reliability are unknown. Run:", evaluate_it
         return
     epoch, best = evaluation["epoch"], progress["best_epoch"] or progress["epochs_done"]
     if epoch != best and EvaluationOptions(**evaluation["settings"]).which == "best":
-        yield f"The evaluation is that of epoch {epoch}, and the run has continued. Repeat it:", evaluate_it
+        yield f"The evaluation belongs to epoch {epoch}, but the run has continued. Repeat it:", evaluate_it
 
 
 def _ended_early(progress: Mapping[str, Any], results: Mapping[str, Any] | None) -> bool:
@@ -188,7 +188,7 @@ def _saved(path: Path) -> ReportedRun:
     ]
     load = f"fitted = dv.load({str(path)!r}, model=model, guide=guide)"
     note = (
-        "A saved model holds weights and its training alone. For its figures load it in Python and call "
+        "A saved model holds only weights and history. For results, load it in Python and call "
         "fitted.log_likelihood(x) and fitted.diagnose(x)."
     )
     return ReportedRun(
@@ -224,7 +224,7 @@ def diagnosed(
 
 
 def figures(run: ReportedRun) -> list[Figure]:
-    """Return the main figures: label, value, and how far to believe it."""
+    """Return the main results: label, value, and how far to trust it."""
     found: list[Figure] = []
     for name, label, belief in (
         ("test_bound", "test bound", "a lower bound of log p(x); ± is the spread over the test rows"),

@@ -19,12 +19,12 @@ _DRAWN_ANEW = {"learning_curves", "log_likelihood_histogram", "pareto_k"}
 # Caption of a picture, and what it shows for those who do not see it.
 _PICTURES = {
     "prior_samples": (
-        "Images decoded from latents that were drawn from the prior",
+        "Images decoded from prior draws of the latents",
         "A grid of images, each the pixel means of one draw of the latents from the prior",
     ),
     "reconstructions": (
         "Test images: clean, corrupted, and reconstructed from the corrupted ones",
-        "Three rows of test images: as they are, with noise, and as the model reconstructs them",
+        "Three rows of test images: clean, with noise, and reconstructed",
     ),
     "manifold": (
         "Images over the two-dimensional latent space",
@@ -126,7 +126,7 @@ def _incomparable(runs: Sequence[ReportedRun]) -> Iterator[str]:
         "binarisation": {binary(run) for run in runs},
     }
     if different := [name for name, values in seen.items() if len(values) > 1]:
-        yield f"The runs differ in {', '.join(different)}, so their bounds and log p(x) do not compare."
+        yield f"The runs differ in {', '.join(different)}, so their bounds and log p(x) are not comparable."
 
 
 def _option(options: Mapping[str, Any], name: str) -> str:
@@ -154,13 +154,13 @@ def _section(run: ReportedRun, name: str, number: int) -> Html:
     ]
     if found:
         parts += [
-            element("h3", "Figures, and how far to believe them"),
-            _stacked("Main figures", ["figure", "value", "how far to believe it"], found),
+            element("h3", "Results, and how far to trust them"),
+            _stacked("Main results", ["measure", "value", "how far to trust it"], found),
         ]
     if run.evaluation is not None:
         parts += [_note(text) for label, text in run.rows if "advice" in label]
         full = [(_label(label), text) for label, text in run.rows]
-        parts.append(_details("All figures of the evaluation", table("Evaluation", None, full)))
+        parts.append(_details("All results of the evaluation", table("Evaluation", None, full)))
     parts += [_diagnosis(run.diagnosis), _training(run, name)]
     parts += [_by_row(run), _pictures(run)]
     parts.append(element("h3", "To repeat it" if run.options else "To load it"))
