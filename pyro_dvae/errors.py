@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def shown(value: object) -> str:
-    """Return ``value`` as an error shows it: on one line, and not longer than one."""
+    """Return ``value`` as error messages show it: on one line, shortened if necessary."""
     try:
         text = " ".join(repr(value).split())
     except Exception:  # whatever a foreign object, or an integer of thousands of digits, raises
@@ -13,7 +13,7 @@ def shown(value: object) -> str:
 
 
 def without_traces(message: str) -> str:
-    """Return a message without the table of sites that Pyro puts behind what is raised in a program."""
+    """Return a message without the table of sites that Pyro appends to errors of a program."""
     head, table, _ = message.partition("Trace Shapes:")
     return head.rstrip() if table else message
 

@@ -46,9 +46,9 @@ def restore(tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
 
 @contextmanager
 def forked(seed: int | None = None) -> Iterator[None]:
-    """Run the body apart from the global random streams, which go on afterwards as if it had not run.
+    """Run the body with separate random streams; the global ones continue as if it had not run.
 
-    With ``seed`` the streams inside start from it; without, they start as the global ones stand.
+    The streams inside start from ``seed``, or from the global ones without a seed.
     """
     # As they are, not as tensors: what is recorded must not read values back.
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()

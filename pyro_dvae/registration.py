@@ -71,14 +71,14 @@ def make_picklable(parameters: Iterable[Tensor]) -> None:
 def register(name: str, module: nn.Module, *, by_name: bool = False) -> None:
     """Make the parameters of ``module`` visible to Pyro under ``name``, as ``pyro.module`` does.
 
-    Works in both of Pyro's settings. With the param store, each module keeps its own parameters: where
-    another module of this process has the name, a number is put behind it (``decoder$$$weight#2``). Values
-    that were loaded into the store replace the module's own (Pyro's rule; a warning says so). With
-    ``module_local_params`` the store is left alone and the parameters are only announced, which also lets
-    stock ``SVI`` find them. A parameter that another statement registered before keeps its name.
+    This works with both of Pyro's settings. With the param store, each module keeps its own parameters: if
+    another module of this process has the name, a number is appended (``decoder$$$weight#2``). Values that
+    were loaded into the store replace the module's own, with a warning, as in Pyro. With
+    ``module_local_params`` the store does not change; the parameters are only announced, so that Pyro's
+    ``SVI`` finds them. A parameter that another statement registered before keeps its name.
 
-    :param by_name: whether the store's parameter of that name counts whoever put it there, as in
-        ``pyro.module``: for a module that a program may make anew in each call.
+    :param by_name: use the store's parameter of that name even if another module put it there, as in
+        ``pyro.module``: for a module that a program may create in each call.
     """
     wanted = [
         (param_with_module_name(name, key), key, parameter)

@@ -60,17 +60,17 @@ def register_prefix(prefix: str) -> Callable[[FileLoader], FileLoader]:
 
 
 def dataset_names() -> tuple[str, ...]:
-    """The names :func:`load_dataset` knows, beside a user's own array files."""
+    """Return the names of data sets that :func:`load_dataset` knows, besides your own files."""
     return tuple(sorted(_named))
 
 
 def is_file_name(name: str | Path) -> bool:
-    """Return whether :func:`load_dataset` takes ``name`` for the path of an array file."""
+    """Return whether :func:`load_dataset` treats ``name`` as the path of a file."""
     return _prefix_and_path(name) is None and Path(name).suffix.lower() in _files
 
 
 def is_own(name: str) -> bool:
-    """Return whether ``name`` means a user's own data: a file, or a folder of images."""
+    """Return whether ``name`` refers to a user's own data: a file, or a folder of images."""
     return is_file_name(name) or _prefix_and_path(name) is not None
 
 
@@ -158,9 +158,9 @@ def _loaded(name: str | Path | None, request: Request) -> Dataset:
 
 
 def read_file(name: str | Path, treatment: Treatment) -> Content:
-    """Return what a user's file holds, before anything is decided.
+    """Return the content of a user's file before any treatment.
 
-    :raises DataError: it is missing, damaged or of an unknown kind.
+    :raises DataError: the file is missing, damaged or of an unknown kind.
     """
     if not is_file_name(name):
         raise DataError(f"{name}: expected a file ending in one of {', '.join(sorted(_files))}")

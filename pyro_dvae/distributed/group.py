@@ -1,4 +1,4 @@
-"""The group of processes that ``torchrun`` starts: read from its environment, made, and left."""
+"""The process group of ``torchrun``: read from the environment, created, and left."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _TIMEOUT = timedelta(minutes=30)
 
 @dataclass(frozen=True)
 class Group:
-    """This process's place among the others.
+    """This process's place in the group.
 
     :param device: name of the device that this process computes on.
-    :param made: whether the group was made here, and so is left here.
+    :param made: whether the group was created here, so it is also left here.
     """
 
     device: str
     made: bool = False
 
     def leave(self) -> None:
-        """Take down the group if it was made here; each process does so when its work is done."""
+        """Leave the group if it was created here; each process calls this at its end."""
         if self.made and distributed.is_initialized():
             distributed.destroy_process_group()
 
@@ -39,12 +39,12 @@ def launched() -> bool:
 
 
 def join(device: str) -> Group:
-    """Join the other processes that were started with this one; alone, change nothing.
+    """Join the other processes that were started with this one; a single process changes nothing.
 
-    The group speaks gloo on CPUs and NCCL on GPUs, where process r of a machine takes its r-th GPU. A group
-    that is there already is used as it is.
+    The group uses gloo on CPUs and NCCL on GPUs, where process r of a machine takes its r-th GPU. An existing
+    group is used unchanged.
 
-    :param device: as a user names it: ``"auto"``, ``"cpu"``, ``"cuda"``.
+    :param device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
     :raises InputError: there are fewer GPUs than processes, or ``device`` is one GPU for all.
     """
     if not launched():

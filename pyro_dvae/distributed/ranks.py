@@ -1,4 +1,4 @@
-"""What the processes of a group tell each other, and their random states; a single process does nothing."""
+"""Communication between the processes of a group, and their random states; no-ops with one process."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Ranks:
     Every method is called by all ranks, in the same order.
 
     :param rank: from 0; rank 0 writes the files and prints.
-    :param count: how many there are.
-    :param remedy: returns what to add to the message when another process is lost.
+    :param count: number of ranks.
+    :param remedy: returns text to add to the message when another process is lost.
     """
 
     rank: int = 0
@@ -46,7 +46,7 @@ class Ranks:
 
     @classmethod
     def present(cls, remedy: Callable[[], str] = _nothing) -> Ranks:
-        """Return those of ``torch.distributed``'s group; without one, of a process on its own."""
+        """Return the ranks of ``torch.distributed``'s group, or of a single process without a group."""
         if not (distributed.is_available() and distributed.is_initialized()):
             return cls()
         return cls(distributed.get_rank(), distributed.get_world_size(), remedy)
@@ -58,11 +58,11 @@ class Ranks:
 
     @property
     def several(self) -> bool:
-        """Whether there are others."""
+        """Whether there are other processes."""
         return self.count > 1
 
     def share(self, rows: int) -> slice:
-        """Return this rank's part of ``rows`` in order; parts differ by one at most, and may be empty."""
+        """Return this rank's part of ``rows`` in order; sizes differ by at most one, and may be 0."""
         return share(rows, self.rank, self.count)
 
     def part(self, share: float | None) -> float:
@@ -98,7 +98,7 @@ class Ranks:
 
     @contextmanager
     def first_goes_before(self) -> Iterator[None]:
-        """Run the body on rank 0, and when it is through, on the others: they find what it has fetched."""
+        """Run the body on rank 0 first, then on the others, which find the files that rank 0 fetched."""
         if not self.first:
             self.gather(None)
         yield
@@ -121,7 +121,7 @@ class Ranks:
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
-        """Tell of a lost process in one line instead of what the network says.
+        """Report a lost process in one line instead of network errors.
 
         :raises ProcessLostError: another process ended or cannot be reached.
         """

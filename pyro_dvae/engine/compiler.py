@@ -1,4 +1,4 @@
-"""From a recorded graph to a fast function: the compiler, and on a GPU a captured graph."""
+"""Compiles a recorded graph, and on a GPU captures it as a CUDA graph."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class NoCompiler(RuntimeError):  # noqa: N818 - a statement about the machine, c
 def compile_graph(graph: GraphModule, *example: Tensor) -> Callable[..., Any]:
     """Return ``graph`` compiled for arguments like ``example``; it draws the same random numbers.
 
-    The compiler runs here and now, and takes seconds; gradients are not recorded. Parameters and other
-    constants of the graph stay what they are now: on a CPU they are laid out as matrix products like best.
+    The compiler runs at once and takes seconds; gradients are not recorded. Parameters and other constants of
+    the graph keep their current values; on a CPU they get the layout that suits matrix products.
 
     :raises NoCompiler: the compiler is missing or fails.
     """
@@ -60,10 +60,10 @@ _REORDERING = ("reorder_for_locality", "reorder_for_peak_memory")  # passes of t
 
 @contextmanager
 def compiling(graph: GraphModule, freezing: bool = False) -> Iterator[None]:
-    """Set the compiler up for the first call of ``graph``, without gradients.
+    """Set up the compiler for the first call of ``graph``, without gradients.
 
-    The generators of the compiled code are those of eager torch and draw in the order of the graph, so that a
-    seed means the same: before torch 2.14 the compiler would put one draw before another to save memory.
+    The compiled code uses eager torch's generators and draws in the order of the graph, so a seed gives the
+    same draws: before torch 2.14, the compiler would reorder draws to save memory.
 
     :raises NoCompiler: the body fails; the missing program g++ is one of many classes of errors.
     """

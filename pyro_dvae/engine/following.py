@@ -1,8 +1,8 @@
-"""A run whose values are followed: what Pyro's losses read back stays a tensor, all other reading is refused.
+"""Follows a run without reading values: what Pyro's losses read stays a tensor, other reads are refused.
 
-A recording keeps operations, not values. Where a program turns the value of a tensor into a Python number, a
-list, an array or text, the value would be frozen as it is now; the two modes here refuse that at once. They
-hold for this thread alone, so other threads read what they like meanwhile.
+A recording keeps operations, not values. If a program turns the value of a tensor into a Python number, a
+list, an array or text, the recording would freeze it; the two modes here refuse this. They affect only this
+thread.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pyro_dvae.internals import frame as present_frame
 
 
 class Unrecordable(RuntimeError):  # noqa: N818 - a statement about the program, caught by name
-    """The function cannot be recorded: it looks at the values of its tensors, or uses what has no graph."""
+    """The function cannot be recorded: it reads values of tensors, or uses an operation without a graph."""
 
 
 _READING = {

@@ -19,13 +19,13 @@ from pyro_dvae.random_state import forked
 
 
 def record(function: Callable[..., Tensor | list[Tensor]], *example: Tensor) -> GraphModule:
-    """Return ``function`` at arguments of these shapes as a graph, without Pyro's and Python's work.
+    """Return ``function`` for arguments of these shapes as a graph of tensor operations.
 
-    Every run of the graph draws fresh random numbers, the very ones that the function would draw. What is
-    no argument (parameters, numbers, settings) is frozen as it is now. The recording runs the function once,
-    apart from the global random streams, without gradients and with Pyro's validation off.
+    Every run of the graph draws fresh random numbers, the same that the function would draw. Everything that
+    is not an argument (parameters, numbers, settings) is frozen. The recording runs the function once, apart
+    from the global random streams, without gradients and with Pyro's validation off.
 
-    :raises Unrecordable: the function reads values back, or an operation has no graph; names the line.
+    :raises Unrecordable: the function reads values, or an operation has no graph; names the line.
     """
 
     def run(*given: Tensor) -> Tensor | list[Tensor]:

@@ -21,10 +21,10 @@ _ALLOWED_ERROR = 1e-4  # of a sum of 200 products of standard normals: ten times
 
 @contextmanager
 def fast_products() -> Iterator[None]:
-    """Let oneDNN do float32 matrix products on the CPU while the body runs, if they keep float32's error.
+    """Use oneDNN for float32 matrix products on the CPU while the body runs, if they keep float32 precision.
 
-    torch's setting that hands the products to oneDNN also permits it bfloat16, which a CPU with matrix
-    units may then use; one small product shows whether it does. The setting is put back on leaving.
+    torch's setting for oneDNN also permits bfloat16, which a CPU with matrix units may then use; a small
+    product shows whether it does. The setting is restored afterwards.
     """
     matmul = getattr(getattr(torch.backends, "mkldnn", None), "matmul", None)
     if matmul is None or not hasattr(matmul, "fp32_precision") or not torch.backends.mkldnn.is_available():
@@ -131,9 +131,9 @@ def _bernoulli_sum(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def use_plain_logarithms(graph: GraphModule) -> None:
-    """Compute log(1 + x) and softplus on a CPU by the plain logarithm, in place; the error is 2e-7 of either.
+    """Compute log(1 + x) and softplus on a CPU with ``log``, in place, with a relative error of 2e-7.
 
-    The compiler's vectors of ``log1p`` take fifteen times as long as those of ``log``.
+    The compiler's vectorised ``log1p`` takes fifteen times as long as ``log``.
     """
     aten = torch.ops.aten
     replacements = {aten.log1p.default: _log1p, aten.softplus.default: _softplus}
@@ -164,9 +164,9 @@ _SIZES = (128, 784, 256)  # of the product that is timed
 def use_bfloat16_products(graph: GraphModule) -> int:
     """Round the factors of every float32 matrix product to bfloat16, in place; return how many there are.
 
-    The products are added up in float32 and handed on in bfloat16's eight bits: an error of about 0.4 %
-    of each result. All else stays in float32. A processor without bfloat16 emulates it, ten times slower than
-    float32: where a product that is timed once does not gain, nothing is changed, with one warning.
+    The products are summed in float32 and returned in bfloat16, with an error of about 0.4 % of each result.
+    Everything else stays in float32. A processor without bfloat16 emulates it, ten times slower than float32:
+    if one timed product is not faster, nothing changes, with one warning.
     """
     aten = torch.ops.aten
     replacements = {aten.addmm.default: _addmm, aten.mm.default: _mm, aten.bmm.default: _bmm}

@@ -162,9 +162,9 @@ class FullCovarianceDecoder(CovarianceDecoder):
 
     @property
     def scale_tril(self) -> Tensor:
-        """L, [D, D]: the initial one times a lower triangular matrix, which begins as the identity.
+        """L, [D, D]: the initial L times a learned lower triangular matrix that starts as the identity.
 
-        A step of Adam of one size for all elements of L would be large beside the smallest of them.
+        Adam's steps have the same size for all elements, too large for the smallest elements of L itself.
         """
         return self.start @ (self.below.tril(-1) + torch.diag_embed(self.log_diagonal.exp()))
 

@@ -1,4 +1,4 @@
-"""What a model and a guide are called with: rows of anything, cut together, and what is passed whole."""
+"""The arguments of a model and a guide: rows from any source, cut together, and constants."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pyro_dvae.rows.torch_data import Stream, dataset_source, is_map_style
 
 @dataclass(frozen=True)
 class Arguments:
-    """Some rows of the data arguments, and keyword arguments, as model and guide are called with them.
+    """Some rows of the data arguments, and the keyword arguments of model and guide.
 
     :param rows: x first, shapes [B, ...].
     """
@@ -44,11 +44,11 @@ class Arguments:
         return Arguments(tuple(each[rows] for each in self.rows), self.kwargs)
 
     def of(self, x: Tensor) -> Arguments:
-        """Return the arguments with other data in the place of ``x``."""
+        """Return the arguments with ``x`` replaced."""
         return Arguments((x, *self.rows[1:]), self.kwargs)
 
     def call(self, program: Callable[..., Any]) -> Any:
-        """Return what a program returns for them."""
+        """Call a program with these arguments and return its result."""
         return program(*self.rows, **self.kwargs)
 
 
@@ -72,7 +72,7 @@ class Data:
         kwargs: Mapping[str, Any] | None = None,
         floats: torch.dtype = torch.float32,
     ) -> Data:
-        """Return the data of a front door, or refuse what has not the rows of the first.
+        """Return the data of a public function; refuse arguments with another number of rows than the first.
 
         :param argument: its name; further ones are counted from 1.
         :param floats: the type of real numbers that are in no tensor: that of the modules.
@@ -99,7 +99,7 @@ class Data:
 
     @classmethod
     def of_tensors(cls, *parts: Tensor) -> Data:
-        """Return the data of tensors that were checked."""
+        """Return the data of checked tensors."""
         return cls((InMemory(*parts),))
 
     def __len__(self) -> int:
@@ -112,11 +112,11 @@ class Data:
         return self.sources[0].device
 
     def part(self, rows: slice) -> Data:
-        """Return some rows, one after the other, as data of their own."""
+        """Return consecutive rows as new data."""
         return self.chosen(torch.arange(len(self))[rows])
 
     def chosen(self, rows: Tensor) -> Data:
-        """Return the rows of these indices as data of their own."""
+        """Return the rows with these indices as new data."""
         return Data(tuple(Part(source, rows) for source in self.sources), self.kwargs)
 
     def take(self, rows: Rows) -> tuple[Tensor, ...]:
@@ -128,12 +128,12 @@ class Data:
         return Arguments(self.take(rows), self.kwargs)
 
     def split(self, size: int) -> Iterator[Arguments]:
-        """Yield the arguments of ``size`` rows after the other."""
+        """Yield the arguments in chunks of ``size`` rows."""
         for start in range(0, len(self), size):
             yield self[start : start + size]
 
     def fingerprints(self) -> list[dict[str, Any]]:
-        """Return what tells each argument's values from others (:meth:`Source.fingerprints`)."""
+        """Return a fingerprint of each argument's values (:meth:`Source.fingerprints`)."""
         return [each for source in self.sources for each in source.fingerprints()]
 
     def digest(self) -> str:
@@ -154,11 +154,11 @@ EXPECTED = (
 
 
 def opened(argument: str, value: Any, floats: torch.dtype) -> Source | Stream:
-    """Return the rows of anything that has rows, or its batches where it has its own order.
+    """Return the rows of any source, or its batches if it has its own order.
 
-    Tensors and torch's data sets keep their number types; real numbers of all others become ``floats``.
+    Tensors and torch data sets keep their number types; real numbers of all others become ``floats``.
 
-    :raises InputError: it has no rows that are known here; says how to give them.
+    :raises InputError: the kind of source is unknown; the message says how to give rows.
     """
     package = type(value).__module__.partition(".")[0]
     if isinstance(value, Tensor):
@@ -186,7 +186,7 @@ def opened(argument: str, value: Any, floats: torch.dtype) -> Source | Stream:
 
 
 def source_of(argument: str, value: Any, floats: torch.dtype) -> Source:
-    """Return the rows of anything; those of a loader are read into memory."""
+    """Return the rows of any source; a loader is read into memory."""
     found = opened(argument, value, floats)
     return found.gathered() if isinstance(found, Stream) else found
 

@@ -1,4 +1,4 @@
-"""Where rows come from: the interface, rows in memory, and how rows are told from others by a checkpoint."""
+"""Sources of rows: the interface, rows in memory, and fingerprints of rows for checkpoints."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _GAPS = ContextVar("gaps", default=False)
 
 @contextmanager
 def gaps_allowed() -> Iterator[None]:
-    """Let sources that are opened or read meanwhile hold missing cells: NaN, NA or masked."""
+    """Allow missing cells (NaN, NA or masked) in sources that are opened or read in the body."""
     token = _GAPS.set(True)
     try:
         yield
@@ -63,7 +63,7 @@ class Source(ABC):
     def fingerprints(self) -> list[dict[str, Any]]:
         """Return shape, type, digest of the first and last row, and sum of the bits of each argument.
 
-        They do not depend on what holds the rows: those of an array on disk are those of a tensor.
+        They do not depend on the kind of source: an array on disk has the same as a tensor.
         """
         ends = self.take(torch.tensor([0, len(self) - 1]))
         sums = [0] * len(ends)
@@ -136,7 +136,7 @@ class InMemory(Source):
 
     @classmethod
     def checked(cls, argument: str, *parts: Tensor) -> InMemory:
-        """Refuse parts that are empty, hold NaN or infinity, or have other lengths."""
+        """Refuse parts that are empty, hold NaN or infinity, or differ in length."""
         for number, part in enumerate(parts):
             check = checks.dense if gaps_are_allowed() else checks.data
             check(f"{argument}[{number}]" if len(parts) > 1 else argument, part)
@@ -147,7 +147,7 @@ class InMemory(Source):
         return len(self.parts[0])
 
     def take(self, rows: Rows) -> tuple[Tensor, ...]:
-        """Return some rows; of a slice without a copy."""
+        """Return some rows; a slice is not copied."""
         if isinstance(rows, slice):
             return tuple(part[rows] for part in self.parts)
         return tuple(part.index_select(0, rows.to(part.device)) for part in self.parts)

@@ -92,7 +92,7 @@ def _of_tensors(item: Any) -> bool:
 class Stream:
     """The batches of a loader, in its own order and sizes.
 
-    :param loader: a DataLoader, or any iterable that begins anew when it is iterated again.
+    :param loader: a DataLoader, or any iterable that can be iterated again.
     """
 
     def __init__(self, argument: str, loader: Iterable[Any], floats: torch.dtype) -> None:
@@ -105,7 +105,7 @@ class Stream:
 
     @property
     def length(self) -> int | None:
-        """How many batches an epoch has; None where the loader does not say."""
+        """The number of batches in an epoch; None if the loader does not know it."""
         try:
             return len(self._loader)  # type: ignore[arg-type]
         except TypeError:
@@ -116,10 +116,10 @@ class Stream:
             yield parts_of(self._argument, batch, self._floats)
 
     def first(self) -> tuple[Tensor, ...]:
-        """Return the first batch of an iteration of its own; the next one begins as if there had been none.
+        """Return the first batch of a separate iteration, which does not affect the next one.
 
-        That holds where batches follow from the global random streams, from the generator of a DataLoader, or
-        from a loader that keeps its place.
+        This holds if batches follow from the global random streams, from the generator of a DataLoader, or
+        from a loader that stores its position.
         """
         place = self.place()
         with random_state.forked():
@@ -131,18 +131,18 @@ class Stream:
 
     @property
     def keeps_its_place(self) -> bool:
-        """Whether the loader can say where it is, and go on from there (torchdata's StatefulDataLoader)."""
+        """Whether the loader can store and restore its position (torchdata's StatefulDataLoader)."""
         return all(callable(getattr(self._loader, name, None)) for name in ("state_dict", "load_state_dict"))
 
     def place(self) -> dict[str, Any]:
-        """Return where the loader and its generator are, as far as they say it."""
+        """Return the position of the loader and its generator, as far as known."""
         with random_state.forked():
             loader = self._loader.state_dict() if self.keeps_its_place else None  # type: ignore[attr-defined]
         generator = self._generator
         return {"loader": loader, "generator": None if generator is None else generator.get_state()}
 
     def go_to(self, place: Mapping[str, Any]) -> None:
-        """Let the next iteration go on from a place."""
+        """Let the next iteration continue from a position."""
         if place["loader"] is not None:
             with random_state.forked():
                 self._loader.load_state_dict(place["loader"])  # type: ignore[attr-defined]
@@ -157,7 +157,7 @@ class Stream:
         return found if isinstance(found, torch.Generator) else None
 
     def gathered(self) -> Source:
-        """Return all rows, read once into memory; of a loader of all items, the data set's own rows."""
+        """Return all rows, read once into memory; for a loader of all items, the data set's own rows."""
         loader = self._loader
         if isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset):
             plain = (torch.utils.data.SequentialSampler, torch.utils.data.RandomSampler)

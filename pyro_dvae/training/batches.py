@@ -1,4 +1,4 @@
-"""The mini-batches of a training: rows in each epoch's order, on the device, transformed."""
+"""Mini-batches of training: rows in each epoch's order, on the device, transformed."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def keeps_its_place(batches: Batches) -> TypeGuard[FromLoader]:
 
 
 class Epoch:
-    """The mini-batches of one epoch, in their order; a resumed epoch begins where it was stopped."""
+    """The mini-batches of one epoch, in their order; a resumed epoch continues where it was stopped."""
 
     def __init__(self, run: Run, batches: Batches, files: RunFiles, progress: Progress):
         self.index = run.finished

@@ -1,4 +1,4 @@
-"""What the checkpoint of a training run holds: named tensors and a state, packed, read and compared."""
+"""The checkpoint of a training run: named tensors and a state, packed, read and compared."""
 
 from __future__ import annotations
 
@@ -175,8 +175,8 @@ def load_trained(
 ) -> None:
     """Copy the parameters and buffers of a checkpoint into those of ``model`` and ``guide``, in place.
 
-    ``batch`` is a batch as the model takes it, to find the parameters by one dry run of ``bound``; ``which``
-    is "best" (by validation; without any, the last) or "last".
+    ``batch`` is a batch for the model, to find the parameters by one dry run of ``bound``; ``which`` is
+    "best" (by validation; without validation, the last) or "last".
     """
     best = checks.known("which", which, ("best", "last")) == "best"
     packed, _ = read_training(path, lambda name: name.startswith(("best/", "parameters/", "buffers/")))

@@ -85,7 +85,7 @@ def encode(
     :param seed: seed of a separate random stream; None uses the global one.
     :param batch_size: rows at a time, at most; by default 2,000.
     :param memory: approximate number of bytes to use in addition to data and results.
-    :raises InputError: the data cannot be used, or there is no latent or data plate.
+    :raises InputError: the data are invalid, or there is no latent or data plate.
     """
     checks.pair(model, guide)
     given = Data.opened("data", (data, *args), kwargs, float_type(model, guide))
