@@ -114,6 +114,6 @@ def _values(name: str, site: dict[str, Any], structure: Structure) -> Tensor:
     except NotImplementedError:
         raise InputError(
             f"model: the values of the discrete latent {name!r} cannot be listed: it is a vector, has "
-            "infinitely many values, or lies in a plate within a row; give each variable a site of its own"
+            "infinitely many values, or lies in a plate within a row; give each variable its own site"
         ) from None
     return values.reshape(len(values), *fn.event_shape)

@@ -88,9 +88,9 @@ def inside(fn: Any) -> Tensor:
 def _require_cells(fn: Any) -> None:
     if fn.event_dim:
         raise InputError(
-            f"model: the cells of a row under {type(fn).__name__} neither are independent given the latents "
-            "nor have conditionals in closed form; use a likelihood with .to_event(1), a MultivariateNormal "
-            "or a table"
+            f"model: the cells of a row under {type(fn).__name__} are neither independent given the latents "
+            "nor have closed-form conditionals; use a likelihood with .to_event(1), a MultivariateNormal or "
+            "a table"
         )
 
 

@@ -69,8 +69,8 @@ def quantile(fn: Any, noise: Tensor) -> Tensor:
         found: Tensor = fn.icdf(torch.special.ndtr(noise).clamp(1e-7, 1 - 1e-7))
     except NotImplementedError:
         raise InputError(
-            f"mask_model: the cells of a row under {type(fn).__name__} have no quantile function, by which "
-            "missing cells are drawn; use a continuous likelihood such as Normal with .to_event(1)"
+            f"mask_model: the cells of a row under {type(fn).__name__} have no quantile function, which is "
+            "needed to draw missing cells; use a continuous likelihood such as Normal with .to_event(1)"
         ) from None
     return found
 

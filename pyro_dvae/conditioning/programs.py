@@ -305,8 +305,8 @@ def cells(model: Program, rows: Arguments) -> dict[str, Tensor]:
             continue
         if not first.is_floating_point() or not bool((first.double() + second.double() == 2 * count).all()):
             raise InputError(
-                f"model: site {name!r} observes a function of the data, not their cells as they are; give "
-                "the model what it observes as data"
+                f"model: site {name!r} observes a function of the data instead of their cells; pass the "
+                "observed values as data"
             )
         found[name] = torch.where(counted[name], first.long(), -1)
     if not found:

@@ -39,7 +39,7 @@ class RelaxedReplacement(dist.TorchDistribution):
         self, x: Tensor, rate: Tensor, atoms: Atoms, temperature: float, validate_args: bool | None = None
     ) -> None:
         if any(isinstance(share, Tensor) and share.requires_grad for _, share in atoms):
-            raise InputError("atoms: a relaxed corruption has no gradient for shares that want one")
+            raise InputError("atoms: a relaxed corruption has no gradient for shares that require one")
         self.x = x
         self.rate = rate.to(x.dtype)
         self.atoms = atoms

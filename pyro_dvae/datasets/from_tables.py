@@ -144,18 +144,20 @@ def _named(path: Path, name: str, values: np.ndarray, kind: str) -> Column:
     if values.dtype.kind not in "biuf":
         if kind == "categorical":
             return _planned(path, name, values)
-        raise DataError(f"{path}: column {name!r} is to be {kind}, and holds texts")
+        raise DataError(f"{path}: column {name!r} was declared {kind}, but holds text")
     found = np.asarray(values, dtype=np.float64)
     if kind in ("categorical", "count", "ordinal") and bool((found != found.round()).any()):
-        raise DataError(f"{path}: column {name!r} is to be {kind}, and holds numbers that are not whole")
+        raise DataError(f"{path}: column {name!r} was declared {kind}, but holds numbers that are not whole")
     low, high = float(found.min()), float(found.max())
     if (kind == "count" and low < 0) or (kind == "positive" and low <= 0):
-        raise DataError(f"{path}: column {name!r} is to be {kind}, and holds {low:g}")
+        raise DataError(f"{path}: column {name!r} was declared {kind}, but holds {low:g}")
     if kind == "categorical":
         return Column(name, "category", levels=tuple(str(value) for value in np.unique(values)))
     if kind == "ordinal":
         if not 2 <= high - low + 1 <= _LEVELS_AT_MOST:
-            raise DataError(f"{path}: column {name!r} is to be ordinal, and is from {low:g} to {high:g}")
+            raise DataError(
+                f"{path}: column {name!r} was declared ordinal, but goes from {low:g} to {high:g}"
+            )
         return Column(name, kind, offset=low, size=int(high - low) + 1)
     return Column(name, kind)
 

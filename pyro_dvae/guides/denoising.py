@@ -56,7 +56,7 @@ class _SamePlates(Messenger):
             self.factors[msg["name"]] = size / expected
             return
         raise InputError(
-            f"guide: its plate {msg['name']!r} has {size} elements where the data have {expected} "
+            f"guide: its plate {msg['name']!r} has {size} elements, but the data have {expected} "
             f"(it was given corrupted data of shape {self.shape})"
         )
 

@@ -48,7 +48,9 @@ def load(
     if (path / WEIGHTS).exists():
         return load_weights(path, model, guide, place)
     if not (path / CONFIG).exists():
-        raise InputError(f"folder: {path} holds neither {CONFIG} nor {WEIGHTS}, so nothing was saved there")
+        raise InputError(
+            f"folder: {path} is not a run or a saved model: it holds neither {CONFIG} nor {WEIGHTS}"
+        )
     if model is not None or guide is not None:
         raise InputError("model, guide: a run folder is complete; leave them out")
     with forked():  # weights are drawn before they are read

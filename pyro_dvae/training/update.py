@@ -168,7 +168,7 @@ class Update:
     def require_validation(self, validates: bool) -> None:
         """Refuse a schedule that nothing would ever move."""
         if not validates and isinstance(self._schedule, ReduceLROnPlateau):
-            raise InputError("schedule: ReduceLROnPlateau waits for the validation bound; give validation=")
+            raise InputError("schedule: ReduceLROnPlateau needs a validation bound; give validation=")
 
     # Its state
 

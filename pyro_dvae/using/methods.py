@@ -47,8 +47,8 @@ def _rows(fitted: Fitted, data: tuple[Any, ...]) -> tuple[Any, ...]:
         return data or (first,)
     if not data:
         raise InputError(
-            f"data: the model takes {len(fitted.rows)} data arguments; give rows of the further ones, whose "
-            "values count (labels, say), after the first argument"
+            f"data: the model takes {len(fitted.rows)} data arguments; pass the further ones (such as "
+            "labels) after the first argument"
         )
     if len(data) == len(further):
         count = len(Data.opened("data", data))

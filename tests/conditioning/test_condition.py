@@ -213,7 +213,7 @@ def any_guide(x):
     ("model", "message"),
     [
         (squared, "site 'x' observes a function of the data"),
-        (one_hot, "cells of a row under OneHotCategorical neither are independent"),
+        (one_hot, "cells of a row under OneHotCategorical are neither independent"),
     ],
 )
 def test_models_without_conditionals_are_refused(model, message):

@@ -350,9 +350,7 @@ def test_images_without_event_dim_are_refused():
 def test_a_later_batch_that_does_not_match_is_refused():
     wrapped = dv.DenoisingGuide(plated(lambda x: 4), dv.BitFlip(0.1))
     wrapped(torch.rand(4, 3))
-    with pytest.raises(
-        dv.InputError, match=r"^guide: its plate 'data' has 4 elements where the data have 6 "
-    ):
+    with pytest.raises(dv.InputError, match=r"^guide: its plate 'data' has 4 elements, but the data have 6 "):
         wrapped(torch.rand(6, 3))
 
 
@@ -397,7 +395,7 @@ def test_another_size_under_several_corruptions_is_refused():
         with pyro.plate("data", x.shape[0]):
             pyro.sample("z", dist.Normal(0.0, 1.0))
 
-    message = r"^guide: its plate 'data' has 4 elements where the data have 6 \(.*\(6, 3\)\)"
+    message = r"^guide: its plate 'data' has 4 elements, but the data have 6 \(.*\(6, 3\)\)"
     with pytest.raises(dv.InputError, match=message):
         dv.TraceDenoising_ELBO(num_corruptions=3, num_particles=1).loss(model, wrapped, torch.rand(6, 3))
 

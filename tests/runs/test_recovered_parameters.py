@@ -118,8 +118,8 @@ def test_kinds_that_do_not_fit_are_refused(capsys):
         "code=vegetable": "kinds: unknown name 'vegetable'",
         "code": "kinds: expected NAME=KIND, separated by commas, got 'code'",
         "age=count": "there is no column 'age'",
-        "error=positive": "column 'error' is to be positive, and holds -",
-        "height=ordinal": "column 'height' is to be ordinal, and holds numbers that are not whole",
+        "error=positive": "column 'error' was declared positive, but holds -",
+        "height=ordinal": "column 'height' was declared ordinal, but holds numbers that are not whole",
     }
     for kinds, words in cases.items():
         capsys.readouterr()

@@ -153,7 +153,7 @@ def test_a_plateau_is_one_of_the_validation_bound():
         schedule = partial(lr_scheduler.ReduceLROnPlateau, factor=0.1, patience=1, mode=mode)
         _, made = noiseless(epochs=4, schedule=schedule, evaluate=lambda left=left: left.pop(0))
         assert made.history.learning_rate == pytest.approx([0.01, 0.01, 0.01, 0.001])
-    with pytest.raises(dv.InputError, match="schedule: ReduceLROnPlateau waits for the validation bound"):
+    with pytest.raises(dv.InputError, match="schedule: ReduceLROnPlateau needs a validation bound"):
         noiseless(schedule=lr_scheduler.ReduceLROnPlateau)
 
 

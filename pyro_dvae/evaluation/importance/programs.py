@@ -105,8 +105,8 @@ def _refuse_points(draws: Draws) -> None:
     for site in points:
         if needed > drawn or not _differs(site["value"], draws.layout, site["fn"].event_dim):
             raise InputError(
-                f"guide: its latent {site['name']!r} is a point, which has no density to weigh it by; a "
-                "likelihood needs a guide with one"
+                f"guide: its latent {site['name']!r} is a point mass without a density; a likelihood needs a "
+                "guide with a density"
             )
 
 

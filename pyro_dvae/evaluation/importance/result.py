@@ -68,7 +68,7 @@ class LogLikelihood:
             for name in ("num_samples", "proposal", "denoising", "seed"):
                 if (got := getattr(each, name)) != (wanted := getattr(first, name)):
                     raise InputError(
-                        f"parts: expected those of one evaluation, got {name} {wanted} and {got}"
+                        f"parts: expected parts of one evaluation, got {name} {wanted} and {got}"
                     )
 
         changes: dict[str, Any] = {

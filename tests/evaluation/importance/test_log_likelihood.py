@@ -729,7 +729,7 @@ def _in_other_coordinates(x, second):
 
 def test_a_latent_that_is_a_function_of_others_has_no_density():
     x = torch.tensor([0.3, 1.7], dtype=torch.float64)
-    with pytest.raises(InputError, match="is a point, which has no density"):
+    with pytest.raises(InputError, match="is a point mass without a density"):
         dv.log_likelihood(
             _three_latents,
             lambda x: _in_other_coordinates(x, dist.Delta),
