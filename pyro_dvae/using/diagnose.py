@@ -77,7 +77,7 @@ def diagnose(
       difference; if they do not exist, the bound itself is judged. Its ``value`` is the difference.
     - **approximation gap**: log p(x) minus the bound of the best Gaussian of each row (or of the guide, if
       that is better).
-    - **amortisation gap**: that bound minus the encoder's (:func:`~pyro_dvae.inference_gaps`).
+    - **amortisation gap**: that bound minus the encoder's (see :func:`~pyro_dvae.inference_gaps`).
     - **Pareto k**: share of rows with unreliable importance weights; good up to 1 %.
     - **active units**: latents that depend on the data; good if they are at least half.
     - **calibration**: share of hidden cells within the central interval of their draws given the other cells
@@ -263,7 +263,7 @@ def _hidden(model: Program, rows: Arguments, share: float, seed: int) -> Tensor:
     """Choose cells [N, ...] that the model observes, in each row at random; leave one where there are two."""
     observed = torch.zeros(rows.x.numel(), dtype=torch.bool)
     for position in cells(model, rows).values():
-        observed[position[position >= 0].cpu()] = True
+        observed[position.flatten().cpu()] = True
     observed = observed.reshape(len(rows), -1)
     generator = torch.Generator().manual_seed(seed)
     order = torch.rand(observed.shape, generator=generator).masked_fill(~observed, 2.0).argsort(1)
