@@ -50,5 +50,5 @@ def listed() -> str:
         rows.append((each.name, f"{each.title} ({each.source})"))
         epochs = span(case.options.get("epochs", each.epochs) for case in each.cases)
         rows.append(("", f"{len(each.cases)} cases, {runs} runs of {epochs} epochs, {took}"))
-    times = "Times are of the runs in docs/reproduction.md, with --bfloat16; each core takes a run at a time."
+    times = "Times refer to runs with --bfloat16 (docs/reproduction.md); each core does one run at a time."
     return f"{labelled(rows)}\n{times}"
