@@ -57,9 +57,8 @@ def _option(
     **click_arguments: Any,
 ) -> Any:
     """Declare an option; it has an effect ``only_with`` some values of another one."""
-    metadata = {"help": help_text, "flag": flag, "within": within, "click": click_arguments}
-    metadata["only_with"] = only_with
-    return field(default=default, metadata=metadata)
+    asked = {"help": help_text, "flag": flag, "within": within, "only_with": only_with}
+    return field(default=default, metadata={**asked, "click": click_arguments})
 
 
 @dataclass(frozen=True)
