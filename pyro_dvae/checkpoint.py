@@ -129,8 +129,16 @@ def _metadata_digest(metadata: Mapping[str, str]) -> str:
 
 def _tensor_digest(tensor: Tensor) -> str:
     digest = hashlib.sha256(f"{tensor.dtype} {list(tensor.shape)} ".encode())
-    digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    digest.update(content(tensor))
     return digest.hexdigest()
+
+
+def content(tensor: Tensor) -> memoryview:
+    """Return the bytes of a tensor's values, for a digest."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    # A single number of a column is contiguous to torch, whatever its stride.
+    found: memoryview = flat.as_strided(flat.shape, (1,)).view(torch.uint8).numpy().data
+    return found
 
 
 def to_json(value: Any) -> str:

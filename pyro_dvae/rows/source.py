@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pyro_dvae import checks
+from pyro_dvae.checkpoint import content
 from pyro_dvae.errors import InputError
 
 Rows: TypeAlias = "Tensor | slice"
@@ -74,7 +75,7 @@ class Source(ABC):
             {
                 "shape": [len(self), *end.shape[1:]],
                 "dtype": str(end.dtype).removeprefix("torch."),
-                "rows": hashlib.sha256(_bytes(end)).hexdigest()[:16],
+                "rows": hashlib.sha256(content(end)).hexdigest()[:16],
                 "sum": (total + 2**63) % 2**64 - 2**63,  # as a sum in int64 would be
             }
             for end, total in zip(ends, sums, strict=True)
@@ -86,7 +87,7 @@ class Source(ABC):
         for number, part in enumerate(first):
             digest.update(f"{part.dtype}{[len(self), *part.shape[1:]]}".encode())
             for block in self.blocks():
-                digest.update(_bytes(block[number]))
+                digest.update(content(block[number]))
 
     def blocks(self) -> Iterator[tuple[Tensor, ...]]:
         """Yield all rows in their order, some megabytes at a time."""
@@ -98,10 +99,6 @@ class Source(ABC):
 
 def _bits(part: Tensor) -> Tensor:
     return part.contiguous().reshape(-1).view(_INTEGERS.get(part.element_size(), torch.uint8))
-
-
-def _bytes(part: Tensor) -> Any:
-    return part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 class Part(Source):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -43,21 +44,43 @@ class PlateScale(Messenger):
 
     def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
         if not site_is_subsample(msg) and not is_uncounted(msg):
-            kept = ("is_observed", "cond_indep_stack", "scale")
+            kept = ("name", "is_observed", "cond_indep_stack", "scale", "infer")
             self._sites.append({key: msg[key] for key in kept})
 
     @property
     def factor(self) -> float:
         """The weight of a row."""
+        plate, own = self._plate()
+        if plate is None:
+            return 1.0
+        self.subsampled = own != 1
+        scales = {_number(s["scale"]) for s in self._sites if plate in _plates(s, self._rows)}
+        factor = scales.pop() if len(scales) == 1 else None
+        return factor or own
+
+    def _plate(self) -> tuple[str | None, float]:
+        """Return the name and the scale of the data plate."""
         observed = [_plates(site, self._rows) for site in self._sites if site["is_observed"]]
         common = [plate for plate in (observed or [{}])[0] if all(plate in others for others in observed)]
         if not common:
-            return 1.0
+            return None, 1.0
         plate = max(common, key=lambda name: observed[0][name])  # a subsampled one, if there are two
-        self.subsampled = observed[0][plate] != 1
-        scales = {_number(s["scale"]) for s in self._sites if plate in _plates(s, self._rows)}
-        factor = scales.pop() if len(scales) == 1 else None
-        return factor or observed[0][plate]
+        return plate, observed[0][plate]
+
+    def warn_of_shared(self, length: int) -> None:
+        """Warn of a latent of all ``length`` rows whose prior every batch counts in full."""
+        plate, own = self._plate()
+        latents = [s for s in self._sites if not (s["is_observed"] or s["infer"].get("is_auxiliary"))]
+        shared = [site["name"] for site in latents if plate not in _plates(site, self._rows)]
+        if plate is not None and own == 1 and shared and self._rows < length:
+            times = f"{length / self._rows:g}"
+            warnings.warn(
+                f"model: latent {shared[0]!r} is shared by all rows, and plate {plate!r} has the {self._rows} "
+                f"of a batch, so its prior counts {times} times as much as it should; give the plate all rows, "
+                f"pyro.plate({plate!r}, {length}, subsample_size=len(x)), or train on all of them at once, "
+                f"batch_size={length}",
+                stacklevel=4,
+            )
 
 
 def _plates(site: dict[str, Any], rows: int) -> dict[str, float]:
@@ -82,9 +105,12 @@ class PlateScales:
     ``subsampled`` says whether their losses stand for those of a whole plate.
 
     No run is made for it: an ordinary step is seen while it is taken, a compiled one while it is recorded.
+
+    :param length: N, the rows of the data set; None where it is not known.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, length: int | None = None) -> None:
+        self._length = length
         self._known: dict[int, float] = {}
         self.subsampled = False
 
@@ -100,6 +126,8 @@ class PlateScales:
             return
         with PlateScale(rows) as scale:
             yield
+        if self._length is not None and not self._known:
+            scale.warn_of_shared(self._length)
         self._known[batch] = scale.factor
         self.subsampled = scale.subsampled
 

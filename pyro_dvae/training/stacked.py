@@ -18,7 +18,7 @@ from pyro_dvae.programs.parameters import Trained, discover
 from pyro_dvae.programs.support import InSupport
 from pyro_dvae.rows import Data
 from pyro_dvae.training.learning_rates import left_out
-from pyro_dvae.training.objective import Loss, loss_of
+from pyro_dvae.training.objective import Loss, PlateScales, loss_of
 
 
 @dataclass
@@ -26,6 +26,7 @@ class Member:
     """One of the models, with its parameters, and a param store of its own.
 
     :param store: the state of its param store: two models may use one name.
+    :param length: N, the rows of its data.
     """
 
     model: Callable[..., Any]
@@ -33,10 +34,11 @@ class Member:
     bound: ELBO
     store: dict[str, Any] = field(default_factory=lambda: {"params": {}, "constraints": {}})
     trained: Trained = field(default_factory=Trained)
+    length: int | None = None
     loss: Loss = field(init=False)
 
     def __post_init__(self) -> None:
-        self.loss = Loss(loss_of(self.model, self.guide, self.bound))
+        self.loss = Loss(loss_of(self.model, self.guide, self.bound), PlateScales(self.length))
 
     def with_store(self) -> AbstractContextManager[Any]:
         """Return a context in which Pyro's param store is this model's; it is kept on leaving."""
@@ -59,17 +61,19 @@ def members_of(
     example: tuple[Tensor, ...],
     freeze: Any = None,
     rows_by_name: Mapping[str, Sequence[Data]] | None = None,
+    length: int | None = None,
 ) -> list[Member]:
     """Return the models with their parameters found, or refuse what has not the structure of the first.
 
     :param freeze: the names of parameters that stay as they are.
     :param rows_by_name: the rows of each model, in memory or not, unless they are transformed.
+    :param length: N, the rows of the data of each, if it is known.
     """
     members = []
     for number, pair in enumerate(pairs):
         if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(callable(part) for part in pair):
             raise InputError(f"pairs[{number}]: expected a pair (model, guide), got {pair!r}")
-        member = Member(pair[0], pair[1], bound)
+        member = Member(pair[0], pair[1], bound, length=length)
         with InSupport("data", example[0]) as support:
             member.trained = member.apart(lambda m=member: m.loss(*example), example[0])  # type: ignore[misc]
         for argument, rows in (rows_by_name or {}).items():

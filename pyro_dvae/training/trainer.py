@@ -45,7 +45,7 @@ from pyro_dvae.training.epochs import same_type
 from pyro_dvae.training.fitted import Fitted
 from pyro_dvae.training.history import History
 from pyro_dvae.training.learning_rates import scheduled
-from pyro_dvae.training.objective import CHUNK, Loss, Validation, loss_of
+from pyro_dvae.training.objective import CHUNK, Loss, PlateScales, Validation, loss_of
 from pyro_dvae.training.optimizer import Choice
 from pyro_dvae.training.progress import Progress, Silent
 from pyro_dvae.training.resuming import RunFiles
@@ -181,7 +181,8 @@ class Trainer:
         def negative_bound(*batch: Tensor) -> Tensor | float:
             return loss.loss(model, guide, *batch)
 
-        objective = Loss(loss_of(model, guide, loss))
+        known = None if isinstance(train, Stream) else len(train)
+        objective = Loss(loss_of(model, guide, loss), PlateScales(known))
         self._requests = Requests(ranks)
         self._faults = Faults(run, settings, negative_bound, ranks, self._requests)
         rows = {"data": train, "validation": held_out}

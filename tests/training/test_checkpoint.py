@@ -9,7 +9,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pyro_dvae.checkpoint import FORMAT, from_json, load_checkpoint, load_parameters, save_checkpoint, to_json
+from pyro_dvae.checkpoint import (
+    FORMAT,
+    content,
+    from_json,
+    load_checkpoint,
+    load_parameters,
+    save_checkpoint,
+    to_json,
+)
 from pyro_dvae.errors import CheckpointError, InputError
 from pyro_dvae.files import replacing, require_writable, write_atomically
 
@@ -231,3 +239,10 @@ def test_what_cannot_be_written_is_said_in_one_line(tmp_path):
 def test_require_writable_leaves_no_trace(tmp_path):
     require_writable(tmp_path / "file")
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2])
+def test_numbers_of_a_column_have_bytes(rows):
+    """A single number of a column is contiguous to torch, whatever its stride."""
+    column = torch.randn(3, 4)[:rows, 2]
+    assert bytes(content(column)) == column.numpy().tobytes()

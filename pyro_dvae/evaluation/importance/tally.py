@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_dvae.checkpoint import load_checkpoint, save_checkpoint
+from pyro_dvae.checkpoint import content, load_checkpoint, save_checkpoint
 from pyro_dvae.errors import CheckpointError
 from pyro_dvae.evaluation.importance.psis import smoothed_log_sum, tail_length
 
@@ -190,5 +190,5 @@ def fingerprint(tensors: Iterable[Tensor]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for tensor in tensors:
         digest.update(f"{tensor.dtype}{list(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(content(tensor))
     return digest.hexdigest()

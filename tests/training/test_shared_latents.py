@@ -1,0 +1,56 @@
+"""A latent that all rows share: its prior counts once, not as often as there are batches."""
+
+import warnings
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+import pyro_dvae as dv
+
+X = torch.randn(40, 1)
+
+
+def pair(size=None, local=False):
+    def rows(x):
+        return pyro.plate("data", len(x) if size is None else size, subsample_size=len(x))
+
+    def model(x):
+        mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+        with rows(x):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0)) if local else 0.0
+            pyro.sample("x", dist.Normal(mean + z, 1.0), obs=x[:, 0])
+
+    def guide(x):
+        loc = pyro.param("loc", torch.tensor(0.0))
+        pyro.sample("mean", dist.Normal(loc, 0.3))
+        if local:
+            with rows(x):
+                pyro.sample("z", dist.Normal(loc * x[:, 0], 1.0))
+
+    return model, guide
+
+
+def train(pairs, **options):
+    loss = dv.TraceDenoising_ELBO()
+    if len(pairs) > 1:
+        return dv.fit_many(pairs, X, loss=loss, epochs=1, progress=False, **options)
+    return dv.fit(*pairs[0], X, loss=loss, epochs=1, progress=False, **options)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("local", [False, True])
+def test_a_batch_that_counts_a_shared_prior_in_full_is_warned_of(local, count):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        train([pair(local=local) for _ in range(count)], batch_size=10)
+    said = [str(each.message) for each in caught if "shared" in str(each.message)]
+    assert len(said) == count
+    assert all("'mean' is shared by all rows" in text and "counts 4 times" in text for text in said)
+    assert all("pyro.plate('data', 40, subsample_size=len(x))" in text for text in said)
+
+
+@pytest.mark.parametrize(("size", "batch"), [(40, 10), (None, 40), (40, 40)])
+def test_a_plate_of_all_rows_is_right(size, batch):
+    train([pair(size)], batch_size=batch)  # warnings are errors
