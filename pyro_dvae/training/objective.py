@@ -75,10 +75,10 @@ class PlateScale(Messenger):
         if plate is not None and own == 1 and shared and self._rows < length:
             times = f"{length / self._rows:g}"
             warnings.warn(
-                f"model: latent {shared[0]!r} is shared by all rows, and plate {plate!r} has the {self._rows} "
-                f"of a batch, so its prior counts {times} times as much as it should; give the plate all rows, "
-                f"pyro.plate({plate!r}, {length}, subsample_size=len(x)), or train on all of them at once, "
-                f"batch_size={length}",
+                f"model: latent {shared[0]!r} is shared by all rows, and plate {plate!r} has the "
+                f"{self._rows} of a batch, so its prior counts {times} times as much as it should; "
+                f"give the plate all rows, pyro.plate({plate!r}, {length}, subsample_size=len(x)), "
+                f"or train on all of them at once, batch_size={length}",
                 stacklevel=4,
             )
 
