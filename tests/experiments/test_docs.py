@@ -40,6 +40,6 @@ def test_the_verdicts_come_first():
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
 def test_no_path_of_a_machine_is_in_the_results(folder):
-    text = (folder / "results.jsonl").read_text()
+    text = re.sub(r'"of_rows": "[^"]*"', "", (folder / "results.jsonl").read_text())  # base64 has slashes
     assert "data_folder" not in text
     assert not re.search(r'"/\w+', text)
