@@ -90,8 +90,7 @@ def fit_many(
     :param loss: the bound of all pairs.
     :param seeds: seeds of the order of the batches and of the noise; by default 0, 1, ...
     :param learning_rate: one for all, or one for each.
-    :param optimizer: as for :class:`Trainer`, but only Adam or AdamW.
-    :param freeze: names of parameters (with ``*``), the same for all pairs.
+    :param optimizer: as for :class:`Trainer`, but only Adam or AdamW. ``freeze`` takes names alone.
     :param transform: applied to the batch of each model; it must not draw random numbers.
     :param evaluate: function of the model's number (from 0) that returns its validation bound, in nats per
         observation, in place of the default; called in evaluation mode after every epoch.
