@@ -342,7 +342,7 @@ def test_a_plate_of_another_size_than_the_data_is_refused_with_a_remedy():
 
 def test_images_without_event_dim_are_refused():
     with pytest.raises(
-        dv.InputError, match=r"^guide: its plate 'data' has 4 elements .* has 5; .* set event_dim"
+        dv.InputError, match=r"^guide: its plate 'data' has 4 elements.* has 5; .* set event_dim"
     ):
         dv.DenoisingGuide(plated(len, 2), dv.BitFlip(0.1))(torch.rand(4, 5, 3))
 

@@ -241,8 +241,8 @@ def test_lengths_and_thresholds():
         ((torch.zeros(3, 2, dtype=torch.long),), {}, r"^largest: expected floating-point"),
         (([[0.0]],), {}, r"^largest: expected a tensor"),
         ((torch.zeros(3, 2),), {"resolution": 0.0}, r"^resolution: "),
-        ((torch.zeros(3, 2), torch.tensor([0.0, NAN, NAN])), {}, r"^log_rest: .* datum 1$"),
-        ((torch.zeros(3, 2), torch.zeros(2)), {}, r"^log_rest: expected 3 data"),
+        ((torch.zeros(3, 2), torch.tensor([0.0, NAN, NAN])), {}, r"^log_rest: .* row 1$"),
+        ((torch.zeros(3, 2), torch.zeros(2)), {}, r"^log_rest: expected 3 values"),
         ((torch.zeros(3, 2), torch.zeros(3, 1)), {}, r"^log_rest: expected shape \[data\]"),
     ],
 )
