@@ -153,6 +153,17 @@ def limited(size):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs limits on the size of files")
+def test_a_folder_that_may_not_be_entered_is_bad_input(capsys, monkeypatch):
+    def refuse(*paths):
+        raise PermissionError(13, "Permission denied", "secret/run")
+
+    monkeypatch.setattr("pyro_dvae.jobs.folder.user_path", refuse)
+    with pytest.raises(SystemExit) as ended:
+        main(["info", "secret/run"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "error: Permission denied: secret/run\n"
+
+
 def test_a_full_disk_ends_in_one_line_and_the_checkpoint_stays_whole(tmp_path):
     train = ["train", *TINY, "--output", "run", "--quiet", "--epochs", "3", "--rate-schedule", "constant"]
     process = start(*train, cwd=tmp_path)

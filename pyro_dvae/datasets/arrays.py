@@ -171,7 +171,8 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def _cause(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    text = getattr(error, "strerror", None) or str(error)
+    return " ".join(text.split()) or type(error).__name__
 
 
 def _by_part(

@@ -122,7 +122,8 @@ def _outcome(main: Any, *args: Any, **extra: Any) -> int:
             cause = (str(error).strip().splitlines() or ["the system gave no more"])[0]
             return _failed(f"out of memory: {cause}; choose smaller sizes{_going_on()}", FAILURE)
         if isinstance(error, OSError) and error.errno is not None:
-            return _failed(f"{error.strerror}: {error.filename or 'output'}{_going_on()}", FAILURE)
+            code = USAGE_ERROR if isinstance(error, PermissionError) else FAILURE
+            return _failed(f"{error.strerror}: {error.filename or 'output'}{_going_on()}", code)
         raise
     return code if isinstance(code, int) else 0
 

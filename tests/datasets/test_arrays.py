@@ -9,6 +9,7 @@ import scipy.sparse
 import torch
 
 from pyro_dvae.datasets import load_dataset
+from pyro_dvae.datasets.arrays import reading
 from pyro_dvae.errors import DataError
 
 RNG = np.random.default_rng(0)
@@ -279,3 +280,10 @@ def test_a_missing_file_and_a_folder(tmp_path, name):
     (tmp_path / name).mkdir()
     with pytest.raises(DataError, match=rf"{name}: expected a file, got a folder"):
         load_dataset(tmp_path / name)
+
+
+def test_a_file_that_may_not_be_read(tmp_path):
+    (tmp_path / "x.csv").write_text("0\n1\n")
+    words = r"x\.csv: cannot be read as \.csv \(Permission denied\)$"
+    with pytest.raises(DataError, match=words), reading(tmp_path / "x.csv"):
+        raise PermissionError(13, "Permission denied", "x.csv")

@@ -111,7 +111,9 @@ def _parallel_coordinates(path: Path, space: Sequence[Dimension], complete: Sequ
         columns.append((dimension.name.replace("_", "-"), *_heights(dimension, complete)))
     values = [_value(each) for each in complete]
     scale = Normalize(min(values), max(values))
-    ticks = {float(scale(value)): f"{value:.2f}" for value in (min(values), max(values))}
+    width = max(values) - min(values)
+    digits = 2 if width == 0 else max(2, 1 - math.floor(math.log10(width)))  # so that the ends differ
+    ticks = {float(scale(value)): f"{value:.{digits}f}" for value in (min(values), max(values))}
     columns.append(("bound, nats", [float(scale(value)) for value in values], ticks))
     figure = new_figure(1.5 + 1.8 * len(columns), 4.0, layout="constrained")
     axes = figure.add_subplot()
