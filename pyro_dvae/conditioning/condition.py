@@ -23,7 +23,6 @@ from pyro_dvae.conditioning.programs import (
     cells,
     fill_gaps,
     refuse_readers,
-    require_support,
     together,
 )
 from pyro_dvae.conditioning.result import Conditioned
@@ -38,6 +37,7 @@ from pyro_dvae.evaluation.refinement.settings import Refined, Refinement
 from pyro_dvae.evaluation.refinement.targets import Targets
 from pyro_dvae.evaluation.refinement.weighing import chains, summary, weighted
 from pyro_dvae.programs.parameters import float_type
+from pyro_dvae.programs.support import require_observed
 from pyro_dvae.random_state import derived_seed, forked, start_seed
 from pyro_dvae.rows import Arguments, Data, InMemory
 from pyro_dvae.rows.data import portion, share
@@ -124,7 +124,7 @@ def condition(
         with calling("model, data"):
             refuse_readers(programs[0], rows[:2], ~seen.all(0))
     with torch.no_grad(), evaluation_mode(*programs, rows[:2]):
-        require_support(model, rows[:])
+        require_observed(model, torch.where(seen, given, torch.nan), *rows[:].rows[2:], **kwargs)
         exact = enumerated(programs[0], rows, max_plate_nesting)
         engine: _Engine | _Exact
         if exact is not None:

@@ -21,9 +21,8 @@ from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.annealing.structure import ProperLatents
 from pyro_dvae.internals import mask_of
 from pyro_dvae.programs.plates import is_deterministic
-from pyro_dvae.programs.support import InSupport
 from pyro_dvae.random_state import forked
-from pyro_dvae.rows import Arguments, Data, InMemory, gaps_allowed, source_of
+from pyro_dvae.rows import Arguments, gaps_allowed, source_of
 from pyro_dvae.sites import layers
 
 Program = Callable[..., Any]
@@ -264,21 +263,6 @@ def _without_density(model: Program, rows: Arguments) -> list[str]:
                 if bool(fn.log_prob(site["value"]).isnan().any()):
                     found.append(name)
         return found
-
-
-@torch.no_grad()
-def require_support(model: Program, rows: Arguments) -> None:
-    """Refuse observed cells outside the support of the model's likelihood.
-
-    :param rows: the filled rows, what is observed of them, and other arguments.
-    """
-    x, seen, *others = rows.rows
-    given = torch.where(seen, x, torch.nan)
-    few = (given[:2], *(each[:2] for each in others))
-    support = InSupport("data", few[0])
-    with forked(), pyro.validation_enabled(False), poutine.block(), support:
-        model(*few, **rows.kwargs)
-    support.require(Data((InMemory(given),)))
 
 
 @torch.no_grad()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -261,6 +260,7 @@ def given_the_rest(log_evidence: Callable[[Tensor], Tensor], data: Any) -> Tenso
     return scores
 
 
+@torch.no_grad()
 def _squared_errors(
     model: Program,
     guide: Program,
@@ -277,11 +277,8 @@ def _squared_errors(
     given = Data.opened("data", (data, *args), kwargs, float_type(model, guide))
     found = []
     size = rows_within(memory, given, _ROWS)
-    with ExitStack() as stack:
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(evaluation_mode(model, guide, given[:2]))
-        stack.enter_context(pyro.validation_enabled(False))
-        stack.enter_context(calling("model, guide, data"))
+    unvalidated, named = pyro.validation_enabled(False), calling("model, guide, data")
+    with evaluation_mode(model, guide, given[:2]), unvalidated, named:
         for first in range(0, len(given), size):
             rows = given[first : first + size]
             hidden = rows.of(torch.full_like(rows.x, math.nan))

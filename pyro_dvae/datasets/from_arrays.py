@@ -74,8 +74,8 @@ def image_shape(shape: tuple[int, ...], parts: Mapping[str, Tensor]) -> tuple[in
     return (side, side) if pixels and side > 1 and side * side == shape[0] else None
 
 
-def check_array(where: str, array: np.ndarray) -> None:
-    """Refuse an array that has no rows of finite numbers."""
+def check_array(where: str, array: np.ndarray, gaps: bool = False) -> None:
+    """Refuse an array that has no rows of finite numbers, or of ``gaps`` (NaN) among them."""
     if array.dtype.kind not in "biuf":
         raise DataError(f"{where}: expected numbers, got the dtype {array.dtype}")
     if array.ndim not in (2, 3, 4):
@@ -86,7 +86,7 @@ def check_array(where: str, array: np.ndarray) -> None:
         raise DataError(f"{where}: expected at least one value, got the shape {list(array.shape)}")
     if array.ndim == 4 and array.shape[1] not in (1, 3) and array.shape[3] not in (1, 3):
         raise DataError(f"{where}: expected images of 1 or 3 colours, got the shape {list(array.shape)}")
-    if array.dtype.kind != "f":
+    if array.dtype.kind != "f" or gaps:
         return
     bad = ~np.isfinite(array)
     if bad.any():

@@ -18,7 +18,8 @@ from pyro_dvae import checks
 from pyro_dvae.checkpoint import load_parameters
 from pyro_dvae.datasets import read_file
 from pyro_dvae.datasets.columns import Columns
-from pyro_dvae.datasets.treatment import Treatment
+from pyro_dvae.datasets.from_arrays import check_array
+from pyro_dvae.datasets.treatment import Treatment, where
 from pyro_dvae.errors import DataError, InputError
 from pyro_dvae.evaluation.importance.tally import fingerprint
 from pyro_dvae.files import replacing, user_path
@@ -82,6 +83,8 @@ def rows_of(config: Mapping[str, Any], path: str | Path, gaps: bool = False) -> 
     content = read_file(user_path("file", path), treatment)
     table = content.table
     factor = factor_of(config)
+    for part, array in content.parts.items():
+        check_array(where(content.path, part), array, gaps)
     arrays = [array.reshape(len(array), -1) for array in content.parts.values()]
     if columns is not None:
         table = table or {
@@ -92,9 +95,18 @@ def rows_of(config: Mapping[str, Any], path: str | Path, gaps: bool = False) -> 
         except (DataError, ValueError) as error:
             raise DataError(f"{content.path}: {error}") from None
     else:
+        texts = [name for name, values in (table or {}).items() if values.dtype.kind not in "biuf"]
+        if texts:
+            raise DataError(f"{content.path}: column {texts[0]!r} holds texts, the run's data are numbers")
         flat = np.stack(list(table.values()), 1) if table is not None else np.concatenate(arrays)
         table = {str(n): flat[:, n] for n in range(flat.shape[1])}
         rows = torch.from_numpy(np.asarray(flat, dtype=np.float32))
+        values = rows[~rows.isnan()]
+        if factor != 1.0 and bool(((values >= 0) & (values <= 1)).all() & (values != values.round()).any()):
+            raise DataError(
+                f"{content.path}: expected bytes from 0 to {factor:g}, as in the run's data, got fractions "
+                "in [0, 1]; multiply them"
+            )
         rows = rows / factor
     size = config["data"]["dimension"]
     if rows.shape[1] != size:

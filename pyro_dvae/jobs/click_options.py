@@ -19,7 +19,6 @@ from pyro_dvae.jobs.options import (
     Options,
     TrainRequest,
     flag_of,
-    require_effect,
 )
 
 _NOT_GIVEN = (click.core.ParameterSource.DEFAULT, click.core.ParameterSource.DEFAULT_MAP)
@@ -37,10 +36,22 @@ def training_options(command: Callable[[TrainRequest], None]) -> Callable[..., N
     @functools.wraps(command)
     def checked(request: TrainRequest) -> None:
         if request.resume is None:
-            require_effect(request)
+            _require_effect(request)
         command(request)
 
     return _requesting(checked, folders)
+
+
+def _require_effect(request: TrainRequest) -> None:
+    """Refuse an option that was given and changes nothing, since it belongs to another one that was not."""
+    fields = {each.name: each for each in dataclasses.fields(request.options)}
+    for name, entry in fields.items():
+        other, values = entry.metadata["only_with"] or (name, (getattr(request.options, name),))
+        changed = name in request.given and getattr(request.options, name) != entry.default
+        if changed and getattr(request.options, other) not in values:
+            flag = flag_of(fields[other]).split("/")[0]
+            needed = [flag if value is True else f"{flag} {value}" for value in values if value is not None]
+            raise InputError(f"{name}: it has no effect without {' or '.join(needed)}")
 
 
 def sweep_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -280,18 +280,6 @@ class TrainRequest:
     quiet: bool
 
 
-def require_effect(request: TrainRequest) -> None:
-    """Refuse an option that was given and changes nothing, since it belongs to another one that was not."""
-    fields = {each.name: each for each in dataclasses.fields(request.options)}
-    for name, entry in fields.items():
-        other, values = entry.metadata["only_with"] or (name, (getattr(request.options, name),))
-        changed = name in request.given and getattr(request.options, name) != entry.default
-        if changed and getattr(request.options, other) not in values:
-            flag = flag_of(fields[other]).split("/")[0]
-            needed = [flag if value is True else f"{flag} {value}" for value in values if value is not None]
-            raise InputError(f"{name}: it has no effect without {' or '.join(needed)}")
-
-
 def flag_of(entry: Any) -> str:
     """Return the flag of a field; for yes or no ``--this/--no-this``."""
     return str(entry.metadata["flag"] or "--" + entry.name.replace("_", "-"))

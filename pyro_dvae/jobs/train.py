@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pyro
-import torch
-from pyro import poutine
 
 from pyro_dvae.bounds import DenoisingELBO
 from pyro_dvae.distributed import Ranks, join
@@ -34,9 +32,8 @@ from pyro_dvae.jobs.parts import (
 )
 from pyro_dvae.models import DVAE
 from pyro_dvae.ownership import own
-from pyro_dvae.programs.support import InSupport
+from pyro_dvae.programs.support import require_observed
 from pyro_dvae.random_state import forked
-from pyro_dvae.rows import Data
 from pyro_dvae.text import show, to_stderr
 from pyro_dvae.training import Callback, CSVLog, EarlyStopping, TensorBoard, Trainer
 from pyro_dvae.training.progress import Progress
@@ -99,13 +96,9 @@ class TrainingRun:
     def _require_support(self) -> None:
         """Refuse values that the likelihood does not have, before a folder is made."""
         model = DVAE(self.encoder, self.decoder, self.corruption).model
-        x = self.visit(self.train[:2])
-        support = InSupport("data", x)
-        unvalidated, store = pyro.validation_enabled(False), pyro.get_param_store().scope()
-        with forked(), torch.no_grad(), unvalidated, store, poutine.block(), support:
-            model(x)
-        for part in (self.train, self.validation, self.test):
-            support.require(Data.of_tensors(self.visit(part)))
+        with pyro.get_param_store().scope():
+            for part in (self.train, self.validation, self.test):
+                require_observed(model, self.visit(part))
 
     def _owned(self, resumed: Path | None, output: str | None) -> Path:
         """Return the run folder, which is this process's (with several, that of rank 0) from now on."""

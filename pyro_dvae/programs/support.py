@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import pyro
 import pyro.distributions as dist
 import torch
+from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_dvae.errors import DataError
+from pyro_dvae.random_state import forked
 from pyro_dvae.rows import Data
 
 
@@ -50,6 +54,18 @@ class InSupport(Messenger):
             for site, support in self._supports.items():
                 for x, *_ in rows.sources[0].blocks():
                     _refuse(argument, site, support, x, _inside(support, x))
+
+
+@torch.no_grad()
+def require_observed(model: Callable[..., Any], x: Tensor, *others: Tensor, **kwargs: Any) -> None:
+    """Refuse observed cells of rows ``x`` [N, ...], with NaN in gaps, that the model's likelihood lacks.
+
+    :param others: further data arguments of the model, N rows each.
+    """
+    support, few = InSupport("data", x[:2]), (x[:2], *(each[:2] for each in others))
+    with forked(), pyro.validation_enabled(False), poutine.block(), support:
+        model(*few, **kwargs)
+    support.require(Data.of_tensors(x))
 
 
 def _refuse(argument: str, site: str, support: Any, value: Tensor, inside: Tensor) -> None:

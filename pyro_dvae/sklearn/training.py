@@ -13,7 +13,6 @@ from sklearn.utils import check_random_state
 from torch import Tensor
 
 from pyro_dvae.conditioning import fill_gaps, with_gaps
-from pyro_dvae.conditioning.programs import require_support
 from pyro_dvae.datasets.base import Dataset, permuted_split
 from pyro_dvae.datasets.from_arrays import of_arrays
 from pyro_dvae.datasets.treatment import Content, Treatment
@@ -31,8 +30,8 @@ from pyro_dvae.jobs.parts import (
     training_settings,
 )
 from pyro_dvae.models import DVAE
+from pyro_dvae.programs.support import require_observed
 from pyro_dvae.random_state import forked
-from pyro_dvae.rows import Arguments
 from pyro_dvae.training import Fitted, fit
 
 _SCALES = {"auto": "auto", "gaussian-columns": "standardise", "table": "standardise"}  # others: as they are
@@ -132,9 +131,9 @@ def pair_of(model: Any, guide: Any, rows: tuple[Tensor, ...]) -> tuple[Any, Any]
 
 def require_values(model: Any, rows: tuple[Tensor, ...]) -> None:
     """Refuse observed cells outside the support of the model's likelihood."""
-    seen = rows[1] if len(rows) == 2 else torch.ones_like(rows[0], dtype=torch.bool)
-    with forked(), pyro.get_param_store().scope():
-        require_support(model, Arguments((rows[0], seen)))
+    x = torch.where(rows[1], rows[0], torch.nan) if len(rows) == 2 else rows[0]
+    with pyro.get_param_store().scope():
+        require_observed(model, x)
 
 
 def _dataset(x: np.ndarray, count: int, scale: str) -> Dataset:

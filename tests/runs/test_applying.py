@@ -160,6 +160,14 @@ def test_missing_cells_are_filled_in_the_units_of_the_data(made):
 def test_what_does_not_fit_is_refused_in_one_line(made, capsys):
     np.save("small.npy", np.zeros((5, 9)))
     np.save("gaps.npy", np.full((5, 16), np.nan))
+    np.save("unit.npy", RNG.random((5, 16)))
+    for name, array in (
+        ("texts", np.array([["a"] * 16])),
+        ("scalar", np.float64(1)),
+        ("none", np.zeros((0, 16))),
+    ):
+        np.save(f"{name}.npy", array)
+    np.save("complex.npy", np.zeros((5, 16), complex))
     Path("other.csv").write_text("height\n170\n160\n")
     cases = [
         (
@@ -167,6 +175,12 @@ def test_what_does_not_fit_is_refused_in_one_line(made, capsys):
             "expected 16 values per row, as in the run's data, got 9",
         ),
         (["encode", made / "grey", "gaps.npy"], "NaN or infinite"),
+        (["encode", made / "grey", "unit.npy"], "expected bytes from 0 to 255, as in the run's data"),
+        (["encode", made / "grey", "texts.npy"], "expected numbers, got the dtype <U1"),
+        (["encode", made / "grey", "complex.npy"], "expected numbers, got the dtype complex128"),
+        (["encode", made / "grey", "scalar.npy"], "expected an array [N, D]"),
+        (["encode", made / "grey", "none.npy"], "expected at least one value, got the shape [0, 16]"),
+        (["encode", made / "grey", made / "people.csv"], "column 'id' holds texts"),
         (["score", made / "people", "other.csv"], "there is no column 'weight'; it has height"),
         (["score", made / "people", "missing.csv"], "no such file"),
         (["score", made / "people", "rows.txt"], "expected a file ending in one of"),
