@@ -22,9 +22,9 @@ from pyro_dvae.conditioning.programs import (
     Program,
     cells,
     fill_gaps,
-    refuse_readers,
     together,
 )
+from pyro_dvae.conditioning.refusals import refuse_readers
 from pyro_dvae.conditioning.result import Conditioned
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.annealing.density import AnnealedPrograms

@@ -14,18 +14,10 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_dvae import checks
-from pyro_dvae.calling import calling
 from pyro_dvae.conditioning.condition import condition
 from pyro_dvae.conditioning.gaps import measured
-from pyro_dvae.conditioning.programs import (
-    Completing,
-    GapModel,
-    Program,
-    cells,
-    refuse_readers,
-    table_rows,
-    together,
-)
+from pyro_dvae.conditioning.programs import Completing, GapModel, Program, cells, table_rows, together
+from pyro_dvae.conditioning.refusals import refuse_readers
 from pyro_dvae.conditioning.result import Completions
 from pyro_dvae.errors import InputError, shown
 from pyro_dvae.evaluation.estimates import evaluation_mode
@@ -277,8 +269,7 @@ def _squared_errors(
     given = Data.opened("data", (data, *args), kwargs, float_type(model, guide))
     found = []
     size = rows_within(memory, given, _ROWS)
-    unvalidated, named = pyro.validation_enabled(False), calling("model, guide, data")
-    with evaluation_mode(model, guide, given[:2]), unvalidated, named:
+    with torch.no_grad(), evaluation_mode(model, guide, given[:2]), pyro.validation_enabled(False):
         for first in range(0, len(given), size):
             rows = given[first : first + size]
             hidden = rows.of(torch.full_like(rows.x, math.nan))

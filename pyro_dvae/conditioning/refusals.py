@@ -1,0 +1,59 @@
+"""Models that give rows with gaps no density."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyro_dvae.conditioning.likelihoods import ObservedCells
+from pyro_dvae.errors import InputError
+from pyro_dvae.evaluation.annealing.structure import ProperLatents
+from pyro_dvae.random_state import forked
+from pyro_dvae.rows import Arguments
+
+Program = Callable[..., Any]
+
+
+@torch.no_grad()
+def refuse_readers(model: Program, few: Arguments, missing: Tensor) -> None:
+    """Refuse a model in which a density depends on missing cells: it is not known there.
+
+    :param model: a model of rows with gaps, called with the filled rows and what is observed.
+    :param few: its arguments for a few rows.
+    :param missing: which cells of a row are missing somewhere.
+    :raises InputError: naming the site.
+    """
+    x, seen, *others = few.rows
+    whole = _without_density(model, Arguments((x, torch.ones_like(seen), *others), few.kwargs))
+    reason = "reads"
+    try:
+        blank = _without_density(model, Arguments((x, ~missing.expand_as(seen), *others), few.kwargs))
+    except Exception as error:
+        blank, reason = ["..."], f"fails ({str(error).splitlines()[0] if str(error) else error!r}) on"
+    for name in blank:
+        if name not in whole:
+            site = "it" if name == "..." else f"site {name!r}"
+            raise InputError(
+                f"model: {site} {reason} missing cells elsewhere than where it observes them (in a "
+                "likelihood, prior or factor), so rows with gaps have no density; pass what it reads "
+                "as a further argument without gaps (model(x, c)), or fill these cells"
+            )
+
+
+def _without_density(model: Program, rows: Arguments) -> list[str]:
+    """Return the names of sites with a density of NaN."""
+    with forked(), poutine.block(), pyro.validation_enabled(False):
+        trace = rows.call(poutine.trace(ProperLatents()(model)).get_trace)
+        found = []
+        for name, site in poutine.util.prune_subsample_sites(trace).nodes.items():
+            if site["type"] == "sample":
+                fn = site["fn"]
+                fn = fn.base_dist if isinstance(fn, ObservedCells) else fn
+                if bool(fn.log_prob(site["value"]).isnan().any()):
+                    found.append(name)
+        return found
