@@ -252,7 +252,6 @@ def given_the_rest(log_evidence: Callable[[Tensor], Tensor], data: Any) -> Tenso
     return scores
 
 
-@torch.no_grad()
 def _squared_errors(
     model: Program,
     guide: Program,

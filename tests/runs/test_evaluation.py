@@ -118,7 +118,9 @@ def test_advice_names_options_of_the_command(run):
     content = evaluate_run(run, TINY, quiet=True)
     advice = "so the estimate is too low; try proposal='mixture', widen=1.2, defensive=0.1 or more"
     content["log_likelihood"]["advice"] = advice
-    assert "try --proposal mixture, --widen 1.2, --defensive 0.1 or more" in table(content)
+    shown = table(content)
+    assert "try --proposal mixture, --widen 1.2, --defensive 0.1 or more" in " ".join(shown.split())
+    assert all(len(line) <= 100 for line in shown.splitlines() if "/" not in line)
 
 
 def test_figures_are_those_of_the_library(run, evaluated):
@@ -206,7 +208,8 @@ def test_many_active_units_beside_a_small_kl_do_not_stand_without_a_word(kl, tol
     content = json.loads(json.dumps(evaluated))
     content["active_units"] |= {"count": 43, "total": 50}
     content["bound_parts"]["kl"]["z"]["mean"] = kl
-    assert ("0.023 nats of KL each on average: the code says almost nothing" in table(content)) is told
+    text = " ".join(table(content).split())
+    assert ("0.023 nats of KL each on average: the code says almost nothing" in text) is told
 
 
 def test_progress_is_on_the_error_stream_unless_quiet(run, tmp_path, capsys, undrawn):
@@ -264,7 +267,7 @@ def test_a_users_own_array_without_labels(tmp_path, monkeypatch, undrawn):
     assert content["linear_probe"] is None
     assert "linear probe" not in table(content)
     np.save("mine.npy", np.random.default_rng(1).random((60, 9)))
-    with pytest.raises(DataError, match=r"other values"):
+    with pytest.raises(DataError, match="different values"):
         evaluate_run(folder, BARE, quiet=True)
     np.save("mine.npy", np.random.default_rng(1).random((70, 9)))
     with pytest.raises(DataError, match=r"sizes"):
