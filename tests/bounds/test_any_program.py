@@ -467,7 +467,7 @@ def test_a_site_that_is_the_same_in_all_draws_does_not_join_the_observations(ext
     bounds = [dv.TraceDenoising_ELBO(), dv.TraceDenoisingIWAE_ELBO(num_particles=100)]
     if added:
         for bound in bounds:
-            with pytest.raises(dv.InputError, match="'f' lies outside of"):
+            with pytest.raises(dv.InputError, match="'f' lies outside the plate"):
                 dv.evaluate_bound(*local_pair(extra), ROWS, loss=bound)
         return
     for bound in bounds:
@@ -558,7 +558,7 @@ def test_plates_of_other_sizes_in_model_and_guide_are_refused():
         with pyro.plate("data", 4):
             pyro.sample("z", dist.Normal(0.0, 1.0))
 
-    with pyro.validation_enabled(False), pytest.raises(dv.InputError, match=r"'data' has size 1, and 4 rows"):
+    with pyro.validation_enabled(False), pytest.raises(dv.InputError, match=r"'data' has size 1, but 4 rows"):
         dv.TraceDenoising_ELBO().loss(model, guide, ROWS)
 
 
