@@ -219,5 +219,5 @@ def test_annealing_of_the_divergence_reaches_every_bound(name):
 
 def test_a_wrapped_foreign_guide_needs_to_know_what_one_datum_is():
     module, _, data = CASES["vae"].build()
-    with pytest.raises(dv.InputError, match=r"^guide: its plate 'data' has 40 elements .* set event_dim"):
+    with pytest.raises(dv.InputError, match=r"^guide: its plate 'data' has 40 elements.* set event_dim"):
         dv.DenoisingGuide(module.guide, dv.BitFlip(0.1))(*data)

@@ -43,6 +43,8 @@ class InSupport(Messenger):
                 inside = inside | ~torch.as_tensor(msg["mask"], device=inside.device)
         except (AttributeError, NotImplementedError, RuntimeError):  # no support, or of another shape
             return
+        if _may_move(support):
+            return
         _refuse(self._argument, msg["name"], support, value, inside)
         own = self._x is not None and (value.data_ptr(), value.shape) == (self._x.data_ptr(), self._x.shape)
         if own and msg["mask"] is None and not _of_these_rows(support):
@@ -113,6 +115,12 @@ def _inside(support: Any, value: Tensor) -> Tensor:
     return inside
 
 
+def _may_move(support: Any) -> bool:
+    """Whether latents may move a support, as that of Uniform(z, z + 1): values outside have log p = −∞."""
+    element = _element(support)
+    return not element.is_discrete and any(isinstance(each, Tensor) for each in vars(element).values())
+
+
 def _of_these_rows(support: Any) -> bool:
     """Whether a support differs between rows, as that of a multinomial with the total of its row."""
     return any(isinstance(each, Tensor) and each.numel() > 1 for each in vars(_element(support)).values())
@@ -121,7 +129,8 @@ def _of_these_rows(support: Any) -> bool:
 def _in_words(support: Any) -> str:
     element = _element(support)
     kind = "whole numbers" if element.is_discrete else "values"
-    low, high = getattr(element, "lower_bound", None), getattr(element, "upper_bound", None)
+    bounds = (getattr(element, name, None) for name in ("lower_bound", "upper_bound"))
+    low, high = (float(each.max()) if isinstance(each, Tensor) else each for each in bounds)
     if low is None and high is None:
         return str(element)
     if low is None:

@@ -188,7 +188,7 @@ def test_the_mean_code_of_a_vae_is_the_code_of_an_autoencoder():
 
 def test_what_needs_a_density_refuses_it():
     system = Autoencoder.of_sizes(16, 3, (8,))
-    with pytest.raises(dv.InputError, match=r"'z' is a point, .* likelihood needs"):
+    with pytest.raises(dv.InputError, match=r"'z' is a point mass .* likelihood needs"):
         dv.log_likelihood(system.model, system.guide, images(), num_samples=10)
     with pytest.raises(NotImplementedError):
         system.model.prior(images()).sample()

@@ -102,9 +102,9 @@ RIGHT = {
     "no order in common": ({"a": "", "b": "", "c": "a"}, {"c": "", "b": "c", "a": "b"}),
 }
 WRONG = {
-    "a chain that goes up and comes down": (({"a": "", "b": "a"}, {"b": "", "a": "b"}), "'b' from 'a'"),
-    "over a third": (({"a": "", "b": "a", "c": "b"}, {"c": "", "a": "c", "b": ""}), "'c' from 'a'"),
-    "one of several": (({"a": "", "b": "", "c": "b"}, {"a": "", "c": "a", "b": "c"}), "'c' from 'b'"),
+    "a chain that goes up and comes down": (({"a": "", "b": "a"}, {"b": "", "a": "b"}), "'b' given 'a'"),
+    "over a third": (({"a": "", "b": "a", "c": "b"}, {"c": "", "a": "c", "b": ""}), "'c' given 'a'"),
+    "one of several": (({"a": "", "b": "", "c": "b"}, {"a": "", "c": "a", "b": "c"}), "'c' given 'b'"),
 }
 
 
@@ -170,7 +170,7 @@ def test_the_chain_guide_is_refused_from_two_layers_on(depth):
         lambda: pyro.infer.SVI(model, guide, pyro.optim.Adam({}), bound).step(x),
         lambda: dv.fit(model, guide, x, loss=bound, epochs=1, progress=False),
     ):
-        with pytest.raises(dv.InputError, match=rf"draws 'z{depth}' from 'z{depth - 1}'.*{REMEDY}$"):
+        with pytest.raises(dv.InputError, match=rf"draws 'z{depth}' given 'z{depth - 1}'.*{REMEDY}$"):
             run()
 
 
@@ -236,7 +236,7 @@ def test_discrete_latents_by_enumeration():
     problem = Bits(by_guide=False)
     check_estimates("independent in the guide", estimated(bound, problem, x), problem.exact(x).detach())
     problem = Bits(by_guide=True)
-    with pytest.raises(dv.InputError, match=rf"draws 'a' from 'b'.*{REMEDY}$"):
+    with pytest.raises(dv.InputError, match=rf"draws 'a' given 'b'.*{REMEDY}$"):
         bound.loss_and_grads(problem.model, problem.guide, x)
     sampled = dv.TraceDenoising_ELBO(num_corruptions=1, num_particles=2, max_plate_nesting=1)
     check_estimates("sampled", estimated(sampled, problem, x), problem.exact(x).detach())
@@ -282,7 +282,7 @@ WAYS = {  # of a value to reach another
 def test_every_way_of_depending_is_seen(way):
     x, bound = data(), dv.TraceMeanFieldDenoising_ELBO()
     for programs in (pair(WAYS[way], WAYS["product"]), pair(WAYS["product"], WAYS[way])):
-        with pytest.raises(dv.InputError, match=rf"draws 'b' from 'a'.*{REMEDY}$"):
+        with pytest.raises(dv.InputError, match=rf"draws 'b' given 'a'.*{REMEDY}$"):
             bound.loss_and_grads(*programs, x)
 
 

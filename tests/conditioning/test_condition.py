@@ -210,15 +210,16 @@ def any_guide(x):
 
 
 @pytest.mark.parametrize(
-    ("model", "message"),
+    ("model", "x", "message"),
     [
-        (squared, "site 'x' observes a function of the data"),
-        (one_hot, "cells of a row under OneHotCategorical are neither independent"),
+        (squared, rows(), "site 'x' observes a function of the data"),
+        (one_hot, torch.eye(4), "cells of a row under OneHotCategorical are neither independent"),
+        (one_hot, rows(), "expected values in the support of the likelihood"),
     ],
 )
-def test_models_without_conditionals_are_refused(model, message):
+def test_models_without_conditionals_are_refused(model, x, message):
     with pytest.raises(InputError, match=message):
-        dv.condition(model, any_guide, rows(), num_samples=30, refine=False, seed=0)
+        dv.condition(model, any_guide, x.double(), num_samples=30, refine=False, seed=0)
 
 
 @pytest.mark.parametrize(

@@ -332,6 +332,7 @@ def run_case(name, folder):
 
 def main(folder, *names):
     warnings.simplefilter("error")
+    warnings.filterwarnings("ignore", message=".* is shared by all rows")
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
     torch.set_num_threads(1)
     group = join("cpu")

@@ -126,5 +126,5 @@ def test_a_model_without_a_plate_of_the_data():
     def guide(x):
         pyro.sample("z", dist.Normal(0.0, 1.0))
 
-    with pytest.raises(InputError, match=r"^model: expected one plate with the 3 data"):
+    with pytest.raises(InputError, match=r"^model: expected one plate with the 3 rows"):
         dv.evaluate_bound(model, guide, torch.zeros(3), loss=dv.TraceDenoising_ELBO())

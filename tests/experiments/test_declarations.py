@@ -171,12 +171,10 @@ def test_a_new_option_leaves_the_keys_as_they_are(monkeypatch):
 
 def test_listing_is_quick_and_says_how_long():
     lines = listed().splitlines()
-    assert len(lines) == 2 * len(ALL) + 1
-    assert any(line.startswith("table1 ") for line in lines)
-    assert (
-        "8 cases, 8 runs of 100 to 1,000 epochs, about 11 minutes of one core"
-        in lines[next(i for i, line in enumerate(lines) if line.startswith("depth ")) + 1]
-    )
+    assert {line.split()[0] for line in lines if line[0] != " "} == {"Times", *(each.name for each in ALL)}
+    assert max(map(len, lines)) <= 100
+    depth = listed().partition("\ndepth ")[2].partition("\nencoder-depth ")[0]
+    assert "8 cases, 8 runs of 100 to 1,000 epochs, about 11 minutes of one core" in depth
     script = (
         "import sys; from pyro_dvae.jobs.experiments.catalogue import listed; listed(); "
         "sys.exit('torch' in sys.modules)"

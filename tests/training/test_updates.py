@@ -376,10 +376,10 @@ def assert_same(found, expected):
 
 @pytest.mark.parametrize("name", MANY)
 def test_several_models_are_updated_as_each_alone(name):
-    found = together(epochs=4, **OF_MANY[name]())
+    found = together(epochs=3, **OF_MANY[name]())
     for number in (0, 1):
         options = OF_MANY[name]() | ({"callbacks": []} if (name, number) == ("stopped, averaged", 0) else {})
-        assert_same(found[number], alone(number, epochs=4, **options))
+        assert_same(found[number], alone(number, epochs=3, **options))
 
 
 @pytest.mark.parametrize("name", MANY)
