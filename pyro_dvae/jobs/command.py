@@ -95,6 +95,12 @@ def _run(main: Any, *args: Any, **extra: Any) -> None:
     finally:
         for call in _work.at_end:
             call()
+    if _of_several():
+        # All is written; while the interpreter ends, threads of torch's process groups abort now and then.
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
     sys.exit(code)
 
 
