@@ -141,7 +141,15 @@ class GapGuide:
             return self.__wrapped__(*given, *others, **kwargs)
 
 
-class _Observing(Messenger):
+class _Hiding(Messenger):
+    """The base of handlers of :class:`ObservedCells`: the model goes on with NaN in missing cells."""
+
+    def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
+        if isinstance(msg["fn"], ObservedCells):
+            msg["value"] = torch.where(msg["fn"].seen, msg["value"], torch.nan)
+
+
+class _Observing(_Hiding):
     """Lets the observed sites count what is not NaN, and the mask where there is a model of it."""
 
     def __init__(self, mask_model: masks.MaskModel | None = None) -> None:
@@ -157,12 +165,8 @@ class _Observing(Messenger):
             msg["fn"] = ObservedCells(fn, seen)
             msg["value"] = torch.where(seen, value, inside(fn).to(value))
 
-    def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
-        if isinstance(msg["fn"], ObservedCells):  # what the model goes on with is not there either
-            msg["value"] = torch.where(msg["fn"].seen, msg["value"], torch.nan)
 
-
-class Completing(Messenger):
+class Completing(_Hiding):
     """Completes the observed sites of a model at given latents: ``draws`` and ``means`` by site.
 
     :param shape: batch shape of the draws, which a site that does not depend on the latents takes, too.
@@ -188,10 +192,6 @@ class Completing(Messenger):
                 self.draws[name] = drawn(fn, filled, seen)
                 self.means[name] = expected(fn, filled, seen)
             msg["fn"], msg["value"] = ObservedCells(fn, seen), filled
-
-    def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
-        if isinstance(msg["fn"], ObservedCells):
-            msg["value"] = torch.where(msg["fn"].seen, msg["value"], torch.nan)
 
 
 def _is_observation(msg: dict[str, Any]) -> bool:

@@ -13,13 +13,7 @@ from typing import Any
 import click
 
 from pyro_dvae.errors import InputError
-from pyro_dvae.jobs.options import (
-    EXECUTORS,
-    EvaluationOptions,
-    Options,
-    TrainRequest,
-    flag_of,
-)
+from pyro_dvae.jobs.options import EXECUTORS, EvaluationOptions, Options, TrainRequest, flag_of
 
 _NOT_GIVEN = (click.core.ParameterSource.DEFAULT, click.core.ParameterSource.DEFAULT_MAP)
 

@@ -195,7 +195,7 @@ def load_run(folder: str | Path, which: str = "best") -> tuple[DVAE, dict[str, A
     dvae = DVAE(build_encoder(options, *shape), build_decoder(options, *shape), build_corruption(options))
     saved = load_parameters(folder / CHECKPOINT, which)
     parts = {"encoder": dvae.guide.encoder, "decoder": dvae.model.decoder, "x_tilde": dvae.guide.corruption}
-    wanted = {
+    wanted: dict[str, torch.Tensor] = {
         param_with_module_name(part, name): parameter
         for part, module in parts.items()
         for name, parameter in module.named_parameters()
@@ -204,20 +204,19 @@ def load_run(folder: str | Path, which: str = "best") -> tuple[DVAE, dict[str, A
         raise CheckpointError(
             f"checkpoint {folder / CHECKPOINT}: does not fit {CONFIG}: parameter {odd[0]!r}"
         )
+    kept = load_parameters(folder / CHECKPOINT, which, "buffers")
+    networks = {"guide.encoder": dvae.guide.encoder, "model.decoder": dvae.model.decoder}
+    for prefix, module in networks.items():
+        found = {name: buffer for name, buffer in module.named_buffers(prefix) if name in kept}
+        wanted, saved = wanted | found, saved | {name: kept[name] for name in found}
     with torch.no_grad():
-        for name, parameter in wanted.items():
-            if saved[name].shape != parameter.shape:
+        for name, tensor in wanted.items():
+            if saved[name].shape != tensor.shape:
                 raise CheckpointError(
                     f"checkpoint {folder / CHECKPOINT}: {name!r} has shape {tuple(saved[name].shape)}, "
-                    f"{CONFIG} means {tuple(parameter.shape)}"
+                    f"{CONFIG} means {tuple(tensor.shape)}"
                 )
-            parameter.copy_(saved[name])
-        kept = load_parameters(folder / CHECKPOINT, which, "buffers")
-        networks = {"guide.encoder": dvae.guide.encoder, "model.decoder": dvae.model.decoder}
-        for prefix, module in networks.items():
-            for name, buffer in module.named_buffers(prefix):
-                if name in kept and kept[name].shape == buffer.shape:
-                    buffer.copy_(kept[name])
+            tensor.copy_(saved[name])
     return dvae, config
 
 

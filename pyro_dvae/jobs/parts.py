@@ -51,12 +51,13 @@ from pyro_dvae.networks import (
     TableDecoder,
     TableEncoder,
 )
+from pyro_dvae.networks.decoders import Decoder
 from pyro_dvae.random_state import forked
 
 _SOME = 10_000  # training rows that cells are swapped with, or whose covariance a decoder starts at
 Layers = tuple[int, ...]
 Image = Sequence[int] | None
-_LIKELIHOODS: dict[str, Callable[..., nn.Module]] = {
+_LIKELIHOODS: dict[str, Callable[..., Decoder]] = {
     "bernoulli": BernoulliDecoder,
     "gaussian": GaussianDecoder,
     "gaussian-per-pixel": partial(GaussianDecoder, scale="per-pixel"),
@@ -139,17 +140,17 @@ def build_decoder(
             f"--binarisation none, got {options.binarisation!r}"
         )
     decoder = _DECODERS[kind](options, data_size, hidden, image_shape)
-    if train is not None and isinstance(decoder, FullCovarianceDecoder | LowRankCovarianceDecoder):
+    if train is not None:
         decoder.start_at(train[:_SOME])
     return decoder
 
 
-def _mlp_decoder(options: Options, data_size: int, hidden: Layers, image_shape: Image) -> nn.Module:
+def _mlp_decoder(options: Options, data_size: int, hidden: Layers, image_shape: Image) -> Decoder:
     decoder = _LIKELIHOODS[options.likelihood]
     return decoder(data_size, options.latent_size, hidden, options.activation)
 
 
-def _convolutional_decoder(options: Options, data_size: int, hidden: Layers, image_shape: Image) -> nn.Module:
+def _convolutional_decoder(options: Options, data_size: int, hidden: Layers, image_shape: Image) -> Decoder:
     sizes = (data_size, options.latent_size, hidden, options.activation)
     return ConvolutionalDecoder(*sizes, image_shape=image_shape, likelihood=options.likelihood)
 
@@ -271,11 +272,9 @@ def check_training(options: Options) -> None:
 def require_memory(options: Options, rows: int, data_size: int, *shape: Any) -> None:
     """Refuse a run that this machine's memory cannot hold by far, before it is begun and perhaps killed.
 
-    :param rows: the training data.
-    :param shape: further arguments of :func:`build_encoder` and :func:`build_decoder`.
+    :param rows: the training data; ``shape`` is as for :func:`build_encoder`.
     """
-    available = machine_memory()
-    if available is None:
+    if (available := machine_memory()) is None:
         return
     with forked(), torch.device("meta"):
         parts = [build(options, data_size, *shape) for build in (build_encoder, build_decoder)]
@@ -296,5 +295,6 @@ def require_memory(options: Options, rows: int, data_size: int, *shape: Any) -> 
 
 def pick_device(name: str) -> torch.device:
     """Return the device: ``auto`` is the first GPU where there is one, else the CPU."""
-    best = "cuda" if torch.cuda.is_available() else "cpu"
-    return checks.device("device", best if name == "auto" else name)
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return checks.device("device", name)

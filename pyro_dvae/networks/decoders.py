@@ -37,6 +37,9 @@ class Decoder(Module):
         self.latent_size = checks.count("latent_size", latent_size)
         self.data_size = checks.count("data_size", data_size)
 
+    def start_at(self, rows: torch.Tensor) -> None:
+        """Start at training rows [N, D], if the likelihood has what they can give; by default it has not."""
+
     def elements(self, hidden: torch.Tensor) -> dist.Independent:
         """Return p(x | z) with event shape ``[data_size]`` for trunk(z) ``[..., H]``."""
         pixels: dist.Independent = self.likelihood(self.head(hidden))

@@ -16,6 +16,7 @@ from torch.distributions import constraints
 from pyro_dvae.errors import DataError
 from pyro_dvae.random_state import forked
 from pyro_dvae.rows import Data
+from pyro_dvae.sites import layers
 
 
 class InSupport(Messenger):
@@ -85,11 +86,7 @@ def _least(value: Tensor) -> float:
 
 def _has_mask(fn: Any) -> bool:
     """Whether a distribution masks elements itself: which, its support does not say."""
-    while not isinstance(fn, dist.MaskedDistribution):
-        fn = getattr(fn, "base_dist", None)
-        if fn is None:
-            return False
-    return True
+    return any(isinstance(each, dist.MaskedDistribution) for each in layers(fn))
 
 
 def _relaxed(support: Any) -> Any:

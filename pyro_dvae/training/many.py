@@ -238,9 +238,8 @@ class ManyTraining:
         factor = settings.rate_factor(state.finished)
         for update in self._updates:
             update.begin_epoch(factor)
-        going = torch.tensor([not stopped for stopped in state.stopped])
-        rates = torch.tensor([update.rates() for update in self._updates], dtype=torch.float64)
-        rates = (rates * going[:, None]).to(self._device)
+        going = torch.tensor([not stopped for stopped in state.stopped], device=self._device).double()
+        rates = going.new_tensor([update.rates() for update in self._updates]) * going[:, None]
         losses, sizes = [], self._rows.sizes()
         for position in range(self._rows.steps_per_epoch):
             losses.append(self._steps.take(self._rows.batch(orders, position), rates, position))

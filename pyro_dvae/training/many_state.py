@@ -56,12 +56,11 @@ class ManyState:
     def move_averages(self, going: Tensor) -> None:
         """Take the weights of a step into the averages of the models that have not stopped.
 
-        :param going: which have not, [E].
+        :param going: 1 for those that have not, else 0, [E], on the device.
         """
-        weight = going.double() * (1 - (self.updates[0].decay or 0.0))
         for n, average in self.averages.items():
-            of_each = weight.to(average).reshape(-1, *[1] * (average.dim() - 1))
-            average.lerp_(self.leaves[n], of_each)
+            weight = going * (1 - (self.updates[0].decay or 0.0))
+            average.lerp_(self.leaves[n], weight.to(average).reshape(-1, *[1] * (average.dim() - 1)))
 
     def take_buffers(self) -> None:
         """Copy the models' buffers, which schedules have set, into the stacked ones."""
