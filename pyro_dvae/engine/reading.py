@@ -126,7 +126,9 @@ def fingerprint(holder: Any) -> Callable[[], Any] | None:
                 f"the program can read a NumPy array of {holder.nbytes / 1e6:.0f} MB, too much to compare "
                 "before every step: hold it in a tensor"
             )
-        return lambda: (holder.shape, holder.dtype, hash(holder.tobytes()))
+        # A masked array is read in parts: to fill it sets an attribute, which np.ma.masked refuses.
+        data, mask = np.ma.getdata, np.ma.getmask
+        return lambda: (holder.shape, holder.dtype, *(hash(of(holder).tobytes()) for of in (data, mask)))
     if isinstance(holder, (set, frozenset)):
         return lambda: frozenset(holder)
     if isinstance(holder, bytearray):

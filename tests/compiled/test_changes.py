@@ -37,6 +37,7 @@ from torch import nn
 
 import pyro_dvae as dv
 from pyro_dvae.engine import compiler
+from pyro_dvae.engine.reading import fingerprint
 
 X = torch.linspace(-1, 2, 12, dtype=torch.float64).reshape(6, 2)
 STEPS = 8
@@ -1034,3 +1035,14 @@ def test_fit_misses_no_change_in_silence(name):
 def test_fit_warns_of_what_cannot_be_put_back(name):
     make, _, steps = OF_THE_DATA[name]
     assert len(fitted(make, True, steps)[2]) == 1
+
+
+def test_masked_arrays_are_told_apart():
+    """Also NumPy's constant, of which no attribute can be set."""
+    array = np.ma.masked_array([1.0, 2.0], mask=[False, True])
+    take, before = fingerprint(array), fingerprint(array)()
+    assert take() == before
+    array.mask[0] = True
+    assert take() != before
+    constant = fingerprint(np.ma.masked)
+    assert constant() == constant()
