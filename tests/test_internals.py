@@ -2,6 +2,8 @@
 
 import ast
 import inspect
+import subprocess
+import sys
 from pathlib import Path
 
 import pyro
@@ -79,6 +81,14 @@ def test_a_frame_is_that_of_the_caller():
         return internals.frame().f_code.co_name, internals.frame(1).f_code.co_name
 
     assert caller() == ("caller", "test_a_frame_is_that_of_the_caller")
+
+
+def test_a_process_ends_at_once():
+    script = (
+        "import atexit; from pyro_dvae import internals; atexit.register(print, 1); internals.end_process(3)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (3, b"")
 
 
 # Modes and operations

@@ -97,10 +97,12 @@ def _run(main: Any, *args: Any, **extra: Any) -> None:
             call()
     if _of_several():
         # All is written; while the interpreter ends, threads of torch's process groups abort now and then.
+        from pyro_dvae.internals import end_process
+
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError):
                 stream.flush()
-        os._exit(code)
+        end_process(code)
     sys.exit(code)
 
 
