@@ -60,31 +60,50 @@ class Gaussians:
         """Return the same distributions with ``factor`` times the scale."""
         return replace(self, log_scale=self.log_scale + math.log(factor))
 
+    def standardised(self, noise: Tensor) -> Tensor:
+        """Return (I + lower) ``noise`` for ``noise`` [S, N, D]."""
+        return noise if self.lower is None else torch.einsum("nij,snj->sni", self._factor(), noise)
+
     def place(self, noise: Tensor) -> Tensor:
         """Return the points of ``noise`` [S, N, D]."""
-        if self.lower is not None:
-            noise = noise + torch.einsum("nij,snj->sni", self.lower.tril(-1), noise)
-        return self.loc + self.log_scale.exp() * noise
+        return torch.addcmul(self.loc, self.log_scale.exp(), self.standardised(noise))
 
-    def draw(self, count: int) -> Tensor:
-        """Return ``count`` draws of each row, [count, N, D]."""
-        return self.place(torch.randn(count, *self.loc.shape).to(self.loc))
+    def draw_noise(self, count: int) -> Tensor:
+        """Return the noise of ``count`` draws of each row, [count, N, D]."""
+        return torch.randn(count, *self.loc.shape).to(self.loc)
 
-    def log_prob(self, position: Tensor) -> Tensor:
-        """Return the log-density at ``position`` [S, N, D], [S, N], float64 (nats)."""
+    def noise_of(self, position: Tensor) -> Tensor:
+        """Return the noise that gives ``position`` [S, N, D], float64."""
         noise = ((position - self.loc) / self.log_scale.exp()).double()
-        if self.lower is not None:
-            whole = self.lower.tril(-1).double() + torch.eye(self.loc.shape[1]).to(noise)
-            noise = torch.linalg.solve_triangular(whole, noise.permute(1, 2, 0), upper=False).permute(2, 0, 1)
-        normal = -0.5 * (noise.square().sum(-1) + noise.shape[-1] * math.log(2 * math.pi))
+        return noise if self.lower is None else _solved(self._factor().double(), noise, upper=False)
+
+    def log_prob(self, noise: Tensor) -> Tensor:
+        """Return the log-density at the points of ``noise`` [S, N, D], [S, N], float64 (nats)."""
+        squares = torch.einsum("snd,snd->sn", noise, noise).double()
+        normal = -0.5 * (squares + noise.shape[-1] * math.log(2 * math.pi))
         return normal - self.log_scale.double().sum(-1)
+
+    def slope(self, noise: Tensor) -> Tensor:
+        """Return the gradient of the log-density with respect to the points of ``noise``, [S, N, D]."""
+        if self.lower is not None:
+            noise = _solved(self._factor().mT.to(noise), noise, upper=True)
+        return (-noise / self.log_scale.exp()).to(self.loc)
 
     def covariance(self) -> Tensor:
         """Return the covariances, [N, D, D]."""
         factor = self.log_scale.exp().diag_embed()
         if self.lower is not None:
-            factor = factor @ (self.lower.tril(-1) + torch.eye(self.loc.shape[1]).to(self.loc))
+            factor = factor @ self._factor()
         return factor @ factor.mT
+
+    def _factor(self) -> Tensor:
+        assert self.lower is not None
+        return self.lower.tril(-1) + torch.eye(self.loc.shape[1]).to(self.loc)
+
+
+def _solved(factor: Tensor, noise: Tensor, upper: bool) -> Tensor:
+    """Solve with a triangular ``factor`` [N, D, D] of each row for ``noise`` [S, N, D]."""
+    return torch.linalg.solve_triangular(factor, noise.permute(1, 2, 0), upper=upper).permute(2, 0, 1)
 
 
 def encoded(targets: Targets, guide: Program, rows: Arguments) -> Gaussians:
@@ -131,12 +150,12 @@ def climbed(
     and Duvenaud 2017), whose variance is 0 where q is the posterior. Adam works element by element, so no row
     depends on the others. A row whose gradient is not finite stays where it is in that step.
     """
-    start, steps = (start.full(), 2 * settings.num_steps) if family == "full" else (start, settings.num_steps)
+    start, steps = start.full() if family == "full" else start, steps_of(family, settings)
     leaves = [each.clone() for each in start.parameters() if each is not None]
     first = [torch.zeros_like(leaf) for leaf in leaves]
     second = [torch.zeros_like(leaf) for leaf in leaves]
     for step in range(1, steps + 1):
-        slopes = _slopes(targets, rows, leaves, settings.num_draws)
+        slopes = _slopes(targets, rows, Gaussians(*leaves), settings.num_draws)
         rate = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - 1) / steps))
         corrections = [1 - decay**step for decay in _DECAYS]
         for leaf, slope, mean, square in zip(leaves, slopes, first, second, strict=True):
@@ -147,14 +166,25 @@ def climbed(
     return Gaussians(*leaves)
 
 
-def _slopes(targets: Targets, rows: Arguments, leaves: list[Tensor], draws: int) -> tuple[Tensor, ...]:
-    with torch.enable_grad():
-        live = Gaussians(*[leaf.detach().requires_grad_() for leaf in leaves])
-        position = live.draw(draws)
-        point = position.detach().requires_grad_()
-        density = Gaussians(*leaves).log_prob(point)
-        (own,) = torch.autograd.grad(density.sum(), point)
-        _, slope = targets.gradient(position.detach(), rows)
-        surrogate = ((slope - own) * position).sum() / draws
-        wanted = [each for each in live.parameters() if each is not None]
-        return torch.autograd.grad(surrogate, wanted)
+def steps_of(family: str, settings: Refinement) -> int:
+    """Return the Adam steps of a climb."""
+    return 2 * settings.num_steps if family == "full" else settings.num_steps
+
+
+def arrived(before: Gaussians, after: Gaussians, family: str, settings: Refinement) -> Tensor:
+    """Return whether a row used less than half of the way that a climb can go in each coordinate, [N]."""
+    reach = settings.learning_rate * steps_of(family, settings) / 2
+    ways = torch.stack([after.loc - before.loc, after.log_scale - before.log_scale]).abs()
+    return ways.amax((0, 2)) < reach / 2
+
+
+def _slopes(targets: Targets, rows: Arguments, at: Gaussians, draws: int) -> list[Tensor]:
+    """Return the estimated gradient of the bound in each parameter: the chain rule of u(ε, λ) by hand."""
+    noise = at.draw_noise(draws)
+    spread = at.log_scale.exp() * at.standardised(noise)
+    _, slope = targets.gradient(at.loc + spread, rows)
+    slope = slope - at.slope(noise)
+    found = [slope.mean(0), (slope * spread).mean(0)]
+    if at.lower is not None:
+        found.append(torch.einsum("sni,snj->nij", slope * (at.log_scale.exp() / draws), noise).tril(-1))
+    return found

@@ -20,7 +20,8 @@ class Refinement:
 
     A row starts with the encoder's proposal. While the Pareto k of a few pilot draws is bad, it takes the
     next proposal: Gaussians of the ``families`` in turn, each fitted by ``num_steps`` Adam steps on the bound
-    of the row, and finally annealing from the best Gaussian. The estimate itself uses fresh draws.
+    of the row, and finally annealing from the best Gaussian. The estimate itself uses fresh draws. With many
+    hundred latents, where a full covariance is expensive, try ``families=("diagonal", "full")``.
 
     :param num_steps: Adam steps on the bound of a row; a full covariance takes twice as many.
     :param num_draws: draws per step and row.
@@ -32,10 +33,10 @@ class Refinement:
     :param num_chains: annealing chains per row.
     """
 
-    num_steps: int = 100
+    num_steps: int = 75
     num_draws: int = 4
-    learning_rate: float = 0.02
-    families: tuple[str, ...] = FAMILIES
+    learning_rate: float = 0.025
+    families: tuple[str, ...] = ("full",)
     widen: float = 1.1
     pilot: int = 1000
     annealing_steps: int = 100

@@ -33,11 +33,13 @@ def weighted(
     :returns: the draws, and the log weights in parts [1, draws, N] of like draws (nats).
     :raises InputError: a log-density is NaN.
     """
-    position = proposal.draw(count)
+    noise = proposal.draw_noise(count)
+    position, log_q = proposal.place(noise), proposal.log_prob(noise)
     if from_prior:
-        position = torch.cat([position, targets.prior(from_prior, rows).to(position)])
+        others = targets.prior(from_prior, rows).to(position)
+        position = torch.cat([position, others])
+        log_q = torch.cat([log_q, proposal.log_prob(proposal.noise_of(others))])
     prior, likelihood = targets.log_densities(position, rows)
-    log_q = proposal.log_prob(position)
     if from_prior:
         share = from_prior / len(position)
         log_q = torch.logaddexp(math.log1p(-share) + log_q, math.log(share) + prior)
@@ -69,16 +71,13 @@ def chains(
     """
 
     def density(position: Tensor) -> Point:
-        with torch.enable_grad():
-            leaf = position.detach().requires_grad_()
-            base = proposal.log_prob(leaf)
-            (slope,) = torch.autograd.grad(base.sum(), leaf)
+        noise = proposal.noise_of(position)
+        base, slope = proposal.log_prob(noise), proposal.slope(noise)
         joint, whole = targets.gradient(position, rows)
-        base = base.detach()
         return Point(position, base, joint - base, slope, whole - slope)
 
     def start(count: int) -> tuple[Callable[[Tensor], Point], Point]:
-        return density, density(proposal.draw(count))
+        return density, density(proposal.place(proposal.draw_noise(count)))
 
     plan = AnnealingSettings(
         settings.annealing_steps, settings.num_chains, "guide", _LEAPFROG_STEPS, "sigmoid", _ACCEPTANCE, 0

@@ -62,13 +62,19 @@ def test_densities_and_draws_are_those_of_torch():
     mean, precision = posterior(made, x)
     torch.testing.assert_close(found.covariance(), torch.linalg.inv(precision).expand(12, 3, 3))
     torch.manual_seed(0)
-    draws = found.draw(5)
-    reference = torch.distributions.MultivariateNormal(mean, precision_matrix=precision)
-    torch.testing.assert_close(found.log_prob(draws), reference.log_prob(draws))
+    noise = found.draw_noise(5)
     diagonal = Gaussians(found.loc, found.log_scale)
-    expected = torch.distributions.Normal(found.loc, found.log_scale.exp()).log_prob(draws).sum(-1)
-    torch.testing.assert_close(diagonal.log_prob(draws), expected)
-    torch.testing.assert_close(diagonal.full().log_prob(draws), expected)
+    independent = torch.distributions.Normal(found.loc, found.log_scale.exp())
+    for gaussian, reference in (
+        (found, torch.distributions.MultivariateNormal(mean, precision_matrix=precision)),
+        (diagonal, torch.distributions.Independent(independent, 1)),
+        (diagonal.full(), torch.distributions.Independent(independent, 1)),
+    ):
+        draws = gaussian.place(noise)
+        torch.testing.assert_close(gaussian.noise_of(draws), noise)
+        torch.testing.assert_close(gaussian.log_prob(noise), reference.log_prob(draws))
+        slope = torch.func.grad(lambda at, given=reference: given.log_prob(at).sum())(draws)
+        torch.testing.assert_close(gaussian.slope(noise), slope)
 
 
 @torch.no_grad()
@@ -78,7 +84,7 @@ def test_the_target_is_the_joint_density_with_its_gradient():
     start = encoded(targets, made.guide, Arguments((x,)))
     torch.testing.assert_close(start.loc, x @ made.A.T + made.c)
     torch.testing.assert_close(start.log_scale, (made.log_v / 2).expand(12, 3))
-    position = start.draw(7)
+    position = start.place(start.draw_noise(7))
     value, slope = targets.gradient(position, Arguments((x,)))
     mean, precision = posterior(made, x)
     reference = torch.distributions.MultivariateNormal(mean, precision_matrix=precision)
@@ -147,7 +153,7 @@ def test_a_reliable_encoder_is_left_as_it_is():
         made.c.copy_(-made.A @ made.b)
         made.log_v.copy_(-precision[0].log())
     found = dv.log_likelihood(made.model, made.guide, x, num_samples=30, seed=2, refine=20)
-    assert found.refined.counts == {"encoder": 12, "diagonal": 0, "full": 0, "annealing": 0}
+    assert found.refined.counts == {"encoder": 12, "full": 0, "annealing": 0}
     assert found.refined.settings.num_steps == 20
     torch.testing.assert_close(found.log_likelihood, evidence(made, x))
 
@@ -359,6 +365,32 @@ def test_a_row_that_is_clearly_bad_costs_a_quarter_of_the_pilot(monkeypatch):
     torch.manual_seed(0)
     settings = dv.Refinement(pilot=400, num_steps=1, families=("full",))
     ladder.ascended(targets_of(made.model, made.guide, x), made.guide, Arguments((x,)), settings)
-    first, *between, last = calls  # the encoder, those of its rows that may be good, the last Gaussian
-    assert (first, last) == ((100, len(x)), (400, len(x)))
-    assert 0 < sum(rows for _, rows in between) < len(x)
+    first, *others = calls
+    assert first == (100, len(x))
+    climbs = others.index((400, len(x)))  # after the encoder's rows that may be good
+    assert 0 < sum(rows for _, rows in others[:climbs]) < len(x)
+    assert {count for count, _ in others} == {400}
+
+
+@torch.no_grad()
+def test_a_row_that_has_not_arrived_climbs_on():
+    # One climb moves the scales by 0.3 at most, and the encoder's are 20 times too small.
+    made, x = narrow(-6.0)
+    settings = dv.Refinement(num_steps=30, learning_rate=0.01, annealing_steps=0)
+    targets, rows = targets_of(made.model, made.guide, x), Arguments((x,))
+    torch.manual_seed(0)
+    found = ladder.ascended(targets, made.guide, rows, settings)
+    ((which, proposal),) = found.groups
+    assert torch.equal(which, torch.arange(len(x)))
+    moved = proposal.widened(1 / settings.widen).log_scale - encoded(targets, made.guide, rows).log_scale
+    assert float(moved.amin()) > 0.6
+    assert float(moved.amax()) < 0.9 + 1e-6
+
+
+@pytest.mark.parametrize("seed", [1, 8])
+def test_a_low_k_of_a_narrow_proposal_far_from_the_posterior_is_not_believed(seed):
+    x = torch.tensor([[0.0], [2.0], [9.0]], dtype=torch.float64)
+    found = dv.log_likelihood(poisson, log_normal, x, num_samples=3000, seed=seed, refine=200)
+    assert float(found.refined.pareto_k_before.min()) < 0.6  # by chance: the encoder is 19 of its scales away
+    expected = dist.GammaPoisson(torch.tensor(3.0, dtype=torch.float64), 1.0).log_prob(x)[:, 0]
+    assert float(((found.log_likelihood - expected) / found.standard_error).abs().max()) < 4.5
