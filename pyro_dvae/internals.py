@@ -116,6 +116,12 @@ def version(tensor: Tensor) -> int:
     return int(tensor._version)
 
 
+def hooks(tensor: Tensor) -> tuple[int, ...]:
+    """Return the numbers of the hooks on a tensor's gradient, which torch gives once each."""
+    before, after = tensor._backward_hooks, tensor._post_accumulate_grad_hooks
+    return (*(before or ()), *(after or ())) if before or after else ()
+
+
 def mask_of(distribution: Any) -> bool | Tensor:
     """Return the mask of Pyro's ``MaskedDistribution``."""
     mask: bool | Tensor = distribution._mask

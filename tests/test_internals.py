@@ -192,6 +192,18 @@ def test_a_tensor_counts_its_changes():
     assert internals.version(tensor) == before + 1
 
 
+def test_hooks_on_a_gradient_are_told_apart():
+    tensor = torch.zeros(3, requires_grad=True)
+    assert internals.hooks(tensor) == ()
+    first = tensor.register_hook(lambda grad: grad)
+    one = internals.hooks(tensor)
+    tensor.register_post_accumulate_grad_hook(lambda leaf: None)
+    assert set(one) < set(internals.hooks(tensor))
+    first.remove()
+    assert len(internals.hooks(tensor)) == 1
+    assert internals.hooks(tensor) != one
+
+
 def test_what_distributions_hold():
     mask = torch.tensor([True, False])
     assert internals.mask_of(dist.Normal(torch.zeros(2), 1.0).mask(mask)) is mask

@@ -23,7 +23,9 @@ from pyro_dvae.programs.draws import Draws, Pair
 from pyro_dvae.programs.looped import draw_in_turn
 from pyro_dvae.programs.observations import leave_out_zeros, require_no_rest
 from pyro_dvae.programs.plates import Layout
-from pyro_dvae.programs.vectorised import SeenDraws, naming_draws, seen
+from pyro_dvae.programs.vectorised import Seen, look, naming_draws
+
+_PAIRS_AT_MOST = 8  # of which a bound remembers that they vectorise
 
 
 class DenoisingELBO(Trace_ELBO):
@@ -82,7 +84,7 @@ class DenoisingELBO(Trace_ELBO):
             ignore_jit_warnings=checks.flag("ignore_jit_warnings", ignore_jit_warnings),
         )
         self.vectorize_particles = checks.flag("vectorize_particles", vectorize_particles)
-        self._seen: SeenDraws | None = None
+        self._seen: list[Seen] | None = None  # the last first
         self._told: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -115,22 +117,28 @@ class DenoisingELBO(Trace_ELBO):
         if not self._adds_dimensions():
             with _naming_nesting(self.max_plate_nesting):
                 return draw(model, guide, args, kwargs, layout, with_leaves)
-        if self._seen is None or not self._seen.is_of(pair):
-            self._seen = seen(pair, layout)
-        elif get_proxy_mode() is None:
-            if self._seen.is_due():
-                seen(pair, layout)
-            self._seen = replace(self._seen, looks=self._seen.looks + 1)
-        layout = replace(layout, max_plate_nesting=self._seen.nesting)
+        layout = replace(layout, max_plate_nesting=self._look(pair, layout))
         if looped:
             return draw_in_turn(pair, layout, with_leaves)
         with naming_draws(pair, layout):
             return draw(model, guide, args, kwargs, layout, with_leaves)
 
+    def _look(self, pair: Pair, layout: Layout) -> int | float:
+        """Look at a pair where it is due, and return how many dimensions its plates take."""
+        known = [each for each in self._seen or () if each.is_of(pair)]
+        now = known[0] if known else Seen(pair.model, pair.guide, pair.kind)
+        now.runs += get_proxy_mode() is None
+        if now.nesting is None or now.is_due():
+            now.nesting = look(pair, layout)
+        others = [each for each in self._seen or () if each is not now]
+        self._seen = [now, *others[: _PAIRS_AT_MOST - 1]]
+        return now.nesting
+
     @property
     def plate_nesting(self) -> int | float:
         """Number of dimensions of the user's plates, as given or as found by the last run with draws."""
-        return self.max_plate_nesting if self._seen is None else self._seen.nesting
+        found = self._seen[0].nesting if self._seen else None
+        return self.max_plate_nesting if found is None else found
 
     def _needs_leaves(self) -> bool:
         """Whether the gradient is taken through the draws alone (see :class:`~.leaves.Leaves`)."""

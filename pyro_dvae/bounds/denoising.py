@@ -192,7 +192,7 @@ class TraceDenoising_ELBO(DenoisingELBO):
         }
         if not any(outside.values()):
             return set()
-        of = (draws.pair.model, draws.pair.guide, order)
+        of = (draws.pair.model, draws.pair.guide, draws.pair.kind, order)
         if self._descent is None or self._descent[0] != of:
             self._descent = of, ancestors(draws.pair)
         # A site that this run did not have, of a program that branches on its draws, may read anything.

@@ -65,7 +65,7 @@ class TraceMeanFieldDenoising_ELBO(TraceDenoising_ELBO):
     def _refuse_circular(self, draws: Draws, closed: Collection[str]) -> None:
         """Refuse a pair of which the closed form of one of these latents is not the bound's."""
         suspects = {name: others for name, others in out_of_order(draws).items() if name in closed}
-        pair = (draws.pair.model, draws.pair.guide, suspects)
+        pair = (draws.pair.model, draws.pair.guide, draws.pair.kind, suspects)
         if not suspects or pair == self._cleared:
             return
         for name, other in cyclic(draws, suspects).items():

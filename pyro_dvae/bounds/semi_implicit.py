@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from pyro_dvae import checks
 from pyro_dvae.bounds.base import DenoisingELBO
@@ -20,7 +19,6 @@ from pyro_dvae.programs.drawing import refuse_outside_plates, refuse_undeclared
 from pyro_dvae.programs.draws import Draws, LogWeight
 from pyro_dvae.programs.observations import check_weights
 from pyro_dvae.programs.rerun import mixture_density, redrawn_density
-from pyro_dvae.programs.vectorised import LOOKS
 from pyro_dvae.random_state import forked
 
 
@@ -43,8 +41,6 @@ class TraceSemiImplicit_ELBO(DenoisingELBO):
     See :class:`~pyro_dvae.bounds.base.DenoisingELBO` for the other arguments.
     """
 
-    apart_from_results: ClassVar[tuple[str, ...]] = (*DenoisingELBO.apart_from_results, "_runs")
-
     def __init__(
         self,
         *,
@@ -57,7 +53,6 @@ class TraceSemiImplicit_ELBO(DenoisingELBO):
         super().__init__(num_corruptions=num_corruptions, num_particles=num_particles, **kwargs)
         self._schedule = num_mixture if isinstance(num_mixture, Schedule) else None
         self.num_mixture = 0
-        self._runs = 0
         if isinstance(num_mixture, Schedule):
             self.set_epoch(0)
         else:
@@ -87,7 +82,7 @@ class TraceSemiImplicit_ELBO(DenoisingELBO):
         return MEAN.reduce(joint.values - factor * log_mean_exp(redrawn.values, (0,)))
 
     def _adds_dimensions(self) -> bool:
-        return super()._adds_dimensions() or self.num_mixture > 1
+        return super()._adds_dimensions() or self.num_mixture > 0
 
     def _per_datum(self, draws: Draws) -> Tensor:
         return MEAN.reduce(self._evaluate(draws)[0].values)
@@ -102,8 +97,7 @@ class TraceSemiImplicit_ELBO(DenoisingELBO):
 
     def _check(self, draws: Draws) -> None:
         check_weights(draws, self._told)
-        self._runs += 1
-        if self._runs in LOOKS and get_proxy_mode() is None:
+        if self._seen and self._seen[0].is_due():
             with forked(), torch.no_grad():
                 mixture_density(draws)  # refuses a guide that is not the same when it is run again
         if draws.runs:

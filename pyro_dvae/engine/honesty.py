@@ -93,7 +93,7 @@ def record_twice(
         with failing_as(Unrecordable):
             with observed() as seen:
                 evaluate(loss_and_grads, first.leaves, tensors)
-            surroundings = Surroundings(programs, seen)
+            surroundings = Surroundings(programs, seen, first.leaves)
         with forked(_OTHER_SEED):
             second = record_gradient(loss_and_grads, leaves, _other_rows(tensors))
         changed = difference(first.graph, second.graph)

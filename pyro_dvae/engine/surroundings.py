@@ -17,7 +17,7 @@ from pyro_dvae.engine.following import Unrecordable
 from pyro_dvae.engine.observing import Observation
 from pyro_dvae.engine.places import PLAIN, Places
 from pyro_dvae.engine.reading import GENERATORS, MISSING, generator_state, set_generator_state
-from pyro_dvae.internals import devices_of_modes, handlers, setting
+from pyro_dvae.internals import devices_of_modes, handlers, hooks, setting
 
 _SETTINGS = [setting(name) for name in pyro.settings.get() if not name.startswith("validate")]
 
@@ -48,12 +48,17 @@ class Surroundings:
 
     :param roots: the programs, and objects given to them.
     :param observation: of a run; None where there was none yet: then all that could be found is taken.
+    :param leaves: parameters, whose hooks change their gradients.
     :raises Unrecordable: there is too much to compare.
     """
 
-    def __init__(self, roots: Iterable[Any], observation: Observation | None) -> None:
+    def __init__(
+        self, roots: Iterable[Any], observation: Observation | None, leaves: Iterable[Tensor] = ()
+    ) -> None:
         self._places = places = Places(roots, observation)
         self._readers, self._opaque, self._tensors = places.readers, places.opaque, places.tensors
+        known = set(map(id, self._tensors))
+        self._tensors += [leaf for leaf in leaves if id(leaf) not in known]
         self._ignored: set[int] = set()
         self._reads = [read for read, _ in self._readers]
         self._then = self.present()
@@ -162,10 +167,12 @@ def _shown(value: Any) -> str:
 
 
 def _states(tensors: list[Tensor]) -> list[Any]:
+    memory: list[int | None]
     try:
-        return [*zip(map(_wants_gradient, tensors), map(Tensor.data_ptr, tensors), strict=True)]
+        memory = [*map(Tensor.data_ptr, tensors)]
     except RuntimeError:  # sparse, lazy
-        return [*zip(map(_wants_gradient, tensors), map(_memory, tensors), strict=True)]
+        memory = [*map(_memory, tensors)]
+    return [*zip(map(_wants_gradient, tensors), map(hooks, tensors), memory, strict=True)]
 
 
 _wants_gradient = operator.attrgetter("requires_grad")

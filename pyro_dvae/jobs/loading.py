@@ -27,6 +27,7 @@ def load(
     guide: Callable[..., Any] | None = None,
     which: str = "best",
     device: torch.device | str = "cpu",
+    **kwargs: Any,
 ) -> Fitted:
     """Return a trained model with its methods, in evaluation mode.
 
@@ -39,6 +40,7 @@ def load(
     :param guide: your own guide, for a saved folder.
     :param which: "best" (by validation) or "last" weights of a run.
     :param device: device of the modules; your own programs stay where they are.
+    :param kwargs: keyword arguments of your own model and guide, as :func:`~pyro_dvae.fit` took them.
     :raises InputError: the folder holds neither a run nor a saved model.
     :raises CheckpointError: the weights are damaged, or have other shapes.
     """
@@ -46,13 +48,13 @@ def load(
     checks.known("which", which, ("best", "last"))
     place = checks.device("device", device)
     if (path / WEIGHTS).exists():
-        return load_weights(path, model, guide, place)
+        return load_weights(path, model, guide, place, **kwargs)
     if not (path / CONFIG).exists():
         raise InputError(
             f"folder: {path} is not a run or a saved model: it holds neither {CONFIG} nor {WEIGHTS}"
         )
-    if model is not None or guide is not None:
-        raise InputError("model, guide: a run folder is complete; leave them out")
+    if model is not None or guide is not None or kwargs:
+        raise InputError("model, guide, keywords: a run folder is complete; leave them out")
     with forked():  # weights are drawn before they are read
         dvae, config = load_run(path, which)
     dvae.to(place).eval()

@@ -130,6 +130,12 @@ def _refuse_mismatch(draws: Draws, guide: dict[str, dict[str, Any]]) -> None:
                 "infer={'is_auxiliary': True} for a site whose density counts"
             )
     for name, own in model.items():
+        if is_uncounted(own):
+            raise InputError(
+                f"model: site {name!r} is a corruption or noise without a density (pyro_dvae.corrupt, "
+                "pyro_dvae.auxiliary), which belongs in the guide; in the model use pyro.sample, or pass the "
+                "corrupted data as an argument"
+            )
         if own["is_observed"] or is_deterministic(own):
             continue
         drawn = guide.get(name)

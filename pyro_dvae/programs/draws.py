@@ -13,6 +13,7 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyro_dvae.errors import InputError
+from pyro_dvae.internals import tree_flatten
 from pyro_dvae.programs.leaves import Leaf
 from pyro_dvae.programs.plates import (
     Layout,
@@ -34,6 +35,22 @@ class Pair:
     guide: Program
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+
+    @cached_property
+    def kind(self) -> tuple[Any, ...]:
+        """What decides which way most programs go: which arguments there are, flags, dimensions.
+
+        Not the sizes of tensors, and no numbers, which may differ in every call.
+        """
+        leaves, structure = tree_flatten((self.args, self.kwargs))
+        names = [each for each in (*self.args, *self.kwargs.values()) if isinstance(each, str)]
+        return structure, names, [_kind(leaf) for leaf in leaves]
+
+
+def _kind(leaf: Any) -> Any:
+    if isinstance(leaf, Tensor):
+        return leaf.dim(), leaf.dtype
+    return leaf if isinstance(leaf, bool) else type(leaf)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from pyro_dvae.internals import without_modes
 from pyro_dvae.programs.drawing import LOOP, counts, draw, sampled_latents
 from pyro_dvae.programs.draws import Draws, Pair
 from pyro_dvae.programs.leaves import NOT_INVERTED, Replay
-from pyro_dvae.programs.plates import CORRUPTIONS, PARTICLES, Layout
+from pyro_dvae.programs.plates import CORRUPTIONS, PARTICLES, Layout, Program
 from pyro_dvae.random_state import forked
 from pyro_dvae.sites import is_uncounted
 
@@ -32,29 +32,33 @@ LOOKS = (1, 10, 100, 1_000, 10_000, 100_000)  # runs of a pair at which it is lo
 _TOLERANCE = 1e-3  # relative, of single precision; a program that does not vectorise is off by far more
 
 
-@dataclass(frozen=True)
-class SeenDraws:
-    """What the first run of a pair has shown.
+@dataclass
+class Seen:
+    """What is known of a model and guide on arguments of one kind.
 
-    :param nesting: how many dimensions the plates of model and guide take.
+    :param nesting: how many dimensions the plates of model and guide take; None before the first look.
+    :param runs: how often they have run.
     """
 
-    pair: Pair
-    nesting: int | float
-    looks: int = 1
-
-    def is_due(self) -> bool:
-        """Whether to look again, at the 10th run, the 100th, ...: a program may change as it is trained."""
-        return self.looks + 1 in LOOKS
+    model: Program
+    guide: Program
+    kind: tuple[Any, ...]
+    nesting: int | float | None = None
+    runs: int = 0
 
     def is_of(self, pair: Pair) -> bool:
-        """Whether ``pair`` is the same model and guide."""
-        return self.pair.model == pair.model and self.pair.guide == pair.guide
+        """Whether ``pair`` is the same model and guide, on arguments of the same kind."""
+        return (self.model, self.guide, self.kind) == (pair.model, pair.guide, pair.kind)
+
+    def is_due(self) -> bool:
+        """Whether to look at this run, the 10th, the 100th, ...: a program may change as it is trained."""
+        return self.runs in LOOKS and get_proxy_mode() is None
 
 
-def seen(pair: Pair, layout: Layout) -> SeenDraws:
+def look(pair: Pair, layout: Layout) -> int | float:
     """Run a pair once, apart from the random streams; refuse one that does not vectorise over the draws.
 
+    :returns: how many dimensions the plates of model and guide take.
     :raises InputError: a draw of the pass has another log-density than the programs give it alone.
     """
     one_pass = layout.several and not layout.looped
@@ -72,7 +76,7 @@ def seen(pair: Pair, layout: Layout) -> SeenDraws:
         if one_pass:
             with pyro.validation_enabled(False):
                 _compare(pair, replace(layout, max_plate_nesting=nesting), alone)
-    return SeenDraws(pair, nesting)
+    return nesting
 
 
 @contextmanager

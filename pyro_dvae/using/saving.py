@@ -66,6 +66,7 @@ def load_weights(
     model: Callable[..., Any] | None = None,
     guide: Callable[..., Any] | None = None,
     device: torch.device | str = "cpu",
+    **kwargs: Any,
 ) -> Fitted:
     """Copy the weights of a folder that :func:`save` wrote into a model and a guide of the same shapes.
 
@@ -73,6 +74,7 @@ def load_weights(
 
     :param model: made again from its description by default, as the guide, if both are of this package.
     :param device: where a model and guide that are made again go.
+    :param kwargs: keyword arguments of model and guide.
     :raises InputError: model and guide are not of this package, and one is missing.
     :raises CheckpointError: the folder is damaged, or model and guide have other parameters.
     """
@@ -92,8 +94,8 @@ def load_weights(
     saved = {name: value for name, value in tensors.items() if not name.startswith(("rows/", "arguments/"))}
 
     def run() -> None:
-        trace = pyro.poutine.trace(guide).get_trace(*rows)
-        Arguments(rows).call(pyro.poutine.replay(model, trace=trace))
+        trace = pyro.poutine.trace(guide).get_trace(*rows, **kwargs)
+        Arguments(rows, kwargs).call(pyro.poutine.replay(model, trace=trace))
 
     with pyro.get_param_store().scope() as store:  # names of other models are not its own
         trained = discover(model, guide, run, data={"data": rows[0]})

@@ -548,6 +548,69 @@ def test_a_bound_is_used_for_a_second_model_of_deeper_plates():
     assert -bound.loss(deep, guide, ROWS) == pytest.approx(exact, rel=1e-12)
 
 
+def sometimes(body):
+    """Return a model whose plate holds further sites if a second argument is there, and its guide."""
+
+    def model(x, y=None):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 0.5), obs=x)
+            if y is not None:
+                body(z, y)
+
+    def guide(x, y=None):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(pyro.param("w", tensor(0.4)) * x, 0.6))
+
+    return model, guide
+
+
+def test_another_way_through_a_program_is_looked_at_when_it_first_comes():
+    """Arguments that were not there before lead through code that does not vectorise, or into more plates."""
+    x = torch.tensor([0.3, -1.0, 0.7, 2.0])
+
+    def mixing(z, y):
+        pyro.sample("y", dist.Normal(z - z.mean(0), 0.5), obs=y)
+
+    def deeper(z, y):
+        with pyro.plate("repeats", 2, dim=-2):
+            pyro.sample("y", dist.Normal(z, 0.5), obs=y)
+
+    for kind in (dv.TraceDenoising_ELBO, dv.TraceDenoisingIWAE_ELBO):
+        bound = kind(num_particles=3)
+        model, guide = sometimes(mixing)
+        assert math.isfinite(bound.loss(model, guide, x))
+        with pytest.raises(dv.InputError, match=r"site 'y' .* does not vectorise"):
+            bound.loss(model, guide, x, x)
+        model, guide = sometimes(deeper)
+        bound.loss(model, guide, x)
+        pyro.set_rng_seed(2)
+        found = bound.loss(model, guide, x, torch.stack([x, x]))
+        pyro.set_rng_seed(2)
+        assert found == kind(num_particles=3, max_plate_nesting=2).loss(model, guide, x, torch.stack([x, x]))
+
+
+def test_a_second_guide_of_a_semi_implicit_bound_is_looked_at():
+    """Dropout is refused at the first run of each guide, not at the first run of the bound alone."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 0.5), obs=x)
+
+    def guide(x, rate=0.0):
+        with pyro.plate("data", len(x)):
+            x_tilde = dv.corrupt("x_tilde", dv.GaussianNoise(0.2), x, event_dim=0)
+            pyro.sample("z", dist.Normal(nn.functional.dropout(x_tilde, rate), 0.6))
+
+    x = torch.tensor([0.3, -1.0, 0.7, 2.0])
+    for count in (1, 2):
+        bound = dv.TraceSemiImplicit_ELBO(num_mixture=count)
+        bound.loss(model, guide, x)
+        with pytest.raises(dv.InputError, match="dropout"):
+            bound.loss(model, lambda x: guide(x, 0.5), x)
+
+
 def test_plates_of_other_sizes_in_model_and_guide_are_refused():
     def model(x):
         with pyro.plate("data", 1):
@@ -583,6 +646,28 @@ def test_a_likelihood_is_proposed_from_the_guide_that_was_trained():
     assert abs(found.mean - float(exact.mean())) < 5 * found.sampling_error
     clean = dv.log_likelihood(model, guide, ROWS, num_samples=1000, seed=0, progress=False, proposal="clean")
     assert clean.mean < float(exact.mean()) - 10
+
+
+@pytest.mark.parametrize("in_both", [False, True])
+def test_a_corruption_in_the_model_is_refused(in_both):
+    """It would be noise of p(x): a likelihood on clean input would be of another model."""
+
+    def noisy(x):
+        return dv.corrupt("x_tilde", dv.GaussianNoise(0.3), x, event_dim=0)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(noisy(x), 1.0))
+            pyro.sample("x", dist.Normal(z, 0.5), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(noisy(x) if in_both else x, 0.6))
+
+    message = r"model: site 'x_tilde' is a corruption .* belongs in the guide"
+    told = "Found auxiliary vars" if in_both else "Found vars in model"
+    with pytest.warns(UserWarning, match=told), pytest.raises(dv.InputError, match=message):
+        dv.TraceDenoising_ELBO().loss(model, guide, ROWS)
 
 
 def test_what_a_guide_may_not_do_is_said_in_one_sentence():

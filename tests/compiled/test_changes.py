@@ -254,6 +254,24 @@ def a_forward_hook():
     return of_a_module(lambda part: part.register_forward_hook(lambda module, given, result: 2 * result))
 
 
+def hook(into=None):
+    handle = pyro.param("w").register_hook(lambda gradient: gradient / 3)
+    if into is not None:
+        into.append(handle)
+
+
+@entry("compiled")
+def a_hook_on_the_gradient_of_a_parameter():
+    return Case(model_of(lambda x: 2.0), changed(hook))
+
+
+@entry("compiled")
+def a_hook_on_a_gradient_that_is_removed():
+    hooks = []
+    steps = {1: lambda: hook(hooks), CHANGED_AT: lambda: hooks[0].remove()}
+    return Case(model_of(lambda x: 2.0), lambda number: steps.get(number, int)())
+
+
 @entry("compiled")
 def a_submodule_that_is_replaced():
     whole = Whole()

@@ -118,6 +118,25 @@ def test_parts_of_your_own_are_asked_for(tmp_path):
     assert torch.equal(again.encode(x()).mean["z"], fitted.encode(x()).mean["z"])
 
 
+def test_programs_with_keyword_arguments_are_loaded_with_them(tmp_path):
+    pair = dv.DVAE(GaussianEncoder(D, LATENTS), BernoulliDecoder(D, LATENTS))
+
+    def model(x, *, shift):
+        return pair.model(x + shift)
+
+    def guide(x, *, shift):
+        return pair.guide(x + shift)
+
+    bound = dv.TraceDenoising_ELBO()
+    fitted = dv.fit(model, guide, x(), loss=bound, epochs=1, progress=False, shift=torch.zeros(()))
+    fitted.save(tmp_path / "m")
+    again = dv.load(tmp_path / "m", model=model, guide=guide, shift=torch.zeros(()))
+    found, wanted = (each.encode(x(), shift=torch.zeros(())).mean["z"] for each in (again, fitted))
+    assert torch.equal(found, wanted)
+    with pytest.raises(dv.InputError, match="missing 1 required keyword-only argument: 'shift'"):
+        dv.load(tmp_path / "m", model=model, guide=guide)
+
+
 def test_a_class_is_found_wherever_its_file_lies(tmp_path):
     """Version 0.1 named the file of a class, which may move within its folder."""
     fitted = trained(dv.DVAE(GaussianEncoder(D, LATENTS), BernoulliDecoder(D, LATENTS)))
