@@ -171,12 +171,17 @@ def dense(argument: str, value: Any) -> torch.Tensor:
     """Return ``value``, or refuse what is no tensor of plain numbers in memory."""
     if not isinstance(value, torch.Tensor):
         raise InputError(f"{argument}: expected a tensor, got {type(value).__name__}")
-    if value.layout != torch.strided:
-        raise InputError(f"{argument}: expected a dense tensor, got {value.layout}; call .to_dense()")
+    if value.layout != torch.strided or value.is_nested:
+        kind = "a nested one" if value.is_nested else value.layout
+        raise InputError(f"{argument}: expected a dense tensor, got {kind}; call .to_dense()")
     if value.is_meta:
         raise InputError(f"{argument}: expected a tensor with values, got one on the device 'meta'")
     if value.is_quantized:
         raise InputError(f"{argument}: expected plain numbers, got {value.dtype}; call .dequantize()")
+    if value.is_floating_point() and value.itemsize < 2:
+        raise InputError(
+            f"{argument}: expected numbers of 16 bits at least, got {value.dtype}; call .float()"
+        )
     return value
 
 

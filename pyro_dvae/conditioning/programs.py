@@ -85,8 +85,8 @@ def together(data: Any, args: tuple[Any, ...], floats: torch.dtype) -> tuple[Ten
 
 
 def table_rows(data: Any) -> Tensor:
-    """Return rows of columns [N, D] with NaN in gaps, from whatever :func:`fill_gaps` takes."""
-    filled, seen = fill_gaps(data)
+    """Return rows of columns [N, D] with NaN in gaps, from any source; float64 unless they are a tensor."""
+    filled, seen = fill_gaps(data if isinstance(data, Tensor) else _numbers(data, torch.float64))
     if filled.dim() != 2:
         raise InputError(f"data: expected rows of columns [N, D], got shape {tuple(filled.shape)}")
     return torch.where(seen, filled, torch.nan)
@@ -104,14 +104,15 @@ def _filling(fill: Any, rows: Tensor) -> Tensor:
     return found
 
 
-def _numbers(data: Any) -> Tensor:
+def _numbers(data: Any, floats: torch.dtype | None = None) -> Tensor:
+    floats = floats or torch.get_default_dtype()
     found: Tensor
     if isinstance(data, Tensor):
         found = data.detach()
     else:
         with gaps_allowed():
-            found = source_of("data", data, torch.get_default_dtype()).take(slice(None))[0]
-    return found if found.is_floating_point() else found.to(torch.get_default_dtype())
+            found = source_of("data", data, floats).take(slice(None))[0]
+    return found if found.is_floating_point() else found.to(floats)
 
 
 class GapModel:

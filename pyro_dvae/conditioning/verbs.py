@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pyro
 import torch
 from pyro import poutine
@@ -25,7 +26,7 @@ from pyro_dvae.evaluation.measures.passes import rows_within
 from pyro_dvae.evaluation.refinement.settings import Refinement
 from pyro_dvae.programs.parameters import float_type
 from pyro_dvae.random_state import derived_seed, forked
-from pyro_dvae.rows import Arguments, Data, gaps_allowed, source_of
+from pyro_dvae.rows import Arguments, Data, columns_of, gaps_allowed, source_of
 
 FILLS = ("mean", "median", "mode", "draw")
 METHODS = ("likelihood", "regret", "reconstruction")
@@ -85,7 +86,7 @@ def sample_given(
 class Prediction:
     """Columns of N rows, predicted from the others.
 
-    :param columns: their positions.
+    :param columns: their positions, in the order asked for.
     :param mean: [N, columns].
     :param low: lower end of the central interval, [N, columns].
     :param high: upper end, [N, columns].
@@ -106,28 +107,36 @@ def predict(
     guide: Program,
     data: Any,
     *args: Any,
-    columns: Sequence[int],
+    columns: Sequence[int | str],
     level: float = 0.9,
     **options: Any,
 ) -> Prediction:
     """Predict some columns of each row from the others; the values in these columns are ignored.
 
     :param data: rows [N, D]; other cells may be missing, too.
-    :param columns: positions of the columns.
+    :param columns: positions of the columns, from 0, or names if ``data`` is a table; the result has them in
+        this order.
     :param level: coverage of the intervals.
     :param options: of :func:`~pyro_dvae.condition`.
     :raises InputError: a column does not exist.
     """
     whole, others = together(data, args, float_type(model, guide))
-    return predicted(lambda rows: condition(model, guide, rows, *others, **options), whole, columns, level)
+    names = columns_of(data)
+    return predicted(
+        lambda rows: condition(model, guide, rows, *others, **options), whole, columns, level, names
+    )
 
 
 def predicted(
-    conditioned: Callable[[Tensor], Completions], data: Any, columns: Sequence[int], level: float = 0.9
+    conditioned: Callable[[Tensor], Completions],
+    data: Any,
+    columns: Sequence[int | str],
+    level: float = 0.9,
+    names: Sequence[str] = (),
 ) -> Prediction:
     """Return columns of rows from ``conditioned`` on rows without them, as :func:`predict` does."""
     rows = table_rows(data)
-    chosen = _columns(columns, rows.shape[1])
+    chosen = _columns(columns, rows.shape[1], names)
     rows[:, chosen] = math.nan
     found = conditioned(rows)
     low, high = found.interval(level)
@@ -135,12 +144,22 @@ def predicted(
     return Prediction(tuple(chosen), mean, low, high, level, found.reliable)
 
 
-def _columns(columns: Any, count: int) -> list[int]:
-    if isinstance(columns, str) or not isinstance(columns, Sequence) or not columns:
-        raise InputError(f"columns: expected a sequence of positions, got {shown(columns)}")
+def _columns(columns: Any, count: int, names: Sequence[str]) -> list[int]:
+    """Return the positions of columns in the order given, or refuse what does not exist or comes twice."""
+    if isinstance(columns, str | bytes) or not isinstance(columns, Iterable):
+        raise InputError(f"columns: expected a sequence of positions or names, got {shown(columns)}")
+    found = []
     for column in columns:
-        checks.count("columns", column, minimum=0, maximum=count - 1)
-    return sorted(set(columns))
+        if isinstance(column, str):
+            if names.count(checks.known("columns", column, names)) > 1:
+                raise InputError(f"columns: {column!r} names several columns; give positions")
+            found.append(names.index(column))
+        else:
+            number = column.item() if isinstance(column, np.integer) else column
+            found.append(checks.count("columns", number, minimum=0, maximum=count - 1))
+    if not found or len(set(found)) < len(found):
+        raise InputError(f"columns: expected at least one column, and none twice, got {shown(columns)}")
+    return found
 
 
 def anomaly_score(

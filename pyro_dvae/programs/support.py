@@ -13,7 +13,8 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_dvae.errors import DataError
+from pyro_dvae.errors import DataError, InputError
+from pyro_dvae.programs.plates import data_frames
 from pyro_dvae.random_state import forked
 from pyro_dvae.rows import Data
 from pyro_dvae.sites import layers
@@ -35,7 +36,12 @@ class InSupport(Messenger):
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
         value = msg["value"]
-        if not msg["is_observed"] or not isinstance(value, Tensor) or _has_mask(msg["fn"]):
+        if not msg["is_observed"] or not isinstance(value, Tensor):
+            return
+        own = self._x is not None and (value.data_ptr(), value.shape) == (self._x.data_ptr(), self._x.shape)
+        if own:
+            _refuse_repeated(self._argument, msg)
+        if _has_mask(msg["fn"]):
             return
         try:
             support = _relaxed(msg["fn"].support)
@@ -47,7 +53,6 @@ class InSupport(Messenger):
         if _may_move(support):
             return
         _refuse(self._argument, msg["name"], support, value, inside)
-        own = self._x is not None and (value.data_ptr(), value.shape) == (self._x.data_ptr(), self._x.shape)
         if own and msg["mask"] is None and not _of_these_rows(support):
             self._supports[msg["name"]] = support
 
@@ -69,6 +74,18 @@ def require_observed(model: Callable[..., Any], x: Tensor, *others: Tensor, **kw
     with forked(), pyro.validation_enabled(False), poutine.block(), support:
         model(*few, **kwargs)
     support.require(Data.of_tensors(x))
+
+
+def _refuse_repeated(argument: str, msg: dict[str, Any]) -> None:
+    """Refuse data that a plate of their length repeats: a single row where the model expects several."""
+    x, fn = msg["value"], msg["fn"]
+    for frame in data_frames(msg):
+        if 1 < frame.size == len(x) and -frame.dim > x.dim() - fn.event_dim:
+            raise InputError(
+                f"{argument}: expected rows along the first dimension, got shape {tuple(x.shape)}, which "
+                f"site {msg['name']!r} observes {len(x)} times, once for each entry of plate {frame.name!r}; "
+                "give a single row as x[None], and rows in batches (torch.utils.data.DataLoader)"
+            )
 
 
 def _refuse(argument: str, site: str, support: Any, value: Tensor, inside: Tensor) -> None:

@@ -1,7 +1,19 @@
 """Rows of data from anywhere: tensors, arrays in memory and on disk, tables, data sets and loaders."""
 
+from pyro_dvae.rows.arrays import columns_of, same_columns
 from pyro_dvae.rows.data import Arguments, Data, opened, source_of
 from pyro_dvae.rows.source import InMemory, Source, gaps_allowed
 from pyro_dvae.rows.torch_data import Stream
 
-__all__ = ["Arguments", "Data", "InMemory", "Source", "Stream", "gaps_allowed", "opened", "source_of"]
+__all__ = [
+    "Arguments",
+    "Data",
+    "InMemory",
+    "Source",
+    "Stream",
+    "columns_of",
+    "gaps_allowed",
+    "opened",
+    "same_columns",
+    "source_of",
+]

@@ -6,7 +6,7 @@ import math
 import mmap
 import os
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,8 +24,11 @@ def tensor_of(argument: str, array: np.ndarray, floats: torch.dtype) -> Tensor:
     """Return an array as a tensor: without a copy where torch can hold it, real numbers as ``floats``."""
     if isinstance(array, np.ma.MaskedArray) and gaps_are_allowed():
         array = np.ma.filled(array.astype(np.float64), np.nan)
-    if isinstance(array, np.ma.MaskedArray):
+    if np.ma.is_masked(array):
         raise InputError(f"{argument}: got a masked array; fill its gaps (.filled(value))")
+    array = np.asarray(array)
+    if array.dtype == np.uint64 and bool((array > np.iinfo(np.int64).max).any()):
+        raise InputError(f"{argument}: expected whole numbers below 2**63, got {array.max()}; use floats")
     if array.dtype.kind not in "buif":
         raise InputError(
             f"{argument}: expected numbers, got an array of {array.dtype}; encode text as numbers"
@@ -143,28 +146,74 @@ def frame_source(argument: str, frame: Any, floats: torch.dtype) -> Source:
 
     :raises InputError: a column holds no numbers, or cells are missing and may not be.
     """
-    columns = {str(name): frame[name] for name in frame.columns} if frame.ndim == 2 else {"": frame}
-    odd = [name for name, column in columns.items() if not _is_number(column)]
+    names = names_of(frame)
+    columns = [frame.iloc[:, n] for n in range(len(names))] if frame.ndim == 2 else [frame]
+    odd = [name for name, column in zip(names, columns, strict=True) if not _is_number(column)]
     if odd:
         shown = ", ".join(map(repr, odd[:5])) + (f" and {len(odd) - 5} more" if len(odd) > 5 else "")
         raise InputError(
             f"{argument}: expected numeric columns, got others: {shown}; encode them "
             "(pandas.get_dummies(frame, dtype=float)) or leave them out (frame.select_dtypes('number'))"
         )
-    gaps = {name: int(column.isna().sum()) for name, column in columns.items()}
-    if any(gaps.values()) and not gaps_are_allowed():
-        first = next(name for name, count in gaps.items() if count)
-        total = counted(sum(gaps.values()), "cell is", "cells are")
+    gaps = [int(column.isna().sum()) for column in columns]
+    if any(gaps) and not gaps_are_allowed():
+        name, first = next((name, count) for name, count in zip(names, gaps, strict=True) if count)
+        total = counted(sum(gaps), "cell is", "cells are")
         raise InputError(
-            f"{argument}: {total} missing, {gaps[first]} of them in {first!r}; fill "
+            f"{argument}: {total} missing, {first} of them in {name!r}; fill "
             "them or drop their rows (frame.dropna())"
         )
-    whole = frame.ndim == 1 and frame.dtype.kind in "iub" and not any(gaps.values())
-    missing = {"na_value": np.nan} if any(gaps.values()) else {}
-    array = np.asarray(frame.to_numpy(dtype=np.int64 if whole else np.float64, **missing))
-    found = array_source(argument, array, floats)
-    found.columns = tuple(columns) if frame.ndim == 2 else ()
+    whole = frame.ndim == 1 and frame.dtype.kind in "iub" and not any(gaps)
+    missing = {"na_value": np.nan} if any(gaps) else {}
+    kind = (np.uint64 if frame.dtype.kind == "u" else np.int64) if whole else np.float64
+    found = array_source(argument, np.asarray(frame.to_numpy(dtype=kind, **missing)), floats)
+    found.columns = names if frame.ndim == 2 else ()
     return found
+
+
+def frame_of(value: Any) -> Any:
+    """Return a table, of pandas, polars, pyarrow or xarray, as a DataFrame or Series of pandas, or None."""
+    if "pandas" in packages_of(value) and hasattr(value, "to_numpy"):
+        return value
+    is_table = hasattr(value, "to_pandas") and not isinstance(value, type) and not is_array(value)
+    return value.to_pandas() if is_table else None
+
+
+def is_array(value: Any) -> bool:
+    """Whether numpy can read this as an array: one of h5py, zarr, xarray, dask or jax."""
+    return not isinstance(value, type) and all(
+        hasattr(value, name) for name in ("shape", "dtype", "__array__")
+    )
+
+
+def names_of(frame: Any) -> tuple[str, ...]:
+    """Return the names of the columns of a DataFrame; of a Series, one empty name."""
+    return tuple(map(str, frame.columns)) if frame.ndim == 2 else ("",)
+
+
+def columns_of(value: Any) -> tuple[str, ...]:
+    """Return the names of the columns of a table; () of rows without names."""
+    frame = frame_of(value)
+    return () if frame is None or frame.ndim != 2 else names_of(frame)
+
+
+def same_columns(argument: str, expected: Sequence[str], found: Sequence[str]) -> None:
+    """Refuse the columns of a table in another order than that of training, or others; () is unknown."""
+    if not expected or not found or list(found) == list(expected):
+        return
+    number, name = next(
+        (n, name) for n, name in enumerate((*found, None)) if n >= len(expected) or name != expected[n]
+    )
+    wanted = repr(expected[number]) if number < len(expected) else "no further column"
+    raise InputError(
+        f"{argument}: expected the columns of training in their order, got {name!r} in place of {wanted} at "
+        f"position {number}; choose them by name (frame[columns])"
+    )
+
+
+def packages_of(value: Any) -> set[str]:
+    """Return the packages of the type of a value and of its bases."""
+    return {base.__module__.partition(".")[0] for base in type(value).__mro__}
 
 
 def _is_number(column: Any) -> bool:

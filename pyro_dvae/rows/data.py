@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from pyro_dvae import checks
+from pyro_dvae.calling import calling
 from pyro_dvae.errors import InputError, shown
-from pyro_dvae.rows.arrays import Sparse, array_source, frame_source
+from pyro_dvae.rows.arrays import Sparse, array_source, frame_of, frame_source, is_array, packages_of
 from pyro_dvae.rows.source import InMemory, Part, Rows, Source, same_length
 from pyro_dvae.rows.torch_data import Stream, dataset_source, is_map_style
 
@@ -160,17 +161,22 @@ def opened(argument: str, value: Any, floats: torch.dtype) -> Source | Stream:
 
     :raises InputError: the kind of source is unknown; the message says how to give rows.
     """
-    package = type(value).__module__.partition(".")[0]
     if isinstance(value, Tensor):
         return InMemory.checked(argument, value)
     if isinstance(value, np.ndarray):
         return array_source(argument, value, floats)
-    if package == "scipy" and hasattr(value, "tocsr"):
+    if "scipy" in packages_of(value) and hasattr(value, "tocsr"):
         return Sparse(argument, value, floats)
-    if package == "pandas" and hasattr(value, "to_numpy"):
-        return frame_source(argument, value, floats)
     if is_map_style(value):
         return dataset_source(argument, value, floats)
+    with calling(argument):
+        frame = frame_of(value)
+    if frame is not None:
+        return frame_source(argument, frame, floats)
+    if is_array(value):
+        with calling(argument):
+            array = np.asarray(value)
+        return array_source(argument, array, floats)
     if isinstance(value, Mapping):
         keys = ", ".join(f"{argument}[{key!r}]" for key in value)
         what = f"give its parts one after the other: {keys}" if keys else "it is empty"

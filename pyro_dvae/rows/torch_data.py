@@ -162,7 +162,9 @@ class Stream:
         if isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset):
             plain = (torch.utils.data.SequentialSampler, torch.utils.data.RandomSampler)
             sampler = loader.sampler
-            whole = isinstance(sampler, plain) and len(sampler) == len(loader.dataset)  # type: ignore[arg-type]
+            # A batch sampler of the user's own decides on the rows, not the sampler.
+            whole = getattr(loader.batch_sampler, "sampler", None) is sampler and isinstance(sampler, plain)
+            whole = whole and len(sampler) == len(loader.dataset)  # type: ignore[arg-type]
             if whole and not getattr(sampler, "replacement", False) and not loader.drop_last:
                 return Items(
                     self._argument, loader.dataset, self._floats, loader.collate_fn or default_collate

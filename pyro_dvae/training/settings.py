@@ -18,7 +18,7 @@ from pyro_dvae.calling import calling
 from pyro_dvae.engine.step import Numerics
 from pyro_dvae.errors import InputError, shown
 from pyro_dvae.files import user_path
-from pyro_dvae.rows import Data, Stream, opened
+from pyro_dvae.rows import Data, Stream, opened, same_columns
 from pyro_dvae.training import learning_rates
 from pyro_dvae.training import optimizer as optimizers
 from pyro_dvae.training.callbacks.base import Callback, checked
@@ -156,7 +156,10 @@ def opened_rows(
     if validation is not None:
         parts = validation if isinstance(validation, tuple) else (validation,)
         held_out = Data.opened("validation", parts, floats=floats)
-    return train or Data.opened("data", values, floats=floats), held_out
+    train = train or Data.opened("data", values, floats=floats)
+    if held_out is not None and isinstance(train, Data):
+        same_columns("validation", train.columns, held_out.columns)
+    return train, held_out
 
 
 def options_of(front_door: Callable[..., Any]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 from pyro_dvae.conditioning import anomaly_score, condition, impute, inference_gaps, predict, sample_given
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.importance.log_likelihood import log_likelihood
-from pyro_dvae.rows import Data
+from pyro_dvae.rows import Data, columns_of, same_columns
 from pyro_dvae.training.fitted import Fitted
 from pyro_dvae.using.codes import encode
 from pyro_dvae.using.decoding import decode, denoise, interpolate, reconstruct, sample
@@ -21,10 +21,23 @@ def _of_pair(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function of model, guide and rows as a method of rows."""
 
     def method(fitted: Fitted, *data: Any, **options: Any) -> Any:
+        if data:
+            _require_columns(fitted, data[0])
         with fitted.in_use():
             return function(fitted.model, fitted.guide, *data, **{**fitted.constants, **options})
 
     return method
+
+
+def _require_columns(fitted: Fitted, data: Any) -> None:
+    """Refuse a table with other columns than those of training, or not in the scale of the model."""
+    found = columns_of(data)
+    if found and fitted.about.get("config", {}).get("data", {}).get("columns"):
+        raise InputError(
+            "data: got a table, but the model of a run takes scaled and encoded columns, as a tensor; save "
+            "the table, and use the command line (pyro-dvae impute RUN FILE), which does both"
+        )
+    same_columns("data", fitted.about.get("columns", ()), found)
 
 
 def _decode(fitted: Fitted, codes: Any, *data: Any, **options: Any) -> Any:

@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from exact import LinearGaussian
@@ -146,6 +148,18 @@ def test_prediction_imputation_and_conditional_samples_agree_with_the_gaussian()
     torch.testing.assert_close(median[:, 0], mean, rtol=0, atol=0.2 * scale)
     with pytest.raises(InputError, match="num_imputations: expected 1 for how='mean'"):
         dv.impute(made.model, made.guide, gaps, num_imputations=2)
-    for columns, message in (([4], "at most 3"), ([], "expected a sequence"), ("a", "expected a sequence")):
+    few = {"refine": False, "num_samples": 50, "seed": 0}
+    several = dv.predict(made.model, made.guide, x, columns=np.array([2, 0]), **few)
+    sorted_ones = dv.predict(made.model, made.guide, x, columns=[0, 2], **few)
+    assert several.columns == (2, 0)
+    assert torch.equal(several.mean, sorted_ones.mean[:, [1, 0]])
+    frame = pd.DataFrame(x.numpy(), columns=["a", "b", "c", "c"])
+    by_name = dv.predict(made.model, made.guide, frame, columns=["a"], **few)
+    by_position = dv.predict(made.model, made.guide, x, columns=[0], **few)
+    assert torch.equal(by_name.high, by_position.high)
+    refused = {"expected a sequence": "a", "at most 3": [4], "none twice": [1, 1], "unknown name": ["a"]}
+    for message, columns in (*refused.items(), ("at least one", [])):
         with pytest.raises(InputError, match=f"columns: .*{message}"):
             dv.predict(made.model, made.guide, x, columns=columns)
+    with pytest.raises(InputError, match="columns: 'c' names several columns; give positions"):
+        dv.predict(made.model, made.guide, frame, columns=["c"])

@@ -333,3 +333,16 @@ def test_a_loader_of_uneven_batches_is_gathered_for_a_likelihood():
         for each in ((Batches(x, y),), (x, y))
     )
     assert torch.equal(a, b)
+
+
+def test_the_rows_of_a_batch_sampler_are_those_that_it_chooses():
+    x, _ = data()
+    pair, loss = Pair(), dv.TraceDenoising_ELBO()
+    chosen = [[3, 1], [5]]
+    loader = DataLoader(TensorDataset(x), batch_sampler=chosen)
+    few = TensorDataset(x[[3, 1, 5]])
+    a, b = (
+        dv.evaluate_bound(lambda x: pair.model(x, 0), lambda x: pair.guide(x, 0), each, loss=loss, seed=1)
+        for each in (loader, few)
+    )
+    assert torch.equal(a.per_datum, b.per_datum)

@@ -104,6 +104,31 @@ def same(found, expected):
         assert torch.equal(a, b)
 
 
+OTHERS = {
+    "h5py": lambda x, tmp_path: on_h5py(x, tmp_path),
+    "pyarrow": lambda x, _: pytest.importorskip("pyarrow").table(dict(zip("abcd", x.T.numpy(), strict=True))),
+    "xarray": lambda x, _: pytest.importorskip("xarray").DataArray(x.numpy(), dims=["row", "column"]),
+    "xarray, by column": lambda x, _: pytest.importorskip("xarray").Dataset(
+        {name: ("row", column) for name, column in zip("abcd", x.T.numpy(), strict=True)}
+    ),
+    "polars": lambda x, _: pytest.importorskip("polars").DataFrame(x.numpy(), schema=list("abcd")),
+    "masked array without a mask": lambda x, _: np.ma.masked_array(x.numpy()),
+    "frame of a class of one's own": lambda x, _: type("Mine", (pd.DataFrame,), {})(x.numpy()),
+    "frame, two columns of one name": lambda x, _: pd.DataFrame(x.numpy(), columns=["a", 1, "1", "a"]),
+}
+
+
+def on_h5py(x, tmp_path):
+    file = pytest.importorskip("h5py").File(tmp_path / "rows.h5", "w")
+    return file.create_dataset("x", data=x.numpy())
+
+
+@pytest.mark.parametrize("source", OTHERS)
+def test_tables_and_arrays_of_other_packages_have_the_rows_of_the_tensor(source, tmp_path):
+    found = source_of("data", OTHERS[source](table(), tmp_path), torch.float32)
+    same(found.take(slice(None)), [table()])
+
+
 IN_ORDER = [name for name in SOURCES if name != "loader of all"]  # which has an order of its own
 QUICK = ("array on disk", "sparse", "Dataset of arrays")
 FEW = [name if name == "array on disk" else pytest.param(name, marks=pytest.mark.slow) for name in IN_ORDER]
@@ -263,6 +288,23 @@ REFUSED = {
     "masked": (np.ma.masked_equal(np.arange(4.0), 2), "got a masked array; fill its gaps"),
     "gaps": (GAPS, r"1 cell is missing, 1 of them in 'a'; fill them or drop their rows"),
     "words": (WORDS, "expected numeric columns, got others: 'kind'; encode them"),
+    "a column of texts beside one of its name": (
+        pd.DataFrame({1: ["x"], "1": [1.0]}),
+        "got others: '1'; encode",
+    ),
+    "whole numbers that torch cannot hold": (
+        np.array([[2**63 + 5, 1]], dtype=np.uint64),
+        r"expected whole numbers below 2\*\*63, got 9223372036854775813; use floats",
+    ),
+    "nested": (
+        torch.nested.nested_tensor([torch.ones(2)], layout=torch.jagged),
+        "got a nested one; call .to_d",
+    ),
+    "bytes of reals": (torch.ones(2, 2).to(torch.float8_e4m3fn), "expected numbers of 16 bits at least"),
+    "a single row": (
+        table()[0],
+        r"got shape \(4,\), which site 'x' observes 4 times.*single row as x\[None\]",
+    ),
     "no rows": (np.zeros((0, 3)), r"got shape \(0, 3\)"),
     "NaN": (np.array([1.0, np.nan]), "expected finite values, got 1 NaN"),
     "sparse NaN": (scipy.sparse.csr_matrix([[1.0, np.nan]]), "expected finite numbers in the sparse matrix"),
@@ -285,6 +327,29 @@ def test_what_has_no_rows_is_refused_with_a_remedy(case):
     ):
         with pytest.raises(dv.InputError, match=f"^data: .*{words}|^data: {words}"):
             call()
+
+
+class RowByRow(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        return iter(table())
+
+
+def test_a_stream_of_rows_is_no_stream_of_batches():
+    pair, options = (
+        Pair(),
+        {"loss": dv.TraceDenoising_ELBO(), "epochs": 1, "progress": False, "compile": False},
+    )
+    with pytest.raises(
+        dv.InputError, match=r"^data: expected rows along the first .*rows in batches \(torch"
+    ):
+        dv.fit(pair.model, pair.guide, RowByRow(), **options)
+    dv.fit(pair.model, pair.guide, DataLoader(RowByRow(), batch_size=5), **options)
+
+
+def test_columns_of_validation_are_those_of_training():
+    pair, frame = Pair(), pd.DataFrame(table().numpy(), columns=list("abcd"))
+    with pytest.raises(dv.InputError, match=r"^validation: .* got 'd' in place of 'a' at position 0; choose"):
+        dv.fit(pair.model, pair.guide, frame, validation=frame[list("dbca")], loss=dv.TraceDenoising_ELBO())
 
 
 def test_gaps_of_an_array_on_disk_are_seen_when_their_rows_are_read(tmp_path):

@@ -2,6 +2,7 @@
 
 import math
 
+import pandas as pd
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -253,3 +254,21 @@ def test_refusals():
         dv.interpolate(pair.model, pair.guide, x[:2], x[:3])
     categories = dv.DVAE(GaussianEncoder(D, LATENT), BernoulliDecoder(D, LATENT))
     assert dv.decode(categories.model, torch.zeros(2, LATENT), torch.zeros(1, D)).shape == (2, D)
+
+
+def test_a_table_has_the_columns_of_training(tmp_path):
+    pair, frame = Linear(), pd.DataFrame(data().numpy(), columns=list("abcd"))
+    options = {"loss": dv.TraceDenoising_ELBO(), "epochs": 1, "progress": False, "compile": False}
+    fitted = dv.fit(pair.model, pair.guide, frame, **options)
+    fitted.save(tmp_path / "saved")
+    loaded = dv.load(tmp_path / "saved", model=pair.model, guide=pair.guide)
+    codes = fitted.encode(frame)["z"]
+    for each in (fitted, loaded):
+        assert torch.equal(each.encode(frame.to_numpy())["z"], codes)
+        for odd, found in (
+            (frame[list("abdc")], "'d' in place of 'c'"),
+            (frame.assign(e=1.0), "'e' in place of no"),
+        ):
+            for verb in ("encode", "reconstruct", "log_likelihood", "impute"):
+                with pytest.raises(dv.InputError, match=f"^data: expected the columns of .* got {found}"):
+                    getattr(each, verb)(odd)

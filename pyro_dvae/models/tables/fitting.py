@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from pyro_dvae.evaluation.progress import progress_of
 from pyro_dvae.models.tables.candidates import RIDGES, fitted_mixtures, name_of, sizes
 from pyro_dvae.models.tables.table import FittedTable
 from pyro_dvae.random_state import derived_seed, forked, start_seed
+from pyro_dvae.rows import columns_of
 
 _HELD_OUT, _ENOUGH_CELLS, _FOLDS, _FEWEST_CELLS = 0.1, 1500, 4, 30
 _MORE = 4  # times as many rows at last, when all cells are seen
@@ -54,7 +56,8 @@ def fit_table(
     scale = (rows - loc).square().nanmean(0).sqrt()
     scale = torch.where(scale > 0, scale, 1.0)
     with torch.no_grad(), progress_of("fitting a table", progress) as shown:
-        return _chosen((rows - loc) / scale, loc, scale, start, shown)
+        found = _chosen((rows - loc) / scale, loc, scale, start, shown)
+    return replace(found, columns=columns_of(data))
 
 
 def _chosen(

@@ -25,6 +25,7 @@ from pyro_dvae.distributions.gaussian_mixture import GaussianMixture
 from pyro_dvae.errors import InputError
 from pyro_dvae.models.tables.oddness import Oddness
 from pyro_dvae.random_state import derived_seed, forked, start_seed
+from pyro_dvae.rows import columns_of, same_columns
 
 _ROWS = 5000
 
@@ -43,6 +44,7 @@ class FittedTable:
     :param scale: their standard deviations, [D].
     :param held_out: squared error of standardised held-out cells, by candidate, and ``together``.
     :param seed: seed of its fits.
+    :param columns: names of the columns, if the rows had any; a table given later must have the same.
     """
 
     members: dict[str, GaussianMixture]
@@ -52,6 +54,7 @@ class FittedTable:
     scale: Tensor
     held_out: dict[str, float]
     seed: int
+    columns: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """Return the members with their weights as aligned text."""
@@ -103,12 +106,16 @@ class FittedTable:
         """Return draws of each row given its observed cells, [num_draws, N, D]."""
         return self.condition(data, num_draws=num_draws, **options).draws
 
-    def predict(self, data: Any, *, columns: Sequence[int], level: float = 0.9, **options: Any) -> Prediction:
+    def predict(
+        self, data: Any, *, columns: Sequence[int | str], level: float = 0.9, **options: Any
+    ) -> Prediction:
         """Predict some columns of each row from the others, as :func:`~pyro_dvae.predict` does.
 
         :param options: of :meth:`condition`.
         """
-        return predicted(lambda rows: self.condition(rows, **options), data, columns, level)
+        names = columns_of(data) or self.columns
+        same_columns("data", self.columns, names)
+        return predicted(lambda rows: self.condition(rows, **options), data, columns, level, names)
 
     def log_likelihood(self, data: Any) -> Tensor:
         """Return log Σ_m w_m p_m(x_observed) of each row, [N] (nats), in the units of the data."""
@@ -150,16 +157,18 @@ class FittedTable:
         if checks.known("by", by, ("row", "column")) == "row":
             with torch.no_grad():
                 return self.oddness(self._standardised(data)[1])
+        same_columns("data", self.columns, columns_of(data))
         return given_the_rest(self.log_likelihood, data)
 
     def sample(self, num_samples: int = 1, *, seed: int | None = None) -> Tensor:
         """Return new rows, [num_samples, D]."""
         checks.count("num_samples", num_samples)
-        empty = torch.full((1, len(self.loc)), math.nan)
+        empty = torch.full_like(self.loc, math.nan).unsqueeze(0)
         draws = self.condition(empty, num_draws=num_samples, seed=seed).draws
         return draws[:, 0]
 
     def _standardised(self, data: Any) -> tuple[Tensor, Tensor]:
+        same_columns("data", self.columns, columns_of(data))
         given = table_rows(data)
         if given.shape[1] != len(self.loc):
             raise InputError(f"data: expected rows [N, {len(self.loc)}], got shape {tuple(given.shape)}")

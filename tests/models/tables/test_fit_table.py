@@ -3,8 +3,10 @@
 import io
 import math
 import pickle
+from functools import partial
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from pyro.infer import Trace_ELBO
@@ -251,3 +253,25 @@ def test_anomalies_of_a_table_score_higher():
     strange = x[:50].flip(0) * torch.tensor([1.0, -1.0, 1.0, -1.0]).double() + 6
     assert float(fitted.anomaly_score(strange).median()) > float(fitted.anomaly_score(x).quantile(0.99))
     assert torch.equal(fitted.anomaly_score(strange), fitted.anomaly_score(strange))
+
+
+def test_a_table_keeps_the_names_of_its_columns_and_every_digit_of_its_cells():
+    torch.manual_seed(0)
+    x = torch.randn(60, 3, dtype=torch.float64) @ torch.randn(3, 3, dtype=torch.float64)
+    x[:, 1] += 1_700_000_000  # a time in seconds, which float32 holds to 128
+    frame = pd.DataFrame(x.numpy(), columns=["a", "time", "c"])
+    fitted, plain = (dv.fit_table(each, seed=0, progress=False) for each in (frame, x))
+    gaps = frame.copy()
+    gaps.loc[::2, "a"] = np.nan
+    expected = plain.impute(torch.tensor(gaps.to_numpy()), seed=1)
+    assert torch.equal(fitted.impute(gaps, seed=1), expected)
+    assert torch.equal(expected[:, 1], x[:, 1])
+    assert (fitted.sample(50, seed=0)[:, 1] - x[:, 1].mean()).abs().max() < 20
+    assert torch.equal(fitted.predict(frame, columns=["c", "a"]).mean, fitted.predict(x, columns=[2, 0]).mean)
+    calls = [fitted.impute, fitted.log_likelihood, fitted.anomaly_score, fitted.condition]
+    calls += [partial(fitted.anomaly_score, by="column"), partial(fitted.predict, columns=[0])]
+    for call in calls:
+        with pytest.raises(
+            InputError, match=r"^data: .* got 'c' in place of 'a' at position 0; choose them by name"
+        ):
+            call(frame[["c", "time", "a"]])
