@@ -104,26 +104,34 @@ class GaussianMixture(dist.TorchDistribution):
         log_joint, means = self.joint(x, seen)
         return (torch.softmax(log_joint, -1).unsqueeze(-1) * means).sum(-2)
 
-    def drawn(self, x: Tensor, seen: Tensor, num_draws: int = 1) -> Tensor:
+    def drawn(self, x: Tensor, seen: Tensor, num_draws: int = 1, *, shared: bool = False) -> Tensor:
         """Return draws of the rows given their observed cells, [num_draws, ..., D], by Matheron's rule.
 
         A component is drawn by its weight given the observed cells, then a whole row of it, shifted by what
         its observed cells miss.
+
+        :param shared: draw all rows from the same noise, so that the draws of a row do not depend on others.
         """
         flat, here = x.reshape(-1, x.shape[-1]), seen.reshape(-1, x.shape[-1])
         found = flat.new_empty(num_draws, *flat.shape)
         trils = torch.linalg.cholesky(self.covariance)
         log_joint = self.joint(flat, here)[0]
-        which = torch.multinomial(torch.softmax(log_joint, -1), num_draws, replacement=True).T  # [draws, N]
+        share, common = torch.softmax(log_joint, -1), torch.empty(0)
+        if shared:
+            common = torch.randn(len(trils), num_draws, 1, flat.shape[-1], dtype=flat.dtype).to(flat.device)
+            level = torch.rand(1, num_draws, dtype=flat.dtype).to(flat.device).expand(len(flat), -1)
+            edges = share.cumsum(-1)[:, :-1].contiguous()
+            which = torch.searchsorted(edges, level.contiguous(), right=True).T
+        else:
+            which = torch.multinomial(share, num_draws, replacement=True).T  # [draws, N]
         for k, (loc, covariance, tril) in enumerate(zip(self.loc, self.covariance, trils, strict=True)):
             own = (which == k).any(0).nonzero()[:, 0]
             for block in blocks(len(own), flat.shape[-1]):
                 rows = own[block]
                 given = conditional(loc, covariance, flat[rows], here[rows])
-                noise = torch.randn(
-                    num_draws, len(rows), flat.shape[-1], dtype=flat.dtype, device=flat.device
-                )
-                noise = noise @ tril.mT
+                size = (num_draws, len(rows), flat.shape[-1])
+                noise = torch.randn(size, dtype=flat.dtype, device=flat.device) if not shared else common[k]
+                noise = (noise @ tril.mT).expand(size)
                 known = torch.where(here[rows], noise, 0.0)
                 shift = torch.einsum("nij,rnj->rni", given.inverse, known) @ covariance
                 draws = torch.where(here[rows], flat[rows], given.mean + noise - shift)

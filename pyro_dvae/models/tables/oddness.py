@@ -25,7 +25,8 @@ class Oddness:
 
     Coarse models see that a row lies far out, fine ones that it lies in a hole between clusters. P is the
     share of the training rows; above their upper fifth, an exponential distribution of the excess. Gaps are
-    filled by draws from p_m(x_missing | x_observed), so they make a row neither odd nor usual.
+    filled by draws from p_m(x_missing | x_observed), so they make a row neither odd nor usual. All rows
+    share the noise of these draws, so the score of a row does not depend on the others.
 
     :param mixtures: p_m.
     :param usual: s_m of the training rows, sorted, [M, n].
@@ -61,7 +62,7 @@ def _surprise(mixture: GaussianMixture, x: Tensor) -> Tensor:
     found = x.new_empty(len(x))
     found[~gaps] = -mixture.log_prob(x[~gaps])
     with forked(_SEED):
-        filled = mixture.drawn(x[gaps].nan_to_num(), seen[gaps], _FILLINGS)
+        filled = mixture.drawn(x[gaps].nan_to_num(), seen[gaps], _FILLINGS, shared=True)
     found[gaps] = -mixture.log_prob(filled).mean(0)
     return found
 

@@ -275,3 +275,28 @@ def test_a_table_keeps_the_names_of_its_columns_and_every_digit_of_its_cells():
             InputError, match=r"^data: .* got 'c' in place of 'a' at position 0; choose them by name"
         ):
             call(frame[["c", "time", "a"]])
+
+
+def test_the_score_of_a_row_with_gaps_is_its_own():
+    mixture = random_mixture(3)
+    x = with_holes(mixture, 40)[1]
+    score = Oddness.among([mixture, random_mixture(2, 5)], with_holes(mixture, 200)[1])
+    whole = score(x)
+    torch.testing.assert_close(torch.cat([score(row) for row in x.split(1)]), whole, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(score(x.flip(0)).flip(0), whole, rtol=1e-10, atol=1e-10)
+
+
+def test_draws_of_shared_noise_have_the_conditional_distribution():
+    mixture = random_mixture(3)
+    row = torch.tensor([[torch.nan, 0.3, torch.nan, -0.2]], dtype=torch.float64)
+    joint, means, covariances = parts(mixture, row[0])
+    weight = joint.softmax(0)
+    mean = weight @ means
+    spread = means - mean
+    covariance = torch.einsum("k,kij->ij", weight, covariances + spread[:, :, None] * spread[:, None])
+    draws = mixture.drawn(row.nan_to_num().expand(2, -1), (~row.isnan()).expand(2, -1), 40_000, shared=True)
+    assert torch.equal(draws[:, 0], draws[:, 1])
+    gaps = draws[:, 0, [0, 2]]
+    scale = covariance.diagonal().sqrt()[[0, 2]]
+    assert ((gaps.mean(0) - mean[[0, 2]]).abs() < 5 * scale / 200).all()
+    torch.testing.assert_close(gaps.std(0), scale, rtol=0.03, atol=0)
