@@ -121,7 +121,11 @@ _applied("encode", 100, "Write the posterior means of the latents of each row of
 _applied("reconstruct", 20, "Write the reconstruction of each row of FILE, in the units of the data.")
 _applied("denoise", 20, "Remove the noise from each row of FILE.")
 _applied(
-    "impute", 1000, "Write the rows of FILE with their missing cells filled by the model.", in_parts=True
+    "impute",
+    1000,
+    "Write the rows of FILE with missing cells filled: by their means under the model, categories by their "
+    "most frequent draw.",
+    in_parts=True,
 )
 _applied("score", 1000, "Write log p(x) of each row of FILE, with its error and reliability.", True)
 

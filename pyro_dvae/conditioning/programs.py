@@ -78,7 +78,7 @@ def together(data: Any, args: tuple[Any, ...], floats: torch.dtype) -> tuple[Ten
     :param floats: the type of real numbers that are in no tensor.
     """
     if isinstance(data, Tensor):
-        return data, args
+        return data if data.is_floating_point() else data.to(floats), args
     with gaps_allowed():
         first, *further = source_of("data", data, floats).take(slice(None))
     return first if first.is_floating_point() else first.to(floats), (*further, *args)

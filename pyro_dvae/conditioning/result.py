@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 
 from pyro_dvae import checks
+from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.importance.psis import k_threshold
 from pyro_dvae.evaluation.refinement.settings import Refined
+
+_DIFFERENT = 20  # draws that are all different show that a cell is continuous
 
 
 @dataclass(frozen=True)
@@ -80,9 +83,29 @@ class Completions:
         """Complete rows with the most frequent draw in the gaps, [N, ...], for discrete cells."""
         return self._placed(self.cell_draws.mode(0).values)
 
+    def filled(self, how: str) -> Tensor:
+        """Return complete rows with the mean, median or mode of each missing cell, [N, ...].
+
+        A category has neither mean nor median, and gets its mode; a cell of another distribution without a
+        mean gets its median.
+
+        :raises InputError: the draws of a cell are all different, so it has no mode.
+        """
+        mode, median = self.cell_draws.mode(0).values, self.cell_draws.quantile(0.5, 0)
+        repeats = (self.cell_draws == mode).sum(0) > 1
+        if how == "mode":
+            if len(self.cell_draws) >= _DIFFERENT and not bool(repeats.all()):
+                raise InputError(
+                    f"how: {int((~repeats).sum()):,} missing cells have {len(self.cell_draws)} different "
+                    "draws, so they have no mode; use how='mean' (the mode of categories) or 'median'"
+                )
+            return self.mode
+        values = self.cell_means if how == "mean" else median
+        return self._placed(torch.where(self.cell_means.isnan(), torch.where(repeats, mode, median), values))
+
     def quantile(self, q: float) -> Tensor:
         """Return complete rows with the ``q`` quantile of each missing cell, [N, ...]."""
-        checks.number("q", q, 0.0, 1.0)
+        q = checks.number("q", q, 0.0, 1.0)
         return self._placed(self.cell_draws.quantile(q, 0))
 
     def interval(self, level: float = 0.9) -> tuple[Tensor, Tensor]:

@@ -46,8 +46,9 @@ def impute(
     """Return the rows with their gaps filled, [N, ...]; [S, N, ...] for S > 1 imputations.
 
     :param data: rows with NaN in missing cells, as for :func:`~pyro_dvae.condition`.
-    :param how: ``"mean"`` or ``"median"`` (least squared or absolute error), ``"mode"`` (discrete cells) or
-        ``"draw"`` (multiple imputation: draws of whole rows, which keep the spread and the dependence).
+    :param how: ``"mean"`` or ``"median"`` (least squared or absolute error; categories get their mode),
+        ``"mode"`` (if all missing cells are discrete) or ``"draw"`` (multiple imputation: draws of whole
+        rows, which keep the spread and the dependence).
     :param num_imputations: S, for ``"draw"``.
     :param options: of :func:`~pyro_dvae.condition`.
     """
@@ -65,10 +66,7 @@ def imputed(conditioned: Callable[..., Completions], how: str = "mean", num_impu
     if how == "draw":
         draws = conditioned(num_draws=num_imputations).draws
         return draws if num_imputations > 1 else draws[0]
-    found = conditioned()
-    if how == "median":
-        return found.quantile(0.5)
-    return found.mean if how == "mean" else found.mode
+    return conditioned().filled(how)
 
 
 def sample_given(

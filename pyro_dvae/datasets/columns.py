@@ -48,6 +48,14 @@ class Column:
             raise DataError(f"columns: expected the columns of a run, got {values!r}") from error
 
 
+def level_of(value: Any) -> str | None:
+    """Return the text of a category's cell, None of a gap; whole numbers have no decimals, also as floats."""
+    if value is None or (isinstance(value, float | np.floating) and math.isnan(value)):
+        return None
+    whole = isinstance(value, float | np.floating) and float(value).is_integer()
+    return str(int(value) if whole else value)
+
+
 @dataclass(frozen=True)
 class Columns:
     """The columns of a table in their order."""
@@ -110,12 +118,12 @@ class Columns:
             found = values[column.name]
             if column.levels:
                 number = {level: float(n) for n, level in enumerate(column.levels)}
-                number |= dict.fromkeys(("nan", "None"), math.nan)  # gaps
-                if new := sorted({str(text) for text in found} - set(number)):
+                texts = [level_of(value) for value in found]
+                if new := sorted(text for text in set(texts) if text is not None and text not in number):
                     raise DataError(
                         f"column {column.name!r}: {new[0]!r} is none of {', '.join(column.levels)}"
                     )
-                parts.append(np.array([number[str(text)] for text in found]))
+                parts.append(np.array([math.nan if text is None else number[text] for text in texts]))
             else:
                 parts.append((np.asarray(found, dtype=np.float64) - column.offset) / column.factor)
         return torch.from_numpy(np.stack(parts, 1).astype(np.float32))

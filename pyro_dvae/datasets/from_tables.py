@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_dvae.datasets.base import Dataset
-from pyro_dvae.datasets.columns import Column, Columns
+from pyro_dvae.datasets.columns import Column, Columns, level_of
 from pyro_dvae.datasets.from_arrays import check_array, of_arrays
 from pyro_dvae.datasets.treatment import (
     Arrays,
@@ -121,7 +121,7 @@ def _require_cells(path: Path, table: Arrays) -> None:
 def _planned(path: Path, name: str, values: np.ndarray) -> Column:
     if values.dtype.kind in "biuf":
         return Column(name, kind_of(values, values.dtype.kind in "biu"))
-    texts = [str(value) for value in values]
+    texts = [str(level_of(value)) for value in values]
     bad = [row for row, text in enumerate(texts) if not _is_number(text)]
     if 0 < len(bad) <= len(texts) // 2:
         raise DataError(
@@ -152,7 +152,7 @@ def _named(path: Path, name: str, values: np.ndarray, kind: str) -> Column:
     if (kind == "count" and low < 0) or (kind == "positive" and low <= 0):
         raise DataError(f"{path}: column {name!r} was declared {kind}, but holds {low:g}")
     if kind == "categorical":
-        return Column(name, "category", levels=tuple(str(value) for value in np.unique(values)))
+        return Column(name, "category", levels=tuple(str(level_of(value)) for value in np.unique(values)))
     if kind == "ordinal":
         if not 2 <= high - low + 1 <= _LEVELS_AT_MOST:
             raise DataError(
@@ -189,9 +189,15 @@ def _classes(path: Path, name: str, values: np.ndarray) -> tuple[Tensor, int]:
 
 
 def texts_of(frame: Any) -> Arrays:
-    """Return the columns of a pandas DataFrame as arrays, texts and categories as objects."""
+    """Return the columns of a DataFrame as arrays: numbers with NaN in gaps, others as objects with None."""
     table = {}
     for name in frame.columns:
-        values = frame[name].to_numpy()
-        table[str(name)] = values if values.dtype.kind in "biuf" else frame[name].astype(object).to_numpy()
+        column = frame[name]
+        gaps = column.isna()
+        if column.dtype.kind in "biuf":
+            table[str(name)] = (
+                column.to_numpy(np.float64, na_value=np.nan) if gaps.any() else column.to_numpy()
+            )
+        else:
+            table[str(name)] = column.astype(object).where(~gaps, None).to_numpy()
     return table

@@ -127,10 +127,13 @@ def numbers(path: Path, scale: str, train: np.ndarray, by_column: bool) -> tuple
     if scale == "bytes":
         return zero, one * _BYTES
     values = np.asarray(train, dtype=np.float64)
-    if scale == "unit":
-        offset, width = values.min(axis), values.max(axis) - values.min(axis)
-    else:
-        offset, width = values.mean(axis), values.std(axis)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if scale == "unit":
+            offset, width = values.min(axis), values.max(axis) - values.min(axis)
+        else:
+            offset, width = values.mean(axis), values.std(axis)
+    if not np.isfinite(width).all():
+        raise DataError(f"{path}: the spread of its values is too large for 64-bit numbers; rescale them")
     factor = np.where(np.asarray(width) > 0, width, 1.0)
     return zero + offset, one * factor
 

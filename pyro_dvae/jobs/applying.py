@@ -61,8 +61,26 @@ class Given:
         completed = {}
         for missing, (name, values) in zip(self.rows.isnan().T.numpy(), table.items(), strict=True):
             gaps, cells = np.tile(missing, count), np.tile(self.cells[name], count)
-            completed[name] = np.where(gaps, values, cells) if gaps.any() else cells
+            if gaps.any():
+                filling = _in_type_of(cells[~gaps], values[gaps])
+                cells = cells.astype(
+                    np.result_type(cells, filling) if filling.dtype.kind in "biuf" else object
+                )
+                cells[gaps] = filling
+            completed[name] = cells
         return completed
+
+
+def _in_type_of(cells: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return values as what the cells of their column are: true or false, or numbers that name categories."""
+    if len(cells) and all(isinstance(cell, bool | np.bool_) for cell in cells):
+        return values >= 0.5
+    if values.dtype.kind == "U" and cells.dtype.kind in "iuf":
+        try:
+            return values.astype(cells.dtype)
+        except ValueError:  # the level is a text
+            return values.astype(object)
+    return values
 
 
 def factor_of(config: Mapping[str, Any]) -> float:

@@ -308,3 +308,28 @@ def test_a_model_trains_on_rows_with_gaps_and_the_mask_reaches_the_guide():
     assert not torch.equal(problem.b, before)
     assert bool(problem.b.isfinite().all())
     assert all(each.dtype == torch.bool for each in seen_by_guide)
+
+
+def test_cells_are_filled_with_what_their_distribution_has():
+    nan = math.nan
+    draws = torch.tensor([[0.0, 0.1, 5.0], [2.0, 0.2, 6.0], [2.0, 0.3, 7.0]])  # a category, a real, no mean
+    found = dv.Completions(
+        torch.tensor([[nan, nan, nan, 9.0]]), draws, torch.tensor([nan, 0.25, nan]), draws[0]
+    )
+    assert found.filled("mean").tolist() == [[2.0, 0.25, 6.0, 9.0]]
+    assert found.filled("median").tolist() == [[2.0, draws[1, 1].item(), 6.0, 9.0]]
+    assert found.quantile(torch.tensor(0.5)).shape == (1, 4)
+    several = torch.cat([torch.arange(40.0)[:, None], torch.ones(40, 1)], 1)
+    found = dv.Completions(torch.tensor([[nan, nan]]), several, several[0], several[0])
+    with pytest.raises(
+        InputError, match=r"^how: 1 missing cells have 40 different draws, so they have no mode"
+    ):
+        found.filled("mode")
+
+
+def test_whole_numbers_become_the_type_of_the_model():
+    problem, options = LinearGaussian(), {"refine": False, "num_samples": 25, "seed": 0, "progress": False}
+    x = torch.arange(6).reshape(2, 3)
+    found = dv.condition(problem.model, problem.plain_guide, x, **options)
+    expected = dv.condition(problem.model, problem.plain_guide, x.double(), **options)
+    assert torch.equal(found.log_likelihood, expected.log_likelihood)

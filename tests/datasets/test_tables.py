@@ -9,6 +9,8 @@ import torch
 
 from pyro_dvae.datasets import load_dataset
 from pyro_dvae.datasets.columns import Column, Columns
+from pyro_dvae.datasets.tables import csv_content, parquet_content
+from pyro_dvae.datasets.treatment import Treatment
 from pyro_dvae.errors import DataError
 
 ROWS = 40
@@ -180,3 +182,21 @@ def test_images_have_no_columns(tmp_path):
     (tmp_path / "x.npy").write_bytes(file.getvalue())
     with pytest.raises(DataError, match="columns are chosen from a table"):
         load_dataset(tmp_path / "x.npy", columns=["1"])
+
+
+def test_none_is_a_level_and_a_whole_number_is_one_level_with_and_without_decimals(tmp_path):
+    frame = pd.DataFrame(
+        {"garage": ["None", "Attic"] * 20, "stars": [1, 2, 2, 3] * 10, "x": RNG.normal(size=ROWS)}
+    )
+    data = load_dataset(written(tmp_path, frame=frame), kinds={"stars": "categorical"})
+    garage, stars, _ = data.columns.columns
+    assert (garage.levels, stars.levels) == (("Attic", "None"), ("1", "2", "3"))
+    gaps = frame.astype({"stars": "Int64"})
+    gaps.loc[0, ["garage", "stars", "x"]] = [None, pd.NA, np.nan]
+    for kind in ("csv", "parquet"):  # with a gap, a text file has 1.0 for 1
+        content = {"csv": csv_content, "parquet": parquet_content}[kind](
+            written(tmp_path, kind, gaps), Treatment()
+        )
+        rows = data.columns.forward(content.table)
+        assert rows[0].isnan().all()
+        assert rows[1:4, :2].tolist() == [[0, 1], [1, 1], [0, 2]]

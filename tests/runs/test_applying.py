@@ -11,7 +11,7 @@ import torch
 from commands import call as run
 
 import pyro_dvae as dv
-from pyro_dvae.jobs.applying import rows_of
+from pyro_dvae.jobs.applying import Given, rows_of
 from pyro_dvae.jobs.folder import read_config
 
 RNG = np.random.default_rng(0)
@@ -206,3 +206,39 @@ def test_what_does_not_fit_is_refused_in_one_line(made, capsys):
         assert words in printed
         assert len(printed.strip().splitlines()) == 1
     assert Path("own.csv").read_text() == own
+
+
+def test_imputed_cells_are_of_the_type_of_their_column():
+    cells = {
+        "true": np.array([True, None, False], dtype=object),
+        "stars": np.array([1.0, 2.0, np.nan]),
+        "texts": np.array(["b", None, "a"], dtype=object),
+        "x": np.array([0.1, np.nan, 0.3]),
+    }
+    gaps = [[0, 0, 0, 0], [1, 0, 1, 1], [0, 1, 0, 0]]
+    rows = torch.where(torch.tensor(gaps) == 1, torch.nan, 0.0)
+    filling = {
+        "true": np.full(3, 0.7),
+        "stars": np.array(["3"] * 3),
+        "texts": np.array(["c"] * 3),
+        "x": np.ones(3),
+    }
+    found = Given(rows, None, 1.0, {}, cells).with_observed(filling)
+    assert {name: values.tolist() for name, values in found.items()} == {
+        "true": [True, True, False],
+        "stars": [1.0, 2.0, 3.0],
+        "texts": ["b", "c", "a"],
+        "x": [0.1, 1.0, 0.3],
+    }
+
+
+def test_gaps_of_categories_are_filled(tmp_path):
+    frame = pd.DataFrame({"kind": ["a", "b"] * 20, "x": RNG.normal(size=40)})
+    frame.to_csv("kinds.csv", index=False)
+    run("train", "--dataset", "kinds.csv", *SMALL, "--no-compile", "--output", "run")
+    frame.loc[:3, "kind"] = None
+    frame.head(8).to_csv("gaps.csv", index=False)
+    run("impute", "run", "gaps.csv", "--samples", "30")
+    found = pd.read_csv("impute.csv")
+    assert set(found.kind) == {"a", "b"}
+    np.testing.assert_array_equal(found.x, pd.read_csv("gaps.csv").x)
