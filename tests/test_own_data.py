@@ -46,8 +46,11 @@ def test_the_page_lists_nothing_else():
     rows = re.findall(
         r"^\| (.*?) \|", PAGE.partition("## What is refused")[2].partition("\n## ")[0], re.MULTILINE
     )
-    # These two are tested with processes, and with likelihoods (programs/test_support.py).
+    # Tested with processes, likelihoods (programs/test_support.py), a fit (using/test_verbs.py), and plates
+    # (rows/test_sources.py).
     elsewhere = {
+        "a table with other columns than those of training, or in another order",
+        "a single row, or a data set that yields single rows one by one",
         "a loader with several processes (`torchrun`)",
         "values outside the support of the likelihood, such as bytes for a Bernoulli",
     }

@@ -154,6 +154,7 @@ MANY = "name,x\n" + "".join(f"n{n},{n / 7}\n" for n in range(12))
         ("0,1\n", {}, "at least 3 rows"),
         ("a,b\n0.5,x\n1,x\n0,x\n", {}, "column 'b' has 'x' in all rows; leave it out"),
         (b"\xff\xfe\x00\x01", {}, "it is not UTF-8 text"),
+        ("a\n1e300\n-2.5e300\n0.5\n3e300\n1e299\n", {}, "the spread of its values is too large for 64-bit"),
     ],
 )
 def test_a_bad_table_is_refused_in_one_line(tmp_path, text, options, message):
