@@ -80,7 +80,7 @@ def _refuse_repeated(argument: str, msg: dict[str, Any]) -> None:
     """Refuse data that a plate of their length repeats: a single row where the model expects several."""
     x, fn = msg["value"], msg["fn"]
     for frame in data_frames(msg):
-        if 1 < frame.size == len(x) and -frame.dim > x.dim() - fn.event_dim:
+        if 1 < frame.size == len(x) and -frame.dim > x.dim() - len(fn.event_shape):
             raise InputError(
                 f"{argument}: expected rows along the first dimension, got shape {tuple(x.shape)}, which "
                 f"site {msg['name']!r} observes {len(x)} times, once for each entry of plate {frame.name!r}; "

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,11 +27,14 @@ from pyro_dvae.training.history import History
 from pyro_dvae.using.rebuilding import Description, ForeignPartError, Rebuilt
 
 WEIGHTS, CARD = "model.safetensors", "README.md"
-_KIND = "fitted"
+_KIND, _CONSTANT = "fitted", "constants/"
 
 
 def save(fitted: Fitted, folder: str | os.PathLike[str]) -> Path:
     """Write the best weights, one row of each data argument, the history, and a page about them; no pickle.
+
+    Keyword arguments that ``fit`` passed to model and guide are kept if they are tensors, numbers or text, or
+    lists or dicts of these; a warning names others.
 
     :param fitted: what ``fit`` returned.
     :param folder: created if necessary; files of an earlier save are replaced.
@@ -37,11 +42,21 @@ def save(fitted: Fitted, folder: str | os.PathLike[str]) -> Path:
     """
     checks.instance("fitted", fitted, Fitted, "what fit returns")
     path = user_path("folder", folder)
+    if path.exists() and not path.is_dir():
+        raise InputError(f"folder: {path} is a file; name a folder")
     path.mkdir(parents=True, exist_ok=True)
     live = fitted.trained.tensors()
     plain = _plain_names(live)
     tensors = {plain[name]: fitted.best.get(name, value) for name, value in live.items()}
     tensors |= {f"rows/{number}": row for number, row in enumerate(fitted.rows)}
+    tensors |= {
+        f"{_CONSTANT}{name}": v for name, v in fitted.constants.items() if isinstance(v, torch.Tensor)
+    }
+    plain_constants = {name: value for name, value in fitted.constants.items() if _is_plain(value)}
+    kept = {*plain_constants, *(name for name in fitted.constants if f"{_CONSTANT}{name}" in tensors)}
+    lost = sorted(set(fitted.constants) - kept)
+    if lost:
+        warnings.warn(f"folder: it cannot hold the keyword arguments {_listed(lost)}", stacklevel=2)
     description = Description()
     try:
         programs = {"model": description.of(fitted.model), "guide": description.of(fitted.guide)}
@@ -55,6 +70,8 @@ def save(fitted: Fitted, folder: str | os.PathLike[str]) -> Path:
         "versions": versions | {"numpy": np.__version__},
         "programs": programs,
         "about": dict(fitted.about),
+        "constants": plain_constants,
+        "lost": lost,
     }
     save_checkpoint(path / WEIGHTS, tensors, state)
     write_atomically(path / CARD, _card(fitted, path, programs is not None), make_folder=False)
@@ -74,7 +91,7 @@ def load_weights(
 
     :param model: made again from its description by default, as the guide, if both are of this package.
     :param device: where a model and guide that are made again go.
-    :param kwargs: keyword arguments of model and guide.
+    :param kwargs: keyword arguments of model and guide in place of the saved ones.
     :raises InputError: model and guide are not of this package, and one is missing.
     :raises CheckpointError: the folder is damaged, or model and guide have other parameters.
     """
@@ -91,11 +108,22 @@ def load_weights(
         )
     checks.pair(model, guide)
     rows = tuple(tensors[name] for name in sorted(tensors) if name.startswith("rows/"))
-    saved = {name: value for name, value in tensors.items() if not name.startswith(("rows/", "arguments/"))}
+    apart = ("rows/", "arguments/", _CONSTANT)
+    saved = {name: value for name, value in tensors.items() if not name.startswith(apart)}
+    constants = dict(state.get("constants", {}))
+    constants |= {n.removeprefix(_CONSTANT): each for n, each in tensors.items() if n.startswith(_CONSTANT)}
+    constants |= kwargs
+    if lost := [name for name in state.get("lost", []) if name not in kwargs]:
+        warnings.warn(
+            f"folder: the model was trained with the keyword arguments {_listed(lost)}, which are not in the "
+            "folder; pass them to load",
+            stacklevel=3,
+        )
 
     def run() -> None:
-        trace = pyro.poutine.trace(guide).get_trace(*rows, **kwargs)
-        Arguments(rows, kwargs).call(pyro.poutine.replay(model, trace=trace))
+        arguments = Arguments(rows, constants)
+        trace = arguments.call(pyro.poutine.trace(guide).get_trace)
+        arguments.call(pyro.poutine.replay(model, trace=trace))
 
     with pyro.get_param_store().scope() as store:  # names of other models are not its own
         trained = discover(model, guide, run, data={"data": rows[0]})
@@ -106,7 +134,19 @@ def load_weights(
     for module in trained.modules.values():
         module.eval()
     history, about = History(**state["history"]), state.get("about", {})
-    return Fitted(model, guide, history, {}, store, trained, rows, about=about)
+    return Fitted(model, guide, history, {}, store, trained, rows, constants, about)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether JSON gives back this value."""
+    try:
+        return bool(json.loads(json.dumps(value)) == value)
+    except (TypeError, ValueError):
+        return False
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(map(repr, names))
 
 
 def _plain_names(tensors: Iterable[str]) -> dict[str, str]:

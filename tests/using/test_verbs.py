@@ -272,3 +272,34 @@ def test_a_table_has_the_columns_of_training(tmp_path):
             for verb in ("encode", "reconstruct", "log_likelihood", "impute"):
                 with pytest.raises(dv.InputError, match=f"^data: expected the columns of .* got {found}"):
                     getattr(each, verb)(odd)
+
+
+class Two:
+    """An argument of a program that no file can hold."""
+
+    def __radd__(self, x):
+        return x + 2
+
+    def __rsub__(self, x):
+        return x - 2
+
+
+def test_a_saved_model_keeps_its_constants(tmp_path):
+    pair, x = Linear(), data()
+    options = {"loss": dv.TraceDenoising_ELBO(), "epochs": 1, "progress": False, "compile": False}
+    for constant in (2.5, torch.arange(4.0)):
+        fitted = dv.fit(pair.model, pair.guide, x, shift=constant, **options)
+        fitted.save(tmp_path / "saved")
+        loaded = dv.load(tmp_path / "saved", model=pair.model, guide=pair.guide)
+        assert torch.equal(loaded.encode(x)["z"], fitted.encode(x)["z"])
+        assert not torch.equal(loaded.encode(x)["z"], loaded.encode(x, shift=0.0)["z"])
+    fitted = dv.fit(pair.model, pair.guide, x, shift=Two(), **options)
+    with pytest.warns(UserWarning, match="it cannot hold the keyword arguments 'shift'"):
+        fitted.save(tmp_path / "saved")
+    with pytest.warns(
+        UserWarning, match="trained with the keyword arguments 'shift', which are not in the fold"
+    ):
+        dv.load(tmp_path / "saved", model=pair.model, guide=pair.guide)
+    (tmp_path / "file").touch()
+    with pytest.raises(dv.InputError, match=r"^folder: .*file is a file; name a folder"):
+        fitted.save(tmp_path / "file")
