@@ -1,4 +1,4 @@
-"""Anything given anything: the missing cells of rows from the observed ones, by one conditional engine."""
+"""Conditioning: draw the missing cells of rows given the observed ones."""
 
 from pyro_dvae.conditioning.condition import condition
 from pyro_dvae.conditioning.gaps import InferenceGaps, inference_gaps

@@ -1,4 +1,4 @@
-"""``condition``: any part of a row given any other part, by refined importance sampling."""
+"""``condition``: draw any part of a row given any other part, by refined importance sampling."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from pyro_dvae.rows import Arguments, Data, InMemory
 from pyro_dvae.rows.data import portion, share
 
 _ROWS = 500
-_BYTES_PER_NUMBER = 64  # of a draw of the latents, of a completed cell
+_BYTES_PER_NUMBER = 64  # for each latent value and each completed cell
 
 
 def condition(
@@ -107,7 +107,7 @@ def condition(
     checks.count("memory", memory)
     checks.optional(checks.flag, "compile", compile)
     checks.nesting("max_plate_nesting", max_plate_nesting)
-    wanted = portion("part", part)
+    part_number, num_parts = portion("part", part)
     if checks.number("defensive", defensive, 0.0, 1.0) == 1.0:
         raise InputError("defensive: expected a share below 1, got 1")
     settings = Refinement.of(refine) or Refinement(families=(), annealing_steps=0)
@@ -136,11 +136,11 @@ def condition(
             targets.expect(len(rows))
         size = engine.rows(given[0].numel())
         chunks = range(0, len(rows), size)
-        if wanted[1] > len(chunks):
+        if num_parts > len(chunks):
             raise InputError(
-                f"part: expected at most {len(chunks)} parts of {len(rows)} rows, got {wanted[1]}"
+                f"part: expected at most {len(chunks)} parts of {len(rows)} rows, got {num_parts}"
             )
-        chunks = chunks[share(len(chunks), *wanted)]
+        chunks = chunks[share(len(chunks), part_number, num_parts)]
         parts = []
         with progress_of("conditioning", progress) as shown, pyro.validation_enabled(False):
             for done, first in enumerate(chunks, start=1):
@@ -174,34 +174,34 @@ class _Engine:
         return max(1, min(_ROWS, self.targets.memory // (_BYTES_PER_NUMBER * each)))
 
     def __call__(self, rows: Arguments, model: Program) -> dict[str, Tensor]:
-        """Return figures of each row [N], and draws and means of the missing cells, row by row."""
+        """Return the values of each row [N], and draws and means of the missing cells, row by row."""
         found = ascended(self.targets, self.guide, rows, self.settings, self.defensive)
         own, from_prior = shares(self.num_samples, self.defensive)
         latents = rows.x.new_empty(self.num_draws, len(rows), self.targets.size)
-        figures: dict[str, Tensor] = {}
+        values: dict[str, Tensor] = {}
         for which, proposal in found.groups:
             annealed = found.annealed[which]
-            for way in (False, True):
-                chosen = (annealed == way).nonzero()[:, 0]
+            for by_annealing in (False, True):
+                chosen = (annealed == by_annealing).nonzero()[:, 0]
                 if not len(chosen):
                     continue
                 some, part = rows[which[chosen]], proposal[chosen]
-                if way:
+                if by_annealing:
                     position, log_weight = chains(self.targets, some, part, self.settings)
                     parts = [log_weight[None]]
                 else:
                     position, parts = weighted(self.targets, some, part, own, from_prior)
                 result = summary(parts)
-                if way:
+                if by_annealing:
                     result["pareto_k"] = torch.full_like(result["pareto_k"], math.nan)
                 for name, value in result.items():
-                    figures.setdefault(name, value.new_empty(len(rows)))[which[chosen]] = value
+                    values.setdefault(name, value.new_empty(len(rows)))[which[chosen]] = value
                 picked = _resampled(torch.cat(parts, 1)[0], self.num_draws).to(position.device)
                 index = picked[:, :, None].expand(-1, -1, position.shape[2])
                 latents[:, which[chosen]] = position.gather(0, index)
-        figures["rung"] = torch.where(found.annealed, len(self.settings.families) + 1, found.rung)
-        figures["pareto_k_before"] = found.before
-        return figures | self._completed(model, rows, latents)
+        values["rung"] = torch.where(found.annealed, len(self.settings.families) + 1, found.rung)
+        values["pareto_k_before"] = found.before
+        return values | self._completed(model, rows, latents)
 
     def _completed(self, model: Program, rows: Arguments, latents: Tensor) -> dict[str, Tensor]:
         structure = self.targets.structure
@@ -212,7 +212,7 @@ class _Engine:
 
 @dataclass(frozen=True)
 class _Exact:
-    """The same by a sum over the values of discrete latents: no weights, so no row is unreliable."""
+    """Does the same by an exact sum over the values of discrete latents, so every row is reliable."""
 
     posterior: Enumerated
     num_draws: int
@@ -223,7 +223,7 @@ class _Exact:
         return self.posterior.rows(cells_of_row, self.num_draws, self.memory)
 
     def __call__(self, rows: Arguments, model: Program) -> dict[str, Tensor]:
-        """Return figures of each row [N], and draws and exact means of the missing cells, row by row."""
+        """Return the values of each row [N], and draws and exact means of the missing cells, row by row."""
         posterior, structure = self.posterior, self.posterior.structure
         log_joint = posterior.log_joint(rows)
         draws, _ = _completed(
@@ -244,7 +244,7 @@ class _Exact:
 
 
 def _row_of_gap(rows: Arguments) -> Tensor:
-    """Return the number of the row of each missing cell."""
+    """Return the row index of each missing cell."""
     seen = rows.rows[1]
     return (~seen).flatten(1).nonzero()[:, 0]
 
@@ -254,7 +254,7 @@ def _completed(
 ) -> tuple[Tensor, Tensor]:
     """Return draws and means of the missing cells, [count, cells] each, at ``count`` values of the latents.
 
-    :param latents: the handler that gives the latents their values.
+    :param latents: the handler that sets the values of the latents.
     """
     x, seen, *others = rows.rows
     whole = Arguments((torch.where(seen, x, torch.nan), *others), rows.kwargs)
@@ -282,12 +282,12 @@ def _completed(
 
 
 def _resampled(log_weight: Tensor, count: int) -> Tensor:
-    """Return the indices of ``count`` draws [count, N] chosen by their weights [S, N], systematically."""
+    """Return indices of ``count`` draws [count, N], chosen by systematic resampling with weights [S, N]."""
     weight = (log_weight - log_weight.amax(0)).exp()
     edges = (weight / weight.sum(0)).cumsum(0).T.contiguous()
     offsets = torch.rand(len(edges), 1, dtype=edges.dtype)
     grid = (torch.arange(count, dtype=edges.dtype) + offsets) / count
     found = torch.searchsorted(edges, grid).clamp(max=len(log_weight) - 1)
-    # In random order, so that each part of the draws is one of the whole distribution.
+    # In random order, so that any subset of the draws has the whole distribution.
     order = torch.rand(found.shape).argsort(1)
     return found.gather(1, order).T.contiguous()

@@ -1,4 +1,4 @@
-"""Rows given their observed cells where all latents are discrete: exact, by a sum over their values."""
+"""Exact conditioning of models whose latents are all discrete, by a sum over their values."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from pyro_dvae.rows import Arguments, Data
 
 Program = Callable[..., Any]
 _MOST = 10_000  # combinations of values
-_BYTES_PER_CELL = 64  # of one combination
+_BYTES_PER_CELL = 64  # for each combination
 
 
 @torch.no_grad()
 def enumerated(model: Program, given: Data, nesting: int | float) -> Enumerated | None:
-    """Return the sum over the latents of ``model``, or None unless all of them are discrete.
+    """Return the exact posterior of the latents of ``model``, or None unless all of them are discrete.
 
     :raises InputError: their values cannot be listed, or there are more than 10,000 combinations.
     """
@@ -84,7 +84,7 @@ class Enumerated:
         return whole.expand(self.count, len(rows))
 
     def drawn(self, log_joint: Tensor, count: int) -> GivenScores:
-        """Return a handler that gives each row ``count`` draws of its latents, independent of each other."""
+        """Return a handler that sets the latents of each row to ``count`` independent draws."""
         picked = torch.multinomial(log_joint.softmax(0).T, count, replacement=True).T  # [count, N]
         plates = [1] * self.structure.nesting
         plates[self.structure.data_dim] = picked.shape[1]

@@ -1,4 +1,4 @@
-"""How far the encoder's bound lies below log p(x): by the family of the posterior, and by amortisation."""
+"""The gap between the encoder's bound and log p(x), split into approximation and amortisation gaps."""
 
 from __future__ import annotations
 
@@ -57,11 +57,9 @@ class InferenceGaps:
     seed: int
 
     def __len__(self) -> int:
-        """Return N."""
         return len(self.log_likelihood)
 
     def __str__(self) -> str:
-        """Return the means as aligned text."""
         return self.table()
 
     def approximation(self, family: str = "diagonal") -> Tensor:
@@ -184,7 +182,7 @@ def measured(
 ) -> tuple[dict[str, Tensor], int]:
     """Return the bounds of the encoder and of the best Gaussians, each with its error, [N], and the seed.
 
-    With all families log p(x) is estimated, too.
+    If all families are asked for, log p(x) is estimated as well.
     """
     checks.pair(model, guide)
     checks.count("num_samples", num_samples, minimum=25)

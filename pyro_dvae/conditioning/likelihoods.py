@@ -1,4 +1,4 @@
-"""Likelihoods of rows with gaps: the density of the observed cells, and the missing cells given them."""
+"""Likelihoods of rows with gaps: densities of observed cells, and draws and means of missing cells."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from pyro_dvae.internals import shared_factors, shared_tril
 
 
 class ObservedCells(TorchDistribution):
-    """A likelihood that counts the observed cells of a value: log p(x_observed | z).
+    """The likelihood of the observed cells of a value: log p(x_observed | z).
 
     :param base_dist: the likelihood of whole rows.
-    :param seen: which cells are observed, of the value's shape.
+    :param seen: which cells are observed, in the value's shape.
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
@@ -46,7 +46,7 @@ class ObservedCells(TorchDistribution):
         return self.base_dist(sample_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Return the log-density of the observed cells, of the batch shape (nats)."""
+        """Return the log-density of the observed cells, in the batch shape (nats)."""
         return observed_log_prob(self.base_dist, value, self.seen)
 
 
@@ -73,7 +73,7 @@ def expected(fn: Any, value: Tensor, seen: Tensor) -> Tensor:
 
 @singledispatch
 def inside(fn: Any) -> Tensor:
-    """Return a value of the support, of the shape of a draw: what stands in missing cells."""
+    """Return a value in the support, in the shape of a draw, to put in missing cells."""
     shape = fn.batch_shape + fn.event_shape
     support = fn.support
     while isinstance(support, constraints.independent):
@@ -147,7 +147,7 @@ def _(fn: TableDistribution) -> Tensor:
 
 def _completed(fn: Any, value: Tensor, seen: Tensor) -> Completed:
     if isinstance(fn, tdist.LowRankMultivariateNormal):
-        # Not spread over the rows, which share them.
+        # Not expanded over the rows, because they share it.
         factors, variance = shared_factors(fn)
         if factors.dim() == 2:
             return completed_by_factors(fn.loc, factors, variance, value, seen)
@@ -165,7 +165,7 @@ def _(fn: Any, value: Tensor, seen: Tensor) -> Tensor:
 @drawn.register(tdist.MultivariateNormal)
 @drawn.register(tdist.LowRankMultivariateNormal)
 def _(fn: Any, value: Tensor, seen: Tensor) -> Tensor:
-    """Return a draw by Matheron's rule: a whole row, shifted by what its observed cells miss."""
+    """Return a draw by Matheron's rule: a whole row, shifted so that its observed cells agree."""
     found = _completed(fn, value, seen)
     row = fn.sample()
     return torch.where(seen, value, found.mean + row - _completed(fn, row, seen).mean)

@@ -1,4 +1,4 @@
-"""Cells that are missing because of what they are: a model of the mask given the whole row."""
+"""Cells that are missing because of their values: a model of the mask given the whole row."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ MaskModel = Callable[[Tensor], Tensor]
 
 
 def observe_mask(mask_model: MaskModel, fn: Any, value: Tensor, seen: Tensor) -> None:
-    """Observe which cells of ``value`` are seen, given the whole row (not-MIWAE, Ipsen et al. 2021)::
+    """Observe the mask of ``value`` given the whole row (not-MIWAE, Ipsen et al. 2021)::
 
         u ~ N(0, I),  x_missing = F⁻¹(Φ(u)) with F the likelihood's distribution function,  s ~ p(s | x)
 
-    The noise u is a latent like any other: a guide proposes it, and refinement moves it.
+    The noise u is an ordinary latent: a guide proposes it, and refinement adapts its proposal.
     """
     if isinstance(mask_model, nn.Module):
         register("mask_model", mask_model)
@@ -40,12 +40,12 @@ def observe_mask(mask_model: MaskModel, fn: Any, value: Tensor, seen: Tensor) ->
 
 
 def completed(fn: Any, value: Tensor, seen: Tensor) -> Tensor:
-    """Return ``value`` with the cells of the noise site in its gaps."""
+    """Return ``value`` with its gaps filled from the noise site."""
     return torch.where(seen, value, quantile(fn, pyro.sample(NOISE, _noise(value, fn.event_dim))))
 
 
 class WithNoise(Messenger):
-    """Lets a guide propose the noise of :func:`observe_mask` beside its first latent of the rows.
+    """Makes a guide propose the noise of :func:`observe_mask` at its first latent of the rows.
 
     :param x: the rows [N, ...].
     """

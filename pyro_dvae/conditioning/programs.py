@@ -1,4 +1,4 @@
-"""Models and guides of rows with gaps, and which cells of the data a model observes where."""
+"""Models and guides of rows with gaps, and which cells of the data each site of a model observes."""
 
 from __future__ import annotations
 
@@ -73,9 +73,9 @@ def fill_gaps(data: Any, fill: float | Tensor = 0.0) -> tuple[Tensor, Tensor]:
 
 
 def together(data: Any, args: tuple[Any, ...], floats: torch.dtype) -> tuple[Tensor, tuple[Any, ...]]:
-    """Return the first data argument as a tensor with gaps, and further ones: a data set's, then ``args``.
+    """Return the first data argument as a tensor with gaps, and the others: a data set's, then ``args``.
 
-    :param floats: the type of real numbers that are in no tensor.
+    :param floats: the type of real numbers outside tensors.
     """
     if isinstance(data, Tensor):
         return data if data.is_floating_point() else data.to(floats), args
@@ -116,7 +116,7 @@ def _numbers(data: Any, floats: torch.dtype | None = None) -> Tensor:
 
 
 class GapModel:
-    """A model of rows with gaps: ``model(x, seen, *others)`` counts the observed cells."""
+    """A model of rows with gaps: ``model(x, seen, *others)`` scores the observed cells only."""
 
     def __init__(self, model: Program, mask_model: masks.MaskModel | None = None) -> None:
         self.__wrapped__, self.mask_model = model, mask_model
@@ -143,7 +143,7 @@ class GapGuide:
 
 
 class _Hiding(Messenger):
-    """The base of handlers of :class:`ObservedCells`: the model goes on with NaN in missing cells."""
+    """Base of handlers that put in :class:`ObservedCells`: the model reads NaN in missing cells."""
 
     def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
         if isinstance(msg["fn"], ObservedCells):
@@ -151,7 +151,7 @@ class _Hiding(Messenger):
 
 
 class _Observing(_Hiding):
-    """Lets the observed sites count what is not NaN, and the mask where there is a model of it."""
+    """Makes observed sites score the cells that are not NaN, and observes the mask if it has a model."""
 
     def __init__(self, mask_model: masks.MaskModel | None = None) -> None:
         super().__init__()
@@ -168,10 +168,10 @@ class _Observing(_Hiding):
 
 
 class Completing(_Hiding):
-    """Completes the observed sites of a model at given latents: ``draws`` and ``means`` by site.
+    """Completes the observed sites of a model at given latents; keeps ``draws`` and ``means`` by site.
 
-    :param shape: batch shape of the draws, which a site that does not depend on the latents takes, too.
-    :param by_noise: missing cells are given by a latent, as where there is a model of the mask.
+    :param shape: batch shape of the draws, also for sites that do not depend on the latents.
+    :param by_noise: a latent determines the missing cells, as when the mask has a model.
     """
 
     def __init__(self, shape: tuple[int, ...] = (), by_noise: bool = False) -> None:
@@ -216,7 +216,7 @@ class _Values(Messenger):
 
 
 def _counted(msg: dict[str, Any]) -> Tensor:
-    """Return which cells of a site its masks leave in."""
+    """Return which cells of a site its masks keep."""
     fn, found = msg["fn"], torch.ones((), dtype=torch.bool)
     masked = [(mask_of(each), each.event_dim) for each in layers(fn) if isinstance(each, MaskedDistribution)]
     for mask, event_dim in [(msg["mask"], fn.event_dim), *masked]:
@@ -230,10 +230,10 @@ def _counted(msg: dict[str, Any]) -> Tensor:
 def cells(model: Program, rows: Arguments) -> dict[str, Tensor]:
     """Return, for each observed site of a model, which cells of the data it observes.
 
-    The model runs on two numberings of the cells in place of their values.
+    The model runs twice, on two numberings of the cells in place of their values.
 
-    :returns: positions in the flattened rows, of the shape of the site's value; -1 where it is masked.
-    :raises InputError: a site observes something else than cells of the data, or no site observes any.
+    :returns: positions in the flattened rows, in the shape of the site's value; -1 where it is masked.
+    :raises InputError: a site observes anything but cells of the data, or no site observes any.
     """
     count = rows.x.numel()
     numbers = torch.arange(count, dtype=torch.float64).reshape(rows.x.shape).to(rows.x.device)

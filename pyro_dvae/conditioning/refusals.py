@@ -1,4 +1,4 @@
-"""Models that give rows with gaps no density."""
+"""Refusals of models that have no density for rows with gaps."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ Program = Callable[..., Any]
 
 
 @torch.no_grad()
-def refuse_readers(model: Program, few: Arguments, missing: Tensor) -> None:
-    """Refuse a model in which a density depends on missing cells: it is not known there.
+def refuse_readers(model: Program, sample: Arguments, missing: Tensor) -> None:
+    """Refuse a model with a density that depends on missing cells, which makes it unknown.
 
-    :param model: a model of rows with gaps, called with the filled rows and what is observed.
-    :param few: its arguments for a few rows.
-    :param missing: which cells of a row are missing somewhere.
+    :param model: a model of rows with gaps, called with the filled rows and their mask.
+    :param sample: its arguments for a few rows.
+    :param missing: which cells are missing in any row.
     :raises InputError: naming the site.
     """
-    x, seen, *others = few.rows
-    whole = _without_density(model, Arguments((x, torch.ones_like(seen), *others), few.kwargs))
+    x, seen, *others = sample.rows
+    whole = _without_density(model, Arguments((x, torch.ones_like(seen), *others), sample.kwargs))
     reason = "reads"
     try:
-        blank = _without_density(model, Arguments((x, ~missing.expand_as(seen), *others), few.kwargs))
+        blank = _without_density(model, Arguments((x, ~missing.expand_as(seen), *others), sample.kwargs))
     except Exception as error:
         blank, reason = ["..."], f"fails ({str(error).splitlines()[0] if str(error) else error!r}) on"
     for name in blank:
@@ -46,7 +46,7 @@ def refuse_readers(model: Program, few: Arguments, missing: Tensor) -> None:
 
 
 def _without_density(model: Program, rows: Arguments) -> list[str]:
-    """Return the names of sites with a density of NaN."""
+    """Return the names of sites whose density is NaN."""
     with forked(), poutine.block(), pyro.validation_enabled(False):
         trace = rows.call(poutine.trace(ProperLatents()(model)).get_trace)
         found = []

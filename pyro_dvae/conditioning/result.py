@@ -32,16 +32,14 @@ class Completions:
     log_likelihood: Tensor
 
     def __len__(self) -> int:
-        """Return N."""
         return len(self.data)
 
     def __str__(self) -> str:
-        """Return the totals as aligned text."""
         return self.table()
 
     @property
     def reliable(self) -> Tensor:
-        """Whether a row can be trusted, [N]: always where nothing is estimated by sampling."""
+        """Whether each row can be trusted, [N]; always true for exact results."""
         return torch.ones(len(self), dtype=torch.bool)
 
     def table(self) -> str:
@@ -142,12 +140,12 @@ class Conditioned(Completions):
 
     @property
     def threshold(self) -> float:
-        """The largest Pareto k that can be trusted with so many samples."""
+        """The largest Pareto k that can be trusted with this number of samples."""
         return k_threshold(self.num_samples)
 
     @property
     def reliable(self) -> Tensor:
-        """Whether a row can be trusted, [N]: its Pareto k is good, or half of its annealed chains count."""
+        """Whether each row can be trusted, [N]: good Pareto k, or an ESS of half of its annealed chains."""
         good = self.pareto_k <= self.threshold
         if self.refined is None:
             return good

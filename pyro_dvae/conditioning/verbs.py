@@ -30,7 +30,7 @@ from pyro_dvae.rows import Arguments, Data, columns_of, gaps_allowed, source_of
 
 FILLS = ("mean", "median", "mode", "draw")
 METHODS = ("likelihood", "regret", "reconstruction")
-_OF_GAPS = ("compile", "max_plate_nesting")
+_GAP_OPTIONS = ("compile", "max_plate_nesting")
 _ROWS, _RECONSTRUCTIONS = 500, 20
 
 
@@ -132,7 +132,7 @@ def predicted(
     level: float = 0.9,
     names: Sequence[str] = (),
 ) -> Prediction:
-    """Return columns of rows from ``conditioned`` on rows without them, as :func:`predict` does."""
+    """Predict columns by ``conditioned`` on rows without them, as :func:`predict` does."""
     rows = table_rows(data)
     chosen = _columns(columns, rows.shape[1], names)
     rows[:, chosen] = math.nan
@@ -204,14 +204,14 @@ def anomaly_score(
             model,
             guide,
             (data, *args),
-            {name: value for name, value in options.items() if name not in _OF_GAPS},
+            {name: value for name, value in options.items() if name not in _GAP_OPTIONS},
             settings=settings,
             families=("diagonal",),
             num_samples=num_samples,
             seed=seed,
             memory=memory,
             progress=progress,
-            **{name: value for name, value in options.items() if name in _OF_GAPS},
+            **{name: value for name, value in options.items() if name in _GAP_OPTIONS},
         )
         return found["diagonal"] - found["encoder"]
     if method == "reconstruction":
@@ -221,9 +221,14 @@ def anomaly_score(
     floats = float_type(model, guide)
 
     def log_evidence(rows: Tensor, further: tuple[Any, ...], start: int | None) -> Tensor:
-        few: dict[str, Any] = {"num_draws": 1, "num_samples": num_samples, "refine": settings, "seed": start}
-        few |= {"memory": memory, "progress": progress}
-        return condition(model, guide, rows, *further, **(options | few)).log_likelihood
+        fixed: dict[str, Any] = {
+            "num_draws": 1,
+            "num_samples": num_samples,
+            "refine": settings,
+            "seed": start,
+        }
+        fixed |= {"memory": memory, "progress": progress}
+        return condition(model, guide, rows, *further, **(options | fixed)).log_likelihood
 
     if by == "column":
         whole, others = together(data, args, floats)
@@ -238,7 +243,7 @@ def anomaly_score(
 def _portions(
     data: Any, args: tuple[Any, ...], memory: int, floats: torch.dtype
 ) -> Iterator[tuple[Tensor, tuple[Any, ...]]]:
-    """Yield rows with their further arguments: a tensor whole, of other sources what fits in memory."""
+    """Yield rows with their further arguments: a tensor at once, other sources in portions."""
     if isinstance(data, Tensor):
         yield data, args
         return
@@ -279,7 +284,7 @@ def _squared_errors(
     memory: int,
     kwargs: dict[str, Any],
 ) -> Tensor:
-    """Return the squared error of each cell, reconstructed from a corrupted row, averaged over draws."""
+    """Return the squared error of each cell's reconstruction from a corrupted row, averaged over draws."""
     checks.pair(model, guide)
     checks.count("num_samples", num)
     given = Data.opened("data", (data, *args), kwargs, float_type(model, guide))
@@ -291,8 +296,7 @@ def _squared_errors(
             hidden = rows.of(torch.full_like(rows.x, math.nan))
             places = cells(model, rows)
             every = torch.ones_like(rows.x, dtype=torch.bool)
-            few = Arguments((rows.x, every, *rows.rows[1:]), rows.kwargs)
-            refuse_readers(GapModel(model), few, every)
+            refuse_readers(GapModel(model), Arguments((rows.x, every, *rows.rows[1:]), rows.kwargs), every)
             total = torch.zeros(rows.x.shape, dtype=torch.float64, device=rows.x.device)
             with forked(None if seed is None else derived_seed(seed, "reconstruction", first)):
                 for _ in range(min(num, _RECONSTRUCTIONS)):
