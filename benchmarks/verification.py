@@ -17,8 +17,8 @@ import torch
 from pyro.optim import Adam
 
 import pyro_dvae as dv
-from pyro_dvae.engine.honesty import Verification
 from pyro_dvae.engine.surroundings import Surroundings, outside
+from pyro_dvae.engine.verification import Verification
 from pyro_dvae.networks import BernoulliDecoder, GaussianEncoder
 
 ROUNDS = 25  # of measurements one after the other, as other programs run meanwhile: their median counts
@@ -61,7 +61,7 @@ def main(steps: int) -> None:
             svi.step(x)
     whole = time.perf_counter() - began
     (recorded,) = svi._recordings.all
-    surroundings: Surroundings = recorded.gradient.honest.surroundings
+    surroundings: Surroundings = recorded.gradient.recording.surroundings
     rounds = [
         (
             milliseconds(lambda: svi.step(x), 40),

@@ -1,6 +1,6 @@
-"""What torch, Pyro and Python do not promise to keep: each such name is used here alone, with its reason.
+"""Private or unstable names of torch, Pyro and Python: each is used only here, with a reason.
 
-``tests/test_internals.py`` fails where one is gone or means something else, and where another file of the
+``tests/test_internals.py`` fails if a name is gone or its meaning has changed, and if another file of the
 package uses one.
 """
 
@@ -42,25 +42,25 @@ IMPORTER: str = importlib._bootstrap._find_and_load.__code__.co_filename  # type
 
 
 def frame(depth: int = 0) -> FrameType:
-    """Return the frame of the caller, or one further up."""
+    """Return the frame of the caller, or of one of its callers."""
     return sys._getframe(depth + 1)
 
 
 def end_process(code: int) -> NoReturn:
-    """End this process at once, without what the interpreter and libraries do at their end."""
+    """End this process at once, without finalization by the interpreter and libraries."""
     os._exit(code)
 
 
-# Modes of torch: what sees every operation or function
+# Modes of torch, which intercept every operation or function
 
 
 def without_modes() -> Any:
-    """Return a context outside of all modes: what runs in it is in no recording that goes on."""
+    """Return a context outside all modes, whose body is not part of a recording."""
     return _disable_current_modes()
 
 
 def devices_of_modes() -> list[str] | None:
-    """Return the devices of ``with torch.device(...)`` that are in force; None if there is another mode."""
+    """Return the active devices of ``with torch.device(...)``; None if another mode is active."""
     modes = [torch._C._get_function_stack_at(n) for n in range(torch._C._len_torch_function_stack())]
     if _get_current_dispatch_mode_stack() or not all(isinstance(mode, DeviceContext) for mode in modes):
         return None
@@ -68,9 +68,9 @@ def devices_of_modes() -> list[str] | None:
 
 
 def noting_shapes() -> Any:
-    """Return a context in which a recording notes the shapes of all values in one mode.
+    """Return a context in which a recording stores the shapes of all values in one mode.
 
-    By itself torch makes a mode for each value, with a stack trace, which takes half of the time.
+    By default torch makes a mode for each value, with a stack trace, which takes half of the time.
     """
     return tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True)))
 
@@ -79,12 +79,12 @@ def noting_shapes() -> Any:
 
 
 def schema(operation: Any) -> Any:
-    """Return the arguments of an operation and what it writes to; None of what is no operation."""
+    """Return the schema of an operation (its arguments and what it writes to); None for anything else."""
     return getattr(operation, "_schema", None)
 
 
 def storage(tensor: Tensor) -> int:
-    """Return what the views of one memory share, also if it has no address."""
+    """Return an identifier that all views of one memory share, also if it has no address."""
     return int(tensor.untyped_storage()._cdata)
 
 
@@ -93,7 +93,7 @@ UNSAFE_VIEW = torch.ops.aten._unsafe_view.default
 
 
 def move_averages(averages: Sequence[Tensor], values: Sequence[Tensor], share: float) -> None:
-    """Move each average by a share of its way to the value: one launch for all, as torch's optimizers do."""
+    """Move each average towards its value by ``share``, in one launch, as torch's optimizers do."""
     torch._foreach_lerp_(list(averages), list(values), share)
 
 
@@ -106,13 +106,13 @@ def standard_gamma(concentration: Tensor) -> Tensor:
 
 
 def place_parameter(module: nn.Module, name: str, value: Tensor | None) -> None:
-    """Put any tensor, or none, in the place of a parameter; a module's own way takes an ``nn.Parameter``."""
+    """Replace a parameter of a module with any tensor or None, where modules require ``nn.Parameter``."""
     owner, _, leaf = name.rpartition(".")
     module.get_submodule(owner)._parameters[leaf] = value  # type: ignore[assignment]
 
 
 def version(tensor: Tensor) -> int:
-    """Return how often a tensor, or another view of its memory, has been changed in place."""
+    """Return the number of in-place changes of a tensor or of another view of its memory."""
     return int(tensor._version)
 
 
@@ -129,24 +129,24 @@ def mask_of(distribution: Any) -> bool | Tensor:
 
 
 def given_logits(distribution: Any) -> bool:
-    """Whether a distribution of torch was given logits rather than probabilities."""
+    """Whether a distribution of torch was made from logits instead of probabilities."""
     held = vars(distribution)
     return held.get("_param") is held.get("logits")
 
 
 def validates(distribution: Any) -> bool | None:
-    """Return whether a distribution was told to check its values; None if it was not told."""
+    """Return a distribution's own setting of validation; None if it has none."""
     return vars(distribution).get("_validate_args")
 
 
 def shared_tril(distribution: Any) -> Tensor:
-    """Return the factor of the covariance of a ``MultivariateNormal``, not spread over rows that share it."""
+    """Return the Cholesky factor of a ``MultivariateNormal``, not expanded over rows that share it."""
     found: Tensor = distribution._unbroadcasted_scale_tril
     return found
 
 
 def shared_factors(distribution: Any) -> tuple[Tensor, Tensor]:
-    """Return the factors and variances of a ``LowRankMultivariateNormal``, not spread over the rows."""
+    """Return the factors and variances of a ``LowRankMultivariateNormal``, not expanded over rows."""
     return distribution._unbroadcasted_cov_factor, distribution._unbroadcasted_cov_diag
 
 
@@ -155,11 +155,11 @@ def shared_factors(distribution: Any) -> tuple[Tensor, Tensor]:
 
 @contextmanager
 def uncompiled() -> Iterator[None]:
-    """Run what ``torch.compile`` has wrapped as it was written.
+    """Run modules wrapped by ``torch.compile`` uncompiled in the body.
 
-    The compiler cannot follow a global hook, nor a recorder see into what it has compiled.
+    The compiler does not support global hooks, and compiled code cannot be recorded.
     """
-    # Without the compiler loaded, which takes a second, nothing is wrapped.
+    # If the compiler is not loaded (which takes a second), nothing is wrapped.
     set_stance = getattr(torch.compiler, "set_stance", None) if "torch._dynamo" in sys.modules else None
     if set_stance is None:
         yield
@@ -171,17 +171,17 @@ def uncompiled() -> Iterator[None]:
 
 
 def compiler_options(**options: Any) -> Any:
-    """Return a context with those options of the compiler that this version of torch has."""
-    from torch._inductor import config  # not before it is needed: it takes a while
+    """Return a context with the given compiler options, as far as this version of torch has them."""
+    from torch._inductor import config  # late, because it is slow
 
     return config.patch({name: value for name, value in options.items() if hasattr(config, name)})
 
 
 def compiled(graph: torch.fx.GraphModule, example: list[Tensor]) -> Callable[..., Any]:
-    """Return a graph compiled without the layer that follows Python code, of which there is none left.
+    """Compile a graph without the compiler's front end for Python code, which a graph does not need.
 
-    The compiler looks in its folder for what was compiled of the same graph, also by another process, only
-    where it is told the symbols of the shapes; here there are none.
+    The compiler uses its cache on disk, also from other processes, only if it gets the symbols of the shapes;
+    here there are none.
     """
     import torch._inductor
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
@@ -190,7 +190,7 @@ def compiled(graph: torch.fx.GraphModule, example: list[Tensor]) -> Callable[...
     try:
         with tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv()))):
             function = torch._inductor.compile(graph, [*example])
-    except Exception:  # an operation that this torch cannot describe by symbols
+    except Exception:  # this torch has an operation without symbolic shapes
         function = torch._inductor.compile(graph, [*example])
     return function
 
@@ -199,29 +199,28 @@ def compiled(graph: torch.fx.GraphModule, example: list[Tensor]) -> Callable[...
 
 
 def leaves_in_store() -> dict[str, Tensor]:
-    """Return the unconstrained parameters of Pyro's store by name; its own way transforms each of them."""
+    """Return the unconstrained parameters of Pyro's store by name; its own methods would transform each."""
     found: dict[str, Tensor] = pyro.get_param_store()._params
     return found
 
 
 def handlers() -> list[Any]:
-    """Return the effect handlers that are in force."""
+    """Return the active effect handlers."""
     found: list[Any] = runtime._PYRO_STACK
     return found
 
 
 def setting(name: str) -> Callable[[], Any]:
-    """Return what reads one of Pyro's settings, three times as fast as asking for it by its name."""
+    """Return a reader of one of Pyro's settings, three times as fast as a look-up by name."""
     module, path, _ = pyro.settings._REGISTRY[name]
     return partial(operator.attrgetter(path), importlib.import_module(module))
 
 
 @contextmanager
-def no_look_for_nan() -> Iterator[None]:
-    """Let ``pyro.util.warn_if_nan`` find nothing, as it branches on values.
+def without_nan_check() -> Iterator[None]:
+    """Disable ``pyro.util.warn_if_nan`` in the body, because it branches on values.
 
-    The one change that holds for the process: Pyro has no setting for it. Meanwhile another thread's losses
-    are not looked at either.
+    This is the only process-wide change, because Pyro has no setting for it. It also affects other threads.
     """
     before = pyro.util.torch_isnan
     pyro.util.torch_isnan = lambda value: False
@@ -232,18 +231,18 @@ def no_look_for_nan() -> Iterator[None]:
 
 
 def clip_arguments(optimizer: PyroOptim, leaf: Tensor) -> dict[str, Any]:
-    """Return how an optimizer of Pyro clips the gradient of a parameter."""
+    """Return how a Pyro optimizer clips the gradient of a parameter."""
     found: dict[str, Any] = optimizer._get_grad_clip_args(leaf)
     return found
 
 
 def clip(optimizer: PyroOptim, leaf: Tensor) -> Callable[[Tensor], None]:
-    """Return the function that an optimizer of Pyro makes for it, in a form that has a pickle."""
+    """Return the clipping function of a Pyro optimizer in a form that can be pickled."""
     return partial(PyroOptim._clip_grad, **clip_arguments(optimizer, leaf))
 
 
 def add_waiting_state(optimizer: PyroOptim, state: dict[str, Any]) -> None:
-    """Have an optimizer of Pyro start with this state when it first meets parameters of these names."""
+    """Make a Pyro optimizer start with this state at its first use of parameters of these names."""
     optimizer._state_waiting_to_be_consumed = optimizer._state_waiting_to_be_consumed | state
 
 
@@ -251,5 +250,5 @@ def add_waiting_state(optimizer: PyroOptim, state: dict[str, Any]) -> None:
 
 
 def trial_id(trial: Any) -> int:
-    """Return the number of a trial in its storage, by which another process continues with it."""
+    """Return the number of a trial in its storage, so that another process can continue it."""
     return int(trial._trial_id)

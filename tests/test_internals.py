@@ -271,7 +271,7 @@ def test_a_setting_is_read_as_pyro_reads_it():
 
 def test_a_loss_that_is_nan_warns_but_for_the_time_in_which_nobody_looks():
     nan = torch.tensor(float("nan"))
-    with internals.no_look_for_nan():
+    with internals.without_nan_check():
         pyro.util.warn_if_nan(nan, "loss")
     with pytest.warns(UserWarning, match="NaN"):
         pyro.util.warn_if_nan(nan, "loss")

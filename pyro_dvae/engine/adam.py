@@ -1,4 +1,4 @@
-"""Adam and AdamW as tensor operations on the state that torch's own optimizers keep."""
+"""Adam and AdamW as tensor operations on the state of torch's own optimizers."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from torch import Tensor
 from torch.optim import Adam, AdamW, Optimizer
 
 _STATE = ("step", "exp_avg", "exp_avg_sq")
-_CLIP_GUARD = 1e-6  # torch's own, in the denominator of a clipped gradient
+_CLIP_GUARD = 1e-6  # added by torch to the norm of a clipped gradient
 
 
 @dataclass(frozen=True)
 class Slot:
-    """One parameter with its optimizer's state and settings; the learning rate is read anew at every step.
+    """One parameter with its optimizer's state and settings; the learning rate is read at every step.
 
     :param optimizer: torch's optimizer.
     :param parameter: the leaf, updated in place.
     :param group: the optimizer's parameter group, whose ``lr`` schedules change.
-    :param place: of the group in the optimizer's list.
+    :param place: index of the group in the optimizer's list.
     :param state: the optimizer's own ``step``, ``exp_avg`` and ``exp_avg_sq``.
     :param decoupled: AdamW's weight decay instead of Adam's.
-    :param clip_norm: largest norm of the gradient, as Pyro's optimizers clip, each parameter for itself.
+    :param clip_norm: largest norm of this parameter's gradient, as Pyro's optimizers clip.
     :param clip_value: largest absolute value of an element of the gradient.
     """
 
@@ -39,12 +39,12 @@ class Slot:
 
     @property
     def frozen(self) -> tuple[Any, ...]:
-        """The settings that a compiled step has built in."""
+        """The settings that a compiled step treats as constants."""
         return (self.group["betas"], self.group["eps"], self.group["weight_decay"])
 
     @property
     def present(self) -> bool:
-        """Whether this is still the optimizer's state; loading another one replaces it."""
+        """Whether this is still the optimizer's state; loading a state replaces it."""
         optimizer = self.optimizer
         return (
             optimizer.state.get(self.parameter) is self.state
@@ -53,7 +53,7 @@ class Slot:
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Step count, mean and mean square of the gradients, live."""
+        """The live step count, mean and mean square of the gradients."""
         step, mean, square = (self.state[name] for name in _STATE)
         return step, mean, square
 
@@ -61,9 +61,9 @@ class Slot:
 def slot(
     optimizer: Optimizer, parameter: Tensor, clip_norm: float | None = None, clip_value: float | None = None
 ) -> Slot | None:
-    """Return the slot of a parameter whose optimizer has its state, or None if it is no Adam.
+    """Return the slot of a parameter, or None if its optimizer is not plain Adam or has no state of it.
 
-    Variants of Adam (amsgrad, maximize, capturable, ...) are none.
+    Variants of Adam (amsgrad, maximize, capturable, ...) are not plain.
     """
     if type(optimizer) not in (Adam, AdamW):
         return None
@@ -79,7 +79,7 @@ def slot(
 
 
 def start(optimizer: Optimizer) -> None:
-    """Give every parameter without a state the one that torch's Adam begins with."""
+    """Give every parameter without a state the initial state of torch's Adam."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             if not optimizer.state.get(parameter):
@@ -93,15 +93,15 @@ def start(optimizer: Optimizer) -> None:
 
 
 def rates_of(slots: Sequence[Slot]) -> list[float]:
-    """Return the present learning rate of every slot."""
+    """Return the current learning rate of every slot."""
     return [float(each.group["lr"]) for each in slots]
 
 
 class StepSizes:
-    """What a step needs besides the gradients: the factors of Adam's correction of its bias.
+    """Computes what a step needs besides the gradients: rates and factors of Adam's bias correction.
 
-    :param slots: the settings, built in.
-    :param device: where counts and rates are.
+    :param slots: the settings, which become constants.
+    :param device: device of counts and rates.
     """
 
     def __init__(self, slots: Sequence[Slot], device: torch.device) -> None:
@@ -123,10 +123,10 @@ class StepSizes:
 
 
 class HostStepSizes:
-    """The same for one model on a CPU, where counts can be read without waiting.
+    """Computes :class:`StepSizes` for one model on a CPU, where counts can be read without waiting.
 
     :param slots: the parameters with their states.
-    :param dtype: of the result.
+    :param dtype: type of the result.
     """
 
     def __init__(self, slots: Sequence[Slot], dtype: torch.dtype) -> None:
@@ -137,7 +137,7 @@ class HostStepSizes:
         self._alike = len({each.group["betas"] for each in slots}) == 1
 
     def __call__(self) -> Tensor:
-        """Return what :class:`StepSizes` does, in memory that the next call changes."""
+        """Return the step sizes, in memory that the next call overwrites."""
         rates, times = rates_of(self._slots), [count.item() for count in self._counts]
         if self._alike and len(set(rates)) == 1 and len(set(times)) == 1:
             (first, second), time, rate = self._slots[0].group["betas"], times[0] + 1, rates[0]
@@ -160,7 +160,7 @@ class Adams:
         self._counts = [each.tensors[0] for each in slots]
         self.fixed = [leaf.detach() for leaf in self.leaves]
         self.fixed += [tensor for each in slots for tensor in each.tensors]
-        # One small tensor: the compiler would otherwise compute the powers again for every few elements.
+        # Computed in advance, because compiled code would repeat the powers for every few elements.
         self._size_type = torch.float32
         if any(leaf.dtype == torch.float64 for leaf in self.leaves):
             self._size_type = torch.float64
@@ -169,14 +169,14 @@ class Adams:
         self._rates: tuple[list[float], Tensor] = ([], torch.empty(0))
 
     def valid(self) -> bool:
-        """Whether parameters, states and settings of the optimizer are still those of the beginning."""
+        """Whether parameters, states and settings of the optimizer are unchanged."""
         return same_memory(self.leaves, self.fixed[: len(self.leaves)]) and all(
             each.present and each.frozen == frozen
             for each, frozen in zip(self.slots, self._frozen, strict=True)
         )
 
     def sizes(self) -> Tensor:
-        """Return what :class:`StepSizes` does for the next step, on the parameters' device."""
+        """Return the step sizes of the next step on the parameters' device."""
         if self._host is not None:
             return self._host().to(self.fixed[0].device)
         rates = rates_of(self.slots)
@@ -187,7 +187,7 @@ class Adams:
 
 
 def same_memory(leaves: Sequence[Tensor], before: Sequence[Tensor]) -> bool:
-    """Whether parameters are still where they were: ``parameter.data = ...`` puts them elsewhere."""
+    """Whether parameters still use the same memory; ``parameter.data = ...`` replaces it."""
     return all(a.data_ptr() == b.data_ptr() for a, b in zip(leaves, before, strict=True))
 
 
@@ -198,7 +198,7 @@ def update(
     gradients: Sequence[Tensor],
     sizes: Tensor,
 ) -> None:
-    """Make one step in place (Kingma and Ba 2015; Loshchilov and Hutter 2019).
+    """Take one step in place (Kingma and Ba 2015; Loshchilov and Hutter 2019).
 
     :param slots: the settings.
     :param leaves: the parameters, in the order of the slots.
@@ -216,14 +216,14 @@ def update(
             parameter.mul_(1 - rate * decay)
         elif decay:
             gradient = gradient + decay * parameter
-        # In operations that vmap knows; torch's own lerp_ and addcmul_ differ by rounding at most.
+        # Operations that vmap supports; torch's own lerp_ and addcmul_ differ only by rounding.
         mean.add_((gradient - mean) * (1 - first))
         square.mul_(second).add_(gradient * gradient * (1 - second))
         parameter.sub_(corrected * (mean / (square.sqrt() * root + each.group["eps"])))
 
 
 def clipped_together(gradients: Sequence[Tensor], limit: float) -> list[Tensor]:
-    """Return the gradients scaled so that their norm together is at most ``limit``, as torch clips."""
+    """Return the gradients scaled to a joint norm of at most ``limit``, as torch clips."""
     norms = torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients])
     factor = torch.clamp(limit / (torch.linalg.vector_norm(norms) + _CLIP_GUARD), max=1.0)
     return [gradient * factor.to(gradient.dtype) for gradient in gradients]

@@ -1,4 +1,4 @@
-"""One step of several models of one structure side by side: the recorded step of one of them, batched."""
+"""One joint step of several models of one structure: the recorded step of one of them, batched."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from pyro_dvae.engine.compiler import Compiled, build
 from pyro_dvae.engine.following import Unrecordable, failing_as
 from pyro_dvae.engine.gradient import difference, traced
 from pyro_dvae.engine.hashed_noise import remaining_draws
-from pyro_dvae.engine.honesty import Honest, Verification
 from pyro_dvae.engine.observing import undone
 from pyro_dvae.engine.step import STATES, Gradient, whole_step
+from pyro_dvae.engine.verification import Recording, Verification
 from pyro_dvae.errors import InputError
 
 
 def lift(graph: GraphModule, names: Sequence[str]) -> None:
-    """Make constants of a graph inputs, in place: its last ones, in the order of their names."""
+    """Turn constants of a graph into its last inputs, in place and in the order of ``names``."""
     inputs = [node for node in graph.graph.nodes if node.op == "placeholder"]
     last = inputs[-1]
     for name in names:
@@ -38,7 +38,7 @@ def lift(graph: GraphModule, names: Sequence[str]) -> None:
 
 
 def require_same_program(first: GraphModule, other: GraphModule, which: str) -> None:
-    """Refuse a graph that computes something else; its constants may have other values."""
+    """Refuse a graph with other operations; its constants may have other values."""
     odd = difference(first, other, with_tensors=False)
     if odd is not None:
         raise InputError(
@@ -48,21 +48,22 @@ def require_same_program(first: GraphModule, other: GraphModule, which: str) -> 
 
 
 @dataclass(frozen=True)
-class Side:
-    """One of the models beside each other.
+class ModelRecording:
+    """The recording of one of the models.
 
-    :param honest: its program, as it was recorded.
-    :param scope: gives a context in which Pyro's param store is the model's.
+    :param recording: its recorded program.
+    :param scope: returns a context in which Pyro's param store is the model's.
     """
 
-    honest: Honest
+    recording: Recording
     scope: Callable[[], AbstractContextManager[Any]]
 
 
 class _Batched:
-    """The programs of several models, and the recording of the first with the tensors of all.
+    """The programs of several models, and the first model's graph with the tensors of all.
 
-    :param bring: copies the stacked parameters and buffers into the models, where their programs read them.
+    :param copy_to_models: copies the stacked parameters and buffers into the models, where programs read
+        them.
     """
 
     def __init__(
@@ -70,53 +71,53 @@ class _Batched:
         gradient: Gradient,
         leaves: Sequence[Tensor],
         lifted: Sequence[Tensor],
-        sides: Sequence[Side],
-        bring: Callable[[], None],
+        recordings: Sequence[ModelRecording],
+        copy_to_models: Callable[[], None],
     ) -> None:
         self.coarse = gradient.coarse
         self._graph, self._leaves, self._lifted = gradient.graph, leaves, lifted
-        self._sides, self._bring = sides, bring
+        self._recordings, self._copy_to_models = recordings, copy_to_models
 
     def _first(
-        self, look: Callable[[Honest, list[Tensor]], str | None], batch: Sequence[Tensor]
+        self, look: Callable[[Recording, list[Tensor]], str | None], batch: Sequence[Tensor]
     ) -> str | None:
-        self._bring()
-        for number, side in enumerate(self._sides):
-            with side.scope():
-                found = look(side.honest, [x[number] for x in batch])
+        self._copy_to_models()
+        for number, model in enumerate(self._recordings):
+            with model.scope():
+                found = look(model.recording, [x[number] for x in batch])
             if found is not None:
                 return f"pairs[{number}]: {found}"
         return None
 
     def disagreement(self, tensors: Sequence[Tensor]) -> str | None:
-        """Compare every model with its recording; return in words how the first odd one differs, or None."""
-        return self._first(Honest.disagreement, tensors)
+        """Compare every model with its recording; describe the first difference, or return None."""
+        return self._first(Recording.disagreement, tensors)
 
     def change(self, tensors: Sequence[Tensor]) -> str | None:
-        """Return in words what the program of the first odd model now computes in place of what, or None."""
-        return self._first(Honest.change, tensors)
+        """Describe how the first program that has changed differs from its recording, or return None."""
+        return self._first(Recording.change, tensors)
 
     def loss(self, tensors: Sequence[Tensor], keys: Sequence[Tensor]) -> Tensor:
-        """Return the losses [E] of the recording, one model after the other."""
+        """Return the losses [E] of the graph, model by model."""
         given = [*self._leaves, *tensors, *keys, *self._lifted]
         with undone(), torch.no_grad():
-            return torch.stack([self._graph(*(t[n] for t in given))[0] for n in range(len(self._sides))])
+            return torch.stack([self._graph(*(t[n] for t in given))[0] for n in range(len(self._recordings))])
 
 
 class BatchedStep:
-    """Loss, gradients and Adam's update of E models as one compiled function; all is changed in place.
+    """Loss, gradients and Adam's update of E models as one compiled function that works in place.
 
     :param gradient: the recorded loss of one model, its varying constants lifted to its last inputs.
-    :param slots: the optimizer's settings, of one model.
+    :param slots: the optimizer's settings for one model.
     :param leaves: the parameters, each [E, ...].
     :param states: step counts [E], means and mean squares [E, ...] of each parameter.
     :param lifted: the lifted constants, each [E, ...].
     :param batch: example data, each [E, ...].
     :param keys: example keys of the noise, [E, draws, 2].
-    :param clip_norm: largest norm of all gradients of a model together.
-    :param sides: the models, which the step is compared with now and then.
-    :param bring: copies the stacked parameters and buffers into the models.
-    :raises Unrecordable: the program draws what cannot be batched.
+    :param clip_norm: largest joint norm of all gradients of a model.
+    :param recordings: the models' programs, with which some steps are compared.
+    :param copy_to_models: copies the stacked parameters and buffers into the models.
+    :raises Unrecordable: the program has random draws that cannot be batched.
     """
 
     def __init__(
@@ -129,14 +130,14 @@ class BatchedStep:
         batch: Sequence[Tensor],
         keys: Tensor,
         clip_norm: float | None,
-        sides: Sequence[Side],
-        bring: Callable[[], None],
+        recordings: Sequence[ModelRecording],
+        copy_to_models: Callable[[], None],
     ) -> None:
         left = remaining_draws(gradient.graph)
         if left:
             raise Unrecordable(f"{left[0]} draws from torch's generator, which cannot be batched")
         self.draws = gradient.draws
-        self._verified = Verification(_Batched(gradient, leaves, lifted, sides, bring))
+        self._verified = Verification(_Batched(gradient, leaves, lifted, recordings, copy_to_models))
         self._counts = states[::STATES]
         self._sizes = StepSizes(slots, states[0].device)
         self._fixed = [*leaves, *states, *lifted]
@@ -163,10 +164,10 @@ class BatchedStep:
     def __call__(self, batch: Sequence[Tensor], rates: Tensor, keys: Tensor) -> Tensor:
         """Take a step of every model; return their losses [E].
 
-        :param batch: the parts of a batch of each, [E, N, ...].
+        :param batch: the parts of a batch for each model, [E, N, ...].
         :param rates: learning rates, [E, slots].
-        :param keys: of the noise, [E, draws, 2].
-        :raises CompiledStepError: the program of one of them gives other numbers.
+        :param keys: keys of the noise, [E, draws, 2].
+        :raises CompiledStepError: a model's program gives other values.
         """
         expected = self._verified.before(batch, [keys] if self.draws else [])
         losses = self._run(self._inputs(batch, rates, keys))[0]

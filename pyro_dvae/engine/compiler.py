@@ -1,4 +1,4 @@
-"""Compiles a recorded graph, and on a GPU captures it as a CUDA graph."""
+"""Compiles a recorded graph and, on a GPU, captures it as a CUDA graph."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class NoCompiler(RuntimeError):  # noqa: N818 - a statement about the machine, c
 def compile_graph(graph: GraphModule, *example: Tensor) -> Callable[..., Any]:
     """Return ``graph`` compiled for arguments like ``example``; it draws the same random numbers.
 
-    The compiler runs at once and takes seconds; gradients are not recorded. Parameters and other constants of
-    the graph keep their current values; on a CPU they get the layout that suits matrix products.
+    The compiler runs immediately and takes seconds; there are no gradients. Parameters and other constants of
+    the graph keep their current values; on a CPU they get a layout for fast matrix products.
 
     :raises NoCompiler: the compiler is missing or fails.
     """
     draw_as_eager(graph)
-    # Frozen, where it was measured to pay: the weights are packed here once rather than in every run.
+    # Freezing packs the weights once instead of in every run, which was measured to be faster on a CPU.
     on_cpu = all(each.device.type == "cpu" for each in example)
     with compiling(graph, freezing=on_cpu), forked():
         run = torch.compile(graph, fullgraph=True, dynamic=False)
@@ -41,10 +41,10 @@ def compile_graph(graph: GraphModule, *example: Tensor) -> Callable[..., Any]:
 
 
 def draw_as_eager(graph: GraphModule) -> None:
-    """Rewrite, in place, the draws that the compiler would take from other random numbers than eager torch.
+    """Rewrite draws, in place, for which the compiler would use other random numbers than eager torch.
 
-    It makes a Bernoulli draw out of a float32 uniform one, whatever the type of the probabilities, but leaves
-    the same draw alone where it is made in place.
+    It makes a Bernoulli draw from a float32 uniform number, whatever the type of the probabilities, but does
+    not change the in-place form of the draw.
     """
     aten = torch.ops.aten
     for node in graph.graph.find_nodes(op="call_function", target=aten.bernoulli.default):
@@ -55,7 +55,7 @@ def draw_as_eager(graph: GraphModule) -> None:
     graph.recompile()
 
 
-_REORDERING = ("reorder_for_locality", "reorder_for_peak_memory")  # passes of the compiler, by their settings
+_REORDERING = ("reorder_for_locality", "reorder_for_peak_memory")  # settings of compiler passes
 
 
 @contextmanager
@@ -65,11 +65,11 @@ def compiling(graph: GraphModule, freezing: bool = False) -> Iterator[None]:
     The compiled code uses eager torch's generators and draws in the order of the graph, so a seed gives the
     same draws: before torch 2.14, the compiler would reorder draws to save memory.
 
-    :raises NoCompiler: the body fails; the missing program g++ is one of many classes of errors.
+    :raises NoCompiler: the body fails, which it may with any exception if g++ is missing.
     """
     with failing_as(NoCompiler):
         reorders = dict.fromkeys(_REORDERING, False) if _draws(graph) > 1 else {}
-        # What was compiled for so many threads is found again for as many.
+        # Part of the compiler's cache key.
         threads = {"cpp.threads": torch.get_num_threads()}
         options = compiler_options(fallback_random=True, freezing=freezing, **threads, **reorders)
         with options, torch.no_grad(), _without_remarks():
@@ -84,7 +84,7 @@ def _draws(graph: GraphModule) -> int:
 
 @contextmanager
 def _without_remarks() -> Iterator[None]:
-    """Keep torch from remarking that it has found no GPU, that its own code is dated, or on TF32."""
+    """Suppress torch's warnings about a missing GPU, its own deprecated code, and TF32."""
     logger = logging.getLogger("torch.utils.cpp_extension")
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -98,17 +98,17 @@ def _without_remarks() -> Iterator[None]:
 
 
 Compiled: TypeAlias = Callable[[list[Tensor]], list[Tensor]]
-_WARM_UP = 3  # runs before a capture, as torch asks for
+_WARM_UP = 3  # runs before a capture, as torch requires
 
 
 def build(graph: GraphModule, example: Sequence[Tensor], fixed: int = 0) -> Compiled:
     """Return ``graph`` compiled for inputs like ``example``, which is not run.
 
-    It draws the random numbers that the graph would draw. What it does in place is done to its inputs and to
-    the graph's constants. On a GPU the calls are captured in a CUDA graph after a few runs: then the host
-    launches one thing a step and waits for nothing.
+    It draws the random numbers that the graph would draw. In-place operations change its inputs and the
+    graph's constants. On a GPU the calls are captured in a CUDA graph after a few runs: the host then makes
+    one launch per step and does not wait.
 
-    :param fixed: how many of the first inputs are always the same tensors, which need not be copied.
+    :param fixed: number of first inputs that are always the same tensors, so that they are not copied.
     :raises NoCompiler: the compiler is missing or fails.
     """
     function = _compiled(graph, list(example))
@@ -140,10 +140,10 @@ def _compiled(graph: GraphModule, example: list[Tensor]) -> Compiled:
 
 
 class Captured:
-    """A function on a GPU, replayed as a CUDA graph once it has run a few times.
+    """A function on a GPU, replayed as a CUDA graph after a few runs.
 
-    :param function: of a list of tensors, all on one GPU, without synchronisation.
-    :param fixed: how many of the first inputs are the same tensors in every call; the others are copied.
+    :param function: function of a list of tensors on one GPU, without synchronisation.
+    :param fixed: number of first inputs that are the same tensors in every call; the others are copied.
     """
 
     def __init__(self, function: Compiled, fixed: int) -> None:
@@ -155,7 +155,7 @@ class Captured:
         self._outputs: list[Tensor] = []
 
     def __call__(self, inputs: list[Tensor]) -> list[Tensor]:
-        """Run; what is returned is the caller's to keep."""
+        """Run the function; the caller may keep the results."""
         if self._runs < _WARM_UP:
             self._runs += 1
             return self._function(inputs)

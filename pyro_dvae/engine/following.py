@@ -1,7 +1,7 @@
-"""Follows a run without reading values: what Pyro's losses read stays a tensor, other reads are refused.
+"""Watches a recording: Pyro's losses do not read their value, and other reads of values are refused.
 
-A recording keeps operations, not values. If a program turns the value of a tensor into a Python number, a
-list, an array or text, the recording would freeze it; the two modes here refuse this. They affect only this
+A recording contains operations, not values. If a program turns the value of a tensor into a Python number, a
+list, an array or text, the recording would freeze it. The two modes here refuse this. They affect only this
 thread.
 """
 
@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.overrides import TorchFunctionMode
 
-from pyro_dvae.internals import TorchDispatchMode, no_look_for_nan, schema
+from pyro_dvae.internals import TorchDispatchMode, schema, without_nan_check
 from pyro_dvae.internals import frame as present_frame
 
 
@@ -38,17 +38,17 @@ _READING = {
     Tensor.__dlpack__: "is handed to another library",
 }
 _FROM_NUMBERS = (torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor)
-_NUMBERS = ("number", "float", "Tensor")  # types of arguments that take one; "int" is for dimensions
-_RECORDERS = ("gradient.py", "record.py")  # behind them are the callers of the program
+_NUMBERS = ("number", "float", "Tensor")  # types of arguments that accept one; "int" is for dimensions
+_RECORDERS = ("gradient.py", "record.py")  # frames below these belong to callers of the program
 
 
 @dataclass(frozen=True)
 class BuiltIn:
-    """A Python number that a recording has built in.
+    """A Python number that a recording treats as a constant.
 
     :param value: the number.
-    :param operation: of torch, that got it.
-    :param line: of the user's program.
+    :param operation: the operation of torch that uses it.
+    :param line: the line of the user's program.
     """
 
     value: float
@@ -61,17 +61,17 @@ class BuiltIn:
 
 @contextmanager
 def followed(items_stay: bool = False, leaves: Sequence[Tensor] | None = None) -> Iterator[list[BuiltIn]]:
-    """Refuse the reading back of values while the body runs in a recording; give the numbers it builds in.
+    """Refuse to read values while the body is recorded; yield the numbers that become constants.
 
-    :param items_stay: ``Tensor.item`` and Pyro's check of a loss for NaN are let through without reading:
-        Pyro's losses end in ``item``, and the recording needs the tensor that it is called on.
-    :param leaves: the only tensors from outside that may ask for a gradient; None for any.
-    :raises Unrecordable: by the body, where it reads a value.
+    :param items_stay: make ``Tensor.item`` return the tensor itself and skip Pyro's check for NaN: Pyro's
+        losses end in ``item``, and the recording needs the tensor.
+    :param leaves: the only outside tensors that may require a gradient; None for any.
+    :raises Unrecordable: the body reads a value.
     """
     operations = _Operations()
     with _Methods(items_stay, leaves), operations:
         if items_stay:
-            with no_look_for_nan():
+            with without_nan_check():
                 yield operations.numbers
         else:
             yield operations.numbers
@@ -79,9 +79,9 @@ def followed(items_stay: bool = False, leaves: Sequence[Tensor] | None = None) -
 
 @contextmanager
 def failing_as(kind: type[Exception]) -> Iterator[None]:
-    """Raise whatever the body raises as ``kind``: the first line of its message, and the user's line.
+    """Raise any exception of the body as ``kind``, with the first line of its message and the user's line.
 
-    Recorder and compiler have no error class of their own: what they meet inside a program can be anything.
+    Recorder and compiler have no error class of their own, and programs may raise anything.
     """
     try:
         yield
@@ -92,7 +92,7 @@ def failing_as(kind: type[Exception]) -> Iterator[None]:
 
 
 def _line_of(error: Exception) -> str:
-    """Return the user's line that was reached last, of all code that is no library's, or nothing."""
+    """Return the last line that was reached in the user's code, or an empty text."""
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
         if is_users(frame.f_globals):
             return f" (in {_place(frame.f_code, line)})"
@@ -104,16 +104,16 @@ def _place(code: CodeType, line: int) -> str:
 
 
 def is_users(scope: Mapping[str, Any]) -> bool:
-    """Whether code with these globals is a user's: it is not of torch, Pyro, this package or Python."""
+    """Whether code with these globals is a user's: not torch's, Pyro's, this package's or Python's."""
     name = scope.get("__name__")
     return isinstance(name, str) and name.partition(".")[0] != "pyro_dvae" and not is_library(name)
 
 
 def is_library(module: object) -> bool:
-    """Whether the name of a module is torch's, Pyro's, NumPy's, or Python's own, or no name at all.
+    """Whether a module belongs to torch, Pyro, NumPy or Python, or has no name.
 
-    ``typing_extensions`` is Python's for older ones; ``lazy_loader`` finds this package's names, before its
-    version 0.6 at each use.
+    ``typing_extensions`` replaces parts of Python. ``lazy_loader`` looks up this package's names; before its
+    version 0.6 it does so at each use.
     """
     if not isinstance(module, str):
         return True
@@ -124,7 +124,7 @@ def is_library(module: object) -> bool:
 
 
 class _Methods(TorchFunctionMode):
-    """Sees the methods that read memory without an operation: ``numpy``, ``tolist``, formatting."""
+    """Intercepts methods that read memory without an operation: ``numpy``, ``tolist``, formatting."""
 
     def __init__(self, items_stay: bool, leaves: Sequence[Tensor] | None) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ class _Methods(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if get_proxy_mode() is None:  # a look aside, of which nothing is recorded
+        if get_proxy_mode() is None:  # not part of the recording
             return func(*args, **(kwargs or {}))
         if self._items_stay and func is Tensor.item:
             return args[0].detach()
@@ -149,7 +149,7 @@ class _Methods(TorchFunctionMode):
 
     @staticmethod
     def _require_known(arguments: Sequence[Any], result: Tensor, leaves: dict[int, Tensor]) -> None:
-        """Refuse a gradient for a tensor from outside that is no parameter: later steps would not give it."""
+        """Refuse a gradient for an outside tensor that is no parameter, because later steps would drop it."""
         if result.is_leaf:  # made here
             leaves[id(result)] = result
             return
@@ -170,7 +170,7 @@ def _holds_tensor(argument: Any) -> bool:
 
 
 class _Operations(TorchDispatchMode):
-    """Sees the operations whose result is a Python value, or has a size that depends on values."""
+    """Intercepts operations whose result is a Python value, or has a size that depends on values."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -185,7 +185,7 @@ class _Operations(TorchDispatchMode):
         if torch.Tag.data_dependent_output not in func.tags:
             return func(*args, **(kwargs or {}))
         try:
-            return func(*args, **(kwargs or {}))  # of a constant it is the constant's
+            return func(*args, **(kwargs or {}))  # succeeds for constants
         except RuntimeError:
             raise Unrecordable(f"the value of a tensor is read or decides something ({func})") from None
 
@@ -199,7 +199,7 @@ class _Operations(TorchDispatchMode):
 
 
 def _present_line() -> str:
-    """Return the line of the recorded program that is being run; nothing while gradients are computed."""
+    """Return the current line of the recorded program; an empty text while gradients are computed."""
     frame: FrameType | None = present_frame(1)
     while frame is not None and os.path.basename(frame.f_code.co_filename) not in _RECORDERS:
         if is_users(frame.f_globals):

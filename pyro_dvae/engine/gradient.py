@@ -1,4 +1,4 @@
-"""A function of tensors, or a loss with its gradients, recorded as a graph that can be run again."""
+"""Records a function of tensors, or a loss with its gradients, as a graph."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from pyro_dvae.random_state import forked
 def record(function: Callable[..., Tensor | list[Tensor]], *example: Tensor) -> GraphModule:
     """Return ``function`` for arguments of these shapes as a graph of tensor operations.
 
-    Every run of the graph draws fresh random numbers, the same that the function would draw. Everything that
-    is not an argument (parameters, numbers, settings) is frozen. The recording runs the function once, apart
-    from the global random streams, without gradients and with Pyro's validation off.
+    Every run of the graph draws the random numbers that the function would draw. Everything that is not an
+    argument (parameters, numbers, settings) is frozen. The recording runs the function once, on a forked
+    random stream, without gradients and with Pyro's validation off.
 
-    :raises Unrecordable: the function reads values, or an operation has no graph; names the line.
+    :raises Unrecordable: the function reads values, or an operation has no graph; the message names the line.
     """
 
     def run(*given: Tensor) -> Tensor | list[Tensor]:
@@ -39,20 +39,20 @@ def record(function: Callable[..., Tensor | list[Tensor]], *example: Tensor) -> 
 
 
 def traced(function: Callable[..., Any], *example: Tensor) -> GraphModule:
-    """Return what ``function`` does to these tensors as a graph, which notes the shape of each value."""
+    """Return the operations of ``function`` on these tensors as a graph with the shape of each value."""
     with noting_shapes():
         return make_fx(function, tracing_mode="real")(*example)
 
 
 def noted(node: Any) -> Any:
-    """Return what the recording noted of a node's value: something with a shape and a dtype, or None."""
+    """Return the recorded description of a node's value, which has a shape and a dtype, or None."""
     if not isinstance(node, Node):
         return None
     return node.meta.get("val", node.meta.get("tensor_meta"))
 
 
 def drop_unused(graph: GraphModule) -> None:
-    """Remove operations that nothing reads, but for random draws: those move the generator on."""
+    """Remove operations whose results are not used, except random draws, which advance the generator."""
 
     def is_impure(node: Node) -> bool:
         if node.op in ("placeholder", "output"):
@@ -72,9 +72,9 @@ LossAndGrads = Callable[..., Any]
 class RecordedGradient:
     """The graph (leaves, tensors) → (loss, gradients).
 
-    :param graph: to be called with the leaves, then the tensor arguments.
-    :param leaves: the parameters that it reads and that get a gradient, in the order of the gradients.
-    :param numbers: what the user's code has put in as Python numbers.
+    :param graph: a function of the leaves, then the tensor arguments.
+    :param leaves: the parameters that get a gradient, in the order of the gradients.
+    :param numbers: the Python numbers of the user's code that became constants.
     """
 
     graph: GraphModule
@@ -87,12 +87,12 @@ def record_gradient(
 ) -> RecordedGradient:
     """Record one evaluation of a loss that adds its gradient to the leaves' ``.grad``, as Pyro's ELBOs do.
 
-    A run of the graph reads the leaves that it is given. What the recording changes in place (the statistics
-    of a batch normalisation) is put back; each run of the graph changes it.
+    A run of the graph reads its own arguments as leaves. In-place changes by the recording (the statistics of
+    a batch normalisation) are undone; each run of the graph makes them.
 
     :param loss_and_grads: function of the tensors that returns the loss.
     :param leaves: unconstrained parameters; those without a gradient are left out of the result.
-    :param tensors: example arguments, of the shapes that all runs will have.
+    :param tensors: example arguments with the shapes of all runs.
     :raises Unrecordable: the program's control flow depends on values, it draws from Python's random
         streams, changes its arguments, sends gradients elsewhere, or an operation has no graph.
     """
@@ -118,7 +118,7 @@ def record_gradient(
     if any(t.untyped_storage().data_ptr() in memory for t, _ in changes.before.values() if t.numel()):
         raise Unrecordable("the program changes its arguments in place")
     if len(reached) < len(leaves):
-        # Only those with a gradient are inputs, so that their order is that of the gradients.
+        # Only leaves with a gradient become inputs, so that their order matches the gradients.
         return record_gradient(loss_and_grads, reached, tensors)
     return RecordedGradient(graph, tuple(reached), tuple(numbers))
 
@@ -126,7 +126,7 @@ def record_gradient(
 def evaluate(
     loss_and_grads: LossAndGrads, leaves: Sequence[Tensor], tensors: Sequence[Tensor]
 ) -> list[Tensor]:
-    """Return loss and gradients of the program itself, in an ordinary run that changes nothing."""
+    """Return loss and gradients of an ordinary run of the program, and undo its changes."""
     with undone(leaves), torch.enable_grad():
         loss = loss_and_grads(*tensors)
         zeros = (torch.zeros_like(leaf) for leaf in leaves)
@@ -137,15 +137,15 @@ def evaluate(
 
 
 def constants(graph: GraphModule) -> dict[str, Tensor]:
-    """Return the tensors that a graph has built in, by name, in the order of their first use."""
+    """Return the constant tensors of a graph by name, in the order of their first use."""
     names = dict.fromkeys(str(node.target) for node in graph.graph.nodes if node.op == "get_attr")
     return {name: getattr(graph, name) for name in names}
 
 
 def difference(first: GraphModule, other: GraphModule, with_tensors: bool = True) -> str | None:
-    """Return in words where two graphs compute something else, or None.
+    """Describe the first difference between two graphs, or return None.
 
-    :param with_tensors: also compare the tensors that they have built in.
+    :param with_tensors: also compare their constant tensors.
     """
     then, now = (
         [(node.op, str(node.target), str(node.args), str(node.kwargs)) for node in graph.graph.nodes]

@@ -1,4 +1,4 @@
-"""Random draws of a recorded graph by a hash of counters (Threefry or a plain one) instead of a generator."""
+"""Random draws of a recorded graph from a hash of counters (Threefry or a simpler one)."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _PARITY = 0x1BD11BDA
 
 
 def threefry(key: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Return Threefry-2x32 of twenty rounds (Salmon et al. 2011): two words for each pair of counters.
+    """Return Threefry-2x32 with twenty rounds (Salmon et al. 2011): two words for each pair of counters.
 
-    :param key: [2], int32, as are the counters.
+    :param key: [2], int32, like the counters.
     """
     words = (key[0], key[1], key[0] ^ key[1] ^ _PARITY)
     x, y = first + words[0], second + words[1]
@@ -34,13 +34,13 @@ def threefry(key: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor
 
 
 def threefry_bits(key: Tensor, counters: Tensor) -> Tensor:
-    """Return 32 bits for each counter, all of int32, as JAX makes them of one generator state."""
+    """Return 32 bits for each counter (all int32), as JAX does for one generator state."""
     x, y = threefry(key, torch.zeros_like(counters), counters)
     return x ^ y
 
 
 _aten = torch.ops.aten
-_MOST = 2**30  # elements of one draw: twice as many counters fit into 32 bits
+_MOST = 2**30  # elements of one draw: at most twice as many counters fit into 32 bits
 _DTYPES = (torch.float32, torch.float64)
 
 
@@ -48,17 +48,17 @@ Bits = Callable[[Tensor, Tensor], Tensor]
 
 
 def hash_noise(graph: GraphModule, bits: Bits | None = None) -> int:
-    """Make uniform, normal and Bernoulli draws a function of their position and of a key, in place.
+    """Replace uniform, normal and Bernoulli draws by functions of their position and a key, in place.
 
-    The graph gets one more input, its last: ``keys`` [draws, 2] of int32, two random words for each of the
-    draws that were replaced, to be drawn anew for every run (:func:`draw_keys`). Element i of a draw is then
-    a hash of i and the key's 64 bits: there is no sequence to wait for, so a compiler fuses the draw into the
-    loop that uses it, on any number of threads, and several runs are batched by batching their keys. The
-    distributions are the same as torch's, of the same resolution (uniforms of 24 bits in float32, 53 in
-    float64). Other draws (gamma, permutations, ...) are left to torch's generator.
+    The graph gets one more input, its last: ``keys`` [draws, 2] of int32, two random words for each replaced
+    draw, which must be drawn for every run (:func:`draw_keys`). Element i of a draw is a hash of i and the
+    key's 64 bits. Without a sequential generator, a compiler fuses the draw into the loop that uses it, on
+    any number of threads, and several runs are batched by batching their keys. The distributions and their
+    resolution are the same as torch's (uniforms of 24 bits in float32, 53 in float64). Other draws (gamma,
+    permutations, ...) still use torch's generator.
 
-    :param bits: function (key [2], counters) → 32 random bits, all of int32; :func:`hashed_bits` by default.
-    :returns: the number of draws replaced; nothing is changed, and no input added, if it is 0.
+    :param bits: function (key [2], counters) → 32 random bits, all int32; :func:`hashed_bits` by default.
+    :returns: the number of draws replaced; if it is 0, the graph is unchanged and gets no input.
     """
     found = [(node, draw) for node in graph.graph.nodes if (draw := _drawn(node)) is not None]
     if not found:
@@ -70,7 +70,7 @@ def hash_noise(graph: GraphModule, bits: Bits | None = None) -> int:
         with graph.graph.inserting_before(node):
             key = graph.graph.call_function(_aten.select.int, (keys, 0, site))
             value = graph.graph.call_function(_drawing(function, bits or hashed_bits), (key, *arguments))
-            if _in_place(node) and not _fresh(node.args[0]):  # others may read what it fills
+            if _in_place(node) and not _fresh(node.args[0]):  # other nodes may read this memory
                 value = graph.graph.call_function(_aten.copy_.default, (node.args[0], value))
         value.meta = dict(node.meta)
         node.replace_all_uses_with(value)
@@ -81,7 +81,7 @@ def hash_noise(graph: GraphModule, bits: Bits | None = None) -> int:
 
 @functools.cache
 def _drawing(function: Callable[..., Tensor], bits: Bits) -> Callable[..., Tensor]:
-    """Return ``function`` of a key alone, under a name that a graph can write down."""
+    """Return ``function`` as a function of the key, under a name that a graph can contain."""
 
     def draw(key: Tensor, *arguments: Any) -> Tensor:
         return function((bits, key), *arguments)
@@ -100,16 +100,17 @@ def remaining_draws(graph: GraphModule) -> list[str]:
 
 
 def draw_keys(count: int, device: torch.device | str, generator: torch.Generator | None = None) -> Tensor:
-    """Return fresh keys [count, 2] for one run, from torch's generator of the device or the one given."""
+    """Return new keys [count, 2] for one run, from ``generator`` or torch's generator of the device."""
     low, high = -(2**31), 2**31
     return torch.randint(low, high, (count, 2), dtype=torch.int32, device=device, generator=generator)
 
 
 def hashed_bits(key: Tensor, counters: Tensor) -> Tensor:
-    """Return 32 pseudo-random bits for each counter, all of int32, under a key [2] of int32.
+    """Return 32 pseudo-random bits for each counter under a key [2], all int32.
 
-    Two rounds of a 32-bit mixing function (two multiplications and three shifts, constants found by search
-    for low bias: C. Wellons, hash-prospector, 2018), with one word of the key before each.
+    It applies two rounds of a 32-bit mixing function (two multiplications and three shifts, with constants
+    found by a search for low bias: C. Wellons, hash-prospector, 2018), and adds one word of the key before
+    each round.
     """
     return _mixed(_mixed(counters ^ key[0]) + key[1])
 
@@ -120,7 +121,7 @@ Stream = tuple[Bits, Tensor]  # the generator and its key
 def uniform(stream: Stream, shape: Sequence[int], dtype: torch.dtype, second: bool = False) -> Tensor:
     """Return uniform numbers in [0, 1): multiples of 2^-24 in float32, of 2^-53 in float64.
 
-    :param second: another set of draws under the same key.
+    :param second: return a second set of draws under the same key.
     """
     bits, key = stream
     count = math.prod(shape)
@@ -149,7 +150,7 @@ def _mixed(x: Tensor) -> Tensor:
     return x ^ ((x >> 16) & 0xFFFF)
 
 
-# What is drawn: each returns a draw of a node's shape and type under the key.
+# Each returns a draw of a node's shape and type under the key.
 
 
 def _uniform(stream: Stream, like: tuple[Any, ...], low: float = 0.0, high: float = 1.0) -> Tensor:
@@ -215,6 +216,6 @@ def _in_place(node: Node) -> bool:
 
 
 def _fresh(filled: Any) -> bool:
-    """Whether a node is memory that was made to be filled by its only reader."""
+    """Whether a node is uninitialised memory with a single reader."""
     makes = getattr(getattr(filled, "target", None), "name", lambda: "")()
     return makes.startswith(("aten::empty", "aten::new_empty")) and len(filled.users) == 1

@@ -1,4 +1,4 @@
-"""Which iterators a run has left alone: what a program takes from an iterator cannot be put back."""
+"""Which iterators a run has not advanced, because advancing one cannot be undone."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from numbers import Number
 from types import FrameType, GeneratorType
 from typing import Any
 
-_DEPTH = 4  # of iterators over iterators
+_DEPTH = 4  # of nested iterators
 
 
 class Iterators:
-    """The iterators that there are, to be asked after a run which of them it has not advanced.
+    """All existing iterators, to find out which of them a run has not advanced.
 
-    Generators and iterators written in Python show when they are called, others in their state. An iterator
-    that shows neither, that is younger than this object, or that the garbage collector does not know (that of
-    a range alone), may have been advanced.
+    Calls show whether generators and iterators written in Python were advanced, and the state shows it for
+    others. An iterator may have been advanced if neither is known, if it is newer than this object, or if the
+    garbage collector does not track it (only that of a range).
     """
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class Iterators:
         self._found: dict[int, Any] = {}
         self._alone: dict[int, Any] = {}
         objects = gc.get_objects()
-        # A weak proxy passes for what it stands for, which is found itself; a dead one fails.
+        # Weak proxies pretend to be their targets, which are found themselves; dead ones raise.
         kinds = set(map(type, objects)) - {*weakref.ProxyTypes}
         kinds = {kind for kind in kinds if hasattr(kind, "__next__")}
         for each in objects:
@@ -37,7 +37,7 @@ class Iterators:
         self._before = self._states()
 
     def note(self, frame: FrameType) -> None:
-        """Note that a frame is entered, which may be that of an iterator."""
+        """Record the call of a frame, which may belong to an iterator."""
         holder = self._frames.get(id(frame))
         if holder is None and frame.f_code.co_name == "__next__" and frame.f_code.co_argcount:
             holder = frame.f_locals.get(frame.f_code.co_varnames[0])
@@ -45,26 +45,26 @@ class Iterators:
             self._calls[id(holder)] = self._calls.get(id(holder), 0) + 1
 
     def end(self) -> None:
-        """Take the run as over; from now on iterators live no longer for being known here."""
+        """End the run; from now on only weak references to iterators remain."""
         after = self._states()
         for key, state in self._before.items():
             if state is not None and after[key] == state:
                 self._alone[key] = _reference(self._found[key])
         self._found, self._frames, self._before = {}, {}, {}
 
-    def left_alone(self, iterator: Any) -> bool:
-        """Whether the run has surely not advanced an iterator."""
+    def not_advanced(self, iterator: Any) -> bool:
+        """Whether the run has certainly not advanced an iterator."""
         reference = self._alone.get(id(iterator))
         found = reference() if isinstance(reference, weakref.ref) else reference
         return found is iterator
 
     def _states(self) -> dict[int, Any]:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Python says that some of them will not be pickled later on
+            warnings.simplefilter("ignore")  # Python warns that some iterators will not support pickling
             return {key: self._state(each, _DEPTH) for key, each in self._found.items()}
 
     def _state(self, value: Any, depth: int) -> Any:
-        """Return what tells the state of an iterator, or of a part of one; None if nothing does."""
+        """Return a description of the state of an iterator or of a part of it; None if it is unknown."""
         kind = type(value)
         if kind in weakref.ProxyTypes:
             return id(value)
@@ -80,7 +80,7 @@ class Iterators:
             return None
         try:
             reduced = value.__reduce__()
-        except Exception:  # no state to be had
+        except Exception:  # no accessible state
             return None
         parts = [part for each in reduced for part in (each if isinstance(each, tuple) else (each,))]
         states = tuple(self._state(part, depth - 1) for part in parts)
@@ -90,5 +90,5 @@ class Iterators:
 def _reference(holder: Any) -> Any:
     try:
         return weakref.ref(holder)
-    except TypeError:  # a list's iterator and its like, which own nothing but what they go through
+    except TypeError:  # iterators of lists and the like, which hold nothing but their container
         return holder

@@ -16,15 +16,15 @@ from torch.fx import GraphModule, Node
 from pyro_dvae.engine.gradient import drop_unused, noted
 from pyro_dvae.internals import UNSAFE_VIEW
 
-_ALLOWED_ERROR = 1e-4  # of a sum of 200 products of standard normals: ten times float32's, 1/1000 of bf16's
+_ALLOWED_ERROR = 1e-4  # in a sum of 200 products of normals: ten times float32's, 1/1000 of bfloat16's
 
 
 @contextmanager
 def fast_products() -> Iterator[None]:
-    """Use oneDNN for float32 matrix products on the CPU while the body runs, if they keep float32 precision.
+    """Use oneDNN for float32 matrix products on the CPU in the body, if they keep float32 precision.
 
-    torch's setting for oneDNN also permits bfloat16, which a CPU with matrix units may then use; a small
-    product shows whether it does. The setting is restored afterwards.
+    torch's setting for oneDNN also permits bfloat16, which a CPU with matrix units may use; a small product
+    shows whether it does. The setting is restored afterwards.
     """
     matmul = getattr(getattr(torch.backends, "mkldnn", None), "matmul", None)
     if matmul is None or not hasattr(matmul, "fp32_precision") or not torch.backends.mkldnn.is_available():
@@ -42,7 +42,7 @@ def fast_products() -> Iterator[None]:
 
 @functools.cache
 def _exact() -> bool:
-    """Whether oneDNN, permitted bfloat16, still multiplies in float32; found once for the machine."""
+    """Whether oneDNN still multiplies in float32 if bfloat16 is permitted; tested once per process."""
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(256, 200, generator=generator) for _ in range(2))
     product: Tensor = a @ b.T
@@ -59,7 +59,7 @@ def fuse_bernoulli_sums(graph: GraphModule) -> int:
 
     With logits l, log Bernoulli(x) = x·l − max(l, 0) − log(1 + e^−|l|), and the sum of the last term over a
     group of pixels is the logarithm of a product that cannot overflow: one logarithm for about a hundred
-    pixels. The result agrees up to rounding; logits below −1e4 or so, whose terms vanish, included.
+    pixels. The result agrees up to rounding, also for logits below about −1e4, whose terms vanish.
     """
     found = 0
     for node in list(graph.graph.nodes):
@@ -106,7 +106,7 @@ def _match(node: Node) -> tuple[Node, Node] | None:
 
 
 def _through_views(node: Any) -> Node | None:
-    """Return the node behind views and expansions that leave the shape as it is."""
+    """Return the node behind views and expansions that keep the shape."""
     views = (torch.ops.aten.view.default, torch.ops.aten.expand.default, UNSAFE_VIEW)
     while isinstance(node, Node) and node.target in views:
         before, after = noted(node.args[0]), noted(node)
@@ -117,7 +117,7 @@ def _through_views(node: Any) -> Node | None:
 
 
 def _group(size: int) -> int | None:
-    """Return the largest divisor of ``size`` that is a fit group, or None."""
+    """Return the largest divisor of ``size`` that is a valid group size, or None."""
     fit = (g for g in range(min(size, _GROUP_AT_MOST), _GROUP_AT_LEAST - 1, -1) if size % g == 0)
     return next(fit, None)
 
@@ -145,7 +145,7 @@ def use_plain_logarithms(graph: GraphModule) -> None:
 
 
 def _log1p(x: Tensor) -> Tensor:
-    """Return log(u)·x / (u − 1) with u = 1 + x rounded (Kahan): both factors err alike."""
+    """Return log(u)·x / (u − 1) with u = 1 + x rounded (Kahan): the errors of both factors cancel."""
     u = 1 + x
     rounded = u - 1
     corrected = torch.where(rounded == 0, x, u.log() * (x / rounded))
@@ -158,7 +158,7 @@ def _softplus(x: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
 
 
 _TURNS = 20
-_SIZES = (128, 784, 256)  # of the product that is timed
+_SIZES = (128, 784, 256)  # of the timed product
 
 
 def use_bfloat16_products(graph: GraphModule) -> int:
@@ -166,7 +166,7 @@ def use_bfloat16_products(graph: GraphModule) -> int:
 
     The products are summed in float32 and returned in bfloat16, with an error of about 0.4 % of each result.
     Everything else stays in float32. A processor without bfloat16 emulates it, ten times slower than float32:
-    if one timed product is not faster, nothing changes, with one warning.
+    if a timed product is not faster, the graph is unchanged and one warning is given.
     """
     aten = torch.ops.aten
     replacements = {aten.addmm.default: _addmm, aten.mm.default: _mm, aten.bmm.default: _bmm}
@@ -200,7 +200,7 @@ def _bmm(a: Tensor, b: Tensor) -> Tensor:
 def pays() -> bool:
     """Return whether products of rounded factors take less time on this processor; warn if not.
 
-    Measured once in a process, in a fraction of a second.
+    It is measured once per process, in a fraction of a second.
     """
     a, b = torch.ones(_SIZES[:2]), torch.ones(_SIZES[1:])
     with torch.no_grad(), fast_products():
@@ -216,7 +216,7 @@ def pays() -> bool:
 
 
 def _seconds(product: Callable[[], Tensor]) -> float:
-    """Return the least time of several runs: what the machine does besides only adds to it."""
+    """Return the minimum time of several runs, because other load only adds to it."""
     taken = []
     for _ in range(_TURNS):
         began = time.perf_counter()

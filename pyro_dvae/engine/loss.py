@@ -74,7 +74,7 @@ class CompiledLoss:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the parameters that calls have met: calls of a copy meet its own."""
+        """Leave out the parameters of earlier calls, because a copy has its own."""
         make_picklable(self.parameters())
         return vars(self) | {"_leaves": {}}
 
@@ -124,7 +124,7 @@ class CompiledLoss:
     def _ordinary(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """Evaluate by the program itself; gradients that were there are put back."""
+        """Evaluate the program itself, and restore earlier gradients."""
         kept: dict[int, tuple[Tensor, Tensor | None]] = {}
 
         def start(site: Any) -> None:
@@ -139,7 +139,7 @@ class CompiledLoss:
         gradients = [leaf.grad for leaf in reached if leaf.grad is not None]
         for leaf, gradient in kept.values():
             leaf.grad = gradient
-        if not isinstance(loss, Tensor):  # of an ELBO that does its own backward
+        if not isinstance(loss, Tensor):  # the ELBO runs its own backward pass
             loss = torch.tensor(loss, dtype=reached[0].dtype if reached else None)
         return loss.detach(), reached, gradients
 
@@ -149,7 +149,7 @@ def _build(gradient: Gradient, inputs: list[Tensor], compiled: bool) -> Step:
 
 
 class _BeforeUse(poutine.messenger.Messenger):
-    """Calls a function with every parameter of a run when it is first met."""
+    """Calls a function with every parameter of a run before it is used."""
 
     def __init__(self, start: Callable[[Any], None]) -> None:
         super().__init__()
@@ -161,7 +161,7 @@ class _BeforeUse(poutine.messenger.Messenger):
 
 
 class _WithGradients(torch.autograd.Function):
-    """A value whose gradients are known already."""
+    """A value with known gradients."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, gradients: list[Tensor], *leaves: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Watching a run of a program: what it reads; and undoing what it changes."""
+"""Observes what a run of a program reads, and undoes what it changes."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ _DYNAMIC = {
 
 @dataclass
 class Observation:
-    """The code that ran and the user's objects that it had in hand.
+    """The code that ran, and the user's objects among its local variables and results.
 
-    :param codes: every code object that ran, with its globals, by its identity.
+    :param codes: every code object that ran with its globals, by identity.
     :param objects: functions and instances of a user's classes among locals and results, by identity.
-    :param iterators: those that were there before, and whether they were advanced.
+    :param iterators: the iterators that existed before, and whether they were advanced.
     """
 
     codes: dict[int, tuple[CodeType, dict[str, Any]]] = field(default_factory=dict)
@@ -52,21 +52,20 @@ class Observation:
         return [(code, scope) for code, scope in self.codes.values() if is_users(scope)]
 
     def names(self) -> frozenset[str] | None:
-        """Return the names of globals and attributes that may have been read; None: any, by getattr."""
+        """Return the names of globals and attributes that may have been read; None means any (getattr)."""
         if any(_DYNAMIC & set(code.co_names) for code, _ in self.users()):
             return None
         codes = [code for code, _ in self.codes.values()]
         names = {name for code in codes for name in code.co_names}
-        # torch's modules find their parts by text: self.__dict__["_buffers"].
+        # torch's modules look up their parts by string: self.__dict__["_buffers"].
         return frozenset(names.union(*([c for c in code.co_consts if isinstance(c, str)] for code in codes)))
 
 
 @contextmanager
 def observed() -> Iterator[Observation]:
-    """Look on while the body runs, in this thread; a profiler that is set goes on afterwards.
+    """Observe the body in this thread by a profiler; an earlier profiler continues afterwards.
 
-    What Python runs to import a module is left out. No garbage is collected meanwhile: what others let the
-    collector call is not what the program reads.
+    Imports are left out. Garbage collection is off meanwhile, because finalizers are not part of the program.
     """
     seen = Observation()
     users: dict[int, bool] = {}
@@ -99,7 +98,7 @@ def observed() -> Iterator[Observation]:
         sys.setprofile(None)
         if collecting:
             gc.enable()
-        if hasattr(before, "enable"):  # cProfile's, which only it can set
+        if hasattr(before, "enable"):  # cProfile, which only this method can set
             before.enable()
         else:
             sys.setprofile(before)
@@ -121,7 +120,7 @@ def _geometry(tensor: Tensor) -> _Geometry:
 
 
 class _Changes(TorchDispatchMode):
-    """Keeps a copy of every tensor that an operation changes in place, as it was before."""
+    """Copies every tensor before an operation changes it in place."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -154,16 +153,16 @@ class _Changes(TorchDispatchMode):
 
 
 def _is_written(argument: Any) -> bool:
-    # Some forms of batch normalisation write their statistics without saying so in their schema.
+    # Some forms of batch normalisation change their statistics although their schema does not say so.
     written = argument.alias_info is not None and argument.alias_info.is_write
     return written or argument.name in ("running_mean", "running_var")
 
 
 @contextmanager
 def undone(leaves: Sequence[Tensor] = ()) -> Iterator[_Changes]:
-    """Run the body apart: afterwards random streams, tensors and gradients of the leaves are as before.
+    """Restore random streams, tensors, and gradients of the leaves after the body.
 
-    Pyro's validation is off meanwhile.
+    Pyro's validation is off in the body.
     """
     gradients = [leaf.grad for leaf in leaves]
     changes = _Changes()
@@ -179,7 +178,7 @@ def undone(leaves: Sequence[Tensor] = ()) -> Iterator[_Changes]:
 
 
 def refusing_python_draws(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return ``function``, refusing to draw from Python's or NumPy's random stream: no graph holds them."""
+    """Return ``function``, refusing draws from Python's or NumPy's random stream, which no graph contains."""
 
     def run(*given: Any) -> Any:
         before = _python_streams()

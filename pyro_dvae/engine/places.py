@@ -1,4 +1,4 @@
-"""The places that a program has read, or could read, found from its code and the objects that a run had."""
+"""The places that a program may read, found from its code and the objects of a run."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from pyro_dvae.engine.observing import Observation
 from pyro_dvae.engine.reading import (
     GENERATORS,
     MISSING,
-    PutBack,
     Read,
+    Write,
     cell_reader,
     entries,
     fingerprint,
@@ -39,18 +39,18 @@ from pyro_dvae.engine.reading import (
 PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _COPIED = (set, frozenset, bytearray)
 _PLACES_AT_MOST = 20_000
-_FIXED_CLASSES = ("builtins", "pyro_dvae")  # nobody changes their attributes, as nobody does torch's
+_FIXED_CLASSES = ("builtins", "pyro_dvae")  # assumed not to change their attributes, like torch
 _FIXED = {"__dict__", "__weakref__", "__doc__", "__module__", "__class__", "__init__", "__slots__"}
 
 
 class Places:
-    """All places in which a program has read, or may read: closures, globals, attributes, entries, arrays.
+    """All places that a program may read: closures, globals, attributes, entries of containers, arrays.
 
-    ``readers`` and ``writers`` read and put back values, the former with names for a message; ``opaque`` are
-    contents of objects that cannot be walked, ``tensors`` are compared by their state.
+    ``readers`` and ``writers`` read and restore values, the former with names for messages. ``opaque`` holds
+    functions that fingerprint objects without accessible parts. ``tensors`` are compared by their state.
 
-    :param roots: the programs, and objects given to them.
-    :param observation: of a run; None where there was none yet: then all that could be found is taken.
+    :param roots: the programs, and objects passed to them.
+    :param observation: observation of a run; if None, all places that can be found are included.
     :raises Unrecordable: there is too much to compare.
     """
 
@@ -61,14 +61,14 @@ class Places:
         users = [] if observation is None else observation.users()
         self._users_names = {name for code, _ in users for name in code.co_names}
         self.readers: list[tuple[Read, tuple[str, ...]]] = []
-        self.writers: list[PutBack] = []
+        self.writers: list[Write] = []
         self.opaque: list[tuple[Callable[[], Any], Any]] = []
         self.tensors: list[Tensor] = []
         self._empty: list[Any] = []
-        self._note(lambda: (any(self._empty),), self._empty_again, "a container that was empty")
+        self._note(lambda: (any(self._empty),), self._clear_empty, "a container that was empty")
         self._find(list(roots), observation)
 
-    def _note(self, read: Read, write: PutBack, *labels: str) -> None:
+    def _note(self, read: Read, write: Write, *labels: str) -> None:
         self.readers.append((read, labels))
         self.writers.append(write)
 
@@ -89,13 +89,13 @@ class Places:
                     break
                 raise Unrecordable(f"the program can read more than {_PLACES_AT_MOST} objects and containers")
             waiting.extend(self._within(holder))
-        self._seen = seen  # kept, so that no other object gets the identity of one of these
+        self._seen = seen  # kept alive, so that no new object gets the identity of one of these
 
     def _within(self, holder: Any) -> Iterator[Any]:
-        """Note the places directly in an object; return what is there."""
+        """Record the places directly in an object; yield their contents."""
         kind = type(holder)
-        if kind in weakref.ProxyTypes:  # first: they pass for what they stand for
-            with suppress(ReferenceError):  # which is gone
+        if kind in weakref.ProxyTypes:  # first, because they pretend to be their targets
+            with suppress(ReferenceError):  # the target is gone
                 yield holder.__repr__.__self__
         elif isinstance(holder, Tensor):
             self.tensors.append(holder)
@@ -130,11 +130,11 @@ class Places:
                 self._note_opaque(holder)
         elif not isinstance(holder, (Number, torch.dtype, torch.device, types.CodeType)):
             if self._iterators is not None and hasattr(kind, "__next__") and not _is_file(holder):
-                if not self._iterators.left_alone(holder):
+                if not self._iterators.not_advanced(holder):
                     raise Unrecordable(
                         f"the program advances an iterator ({kind.__name__}), which cannot be undone"
                     )
-                if is_library(kind.__module__):  # others may advance it: what it holds is nobody's setting
+                if is_library(kind.__module__):  # others may advance it, and it holds no settings
                     return
             if not hasattr(holder, "__dict__"):
                 self._note_opaque(holder)
@@ -148,21 +148,23 @@ class Places:
     def _attributes(
         self, scope: Any, names: Iterable[str], whose: str, owner: type | None = None
     ) -> Iterator[Any]:
-        """Note entries of a dictionary of names: globals or attributes."""
+        """Record entries of a dictionary of names: globals or attributes."""
         present = sorted(name for name in names if name in scope)
         absent = frozenset(names) - frozenset(present)
         if present:
-            present = present if len(present) > 1 else 2 * present  # as itemgetter gives no tuple of one
+            present = (
+                present if len(present) > 1 else 2 * present
+            )  # because itemgetter returns no tuple for one name
             self._note(
                 entries(scope, present),
                 lambda n, v: set_name(scope, owner, present[n], v),
                 *(f"{whose} {name!r}" for name in present),
             )
-        if absent:  # but may be set, in front of a class's or in place of nothing
+        if absent:  # may be set later, and then hide a class's attribute
             self._note(partial(map, absent.isdisjoint, (scope,)), leave, f"{whose} attributes")
         yield from (scope[name] for name in present)
 
-    def _empty_again(self, number: int, value: int) -> None:
+    def _clear_empty(self, number: int, value: int) -> None:
         for holder in self._empty:
             holder.clear()
 
@@ -191,7 +193,7 @@ class Places:
             yield from self._attributes(function.__globals__, names, "the global")
 
     def _data_of_library(self, module: types.ModuleType) -> Iterator[Any]:
-        """Note what is neither code nor a module, and named by the user's code: ``os.environ``."""
+        """Record data of a library that the user's code names, such as ``os.environ``."""
         code = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType)
         names = self._users_names & module.__dict__.keys()
         data = [name for name in names if not isinstance(module.__dict__[name], code)]
@@ -212,7 +214,9 @@ class Places:
         if isinstance(own, dict):
             possible = own.keys() | {name for each in users for name in each.__dict__} - _FIXED
             names = possible if self._names is None else possible & (self._names | {"__wrapped__"})
-            names = names - set(getattr(kind, "apart_from_results", ()))  # what a class counts for itself
+            names = names - set(
+                getattr(kind, "apart_from_results", ())
+            )  # counters that do not affect results
             yield from self._attributes(own, names, whose)
         for each in users:
             for name, value in list(each.__dict__.items()):
@@ -230,11 +234,11 @@ class Places:
 
 
 def _all_names(code: types.CodeType) -> set[str]:
-    """Return the names in a function's code and in that of the functions within it."""
+    """Return the names in the code of a function and of the functions within it."""
     inner = (each for each in code.co_consts if isinstance(each, types.CodeType))
     return set(code.co_names).union(*map(_all_names, inner))
 
 
 def _is_file(holder: Any) -> bool:
-    """Whether this is a file: what is read from it shows in the second recording."""
+    """Whether this is a file; the second recording detects reads from files."""
     return isinstance(holder, io.IOBase) or holder is sys.stdin

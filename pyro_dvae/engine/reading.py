@@ -1,4 +1,4 @@
-"""How one place that a program may read is read, told apart and put back."""
+"""Reads, compares and restores one place that a program may read."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from pyro_dvae.engine.following import Unrecordable, is_library
 
 GENERATORS = (random.Random, np.random.Generator, np.random.RandomState, torch.Generator)
 MISSING = object()
-_BYTES_AT_MOST = 1_000_000  # of one array or opaque object: all are compared before every step
+_BYTES_AT_MOST = 1_000_000  # of one array, because all are compared before every step
 
 Read = Callable[[], Iterable[Any]]
-PutBack = Callable[[int, Any], None]  # a value at a position of what was read
+Write = Callable[[int, Any], None]  # restores the value at a position of what was read
 
 
 def entries(scope: Any, names: list[str]) -> Read:
-    """Return what reads the entries of a dictionary of names, at least two."""
+    """Return a reader of entries of a dictionary of names, at least two."""
 
     return partial(operator.itemgetter(*names), scope)
 
 
 def set_name(scope: Any, owner: type | None, name: str, value: Any) -> None:
-    """Put back a global or an attribute; a class's by way of the class."""
+    """Restore a global or an attribute; an attribute of a class is set on the class."""
 
     if owner is not None:
         setattr(owner, name, value)
@@ -41,21 +41,21 @@ def set_name(scope: Any, owner: type | None, name: str, value: Any) -> None:
 
 
 def set_cell(cell: types.CellType, number: int, value: Any) -> None:
-    """Put back a variable of a closure."""
+    """Restore a variable of a closure."""
 
     if value is not MISSING:
         cell.cell_contents = value
 
 
 def set_slot(holder: Any, descriptor: Any, number: int, value: Any) -> None:
-    """Put back an attribute in a slot."""
+    """Restore an attribute in a slot."""
 
     if value is not MISSING:
         descriptor.__set__(holder, value)
 
 
 def set_entry(holder: Any, number: int, value: Any) -> None:
-    """Put back the length (the first that is read), an entry of a list, or a value of a dictionary."""
+    """Restore the length (the first value of a reader), an entry of a list, or a value of a dictionary."""
     if number == 0 and isinstance(holder, list):
         del holder[value:]
     elif number == 0 and isinstance(holder, dict):
@@ -68,11 +68,11 @@ def set_entry(holder: Any, number: int, value: Any) -> None:
 
 
 def leave(number: int, value: Any) -> None:
-    """Leave an attribute that has appeared: it may be a cache."""
+    """Keep a new attribute, because it may be a cache."""
 
 
 def cell_reader(cell: types.CellType) -> Read:
-    """Return what reads a variable of a closure."""
+    """Return a reader of a variable of a closure."""
 
     def read() -> Iterable[Any]:
         try:
@@ -84,7 +84,7 @@ def cell_reader(cell: types.CellType) -> Read:
 
 
 def slot_reader(holder: Any, descriptor: Any) -> Read:
-    """Return what reads an attribute in a slot."""
+    """Return a reader of an attribute in a slot."""
 
     def read() -> Iterable[Any]:
         try:
@@ -96,7 +96,7 @@ def slot_reader(holder: Any, descriptor: Any) -> Read:
 
 
 def generator_state(holder: Any) -> Any:
-    """Return the state of a random generator; None of anything else."""
+    """Return the state of a random generator; None for anything else."""
 
     if isinstance(holder, random.Random):
         return holder.getstate()
@@ -108,7 +108,7 @@ def generator_state(holder: Any) -> Any:
 
 
 def set_generator_state(holder: Any, state: Any) -> None:
-    """Put back what :func:`generator_state` returned."""
+    """Restore what :func:`generator_state` returned."""
 
     if isinstance(holder, random.Random):
         holder.setstate(state)
@@ -119,14 +119,14 @@ def set_generator_state(holder: Any, state: Any) -> None:
 
 
 def fingerprint(holder: Any) -> Callable[[], Any] | None:
-    """Return a function that tells the contents of what cannot be walked, or None."""
+    """Return a function that fingerprints an object without accessible parts, or None."""
     if isinstance(holder, np.ndarray):
         if holder.nbytes > _BYTES_AT_MOST:
             raise Unrecordable(
                 f"the program can read a NumPy array of {holder.nbytes / 1e6:.0f} MB, too much to compare "
                 "before every step: hold it in a tensor"
             )
-        # A masked array is read in parts: to fill it sets an attribute, which np.ma.masked refuses.
+        # A masked array is read in parts, because filling it sets an attribute, which np.ma.masked refuses.
         data, mask = np.ma.getdata, np.ma.getmask
         return lambda: (holder.shape, holder.dtype, *(hash(of(holder).tobytes()) for of in (data, mask)))
     if isinstance(holder, (set, frozenset)):
@@ -146,6 +146,6 @@ def fingerprint(holder: Any) -> Callable[[], Any] | None:
 
     try:
         take()
-    except Exception:  # a lock, a file, a generator: nothing to see
+    except Exception:  # a lock, a file, a generator: its state is not accessible
         return None
     return take

@@ -1,4 +1,4 @@
-"""Which calls of a loss run from a recording, and which run the program itself."""
+"""Decides which calls of a loss run from a recording, and which run the program itself."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from pyro_dvae.engine.compiler import NoCompiler
 from pyro_dvae.engine.following import BuiltIn, Unrecordable
 from pyro_dvae.engine.observing import Observation, observed
 from pyro_dvae.engine.step import CompiledGradient, CompiledStep, Gradient, Numerics, record_for
-from pyro_dvae.engine.surroundings import Seen, outside, same
+from pyro_dvae.engine.surroundings import Snapshot, global_settings, same
 from pyro_dvae.internals import TreeSpec, leaves_in_store, tree_flatten, tree_unflatten
 from pyro_dvae.programs.parameters import unconstrained
 from pyro_dvae.text import to_stderr
 
-_SHAPES_AT_MOST = 16  # recorded for one object: more would be recording, not training
-_SEEN_AT_MOST = 64  # shapes remembered; and changes of what the programs read
-_OFTEN = 1_000  # calls of a further shape from which on compiling it is paid back
+_SHAPES_AT_MOST = 16  # recordings of one loss; with more, recording would dominate the time
+_SEEN_AT_MOST = 64  # known shapes, and changes of what the programs read
+_OFTEN = 1_000  # calls of a further shape from which compiling saves time
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
 _CHANGING = (
     "shapes, numbers or tensors outside of the arguments keep changing (pass them as arguments, or change "
@@ -36,12 +36,12 @@ Step = CompiledStep | CompiledGradient
 
 @dataclass
 class Fast:
-    """A recorded call, and the parameters that must not have been replaced since.
+    """A recorded call, and the parameters that must not be replaced.
 
     :param gradient: the recording.
-    :param step: that runs it.
+    :param step: the step that runs it.
     :param stored: the parameters in the store, by name.
-    :param calls: so far operation by operation; None once it is compiled.
+    :param calls: number of uncompiled calls so far; None once it is compiled.
     """
 
     gradient: Gradient
@@ -49,39 +49,39 @@ class Fast:
     stored: dict[str, Tensor]
     calls: int | None
 
-    def acts(self) -> bool:
-        """Whether it acts on the parameters in the store and on the optimizer's own state."""
+    def valid(self) -> bool:
+        """Whether it uses the current parameters in the store and the optimizer's current state."""
         store = leaves_in_store()
         return self.step.valid() and all(store.get(name) is leaf for name, leaf in self.stored.items())
 
 
 @dataclass
 class _Shape:
-    """What is known of the calls of one shape.
+    """The state of the calls of one shape.
 
-    :param leaves: the unconstrained parameters that its last ordinary call had, by name; None before one.
-    :param seen: of the code that it ran.
+    :param leaves: the unconstrained parameters of the last ordinary call by name; None before it.
+    :param seen: the observation of that call.
     :param fast: recorded calls, one for each state of what the programs read.
-    :param missed: what was in their places when none of them applied.
-    :param plain: whether no more are to be recorded.
+    :param missed: snapshots of that state when no recorded call applied.
+    :param plain: whether further recordings are given up.
     """
 
     leaves: dict[str, Tensor] | None = None
     seen: Observation | None = None
     fast: list[Fast] = field(default_factory=list)
-    missed: list[Seen] = field(default_factory=list)
+    missed: list[Snapshot] = field(default_factory=list)
     plain: bool = False
 
 
 class Recordings:
-    """The recorded calls of a loss, made as its arguments and what it reads call for them.
+    """The recorded calls of a loss, one for each shape of arguments and state of what it reads.
 
     :param loss_and_grads: function of arguments that returns the loss and adds to the parameters' gradients.
-    :param programs: model, guide, bound: what it calls.
-    :param numerics: of the recordings.
-    :param build: makes of a recording, example tensors and whether to compile a step.
-    :param say: called with a text about what happens.
-    :param steps: whether a call is a training step, and not a loss alone.
+    :param programs: the model, guide and bound that it calls.
+    :param numerics: numerics of the recordings.
+    :param build: makes a step of a recording and example tensors, compiled or not.
+    :param say: called with progress messages.
+    :param steps: whether a call is a training step instead of only a loss.
     """
 
     def __init__(
@@ -100,13 +100,13 @@ class Recordings:
 
     def _forget(self) -> None:
         self._shapes: dict[tuple[Any, ...], _Shape] = {}
-        self._kept: list[Any] = []  # arguments that are known by identity
+        self._kept: list[Any] = []  # arguments that are identified by their id
         self._numbers_vary = True
         self._changes = 0
         self._warned = False
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what calls have shown: it holds for these objects and this process, and is found anew."""
+        """Leave out the state of calls, which is valid only for these objects in this process."""
         kept = ("_steps", "_loss_and_grads", "_programs", "_numerics", "_build", "_say")
         return {name: getattr(self, name) for name in kept}
 
@@ -116,13 +116,13 @@ class Recordings:
 
     @property
     def all(self) -> list[Fast]:
-        """The recorded calls that there are."""
+        """All recorded calls."""
         return [fast for shape in self._shapes.values() for fast in shape.fast]
 
     @property
     def constants(self) -> tuple[BuiltIn, ...]:
-        """The Python numbers that the recordings have built in."""
-        return tuple(dict.fromkeys(number for fast in self.all for number in fast.gradient.honest.numbers))
+        """The Python numbers that the recordings treat as constants."""
+        return tuple(dict.fromkeys(number for fast in self.all for number in fast.gradient.recording.numbers))
 
     def __call__(
         self,
@@ -133,10 +133,11 @@ class Recordings:
     ) -> Any:
         """Make one call: ``fast(step, tensors)`` from a recording, or ``ordinary()``.
 
-        :param ordinary: also returns whether the call was complete, so that the next may be recorded.
+        :param ordinary: returns the result, and whether the call was complete, so that the next may be
+            recorded.
         """
         leaves, spec = _flat(args, kwargs)
-        settings = outside()
+        settings = global_settings()
         if any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in leaves):
             settings = "an argument asks for a gradient (detach it, or train it as a Pyro parameter)"
         if isinstance(settings, str):
@@ -152,7 +153,7 @@ class Recordings:
                 found = self._recorded(shape, leaves, spec)
             except Unrecordable as error:
                 if self._numbers_vary and any(isinstance(leaf, float) for leaf in leaves):
-                    # Perhaps for a number that decides something: then each value is a shape of its own.
+                    # Perhaps a number controls the program: treat each value as a separate shape.
                     self._numbers_vary = False
                     return self(args, kwargs, ordinary, fast)
                 self._give_up(shape, error)
@@ -168,20 +169,20 @@ class Recordings:
         return result
 
     def _applying(self, shape: _Shape) -> Fast | None:
-        """Return the recorded call that would read what it read when it was recorded."""
+        """Return the recorded call for the current state of what the programs read, or None."""
         for fast in list(shape.fast):
-            if not fast.acts():
+            if not fast.valid():
                 shape.fast.remove(fast)
                 shape.leaves = None
-            elif fast.gradient.honest.surroundings.unchanged():
+            elif fast.gradient.recording.surroundings.unchanged():
                 return fast
         return None
 
     def _to_be_recorded(self, shape: _Shape) -> bool:
-        """Whether what the programs read is as it was at the last ordinary call, so that it may stay so."""
+        """Whether what the programs read is unchanged since the last ordinary call."""
         if shape.plain or shape.leaves is None:
             return False
-        present = [fast.gradient.honest.surroundings.present() for fast in shape.fast]
+        present = [fast.gradient.recording.surroundings.snapshot() for fast in shape.fast]
         before, shape.missed = shape.missed, present
         if len(before) == len(present) and all(map(same, before, present)):
             return True
@@ -209,20 +210,20 @@ class Recordings:
             elif type(leaf) in _PLAIN:
                 described.append((type(leaf), repr(leaf)))
             else:
-                described.append((type(leaf), id(leaf)))  # what it holds is among what the programs read
+                described.append((type(leaf), id(leaf)))  # its contents are among what the programs read
         return tuple(described)
 
     def _is_number(self, leaf: Any) -> bool:
         return self._numbers_vary and type(leaf) is float
 
     def _inputs(self, leaves: list[Any]) -> list[Tensor]:
-        """Return the arguments that may change, as tensors without gaps."""
+        """Return the arguments that may change, as contiguous tensors."""
         inputs = []
         for leaf in leaves:
             if isinstance(leaf, Tensor):
                 inputs.append(leaf.detach().contiguous())
             elif self._is_number(leaf):
-                # Without dimensions, so that it does not widen what it is combined with.
+                # A scalar tensor does not change the type of results.
                 inputs.append(torch.tensor(leaf, dtype=torch.float64))
         return inputs
 
@@ -259,7 +260,7 @@ class Recordings:
         return shape.fast[-1]
 
     def _prepared(self, fast: Fast, leaves: list[Any]) -> Step:
-        """Return the step to run: of a further shape it is compiled once it has come often."""
+        """Return the step to run; a further shape is compiled after many calls."""
         if fast.calls is not None:
             fast.calls += 1
             if fast.calls > _OFTEN:
@@ -290,7 +291,7 @@ class Recordings:
 
 
 def _flat(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], TreeSpec | int]:
-    """Return the leaves of the arguments and how they were arranged: for tensors alone, their number."""
+    """Return the leaves of the arguments and their structure (for tensors alone, their number)."""
     if not kwargs and all(isinstance(arg, Tensor) for arg in args):
         return list(args), len(args)
     return tree_flatten((args, kwargs))

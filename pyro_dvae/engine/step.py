@@ -17,23 +17,23 @@ from pyro_dvae.engine.compiler import Compiled, build, interpret
 from pyro_dvae.engine.following import Unrecordable, failing_as
 from pyro_dvae.engine.gradient import LossAndGrads, traced
 from pyro_dvae.engine.hashed_noise import Bits, draw_keys, hash_noise, hashed_bits, threefry_bits
-from pyro_dvae.engine.honesty import Honest, Verification, record_twice
 from pyro_dvae.engine.kernels import fuse_bernoulli_sums, use_bfloat16_products, use_plain_logarithms
 from pyro_dvae.engine.observing import Observation, undone
+from pyro_dvae.engine.verification import Recording, Verification, record_twice
 from pyro_dvae.random_state import forked
 
 NOISES: dict[str, Bits | None] = {"torch": None, "hashed": hashed_bits, "threefry": threefry_bits}
-STATES = 3  # tensors that Adam keeps of a parameter
+STATES = 3  # tensors in Adam's state of a parameter
 
 
 @dataclass(frozen=True)
 class Numerics:
     """How a recorded step computes.
 
-    :param noise: where random numbers come from. "torch": its generator, as in an ordinary step; "hashed": a
+    :param noise: the source of random numbers. "torch": its generator, as in an ordinary step; "hashed": a
         hash of counters (:mod:`pyro_dvae.engine.hashed_noise`); "threefry": JAX's generator. The
-        distributions are the same, the numbers are not, and a hash takes the least time.
-    :param bfloat16: round the factors of matrix products to bfloat16; weights and all else stay as they are.
+        distributions are the same, the numbers are not, and "hashed" is the fastest.
+    :param bfloat16: round only the factors of matrix products to bfloat16.
     """
 
     noise: str = "torch"
@@ -42,35 +42,35 @@ class Numerics:
 
 @dataclass(frozen=True)
 class Gradient:
-    """A recorded loss with its gradients, rewritten as its numerics ask.
+    """A recorded loss with its gradients, rewritten for its numerics.
 
     :param graph: (leaves, tensors[, keys]) → [loss, gradients].
-    :param leaves: those that get a gradient, in its order.
-    :param draws: how many keys a run wants; 0: there is no input for them.
-    :param honest: the program as it was recorded, and what it depended on.
+    :param leaves: the parameters that get a gradient, in the order of the gradients.
+    :param draws: number of keys of a run; if 0, the graph has no input for them.
+    :param recording: the recorded program, and what it depends on.
     :param coarse: whether its products are rounded.
     """
 
     graph: GraphModule
     leaves: tuple[Tensor, ...]
     draws: int
-    honest: Honest
+    recording: Recording
     coarse: bool = False
 
     def keys(self, device: torch.device) -> list[Tensor]:
-        """Return fresh keys from torch's generator, as the last input or none."""
+        """Return new keys from torch's generator as a list of the last input, or an empty list."""
         return [draw_keys(self.draws, device)] if self.draws else []
 
     def disagreement(self, tensors: Sequence[Tensor]) -> str | None:
-        """Run program and recording on the same random numbers; return in words how they differ, or None."""
-        return self.honest.disagreement(tensors)
+        """Run program and recording on the same random numbers; describe their difference, or return None."""
+        return self.recording.disagreement(tensors)
 
     def change(self, tensors: Sequence[Tensor]) -> str | None:
-        """Return in words what the program now computes in place of what, or None."""
-        return self.honest.change(tensors)
+        """Describe how the program differs from its recording, or return None."""
+        return self.recording.change(tensors)
 
     def loss(self, tensors: Sequence[Tensor], keys: Sequence[Tensor]) -> Tensor:
-        """Return the loss of the recording, which changes nothing."""
+        """Return the loss of the recording, without side effects."""
         with undone(), torch.no_grad():
             loss: Tensor = self.graph(*[leaf.detach() for leaf in self.leaves], *tensors, *keys)[0]
         return loss
@@ -86,22 +86,22 @@ def record_for(
 ) -> Gradient:
     """Record a loss and rewrite it.
 
-    :param programs: what ``loss_and_grads`` calls: model, guide, bound, and objects that are given to them.
-    :param observation: of an earlier run, if there was one.
-    :raises Unrecordable: see :func:`pyro_dvae.engine.honesty.record_twice`.
+    :param programs: the model, guide and bound that ``loss_and_grads`` calls, and objects passed to them.
+    :param observation: observation of an earlier run, if any.
+    :raises Unrecordable: see :func:`pyro_dvae.engine.verification.record_twice`.
     """
-    honest = record_twice(loss_and_grads, leaves, tensors, programs, observation)
-    graph = GraphModule(honest.graph, copy.deepcopy(honest.graph.graph))
+    recording = record_twice(loss_and_grads, leaves, tensors, programs, observation)
+    graph = GraphModule(recording.graph, copy.deepcopy(recording.graph.graph))
     fuse_bernoulli_sums(graph)
     use_plain_logarithms(graph)
     coarse = numerics.bfloat16 and use_bfloat16_products(graph) > 0
     bits = NOISES[checks.known("noise", numerics.noise, NOISES)]
     draws = 0 if bits is None else hash_noise(graph, bits)
-    return Gradient(graph, honest.leaves, draws, honest, coarse)
+    return Gradient(graph, recording.leaves, draws, recording, coarse)
 
 
 class CompiledGradient:
-    """Loss and gradients, compiled; the optimizer's part is the caller's.
+    """Compiled loss and gradients; the caller updates the parameters.
 
     :param compiled: False to run the graph operation by operation.
     """
@@ -109,7 +109,7 @@ class CompiledGradient:
     def __init__(self, gradient: Gradient, tensors: Sequence[Tensor], compiled: bool = True) -> None:
         self.leaves = gradient.leaves
         self.draws = gradient.draws
-        self.honest = gradient.honest
+        self.recording = gradient.recording
         self._gradient = gradient
         self._detached = [leaf.detach() for leaf in gradient.leaves]
         self._device = self._detached[0].device if self._detached else torch.device("cpu")
@@ -119,7 +119,7 @@ class CompiledGradient:
             self._run: Compiled = build(gradient.graph, example) if compiled else interpret(gradient.graph)
 
     def valid(self) -> bool:
-        """Whether the parameters are still those that it was compiled for."""
+        """Whether it was compiled for the current parameters."""
         return same_memory(self.leaves, self._detached)
 
     def _inputs(self, tensors: Sequence[Tensor], keys: Tensor | None) -> list[Tensor]:
@@ -129,7 +129,7 @@ class CompiledGradient:
     def __call__(self, tensors: Sequence[Tensor], keys: Tensor | None = None) -> list[Tensor]:
         """Return the loss and the gradients of the leaves.
 
-        :param keys: of the noise [draws, 2]; from torch's generator where omitted.
+        :param keys: keys of the noise [draws, 2]; by default from torch's generator.
         """
         inputs = self._inputs(tensors, keys)
         expected = self._verified.before(tensors, inputs[len(self.leaves) + len(tensors) :])
@@ -139,14 +139,14 @@ class CompiledGradient:
 
 
 class CompiledStep:
-    """Loss, gradients and the update of Adam as one compiled function; nothing is read back from the device.
+    """Loss, gradients and Adam's update as one compiled function that reads nothing back from the device.
 
-    Parameters and optimizer states are changed in place, so they stay up to date.
+    It changes parameters and optimizer states in place.
 
     :param gradient: the recorded loss.
     :param slots: one for each of its leaves.
     :param tensors: example arguments.
-    :param clip_norm: largest norm of all gradients together.
+    :param clip_norm: largest joint norm of all gradients.
     :param compiled: False to run the graph operation by operation.
     :raises NoCompiler: the compiler is missing or fails.
     """
@@ -162,7 +162,7 @@ class CompiledStep:
         self._adams = Adams(slots)
         self.leaves = gradient.leaves
         self.draws = gradient.draws
-        self.honest = gradient.honest
+        self.recording = gradient.recording
         self._gradient = gradient
         self._verified = Verification(gradient)
         with forked():
@@ -181,10 +181,10 @@ class CompiledStep:
         return [*self._adams.fixed, self._adams.sizes(), *tensors, *noise[: self.draws]]
 
     def __call__(self, tensors: Sequence[Tensor], keys: Tensor | None = None) -> Tensor:
-        """Take a step; return the loss, on the device.
+        """Take a step; return the loss on the device.
 
-        :param tensors: the arguments, of the shapes of the examples.
-        :param keys: of the noise [draws, 2]; from torch's generator where omitted.
+        :param tensors: the arguments, with the shapes of the examples.
+        :param keys: keys of the noise [draws, 2]; by default from torch's generator.
         """
         inputs = self._inputs(tensors, keys)
         expected = self._verified.before(tensors, inputs[len(inputs) - bool(self.draws) :])
@@ -194,11 +194,11 @@ class CompiledStep:
 
 
 class CompiledUpdate:
-    """The update of Adam for gradients that come from elsewhere, as one compiled function.
+    """Adam's update for given gradients, as one compiled function.
 
     :param slots: one for each parameter.
-    :param places: where the loss and the gradients will lie.
-    :param clip_norm: largest norm of all gradients together.
+    :param places: memory of the loss and the gradients.
+    :param clip_norm: largest joint norm of all gradients.
     :param compiled: False to run the graph operation by operation.
     :raises NoCompiler: the compiler is missing or fails.
     """
@@ -218,13 +218,12 @@ class CompiledUpdate:
         return self._adams.valid()
 
     def __call__(self) -> None:
-        """Make the step of what lies in the places."""
+        """Take the step for the gradients in the places."""
         self._run([*self._fixed, self._adams.sizes()])
 
 
 def record_update(step: Callable[..., list[Tensor]], inputs: Sequence[Tensor]) -> GraphModule:
-    """Return a step as one graph of its inputs; they stay as they are."""
-    # On copies, so that recording takes no step.
+    """Record a step as one graph, on copies of its inputs, so that recording takes no step."""
     with failing_as(Unrecordable), undone(), torch.no_grad():
         copies = [tensor.clone() for tensor in inputs]
         return traced(step, *copies)
@@ -251,7 +250,7 @@ def update_alone(slots: Sequence[Slot], clip_norm: float | None) -> Callable[...
     def change(*given: Tensor) -> list[Tensor]:
         leaves, flat = given[:count], given[count : (1 + STATES) * count]
         loss, *gradients, sizes = given[(1 + STATES) * count :]
-        # A loss that is no number changes no weight.
+        # A non-finite loss changes no parameter.
         good = torch.isfinite(loss).all()
         gradients = [torch.where(good, gradient, 0.0) for gradient in gradients]
         sizes = torch.where(good, sizes, sizes.new_tensor([0.0, 0.0, 1.0]))

@@ -1,4 +1,4 @@
-"""What a recorded program has taken from its surroundings: numbers and tensors that nobody passed in."""
+"""What a recorded program reads from its surroundings: numbers and tensors that are not arguments."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from pyro_dvae.internals import devices_of_modes, handlers, hooks, setting
 _SETTINGS = [setting(name) for name in pyro.settings.get() if not name.startswith("validate")]
 
 
-class Seen(NamedTuple):
-    """What is in the places of a program: their values, contents of what is opaque, states of tensors."""
+class Snapshot(NamedTuple):
+    """The contents of the places of a program: values, fingerprints of opaque objects, states of tensors."""
 
     values: list[Any]
     prints: list[Any]
     states: list[Any]
 
 
-def same(then: Seen, now: Seen, ignored: Container[int] = ()) -> bool:
-    """Whether the same is there, but for the values at some positions."""
+def same(then: Snapshot, now: Snapshot, ignored: Container[int] = ()) -> bool:
+    """Whether two snapshots are equal, apart from ignored values."""
     if then.states != now.states or then.prints != now.prints or len(then.values) != len(now.values):
         return False
     pairs = enumerate(zip(then.values, now.values, strict=True))
@@ -39,12 +39,13 @@ def same(then: Seen, now: Seen, ignored: Container[int] = ()) -> bool:
 
 
 class Surroundings:
-    """The places that a program has read, or could have read by the names that its code mentions.
+    """The places that a program may have read, by the names in its code.
 
-    They are found from the code and the objects that a run had (:mod:`pyro_dvae.engine.observing`):
-    closures, globals, attributes of objects, of their classes and modules, entries of containers, arrays and
-    the states of generators. :meth:`unchanged` compares them with what was there when the recording was made.
-    Tensors that are changed in place need no such care: a recording reads them anew.
+    They are found from the code and the objects of a run (:mod:`pyro_dvae.engine.observing`): closures,
+    globals, attributes of objects, of their classes and modules, entries of containers, arrays and the states
+    of generators.
+    :meth:`unchanged` compares them with their contents at the time of the recording. In-place changes of
+        tensors are no problem, because a recording reads tensors at every run.
 
     :param roots: the programs, and objects given to them.
     :param observation: of a run; None where there was none yet: then all that could be found is taken.
@@ -61,18 +62,18 @@ class Surroundings:
         self._tensors += [leaf for leaf in leaves if id(leaf) not in known]
         self._ignored: set[int] = set()
         self._reads = [read for read, _ in self._readers]
-        self._then = self.present()
+        self._then = self.snapshot()
 
-    def present(self) -> Seen:
-        """Return what is in the places now."""
-        return Seen(
+    def snapshot(self) -> Snapshot:
+        """Return the current contents of the places."""
+        return Snapshot(
             [*chain.from_iterable(self._read())], [take() for take, _ in self._opaque], _states(self._tensors)
         )
 
     def unchanged(self) -> bool:
-        """Whether all that the recorded program has read is still what it was."""
-        with suppress(KeyError):  # quickly, as this is done before every step
-            # A container's length is its first value: where one has grown or shrunk, that differs.
+        """Whether everything that the recorded program has read is unchanged."""
+        with suppress(KeyError):  # a fast check, because it runs before every step
+            # The first value of a container is its length, so that a change of it is noticed.
             now = chain.from_iterable([read() for read in self._reads])
             if (
                 all(map(operator.is_, self._then.values, now))
@@ -80,21 +81,21 @@ class Surroundings:
                 and [take() for take, _ in self._opaque] == self._then.prints
             ):
                 return True
-        present = self.present()
+        present = self.snapshot()
         if not same(self._then, present, self._ignored):
             return False
         self._then = present
         return True
 
-    def settle(self) -> None:
-        """Look at what runs of the program have changed since this was made: numbers are refused.
+    def refuse_changes(self) -> None:
+        """Refuse changes of numbers by runs of the program since this object was made.
 
-        Tensors and objects that the program replaces are left out from now on: whether it reads them shows in
-        the recorded graph.
+        Tensors and objects that the program replaces are ignored from now on; the recorded graph shows
+        whether it reads them.
 
-        :raises Unrecordable: the program itself changes a number, a text, a container's length, a generator.
+        :raises Unrecordable: the program changes a number, a text, a container's length or a generator.
         """
-        then, now = self._then, self.present()
+        then, now = self._then, self.snapshot()
         for (_, holder), a, b in zip(self._opaque, then.prints, now.prints, strict=True):
             if a != b:
                 raise Unrecordable(f"the program itself changes an object of type {type(holder).__name__}")
@@ -108,16 +109,16 @@ class Surroundings:
                     "in a tensor that is changed in place"
                 )
             self._ignored.add(number)
-        # The state of a generator that the program leaves alone may be moved by others.
+        # Others may advance a generator that the program does not use.
         self._opaque = [each for each in self._opaque if not isinstance(each[1], GENERATORS)]
         self._tensors = [
             tensor for tensor, a, b in zip(self._tensors, then.states, now.states, strict=True) if a == b
         ]
-        self._then = self.present()
+        self._then = self.snapshot()
 
     @contextmanager
-    def put_back(self) -> Iterator[None]:
-        """Put back numbers, texts, tensors and states of generators that the body replaces."""
+    def restored(self) -> Iterator[None]:
+        """Restore numbers, texts, tensors and states of generators that the body replaces."""
         then = self._read()
         states = [(holder, generator_state(holder)) for _, holder in self._opaque]
         try:
@@ -132,7 +133,7 @@ class Surroundings:
                 set_generator_state(holder, state)
 
     def _read(self) -> list[list[Any]]:
-        """Return what every reader reads, also where an entry has been deleted."""
+        """Return the values of every reader, also if an entry was deleted."""
         found = []
         for read, _ in self._readers:
             try:
@@ -143,7 +144,7 @@ class Surroundings:
         return found
 
     def _labels(self) -> list[str]:
-        """Return the name of every place; one stands for all entries of a container."""
+        """Return the label of every place; all entries of a container have the same label."""
         return [
             labels[n] if len(labels) > 1 else labels[0]
             for (_, labels), values in zip(self._readers, self._read(), strict=True)
@@ -185,8 +186,8 @@ def _memory(tensor: Tensor) -> int | None:
         return None
 
 
-def outside() -> tuple[Any, ...] | str:
-    """Return the settings of torch and Pyro that a step depends on; or in words why it must be ordinary."""
+def global_settings() -> tuple[Any, ...] | str:
+    """Return the settings of torch and Pyro that a step depends on, or a text why it cannot be compiled."""
     if present := handlers():
         kinds = ", ".join(type(handler).__name__ for handler in present)
         return f"the step is taken inside Pyro's effect handlers ({kinds})"

@@ -1,4 +1,4 @@
-"""A drop-in for ``pyro.infer.SVI`` whose whole step is recorded once and compiled."""
+"""A drop-in replacement of ``pyro.infer.SVI`` whose whole step is recorded once and compiled."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class CompiledSVI(SVI):
         checks.optional(checks.program, "loss_and_grads", loss_and_grads)
         checks.optional(checks.program, "say", say)
         if loss_and_grads is None and not isinstance(loss, ELBO):
-            loss_and_grads = functools.partial(_with_backward, loss)  # Pyro's own has no pickle
+            loss_and_grads = functools.partial(_with_backward, loss)  # Pyro's own cannot be pickled
         super().__init__(model, guide, optim, loss, loss_and_grads=loss_and_grads, **kwargs)
         self.numerics = Numerics(
             checks.known("generator", generator, NOISES), checks.flag("bfloat16", bfloat16)
@@ -95,7 +95,7 @@ class CompiledSVI(SVI):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Give the optimizer's state in two ways: by modules' parameters, and by the names in the store."""
+        """Store the optimizer's state twice: by modules' parameters, and by the names in the param store."""
         optim = copy.copy(self.optim)
         make_picklable(optim.optim_objs)
         named = {name: state for name, state in optim.get_state().items() if name is not None}
@@ -134,7 +134,7 @@ class CompiledSVI(SVI):
         return self._recordings(args, kwargs, lambda: self._ordinary(args, kwargs), self._take)
 
     def _ordinary(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, bool]:
-        """Take the step of SVI, but for one whose loss is no number: that changes no weight."""
+        """Take the step of SVI, unless the loss is not finite: then no parameter changes."""
         with poutine.trace(param_only=True) as capture:
             loss = self.loss_and_grads(self.model, self.guide, *args, **kwargs)
         leaves = {unconstrained(site["value"]) for site in capture.trace.nodes.values()}
@@ -163,7 +163,7 @@ class CompiledSVI(SVI):
         loss, *gradients = step(tensors)
         good = torch.isfinite(loss).all()
         for leaf, gradient in zip(step.leaves, gradients, strict=True):
-            leaf.grad = torch.where(good, gradient, 0.0)  # a loss that is no number changes no weight
+            leaf.grad = torch.where(good, gradient, 0.0)  # a non-finite loss changes no parameter
         with torch.enable_grad():
             self.optim(list(step.leaves))
         zero_grads(step.leaves)
@@ -171,7 +171,7 @@ class CompiledSVI(SVI):
 
 
 def _with_backward(loss: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Evaluate a loss function and add its gradients, as ``SVI`` does for functions."""
+    """Evaluate a loss function and accumulate its gradients, as ``SVI`` does for functions."""
     value = loss(*args, **kwargs)
     if getattr(value, "requires_grad", False):
         value.backward(retain_graph=True)

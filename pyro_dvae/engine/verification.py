@@ -1,15 +1,16 @@
-"""When a recording may be used again: what it depends on is known, and it is compared with its program.
+"""Checks whether a recording stands for its program, before its first use and during training.
 
-A recording freezes what the program took from its surroundings. It is made in five parts:
+A recording freezes everything that the program reads from its surroundings. It is made and checked in five
+steps:
 
-1. The loss is recorded. The recorder refuses what it can see at once: values that are read back, draws from
-   Python's random streams, gradients that go elsewhere, arguments that are changed in place.
-2. The program is run as it is, while someone looks on: that gives the places that it may have read
-   (:mod:`pyro_dvae.engine.surroundings`), and a loss and gradients that those of the recording must equal.
-3. It is recorded again: later, on other rows and other random numbers. A number that differs between the two
-   is one that the program moves, or has read from the data in a way that nobody saw.
-4. What the runs have changed among those places is refused, and put back.
-5. Later, now and then, the same comparison is made again (:class:`Verification`).
+1. Record the loss. The recorder refuses what it can detect directly: reads of tensor values, draws from
+   Python's random streams, gradients for other tensors, in-place changes of arguments.
+2. Run the program under observation. This finds the places that it may have read
+   (:mod:`pyro_dvae.engine.surroundings`), and a loss and gradients that the recording must reproduce.
+3. Record the program again, on other rows and other random numbers. If a number differs between the
+   recordings, the program changes it, or reads it from the data in an undetected way.
+4. Refuse changes of those places by the runs, and undo them.
+5. Repeat the comparison of step 2 after some of the training steps (:class:`Verification`).
 """
 
 from __future__ import annotations
@@ -31,20 +32,20 @@ from pyro_dvae.engine.surroundings import Surroundings
 from pyro_dvae.errors import CompiledStepError
 from pyro_dvae.random_state import forked
 
-_TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-5}  # the operations are the same: most often 0
-_COARSE = 0.02  # in other types
+_TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-5}  # errors are usually 0: the operations are the same
+_COARSE = 0.02  # for other types
 _OTHER_SEED = 20_151_125
 
 
 @dataclass(frozen=True)
-class Honest:
-    """A recorded loss as it is, before it is rewritten for speed, and where it came from.
+class Recording:
+    """A recorded loss before it is rewritten for speed, with its program.
 
     :param graph: (leaves, tensors) → [loss, gradients]; it draws the numbers that the program would draw.
     :param leaves: the parameters that get a gradient.
     :param loss_and_grads: the program.
-    :param surroundings: what the program has read, as it was.
-    :param numbers: those that are built in.
+    :param surroundings: the values that the program has read.
+    :param numbers: the Python numbers that became constants.
     """
 
     graph: GraphModule
@@ -54,17 +55,17 @@ class Honest:
     numbers: tuple[BuiltIn, ...]
 
     def disagreement(self, tensors: Sequence[Tensor]) -> str | None:
-        """Run program and recording on the same random numbers; return in words how they differ, or None."""
-        with self.surroundings.put_back():
+        """Run program and recording on the same random numbers; describe their difference, or return None."""
+        with self.surroundings.restored():
             wrong = _disagreement(self.loss_and_grads, self.graph, self.leaves, tensors)
             try:
-                self.surroundings.settle()  # what the program replaces is another object now
+                self.surroundings.refuse_changes()  # accepts objects that the program replaces
             except Unrecordable as error:
                 return str(error)
         return wrong
 
     def change(self, tensors: Sequence[Tensor]) -> str | None:
-        """Record again; return in words what the program now computes in place of what, or None."""
+        """Record again; describe how the program differs from its recording, or return None."""
         try:
             found = record_gradient(self.loss_and_grads, self.leaves, tensors)
         except Unrecordable as error:
@@ -78,17 +79,18 @@ def record_twice(
     tensors: Sequence[Tensor],
     programs: Sequence[Any],
     observation: Observation | None = None,
-) -> Honest:
-    """Record a loss and its gradients, and make sure that the recording stands for the program.
+) -> Recording:
+    """Record a loss and its gradients, and check that the recording stands for the program.
 
     :param loss_and_grads: function of the tensors that returns the loss and adds to the leaves' gradients.
     :param leaves: unconstrained parameters.
     :param tensors: example arguments.
-    :param programs: model, guide, loss, and other objects that are given to them.
-    :param observation: of an earlier run, which shows what may have to be put back after the recordings.
-    :raises Unrecordable: the program cannot be recorded, or changes what it depends on; says where.
+    :param programs: model, guide, loss, and objects passed to them.
+    :param observation: observation of an earlier run, which shows what to restore after the recordings.
+    :raises Unrecordable: the program cannot be recorded, or changes what it depends on; the message says
+        where.
     """
-    with Surroundings(programs, observation).put_back():
+    with Surroundings(programs, observation).restored():
         first = record_gradient(loss_and_grads, leaves, tensors)
         with failing_as(Unrecordable):
             with observed() as seen:
@@ -98,12 +100,12 @@ def record_twice(
             second = record_gradient(loss_and_grads, leaves, _other_rows(tensors))
         changed = difference(first.graph, second.graph)
         wrong = _disagreement(loss_and_grads, first.graph, first.leaves, tensors)
-        surroundings.settle()
+        surroundings.refuse_changes()
         if changed is not None or len(first.leaves) != len(second.leaves):
             raise Unrecordable(f"the program computes something different in every run: {changed}")
         if wrong is not None:
             raise Unrecordable(wrong)
-    return Honest(first.graph, first.leaves, loss_and_grads, surroundings, first.numbers)
+    return Recording(first.graph, first.leaves, loss_and_grads, surroundings, first.numbers)
 
 
 def _disagreement(
@@ -127,7 +129,7 @@ def _disagreement(
 
 
 def close(found: Tensor, expected: Tensor, tolerance: float = 0.0) -> bool:
-    """Whether two results differ by rounding at most, by norm; NaN equals NaN."""
+    """Whether two results differ only by rounding, in norm; NaN equals NaN."""
     allowed = max(tolerance, _TOLERANCES.get(expected.dtype, _COARSE))
     error, scale = (found.double() - expected.double()).norm(), expected.double().norm()
     finite = bool(torch.isfinite(error))
@@ -137,7 +139,7 @@ def close(found: Tensor, expected: Tensor, tolerance: float = 0.0) -> bool:
 
 
 def _other_rows(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Return valid arguments with other values: rows in another order, some twice; smaller numbers."""
+    """Return valid arguments with other values: rows in another order, some repeated; smaller numbers."""
     others = []
     for tensor in tensors:
         if tensor.dim() and len(tensor) > 1:
@@ -149,35 +151,35 @@ def _other_rows(tensors: Sequence[Tensor]) -> list[Tensor]:
     return others
 
 
-_SHARE = 0.001  # of the time since the recording; looking for changes takes more
-_COMPILED, _ROUNDED = 1e-3, 0.05  # allowed difference of compiled code; where products are rounded
+_SHARE = 0.001  # of the time since the recording
+_COMPILED, _ROUNDED = 1e-3, 0.05  # allowed difference of compiled code, and of rounded products
 
 
 class Compared(Protocol):
-    """A recorded loss beside its program: :class:`pyro_dvae.engine.step.Gradient`, or several of them."""
+    """A recorded loss and its program: :class:`pyro_dvae.engine.step.Gradient`, or several of them."""
 
     @property
     def coarse(self) -> bool:
         """Whether products are rounded."""
 
     def disagreement(self, tensors: Sequence[Tensor]) -> str | None:
-        """Return in words how program and recording differ on the same random numbers, or None."""
+        """Describe how program and recording differ on the same random numbers, or return None."""
 
     def change(self, tensors: Sequence[Tensor]) -> str | None:
-        """Return in words what the program now computes in place of what, or None."""
+        """Describe how the program differs from its recording, or return None."""
 
     def loss(self, tensors: Sequence[Tensor], keys: Sequence[Tensor]) -> Tensor:
-        """Return the loss of the recording, which changes nothing."""
+        """Return the loss of the recording, without side effects."""
 
 
 class Verification:
-    """Compares a compiled step with its program at steps 1, 10, 100, 1,000, and further while time allows.
+    """Compares a compiled step with its program at steps 1, 10, 100, 1,000, and later if time allows.
 
-    The program is run on the present data and parameters, with the random numbers that the recorded step
-    would draw; random streams, gradients, parameters and buffers are afterwards as before. All comparisons
-    together take at most 0.1 % of the time, but for those four.
+    The program runs on the current data and parameters, with the random numbers that the recorded step would
+    draw. Random streams, gradients, parameters and buffers are restored. Apart from the first four,
+    comparisons take at most 0.1 % of the time.
 
-    :param compared: the recorded loss, and its program.
+    :param compared: the recorded loss and its program.
     """
 
     def __init__(self, compared: Compared) -> None:
@@ -196,16 +198,16 @@ class Verification:
         return self._last > 0 and self._spent + self._last < _SHARE * elapsed
 
     def before(self, tensors: Sequence[Tensor], keys: Sequence[Tensor]) -> Tensor | None:
-        """Compare where it is due; return the loss that the compiled step must give.
+        """Compare if it is due, and return the loss that the compiled step must give.
 
         :param tensors: arguments of the step.
-        :param keys: of its noise, or none.
-        :raises CompiledStepError: the program gives other numbers.
+        :param keys: keys of its noise, if any.
+        :raises CompiledStepError: the program gives other values.
         """
         if not self._due():
             return None
         began = time.perf_counter()
-        # At first it has just been recorded, and compared.
+        # The first step was compared when it was recorded.
         wrong = self._compared.disagreement(tensors) if self._steps > 1 else None
         if wrong is not None:
             raise self._error(wrong, self._compared.change(tensors))

@@ -1,4 +1,4 @@
-"""The steps of several models side by side, compiled from what each of them records."""
+"""Joint training steps of several models, compiled from a recording of each."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from pyro_dvae.engine import Unrecordable
-from pyro_dvae.engine.batched import BatchedStep, Side, lift, require_same_program
+from pyro_dvae.engine.batched import BatchedStep, ModelRecording, lift, require_same_program
 from pyro_dvae.engine.gradient import constants
-from pyro_dvae.engine.honesty import Honest
 from pyro_dvae.engine.step import Gradient, record_for
+from pyro_dvae.engine.verification import Recording
 from pyro_dvae.errors import InputError
 from pyro_dvae.training.compiled_steps import Keys
 from pyro_dvae.training.many_state import ManyState
@@ -22,35 +22,35 @@ from pyro_dvae.training.stacked import Member, stack
 
 
 class BatchedSteps:
-    """Steps on the stacked tensors of ``state``, compiled for each number of rows when it first comes.
+    """Steps on the stacked tensors of ``state``, compiled when a number of rows first occurs.
 
-    ``seconds`` is what compiling took so far.
+    ``seconds`` is the time that compiling took so far.
 
-    :param keys: of the noise of each model.
+    :param keys: the noise keys of each model.
     """
 
     def __init__(self, state: ManyState, settings: Settings, keys: Sequence[Keys]) -> None:
         self._state, self._settings, self._keys = state, settings, keys
-        self._honest: list[Honest] = []
+        self._recordings: list[Recording] = []
         self._steps: dict[int, BatchedStep] = {}
         self._adam: list[tuple[Any, ...]] = []
-        self._columns: list[int] = []  # of the parameters that get a gradient
+        self._columns: list[int] = []  # parameters with a gradient
         self.seconds = 0.0
 
     def begin_epoch(self) -> None:
-        """Forget the steps if a number that they have built in has changed."""
+        """Discard the steps if a constant that they contain has changed."""
         adam = [each.frozen for each in self._state.updates[0].slots() or ()]
-        if adam != self._adam or not all(each.surroundings.unchanged() for each in self._honest):
+        if adam != self._adam or not all(each.surroundings.unchanged() for each in self._recordings):
             self._steps.clear()
-            self._honest.clear()
+            self._recordings.clear()
         self._adam = adam
 
     def take(self, batch: Sequence[Tensor], rates: Tensor, position: int) -> Tensor:
         """Take a step of every model; return their losses [E].
 
-        :param batch: the parts of a batch of each, [E, B, ...].
-        :param rates: learning rates, [E, parameters that are trained].
-        :param position: of the batch in its epoch, which decides the noise.
+        :param batch: the parts of a batch for each model, [E, B, ...].
+        :param rates: learning rates, [E, trained parameters].
+        :param position: position of the batch in its epoch, which determines the noise.
         """
         rows = batch[0].shape[1]
         if rows not in self._steps:
@@ -78,7 +78,7 @@ class BatchedSteps:
             self._recorded(member, [x[number] for x in batch]) for number, member in enumerate(state.members)
         ]
         first = recorded[0]
-        self._honest += [each.honest for each in recorded]
+        self._recordings += [each.recording for each in recorded]
         built_in = [list(constants(each.graph).items()) for each in recorded]
         for number, other in enumerate(recorded[1:], start=1):
             require_same_program(first.graph, other.graph, f"pairs[{number}]")
@@ -112,7 +112,7 @@ class BatchedSteps:
             self._keys_at(0, first.draws),
             self._settings.clip_norm,
             [
-                Side(each.honest, member.with_store)
+                ModelRecording(each.recording, member.with_store)
                 for each, member in zip(recorded, state.members, strict=True)
             ],
             state.to_models,

@@ -1,4 +1,4 @@
-"""Mini-batches of training: rows in each epoch's order, on the device, transformed."""
+"""Mini-batches of training: rows in the order of each epoch, moved to the device and transformed."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from pyro_dvae.training.settings import Settings
 
 
 def device_for(model: Any, guide: Any, data: torch.device, device: torch.device | str | None) -> torch.device:
-    """Return where batches go: to ``device``, else to the modules' first parameter, else they stay."""
+    """Return the device of batches: ``device``, else the modules' first parameter's, else the data's."""
     if device is not None:
         chosen = checks.device("device", device)
     else:
         held = [part for module in modules_of(model, guide).values() for part in module.parameters()]
         chosen = held[0].device if held else data
     if chosen.type == "cuda":
-        torch.cuda.init()  # so that draws there are forked too
+        torch.cuda.init()  # so that its random stream is forked, too
     return chosen
 
 
 class Cut(NamedTuple):
-    """A batch as model and guide take it: this process's rows, how many the batch has, the share of these."""
+    """The rows of a batch on this process, the size of the whole batch, and the share of these rows in it."""
 
     rows: tuple[Tensor, ...]
     size: int
@@ -44,9 +44,9 @@ class Cut(NamedTuple):
 
 
 class Batches(ABC):
-    """The batches of each epoch. ``compiled`` is the transform, where it draws noise and is compiled.
+    """The batches of each epoch. ``compiled`` is the transform if it draws noise and is compiled.
 
-    :param device: where they go.
+    :param device: the device of the batches.
     """
 
     def __init__(self, settings: Settings, seed: int, device: torch.device) -> None:
@@ -56,12 +56,12 @@ class Batches(ABC):
     @property
     @abstractmethod
     def length(self) -> int | None:
-        """How many an epoch has; None where that is not known."""
+        """The number of batches of an epoch; None if it is unknown."""
 
     @property
     @abstractmethod
     def size(self) -> int:
-        """How many rows most of them have."""
+        """The usual number of rows of a batch."""
 
     @abstractmethod
     def example(self) -> tuple[Tensor, ...]:
@@ -69,7 +69,7 @@ class Batches(ABC):
 
     @abstractmethod
     def epoch(self, epoch: int, position: int) -> Iterator[Cut]:
-        """Yield the batches of an epoch (from 0), from a position on."""
+        """Yield the batches of an epoch (from 0), starting at a position."""
 
     @property
     def as_given(self) -> bool:
@@ -92,9 +92,9 @@ class Batches(ABC):
 
 
 class CutRows(Batches):
-    """Batches cut from rows that have numbers, in an order that is a function of seed and epoch.
+    """Batches of indexable rows, in an order that is a function of seed and epoch.
 
-    :param drop_last: leave out the rows of an epoch that do not fill a batch.
+    :param drop_last: leave out the last rows of an epoch if they do not fill a batch.
     """
 
     def __init__(
@@ -109,12 +109,12 @@ class CutRows(Batches):
 
     @property
     def length(self) -> int:
-        """How many an epoch has."""
+        """The number of batches of an epoch."""
         return self._count
 
     @property
     def size(self) -> int:
-        """How many rows all but the last have."""
+        """The number of rows of every batch but the last."""
         return self._settings.batch_size
 
     def example(self) -> tuple[Tensor, ...]:
@@ -122,7 +122,7 @@ class CutRows(Batches):
         return self._data.take(slice(0, self._settings.batch_size))
 
     def epoch(self, epoch: int, position: int) -> Iterator[Cut]:
-        """Yield the batches of an epoch; a process without rows of one looks at its first."""
+        """Yield the batches of an epoch; a process without rows of its own gets the first, with share 0."""
         order = epoch_order(len(self._data), self.seed, epoch).to(self._data.device)
         for number in range(position, self._count):
             start = number * self.size
@@ -142,25 +142,25 @@ class FromLoader(Batches):
 
     @property
     def length(self) -> int | None:
-        """How many an epoch has, where the loader says so."""
+        """The number of batches of an epoch, if the loader knows it."""
         return self.stream.length
 
     @property
     def size(self) -> int:
-        """How many rows the first has."""
+        """The number of rows of the first batch."""
         return len(self._example[0])
 
     def example(self) -> tuple[Tensor, ...]:
-        """Return the first batch of an iteration of its own."""
+        """Return the first batch of a separate iteration."""
         return self._example
 
     def epoch(self, epoch: int, position: int) -> Iterator[Cut]:
-        """Yield the batches that are left of an epoch: the loader has gone to its place before."""
+        """Yield the remaining batches of an epoch; the loader is already at its place."""
         for number, rows in enumerate(self.stream, start=position):
             yield Cut(self._as_taken(rows, epoch, number), len(rows[0]), 1.0)
 
     def go_on(self, run: Run) -> None:
-        """Go to where a resumed run has stopped; else begin its epoch again, and say so once."""
+        """Continue at the place of a resumed run if the loader can, else restart the epoch and warn."""
         if run.place is not None and self.stream.keeps_its_place:
             self.stream.go_to(run.place)
         elif run.record.position:
@@ -182,7 +182,7 @@ def batches_of(
 ) -> CutRows | FromLoader:
     """Return the batches of rows, or of a loader.
 
-    :raises InputError: of a loader, several processes or ``drop_last`` are asked for.
+    :raises InputError: a loader is given with several processes or ``drop_last``.
     """
     if isinstance(data, Data):
         return CutRows(data, settings, seed, device, drop_last, ranks)
@@ -194,12 +194,12 @@ def batches_of(
 
 
 def keeps_its_place(batches: Batches) -> TypeGuard[FromLoader]:
-    """Whether these are the batches of a loader that can say where it is."""
+    """Whether these are the batches of a loader with a ``state_dict``."""
     return isinstance(batches, FromLoader) and batches.stream.keeps_its_place
 
 
 class Epoch:
-    """The mini-batches of one epoch, in their order; a resumed epoch continues where it was stopped."""
+    """The mini-batches of one epoch, in order; a resumed epoch continues where it stopped."""
 
     def __init__(self, run: Run, batches: Batches, files: RunFiles, progress: Progress):
         self.index = run.finished
@@ -211,7 +211,6 @@ class Epoch:
         return self.index + 1
 
     def __len__(self) -> int:
-        """Return the number of mini-batches of a whole epoch."""
         if self._batches.length is None:
             raise TypeError("the loader does not say how many batches it has")
         return self._batches.length
@@ -224,7 +223,7 @@ class Epoch:
         try:
             while True:
                 self._files.stop_if_requested()
-                cut = next(cuts, None)  # after the look, as what it draws is this batch's
+                cut = next(cuts, None)  # after the check, because its random draws belong to this batch
                 if cut is None:
                     break
                 record.hand_out(cut.size, cut.share)

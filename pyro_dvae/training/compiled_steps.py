@@ -1,4 +1,4 @@
-"""The trainer's steps as compiled functions, with noise that is a function of seed, epoch and position."""
+"""The trainer's compiled steps, with noise that is a function of seed, epoch and position."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from pyro_dvae.engine import NoCompiler, Unrecordable, record
 from pyro_dvae.engine.compiler import Compiled, build, interpret
 from pyro_dvae.engine.hashed_noise import draw_keys, hash_noise
 from pyro_dvae.engine.step import CompiledGradient, CompiledStep, CompiledUpdate, Numerics, record_for
-from pyro_dvae.engine.surroundings import outside
+from pyro_dvae.engine.surroundings import global_settings
 from pyro_dvae.random_state import derived_seed
 from pyro_dvae.training.update import Update
 
-WORTH_IT = 5_000  # steps from which on compiling is paid back where nobody said: see docs/performance.md
+WORTH_IT = 5_000  # number of steps from which compiling saves time by default: see docs/performance.md
 _SHAPES_AT_MOST = 16
 _STEPS_AT_ONCE = 1_000
 
 
 class Keys:
-    """The keys of hashed noise for the steps of a run; an epoch's are drawn together, from its seed.
+    """The keys of hashed noise for the steps of a run; those of an epoch are drawn together from its seed.
 
-    :param steps: of an epoch; None where that is not known: then the keys of a thousand are drawn together.
+    :param steps: steps of an epoch; if None (unknown), the keys of a thousand steps are drawn together.
     """
 
     def __init__(self, seed: int, purpose: str, steps: int | None, device: torch.device) -> None:
@@ -49,15 +49,15 @@ class Keys:
 
 @dataclass(frozen=True)
 class Training:
-    """What a compiled step is made of.
+    """The parts of a compiled step.
 
-    :param programs: model, guide and bound: what may read numbers that a recording freezes.
+    :param programs: model, guide and bound, which may read numbers that a recording freezes.
     :param loss: the differentiable loss of a batch, in nats, summed over it.
-    :param update: of the parameters. Adam is compiled with the gradient; another optimizer, or one of several
-        batches together, is called.
-    :param clip_norm: largest norm of all gradients together.
-    :param rows: returns what :meth:`Update.take` is told, of the rows of a batch.
-    :param ranks: over which gradients are summed.
+    :param update: the update of the parameters. Adam is compiled with the gradient; another optimizer, or an
+        update from accumulated batches, is called.
+    :param clip_norm: largest joint norm of all gradients.
+    :param rows: returns the argument of :meth:`Update.take` for a number of rows.
+    :param ranks: the ranks over which gradients are summed.
     """
 
     programs: tuple[Any, ...]
@@ -70,33 +70,33 @@ class Training:
 
 @dataclass(frozen=True)
 class BatchPart:
-    """How many rows a batch has, and which share of them this process has."""
+    """The number of rows of a batch, and this process's share of them."""
 
     rows: int
     share: float
 
 
 class SharedStep:
-    """A compiled step of several processes: the gradient of own rows, the sum of all, and the update.
+    """A compiled step of several processes: gradient of this process's rows, sum over processes, update.
 
-    :param gradient: of own rows.
+    :param gradient: the gradient of this process's rows.
     :param total: the sum over the processes.
-    :param update: of Adam; None where another optimizer is called.
+    :param update: Adam's update; None if another optimizer is called.
     :param counts: whether this process has rows of the batch.
     """
 
     def __init__(
         self, gradient: CompiledGradient, total: Sum, update: CompiledUpdate | None, counts: bool
     ) -> None:
-        self.leaves, self.draws, self.honest = gradient.leaves, gradient.draws, gradient.honest
+        self.leaves, self.draws, self.recording = gradient.leaves, gradient.draws, gradient.recording
         self._gradient, self._total, self._counts, self.update = gradient, total, counts, update
 
     def valid(self) -> bool:
-        """Whether parameters and optimizer are still those it was compiled for."""
+        """Whether it was compiled for the current parameters and optimizer."""
         return self._gradient.valid() and (self.update is None or self.update.valid())
 
     def __call__(self, tensors: Sequence[Tensor], keys: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
-        """Return the loss of own rows; and the sums of losses and gradients, which are used by ``update``."""
+        """Return the loss of this process's rows, and the sums of losses and gradients over processes."""
         found = self._gradient(tensors, keys)
         sums = self._total(found, self._counts)
         if self.update is not None:
@@ -108,16 +108,16 @@ Step = CompiledStep | CompiledGradient | SharedStep
 
 
 class CompiledSteps:
-    """Steps of a training, compiled for each shape of a batch when it first comes.
+    """Training steps, compiled when a shape of a batch first occurs.
 
-    ``failure`` says why there are none, once that is known; ``seconds`` is what compiling took so far.
+    ``failure`` says why steps cannot be compiled, once that is known; ``seconds`` is the time that compiling
+    took so far. Before every step, the values that the programs read are compared with the recorded ones, and
+    a change leads to a new recording. Some steps are compared with the program
+    (:mod:`pyro_dvae.engine.verification`).
 
-    What the programs read is compared before every step; where it has changed, a step is recorded anew, and
-    now and then a step is compared with the program (:mod:`pyro_dvae.engine.honesty`).
-
-    :param say: called with a text about what happens.
-    :param worth_compiling: of a number of rows, whether such batches are many; the recorded steps of others
-        (the rest at the end of an epoch) run operation by operation, with the same result.
+    :param say: called with progress messages.
+    :param worth_compiling: whether batches of a number of rows are frequent; the recorded steps of other
+        batches (such as the last of an epoch) run uncompiled, with the same result.
     """
 
     def __init__(
@@ -139,11 +139,11 @@ class CompiledSteps:
     ) -> Tensor | None:
         """Take a step on ``batch``; return its loss on the device, or None if it cannot be compiled.
 
-        :param position: of the batch in its epoch, which decides the noise; None for noise from torch's
-            generator.
-        :param part: which part of a batch this is.
+        :param position: position of the batch in its epoch, which determines the noise; None for noise from
+            torch's generator.
+        :param part: this process's part of the batch.
         """
-        settings = outside()
+        settings = global_settings()
         if isinstance(settings, str):
             self.failure = settings
             return None
@@ -151,7 +151,7 @@ class CompiledSteps:
         shapes = tuple((each.shape, each.dtype, each.device) for each in batch)
         steps = self._steps.setdefault((shapes, settings, part), [])
         steps[:] = [each for each in steps if each.valid()]
-        step = next((each for each in steps if each.honest.surroundings.unchanged()), None)
+        step = next((each for each in steps if each.recording.surroundings.unchanged()), None)
         if step is None:
             step = self._compiled(batch, part)
             if step is None:
@@ -178,7 +178,7 @@ class CompiledSteps:
         for leaf in update.leaves:
             leaf.grad = None
         for leaf, gradient in zip(step.leaves, gradients, strict=True):
-            leaf.grad = torch.where(good, gradient, 0.0)  # a loss that is no number changes no weight
+            leaf.grad = torch.where(good, gradient, 0.0)  # a non-finite loss changes no parameter
         update.take(self._training.rows(len(batch[0])))
         return loss
 
@@ -232,10 +232,10 @@ class CompiledSteps:
 
 
 class CompiledTransform:
-    """A transform of batches that draws noise, compiled; one that draws none is left as it is.
+    """A compiled transform of batches; a transform without noise is not compiled.
 
-    :param say: called with a text about what happens.
-    :param worth_compiling: of a number of rows, whether such batches are many; others run from the recording.
+    :param say: called with progress messages.
+    :param worth_compiling: whether batches of a number of rows are frequent; others run uncompiled.
     """
 
     def __init__(

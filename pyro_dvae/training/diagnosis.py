@@ -1,4 +1,4 @@
-"""Why a step failed: the first site that is not finite."""
+"""Why a step failed: the first site with values out of range."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Fault:
     """The first values out of range.
 
     :param text: the site, the parameter, the rows and the first such value, in one line.
-    :param finite: whether that value is a number at all.
+    :param finite: whether that value is finite.
     """
 
     text: str
@@ -30,12 +30,12 @@ class Fault:
 
 
 def first_fault(run: Callable[[], object]) -> Fault | None:
-    """Return what is wrong first in one more run of a loss, unvalidated and apart from the random streams."""
+    """Return the first fault in another run of a loss, without validation and on a forked random stream."""
     with forked(), pyro.validation_enabled(False), torch.no_grad(), _Inspector() as inspector:
         try:
             run()
         except Exception:
-            # What follows from bad values may fail in any way; the first of them was seen.
+            # Bad values may cause any exception; the first of them was recorded.
             return inspector.fault
     return inspector.fault
 
@@ -55,7 +55,7 @@ class _Inspector(Messenger):
 
 
 def _checked(msg: dict[str, Any]) -> Iterator[tuple[str, Tensor, Tensor, int]]:
-    """Yield what has a range, its values, whether each lies inside, and the batch dimensions of that."""
+    """Yield each constrained quantity, its values, which are in range, and the latter's batch dimensions."""
     function, base = msg["fn"], msg["fn"]
     while hasattr(base, "base_dist"):
         base = base.base_dist

@@ -1,4 +1,4 @@
-"""The first run of a loss, which shows what there is to train."""
+"""The first run of a loss, which finds the parameters to train."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pyro_dvae.training.stopping import Faults
 
 
 class DryRun(NamedTuple):
-    """What a run of the loss has shown: parameters, one row of each data argument, threads worth having."""
+    """The result of a dry run: parameters, one row of each data argument, and a useful number of threads."""
 
     trained: Trained
     row: tuple[Tensor, ...]
@@ -35,9 +35,9 @@ def dry_run(
     faults: Faults,
     rows_by_name: Mapping[str, Any],
 ) -> DryRun:
-    """Run the loss of the first batch, apart from the random streams; warn of what it does not train.
+    """Run the loss of the first batch on a forked random stream; warn of parameters that it does not train.
 
-    :param rows_by_name: the rows of training and validation, in memory or not, for the messages.
+    :param rows_by_name: the rows of training and validation by argument name, for the messages.
     """
     support: list[InSupport] = []
     given: dict[str, Tensor] = {}
@@ -58,5 +58,5 @@ def dry_run(
             support[-1].require(each, argument)
     if trained.left_out:
         warnings.warn(left_out(trained), stacklevel=3)
-    # The gradient takes twice as much again.
+    # The backward pass takes twice as many operations as the loss.
     return DryRun(trained, rows[-1], threads_for(3 * operations.get_total_flops()))

@@ -1,4 +1,4 @@
-"""One epoch: the order of its batches, and what of it has been done."""
+"""One epoch: the order of its batches, and its progress."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pyro_dvae.random_state import derived_seed
 
 
 def same_type(argument: str, values: Sequence[Tensor], train: Sequence[Tensor]) -> None:
-    """Refuse data of other number types than the training data's."""
+    """Refuse data whose types differ from the training data's."""
     if len(values) != len(train):
         raise InputError(
             f"{argument}: expected {len(train)} parts, as the training data have, got {len(values)}"
@@ -26,17 +26,17 @@ def same_type(argument: str, values: Sequence[Tensor], train: Sequence[Tensor]) 
 
 
 def epoch_order(rows: int, seed: int, epoch: int) -> Tensor:
-    """Return a permutation of the rows: a pure function of the three arguments, apart from global state."""
+    """Return a permutation of the rows, a pure function of the three arguments."""
     generator = torch.Generator().manual_seed(derived_seed(seed, epoch, "order"))
     return torch.randperm(rows, generator=generator)
 
 
 @dataclass
 class EpochRecord:
-    """The batches done, the losses of the steps taken, and the time it took.
+    """The finished batches of an epoch, the losses of its steps, and its time.
 
-    ``losses`` are sums over the rows of batches, without the scale of a plate. Those computed on a device
-    that runs ahead wait in ``pending``, so that no step waits for them.
+    ``losses`` are sums over the rows of batches, without the scale of a plate. Losses on an asynchronous
+    device stay in ``pending``, so that no step waits for them.
     """
 
     position: int = 0
@@ -51,46 +51,47 @@ class EpochRecord:
 
     @property
     def step(self) -> int:
-        """The batch that is out, or was last, counted from 1."""
+        """The current or last batch, counted from 1."""
         return self._position_out + 1
 
     @property
     def rows(self) -> int:
-        """The rows of the batch that is out; 0 if none is."""
+        """The rows of the current batch; 0 outside the loop over the epoch."""
         return self._rows_out
 
     @property
     def share(self) -> float | None:
-        """This process's share of the rows of the batch that is out; None if none is."""
+        """This process's share of the rows of the current batch; None outside the loop over the epoch."""
         return self._share if self._rows_out else None
 
     @property
     def fresh_position(self) -> int | None:
-        """The batch that is out, counted from 0, if no step was taken on it yet; else None."""
+        """The position of the current batch (from 0) if no step was taken on it yet; else None."""
         fresh = self._rows_out > 0 and self.position == self._position_out
         return self._position_out if fresh else None
 
     def leave_out(self, seconds: float) -> None:
-        """Do not count so much of the time."""
+        """Exclude some time from the epoch's."""
         self.seconds_before -= seconds
 
     def hand_out(self, rows: int, share: float = 1.0) -> None:
-        """Note that the batch at ``position``, of so many rows, is given to the user's loop.
+        """Record that the user's loop gets the batch at ``position``.
 
-        :param share: of the rows that this process has, of several.
+        :param rows: rows of the whole batch.
+        :param share: this process's share of the rows.
         """
         self._rows_out, self._position_out, self._share = rows, self.position, share
 
     def take_back(self) -> None:
-        """Note that the loop has asked for the next batch: this one is done."""
+        """Record that the loop has asked for the next batch, so the current one is finished."""
         self._rows_out, self.position = 0, self._position_out + 1
 
     def abandon(self) -> None:
-        """Note that the loop has been left: the batch that is out is done only if a step was taken on it."""
+        """Record that the loop was left; the current batch is finished only if a step was taken on it."""
         self._rows_out = 0
 
     def add(self, loss: Tensor | float) -> None:
-        """Note a step on the batch that is out; a step outside the loop over the epoch does not count."""
+        """Record a step on the current batch; steps outside the loop over the epoch do not count."""
         if not self._rows_out:
             return
         self.seen += self._rows_out
@@ -101,7 +102,7 @@ class EpochRecord:
             self.losses.append(loss)
 
     def fetch(self) -> tuple[int, float] | None:
-        """Wait for the pending losses; return the first that is not finite, after its step (from 1)."""
+        """Wait for the pending losses; return step (from 1) and value of the first that is not finite."""
         if self.pending:
             self.losses += torch.stack(self.pending).tolist()
             self.pending.clear()
@@ -109,15 +110,15 @@ class EpochRecord:
         return next(bad, None)
 
     def bound(self) -> float | None:
-        """Return the mean bound per datum over the steps taken; None if there was none."""
+        """Return the mean bound per row over the steps taken; None without steps."""
         return -math.fsum(self.losses) / self.seen if self.seen else None
 
     def start_clock(self) -> None:
-        """Count the time from now on."""
+        """Start counting the time."""
         self._clock = time.monotonic()
 
     def stop_clock(self) -> None:
-        """Count the time until now."""
+        """Stop counting the time."""
         self.seconds_before, self._clock = self.seconds(), None
 
     def seconds(self) -> float:

@@ -16,7 +16,7 @@ from pyro_dvae.programs.parameters import Trained
 from pyro_dvae.registration import make_picklable
 from pyro_dvae.training.history import History
 
-_VERBS = "pyro_dvae.using"
+_METHODS_MODULE = "pyro_dvae.using"  # above this module, hence imported late
 
 
 @dataclass(frozen=True)
@@ -49,16 +49,16 @@ class Fitted:
     about: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __getattr__(self, name: str) -> Any:
-        """Return a verb: what one does with a trained pair stands in a room above this one."""
+        """Return a method of :mod:`pyro_dvae.using`."""
         if not name.startswith("_"):
-            methods = importlib.import_module(_VERBS).METHODS
+            methods = importlib.import_module(_METHODS_MODULE).METHODS
             if name in methods:
                 return partial(methods[name], self)
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
     def __dir__(self) -> list[str]:
-        """Return the attributes and the verbs."""
-        return [*super().__dir__(), *importlib.import_module(_VERBS).METHODS]
+        """Return the attributes and the methods of :mod:`pyro_dvae.using`."""
+        return [*super().__dir__(), *importlib.import_module(_METHODS_MODULE).METHODS]
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
@@ -72,7 +72,7 @@ class Fitted:
         return vars(self)
 
     def __str__(self) -> str:
-        """Return what was trained, and the history as a table."""
+        """Return the number of parameters, and the history as a table."""
         count = sum(each.numel() for each in self.trained.parameters.values())
         best = "" if self.history.best_epoch is None else f", best epoch {self.history.best_epoch}"
         return f"{count:,} parameters, {len(self.history.epochs)} epochs{best}\n{self.history}"

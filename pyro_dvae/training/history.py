@@ -77,7 +77,7 @@ def _better(bound: float | None, best: float | None) -> bool:
 
 
 def metrics_lines(history: History) -> list[str]:
-    """Return one JSON text per epoch; what is not a finite number is null."""
+    """Return one JSON text per epoch; a non-finite number is null."""
     lines, best = [], None
     columns = (history.train_bound, history.validation_bound, history.learning_rate, history.seconds)
     for epoch, train, validation, rate, seconds in zip(history.epochs, *columns, strict=True):
@@ -100,14 +100,14 @@ def _finite_or_none(value: float | None) -> float | None:
 
 
 class MetricsFile:
-    """``metrics.jsonl``: the first write puts it in step with the history, later ones append a line."""
+    """``metrics.jsonl``: the first write makes it agree with the history, later writes append a line."""
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = user_path("metrics", path)
         self._agrees = False
 
     def rewrite(self, history: History) -> None:
-        """Replace the file by the lines of ``history``."""
+        """Replace the file with the lines of ``history``."""
         text = "".join(line + "\n" for line in metrics_lines(history))
         write_atomically(self.path, text, make_folder=False)
         self._agrees = True

@@ -1,4 +1,4 @@
-"""States of any structure in a checkpoint: plain values as JSON, tensors apart."""
+"""States of any structure in a checkpoint: plain values as JSON, tensors separately."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _SHOWN = {
 
 
 def pack(values: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors of some states, and the rest as JSON-able values.
+    """Return the tensors of states, and the rest as JSON-able values.
 
-    :param values: by owner: "loader", "update", "callbacks"; None where there is none.
-    :raises InputError: one holds something else than numbers, texts, bytes, tensors, and containers of them.
+    :param values: states by owner ("loader", "update", "callbacks"); None for no state.
+    :raises InputError: a state holds anything but numbers, strings, bytes, tensors, and containers of them.
     """
     tensors: dict[str, Tensor] = {}
     kept = {owner: _plain(value, tensors, owner) for owner, value in values.items() if value is not None}
@@ -31,7 +31,7 @@ def pack(values: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def unpack(tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what :func:`pack` was given, without the owners that had None.
+    """Return the argument of :func:`pack`, without owners whose state is None.
 
     :raises CheckpointError: a state is damaged.
     """
@@ -44,7 +44,7 @@ def unpack(tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> dict[str,
 
 
 def _of_version_0_1(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Return Adam's moments as checkpoints of version 0.1 hold them: ``optimizer/exp_avg/NAME``, ..."""
+    """Return Adam's moments from a checkpoint of version 0.1: ``optimizer/exp_avg/NAME``, ..."""
     state: dict[str, dict[str, Tensor]] = {}
     for full, value in tensors.items():
         owner, _, rest = full.partition("/")

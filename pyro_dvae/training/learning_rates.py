@@ -1,4 +1,4 @@
-"""What moves from epoch to epoch beside the parameters: learning rates, and scheduled levels."""
+"""What changes from epoch to epoch beside the parameters: learning rates and scheduled levels."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Constant:
 
 @dataclass(frozen=True)
 class Stages:
-    """Another factor from given points of the run on: (percent of the epochs, factor), in order."""
+    """A factor that changes at given points of the run: (percent of the epochs, factor), in order."""
 
     stages: tuple[tuple[int, float], ...] = ((0, 1.0), (60, 0.3), (85, 0.1))
 
@@ -42,8 +42,8 @@ class Stages:
 class Staircase:
     """``steps`` equally long stages, falling linearly: 1, (steps - 1) / steps, ..., 1 / steps.
 
-    With 10 steps the rule of the denoising VAE's reference code, whose rate is 1e-4 times a factor that falls
-    from 10 to 1: the same as this schedule with a base rate of 1e-3.
+    With 10 steps and a base rate of 1e-3, this is the rule of the denoising VAE's reference code, whose rate
+    is 1e-4 times a factor that falls from 10 to 1.
     """
 
     steps: int = 10
@@ -54,12 +54,13 @@ class Staircase:
 
 
 SCHEDULES: dict[str, Schedule] = {"constant": Constant(), "step": Stages(), "paper": Staircase()}
-"""The named schedules: a new one is one entry here."""
+"""The named schedules; add a new one here."""
 
 
 def torch_schedule(schedule: Any) -> Callable[[Optimizer], LRScheduler] | None:
-    """Return a schedule of torch's if this makes one: a class, a ``partial`` of one, a function of one
-    argument, the optimizer; else None.
+    """Return ``schedule`` if it makes a schedule of torch, else None.
+
+    This is a scheduler class, a ``partial`` of one, or a function of one argument, the optimizer.
     """
     made = schedule.func if isinstance(schedule, partial) else schedule
     if isinstance(made, LRScheduler):
@@ -81,7 +82,7 @@ def torch_schedule(schedule: Any) -> Callable[[Optimizer], LRScheduler] | None:
 
 
 def learning_rate_schedule(schedule: str | Schedule | None) -> Schedule:
-    """Return a schedule by its name; a callable (epoch, epochs) -> factor as it is; None is constant."""
+    """Return a schedule by name, or a callable (epoch, epochs) -> factor unchanged; None is constant."""
     if schedule is None or torch_schedule(schedule) is not None:
         return SCHEDULES["constant"]
     if isinstance(schedule, str):
@@ -94,7 +95,7 @@ def learning_rate_schedule(schedule: str | Schedule | None) -> Schedule:
 
 
 def describe(schedule: Schedule) -> str:
-    """Return a text that tells schedules apart: the name of a known one, else what the callable is called."""
+    """Return a text that identifies a schedule: its registered name, else the name of the callable."""
     for name, known in SCHEDULES.items():
         if known == schedule:
             return name
@@ -113,7 +114,7 @@ def scheduled(trained: Trained, bound: Any) -> list[Any]:
 
 
 def left_out(trained: Trained) -> str:
-    """Return the warning about parameters that model and guide hold and that are not trained."""
+    """Return the warning about parameters of model and guide that are not trained."""
     names = trained.left_out
     shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
     return (

@@ -1,4 +1,4 @@
-"""Training several models side by side, as one batched computation."""
+"""Training several models together, as one batched computation."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def fit_many(
 class ManyTraining:
     """The joint training of several models.
 
-    :func:`fit_many` in steps: :meth:`epoch` trains all for one epoch. The arguments are the same.
+    This is :func:`fit_many` in steps, with the same arguments: :meth:`epoch` trains all models for one epoch.
     """
 
     def __init__(
@@ -205,9 +205,9 @@ class ManyTraining:
         return self._state.histories
 
     def train_all(self) -> None:
-        """Train to the last epoch; leave the parameters in the models."""
+        """Train to the last epoch; the models get the final parameters."""
         settings, state, path = self._settings, self._state, self._settings.checkpoint
-        # The history of the first stands for all in the progress.
+        # The progress shows the history of the first model.
         settings.progress.start(state.histories[0], settings.epochs, self._rows.steps_per_epoch)
         try:
             with Interrupts() as interrupts, using_threads(min(torch.get_num_threads(), available_cores())):
@@ -253,16 +253,16 @@ class ManyTraining:
         self._calls.at("epoch")
 
     def resume(self) -> None:
-        """Go on from the checkpoint."""
+        """Resume from the checkpoint."""
         assert self._settings.checkpoint is not None
         self._calls.load_state_dict(self._state.resume(self._settings.checkpoint, self._identity))
 
     def fitted(self) -> list[Fitted]:
-        """Return what came of each."""
+        """Return the result of each model."""
         return [replace(each, rows=self._row) for each in self._state.fitted()]
 
     def _end_epoch(self, losses: Tensor, seconds: float) -> None:
-        """:param losses: [steps, E]."""
+        """Add the epoch with ``losses`` [steps, E] to the histories, and validate."""
         state = self._state
         bounds = (-self._per_row(losses.double()).sum(0) / self._rows.rows).tolist()
         for number, member in enumerate(self._members):
@@ -317,7 +317,7 @@ class ManyTraining:
 
 
 def _with(constants: Mapping[str, Any], pair: Any) -> Any:
-    """Return a pair with arguments that are passed whole; what is no pair is left to be refused."""
+    """Return a pair with constant arguments; an invalid pair is refused later."""
     if not constants or not isinstance(pair, tuple | list) or len(pair) != 2:
         return pair
     return with_constants(constants, pair[0], pair[1], options_of(fit_many))

@@ -1,4 +1,4 @@
-"""The state of the joint training of several models: stacked tensors and histories, and its checkpoint."""
+"""The state of joint training of several models: stacked tensors, histories, and their checkpoint."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ KIND = "training of many"
 
 
 class ManyState:
-    """Parameters, buffers and Adam's state of E models, each tensor [E, ...], and how far they are.
+    """Parameters, buffers and Adam's state of E models, each tensor [E, ...], and their progress.
 
-    Stacked tensors are what is trained; :meth:`to_models` copies them into the models.
+    Training changes the stacked tensors; :meth:`to_models` copies them into the models.
 
-    :param updates: the settings of their optimizers. Averages of weights, if they keep some, become parts of
+    :param updates: the settings of their optimizers. Their averages of parameters, if any, become views of
         stacked ones.
     """
 
@@ -54,9 +54,9 @@ class ManyState:
             unstack([stacked[number] for number in going], [tensors[number] for number in going])
 
     def move_averages(self, going: Tensor) -> None:
-        """Take the weights of a step into the averages of the models that have not stopped.
+        """Update the parameter averages of the models that have not stopped.
 
-        :param going: 1 for those that have not, else 0, [E], on the device.
+        :param going: 1 for models that have not stopped, else 0, [E], on the device.
         """
         for n, average in self.averages.items():
             weight = going * (1 - (self.updates[0].decay or 0.0))
@@ -68,7 +68,7 @@ class ManyState:
             stacked.copy_(stack(buffers))
 
     def fitted(self) -> list[Fitted]:
-        """Return what came of each."""
+        """Return the result of each model."""
         return [
             Fitted(m.model, m.guide, history, best, m.store, m.trained)
             for m, history, best in zip(self.members, self.histories, self.best, strict=True)
@@ -77,10 +77,10 @@ class ManyState:
     def save(self, path: Path, identity: Mapping[str, Any], calls: Sequence[Mapping[str, Any]]) -> None:
         """Save the state between two epochs.
 
-        :param identity: says of which models, settings and data it is.
+        :param identity: identifies models, settings and data.
         :param calls: the states of the callbacks of each model.
         """
-        self.take_buffers()  # those of a model that has stopped
+        self.take_buffers()  # of models that have stopped
         best = {
             f"best{number}/{name}": tensor
             for number, tensors in enumerate(self.best)
@@ -94,7 +94,7 @@ class ManyState:
         save_checkpoint(path, self._named() | best | tensors, state)
 
     def resume(self, path: Path, identity: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Go on from a checkpoint of the same models, settings and data; return the states of callbacks."""
+        """Resume from a checkpoint of the same models, settings and data; return the states of callbacks."""
         tensors, state = load_checkpoint(path)
         for key, now in {"kind": KIND, **identity}.items():
             if state.get(key) != now:

@@ -1,4 +1,4 @@
-"""The loss that a training minimises, how often it counts each row, and the validation bound."""
+"""The training loss, its weight of each row, and the validation bound."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _DRAWS = (*DRAW_PLATES, "num_particles_vectorized")  # the last is Pyro's own
 
 
 class PlateScale(Messenger):
-    """Sees a run of a loss on so many rows; ``factor`` is then by how much it counts each of them.
+    """Finds the weight of a row in a loss by watching its run; ``factor`` is the weight afterwards.
 
-    ``plate("data", N, subsample=x)`` counts each of B rows N / B times. The data plate is the one around all
-    observed sites that holds the rows. If all of its sites have one scale, that is the factor, with what
-    ``poutine.scale`` puts on all of them; else the plate's own. Without such a plate it is 1. Sites outside
-    of the plate (a global latent) are divided by it too: the figure is then the bound of the whole data set,
-    divided by its N data. With ``factor``, ``subsampled`` is known: whether the rows are some of a plate's.
+    ``plate("data", N, subsample=x)`` counts each of B rows N / B times. The data plate is the plate around
+    all observed sites that has the rows. If all of its sites have one scale (including ``poutine.scale``),
+    that is the factor, else it is the plate's own scale. Without such a plate it is 1. Sites outside the
+    plate (a global latent) are divided by it, too: the result is the bound of the whole data set, divided by
+    its N rows. Reading ``factor`` also sets ``subsampled``: whether the rows are a subsample of the plate.
     """
 
     def __init__(self, rows: int) -> None:
@@ -68,7 +68,7 @@ class PlateScale(Messenger):
         return plate, observed[0][plate]
 
     def warn_of_shared(self, length: int) -> None:
-        """Warn of a latent of all ``length`` rows whose prior every batch counts in full."""
+        """Warn of a latent shared by all ``length`` rows whose prior every batch counts in full."""
         plate, own = self._plate()
         latents = [s for s in self._sites if not (s["is_observed"] or s["infer"].get("is_auxiliary"))]
         shared = [site["name"] for site in latents if plate not in _plates(site, self._rows)]
@@ -93,20 +93,19 @@ def _plates(site: dict[str, Any], rows: int) -> dict[str, float]:
 
 
 def _number(scale: float | Tensor) -> float | None:
-    """Return a scale as a number; None where it differs between the elements."""
+    """Return a scale as a number; None if it differs between elements."""
     if isinstance(scale, Tensor) and scale.numel() != 1:
         return None
     return round(float(scale), 12)
 
 
 class PlateScales:
-    """The factors of batches by their number of rows, each seen when such a batch first comes.
+    """The factors of batches by their number of rows, found when such a batch first occurs.
 
-    ``subsampled`` says whether their losses stand for those of a whole plate.
+    ``subsampled`` says whether their losses are scaled to a whole plate. This needs no extra run: an ordinary
+    step is watched while it runs, a compiled step while it is recorded.
 
-    No run is made for it: an ordinary step is seen while it is taken, a compiled one while it is recorded.
-
-    :param length: N, the rows of the data set; None where it is not known.
+    :param length: N, the rows of the data set; None if unknown.
     """
 
     def __init__(self, length: int | None = None) -> None:
@@ -116,10 +115,10 @@ class PlateScales:
 
     @contextmanager
     def seeing(self, batch: int, rows: int) -> Iterator[None]:
-        """See a loss in the body, if none of such a batch was seen.
+        """Watch a loss in the body, unless the factor of such a batch is known.
 
-        :param batch: the rows of the batch.
-        :param rows: those of them that the loss is of: of several processes each has some.
+        :param batch: number of rows of the batch.
+        :param rows: number of these rows on this process.
         """
         if batch in self._known:
             yield
@@ -132,13 +131,13 @@ class PlateScales:
         self.subsampled = scale.subsampled
 
     def per_row(self, loss: Any, batch: int) -> Any:
-        """Return a loss as a sum over the rows of its batch that counts each once (nats)."""
+        """Return a loss as the sum over the rows of its batch, each counted once (nats)."""
         factor = self._known.get(batch, 1.0)
         return loss if factor == 1 else loss / factor
 
 
 def loss_of(model: Callable[..., Any], guide: Callable[..., Any], bound: ELBO) -> Callable[..., Tensor]:
-    """Return the differentiable loss of a batch (nats, summed); a bound may do its own backward instead."""
+    """Return the differentiable loss of a batch (nats, summed), or one after its own backward pass."""
 
     def compute(*batch: Tensor) -> Tensor:
         if hasattr(bound, "differentiable_loss"):
@@ -151,7 +150,7 @@ def loss_of(model: Callable[..., Any], guide: Callable[..., Any], bound: ELBO) -
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss of batches, which notes how often it counts a row.
+    """A loss of batches, which records its weight of a row.
 
     :param compute: the differentiable loss of a batch, in nats, summed over its rows.
     """
@@ -160,26 +159,26 @@ class Loss:
     scales: PlateScales = field(default_factory=PlateScales)
 
     def __call__(self, *rows: Tensor, batch: int = 0) -> Tensor:
-        """Return the loss of ``rows``, which are part of a batch of so many; 0 if they are all of it."""
+        """Return the loss of ``rows``, part of a ``batch`` of this size; 0 if they are the whole batch."""
         with self.scales.seeing(batch or len(rows[0]), len(rows[0])):
             return self.compute(*rows)
 
     def per_row(self, loss: Any, batch: int) -> Any:
-        """Return a loss as a sum over the rows of its batch that counts each once (nats)."""
+        """Return a loss as the sum over the rows of its batch, each counted once (nats)."""
         return self.scales.per_row(loss, batch)
 
 
-CHUNK = 4  # validation rows at a time, in batch sizes
+CHUNK = 4  # validation rows at a time, in multiples of the batch size
 
 
 @dataclass(frozen=True)
 class Validation:
-    """``evaluate``, or the mean of -``loss`` over the rows of ``data`` on clean input; nats per observation.
+    """The validation bound: ``evaluate``, or the mean of -``loss`` on clean input; nats per observation.
 
-    ``loss`` takes the parts of a chunk and returns its negative bound, summed, of which the scale of a plate
-    is taken out; ``proceed`` is called after every chunk and may raise to end it. Of several ``ranks`` each
-    takes its share of ``data``, if the loss is
-    ``of_single_data`` alone; all call ``evaluate``, and what it returns on rank 0 counts.
+    ``loss`` takes the parts of a chunk and returns its summed negative bound, from which the scale of a plate
+    is removed. ``proceed`` is called after every chunk and may raise to end validation. If the loss is a sum
+    over rows (``of_single_data``), each of several ``ranks`` takes its share of ``data``. All ranks call
+    ``evaluate``, and the value on rank 0 counts.
     """
 
     data: Data | None
@@ -191,7 +190,7 @@ class Validation:
     of_single_data: bool = True
 
     def bound(self, trained: Trained, seed: int, epoch: int) -> float | None:
-        """Return the bound, with draws that depend on ``seed`` and ``epoch`` alone; None without data."""
+        """Return the bound, with draws that depend only on ``seed`` and ``epoch``; None without data."""
         if self.evaluate is None and self.data is None:
             return None
         shared = self.evaluate is None and self.of_single_data

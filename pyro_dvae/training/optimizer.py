@@ -1,4 +1,4 @@
-"""From a class, a factory or an optimizer of Pyro to one torch optimizer over all parameters."""
+"""Makes one torch optimizer over all parameters from a class, a function or a Pyro optimizer."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def build(
 ) -> Optimizer:
     """Return the optimizer of some parameters.
 
-    :param choice: None for Adam, in its fused form where there is one; a class of torch's, or a ``partial``
-        of one; a function of parameter groups; an optimizer of Pyro.
+    :param choice: None for Adam, fused if possible; a class of torch, or a ``partial`` of one; a function of
+        parameter groups; a Pyro optimizer.
     :param leaves: the parameters by name.
-    :param learning_rate: the base rate; functions and Pyro's optimizers have their own.
-    :param parameter_options: by pattern of names: options of these parameters in place of the common ones.
+    :param learning_rate: the base rate; functions and Pyro optimizers have their own.
+    :param parameter_options: by pattern of names, options of these parameters that replace the common ones.
     """
     if isinstance(choice, PyroOptim):
         if parameter_options:
@@ -47,7 +47,7 @@ def build(
     if choice is None:
         try:
             return _called(Adam, groups, lr=learning_rate, fused=True)
-        except InputError:  # of a device or a type that has no fused one
+        except InputError:  # a device or type without a fused form
             return _called(Adam, groups, lr=learning_rate)
     kind = choice.func if isinstance(choice, partial) else choice
     given = choice.keywords if isinstance(choice, partial) else {}
@@ -57,7 +57,7 @@ def build(
 
 
 def chosen(argument: str, value: Any) -> Choice:
-    """Return what was given as an optimizer; refuse what is none."""
+    """Check and return an optimizer choice."""
     if isinstance(value, Optimizer):
         raise InputError(
             f"{argument}: expected a class or a function of the parameters, got an optimizer that has "
@@ -72,21 +72,21 @@ def chosen(argument: str, value: Any) -> Choice:
 
 
 def schedule_of(choice: Choice) -> Callable[[Optimizer], LRScheduler] | None:
-    """Return the schedule that an optimizer of Pyro brings along."""
+    """Return the schedule of a Pyro optimizer, if it has one."""
     if not isinstance(choice, PyroLRScheduler):
         return None
     return partial(choice.pt_scheduler_constructor, **choice.kwargs)
 
 
 def clips_of(choice: Choice, name: str) -> dict[str, float]:
-    """Return how an optimizer of Pyro clips the gradient of a parameter."""
+    """Return how a Pyro optimizer clips the gradient of a parameter."""
     if not isinstance(choice, PyroOptim):
         return {}
     return _of_name(choice.pt_clip_args, name)
 
 
 def described(optimizer: Optimizer) -> dict[str, Any]:
-    """Return the kind and the numbers of an optimizer, as JSON-able values."""
+    """Return the class and the options of an optimizer, as JSON-able values."""
     kind = type(optimizer)
     plain = (bool, int, float, str, type(None))
     groups = [
@@ -128,7 +128,7 @@ def _called(make: Callable[..., Any], groups: list[dict[str, Any]], **options: A
 def _groups(
     leaves: Mapping[str, Tensor], parameter_options: Mapping[str, Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Return parameter groups: those of the same options together, in the order of the parameters."""
+    """Group parameters by their options, in the order of the parameters."""
     for pattern in parameter_options:
         matching("parameter_options", pattern, leaves)
     groups: list[dict[str, Any]] = []
@@ -151,7 +151,7 @@ def _pyro_options(optimizer: PyroOptim, name: str) -> dict[str, Any]:
 
 
 def _of_name(options: Any, name: str) -> dict[str, Any]:
-    """Return options for a parameter, by its name, or by the names of its module and within it."""
+    """Return the options of a parameter, by its name, or by its module's name and its name there."""
     if not callable(options):
         return dict(options)
     with calling("optimizer"):

@@ -1,4 +1,4 @@
-"""What each of several models that are trained together has: arguments, rows, optimizers, callbacks."""
+"""The arguments, rows, optimizers and callbacks of each of several models trained together."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pyro_dvae.training.update import Update
 
 
 def each_of(argument: str, value: Any, count: int, check: Callable[[str, Any], Any]) -> list[Any]:
-    """Return one checked value for each model."""
+    """Return a checked value for each model."""
     if isinstance(value, (int, float)):
         return [check(argument, value)] * count
     if not isinstance(value, list | tuple | range):
@@ -35,7 +35,7 @@ def each_of(argument: str, value: Any, count: int, check: Callable[[str, Any], A
 
 
 def sets_of(argument: str, data: Any, count: int, floats: torch.dtype) -> list[Source]:
-    """Return the rows of each model, checked: one set for all, or a list of one for each."""
+    """Return the checked rows of each model, from one set for all or a list of one for each."""
     if not isinstance(data, list | tuple):
         return [source_of(argument, data, floats)] * count
     if len(data) != count:
@@ -69,8 +69,8 @@ def updates_of(members: Sequence[Member], settings: Settings, rates: Sequence[fl
 class RowsOfMany:
     """The rows of each model in its own order, and their batches.
 
-    :param arguments: for each data argument the rows of each model; the same set is held once.
-    :param device: where batches go.
+    :param arguments: for each data argument the rows of each model; equal sets are stored once.
+    :param device: the device of the batches.
     """
 
     def __init__(
@@ -86,20 +86,20 @@ class RowsOfMany:
         self.steps_per_epoch = math.ceil(self.rows / settings.batch_size)
 
     def sizes(self) -> list[int]:
-        """Return the rows of each batch of an epoch."""
+        """Return the number of rows of each batch of an epoch."""
         full, rest = divmod(self.rows, self._settings.batch_size)
         return [self._settings.batch_size] * full + [rest] * (rest > 0)
 
     def orders(self, epoch: int) -> Tensor:
-        """Return the rows [E, N] of each model in the order of an epoch (from 0), where the data are.
+        """Return the row indices [E, N] in each model's order of an epoch (from 0), on the data's device.
 
-        Copied for each batch, they would make the host wait for the device at every step.
+        Copying them for each batch would make the host wait for the device at every step.
         """
         _, source = self._joined[0]
         return torch.stack([epoch_order(self.rows, seed, epoch) for seed in self._seeds]).to(source.device)
 
     def batch(self, orders: Tensor, position: int) -> list[Tensor]:
-        """Return a batch of each model, [E, B, ...] of each data argument, the first one transformed."""
+        """Return a batch of each model, [E, B, ...] for each data argument, the first one transformed."""
         size, transform = self._settings.batch_size, self._settings.transform
         rows = orders[:, position * size : (position + 1) * size]
         parts = [part for joined in self._joined for part in self._taken(joined, rows)]
@@ -115,7 +115,7 @@ class RowsOfMany:
 
 
 def _joined(sets: Sequence[Source]) -> tuple[Tensor, Source]:
-    """Return the first row [E, 1] of the data of each model, and the rows of all sets; the same set once."""
+    """Return the first row [E, 1] of each model's data, and the rows of all distinct sets."""
     distinct = list({id(each): each for each in sets}.values())
     place = {id(each): number * len(each) for number, each in enumerate(distinct)}
     first_row = torch.tensor([place[id(each)] for each in sets])[:, None]
@@ -127,10 +127,10 @@ def _joined(sets: Sequence[Source]) -> tuple[Tensor, Source]:
 
 
 class ManyCalls:
-    """Calls the callbacks of every model that goes on, and stops those that are to stop.
+    """Calls the callbacks of every model that has not stopped, and stops models on request.
 
-    :param fitted: returns what has come of all.
-    :param validates: whether they have a validation bound.
+    :param fitted: returns the results of all models.
+    :param validates: whether the models have a validation bound.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class ManyCalls:
         ]
 
     def at(self, hook: str) -> None:
-        """Call a hook; one that asks to stop is heard at the start and at the end of an epoch."""
+        """Call a hook; requests to stop take effect at the start and at the end of an epoch."""
         state = self._state
         for number, (calls, member) in enumerate(zip(self._calls, state.members, strict=True)):
             if not self._settings.callbacks or (state.stopped[number] and hook != "end"):
@@ -169,7 +169,7 @@ class ManyCalls:
                 )
 
     def note_step(self, losses: Tensor, rows: int) -> None:
-        """Take note of a step of all on batches of so many rows; call the hook of steps.
+        """Record a step of all models on batches of ``rows`` rows; call the hook of steps.
 
         :param losses: [E].
         """
@@ -182,10 +182,10 @@ class ManyCalls:
             self.at("step")
 
     def state_dict(self) -> list[dict[str, Any]]:
-        """Return the states of all."""
+        """Return the states of all callbacks."""
         return [calls.state_dict() for calls in self._calls]
 
     def load_state_dict(self, saved: Sequence[Mapping[str, Any]]) -> None:
-        """Go on from what :meth:`state_dict` returned."""
+        """Restore what :meth:`state_dict` returned."""
         for calls, state in zip(self._calls, saved, strict=True):
             calls.load_state_dict(state)

@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal, plain lines elsewhere. Bounds are in nats per observation.
+"""The progress of a run: a bar on a terminal, plain lines elsewhere. Bounds are in nats per observation.
 
 The trainer calls ``start`` once, ``step`` after every batch, ``epoch`` after every epoch and ``stop`` at the
 end, also when the run is interrupted or fails.
@@ -29,26 +29,26 @@ _RECENT_EPOCHS = 9
 
 
 class Progress(Protocol):
-    """What the trainer tells about a run."""
+    """The messages of the trainer about a run."""
 
     def start(self, history: History, epochs: int, steps: int) -> None:
-        """Begin: what a resumed run has behind it, the epochs in all, and the steps of each."""
+        """Begin with the history of a resumed run, the total number of epochs, and the steps of each."""
 
     def step(self, done: int) -> None:
-        """Note that ``done`` steps of the present epoch are behind."""
+        """Report that ``done`` steps of the current epoch are finished."""
 
     def epoch(self, history: History) -> None:
-        """Note that an epoch ended: it is the last entry of ``history``."""
+        """Report the end of an epoch, the last entry of ``history``."""
 
     def note(self, text: str) -> None:
-        """Say what else is going on: that a step is being compiled."""
+        """Report anything else, such as the compilation of a step."""
 
     def stop(self) -> None:
-        """End, whether the run is complete or not."""
+        """End, whether or not the run is complete."""
 
 
 def progress_for(stream: TextIO | None = None, enabled: bool | None = None) -> Progress:
-    """Return a bar if ``stream`` (standard error) is a terminal, else plain lines; False silences."""
+    """Return a bar if ``stream`` (standard error) is a terminal, else plain lines; False shows nothing."""
     if enabled is False:
         return Silent()
     target = sys.stderr if stream is None else stream
@@ -60,7 +60,7 @@ def progress_for(stream: TextIO | None = None, enabled: bool | None = None) -> P
 
 
 def chosen(argument: str, progress: Any) -> Progress:
-    """Return what to tell: by True, False or None, or an object, which must have the methods."""
+    """Return the progress for True, False or None, or check an object with these methods."""
     if progress is None or isinstance(progress, bool):
         return progress_for(enabled=progress)
     methods = ("start", "step", "epoch", "note", "stop")
@@ -74,43 +74,43 @@ def chosen(argument: str, progress: Any) -> Progress:
 
 
 class Silent:
-    """Says nothing."""
+    """Shows nothing."""
 
     def start(self, history: History, epochs: int, steps: int) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
     def step(self, done: int) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
     def epoch(self, history: History) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
     def note(self, text: str) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
     def stop(self) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
 
 class Lines:
-    """One plain line per epoch; of a run of more than a hundred epochs every k-th, about a hundred in all.
+    """One plain line per epoch, or per k epochs so that there are about a hundred lines.
 
-    A stream that breaks (a closed pipe) silences it: a run does not end because nobody reads.
+    A broken stream (a closed pipe) ends the output but not the run.
     """
 
     def __init__(self, stream: TextIO):
         self._stream: TextIO | None = stream
 
     def start(self, history: History, epochs: int, steps: int) -> None:
-        """Say what the numbers are."""
+        """Print a heading."""
         self._epochs, self._every = epochs, math.ceil(epochs / _LINES_AT_MOST)
         self._write(_heading(history, epochs, steps))
 
     def step(self, done: int) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
     def epoch(self, history: History) -> None:
-        """Say how the epoch went, if it is the first, a k-th or the last."""
+        """Print a line for the first, every k-th and the last epoch."""
         number = history.epochs[-1]
         if number == 1 or number % self._every == 0 or number == self._epochs:
             best = " (best)" if history.best_epoch == number else ""
@@ -120,11 +120,11 @@ class Lines:
             )
 
     def note(self, text: str) -> None:
-        """Say it."""
+        """Print the text."""
         self._write(text)
 
     def stop(self) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
     def _write(self, line: str) -> None:
         if self._stream is not None:
@@ -135,7 +135,7 @@ class Lines:
 
 
 class Bar:
-    """One line, drawn anew at most ten times a second: epoch, bar over the whole run, time left, bounds."""
+    """A line that is redrawn at most ten times a second: epoch, bar over the whole run, time left, bounds."""
 
     def __init__(self, stream: TextIO):
         self._stream = stream
@@ -157,26 +157,26 @@ class Bar:
         self._live.start(refresh=True)
 
     def step(self, done: int) -> None:
-        """Draw the bar anew if the last time is a tenth of a second ago."""
+        """Redraw the bar at most every tenth of a second."""
         now = time.monotonic()
         if now >= self._next:
             self._done, self._next = done, now + _REFRESH_SECONDS
             self._draw()
 
     def epoch(self, history: History) -> None:
-        """Take up the epoch's numbers; draw them if it is time or the run is at its end."""
+        """Update the epoch's values; redraw if it is time or the run ends."""
         self._history, self._done, self._began = history, 0, time.monotonic()
         if self._began >= self._next or len(history.epochs) >= self._epochs:
             self._next = self._began + _REFRESH_SECONDS
             self._draw()
 
     def note(self, text: str) -> None:
-        """Write it above the bar."""
+        """Print the text above the bar."""
         with suppress(OSError):
             self._console.print(text, markup=False)
 
     def stop(self) -> None:
-        """Leave the last state of the bar on its line and give the terminal back."""
+        """Draw the final state of the bar and restore the terminal."""
         if self._live is not None:
             with suppress(OSError):
                 self._live.update(self._line())
@@ -219,10 +219,10 @@ def _is_terminal(stream: TextIO | None) -> bool:
 
 
 def seconds_left(history: History, epochs: int, fraction: float = 0.0, elapsed: float = 0.0) -> float | None:
-    """Return the expected seconds to the end: by the median of the recent epochs, or by part of the present.
+    """Return the expected seconds to the end, from recent epochs or the rate of the current one.
 
-    ``fraction`` of the present epoch is done, in ``elapsed`` seconds. None if there is nothing to go by: the
-    first epoch, which also records the step and compares it, says nothing of the others.
+    ``fraction`` of the current epoch took ``elapsed`` seconds. The first epoch is ignored, because it also
+    records and compares the step. None without any information.
     """
     remaining = epochs - len(history.epochs)
     if remaining <= 0:
@@ -236,7 +236,7 @@ def seconds_left(history: History, epochs: int, fraction: float = 0.0, elapsed: 
 
 
 def duration(seconds: float) -> str:
-    """Return a time as people say it: ``45 s``, ``1 min 40 s``, ``2 h 05 min``."""
+    """Format a time: ``45 s``, ``1 min 40 s``, ``2 h 05 min``."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

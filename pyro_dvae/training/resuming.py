@@ -1,4 +1,4 @@
-"""The files of a run, which it is saved to and goes on from."""
+"""The files of a run: saving and resuming."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from pyro_dvae.training.stopping import Faults, Requests
 class RunFiles:
     """The checkpoint and the metrics of a run, which no other process may write meanwhile.
 
-    Every method is called by all of several processes; rank 0 writes.
+    All processes call every method; rank 0 writes.
 
-    :param metrics: the file of one JSON line per epoch.
-    :param identity: says which run it is (:func:`~pyro_dvae.training.run_state.identity`).
+    :param metrics: a file with one JSON line per epoch.
+    :param identity: identifies the run (:func:`~pyro_dvae.training.run_state.identity`).
     :param calls: the callbacks.
-    :param place: returns where a loader is that keeps its place, or None.
+    :param place: returns the state of a loader that has one, or None.
     """
 
     def __init__(
@@ -108,35 +108,35 @@ class RunFiles:
         self._calls.at("checkpoint")
 
     def append_metrics(self) -> None:
-        """Write the line of the last epoch."""
+        """Append the line of the last epoch."""
         if self._metrics is not None:
             self._metrics.append(self._run.history)
 
     def rewrite_metrics(self) -> None:
-        """Put the file of metrics in step with the history."""
+        """Make the file of metrics agree with the history."""
         if self._metrics is not None:
             self._metrics.rewrite(self._run.history)
 
     def stop_if_requested(self) -> None:
-        """End the run, saved, if its user asks for it."""
+        """Save and end the run if the user has asked for it."""
         if self._requests.made:
             self.stop()
 
     def stop(self) -> NoReturn:
-        """Save what is not saved yet; end the run."""
+        """Save the run unless it is saved, and end it."""
         if self._run.checkpoint is not None and self._run.saved_at != self._run.now:
             self.save()
         raise Stopped(self._run.checkpoint)
 
-    # Going on
+    # Resuming
 
     def restore(self, epochs: int, seed: int, may_change: Iterable[str]) -> None:
-        """Bring the run to where the checkpoint was saved.
+        """Restore the run from its checkpoint.
 
-        :param epochs: the epochs in all.
-        :param seed: of the run, for the noise of processes that were not there.
-        :param may_change: the settings that may differ.
-        :raises CheckpointError: it is from another configuration, other data, or damaged.
+        :param epochs: the total number of epochs.
+        :param seed: seed of the run, for the noise of additional processes.
+        :param may_change: settings that may differ.
+        :raises CheckpointError: the checkpoint is damaged, or from another configuration or other data.
         """
         run = self._run
         assert run.checkpoint is not None

@@ -1,4 +1,4 @@
-"""Where a run is: all that changes from step to step and from epoch to epoch."""
+"""The state of a run: all that changes from step to step and from epoch to epoch."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from pyro_dvae.training.update import Update
 
 @dataclass
 class Run:
-    """What a checkpoint holds, live.
+    """The live contents of a checkpoint.
 
-    :param checkpoint: the file that it is saved to, if any.
+    :param checkpoint: the file to save to, if any.
     :param learning_rate: the base rate of the optimizer.
-    :param finished: the epochs that are done.
-    :param record: what of the next epoch is done.
+    :param finished: number of finished epochs.
+    :param record: progress of the next epoch.
     :param best: the parameters and buffers of the best epoch by validation.
-    :param random: the random states to continue with, where they are not the present ones.
-    :param place: where a loader is that keeps its place, as it says it.
+    :param random: the random states to continue with if they differ from the current ones.
+    :param place: the state of a loader that has one.
     :param saved_at: (finished epochs, batches) of the last checkpoint.
     """
 
@@ -46,7 +46,7 @@ class Run:
     saved_at: tuple[int, int] | None = None
 
     def train(self, trained: Trained, settings: Settings) -> None:
-        """Take up the parameters to train, with a fresh optimizer."""
+        """Set the parameters to train, with a new optimizer."""
         if settings.freeze is not None:
             trained.freeze("freeze", settings.freeze)
         self.trained, self.leaves = trained, list(trained.free.values())
@@ -54,7 +54,7 @@ class Run:
         self.update = Update(trained.free, settings, self.learning_rate)
 
     def described(self, settings: Settings) -> dict[str, Any]:
-        """Return what a checkpoint says of the settings, of a chosen optimizer, and of what is frozen."""
+        """Return the settings, a chosen optimizer and the frozen parameters as a checkpoint stores them."""
         content = {"epochs": settings.epochs} | settings.described(self.learning_rate)
         chosen = settings.optimizer is not None or settings.parameter_options
         optimizer = {"optimizer": described(self.optimizer)} if chosen else {}
@@ -67,12 +67,12 @@ class Run:
 
     @property
     def now(self) -> tuple[int, int]:
-        """Return how many epochs, and batches of the next, are done."""
+        """The numbers of finished epochs, and of finished batches of the next epoch."""
         return self.finished, self.record.position
 
     @property
     def rate(self) -> float:
-        """The present learning rate."""
+        """The current learning rate."""
         return self.update.rate if self.leaves else self.learning_rate
 
     def clear_gradients(self) -> None:
@@ -84,7 +84,7 @@ class Run:
         """Add the epoch to the history; keep its weights if it is the best."""
         better = self.history.add(self.record.bound(), validation_bound, self.rate, self.record.seconds())
         averaged = self.update.average is not None and self.history.best_epoch is None
-        if better or averaged:  # of averages without validation, the last are the best
+        if better or averaged:  # without validation, the last averages are the best
             with self.update.averaged():
                 self.best = {name: tensor.clone() for name, tensor in self.trained.tensors().items()}
         self.update.end_epoch(validation_bound)
@@ -94,7 +94,7 @@ class Run:
         self.record = EpochRecord()
 
     def begin_epoch_again(self) -> None:
-        """Forget what of the present epoch is done, but for the time that it took."""
+        """Restart the current epoch, but keep its time."""
         self.record = EpochRecord(seconds_before=self.record.seconds_before)
 
     def load_best(self) -> None:

@@ -20,7 +20,8 @@ from pyro_dvae.rows import Data, Stream
 
 KIND = "training"
 _ABSENT = "nothing"
-_UNSAID = {"settings": {"accumulate": 1, "drop_last": False}}  # in checkpoints of version 0.1
+# Settings that checkpoints of version 0.1 do not have.
+_NEW_SETTINGS = {"settings": {"accumulate": 1, "drop_last": False}}
 _STATE = {
     "epoch": int,
     "position": int,
@@ -48,9 +49,9 @@ _STATE = {
 def read_training(
     path: str | os.PathLike[str], wanted: Callable[[str], bool] = lambda name: True
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the ``wanted`` tensors and the state of a training run's checkpoint, whose structure is checked.
+    """Return the ``wanted`` tensors and the checked state of a training run's checkpoint.
 
-    :raises CheckpointError: it is missing, damaged, or of something else.
+    :raises CheckpointError: the file is missing, damaged, or not of a training run.
     """
     tensors, state = read_checkpoint(path, wanted)
     if not isinstance(state, Mapping) or state.get("kind") != KIND:
@@ -70,7 +71,7 @@ def read_training(
 
 @dataclass(frozen=True)
 class Saved:
-    """The tensors of a checkpoint by what they are of; names as the owners of each gave them."""
+    """The contents of a checkpoint by owner, with the names that the owners use."""
 
     live: dict[str, Tensor]
     best: dict[str, Tensor] | None
@@ -85,7 +86,7 @@ def pack(
     losses: list[float],
     random: tuple[Mapping[str, Tensor], Mapping[str, Any]],
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors under their prefixes, and the part of the state that belongs to them."""
+    """Return the tensors with prefixed names, and the part of the state that belongs to them."""
     tensors = dict(live)
     tensors["epoch/losses"] = torch.tensor(losses, dtype=torch.float64)
     for prefix, group in (("best", best or {}), ("rng", random[0])):
@@ -94,7 +95,7 @@ def pack(
 
 
 def unpack(tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Saved:
-    """Return what :func:`pack` was given."""
+    """Return the arguments of :func:`pack`."""
     return Saved(
         live=weights(tensors, best=False),
         best=_group(tensors, "best/") or None,
@@ -116,7 +117,7 @@ def _group(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def identity(
     settings: Mapping[str, Any], config: Mapping[str, Any] | None, data: Mapping[str, Data | Stream | None]
 ) -> dict[str, Any]:
-    """Return the part of the state that says which run it is, as it will be read back from JSON."""
+    """Return the part of the state that identifies the run, as it will be read back from JSON."""
     if config is not None and not isinstance(config, Mapping):
         raise InputError(f"config: expected a dictionary of JSON-able values, got {type(config).__name__}")
     try:
@@ -140,7 +141,9 @@ def require_same(
     differing = [
         f"{key} was {then!r}, is now {given!r}"
         for part in ("settings", "config")
-        for key, then, given in _differences(_UNSAID.get(part, {}) | (saved[part] or {}), now[part] or {})
+        for key, then, given in _differences(
+            _NEW_SETTINGS.get(part, {}) | (saved[part] or {}), now[part] or {}
+        )
         if key not in free and key.partition(".")[0] not in free
     ]
     if differing:
@@ -157,7 +160,7 @@ def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """Yield what is set; None is as good as absent, as an option that came later is in an old checkpoint."""
+    """Yield the values that are set; None counts as absent, like a later option in an old checkpoint."""
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
             yield from _flat(value, f"{prefix}{key}.")
@@ -173,10 +176,10 @@ def load_trained(
     batch: Tensor,
     which: str = "best",
 ) -> None:
-    """Copy the parameters and buffers of a checkpoint into those of ``model`` and ``guide``, in place.
+    """Copy the parameters and buffers of a checkpoint into ``model`` and ``guide``, in place.
 
-    ``batch`` is a batch for the model, to find the parameters by one dry run of ``bound``; ``which`` is
-    "best" (by validation; without validation, the last) or "last".
+    A dry run of ``bound`` on ``batch`` finds the parameters. ``which`` is "best" (by validation; without
+    validation, the last) or "last".
     """
     best = checks.known("which", which, ("best", "last")) == "best"
     packed, _ = read_training(path, lambda name: name.startswith(("best/", "parameters/", "buffers/")))

@@ -26,7 +26,7 @@ from pyro_dvae.training.progress import Progress, chosen
 
 
 class Settings:
-    """The checked arguments of a training; what they mean stands in :class:`~pyro_dvae.training.Trainer`."""
+    """The checked arguments of training, which :class:`~pyro_dvae.training.Trainer` documents."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class Settings:
 
     @classmethod
     def of(cls, arguments: Mapping[str, Any]) -> Settings:
-        """Return the settings among the arguments of a front door."""
+        """Return the settings among the arguments of a public function."""
         return cls(
             **{name: arguments[name] for name in inspect.signature(cls).parameters if name in arguments}
         )
@@ -93,7 +93,7 @@ class Settings:
         return self.checkpoint is not None and _due(epoch, self.epochs, self.checkpoint_every)
 
     def transformed(self, x: Tensor) -> Tensor:
-        """Return what ``transform`` makes of a batch."""
+        """Return a batch after ``transform``."""
         if self.transform is None:
             return x
         with calling("transform"):
@@ -106,7 +106,7 @@ class Settings:
         return checks.number("schedule", factor, minimum=0)
 
     def described(self, learning_rate: Any) -> dict[str, Any]:
-        """Return what a checkpoint says of these settings, as JSON-able values."""
+        """Return these settings as a checkpoint stores them."""
         return {
             "batch_size": self.batch_size,
             "validate_every": self.validate_every,
@@ -120,7 +120,7 @@ class Settings:
 
 
 def seed_of(argument: str, value: Any) -> int:
-    """Return a seed, or refuse what is not a whole number from 0 on."""
+    """Check and return a seed, a whole number of at least 0."""
     return checks.count(argument, value, minimum=0)
 
 
@@ -132,7 +132,7 @@ def _options_of(argument: str, value: Any) -> dict[str, dict[str, Any]]:
 
 
 def _due(epoch: int, epochs: int, every: int) -> bool:
-    """Return whether what is done every so many epochs is due after ``epoch`` (from 0), as after the last."""
+    """Return whether something done every ``every`` epochs, and after the last, is due after ``epoch``."""
     return (epoch + 1) % every == 0 or epoch + 1 == epochs
 
 
@@ -145,8 +145,8 @@ def opened_rows(
     """Return the training rows, or the batches of a loader, and the held-out rows.
 
     :param values: the data arguments.
-    :param validation: the same parts, as a tuple where there are several; None for none.
-    :param floats: the type of real numbers that are in no tensor.
+    :param validation: the same parts, as a tuple if there are several, or None.
+    :param floats: the type of real numbers outside tensors.
     """
     train: Data | Stream | None = None
     if len(values) == 1 and not isinstance(values[0], Data):
@@ -162,18 +162,18 @@ def opened_rows(
     return train, held_out
 
 
-def options_of(front_door: Callable[..., Any]) -> list[str]:
-    """Return the names of the options of a function or class."""
-    found = inspect.signature(front_door).parameters.values()
+def options_of(function: Callable[..., Any]) -> list[str]:
+    """Return the names of the keyword-only arguments of a function or class."""
+    found = inspect.signature(function).parameters.values()
     return [each.name for each in found if each.kind is inspect.Parameter.KEYWORD_ONLY]
 
 
 def with_constants(
     constants: Mapping[str, Any], model: Program, guide: Program, options: Sequence[str]
 ) -> tuple[Program, Program]:
-    """Return model and guide with keyword arguments that are passed whole to every call.
+    """Return model and guide with keyword arguments that are passed unchanged to every call.
 
-    :param options: of the front door, to name the nearest in a message.
+    :param options: options of the public function, to suggest the nearest in a message.
     :raises InputError: a program takes no argument of such a name.
     """
     if not constants:
@@ -187,11 +187,11 @@ def with_constants(
 
 
 def _takes(program: Program, name: str) -> bool:
-    """Whether a program can be called with a keyword argument of this name."""
+    """Return whether a program takes a keyword argument of this name."""
     called = program.forward if isinstance(program, torch.nn.Module) else program
     try:
         parameters = inspect.signature(called).parameters
-    except (TypeError, ValueError):  # of a builtin: its call will tell
+    except (TypeError, ValueError):  # a builtin has no signature
         return True
     by_keyword = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     open_end = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())

@@ -23,9 +23,9 @@ from pyro_dvae.training.objective import Loss, PlateScales, loss_of
 
 @dataclass
 class Member:
-    """One of the models, with its parameters, and a param store of its own.
+    """One of the models, with its parameters and its own param store.
 
-    :param store: the state of its param store: two models may use one name.
+    :param store: the state of its param store, because two models may use one name.
     :param length: N, the rows of its data.
     """
 
@@ -41,14 +41,14 @@ class Member:
         self.loss = Loss(loss_of(self.model, self.guide, self.bound), PlateScales(self.length))
 
     def with_store(self) -> AbstractContextManager[Any]:
-        """Return a context in which Pyro's param store is this model's; it is kept on leaving."""
+        """Return a context in which Pyro's param store is this model's; changes are kept."""
         scope: AbstractContextManager[Any] = pyro.get_param_store().scope(self.store)
         return scope
 
     def apart(self, run: Callable[[], object], example: Tensor | None = None) -> Trained:
-        """Run with this model's param store; put back random streams and buffers; return what it trains.
+        """Run with this model's param store, restore random streams and buffers, and return its parameters.
 
-        With an ``example`` of ``train``, a model without parameters and data of another type are refused.
+        With an ``example`` of the data, a model without parameters and data of another type are refused.
         """
         data = None if example is None else {"data": example}
         with self.with_store():
@@ -63,11 +63,11 @@ def members_of(
     rows_by_name: Mapping[str, Sequence[Data]] | None = None,
     length: int | None = None,
 ) -> list[Member]:
-    """Return the models with their parameters found, or refuse what has not the structure of the first.
+    """Return the models with their parameters; refuse models of another structure than the first.
 
-    :param freeze: the names of parameters that stay as they are.
-    :param rows_by_name: the rows of each model, in memory or not, unless they are transformed.
-    :param length: N, the rows of the data of each, if it is known.
+    :param freeze: names of parameters that are not trained.
+    :param rows_by_name: the rows of each model by argument name, unless they are transformed.
+    :param length: N, the rows of each model's data, if known.
     """
     members = []
     for number, pair in enumerate(pairs):
@@ -107,7 +107,7 @@ def _shapes(trained: Trained) -> list[str]:
 
 
 def stack(tensors: Sequence[Tensor]) -> Tensor:
-    """Return tensors of one shape as one of [E, ...], detached."""
+    """Stack tensors of one shape to [E, ...], detached."""
     return torch.stack([tensor.detach() for tensor in tensors])
 
 

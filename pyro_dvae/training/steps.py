@@ -1,4 +1,4 @@
-"""The steps of a run: compiled where they can be, else ordinary ones, of this process or of several."""
+"""The steps of a run, compiled if possible, of one process or several."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from pyro_dvae.training.run import Run
 from pyro_dvae.training.settings import Settings
 from pyro_dvae.training.stopping import Faults, Requests
 
-_CHECK_EVERY = 1_000  # steps of a long epoch between two looks at the losses on a device that computes ahead
+_CHECK_EVERY = 1_000  # steps between two checks of the losses on an asynchronous device
 
 
 class Steps:
-    """Takes gradient steps, and notes their losses in the run's record.
+    """Takes gradient steps, and records their losses in the run's record.
 
-    ``compiled`` takes them while it can; ``compile_seconds`` is the time that compiling took.
+    ``compiled`` takes them as long as it can; ``compile_seconds`` is the time that compiling took.
 
-    :param loss: of this process's rows; over several, they add up to that of the batch.
+    :param loss: the loss of this process's rows; over all processes, it adds up to the batch's loss.
     :param shared: the batch of several processes.
     """
 
@@ -75,8 +75,8 @@ class Steps:
     def compile(self, batches: Batches, programs: tuple[Any, ...], say: Callable[[str], object]) -> None:
         """Take compiled steps from now on, and compile the transform of ``batches`` if it draws noise.
 
-        :param programs: what the loss calls: model, guide and bound.
-        :param say: called with a text about what happens.
+        :param programs: the model, guide and bound that the loss calls.
+        :param say: called with progress messages.
         """
         run, settings, ranks = self._run, self._settings, self._ranks
         seed = seed_of_rank(ranks, batches.seed)
@@ -120,7 +120,7 @@ class Steps:
         return loss
 
     def _checked(self, loss: Tensor) -> Tensor | float:
-        """Return the loss, over all processes, as a number where it need not be waited for; refuse NaN."""
+        """Return the loss over all processes, as a number unless that means waiting; refuse NaN."""
         ahead = loss.device.type != "cpu"
         value = self._requests.agreed(0.0 if ahead else loss.item(), self._run.record.step, ahead)
         self._faults.require_finite(value)
@@ -141,7 +141,7 @@ class Steps:
             return self._loss(*batch, batch=self._run.record.rows)
 
     def _rows(self, rows: int) -> float | None:
-        """Return the rows of the batch that is out, where its loss stands for a whole data set; else None."""
+        """Return the rows of the current batch if its loss is scaled to a whole data set; else None."""
         return float(self._run.record.rows or rows) if self._loss.scales.subsampled else None
 
     def _note(self, loss: Tensor | float) -> None:
@@ -157,11 +157,11 @@ class Steps:
 def over_ranks(
     loss: Loss, example: tuple[Tensor, ...], batches: Batches, run: Run, ranks: Ranks
 ) -> tuple[Loss, SharedBatch]:
-    """Return the loss of this process's rows as a part of that of the batch, and the batch.
+    """Return the loss of this process's rows as a part of the batch's loss, and the batch.
 
-    From now on the run has noise of its own on each of the processes.
+    From now on the run has separate noise on each process.
 
-    :param loss: of a process on its own.
+    :param loss: the loss of a single process.
     :param example: rows of the data, for dry runs.
     """
     run.random = starting_random(ranks, batches.seed)

@@ -1,4 +1,4 @@
-"""Why a run ends early: a request to stop, or a fault, explained in one line with what to do."""
+"""Early ends of a run: a request to stop, or a fault, explained in one line with a remedy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pyro_dvae.training.diagnosis import first_fault
 from pyro_dvae.training.run import Run
 from pyro_dvae.training.settings import Settings
 
-_AGREE_EVERY = 20  # steps between two looks on a device that computes ahead
+_AGREE_EVERY = 20  # steps between two checks on an asynchronous device
 
 
 class ValidationStopped(Exception):  # noqa: N818 - not an error
@@ -24,7 +24,7 @@ class ValidationStopped(Exception):  # noqa: N818 - not an error
 
 
 class Requests:
-    """The requests to stop, on which several processes agree in a step, so that all stop after the same."""
+    """Requests to stop, on which several processes agree, so that all stop after the same step."""
 
     def __init__(self, ranks: Ranks) -> None:
         self._ranks = ranks
@@ -33,7 +33,7 @@ class Requests:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Take signals in the body as requests."""
+        """Treat signals in the body as requests."""
         with Interrupts() as self._interrupts:
             yield
 
@@ -43,10 +43,10 @@ class Requests:
         return self._agreed if self._ranks.several else self._interrupts.requested
 
     def agreed(self, loss: float, step: int, ahead: bool) -> float:
-        """Return the loss over all ranks; note whether any of them is asked to stop, so that all do.
+        """Return the loss over all ranks; if any rank is asked to stop, all will.
 
         :param step: the step of the epoch, from 1.
-        :param ahead: the device computes ahead: the ranks agree now and then only.
+        :param ahead: the device is asynchronous, so the ranks agree only every 20 steps.
         """
         if not self._ranks.several or (ahead and step % _AGREE_EVERY):
             return loss
@@ -55,15 +55,15 @@ class Requests:
         return total
 
     def go_on_validating(self) -> None:
-        """:raises ValidationStopped: the user of the only process asks to stop."""
+        """Raise ``ValidationStopped`` if the user of a single process asks to stop."""
         if self._interrupts.requested and not self._ranks.several:
             raise ValidationStopped
 
 
 class Faults:
-    """Looks for what is not finite in a run, and explains what a step has failed of.
+    """Finds non-finite values in a run, and explains why a step failed.
 
-    :param loss: the loss of a batch, run once more to see where it went wrong.
+    :param loss: the loss of a batch, which is run again to find the fault.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Faults:
         self._ranks, self._requests = ranks, requests
 
     def diverged(self, what: str, step: int | None = None) -> DivergenceError:
-        """Return the error of a divergence in ``step`` (from 1), by default the present one."""
+        """Return the error of a divergence in ``step`` (from 1), by default the current one."""
         run = self._run
         return DivergenceError(
             f"training diverged in epoch {run.finished + 1}, step {step or run.record.step}: "
@@ -87,12 +87,12 @@ class Faults:
         )
 
     def require_finite(self, loss: float) -> None:
-        """Refuse the loss of the present step if it is NaN or infinite."""
+        """Refuse the loss of the current step if it is NaN or infinite."""
         if not math.isfinite(loss):
             raise self.diverged(f"the loss is {loss}")
 
     def require_finite_losses(self) -> None:
-        """Refuse the epoch's losses, waiting for those of a device that runs ahead."""
+        """Refuse non-finite losses of the epoch; wait for an asynchronous device."""
         record = self._run.record
         if self._ranks.several and record.pending:
             record.pending = list(self._ranks.sum_of(torch.stack(record.pending)))
@@ -101,16 +101,16 @@ class Faults:
             raise self.diverged(f"the loss is {bad[1]}", bad[0])
 
     def require_finite_parameters(self) -> None:
-        """Refuse parameters that hold NaN or infinity."""
+        """Refuse non-finite parameters."""
         for name, leaf in self._run.trained.parameters.items():
             if not bool(torch.isfinite(leaf).all()):
                 raise self.diverged(f"parameter {name!r} holds NaN or infinity")
 
     @contextmanager
     def explained(self, *batch: Tensor) -> Iterator[None]:
-        """Turn the dump of a tensor by Pyro's or torch's own checks into one line that says where it is.
+        """Turn the tensor dumps of Pyro's and torch's own checks into one line that names the place.
 
-        :param batch: what the body computes the loss of.
+        :param batch: the batch whose loss the body computes.
         """
         try:
             yield
@@ -129,7 +129,7 @@ class Faults:
         fault = first_fault(lambda: self._loss(*batch))
         text = "a distribution was given values out of range" if fault is None else fault.text
         if self._is_divergence(error, batch) or (fault is not None and not fault.finite):
-            if self._run.leaves:  # in a step, which the other ranks take too
+            if self._run.leaves:  # in a step, which the other ranks also take
                 self._requests.agreed(math.nan, self._run.record.step, batch[0].device.type != "cpu")
             raise self.diverged(text) from error
         raise InputError(f"model, guide, data: {text}") from error

@@ -8,14 +8,14 @@
             trainer.step(batch)
     trainer.load_best()
 
-:func:`~pyro_dvae.training.fit` is that loop. A run that was stopped, for example by Ctrl-C in the middle of
-an epoch, and is resumed with ``resume=True`` ends, on the same machine, with bit-for-bit the same weights as
-an uninterrupted run, if all state is in parameters, buffers, callbacks and global random states. Its random
-stream depends only on the seed and on the global random states at the start.
+:func:`~pyro_dvae.training.fit` is that loop. A run can be stopped, for example by Ctrl-C in the middle of an
+    epoch, and resumed with ``resume=True``. On the same machine it then ends with bit-for-bit the same
+    weights as an uninterrupted run, if all state is in parameters, buffers, callbacks and global random
+    states. Its random stream depends only on the seed and on the global random states at the start.
 
 With ``torch.distributed`` initialised, every process of the group makes the same trainer and runs the same
-loop: each takes its share of the rows of every batch, with its own noise (:mod:`.distributed.ranks`), and
-the training step is that of the whole batch. Rank 0 writes the files and shows progress.
+loop. Each process takes its share of the rows of every batch, with its own noise (:mod:`.distributed.ranks`);
+together they take the training step of the whole batch. Rank 0 writes the files and shows progress.
 """
 
 from __future__ import annotations
@@ -221,14 +221,14 @@ class Trainer:
                     self._batches.go_on(run)
                 self._move_schedules(min(run.finished, self.epochs - 1))
                 self._files.rewrite_metrics()
-        # A loader that does not say how long an epoch is may be short: then compiling is to be asked for.
+        # If a loader does not know the length of an epoch, compile only on request.
         long = self.epochs * (self.steps_per_epoch or 0) >= WORTH_IT
         possible = self.device.type in ("cpu", "cuda")
         if possible and (long if compile is None else compile):
             self._steps.compile(self._batches, (model, guide, loss), self._progress.note)
 
     def __reduce__(self) -> NoReturn:
-        """Refuse to be pickled or copied: it owns files, an optimizer and the parameters of live models."""
+        """Refuse pickling and copying: a trainer owns files, an optimizer and live parameters."""
         raise TypeError(
             "a Trainer cannot be pickled or copied; pickle model and guide, or save the run with checkpoint="
         )

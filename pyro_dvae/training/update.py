@@ -1,4 +1,4 @@
-"""What becomes of a gradient: gathered over batches, clipped, given to the optimizer; averages of weights."""
+"""The use of gradients: accumulation over batches, clipping, the optimizer, and averages of parameters."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from pyro_dvae.training.settings import Settings
 
 
 class Update:
-    """The optimizer of a training, with what stands before and after it.
+    """The optimizer, with accumulation and clipping before it, and schedules and averages after it.
 
     :param parameters: the leaves to train, by name.
-    :param settings: ``optimizer``, ``parameter_options``, ``schedule``, ``clip_norm``, ``accumulate`` and
-        ``ema`` are read.
+    :param settings: provides ``optimizer``, ``parameter_options``, ``schedule``, ``clip_norm``,
+        ``accumulate`` and ``ema``.
     :param learning_rate: the base rate.
     """
 
@@ -55,10 +55,10 @@ class Update:
     # Gradients
 
     def take(self, rows: float | None) -> None:
-        """Use the gradients in ``.grad``: a step of the optimizer, or wait for those of further batches.
+        """Use the gradients in ``.grad``: accumulate them, and step the optimizer when enough are there.
 
-        :param rows: of the batch, where its loss stands for a whole data set: gradients are then averaged
-            over the rows; None where losses are sums over rows, so that gradients are added.
+        :param rows: rows of the batch if its loss is scaled to a whole data set, so that gradients are
+            averaged over the rows; None if losses are sums over rows, so that gradients are added.
         """
         if self._accumulate == 1:
             self._step()
@@ -73,7 +73,7 @@ class Update:
             self.flush()
 
     def flush(self) -> None:
-        """Use the gradients that wait, of fewer batches than ``accumulate``: the epoch ends."""
+        """Use the gradients accumulated so far, at the end of an epoch."""
         if not self._batches:
             return
         for name, leaf in self.parameters.items():
@@ -95,9 +95,9 @@ class Update:
         self.note_step()
 
     def slots(self, leaves: Sequence[Tensor] | None = None) -> list[Slot] | None:
-        """Return the leaves' parts of Adam, to be compiled with their gradient; None if that cannot be.
+        """Return Adam's state of the leaves, to compile with their gradient; None if that is impossible.
 
-        :param leaves: some of them; by default all.
+        :param leaves: some of the leaves; by default all.
         """
         if self._accumulate > 1 or type(self.optimizer) not in (Adam, AdamW):
             return None
@@ -110,14 +110,14 @@ class Update:
     # Averages: e ← d·e + (1 − d)·θ after every step
 
     def note_step(self) -> None:
-        """Take the weights of a step that has been made into the averages."""
+        """Update the averages after a step."""
         if self.average is not None and self.decay is not None:
             with torch.no_grad():
                 move_averages(list(self.average.values()), self.leaves, 1 - self.decay)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Have the averages in the place of the weights, if they are kept."""
+        """Replace the parameters with their averages in the body, if averages are kept."""
         if self.average is None:
             yield
             return
@@ -137,25 +137,25 @@ class Update:
 
     @property
     def rate(self) -> float:
-        """The present learning rate, of the first group."""
+        """The current learning rate of the first group."""
         return float(self.optimizer.param_groups[0]["lr"])
 
     def rates(self) -> list[float]:
-        """Return the present learning rate of every leaf."""
+        """Return the current learning rate of every leaf."""
         groups = self.optimizer.param_groups
         rate = {id(leaf): float(group["lr"]) for group in groups for leaf in group["params"]}
         return [rate[id(leaf)] for leaf in self.leaves]
 
     def begin_epoch(self, factor: float) -> None:
-        """Multiply the base rates by a new ``factor``, unless a schedule of torch's moves them."""
+        """Multiply the base rates by ``factor``, unless a schedule of torch sets them."""
         if self._schedule is None and factor != self._factor:
             self._factor = factor
             for group, base in zip(self.optimizer.param_groups, self._base, strict=True):
                 group["lr"] = base * factor
 
     def end_epoch(self, validation_bound: float | None) -> None:
-        """Move the schedule of torch's, if there is one; a plateau is one of the validation bound."""
-        # Compiled steps do not call the optimizer, which torch remarks on.
+        """Step a schedule of torch, if there is one; ReduceLROnPlateau watches the validation bound."""
+        # Compiled steps do not call the optimizer, about which torch would warn.
         with calling("schedule"), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Detected call of .lr_scheduler.step")
             if isinstance(self._schedule, ReduceLROnPlateau):
@@ -166,14 +166,14 @@ class Update:
                 self._schedule.step()
 
     def require_validation(self, validates: bool) -> None:
-        """Refuse a schedule that nothing would ever move."""
+        """Refuse ReduceLROnPlateau without a validation bound."""
         if not validates and isinstance(self._schedule, ReduceLROnPlateau):
             raise InputError("schedule: ReduceLROnPlateau needs a validation bound; give validation=")
 
     # Its state
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what :meth:`load_state_dict` takes: numbers and tensors by the names of parameters."""
+        """Return numbers and tensors, by names of parameters, for :meth:`load_state_dict`."""
         names = {id(leaf): name for name, leaf in self.parameters.items()}
         groups = [
             group | {"params": [names[id(leaf)] for leaf in group["params"]]}
@@ -192,17 +192,17 @@ class Update:
         }
 
     def settings_dict(self) -> dict[str, Any]:
-        """Return :meth:`state_dict` without moments and averages: several models hold theirs together."""
+        """Return :meth:`state_dict` without moments and averages, which several models hold jointly."""
         state = self.state_dict()
         return state | {"optimizer": state["optimizer"] | {"state": {}}, "average": None}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Go on from what :meth:`state_dict` or :meth:`settings_dict` returned, for the same parameters.
+        """Restore what :meth:`state_dict` or :meth:`settings_dict` returned, for the same parameters.
 
-        :raises CheckpointError: it is of another optimizer.
+        :raises CheckpointError: the state is from another optimizer.
         """
         fresh = self.state_dict()
-        saved = fresh | dict(saved)  # checkpoints of version 0.1 hold moments alone
+        saved = fresh | dict(saved)  # checkpoints of version 0.1 hold only moments
         optimizer = fresh["optimizer"] | saved["optimizer"]
         groups, now = optimizer["groups"], fresh["optimizer"]["groups"]
         if [group["params"] for group in groups] != [group["params"] for group in now]:

@@ -251,7 +251,7 @@ def test_iterators_live_no_longer():
     next(generator)
     known = Iterators()
     known.end()
-    assert known.left_alone(generator)
+    assert known.not_advanced(generator)
     del held, generator
     assert reference() is None
 
@@ -262,7 +262,7 @@ def test_states(make):
     iterator = make()
     known = Iterators()
     known.end()
-    assert known.left_alone(iterator)
+    assert known.not_advanced(iterator)
     if not hasattr(type(iterator).__next__, "__code__") and hasattr(iterator, "__reduce__"):
         known = Iterators()
         try:
@@ -273,7 +273,7 @@ def test_states(make):
             return
         next(iterator)
         known.end()
-        assert not known.left_alone(iterator)
+        assert not known.not_advanced(iterator)
 
 
 def test_a_weak_proxy_that_outlived_its_object():
@@ -285,4 +285,4 @@ def test_a_weak_proxy_that_outlived_its_object():
     del owner
     found = Iterators()
     found.end()
-    assert not found.left_alone(dead)
+    assert not found.not_advanced(dead)

@@ -15,7 +15,7 @@ from pyro.optim import Adam
 from torch import nn
 
 import pyro_dvae as dv
-from pyro_dvae.engine import compiler, honesty, observing
+from pyro_dvae.engine import compiler, observing, verification
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +60,7 @@ def trained(kind, steps=13, **options):
 
 def test_nothing_is_disturbed(monkeypatch):
     compared = []
-    original = honesty.Verification.before
+    original = verification.Verification.before
 
     def before(self, tensors, keys):
         streams = torch.get_rng_state(), random.getstate(), np.random.get_state(legacy=False)  # noqa: NPY002
@@ -75,9 +75,9 @@ def test_nothing_is_disturbed(monkeypatch):
         return result
 
     def pair_buffers(self):
-        return self._compared.honest.surroundings._tensors
+        return self._compared.recording.surroundings._tensors
 
-    monkeypatch.setattr(honesty.Verification, "before", before)
+    monkeypatch.setattr(verification.Verification, "before", before)
     plain, weights, _ = trained(SVI)
     found, compiled, _ = trained(dv.CompiledSVI)
     assert compared == [n in (1, 10) for n in range(1, 13)]
@@ -88,8 +88,8 @@ def test_nothing_is_disturbed(monkeypatch):
 
 def test_other_comparisons_take_a_thousandth_of_the_time(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(honesty.time, "perf_counter", lambda: now[0])
-    each = honesty.Verification(None)
+    monkeypatch.setattr(verification.time, "perf_counter", lambda: now[0])
+    each = verification.Verification(None)
     spent = 0.0
     for _ in range(400_000):
         now[0] += 1e-3

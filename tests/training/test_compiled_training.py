@@ -12,7 +12,7 @@ from torch import nn
 
 import pyro_dvae as dv
 from pyro_dvae.engine import NoCompiler, compiler
-from pyro_dvae.engine.honesty import Verification
+from pyro_dvae.engine.verification import Verification
 from pyro_dvae.networks import BernoulliDecoder, GaussianEncoder
 from pyro_dvae.training import Stopped, Trainer
 from pyro_dvae.training.compiled_steps import Keys

@@ -1,4 +1,4 @@
-"""Callbacks of a training: early stopping, logs, and the base class of your own."""
+"""Callbacks of training: early stopping, logs, and a base class."""
 
 from pyro_dvae.training.callbacks.base import Callback, Running
 from pyro_dvae.training.callbacks.early_stopping import EarlyStopping

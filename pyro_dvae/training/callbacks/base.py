@@ -1,4 +1,4 @@
-"""The base class of callbacks, what they see of a run, and how they are called."""
+"""The base class of callbacks, their view of a run, and how they are called."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Running:
         self.reason = reason
 
     def note(self, loss: Tensor | float, rows: int, steps: int = 1) -> None:
-        """Take note of steps; ``loss`` is the sum over the rows of the last (nats)."""
+        """Record steps; ``loss`` is the sum over the rows of the last batch (nats)."""
         self.step, self._loss = self.step + steps, (loss, rows)
 
 
@@ -114,7 +114,7 @@ class EachEpoch(Callback):
         self._function(run)
 
     def __deepcopy__(self, memo: Any) -> EachEpoch:
-        """Return itself: several models call the same function."""
+        """Return itself, because several models call the same function."""
         return self
 
 
@@ -133,8 +133,8 @@ def checked(argument: str, values: Any) -> tuple[Callback, ...]:
 class Calls:
     """The callbacks of a run.
 
-    :param seed: of what they draw.
-    :param ranks: rank 0 calls them; all learn whether the run is to stop.
+    :param seed: seed of their random draws.
+    :param ranks: rank 0 calls them; all ranks learn whether to stop.
     """
 
     def __init__(self, callbacks: Sequence[Callback], run: Running, seed: int, ranks: Ranks) -> None:
@@ -142,7 +142,7 @@ class Calls:
         self._of = {hook: [each for each in enumerate(callbacks) if _has(each[1], hook)] for hook in HOOKS}
 
     def at(self, hook: str) -> None:
-        """Call one hook of all."""
+        """Call a hook of all callbacks."""
         if not self._ranks.first:
             return
         for number, callback in self._of[hook]:
@@ -152,21 +152,21 @@ class Calls:
 
     @property
     def watches_steps(self) -> bool:
-        """Whether any has a hook for steps."""
+        """Whether any callback has a hook for steps."""
         return bool(self._of["step"])
 
     def stopping(self) -> bool:
-        """Return whether one has asked to stop."""
+        """Return whether a callback has asked to stop."""
         wanted = self.run.reason is not None
         return bool(self._ranks.of_first(wanted)) if self._callbacks else wanted
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the states of all, with the names of their classes."""
+        """Return the states of all callbacks, with the names of their classes."""
         states = [{"callback": type(each).__name__, "state": each.state_dict()} for each in self._callbacks]
         return {"step": self.run.step, "states": states}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Give every callback the first state of its class that no other has got; a new one starts afresh."""
+        """Give each callback the next saved state of its class; a new callback starts afresh."""
         self.run.step, left = saved["step"], list(saved["states"])
         for number, callback in enumerate(self._callbacks):
             own = next((each for each in left if each["callback"] == type(callback).__name__), None)

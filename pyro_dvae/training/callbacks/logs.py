@@ -97,7 +97,7 @@ class TensorBoard(Callback):
                 "callbacks: TensorBoard needs the package tensorboard; pip install tensorboard"
             ) from None
         folder = self.folder if run.number is None else self.folder / str(run.number)
-        # What a run that was killed has written after its last checkpoint is taken back.
+        # Removes what a killed run has written after its last checkpoint.
         self._writer = SummaryWriter(str(folder), purge_step=run.epoch + 1 if run.epoch else None)
 
     def epoch(self, run: Running) -> None:
@@ -127,5 +127,5 @@ class TensorBoard(Callback):
             self._writer.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the settings; an open writer stays where it is."""
+        """Return the settings without an open writer."""
         return vars(self) | {"_writer": None}
