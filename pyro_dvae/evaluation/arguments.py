@@ -1,4 +1,4 @@
-"""What goes wrong when a model and a guide are run on some of the rows, in one sentence."""
+"""One-line errors for models and guides that fail on part of the rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pyro_dvae.programs.observations import shared
 
 @contextmanager
 def rows_of(count: int, total: int) -> Iterator[None]:
-    """Turn what programs raise on a part of the rows into one sentence.
+    """Turn exceptions of programs that run on part of the rows into one-line errors.
 
     :param count: rows at a time.
     :param total: rows in all.
@@ -35,7 +35,7 @@ def rows_of(count: int, total: int) -> Iterator[None]:
 
 
 def why_shared(draws: Draws) -> str:
-    """Return why the sites have no plate of the observations in common, with the remedy, or nothing."""
+    """Return why the sites share no data plate, with the remedy; empty if they share one."""
     reason = shared(draws)
     if reason is None:
         return ""

@@ -13,7 +13,7 @@ from pyro_dvae import checks, plots
 from pyro_dvae.evaluation.estimates import Estimate, error_of_mean, finite, plus_minus
 
 LOG_LIKELIHOOD = "log_likelihood"
-# A datum whose importance-sampled log p(x) has a larger error (nats) says nothing about the order.
+# A row whose importance-sampled log p(x) has a larger error (nats) is left out of the order check.
 UNRELIABLE = 0.5
 
 
@@ -161,9 +161,9 @@ class BoundsReport:
         return difference.mean, difference.standard_error
 
     def _compare(self, lower: str, upper: str) -> tuple[OrderViolation, float]:
-        """Return by how much ``lower`` exceeds ``upper``, and what may be rounding (nats)."""
+        """Return by how much ``lower`` exceeds ``upper``, and how much may be rounding (nats)."""
         low, high = self[lower].estimate.per_datum, self[upper].estimate.per_datum
-        # The terms of log p(x, z) cancel up to rounding where the weights are constant.
+        # With constant weights, the terms of log p(x, z) cancel only up to rounding.
         rounding = 10 * max(
             torch.finfo(v.dtype).eps * float(v[torch.isfinite(v)].abs().mean()) for v in (low, high)
         )

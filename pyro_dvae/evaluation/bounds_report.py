@@ -63,10 +63,10 @@ def planned_bounds(m: int, mixtures: list[int], particles: list[int], nesting: i
 
 
 def orders(m: int, mixtures: list[int], particles: list[int]) -> tuple[tuple[str, str], ...]:
-    """Return the pairs of names (lower, upper) that must be so ordered in expectation."""
+    """Return the pairs (lower, upper) of names whose bounds have this order in expectation."""
     semi, diwae = [f"semi_implicit_{j}" for j in mixtures], [f"diwae_{k}" for k in particles]
     pooled, mixture = f"pooled_{particles[-1]}", f"mixture_{particles[-1]}"
-    # By Jensen's inequality over its draws, the mixture over M corruptions is above L_J of J + 1 ≤ M.
+    # By Jensen's inequality over its draws, the mixture over M corruptions is above L_J for J + 1 ≤ M.
     below = [name for name, j in zip(semi, mixtures, strict=True) if j < m]
     chains = [
         ["dvae", *semi, f"upper_{mixtures[-1]}"],
@@ -78,7 +78,7 @@ def orders(m: int, mixtures: list[int], particles: list[int]) -> tuple[tuple[str
 
 
 def rows_at_once(bound: DenoisingELBO) -> int:
-    """Return the data of a chunk, as many as keep the inputs of the networks and the densities few."""
+    """Return the size of a chunk that limits the network inputs and densities held at once."""
     draws = bound.num_corruptions * bound.num_particles
     if not isinstance(bound, TraceSemiImplicit_ELBO):
         return max(1, _ROWS_AT_ONCE // draws)
@@ -87,7 +87,7 @@ def rows_at_once(bound: DenoisingELBO) -> int:
 
 
 class _UpperSandwich(TraceSemiImplicit_ELBO):
-    """The upper sandwich of L_cvae in the place of the bound of each observation."""
+    """Returns the upper sandwich of L_cvae as the bound of each row."""
 
     def per_datum(
         self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
@@ -171,7 +171,7 @@ def bounds_report(
     entries = []
     with evaluation_mode(model, guide, given[: rows_at_once(planned[0][-1])]):
         for name, label, definition, kind, note, bound in planned:
-            # Bounds of as many draws get the very same ones, which takes their noise out of the differences.
+            # Bounds with the same number of draws share them, which removes their noise from differences.
             alike = [each[-1] for each in planned if each[-1].num_particles == bound.num_particles]
             rows = min(rows_at_once(each) for each in alike)
             estimate = Estimate(evaluate(bound, rows, f"{m} x {bound.num_particles}"))
@@ -192,7 +192,7 @@ def bounds_report(
 
 
 def _likelihood(found: LogLikelihood) -> BoundsEntry:
-    """Return the entry of log p(x), with how far it is too low."""
+    """Return the entry of log p(x), with a note on its bias."""
     error = found.standard_error
     estimate = Estimate(found.log_likelihood.double())
     unreliable = int((~(error <= UNRELIABLE)).sum())

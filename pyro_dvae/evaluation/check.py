@@ -35,7 +35,7 @@ def remarks(seen: Look, num_data: int | None) -> tuple[str, ...]:
     if num_data is not None:
         found += _sizes(draws, num_data)
     found += _undeclared(draws)
-    found += _broken(draws)
+    found += _independent_in_guide(draws)
     if seen.random:
         found.append(
             f"the density of {_names(seen.random)} differs between two runs on the same draws: a module "
@@ -110,18 +110,18 @@ def _undeclared(draws: Draws) -> Iterator[str]:
             )
 
 
-def _broken(draws: Draws) -> Iterator[str]:
-    """Remark on latents that depend on each other given the data, and not in the guide."""
+def _independent_in_guide(draws: Draws) -> Iterator[str]:
+    """Remark on latents that depend on each other given the data, but not in the guide."""
     latents = {site["name"] for site in draws.latent_sites()}
     model, guide = _dependencies(draws.pair, draws.pair.model), _dependencies(draws.pair, draws.pair.guide)
     if model is None or guide is None:
         return
-    above = {name: _above(name, guide["prior_dependencies"]) for name in guide["prior_dependencies"]}
+    ancestors = {name: _ancestors(name, guide["prior_dependencies"]) for name in guide["prior_dependencies"]}
     pairs = [
         (one, other)
         for one, others in model["posterior_dependencies"].items()
         for other in others
-        if one != other and {one, other} <= latents & set(above) and not above[one] & above[other]
+        if one != other and {one, other} <= latents & set(ancestors) and not ancestors[one] & ancestors[other]
     ]
     if pairs:
         shown = ", ".join(f"{one!r} and {other!r}" for one, other in pairs[:_SHOWN])
@@ -138,16 +138,16 @@ def _dependencies(pair: Pair, program: Any) -> Mapping[str, Any] | None:
     found: list[Mapping[str, Any]] = []
 
     def run() -> None:
-        # Its tensors do not go through every operation; a program that has such a one gets no remark.
+        # Its tensors do not support every operation; a program that uses such a one gets no remark.
         with suppress(Exception):
             found.append(get_dependencies(program, pair.args, pair.kwargs))
 
-    discover(pair.model, pair.guide, run, required=False)  # buffers and random streams stay as they are
+    discover(pair.model, pair.guide, run, required=False)  # restores buffers and random streams
     return found[0] if found else None
 
 
-def _above(name: str, direct: Mapping[str, Mapping[str, Any]]) -> set[str]:
-    """Return a site with all sites that it is drawn from, at any remove."""
+def _ancestors(name: str, direct: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    """Return a site with all its ancestors."""
     found: set[str] = set()
     waiting = [name]
     while waiting:

@@ -61,8 +61,8 @@ def evaluation_mode(
     """Put the modules of a model and a guide in evaluation mode; restore their modes afterwards.
 
     Dropout would change results at random, and batch normalisation would make them depend on other rows and
-    on earlier calls. One run on ``rows``, without side effects, finds the modules. What the programs raise
-    meanwhile is named in one line.
+    on earlier calls. One run on ``rows``, without side effects, finds the modules. Exceptions of the programs
+    become one-line errors.
 
     :param observed: all rows, if the likelihood is to be evaluated at them.
     :raises InputError: values of ``observed`` lie outside the support of the likelihood.
@@ -81,7 +81,7 @@ def evaluation_mode(
         yield
 
 
-# Rows of decoder output held at once: few enough to stay near the cache of a CPU.
+# Rows of decoder output held at once: few enough for the cache of a CPU.
 _ROWS_AT_ONCE = 2000
 
 
@@ -95,7 +95,6 @@ class Estimate:
     per_datum: Tensor
 
     def __str__(self) -> str:
-        """Return the mean with its standard error, and of how many rows they are."""
         return f"{plus_minus(self.mean, self.standard_error)} nats, mean of {len(self.per_datum):,} rows"
 
     @property
@@ -165,7 +164,7 @@ def estimate_in_chunks(
     seed: int | None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Estimate:
-    """Estimate the bound of ``loss`` for each row, ``size`` at a time, with all modules as they are."""
+    """Estimate the bound for each row, ``size`` rows at a time, in the current mode of the modules."""
     parts: list[Tensor] = []
     done = 0
     with torch.no_grad(), forked(seed) if seed is not None else nullcontext():
@@ -197,13 +196,14 @@ def evaluate_bound_over_ranks(
     ranks: Ranks | None = None,
     **kwargs: Any,
 ) -> Estimate:
-    """Return what :func:`evaluate_bound` does, of all rows on every rank; a process alone calls just that.
+    """Return the result of :func:`evaluate_bound` for all rows on every rank.
 
-    Every rank calls it with the same arguments and evaluates its share of the rows. Rank 0 draws as a process
-    alone does, the others from streams of their own: the figures agree within their Monte Carlo error.
+    Every rank calls this with the same arguments and evaluates its share of the rows. Rank 0 uses the random
+    stream of a single process and the other ranks their own, so the values agree with a single process within
+    their Monte Carlo error.
 
-    :param seed: start of the random streams; None draws it from rank 0's global one.
-    :param ranks: the present ones, with the caller's remedy for a lost process.
+    :param seed: seed of the random streams; None draws it from rank 0's global stream.
+    :param ranks: the ranks of this run, with the caller's remedy for a lost process.
     """
     ranks = Ranks.present() if ranks is None else ranks
     if not ranks.several:

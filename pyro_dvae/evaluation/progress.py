@@ -1,4 +1,4 @@
-"""Progress of a count: a bar on a terminal, now and then a plain line elsewhere."""
+"""Progress of a count: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Tell = Callable[[int, int], None]
 def progress_of(
     label: str, progress: bool | Tell | None = None, stream: TextIO | None = None
 ) -> Iterator[Tell]:
-    """Yield a function of the count done and in all that shows both and the time left.
+    """Yield a function of the finished and total counts that shows both and the time left.
 
     :param label: what is counted.
-    :param progress: True shows it, False does not, None shows what takes longer than two seconds; a function
-        is called instead.
-    :param stream: where to; standard error by default.
+    :param progress: True shows progress, False does not, None shows it after two seconds; a function is
+        called instead.
+    :param stream: where to print; standard error by default.
     """
     target = sys.stderr if stream is None else stream
     if callable(progress):
@@ -63,7 +63,7 @@ class _Lines:
     def __call__(self, done: int, total: int) -> None:
         now = time.monotonic()
         if self._first is None:
-            self._first = (done, now)  # what came before it, such as compilation, says nothing of the rate
+            self._first = (done, now)  # excludes earlier work such as compilation from the rate
         if now >= self._next or (self._any and done == total):
             self._any, self._next = True, now + _SECONDS_BETWEEN_LINES
             rest = (
@@ -78,11 +78,11 @@ class _Lines:
         return f"{duration(since / count * (total - done))} left" if count > 0 else "started"
 
     def stop(self) -> None:
-        """End: there is nothing to put back."""
+        """Do nothing; a bar would restore the terminal."""
 
 
 class _Bar:
-    """One line that is drawn anew, and taken away at the end."""
+    """A line that is redrawn, and erased at the end."""
 
     def __init__(self, label: str, stream: TextIO, wait: float) -> None:
         from rich.console import Console
@@ -107,6 +107,6 @@ class _Bar:
         self._progress.update(self._task, completed=done, total=total)
 
     def stop(self) -> None:
-        """Give the terminal back."""
+        """Restore the terminal."""
         if self._started:
             self._progress.stop()

@@ -1,4 +1,4 @@
-"""What a few runs of a model and a guide show of their sites, as rows of a table."""
+"""The sites of a model and guide, found by a few runs, as rows of a table."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from pyro_dvae.sites import is_uncounted
 
 @dataclass(frozen=True)
 class Step:
-    """What one step on a loss does.
+    """What one training step does.
 
-    :param stopped: the first line of what it raised; None where it went through.
-    :param model_runs: how often the model runs.
-    :param guide_runs: how often the guide runs.
-    :param first_runs: the same of model and guide in the first step, which looks at the pair.
-    :param without_gradient: parameters that got none, or zeros.
-    :param parameters: how many parameters there are.
+    :param stopped: the first line of the exception it raised; None without one.
+    :param model_runs: number of runs of the model.
+    :param guide_runs: number of runs of the guide.
+    :param first_runs: runs of model and guide in the first step, which inspects the pair.
+    :param without_gradient: parameters whose gradient is missing or zero.
+    :param parameters: number of parameters.
     """
 
     stopped: str | None
@@ -50,7 +50,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Look:
-    """One draw of a pair, a step on it, and the sites whose density is not the same in two runs."""
+    """One draw of a pair, a training step, and the sites whose density differs between two runs."""
 
     draws: Draws
     step: Step
@@ -58,9 +58,9 @@ class Look:
 
 
 def look(pair: Pair, loss: Any) -> Look:
-    """Run a pair; random streams, buffers and gradients are afterwards as they were before.
+    """Run a pair and restore random streams, buffers and gradients afterwards.
 
-    :param loss: an ELBO; it is copied, so that nothing is kept in it.
+    :param loss: an ELBO, which is copied so that it keeps no state.
     """
     found: list[Draws] = []
     random: list[str] = []
@@ -70,7 +70,7 @@ def look(pair: Pair, loss: Any) -> Look:
         random.extend(_random_sites(found[0]))
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what they say is said by the remarks
+        warnings.simplefilter("ignore")  # the remarks cover them
         rows = dict(zip(["batch"], pair.args, strict=False))
         trained = discover(pair.model, pair.guide, runs, required=False, data=rows)
         step = _step(pair, copy.copy(loss), trained.parameters)
@@ -78,7 +78,7 @@ def look(pair: Pair, loss: Any) -> Look:
 
 
 def _one_draw(pair: Pair) -> Draws:
-    # Shapes that Pyro's validation refuses are shown, too.
+    # Without validation, so that shapes which Pyro refuses are shown.
     with pyro.validation_enabled(False), Subsamples() as subsamples:
         model_trace, guide_trace = get_importance_trace(
             "flat", math.inf, pair.model, pair.guide, pair.args, pair.kwargs
@@ -139,7 +139,7 @@ def _step(pair: Pair, loss: Any, leaves: dict[str, Tensor]) -> Step:
         for _ in range(2):
             discover(pair.model, pair.guide, one, required=False)
         missing = tuple(name for name, leaf in leaves.items() if leaf.grad is None or not leaf.grad.any())
-    except Exception as error:  # whatever it is, a step would end in it
+    except Exception as error:  # any exception would end a training step
         return Step((str(error).strip() or type(error).__name__).splitlines()[0], parameters=len(leaves))
     finally:
         for name, leaf in leaves.items():
@@ -154,14 +154,14 @@ _PATHWISE = {"stl": "sticking the landing", "dreg": "doubly reparameterised"}
 
 @dataclass(frozen=True)
 class SiteRow:
-    """What a site of model and guide is.
+    """The properties of a site of model and guide.
 
     :param name: its name.
     :param kind: latent, observation, corruption, noise, auxiliary, factor or deterministic.
-    :param plates: the plates around it with their sizes; "4 of 40" where one is subsampled.
+    :param plates: the plates around it with their sizes, such as "4 of 40" if subsampled.
     :param shape: [batch | event].
     :param distributions: of the model and, after "/", of the guide.
-    :param gradient: the estimator that a guide's site gets under the loss; empty for the model's.
+    :param gradient: the gradient estimator of a guide's site under the loss; empty for the model's.
     """
 
     name: str
@@ -173,7 +173,7 @@ class SiteRow:
 
 
 def site_rows(draws: Draws, loss: Any) -> tuple[SiteRow, ...]:
-    """Return a row for each site: those of the guide in its order, then the rest of the model's."""
+    """Return a row for each site: the guide's sites in order, then the remaining sites of the model."""
     model = {site["name"]: site for site in draws.model_sites()}
     guide = {site["name"]: site for site in draws.guide_trace.nodes.values() if site["type"] == "sample"}
     rows = []
@@ -189,7 +189,7 @@ def site_rows(draws: Draws, loss: Any) -> tuple[SiteRow, ...]:
 
 
 def _base(fn: Any) -> Any:
-    """Return the distribution that was written, without the layers around it."""
+    """Return the innermost distribution, without the wrappers around it."""
     while type(fn).__name__ in ("Independent", "ExpandedDistribution", "MaskedDistribution", "Auxiliary"):
         fn = fn.base_dist
     return fn

@@ -37,9 +37,9 @@ from pyro_dvae.sites import clean_input
 
 
 def example_data(model: Program, like: Arguments, data_site: str) -> Tensor:
-    """Draw data shaped like those of ``like`` from a model about which nothing is known yet.
+    """Draw data in the shape of ``like`` from a model that has not been inspected yet.
 
-    :raises InputError: ``data_site`` is not what the model observes, or not all of it.
+    :raises InputError: the model does not observe ``data_site``, or also observes other sites.
     """
     with poutine.block(), clean_input():
         trace = like.call(poutine.trace(poutine.uncondition(model)).get_trace)
@@ -62,8 +62,8 @@ def example_data(model: Program, like: Arguments, data_site: str) -> Tensor:
 def simulated(programs: AnnealedPrograms, data_site: str) -> tuple[AnnealedPrograms, dict[str, Tensor]]:
     """Draw z ~ p(z), x ~ p(x|z): z is then an exact sample of the posterior of x (Grosse et al. 2015).
 
-    :param programs: those of data of the right shape, whose values do not matter.
-    :returns: the programs of the simulated data, and the latents, each [1, *plates, *event].
+    :param programs: programs on data of the right shape; the values do not matter.
+    :returns: the programs on the simulated data, and the latents, each [1, *plates, *event].
     """
     tracer = poutine.trace()
     programs.run(poutine.uncondition(programs.model), tracer)
@@ -74,7 +74,7 @@ def simulated(programs: AnnealedPrograms, data_site: str) -> tuple[AnnealedProgr
 
 
 def _shaped(value: Tensor, like: Tensor, data_site: str) -> Tensor:
-    """Return the site's value as rows like the data's, which the model may have flattened or shaped."""
+    """Return the site's value in the shape of the data, which the model may have reshaped."""
     if 2 in (value.dim(), like.dim()) and value.numel() == like.numel() and len(value) == len(like):
         value = value.reshape(like.shape)
     if value.shape != like.shape:
@@ -86,13 +86,13 @@ def _shaped(value: Tensor, like: Tensor, data_site: str) -> Tensor:
 
 
 def _with_plates(site: dict, structure: Structure) -> Tensor:
-    """Return a site's value [1, *plates, *event], with a dimension for every plate and one for chains."""
+    """Return a site's value [1, *plates, *event]: one dimension for the chains, then one for every plate."""
     value: Tensor = site["value"].detach()
     batch = value.dim() - site["fn"].event_dim
     return value.reshape((1,) * (structure.nesting + 1 - batch) + value.shape)
 
 
-# Rows of the simulated data by which the structure of the model is found.
+# Simulated rows on which the structure of the model is found.
 _EXAMPLES = 100
 
 

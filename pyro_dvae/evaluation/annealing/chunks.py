@@ -1,4 +1,4 @@
-"""Weights of annealed chains in both directions, and chunks of rows that fit the memory."""
+"""Weights of annealed chains in both directions, and chunks of rows that fit into memory."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from pyro_dvae.rows import Data
 
 @dataclass(frozen=True)
 class Weights:
-    """What a run of chains gives.
+    """The results of a run of chains.
 
-    :param log_weight: log w of each chain and datum, [C, N] (nats), float64.
-    :param acceptance: mean over chains and data of each transition in order of temperature, [T − 1].
+    :param log_weight: log w of each chain and row, [C, N] (nats), float64.
+    :param acceptance: mean acceptance of each transition over chains and rows, hot to cold, [T − 1].
     """
 
     log_weight: Tensor
@@ -31,7 +31,7 @@ class Weights:
 
     @classmethod
     def joined(cls, parts: list[Weights]) -> Weights:
-        """Return the weights of all chunks of the data, and their acceptance by the data in each."""
+        """Join the weights of all chunks; average their acceptance, weighted by their numbers of rows."""
         log_weight = torch.cat([part.log_weight for part in parts], 1)
         shares = [part.log_weight.shape[1] / log_weight.shape[1] for part in parts]
         acceptance = [share * part.acceptance for share, part in zip(shares, parts, strict=True)]
@@ -50,7 +50,7 @@ def forward_weights(programs: AnnealedPrograms, kernels: Kernels, num_chains: in
 def annealed(
     density: Callable[[Tensor], Point], point: Point, kernels: Kernels, tick: Tick
 ) -> tuple[Weights, Point]:
-    """Anneal chains that start at ``point``, draws from the p_0 of any path; return where they end, too."""
+    """Anneal chains from ``point``, draws from p_0 of any path; return their weights and end points."""
     betas = kernels.betas
     log_weight = torch.zeros_like(point.increment)
     acceptance = []
@@ -68,10 +68,10 @@ def reverse_weights(
 ) -> Weights:
     """Anneal chains from an exact posterior sample back to p_0: E[1/w] = 1/p(x) (Grosse et al. 2015).
 
-    The weights are those of the same path run forwards, with z_{T−1} ~ p(z|x) and z_{t−1} ~ K_t(·|z_t): as
-    each kernel is reversible, it is its own reversal.
+    The weights are computed as on the forward path, with z_{T−1} ~ p(z|x) and z_{t−1} ~ K_t(·|z_t). Each
+    kernel is reversible, so it is its own reversal.
 
-    :param latents: by name, each [1, *plates, *event]: where all chains of an observation begin.
+    :param latents: where all chains of a row begin, by name, each [1, *plates, *event].
     """
     density, point = begin(programs, num_chains, latents)
     betas = kernels.betas
@@ -90,15 +90,15 @@ def _stacked(values: list[Tensor]) -> Tensor:
     return torch.stack(values).cpu() if values else torch.empty(0, dtype=torch.float64)
 
 
-# On top of what the graph keeps: gradients of the same size, on their way through it.
+# The backward pass holds gradients of the same size as the graph beside it.
 _WITH_GRADIENTS = 2
-# Vectors [C, N, D] of a transition: two points with two gradients each, momenta and what is between.
+# Vectors [C, N, D] of a transition: two points with two gradients each, momenta and temporaries.
 _VECTORS = 16
 
 
 @contextmanager
 def stream(seed: int, *parts: object) -> Iterator[None]:
-    """Run the body on a random stream of its own, without a gradient or Pyro's validation of every run."""
+    """Run the body on a separate random stream, without gradients and Pyro's validation."""
     with forked(derived_seed(seed, "annealing", *parts)), torch.no_grad(), pyro.validation_enabled(False):
         yield
 
@@ -111,11 +111,11 @@ def rows_at_once(
     num_chains: int,
     memory: int,
 ) -> int:
-    """Return the data of a chunk, so that an evaluation of the densities takes about ``memory`` bytes.
+    """Return the size of a chunk such that evaluating the densities takes about ``memory`` bytes.
 
-    The bytes of one observation with all its chains are measured: what autograd keeps of an evaluation of 2n
-    data less what it keeps of n of them (which cancels the parameters), twice for the gradients, and 16
-    vectors of the size of the latents. At least one observation is taken, whatever the memory.
+    The bytes of one row with all its chains are measured: what autograd saves for 2n rows minus what it saves
+    for n rows (the parameters cancel), doubled for the gradients, plus 16 vectors of the size of the latents.
+    A chunk has at least one row.
     """
     few = min(4, len(given) // 2)
     if few == 0:
@@ -131,7 +131,7 @@ def rows_at_once(
 
 
 def _graph_bytes(density: Density, position: Tensor) -> int:
-    """Return the bytes that autograd keeps of one evaluation."""
+    """Return the bytes that autograd saves for one evaluation."""
     storages: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -144,7 +144,7 @@ def _graph_bytes(density: Density, position: Tensor) -> int:
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, give):
         graph = density.log_densities(position.detach().requires_grad_())
-    del graph  # alive until here, so that no storage was used twice
+    del graph  # kept alive until here, so that no storage is reused
     return sum(storages.values())
 
 

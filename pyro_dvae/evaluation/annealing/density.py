@@ -1,4 +1,4 @@
-"""The log-densities at both ends of an annealing path, with gradients, on latents as one vector per chain."""
+"""The log-densities at both ends of an annealing path, as functions of one latent vector per chain."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pyro_dvae.sites import clean_input
 
 @dataclass(frozen=True)
 class Packing:
-    """The shapes of the unconstrained latents, to go from them to one vector [C, N, D] and back.
+    """Packs the unconstrained latents into one vector [C, N, D] and unpacks them.
 
     :param shapes: of each latent, [*plates, *event] with the data plate moved to the front, without chains.
     :param dtypes: of each latent.
@@ -44,12 +44,12 @@ class Packing:
         )
 
     def pack(self, points: Mapping[str, Tensor]) -> Tensor:
-        """Return all latents as [C, N, D], D the unconstrained size of one observation's latents."""
+        """Return all latents as [C, N, D], where D is the unconstrained size of the latents of a row."""
         front = [points[name].movedim(self.data_position, 1) for name in self.shapes]
         return torch.cat([part.reshape(*part.shape[:2], -1) for part in front], -1)
 
     def unpack(self, position: Tensor) -> dict[str, Tensor]:
-        """Return the latents by name of ``position`` [C, N, D]."""
+        """Return the latents in ``position`` [C, N, D] by name."""
         sizes = [math.prod(shape[1:]) for shape in self.shapes.values()]
         points = {}
         for (name, shape), part in zip(self.shapes.items(), position.split(sizes, -1), strict=True):
@@ -59,7 +59,7 @@ class Packing:
 
 
 class _AnyRows(Messenger):
-    """Lets a plate hold more rows than its size: a block may repeat rows of a small data set."""
+    """Lets a plate have more rows than its size, because a chunk may repeat rows of a small data set."""
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
         fn = msg["fn"]
@@ -69,13 +69,13 @@ class _AnyRows(Messenger):
 
 @dataclass(frozen=True)
 class AnnealedPrograms:
-    """What defines the densities of a batch.
+    """The programs and data that define the densities of a batch.
 
     :param model: Pyro model.
-    :param guide: Pyro guide where the path starts at it, or None where it starts at the prior.
+    :param guide: Pyro guide if the path starts at it, or None if it starts at the prior.
     :param given: the data and all other arguments of model and guide.
     :param structure: of the model.
-    :param held: values of sites that stay as they are: subsampled rows, auxiliary draws of the guide.
+    :param held: fixed values of sites: subsampled rows, auxiliary draws of the guide.
     """
 
     model: Program
@@ -90,7 +90,7 @@ class AnnealedPrograms:
         return self.given.x
 
     def run(self, program: Program, *handlers: Any) -> None:
-        """Run a program on the data under handlers, the first one outermost, unseen by those outside."""
+        """Run a program on the data under handlers (the first is outermost), hidden from outer ones."""
         inner: list[Any] = [_AnyRows(), *([Held(self.held)] if self.held else [])]
         if program is self.guide:
             inner.append(clean_input())
@@ -102,7 +102,7 @@ class AnnealedPrograms:
 
 @dataclass(frozen=True)
 class Point:
-    """A state of the chains with what is known of it; log f_β = base + β · increment (nats).
+    """A state of the chains with its densities and gradients; log f_β = base + β · increment (nats).
 
     :param position: unconstrained latents, [C, N, D].
     :param base: log p_0(z) + log |∂z/∂u|, [C, N], float64.
@@ -122,11 +122,11 @@ class Point:
         return self.base + beta * self.increment
 
     def gradient(self, beta: float) -> Tensor:
-        """Return the gradient of log f_β, [C, N, D]: at any β without another run."""
+        """Return the gradient of log f_β, [C, N, D], for any β without another run."""
         return self.base_gradient + beta * self.increment_gradient
 
     def where(self, chosen: Tensor, other: Point) -> Point:
-        """Return this point for the chains and data that are ``chosen`` [C, N], else the other."""
+        """Return this point where ``chosen`` [C, N] is true, and ``other`` elsewhere."""
         each = chosen.unsqueeze(-1)
         return Point(
             torch.where(each, self.position, other.position),
@@ -147,8 +147,8 @@ class Density:
     def __call__(self, position: Tensor) -> Point:
         """Evaluate both log-densities and their gradients at ``position`` [C, N, D].
 
-        There is one run of the model (and of the guide) and no gradient of a parameter. The two gradients
-        cost about as much as one: from the prior, the graph of log p(z) is not in that of log p(x|z).
+        It runs the model (and guide) once and computes no gradients of parameters. Two gradients cost about
+        as much as one: if the path starts at the prior, log p(z) and log p(x|z) share no graph.
         """
         with torch.enable_grad():
             leaf = position.detach().requires_grad_()
@@ -158,7 +158,7 @@ class Density:
         return Point(leaf.detach(), base.detach(), increment.detach(), base_gradient, increment_gradient)
 
     def log_densities(self, position: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``base`` and ``increment`` of :class:`Point` with their graph."""
+        """Return ``base`` and ``increment`` of :class:`Point` with their graphs."""
         programs = self.programs
         scores = UnconstrainedScores(programs.structure, self.packing.unpack(position))
         programs.run(programs.model, scores)

@@ -13,8 +13,8 @@ from pyro_dvae.evaluation.annealing.density import AnnealedPrograms, Point
 from pyro_dvae.evaluation.annealing.settings import AnnealingSettings, inverse_temperatures
 from pyro_dvae.evaluation.annealing.starts import begin
 
-# Step sizes vary by this fraction from one transition to the next, or an orbit could close on itself and
-# hold a chain where it is (Neal 2011, "MCMC using Hamiltonian dynamics", section 3.2).
+# Step sizes vary by this fraction between transitions, because a closed orbit would keep a chain in place
+# (Neal 2011, "MCMC using Hamiltonian dynamics", section 3.2).
 _JITTER = 0.1
 
 
@@ -23,11 +23,11 @@ def leapfrog(
 ) -> tuple[Point, Tensor]:
     """Follow H(u, p) = −log f_β(u) + |p|²/2 for ``count`` leapfrog steps: volume-preserving and reversible.
 
-    The half steps of the momentum between positions are joined, and the gradient at the start is known, so
-    each step costs one evaluation.
+    Half steps of the momentum between positions are merged and the gradient at the start is known, so each
+    step costs one evaluation.
 
     :param momentum: [C, N, D].
-    :param step: step sizes, broadcast with the momentum.
+    :param step: step sizes, which broadcast with the momentum.
     :returns: the last point and its momentum.
     """
     point = start
@@ -57,7 +57,7 @@ def transition(
         density, point, momentum, step_sizes.to(position)[:, None] * spread, beta, count
     )
     log_ratio = proposal.log_density(beta) - _kinetic(last) - (point.log_density(beta) - _kinetic(momentum))
-    # NaN: a trajectory that left for infinity, or one from a point without density.
+    # NaN: the trajectory diverged, or its start has no density.
     log_ratio = log_ratio.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
     accepted = torch.rand_like(log_ratio).log() < log_ratio
     return proposal.where(accepted, point), log_ratio.clamp(max=0).exp()
@@ -70,10 +70,10 @@ def _kinetic(momentum: Tensor) -> Tensor:
 Tick = Callable[[], None]
 
 PILOT_CHAINS = 4
-# Transitions at the first temperature, to find the scale, and about as many as this, or more, on the path.
+# Transitions at the first temperature, to find the scale, and approximate minimum on the path.
 _WARM_UP, _LEAST = 20, 100
 _FIRST_STEP = 0.3
-# The gain of the adaptation falls to this, and no lower: the best step size changes along the path.
+# The gain of the adaptation stays above this, because the best step size changes along the path.
 _LEAST_GAIN = 0.3
 _SMALLEST, _LARGEST = 1e-8, 1e3
 
@@ -83,7 +83,7 @@ class Kernels:
     """Transition kernels K_1, ..., K_{T−1}, each reversible with respect to its f_β.
 
     :param betas: inverse temperatures 0 = β_0 < ... < β_T = 1.
-    :param step_sizes: of each transition and datum, [T − 1, N], float64.
+    :param step_sizes: of each transition and row, [T − 1, N], float64.
     :param leapfrog_steps: of each transition.
     """
 
@@ -103,13 +103,12 @@ def pilot_transitions(num_steps: int) -> int:
 
 
 def adapted_kernels(programs: AnnealedPrograms, settings: AnnealingSettings, tick: Tick) -> Kernels:
-    """Anneal a few chains to find a step size for each temperature and datum, and freeze them.
+    """Find a step size for each temperature and row with a few pilot chains, and freeze it.
 
-    As Wu et al. (2017) tune theirs: log ε grows by gain · (acceptance − target) after every transition, the
-    acceptance being that of all chains of an observation. Theirs adapts during annealing, by which a step
-    size depends on the states it moves; here the pilot chains are thrown away. Given x, the kernels of the
-    true run are then fixed in advance: exp(log-weight) is exactly unbiased for p(x), and the very same
-    kernels serve in reverse.
+    As in Wu et al. (2017), log ε grows by gain · (acceptance − target) after every transition, with the mean
+    acceptance of all chains of a row. They adapt during annealing, so that a step size depends on the states
+    that it moves. Here the pilot chains are discarded: given x, the kernels are fixed before the actual run,
+    so exp(log-weight) is exactly unbiased for p(x), and the same kernels serve in reverse.
     """
     return adapted(lambda: begin(programs, PILOT_CHAINS), len(programs.x), settings, tick)
 
@@ -120,7 +119,7 @@ def adapted(
     settings: AnnealingSettings,
     tick: Tick,
 ) -> Kernels:
-    """Return the same for any path: ``start`` gives its density and the points of the pilot chains.
+    """Return the kernels of any path; ``start`` returns its density and the points of the pilot chains.
 
     :param count: N, the number of observations.
     """

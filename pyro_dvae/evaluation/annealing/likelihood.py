@@ -107,7 +107,7 @@ def annealed_log_likelihood(
 
 
 def start_program(guide: Program | None, settings: AnnealingSettings) -> Program | None:
-    """Return the guide where chains start at it, else None."""
+    """Return the guide if chains start at it, else None."""
     if settings.start == "prior":
         return None
     if guide is None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from pyro_dvae.evaluation.annealing.settings import AnnealingSettings
 from pyro_dvae.evaluation.estimates import Estimate, finite, plus_minus
 
-# A datum with a larger sampling error (nats), or with fewer effective chains, is not to be relied on.
+# A row with a larger sampling error (nats), or with fewer effective chains, is unreliable.
 _UNRELIABLE, _FEW = 0.5, 2.0
 
 
@@ -36,7 +36,7 @@ class AnnealedLikelihood:
 
     @property
     def standard_error(self) -> Tensor:
-        """Standard error of ``log_likelihood`` by the chains, [N] (delta method); NaN for a single chain."""
+        """Standard error of ``log_likelihood`` from the chains, [N] (delta method); NaN for one chain."""
         count = len(self.log_weight)
         if count == 1:
             return torch.full_like(self.log_weight[0], math.nan)
@@ -49,7 +49,7 @@ class AnnealedLikelihood:
 
     @property
     def unreliable(self) -> Tensor:
-        """Whether a row has a sampling error above 0.5 nats or fewer than 2 effective chains, [N], bool."""
+        """Whether each row has a sampling error above 0.5 nats or fewer than 2 effective chains, [N]."""
         return ~((self.standard_error <= _UNRELIABLE) & (self.ess >= _FEW))
 
     @property

@@ -1,4 +1,4 @@
-"""Effect handlers that give latents their values and add up log-densities per observation, in one run."""
+"""Effect handlers that set the latents and add up log-densities per row, in one run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pyro_dvae.sites import Auxiliary
 
 
 class ChainPlate(DrawPlate):
-    """A plate of independent chains; a corruption, off here, is not repeated, nor the encoder run on it."""
+    """A plate of independent chains. It does not expand corruptions (off here): one encoder run per row."""
 
     def __init__(self, size: int, dim: int) -> None:
         super().__init__("_num_chains", size, dim, latents_only=False)
@@ -29,7 +29,7 @@ class ChainPlate(DrawPlate):
 
 
 class Held(Messenger):
-    """Gives sites the value they had: the rows of a subsampled plate, auxiliary draws."""
+    """Fixes sites at given values: the rows of a subsampled plate, auxiliary draws."""
 
     def __init__(self, values: Mapping[str, Tensor]) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Held(Messenger):
 
 
 class _Placing(Messenger):
-    """Gives each latent of the model a value."""
+    """Sets the value of each latent of the model."""
 
     def __init__(self, structure: Structure) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class _Scoring(_Placing):
         if site_is_subsample(msg) or is_deterministic(msg):
             return
         if msg["infer"].get("is_auxiliary") and not msg["is_observed"]:
-            return  # held as it was drawn: given it, the path starts at a density
+            return  # fixed at its draw: given it, the path starts at a density
         log_prob = msg["fn"].log_prob(msg["value"], *msg["args"], **msg["kwargs"])
         value = self.structure.per_datum(scale_and_mask(log_prob, mask=msg["mask"])).double()
         if msg["is_observed"]:
@@ -78,7 +78,7 @@ class _Scoring(_Placing):
 
 
 class GivenScores(_Scoring):
-    """Scores latents at given values, in their own space.
+    """Scores latents at given values, in their constrained space.
 
     :param values: latents by name, each [C, *plates, *event].
     """
@@ -94,8 +94,8 @@ class GivenScores(_Scoring):
 class UnconstrainedScores(_Scoring):
     """Scores latents at points of unconstrained space.
 
-    It goes from site to site, so the support of one may depend on the value of another.
-    Afterwards ``values`` are the latents in their own space and ``jacobian`` is log |∂z/∂u|, [C, N] (nats).
+    It visits the sites in order, so the support of one may depend on the value of another. Afterwards
+    ``values`` holds the constrained latents and ``jacobian`` is log |∂z/∂u|, [C, N] (nats).
 
     :param points: unconstrained latents by name, each [C, *plates, *unconstrained event].
     """
@@ -114,7 +114,7 @@ class UnconstrainedScores(_Scoring):
             return point
         value = transform(point)
         density = transform.log_abs_det_jacobian(point, value)
-        # What is left right of the plates belongs to one event.
+        # Dimensions right of the plates belong to one event.
         event = density.dim() - self.structure.nesting - 1
         self.jacobian = self.jacobian + self.structure.per_datum(sum_rightmost(density, event)).double()
         self.values[name] = value
@@ -122,7 +122,7 @@ class UnconstrainedScores(_Scoring):
 
 
 class Unconstraining(_Placing):
-    """Gives latents their values and keeps the points of unconstrained space that these belong to.
+    """Sets the latents to given values and keeps their unconstrained points.
 
     :param values: latents by name, each [C, *plates, *event].
     """
@@ -134,7 +134,7 @@ class Unconstraining(_Placing):
 
     def _place(self, name: str, fn: Any) -> Tensor:
         value, transform = self.values[name], to_support(fn)
-        # The inverse of a bijection to an interval takes what lies outside to its ends.
+        # The inverse of a bijection to an interval would map outside values to its ends.
         if transform is None:
             self.points[name] = value
         else:

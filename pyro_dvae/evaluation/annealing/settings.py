@@ -44,7 +44,7 @@ DEFAULT_MEMORY = 512 * 2**20
 
 @dataclass(frozen=True)
 class AnnealingSettings:
-    """How log p(x) was annealed; what the arguments of :func:`annealed_log_likelihood` say.
+    """The settings of an annealing run: arguments of :func:`annealed_log_likelihood`.
 
     :param num_steps: T, temperature increments (one HMC transition between any two).
     :param num_chains: C, chains per observation.
@@ -52,7 +52,7 @@ class AnnealingSettings:
     :param leapfrog_steps: L, leapfrog steps of a transition: one gradient each.
     :param schedule: name of the inverse temperatures.
     :param target_acceptance: mean Metropolis acceptance that the step sizes are adapted to.
-    :param seed: the seed of the streams; drawn from torch's where none was given.
+    :param seed: seed of the random streams; drawn from torch's global stream if none was given.
     """
 
     num_steps: int
@@ -74,13 +74,13 @@ class AnnealingSettings:
         target_acceptance: float,
         seed: int | None,
     ) -> AnnealingSettings:
-        """Check each option; draw the seed from torch's global stream where there is none."""
+        """Check each option; draw the seed from torch's global stream if it is None."""
         checks.count("num_steps", num_steps)
         checks.count("num_chains", num_chains)
         checks.known("start", start, STARTS)
         checks.count("leapfrog_steps", leapfrog_steps)
         checks.known("schedule", schedule, SCHEDULES)
         target = checks.number("target_acceptance", target_acceptance, minimum=0.01, maximum=0.99)
-        # Last, so that a refused call leaves the stream where it was.
+        # Last, so that a refused call does not advance the global stream.
         drawn = start_seed(seed)
         return cls(num_steps, num_chains, start, leapfrog_steps, schedule, target, drawn)

@@ -38,9 +38,9 @@ def programs_of(
 def begin(
     programs: AnnealedPrograms, num_chains: int, latents: Mapping[str, Tensor] | None = None
 ) -> tuple[Density, Point]:
-    """Start chains for each observation at draws from p_0, or all of them at given latents.
+    """Start the chains of each row at draws from p_0, or all of them at given latents.
 
-    Auxiliary sites of the guide are drawn once per chain and stay: given them, p_0 is a density.
+    Auxiliary sites of the guide are drawn once per chain and then fixed: given them, p_0 is a density.
 
     :param latents: by name, each [1, *plates, *event]; None draws them.
     :raises InputError: a draw of the guide lies outside the support of the model's latent, a log-density is

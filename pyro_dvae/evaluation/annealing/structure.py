@@ -27,7 +27,7 @@ from pyro_dvae.sites import clean_input
 
 
 def to_support(fn: Any) -> Transform | None:
-    """Return the bijection from unconstrained space to the support of ``fn``; None where it is all of it."""
+    """Return the bijection from unconstrained space to the support of ``fn``; None if it is the identity."""
     support = _plain(fn.support)
     inner = support
     while isinstance(inner, constraints.independent):
@@ -36,7 +36,7 @@ def to_support(fn: Any) -> Transform | None:
 
 
 def _plain(support: Any) -> Any:
-    """Return a support with that of the components for the support of a mixture."""
+    """Replace the support of a mixture with the support of its components."""
     if isinstance(support, constraints.independent):
         return constraints.independent(_plain(support.base_constraint), support.reinterpreted_batch_ndims)
     components = getattr(support, "base_constraint", None)
@@ -44,7 +44,7 @@ def _plain(support: Any) -> Any:
 
 
 class ProperLatents(Messenger):
-    """Refuses latents that no draw can be made of: a chain has to start somewhere."""
+    """Refuses latents that cannot be drawn, because a chain needs a start."""
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
         if not msg["is_observed"] and _is_a(dist.ImproperUniform, msg["fn"]):
@@ -101,7 +101,7 @@ def _has_bijection(fn: Any) -> bool:
 Program = Callable[..., Any]
 Site = dict[str, Any]
 
-# Rows of the run that finds the structure.
+# Rows in the run that finds the structure.
 PROBED = 100
 
 
@@ -126,7 +126,7 @@ class Structure:
         return -self.nesting - 1
 
     def per_datum(self, value: Tensor) -> Tensor:
-        """Sum a site's value [C, *plates] to [C, N]; a dimension that it does not have comes out as 1."""
+        """Sum a site's value [C, *plates] to [C, N]; a missing dimension becomes 1."""
         width = self.nesting + 1
         if value.dim() > width:
             raise InputError(
@@ -147,11 +147,11 @@ def inspect(
     *,
     discrete: bool = False,
 ) -> Structure:
-    """Run the model once, and the guide where there is one, and find the structure.
+    """Find the structure by one run of the model, and of the guide if there is one.
 
     :param discrete: accept discrete latents.
-    :raises InputError: there is not one plate of the data, a latent lies outside of it or is not continuous,
-        a site is scaled, or model and guide do not match.
+    :raises InputError: there is not exactly one data plate, a latent lies outside it or is not continuous, a
+        site is scaled, or model and guide do not match.
     """
     rows = given[:PROBED]
     with forked(), poutine.block(), clean_input(), Subsamples() as subsamples:
@@ -201,7 +201,7 @@ def _data_plate(observed: list[Site], latents: list[Site], rows: int) -> CondInd
         return set.intersection(*[{f for f in _vectorised(site) if f.size == rows} for site in sites])
 
     found = shared(observed)
-    if len(found) > 1:  # a plate of as many parts of each datum: the latents tell them apart
+    if len(found) > 1:  # a plate within a row has the same size: only the data plate surrounds the latents
         found = shared([*observed, *latents]) or found
     if len(found) != 1:
         plates = {frame.name: frame.size for site in observed for frame in _vectorised(site)}

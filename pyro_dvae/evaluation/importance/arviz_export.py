@@ -1,4 +1,4 @@
-"""Labelled results for ArviZ, from plain arrays to the container of the installed ArviZ version.
+"""Labels results for ArviZ: from plain arrays to the container of the installed ArviZ version.
 
 This is :class:`arviz.InferenceData` for ArviZ 0.x and :class:`xarray.DataTree` for ArviZ 1.x. ArviZ and
 xarray are imported when a function is called, not when this module is imported.
@@ -22,7 +22,7 @@ from pyro_dvae import files
 from pyro_dvae.errors import DataError, InputError
 
 DATUM, SAMPLE, CHAIN, DRAW = "datum", "importance_sample", "chain", "draw"
-# Name: what it is, in which units.
+# Variables with their descriptions and units.
 DESCRIPTIONS = {
     "log_likelihood": ("log of the mean importance weight, an estimate of log p(x)", "nats"),
     "smoothed_log_likelihood": ("log_likelihood with Pareto-smoothed weights", "nats"),
@@ -43,17 +43,17 @@ def labelled(
     groups: Mapping[str, Mapping[str, tuple[Sequence[str], np.ndarray]]] | None = None,
     data_labels: np.ndarray | None = None,
 ) -> Any:
-    """Label results of N data with the dimensions ``datum`` and ``importance_sample``.
+    """Label results of N rows with the dimensions ``datum`` and ``importance_sample``.
 
     :param per_datum: variables, each of shape [N]; those of ``DESCRIPTIONS`` get ``units`` and ``long_name``.
     :param log_weight: log importance weights (nats), shape [N, S]; the precision is kept.
     :param attributes: of the group, for example the number of samples and the proposal.
-    :param group: name of the group that holds them.
-    :param groups: further groups: for each its variables, as their dimensions and values. A variable named
-        as its only dimension is its coordinate; the two dimensions above get theirs everywhere.
+    :param group: name of the group that holds the variables.
+    :param groups: further groups of variables, each as its dimensions and values. A variable named like its
+        only dimension is a coordinate; the two dimensions above always have coordinates.
     :param data_labels: coordinates of ``datum``, shape [N]; by default 0 to N − 1.
     :returns: ``arviz.InferenceData`` (ArviZ 0.x) or ``xarray.DataTree`` (ArviZ 1.x).
-    :raises InputError: shapes that do not agree, an attribute netCDF cannot hold, or no usable ArviZ.
+    :raises InputError: shapes do not agree, netCDF cannot hold an attribute, or ArviZ is not usable.
     """
     variables: dict[str, tuple[Sequence[str], Any]] = {
         name: ((DATUM,), values) for name, values in per_datum.items()
@@ -82,8 +82,8 @@ def grouped(
 ) -> Any:
     """Return groups of variables in the container of the installed ArviZ.
 
-    :param groups: for each its variables, as their dimensions and values.
-    :param attributes: of some of the groups, to which versions and units are added.
+    :param groups: variables of each group, each as its dimensions and values.
+    :param attributes: attributes of some groups; versions and units are added.
     :param data_labels: coordinates of ``datum``, shape [N].
     """
     return _container(
@@ -97,12 +97,12 @@ def grouped(
 def write_netcdf(data: Any, path: str | os.PathLike[str]) -> Path:
     """Write a result of :func:`labelled` to ``path`` as compressed netCDF 4, atomically.
 
-    ``arviz.from_netcdf(path)`` reads it, as :func:`read_netcdf` does.
+    Read it with ``arviz.from_netcdf(path)`` or :func:`read_netcdf`.
 
     :raises InputError: if ``path`` cannot be written, or h5netcdf or h5py is missing.
     """
     _needed(_ENGINE)
-    _needed("h5py")  # h5netcdf has it as an option only
+    _needed("h5py")  # only an optional dependency of h5netcdf
     with files.replacing(path) as partial:
         try:
             if hasattr(data, "subtree"):
@@ -116,7 +116,7 @@ def write_netcdf(data: Any, path: str | os.PathLike[str]) -> Path:
 
 
 def read_netcdf(path: str | os.PathLike[str]) -> Any:
-    """Read a file by :func:`write_netcdf` into memory and close it.
+    """Read a file of :func:`write_netcdf` into memory and close it.
 
     :returns: ``arviz.InferenceData`` (ArviZ 0.x) or ``xarray.DataTree`` (ArviZ 1.x).
     :raises DataError: if ``path`` is missing or not such a file.
@@ -139,7 +139,7 @@ def read_netcdf(path: str | os.PathLike[str]) -> Any:
 
 
 def import_arviz() -> ModuleType:
-    """Return the module ``arviz``, without the notice of its changes that 0.23 gives once a day."""
+    """Return the module ``arviz``, without the warning about changes that 0.23 gives once a day."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         return _needed("arviz")
@@ -148,14 +148,14 @@ def import_arviz() -> ModuleType:
 def _needed(module: str) -> ModuleType:
     try:
         return importlib.import_module(module)
-    except (ImportError, AttributeError, OSError) as error:  # AttributeError: built for another numpy
+    except (ImportError, AttributeError, OSError) as error:  # AttributeError: built for another NumPy
         cause = " ".join(str(error).split())
         raise InputError(f"labelled results need {module} ({cause}): pip install {module}") from error
 
 
 @contextmanager
 def _any_group() -> Iterator[None]:
-    """Allow groups that are not of ArviZ's schema: ArviZ 0.18 to 0.20 warn of them, without an option."""
+    """Allow groups outside ArviZ's schema; ArviZ 0.18 to 0.20 warn about them and have no option."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".* group is not defined in the InferenceData scheme")
         yield
@@ -211,7 +211,7 @@ def _attributes(attributes: Mapping[str, str | int | float]) -> dict[str, str | 
     for name, value in attributes.items():
         if not isinstance(value, (str, numbers.Real)):
             raise InputError(f"attributes: expected text or a number for {name!r}, got {value!r}")
-        # netCDF has no truth values, and no subclasses of str, such as torch's version.
+        # netCDF has no booleans and no subclasses of str, such as torch's version.
         truth = isinstance(value, (bool, np.bool_))
         result[name] = int(value) if truth else str(value) if isinstance(value, str) else value
     return result

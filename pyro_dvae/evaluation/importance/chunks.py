@@ -1,4 +1,4 @@
-"""The estimates of chunks of rows by draws of one proposal."""
+"""The estimates of chunks of rows with one proposal."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pyro_dvae.evaluation.importance.tally import Tally
 from pyro_dvae.random_state import forked
 
 BOUND, WEIGHT = "bound_by_samples", "log_weight"
-_ROUNDING = 300  # a sum of a thousand rounded terms of the size of the weight's logarithm
+_ROUNDING = 300  # relative rounding error, in ulps, of a sum of a thousand terms
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class SampledChunks(Plan):
 
     :param programs: model and guide with all rows.
     :param keep: keep the log weights.
-    :param compiled: compile a pass; None does so where it saves time.
+    :param compiled: compile a pass; None does so if it saves time.
     :param bfloat16: round the factors of matrix products.
     """
 
@@ -54,7 +54,7 @@ class SampledChunks(Plan):
         compiled: bool | None,
         bfloat16: bool,
     ) -> SampledChunks:
-        """Cut rows and draws so that they fit into the memory."""
+        """Split rows and draws so that they fit into memory."""
         few = programs.rows(0, min(2, programs.num_data))
         with forked(), rows_of(len(few[0]), programs.num_data):
             taken = allocated_bytes(lambda: programs.log_weights(smallest, *few))
@@ -66,7 +66,7 @@ class SampledChunks(Plan):
     def prepared(
         self, example: tuple[Tensor, ...], chunks: int
     ) -> Callable[[tuple[Tensor, ...], int], dict[str, Tensor]]:
-        """Return the estimates of a chunk as a function of its rows and how many of them count."""
+        """Return a function of a chunk's rows, and the number of them that count, to estimates."""
 
         def run(*rows: Tensor) -> Tensor:
             return self.programs.log_weights(self.one, *rows)

@@ -39,7 +39,7 @@ from pyro_dvae.rows.data import portion, share
 
 AUTO = "auto"
 _ROWS, _DRAWS = 16, 100
-_WORTH = 0.1  # nats: the mixture runs the encoder M times
+_WORTH = 0.1  # nats: least gain, because the mixture runs the encoder M times
 
 
 def better_on_few(
@@ -47,8 +47,8 @@ def better_on_few(
 ) -> str:
     """Return ``"mixture"`` if it gives a higher estimate of log p(x) than ``"clean"``, else ``"clean"``.
 
-    Both estimates lie below log p(x) in expectation, so the higher one is closer. The draws come from
-    separate streams, so the choice does not bias later estimates.
+    Both estimates lie below log p(x) in expectation, so the higher one is closer. The draws come from a
+    separate stream, so the choice does not bias later estimates.
     """
     rows = programs.rows(0, min(_ROWS, programs.num_data))
     found: list[Tensor] = []
@@ -62,7 +62,7 @@ def better_on_few(
             except InputError:
                 if proposal is clean:
                     raise
-                return clean.kind  # a guide whose densities under other corruptions are not known
+                return clean.kind  # the guide's densities under other corruptions are unknown
         found.append(torch.logsumexp(log_weight, 0) - math.log(len(log_weight)))
     gain = found[1] - found[0]
     error = float(gain.std()) / math.sqrt(len(gain)) if len(gain) > 1 else 0.0
@@ -259,7 +259,7 @@ def _own_path(path: Path, ranks: Ranks) -> Path:
 
 
 def _start(seed: int | None, path: Path | None, ranks: Ranks) -> int:
-    """Return the seed of all streams: the one given, the one of a file to continue with, or a fresh one."""
+    """Return the seed of all streams: the given one, the one in a file to resume, or a new one."""
     if seed is not None:
         return seed
     stored = [each for each in ranks.gather(stored_seed(path)) if each is not None]
@@ -274,7 +274,7 @@ def _evaluate(
     part: tuple[int, int],
     ranks: Ranks,
 ) -> None:
-    """Evaluate the chunks of a part and of this rank that are not done yet."""
+    """Evaluate the remaining chunks of a part on this rank."""
     count, size = programs.num_data, planned.data
     chunks = range(0, count, size)
     chunks = chunks[share(len(chunks), *part)]

@@ -1,4 +1,4 @@
-"""How importance sampling is cut into passes that fit the memory, and run the fastest way at hand."""
+"""Splits importance sampling into passes that fit into memory, and finds the fastest way to run them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from pyro_dvae.random_state import forked
 
 
 class _Allocations(TorchDispatchMode):
-    """Adds up the bytes of every tensor that an operation makes; views and in-place results cost nothing."""
+    """Adds up the bytes of all tensors that operations create; views and in-place results count as 0."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ def _address(tensor: Tensor) -> int:
 
 
 def allocated_bytes(run: Callable[[], object]) -> int:
-    """Return the bytes of all tensors that ``run`` makes: no less than it ever holds at once."""
+    """Return the bytes of all tensors that ``run`` creates, an upper bound of its peak memory."""
     allocations = _Allocations()
     with torch.no_grad(), allocations:
         run()
@@ -61,24 +61,24 @@ def allocated_bytes(run: Callable[[], object]) -> int:
 Run = Callable[..., Tensor]
 
 _WORTH_RECORDING = 3.0  # seconds of plain runs
-_WORTH_COMPILING = 30.0  # seconds of recorded runs: about twice what the compiler takes
+_WORTH_COMPILING = 30.0  # seconds of recorded runs: about twice the time of the compiler
 _SEEDS = (1, 2)
 
 
 class Disagreement(RuntimeError):  # noqa: N818 - a finding, caught by name
-    """A fast form of a program gave other values than the program."""
+    """A fast form of a program gives other values than the program."""
 
 
 def fastest(
     run: Run, example: tuple[Tensor, ...], times: int, *, compiled: bool | None, bfloat16: bool
 ) -> Run:
-    """Return ``run`` itself, or its recorded or compiled form where ``times`` runs repay the work.
+    """Return ``run`` itself, or its recorded or compiled form if that saves time in ``times`` runs.
 
-    A form is used only if it gives the values of ``run`` for two seeds and two orders of the rows. Where a
-    form that was asked for, or that would have saved time, does not exist, a warning says why.
+    A form is used only if it gives the values of ``run`` for two seeds and two orders of the rows. If a form
+    that was requested, or would save time, is not available, a warning says why.
 
-    :param example: arguments of the shapes that all runs will have.
-    :param compiled: True and False decide; None compiles what is long enough.
+    :param example: arguments of the shapes of all runs.
+    :param compiled: True and False decide; None compiles if the runs take long enough.
     """
     start = time.perf_counter()
     expected = _probe(run, example)
@@ -99,7 +99,7 @@ def fastest(
     seconds = (time.perf_counter() - start) / len(_SEEDS)
     if compiled is False or (compiled is None and times * seconds < _WORTH_COMPILING):
         return graph
-    # Fused sums are faster compiled and slower operation by operation, so the graph itself stays as it is.
+    # Fused sums are faster only when compiled, so the graph itself stays unfused.
     fused = GraphModule(graph, copy.deepcopy(graph.graph))
     fuse_bernoulli_sums(fused)
     use_plain_logarithms(fused)
@@ -113,7 +113,7 @@ def fastest(
 
 
 def _probe(run: Run, example: tuple[Tensor, ...]) -> list[Tensor]:
-    """Return the values of two runs: other seeds, other order of the rows."""
+    """Return the values of two runs with different seeds and orders of the rows."""
     found = []
     for seed in _SEEDS:
         rows = example if seed == _SEEDS[0] else tuple(each.flip(0) for each in example)
@@ -124,7 +124,7 @@ def _probe(run: Run, example: tuple[Tensor, ...]) -> list[Tensor]:
 
 def _compare(run: Run, example: tuple[Tensor, ...], expected: list[Tensor], coarse: bool = False) -> None:
     for got, wanted in zip(_probe(run, example), expected, strict=True):
-        # Sums of about a thousand terms of the size of the whole, in the precision at hand.
+        # The rounding error of a sum of about a thousand terms.
         relative = 0.02 if coarse else 1e3 * torch.finfo(wanted.dtype).eps
         if got.shape != wanted.shape or not torch.allclose(
             got, wanted, rtol=relative, atol=100 * relative, equal_nan=True
@@ -136,14 +136,14 @@ def _warn(message: str) -> None:
     warnings.warn(message, stacklevel=4)
 
 
-# Of a CPU: inputs of the decoder at once, so few that what it computes of them stays in the cache.
+# Decoder inputs at once on a CPU: few enough for its activations to stay in the cache.
 ROWS_IN_CACHE = 2000
 ROWS_ON_ACCELERATOR = 500_000
-# Data at once: fewer mean less work on the data themselves, more that few draws of each are summed together.
+# Rows at once: few rows with many draws each are summed faster.
 _FEWEST_AT_ONCE, _MOST_AT_ONCE = 4, 20
-_WEIGHTS_AT_ONCE = 8_000  # of a chunk: from here on their sums cost little beside the decoder
-_BYTES_PER_WEIGHT = 80  # of a block of log weights: float64 copies, exponentials and the sorting of the tail
-_BLOCK_AT_MOST = 1_000_000  # log weights; more at once brings no speed
+_WEIGHTS_AT_ONCE = 8_000  # of a chunk: enough for their sums to cost little beside the decoder
+_BYTES_PER_WEIGHT = 80  # of a block of log weights: float64 copies, exponentials, sorting of the tail
+_BLOCK_AT_MOST = 1_000_000  # log weights; larger blocks are not faster
 
 
 @dataclass(frozen=True)
@@ -157,12 +157,12 @@ class Plan:
 
     @property
     def num_samples(self) -> int:
-        """The draws of each observation in all."""
+        """The total number of draws of each row."""
         return self.one.num_draws * self.passes
 
     @property
     def cut(self) -> list[int]:
-        """How the draws are dealt out, which decides the random numbers."""
+        """The numbers of passes, draws and rows, which determine the random numbers."""
         return [self.passes, self.one.num_draws, self.data]
 
     @property
@@ -171,31 +171,31 @@ class Plan:
         return tuple(self.convergence(1).sizes)
 
     def convergence(self, data: int) -> Convergence:
-        """Return empty means by number of samples, for some rows."""
+        """Return an empty record of means by number of samples."""
         unit = 0 if self.one.from_prior else self.one.proposal.strata
         return Convergence(self.one.num_draws, self.passes, unit, data)
 
 
 def smallest_pass(proposal: Proposal, nesting: int | float, noisy: bool) -> Pass:
-    """Return the smallest pass that has a variance: two draws of each kind."""
+    """Return the smallest pass with a variance: two draws of each kind."""
     return Pass(proposal, 2, 2 if proposal.defensive else 0, nesting, noisy)
 
 
 def plan(
     num_samples: int, num_data: int, smallest: Pass, rows_at_once: int, memory: int, row_bytes: int
 ) -> Plan:
-    """Cut ``num_samples`` draws of ``num_data`` data into equal passes.
+    """Split ``num_samples`` draws of ``num_data`` rows into equal passes.
 
-    All passes are alike, so ``num_samples`` is rounded up to whole ones: by less than the number of strata
-    and passes.
+    ``num_samples`` is rounded up to whole passes, by less than the number of strata times the number of
+    passes.
 
-    :param rows_at_once: draws × data of a pass, at most, where the smallest pass allows it.
-    :param memory: bytes, at most.
-    :param row_bytes: bytes of a draw of an observation.
+    :param rows_at_once: maximum of draws × rows in a pass, unless the smallest pass exceeds it.
+    :param memory: maximum number of bytes.
+    :param row_bytes: bytes of a draw of a row.
     """
     proposal = smallest.proposal
     rows = max(smallest.num_draws, min(rows_at_once, memory // 2 // row_bytes))
-    # Of a mixture each datum is M data to the guide.
+    # With a mixture, the guide runs on M inputs per row.
     most = max(_FEWEST_AT_ONCE, _MOST_AT_ONCE // proposal.strata)
     at_once = min(most, max(_FEWEST_AT_ONCE, _WEIGHTS_AT_ONCE // num_samples))
     share = max(1, min(at_once, num_data, rows // smallest.num_draws))

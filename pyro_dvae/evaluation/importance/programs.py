@@ -1,4 +1,4 @@
-"""A model and a guide with the arguments that they are called with, some data at a time."""
+"""A model and a guide with their arguments, called on some rows at a time."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from pyro_dvae.programs.support import InSupport
 from pyro_dvae.rows import Data
 from pyro_dvae.sites import Auxiliary, is_point
 
-_PROBED = 16  # data of the run that looks at model and guide
+_PROBED = 16  # rows of the run that inspects model and guide
 
 
 class Inspected(NamedTuple):
-    """What a run of model and guide has shown.
+    """The result of a run of model and guide.
 
     :param trained: their parameters and modules.
-    :param denoising: whether the guide has corruption sites or other auxiliary ones.
-    :param noisy: whether one of them is random on clean input too.
-    :param nesting: how many dimensions the plates take.
+    :param denoising: whether the guide has corruptions or other auxiliary sites.
+    :param noisy: whether any of these is random even on clean input.
+    :param nesting: number of dimensions of the plates.
     """
 
     trained: Trained
@@ -54,17 +54,17 @@ class SampledPrograms:
         return len(self.given)
 
     def rows(self, start: int, count: int) -> tuple[Tensor, ...]:
-        """Return the rows of ``count`` data from ``start`` on; beyond the last, it is repeated."""
+        """Return ``count`` rows from ``start``, padded with the last row."""
         return self.given[torch.arange(start, start + count).clamp(max=self.num_data - 1)].rows
 
     def log_weights(self, one: Pass, *rows: Tensor) -> Tensor:
-        """Return the log weights of one pass over some data, as :meth:`rows` gives them: [draws, data]."""
+        """Return the log weights of one pass over rows of :meth:`rows`, [draws, rows]."""
         return one.log_weights(self.model, self.guide, rows, dict(self.given.kwargs))
 
     def inspect(self, nesting: int | float) -> Inspected:
-        """Run both on a few data, after which the random streams and buffers are as they were.
+        """Run both on a few rows, and restore the random streams and buffers.
 
-        :raises InputError: the data have no plate of their own, or the guide sets a latent to a point.
+        :raises InputError: there is no data plate, or the guide sets a latent to a point.
         """
         probe = TraceDenoising_ELBO(num_particles=2, max_plate_nesting=nesting)
         few = self.rows(0, min(_PROBED, self.num_data))
@@ -92,10 +92,10 @@ class SampledPrograms:
 
 
 def _refuse_points(draws: Draws) -> None:
-    """Refuse latents that are points, unless they are draws of the guide in other coordinates (AutoGuides).
+    """Refuse latents that are points, unless they transform other draws of the guide (AutoGuides).
 
-    For those there are draws of as many dimensions that the model does not have; a function of other latents
-    has no density.
+    Such a guide has draws of as many dimensions at sites that the model does not have. A function of other
+    latents has no density.
     """
     sites = draws.guide_trace.nodes
     points = [site for site in draws.latent_sites() if is_point(site["fn"])]
@@ -111,7 +111,7 @@ def _refuse_points(draws: Draws) -> None:
 
 
 def _dimensions(site: dict[str, Any], prior: dict[str, Any]) -> int:
-    """Return of how many real numbers a value is, on the support of its prior."""
+    """Return the number of unconstrained real numbers of a value, on the support of its prior."""
     support = prior["fn"].support
     if support.is_discrete:
         return 0 if site is prior else int(site["value"].numel())

@@ -29,7 +29,7 @@ from pyro_dvae.sites import clean_input, is_point, is_uncounted
 
 
 def widened(guide: Callable[..., Any], factor: float) -> Callable[..., Any]:
-    """Return the guide with each latent drawn from :func:`wider` of its distribution."""
+    """Return the guide with each latent's distribution replaced by its :func:`wider` form."""
     return guide if factor == 1 else _Widen(factor)(guide)
 
 
@@ -225,7 +225,7 @@ class Pass:
             parts = [own.reshape(1, passes * count, data)]
         elif count > 1:
             parts = [own.transpose(1, 2).reshape(passes * strata, count, data)]
-        else:  # a single draw has no variance: leave out that the components differ
+        else:  # a single draw has no variance: ignore the differences between components
             parts = [own.reshape(1, passes * strata, data)]
         if self.from_prior:
             parts.append(log_weight[:, strata * count :].reshape(1, -1, data))
@@ -242,9 +242,9 @@ class Pass:
 
     @property
     def _independent(self) -> bool:
-        """Whether each draw has auxiliary draws of its own; clean data alone are shared, and encoded once."""
-        # Draws of shared noise depend on each other: beside draws from the prior, what their weights are too
-        # large or too small by on average is the same for all.
+        """Whether each draw has its own auxiliary draws; only clean input is shared and encoded once."""
+        # Draws that share noise are dependent: beside draws from the prior, their weights would have a common
+        # error.
         return self.proposal.kind == "corrupted" or (self.proposal.kind == "clean" and self.noisy)
 
     def _layout(self, count: int) -> Layout:

@@ -16,7 +16,7 @@ from pyro_dvae.evaluation.importance.proposals import Proposal
 from pyro_dvae.evaluation.importance.psis import k_threshold
 from pyro_dvae.evaluation.refinement.settings import Refined
 
-TOO_MANY = 0.01  # share of the data above the threshold from which on another proposal is advised
+TOO_MANY = 0.01  # share of rows above the threshold that makes the record advise another proposal
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class LogLikelihood:
 
     @property
     def threshold(self) -> float:
-        """The largest Pareto k that can be trusted with so many samples."""
+        """The largest Pareto k that can be trusted with this number of samples."""
         return k_threshold(self.num_samples)
 
     @property

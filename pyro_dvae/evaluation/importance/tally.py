@@ -1,4 +1,4 @@
-"""Running sums of importance weights, and the file that an interrupted evaluation goes on from."""
+"""Running sums of importance weights, and the file from which an interrupted evaluation resumes."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _STEPS = (1, 2, 5)
 
 
 class Tally:
-    """Sums over the draws of some data, in float64 and in log space; independent of the number of draws.
+    """Sums over the draws of some rows, in float64 and in log space, in memory independent of S.
 
-    :param num_samples: S, the draws of each observation that will come.
+    :param num_samples: S, the total number of draws of each row.
     :param num_data: N.
     """
 
@@ -34,11 +34,11 @@ class Tally:
         self.largest = nothing[:, None].expand(-1, min(tail_length(num_samples) + 1, num_samples))
 
     def add(self, parts: Sequence[Tensor]) -> None:
-        """Count log weights in: parts [strata, draws, N], each stratum of independent, like draws."""
+        """Add log weights in parts [strata, draws, N]; the draws of a stratum are i.i.d."""
         for part in parts:
             values = part.double()
             top = values.amax((0, 1))
-            # A datum whose weights are all zero must not give inf − inf.
+            # A row whose weights are all zero must not give inf − inf.
             shift = torch.where(torch.isfinite(top), top, 0.0)
             weights = (values - shift).exp()
             count = part.shape[1]
@@ -58,9 +58,9 @@ class Tally:
         self.log_rest = torch.logaddexp(self.log_rest, others.logsumexp(1))
 
     def results(self, resolution: float) -> dict[str, Tensor]:
-        """Return the estimates of each observation [N], by name.
+        """Return the estimates of each row [N], by name.
 
-        :param resolution: rounding error of one log weight (nats): smaller differences are none.
+        :param resolution: rounding error of a log weight (nats); smaller differences are ignored.
         """
         log_samples = math.log(self.num_samples)
         smoothed, pareto_k = smoothed_log_sum(self.largest, self.log_rest, resolution=resolution)
@@ -74,12 +74,12 @@ class Tally:
 
 
 class Convergence:
-    """The mean estimate by number of samples: averages over disjoint groups of the draws, per observation.
+    """The mean estimate by number of samples: averages over disjoint groups of the draws of each row.
 
-    Its expectation rises with the group, as the importance-weighted bounds of Burda et al. (2016) do.
+    In expectation it rises with the size of the groups, like the bounds of Burda et al. (2016).
 
-    :param draws: draws of a pass; groups inside one are multiples of ``unit`` (0: whole passes alone).
-    :param passes: how many passes come in all.
+    :param draws: draws of a pass; groups within a pass are multiples of ``unit`` (0: only whole passes).
+    :param passes: the total number of passes.
     """
 
     def __init__(self, draws: int, passes: int, unit: int, num_data: int) -> None:
@@ -95,7 +95,7 @@ class Convergence:
         return [*self.inside, *[self.draws * size for size in _grid(self.passes)]]
 
     def add(self, log_weight: Tensor) -> None:
-        """Count in log weights [passes, draws, N]."""
+        """Add log weights [passes, draws, N]."""
         values = log_weight.double()
         for row, size in enumerate(self.inside):
             groups = values[:, : self.draws // size * size].unflatten(1, (-1, size))
@@ -124,11 +124,11 @@ _SECONDS_BETWEEN = 10.0
 
 
 class Partial:
-    """Finished chunks of an evaluation, kept in a file every ten seconds and at the end.
+    """Finished chunks of an evaluation, written to a file every ten seconds and at the end.
 
-    :param path: the file; None keeps nothing on disk. An existing file is resumed.
-    :param settings: what the evaluation is: a file of other settings is refused.
-    :raises CheckpointError: the file is damaged, or of another evaluation.
+    :param path: the file; None writes nothing. An existing file is resumed.
+    :param settings: settings of the evaluation; a file with other settings is refused.
+    :raises CheckpointError: the file is damaged, or from another evaluation.
     """
 
     def __init__(self, path: Path | None, settings: dict[str, Any]) -> None:
@@ -141,20 +141,20 @@ class Partial:
             self.chunks = self._read(path)
 
     def add(self, results: dict[str, Tensor]) -> None:
-        """Take up the results of the next chunk."""
+        """Add the results of the next chunk."""
         self.chunks.append(results)
         if time.monotonic() - self._saved >= _SECONDS_BETWEEN:
             self.save()
 
     def save(self) -> None:
-        """Write what is done."""
+        """Write the finished chunks."""
         self._saved = time.monotonic()
         if self.path is not None and self.chunks:
             state = {"kind": _KIND, "settings": self.settings, "sizes": [_length(c) for c in self.chunks]}
             save_checkpoint(self.path, self.joined(), state)
 
     def joined(self) -> dict[str, Tensor]:
-        """Return the results of all finished data, by name, each [N, ...]."""
+        """Return the results of all finished rows, by name, each [N, ...]."""
         return {name: torch.cat([chunk[name] for chunk in self.chunks]) for name in self.chunks[0]}
 
     def _read(self, path: Path) -> list[dict[str, Tensor]]:
@@ -178,7 +178,7 @@ def _length(chunk: dict[str, Tensor]) -> int:
 
 
 def stored_seed(path: Path | None) -> int | None:
-    """Return the seed of the evaluation that a file is of, or None where there is no file."""
+    """Return the seed of the evaluation in a file, or None if there is no file."""
     if path is None or not path.exists():
         return None
     _, state = load_checkpoint(path)
@@ -186,7 +186,7 @@ def stored_seed(path: Path | None) -> int | None:
 
 
 def fingerprint(tensors: Iterable[Tensor]) -> str:
-    """Return a digest of the values of some tensors."""
+    """Return a digest of tensors."""
     digest = hashlib.blake2b(digest_size=16)
     for tensor in tensors:
         digest.update(f"{tensor.dtype}{list(tensor.shape)}".encode())

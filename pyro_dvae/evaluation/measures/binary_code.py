@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_dvae import checks
 from pyro_dvae.errors import InputError, shown
-from pyro_dvae.evaluation.estimates import estimate_values, finite, plus_minus
+from pyro_dvae.evaluation.estimates import finite
 from pyro_dvae.evaluation.measures.codes import DecodingError, MeanCode, decoding_errors, gathered
 from pyro_dvae.evaluation.measures.means import base_of
 from pyro_dvae.evaluation.measures.passes import (
@@ -30,11 +30,11 @@ from pyro_dvae.rows import Data
 
 @dataclass(frozen=True, eq=False)  # compared by identity: == of tensors has no single truth value
 class BinaryCode:
-    """The code of rounded latents, and the errors of what is decoded from it.
+    """The code of rounded latents, and the errors of its reconstructions.
 
     :param share: share of the rows with a 1, for each bit [d].
     :param from_real: error of the data decoded from the real-valued mean codes.
-    :param from_bits: the same, decoded from the bits.
+    :param from_bits: error of the data decoded from the bits.
     :param data_size: D, the number of elements of an observation.
     :param dead: entropy (bits) below which a bit counts as dead.
     """
@@ -79,30 +79,20 @@ class BinaryCode:
             f"{'dead':<12}  {self.dead_share:.0%} of the bits",
         ]
         for name, error in (("from real", self.from_real), ("from bits", self.from_bits)):
-            line = f"{name:<12}  squared "
-            line += plus_minus(error.squared.mean, error.squared.standard_error, digits=5)
-            if error.cross_entropy is not None:
-                entropy = plus_minus(error.cross_entropy.mean, error.cross_entropy.standard_error)
-                line += f"   cross-entropy {entropy} nats"
-            lines.append(line)
+            lines.append(f"{name:<12}  {error}")
         return "\n".join(lines)
 
     def to_dict(self, per_datum: bool = False) -> dict[str, Any]:
         """Return the record as JSON-able values; non-finite numbers are None."""
-        found: dict[str, Any] = {
+        return {
             "bits": self.bits,
             "compression": finite(self.compression),
             "entropy": self.entropy.tolist(),
             "dead_share": self.dead_share,
             "data_size": self.data_size,
+            "from_real": self.from_real.to_dict(per_datum),
+            "from_bits": self.from_bits.to_dict(per_datum),
         }
-        for name, error in (("from_real", self.from_real), ("from_bits", self.from_bits)):
-            entropy = error.cross_entropy
-            found[name] = {
-                "squared": estimate_values(error.squared, per_datum),
-                "cross_entropy": None if entropy is None else estimate_values(entropy, per_datum),
-            }
-        return found
 
 
 def binary_code(

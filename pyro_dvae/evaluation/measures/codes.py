@@ -1,4 +1,4 @@
-"""Codes of data, and the errors of what a model decodes from them."""
+"""Codes of data, and the errors of their reconstructions."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from pyro_dvae.sites import is_uncounted
 
 
 class MeanCode(Messenger):
-    """Effect handler under which a guide's latents take the means of their distributions, each in its turn.
+    """Effect handler that sets each latent of a guide in turn to the mean of its distribution.
 
-    A latent whose mean is not known, or not a number, is drawn instead, and its name added to ``unknown``.
+    A latent whose mean is unknown or NaN is drawn instead, and its name is added to ``unknown``.
     """
 
     def __init__(self) -> None:
@@ -46,16 +46,16 @@ class MeanCode(Messenger):
 def decoding_errors(
     model: Program, codes: Trace, rows: Arguments, data_site: str, plate: str
 ) -> tuple[Tensor, Tensor | None]:
-    """Return the errors of the data decoded from the latents of a guide's run, one for each row.
+    """Return the errors of rows decoded from the latents of a guide's run.
 
     :param model: Pyro model of a batch; it runs on the latents in ``codes``.
     :param codes: a run of the guide.
-    :param rows: n data.
+    :param rows: n rows.
     :param data_site: name of the model's observed site to compare.
     :param plate: name of the data plate.
-    :returns: the squared error [n], mean over the elements of an observation, and the cross-entropy [n]
-        (nats), the sum over them, or None where the likelihood is not Bernoulli.
-    :raises InputError: the mean of the site is not known, or it is Bernoulli and observes other than [0, 1].
+    :returns: the squared error [n], mean over the elements of a row, and the cross-entropy [n] (nats), the
+        sum over them, or None if the likelihood is not Bernoulli.
+    :raises InputError: the mean of the site is unknown, or a Bernoulli site observes values outside [0, 1].
     """
     site = rows.call(poutine.trace(poutine.replay(model, trace=codes)).get_trace).nodes[data_site]
     mean, base, value = mean_of(site["fn"]), base_of(site["fn"]), site["value"]
@@ -72,7 +72,7 @@ def decoding_errors(
 
 
 def gathered(parts: list[tuple[Tensor, Tensor | None]]) -> DecodingError:
-    """Join the errors of chunks, each as :func:`decoding_errors` gives them."""
+    """Join the errors of chunks by :func:`decoding_errors`."""
     entropies = [cross for _, cross in parts if cross is not None]
     squared = Estimate(torch.cat([squared for squared, _ in parts]))
     return DecodingError(squared, Estimate(torch.cat(entropies)) if entropies else None)
@@ -83,12 +83,27 @@ class DecodingError:
     """The error of the data decoded from one kind of code, per observation [N].
 
     :param squared: mean over the D elements of (x − E[x|z])², in the square of the unit of the data.
-    :param cross_entropy: −Σ x log p + (1 − x) log(1 − p) over the elements (nats), for a Bernoulli
-        likelihood; None for another.
+    :param cross_entropy: −Σ x log p + (1 − x) log(1 − p) over the elements (nats); None unless the likelihood
+        is Bernoulli.
     """
 
     squared: Estimate
     cross_entropy: Estimate | None
+
+    def __str__(self) -> str:
+        squared = plus_minus(self.squared.mean, self.squared.standard_error, digits=5)
+        if self.cross_entropy is None:
+            return f"squared {squared}"
+        entropy = plus_minus(self.cross_entropy.mean, self.cross_entropy.standard_error)
+        return f"squared {squared}   cross-entropy {entropy} nats"
+
+    def to_dict(self, per_datum: bool = False) -> dict[str, Any]:
+        """Return the record as JSON-able values; non-finite numbers are None."""
+        entropy = self.cross_entropy
+        return {
+            "squared": estimate_values(self.squared, per_datum),
+            "cross_entropy": None if entropy is None else estimate_values(entropy, per_datum),
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,23 +131,10 @@ class ReconstructionError:
         count = len(self.from_samples.squared.per_datum)
         lines = [f"reconstruction error of {count} rows, {self.num_samples} sampled codes of each"]
         for name, error in self._kinds().items():
-            entropy = error.cross_entropy
-            more = (
-                ""
-                if entropy is None
-                else f"   cross-entropy {plus_minus(entropy.mean, entropy.standard_error)} nats"
-            )
-            squared = plus_minus(error.squared.mean, error.squared.standard_error, digits=5)
-            lines.append(f"{name.replace('_', ' '):<12}  squared {squared}{more}")
+            lines.append(f"{name.replace('_', ' '):<12}  {error}")
         return "\n".join(lines)
 
     def to_dict(self, per_datum: bool = False) -> dict[str, Any]:
         """Return the record as JSON-able values; non-finite numbers are None."""
         found: dict[str, Any] = {"num_samples": self.num_samples, "from_mean": None}
-        for name, error in self._kinds().items():
-            entropy = error.cross_entropy
-            found[name] = {
-                "squared": estimate_values(error.squared, per_datum),
-                "cross_entropy": None if entropy is None else estimate_values(entropy, per_datum),
-            }
-        return found
+        return found | {name: error.to_dict(per_datum) for name, error in self._kinds().items()}

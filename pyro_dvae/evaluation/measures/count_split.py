@@ -1,4 +1,4 @@
-"""Molecular cross-validation: how well counts predict those that were held out from the same rows."""
+"""Molecular cross-validation: how well counts predict held-out counts of the same rows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pyro_dvae.evaluation.estimates import Estimate, estimate_values, plus_minus
 from pyro_dvae.evaluation.measures.denoised import log_normalised
 from pyro_dvae.random_state import forked
 
-_SMALLEST = 1e-6  # an expected count: keeps the loss of a count that was held to be impossible finite
+_SMALLEST = 1e-6  # least expected count: keeps the loss of a count that was predicted as 0 finite
 
 
 @dataclass(frozen=True, eq=False)  # compared by identity: == of tensors has no single truth value

@@ -123,13 +123,13 @@ def _averaged(
     size: int,
     depth: float = 1.0,
 ) -> Tensor:
-    """Return the average of what ``value`` makes of the observed site, over draws of the guide."""
+    """Return the average of ``value`` of the observed site over draws of the guide."""
     checks.count("num_samples", num_samples)
     plate, parts = "", []
 
     def run(rows: Arguments) -> Tensor:
         codes = rows.call(poutine.trace(guide).get_trace)
-        known = rows if depth == 1.0 else rows.of(rows.x * depth)  # the model takes the totals from its rows
+        known = rows if depth == 1.0 else rows.of(rows.x * depth)  # the model reads the totals from its rows
         nodes = known.call(poutine.trace(poutine.replay(model, trace=codes)).get_trace).nodes
         return by_row(value(nodes[data_site]), nodes[data_site], plate)
 

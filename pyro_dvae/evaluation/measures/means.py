@@ -36,7 +36,7 @@ class CodeMean:
     """The posterior means of one latent site for the rows of a chunk.
 
     :param mean: E_q[z|x], shape [n, ...].
-    :param variance: squared standard error of ``mean``, same shape; None where it is exact.
+    :param variance: squared standard error of ``mean``, same shape; None if it is exact.
     """
 
     mean: Tensor
@@ -88,7 +88,7 @@ def latent_means(
 def stream_means(
     model: Program, guide: Program, data: Data, num_samples: int, batch_size: int | None
 ) -> Iterator[dict[str, CodeMean]]:
-    """Yield the means of every latent site, chunk by chunk; to be used inside :func:`measuring`."""
+    """Yield the means of every latent site, chunk by chunk; use it inside :func:`measuring`."""
     plate = ""
     for rows in chunks(data, batch_size):
         plate = plate or data_plate(check_pair(model, guide, rows), len(rows))
@@ -96,7 +96,7 @@ def stream_means(
 
 
 def mean_of(fn: Distribution) -> Tensor | None:
-    """Return the mean of a distribution [*batch, *event] (NaN if it has none), or None where not known."""
+    """Return the mean of a distribution [*batch, *event] (NaN if it has none), or None if unknown."""
     try:
         return fn.mean
     except (NotImplementedError, AttributeError):
@@ -104,7 +104,7 @@ def mean_of(fn: Distribution) -> Tensor | None:
 
 
 def base_of(fn: Distribution) -> Distribution:
-    """Return what a distribution is made of, without masks and declared independence."""
+    """Return a distribution without masks and declared independence."""
     while isinstance(fn, Independent | MaskedDistribution | Auxiliary):
         fn = fn.base_dist
     return fn
@@ -141,7 +141,7 @@ def guide_sites(guide: Program, rows: Arguments) -> list[Site]:
 
 
 def _code(site: Site, plate: str, size: int) -> tuple[Tensor, bool]:
-    """Return the mean of a latent [n, ...], or its value where that is not known, and whether it is."""
+    """Return the mean of a latent [n, ...], or its value if the mean is unknown, and whether it is known."""
     base = base_of(site["fn"])
     mean = base.probs if isinstance(base, Categorical) else mean_of(site["fn"])
     code = by_row(site["value"] if mean is None else mean, site, plate)

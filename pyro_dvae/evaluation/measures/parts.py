@@ -1,4 +1,4 @@
-"""The parts of the bound: reconstruction, and the KL divergence of each latent, by dimension."""
+"""The parts of the bound: reconstruction and the KL divergence of each latent, also by dimension."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pyro_dvae.evaluation.measures.passes import (
     measuring,
     require_latents,
 )
-from pyro_dvae.programs.dependence import cyclic, out_of_order
+from pyro_dvae.programs.dependence import dependent_priors, out_of_order
 from pyro_dvae.programs.draws import Draws, same
 from pyro_dvae.programs.parameters import float_type
 from pyro_dvae.programs.plates import DRAW_PLATES
@@ -47,7 +47,7 @@ class Divergence:
 
 
 def divergence(latent: Site, prior: Site, closed_form: bool) -> Divergence:
-    """Return the divergence of a guide's site to the model's, in closed form if asked for and known."""
+    """Return the divergence of a guide's site from the model's, in closed form if wanted and known."""
     q, p = latent["fn"], prior["fn"]
     factors, value = _factors(q, p), latent["value"]
     if closed_form and same(latent["scale"], prior["scale"]) and same(latent["mask"], prior["mask"]):
@@ -63,8 +63,8 @@ def divergence(latent: Site, prior: Site, closed_form: bool) -> Divergence:
 
 
 def integrable(draws: Draws) -> set[str]:
-    """Return the latents whose closed form is right: no prior depends on what the guide draws from them."""
-    return {site["name"] for site in draws.latent_sites()} - set(cyclic(draws, out_of_order(draws)))
+    """Return the latents with a valid closed form: no prior depends on what the guide draws from them."""
+    return {site["name"] for site in draws.latent_sites()} - set(dependent_priors(draws, out_of_order(draws)))
 
 
 def _factors(q: Distribution, p: Distribution) -> tuple[Distribution, Distribution] | None:
@@ -191,7 +191,7 @@ def bound_parts(
 
 
 class _Parts:
-    """The parts of the chunks so far."""
+    """Gathers the parts of the bound from chunks."""
 
     def __init__(self) -> None:
         self.reconstruction: list[Tensor] = []
@@ -200,7 +200,7 @@ class _Parts:
         self.closed: set[str] = set()
 
     def add(self, draws: Draws, size: int, closed_form: bool) -> None:
-        """Add the ``size`` data of a chunk."""
+        """Add a chunk of ``size`` rows."""
         require_latents(draws)
         plate = data_plate(draws, size)
         outer = draws.log_weight().scale
@@ -209,10 +209,10 @@ class _Parts:
             raise InputError("model: expected at least one observed site, got none")
         terms = [_rows(site["unscaled_log_prob"], site, plate, outer) for site in observed]
         self.reconstruction.append(_total(terms))
-        right = integrable(draws)
+        valid = integrable(draws)
         for latent in draws.latent_sites():
             name = latent["name"]
-            part = divergence(latent, draws.model_trace.nodes[name], closed_form and name in right)
+            part = divergence(latent, draws.model_trace.nodes[name], closed_form and name in valid)
             elements = [_rows(value, site, plate, outer) for site, value in part.terms]
             self.kl.setdefault(name, []).append(_total(elements))
             dimensions = torch.stack([value.double().sum(0).cpu() for value in elements]).sum(0)
@@ -222,7 +222,7 @@ class _Parts:
             self.closed |= {name} if part.closed_form else set()
 
     def record(self, size: int) -> BoundParts:
-        """Return the record of all ``size`` data."""
+        """Return the record of all ``size`` rows."""
         return BoundParts(
             Estimate(torch.cat(self.reconstruction)),
             {name: Estimate(torch.cat(parts)) for name, parts in self.kl.items()},
@@ -232,9 +232,10 @@ class _Parts:
 
 
 def _rows(value: Tensor, site: Site, plate: str, outer: float | Tensor) -> Tensor:
-    """Return a value of a site, [*batch, ...], averaged over the draws and by observation: [n, ...].
+    """Average a value of a site, [*batch, ...], over the draws and arrange it by row: [n, ...].
 
-    The bound leaves out the scale that all sites share (plate subsampling); what is left is the site's own.
+    The bound leaves out the scale that all sites share (plate subsampling), so only the site's own scale
+    remains.
     """
     batch = len(site["fn"].batch_shape)
     event = (1,) * (value.dim() - batch)

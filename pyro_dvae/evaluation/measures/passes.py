@@ -1,4 +1,4 @@
-"""What every measure shares: passes over the data in chunks, and running means and variances."""
+"""Shared by all measures: passes over the data in chunks, and running means and variances."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ class Moments:
 Program = Callable[..., Any]
 Site = dict[str, Any]
 
-# Rows of encoder or decoder output held at once: few enough to stay near the cache of a CPU.
+# Rows of encoder or decoder output held at once: few enough for the cache of a CPU.
 _ROWS_AT_ONCE = 2000
-_BYTES_PER_NUMBER = 64  # of a row: its output, parameters of its distribution, hidden layers
+_BYTES_PER_NUMBER = 64  # of a row: output, parameters of its distribution, hidden layers
 MEMORY = 2**29
 
 
@@ -73,12 +73,10 @@ def measuring(
     seed: int | None,
     observed: Data | None = None,
 ) -> Iterator[None]:
-    """Run the body without a gradient, with the guide on clean input if asked, and clear up after it.
+    """Run the body without gradients, in evaluation mode and, if ``clean``, on clean input of the guide.
 
-    Modules are in evaluation mode meanwhile; ``rows`` are some data to find them by.
-
-    With a seed, draws are from a stream of their own. Parameters that the body registers with Pyro are
-    taken out of the param store again.
+    A run on ``rows`` finds the modules. With a seed, draws come from a separate stream. Parameters that the
+    body registers with Pyro are removed from the param store afterwards.
 
     :param observed: all rows, if the likelihood is to be evaluated at them.
     """
@@ -101,12 +99,12 @@ def measuring(
 
 
 def first_chunk(data: Data, batch_size: int | None, draws: int = 1) -> Arguments:
-    """Return the rows that :func:`chunks` gives first."""
+    """Return the first chunk of :func:`chunks`."""
     return next(chunks(data, batch_size, draws))
 
 
 def chunks(data: Data, batch_size: int | None, draws: int = 1) -> Iterator[Arguments]:
-    """Return the rows of ``data`` a chunk at a time, by default about 2,000 divided by the draws per row."""
+    """Iterate over chunks of ``batch_size`` rows, by default about 2,000 divided by the draws per row."""
     size = max(1, _ROWS_AT_ONCE // draws) if batch_size is None else checks.count("batch_size", batch_size)
     return data.split(size)
 
@@ -114,7 +112,7 @@ def chunks(data: Data, batch_size: int | None, draws: int = 1) -> Iterator[Argum
 def rows_within(memory: int, data: Data, batch_size: int | None = None) -> int:
     """Return how many rows fit into ``memory`` bytes, at most ``batch_size``, by default 2,000.
 
-    :raises InputError: an argument is no number of bytes, or of rows.
+    :raises InputError: an argument is not a valid number.
     """
     numbers = sum(part.numel() for part in data.take(slice(0, 1)))
     most = _ROWS_AT_ONCE if batch_size is None else checks.count("batch_size", batch_size)
@@ -122,7 +120,7 @@ def rows_within(memory: int, data: Data, batch_size: int | None = None) -> int:
 
 
 def check_pair(model: Program, guide: Program, rows: Arguments) -> Draws:
-    """Run guide and model once, apart from the random streams; refuse a pair that cannot be measured."""
+    """Run guide and model once, on a forked random stream; refuse a pair that cannot be measured."""
     with forked():
         draws = draw(model, guide, rows.rows, dict(rows.kwargs), Layout(1, 1, float("inf")))
     require_latents(draws)
@@ -137,7 +135,7 @@ def require_latents(draws: Draws) -> None:
 
 
 def data_plate(draws: Draws, size: int) -> str:
-    """Return the name of the plate that all sites share, or refuse one that is not of ``size`` data."""
+    """Return the name of the plate that all sites share; refuse a plate without ``size`` rows."""
     frames = draws.datum_frames()
     if len(frames) != 1 or frames[0].size != size:
         found = ", ".join(f"{frame.name!r} of {frame.size}" for frame in frames) or "none"
@@ -151,7 +149,7 @@ def data_plate(draws: Draws, size: int) -> str:
 def by_row(value: Tensor, site: Site, plate: str) -> Tensor:
     """Rearrange a value of a site, [*batch, *event], to [n, *the site's other plates, *event].
 
-    Whatever lies right of the batch shape counts as the event. Dimensions of draws must have size 1.
+    All dimensions right of the batch shape count as the event. Dimensions of draws must have size 1.
     """
     frames = {frame.name: frame.dim for frame in site["cond_indep_stack"] if frame.vectorized}
     batch = len(site["fn"].batch_shape)

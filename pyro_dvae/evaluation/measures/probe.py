@@ -1,4 +1,4 @@
-"""How well a linear classifier reads the labels from the codes."""
+"""How well a linear classifier predicts labels from the codes."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def _check_labels(argument: str, labels: Any, count: int) -> None:
 def _codes(
     model: Program, guide: Program, data: Data, num_samples: int, batch_size: int | None
 ) -> np.ndarray:
-    """Return the means of all latents side by side, float64 [N, features]."""
+    """Return the concatenated means of all latents, float64 [N, features]."""
     parts = []
     for codes in stream_means(model, guide, data, num_samples, batch_size):
         flat = [code.mean.reshape(len(code.mean), -1).to("cpu", torch.float64) for code in codes.values()]

@@ -14,7 +14,7 @@ from torch import Tensor
 from pyro_dvae import checks
 from pyro_dvae.errors import InputError
 
-_BINS = 10  # of a column of real numbers in a table with a category
+_BINS = 10  # of a real column in a joint table with a category
 _TREES = 50
 _LEARNED_FROM = 5_000  # rows
 
@@ -66,7 +66,6 @@ class SampleQuality:
     num_test: int
 
     def __str__(self) -> str:
-        """Return the figures as aligned text."""
         kinds = {"samples": self.samples, "training rows": self.real, "independent": self.independent}
         lines = [f"{'':<15}{'columns':>9}{'pairs':>9}{'accuracy':>10}{'R²':>9}"]
         for name, each in kinds.items():
@@ -190,7 +189,7 @@ def _pairs(rows: np.ndarray, held: np.ndarray, real: np.ndarray, kinds: np.ndarr
     found = []
     for a, b in combinations(range(len(kinds)), 2):
         if kinds[a] or kinds[b]:
-            cells = codes[a] * (int(codes[b].max()) + 1) + codes[b]  # a number for each of the joint table
+            cells = codes[a] * (int(codes[b].max()) + 1) + codes[b]  # numbers the cells of the joint table
             found.append(1 - _variation(cells[:count], cells[count:]))
         else:
             found.append(1 - distance[a, b])
@@ -206,7 +205,7 @@ def _correlations(rows: np.ndarray) -> np.ndarray:
 
 
 def _learned(rows: np.ndarray, held: np.ndarray, target: int, category: bool, seed: int) -> float:
-    """Return accuracy or R² on held-out rows of a forest that has learned from ``rows``."""
+    """Return accuracy or R² on held-out rows of a forest trained on ``rows``."""
     from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
     kind = RandomForestClassifier if category else RandomForestRegressor

@@ -1,4 +1,4 @@
-"""Proposals that are refined for each row: where they start, how they climb, and which one a row needs."""
+"""Proposals refined for each row: their start, their optimization, and the choice of one for each row."""
 
 from pyro_dvae.evaluation.refinement.settings import Refinement
 

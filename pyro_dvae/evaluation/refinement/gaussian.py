@@ -1,4 +1,4 @@
-"""A Gaussian over the unconstrained latents of each row: its start, draws and density, and how it climbs."""
+"""A Gaussian over the unconstrained latents of each row: its start, density, draws and optimization."""
 
 from __future__ import annotations
 
@@ -18,18 +18,17 @@ from pyro_dvae.evaluation.refinement.targets import Targets
 from pyro_dvae.rows import Arguments
 from pyro_dvae.sites import layers
 
-_MOMENT_DRAWS = 64  # of a guide that is not a Gaussian in these coordinates
+_MOMENT_DRAWS = 64  # for guides that are not Gaussian in unconstrained coordinates
 _LEAST_SCALE = 1e-6
 
 
 @dataclass(frozen=True)
 class Gaussians:
-    """u = loc + diag(exp(log_scale)) (I + lower) ε, ε ~ N(0, I), with parameters of its own for each row.
+    """u = loc + diag(exp(log_scale)) (I + lower) ε, ε ~ N(0, I), with separate parameters for each row.
 
     :param loc: [N, D].
     :param log_scale: [N, D].
-    :param lower: [N, D, D], of which the part below the diagonal counts; None where the covariance is
-        diagonal.
+    :param lower: [N, D, D], used below the diagonal; None if the covariance is diagonal.
     """
 
     loc: Tensor
@@ -37,12 +36,11 @@ class Gaussians:
     lower: Tensor | None = None
 
     def __getitem__(self, rows: Tensor) -> Gaussians:
-        """Return those of some rows."""
+        """Return the Gaussians of some rows."""
         lower = None if self.lower is None else self.lower[rows]
         return Gaussians(self.loc[rows], self.log_scale[rows], lower)
 
     def __len__(self) -> int:
-        """Return N."""
         return len(self.loc)
 
     def parameters(self) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -107,10 +105,10 @@ def _solved(factor: Tensor, noise: Tensor, upper: bool) -> Tensor:
 
 
 def encoded(targets: Targets, guide: Program, rows: Arguments) -> Gaussians:
-    """Return the encoder's proposal, on clean input, as a Gaussian with a diagonal covariance.
+    """Return the encoder's proposal on clean input as a Gaussian with a diagonal covariance.
 
-    A Normal latent gives its own location and scale. Otherwise they are the mean and the standard deviation
-    of 64 draws of the guide in unconstrained coordinates.
+    Location and scale are those of the guide's Normal if that is the only latent and unconstrained. Otherwise
+    they are the mean and standard deviation of 64 draws of the guide in unconstrained coordinates.
     """
     tracer = poutine.trace()
     chains = ChainPlate(_MOMENT_DRAWS, targets.structure.chain_dim)
@@ -138,17 +136,17 @@ def _normal(distribution: tdist.Distribution) -> tuple[Tensor, Tensor] | None:
 
 
 _DECAYS = (0.9, 0.999)
-_EPSILON = 1e-3  # nats per unit: Adam would blow rounding errors up to whole steps where a row has arrived
+_EPSILON = 1e-3  # nats per unit: Adam would turn rounding errors of converged rows into full steps
 
 
 def climbed(
     targets: Targets, rows: Arguments, start: Gaussians, family: str, settings: Refinement
 ) -> Gaussians:
-    """Climb L_n(λ) = E_{q_λ}[log p(x_n, z) − log q_λ(z)] for all rows at once, by Adam.
+    """Maximize L_n(λ) = E_{q_λ}[log p(x_n, z) − log q_λ(z)] for all rows at once, by Adam.
 
-    u = u(ε, λ), and the gradient is that of log p − log q through u alone: "sticking the landing" (Roeder, Wu
-    and Duvenaud 2017), whose variance is 0 where q is the posterior. Adam works element by element, so no row
-    depends on the others. A row whose gradient is not finite stays where it is in that step.
+    The gradient is that of log p − log q through u = u(ε, λ) alone: "sticking the landing" (Roeder, Wu and
+    Duvenaud 2017), which has no variance if q is the posterior. Adam works elementwise, so rows do not
+    affect each other. A non-finite gradient counts as 0.
     """
     start, steps = start.full() if family == "full" else start, steps_of(family, settings)
     leaves = [each.clone() for each in start.parameters() if each is not None]

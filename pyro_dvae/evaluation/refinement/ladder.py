@@ -1,4 +1,4 @@
-"""The rungs of a row: the encoder's proposal, refined Gaussians, annealing; the first good one is taken."""
+"""The ladder of proposals: encoder, refined Gaussians, annealing. Each row takes the first good one."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pyro_dvae.evaluation.refinement.targets import Targets
 from pyro_dvae.evaluation.refinement.weighing import summary, weighted
 from pyro_dvae.rows import Arguments
 
-# A k from a thousand draws errs by about 0.2, and where few rows are good, most that seem so are not. So a
-# proposal before the last must be twice below this.
+# Pareto k from a thousand draws has an error of about 0.2, and if few rows are good, most that seem good are
+# not. So every proposal but the last must be below this twice.
 _GOOD = 0.1
 # After the last family, a row above this climbs on from where it is, and so does one that came far: it may
 # not have arrived, and far from the posterior the k of a narrow proposal is low by chance.
@@ -25,17 +25,17 @@ _MORE_CLIMBS = 2
 # A row that is above by a quarter of the draws is not looked at again: of the encoder (where the record says
 # which rows are above 0.7), and of a Gaussian.
 _CLEARLY_BAD = (1.0, 0.5)
-_FEWEST = 25  # draws that have a tail to fit
+_FEWEST = 25  # draws with enough tail to fit
 
 
 @dataclass(frozen=True)
 class Rungs:
-    """What the rows of a chunk climbed to.
+    """The proposals of the rows of a chunk.
 
     :param rung: 0 for the encoder's proposal, else the number of the family, from 1, [N].
-    :param annealed: whether no proposal suits the row, and it is left to annealing, [N].
+    :param annealed: whether no proposal is good enough, so that the row is annealed, [N].
     :param before: Pareto k of the encoder's proposal, from the pilot draws, [N].
-    :param groups: rows and proposals of each rung; rows that are annealed start from theirs.
+    :param groups: rows and proposals of each rung; annealed rows start from theirs.
     """
 
     rung: Tensor
@@ -47,7 +47,7 @@ class Rungs:
 def ascended(
     targets: Targets, guide: Program, rows: Arguments, settings: Refinement, defensive: float = 0.0
 ) -> Rungs:
-    """Take each row to the first rung whose Pareto k, from fresh pilot draws, is good.
+    """Give each row the first proposal with a good Pareto k, estimated from fresh pilot draws.
 
     A row that no rung suits keeps the last proposal, which has the best bound, and is left to annealing if
     there is any.
@@ -59,7 +59,7 @@ def ascended(
 
     def pareto_k(proposal: Gaussians, some: Arguments, clearly_bad: float) -> Tensor:
         k = pilot(proposal, some, max(_FEWEST, settings.pilot // 4))
-        for limit in (clearly_bad, _GOOD):  # those that are left, with all draws, and again
+        for limit in (clearly_bad, _GOOD):  # the remaining rows with all draws, twice
             left = (k <= limit).nonzero()[:, 0]
             if len(left):
                 again = pilot(proposal[left], some[left])

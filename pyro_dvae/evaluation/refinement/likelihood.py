@@ -17,7 +17,7 @@ from pyro_dvae.evaluation.refinement.targets import Targets
 from pyro_dvae.evaluation.refinement.weighing import RESOLUTION, chains, summary, weighted
 from pyro_dvae.rows import Arguments
 
-_ROWS = 1000  # of a chunk: enough that the rows of the last rung still fill a block
+_ROWS = 1000  # per chunk: enough for the rows of the last rung to fill a block
 _BYTES_PER_NUMBER = 64  # of the draws of a pass: positions, noise and densities in float64
 _BYTES_PER_ENTRY = 40  # of a covariance: parameter, gradient, Adam's moments, copies
 
@@ -29,11 +29,11 @@ class RefinedChunks:
     :param targets: the posteriors of all rows.
     :param guide: the encoder.
     :param settings: of the refinement.
-    :param defensive: share of the draws from the prior.
+    :param defensive: share of draws from the prior.
     :param keep: keep the log weights.
-    :param data: rows of a chunk.
-    :param draws: draws of a pass, for each row.
-    :param passes: how many passes make the estimate.
+    :param data: rows per chunk.
+    :param draws: draws per row and pass.
+    :param passes: number of passes of the estimate.
     """
 
     targets: Targets
@@ -56,7 +56,7 @@ class RefinedChunks:
         defensive: float,
         keep: bool,
     ) -> RefinedChunks:
-        """Cut rows and draws so that they fit into the memory of the targets."""
+        """Split rows and draws so that they fit into the memory of the targets."""
         size, memory = targets.size, targets.memory // 4
         entries = size * ((size if "full" in settings.families else 0) + 20)
         data = max(1, min(_ROWS, rows, memory // (_BYTES_PER_ENTRY * entries)))
@@ -67,12 +67,12 @@ class RefinedChunks:
 
     @property
     def num_samples(self) -> int:
-        """The draws of each row in all."""
+        """The total number of draws of each row."""
         return self.draws * self.passes
 
     @property
     def cut(self) -> list[int]:
-        """How the draws are dealt out, which decides the random numbers."""
+        """The numbers of passes, draws and rows, which determine the random numbers."""
         return [self.passes, self.draws, self.data]
 
     @property
@@ -81,13 +81,13 @@ class RefinedChunks:
         return tuple(self.convergence(1).sizes)
 
     def convergence(self, data: int) -> Convergence:
-        """Return empty means by number of samples, for some rows."""
+        """Return an empty record of means by number of samples."""
         return Convergence(self.draws, self.passes, 0 if self.defensive else 1, data)
 
     def prepared(
         self, example: tuple[Tensor, ...], chunks: int
     ) -> Callable[[tuple[Tensor, ...], int], dict[str, Tensor]]:
-        """Return the estimates of a chunk as a function of its rows and how many of them count."""
+        """Return a function of a chunk's rows, and the number of them that count, to estimates."""
         self.targets.expect(len(example[0]) * chunks)
 
         def estimated(rows: tuple[Tensor, ...], count: int) -> dict[str, Tensor]:

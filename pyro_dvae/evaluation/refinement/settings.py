@@ -1,4 +1,4 @@
-"""The settings of refinement, and its result row by row."""
+"""The settings of refinement, and its result for each row."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Refinement:
 
 @dataclass(frozen=True)
 class Refined:
-    """Which proposal each row was given, and how reliable it was without refinement.
+    """The proposal of each row, and its reliability without refinement.
 
     :param rung: proposal of each row as an index in ``settings.rungs``, [N].
     :param pareto_k_before: Pareto k of the encoder's proposal as a Gaussian, [N], from ``settings.pilot``
@@ -93,7 +93,7 @@ class Refined:
 
     @property
     def annealed(self) -> Tensor:
-        """Whether a row was annealed, [N]."""
+        """Whether each row was annealed, [N]."""
         return self.rung == self.settings.rungs.index(ANNEALING)
 
     @property

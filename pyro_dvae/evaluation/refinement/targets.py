@@ -1,4 +1,4 @@
-"""The unnormalised posterior of each row over its unconstrained latents, and its gradient, in blocks."""
+"""The unnormalised posterior of each row's unconstrained latents, and its gradient, in blocks."""
 
 from __future__ import annotations
 
@@ -24,19 +24,17 @@ _PAIRS_PER_ROW = 400  # of each function, at least
 class Targets:
     """log p(x, z(u)) + log |∂z/∂u| of a model (nats), for draws u of each row's unconstrained latents.
 
-    A block holds pairs of a row and a draw, all blocks have one shape, and each function is recorded and
-    compiled where that saves time. Which rows are asked for together does not matter.
+    A block holds pairs of a row and a draw. All blocks have one shape, and each function is recorded and
+    compiled if that saves time. Results do not depend on which rows are evaluated together.
+    ``size`` is D, the number of unconstrained latent values of a row.
 
     :param model: Pyro model of a batch.
     :param guide: Pyro guide of a batch.
-    :param given: all rows, of which a few are looked at.
+    :param given: all rows; a few of them are inspected.
     :param nesting: number of dimensions of the user's plates.
-    :param memory: bytes of a block, about.
-    :param compiled: whether to compile; None does so where it pays.
-
-    ``size`` is D, the numbers of a row's unconstrained latents.
-
-    :raises InputError: a latent is discrete, lies outside of the data plate, or has no density.
+    :param memory: approximate number of bytes of a block.
+    :param compiled: whether to compile; None does so if it saves time.
+    :raises InputError: a latent is discrete, lies outside the data plate, or has no density.
     """
 
     def __init__(
@@ -61,11 +59,11 @@ class Targets:
         self.size = self._one.pack(points).shape[-1]
 
     def expect(self, rows: int) -> None:
-        """Say how many rows will come, so that what they cost decides whether to compile."""
+        """Set the number of rows to come, which decides whether compiling saves time."""
         self._expected = rows
 
     def log_densities(self, position: Tensor, rows: Arguments) -> tuple[Tensor, Tensor]:
-        """Return log p(z) + log |∂z/∂u| and log p(x|z) of ``position`` [S, N, D], each [S, N], float64."""
+        """Return log p(z) + log |∂z/∂u| and log p(x|z) at ``position`` [S, N, D], each [S, N], float64."""
 
         def run(block: Tensor, *parts: Tensor) -> Tensor:
             found = torch.stack(self._density(block, parts).log_densities(block))
@@ -94,7 +92,7 @@ class Targets:
     def pack(self, values: Mapping[str, Tensor], rows: Arguments) -> Tensor:
         """Return latents by name, each [S, *plates, *event], as points [S, N, D] of unconstrained space.
 
-        :raises InputError: they lie outside the support of the model's latents.
+        :raises InputError: values lie outside the support of the model's latents.
         """
         places = Unconstraining(self.structure, values)
         AnnealedPrograms(self.model, None, rows, self.structure, {}).run(self.model, places)
@@ -111,7 +109,7 @@ class Targets:
         return Packing.of(points, self._data_position).pack(points)
 
     def unpacked(self, position: Tensor) -> dict[str, Tensor]:
-        """Return the unconstrained latents by name of ``position`` [S, N, D]."""
+        """Return the unconstrained latents in ``position`` [S, N, D] by name."""
         return self._packing(position).unpack(position)
 
     def _packing(self, position: Tensor) -> Packing:
@@ -136,7 +134,7 @@ class Targets:
         return Density(programs, self._packing(position))
 
     def _blocked(self, name: str, run: Callable[..., Tensor], position: Tensor, rows: Arguments) -> Tensor:
-        """Return what ``run`` gives for blocks [1, B, D] of pairs, put together again: [S, N, ...]."""
+        """Return the joined results of ``run`` on blocks [1, B, D] of pairs, [S, N, ...]."""
         draws, count = position.shape[:2]
         pairs = position.reshape(1, draws * count, -1)
         which = torch.arange(count, device=position.device).repeat(draws)
@@ -151,13 +149,13 @@ class Targets:
     def _fast(
         self, name: str, run: Callable[..., Tensor], pairs: Tensor, which: Tensor, rows: Arguments
     ) -> tuple[int, Callable[..., Tensor]]:
-        """Return the size of a block, small where there are few pairs, and what evaluates one."""
+        """Return the size of a block, small if there are few pairs, and the function that evaluates one."""
         if name not in self._most:
             few = _wrapped(0, min(4, pairs.shape[1]), pairs)
             taken = allocated_bytes(lambda: run(pairs[:, few], *rows[which[few]].rows))
             most = ROWS_IN_CACHE if pairs.device.type == "cpu" else ROWS_ON_ACCELERATOR
             if name == "gradient":
-                most //= 4  # its graph keeps what a density forgets
+                most //= 4  # its graph keeps intermediate values
             self._most[name] = max(1, min(most, self.memory // max(1, taken // len(few))))
         most = self._most[name]
         small = max(1, most // 16)
@@ -172,5 +170,5 @@ class Targets:
 
 
 def _wrapped(start: int, count: int, pairs: Tensor) -> Tensor:
-    """Return ``count`` indices from ``start`` on; beyond the last pair, it is repeated."""
+    """Return ``count`` indices from ``start``, padded with the last pair."""
     return torch.arange(start, start + count, device=pairs.device).clamp(max=pairs.shape[1] - 1)

@@ -1,4 +1,4 @@
-"""Draws of refined proposals with their importance weights, and what the weights say."""
+"""Draws of refined proposals with their importance weights, and the estimates from the weights."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _LEAPFROG_STEPS, _ACCEPTANCE = 5, 0.65
 def weighted(
     targets: Targets, rows: Arguments, proposal: Gaussians, count: int, from_prior: int = 0
 ) -> tuple[Tensor, list[Tensor]]:
-    """Return draws [S, N, D] and their log weights, draws of the proposal first, then those of the prior.
+    """Return draws [S, N, D] and their log weights, from the proposal first, then from the prior::
 
-    log w = log p(x, z) − log ((1 − a) q(z) + a p(z)), a being the share of the draws from the prior.
+        log w = log p(x, z) − log ((1 − a) q(z) + a p(z)),  a the share of draws from the prior
 
-    :returns: the draws, and the log weights in parts [1, draws, N] of like draws (nats).
+    :returns: the draws, and the log weights [1, draws, N] of each source (nats).
     :raises InputError: a log-density is NaN.
     """
     noise = proposal.draw_noise(count)
@@ -50,11 +50,6 @@ def weighted(
     return position, [*parts, log_weight[None, count:]] if from_prior else parts
 
 
-def pareto_k(parts: list[Tensor]) -> Tensor:
-    """Return the Pareto k of each row [N] from log weights in parts [1, draws, N]."""
-    return summary(parts)["pareto_k"]
-
-
 def summary(parts: list[Tensor]) -> dict[str, Tensor]:
     """Return the estimates of each row [N], by name, from log weights in parts [1, draws, N]."""
     tally = Tally(sum(part.shape[1] for part in parts), parts[0].shape[-1])
@@ -67,7 +62,7 @@ def chains(
 ) -> tuple[Tensor, Tensor]:
     """Anneal chains from the proposal to the posterior (Neal 2001).
 
-    :returns: where they end, [C, N, D], and their log weights, [C, N] (nats).
+    :returns: their end points [C, N, D] and log weights [C, N] (nats).
     """
 
     def density(position: Tensor) -> Point:
@@ -88,4 +83,4 @@ def chains(
 
 
 def _nothing() -> None:
-    """Count nothing."""
+    """Show no progress."""
