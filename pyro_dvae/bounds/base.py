@@ -1,4 +1,4 @@
-"""The base class of all bounds: one vectorised run, the three losses, the bound of each observation."""
+"""The base class of all bounds: one vectorised run, three losses, and the bound of each observation."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class DenoisingELBO(Trace_ELBO):
     :raises InputError: if an argument is invalid.
     """
 
-    # What decides when to look at a pair, and nothing else: compiled steps leave it out.
-    apart_from_results: ClassVar[tuple[str, ...]] = ("_seen", "_told", "_cleared", "_descent")
+    # Attributes that only schedule checks, so that compiled steps ignore them.
+    apart_from_results: ClassVar[tuple[str, ...]] = ("_checked", "_warned", "_cleared", "_descent")
 
     def __init__(
         self,
@@ -88,14 +88,14 @@ class DenoisingELBO(Trace_ELBO):
         self._told: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
-        # The programs themselves need not be copied or pickled.
-        return self.__dict__ | dict.fromkeys(self.__dict__.keys() & {"_seen", "_cleared", "_descent"})
+        # Copies and pickles do not need the programs.
+        return self.__dict__ | dict.fromkeys(self.__dict__.keys() & {"_checked", "_cleared", "_descent"})
 
     @abstractmethod
     def _bound_and_surrogate(self, draws: Draws) -> tuple[Tensor, Tensor]:
-        """Return the bound summed over the data (nats, scaled) and a scalar that has its gradient.
+        """Return the bound summed over the data (nats, scaled) and a scalar with its gradient.
 
-        With gradients turned off, the second value is not used.
+        Without gradients, the second value is not used.
         """
 
     @abstractmethod
@@ -141,11 +141,11 @@ class DenoisingELBO(Trace_ELBO):
         return self.max_plate_nesting if found is None else found
 
     def _needs_leaves(self) -> bool:
-        """Whether the gradient is taken through the draws alone (see :class:`~.leaves.Leaves`)."""
+        """Whether the gradient goes only through the draws (see :class:`~.leaves.Leaves`)."""
         return False
 
     def _adds_dimensions(self) -> bool:
-        """Whether draws take dimensions left of the user's plates, whose number must then be known."""
+        """Whether draws need dimensions left of the user's plates, so that their number must be known."""
         return self.num_corruptions * self.num_particles > 1
 
     @torch.no_grad()

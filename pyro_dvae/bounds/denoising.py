@@ -82,11 +82,11 @@ class TraceDenoising_ELBO(DenoisingELBO):
         self.consistency = checks.number("consistency", consistency, 0.0)
         if consistency and (self.gradient == "stl" or self.baseline.learned is not None):
             raise InputError("consistency: needs gradient='pathwise' and a baseline that is not a network")
-        # By device and type, made when they first come; changed in place, so that compiled steps see it.
+        # By device and type; changed in place, so that compiled steps read the new value.
         self._weights: dict[tuple[torch.device, torch.dtype], Tensor] = {}
         self._weight = 1.0
         self.set_epoch(0)
-        self._descent: tuple[Any, dict[str, frozenset[str]]] | None = None  # of the pair that was last run
+        self._descent: tuple[Any, dict[str, frozenset[str]]] | None = None  # of the last pair
 
     def set_epoch(self, epoch: float) -> None:
         """Set a scheduled weight of the KL terms to its value at ``epoch`` (0 for the first)."""
@@ -98,7 +98,7 @@ class TraceDenoising_ELBO(DenoisingELBO):
             each.fill_(self._weight)
 
     def _tempered(self, term: Term, value: Tensor) -> Tensor:
-        """Return the value of a term as it counts in the gradient."""
+        """Return the value of a term with its weight in the gradient."""
         if not self._tempers or term.site["is_observed"]:
             return value
         kind = (value.device, value.dtype)
@@ -110,7 +110,7 @@ class TraceDenoising_ELBO(DenoisingELBO):
         return self.gradient == "stl"
 
     def _terms(self, draws: Draws) -> list[Term]:
-        """Return what is averaged, site by site."""
+        """Return the terms of the bound."""
         return [*draws.model_terms(), *draws.guide_terms()]
 
     def _per_datum(self, draws: Draws) -> Tensor:
@@ -156,7 +156,7 @@ class TraceDenoising_ELBO(DenoisingELBO):
     ) -> tuple[Tensor, Tensor | float]:
         """Return a score-function site's learning signal, [K, M, *plates] or [M, *plates], and a loss.
 
-        The loss trains the baseline that the site brings along.
+        The loss trains the site's own baseline, if it has one.
         """
         names = {frame.name for frame in site["cond_indep_stack"]}
         layout = draws.layout
@@ -176,10 +176,11 @@ class TraceDenoising_ELBO(DenoisingELBO):
         return signal, 0.0
 
     def _joining(self, draws: Draws, site: dict[str, Any], names: set[str]) -> set[str]:
-        """Return the plates of ``site`` in which the learning signal of an element is of all elements.
+        """Return the plates of ``site`` over which each element needs the learning signal of all elements.
 
-        A latent that is drawn from the site, outside of a plate of it, may read all elements of the site in
-        it, and reach every cost there. If a later latent lies outside, one more run of the guide decides (see
+        A descendant of the site outside one of its plates may read all elements of the site in that plate,
+        and affect every cost there. If a later latent lies outside, one more run of the guide finds the
+        descendants (see
         :func:`~pyro_dvae.programs.dependence.ancestors`).
         """
         order = list(draws.guide_trace.nodes)
@@ -195,16 +196,16 @@ class TraceDenoising_ELBO(DenoisingELBO):
         of = (draws.pair.model, draws.pair.guide, draws.pair.kind, order)
         if self._descent is None or self._descent[0] != of:
             self._descent = of, ancestors(draws.pair)
-        # A site that this run did not have, of a program that branches on its draws, may read anything.
+        # A program that branches on its draws may lack a site in this run; assume that it is a descendant.
         known = self._descent[1]
         descended = [name for name in outside if name not in known or site["name"] in known[name]]
         return set().union(*(outside[name] for name in descended))
 
 
 def _is_score(term: Term) -> bool:
-    """Whether the term is a sampled −log q whose explicit gradient is a score: it has mean zero.
+    """Whether the term is a sampled −log q whose explicit gradient is a score, with mean zero.
 
-    Pyro's entropy terms leave it out too, of sites that are not reparameterised. A closed form is kept.
+    Pyro's entropy terms also omit it for sites that are not reparameterised. A closed form is kept.
     """
     if term.sign > 0 or term.value is not term.site["unscaled_log_prob"]:
         return False
@@ -222,14 +223,14 @@ def _leave_one_out(signal: Tensor, dim: int) -> Tensor:
 
 
 def _mean_over_draws(value: Tensor, site: dict[str, Any]) -> Tensor:
-    """Sum over the user's plates, mean over the draws the site has."""
+    """Return the sum over the user's plates, averaged over the draws of the site."""
     return value.sum() / draws_of(site)
 
 
 def consistency_terms(draws: Draws, weight: float) -> list[Term]:
     """Return −λ KL(q(z|x̃) ‖ q(z|x)) by latent (Sinha and Dieng 2021), at the draws of its parents.
 
-    In closed form where there is one, else sampled as log q(z|x̃) − log q(z|x).
+    It is in closed form if there is one, else sampled as log q(z|x̃) − log q(z|x).
     """
     if draws.runs:
         return joined_terms([consistency_terms(run, weight) for run in draws.runs], draws)

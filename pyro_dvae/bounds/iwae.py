@@ -76,7 +76,7 @@ class TraceDenoisingIWAE_ELBO(DenoisingELBO):
 
     def _log_weight(self, draws: Draws) -> tuple[LogWeight, CrossDensity | None]:
         if self.num_particles > 1 or (self.combine != "average" and self.num_corruptions > 1):
-            check_weights(draws, self._told)
+            check_weights(draws, self._warned)
         if self.combine != "mixture" or self.num_corruptions == 1:
             return draws.log_weight(), None
         joint, factor = draws.joint()
@@ -117,16 +117,16 @@ class TraceDenoisingIWAE_ELBO(DenoisingELBO):
                 )
         refuse_chains(draws)
         weights = self._objective.weights(log_weight.values.detach())
-        # d bound / d log w squared; the average carries 1/M once, so it is taken out of one factor.
+        # (d bound / d log w)², where the average's factor 1/M must appear only once.
         columns = self.num_corruptions if self._objective.within_column else 1
-        # Where log q counts b times (a scale or a mask), b times the identity of Tucker et al. is needed.
+        # If log q counts b times (a scale or a mask), b times the identity of Tucker et al. is needed.
         b = factor_of_density(draws)
         by_draw = (1 - b) * weights + b * columns * weights**2
         return total_derivative_surrogate(draws, log_weight.scale * by_draw, log_weight.scale * weights)
 
 
 def _mixture_without(draws: Draws, cross: CrossDensity) -> Tensor | None:
-    """Return the mixture bound without each corruption, its draws and its component, [M, *datum]."""
+    """Return the mixture bound without each corruption (its draws and its component), [M, *datum]."""
     count = len(cross.values)
     if count == 1:
         return None

@@ -11,7 +11,7 @@ from torch import Tensor
 from pyro_dvae.bounds.denoising import TraceDenoising_ELBO
 from pyro_dvae.distributions.divergence import closed_form_kl
 from pyro_dvae.errors import InputError
-from pyro_dvae.programs.dependence import cyclic, out_of_order
+from pyro_dvae.programs.dependence import dependent_priors, out_of_order
 from pyro_dvae.programs.draws import Draws, Term, same
 from pyro_dvae.programs.looped import joined_terms
 
@@ -30,7 +30,7 @@ class TraceMeanFieldDenoising_ELBO(TraceDenoising_ELBO):
     unless the prior of a latent depends on a latent that the guide draws from it, as for a guide that goes up
     a chain and a model that goes down (``ChainGuide``, ``ChainModel``). Such a pair raises an
     :class:`InputError`. If the sites of model and guide are in the same order, this cannot happen; otherwise
-    one more run decides (see :func:`~pyro_dvae.programs.dependence.cyclic`).
+    one more run decides (see :func:`~pyro_dvae.programs.dependence.dependent_priors`).
 
     See :class:`~pyro_dvae.bounds.denoising.TraceDenoising_ELBO` for the arguments; ``gradient="stl"`` does
     not apply to a closed form and is refused.
@@ -40,7 +40,7 @@ class TraceMeanFieldDenoising_ELBO(TraceDenoising_ELBO):
         if kwargs.get("gradient", "pathwise") == "stl":
             raise InputError("gradient: 'stl' is for sampled terms; use TraceDenoising_ELBO(gradient='stl')")
         super().__init__(**kwargs)
-        self._cleared: tuple[Any, ...] | None = None  # the pair that was last found right
+        self._cleared: tuple[Any, ...] | None = None  # the last pair that passed the check
 
     def _terms(self, draws: Draws) -> list[Term]:
         if draws.runs:
@@ -52,7 +52,7 @@ class TraceMeanFieldDenoising_ELBO(TraceDenoising_ELBO):
                 divergence = closed_form(latent, site)
                 if divergence is not None:
                     closed[site["name"]] = divergence
-        self._refuse_circular(draws, closed)
+        self._refuse_dependent_priors(draws, closed)
         terms = []
         for term in draws.model_terms():
             latent = guide.get(term.site["name"])
@@ -62,13 +62,13 @@ class TraceMeanFieldDenoising_ELBO(TraceDenoising_ELBO):
             terms.append(term)
         return [*terms, *(term for term in draws.guide_terms() if term.site["name"] not in closed)]
 
-    def _refuse_circular(self, draws: Draws, closed: Collection[str]) -> None:
-        """Refuse a pair of which the closed form of one of these latents is not the bound's."""
+    def _refuse_dependent_priors(self, draws: Draws, closed: Collection[str]) -> None:
+        """Refuse a pair if the closed form for one of these latents is not valid in the bound."""
         suspects = {name: others for name, others in out_of_order(draws).items() if name in closed}
         pair = (draws.pair.model, draws.pair.guide, draws.pair.kind, suspects)
         if not suspects or pair == self._cleared:
             return
-        for name, other in cyclic(draws, suspects).items():
+        for name, other in dependent_priors(draws, suspects).items():
             raise InputError(
                 f"guide: it draws {other!r} given {name!r}, whose prior in the model depends on {other!r}: "
                 "closed-form KL terms do not give a bound; use TraceDenoising_ELBO"
@@ -79,12 +79,12 @@ class TraceMeanFieldDenoising_ELBO(TraceDenoising_ELBO):
 def closed_form(latent: dict[str, Any], prior: dict[str, Any]) -> Tensor | None:
     """Return the KL of a latent to its prior, [K, M, *plates], or None if it must be sampled.
 
-    It stands for log q − log p of the draws only where both have the same scale and mask.
+    It may replace log q − log p of the draws only if both have the same scale and mask.
     """
     if not same(latent["scale"], prior["scale"]) or not same(latent["mask"], prior["mask"]):
         return None
     divergence = closed_form_kl(latent["fn"], prior["fn"])
     if divergence is None:
         return None
-    # A prior may be of more draws than the latent: it can depend on others.
+    # A prior may have more draws than the latent, because it can depend on others.
     return divergence.expand(torch.broadcast_shapes(latent["fn"].batch_shape, prior["fn"].batch_shape))

@@ -23,10 +23,10 @@ def total_derivative_surrogate(
     (Tucker et al. 2019). Factors, and ``Delta`` sites with a log-density as in AutoGuides, are deterministic
     functions of the draws, so their explicit dependence stays.
 
-    :param draws: of a run with leaves.
+    :param draws: draws of a run with leaves.
     :param by_draw: factor of each draw for the guide, [K, M, *datum], outer scale included.
-    :param by_model: the same for the model.
-    :param score: the score-function part of the surrogate, which may depend on the draws; added.
+    :param by_model: factor of each draw for the model.
+    :param score: the score-function part of the surrogate, which is added and may depend on the draws.
     """
     explicit = [*draws.model_terms(), *(term for term in draws.guide_terms() if _is_function(term.site))]
     total = (by_model.detach() * draws.part(explicit)).sum() + score
@@ -36,7 +36,7 @@ def total_derivative_surrogate(
     target = (by_draw.detach() * draws.log_weight().values).sum() + score
     adjoints = [torch.zeros_like(leaf) for leaf in leaves]
     _add(adjoints, target, leaves)
-    # From the last draw to the first: a draw may be a function of earlier ones.
+    # From the last draw to the first, because a draw may be a function of earlier ones.
     for position in reversed(range(len(leaves))):
         live = draws.leaves[position].live
         if not live.requires_grad:
@@ -57,7 +57,7 @@ def _add(adjoints: list[Tensor], value: Tensor, leaves: list[Tensor]) -> None:
 
 
 def _is_function(site: dict[str, object]) -> bool:
-    """Whether a guide site is a deterministic function of others, with a density of its own."""
+    """Whether a guide site is a deterministic function of others, with its own density."""
     return (is_point(site["fn"]) or bool(site["is_observed"])) and not has_score(site)
 
 
@@ -65,7 +65,7 @@ def factor_of_density(draws: Draws) -> float | Tensor:
     """Return the factor of log q in each observation's weight: 1 without scales and masks in the guide.
 
     :returns: a number, or [*datum].
-    :raises InputError: it differs between latents or inside an observation.
+    :raises InputError: the factor differs between latents or inside an observation.
     """
     _, factor = draws.joint()
     sites = [site for site in draws.counted_sites() if not _is_function(site)]
@@ -95,7 +95,7 @@ def refuse_chains(draws: Draws) -> None:
     The squared weights do not cover their explicit dependence, which needs the generalised estimator of Bauer
     and Mnih (2021).
 
-    :param draws: of a run with leaves.
+    :param draws: draws of a run with leaves.
     """
     for site in draws.counted_sites():
         others = [leaf for leaf in draws.leaves if leaf.name != site["name"]]

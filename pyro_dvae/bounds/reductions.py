@@ -32,12 +32,12 @@ def _pooled(log_weight: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Objective:
-    """A bound as a function of log weights, and the facts that its gradient estimators need.
+    """A bound as a function of log weights, with what its gradient estimators need.
 
-    :param reduce: from [K, M, ...] to the bound [...].
-    :param share: from [K, M, ...] to the part of the bound that a draw acts on, [K or 1, M or 1, ...];
-        the parts sum to the bound.
-    :param weights: from [K, M, ...] to the derivative of the bound by each log weight, [K, M, ...].
+    :param reduce: maps [K, M, ...] to the bound [...].
+    :param share: maps [K, M, ...] to the part of the bound that a draw affects, [K or 1, M or 1, ...]; the
+        parts sum to the bound.
+    :param weights: maps [K, M, ...] to the derivative of the bound by each log weight, [K, M, ...].
     :param within_column: whether draws of other corruptions cancel from a latent's learning signal.
     """
 
@@ -78,7 +78,7 @@ def without_latents(reduce: Reduction, log_weight: Tensor, within_column: bool) 
     """Return the bound without each draw, [K, M, *datum]: its log weight replaced by the mean of the others.
 
     The others are those of the same corruption (``within_column``) or all, as in VIMCO (Mnih and Rezende
-    2016). Independent of the draw, so a baseline for it. None where there are no others.
+    2016). The result does not depend on the draw, so it is a baseline for it. None if there are no others.
     """
     k, m, *datum = log_weight.shape
     others = k if within_column else k * m

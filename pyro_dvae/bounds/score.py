@@ -28,8 +28,8 @@ _OPTIONS = (
 def own_baseline(site: dict[str, Any], signal: Tensor) -> tuple[Tensor, Tensor | float] | None:
     """Return a site's own baseline for its learning signal, and its training loss; None if it has none.
 
-    The options are those of ``pyro.infer.TraceGraph_ELBO``: a network of an input, a value, and a decaying
-    average of the signal, which is kept in Pyro's param store.
+    The options are those of ``pyro.infer.TraceGraph_ELBO``: a network with an input, a value, and a decaying
+    average of the signal, which is stored in Pyro's param store.
 
     :param signal: [K, M, *plates] (nats), without gradient.
     :returns: the baseline without gradient, and the squared error that trains it.
@@ -109,7 +109,7 @@ class LearnedBaseline:
 
 @dataclass(frozen=True)
 class Baseline:
-    """What is subtracted from the learning signal of a score function.
+    """The baseline that is subtracted from the learning signal of a score function.
 
     :param leave_one_out: the bound without the draw (VIMCO for the importance-weighted bounds).
     :param learned: a learned prediction of the bound (NVIL).
@@ -137,12 +137,12 @@ def score_surrogate(
 ) -> Tensor | float:
     """Return a scalar whose gradient is the score-function part of the bound's gradient.
 
-    :param draws: the run, whose sites without reparameterisation are treated.
+    :param draws: the run with sites that are not reparameterised.
     :param log_weight: values [K, M, *datum] (nats) and the outer scale.
     :param objective: the bound.
     :param baseline: the baseline.
-    :param without_corruption: gives the bound without each corruption, [M, *datum], where that is more than
-        the replacement of a column of the weights.
+    :param without_corruption: returns the bound without each corruption, [M, *datum], if replacing a column
+        of the weights is not enough.
     """
     layout, frames = draws.layout, draws.datum_frames()
 
@@ -151,7 +151,7 @@ def score_surrogate(
 
     latent = [score(site) for site in draws.counted_sites() if has_score(site)]
     corruption = [score(site) for site in draws.auxiliary_sites() if has_score(site)]
-    # An auxiliary site below a latent is drawn anew for each particle, as a latent is.
+    # An auxiliary site below a latent is drawn for each particle, like a latent.
     latent += [part for part in corruption if part.shape[0] > 1]
     corruption = [part for part in corruption if part.shape[0] == 1]
     if not latent and not corruption:

@@ -99,7 +99,7 @@ class TraceSemiImplicit_ELBO(DenoisingELBO):
         check_weights(draws, self._told)
         if self._seen and self._seen[0].is_due():
             with forked(), torch.no_grad():
-                mixture_density(draws)  # refuses a guide that is not the same when it is run again
+                mixture_density(draws)  # refuses a guide whose second run differs
         if draws.runs:
             return
         when = f"J = {self.num_mixture} further corruptions"
@@ -117,13 +117,13 @@ class TraceSemiImplicit_ELBO(DenoisingELBO):
         own = -draws.log_weight(draws.guide_terms()).values.unsqueeze(0)
         redrawn = redrawn_density(draws, self.num_mixture)
         shape = torch.broadcast_shapes(own.shape[1:], redrawn.values.shape[1:])
-        # Where nothing is corrupted there is one value for all.
+        # Without corruptions there is one value for all.
         further = redrawn.values.expand(self.num_mixture, *shape)
         densities = torch.cat([own.expand(1, *shape), further])
         values = joint.values - factor * log_mean_exp(densities, (0,))
         score: Tensor | float = 0.0
         if redrawn.score is not None and torch.is_grad_enabled():
-            # The bound without component j does not depend on x̃_j: its baseline.
+            # The bound without component j does not depend on x̃_j, so it is a baseline.
             gain = (values.detach() - joint.values.detach()) + factor * _without_each(densities.detach())[1:]
             gain = gain / (gain.shape[1] * gain.shape[2])
             for dim in (1, 2):

@@ -1,1 +1,1 @@
-"""What a model and a guide are as programs: their draws, plates, parameters, and what runs them again."""
+"""Models and guides as programs: their draws, plates, parameters, and further runs on the same draws."""

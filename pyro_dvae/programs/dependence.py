@@ -1,4 +1,4 @@
-"""Which sites of a guide are drawn from which, and which priors depend on what the guide draws from them."""
+"""Dependence between sites: ancestors in the guide, and priors that depend on descendants in the guide."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pyro_dvae.random_state import forked
 from pyro_dvae.sites import is_uncounted
 
 _aten = torch.ops.aten
-# What they return has the shape of their argument, but nothing of its values.
+# Their results have the shape of their argument, but do not depend on its values.
 _SHAPE_ONLY = {
     *(_aten.zeros_like, _aten.ones_like, _aten.empty_like, _aten.full_like),
     *(_aten.rand_like, _aten.randn_like, _aten.randint_like),
@@ -30,7 +30,7 @@ _SHAPE_ONLY = {
 def out_of_order(draws: Draws) -> dict[str, frozenset[str]]:
     """Return the latents that the model draws after others which the guide draws later, with those others.
 
-    Of no other latent can the prior depend on what the guide draws from it.
+    Only the prior of such a latent can depend on draws that the guide makes from it.
     """
     guide = [site["name"] for site in draws.latent_sites()]
     known = set(guide)
@@ -43,26 +43,25 @@ def out_of_order(draws: Draws) -> dict[str, frozenset[str]]:
 
 
 def ancestors(pair: Pair) -> dict[str, frozenset[str]]:
-    """Return the sites that each site of the guide is drawn from, at any remove; corruptions are sites too.
+    """Return the ancestors of each site of the guide, corruptions included.
 
-    The guide runs once more, for one draw and apart from the random streams, with a record of what is
-    computed from which site: of discrete sites too, through views and operations in place. A program that
-    looks at a value (``if z > 0``) is taken to compute all that follows from it.
+    The guide runs once more, for one draw on a forked random stream, and records which tensors are computed
+    from which site, also for discrete sites and through views and in-place operations. If a program reads a
+    value (``if z > 0``), everything later counts as computed from it.
     """
     return _followed(pair).ancestors
 
 
-def cyclic(draws: Draws, suspects: Mapping[str, frozenset[str]]) -> dict[str, str]:
-    """Return those latents whose prior depends on one that the guide draws from them, with that one.
+def dependent_priors(draws: Draws, suspects: Mapping[str, frozenset[str]]) -> dict[str, str]:
+    """Return the latents whose prior depends on a latent that the guide draws from them, with that latent.
 
-    In a bound, E_q [log q(z_i|·) − log p(z_i|pa_i)] is E_q KL(q(z_i|·) ‖ p(z_i|pa_i)) where z_i, given all
-    that the two densities condition on, is distributed as q(z_i|·). It is if no latent of pa_i is drawn, at
-    any remove, from z_i; otherwise pa_i tells of z_i, and the KL at drawn parents has another mean. (The same
-    condition stands in Pyro's documentation of ``TraceMeanField_ELBO``.)
+    In a bound, E_q [log q(z_i|·) − log p(z_i|pa_i)] equals E_q KL(q(z_i|·) ‖ p(z_i|pa_i)) if z_i has the
+    distribution q(z_i|·) given everything that the two densities condition on. This holds if z_i is not an
+    ancestor of a latent in pa_i. Otherwise pa_i contains information about z_i, and the KL at drawn parents
+    has another mean. (Pyro's documentation of ``TraceMeanField_ELBO`` states the same condition.) Both
+    programs run once more, and record which tensors are computed from which latent (see :func:`ancestors`).
 
-    Both programs run once more, with a record of what is computed from which latent (see :func:`ancestors`).
-
-    :param suspects: as :func:`out_of_order` gives them, or some of them.
+    :param suspects: the result of :func:`out_of_order`, or a part of it.
     """
     if not suspects:
         return {}
@@ -73,7 +72,7 @@ def cyclic(draws: Draws, suspects: Mapping[str, frozenset[str]]) -> dict[str, st
         pair.model(*pair.args, **pair.kwargs)
     found = {}
     for name, later in suspects.items():
-        # A site that this run does not have, of a program that branches on its draws, is not cleared.
+        # A program that branches on its draws may not have the site in this run: assume the worst.
         parents = model.parents.get(name, everything)
         for other in sorted(later & parents):
             if name in guide.ancestors.get(other, everything):
@@ -90,28 +89,28 @@ def _followed(pair: Pair) -> _Ancestors:
 
 @contextmanager
 def _apart() -> Iterator[None]:
-    """Outside of a recording of the bound, whose graph this is no part of; checks of values are no looks."""
+    """Run the body outside a recording, on a forked random stream and without validation."""
     with without_modes(), forked(), pyro.validation_enabled(False), Evaluation():
         yield
 
 
 class _Descent(TorchDispatchMode):
-    """Follows which tensors are computed from which named ones."""
+    """Records which tensors are computed from which named ones."""
 
     def __init__(self) -> None:
         super().__init__()
-        # By storage, which views share. The tensors are kept, so that no storage is given away again.
+        # By storage, which views share. The tensors are kept alive, so that no storage is reused.
         self._marks: dict[int, tuple[Tensor, frozenset[str]]] = {}
-        self._seen: frozenset[str] = frozenset()  # by Python itself: all that follows may depend on them
+        self._seen: frozenset[str] = frozenset()  # read by Python: everything later may depend on them
 
     def mark(self, value: Tensor, names: frozenset[str]) -> None:
-        """Let ``value`` be computed from ``names``, beside what it already is."""
+        """Record that ``value`` is computed from ``names``, in addition to earlier ones."""
         key = _storage(value)
         earlier = self._marks.get(key)
         self._marks[key] = (value, names if earlier is None else earlier[1] | names)
 
     def names(self, *values: Any) -> frozenset[str]:
-        """Return what the tensors among ``values`` are computed from."""
+        """Return the names from which the tensors among ``values`` are computed."""
         return self._seen | self._marked(values)
 
     def _marked(self, values: Any) -> frozenset[str]:
@@ -140,7 +139,7 @@ def _storage(value: Tensor) -> int:
 
 
 class _Ancestors(Messenger):
-    """Finds the sites that each site of a guide is drawn from, at any remove; keeps the draws."""
+    """Finds the ancestors of each site of a guide, and keeps the draws."""
 
     def __init__(self, descent: _Descent) -> None:
         super().__init__()
@@ -153,7 +152,7 @@ class _Ancestors(Messenger):
             return
         name, names = msg["name"], self._descent.names(msg["value"])
         self.ancestors[name] = names
-        # A copy: the draw may be a view of a parameter, which would then carry the name too.
+        # A copy, because the draw may be a view of a parameter, which would get the name, too.
         msg["value"] = msg["value"].clone()
         self._descent.mark(msg["value"], names | {name})
         if not is_uncounted(msg):
@@ -161,7 +160,7 @@ class _Ancestors(Messenger):
 
 
 class _Parents(Messenger):
-    """Gives a model its latents, and finds those that the priors of some are computed from."""
+    """Sets the latents of a model, and finds the latents from which some of the priors are computed."""
 
     def __init__(self, descent: _Descent, values: Mapping[str, Tensor], wanted: Collection[str]) -> None:
         super().__init__()
@@ -174,6 +173,8 @@ class _Parents(Messenger):
             return
         if name in self._wanted:
             draw = msg["fn"]()
-            self.parents[name] = self._descent.names(draw, msg["fn"].log_prob(draw))  # which knows of masks
+            self.parents[name] = self._descent.names(
+                draw, msg["fn"].log_prob(draw)
+            )  # log_prob includes masks
         msg["value"], msg["done"] = self._values[name].clone(), True
         self._descent.mark(msg["value"], frozenset({name}))

@@ -1,4 +1,4 @@
-"""One vectorised run of guide and model over M corruptions and K latents, and which pairs it accepts."""
+"""One vectorised run of guide and model over M corruptions and K latents, with checks of the pair."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def draw(
     layout: Layout,
     with_leaves: bool = False,
 ) -> Draws:
-    """Run the guide, then the model on its latents, once, over M corruptions × K latents.
+    """Run the guide, then the model on its latents, in one pass over M corruptions × K latents.
 
-    The nesting of the user's plates may be infinite (unknown) for M = K = 1, where no dimension is added.
+    The nesting of the user's plates may be infinite (unknown) if M = K = 1, because no dimension is added.
 
-    :param with_leaves: let the programs continue with leaves of the graph in place of reparameterised draws.
+    :param with_leaves: replace reparameterised draws with leaves of the autograd graph.
     """
     leaving = Leaves() if with_leaves else nullcontext()
     with Unchanged(), Subsamples() as subsamples, leaving as leaves, sampled_latents():
@@ -55,7 +55,7 @@ def draw(
 
 
 def draw_from_prior(pair: Pair, layout: Layout) -> Draws:
-    """Run the model alone, once: its latents are drawn from the prior and stand for those of a guide."""
+    """Run only the model; its latents, drawn from the prior, replace draws of a guide."""
     with Subsamples() as subsamples:
         trace = poutine.trace(layout.wrap(pair.model)).get_trace(*pair.args, **pair.kwargs)
     model_trace = poutine.util.prune_subsample_sites(trace)
@@ -70,7 +70,7 @@ def draw_from_prior(pair: Pair, layout: Layout) -> Draws:
 
 @contextmanager
 def sampled_latents() -> Iterator[None]:
-    """Say in one sentence what Pyro raises where the guide observes a latent of the model."""
+    """Replace Pyro's error for a guide that observes a latent of the model by a one-line error."""
     try:
         yield
     except RuntimeError as error:
@@ -159,9 +159,9 @@ def _refuse_sizes(name: str, own: dict[str, Any], site: dict[str, Any]) -> None:
 
 
 def refuse_undeclared(draws: Draws, when: str) -> None:
-    """Refuse sites with dimensions that no plate declares, where they would mix with those of the draws.
+    """Refuse sites with undeclared dimensions that would collide with the dimensions of the draws.
 
-    :param when: how many draws there are, in words.
+    :param when: the number of draws, in words.
     """
     layout = draws.layout
     refuse_outside_plates(draws, when)
@@ -177,7 +177,7 @@ def refuse_undeclared(draws: Draws, when: str) -> None:
 
 
 def refuse_outside_plates(draws: Draws, when: str) -> None:
-    """Refuse a corruption of several observations that lies in no plate, where it is drawn more than once."""
+    """Refuse corruptions of several rows outside a plate if they are drawn more than once."""
     latents = [_places(site) for site in draws.counted_sites() if not site["is_observed"]]
     around = set.intersection(*latents) if latents else set()
     for site in draws.auxiliary_sites():
@@ -197,7 +197,7 @@ def _places(site: dict[str, Any]) -> set[tuple[str, int]]:
 
 
 def counts(layout: Layout) -> str:
-    """Return how many draws there are, in words."""
+    """Return the number of draws in words."""
     return f"M = {layout.num_corruptions} corruptions and K = {layout.num_particles} particles"
 
 

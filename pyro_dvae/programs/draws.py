@@ -1,4 +1,4 @@
-"""What one run of guide and model over M corruptions and K latents leaves: its draws and their densities."""
+"""The draws of one run of guide and model over M corruptions and K latents, and their densities."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class LogWeight:
     :param values: log p(x, z) − log q(z|x̃), shape [K, M, *datum] (nats), without the scale of the plates.
     :param scale: factor of each observation's bound (plate subsampling, ``poutine.scale``), a number or
         [*datum].
-    :param rest: the sum of what is the same in every draw and of no single observation (scaled, nats).
+    :param rest: the sum of terms that are equal in all draws and belong to no observation (scaled, nats).
     """
 
     values: Tensor
@@ -79,17 +79,18 @@ class LogWeight:
 
 @dataclass(frozen=True)
 class Draws:
-    """The traces of one run, and where its draws lie.
+    """The traces of one run, and the dimensions of its draws.
 
     :param model_trace: model sites; log-probabilities of shape [K, M, *plates].
-    :param guide_trace: guide sites; latents as the model's, uncounted sites [M, *plates].
+    :param guide_trace: guide sites; latents like the model's, uncounted sites [M, *plates].
     :param layout: M, K and their dimensions.
     :param subsamples: the subsample statements of the plates.
-    :param pair: what was run, for further runs on the same draws.
-    :param leaves: the reparameterised draws of the guide, where it went on with leaves of the graph in their
-        place (see :class:`~pyro_dvae.programs.leaves.Leaves`).
-    :param runs: the single runs, corruption by corruption, of draws that were looped over.
-    :param frames: of a single run among others, what an observation is to all of them.
+    :param pair: the programs and their arguments, for further runs on the same draws.
+    :param leaves: the reparameterised draws of the guide that were replaced with leaves of the autograd graph
+        (see
+        :class:`~pyro_dvae.programs.leaves.Leaves`).
+    :param runs: the single runs, corruption by corruption, if the draws were made in a loop.
+    :param frames: for one of several single runs, the plates of an observation common to all of them.
     """
 
     model_trace: Trace
@@ -106,11 +107,11 @@ class Draws:
         return [site for site in self.model_trace.nodes.values() if site["type"] == "sample"]
 
     def counted_sites(self) -> list[dict[str, Any]]:
-        """Return the guide's sites whose density counts: latents, and what Pyro marks as auxiliary."""
+        """Return the guide's sites whose density counts: latents, and sites that Pyro calls auxiliary."""
         return [s for s in self.guide_trace.nodes.values() if s["type"] == "sample" and not is_uncounted(s)]
 
     def latent_sites(self) -> list[dict[str, Any]]:
-        """Return the guide's sites of the model's latents."""
+        """Return the guide's sites that are latents of the model."""
         latents = {site["name"] for site in self.model_sites() if not site["is_observed"]}
         return [site for site in self.counted_sites() if site["name"] in latents]
 
@@ -172,9 +173,9 @@ class Draws:
         return LogWeight(self._sum(model, inner[: len(model)]), outer, rest)
 
     def density(self, terms: list[Term]) -> Tensor:
-        """Return the sum of the terms per draw and datum [K, M, *datum] (nats), with masks, without scales.
+        """Return the sum of the terms per draw and observation [K, M, *datum] (nats), masked but not scaled.
 
-        :raises InputError: a plate inside an observation is subsampled, so that its density is not all there.
+        :raises InputError: a plate inside an observation is subsampled, so that its density is incomplete.
         """
         if name := self.subsamples.inside(self.datum_frames()):
             raise InputError(
@@ -185,8 +186,8 @@ class Draws:
     def rest(self, terms: list[Term]) -> float | Tensor:
         """Return the scaled sum (nats) of terms that are equal in all draws and belong to no observation.
 
-        A factor that regularises parameters is one. It would only move all weights of a draw alike, so it is
-        added to the bound outside of any logarithm.
+        A factor that regularises parameters is an example. It would shift all log weights by the same amount,
+        so it is added to the bound outside any logarithm.
         """
         total: float | Tensor = 0.0
         for term in terms:

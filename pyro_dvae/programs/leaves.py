@@ -1,4 +1,4 @@
-"""A further run on given draws, and draws as leaves of the graph: what a density depends on through them."""
+"""Further runs on given draws, and draws as leaves of the autograd graph."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pyro_dvae.errors import InputError
 from pyro_dvae.internals import version
 from pyro_dvae.sites import is_point, is_uncounted, layers
 
-# What flows without an inverse raise at values that they did not draw themselves: planar, radial, neural
-# autoregressive and others of Pyro know the density of their own last draw alone.
+# Exceptions of flows without an inverse at values that they did not draw: planar, radial, neural
+# autoregressive and other flows of Pyro know only the density of their own last draw.
 NOT_INVERTED = (KeyError, NotImplementedError)
 
 
@@ -24,7 +24,7 @@ class Leaf(NamedTuple):
     """A reparameterised draw of the guide.
 
     :param name: its site.
-    :param value: the leaf that the programs continue with.
+    :param value: the leaf with which the programs continue.
     :param live: the draw itself, a function of the guide's parameters and of earlier leaves.
     """
 
@@ -34,11 +34,11 @@ class Leaf(NamedTuple):
 
 
 class Leaves(Messenger):
-    """Lets guide and model continue with a leaf of the graph in place of each reparameterised latent.
+    """Replaces each reparameterised latent with a leaf of the autograd graph.
 
-    One run then gives the partial derivatives of every density in the draws alone, and each draw as a
-    function of parameters and earlier draws: a program that draws outside of its sites (dropout) need not be
-    run twice. A point (``Delta``) stays what it is, a function of earlier draws and parameters.
+    One run then gives the partial derivatives of every density with respect to the draws, and each draw as a
+    function of parameters and earlier draws. A program that draws outside its sites (dropout) need not run
+    twice. A point (``Delta``) remains a function of earlier draws and parameters.
     """
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class Leaves(Messenger):
     def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
         if msg["is_observed"] or site_is_subsample(msg) or is_uncounted(msg) or msg["name"] in self._names:
             return
-        self._names.add(msg["name"])  # what the guide has drawn the model is given
+        self._names.add(msg["name"])  # the model gets the guide's leaf
         value = msg["value"]
         if not value.is_floating_point() or not msg["fn"].has_rsample or is_point(msg["fn"]):
             return
@@ -60,7 +60,7 @@ class Leaves(Messenger):
 
 
 def refuse_rejection(site: dict[str, Any], what: str) -> None:
-    """Refuse a latent that is drawn by rejection: its density is known for its own draws alone."""
+    """Refuse a latent that is drawn by rejection, because only its own draws have a known density."""
     if any(isinstance(each, Rejector) for each in layers(site["fn"])):
         raise InputError(
             f"guide: latent {site['name']!r} is drawn by rejection, which {what} does not cover; use "
@@ -69,9 +69,9 @@ def refuse_rejection(site: dict[str, Any], what: str) -> None:
 
 
 class Unchanged(Messenger):
-    """Refuses programs that change the value of a site in place: its density would be of another value.
+    """Refuses programs that change the value of a site in place: its density would belong to another value.
 
-    A corruption that has no density in the bound may be changed.
+    A corruption without a density in the bound may be changed.
     """
 
     def __init__(self) -> None:
@@ -96,8 +96,8 @@ class Unchanged(Messenger):
 class Replay(ReplayMessenger):
     """``poutine.replay``, also for a guide that is an effect handler (``AutoNormalMessenger``).
 
-    Such a guide notes the prior of this run at each site; Pyro's handler would overwrite it with that of the
-    run that the draws are from, which has other dimensions.
+    Such a guide stores the prior of this run at each site. Pyro's handler would overwrite it with the prior
+    of the original run, which has other dimensions.
     """
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Draws that are made one after the other, for programs that do not vectorise."""
+"""Draws made one at a time, for programs that do not vectorise."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ Site = dict[str, Any]
 
 
 def draw_in_turn(pair: Pair, layout: Layout, with_leaves: bool) -> Draws:
-    """Run guide and model once for each of M × K draws, and put their densities on the draws' dimensions.
+    """Run guide and model once for each of M × K draws, and stack their densities.
 
-    The K draws of a corruption share it, and all share the rows that plates subsample. A site that some of
-    the draws do not have counts for nothing in them.
+    The K draws of a corruption share it, and all draws share the rows that plates subsample. A site that is
+    missing in a draw contributes nothing to it.
     """
     single = Layout(1, 1, layout.max_plate_nesting)
     runs: list[Draws] = []
@@ -66,7 +66,7 @@ def joined_terms(parts: Sequence[list[Term]], draws: Draws) -> list[Term]:
 
 
 def _shared(runs: Sequence[Draws], first: Draws | None) -> Trace:
-    """Return what a further run takes over: the rows of plates, and the corruptions of ``first``."""
+    """Return the sites that a further run shares: the rows of plates, and the corruptions of ``first``."""
     kept = Trace()
     if runs:
         for name, site in runs[0].subsamples.sites.items():
@@ -76,7 +76,7 @@ def _shared(runs: Sequence[Draws], first: Draws | None) -> Trace:
             if site["type"] != "sample" or site["is_observed"]:
                 continue
             if not is_uncounted(site):
-                break  # noise that may depend on a latent is drawn anew for each
+                break  # later noise may depend on a latent, so each draw gets its own
             kept.add_node(site["name"], **site)
     return kept
 
@@ -134,7 +134,7 @@ def _site(first: Site, sites: Sequence[Site | None], own: Layout, layout: Layout
 
 
 def _stacked(values: Sequence[Tensor | None], layout: Layout) -> Tensor:
-    """Stack values [*plates] of the runs to [K, M, *plates], with dimensions for several draws alone."""
+    """Stack values [*plates] of the runs to [K, M, *plates], without dimensions of size 1 for draws."""
     known = [value for value in values if value is not None]
     shape = torch.broadcast_shapes(*[value.shape for value in known])
     wide = (1,) * (int(layout.max_plate_nesting) - len(shape)) + shape

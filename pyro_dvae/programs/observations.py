@@ -1,4 +1,4 @@
-"""What one importance weight belongs to: one observation, or all that share a latent."""
+"""The observation that an importance weight belongs to: one row, or all rows that share a latent."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pyro_dvae.programs.plates import VARIES, data_frames, draws_of, is_determin
 
 
 def leave_out_zeros(draws: Draws) -> None:
-    """Let sites of log-density 0, and observed ones in no plate, not decide what an observation is.
+    """Ignore sites of log-density 0, and observed sites without a plate, when observations are determined.
 
     For a single draw, whose values may be read.
     """
@@ -25,9 +25,9 @@ def leave_out_zeros(draws: Draws) -> None:
 
 
 def require_no_rest(draws: Draws) -> None:
-    """Refuse a log-density that is of no single observation.
+    """Refuse a log-density that belongs to no single observation.
 
-    :raises InputError: naming the site.
+    :raises InputError: such a site exists; the message names it.
     """
     for term in [*draws.model_terms(), *draws.guide_terms()]:
         if draws.is_within(term.site):
@@ -44,16 +44,17 @@ def require_no_rest(draws: Draws) -> None:
 _SIMPLE = "TraceDenoising_ELBO or TraceMeanFieldDenoising_ELBO"
 
 
-def check_weights(draws: Draws, told: set[str]) -> None:
-    """Refuse weights that are of something else than the model says; say where one is of all observations.
+def check_weights(draws: Draws, warned: set[str]) -> None:
+    """Refuse importance weights that do not match the model; warn if one weight covers all observations.
 
-    A latent that all observations share (a weight of a network) makes one importance weight of the whole data
-    set. A mini-batch gives an unbiased estimate of its logarithm; the log of a mean of several such is convex
-    in them, so its expectation lies above the bound, and above the evidence for noisy mini-batches.
+    With a latent that all observations share (a weight of a network), there is one importance weight of the
+    whole data set. A mini-batch gives an unbiased estimate of its logarithm. The log of a mean of several
+    exponentiated estimates is convex in them, so its expectation lies above the bound, and for noisy
+    mini-batches above the evidence.
 
-    :param told: names of plates that were spoken of before; added to.
-    :raises InputError: a mini-batch of a plate that the weight is of, plates of several names for the same
-        observations, or a sequential plate around everything.
+    :param warned: warnings given so far; new ones are added.
+    :raises InputError: the plate that a weight covers is subsampled, the same observations have plates of
+        several names, or a sequential plate surrounds everything.
     """
     _refuse_sequential(draws)
     if reason := split_plates(draws):
@@ -70,13 +71,13 @@ def check_weights(draws: Draws, told: set[str]) -> None:
             f"{_SIMPLE}, or give the whole plate"
         )
     if reason := shared(draws):
-        if reason not in told:
+        if reason not in warned:
             warnings.warn(f"{reason}, so one importance weight covers all of them", stacklevel=6)
-        told.add(reason)
+        warned.add(reason)
 
 
 def shared(draws: Draws) -> str | None:
-    """Return, where no plate is around everything, which site lies outside of that of the observations."""
+    """Describe a site outside the data plate if no plate surrounds all sites, or return None."""
     if draws.datum_frames():
         return None
     sites = _varying(draws)
@@ -93,7 +94,7 @@ def shared(draws: Draws) -> str | None:
 
 
 def split_plates(draws: Draws) -> str | None:
-    """Return which two sites lie in plates of different names on one dimension, None if there are none."""
+    """Describe two sites in plates of different names on one dimension, or return None."""
     frames: dict[int, tuple[str, str, int]] = {}
     for site in _varying(draws):
         for frame in data_frames(site):

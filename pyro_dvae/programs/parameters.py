@@ -1,7 +1,7 @@
-"""What a run trains and keeps: the unconstrained parameters, and the modules with their buffers.
+"""The unconstrained parameters that a run trains, and its modules with their buffers.
 
-One dry run of the bound shows the parameters (every Pyro ``param`` statement) and the modules (every one that
-is called), wherever they live: in the param store, in ``nn.Module`` arguments, or in a function's closure.
+One dry run of the bound finds the parameters (every Pyro ``param`` statement) and the modules (every module
+that is called), whether they are in the param store, in ``nn.Module`` arguments, or in a function's closure.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from pyro_dvae.registration import asked_name
 
 @dataclass
 class Trained:
-    """Leaves by name, and root modules by prefix: ``model``, ``guide``, then those first called.
+    """Leaves by name, and root modules by prefix: ``model``, ``guide``, then others in order of their calls.
 
-    :param left_out: names of parameters that model or guide hold and no param statement announces.
-    :param frozen: names of leaves that are kept as they are.
+    :param left_out: names of parameters of model or guide that no param statement registers.
+    :param frozen: names of leaves that are not trained.
     """
 
     parameters: dict[str, Tensor] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class Trained:
         return {name: leaf for name, leaf in self.parameters.items() if name not in self.frozen}
 
     def freeze(self, argument: str, choice: Any) -> None:
-        """Keep some leaves as they are: those of names (with ``*``), modules or tensors, one or a list.
+        """Exclude some leaves from training, given by names (with ``*``), modules or tensors, one or a list.
 
         :raises InputError: nothing is found, or nothing is left to train.
         """
@@ -68,7 +68,7 @@ class Trained:
 
     @contextmanager
     def without_frozen_gradients(self) -> Iterator[None]:
-        """Let the frozen leaves want no gradient in the body, about which Pyro would warn."""
+        """Let the frozen leaves require no gradient in the body, and silence Pyro's warning about it."""
         if not self.frozen:
             yield
             return
@@ -84,7 +84,7 @@ class Trained:
                     leaf.requires_grad_(True)
 
     def buffers(self) -> dict[str, Tensor]:
-        """Return the present buffers of the modules and what they hold without a gradient, each once."""
+        """Return the current buffers of the modules and their parameters without a gradient, each once."""
         found: dict[int, tuple[str, Tensor]] = {}
         for prefix, module in self.modules.items():
             kept = [(name, leaf) for name, leaf in module.named_parameters(prefix) if not leaf.requires_grad]
@@ -99,7 +99,7 @@ class Trained:
         return tensors | {f"buffers/{name}": buffer.detach() for name, buffer in self.buffers().items()}
 
     def require_same(self, saved: Mapping[str, Tensor], where: str) -> None:
-        """Refuse saved tensors whose names, shapes or types are not those of the live ones."""
+        """Refuse saved tensors whose names, shapes or types differ from the live ones."""
         live = self.tensors()
         for name in [*live, *sorted(saved.keys() - live.keys())]:
             then, now = _shown(saved.get(name)), _shown(live.get(name))
@@ -117,7 +117,7 @@ class Trained:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Put every module in evaluation mode; afterwards each is again in the mode it was in."""
+        """Put every module in evaluation mode in the body, and restore their modes."""
         modes = {part: part.training for root in self.modules.values() for part in root.modules()}
         for root in self.modules.values():
             root.eval()
@@ -129,7 +129,7 @@ class Trained:
 
 
 def matching(argument: str, pattern: str, names: Iterable[str]) -> list[str]:
-    """Return the names that fit a pattern with ``*``; refuse one that none fits, naming the nearest."""
+    """Return the names that match a pattern with ``*``; if there are none, name the nearest in an error."""
     known = list(names)
     found = fnmatch.filter(known, pattern)
     if not found:
@@ -145,13 +145,13 @@ def _shown(tensor: Tensor | None) -> str:
 
 
 def modules_of(model: Any, guide: Any) -> dict[str, nn.Module]:
-    """Return the modules behind a model and a guide: themselves, or what they are methods or partials of."""
+    """Return the modules of a model and a guide: themselves, or those whose methods or partials they are."""
     found = {"model": _module_of(model), "guide": _module_of(guide)}
     return {name: module for name, module in found.items() if module is not None}
 
 
 def _module_of(target: Any) -> nn.Module | None:
-    for _ in range(20):  # a wrapper of a wrapper of ...
+    for _ in range(20):  # nested wrappers
         if isinstance(target, nn.Module):
             return target
         following = (getattr(target, name, None) for name in ("__self__", "func", "__wrapped__"))
@@ -160,7 +160,7 @@ def _module_of(target: Any) -> nn.Module | None:
 
 
 def float_type(*programs: Any) -> torch.dtype:
-    """Return the type of the modules' real numbers; torch's default where there are none."""
+    """Return the type of the modules' real numbers; torch's default if there are none."""
     found = {number: _module_of(program) for number, program in enumerate(programs)}
     held = (leaf for module in found.values() if module is not None for leaf in module.parameters())
     return next((leaf.dtype for leaf in held if leaf.is_floating_point()), torch.get_default_dtype())
@@ -173,15 +173,15 @@ def discover(
     required: bool = True,
     data: Mapping[str, Any] | None = None,
 ) -> Trained:
-    """Return what ``run``, one evaluation of the bound, trains and calls.
+    """Return the parameters and modules of ``run``, one evaluation of the bound.
 
-    The parameters are those of Pyro's ``param`` statements (``pyro.module`` makes them), as for ``SVI``. The
-    random state and the buffers are afterwards as they were before; modules behind ``torch.compile`` run
-    uncompiled. A pair without parameters is refused where they are ``required``.
+    The parameters are those of Pyro's ``param`` statements (which ``pyro.module`` makes), as for ``SVI``.
+    Random state and buffers are restored; modules wrapped by ``torch.compile`` run uncompiled. If parameters
+    are ``required``, a pair without any is refused.
 
-    :param data: the arguments that ``run`` passes on, by name, for a message where their type does not fit.
-    :raises InputError: the run fails with ``data`` given: they have another type than all parameters, or in
-        one line what Python, torch or Pyro raised.
+    :param data: the arguments of ``run`` by name, for a message about wrong types.
+    :raises InputError: the run fails and ``data`` is given; the message names a wrong type, or the exception
+        in one line.
     """
     trained = Trained(modules=modules_of(model, guide))
     recorder = _ModuleRecorder()
@@ -221,7 +221,7 @@ def discover(
 
 
 def _explain(error: Exception, data: Mapping[str, Any], parameters: list[Tensor]) -> None:
-    """Raise an error about types instead of ``error`` where data have none of the parameters'."""
+    """Raise an error about types instead of ``error`` if data have none of the parameters' types."""
     types = sorted({str(leaf.dtype) for leaf in parameters if leaf.is_floating_point()})
     for argument, each in data.items():
         if not types or not isinstance(each, Tensor) or str(each.dtype) in types:
@@ -248,7 +248,7 @@ def _collect(values: list[tuple[str, Tensor]]) -> dict[str, Tensor]:
         seen.add(id(leaf))
         name = asked_name(name, leaf)
         unique, copies = name, 1
-        while unique in found:  # with local parameters two modules may use one name
+        while unique in found:  # two modules with local parameters may use one name
             copies += 1
             unique = f"{name}#{copies}"
         found[unique] = leaf
@@ -256,13 +256,13 @@ def _collect(values: list[tuple[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def unconstrained(value: Tensor) -> Tensor:
-    """Return the leaf behind the value of a param statement."""
+    """Return the leaf of a param statement's value."""
     leaf: Tensor | None = value.unconstrained() if hasattr(value, "unconstrained") else None
     return value if leaf is None else leaf
 
 
 class _ParameterCapture(Messenger):
-    """Keeps every param statement; a trace would keep only the last of each name."""
+    """Keeps every param statement, while a trace would keep only the last of each name."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -274,7 +274,7 @@ class _ParameterCapture(Messenger):
 
 
 class _ModuleRecorder:
-    """A hook before every module call: keeps the modules in the order called, and their buffers' values."""
+    """A hook before every module call, which keeps the modules in order, and their buffers' values."""
 
     def __init__(self) -> None:
         self.called: list[nn.Module] = []
@@ -294,6 +294,8 @@ class _ModuleRecorder:
 
     def restore_buffers(self) -> None:
         with torch.no_grad():
-            for module, name, buffer, value in reversed(self._buffers):  # of two owners' values, the earlier
+            for module, name, buffer, value in reversed(
+                self._buffers
+            ):  # a shared buffer gets its first value
                 buffer.copy_(value)
                 setattr(module, name, buffer)

@@ -1,4 +1,4 @@
-"""How many draws a run makes, and the plates that a vectorised run puts left of the user's own for them."""
+"""The number of draws of a run, and their plates to the left of the user's own plates."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ Program = Callable[..., Any]
 
 
 def varies_over_draws(site: dict[str, Any]) -> bool:
-    """Whether a site's log-density may differ from draw to draw; True where there is a single draw."""
+    """Whether a site's log-density may differ between draws; True for a single draw."""
     return bool(site["infer"].get(VARIES, True))
 
 
 def is_deterministic(site: dict[str, Any]) -> bool:
-    """Whether a site is a ``pyro.deterministic`` or left by ``poutine.reparam``: its log-density is 0."""
+    """Whether a site is from ``pyro.deterministic`` or ``poutine.reparam``, with log-density 0."""
     masked = site["is_observed"] and isinstance(site["fn"], MaskedDistribution)
     return bool(site["infer"].get("_deterministic")) or (masked and mask_of(site["fn"]) is False)
 
@@ -44,14 +44,14 @@ def data_frames(site: dict[str, Any]) -> list[CondIndepStackFrame]:
 
 
 def draws_of(site: dict[str, Any]) -> int:
-    """Return how many draws the log-density of a site is of."""
+    """Return the number of draws in the log-density of a site."""
     return math.prod(f.size for f in site["cond_indep_stack"] if f.name in (CORRUPTIONS, PARTICLES))
 
 
 class DrawPlate(IndepMessenger):
-    """A plate of independent draws left of all of the user's plates.
+    """A plate of independent draws, to the left of all of the user's plates.
 
-    With ``latents_only`` it leaves uncounted sites alone, so that K latents share one corruption and the
+    With ``latents_only`` it does not expand uncounted sites, so that K latents share one corruption and the
     encoder runs on M inputs per observation, not on M·K.
     """
 
@@ -82,9 +82,9 @@ def _batch_shape(value: Any, fn: Any) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Layout:
-    """How many draws there are, and on which dimensions (negative; 0 where there is a single draw).
+    """The numbers of draws and their dimensions (negative; 0 for a single draw).
 
-    :param looped: make the draws one after the other, and put them on their dimensions afterwards.
+    :param looped: make the draws one at a time, and stack them afterwards.
     """
 
     num_corruptions: int
@@ -111,11 +111,11 @@ class Layout:
 
     @property
     def nesting(self) -> int | float:
-        """The number of plate dimensions in all, draws included."""
+        """The total number of plate dimensions, including draws."""
         return self.max_plate_nesting + (self.num_corruptions > 1) + (self.num_particles > 1)
 
     def wrap(self, program: Program, redrawn: bool = False) -> Program:
-        """Put ``program`` into the plates of draws; where corruptions are redrawn, M is for latents only."""
+        """Put ``program`` into the plates of draws; if ``redrawn``, the plate of M is for latents only."""
         if self.num_corruptions > 1:
             program = DrawPlate(CORRUPTIONS, self.num_corruptions, self.corruption_dim, redrawn)(program)
         if self.num_particles > 1:
@@ -125,8 +125,7 @@ class Layout:
     def per_datum(self, value: Tensor, frames: list[CondIndepStackFrame], lead: int = 0) -> Tensor:
         """Sum a site's value [*lead, K, M, *plates] to [*lead, K, M, *datum].
 
-        ``lead`` counts further dimensions of draws left of all others. A dimension that the value does not
-        have comes out with size 1.
+        ``lead`` is the number of further dimensions of draws on the left. Missing dimensions become 1.
         """
         wanted = {frame.dim for frame in frames}
         span = max((-frame.dim for frame in frames), default=0)
@@ -143,7 +142,7 @@ class Layout:
 
 
 class Subsamples(Messenger):
-    """Keeps the plates' subsample statements: their scales, and their indices for a further run."""
+    """Keeps the plates' subsample statements, for their scales and for further runs on the same rows."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Further runs of a guide on draws that are already made, under other corruptions."""
+"""Further runs of a guide on existing draws, under other corruptions."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class CrossDensity:
     """Densities of the latents under the guide at several corruptions.
 
     :param values: log q(z_km|x̃_j), shape [J, K, M, *datum] (nats).
-    :param score: log p(x̃_j|x) of the non-reparameterised auxiliary sites, [J, K or 1, M or 1, *datum];
-        None where there are none that want a gradient.
+    :param score: log p(x̃_j|x) of the non-reparameterised auxiliary sites, [J, K or 1, M or 1, *datum]; None
+        if there are none that require a gradient.
     """
 
     values: Tensor
@@ -36,7 +36,7 @@ class CrossDensity:
 
 
 def redrawn_density(draws: Draws, count: int) -> CrossDensity:
-    """Evaluate the latents under ``count`` fresh corruptions, in one pass on J inputs per observation."""
+    """Evaluate the latents under ``count`` new corruptions, in one pass on J inputs per observation."""
     if draws.runs:
         return _density_in_turn(draws, count, own=False)
     return _density(draws, count, {})
@@ -54,12 +54,14 @@ def mixture_density(draws: Draws) -> CrossDensity:
 
 
 def _refuse_disagreement(draws: Draws, cross: CrossDensity) -> None:
-    """Refuse a guide that gives its draws another density when it is run on them again."""
+    """Refuse a guide whose second run gives another density of the same draws."""
     if get_proxy_mode() is not None:
         return
     values = cross.values.detach()
     own = -draws.log_weight(draws.guide_terms()).values.detach()
-    own = own.expand(torch.broadcast_shapes(own.shape, values.shape[1:]))  # a single one without latents
+    own = own.expand(
+        torch.broadcast_shapes(own.shape, values.shape[1:])
+    )  # without latents there is a single value
     count = own.shape[1]
     values = values.expand(max(count, len(values)), *values.shape[1:])
     again = torch.stack([values[m].expand_as(own)[:, m] for m in range(count)], 1)
@@ -77,11 +79,11 @@ def _has_dim(value: Tensor, dim: int, size: int) -> bool:
 
 
 def given_corruptions(draws: Draws, layout: Layout) -> dict[str, dict[str, Any]]:
-    """Return the sites of the run's M corruptions, put on a further plate left of the draws of ``layout``."""
+    """Return the sites of the run's M corruptions on a further plate to the left of ``layout``."""
     given = {}
     for site in draws.auxiliary_sites():
         if site["is_observed"]:
-            continue  # conditioned: it is what it is in every run
+            continue  # conditioned: the same in every run
         value, event_dim = site["value"], site["fn"].event_dim
         particle_dim = draws.layout.particle_dim
         if particle_dim and _has_dim(value, particle_dim - event_dim, draws.layout.num_particles):
@@ -89,7 +91,7 @@ def given_corruptions(draws: Draws, layout: Layout) -> dict[str, dict[str, Any]]
                 f"site {site['name']!r} depends on the latents, so the mixture over corruptions is not a "
                 "proposal; use combine='pooled', or proposal='corrupted'"
             )
-        if draws.layout.num_corruptions > 1:  # a single one has no dimension of its own
+        if draws.layout.num_corruptions > 1:  # a single corruption has no dimension
             draw_dims = (layout.num_corruptions > 1) + (layout.num_particles > 1)
             value = value.reshape(draws.layout.num_corruptions, *[1] * draw_dims, *value.shape[1:])
         given[site["name"]] = {**site, "value": value}
@@ -101,8 +103,8 @@ def density_of_others(
 ) -> Tensor:
     """Evaluate the latents of ``others``, drawn by another program, under the guide of ``draws``.
 
-    :param auxiliary: corruption sites on the dimension of a further plate of ``count``; drawn anew where
-        None, one for each corruption of ``others``'s layout.
+    :param auxiliary: corruption sites on a further plate of ``count``; if None, new ones are drawn, one for
+        each corruption in the layout of ``others``.
     :returns: log q(z|x̃), shape [count, K, M, *datum] (nats).
     """
     if points := [site["name"] for site in draws.latent_sites() if is_point(site["fn"])]:
@@ -116,7 +118,7 @@ def density_of_others(
 
 
 def on_clean_input(draws: Draws) -> Draws:
-    """Run the guide once more on the same latents and other noise, with corruption turned off."""
+    """Run the guide once more on the same latents and noise, with corruption turned off."""
     others = {site["name"]: site for site in draws.auxiliary_sites() if site["fn"].clean is None}
     return _traced(draws, clean_input(draws.layout.wrap(Replay(_replayed(draws, others))(draws.pair.guide))))
 
@@ -194,7 +196,7 @@ def _cross(draws: Draws, again: Draws, lead: int, fresh: bool) -> CrossDensity:
 
 
 def _refuse_moved(own: dict[str, Any], again: dict[str, Any]) -> None:
-    """Refuse a point that lies elsewhere under another corruption: it has no density there to mix."""
+    """Refuse a point that changes with the corruption, because it has no density under another one."""
     if not is_point(again["fn"]) or get_proxy_mode() is not None:
         return
     value, other = torch.broadcast_tensors(own["value"], again["value"])
@@ -206,7 +208,7 @@ def _refuse_moved(own: dict[str, Any], again: dict[str, Any]) -> None:
 
 
 def _density_in_turn(draws: Draws, count: int, own: bool) -> CrossDensity:
-    """Return the same for draws that were looped over: one run of the guide for each component and draw."""
+    """Return :func:`_density` of draws made in a loop, by one run of the guide per component and draw."""
     runs, layout = [replace(run, frames=draws.datum_frames()) for run in draws.runs], draws.layout
     refuse_undeclared(runs[0], "the density of a mixture")
     values, scores = [], []

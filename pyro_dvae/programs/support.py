@@ -1,4 +1,4 @@
-"""Observed values outside the support of their likelihood: those of a run, and of all rows behind it."""
+"""Refuses observed values outside the support of their likelihood, in a run and in all rows."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from pyro_dvae.sites import layers
 
 
 class InSupport(Messenger):
-    """Refuses observed values outside the support of their distribution; masked and missing ones (NaN) pass.
+    """Refuses observed values outside the support of their distribution, unless masked or missing (NaN).
 
-    Values between 0 and 1 pass for a Bernoulli, whose log-density is then the usual cross-entropy.
+    For a Bernoulli, values between 0 and 1 are accepted; its log-density is then the usual cross-entropy.
 
-    :param argument: what the values come from, for the message.
-    :param x: rows of the run. Of a site that observes them as they are, :meth:`require` checks other rows.
+    :param argument: the argument with the values, for the message.
+    :param x: rows of the run. If a site observes them unchanged, :meth:`require` checks other rows.
     """
 
     def __init__(self, argument: str, x: Tensor | None = None) -> None:
@@ -57,7 +57,7 @@ class InSupport(Messenger):
             self._supports[msg["name"]] = support
 
     def require(self, rows: Data, argument: str = "data") -> None:
-        """Refuse rows in memory with values outside the supports that the run has shown."""
+        """Refuse rows in memory with values outside the supports found in the run."""
         if rows.sources[0].in_memory:
             for site, support in self._supports.items():
                 for x, *_ in rows.sources[0].blocks():
@@ -66,7 +66,7 @@ class InSupport(Messenger):
 
 @torch.no_grad()
 def require_observed(model: Callable[..., Any], x: Tensor, *others: Tensor, **kwargs: Any) -> None:
-    """Refuse observed cells of rows ``x`` [N, ...], with NaN in gaps, that the model's likelihood lacks.
+    """Refuse observed cells of rows ``x`` [N, ...], with NaN in gaps, outside the likelihood's support.
 
     :param others: further data arguments of the model, N rows each.
     """
@@ -102,12 +102,12 @@ def _least(value: Tensor) -> float:
 
 
 def _has_mask(fn: Any) -> bool:
-    """Whether a distribution masks elements itself: which, its support does not say."""
+    """Whether a distribution masks elements, which its support does not show."""
     return any(isinstance(each, dist.MaskedDistribution) for each in layers(fn))
 
 
 def _relaxed(support: Any) -> Any:
-    """Return a support with [0, 1] for {0, 1}."""
+    """Replace {0, 1} in a support with [0, 1]."""
     if isinstance(support, constraints.independent):
         return constraints.independent(_relaxed(support.base_constraint), support.reinterpreted_batch_ndims)
     return constraints.unit_interval if support is constraints.boolean else support
@@ -130,13 +130,13 @@ def _inside(support: Any, value: Tensor) -> Tensor:
 
 
 def _may_move(support: Any) -> bool:
-    """Whether latents may move a support, as that of Uniform(z, z + 1): values outside have log p = −∞."""
+    """Whether a support may depend on latents, as in Uniform(z, z + 1): values outside have log p = −∞."""
     element = _element(support)
     return not element.is_discrete and any(isinstance(each, Tensor) for each in vars(element).values())
 
 
 def _of_these_rows(support: Any) -> bool:
-    """Whether a support differs between rows, as that of a multinomial with the total of its row."""
+    """Whether a support differs between rows, as for a multinomial with the row's total."""
     return any(isinstance(each, Tensor) and each.numel() > 1 for each in vars(_element(support)).values())
 
 

@@ -1,4 +1,4 @@
-"""Whether a program vectorises: draws of one pass are compared with the program run on them alone."""
+"""Checks whether a program vectorises: draws of one pass are compared with separate runs on them."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from pyro_dvae.programs.plates import CORRUPTIONS, PARTICLES, Layout, Program
 from pyro_dvae.random_state import forked
 from pyro_dvae.sites import is_uncounted
 
-LOOKS = (1, 10, 100, 1_000, 10_000, 100_000)  # runs of a pair at which it is looked at
-_TOLERANCE = 1e-3  # relative, of single precision; a program that does not vectorise is off by far more
+CHECKED_RUNS = (1, 10, 100, 1_000, 10_000, 100_000)  # runs of a pair that are checked
+_TOLERANCE = 1e-3  # relative, for single precision; a program that does not vectorise differs far more
 
 
 @dataclass
@@ -62,9 +62,9 @@ def look(pair: Pair, layout: Layout) -> int | float:
     :raises InputError: a draw of the pass has another log-density than the programs give it alone.
     """
     one_pass = layout.several and not layout.looped
-    # Outside of a recording of the bound, whose graph this is no part of.
+    # Not part of a recording of the bound.
     with without_modes(), forked(), torch.no_grad(), Evaluation():
-        alone = _run(pair)  # with Pyro's validation, if it is on: its messages are better than what follows
+        alone = _run(pair)  # with Pyro's validation, if it is on, because it has better messages
         frames = [f for trace in alone for s in trace.nodes.values() for f in s.get("cond_indep_stack", ())]
         needed = max((-frame.dim for frame in frames if frame.vectorized), default=0)
         nesting = needed if layout.max_plate_nesting == float("inf") else layout.max_plate_nesting
@@ -81,7 +81,7 @@ def look(pair: Pair, layout: Layout) -> int | float:
 
 @contextmanager
 def naming_draws(pair: Pair, layout: Layout) -> Iterator[None]:
-    """Turn whatever a program raises over several draws, and not over one, into one sentence."""
+    """Turn exceptions that a program raises for several draws, but not for one, into a one-line error."""
     try:
         yield
     except (InputError, Warning):
@@ -90,7 +90,7 @@ def naming_draws(pair: Pair, layout: Layout) -> Iterator[None]:
         if not layout.several or get_proxy_mode() is not None:
             raise
         with without_modes(), forked(), torch.no_grad():
-            for trace in _run(pair):  # what one draw raises is the program's own error: raised as it is
+            for trace in _run(pair):  # an error for a single draw is the program's own, and is not changed
                 trace.compute_log_prob()
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         for plate, words in ((CORRUPTIONS, "M corruptions"), (PARTICLES, "K particles")):
@@ -103,7 +103,7 @@ def naming_draws(pair: Pair, layout: Layout) -> Iterator[None]:
 
 
 def _run(pair: Pair, guide: Trace | None = None, model: Trace | None = None) -> tuple[Trace, Trace]:
-    """Run guide and model for one draw, on given values where there are any; return their traces."""
+    """Run guide and model for one draw, on values if given; return their traces."""
     own = pair.guide if guide is None else Replay(guide)(pair.guide)
     guide_trace = _traced(own, pair)
     given = guide_trace if model is None else model
@@ -130,12 +130,12 @@ def _compare(pair: Pair, layout: Layout, alone: tuple[Trace, Trace]) -> None:
     for number, index in enumerate(itertools.product(ks, ms)):
         given = _given(whole, index, natural)
         if given is None:
-            return  # a program with other sites in every run has nothing to be compared with
+            return  # the sites differ between runs, so nothing can be compared
         once = _densities(_run(pair, *given))
         if number == 0:
             again = _densities(_run(pair, *given))
             if set(once) != set(again) or any(not torch.equal(once[key], again[key]) for key in once):
-                return  # it draws outside of its sites, be it by ever so little
+                return  # it draws outside its sites
         for program, trace in (("guide", whole.guide_trace), ("model", whole.model_trace)):
             for name, site in trace.nodes.items():
                 if site["type"] != "sample" or is_uncounted(site) or (program, name) not in once:
@@ -184,12 +184,12 @@ def _at(value: Tensor, index: tuple[int, int], layout: Layout, event_dim: int) -
 
 
 def _densities(traces: tuple[Trace, Trace]) -> dict[tuple[str, str], Tensor]:
-    """Return the sum, and that of the magnitudes, of each site's log-density, by program and site."""
+    """Return the sums of each site's log-density and of its magnitude, by program and site."""
     found = {}
     for program, trace in zip(("guide", "model"), traces, strict=True):
         for name, site in trace.nodes.items():
             if site["type"] == "sample" and not site_is_subsample(site) and not is_uncounted(site):
-                with suppress(*NOT_INVERTED):  # such a site has nothing to be compared with
+                with suppress(*NOT_INVERTED):  # such a site cannot be compared
                     value = site["fn"].log_prob(site["value"]).double()
                     found[program, name] = torch.stack([value.sum(), value.abs().sum()])
     return found
@@ -197,12 +197,12 @@ def _densities(traces: tuple[Trace, Trace]) -> dict[tuple[str, str], Tensor]:
 
 def _close(a: Tensor, b: Tensor) -> bool:
     if not bool(torch.isfinite(torch.stack([a, b])).all()):
-        return True  # nothing to be told from infinities
+        return True  # infinities cannot be compared
     return bool((a - b).abs()[0] <= _TOLERANCE * (1 + torch.maximum(a, b)[1]))
 
 
 class Evaluation(TorchFunctionMode):
-    """Runs dropout and batch normalisation as in evaluation mode: they are not what is looked at."""
+    """Runs dropout and batch normalisation as in evaluation mode, so that runs can be compared."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -212,7 +212,7 @@ class Evaluation(TorchFunctionMode):
             known = signature(func)
             if "training" in known.parameters:
                 bound = known.bind(*args, **kwargs)
-                # Without running statistics there is nothing to use instead of those of the batch.
+                # Without running statistics, only those of the batch exist.
                 if bound.arguments.get("running_mean", True) is not None:
                     bound.arguments["training"] = False
                 args, kwargs = bound.args, bound.kwargs

@@ -1,4 +1,4 @@
-"""Rows of data from anywhere: tensors, arrays in memory and on disk, tables, data sets and loaders."""
+"""Rows of data from any source: tensors, arrays in memory and on disk, tables, data sets and loaders."""
 
 from pyro_dvae.rows.arrays import columns_of, same_columns
 from pyro_dvae.rows.data import Arguments, Data, opened, source_of

@@ -1,4 +1,4 @@
-"""Rows of arrays: numpy's, also on disk, and scipy's sparse ones."""
+"""Rows of NumPy arrays (also on disk), sparse SciPy matrices and pandas frames."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _WIDER = {np.dtype("uint16"): np.int32, np.dtype("uint32"): np.int64, np.dtype("
 
 
 def tensor_of(argument: str, array: np.ndarray, floats: torch.dtype) -> Tensor:
-    """Return an array as a tensor: without a copy where torch can hold it, real numbers as ``floats``."""
+    """Return an array as a tensor, without a copy if possible, with real numbers as ``floats``."""
     if isinstance(array, np.ma.MaskedArray) and gaps_are_allowed():
         array = np.ma.filled(array.astype(np.float64), np.nan)
     if np.ma.is_masked(array):
@@ -43,7 +43,7 @@ def tensor_of(argument: str, array: np.ndarray, floats: torch.dtype) -> Tensor:
 
 
 def array_source(argument: str, array: np.ndarray, floats: torch.dtype) -> Source:
-    """Return the rows of an array, which stays on disk if it is there."""
+    """Return the rows of an array; a memory-mapped array stays on disk."""
     if array.ndim == 0 or not array.size:
         raise InputError(f"{argument}: expected at least one row [N, ...], got shape {array.shape}")
     if isinstance(array, np.memmap):
@@ -52,9 +52,9 @@ def array_source(argument: str, array: np.ndarray, floats: torch.dtype) -> Sourc
 
 
 class Mapped(Source):
-    """An array on disk (``numpy.load(file, mmap_mode="r")``), of which each batch reads its rows.
+    """An array on disk (``numpy.load(file, mmap_mode="r")``); each batch reads its rows.
 
-    It reads the file, not the map: a row of a map may bring megabytes around it into the process's memory.
+    It reads the file instead of the map, because a row of a map may load megabytes around it.
     """
 
     def __init__(self, argument: str, array: np.memmap, floats: torch.dtype) -> None:
@@ -65,7 +65,7 @@ class Mapped(Source):
             weakref.finalize(self, os.close, self._file[0])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the values."""
+        """Pickle the array."""
         return Mapped, (self._argument, self._array, self._floats)
 
     def __len__(self) -> int:
@@ -79,21 +79,21 @@ class Mapped(Source):
         else:
             shape = (len(numbers), *self._array.shape[1:])
             size = math.prod(shape) * self._array.itemsize
-            # In torch's memory, which is aligned as compiled steps like it.
+            # In torch's memory, whose alignment suits compiled steps.
             found = torch.empty(size, dtype=torch.uint8).numpy().view(self._array.dtype).reshape(shape)
             _read(*self._file, self._array.strides[0], numbers, found)
         return require_finite(self._argument, (tensor_of(self._argument, found, self._floats),))
 
 
 def _file_of(array: np.memmap) -> tuple[int, int] | None:
-    """Open the file of an array; return its descriptor and where row 0 begins; None if it cannot be read."""
+    """Open the file of an array; return its descriptor and the position of row 0, or None if unreadable."""
     held: Any = array
     while held is not None and not isinstance(held, mmap.mmap):
         held = getattr(held, "base", None)
     whole_rows = array[0].flags.c_contiguous
     if held is None or not array.filename or array.mode == "c" or not whole_rows or not hasattr(os, "preadv"):
         return None
-    begin = array.offset - array.offset % mmap.ALLOCATIONGRANULARITY  # of the map, in the file
+    begin = array.offset - array.offset % mmap.ALLOCATIONGRANULARITY  # start of the map in the file
     position = begin + array.ctypes.data - np.frombuffer(held, np.uint8).ctypes.data
     try:
         descriptor = os.open(array.filename, os.O_RDONLY)
@@ -106,23 +106,23 @@ def _file_of(array: np.memmap) -> tuple[int, int] | None:
         same = found.tobytes() == array[ends].tobytes()
     except (OSError, DataError):
         same = False
-    if not same:  # another file has taken its name
+    if not same:  # the file was replaced
         os.close(descriptor)
         return None
     return descriptor, position
 
 
 def _read(descriptor: int, position: int, stride: int, rows: Iterable[int], into: np.ndarray) -> None:
-    """Read rows of a file, which lie ``stride`` bytes apart."""
+    """Read rows of a file that are ``stride`` bytes apart."""
     for row, part in zip(rows, into.reshape(len(into), -1).view(np.uint8), strict=True):
         if os.preadv(descriptor, [part.data], position + row * stride) != part.nbytes:
             raise DataError(f"the file of a memory-mapped array ends before its row {row}; it was cut short")
 
 
 class Sparse(Source):
-    """A matrix of scipy.sparse, made dense batch by batch; integers become ``floats`` too.
+    """A sparse SciPy matrix, made dense batch by batch; integers also become ``floats``.
 
-    :raises InputError: it holds no real numbers, or NaN or infinity.
+    :raises InputError: its values are not finite real numbers.
     """
 
     def __init__(self, argument: str, matrix: Any, floats: torch.dtype) -> None:
@@ -142,9 +142,9 @@ class Sparse(Source):
 
 
 def frame_source(argument: str, frame: Any, floats: torch.dtype) -> Source:
-    """Return the rows of a pandas DataFrame, as ``floats``, or of a Series, whose whole numbers stay such.
+    """Return the rows of a pandas DataFrame, as ``floats``, or of a Series, which may stay integer.
 
-    :raises InputError: a column holds no numbers, or cells are missing and may not be.
+    :raises InputError: a column is not numeric, or cells are missing although gaps are not allowed.
     """
     names = names_of(frame)
     columns = [frame.iloc[:, n] for n in range(len(names))] if frame.ndim == 2 else [frame]

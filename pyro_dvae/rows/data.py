@@ -1,4 +1,4 @@
-"""The arguments of a model and a guide: rows from any source, cut together, and constants."""
+"""The arguments of a model and a guide: rows from any source, which are batched together, and constants."""
 
 from __future__ import annotations
 
@@ -35,7 +35,6 @@ class Arguments:
         return self.rows[0]
 
     def __len__(self) -> int:
-        """Return B."""
         return len(self.x)
 
     def __getitem__(self, rows: Rows) -> Arguments:
@@ -55,7 +54,7 @@ class Arguments:
 
 @dataclass(frozen=True)
 class Data:
-    """Data arguments of N rows each, cut together, from any sources; and keyword ones, passed whole."""
+    """Data arguments of N rows each from any sources, batched together, and constant keyword arguments."""
 
     sources: tuple[Source, ...]
     kwargs: Mapping[str, Any] = field(default_factory=dict)
@@ -75,8 +74,8 @@ class Data:
     ) -> Data:
         """Return the data of a public function; refuse arguments with another number of rows than the first.
 
-        :param argument: its name; further ones are counted from 1.
-        :param floats: the type of real numbers that are in no tensor: that of the modules.
+        :param argument: name of the first argument; further ones are numbered from 1.
+        :param floats: the type of real numbers outside tensors, which is that of the modules.
         """
         if len(values) == 1 and isinstance(values[0], Data):
             return values[0]
@@ -104,12 +103,11 @@ class Data:
         return cls((InMemory(*parts),))
 
     def __len__(self) -> int:
-        """Return N."""
         return len(self.sources[0])
 
     @property
     def device(self) -> torch.device:
-        """Where the rows are."""
+        """The device of the rows."""
         return self.sources[0].device
 
     def part(self, rows: slice) -> Data:
@@ -138,7 +136,7 @@ class Data:
         return [each for source in self.sources for each in source.fingerprints()]
 
     def digest(self) -> str:
-        """Return a digest of all values, those of keyword tensors included."""
+        """Return a digest of all values, including keyword tensors."""
         digest = hashlib.blake2b(digest_size=16)
         for source in self.sources:
             source.add_to(digest)
@@ -157,9 +155,9 @@ EXPECTED = (
 def opened(argument: str, value: Any, floats: torch.dtype) -> Source | Stream:
     """Return the rows of any source, or its batches if it has its own order.
 
-    Tensors and torch data sets keep their number types; real numbers of all others become ``floats``.
+    Tensors and torch data sets keep their types; real numbers of other sources become ``floats``.
 
-    :raises InputError: the kind of source is unknown; the message says how to give rows.
+    :raises InputError: the kind of source is unknown; the message says how to pass rows.
     """
     if isinstance(value, Tensor):
         return InMemory.checked(argument, value)
@@ -198,7 +196,7 @@ def source_of(argument: str, value: Any, floats: torch.dtype) -> Source:
 
 
 def portion(argument: str, value: Any) -> tuple[int, int]:
-    """Return ``value`` if it is (k, n), the k-th of n parts with k from 0, or refuse it; (0, 1) for None."""
+    """Check and return ``value``, (k, n) for part k of n with k from 0; None becomes (0, 1)."""
     if value is None:
         return 0, 1
     if not isinstance(value, tuple) or len(value) != 2:
@@ -208,7 +206,7 @@ def portion(argument: str, value: Any) -> tuple[int, int]:
 
 
 def share(rows: int, number: int, parts: int) -> slice:
-    """Return a part of ``rows`` in order; parts differ by one at most, and may be empty."""
+    """Return part ``number`` of ``rows`` rows; the sizes of parts differ by at most one, and may be 0."""
     least, more = divmod(rows, parts)
     start = number * least + min(number, more)
     return slice(start, start + least + (number < more))

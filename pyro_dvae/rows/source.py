@@ -33,17 +33,16 @@ def gaps_allowed() -> Iterator[None]:
 
 
 def gaps_are_allowed() -> bool:
-    """Whether this is within :func:`gaps_allowed`."""
+    """Whether :func:`gaps_allowed` is active."""
     return _GAPS.get()
 
 
 class Source(ABC):
-    """Rows of one data argument, or of several that belong together, taken by index.
+    """Rows of one data argument, or of several that belong together, accessed by index.
 
-    A new kind of source is a subclass and a line in :mod:`pyro_dvae.rows.data`.
-
-    ``device`` is where :meth:`take` puts rows; ``columns`` are the names of the columns, if they have names.
-    Rows ``in_memory`` are quickly read.
+    A new kind of source needs a subclass and a line in :mod:`pyro_dvae.rows.data`. :meth:`take` returns rows
+    on ``device``. ``columns`` are the names of the columns, if they have names. Rows ``in_memory`` are fast
+    to read.
     """
 
     device = torch.device("cpu")
@@ -64,7 +63,7 @@ class Source(ABC):
     def fingerprints(self) -> list[dict[str, Any]]:
         """Return shape, type, digest of the first and last row, and sum of the bits of each argument.
 
-        They do not depend on the kind of source: an array on disk has the same as a tensor.
+        They do not depend on the kind of source: an array on disk and a tensor have the same fingerprints.
         """
         ends = self.take(torch.tensor([0, len(self) - 1]))
         sums = [0] * len(ends)
@@ -76,7 +75,7 @@ class Source(ABC):
                 "shape": [len(self), *end.shape[1:]],
                 "dtype": str(end.dtype).removeprefix("torch."),
                 "rows": hashlib.sha256(content(end)).hexdigest()[:16],
-                "sum": (total + 2**63) % 2**64 - 2**63,  # as a sum in int64 would be
+                "sum": (total + 2**63) % 2**64 - 2**63,  # wraps around like int64
             }
             for end, total in zip(ends, sums, strict=True)
         ]
@@ -90,7 +89,7 @@ class Source(ABC):
                 digest.update(content(block[number]))
 
     def blocks(self) -> Iterator[tuple[Tensor, ...]]:
-        """Yield all rows in their order, some megabytes at a time."""
+        """Yield all rows in order, some megabytes at a time."""
         row = sum(part.nbytes for part in self.take(slice(0, 1)))
         size = max(1, _BLOCK // max(1, row))
         for start in range(0, len(self), size):
@@ -133,7 +132,7 @@ class InMemory(Source):
 
     @classmethod
     def checked(cls, argument: str, *parts: Tensor) -> InMemory:
-        """Refuse parts that are empty, hold NaN or infinity, or differ in length."""
+        """Refuse parts that are empty, not finite, or differ in length."""
         for number, part in enumerate(parts):
             check = checks.dense if gaps_are_allowed() else checks.data
             check(f"{argument}[{number}]" if len(parts) > 1 else argument, part)
@@ -151,7 +150,7 @@ class InMemory(Source):
 
 
 def same_length(arguments: list[str], parts: list[Any]) -> None:
-    """Refuse data arguments that have not the same number of rows."""
+    """Refuse data arguments with different numbers of rows."""
     for argument, part in zip(arguments[1:], parts[1:], strict=True):
         if len(part) != len(parts[0]):
             raise InputError(
@@ -161,9 +160,9 @@ def same_length(arguments: list[str], parts: list[Any]) -> None:
 
 
 def require_finite(argument: str, parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Refuse rows that hold NaN or infinity: those of a source that is not read at the start."""
+    """Refuse NaN and infinity in rows of a source that is read batch by batch."""
     for part in parts:
-        # The sum, which is quick, is finite unless a value is not, or the sum is too large.
+        # A fast test: the sum is finite unless a value is not, or it overflows.
         if part.is_floating_point() and not bool(torch.isfinite(part.sum())):
             bad = int((part.isinf() if gaps_are_allowed() else ~torch.isfinite(part)).sum())
             if not bad:

@@ -17,9 +17,9 @@ from pyro_dvae.rows.source import InMemory, Rows, Source, require_finite, same_l
 
 
 def parts_of(argument: str, batch: Any, floats: torch.dtype) -> tuple[Tensor, ...]:
-    """Return the tensors of a batch, in their order: of a tensor, an array, or a tuple of them.
+    """Return the tensors of a batch in order; it may be a tensor, an array, or a tuple of them.
 
-    :raises InputError: it is something else, or its parts have other lengths.
+    :raises InputError: it is anything else, or the lengths of its parts differ.
     """
     parts = batch if isinstance(batch, list | tuple) else (batch,)
     found = []
@@ -54,7 +54,7 @@ def dataset_source(argument: str, dataset: Any, floats: torch.dtype) -> Source:
 
 
 class Items(Source):
-    """The items of a map-style data set, collated for each batch; each part of a tuple is a data argument."""
+    """The items of a map-style data set, collated in batches; each part of a tuple is a data argument."""
 
     def __init__(
         self, argument: str, dataset: Any, floats: torch.dtype, collate: Callable[[list[Any]], Any]
@@ -68,7 +68,7 @@ class Items(Source):
         return len(self._dataset)
 
     def take(self, rows: Rows) -> tuple[Tensor, ...]:
-        """Return some rows, one item after the other."""
+        """Return some rows, read item by item."""
         numbers = range(len(self))[rows] if isinstance(rows, slice) else rows.tolist()
         items = [self._dataset[number] for number in numbers]
         try:
@@ -146,7 +146,7 @@ class Stream:
         if place["loader"] is not None:
             with random_state.forked():
                 self._loader.load_state_dict(place["loader"])  # type: ignore[attr-defined]
-                # StatefulDataLoader goes there, and draws a seed, only when it is next asked for anything.
+                # StatefulDataLoader moves there, and draws a seed, only at its next use.
                 self._loader.state_dict()  # type: ignore[attr-defined]
         if self._generator is not None and place["generator"] is not None:
             self._generator.set_state(place["generator"])
@@ -176,5 +176,5 @@ class Stream:
 
 
 def is_map_style(value: Any) -> bool:
-    """Whether this is a data set of torch whose items have numbers."""
+    """Whether this is a torch data set with indexed items."""
     return isinstance(value, torch.utils.data.Dataset) and not isinstance(value, IterableDataset)

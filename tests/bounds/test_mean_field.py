@@ -150,7 +150,7 @@ def test_a_circular_pair_is_refused(case, message):
     check_estimates("the remedy", estimated(dv.TraceDenoising_ELBO(), problem, x), exact)
     # What it is refused for: another number, however many the draws.
     unchecked = dv.TraceMeanFieldDenoising_ELBO()
-    unchecked._refuse_circular = lambda draws, closed: None
+    unchecked._refuse_dependent_priors = lambda draws, closed: None
     found = estimated(unchecked, problem, x)
     distance = (found.mean(0) - exact).abs() / (found.std(0) / math.sqrt(len(found)))
     assert float(distance.min()) > 10
