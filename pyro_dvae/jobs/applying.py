@@ -1,4 +1,4 @@
-"""A trained run applied to the rows of a file: codes, reconstructions, denoised rows, scores, as a file."""
+"""Applies a trained run to the rows of a file: codes, reconstructions, denoised rows or scores as a file."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ from pyro_dvae.jobs.tables import by_column, require_table, write_table
 from pyro_dvae.training import Fitted
 
 Table = dict[str, np.ndarray]
-ROWS_OF_A_PART = 500  # as many as are conditioned at once
+ROWS_OF_A_PART = 500  # the rows that are conditioned at once
 _BYTES = 255.0
 
 
 @dataclass(frozen=True)
 class Given:
-    """The rows of a file as the model of a run sees them.
+    """The rows of a file, converted for the model of a run.
 
     :param rows: [N, D].
-    :param columns: of the run's data; None of images.
-    :param factor: what values of images were divided by.
-    :param names: of the rows, [N], by the run's id column; None where there is none.
-    :param cells: of the file, by column, [N] each.
+    :param columns: columns of the run's data; None for images.
+    :param factor: divisor of the values of images.
+    :param names: names of the rows, [N], from the run's id column, or None.
+    :param cells: cells of the file by column, [N] each.
     """
 
     rows: Tensor
@@ -54,9 +54,9 @@ class Given:
     cells: Table
 
     def with_observed(self, table: Table, count: int = 1) -> Table:
-        """Return completed rows with the very values of the cells that the file has.
+        """Return completed rows with the exact values of the file in observed cells.
 
-        :param table: by column in original units; all rows, ``count`` times.
+        :param table: columns in original units; all rows, ``count`` times.
         """
         completed = {}
         for missing, (name, values) in zip(self.rows.isnan().T.numpy(), table.items(), strict=True):
@@ -84,16 +84,15 @@ def _in_type_of(cells: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def factor_of(config: Mapping[str, Any]) -> float:
-    """Return what values of a run's images were divided by."""
+    """Return the divisor of the values of a run's images."""
     return _BYTES if config["options"]["scale"] == "bytes" and not config["data"].get("columns") else 1.0
 
 
 def rows_of(config: Mapping[str, Any], path: str | Path, gaps: bool = False) -> Given:
-    """Read a file of the columns of a run's data, in its order and scales.
+    """Read a file with the columns of a run's data, in the run's order and scales.
 
     :param gaps: whether cells may be missing (NaN).
-
-    :raises DataError: a column is missing, cells are, or the rows have another size.
+    :raises DataError: columns or cells are missing, or the rows have another size.
     """
     config = dict(config)
     options, columns = options_of(config), columns_of(config)
@@ -195,14 +194,14 @@ def apply(
     device: str = "cpu",
     elsewhere: Elsewhere | None = None,
 ) -> tuple[Path, int]:
-    """Apply a verb to the rows of a file; return what was written, and how many rows.
+    """Apply a verb to the rows of a file; return the file written and the number of rows.
 
     :param verb: one of :data:`VERBS`.
-    :param output: a ``.csv`` or ``.parquet`` file (with the rows' names and those of columns) or a ``.npy``
-        file (numbers alone); None for ``VERB.csv`` in the working directory.
+    :param output: a ``.csv`` or ``.parquet`` file (with names of rows and columns) or a ``.npy`` file (only
+        numbers); None for ``VERB.csv`` in the working directory.
     :param samples: draws of the latents of each row.
-    :param elsewhere: where rows are scored or imputed in parts; by default in this process. Finished parts
-        are kept beside the output until all are.
+    :param elsewhere: where to score or impute rows in parts; by default in this process. Finished parts are
+        stored beside the output until all are finished.
     """
     checks.known("verb", verb, VERBS)
     path = Path(f"{verb}.csv") if output is None else user_path("output", output)
@@ -215,15 +214,15 @@ def apply(
         table = VERBS[verb](load(run, device=device), given, settings)
     else:
         places = (user_path("run", run).absolute(), user_path("file", file).absolute())
-        table = _by_parts(_Asked(verb, *places, settings, device), given, elsewhere, path)
+        table = _by_parts(_PartTask(verb, *places, settings, device), given, elsewhere, path)
     if verb == "impute":
         table = given.with_observed(table)
     return write_table(path, given.names, table), len(given.rows)
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """What a worker needs to apply a verb to a part of a file's rows."""
+class _PartTask:
+    """The data that a worker needs to apply a verb to a part of a file's rows."""
 
     verb: str
     run: Path
@@ -232,12 +231,12 @@ class _Asked:
     device: str
 
 
-def _by_parts(asked: _Asked, given: Given, elsewhere: Elsewhere, output: Path) -> Table:
+def _by_parts(asked: _PartTask, given: Given, elsewhere: Elsewhere, output: Path) -> Table:
     parts = parts_of(len(given.rows), ROWS_OF_A_PART)
     shared = output.absolute().with_name(f"{output.name}.parts")
     weights = fingerprint(load_parameters(asked.run / CHECKPOINT).values())
     what = (asked.verb, asked.settings, weights, fingerprint([given.rows]))
-    name = hashlib.sha256(repr(what).encode()).hexdigest()[:12]  # parts of anything else are not used
+    name = hashlib.sha256(repr(what).encode()).hexdigest()[:12]  # only parts of the same work are reused
     function = partial(_table_of_part, asked=asked, stem=shared / name)
     elsewhere.perform(
         function, [part for part in parts if not _file(shared / name, part).exists()], shared, False
@@ -252,7 +251,7 @@ def _file(stem: Path, part: PartOfRows) -> Path:
     return stem.with_name(f"{stem.name}-{part.key}.npz")
 
 
-def _table_of_part(part: PartOfRows, told: Told, *, asked: _Asked, stem: Path) -> None:
+def _table_of_part(part: PartOfRows, told: Told, *, asked: _PartTask, stem: Path) -> None:
     given = rows_of(read_config(asked.run), asked.file, gaps=asked.verb == "impute")
     fitted = load(asked.run, device=asked.device)
     table: dict[str, Any] = VERBS[asked.verb](fitted, given, asked.settings | {"part": part.pair})

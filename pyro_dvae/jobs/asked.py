@@ -1,4 +1,4 @@
-"""What a run is asked to do, and what a resumed run was asked before: its options, data and configuration."""
+"""The options, data and configuration of a new or resumed run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NOT_NAMED = {*MAY_CHANGE, *_OF_A_FILE, "bound", "noise", "noise_kind", "seed", 
 
 
 def options_and_folder(request: TrainRequest) -> tuple[Options, dict[str, Any] | None, Path | None]:
-    """Return the options, and of a resumed run the content of its ``config.json`` and its folder."""
+    """Return the options, and for a resumed run the content of its ``config.json`` and its folder."""
     if request.resume is None:
         return absolute(request.options), None, None
     if request.output is not None:
@@ -42,7 +42,7 @@ def options_and_folder(request: TrainRequest) -> tuple[Options, dict[str, Any] |
 
 
 def absolute(options: Options) -> Options:
-    """Return the options with paths that mean the same from every working directory."""
+    """Return the options with absolute paths."""
     dataset = options.dataset
     if dataset is not None:
         dataset = absolute_name(dataset)
@@ -51,7 +51,7 @@ def absolute(options: Options) -> Options:
 
 
 def load(options: Options, stored: dict[str, Any] | None) -> Dataset:
-    """Load the data; those of a resumed run that stood in for others are loaded by their own name."""
+    """Load the data; if a resumed run used substitute data, load these."""
     if stored is None or options.dataset is not None:
         return load_dataset(options.dataset, options.data_folder, **of_file(options))
     data = load_dataset(stored["data"]["name"], options.data_folder)
@@ -59,7 +59,7 @@ def load(options: Options, stored: dict[str, Any] | None) -> Dataset:
 
 
 def check_range(options: Options, data: Dataset) -> None:
-    """Refuse data that the noise cannot be put on."""
+    """Refuse data on which the noise is not defined."""
     if (
         options.noise_kind == "bit-flip"
         and options.noise
@@ -70,7 +70,7 @@ def check_range(options: Options, data: Dataset) -> None:
 
 
 def stem(options: Options, data: Dataset) -> str:
-    """Return the beginning of the name of a run folder: data, bound, noise, all unusual options, seed."""
+    """Return the name of a run folder without number: data, bound, noise, all non-default options, seed."""
     kind = "" if options.noise_kind == "salt-and-pepper" else f"{options.noise_kind}-"
     unusual = "".join(
         f"-{entry.name.replace('_', '-')}{_short(value)}"
@@ -88,11 +88,11 @@ def _short(value: Any) -> str:
 
 
 def config_of(options: Options, data: Dataset, stored: dict[str, Any] | None) -> dict[str, Any]:
-    """Return the content of ``config.json``; of a resumed run what it says, but for options that changed."""
+    """Return the content of ``config.json``; for a resumed run, its own content with the changed options."""
     if stored is None:
         return {"options": options.as_dict(), "data": described(data), "versions": versions()}
     require_same_data(stored["data"], data)
     now, defaults = options.as_dict(), Options().as_dict()
-    # An option that the version which began the run did not have stays out, as its checkpoint says nothing.
+    # Options that are newer than the run are left out, because its checkpoint does not have them.
     kept = {name: now[name] for name in now if name in stored["options"] or now[name] != defaults[name]}
     return stored | {"options": kept}

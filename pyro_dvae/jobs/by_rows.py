@@ -1,4 +1,4 @@
-"""Work on many rows in parts, on an executor."""
+"""Work on many rows, in parts, on an executor."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class PartOfRows:
-    """One of several parts of the rows; the results depend neither on their number nor on the worker."""
+    """One of several parts of the rows; results depend neither on the number of parts nor on the worker."""
 
     index: int
     count: int
 
     @property
     def name(self) -> str:
-        """It in words."""
+        """The part in words."""
         return f"part {self.index + 1} of {self.count}"
 
     @property
     def key(self) -> str:
-        """It as a file name."""
+        """The part as a file name."""
         return f"{self.index + 1}-of-{self.count}"
 
     @property
     def pair(self) -> tuple[int, int]:
-        """It as the evaluations take it."""
+        """The part as an argument of evaluations."""
         return self.index, self.count
 
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """Where parts of rows are worked on, if not in this process.
+    """Where to work on parts of rows, if not in this process.
 
     :param executor: as for :func:`~pyro_dvae.jobs.executors.opened`.
-    :param options: of the executor.
-    :param jobs: parts at a time; by default one per core, or with another executor than ``"local"`` all.
+    :param options: options of the executor.
+    :param jobs: parts at a time; by default one per core for ``"local"``, else all.
     """
 
     executor: str | Executor
@@ -59,9 +59,9 @@ class Elsewhere:
     ) -> list[T]:
         """Return ``function`` of each part, in order.
 
-        :param function: picklable; keeps its progress in ``folder``.
-        :param folder: all workers share it.
-        :raises Stopped: Ctrl-C or SIGTERM came; the same call goes on.
+        :param function: a picklable function, which stores its progress in ``folder``.
+        :param folder: a folder that all workers share.
+        :raises Stopped: after Ctrl-C or SIGTERM; the same call continues.
         """
         found: dict[PartOfRows, T] = {}
 
@@ -80,6 +80,6 @@ class Elsewhere:
 
 
 def parts_of(rows: int, size: int, most: int = 64) -> list[PartOfRows]:
-    """Return parts of about ``size`` rows, ``most`` at most; independent of the number of workers."""
+    """Return at most ``most`` parts of about ``size`` rows, independent of the number of workers."""
     count = max(1, min(most, -(-rows // size)))
     return [PartOfRows(index, count) for index in range(count)]

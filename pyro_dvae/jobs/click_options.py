@@ -1,4 +1,4 @@
-"""The options of the records in ``options`` as click decorators.
+"""The options in ``options`` as click decorators.
 
 Importing this module does not import torch, so ``--help`` is quick.
 """
@@ -19,7 +19,7 @@ _NOT_GIVEN = (click.core.ParameterSource.DEFAULT, click.core.ParameterSource.DEF
 
 
 def training_options(command: Callable[[TrainRequest], None]) -> Callable[..., None]:
-    """Give a click command every training option; the function gets one :class:`TrainRequest`."""
+    """Add all training options to a click command; the function gets one :class:`TrainRequest`."""
     folders = [
         click.option("--output", type=str, default=None, help="Run folder.  [default: a new one in runs/]"),
         click.option(
@@ -37,7 +37,7 @@ def training_options(command: Callable[[TrainRequest], None]) -> Callable[..., N
 
 
 def _require_effect(request: TrainRequest) -> None:
-    """Refuse an option that was given and changes nothing, since it belongs to another one that was not."""
+    """Refuse a given option without effect, because the option that it belongs to was not given."""
     fields = {each.name: each for each in dataclasses.fields(request.options)}
     for name, entry in fields.items():
         other, values = entry.metadata["only_with"] or (name, (getattr(request.options, name),))
@@ -49,7 +49,7 @@ def _require_effect(request: TrainRequest) -> None:
 
 
 def sweep_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a click command every training option, and the folder of a sweep as that of the request."""
+    """Add all training options and the folder of a sweep to a click command."""
     folder = click.option("--output", type=str, required=True, help="Folder of the sweep.")
     return _requesting(command, [folder])
 
@@ -80,7 +80,7 @@ def _requesting(command: Callable[..., None], folders: Sequence[Callable[..., An
 
 
 def evaluation_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a click command every option of an evaluation; the function gets them as ``options``."""
+    """Add all options of an evaluation to a click command; the function gets them as ``options``."""
     names = [each.name for each in dataclasses.fields(EvaluationOptions)]
 
     @functools.wraps(command)
@@ -92,7 +92,7 @@ def evaluation_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def executor_choice(command: Callable[..., None], default: str | None = "local") -> Callable[..., None]:
-    """Give a click command the choice of an executor, as ``executor`` and ``executor_options``."""
+    """Add the choice of an executor to a click command, as ``executor`` and ``executor_options``."""
 
     @functools.wraps(command)
     def run(executor_option: tuple[str, ...], **values: Any) -> None:
@@ -120,7 +120,7 @@ def executor_choice(command: Callable[..., None], default: str | None = "local")
 
 
 def rows_elsewhere(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a click command the choice of an executor for parts of the rows, as ``elsewhere``; None: none."""
+    """Add the choice of an executor for parts of the rows to a click command, as ``elsewhere`` (or None)."""
 
     @functools.wraps(command)
     def run(

@@ -1,4 +1,4 @@
-"""How a command of this package ends: one line and an exit code, never a traceback for a user's mistake."""
+"""The end of a command: one line and an exit code, and no traceback for a user's mistake."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LONGEST = 800
 
 
 class _Work:
-    """What the command under way has begun: how to continue with it, and what to do at its end."""
+    """The current command: how to continue it, and what to do at its end."""
 
     def __init__(self, arguments: Sequence[str] = ()) -> None:
         self.arguments = arguments
@@ -34,7 +34,7 @@ class _Work:
         self.at_end: list[Callable[[], object]] = []
 
     def how_to_go_on(self) -> str | None:
-        """Return a command for the shell."""
+        """Return a shell command that continues the work."""
         if self.repeatable:
             return f"{shlex.join(['pyro-dvae', *self.arguments])}"
         if self.checkpoint is not None:
@@ -42,7 +42,7 @@ class _Work:
         return None
 
     def last_checkpoint(self) -> str:
-        """Return what to add to the message about a lost process."""
+        """Return the addition to the message about a lost process."""
         there = self.checkpoint is not None and self.checkpoint.exists()
         return f"; last good checkpoint: {self.checkpoint}" if there else ""
 
@@ -51,17 +51,17 @@ _work = _Work()
 
 
 def go_on_with(checkpoint: Path) -> None:
-    """Say, if the command is stopped from now on, that it continues with the folder of ``checkpoint``."""
+    """If the command is stopped from now on, say that it continues from the folder of ``checkpoint``."""
     _work.checkpoint = checkpoint
 
 
 def go_on_by_repeating() -> None:
-    """Say, if the command is stopped from now on, that the same command goes on."""
+    """If the command is stopped from now on, say that the same command continues."""
     _work.repeatable = True
 
 
 def at_end(call: Callable[[], object]) -> None:
-    """Call something when the command ends, however it ends."""
+    """Register a function to call when the command ends."""
     _work.at_end.append(call)
 
 
@@ -77,11 +77,11 @@ class _OneLineErrors:
 
 
 class Command(_OneLineErrors, click.Command):
-    """A click command that ends as this module says."""
+    """A click command with one-line errors."""
 
 
 class CommandGroup(_OneLineErrors, click.Group):
-    """A group of commands that end as this module says."""
+    """A group of commands with one-line errors."""
 
 
 def _run(main: Any, *args: Any, **extra: Any) -> None:
@@ -96,7 +96,7 @@ def _run(main: Any, *args: Any, **extra: Any) -> None:
         for call in _work.at_end:
             call()
     if _of_several():
-        # All is written; while the interpreter ends, threads of torch's process groups abort now and then.
+        # All is written; threads of torch's process groups may abort while the interpreter ends.
         from pyro_dvae.internals import end_process
 
         for stream in (sys.stdout, sys.stderr):
@@ -107,7 +107,7 @@ def _run(main: Any, *args: Any, **extra: Any) -> None:
 
 
 def _outcome(main: Any, *args: Any, **extra: Any) -> int:
-    """Run the command, say how it failed if it did, and return the exit code."""
+    """Run the command, report a failure, and return the exit code."""
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
@@ -121,7 +121,7 @@ def _outcome(main: Any, *args: Any, **extra: Any) -> int:
     except (KeyboardInterrupt, click.Abort):
         return _stopped()
     except BrokenPipeError:
-        # Whatever is still buffered for the reader that is gone has nowhere to go.
+        # The reader is gone, so drop the buffered output.
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILURE
@@ -145,15 +145,17 @@ def _failed(message: str, code: int) -> int:
     if _of_several():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # so that the line is written
     line = " ".join(message.split())
-    if len(line) > _LONGEST:  # what was given is shown in it
+    if len(line) > _LONGEST:  # it shows long input
         line = f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
     show(f"error: {line}", sys.stderr)
     return code
 
 
 def _stopped() -> int:
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C does not cut the line short
-    if os.environ.get("RANK", "0") == "0":  # of several processes one says it
+    before = signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # so that a second Ctrl-C does not truncate the line
+    if os.environ.get("RANK", "0") == "0":  # only one of several processes prints
         how = _work.how_to_go_on()
         show("stopped" if how is None else f"stopped; continue with: {how}", sys.stderr)
     signal.signal(signal.SIGINT, before)
@@ -165,7 +167,7 @@ def _of_several() -> bool:
 
 
 def _terminated(number: int, frame: Any) -> None:
-    # While another error is on its way, that one says what happened.
+    # The first error says what happened.
     if not isinstance(sys.exc_info()[1], Exception | KeyboardInterrupt):
         raise ProcessLostError(
             "ended by SIGTERM, which torchrun sends when another of the processes has ended"

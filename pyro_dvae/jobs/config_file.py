@@ -1,4 +1,4 @@
-"""``--config FILE``: options of a training run from a file, and options as the text of one.
+"""``--config FILE``: reads options of a training run from a file, and writes options as TOML.
 
 Importing this module does not import torch, so ``--help`` is quick.
 """
@@ -21,7 +21,7 @@ else:
 
 
 def read(file: str) -> dict[str, Any]:
-    """Return the options that a TOML or JSON file gives; ``config.json`` of a run is such a file.
+    """Return the options in a TOML or JSON file, such as the ``config.json`` of a run.
 
     :raises InputError: it cannot be read, or holds an unknown name or a value of another type.
     """
@@ -48,7 +48,7 @@ def read(file: str) -> dict[str, Any]:
 
 
 def toml(options: dict[str, Any]) -> str:
-    """Return options as TOML, to be read back by :func:`read`; those that are not set are left out."""
+    """Return options as TOML for :func:`read`, without options that are not set."""
     lines = [
         f"{name} = {json.dumps(value, ensure_ascii=False)}"
         for name, value in options.items()

@@ -1,4 +1,4 @@
-"""The data of a run: loaded, and made binary from its seed; the same in training and in an evaluation."""
+"""The data of a run, loaded and binarised with its seed, for training and evaluation alike."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from pyro_dvae.rows import InMemory
 
 @dataclass(frozen=True)
 class RunData:
-    """A data set with its parts prepared as the options of a run say, on its device.
+    """A data set whose parts are prepared by the options of a run, on its device.
 
-    :param dataset: as loaded.
-    :param train: to be passed through ``visit`` batch by batch, as the other two, [N, D].
-    :param validation: made binary once.
-    :param test: made binary once.
-    :param visit: what the model sees of a prepared batch.
+    :param dataset: the loaded data set.
+    :param train: training part, [N, D]; pass batches of all parts through ``visit``.
+    :param validation: validation part, binarised once.
+    :param test: test part, binarised once.
+    :param visit: returns the model's input for a prepared batch.
     """
 
     dataset: Dataset
@@ -38,14 +38,14 @@ class RunData:
 
 
 def prepare(dataset: Dataset, options: Options, device: torch.device) -> RunData:
-    """Make the parts of ``dataset`` binary as the options say, from their seed alone."""
+    """Binarise the parts of ``dataset`` by the options, with a stream that depends only on their seed."""
     parts = binarise_dataset(dataset, options.binarisation, options.seed)
     train, validation, test = (part.to(device) for part in parts)
     return RunData(dataset, train, validation, test, binarisation(options.binarisation).visit)
 
 
 def described(dataset: Dataset) -> dict[str, Any]:
-    """Return what ``config.json`` says of a data set."""
+    """Return the description of a data set in ``config.json``."""
     return {
         "name": dataset.name,
         "source": dataset.source,
@@ -58,7 +58,7 @@ def described(dataset: Dataset) -> dict[str, Any]:
 
 
 def of_file(options: Options) -> dict[str, Any]:
-    """Return what the options say about a user's own file, as arguments of ``load_dataset``."""
+    """Return the options for a user's own file as arguments of ``load_dataset``."""
 
     def names(text: str | None) -> list[str] | None:
         return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
@@ -75,7 +75,7 @@ def of_file(options: Options) -> dict[str, Any]:
 
 
 def kinds_of(text: str | None) -> dict[str, str] | None:
-    """Return the kinds of columns by name, of ``"income=positive, visits=count"``."""
+    """Parse kinds of columns by name, such as ``"income=positive, visits=count"``."""
     pairs = [each.partition("=") for each in (text or "").split(",") if each.strip()]
     if odd := [name for name, sign, kind in pairs if not (name.strip() and sign and kind.strip())]:
         raise InputError(f"kinds: expected NAME=KIND, separated by commas, got {odd[0].strip()!r}")
@@ -83,7 +83,7 @@ def kinds_of(text: str | None) -> dict[str, str] | None:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that a run was made with, for its record."""
+    """Return the software versions, for the record of a run."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -94,7 +94,7 @@ def versions() -> dict[str, str]:
 
 
 def require_same_data(expected: dict[str, Any], dataset: Dataset) -> None:
-    """Refuse a data set that is not the one that ``config.json`` describes."""
+    """Refuse a data set other than the one in ``config.json``."""
     found = described(dataset)
     for name in ("name", "dimension", "image_shape", "sizes", "columns"):
         if found.get(name) != expected.get(name):
@@ -104,7 +104,7 @@ def require_same_data(expected: dict[str, Any], dataset: Dataset) -> None:
 
 
 def require_same_values(dataset: Dataset, train: Tensor, trained: Any) -> None:
-    """Refuse training data that are not those of a run, by the fingerprint in its checkpoint."""
+    """Refuse training data other than a run's, by the fingerprint in its checkpoint."""
     (now,) = InMemory(train).fingerprints()
     if trained is not None and trained != now:
         raise DataError(f"data: {dataset.name} has the size of the run's data, but different values")
@@ -118,15 +118,15 @@ def load_again(
     trained: Any,
     name: str | None = None,
 ) -> RunData:
-    """Return the data of a run that is over; other data than the run's are refused.
+    """Return the data of a finished run; refuse other data.
 
-    A set that stood in for another one is loaded by its own name.
+    A substitute data set is loaded by its own name.
 
     :param config: content of ``config.json``.
-    :param options: those of the run.
-    :param data_folder: where the data are now; None: where they were.
+    :param options: options of the run.
+    :param data_folder: current folder of the data; None for the run's folder.
     :param trained: fingerprint of the training part, from the checkpoint.
-    :param name: of the data set, or path of its file now; None: as the run named it.
+    :param name: name of the data set, or current path of its file; None for the run's name.
     :raises DataError: the data are not available, or differ from those of the run.
     """
     expected = config["data"]
@@ -139,12 +139,12 @@ def load_again(
 
 
 def grid_of(values: Tensor) -> int | None:
-    """Return the least n up to 256 with all ``values``, in [0, 1], whole multiples of 1/n; None if none."""
+    """Return the least n up to 256 such that all ``values`` in [0, 1] are multiples of 1/n, or None."""
     distinct = values.double().unique()
     if len(distinct) > 257:
         return None
     for count in range(1, 257):
         scaled = distinct * count
-        if bool(((scaled - scaled.round()).abs() < 1e-4).all()):  # float32 values of a 255th: 1.5e-5
+        if bool(((scaled - scaled.round()).abs() < 1e-4).all()):  # the error of k/255 in float32 is 1.5e-5
             return count
     return None

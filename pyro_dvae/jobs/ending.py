@@ -1,4 +1,4 @@
-"""What a training run ends with: its bounds on the test data, its pictures, and the closing table."""
+"""The end of a training run: bounds on the test data, pictures, and the closing table."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def test_results(
 ) -> dict[str, Any]:
     """Return the content of ``results.json``: training, and bounds on the test data (nats per observation).
 
-    :param test: the test data as the model sees them, [N, D].
-    :param say: called with a text about what happens.
+    :param test: test data in the form of the model's input, [N, D].
+    :param say: called with progress messages.
     """
     bounds: dict[str, DenoisingELBO] = {"test_bound": TraceDenoising_ELBO(max_plate_nesting=1)}
     if options.bound == "diwae":
@@ -142,7 +142,7 @@ def _title(options: Options, data: Dataset) -> str:
 
 
 def closing_table(results: dict[str, Any], folder: Path, pictures: list[Path]) -> str:
-    """Return the closing table: figures, where everything was written, and what to do next."""
+    """Return the closing table: values, files written, and the next steps."""
     rows = [("data", results["data"]["name"])]
     if results["data"]["substituted_for"]:
         rows.append(("", f"NOT {results['data']['substituted_for']}, which is not available"))

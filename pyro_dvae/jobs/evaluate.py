@@ -78,7 +78,7 @@ def evaluate_run(
     target = folder / FOLDER if output is None else files.user_path("output", output)
     run = load_evaluated_run(folder, options, device, data_folder, dataset)
     files.require_writable(target / JSON)
-    # Missing packages are found now, not when all is done.
+    # Detect missing packages before the work.
     plots.new_figure(1, 1)
     import_arviz()
     lock = own("output", target)
@@ -88,7 +88,7 @@ def evaluate_run(
         if elsewhere is None:
             of_run = functools.partial(likelihood, run, options, partial, False if quiet else None)
         else:
-            asked = _Asked(options, device, folder.absolute(), data_folder, dataset)
+            asked = _PartTask(options, device, folder.absolute(), data_folder, dataset)
             shared = target.absolute() / PARTS
             of_run = functools.partial(_by_parts, asked, shared, len(run.x), elsewhere, quiet)
         findings = measure(run, options, of_run, quiet)
@@ -110,8 +110,8 @@ def evaluate_run(
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """What a worker needs to evaluate a part of a run's test data."""
+class _PartTask:
+    """The data that a worker needs to evaluate a part of a run's test data."""
 
     options: EvaluationOptions
     device: str
@@ -120,12 +120,12 @@ class _Asked:
     dataset: str | None
 
 
-def _by_parts(asked: _Asked, shared: Path, rows: int, elsewhere: Elsewhere, quiet: bool) -> LogLikelihood:
+def _by_parts(asked: _PartTask, shared: Path, rows: int, elsewhere: Elsewhere, quiet: bool) -> LogLikelihood:
     function = functools.partial(_likelihood_of_part, asked=asked, shared=shared)
     return LogLikelihood.joined(elsewhere.perform(function, parts_of(rows, ROWS_OF_A_PART), shared, quiet))
 
 
-def _likelihood_of_part(part: PartOfRows, told: Told, *, asked: _Asked, shared: Path) -> LogLikelihood:
+def _likelihood_of_part(part: PartOfRows, told: Told, *, asked: _PartTask, shared: Path) -> LogLikelihood:
     run = load_evaluated_run(asked.folder, asked.options, asked.device, asked.data_folder, asked.dataset)
     with pyro.settings.context(module_local_params=True):
         return likelihood(run, asked.options, shared / f"{part.key}.safetensors", told, part.pair)
@@ -171,5 +171,5 @@ def _content(
 def strict_json(content: dict[str, Any]) -> str:
     """Return indented JSON without NaN, each list of numbers on one line."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    # No text value holds a line break as it is, so what does is a list that was indented.
+    # Text values contain no literal line breaks, so line breaks come from indented lists.
     return re.sub(r"\[\n[^][{}\"]*\]", lambda found: re.sub(r"\s+", " ", found[0]), text) + "\n"

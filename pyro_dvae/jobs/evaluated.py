@@ -1,4 +1,4 @@
-"""What is evaluated: the model of a run, and the very test data of the run's own evaluation."""
+"""The model of a run with the test data of the run's own evaluation."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class EvaluatedRun:
 
     :param dvae: model and guide, in evaluation mode, the corruption at the level of ``epoch``.
     :param config: content of the run's ``config.json``.
-    :param options: those of the run.
+    :param options: options of the run.
     :param data: the run's data.
-    :param x: test data to evaluate, as the run's own evaluation saw them, [N, D].
-    :param epoch: epoch whose weights these are, from 1; 0 before the end of the first.
+    :param x: test data to evaluate, the same as in the run's own evaluation, [N, D].
+    :param epoch: epoch of the weights, from 1; 0 before the end of the first epoch.
     """
 
     dvae: DVAE
@@ -52,27 +52,27 @@ class EvaluatedRun:
     def observation(self) -> str:
         """What log p(x) is the logarithm of: ``"probability"``, ``"density"`` or ``"none"`` of the two.
 
-        Grey values under a Bernoulli decoder have a cross-entropy, which is no density.
+        Grey values under a Bernoulli decoder have a cross-entropy, which is not a density.
         """
         if self.options.likelihood != "bernoulli":
             return "density"
         return "probability" if is_binary(self.data.visit(self.data.test)) else "none"
 
     def labels(self) -> tuple[Tensor, Tensor] | None:
-        """Return the classes of the training data and of ``x``; None where they do not tell data apart."""
+        """Return the classes of the training data and of ``x``, or None without several classes."""
         train, test = self.data.dataset.train_labels, self.data.dataset.test_labels
         if train is None or test is None or len(train.unique()) < 2:
             return None
         return train, test[: len(self.x)]
 
     def train_x(self) -> Tensor:
-        """Return the training data as the model sees them, [N, D]."""
-        with forked(derived_seed(self.options.seed, "evaluation", "train")):  # drawn anew where dynamic
+        """Return the training data in the form of the model's input, [N, D]."""
+        with forked(derived_seed(self.options.seed, "evaluation", "train")):  # new draws if dynamic
             return self.data.visit(self.data.train)
 
 
 def check_options(options: EvaluationOptions) -> None:
-    """Refuse now what would be refused late, after a long part of the work."""
+    """Refuse early what would be refused after much work."""
     least = {"samples": 1, "memory": 1, "annealed": 0, "simulated": 0, "annealing_steps": 1, "chains": 1}
     least |= {"corruptions": 2 if options.proposal == "mixture" else 1}
     for name, minimum in least.items():
@@ -94,17 +94,17 @@ def load_evaluated_run(
 ) -> EvaluatedRun:
     """Read model and data of a run.
 
-    :raises InputError: the folder holds no run or no checkpoint, or there are fewer than ``count`` test data.
+    :raises InputError: the folder has no run or no checkpoint, or there are fewer than ``count`` test rows.
     :raises DataError: the run's data are not available, or have changed.
     """
-    with forked():  # weights are drawn before they are read
+    with forked():  # constructors draw weights before they are loaded
         dvae, config = run_folder.load_run(folder, options.which)
     run_options, place = run_folder.options_of(config), pick_device(device)
     _, state = read_training(folder / run_folder.CHECKPOINT, lambda name: False)
     best = state["history"]["best_epoch"] if options.which == "best" else None
     epoch = best or state["epoch"]
     data = load_again(config, run_options, data_folder, place, state["data"].get("train"), dataset)
-    if run_options.noise_pattern != "uniform":  # never learned, so that the checkpoint says nothing of it
+    if run_options.noise_pattern != "uniform":  # never learned, so it is not in the checkpoint
         dvae.guide.corruption = build_corruption(run_options, data.dataset.train)
     if run_options.noise_kind == "swap":
         dvae.guide.corruption.columns = build_corruption(run_options, data.dataset.train).columns

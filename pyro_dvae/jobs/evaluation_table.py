@@ -18,12 +18,12 @@ _LITTLE = 0.1  # nats of KL per active unit
 
 
 def table(content: dict[str, Any]) -> str:
-    """Return the figures as aligned rows ``label  value``, then where everything was written."""
+    """Return the values as aligned rows ``label  value``, then the files written."""
     return labelled([*rows(content), *_files(content)])
 
 
 def rows(content: dict[str, Any]) -> list[Row]:
-    """Return label and value of each figure; a label that begins with spaces belongs to the one above."""
+    """Return labels and values; a label that begins with spaces belongs to the one above."""
     parts = (_data, _likelihood, _annealed, _bidirectional, _bound, _measures, _samples)
     return [row for part in parts for row in part(content)]
 
@@ -73,7 +73,7 @@ def _likelihood(content: dict[str, Any]) -> Iterator[Row]:
 
 
 def _as_options(advice: str) -> str:
-    """Return advice on arguments of ``log_likelihood`` as advice on options of the command."""
+    """Convert advice on arguments of ``log_likelihood`` to options of the command."""
     advice = re.sub(r"\b(proposal|widen|defensive)='?([\w.]+)'?", r"--\1 \2", advice)
     advice = advice.replace("a larger widen", "a larger --widen").replace("refine=True", "--refine")
     return advice.replace("annealed_log_likelihood on some of the rows", "annealing (--annealed N)")

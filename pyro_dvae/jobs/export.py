@@ -20,8 +20,8 @@ from pyro_dvae.random_state import forked
 
 FORMATS = ("safetensors", "onnx")
 OPSET = 18
-_BATCH = 7  # rows that the check compares
-_TOLERANCE = 1e-4  # relative, of single precision
+_BATCH = 7  # rows of the check
+_TOLERANCE = 1e-4  # relative, for single precision
 
 
 class _Encoder(nn.Module):
@@ -40,7 +40,7 @@ class _Encoder(nn.Module):
 
 
 class _Decoder(nn.Module):
-    """z [B, d], and the totals [B, 1] of a decoder of counts → E[x | z] [B, D]."""
+    """z [B, d] (and totals [B, 1] for a decoder of counts) → E[x | z] [B, D]."""
 
     outputs = ("mean",)
 
@@ -113,7 +113,7 @@ def _graph(name: str, part: _Encoder | _Decoder, given: tuple[Tensor, ...], path
     rows = torch.export.Dim("batch")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the exporter, about itself
+            warnings.simplefilter("ignore")  # the exporter warns about itself
             program = torch.onnx.export(
                 part,
                 given,
@@ -124,7 +124,7 @@ def _graph(name: str, part: _Encoder | _Decoder, given: tuple[Tensor, ...], path
                 dynamo=True,
                 verbose=False,
             )
-    except Exception as error:  # many kinds, one for each step of the exporter
+    except Exception as error:  # each step of the exporter has its own exceptions
         cause = (str(error.__cause__ or error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"format: the {name} ({type(part.network).__name__}) cannot be exported to ONNX: {cause}; use "
@@ -141,7 +141,7 @@ def _graph(name: str, part: _Encoder | _Decoder, given: tuple[Tensor, ...], path
 
 
 def _values(part: _Encoder | _Decoder, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Return what a network gives; nothing of a distribution without a mean."""
+    """Return the output of a network; None for a distribution without a mean."""
     try:
         found: tuple[Tensor, ...] = part(*given)
     except (NotImplementedError, AttributeError):

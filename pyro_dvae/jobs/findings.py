@@ -1,4 +1,4 @@
-"""The measurements of an evaluation, their records and their pictures."""
+"""The measures of an evaluation, their records and their pictures."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ from pyro_dvae.jobs.options import EvaluationOptions
 from pyro_dvae.using.decoding import sample
 
 MEGABYTE = 2**20
-_SAMPLES = 20_000  # rows, at most, that are drawn to be compared with test data
+_SAMPLES = 20_000  # maximum number of samples to compare with test data
 
 
 @dataclass(frozen=True)
 class Findings:
-    """Everything that was measured; what was left out, or does not apply, is None.
+    """All results; parts that were left out, or do not apply, are None.
 
-    :param seconds: what each part took.
+    :param seconds: time of each part.
     """
 
     parts: BoundParts
@@ -68,9 +68,9 @@ class Findings:
 def measure(
     run: EvaluatedRun, options: EvaluationOptions, likelihood_of: Callable[[], LogLikelihood], quiet: bool
 ) -> Findings:
-    """Measure all that the options ask for; short parts come first.
+    """Compute all measures that the options select; short parts come first.
 
-    :param likelihood_of: :func:`likelihood` of the run, here or elsewhere.
+    :param likelihood_of: computes :func:`likelihood` of the run, here or elsewhere.
     """
     clock = _Clock(quiet)
     data = f"{len(run.x):,} test data"
@@ -107,7 +107,7 @@ def measure(
 
 
 def _samples(run: EvaluatedRun, seed: int) -> SampleQuality:
-    """Compare samples with the test data, as many as training data; of counts, with the same totals."""
+    """Compare samples with the test data, as many as training rows; counts have the totals of rows."""
     columns, train = run.data.dataset.columns, run.train_x()
     assert columns is not None
     drawn = sample(run.dvae.model, train, num_samples=min(len(train), _SAMPLES), seed=seed)
@@ -116,10 +116,11 @@ def _samples(run: EvaluatedRun, seed: int) -> SampleQuality:
 
 
 def bits_per_dimension(run: EvaluatedRun, likelihood: LogLikelihood) -> dict[str, Any] | None:
-    """Return −log₂ p(x) / D with its standard error over the data; None where there is no p(x).
+    """Return −log₂ p(x) / D with its standard error over the data; None if there is no p(x).
 
-    A density of values on a grid of steps 1/n (8-bit pixels: 1/255) is of the whole numbers behind them,
-    taken as real ones: log₂ n bits more. Off any grid of up to 256 steps it stays that of values in [0, 1].
+    A density of values on a grid of steps 1/n (8-bit pixels: 1/255) is converted to a density of the whole
+    numbers behind them, which adds log₂ n bits. Without a grid of up to 256 steps, it remains a density of
+    values in [0, 1].
     """
     if run.observation == "none" or run.data.dataset.image_shape is None:
         return None
@@ -137,7 +138,7 @@ def bits_per_dimension(run: EvaluatedRun, likelihood: LogLikelihood) -> dict[str
 
 
 def same_data(likelihood: LogLikelihood, annealed: AnnealedLikelihood) -> dict[str, Any]:
-    """Return annealing beside importance sampling on the data that both have, the first ones (nats)."""
+    """Return the results of annealing and importance sampling on their common rows, the first ones (nats)."""
     rows = annealed.log_likelihood.numel()
     gain = Estimate(annealed.log_likelihood - likelihood.log_likelihood[:rows])
     return {
@@ -159,8 +160,8 @@ def likelihood(
 ) -> LogLikelihood:
     """Estimate log p(x) of the test data, or of a part of them.
 
-    :param checkpoint: file that a stopped estimate is kept in, and goes on from.
-    :raises CheckpointError: ``checkpoint`` is of an evaluation with other options, or damaged.
+    :param checkpoint: file from which a stopped estimate resumes.
+    :raises CheckpointError: ``checkpoint`` is from an evaluation with other options, or damaged.
     """
     try:
         return log_likelihood(
@@ -219,7 +220,7 @@ def _progress(label: str, quiet: bool) -> AbstractContextManager[Tell]:
 
 
 class _Clock:
-    """Says what begins, and keeps the seconds that it took."""
+    """Announces parts of the work, and stores the time of each."""
 
     def __init__(self, quiet: bool) -> None:
         self.quiet = quiet
@@ -269,7 +270,7 @@ def draw(folder: Path, run: EvaluatedRun, findings: Findings) -> list[Path]:
 
 
 def _annealed_picture(findings: Findings) -> tuple[float, float] | None:
-    """Return mean and sampling error of annealing, if it was of all the data: else they do not compare."""
+    """Return mean and sampling error of annealing if it used all rows; else they cannot be compared."""
     annealed = findings.annealed
     if annealed is None or annealed.log_likelihood.numel() != len(findings.likelihood):
         return None

@@ -1,4 +1,4 @@
-"""What lies in a run folder, how a model is read back from it, and the same in words."""
+"""Run folders: their files, loading a model from one, and a description in words."""
 
 from __future__ import annotations
 
@@ -70,9 +70,9 @@ _RESULTS = {
 
 
 def new_folder(output: str | None, stem: str) -> tuple[Path, BaseFileLock]:
-    """Return the folder of a new run, made if need be, and its lock; one that holds a run already is refused.
+    """Make the folder of a new run, and return it with its lock; refuse a folder that has a run.
 
-    Without ``output`` it is the first free of ``runs/<stem>``, ``runs/<stem>-2``, ...
+    Without ``output`` it is the first free one of ``runs/<stem>``, ``runs/<stem>-2``, ...
     """
     if output is not None:
         folder = user_path("output", output)
@@ -80,7 +80,7 @@ def new_folder(output: str | None, stem: str) -> tuple[Path, BaseFileLock]:
         _make(folder, exist_ok=True)
         lock = own("output", folder)
         try:
-            _require_no_run(folder)  # another process may have begun one
+            _require_no_run(folder)  # another process may have started one
         except InputError:
             lock.release()
             raise
@@ -93,7 +93,7 @@ def new_folder(output: str | None, stem: str) -> tuple[Path, BaseFileLock]:
 
 
 def _make(folder: Path, exist_ok: bool) -> bool:
-    """Make a folder; return False if it is there and may not be."""
+    """Make a folder; return False if it exists and ``exist_ok`` is False."""
     try:
         folder.mkdir(parents=True, exist_ok=exist_ok)
     except OSError as error:
@@ -112,13 +112,13 @@ def _require_no_run(folder: Path) -> None:
 
 
 def require_present(folder: Path) -> None:
-    """Refuse to write into a run folder that was removed or moved while the run was using it."""
+    """Refuse to write to a run folder that was removed or moved during the run."""
     if not (folder / CONFIG).exists():
         raise InputError(f"output: the run folder {folder} was removed or moved while the run was using it")
 
 
 def clean_up(folder: Path) -> None:
-    """Remove the half-written files that a killed process left in a run folder that is this process's."""
+    """Remove partial files of killed processes in a run folder that this process owns."""
     remove_left_over(folder, CONFIG, METRICS, CHECKPOINT, RESULTS, *(f"{name}.png" for name in PICTURES))
 
 
@@ -147,7 +147,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
 
 
 def columns_of(config: dict[str, Any]) -> Columns | None:
-    """Return the columns of the data in the content of ``config.json``; None of images."""
+    """Return the columns of the data in the content of ``config.json``; None for images."""
     listed = config["data"].get("columns")
     try:
         return None if listed is None else Columns.from_list(listed)
@@ -156,7 +156,7 @@ def columns_of(config: dict[str, Any]) -> Columns | None:
 
 
 def shape_of(config: dict[str, Any]) -> tuple[int, ...] | None:
-    """Return the shape of an image in the content of ``config.json``; None of a table."""
+    """Return the shape of an image in the content of ``config.json``; None for a table."""
     shape = config["data"]["image_shape"]
     return None if shape is None else tuple(shape)
 
@@ -176,7 +176,7 @@ def read_results(folder: Path) -> dict[str, Any] | None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write ``content`` as indented JSON, in place of the file whole; its folder must be there."""
+    """Write ``content`` as indented JSON, atomically; the folder must exist."""
     write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n", make_folder=False)
 
 
@@ -223,7 +223,7 @@ def load_run(folder: str | Path, which: str = "best") -> tuple[DVAE, dict[str, A
 def describe(folder: str | Path) -> dict[str, Any]:
     """Return options, data, progress, results and files of a run folder, JSON-able.
 
-    The checkpoint is read whole and its digests are checked.
+    It reads the whole checkpoint and checks its digests.
     """
     folder = user_path("run", folder)
     config = read_config(folder)
@@ -253,7 +253,7 @@ def lines(content: dict[str, Any]) -> str:
 
 
 def facts(content: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return what was trained on what, how far, and with which results, as labels and texts."""
+    """Return model, data, progress and results, as labels and texts."""
     data, options = content["data"], content["options"]
     sizes = " / ".join(f"{size:,}" for size in data["sizes"])
     made = [

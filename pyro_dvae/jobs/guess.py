@@ -1,4 +1,4 @@
-"""How a run treats its data where no option says so: chosen by their size and values, and reported."""
+"""Defaults that depend on the size and values of the data; the choices are reported."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from pyro_dvae.datasets import Dataset, is_own
 from pyro_dvae.jobs.options import COUNTS, Options
 
-# What is chosen unless given: a run is repeated exactly if these are typed whatever their values.
+# Options that are chosen unless given; a command must contain them to repeat a run exactly.
 BY_SIZE = ("epochs", "validate_every")
 BY_VALUES = ("likelihood", "binarisation", "noise_kind")
 
@@ -23,9 +23,9 @@ _VALIDATIONS_AT_MOST = 250
 def by_size(options: Options, given: frozenset[str], data: Dataset, stored: dict[str, Any] | None) -> Options:
     """Return the options with a number of epochs that trains as long on these data as the default on MNIST.
 
-    Epochs that were given stay, as do those that a script sets and those of a resumed run.
+    Given epochs do not change, nor those of a script or of a resumed run.
 
-    :param given: names of the options that were given.
+    :param given: names of the given options.
     :param stored: content of ``config.json`` of a resumed run.
     """
     if stored is not None or "epochs" in given or options.epochs != Options.epochs:
@@ -44,9 +44,9 @@ def by_values(
 ) -> tuple[Options, list[str]]:
     """Return the options with a likelihood, a binarisation and a noise that fit a file, and what to tell.
 
-    Options that were given stay. So do all of a named data set, and of a resumed run, which has its own.
+    Given options do not change, nor those of a named data set or of a resumed run.
 
-    :param given: names of the options that were given.
+    :param given: names of the given options.
     :param stored: content of ``config.json`` of a resumed run.
     """
     of_file = options.dataset is not None and is_own(options.dataset)
@@ -57,7 +57,7 @@ def by_values(
 
 
 def fitting(options: Options, given: frozenset[str], data: Dataset) -> tuple[Options, list[str]]:
-    """Return the options, with others than those given chosen by the values of ``data``; and what to tell."""
+    """Return the options, with those that are not given chosen from ``data``, and messages about them."""
     asked = given - {"likelihood"} if options.likelihood == "auto" else given
     chosen: dict[str, Any] = {}
     if "binarisation" not in asked:
@@ -80,7 +80,7 @@ def fitting(options: Options, given: frozenset[str], data: Dataset) -> tuple[Opt
 
 
 def _likelihood(data: Dataset, binarised: bool, within: bool) -> str:
-    """:param within: whether all values are in [0, 1]."""
+    """Return a likelihood for the values of ``data``; ``within`` says whether all are in [0, 1]."""
     if data.binary or binarised:
         return "bernoulli"
     kinds = set() if data.columns is None else {each.kind for each in data.columns.columns}

@@ -1,4 +1,4 @@
-"""``dv.load``: a trained model from a run folder, or from a folder that ``save`` wrote."""
+"""``dv.load``: loads a trained model from a run folder, or from a folder of ``save``."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def load(
         dvae, config = load_run(path, which)
     dvae.to(place).eval()
     size = config["data"]["dimension"]
-    total = config["data"].get("mean_total", size)  # means and draws of counts have the total of their row
+    total = config["data"].get("mean_total", size)  # for means and draws of counts
     row = torch.full((1, size), total / size, device=place)
     trained = discover(dvae.model, dvae.guide, lambda: (dvae.guide(row), dvae.model(row)), data={"data": row})
     _, state = read_training(path / CHECKPOINT, lambda name: False)

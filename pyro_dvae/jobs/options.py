@@ -1,4 +1,4 @@
-"""The options of a training run and of an evaluation, each declared once, as the field of a record.
+"""The options of a training run and of an evaluation, each declared once as the field of a record.
 
 Importing this module does not import torch, so ``--help`` is quick.
 """
@@ -45,7 +45,7 @@ STARTS = ("guide", "prior")
 EXECUTORS = ("local", "submitit", "dask")
 
 
-LARGE = 1_000_000  # more of anything that takes memory is a slip of the keyboard
+LARGE = 1_000_000  # larger values of options that take memory are typing errors
 
 
 def _option(
@@ -56,7 +56,7 @@ def _option(
     only_with: tuple[str, tuple[Any, ...]] | None = None,
     **click_arguments: Any,
 ) -> Any:
-    """Declare an option; it has an effect ``only_with`` some values of another one."""
+    """Declare an option, which may have an effect ``only_with`` some values of another one."""
     asked = {"help": help_text, "flag": flag, "within": within, "only_with": only_with}
     return field(default=default, metadata={**asked, "click": click_arguments})
 
@@ -195,7 +195,7 @@ class Options:
         return dataclasses.asdict(self)
 
     def as_arguments(self, always: Sequence[str] = ()) -> list[str]:
-        """Return the arguments of ``pyro-dvae train`` for these options, without those at their default.
+        """Return the arguments of ``pyro-dvae train`` for these options, without defaults.
 
         :param always: names to include in any case.
         """
@@ -203,10 +203,10 @@ class Options:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], written_by: str | None = None) -> Options:
-        """Build options from what :meth:`as_dict` returned: names, types and choices are checked.
+        """Build options from the result of :meth:`as_dict`, after a check of names, types and choices.
 
-        :param written_by: the version of this package that wrote them. If it is another version, missing
-            options take their defaults; unknown names are refused.
+        :param written_by: the version of this package that wrote them. For another version, missing options
+            get their defaults; unknown names are refused.
         """
         fields = {each.name: each for each in dataclasses.fields(cls)}
         here = pyro_dvae.__version__
@@ -281,7 +281,7 @@ class TrainRequest:
 
 
 def flag_of(entry: Any) -> str:
-    """Return the flag of a field; for yes or no ``--this/--no-this``."""
+    """Return the flag of a field; ``--this/--no-this`` for a boolean."""
     return str(entry.metadata["flag"] or "--" + entry.name.replace("_", "-"))
 
 

@@ -1,4 +1,4 @@
-"""From the options of a run to its parts: networks, corruption, bound, device."""
+"""Builds the parts of a run from its options: networks, corruption, bound, device."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ from pyro_dvae.networks import (
 from pyro_dvae.networks.decoders import Decoder
 from pyro_dvae.random_state import forked
 
-_SOME = 10_000  # training rows that cells are swapped with, or whose covariance a decoder starts at
+_SOME = 10_000  # training rows for swap noise, and for the initial covariance of a decoder
 Layers = tuple[int, ...]
 Image = Sequence[int] | None
 _LIKELIHOODS: dict[str, Callable[..., Decoder]] = {
@@ -81,9 +81,9 @@ _LIKELIHOODS: dict[str, Callable[..., Decoder]] = {
 def build_encoder(
     options: Options, data_size: int, image_shape: Image = None, columns: Columns | None = None
 ) -> nn.Module:
-    """Return the encoder; a convolutional one of data that are no square images needs ``image_shape``.
+    """Return the encoder; a convolutional encoder needs ``image_shape`` unless images are square.
 
-    :param columns: of a table, for the likelihood ``"table"``.
+    :param columns: columns of a table, for the likelihood ``"table"``.
     """
     hidden = _layers("hidden_layers", options.hidden_layers, options.width)
     kind = checks.known("encoder", options.encoder, _ENCODERS)
@@ -120,9 +120,9 @@ def build_decoder(
     columns: Columns | None = None,
     train: Tensor | None = None,
 ) -> nn.Module:
-    """Return the decoder; a convolutional one of data that are no square images needs ``image_shape``.
+    """Return the decoder; a convolutional decoder needs ``image_shape`` unless images are square.
 
-    :param train: training data [N, D], at whose covariance a decoder with one starts.
+    :param train: training data [N, D], whose covariance is the initial one of a decoder with covariance.
     """
     hidden = _layers("decoder_layers", options.decoder_layers, options.width)
     kind = checks.known("decoder", options.decoder, _DECODERS)
@@ -185,10 +185,10 @@ _BOUNDS: dict[str, type[DenoisingELBO]] = {
 
 
 def build_corruption(options: Options, train: Tensor | None = None) -> Corruption:
-    """Return the corruption: :class:`NoCorruption` at level 0, scheduled or learned as asked.
+    """Return the corruption: :class:`NoCorruption` at level 0, else fixed, scheduled or learned.
 
-    :param train: training data [N, D], for rates by their mean image and for cells to swap; without them a
-        rate is uniform, and swaps are to be set up with the data.
+    :param train: training data [N, D], for rates proportional to the mean image and for swap noise. Without
+        them, the rate is uniform and swap noise has placeholder rows.
     """
     kind = checks.known("noise_kind", options.noise_kind, FAMILIES)
     scaled = kind in ("gaussian", "multiplicative")
@@ -228,17 +228,17 @@ def _salt(text: str) -> float | str:
 
 
 def build_bound(options: Options) -> DenoisingELBO:
-    """Return the bound, told of the one plate that the ready-made models have."""
+    """Return the bound, for models with one plate like the ready-made ones."""
     kind = _BOUNDS[checks.known("bound", options.bound, _BOUNDS)]
     return kind(num_corruptions=options.corruptions, num_particles=options.particles, max_plate_nesting=1)
 
 
 def build_clean_bound(options: Options, draws: int = 1) -> DenoisingELBO:
-    """Return what the bound that is trained becomes on clean input: L_dvae, but for importance weights.
+    """Return the bound for validation on clean input: L_dvae, unless importance weights are trained.
 
-    The best epoch is chosen by it: importance weights train another guide than L_dvae would choose.
+    It chooses the best epoch; importance weights train another guide than L_dvae would choose.
 
-    :param draws: of the bound for each observation, averaged.
+    :param draws: number of draws for each observation, which are averaged.
     """
     if options.bound == "diwae":
         return TraceDenoisingIWAE_ELBO(
@@ -248,7 +248,7 @@ def build_clean_bound(options: Options, draws: int = 1) -> DenoisingELBO:
 
 
 def training_settings(options: Options) -> dict[str, Any]:
-    """Return the arguments that ``Trainer`` and ``fit_many`` take alike."""
+    """Return the common arguments of ``Trainer`` and ``fit_many``."""
     return {
         "epochs": options.epochs,
         "validate_every": options.validate_every,
@@ -260,7 +260,7 @@ def training_settings(options: Options) -> dict[str, Any]:
 
 
 def check_training(options: Options) -> None:
-    """Refuse what the trainer or the evaluation would refuse later, before anything is written."""
+    """Refuse early what the trainer or the evaluation would refuse later."""
     for entry in dataclasses.fields(options):
         within, value = entry.metadata["within"], getattr(options, entry.name)
         if within and value is not None:
@@ -270,7 +270,7 @@ def check_training(options: Options) -> None:
 
 
 def require_memory(options: Options, rows: int, data_size: int, *shape: Any) -> None:
-    """Refuse a run that this machine's memory cannot hold by far, before it is begun and perhaps killed.
+    """Refuse a run that needs far more than this machine's memory, before it is killed.
 
     :param rows: the training data; ``shape`` is as for :func:`build_encoder`.
     """
@@ -294,7 +294,7 @@ def require_memory(options: Options, rows: int, data_size: int, *shape: Any) -> 
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device: ``auto`` is the first GPU where there is one, else the CPU."""
+    """Return the device: ``auto`` is the first GPU if there is one, else the CPU."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return checks.device("device", name)

@@ -1,4 +1,4 @@
-"""Images and rows that a model makes: reconstructions, samples from the prior, or of missing cells."""
+"""Images and rows from a model: reconstructions, samples from the prior, and draws of missing cells."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pyro_dvae.jobs.loading import load
 from pyro_dvae.jobs.tables import by_column, require_table, write_table
 from pyro_dvae.plots import manifold_codes
 
-_DRAWS = 1000  # of the latents of a given row
+_DRAWS = 1000  # of the latents of each given row
 
 
 def save_samples(
@@ -31,17 +31,17 @@ def save_samples(
     pixels: bool = False,
     given: str | Path | None = None,
 ) -> tuple[Path, int]:
-    """Draw from the best epoch's model; return what was written, and how many rows.
+    """Draw from the best epoch's model; return the file written and the number of rows.
 
     Values of a table are in its original columns and units.
 
     :param folder: the run folder.
-    :param output: a ``.png`` (of images), ``.csv``, ``.parquet`` or ``.npy`` file; None for ``samples.png``
-        of images and ``samples.csv`` of a table, in the run folder.
-    :param count: number of rows; of each given row, if there are any.
+    :param output: a ``.png`` (for images), ``.csv``, ``.parquet`` or ``.npy`` file; None for ``samples.png``
+        or, for a table, ``samples.csv`` in the run folder.
+    :param count: number of rows, or of draws of each given row.
     :param seed: seed of the draws.
-    :param pixels: draw values from the likelihood; otherwise take their means.
-    :param given: a file of rows with missing cells, which are drawn given the others.
+    :param pixels: draw values from the likelihood instead of taking their means.
+    :param given: a file of rows with missing cells, which are drawn given the observed cells.
     """
     checks.count("count", count, 1, 100_000)
     checks.count("seed", seed, minimum=0)
@@ -86,7 +86,7 @@ Program = Callable[..., Any]
 
 
 def _means(model: Program, x: Tensor) -> Tensor:
-    """Run the model and return the mean of its data site ``x``, shape like ``x``."""
+    """Run the model and return the mean of its data site ``x``, in the shape of ``x``."""
     trace = poutine.trace(model).get_trace(x)
     mean: Tensor = trace.nodes["x"]["fn"].mean
     return mean

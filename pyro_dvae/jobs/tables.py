@@ -1,4 +1,4 @@
-"""Rows as a file: a table (.csv, .parquet) with names of columns, or an array of numbers (.npy)."""
+"""Writes rows as a table (.csv, .parquet) with names of columns, or as an array of numbers (.npy)."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ SUFFIXES = tuple(_WRITERS)
 
 
 def require_table(path: Path, read: str | Path | None, others: tuple[str, ...] = ()) -> None:
-    """Refuse now a file that :func:`write_table` could not write later, or that the rows are read from.
+    """Refuse a file that :func:`write_table` cannot write, or from which the rows are read.
 
-    :param read: the file that the rows are read from.
-    :param others: suffixes of what else the caller writes.
+    :param read: the file from which the rows are read.
+    :param others: further suffixes that the caller can write.
     """
     known = (*others, *SUFFIXES)
     if path.suffix not in known:
@@ -66,10 +66,10 @@ def require_table(path: Path, read: str | Path | None, others: tuple[str, ...] =
 
 
 def write_table(path: Path, names: Table, table: Table) -> Path:
-    """Write columns [N] by name; an array holds the numbers alone, without the rows' names.
+    """Write columns [N] by name; an array has only the numbers, without names of rows.
 
     :param names: columns that name the rows.
-    :raises InputError: a column of texts is to be written as an array.
+    :raises InputError: an array cannot contain a column of texts.
     """
     if path.suffix == ".npy":
         texts = [name for name, values in table.items() if values.dtype.kind not in "buif"]

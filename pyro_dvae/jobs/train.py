@@ -39,16 +39,16 @@ from pyro_dvae.training import Callback, CSVLog, EarlyStopping, TensorBoard, Tra
 from pyro_dvae.training.progress import Progress
 
 Program = Callable[..., Any]
-_PICTURED = 12  # validation images that a log shows with their reconstructions
+_PICTURED = 12  # validation images in a log, with their reconstructions
 
 
 class TrainingRun:
     """Everything around the Pyro code of a training script, from one :class:`TrainRequest`.
 
-    Seeds Pyro from the options and clears its param store, as a script does; the library itself never does.
-    Started by ``torchrun``, it joins the other processes; rank 0 writes and prints for all.
+    It seeds Pyro and clears its param store like a script; other parts of the library do not. Under
+    ``torchrun``, it joins the other processes; rank 0 writes and prints for all.
 
-    :param request: what the command line asked for.
+    :param request: the request of the command line.
     """
 
     def __init__(self, request: TrainRequest) -> None:
@@ -60,7 +60,7 @@ class TrainingRun:
         self.quiet = request.quiet or not self.ranks.first
         self.progress: Progress | bool | None = False if self.quiet else None
         self.device = pick_device(self.group.device)
-        build_corruption(self.options)  # refused before the data are fetched
+        build_corruption(self.options)  # refuses bad options before the data are loaded
         self.bound = build_bound(self.options)
         with self.ranks.first_goes_before():
             self.data = asked.load(self.options, stored)
@@ -82,7 +82,7 @@ class TrainingRun:
             self._require_support()
         self.config = asked.config_of(self.options, self.data, stored)
         self.folder = self._owned(resumed_folder, request.output)
-        # Killed before its first checkpoint, a run begins again, and ends as it would have.
+        # A run that was killed before its first checkpoint starts again, with the same result.
         self.resumed = (self.folder / run_folder.CHECKPOINT).exists()
         go_on_with(self.folder / run_folder.CHECKPOINT)
         if self.ranks.first and not self.resumed:
@@ -94,14 +94,14 @@ class TrainingRun:
         self.say(f"run folder: {self.folder}")
 
     def _require_support(self) -> None:
-        """Refuse values that the likelihood does not have, before a folder is made."""
+        """Refuse values outside the support of the likelihood, before a folder is made."""
         model = DVAE(self.encoder, self.decoder, self.corruption).model
         with pyro.get_param_store().scope():
             for part in (self.train, self.validation, self.test):
                 require_observed(model, self.visit(part))
 
     def _owned(self, resumed: Path | None, output: str | None) -> Path:
-        """Return the run folder, which is this process's (with several, that of rank 0) from now on."""
+        """Return the run folder, and lock it for this process (with several, for rank 0)."""
 
         def take() -> Path | None:
             if not self.ranks.first:
@@ -128,7 +128,7 @@ class TrainingRun:
         return f"; last good checkpoint: {path}" if path.exists() else ""
 
     def say(self, line: str) -> None:
-        """Print a line to the terminal's error stream, where progress goes too."""
+        """Print a line to standard error, like progress."""
         if not self.quiet:
             to_stderr(line)
 
@@ -164,12 +164,12 @@ class TrainingRun:
             compile=options.compiled,
             **training_settings(options),
         )
-        if self.resumed and self.ranks.first:  # accepted: a longer run, say
+        if self.resumed and self.ranks.first:  # options may have changed, for example the number of epochs
             run_folder.write_json(self.folder / run_folder.CONFIG, self.config)
         return trainer
 
     def _callbacks(self) -> list[Callback]:
-        """Return early stopping and the log that the options ask for."""
+        """Return early stopping and the log, as in the options."""
         options = self.options
         found: list[Callback] = [] if options.patience is None else [EarlyStopping(options.patience)]
         if options.log == "csv":
@@ -199,7 +199,8 @@ class TrainingRun:
             self.release()
             show(closing_table(results, self.folder, pictures))
 
-        # All end together: a process that ends while others still speak can abort in their library's threads.
+        # All processes end together, because one that ends during communication may abort in its library's
+        # threads.
         together(self.ranks, write if self.ranks.first else lambda: None)
         self.group.leave()
         return results

@@ -43,13 +43,13 @@ def verify(
     folder = user_path("run", folder)
     config = run_folder.read_config(folder)
     stored = _stored_losses(folder)[:steps]
-    # A set that stood in for another one is loaded by its own name.
+    # A substitute data set is loaded by its own name.
     wanted = dataset or run_folder.options_of(config).dataset or config["data"]["name"]
     changed = {"data_folder": data_folder, "dataset": wanted, "device": device}
     changed = {name: value for name, value in changed.items() if value is not None}
     options = dataclasses.replace(run_folder.options_of(config), **changed)  # type: ignore[arg-type]
     with tempfile.TemporaryDirectory() as temporary:
-        asked = frozenset(options.as_dict())  # nothing is chosen anew
+        asked = frozenset(options.as_dict())  # no option is chosen from the data
         request = TrainRequest(options, asked, f"{temporary}/run", None, quiet=True)
         for step, (then, now) in enumerate(zip(stored, _losses(request, config, folder), strict=False), 1):
             if then != now:
@@ -75,7 +75,7 @@ def _stored_losses(folder: Path) -> list[float]:
 
 
 def _losses(request: TrainRequest, config: dict[str, Any], folder: Path) -> Iterator[float]:
-    """Yield the loss of each step of a run from its beginning; other data than the run's are refused."""
+    """Yield the loss of each step of a run from its start; refuse other data than the run's."""
     run = TrainingRun(request)
     try:
         require_same_data(config["data"], run.data)

@@ -18,26 +18,26 @@ Options = Mapping[str, Any]
 
 
 _DEFAULTS = {"name": "pyro-dvae", "timeout_min": 240, "cpus_per_task": 1}
-_REQUEUED_AT_MOST = 100  # after as many time limits
+_REQUEUED_AT_MOST = 100  # times that a job may reach its time limit
 
 
 class Slurm:
     """Submits a job of a Slurm cluster for each piece of work.
 
-    A job that is preempted, or reaches its time limit, is put back into the queue and goes on from its
+    A job that is preempted, or reaches its time limit, is put back into the queue and continues from its
     checkpoint (submitit's checkpoint protocol: :meth:`.worker.Work.checkpoint`).
 
-    :param folder: a folder that all nodes share: scripts, logs and results lie in ``jobs/`` there.
-    :param options: parameters of ``submitit.AutoExecutor``, and ``cluster``: ``"local"`` is for trying out.
+    :param folder: a folder that all nodes share, with scripts, logs and results in ``jobs/``.
+    :param options: parameters of ``submitit.AutoExecutor``, and ``cluster`` (``"local"`` for trials).
     """
 
-    grace = 0.0  # cancelling asks them to save
+    grace = 0.0  # cancelled jobs save their checkpoints
 
     def __init__(self, folder: Path, options: Mapping[str, Any]) -> None:
         import submitit
 
         chosen = {**_DEFAULTS, **options}
-        # A folder for each driver, as submitit's own local jobs are numbered by process.
+        # A folder for each driver, because submitit numbers its own local jobs by process.
         place = folder / "jobs" / time.strftime("%Y%m%d-%H%M%S")
         limits = {f"{kind}_max_num_timeout": _REQUEUED_AT_MOST for kind in ("slurm", "local")}
         try:
@@ -56,17 +56,17 @@ _OF_CLIENT = ("address", "scheduler_file")
 
 @contextmanager
 def _workers(jobs: int, options: Options) -> Iterator[Executor]:
-    """Yield a client of Dask, which is an executor; a worker does one piece of work at a time.
+    """Yield a client of Dask, which is an executor; each worker does one piece of work at a time.
 
-    :param jobs: the workers, if they are to be started here.
-    :param options: ``address`` or ``scheduler_file`` of a scheduler, and other arguments of ``Client``; or of
-        ``LocalCluster``, which is started without them.
+    :param jobs: number of workers of a ``LocalCluster``.
+    :param options: ``address`` or ``scheduler_file`` of a scheduler, and other arguments of ``Client``;
+        without these, arguments of a new ``LocalCluster``.
     """
     with _needs("distributed"):
         from distributed import Client, LocalCluster
     place = next((str(options[name]) for name in _OF_CLIENT if name in options), None)
     usual: dict[str, Any] = {"n_workers": jobs, "threads_per_worker": 1, "processes": True}
-    usual["dashboard_address"] = ":0"  # any free port: there may be other clusters on this machine
+    usual["dashboard_address"] = ":0"  # any free port, because there may be other clusters on this machine
     with ExitStack() as open_until_the_end:
         try:
             if place is not None:
@@ -84,13 +84,14 @@ def _workers(jobs: int, options: Options) -> Iterator[Executor]:
 def opened(
     executor: str | Executor, folder: Path, jobs: int | None = None, options: Options | None = None
 ) -> Iterator[Executor]:
-    """Yield an executor, and close it afterwards; one that was made by the user is left open.
+    """Yield an executor, and close it afterwards unless it is the user's own.
 
     :param executor: ``"local"``, ``"submitit"`` or ``"dask"``, or an object with ``submit``.
-    :param folder: a folder that the workers share; submitit keeps its jobs' logs there.
-    :param jobs: the workers of Dask's ``LocalCluster``; by default one per core.
-    :param options: of the executor: submitit's parameters (``timeout_min``, ``slurm_partition``, ...), or the
-        arguments of Dask's ``Client`` (``address``, ``scheduler_file``), else of its ``LocalCluster``.
+    :param folder: a folder that the workers share; submitit stores its logs there.
+    :param jobs: number of workers of Dask's ``LocalCluster``; by default one per core.
+    :param options: options of the executor: submitit's parameters (``timeout_min``, ``slurm_partition``,
+        ...), or arguments of Dask's ``Client`` (``address``, ``scheduler_file``), else of its
+        ``LocalCluster``.
     :raises InputError: there is no such executor or option, or its package is not installed.
     """
     options = dict(options or {})
@@ -115,7 +116,7 @@ def opened(
 
 
 def check(executor: str | Executor, options: Options) -> None:
-    """Refuse what is no executor, and options for one that has none."""
+    """Refuse anything but an executor, and options for an executor without options."""
     if isinstance(executor, str):
         checks.known("executor", executor, EXECUTORS)
     elif isinstance(executor, type) or not callable(getattr(executor, "submit", None)):
@@ -136,7 +137,7 @@ def _needs(package: str) -> Iterator[None]:
 
 
 def parsed(given: Sequence[str]) -> dict[str, Any]:
-    """Return ``NAME=VALUE`` texts of the command line as a dictionary; numbers become numbers."""
+    """Parse ``NAME=VALUE`` texts of the command line to a dictionary with numbers and texts."""
     found: dict[str, Any] = {}
     for text in given:
         name, equals, value = text.partition("=")

@@ -1,4 +1,4 @@
-"""The driver: submits pieces of work to an executor, shows how far they are, and takes in their results."""
+"""The driver: submits pieces of work to an executor, shows their progress, and collects their results."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from pyro_dvae.jobs.executors import worker
 from pyro_dvae.jobs.executors.watching import Told, Watch
 from pyro_dvae.jobs.executors.worker import Outcome, Piece, Work
 
-LOSSES = 3  # of one piece, without an epoch between them
+LOSSES = 3  # times that a piece may be lost without progress
 _POLL = 0.2  # seconds
 _GRACE = 60.0  # seconds for work to save its checkpoint
-_ENDING = 5.0  # seconds for what was cancelled to end
+_ENDING = 5.0  # seconds for cancelled work to end
 
 
 class Handle(Protocol):
-    """A submitted piece of work; where it has ``cancel()``, too, that is called when the driver stops."""
+    """A submitted piece of work; if it has ``cancel()``, the driver calls it when it stops."""
 
     def done(self) -> bool:
-        """Return whether there is a result, or never will be."""
+        """Return whether there is a result, or the work was lost."""
 
     def result(self) -> Any:
-        """Return what the function returned; raise where its worker was lost."""
+        """Return the result of the function; raise if its worker was lost."""
 
 
 class Executor(Protocol):
-    """What runs functions elsewhere."""
+    """Runs functions elsewhere."""
 
     def submit(self, function: Callable[[Any], Any], planned: Any, /) -> Handle:
-        """Have ``function(planned)`` run, and return at once."""
+        """Start ``function(planned)``, and return immediately."""
 
 
 @dataclass
@@ -48,7 +48,7 @@ class _Running:
     handle: Any = None
     attempt: int = 0
     losses: int = 0
-    had: int = 0  # epochs done when it was submitted
+    had: int = 0  # finished epochs when it was submitted
     done: int = 0
     note: str = ""
     begun: bool = False
@@ -64,22 +64,22 @@ def drive(
     keep: Callable[[Any, Any], str],
     width: int | None = None,
 ) -> list[str]:
-    """Have all pieces of work done; return what diverged, by name.
+    """Do all pieces of work; return what diverged, by name.
 
-    A piece whose worker was lost (killed, preempted, its node gone) is submitted again and goes on from its
-    checkpoint.
+    If the worker of a piece is lost (killed, preempted, or its node is down), the piece is submitted again
+    and continues from its checkpoint.
 
-    :param executor: where.
+    :param executor: the executor.
     :param function: a picklable function of a piece and of its progress.
     :param pieces: picklable records with a ``name`` and a ``key``.
     :param folder: a folder that all workers see under this path.
-    :param watch: told which pieces are under way.
-    :param keep: takes a piece and its result, and returns the result in a few words; called here, in the
-        order in which the pieces end.
-    :param width: pieces submitted at a time; all where omitted.
-    :raises Stopped: Ctrl-C or SIGTERM came; the workers save their checkpoints.
+    :param watch: shows the pieces in progress.
+    :param keep: takes a piece and its result, and returns the result in a few words; called in this process,
+        in the order in which the pieces end.
+    :param width: number of pieces submitted at a time; by default all.
+    :raises Stopped: after Ctrl-C or SIGTERM; the workers save their checkpoints.
     :raises InputError: a piece is refused; the others are stopped.
-    :raises ProcessLostError: a piece was lost several times without going on in between, or failed.
+    :raises ProcessLostError: a piece was lost several times without progress, or failed.
     """
     waiting = deque(_Running(piece) for piece in pieces)
     running: list[_Running] = []
@@ -115,12 +115,12 @@ def drive(
 def _submitted(executor: Executor, work: Work, piece: Piece) -> Handle:
     try:
         return executor.submit(work, piece)
-    except Exception as error:  # of the executor: Slurm knows no such partition, say
+    except Exception as error:  # of the executor, for example an unknown partition of Slurm
         raise InputError(f"executor: {piece.name} was not accepted: {error}") from None
 
 
 def _taken_in(each: _Running, watch: Watch, keep: Callable[[Any, Any], str], diverged: list[str]) -> bool:
-    """Take in what came of a piece; return False if it is to be submitted again."""
+    """Collect the outcome of a piece; return False if it must be submitted again."""
     name = each.piece.name
     kind, content = _outcome(each.handle)
     if kind == worker.DONE:
@@ -150,13 +150,13 @@ def _taken_in(each: _Running, watch: Watch, keep: Callable[[Any, Any], str], div
 def _outcome(handle: Handle) -> Outcome:
     try:
         outcome: Outcome = handle.result()
-    except Exception as error:  # of the executor, each of which has its own
+    except Exception as error:  # each executor has its own exceptions
         return "lost", " ".join(f"{type(error).__name__}: {error}".split())[:200]
     return outcome
 
 
 def _tell(each: _Running, folder: Path, watch: Watch) -> None:
-    """Show how far a piece is, by its file."""
+    """Show the progress of a piece, from its file."""
     try:
         state = json.loads(_progress(folder, each.piece).read_text(encoding="utf-8"))
     except (OSError, ValueError):  # not begun
@@ -178,7 +178,7 @@ def _progress(folder: Path, piece: Piece) -> Path:
 
 @contextmanager
 def _session(folder: Path) -> Iterator[str]:
-    """Yield a new name, and have the workers of earlier drivers of this folder stop."""
+    """Yield a new name, and stop the workers of earlier drivers of this folder."""
     place, name = folder / worker.PROGRESS, uuid.uuid4().hex
     _empty(place)
     write_atomically(worker.driver_file(folder, name), "")
@@ -196,7 +196,7 @@ def _empty(place: Path) -> None:
 
 
 def _end(running: Sequence[_Running], grace: float) -> None:
-    """Cancel what still works; what has begun has some time to notice by itself and save its checkpoint."""
+    """Cancel the remaining work, after some time for running work to notice and save its checkpoint."""
     deadline = time.monotonic() + grace
     for each in sorted(running, key=lambda each: each.begun):
         while each.begun and not each.handle.done() and time.monotonic() < deadline:

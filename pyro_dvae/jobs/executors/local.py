@@ -1,7 +1,7 @@
-"""Processes of this machine, one for each piece of work and each on one thread: the default executor.
+"""The default executor: processes of this machine, one per piece of work, each with one thread.
 
-A run of these networks gains little from a second thread, so on a CPU as many runs as there are cores are
-faster than one after another on all cores. A process that is stopped saves its checkpoint.
+Runs of these networks gain little from a second thread, so on a CPU one run per core is faster than one run
+at a time on all cores. A stopped process saves its checkpoint.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class _Process:
 
 
 class Local:
-    """Starts a process for everything that is submitted; the driver limits how many there are."""
+    """Starts a process for every submitted piece; the driver limits their number."""
 
-    grace = 0.0  # cancelling asks them to save
+    grace = 0.0  # cancelled processes save their checkpoints
 
     def __init__(self) -> None:
         self._started: list[_Process] = []
@@ -68,7 +68,7 @@ class Local:
         return self._started[-1]
 
     def close(self) -> None:
-        """Stop what still works, and wait until it has saved its checkpoint."""
+        """Stop the running processes, and wait until they have saved their checkpoints."""
         for each in self._started:
             each.process.terminate()
         for each in self._started:
@@ -77,11 +77,13 @@ class Local:
 
 
 def _work(function: Callable[[Any], Any], planned: Any, connection: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the parent hears it too, and sends SIGTERM
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # a terminal also sends it to the parent, which sends SIGTERM
     threading.Thread(target=_end_with_parent, daemon=True).start()
     outcome = function(planned)
     with suppress(OSError):  # the parent is gone
-        connection.send_bytes(pickle.dumps(outcome))  # torch's own way for tensors ends with the process
+        connection.send_bytes(pickle.dumps(outcome))  # torch's own transfer of tensors ends with the process
 
 
 def _end_with_parent() -> None:

@@ -1,4 +1,4 @@
-"""How far an experiment is: a bar for each run on a terminal, plain lines elsewhere."""
+"""The progress of an experiment: a bar for each run on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _SECONDS_BETWEEN_LINES = 60.0
 
 
 class Watch:
-    """Told which runs are under way, how far each is, and what came of it.
+    """Shows the runs in progress and their outcomes.
 
-    :param total: the runs to do.
-    :param quiet: say nothing.
+    :param total: number of runs to do.
+    :param quiet: show nothing.
     """
 
     def __init__(self, total: int, *, quiet: bool = False, stream: TextIO | None = None) -> None:
         self._total, self._quiet = total, quiet
         self._stream = sys.stderr if stream is None else stream
         self._done = 0
-        self._had = 0.0  # what resumed runs brought with them, which took no time here
+        self._had = 0.0  # earlier progress of resumed runs, which took no time here
         self._shares: dict[str, float | None] = {}
         self._began = self._last = time.monotonic()
         self._bars: _Bars | None = None
@@ -33,7 +33,7 @@ class Watch:
             self._bars = _Bars(self._stream, total)
 
     def start(self, name: str) -> None:
-        """A run begins."""
+        """Report the start of a run."""
         self._shares[name] = None
         if self._bars is not None:
             self._bars.start(name)
@@ -41,7 +41,7 @@ class Watch:
             self.say(f"started: {name}")
 
     def epoch(self, name: str, done: int, epochs: int) -> None:
-        """A run has finished an epoch."""
+        """Report a finished epoch of a run."""
         if self._shares.get(name) is None:
             self._had += (done - 1) / epochs
         self._shares[name] = done / epochs
@@ -52,12 +52,12 @@ class Watch:
             self.say(f"{self._done} of {self._total} done{self._left()}; {shares}")
 
     def note(self, name: str, text: str) -> None:
-        """Something else is going on in a run."""
+        """Report anything else about a run."""
         if self._bars is not None:
             self._bars.note(f"{name}: {text}")
 
     def end(self, name: str, outcome: str) -> None:
-        """A run is over."""
+        """Report the end of a run."""
         self._shares.pop(name, None)
         self._done += 1
         if self._bars is not None:
@@ -65,7 +65,7 @@ class Watch:
         self.say(f"{self._done} of {self._total}: {name}: {outcome}{self._left()}")
 
     def say(self, line: str) -> None:
-        """Write a line."""
+        """Print a line."""
         self._last = time.monotonic()
         if self._quiet:
             return
@@ -76,7 +76,7 @@ class Watch:
                 print(line, file=self._stream, flush=True)
 
     def stop(self) -> None:
-        """Give the terminal back."""
+        """Restore the terminal."""
         if self._bars is not None:
             self._bars.stop()
 
@@ -90,7 +90,7 @@ class Watch:
 
 
 class _Bars:
-    """One line for the whole and one for each run under way."""
+    """One line for the whole, and one for each run in progress."""
 
     def __init__(self, stream: TextIO, total: int) -> None:
         from rich.console import Console
@@ -122,10 +122,10 @@ class _Bars:
 
 
 class Told:
-    """A training run's progress that tells only the epochs that are over (and what is noted).
+    """Progress of a training run that reports finished epochs (and notes) to functions.
 
-    :param epoch: told of the epochs over and of all.
-    :param note: told what else is going on.
+    :param epoch: gets the numbers of finished and of all epochs.
+    :param note: gets other messages.
     :param listen: called at every step.
     """
 
@@ -138,15 +138,15 @@ class Told:
         self._epoch, self._note, self._listen, self._epochs = epoch, note, listen, 0
 
     def __call__(self, done: int, total: int) -> None:
-        """Tell of work that is counted, and is no training."""
+        """Report other counted work."""
         self._epoch(done, total)
 
     def start(self, history: History, epochs: int, steps: int) -> None:
-        """Note the epochs in all."""
+        """Set the total number of epochs."""
         self._epochs = epochs
 
     def step(self, done: int) -> None:
-        """Listen."""
+        """Call ``listen``."""
         self._listen()
 
     def epoch(self, history: History) -> None:

@@ -1,7 +1,7 @@
-"""What a worker does with a piece of work; files in a shared folder connect it to its driver.
+"""The work of a worker on a piece; files in a shared folder connect it to its driver.
 
-``progress/KEY.json`` says how far the piece is. ``progress/SESSION.driver`` exists while the driver wants the
-work: when it stops, or another one takes its place, the worker saves its checkpoint and ends.
+``progress/KEY.json`` has the progress of the piece. ``progress/SESSION.driver`` exists while the driver wants
+the work. When it stops, or another driver replaces it, the worker saves its checkpoint and ends.
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ class Piece(Protocol):
 
     @property
     def name(self) -> str:
-        """It in words."""
+        """The piece in words."""
 
     @property
     def key(self) -> str:
-        """It as a file name, different for each piece."""
+        """A unique file name."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """A function of one piece of work and its progress, made into one that every executor can run.
+    """Adapts a function of a piece of work and its progress to all executors.
 
-    It returns what came of it in place of raising, so an exception means that the worker was lost.
+    It returns the outcome instead of raising, so an exception means that the worker was lost.
 
-    :param function: picklable; gets the piece and a :class:`~.watching.Told`.
+    :param function: a picklable function of the piece and a :class:`~.watching.Told`.
     :param folder: the shared folder.
-    :param session: the driver that it is for.
-    :param attempt: times that the piece was lost before.
+    :param session: the session of the driver.
+    :param attempt: number of times that the piece was lost before.
     """
 
     function: Callable[[Any, Told], Any]
@@ -91,14 +91,14 @@ class Work:
             return FAILED, f"{type(error).__name__}: {error}"
 
     def checkpoint(self, piece: Piece) -> Any:
-        """Return what submitit puts back into the queue: the same, which goes on from its checkpoint."""
+        """Return the work that submitit puts back into the queue, which continues from its checkpoint."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, piece)
 
 
 class _Report:
-    """Writes how far a piece is, and listens whether its driver still wants it."""
+    """Writes the progress of a piece, and checks whether its driver still wants it."""
 
     def __init__(self, folder: Path, session: str, key: str) -> None:
         self._path, self._driver = folder / PROGRESS / f"{key}.json", driver_file(folder, session)
@@ -126,5 +126,5 @@ class _Report:
 
 
 def driver_file(folder: Path, session: str) -> Path:
-    """Return the file that is there while the driver of a session wants its work."""
-    return folder / PROGRESS / f"{session}.driver"  # of a new name each time, which no file system has cached
+    """Return the file that exists while the driver of a session wants its work."""
+    return folder / PROGRESS / f"{session}.driver"  # a new name each time, which no file system has cached

@@ -1,4 +1,4 @@
-"""Runs in one process: on a GPU those of one structure are one batched computation (``fit_many``)."""
+"""Runs in one process; on a GPU, runs of one structure are one batched computation (``fit_many``)."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from pyro_dvae.jobs.parts import training_settings
 from pyro_dvae.training import fit_many
 from pyro_dvae.training.progress import Progress
 
-# What may differ between the models of one batched computation; whether there is noise at all may not.
+# Options that may differ between the models of a batched computation, except whether there is noise.
 _MAY_DIFFER = ("noise", "noise_end", "seed", "learning_rate")
 
 
 def perform_groups(
     grouped: Sequence[Sequence[Planned]], folder: Path, device: torch.device, watch: Watch, keep: Keep
 ) -> list[str]:
-    """Perform the runs in this process, those of a group at once, and give each row to ``keep``.
+    """Perform the runs in this process, all runs of a group at once, and pass each row to ``keep``.
 
-    Returns what diverged, by name.
+    Return what diverged, by name.
     """
     diverged: list[str] = []
     for group in grouped:
@@ -48,7 +48,7 @@ def perform_groups(
 
 
 def groups(planned: Sequence[Planned], width: int) -> list[list[Planned]]:
-    """Return the runs in groups of one structure, at most ``width`` in each, in the order of the plan."""
+    """Group the runs by structure, with at most ``width`` in each group, in the order of the plan."""
     found: dict[str, list[Planned]] = {}
     for each in planned:
         found.setdefault(_structure(each), []).append(each)
@@ -57,14 +57,14 @@ def groups(planned: Sequence[Planned], width: int) -> list[list[Planned]]:
 
 def _structure(planned: Planned) -> str:
     if planned.case.program not in SIDE_BY_SIDE or planned.options.binarisation == "dynamic":
-        return planned.key  # alone: its data are drawn anew at each visit, or it is several trainings
+        return planned.key  # alone, because its data are drawn at each visit, or it has several phases
     chosen = {k: v for k, v in planned.options.as_dict().items() if k not in _MAY_DIFFER}
     noisy = planned.options.noise > 0
     return json.dumps([planned.case.program, planned.case.train_size, noisy, chosen], sort_keys=True)
 
 
 def _told(group: Sequence[Planned], watch: Watch) -> Told:
-    """Return the progress of a group's training, which is that of each of its runs."""
+    """Return the progress of a group's training, which reports for each of its runs."""
 
     def epoch(done: int, epochs: int) -> None:
         for each in group:
@@ -76,7 +76,7 @@ def _told(group: Sequence[Planned], watch: Watch) -> Told:
 def _alone(
     group: Sequence[Planned], folder: Path, device: torch.device, watch: Watch
 ) -> Iterator[tuple[Planned, Row | str]]:
-    """Train the one run of a group; yield it with its row, or with why it diverged."""
+    """Train the single run of a group; yield it with its row, or with the reason of its divergence."""
     try:
         yield group[0], perform(group[0], folder, device, _told(group, watch))
     except DivergenceError as error:
@@ -86,7 +86,7 @@ def _alone(
 def _together(
     group: Sequence[Planned], folder: Path, device: torch.device, watch: Watch
 ) -> Iterator[tuple[Planned, Row | str]]:
-    """Train the runs of a group at once; yield each with its row, or with why it diverged."""
+    """Train the runs of a group at once; yield each with its row, or with the reason of its divergence."""
     told = _told(group, watch)
     settings = _settings(group, folder, device, told)
     pairs = [build(each, setting) for each, setting in zip(group, settings, strict=True)]
@@ -114,7 +114,7 @@ def _together(
             yield each, "diverged: its loss is not finite"
             continue
         one.load_best()
-        pyro.clear_param_store()  # all have parameters of the same names
+        pyro.clear_param_store()  # all runs have parameters with the same names
         yield each, measured(each, folder, setting, pair, one.history, share)
     checkpoint.unlink(missing_ok=True)
 
@@ -122,7 +122,7 @@ def _together(
 def _settings(
     group: Sequence[Planned], folder: Path, device: torch.device, progress: Progress
 ) -> list[Setting]:
-    """Return the settings of the runs; those of one seed share their data."""
+    """Return the settings of the runs; runs with one seed share their data."""
     by_seed: dict[int, RunData] = {}
     found = []
     for each in group:

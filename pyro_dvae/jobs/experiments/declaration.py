@@ -16,7 +16,7 @@ from typing import Any
 from pyro_dvae.errors import InputError
 from pyro_dvae.jobs.options import Options
 
-# Options that decide where and how a run computes, and not what.
+# Options that affect where and how a run computes, but not its result.
 WHERE_AND_HOW = ("data_folder", "device", "compiled", "importance_samples")
 
 
@@ -35,9 +35,9 @@ class Case:
     :param row: label of its row.
     :param column: label of its column.
     :param options: training options (:class:`~pyro_dvae.jobs.options.Options`) that differ from the
-        experiment's; ``epochs`` among them, where this case needs another number.
-    :param published: the figure of the source.
-    :param program: what is trained, a name of :data:`pyro_dvae.jobs.experiments.one_run.PROGRAMS`.
+        experiment's, which may include ``epochs``.
+    :param published: the value in the source.
+    :param program: the program to train, a name of :data:`pyro_dvae.jobs.experiments.one_run.PROGRAMS`.
     :param train_size: number of training rows (the first ones); by default all.
     """
 
@@ -59,9 +59,9 @@ class Claim:
     """A claim that one cell is better than another.
 
     :param text: the claim in words.
-    :param better: row and column of the cell that is said to be better.
+    :param better: row and column of the better cell.
     :param worse: row and column of the other cell.
-    :param figure: the figure that is compared; by default the table's.
+    :param figure: name of the value to compare; by default the table's.
     :param lower: whether a lower value is better, as for an error.
     :param margin: loss up to which the claim holds ("as good as").
     """
@@ -76,13 +76,13 @@ class Claim:
 
 @dataclass(frozen=True)
 class Table:
-    """How the figures of an experiment are laid out.
+    """The layout of an experiment's table.
 
-    :param figure: the measured figure that the cells show.
+    :param figure: name of the measured value in the cells.
     :param sign: -1 shows its negative, as the source does for a bound of probabilities.
-    :param quantity: what the cells show, in words, with its unit.
-    :param corner: what rows and columns are.
-    :param digits: after the point.
+    :param quantity: the quantity in words, with its unit.
+    :param corner: meaning of rows and columns.
+    :param digits: decimal places.
     """
 
     quantity: str
@@ -96,20 +96,20 @@ class Table:
 class Experiment:
     """A table or figure of a source.
 
-    :param name: of the command line.
-    :param title: one line.
-    :param source: where it is published.
+    :param name: name on the command line.
+    :param title: title in one line.
+    :param source: the publication.
     :param cases: the cells of its table.
     :param table: their layout.
-    :param epochs: of a run.
-    :param seeds: runs of each case, seeds 0, 1, ...
+    :param epochs: epochs of a run.
+    :param seeds: number of runs of each case, with seeds 0, 1, ...
     :param options: training options of all cases that differ from the command's own.
-    :param measures: what is measured of each trained pair, besides its bound: names of
+    :param measures: measures of each trained pair besides its bound: names of
         :data:`pyro_dvae.jobs.experiments.measures.MEASURES`.
-    :param picture: its kind, a name of :data:`pyro_dvae.jobs.experiments.pictures.PICTURES`.
-    :param core_hours: of all runs on one core each, by those that were measured for the documentation.
-    :param note: what a reader of the table should know.
-    :param claims: what its source says of its cells.
+    :param picture: kind of picture, a name of :data:`pyro_dvae.jobs.experiments.pictures.PICTURES`.
+    :param core_hours: time of all runs with one core each, as measured for the documentation.
+    :param note: a note for readers of the table.
+    :param claims: claims of the source about its cells.
     """
 
     name: str
@@ -158,7 +158,7 @@ class Planned:
 
     @property
     def key(self) -> str:
-        """A digest of all that decides the run's figures; an option at its default is left out of it."""
+        """A digest of everything that affects the run's results, without options at their defaults."""
         usual = Options().as_dict()
         chosen = {
             name: value
@@ -179,10 +179,10 @@ def plan(
 ) -> list[Planned]:
     """Return the runs of an experiment: all cases of the first seed, then of the second, and so on.
 
-    :param seeds: runs of each case in place of the experiment's number.
-    :param epochs: of a run in place of the experiment's.
-    :param only: texts of which a case's name (its row and column) must contain one, as whole words and
-        in any letters: ``0 %`` is not in ``10 %``.
+    :param seeds: number of runs of each case, instead of the experiment's.
+    :param epochs: epochs of a run, instead of the experiment's.
+    :param only: keep cases whose name (row and column) contains one of these texts as whole words, ignoring
+        case: ``0 %`` is not in ``10 %``.
     :param overrides: options that replace those of every run.
     :raises InputError: ``only`` leaves no case.
     """
@@ -230,8 +230,8 @@ def by_method_and_noise(
 ) -> tuple[Case, ...]:
     """Return the cases of Tables 1 and 2 of Im et al. (2017).
 
-    :param published: by method and layers of the encoder, the mean and deviation at each level of noise.
-    :param column: the label of a level.
+    :param published: mean and standard deviation at each level of noise, by method and layers of the encoder.
+    :param column: returns the label of a level.
     """
     return tuple(
         Case(

@@ -1,4 +1,4 @@
-"""What is measured of a trained pair: functions of it that return figures. A new one is one entry here."""
+"""The measures of a trained pair: functions that return values. A new measure needs one entry here."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Figures = dict[str, Any]
 TRAINING_DATA, SAMPLES, MIXTURE, PARTICLES = 10_000, 200, 10, 5
 REFINED_DATA, REFINED_SAMPLES = 1_000, 1_000
 GAP_DATA, GAP_SAMPLES, GAP_STEPS, PARETO_K = 100, 1_000, 150, 0.7
-DRAWS = 100_000  # of all data together, about: with one of each of 10,000 images 0.07 nats are noise
+DRAWS = 100_000  # for all rows together; one draw of each of 10,000 images would have an error of 0.07 nats
 TILES = 20  # of a manifold, along each side
 
 
@@ -61,7 +61,7 @@ class TrainedPair:
 
     @cached_property
     def test(self) -> Tensor:
-        """The test data as the model sees them, [N, D]."""
+        """The test data in the form of the model's input, [N, D]."""
         return self.data.visit(self.data.test)
 
     def seed(self, purpose: str) -> int:
@@ -71,28 +71,28 @@ class TrainedPair:
     def bound_of(
         self, x: Tensor, bound: DenoisingELBO, purpose: str, *, clean: bool = True, pointwise: bool = False
     ) -> Figures:
-        """Return a bound of the data ``x`` as a figure."""
+        """Return a bound of the data ``x`` with its error."""
         found = evaluate_bound(self.model, self.guide, x, loss=bound, clean=clean, seed=self.seed(purpose))
         return figure(found, pointwise)
 
 
 def figure(found: Estimate, pointwise: bool = False) -> Figures:
-    """Return the mean over the data and its standard error (nats), and if asked the value of each row.
+    """Return the mean over the data with its standard error (nats), and the rows' values if ``pointwise``.
 
-    With these, runs of one seed are compared row by row, also where there is no other seed.
+    With these, runs of one seed can be compared row by row, even without other seeds.
     """
     mean = {"mean": found.mean, "standard_error": found.standard_error}
     return mean | ({"of_rows": packed(found.per_datum.cpu())} if pointwise else {})
 
 
 def bound(trained: TrainedPair) -> Figures:
-    """Measure the bound that was trained, on clean test input: L_dvae, or L_diwae with as many latents."""
+    """Measure the trained bound on clean test input: L_dvae, or L_diwae with the same number of latents."""
     loss = _clean_bound(trained, trained.test)
     return {"bound": trained.bound_of(trained.test, loss, "bound", pointwise=True)}
 
 
 def training(trained: TrainedPair) -> Figures:
-    """Measure the same on (the first 10,000) training data: how far the fit runs ahead of the test."""
+    """Measure the trained bound on (the first 10,000) training rows, which shows over-fitting."""
     rows = trained.data.visit(trained.data.train[:TRAINING_DATA])
     return {"training_bound": trained.bound_of(rows, _clean_bound(trained, rows), "training")}
 
@@ -110,7 +110,7 @@ def bounds(trained: TrainedPair) -> Figures:
         ),
     }
     return {
-        # One seed for all of a kind: they share draws, so that their differences are more than noise.
+        # One seed for all bounds on the same input, so that shared draws reduce the noise of differences.
         f"{name}_{kind}": trained.bound_of(trained.test, each, kind, clean=kind == "clean")
         for kind in ("clean", "corrupted")
         for name, each in of.items()
@@ -140,7 +140,7 @@ def likelihood(trained: TrainedPair) -> Figures:
 
 
 def refined_likelihood(trained: TrainedPair) -> Figures:
-    """Measure log p(x) of the first 1,000 test data with a proposal that is refined where it is bad."""
+    """Measure log p(x) of the first 1,000 test rows with proposals that are refined where needed."""
     found = log_likelihood(
         trained.model,
         trained.guide,
@@ -195,7 +195,7 @@ def gaps(trained: TrainedPair) -> Figures:
 def reconstruction(trained: TrainedPair) -> Figures:
     """Measure squared error and cross-entropy of the test data, decoded from the mean and sampled codes.
 
-    Draws ten test images, and below each what the decoder makes of its mean code.
+    It draws ten test images, and below each the image decoded from its mean code.
     """
     found = reconstruction_error(trained.model, trained.guide, trained.test, seed=trained.seed("codes"))
     figures: Figures = {}
@@ -213,13 +213,13 @@ def reconstruction(trained: TrainedPair) -> Figures:
 
 
 def units(trained: TrainedPair) -> Figures:
-    """Count the latent units in use (Burda et al. 2016)."""
+    """Count the active latent units (Burda et al. 2016)."""
     found = active_units(trained.model, trained.guide, trained.test, seed=trained.seed("units"))
     return {"active_units": {"mean": float(found.count)}}
 
 
 def noise(trained: TrainedPair) -> Figures:
-    """Read the level of the corruption, where it has one."""
+    """Return the level of the corruption, if it has one."""
     levels = [float(level().detach().mean()) for level in trained.corruption.levels()]
     return {"noise": {"mean": levels[0]}} if levels else {}
 
@@ -241,7 +241,7 @@ def samples(trained: TrainedPair) -> Figures:
 
 
 def _draws(x: Tensor) -> int:
-    """Return the draws of each observation."""
+    """Return the number of draws of each row."""
     return min(max(math.ceil(DRAWS / len(x)), 1), 500)
 
 

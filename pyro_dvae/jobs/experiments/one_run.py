@@ -1,4 +1,4 @@
-"""One run: the model, guide and bound of its case, from its plan to its row of figures."""
+"""One run: the model, guide and bound of its case, from its plan to its row of results."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ from pyro_dvae.using.refitting import HalfAsleep
 
 
 def dvae(setting: Setting) -> TrainingPair:
-    """Return the DVAE of the options: a VAE where the noise is 0."""
+    """Return the DVAE of the options, which is a VAE if the noise is 0."""
     made = DVAE(setting.encoder(), setting.decoder(), setting.corruption)
     return TrainingPair(made.model, made.guide, setting.bound())
 
 
 def refitted(setting: Setting) -> TrainingPair:
-    """Return a trained DVAE whose encoder is fitted once more, half of the rows drawn by the decoder."""
+    """Return a trained DVAE whose encoder is trained again, with half of the rows drawn by the decoder."""
     pair = dvae(setting)
     setting.fit(pair, phase="-start")
     return TrainingPair(pair.model, pair.guide, HalfAsleep(pair.bound), freeze=pair.model.decoder)  # type: ignore[attr-defined]
 
 
 def consistent(setting: Setting) -> TrainingPair:
-    """Return the DVAE of the options, whose encoder is kept from moving under corruption."""
+    """Return the DVAE of the options, with a penalty on changes of the encoding by corruption."""
     pair, options = dvae(setting), setting.options
     bound = TraceDenoising_ELBO(
         num_corruptions=options.corruptions,
@@ -59,7 +59,7 @@ def consistent(setting: Setting) -> TrainingPair:
 
 
 def autoencoder(setting: Setting) -> TrainingPair:
-    """Return an autoencoder of the options' networks, denoising where there is noise."""
+    """Return an autoencoder with the options' networks, which is denoising if there is noise."""
     made = Autoencoder(setting.encoder(), setting.decoder(), setting.corruption)
     return TrainingPair(
         made.model,
@@ -69,9 +69,9 @@ def autoencoder(setting: Setting) -> TrainingPair:
 
 
 def penalised(program: Callable[[Setting], TrainingPair]) -> Callable[[Setting], TrainingPair]:
-    """Return a program with an l2 penalty of the weights of both networks: a prior N(0, 1) of each.
+    """Return a program with an L2 penalty on the weights of both networks, which is a prior N(0, 1) of each.
 
-    The penalty of a batch is its share of the data; what is measured has none.
+    The penalty of a batch is scaled by its share of the data; measures have no penalty.
     """
 
     def made(setting: Setting) -> TrainingPair:
@@ -95,8 +95,8 @@ def bayesian(
 ) -> Callable[[Setting], TrainingPair]:
     """Return a program with a distribution of the decoder's weights.
 
-    :param trained: start from a DVAE that is trained first for as many epochs; else at random.
-    :param local: draw the units' inputs for each row in place of the weights.
+    :param trained: start from a DVAE trained for the same number of epochs, instead of random weights.
+    :param local: draw the units' inputs for each row instead of the weights.
     """
 
     def made(setting: Setting) -> TrainingPair:
@@ -137,9 +137,9 @@ SIDE_BY_SIDE = ("dvae",)
 
 
 def perform(planned: Planned, folder: Path, device: torch.device, progress: Progress) -> Row:
-    """Train and measure one run; a stopped one goes on from its checkpoint in ``folder``.
+    """Train and measure one run; a stopped run continues from its checkpoint in ``folder``.
 
-    Seeds Pyro from the run's seed and clears the param store, as a script of its own would.
+    It seeds Pyro with the run's seed and clears the param store, like a separate script.
     """
     computed, began = time.process_time(), time.perf_counter()
     setting = prepared(planned, folder, device, progress)
@@ -153,12 +153,12 @@ def perform(planned: Planned, folder: Path, device: torch.device, progress: Prog
 
 
 def perform_elsewhere(planned: Planned, progress: Progress, *, folder: Path, device: str) -> Row:
-    """Perform one run in a worker, which chooses its own device where it is ``"auto"``."""
+    """Perform one run in a worker, which chooses its own device for ``"auto"``."""
     return perform(planned, folder, pick_device(device), progress)
 
 
 def checkpoint_of(planned: Planned, folder: Path) -> Path:
-    """Return where the run's checkpoint is kept while it is not finished."""
+    """Return the path of the checkpoint of an unfinished run."""
     return folder / "checkpoints" / f"{planned.key}.safetensors"
 
 
@@ -167,7 +167,7 @@ def prepared(
 ) -> Setting:
     """Return the setting of a run.
 
-    :param data: those of another run of the same seed and structure; loaded where omitted.
+    :param data: data of another run with the same seed and structure; loaded by default.
     """
     check_training(planned.options)
     if data is None:
@@ -182,7 +182,7 @@ def _loaded(planned: Planned, device: torch.device) -> RunData:
 
 
 def build(planned: Planned, setting: Setting) -> TrainingPair:
-    """Make the pair of a run from its seed."""
+    """Make the pair of a run with its seed."""
     pyro.clear_param_store()
     pyro.set_rng_seed(planned.options.seed)
     pair = PROGRAMS[planned.case.program](setting)
@@ -195,8 +195,7 @@ def measured(
 ) -> Row:
     """Return the row of a trained run.
 
-    :param waited: seconds from the start of the run to the end of its training; of a run that was stopped
-        in between those of the last part.
+    :param waited: seconds from the (last) start of the run to the end of its training.
     """
     began = time.perf_counter()
     stem = folder / "pictures" / planned.key

@@ -1,4 +1,4 @@
-"""The pictures of experiments: from the finished runs to a PNG file. A new kind is one entry here."""
+"""The pictures of experiments, from finished runs to a PNG file. A new kind needs one entry here."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from pyro_dvae.jobs.experiments.table import fewer, number, of_case, stand_in, v
 
 NAME = "picture.png"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
-WIDEST = 18.0  # inches of a picture of pictures
+WIDEST = 18.0  # inches, for a picture of several pictures
 MARKERS = "os^Dv<>P"
 
 
 def lines(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path | None:
-    """Draw a line for each row of the table over its columns: ours, and beside it what was published."""
+    """Draw a line for each row of the table over its columns: our values and, beside them, published ones."""
     columns, cells = experiment.columns, experiment.cells
     finished = {row["row"] for row in rows}
     published = any(case.published for case in experiment.cases) and stand_in(experiment, rows) is None
@@ -39,7 +39,7 @@ def lines(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path | N
             _points(axes[1], theirs, label=label, **style)
     for each, title in zip(axes, ("ours", "published"), strict=False):
         each.set_xticks(range(len(columns)), labels=[_wrapped(column) for column in columns])
-        each.set_xlim(-0.2, len(columns) - 0.8)  # the same in both, where one has fewer columns measured
+        each.set_xlim(-0.2, len(columns) - 0.8)  # the same range in both, because one may have fewer columns
         each.set_xlabel(experiment.table.corner)
         each.grid(axis="y", color="0.9", linewidth=0.8)
         each.set_axisbelow(True)
@@ -60,11 +60,11 @@ def curves(
 ) -> Callable[[Experiment, Sequence[Row], Path], Path | None]:
     """Return a function that draws validation bounds against the epoch: means over the seeds.
 
-    A band is the standard deviation over the seeds, where there are several.
+    A band is the standard deviation over the seeds, if there are several.
 
-    :param panel: what has a panel of its own, ``column`` or ``row``.
-    :param line: what has a line of its own, the other of the two.
-    :param log: the epochs on a logarithmic axis.
+    :param panel: draw a panel for each ``column`` or ``row``.
+    :param line: draw a line for each of the other of the two.
+    :param log: use a logarithmic axis for the epochs.
     """
 
     def draw(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path | None:
@@ -108,14 +108,14 @@ def curves(
 
 def _legend_below(figure: Any, keys: tuple[Sequence[Any], Sequence[str]], most: int) -> None:
     """Put a legend of handles and labels below all axes, in as many columns as fit, at most ``most``."""
-    inches = 0.6 + 0.075 * max(map(len, keys[1]))  # of a column
+    inches = 0.6 + 0.075 * max(map(len, keys[1]))  # per column
     columns = max(1, min(most, int(figure.get_figwidth() / inches)))
     style = {"loc": "outside lower center", "frameon": False, "fontsize": plots.FONT_SIZE}
     figure.legend(*keys, ncols=columns, **style)
 
 
 def _over_seeds(own: Sequence[Any]) -> tuple[Any, Any, Any]:
-    """Return the epochs that all curves have, and mean and standard deviation of their validation bounds."""
+    """Return the common epochs of all curves, with mean and standard deviation of their validation bounds."""
     import numpy as np
 
     curves_of = [dict(zip(each["epoch"], each["validation"], strict=True)) for each in own]
@@ -126,7 +126,7 @@ def _over_seeds(own: Sequence[Any]) -> tuple[Any, Any, Any]:
 
 
 def heat_map(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path | None:
-    """Draw the table as a map of colours with its numbers, and beside it the same of the training data."""
+    """Draw the table as a heat map with its numbers, and beside it the same for the training data."""
     shown = {"test data": experiment.table.figure, "training data": "training_bound"}
     shown = {title: name for title, name in shown.items() if any(name in row["figures"] for row in rows)}
     labels = [label for label in experiment.rows if any(row["row"] == label for row in rows)]
@@ -159,7 +159,7 @@ def heat_map(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path 
 
 
 def lines_and(kind: str) -> Callable[[Experiment, Sequence[Row], Path], Path | None]:
-    """Return a function that draws :func:`lines`, and the pictures of a measure in a file of their own."""
+    """Return a function that draws :func:`lines`, and the pictures of a measure in a separate file."""
     beside = panels(kind, f"{kind}.png")
 
     def draw(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path | None:
@@ -170,7 +170,7 @@ def lines_and(kind: str) -> Callable[[Experiment, Sequence[Row], Path], Path | N
 
 
 def panels(kind: str, name: str = NAME) -> Callable[[Experiment, Sequence[Row], Path], Path | None]:
-    """Return a function that puts the pictures of a measure side by side, of the first seed of each case."""
+    """Return a function that combines the pictures of a measure, for the first seed of each case."""
 
     def draw(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path | None:
         from matplotlib.image import imread
@@ -184,7 +184,7 @@ def panels(kind: str, name: str = NAME) -> Callable[[Experiment, Sequence[Row], 
         if not found:
             return None
         height, width = (max(image.shape[side] for _, image in found) / plots.DPI for side in (0, 1))
-        # At the size they were drawn, and no wider than a page, so that their labels can be read.
+        # In their original size, but not wider than a page, so that labels are readable.
         across = min(len(found), 4, max(1, int(WIDEST / width)))
         down = math.ceil(len(found) / across)
         figure = plots.new_figure(width * across, (height + 0.3) * down + 0.4, layout="constrained")
@@ -217,7 +217,7 @@ def gaps(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path | No
         axes.set_title(column, fontsize=plots.FONT_SIZE + 1)
         axes.set_xlabel("nats per row")
         axes.get_legend().remove()
-        axes.set_yticklabels([] if labels == [*found] else found)  # once, if they are the same
+        axes.set_yticklabels([] if labels == [*found] else found)  # only once if they are equal
         labels = [*found]
     _legend_below(figure, axes.get_legend_handles_labels(), most=3)
     return _written(figure, experiment, rows, folder)
@@ -231,7 +231,7 @@ _GAPS = {
 
 
 def _with_error(own: Sequence[Row], name: str) -> tuple[float, float]:
-    """Return the mean over the seeds and its standard error: of one seed, that over the rows."""
+    """Return the mean over the seeds and its standard error; for one seed, the error over the rows."""
     found = values(own, name)
     if len(found) == 1:
         return found[0], own[0]["figures"][name]["standard_error"]
@@ -265,7 +265,7 @@ def _points(axes: Any, points: Sequence[tuple[float, float]], **style: Any) -> N
 
 
 def title(experiment: Experiment, rows: Sequence[Row]) -> str:
-    """Return the title of a picture, with any stand-in data set and missing epochs."""
+    """Return the title of a picture, with any substitute data set and missing epochs."""
     instead = stand_in(experiment, rows)
     parts = [
         experiment.title if instead is None else f"On {instead}, not the declared data: {experiment.title}"

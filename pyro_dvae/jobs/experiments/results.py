@@ -21,7 +21,7 @@ RESULTS = "results.jsonl"
 
 
 def read(folder: Path) -> list[Row]:
-    """Return the rows of the results file in ``folder``; none where there is no file.
+    """Return the rows of the results file in ``folder``; none if there is no file.
 
     A last line that was not written to its end is left out.
 
@@ -48,7 +48,7 @@ def read(folder: Path) -> list[Row]:
 
 
 def append(folder: Path, row: Row) -> None:
-    """Add a row to the results file, after what is whole in it."""
+    """Append a row to the results file, without any incomplete last line."""
     path = folder / RESULTS
     line = json.dumps(_strict(row), ensure_ascii=False, allow_nan=False) + "\n"
     kept = [json.dumps(each, ensure_ascii=False) + "\n" for each in read(folder)]
@@ -71,9 +71,9 @@ def finished(rows: Iterable[Row], planned: Sequence[Planned]) -> dict[str, Row]:
 
 
 def of_others(folder: Path, planned: Sequence[Planned]) -> list[Row]:
-    """Return rows for the planned runs from the experiments beside ``folder`` that have had the same run.
+    """Return rows for the planned runs from other experiments beside ``folder`` with the same runs.
 
-    A run of which there are pictures is not taken over.
+    Runs with pictures are not reused.
     """
     taken = {}
     for other in sorted(path.parent for path in folder.parent.glob(f"*/{RESULTS}") if path.parent != folder):
@@ -92,7 +92,7 @@ def packed(values: Any) -> str:
 
 
 def unpacked(text: str) -> np.ndarray:
-    """Return the values [N] that :func:`packed` made text of, in double precision."""
+    """Return the values [N] from the result of :func:`packed`, in double precision."""
     return np.frombuffer(base64.b64decode(text), dtype="<f2").astype(np.float64)
 
 

@@ -30,12 +30,12 @@ WIDTH_ON_ACCELERATOR = 40  # runs in one batched computation
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of an experiment.
+    """The outcome of an experiment.
 
-    :param rows: of the finished runs, in the order of the plan.
-    :param missing: runs of the plan that are not finished.
-    :param diverged: what diverged here, by name.
-    :param files: what was written.
+    :param rows: rows of the finished runs, in the order of the plan.
+    :param missing: unfinished runs of the plan.
+    :param diverged: runs that diverged now, by name.
+    :param files: files written.
     """
 
     rows: list[results.Row]
@@ -108,7 +108,7 @@ def reproduce(
 def _finished(
     folder: Path, planned: Sequence[Planned]
 ) -> tuple[dict[str, results.Row], dict[str, results.Row]]:
-    """Return the rows of the planned runs by their keys: those in ``folder``, and others from beside it."""
+    """Return the rows of the planned runs by their keys, from ``folder`` and its sibling folders."""
     here = results.finished(results.read(folder), planned)
     beside = results.of_others(folder, [each for each in planned if each.key not in here])
     return here, {row["key"]: row for row in beside}
@@ -126,7 +126,7 @@ class _Where:
 def _perform_missing(
     planned: Sequence[Planned], folder: Path, where: _Where, keep_checkpoints: bool
 ) -> list[str]:
-    """Perform the runs that there is no row of; return what diverged, by name."""
+    """Perform the runs without a row; return what diverged, by name."""
     here, beside = _finished(folder, planned)
     for row in beside.values():
         results.append(folder, row)
@@ -134,7 +134,7 @@ def _perform_missing(
     def keep(row: results.Row) -> None:
         results.append(folder, row)
         if not keep_checkpoints:
-            for part in (folder / "checkpoints").glob(f"*{row['key']}*"):  # their locks, too
+            for part in (folder / "checkpoints").glob(f"*{row['key']}*"):  # including locks
                 part.unlink()
 
     missing = [each for each in planned if each.key not in here | beside]
@@ -183,7 +183,7 @@ def _with_absolute_data(planned: Planned) -> Planned:
 
 
 def _fetch(missing: Sequence[Planned]) -> None:
-    """Load every data set once: what must be downloaded is, before several processes want it."""
+    """Load every data set once, so that downloads happen before several processes start."""
     for name, folder in sorted({(each.options.dataset, each.options.data_folder) for each in missing}):
         load_dataset(name, folder)
 
@@ -200,12 +200,12 @@ def run(
     bfloat16: bool,
     **settings: Any,
 ) -> str:
-    """Perform what is asked for and not finished; return the table and where everything is."""
+    """Perform the unfinished runs; return the table and the paths of all files."""
     overrides: dict[str, Any] = {"data_folder": data_folder, "bfloat16": bfloat16}
     if dataset is not None:
         overrides["dataset"] = dataset
     planned = plan(experiment, seeds=seeds, epochs=epochs, only=only, overrides=overrides)
-    # What earlier commands finished stays in the table.
+    # Runs that earlier commands finished stay in the table.
     seeds = max(experiment.seeds, seeds or 0)
     shown = plan(experiment, seeds=seeds, epochs=epochs, overrides=overrides)
     folder = output / experiment.name

@@ -1,4 +1,4 @@
-"""What the programs of a run have at hand: options, data, device, and training that can be resumed."""
+"""The setting of a run's program: options, data, device, and resumable training."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ from pyro_dvae.training.progress import Progress
 
 Program = Callable[..., Any]
 CHECKPOINT_EVERY = 10  # epochs
-ROWS_ON_ACCELERATOR = 20_000  # validated at once: the launches take the time there, not the rows
+ROWS_ON_ACCELERATOR = 20_000  # validated at once, because launches dominate the time
 
 
 @dataclass(frozen=True)
 class TrainingPair:
     """A model and a guide to train.
 
-    :param measured: the pair that is validated and measured, where it is another one: the predictive model
-        of full variational Bayes, say.
-    :param freeze: parameters that stay as they are, as :class:`~pyro_dvae.training.Trainer` takes them.
+    :param measured: the pair to validate and measure if it differs, such as the predictive model of full
+        variational Bayes.
+    :param freeze: parameters that are not trained, as for :class:`~pyro_dvae.training.Trainer`.
     """
 
     model: Program
@@ -57,13 +57,13 @@ class TrainingPair:
 
 @dataclass
 class Setting:
-    """One run in the making.
+    """The setting of one run.
 
     :param options: its options.
-    :param data: its data; ``data.train`` is cut to what the case trains on.
-    :param device: where it computes.
-    :param checkpoint: its checkpoint; that of a phase before the last has the phase's name in it.
-    :param progress: told of every phase.
+    :param data: its data; ``data.train`` has only the rows of the case.
+    :param device: its device.
+    :param checkpoint: its checkpoint; checkpoints of earlier phases contain the phase's name.
+    :param progress: shows every phase.
 
     ``cpu_of_epoch`` is the least processor time of an epoch of the last phase, in seconds.
     """
@@ -78,7 +78,7 @@ class Setting:
 
     @cached_property
     def corruption(self) -> Corruption:
-        """The corruption of the options, one for the run."""
+        """The corruption of the run."""
         return build_corruption(self.options, self.data.dataset.train).to(self.device)
 
     def encoder(self) -> nn.Module:
@@ -93,7 +93,7 @@ class Setting:
         return build_decoder(self.options, *shape, data.train).to(self.device)
 
     def bound(self) -> DenoisingELBO:
-        """Return the bound to train by."""
+        """Return the bound to train."""
         return build_bound(self.options)
 
     def validation(self, pair: TrainingPair) -> Callable[[], float]:
@@ -103,7 +103,7 @@ class Setting:
         return lambda: evaluate_bound(*pair.measured, held_out, loss=bound, batch_size=rows).mean
 
     def fit(self, pair: TrainingPair, phase: str = "") -> History:
-        """Train the pair, or go on where it was stopped; leave it with its best weights by validation."""
+        """Train the pair, or resume its training; load its best weights by validation."""
         options = self.options
         checkpoint = self.checkpoint.with_name(f"{self.checkpoint.stem}{phase}{self.checkpoint.suffix}")
         trainer = Trainer(
@@ -134,5 +134,7 @@ class Setting:
             times.append(time.process_time() - began)
         trainer.load_best()
         self.compile_seconds += trainer.compile_seconds
-        self.cpu_of_epoch = min(times, default=None)  # of the epoch that other processes disturbed least
+        self.cpu_of_epoch = min(
+            times, default=None
+        )  # of the epoch with the least disturbance by other processes
         return trainer.history

@@ -1,4 +1,4 @@
-"""The Markdown tables of an experiment: the source's layout, and everything else that was measured."""
+"""The Markdown tables of an experiment: in the source's layout, and with all measured values."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def markdown(experiment: Experiment, rows: Sequence[Row]) -> str:
 
 
 def stand_in(experiment: Experiment, rows: Iterable[Row]) -> str | None:
-    """Return the name of a data set that was used in place of the experiment's own."""
+    """Return the name of a substitute data set, if one was used."""
     meant = {case.options.get("dataset", experiment.options.get("dataset")) for case in experiment.cases}
     odd = {row["data"]["name"] for row in rows} - meant
     return " and ".join(sorted(odd)) or None
@@ -52,7 +52,7 @@ def values(rows: Iterable[Row], name: str, sign: int = 1) -> list[float]:
 
 
 def main_table(experiment: Experiment, rows: Sequence[Row]) -> str:
-    """Return the published values, ours and the differences as a table, and the time of the runs."""
+    """Return a table of published values, ours and the differences, and the time of the runs."""
     table = experiment.table
     cells_of = experiment.cells
     comparable = stand_in(experiment, rows) is None
@@ -187,10 +187,10 @@ def _spent(rows: Sequence[Row]) -> str:
 
 
 def spent(row: Row) -> float:
-    """Return the seconds of a run: processor time with one core, otherwise or if resumed wall-clock time."""
+    """Return the seconds of a run: processor time with one core, wall-clock time otherwise or if resumed."""
     seconds = row["seconds"]
     by_clock = max(seconds["training"], seconds["steps"]) + seconds["measuring"]
-    resumed = seconds["training"] < seconds["steps"]  # the other times are of the last part only
+    resumed = seconds["training"] < seconds["steps"]  # the other times are only of the last part
     found: float = by_clock if resumed else seconds.get("cpu", by_clock)
     return found
 

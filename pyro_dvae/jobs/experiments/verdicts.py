@@ -38,13 +38,13 @@ _HEAD = ("claim", "published", "ours [95 %]", "verdict", "runs \N{MULTIPLICATION
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the runs say of a claim.
+    """The verdict of the runs on a claim.
 
     :param claim: the claim.
     :param published: the difference of the published means; None if there are none.
-    :param gain: ours, in the direction of the claim.
-    :param half_width: of its 95 % interval.
-    :param seeds: seeds that both cells have.
+    :param gain: our difference, in the direction of the claim.
+    :param half_width: half-width of its 95 % interval.
+    :param seeds: number of common seeds of both cells.
     :param epochs: number of epochs of these runs, in words.
     """
 
@@ -57,14 +57,14 @@ class Verdict:
 
     @property
     def words(self) -> str:
-        """Held, did not hold, or cannot be told."""
+        """The verdict in words."""
         if self.gain - self.half_width > -self.claim.margin:
             return HELD
         return NOT_HELD if self.gain + self.half_width < -self.claim.margin else UNTOLD
 
 
 def verdicts(experiment: Experiment, rows: Sequence[Row]) -> list[Verdict]:
-    """Return a verdict on each claim whose two cells share a seed; none on stand-in data."""
+    """Return a verdict on each claim whose two cells share a seed; none on substitute data."""
     if stand_in(experiment, rows) is not None:
         return []
     found = (_verdict(experiment, claim, rows) for claim in experiment.claims)
@@ -109,7 +109,7 @@ def _verdict(experiment: Experiment, claim: Claim, rows: Sequence[Row]) -> Verdi
 
 
 def _error(ours: Row, other: Row) -> float:
-    """Return the standard error of a difference over the test rows: of pairs, if their values were kept."""
+    """Return the standard error of a difference over the test rows, paired if their values were stored."""
     if "of_rows" in ours and "of_rows" in other:
         gains = unpacked(ours["of_rows"]) - unpacked(other["of_rows"])
         return float(gains.std(ddof=1)) / math.sqrt(len(gains))
@@ -130,7 +130,7 @@ VERDICTS, UNFINISHED = "verdicts", "unfinished"
 def committed(folder: Path) -> tuple[Experiment, list[Row]]:
     """Return the experiment of a folder and its rows in the order of the plan.
 
-    :raises DataError: a row is of no run that the experiment can plan.
+    :raises DataError: a row belongs to no run that the experiment can plan.
     """
     declared, rows = experiment(folder.name), read(folder)
     planned = []
@@ -144,7 +144,7 @@ def committed(folder: Path) -> tuple[Experiment, list[Row]]:
 
 
 def blocks(folder: Path) -> dict[str, str]:
-    """Return every block that a page can have, by name, from the experiments' folders in ``folder``."""
+    """Return all blocks of a page by name, from the experiments' folders in ``folder``."""
     own = {name: committed(folder / name) for name in experiments() if (folder / name / RESULTS).exists()}
     tables = {name: main_table(*each) for name, each in own.items()}
     lines = [
@@ -156,7 +156,7 @@ def blocks(folder: Path) -> dict[str, str]:
 
 
 def unfinished(rows: Mapping[str, Sequence[Row]]) -> str:
-    """Return a sentence on the declared experiments with runs that are not among ``rows``, by name."""
+    """Return a sentence about declared experiments with unfinished runs; ``rows`` are by name."""
     missing = []
     for name, declared in experiments().items():
         of_name = rows.get(name, ())
@@ -168,7 +168,7 @@ def unfinished(rows: Mapping[str, Sequence[Row]]) -> str:
 
 
 def filled(page: str, found: Mapping[str, str]) -> str:
-    """Return the page with its blocks replaced by those of the same names."""
+    """Replace the blocks of a page by blocks with the same names."""
     return re.sub(
         r"<!-- (\S+) -->\n.*?\n<!-- end -->",
         lambda match: f"<!-- {match[1]} -->\n{found[match[1]]}\n<!-- end -->",
@@ -178,7 +178,7 @@ def filled(page: str, found: Mapping[str, str]) -> str:
 
 
 def update(path: Path) -> None:
-    """Bring a page, and the table and picture of every experiment with results, up to date."""
+    """Update a page, and the table and picture of every experiment with results."""
     folder = path.with_suffix("")
     for each in sorted(folder.glob(f"*/{RESULTS}")):
         declared, rows = committed(each.parent)

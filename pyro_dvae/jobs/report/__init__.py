@@ -1,1 +1,1 @@
-"""``pyro-dvae report``: one self-contained HTML page about one run, or several side by side."""
+"""``pyro-dvae report``: a self-contained HTML page about one or several runs."""

@@ -1,4 +1,4 @@
-"""Charts as inline SVG, whose colours follow the page: curves over the epochs, and histograms."""
+"""Charts as inline SVG with the colours of the page: curves over the epochs, and histograms."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Curve:
     """A line of a chart.
 
     :param colour: number of its colour.
-    :param dashes: number of its pattern; 0 is solid.
+    :param dashes: number of its dash pattern; 0 is solid.
     """
 
     label: str
@@ -38,7 +38,7 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 @dataclass(frozen=True)
 class _Frame:
-    """Where numbers lie in the chart."""
+    """Maps numbers to positions in the chart."""
 
     x: tuple[float, float]
     y: tuple[float, float]
@@ -50,7 +50,7 @@ class _Frame:
         return HEIGHT - BOTTOM - (value - self.y[0]) / (self.y[1] - self.y[0]) * (HEIGHT - TOP - BOTTOM)
 
     def axes(self, x_label: str, y_label: str, whole: str) -> Html:
-        """Return labelled axes; of ``whole``, "x" or "y", the ticks are whole numbers."""
+        """Return labelled axes; the axis ``whole``, "x" or "y", has whole numbers at its ticks."""
         parts = []
         for value in ticks(*self.x):
             if whole == "x" and value != int(value):
@@ -82,7 +82,7 @@ def _padded(low: float, high: float) -> tuple[float, float]:
 
 
 def curves(title: str, lines: Sequence[Curve], marks: Sequence[tuple[float, float, int]] = ()) -> Html:
-    """Return bounds over the epochs with a legend; the low values of the first epochs may lie below.
+    """Return bounds over the epochs with a legend; low values of the first epochs may be cut off.
 
     :param marks: points to mark: epoch, bound, and number of the colour.
     """
@@ -133,14 +133,14 @@ def _key(colour: int, dashes: int) -> Html:
 
 
 def histogram(title: str, values: Sequence[float | None], label: str, threshold: float | None = None) -> Html:
-    """Return how values are spread over the rows; what lies above the threshold has another colour."""
+    """Return a histogram of values over the rows; values above the threshold have another colour."""
     finite = [each for each in values if each is not None and math.isfinite(each)]
     if not finite:
         return element("p", f"No finite value of {label}.")
     reach = [*finite, threshold] if threshold is not None else finite
     low, high = _padded(min(reach), max(reach))
     width = (high - low) / _BINS
-    if threshold is not None:  # on the edge of a bar
+    if threshold is not None:  # at the edge of a bar
         low = threshold - math.ceil((threshold - low) / width) * width
     counts = [0] * (_BINS + 1)
     for each in finite:

@@ -1,4 +1,4 @@
-"""What a report says about a run: what training and evaluation left in its folder, and a diagnosis."""
+"""The content of a report about a run: results of training and evaluation in its folder, and a diagnosis."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from pyro_dvae.training.run_state import read_training
 from pyro_dvae.using import Diagnosis, diagnose
 from pyro_dvae.using.saving import WEIGHTS
 
-Figure = tuple[str, str, str]  # label, value, how far to trust it
-Note = tuple[str, str | None]  # what to know, and what to type
+Figure = tuple[str, str, str]  # label, value, reliability
+Note = tuple[str, str | None]  # text, command
 _EACH = [(float, None)]
 _EVALUATION = {
     "epoch": int,
@@ -48,17 +48,17 @@ class ReportedRun:
     """One run of a report.
 
     :param folder: its folder.
-    :param facts: what was trained on what, as labels and texts.
-    :param options: of its training; {} for a model of your own.
-    :param data: what ``config.json`` says of the data; {} for a model of your own.
-    :param history: of the training; None before the end of the first epoch.
+    :param facts: model and data, as labels and texts.
+    :param options: options of its training; {} for a user's own model.
+    :param data: description of the data in ``config.json``; {} for a user's own model.
+    :param history: history of the training; None before the end of the first epoch.
     :param results: content of ``results.json``; None if the run did not end.
     :param evaluation: content of ``evaluation.json``; None if there is none.
-    :param rows: figures of the evaluation as labels and texts.
-    :param commands: how to repeat the run and its evaluation.
-    :param notes: what to know before the figures are believed, each with what to type.
+    :param rows: results of the evaluation as labels and texts.
+    :param commands: commands that repeat the run and its evaluation.
+    :param notes: notes about the reliability of results, each with a command.
     :param pictures: PNG files.
-    :param diagnosis: of the fit; or why there is none.
+    :param diagnosis: diagnosis of the fit, or the reason why there is none.
     """
 
     folder: Path
@@ -81,7 +81,7 @@ class ReportedRun:
 
 
 def read(folder: str | Path) -> ReportedRun:
-    """Read a run folder, or a folder that ``fitted.save`` wrote.
+    """Read a run folder, or a folder of ``fitted.save``.
 
     :raises InputError: it is neither, or a file in it was not written by this program.
     :raises CheckpointError: its checkpoint is damaged.
@@ -166,7 +166,7 @@ def _notes(path: Path, content: dict[str, Any], evaluation: dict[str, Any] | Non
 
 
 def _ended_early(progress: Mapping[str, Any], results: Mapping[str, Any] | None) -> bool:
-    """Whether a callback ended the training before its last epoch, and not Ctrl-C."""
+    """Whether a callback, not Ctrl-C, ended the training before its last epoch."""
     return results is not None and results.get("epochs") == progress["epochs_done"]
 
 
@@ -204,7 +204,7 @@ def _pictures(path: Path) -> list[Path]:
 def diagnosed(
     run: ReportedRun, *, data_folder: str | None = None, device: str = "auto", quiet: bool = False
 ) -> Diagnosis | str:
-    """Return the diagnosis of a run on its test data, or in words why there is none."""
+    """Return the diagnosis of a run on its test data, or the reason why there is none."""
     if run.history is None or not run.options:
         return "it needs the checkpoint of a run"
     try:
@@ -224,7 +224,7 @@ def diagnosed(
 
 
 def figures(run: ReportedRun) -> list[Figure]:
-    """Return the main results: label, value, and how far to trust it."""
+    """Return the main results: label, value, and reliability."""
     found: list[Figure] = []
     for name, label, belief in (
         ("test_bound", "test bound", "a lower bound of log p(x); ± is the spread over the test rows"),
@@ -265,7 +265,7 @@ def _evaluated(evaluation: Mapping[str, Any]) -> Iterator[Figure]:
 
 
 def _plus_minus(value: float, error: float | None) -> str:
-    """Return a value with two digits of its error."""
+    """Format a value with two digits of its error."""
     if error is None or not math.isfinite(error) or error <= 0:
         return f"{value:.2f}"
     digits = min(6, max(2, 1 - math.floor(math.log10(error))))
@@ -273,5 +273,5 @@ def _plus_minus(value: float, error: float | None) -> str:
 
 
 def two_digits(value: float | None) -> str:
-    """Return a number with two digits, or a dash for none."""
+    """Format a number with two digits, or a dash for None."""
     return "-" if value is None else f"{value:.2f}"

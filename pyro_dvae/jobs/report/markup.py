@@ -1,4 +1,4 @@
-"""HTML from Python: escaped elements, scrolling tables, embedded pictures; and the style sheet."""
+"""HTML from Python: escaped elements, scrolling tables, embedded pictures, and the style sheet."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pyro_dvae.text import visible
 
 
 class Html(str):
-    """Text that is markup already."""
+    """Text that is already markup."""
 
 
 Content = str | Html | None
 
 
 def escaped(text: object) -> Html:
-    """Return text as markup; control characters and lone surrogates are written as escapes."""
+    """Return text as markup, with escapes for control characters and lone surrogates."""
     if isinstance(text, Html):
         return text
     plain = visible(str(text)).encode("utf-8", "backslashreplace").decode()
@@ -25,12 +25,12 @@ def escaped(text: object) -> Html:
 
 
 def joined(parts: Iterable[Content]) -> Html:
-    """Return the parts one after the other, without those that are None."""
+    """Concatenate the parts that are not None."""
     return Html("".join(escaped(part) for part in parts if part is not None))
 
 
 def element(tag: str, *children: Content, **attributes: object) -> Html:
-    """Return an element; attributes that are None are left out, ``class_`` is ``class``."""
+    """Return an element without attributes that are None; ``class_`` becomes ``class``."""
     shown = "".join(
         f' {name.rstrip("_").replace("_", "-")}="{escaped(value)}"'
         for name, value in attributes.items()
@@ -49,10 +49,10 @@ def table(
     marked: Sequence[bool] | None = None,
     hidden_caption: bool = False,
 ) -> Html:
-    """Return a table that scrolls sideways where it is too wide; the first cell of a row is its header.
+    """Return a table that scrolls sideways if it is too wide; the first cell of a row is its header.
 
     :param marked: rows to highlight.
-    :param hidden_caption: whether only screen readers are told the caption.
+    :param hidden_caption: whether only screen readers get the caption.
     """
     body = []
     for number, (first, *rest) in enumerate(rows):

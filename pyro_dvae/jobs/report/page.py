@@ -1,4 +1,4 @@
-"""The page: an overview of several runs side by side, then a section for each run."""
+"""The page: an overview of several runs, then a section for each run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 _HARDEST = 10
 _UNITS = "Bounds and log p(x) are in nats per row; higher is better."
 _DRAWN_ANEW = {"learning_curves", "log_likelihood_histogram", "pareto_k"}
-# Caption of a picture, and what it shows for those who do not see it.
+# Caption of a picture, and its alternative text.
 _PICTURES = {
     "prior_samples": (
         "Images decoded from prior draws of the latents",
@@ -77,7 +77,7 @@ def page(runs: Sequence[ReportedRun]) -> str:
 
 
 def labels(runs: Sequence[ReportedRun]) -> list[str]:
-    """Return the names of the folders, or their paths if a name comes twice."""
+    """Return the names of the folders, or their paths if names are not unique."""
     names = [run.name for run in runs]
     return names if len(set(names)) == len(names) else [str(run.folder) for run in runs]
 
@@ -114,9 +114,9 @@ def _side_by_side(runs: Sequence[ReportedRun], names: Sequence[str]) -> Html:
 
 
 def _incomparable(runs: Sequence[ReportedRun]) -> Iterator[str]:
-    """Say why the nats of the runs do not compare, if they do not."""
+    """Return why the nats of the runs cannot be compared, or None."""
 
-    def binary(run: ReportedRun) -> object:  # drawn once or in every epoch, the test rows are alike
+    def binary(run: ReportedRun) -> object:  # static or dynamic, the test rows are the same
         return {"dynamic": "static"}.get(run.options.get("binarisation", ""), run.options.get("binarisation"))
 
     seen = {
@@ -172,7 +172,7 @@ def _section(run: ReportedRun, name: str, number: int) -> Html:
 
 
 def _stacked(caption: str, header: Sequence[Content], rows: Sequence[Sequence[Content]]) -> Html:
-    """Return a table whose cells lie below each other on a phone."""
+    """Return a table whose cells are stacked on a phone."""
     return element("div", table(caption, header, rows, hidden_caption=True), class_="stacked")
 
 

@@ -26,7 +26,7 @@ def write_report(
 ) -> Path:
     """Write one self-contained HTML page about some runs; return its path.
 
-    :param folders: run folders, or folders that ``fitted.save`` wrote.
+    :param folders: run folders, or folders of ``fitted.save``.
     :param output: the page; by default ``report.html`` in the folder of a single run, else in the working
         directory.
     :param diagnose: whether to add a diagnosis of each fit on its test data; None does so for runs that were

@@ -1,4 +1,4 @@
-"""``pyro-dvae sweep``: trains with many settings of some options, chosen by Optuna, and finds the best."""
+"""``pyro-dvae sweep``: trains with many values of some options, chosen by Optuna, and finds the best."""
 
 from __future__ import annotations
 

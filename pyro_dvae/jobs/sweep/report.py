@@ -1,4 +1,4 @@
-"""What a sweep has found: a table, the importance of the options, and all trials in parallel coordinates."""
+"""The results of a sweep: a table, the importance of the options, and all trials in parallel coordinates."""
 
 from __future__ import annotations
 
@@ -112,14 +112,14 @@ def _parallel_coordinates(path: Path, space: Sequence[Dimension], complete: Sequ
     values = [_value(each) for each in complete]
     scale = Normalize(min(values), max(values))
     width = max(values) - min(values)
-    digits = 2 if width == 0 else max(2, 1 - math.floor(math.log10(width)))  # so that the ends differ
+    digits = 2 if width == 0 else max(2, 1 - math.floor(math.log10(width)))  # enough for different ends
     ticks = {float(scale(value)): f"{value:.{digits}f}" for value in (min(values), max(values))}
     columns.append(("bound, nats", [float(scale(value)) for value in values], ticks))
     figure = new_figure(1.5 + 1.8 * len(columns), 4.0, layout="constrained")
     axes = figure.add_subplot()
     from matplotlib import colormaps
 
-    for index in reversed(range(len(complete))):  # the best last, on top
+    for index in reversed(range(len(complete))):  # the best one last, on top
         heights = [heights[index] for _, heights, _ in columns]
         colour = colormaps["viridis_r"](scale(values[index]))
         axes.plot(range(len(columns)), heights, color=colour, linewidth=2.5 if index == 0 else 1.0)

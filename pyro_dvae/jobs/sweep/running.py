@@ -1,4 +1,4 @@
-"""A sweep from its options to the best trial: any number of processes that share a folder do it together."""
+"""A sweep from its options to the best trial, by any number of processes that share a folder."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ def sweep(
     executor: str | Executor = "local",
     executor_options: Mapping[str, Any] | None = None,
 ) -> str:
-    """Do the trials that are left, evaluate the best on the test data if it is the last, return the report.
+    """Do the remaining trials; after the last one, evaluate the best on the test data; return the report.
 
-    :param request: options of all trials, and the folder of the sweep as its output.
-    :param search: as :func:`~pyro_dvae.jobs.sweep.space.parsed` takes them.
-    :param trials: in all, of all processes.
-    :param typed: options that cannot be searched, as they were given a value beside the search.
-    :param jobs: trials at a time; by default one per core, or with another executor all. With 1 they run in
-        this process, with its threads.
-    :raises InputError: something is refused, or the folder holds another sweep.
-    :raises Stopped: Ctrl-C or SIGTERM came; the same call goes on.
+    :param request: options of all trials, with the folder of the sweep as output.
+    :param search: texts for :func:`~pyro_dvae.jobs.sweep.space.parsed`.
+    :param trials: total number of trials of all processes.
+    :param typed: options with a given value, which cannot be searched.
+    :param jobs: trials at a time; by default one per core, or all with another executor. With 1, trials run
+        in this process, with its threads.
+    :raises InputError: an option is refused, or the folder has another sweep.
+    :raises Stopped: after Ctrl-C or SIGTERM; the same call continues.
     """
     check(executor, executor_options or {})
     made = _checked(request, parsed(search, typed), trials, objective, pruning)
@@ -64,7 +64,7 @@ def sweep(
     slots = [TrialSlot(number) for number in range(1, 1 + max(0, made.left(study)) + abandoned)]
     if slots:
         _perform(made, slots, jobs, executor, executor_options or {}, request.quiet)
-    study = made.study()  # as all processes have left it
+    study = made.study()  # with the trials of all processes
     running = len(study.get_trials(deepcopy=False, states=[TrialState.RUNNING]))
     if running == 0 and made.left(study) <= 0:
         _test_the_best(made, study)
@@ -103,7 +103,7 @@ def _checked(
 
 
 def _same_sweep(made: Sweep) -> None:
-    """Write what the sweep is, or refuse a folder that holds another one; there may be more trials."""
+    """Write the settings of the sweep, or refuse a folder with another one; more trials are allowed."""
     options = {k: v for k, v in made.options.as_dict().items() if k not in ("data_folder", "device")}
     space = [[each.name, each.low, each.high, each.log, list(each.choices)] for each in made.space]
     content = {"search": space, "objective": made.objective, "pruning": made.pruning, **options}
@@ -113,7 +113,7 @@ def _same_sweep(made: Sweep) -> None:
     except FileNotFoundError:
         write_atomically(path, json.dumps(content, indent=2) + "\n")
         return
-    usual = Options().as_dict()  # of what the version that began the sweep did not have
+    usual = Options().as_dict()  # for options that are newer than the sweep
     for name, value in content.items():
         if (had := there.get(name, usual.get(name))) != value:
             raise InputError(
@@ -132,7 +132,7 @@ def _perform(
     watch = Watch(len(slots), quiet=quiet)
     if executor == "local":
         jobs = min(jobs or available_cores(), len(slots))
-    shared = made.folder / "drivers" / uuid.uuid4().hex  # one for each process that joins
+    shared = made.folder / "drivers" / uuid.uuid4().hex  # one for each process
     try:
         if executor == "local" and jobs == 1:
             for slot in slots:
@@ -154,7 +154,7 @@ def _told(slot: TrialSlot, watch: Watch) -> Told:
 
 
 def _test_the_best(made: Sweep, study: optuna.Study) -> None:
-    """Evaluate the best trial on the test data, unless that was done before."""
+    """Evaluate the best trial on the test data, unless it was evaluated before."""
     if not study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
         return
     best = study.best_trial

@@ -1,4 +1,4 @@
-"""What a sweep searches: ranges and choices of training options, from texts like ``noise=0:0.3``."""
+"""The search space of a sweep: ranges and choices of training options, as in ``noise=0:0.3``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pyro_dvae.errors import InputError
 from pyro_dvae.jobs.options import Options
 
 SYNTAX = "NAME=LOW:HIGH, NAME=LOW:HIGH:log or NAME=CHOICE,CHOICE,..."
-# They decide the data or the place, so the bounds of trials that differ in them do not compare.
+# They affect the data or the machine, so that bounds of trials could not be compared.
 _FIXED = (
     *("dataset", "data_folder", "scale", "columns", "drop", "label_column", "id_column", "array", "kinds"),
     *("binarisation", "seed", "device", "compiled", "importance_samples"),
@@ -25,11 +25,11 @@ _FIXED = (
 class Dimension:
     """One option of the search.
 
-    :param name: of :class:`~pyro_dvae.jobs.options.Options`.
+    :param name: name in :class:`~pyro_dvae.jobs.options.Options`.
     :param low: lower end of a range.
     :param high: upper end, included.
     :param log: whether the range is searched on a logarithmic scale.
-    :param choices: in place of a range.
+    :param choices: choices instead of a range.
     """
 
     name: str
@@ -40,11 +40,11 @@ class Dimension:
 
     @property
     def ends(self) -> tuple[Any, ...]:
-        """The values between which, or the choices of which, a trial takes one."""
+        """The ends of the range, or the choices."""
         return self.choices or (self.low, self.high)
 
     def suggested(self, trial: Any) -> Any:
-        """Return a trial's value; one that has it already keeps it."""
+        """Return a trial's value, which is suggested only once."""
         if self.choices:
             return trial.suggest_categorical(self.name, self.choices)
         suggest = trial.suggest_int if isinstance(self.low, int) else trial.suggest_float
@@ -55,9 +55,9 @@ def parsed(texts: Sequence[str], given: frozenset[str] = frozenset()) -> tuple[D
     """Return the dimensions of a search.
 
     :param texts: each ``NAME=LOW:HIGH``, ``NAME=LOW:HIGH:log`` or ``NAME=CHOICE,CHOICE,...`` with an option's
-        name of the command line. A range of whole numbers holds whole numbers.
-    :param given: options that have a value beside the search.
-    :raises InputError: a text is not of this form, or its option cannot be searched.
+        name on the command line. A range between whole numbers contains whole numbers.
+    :param given: options with a given value.
+    :raises InputError: a text does not have this form, or its option cannot be searched.
     """
     if not texts:
         raise InputError(f"search: expected {SYNTAX}, got nothing to search")

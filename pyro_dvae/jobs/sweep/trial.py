@@ -1,6 +1,6 @@
-"""One trial: a training run with the options that Optuna suggests, which may be ended early.
+"""One trial: a training run with options that Optuna suggests, which may be pruned.
 
-A trial whose process ended is taken up by whichever process comes first, from its checkpoint.
+If the process of a trial ends, the next free process continues it from its checkpoint.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ _PRUNED_FROM = 5  # finished trials
 
 @dataclass(frozen=True)
 class Sweep:
-    """What every process of a sweep must know.
+    """The settings of a sweep, which all its processes share.
 
-    :param folder: absolute, shared by all.
-    :param options: of all trials.
-    :param given: which of them were chosen, here or by the search; others may be guessed from the data.
-    :param space: what differs.
-    :param trials: in all.
+    :param folder: absolute path of the shared folder.
+    :param options: options of all trials.
+    :param given: names of options that are given or searched; others may be chosen from the data.
+    :param space: the search space.
+    :param trials: total number of trials.
     :param objective: ``"validation"``, the best validation bound, or ``"iwae"``, the importance-weighted
         bound of the validation data with ``importance_samples`` draws (nats per observation).
-    :param pruning: whether trials that fall behind are ended early.
+    :param pruning: whether bad trials are ended early.
     """
 
     folder: Path
@@ -73,31 +73,31 @@ class Sweep:
         return self.folder / "trials" / f"{number:04d}"
 
     def left(self, study: optuna.Study) -> int:
-        """Return how many trials are still to be begun; those that were refused do not count."""
+        """Return the number of trials to start; refused trials do not count."""
         return self.trials - sum(REFUSED not in each.user_attrs for each in study.get_trials(deepcopy=False))
 
 
 @dataclass(frozen=True)
 class TrialSlot:
-    """Room for one trial, whichever is next."""
+    """A slot for the next trial."""
 
     number: int
 
     @property
     def name(self) -> str:
-        """It in words."""
+        """The slot in words."""
         return f"slot {self.number}"
 
     @property
     def key(self) -> str:
-        """It as a file name."""
+        """The slot as a file name."""
         return str(self.number)
 
 
 def perform(slot: TrialSlot, progress: Progress, *, sweep: Sweep) -> str:
-    """Go on with an abandoned trial, or begin the next one; return what came of it in words.
+    """Continue an abandoned trial, or start the next one; return its outcome in words.
 
-    :raises InputError: the training refuses what the trial suggests.
+    :raises InputError: the training refuses the suggested options.
     """
     study = sweep.study()
     with _claimed(sweep, study) as trial:
@@ -136,7 +136,7 @@ def words(params: dict[str, Any]) -> str:
 
 @contextmanager
 def _claimed(sweep: Sweep, study: optuna.Study) -> Iterator[optuna.Trial | None]:
-    """Yield a trial that is this process's: one that its process has left, else a new one, else None."""
+    """Yield a trial for this process: an abandoned one, else a new one, else None."""
     owner = FileOwner()
     with FileLock(sweep.folder / ".claim.lock"):
         trial = None
@@ -153,7 +153,7 @@ def _claimed(sweep: Sweep, study: optuna.Study) -> Iterator[optuna.Trial | None]
             owner = _owner(sweep, trial.number)
             owner.take()
         if trial is not None:
-            # So trials differ that several processes begin at once, and one process alone repeats them.
+            # Trials that several processes start at once differ, and a single process is reproducible.
             seed = derived_seed(sweep.options.seed, "sweep", trial.number) % 2**32
             study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
             for dimension in sweep.space:
@@ -165,7 +165,7 @@ def _claimed(sweep: Sweep, study: optuna.Study) -> Iterator[optuna.Trial | None]
 
 
 def _owner(sweep: Sweep, number: int) -> FileOwner:
-    return FileOwner(output=sweep.trial_folder(number).with_suffix(".run"))  # only its lock is ever made
+    return FileOwner(output=sweep.trial_folder(number).with_suffix(".run"))  # only its lock is made
 
 
 def run_of(sweep: Sweep, number: int, options: Options) -> TrainingRun:
@@ -183,7 +183,7 @@ def trainer_of(run: TrainingRun, callbacks: Sequence[Callback] = ()) -> Trainer:
 
 
 class Pruning(Callback):
-    """Reports every validated epoch to Optuna, and ends a trial that falls behind."""
+    """Reports every validated epoch to Optuna, and ends bad trials."""
 
     def __init__(self, trial: optuna.Trial) -> None:
         self._trial, self.behind = trial, False
@@ -191,7 +191,7 @@ class Pruning(Callback):
     def epoch(self, run: Running) -> None:
         bound = run.history.validation_bound[-1]
         had = self._trial.study.get_trials(deepcopy=False)[self._trial.number].intermediate_values
-        if bound is not None and run.epoch not in had:  # it may repeat what was not saved
+        if bound is not None and run.epoch not in had:  # a resumed run may repeat epochs
             self._trial.report(bound, run.epoch)
         if run.epoch > run.epochs // 5 and self._trial.should_prune():
             self.behind = True
@@ -199,7 +199,7 @@ class Pruning(Callback):
 
 
 def _trained(sweep: Sweep, trial: optuna.Trial, options: Options, progress: Progress) -> float | None:
-    """Train a trial to its end and return its objective (nats per observation); None where it is pruned."""
+    """Train a trial to its end and return its objective (nats per observation); None if it is pruned."""
     run, pruning = run_of(sweep, trial.number, options), Pruning(trial)
     run.progress = progress
     try:

@@ -1,4 +1,4 @@
-"""The experiments by name. A further file here declares its own in a tuple ``EXPERIMENTS``."""
+"""The experiments by name. Each file here declares experiments in a tuple ``EXPERIMENTS``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pyro_dvae.text import labelled
 
 
 def in_words(seconds: float) -> str:
-    """Return a length of time as a table says it: ``39 minutes``, ``1.7 hours``."""
+    """Format a length of time for a table: ``39 minutes``, ``1.7 hours``."""
     if seconds >= 3600:
         return f"{seconds / 3600:.1f} hours"
     minutes = max(round(seconds / 60), 1)
@@ -19,7 +19,7 @@ def in_words(seconds: float) -> str:
 
 
 def span(counts: Iterable[int]) -> str:
-    """Return the smallest and the largest number of epochs, or the one there is: ``100 to 1,000``."""
+    """Format the range of numbers of epochs: ``100 to 1,000``, or a single number."""
     found = set(counts)
     return " to ".join(f"{count:,}" for count in sorted({min(found), max(found)}))
 
@@ -42,7 +42,7 @@ def experiment(name: str) -> Experiment:
 
 
 def listed() -> str:
-    """Return two lines for each experiment (what it is; its size, what it took), and one on the times."""
+    """Return two lines for each experiment (title; size and time), and a line about the times."""
     rows = []
     for each in experiments().values():
         runs = len(each.cases) * each.seeds

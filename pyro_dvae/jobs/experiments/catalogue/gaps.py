@@ -26,7 +26,7 @@ _DATA: dict[str, tuple[str, int | None, int]] = {
 
 def _case(row: str, column: str, options: dict[str, Any], program: str = "dvae", stop: bool = False) -> Case:
     dataset, rows, epochs = _DATA[column]
-    # One validation, of the last epoch, leaves the last weights; else the best of fifty epochs is kept.
+    # With a single validation, of the last epoch, the last weights are used; else the best of fifty epochs.
     every = epochs // 50 or 1 if stop else epochs
     given = {"dataset": dataset, "epochs": epochs, "validate_every": every, **options}
     return Case(row, column, given, program=program, train_size=rows)

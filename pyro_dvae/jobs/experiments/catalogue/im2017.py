@@ -145,7 +145,7 @@ TABLE2 = Experiment(
     ),
 )
 
-# Its two-layer DVAE rows, which are far from converged after 500 epochs of 16 steps.
+# Its rows of two-layer DVAEs, which are far from convergence after 500 epochs of 16 steps.
 
 TWO_LAYERS = {key: TABLE2_ROWS[key] for key in [("DVAE, K = 1", 2), ("DVAE, K = 5", 2)]}
 
@@ -198,7 +198,7 @@ TABLE3 = Experiment(
     ),
 )
 
-# Figure 1 of Im et al. (2017): how many corruptions of a datum.
+# Figure 1 of Im et al. (2017): the number of corruptions of a row.
 
 FIGURE1_PUBLISHED = {"DVAE": (94.97, 94.44, 94.39), "DIWAE": (93.17, 92.89, 92.85)}
 
@@ -228,7 +228,7 @@ FIGURE1 = Experiment(
     ),
 )
 
-# The same in equal processor time: that of 50 epochs with M = 10.
+# The same with equal processor time, that of 50 epochs with M = 10.
 
 EQUAL_ROWS: dict[str, tuple[dict[str, Any], tuple[int, int, int]]] = {
     "DVAE": (DVAE, (290, 88, 50)),
@@ -260,7 +260,7 @@ FIGURE1_EQUAL = Experiment(
 
 # Data augmentation by dynamic binarisation, which Im et al. (2017) compare with corruption.
 
-# Drawn once, with 5 % noise (both of Table 1, one encoder layer), and drawn anew.
+# Drawn once, without and with 5 % noise (both of Table 1, one encoder layer), and drawn at each visit.
 AUGMENTATION_PUBLISHED = {
     "VAE": ((96.14, 0.09), (95.52, 0.12), (93.88, 0.08)),
     "IWAE, K = 5": ((94.36, 0.07), (93.67, 0.10), (92.51, 0.07)),

@@ -1,4 +1,4 @@
-"""Other corruptions than the paper's: learned, scheduled, and in proportion to the mean image."""
+"""Corruptions that are not in the paper: learned, scheduled, and proportional to the mean image."""
 
 from typing import Any
 
@@ -58,7 +58,7 @@ SCHEDULED_NOISE = Experiment(
 )
 
 
-# A rate of each pixel in proportion to the mean image, so noise falls where pixels vary.
+# A rate of each pixel proportional to the mean image, so that pixels which vary get noise.
 
 MEAN_IMAGE = Experiment(
     name="mean-image",

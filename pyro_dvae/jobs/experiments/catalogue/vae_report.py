@@ -28,7 +28,7 @@ MANIFOLDS = Experiment(
     core_hours=0.03,
 )
 
-# How many hidden layers.
+# Number of hidden layers.
 
 DEPTH = Experiment(
     name="depth",
@@ -47,7 +47,7 @@ DEPTH = Experiment(
     core_hours=0.18,
 )
 
-# How many hidden layers the encoder has, the decoder one: the report's own setting.
+# Number of hidden layers of the encoder, with one of the decoder, as in the report.
 
 ENCODER_DEPTH = Experiment(
     name="encoder-depth",
@@ -66,7 +66,7 @@ ENCODER_DEPTH = Experiment(
     ),
 )
 
-# Which activation.
+# Activations.
 
 TEN_LATENTS = "MNIST, 10 latents"
 ACTIVATIONS_COLUMNS = {**MNIST_AND_FREY, TEN_LATENTS: {"dataset": "mnist", "latent_size": 10}}
@@ -120,7 +120,7 @@ ESTIMATORS = Experiment(
     ),
 )
 
-# How many latents of each datum, against how many data in a batch.
+# Number of latents of each row, against the size of a batch.
 
 
 def by_batch(step: int) -> tuple[Case, ...]:
