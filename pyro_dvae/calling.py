@@ -1,4 +1,4 @@
-"""What a user's own callable raises, named in one line."""
+"""One-line errors for exceptions of a user's own callables."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _PACKAGES = ("builtins", "torch", "pyro", "numpy")
 
 @contextmanager
 def calling(argument: str) -> Iterator[None]:
-    """Name the ``argument`` whose call, in the body, ends in an error of Python, torch, Pyro or NumPy.
+    """Turn an exception of Python, torch, Pyro or NumPy in the body into an error that names ``argument``.
 
-    :raises InputError: such an error was raised; it is the cause. Others, and those of the system (a full
-        disk, exhausted memory), pass.
+    :raises InputError: such an exception was raised; it is the cause. Other exceptions, and those of the
+        system (a full disk, exhausted memory), pass.
     """
     try:
         yield
@@ -32,7 +32,7 @@ def calling(argument: str) -> Iterator[None]:
 
 
 def named_error(argument: str, error: Exception) -> Exception:
-    """Return the error that names ``argument`` in place of ``error``, or ``error`` if it is to pass."""
+    """Return the error that names ``argument``, or ``error`` itself if it should pass."""
     package = type(error).__module__.partition(".")[0]
     if package not in _PACKAGES or isinstance(error, OSError | Warning) or ran_out(error):
         return error
@@ -42,13 +42,13 @@ def named_error(argument: str, error: Exception) -> Exception:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error, and the second where the first only announces it."""
+    """Return the first line of an error, and the second if the first only announces it."""
     lines = without_traces(str(error)).strip().splitlines()[:2]
     return " ".join(lines if lines and lines[0].endswith(":") else lines[:1]).rstrip(":")
 
 
 def _where(error: Exception) -> str:
-    """Return the line of the user's own code that the error comes from, if there is one."""
+    """Return the line of the user's own code that raised the error, if there is one."""
     libraries = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), str(Path(__file__).parent))
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if not frame.filename.startswith((*libraries, "<")) and frame.filename != sys.argv[0]:

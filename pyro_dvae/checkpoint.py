@@ -1,8 +1,8 @@
 """Checkpoints: one safetensors file with named tensors and a JSON state, checked by digests; no pickle.
 
 The string metadata of the file holds ``format``, ``version``, ``state`` (JSON), ``tensors`` (JSON: the
-SHA-256 of each tensor's type, shape and bytes) and ``digest`` (the SHA-256 of these four): a damaged file is
-refused as a whole, and a part of the tensors can be read, and checked, alone.
+SHA-256 of each tensor's type, shape and bytes) and ``digest`` (the SHA-256 of these four). A damaged file is
+refused as a whole, and some of the tensors can be read and checked without the others.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ VERSION = 1
 def save_checkpoint(
     path: str | os.PathLike[str], tensors: Mapping[str, Tensor], state: Mapping[str, Any]
 ) -> None:
-    """Write ``tensors`` and the JSON-able ``state`` to ``path``, moved into place when it is whole.
+    """Write ``tensors`` and the JSON-able ``state`` to a file that is moved to ``path`` when complete.
 
-    Tensors may share memory, be non-contiguous or live on any device; each is stored on its own.
+    Tensors may share memory, be non-contiguous or live on any device; each is stored separately.
     """
     stored = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     metadata = {
@@ -54,11 +54,11 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], di
 def load_parameters(
     path: str | os.PathLike[str], which: str = "best", kind: str = "parameters"
 ) -> dict[str, Tensor]:
-    """Return the unconstrained parameters by name: those of the best epoch by validation, or the last.
+    """Return the unconstrained parameters by name, from the best epoch by validation or the last.
 
-    Only these tensors are read. Without any validation in the run, the best are the last.
+    Only these tensors are read. If the run had no validation, the best are the last.
 
-    :param kind: "parameters", or "buffers" for what the modules hold besides.
+    :param kind: "parameters", or "buffers" for the buffers of modules.
     """
     prefix = f"best/{kind}/" if checks.known("which", which, ("best", "last")) == "best" else f"{kind}/"
     tensors, _ = read_checkpoint(path, lambda name: name.startswith(prefix))
@@ -70,7 +70,7 @@ def load_parameters(
 def read_checkpoint(
     path: str | os.PathLike[str], wanted: Callable[[str], bool]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors whose names are ``wanted``, and the state; the rest of the file is left unread."""
+    """Return the tensors whose names are ``wanted``, and the state; other tensors are not read."""
     path = user_path("checkpoint", path)
     _require_file(path)
     try:
@@ -108,7 +108,7 @@ def _require_file(path: Path) -> None:
 
 
 def _verified_digests(path: object, metadata: Mapping[str, str], names: set[str]) -> dict[str, str]:
-    """Return the digest of each tensor, after checking everything but the tensors."""
+    """Return the digest of each tensor, after checking everything except the tensors."""
     if metadata.get("format") != FORMAT:
         raise CheckpointError(f"checkpoint {path}: a safetensors file, but not a checkpoint of pyro_dvae")
     version = metadata.get("version", "")
@@ -136,13 +136,13 @@ def _tensor_digest(tensor: Tensor) -> str:
 def content(tensor: Tensor) -> memoryview:
     """Return the bytes of a tensor's values, for a digest."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    # A single number of a column is contiguous to torch, whatever its stride.
+    # To torch, a single number of a column is contiguous with any stride.
     found: memoryview = flat.as_strided(flat.shape, (1,)).view(torch.uint8).numpy().data
     return found
 
 
 def to_json(value: Any) -> str:
-    """Return ``value`` as strict JSON; NaN and infinities become ``{"$float": "nan"}`` and the like."""
+    """Return ``value`` as strict JSON; NaN and infinities become ``{"$float": "nan"}`` etc."""
     try:
         return json.dumps(_encoded(value), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
@@ -150,7 +150,7 @@ def to_json(value: Any) -> str:
 
 
 def from_json(text: str) -> Any:
-    """Return the value that :func:`to_json` wrote."""
+    """Return the value from the result of :func:`to_json`."""
     return json.loads(text, object_hook=lambda d: float(d["$float"]) if d.keys() == {"$float"} else d)
 
 

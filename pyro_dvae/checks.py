@@ -15,7 +15,7 @@ _SMALLEST, _LARGEST = 2.0**-149, float(torch.finfo(torch.float32).max)
 
 
 def program(argument: str, value: Any) -> Callable[..., Any]:
-    """Return ``value``, or refuse what cannot be called: a model, a guide, a transform."""
+    """Return ``value`` if it is callable: a model, a guide, a transform."""
     if not callable(value):
         raise InputError(f"{argument}: expected a callable, got {shown(value)}")
     return value
@@ -28,33 +28,33 @@ def pair(model: Any, guide: Any) -> None:
 
 
 def instance(argument: str, value: Any, kind: type | tuple[type, ...], expected: str) -> Any:
-    """Return ``value``, or refuse what is no instance of ``kind``, in words ``expected``."""
+    """Return ``value`` if it is an instance of ``kind``, which a message calls ``expected``."""
     if not isinstance(value, kind):
         raise InputError(f"{argument}: expected {expected}, got {type(value).__name__}")
     return value
 
 
 def text(argument: str, value: Any) -> str:
-    """Return ``value``, or refuse what is no text."""
+    """Return ``value`` if it is a string."""
     if not isinstance(value, str):
         raise InputError(f"{argument}: expected text, got {shown(value)}")
     return value
 
 
 def module(argument: str, value: Any) -> torch.nn.Module:
-    """Return ``value``, or refuse what is no module."""
+    """Return ``value`` if it is a module."""
     found: torch.nn.Module = instance(argument, value, torch.nn.Module, "a torch.nn.Module")
     return found
 
 
 def modules(argument: str, values: Any) -> list[torch.nn.Module]:
-    """Return ``values`` as a list, or refuse what is no sequence of modules."""
+    """Return ``values`` as a list if it is a sequence of modules."""
     instance(argument, values, (list, tuple, torch.nn.ModuleList), "a list of torch.nn.Modules")
     return [module(argument, value) for value in values]
 
 
 def elbo(argument: str, value: Any) -> Any:
-    """Return ``value``, or refuse what is no ELBO: Pyro's, of this package, or one of the same methods."""
+    """Return ``value`` if it is an ELBO: Pyro's, this package's, or one with the same methods."""
     methods = ("differentiable_loss", "loss_and_grads")
     if isinstance(value, type) or not any(callable(getattr(value, each, None)) for each in methods):
         raise InputError(f"{argument}: expected an instance of a pyro.infer.ELBO, got {shown(value)}")
@@ -62,37 +62,37 @@ def elbo(argument: str, value: Any) -> Any:
 
 
 def optional(check: Callable[[str, Any], Any], argument: str, value: Any) -> Any:
-    """Return None for None, else what ``check`` returns."""
+    """Return None for None, else the result of ``check``."""
     return None if value is None else check(argument, value)
 
 
 def programs(argument: str, values: Any) -> tuple[Callable[..., Any], ...]:
-    """Return ``values`` as a tuple, or refuse what is no sequence of callables."""
+    """Return ``values`` as a tuple if it is a sequence of callables."""
     if not isinstance(values, Iterable) or isinstance(values, str | bytes | dict | torch.Tensor | type):
         raise InputError(f"{argument}: expected a sequence of callables, got {shown(values)}")
     return tuple(program(argument, value) for value in values)
 
 
 def flag(argument: str, value: Any) -> bool:
-    """Return ``value``, or refuse what is neither True nor False."""
+    """Return ``value`` if it is True or False."""
     if not isinstance(value, bool):
         raise InputError(f"{argument}: expected True or False, got {shown(value)}")
     return value
 
 
 def progress(value: Any) -> None:
-    """Refuse what neither switches progress on or off nor can be told of it."""
+    """Refuse anything but True, False, None or a callable."""
     if not (value is None or isinstance(value, bool)):
         program("progress", value)
 
 
 def nesting(argument: str, value: Any) -> float:
-    """Return ``value``, or refuse what is no number of plates: a whole one, or infinity to find it out."""
+    """Return ``value`` if it is a number of plates, or infinity to find the number."""
     return math.inf if isinstance(value, float) and value == math.inf else count(argument, value, 0, 20)
 
 
 def number(argument: str, value: Any, minimum: float = -math.inf, maximum: float = math.inf) -> float:
-    """Return ``value`` as a float, or refuse what is not a finite number in [minimum, maximum]."""
+    """Return ``value`` as a float if it is a finite number in [minimum, maximum]."""
     expected = f"{argument}: expected a number in [{minimum:g}, {maximum:g}], got {shown(value)}"
     if isinstance(value, bool):
         raise InputError(expected)
@@ -108,7 +108,7 @@ def number(argument: str, value: Any, minimum: float = -math.inf, maximum: float
 
 
 def positive(argument: str, value: Any) -> float:
-    """Return ``value`` as a float, or refuse what is not finite and above zero."""
+    """Return ``value`` as a float if it is finite and above zero."""
     result = number(argument, value)
     if result <= 0:
         raise InputError(f"{argument}: expected a number above 0, got {shown(value)}")
@@ -116,12 +116,12 @@ def positive(argument: str, value: Any) -> float:
 
 
 def scale_factor(argument: str, value: Any) -> float:
-    """Return ``value`` as a float, or refuse what is no factor of a scale: above 0, at most a thousand."""
+    """Return ``value`` as a float if it is a factor of a scale: above 0, at most a thousand."""
     return min(positive(argument, value), number(argument, value, maximum=1e3))
 
 
 def positive_single(argument: str, value: Any) -> float:
-    """Return ``value`` as a float, or refuse what is not finite and above zero in single precision, too."""
+    """Return ``value`` as a float if it is finite and above zero, also in single precision."""
     result = positive(argument, value)
     if not _SMALLEST <= result <= _LARGEST:
         raise InputError(f"{argument}: expected a number in the range of float32, got {shown(value)}")
@@ -129,7 +129,7 @@ def positive_single(argument: str, value: Any) -> float:
 
 
 def count(argument: str, value: Any, minimum: int = 1, maximum: int = 2**63 - 1) -> int:
-    """Return ``value`` as an int, or refuse what is not a whole number from ``minimum`` to ``maximum``."""
+    """Return ``value`` as an int if it is a whole number from ``minimum`` to ``maximum``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
         raise InputError(f"{argument}: expected a whole number of at least {minimum}, got {shown(value)}")
     if value > maximum:
@@ -138,9 +138,9 @@ def count(argument: str, value: Any, minimum: int = 1, maximum: int = 2**63 - 1)
 
 
 def one_size(what: str, sizes: Mapping[str, int | None]) -> None:
-    """Refuse parts that state different values of a size that they share; None states nothing.
+    """Refuse parts that state different values of a common size.
 
-    :param sizes: what each part states, by its argument.
+    :param sizes: the size of each part by its argument; None if it states none.
     """
     stated = {argument: size for argument, size in sizes.items() if size is not None}
     if len(set(stated.values())) > 1:
@@ -149,7 +149,7 @@ def one_size(what: str, sizes: Mapping[str, int | None]) -> None:
 
 
 def known(argument: str, value: Any, names: Iterable[str]) -> str:
-    """Return ``value`` if it is one of ``names``, or refuse it with the nearest known name."""
+    """Return ``value`` if it is one of ``names``; otherwise suggest the nearest one."""
     choices = sorted(names)
     if isinstance(value, str) and value in choices:
         return value
@@ -159,7 +159,7 @@ def known(argument: str, value: Any, names: Iterable[str]) -> str:
 
 
 def floating(argument: str, value: Any) -> torch.Tensor:
-    """Return ``value``, or refuse what is not a floating-point tensor."""
+    """Return ``value`` if it is a floating-point tensor."""
     if not isinstance(value, torch.Tensor):
         raise InputError(f"{argument}: expected a tensor, got {type(value).__name__}")
     if not value.is_floating_point():
@@ -168,7 +168,7 @@ def floating(argument: str, value: Any) -> torch.Tensor:
 
 
 def dense(argument: str, value: Any) -> torch.Tensor:
-    """Return ``value``, or refuse what is no tensor of plain numbers in memory."""
+    """Return ``value`` if it is a dense tensor of plain numbers."""
     if not isinstance(value, torch.Tensor):
         raise InputError(f"{argument}: expected a tensor, got {type(value).__name__}")
     if value.layout != torch.strided or value.is_nested:
@@ -186,11 +186,11 @@ def dense(argument: str, value: Any) -> torch.Tensor:
 
 
 def finite(argument: str, value: torch.Tensor) -> torch.Tensor:
-    """Return ``value``, or refuse a tensor that is empty or holds NaN or infinity."""
+    """Return ``value`` if it is a finite tensor that is not empty."""
     dense(argument, value)
     if value.numel() == 0:
         raise InputError(f"{argument}: expected at least one element, got shape {tuple(value.shape)}")
-    # NaN is both least and largest; to look for these two takes a thirtieth of the time.
+    # Minimum and maximum are NaN if any value is; this test is thirty times as fast as isfinite.
     if value.is_floating_point() and not all(bool(torch.isfinite(end)) for end in torch.aminmax(value)):
         bad = int((~torch.isfinite(value)).sum())
         raise InputError(f"{argument}: expected finite values, got {bad} NaN or infinite of {value.numel()}")
@@ -198,14 +198,14 @@ def finite(argument: str, value: torch.Tensor) -> torch.Tensor:
 
 
 def data(argument: str, value: Any) -> torch.Tensor:
-    """Return ``value``, or refuse what is not a non-empty, dense, finite tensor of data [N, ...]."""
+    """Return ``value`` if it is a non-empty, dense, finite tensor of data [N, ...]."""
     if dense(argument, value).dim() == 0:
         raise InputError(f"{argument}: expected data of shape [N, ...], got a single number")
     return finite(argument, value)
 
 
 def unit_interval(argument: str, value: torch.Tensor) -> torch.Tensor:
-    """Return ``value``, or refuse a tensor with any element outside [0, 1]."""
+    """Return ``value`` if all elements are in [0, 1]."""
     finite(argument, value)
     low, high = float(value.min()), float(value.max())
     if low < 0 or high > 1:
@@ -214,11 +214,11 @@ def unit_interval(argument: str, value: torch.Tensor) -> torch.Tensor:
 
 
 def device(argument: str, value: Any) -> torch.device:
-    """Return ``value`` as a device, or refuse one that is not here or holds no numbers (``meta``)."""
+    """Return ``value`` as a device if it exists on this machine and has memory (not ``meta``)."""
     try:
         found = torch.device(value)
         torch.ones((), device=found).item()
-    except Exception as error:  # each missing backend raises something else
+    except Exception as error:  # missing backends raise various exceptions
         cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"{argument}: {shown(value)} cannot be used here ({cause}); use cpu (--device cpu) or auto"

@@ -232,7 +232,9 @@ def sweep(request: TrainRequest, search: tuple[str, ...], **settings: Any) -> No
     from pyro_dvae.jobs.sweep import sweeping
 
     context = click.get_current_context()
-    on_the_line = click.core.ParameterSource.COMMANDLINE  # not in a file, of which a search takes precedence
+    on_the_line = (
+        click.core.ParameterSource.COMMANDLINE
+    )  # not in a file, over which a search takes precedence
     typed = frozenset(name for name in context.params if context.get_parameter_source(name) is on_the_line)
     show(sweeping()(request, search, typed=typed, **settings))
 

@@ -7,7 +7,7 @@ def shown(value: object) -> str:
     """Return ``value`` as error messages show it: on one line, shortened if necessary."""
     try:
         text = " ".join(repr(value).split())
-    except Exception:  # whatever a foreign object, or an integer of thousands of digits, raises
+    except Exception:  # foreign objects, or integers of thousands of digits
         text = f"a {type(value).__name__}"
     return text if len(text) <= 80 else f"{text[:77]}..."
 
@@ -22,7 +22,7 @@ class InputError(ValueError):
     """An argument is invalid; the message names it, what was expected, and what was given."""
 
     def __init__(self, message: object = "") -> None:
-        # One line that a terminal can show, whatever was quoted.
+        # One line without control characters.
         line = " ".join(without_traces(str(message)).split())
         super().__init__("".join(each if each.isprintable() else repr(each)[1:-1] for each in line))
 

@@ -1,8 +1,8 @@
-"""Files written beside and moved into place, so that none is half lost; JSON read against a schema.
+"""Atomic writing of files, and reading of JSON with a schema.
 
-A schema is a type (``float`` takes whole numbers too; ``dict`` and ``list`` any content), None, a tuple of
-alternatives, ``[schema]`` for a list of such values, or ``{name: schema}``: names ending in "?" may be
-missing, and names that the schema does not know are left alone.
+A schema is a type (``float`` also accepts whole numbers; ``dict`` and ``list`` any content), None, a tuple of
+alternatives, ``[schema]`` for a list of such values, or ``{name: schema}``, where names ending in "?" may be
+missing, and unknown names are ignored.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _KINDS = {
 def user_path(argument: str, value: Any) -> Path:
     """Return the path that a user gave, with ``~`` expanded; it need not exist.
 
-    :raises InputError: it is empty, no path, of an unknown user, or longer than the file system allows.
+    :raises InputError: it is empty, not a path, of an unknown user, or too long for the file system.
     """
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
         raise InputError(f"{argument}: expected a path, got {shown(value)}")
@@ -56,9 +56,9 @@ def user_path(argument: str, value: Any) -> Path:
 
 
 def irregular(path: str | os.PathLike[str]) -> str | None:
-    """Return what ``path`` is if it is no regular file ("a pipe"), whose reading might never end; else None.
+    """Return the kind of ``path`` if it is not a regular file ("a pipe"), so that reading may hang; else None.
 
-    A path that does not exist, or cannot be looked at, is left to the one who opens it.
+    A path that does not exist, or is not accessible, also gives None: opening it will fail.
     """
     try:
         mode = os.stat(path).st_mode
@@ -68,7 +68,7 @@ def irregular(path: str | os.PathLike[str]) -> str | None:
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes | str, *, make_folder: bool = True) -> None:
-    """Write ``data`` (text as UTF-8) to ``path``, which is at any time the old file or the new one, whole."""
+    """Write ``data`` (text as UTF-8) to ``path`` atomically: it is always the old file or the new one."""
     content = data.encode() if isinstance(data, str) else data
     with replacing(path, make_folder=make_folder) as partial:
         try:
@@ -81,9 +81,8 @@ def write_atomically(path: str | os.PathLike[str], data: bytes | str, *, make_fo
 def replacing(path: str | os.PathLike[str], *, make_folder: bool = True) -> Iterator[Path]:
     """Yield a path beside ``path`` to write to; on success it is flushed to disk and moved into place.
 
-    When the body raises, what it wrote is removed and ``path`` stays as it was. Missing folders are made
-    unless ``make_folder`` is False. What a killed process left behind is removed by a later write once it is
-    an hour old.
+    If the body raises, its file is removed and ``path`` does not change. Missing folders are made unless
+    ``make_folder`` is False. A later write removes files of killed processes that are an hour old.
     """
     target = Path(path)
     partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}{_SUFFIX}")
@@ -110,7 +109,7 @@ def replacing(path: str | os.PathLike[str], *, make_folder: bool = True) -> Iter
 
 
 def require_writable(path: str | os.PathLike[str]) -> None:
-    """Refuse now a ``path`` that could not be written later; what is there stays untouched."""
+    """Refuse a ``path`` that cannot be written, without changing an existing file."""
     target = Path(path)
     probe = target.with_name(f".{target.name}.{secrets.token_hex(4)}{_SUFFIX}")
     try:
@@ -124,7 +123,7 @@ def require_writable(path: str | os.PathLike[str]) -> None:
 
 
 def remove_left_over(folder: Path, *names: str) -> None:
-    """Remove what killed processes left of writing ``names`` in ``folder``, which no other process writes."""
+    """Remove partial files ``names`` of killed processes in ``folder``, to which no other process writes."""
     for name in names:
         _remove_partial(folder / name, 0.0)
 
@@ -161,8 +160,8 @@ _LARGEST = 2**63
 def read_json(argument: str, path: Path, schema: Any) -> Any:
     """Return the content of a JSON file.
 
-    :param argument: what the error begins with.
-    :raises InputError: the file cannot be read, is no JSON, or does not fit ``schema``.
+    :param argument: the beginning of the error.
+    :raises InputError: the file cannot be read, is not JSON, or does not match ``schema``.
     :raises FileNotFoundError: there is no such file.
     """
     return parsed(argument, read_text(argument, path), schema, str(path))
@@ -171,7 +170,7 @@ def read_json(argument: str, path: Path, schema: Any) -> Any:
 def read_text(argument: str, path: Path) -> str:
     """Return the content of a text file.
 
-    :param argument: what the error begins with.
+    :param argument: the beginning of the error.
     :raises InputError: the file cannot be read.
     :raises FileNotFoundError: there is no such file.
     """
@@ -187,12 +186,12 @@ def read_text(argument: str, path: Path) -> str:
 
 
 def parsed(argument: str, text: str, schema: Any, where: str) -> Any:
-    """Return the content of JSON ``text``; ``where`` it stands is named in the error."""
+    """Return the content of JSON ``text``; an error names its place ``where``."""
     try:
         content = json.loads(text)
     except RecursionError:
         raise InputError(f"{argument}: {where} cannot be read: it is nested too deeply") from None
-    except ValueError as error:  # also of integers of thousands of digits
+    except ValueError as error:  # also for integers of thousands of digits
         reason = str(error).partition(";")[0]
         raise InputError(f"{argument}: {where} cannot be read as JSON: {reason}") from None
     if fault := unfit(content, schema):
@@ -201,7 +200,7 @@ def parsed(argument: str, text: str, schema: Any, where: str) -> Any:
 
 
 def unfit(value: Any, schema: Any, name: str = "") -> str | None:
-    """Return the first thing in ``value`` that does not fit ``schema``, in words; None if all does."""
+    """Describe the first part of ``value`` that does not match ``schema``, or return None."""
     if isinstance(schema, tuple):
         faults = [unfit(value, each, name) for each in schema]
         return None if None in faults else _expected(name, schema, value)

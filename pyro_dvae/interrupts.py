@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP during long work, answered between two steps and never inside one."""
+"""Ctrl-C, SIGTERM and SIGHUP during long work, handled between steps, never within a step."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class Stopped(KeyboardInterrupt):
         self.checkpoint = checkpoint
 
     def __reduce__(self) -> tuple[type[Stopped], tuple[Path | None]]:
-        """Return what another process makes it anew from."""
+        """Return the arguments that recreate it in another process."""
         return Stopped, (self.checkpoint,)
 
 
 class Interrupts:
     """A context in which the first signal sets ``requested`` and a second one interrupts at once.
 
-    The signals are Ctrl-C, SIGTERM and the hang-up of a terminal. Outside the main thread, and for a signal
-    that is ignored, nothing is changed; on leaving, the handlers that were there before are put back.
+    The signals are Ctrl-C, SIGTERM and the hang-up of a terminal. Nothing changes outside the main thread, or
+    for ignored signals. The earlier handlers are restored at the end.
     """
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ _active: list[Interrupts] = []
 
 
 def request() -> None:
-    """Stop the work that is under way in this process as the first Ctrl-C does, between two steps."""
+    """Stop the current work in this process like the first Ctrl-C, between two steps."""
     if not _active or _active[-1].at_once:
         raise KeyboardInterrupt
     _active[-1].requested = True
@@ -78,7 +78,7 @@ def request() -> None:
 
 @contextmanager
 def at_once() -> Iterator[None]:
-    """Let also the first signal interrupt the body, which takes long and leaves nothing half done."""
+    """Let the first signal interrupt the body at once; it may be long but leaves nothing incomplete."""
     present = _active[-1] if _active else Interrupts()
     if present.requested:
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""What the machine has: cores worth using, memory, and what running out of memory looks like."""
+"""The machine: cores worth using, memory, and out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _KEPT = ((-1, 2**31 - 1), (-3, 2**25))
 
 
 def available_cores() -> int:
-    """Return how many cores this process may use: by its affinity and by a container's quota."""
+    """Return the number of cores for this process, by its affinity and a container's quota."""
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
     return max(1, math.ceil(min(cores, _quota())))
 
 
 def threads_for(operations: float) -> int:
-    """Return the threads for steps of so many floating-point operations; never more than torch uses now."""
-    import torch  # here: the command line says its help without it
+    """Return the threads for steps of so many floating-point operations, at most torch's current number."""
+    import torch  # late, so that the command line's help does not need it
 
     worth = math.ceil(operations / _OPERATIONS_PER_THREAD)
     return max(1, min(torch.get_num_threads(), available_cores(), worth))
@@ -35,7 +35,7 @@ def threads_for(operations: float) -> int:
 
 @contextmanager
 def using_threads(count: int) -> Iterator[None]:
-    """Let torch compute on ``count`` threads while the body runs; afterwards on as many as before."""
+    """Let torch use ``count`` threads in the body, and restore their number afterwards."""
     import torch
 
     before = torch.get_num_threads()
@@ -47,7 +47,7 @@ def using_threads(count: int) -> Iterator[None]:
 
 
 def _quota() -> float:
-    """Return the cores that a container's quota allows, infinity without one."""
+    """Return the number of cores in a container's quota, or infinity."""
     try:
         limit, period = _QUOTA.read_text().split()
         return math.inf if limit == "max" else int(limit) / int(period)
@@ -59,7 +59,7 @@ _MARKS = ("out of memory", "can't allocate memory", "not enough memory", "Cannot
 
 
 def machine_memory() -> int | None:
-    """Return the bytes of this machine's memory; None where the system does not say."""
+    """Return the bytes of this machine's memory, or None if unknown."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
@@ -67,17 +67,17 @@ def machine_memory() -> int | None:
 
 
 def keep_freed_memory() -> bool:
-    """Have this process keep the memory that it frees for what it needs next; return whether it will.
+    """Make this process keep freed memory for reuse; return whether this is possible.
 
-    Given back to the system, each page costs a fault when it comes again: with large images a quarter of the
-    time of a training step. Only the GNU C library can be told.
+    If memory is returned to the system, its next use costs a page fault: with large images a quarter of the
+    time of a training step. Only the GNU C library has this setting.
     """
     tell = getattr(ctypes.CDLL(None) if os.name == "posix" else None, "mallopt", None)
     return tell is not None and all(tell(*setting) == 1 for setting in _KEPT)
 
 
 def ran_out(error: BaseException) -> bool:
-    """Return whether ``error``, of Python, NumPy or torch on any device, says that memory is used up."""
+    """Return whether ``error``, from Python, NumPy or torch on any device, means that memory is exhausted."""
     if isinstance(error, MemoryError):
         return True
     return isinstance(error, RuntimeError | OSError) and any(mark in str(error) for mark in _MARKS)

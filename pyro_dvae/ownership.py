@@ -1,7 +1,7 @@
-"""One writer of a folder or file: a lock that dies with its process, however it ends.
+"""One writer of a folder or file, by a lock that ends with its process.
 
-The operating system holds the lock, also between machines where their network file system has locks; the
-lock file that stays behind means nothing. Reading needs no lock.
+The operating system holds the lock, also between machines if their network file system has locks. A remaining
+lock file means nothing. Reading needs no lock.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class OccupiedError(InputError):
 
 
 def own(argument: str, folder: Path) -> BaseFileLock:
-    """Take the lock of ``folder``, which exists; call ``release`` on what is returned, or end the process.
+    """Take the lock of an existing ``folder``; call ``release`` on the result, or end the process.
 
-    :param argument: the name of the option that gave the folder, for the error.
-    :raises InputError: another owner has it, or nothing can be written there.
+    :param argument: name of the option with the folder, for the error.
+    :raises InputError: another owner has it, or it is not writable.
     """
     return _acquired(argument, folder, FileLock(folder / LOCK, timeout=0))
 
@@ -35,10 +35,11 @@ def own(argument: str, folder: Path) -> BaseFileLock:
 class FileOwner:
     """Holds the locks of files that this process writes; it may have several owners of one file.
 
-    A file's lock is ``.NAME.lock`` beside it, so that a folder may hold the files of several processes. The
-    locks end with :meth:`release`, with the owner, or with the process.
+    A file's lock is ``.NAME.lock`` in the same folder, so that several processes can have files there. Locks
+    end with
+    :meth:`release`, with the owner, or with the process.
 
-    :param paths: the files, by the argument that gave them; None for no file.
+    :param paths: the files by argument; None for no file.
     """
 
     def __init__(self, **paths: Path | None) -> None:
@@ -48,7 +49,7 @@ class FileOwner:
     def take(self) -> None:
         """Take the locks that are not held yet.
 
-        :raises InputError: another process has one, or nothing can be written there.
+        :raises InputError: another process has one, or the folder is not writable.
         """
         if self._end is not None and self._end.alive:
             return
@@ -68,7 +69,7 @@ class FileOwner:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the locks in the body; afterwards only if they were held before."""
+        """Hold the locks in the body, and afterwards only if they were held before."""
         before = self._end is not None and self._end.alive
         self.take()
         try:

@@ -1,4 +1,4 @@
-"""The global random states (torch on every device, ``random``, NumPy): to keep, to put back, to fork."""
+"""Captures, restores and forks the global random states (torch on every device, ``random``, NumPy)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pyro_dvae import checks
 
 
 def capture() -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the present random states: the large parts as tensors, the rest as JSON-able values."""
+    """Return the current random states: large parts as tensors, the rest as JSON-able values."""
     tensors = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_initialized():
         for device in range(torch.cuda.device_count()):
@@ -32,7 +32,7 @@ def capture() -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def restore(tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Put back what :func:`capture` returned; devices that are no longer there are passed over."""
+    """Restore the result of :func:`capture`; missing devices are skipped."""
     torch.set_rng_state(tensors["cpu"])
     for name, value in tensors.items():
         if name.startswith("cuda:") and int(name[5:]) < torch.cuda.device_count():
@@ -50,14 +50,16 @@ def forked(seed: int | None = None) -> Iterator[None]:
 
     The streams inside start from ``seed``, or from the global ones without a seed.
     """
-    # As they are, not as tensors: what is recorded must not read values back.
+    # Not as tensors, because a recording must not read values.
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     kept = torch.get_rng_state(), [torch.cuda.get_rng_state(device) for device in devices]
     python, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
         if seed is not None:
             torch.default_generator.manual_seed(seed)
-            if torch.cuda.is_initialized():  # torch.manual_seed would also seed a CUDA that starts later
+            if (
+                torch.cuda.is_initialized()
+            ):  # torch.manual_seed would also seed CUDA if it is initialized later
                 torch.cuda.manual_seed_all(seed)
             random.seed(seed)
             np.random.seed(seed % 2**32)  # noqa: NPY002
@@ -76,6 +78,6 @@ def start_seed(seed: int | None) -> int:
 
 
 def derived_seed(seed: int, *parts: object) -> int:
-    """Return a seed in [0, 2**63) that depends on ``seed`` and ``parts`` and on nothing else."""
+    """Return a seed in [0, 2**63) that depends only on ``seed`` and ``parts``."""
     text = "/".join(str(part) for part in (seed, *parts))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1

@@ -1,4 +1,4 @@
-"""Tell Pyro about the parameters of a plain ``nn.Module``."""
+"""Registers the parameters of a plain ``nn.Module`` with Pyro."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from pyro_dvae.internals import leaves_in_store, place_parameter
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-# The parameters that modules of this process have put into a param store, with the names they asked for.
+# The parameters that modules of this process have put into a param store, with their requested names.
 _asked: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
 class _Itself:
-    """What Pyro wants of a parameter: a callable that returns the unconstrained one, here the same.
+    """A callable that returns the unconstrained parameter, as Pyro expects; here, the same parameter.
 
-    Pyro uses a weak reference, with which a module could not be pickled. A pickled or copied one refers to
-    nothing, until Pyro or :func:`register` sees the copy.
+    Pyro uses a weak reference, which would prevent pickling of a module. A pickled or copied reference is
+    empty until Pyro or :func:`register` sees the copy.
     """
 
     def __init__(self, parameter: Tensor | None = None) -> None:
@@ -42,9 +42,9 @@ class _Itself:
 
 
 class Module(nn.Module):
-    """A module that can be pickled and copied also after Pyro has seen its parameters, and those within.
+    """A module that can be pickled and copied even if Pyro has seen its parameters.
 
-    ``made_of`` are the positional and the keyword arguments of its constructor, by which it is made again.
+    ``made_of`` has the positional and keyword arguments of its constructor, which can rebuild it.
     """
 
     made_of: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
@@ -62,7 +62,7 @@ class Module(nn.Module):
 
 
 def make_picklable(parameters: Iterable[Tensor]) -> None:
-    """Replace the weak references that Pyro has put on unconstrained parameters: they have no pickle."""
+    """Replace Pyro's weak references on unconstrained parameters, which cannot be pickled."""
     for parameter in parameters:
         if isinstance(getattr(parameter, "unconstrained", None), weakref.ref):
             parameter.unconstrained = _Itself(parameter)  # type: ignore[attr-defined]
@@ -97,12 +97,12 @@ def register(name: str, module: nn.Module, *, by_name: bool = False) -> None:
 
 
 def asked_name(name: str, leaf: Tensor) -> str:
-    """Return the name that a parameter was registered by, whatever the store calls it; else ``name``."""
+    """Return the requested name of a parameter (it may differ from its name in the store), else ``name``."""
     return str(_asked.get(leaf, name))
 
 
 def _announce(full_name: str, parameter: Tensor) -> None:
-    # What pyro.param does to an unconstrained parameter, less the store; SVI reads the reference.
+    # The same as pyro.param for an unconstrained parameter, without the store; SVI reads the reference.
     parameter.unconstrained = _Itself(parameter)  # type: ignore[attr-defined]
     statement = effectful(type="param")(lambda *_, **__: parameter)
     statement(full_name, parameter, constraint=constraints.real, name=full_name)
@@ -120,7 +120,7 @@ def _name_for(full_name: str, parameter: Tensor, by_name: bool) -> str:
 
 
 def _check_shape(name: str, parameter: Tensor) -> None:
-    # Before anything is stored or replaced, so that a refused module stays as it was.
+    # Before any change, so that a refused module does not change.
     store = pyro.get_param_store()
     if name not in store or store.param_name(parameter) is not None:
         return
@@ -136,14 +136,14 @@ def _store(name: str, full_name: str, key: str, parameter: Tensor, module: nn.Mo
     store = pyro.get_param_store()
     earlier, known = name in store, store.param_name(parameter) is not None
     value = pyro.param(name, parameter)
-    if value.unconstrained() is value:  # else a constrained one, which another statement has registered
+    if value.unconstrained() is value:  # else another statement has registered a constrained parameter
         value.unconstrained = _Itself(value)
     if known:
         return
     _asked[value] = full_name
     if value is parameter:
         return
-    if earlier:  # else the store made a contiguous copy of a parameter in another memory format
+    if earlier:  # else the store has a contiguous copy of a parameter in another memory format
         warnings.warn(
             f"{full_name} takes its value from Pyro's param store, where an earlier module of that name left "
             "it; call pyro.clear_param_store() for a fresh start",

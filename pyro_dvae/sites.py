@@ -1,4 +1,4 @@
-"""The corruption site of a guide, which the encoder sees and no bound counts."""
+"""The corruption site of a guide, which the encoder reads and no bound counts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _REMEDY = (
 
 
 class _NoEntropy(float):
-    """Zero for estimators that skip it, a refusal for those that would differentiate it."""
+    """Zero for estimators that ignore it; refuses estimators that would differentiate it."""
 
     def sum(self) -> Tensor:
         raise NotImplementedError(_REMEDY)
@@ -57,11 +57,11 @@ class Auxiliary(dist.TorchDistribution):
 
     @cached_property
     def learned(self) -> bool:
-        """Whether the log-density has a gradient that the draws do not carry."""
+        """Whether the log-density has a gradient that the draws do not have."""
         if not torch.is_grad_enabled():
             return False
         if self.clean is not None:
-            # The clean value need not be possible: whether a gradient is there does not depend on that.
+            # The clean value may have density 0, which does not affect whether there is a gradient.
             with suppress(ValueError):
                 return bool(self.base_dist.log_prob(self.clean).requires_grad)
         with forked():
@@ -69,9 +69,9 @@ class Auxiliary(dist.TorchDistribution):
 
     @property
     def has_rsample(self) -> bool:
-        """Whether the draws carry the whole gradient, which is always so if nothing is learned."""
+        """Whether the draws have the whole gradient, which is always true if nothing is learned."""
         pathwise = self.base_dist.has_rsample or not self.learned
-        # Pyro's mean-field ELBO asks this to refuse a site; say here what to use instead.
+        # Pyro's mean-field ELBO refuses a site by this attribute; name the alternative here.
         if not pathwise and frame(1).f_code.co_name == "check_fully_reparametrized":
             raise NotImplementedError(_REMEDY)
         return bool(pathwise)
@@ -90,7 +90,7 @@ class Auxiliary(dist.TorchDistribution):
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's signature
         """Draw values of shape ``sample_shape + batch_shape + event_shape``, in memory of their own."""
         value: Tensor = self.base_dist(sample_shape)
-        # A guide may change its input in place, and without noise that would be the data.
+        # A guide may change its input in place, which without noise would be the data.
         return value.clone() if is_point(self.base_dist) else value
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
@@ -138,7 +138,7 @@ def corrupt(name: str, corruption: Corruption, x: Tensor, event_dim: int = 1) ->
         raise InputError(
             f"x: expected at least event_dim = {event_dim} dimensions, got shape {tuple(x.shape)}"
         )
-    register(name, corruption, by_name=True)  # a guide may make it anew in each call
+    register(name, corruption, by_name=True)  # a guide may make it in each call
     return auxiliary(name, corruption(x).to_event(event_dim), clean=x)
 
 
@@ -162,7 +162,7 @@ def auxiliary(name: str, fn: dist.TorchDistribution, clean: Tensor | None = None
 
 
 def layers(distribution: Any) -> list[Any]:
-    """Return a distribution and those that it is made of, one inside the other."""
+    """Return a distribution and its nested base distributions, from the outermost."""
     found = [distribution]
     while hasattr(found[-1], "base_dist"):
         found.append(found[-1].base_dist)
@@ -170,7 +170,7 @@ def layers(distribution: Any) -> list[Any]:
 
 
 def is_point(distribution: Any) -> bool:
-    """Whether a distribution is a ``Delta``, however it is wrapped."""
+    """Whether a distribution is a ``Delta``, also inside wrappers."""
     return any(isinstance(each, dist.Delta) for each in layers(distribution))
 
 

@@ -1,4 +1,4 @@
-"""The one way to a terminal or a pipe: any text, whatever its characters and the stream's encoding."""
+"""Output to a terminal or a pipe: any text, for any encoding of the stream."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PLAIN = str.maketrans({"±": "+/-", "·": "*", "→": "->"})
 
 
 def visible(text: str) -> str:
-    """Return ``text`` with control characters, which names in foreign files may hold, written as escapes."""
+    """Return ``text`` with escapes for control characters, which names in foreign files may contain."""
     return "".join(
         each if each in "\n\t" or unicodedata.category(each) not in ("Cc", "Cf") else ascii(each)[1:-1]
         for each in text
@@ -25,8 +25,8 @@ def visible(text: str) -> str:
 def show(text: str, stream: TextIO | None = None) -> None:
     """Print ``text`` to ``stream``, by default standard output.
 
-    What the encoding lacks is written in plain letters or as an escape. A standard error that is gone loses
-    the text and nothing else.
+    Characters outside the encoding become plain letters or escapes. If standard error is closed, only the
+    text is lost.
     """
     target = sys.stdout if stream is None else stream
     if target is None:  # a program without a console
@@ -51,7 +51,7 @@ def counted(number: int, one: str, several: str | None = None) -> str:
 
 
 def labelled(rows: Sequence[tuple[str, str]]) -> str:
-    """Return labels and texts below each other, in at most 100 columns unless a word is longer."""
+    """Return lines of labels and texts, in at most 100 columns unless a word is longer."""
     width = max(len(label) for label, _ in rows) + 2
     lines = []
     for label, text in rows:
@@ -62,5 +62,5 @@ def labelled(rows: Sequence[tuple[str, str]]) -> str:
 
 
 def to_stderr(text: str) -> None:
-    """Say something where it does not mix with a program's output."""
+    """Print ``text`` to standard error, so that it does not mix with a program's output."""
     show(text, sys.stderr)

@@ -24,11 +24,11 @@ class GaussianNoise(Corruption):
         self.scale = level("scale", scale, learnable=learnable, minimum=minimum, maximum=math.inf)
 
     def distribution(self, x: Tensor) -> dist.TorchDistribution:
-        # A scale of 0 is a legal end of a schedule, which torch's own check would refuse.
+        # A schedule may end at a scale of 0, which torch's own check would refuse.
         return dist.Normal(x, self.scale(x).to(x.dtype).expand(x.shape), validate_args=False)
 
 
-_SMALLEST = 1e-12  # |x| counts as this at least, so that zeros have a density
+_SMALLEST = 1e-12  # lower bound of |x|, so that zeros have a density
 
 
 class MultiplicativeNoise(Corruption):
@@ -48,5 +48,5 @@ class MultiplicativeNoise(Corruption):
 
     def distribution(self, x: Tensor) -> dist.TorchDistribution:
         scale = self.scale(x).to(x.dtype) * x.abs().nan_to_num(_SMALLEST).clamp(min=_SMALLEST)
-        # A scale of 0 is a legal end of a schedule, which torch's own check would refuse.
+        # A schedule may end at a scale of 0, which torch's own check would refuse.
         return dist.Normal(x, scale, validate_args=False)

@@ -79,10 +79,10 @@ def mean_image_rate(data: Tensor, level: float) -> Tensor:
 
 
 def _filled(mean: Tensor, level: float) -> Tensor:
-    """Return min(1, c mean) with this average: with the k largest at 1, c = (level D − k) / Σ of the rest."""
+    """Return min(1, c mean) of average ``level``: with the k largest at 1, c = (level D − k) / Σ rest."""
     ordered = mean.sort(descending=True).values
     rest = ordered.flip(0).cumsum(0).flip(0)  # from the k-th on
     wanted = level * len(mean) - torch.arange(len(mean), dtype=mean.dtype, device=mean.device)
     factor = torch.where(rest > 0, wanted / rest.clamp_min(torch.finfo(mean.dtype).tiny), 0.0)
-    first = int((factor * ordered <= 1 + 1e-9).to(torch.uint8).argmax())  # the fewest at 1 that do
+    first = int((factor * ordered <= 1 + 1e-9).to(torch.uint8).argmax())  # the smallest valid k
     return (factor[first] * mean).clamp(0.0, 1.0)

@@ -1,4 +1,4 @@
-"""Cells swapped with those of other rows."""
+"""Cells replaced by cells of other rows."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from pyro_dvae.levels import LevelLike, level
 
 
 class Swapped(dist.TorchDistribution):
-    """Each element keeps its value with probability 1 − rate, and else takes that of a random row.
+    """Each element keeps its value with probability 1 − rate, and otherwise takes the value of a random row.
 
     The mass of a value v in column j is ``(1 − rate) 1[v = x] + rate · mean_i 1[v = rows_ij]``. Each element
-    draws a row of its own.
+    draws its own row.
 
     :param x: clean values, [..., *event]; the batch shape.
     :param rate: probability of a swap in [0, 1], broadcastable to ``x``.
@@ -90,7 +90,7 @@ class SwapNoise(Corruption):
         rows = checks.data("rows", checks.floating("rows", rows)).detach()
         if rows.dim() < 2:
             raise InputError(f"rows: expected shape [rows, columns], got {tuple(rows.shape)}")
-        columns = rows.movedim(0, -1).sort(-1).values  # columns are swapped apart, so their order is free
+        columns = rows.movedim(0, -1).sort(-1).values  # columns are independent, so each may be sorted
         self.register_buffer("columns", columns.contiguous(), persistent=False)
 
     def row_sizes(self) -> dict[str, int]:

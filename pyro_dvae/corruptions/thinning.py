@@ -15,7 +15,8 @@ from pyro_dvae.levels import LevelLike, level
 class Thinned(dist.TorchDistribution):
     """``x̃ ~ Binomial(x, 1 − rate)`` per element: each of the x units is lost with probability ``rate``.
 
-    A value that is no whole number has a part of a unit, which is lost as a whole with the same probability.
+    The fractional part of a value counts as one more unit, which is lost as a whole with the same
+    probability.
 
     :param x: values ≥ 0, any shape; the batch shape.
     :param rate: probability that a unit is lost, in [0, 1], broadcastable to ``x``.
@@ -44,7 +45,7 @@ class Thinned(dist.TorchDistribution):
         """Draw values of shape ``sample_shape + batch_shape``."""
         x = self.x.expand(self._extended_shape(sample_shape))
         kept = (1 - self.rate).expand(x.shape).contiguous()
-        # torch.binomial never ends for NaN or infinity, which pass where nothing is validated.
+        # torch.binomial does not return for NaN or infinity, which are possible without validation.
         whole = x.floor().nan_to_num(0.0, 0.0, 0.0).clamp(min=0)
         return torch.binomial(whole, kept) + torch.where(torch.rand_like(kept) < kept, x - whole, 0.0)
 

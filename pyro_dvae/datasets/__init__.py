@@ -1,6 +1,6 @@
 """Data sets (train, validation and test tensors, with their source), and binarisation."""
 
-# Each of these modules registers what it loads: a new data set is one new file and one name here.
+# Each module registers its loaders; a new data set needs a new file and a name here.
 from pyro_dvae.datasets import (  # noqa: F401
     arrays,
     binarised_mnist,

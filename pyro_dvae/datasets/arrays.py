@@ -103,7 +103,7 @@ def _of_archive(path: Path, content: Arrays, chosen: str | None) -> Content:
         )
     size = len(content[rows[0]]) if content[rows[0]].ndim else 0
     labels = {name: content[name].reshape(-1) for name in _LABELS if name in content}
-    named = {  # of another length they are refused, unless they are arrays of their own
+    named = {  # wrong lengths are refused, unless the array is a separate one
         name: array for name, array in labels.items() if len(array) == size or content[name].ndim == 1
     }
     used = [rows[0], *named]
@@ -132,9 +132,9 @@ def _dense(path: Path, content: Arrays) -> np.ndarray:
 
 
 def _array(file: IO[bytes], size: int) -> np.ndarray:
-    """Read an array after comparing what its header promises with the ``size`` of the file, in bytes.
+    """Read an array after comparing its header with the ``size`` of the file, in bytes.
 
-    Nothing is unpacked or allocated for a header that lies, nor for more than this machine's memory.
+    If the header is wrong, or the array exceeds this machine's memory, nothing is unpacked or allocated.
     """
     try:
         version = np.lib.format.read_magic(file)
@@ -155,7 +155,7 @@ def _array(file: IO[bytes], size: int) -> np.ndarray:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn whatever a damaged file leads its reader to into one line that names the file."""
+    """Turn any exception about a damaged file into a one-line error that names the file."""
     if not os.path.exists(path):
         raise DataError(f"{path}: no such file")
     if kind := irregular(path):
@@ -166,7 +166,7 @@ def reading(path: Path) -> Iterator[None]:
         raise
     except (zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: damaged file ({_cause(error)})") from None
-    except Exception as error:  # NumPy raises whatever the damaged bytes lead it to
+    except Exception as error:  # NumPy may raise anything for damaged bytes
         raise DataError(f"{path}: cannot be read as {path.suffix.lower()} ({_cause(error)})") from None
 
 

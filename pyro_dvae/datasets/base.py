@@ -21,7 +21,7 @@ from pyro_dvae.errors import DataError, InputError, shown
 def permuted_split(rows: int, sizes: Sequence[int], seed: int) -> list[Tensor]:
     """Cut a random permutation of ``range(rows)`` into index tensors of the given sizes.
 
-    Drawn with NumPy's ``RandomState``, whose stream is frozen: the split is the same on every version.
+    It uses NumPy's ``RandomState``, whose stream is frozen, so the split is the same in every version.
     """
     if sum(sizes) != rows:
         raise ValueError(f"sizes: expected a sum of {rows}, got {list(sizes)}")
@@ -133,20 +133,20 @@ def is_binary(*parts: Tensor) -> bool:
 
 
 def image_shape_of(dimension: int) -> tuple[int, int]:
-    """The shape to draw a flat datum in: a square if ``dimension`` is one, else a single row."""
+    """Return the image shape of a flat row: a square if ``dimension`` is a square number, else one line."""
     side = math.isqrt(dimension)
     return (side, side) if side * side == dimension else (1, dimension)
 
 
 def needs(module: str, package: str, dataset: str) -> ModuleType:
-    """Import ``module`` where it is used, so that the library itself loads without ``package``."""
+    """Import ``module`` late, so that the library itself loads without ``package``."""
     try:
         return importlib.import_module(module)
     except (
         ImportError,
         OSError,
         RuntimeError,
-    ) as error:  # a torchvision of another torch raises RuntimeError
+    ) as error:  # a torchvision for another torch raises RuntimeError
         cause = " ".join(str(error).split())
         raise UnavailableError(
             f"dataset {dataset!r} needs the package {package} ({cause}); run `pip install {package}`"

@@ -21,15 +21,15 @@ class Binarisation:
     name: ClassVar[str] = "none"
 
     def prepare(self, data: Tensor, seed: int) -> Tensor:
-        """Return the tensor to keep for training; draws, if any, depend on ``seed`` alone."""
+        """Return the tensor to keep for training; draws, if any, depend only on ``seed``."""
         return self._keep(self._checked(data), checks.count("seed", seed, minimum=0))
 
     def prepare_evaluation(self, data: Tensor, seed: int) -> Tensor:
-        """Return the tensor to keep for evaluation, the same at every visit, so that results repeat."""
+        """Return the tensor to keep for evaluation; ``visit`` does not change it, so that results repeat."""
         return self.prepare(data, seed)
 
     def visit(self, batch: Tensor) -> Tensor:
-        """Return what the model sees of a prepared batch, in the default floating type."""
+        """Return the model's input for a prepared batch, in the default floating type."""
         return batch.to(torch.get_default_dtype())
 
     def _keep(self, data: Tensor, seed: int) -> Tensor:
@@ -45,7 +45,7 @@ class StaticBinarisation(Binarisation):
     name = "static"
 
     def _keep(self, data: Tensor, seed: int) -> Tensor:
-        # On the CPU whatever the device: the same seed is the same data set everywhere.
+        # On the CPU for any device, so that a seed gives the same data set everywhere.
         generator = torch.Generator().manual_seed(seed)
         return torch.bernoulli(data.detach().cpu(), generator=generator).to(data.device, torch.uint8)
 
@@ -56,11 +56,11 @@ class DynamicBinarisation(Binarisation):
     name = "dynamic"
 
     def prepare_evaluation(self, data: Tensor, seed: int) -> Tensor:
-        """Draw the part once from ``seed``: what is drawn stays as it is under ``visit``."""
+        """Draw the part once from ``seed``; ``visit`` does not change it."""
         return StaticBinarisation().prepare(data, seed)
 
     def visit(self, batch: Tensor) -> Tensor:
-        """Draw the batch anew."""
+        """Return a new draw of the batch."""
         return torch.bernoulli(super().visit(batch))
 
 

@@ -1,4 +1,4 @@
-"""MNIST made binary once, as Larochelle and Murray (2011) published it."""
+"""Binarised MNIST, as Larochelle and Murray (2011) published it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BASE = "http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist"
 
 @register(NAME)
 def load_binarised_mnist(request: Request) -> Dataset:
-    """Load the draw of Salakhutdinov and Murray (2008) that published bounds of "fixed" MNIST are of."""
+    """Load the draw of Salakhutdinov and Murray (2008), which published bounds of "fixed" MNIST use."""
     files = {part: f"binarized_mnist_{part}.amat" for part in SIZES}
     urls = {file: (f"{BASE}/{file}",) for file in files.values()}
     downloaded = fetch(NAME, request, urls, _read)
@@ -46,7 +46,7 @@ def load_binarised_mnist(request: Request) -> Dataset:
 
 
 def _read(path: Path) -> np.ndarray:
-    """Return a file's rows [N, D] of zeros and ones, which stand as text, one row a line."""
+    """Return a file's rows [N, D] of zeros and ones, written as text, one row per line."""
     try:
         text = np.frombuffer(path.read_bytes(), dtype=np.uint8)
     except OSError as error:
@@ -56,7 +56,7 @@ def _read(path: Path) -> np.ndarray:
     if not (digit | blank).all() or (digit[1:] & digit[:-1]).any():
         raise DataError(f"{path}: expected lines of 0 and 1 with spaces between, found other text; {_REMEDY}")
     part = path.stem.rpartition("_")[2]
-    # How many digits come before the end of each line that has any.
+    # Number of digits before the end of each line that has any.
     before = np.unique(np.append(digit.cumsum()[text == ord("\n")], digit.sum()))
     lengths = np.diff(before, prepend=0)
     rows = int((lengths > 0).sum())

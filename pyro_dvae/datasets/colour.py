@@ -33,7 +33,7 @@ def load_cifar10(request: Request) -> Dataset:
         fetch_by_torchvision("cifar10", request, layout, files, partial(cifar, download=True))
         how = "downloaded by torchvision to"
     try:
-        with warnings.catch_warnings():  # of newer NumPy, about how the old pickles write a dtype
+        with warnings.catch_warnings():  # newer NumPy warns about the dtypes in old pickles
             warnings.filterwarnings("ignore", message=".*align should be passed as")
             parts = [cifar(str(request.root), train=train) for train in (True, False)]
     except (RuntimeError, OSError) as error:
@@ -44,7 +44,7 @@ def load_cifar10(request: Request) -> Dataset:
 
 
 def _rows(part: object) -> Tensor:
-    """Return the images [N, height, width, channels] of bytes as rows [N, D] in [0, 1], a channel each."""
+    """Return images [N, height, width, channels] of bytes as rows [N, D] in [0, 1], channel by channel."""
     images = torch.from_numpy(part.data)  # type: ignore[attr-defined]
     return images.permute(0, 3, 1, 2).flatten(1).to(torch.float32).div_(255)
 
@@ -87,12 +87,12 @@ def load_svhn(request: Request) -> Dataset:
 def _set(
     name: str, training: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], where: str, files: str
 ) -> Dataset:
-    """Return a set of 32 x 32 colour images, whose validation part is the last tenth of the training rows.
+    """Return a set of 32 x 32 colour images; its validation part is the last tenth of the training rows.
 
     :param training: rows [N, 3072] in [0, 1], and their classes [N].
-    :param test: the same.
-    :param where: the set and where it was read, for ``source``.
-    :param files: what the training rows were in, for ``source``.
+    :param test: test rows and classes.
+    :param where: the set and its path, for ``source``.
+    :param files: the files of the training rows, for ``source``.
     """
     images, labels = training
     held_out = max(1, len(images) // 10)

@@ -1,4 +1,4 @@
-"""The columns of a table as a model sees them, and the way back to original values."""
+"""Converts the columns of a table for a model, and back to original values."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ CHOSEN = ("categorical", "count", "heavy-tailed", "ordinal", "positive", "real")
 class Column:
     """One column of a table.
 
-    The model sees (value − offset) / factor, of a category the number of its level, from 0.
+    The model gets (value − offset) / factor, and for a category the number of its level, from 0.
 
-    :param name: its name; a number counted from 0 where the file has none.
-    :param kind: one of :data:`KINDS`; the last four are those that a user has named.
-    :param offset: what is subtracted.
-    :param factor: what the rest is divided by.
+    :param name: its name; its number from 0 if the file has no names.
+    :param kind: one of :data:`KINDS`; the last four are named by a user.
+    :param offset: number to subtract.
+    :param factor: number to divide by.
     :param levels: the texts of a category.
-    :param size: levels of an ordinal column.
+    :param size: number of levels of an ordinal column.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Column:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Column:
-        """Return the column that ``dataclasses.asdict`` has written."""
+        """Return the column from the result of ``dataclasses.asdict``."""
         try:
             return cls(**{**values, "levels": tuple(values["levels"])})
         except (TypeError, KeyError) as error:
@@ -58,13 +58,13 @@ def level_of(value: Any) -> str | None:
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of a table in their order."""
+    """The columns of a table in order."""
 
     columns: tuple[Column, ...]
 
     @classmethod
     def from_list(cls, values: Sequence[Mapping[str, Any]]) -> Columns:
-        """Return what :meth:`as_list` has written."""
+        """Return the columns from the result of :meth:`as_list`."""
         return cls(tuple(Column.from_dict(each) for each in values))
 
     def as_list(self) -> list[dict[str, Any]]:
@@ -72,7 +72,6 @@ class Columns:
         return [{**asdict(each), "levels": list(each.levels)} for each in self.columns]
 
     def __len__(self) -> int:
-        """Return how many columns there are, D."""
         return len(self.columns)
 
     @property
@@ -82,18 +81,18 @@ class Columns:
 
     @property
     def has_texts(self) -> bool:
-        """Whether a column is a category, whose original values are no numbers."""
+        """Whether a column is a category, whose original values are texts."""
         return any(each.levels for each in self.columns)
 
     @property
     def log_factor(self) -> float:
-        """What to subtract from a log-density of scaled values for that of the original ones (nats)."""
+        """The number to subtract from a log-density of scaled values for original values (nats)."""
         densities = ("whole", "real", "positive", "heavy-tailed")
         scaled = [each.factor for each in self.columns if each.kind in densities]
         return float(np.log(scaled).sum()) if scaled else 0.0
 
     def kinds(self) -> list[str | tuple[str, int]]:
-        """Return the kind of each column as :class:`~pyro_dvae.networks.TableDecoder` takes it."""
+        """Return the kind of each column for :class:`~pyro_dvae.networks.TableDecoder`."""
         found: list[str | tuple[str, int]] = []
         for each in self.columns:
             if each.kind == "category":
@@ -105,12 +104,12 @@ class Columns:
         return found
 
     def described(self) -> str:
-        """Return how many columns there are of each kind, in words."""
+        """Return the number of columns of each kind, in words."""
         counts = Counter(each.kind for each in self.columns)
         return ", ".join(f"{counts[kind]} {kind}" for kind in KINDS if counts[kind])
 
     def forward(self, values: Mapping[str, np.ndarray]) -> Tensor:
-        """Return rows [N, D] as a model sees them, of original values by column, each [N]."""
+        """Return rows [N, D] for a model, from original values by column, each [N]."""
         parts = []
         for column in self.columns:
             if column.name not in values:
@@ -129,9 +128,9 @@ class Columns:
         return torch.from_numpy(np.stack(parts, 1).astype(np.float32))
 
     def back(self, rows: Tensor) -> dict[str, np.ndarray]:
-        """Return original values by column, each [N], of rows [N, D] as a model sees or makes them.
+        """Return original values by column, each [N], from rows [N, D] on the scale of a model.
 
-        Whole numbers are not rounded: they may be means. A category has no mean; NaN stays a gap.
+        Whole numbers are not rounded, because they may be means. A category has no mean; NaN remains a gap.
         """
         array = rows.detach().cpu().double().numpy()
         if array.ndim != 2 or array.shape[1] != len(self):

@@ -17,7 +17,7 @@ from pyro_dvae.machine import machine_memory
 
 ENDINGS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 PARTS = ("test", "train", "val", "valid", "validation")
-# By mode of Pillow, what a value of the file is divided by.
+# Divisors of the values in a file, by Pillow's mode.
 _SCALES = {"1": 1, "L": 255, "I;16": 65535, "RGB": 255}
 
 
@@ -25,9 +25,9 @@ _SCALES = {"1": 1, "L": 255, "I;16": 65535, "RGB": 255}
 def load_folder(path: Path, request: Request) -> Dataset:
     """Load images of one size, split 80 / 10 / 10 by a permutation; the sub-folder's name is the label.
 
-    A label counts the names in alphabetical order from 0; images that lie in ``path`` itself have none. The
-    rows are colour [3 · H · W] if any file is, else grey [H · W], with values in [0, 1]. Hidden files, and
-    files that are not images, are left out.
+    Labels number the names in alphabetical order from 0; images in ``path`` itself have none. The rows are
+    colour [3 · H · W] if any file is, else grey [H · W], with values in [0, 1]. Hidden files, and files that
+    are not images, are left out.
     """
     files, left_out = _files(path)
     classes = sorted({name for name, _ in files} - {None})
@@ -62,7 +62,7 @@ def load_folder(path: Path, request: Request) -> Dataset:
 
 
 def _files(path: Path) -> tuple[list[tuple[Any, Path]], int]:
-    """Return the image files with their class or None, in order, and how many others there are."""
+    """Return the image files with their class or None, in order, and the number of other files."""
     if not path.is_dir():
         raise DataError(
             f"{path}: {'expected a folder of images, got a file' if path.exists() else 'no such folder'}"
@@ -124,7 +124,7 @@ def _pixels(pillow: Any, operations: Any, file: Path) -> np.ndarray:
             if opaque and image.mode not in _SCALES and not image.mode.startswith(("I", "F")):
                 image = image.convert("L" if image.mode == "LA" else "RGB")
             values = np.asarray(image, dtype=np.float32)
-    except Exception as error:  # Pillow raises whatever the damaged bytes lead it to
+    except Exception as error:  # Pillow may raise anything for damaged bytes
         cause = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{file}: cannot be read as an image ({cause}); repair or remove it") from None
     if image.mode not in _SCALES or not opaque:

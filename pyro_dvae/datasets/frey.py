@@ -27,8 +27,9 @@ SIZES = (1572, 295, 98)
 def load_frey(request: Request) -> Dataset:
     """Load the Frey faces, real-valued, split 1,572 / 295 / 98.
 
-    The paper names 200 test images, more than remain; and the file is a video in order of time, so its
-    end would be a distribution of its own. Hence a random permutation, with all that remains as the test.
+    The paper names 200 test images, more than remain. The file is a video in order of time, so its end would
+    have another distribution. Hence the split is a random permutation, with all remaining images in the test
+    part.
     """
     path = request.root / FILE
     downloaded = fetch("frey", request, {FILE: URLS}, _check)

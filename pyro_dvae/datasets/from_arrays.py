@@ -1,4 +1,4 @@
-"""From arrays of numbers to a data set."""
+"""Makes a data set from arrays of numbers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pyro_dvae.errors import DataError
 
 
 def of_arrays(content: Content, treatment: Treatment, split_seed: int) -> Dataset:
-    """Return the data set of one array of all rows, or of one for each part."""
+    """Return the data set from an array of all rows, or from an array for each part."""
     path, parts = content.path, {}
     for part, array in content.parts.items():
         check_array(where(path, part), array)
@@ -53,7 +53,7 @@ def of_arrays(content: Content, treatment: Treatment, split_seed: int) -> Datase
     if len(shape) == 1 and scale in ("unit", "standardise"):
         every = np.concatenate(list(flat.values()))
         kinds = [kind_of(every[:, n], whole) for n in range(shape[0])]
-        binary = np.array(kinds) == "binary"  # stays as it is
+        binary = np.array(kinds) == "binary"  # not scaled
         offset, factor = np.where(binary, 0.0, offset), np.where(binary, 1.0, factor)
     tensors = {part: scaled(array, offset, factor) for part, array in flat.items()}
     if kinds is not None:
@@ -66,7 +66,7 @@ def of_arrays(content: Content, treatment: Treatment, split_seed: int) -> Datase
 
 
 def image_shape(shape: tuple[int, ...], parts: Mapping[str, Tensor]) -> tuple[int, ...] | None:
-    """Return the shape of an image; None of a table. A flat row of a square size in [0, 1] may be one."""
+    """Return the shape of an image; None for a table. A flat row of square size in [0, 1] may be an image."""
     if len(shape) > 1:
         return (shape[1], shape[2]) if len(shape) == 3 and shape[0] == 1 else shape
     side = round(shape[0] ** 0.5)
@@ -75,7 +75,7 @@ def image_shape(shape: tuple[int, ...], parts: Mapping[str, Tensor]) -> tuple[in
 
 
 def check_array(where: str, array: np.ndarray, gaps: bool = False) -> None:
-    """Refuse an array that has no rows of finite numbers, or of ``gaps`` (NaN) among them."""
+    """Refuse an array without rows, or with non-finite numbers other than allowed ``gaps`` (NaN)."""
     if array.dtype.kind not in "biuf":
         raise DataError(f"{where}: expected numbers, got the dtype {array.dtype}")
     if array.ndim not in (2, 3, 4):

@@ -1,4 +1,4 @@
-"""From columns of numbers and texts to a data set, and the choice between this and arrays."""
+"""Makes a data set from columns of numbers and texts, or from arrays."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ _LEVELS_AT_MOST = 100
 def treated(content: Content, treatment: Treatment, split_seed: int) -> Dataset:
     """Return the data set of a file.
 
-    :raises DataError: cells are missing, columns do not exist or hold what cannot be used, or whole numbers
-        may be pixels, counts or classes and nobody said which.
+    :raises DataError: cells are missing, columns do not exist or cannot be used, or whole numbers may be
+        pixels, counts or classes and the user did not say which.
     """
     treatment = treatment.checked()
     named = (treatment.columns, treatment.drop, treatment.label_column, treatment.id_column, treatment.kinds)
@@ -140,7 +140,7 @@ def _planned(path: Path, name: str, values: np.ndarray) -> Column:
 
 
 def _named(path: Path, name: str, values: np.ndarray, kind: str) -> Column:
-    """Return a column of the kind that the user has named, or refuse values that are not of it."""
+    """Return a column of the kind that the user has named; refuse other values."""
     if values.dtype.kind not in "biuf":
         if kind == "categorical":
             return _planned(path, name, values)

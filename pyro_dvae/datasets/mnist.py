@@ -29,9 +29,9 @@ LABELS_MAGIC = 2049  # unsigned bytes, one dimension
 
 
 def check_idx(path: Path, magic: int, shown: Path | None = None) -> tuple[int, ...]:
-    """Return the dimensions in the header, or refuse a file that does not hold what its header says.
+    """Return the dimensions in the header; refuse a file that does not match its header.
 
-    ``shown`` is the file to name in the error, where ``path`` is only an unpacked copy of it.
+    ``shown`` is the file to name in the error if ``path`` is an unpacked copy.
     """
     shown = shown or path
     try:
@@ -47,9 +47,9 @@ def check_idx(path: Path, magic: int, shown: Path | None = None) -> tuple[int, .
 
 
 def unpack(packed: Path, target: Path, magic: int) -> None:
-    """Write the contents of a .gz file to ``target``: as many bytes as its own header says, and one more.
+    """Unpack a .gz file to ``target``, up to one byte more than its header says.
 
-    A file that would unpack to more, or to more than this machine's memory, is not unpacked.
+    A file that unpacks to more, or to more than this machine's memory, is refused.
     """
     try:
         found = os.path.getsize(packed)
@@ -93,7 +93,7 @@ _CHUNK = 2**20
 _remedy = "delete it to download it again"
 
 
-# Each name's class in torchvision, which is also its folder below the root.
+# The class of each name in torchvision, which is also the folder below the root.
 CLASSES = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
 
 FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
@@ -168,7 +168,7 @@ def _scaled(images: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def _plain(file: Path, magic: int) -> Iterator[tuple[Path, Path]]:
-    """The file unpacked, elsewhere if it has to be (the root may be read-only), and the file to blame."""
+    """Yield the unpacked file (elsewhere if the root is read-only), and the file to name in errors."""
     if os.path.isfile(file):
         yield file, file
         return

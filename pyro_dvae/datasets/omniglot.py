@@ -27,14 +27,14 @@ SPLIT_SEED, DRAW_SEED = 123, 5  # of NumPy's RandomState, whose stream is frozen
 def _load(name: str, drawn: bool, request: Request) -> Dataset:
     """Load the file and split of Burda et al. (2016): 23,000 / 1,345 / 8,070.
 
-    They made it binary anew at each visit (``binarisation="dynamic"``). The static draw is the one of Tucker
-    et al. (2017), who kept the first numbers of a seed.
+    They binarised it at each visit (``binarisation="dynamic"``). The static draw is that of Tucker et al.
+    (2017), who kept the first numbers of a seed.
     """
     path = request.root / FILE
     downloaded = fetch(name, request, {FILE: URLS}, lambda file: read_mat(name, file, IMAGES, TARGETS))
     content = read_mat(name, path, IMAGES, TARGETS)
     draw = _bernoulli(np.random.RandomState(DRAW_SEED)) if drawn else _unchanged
-    # In the file an image is a column, and its own columns come before its rows.
+    # In the file an image is a column, in column-major order.
     images, test = (
         draw(content[part].T.reshape(-1, SIDE, SIDE).transpose(0, 2, 1).reshape(-1, SIDE**2))
         for part in IMAGES

@@ -23,9 +23,9 @@ OFFLINE = "digits"
 
 @dataclass(frozen=True)
 class Request:
-    """The arguments of a loader: the folder, whether it may download, the seed of a random split.
+    """The arguments of a loader: the folder, whether to download, and the seed of a random split.
 
-    ``treatment`` says what is done with a user's own file.
+    ``treatment`` describes how to read a user's own file.
     """
 
     root: Path
@@ -75,7 +75,7 @@ def is_own(name: str) -> bool:
 
 
 def absolute_name(name: str) -> str:
-    """Return a name of :func:`load_dataset` that means the same data from every working directory."""
+    """Return a name for :func:`load_dataset` that does not depend on the working directory."""
     if found := _prefix_and_path(name):
         return f"{found[0]}:{user_path('dataset', found[1]).absolute()}"
     return str(user_path("dataset", name).absolute()) if is_file_name(name) else name
@@ -168,7 +168,7 @@ def read_file(name: str | Path, treatment: Treatment) -> Content:
 
 
 def _in_unit_interval(dataset: Dataset) -> Dataset:
-    """Refuse a published set whose values are not those of pixels: its file is damaged, or another one."""
+    """Refuse a published set with values outside [0, 1], because its file must be wrong."""
     for part in ("train", "validation", "test"):
         try:
             checks.unit_interval(f"{dataset.name}, {part}", getattr(dataset, part))
@@ -180,7 +180,7 @@ def _in_unit_interval(dataset: Dataset) -> Dataset:
 def _default(request: Request) -> Dataset:
     try:
         return _named[DEFAULT](request)
-    except UnavailableError as error:  # a damaged local copy is no reason to train on something else
+    except UnavailableError as error:  # do not train on other data because a local copy is damaged
         reason = str(error)
     substitute = replace(_named[OFFLINE](request), substituted_for=DEFAULT)
     warnings.warn(

@@ -25,8 +25,8 @@ NAME = "caltech101-silhouettes"
 def load_silhouettes(request: Request) -> Dataset:
     """Load the silhouettes of Marlin et al. (2010), split 4,100 / 2,264 / 2,307 as in their file.
 
-    The file holds objects as 0 and columns before rows. Here an object is 1 and an image is upright, as
-    the literature on importance weighting has it.
+    In the file, objects are 0 and images are in column-major order. Here objects are 1 and images are
+    upright, as in the literature on importance weighting.
     """
     path = request.root / FILE
     downloaded = fetch(NAME, request, {FILE: (URL,)}, lambda file: read_mat(NAME, file, FORMS))

@@ -1,4 +1,4 @@
-"""Published files: downloads are moved into place whole, and MATLAB's .mat files are checked when read."""
+"""Published files: complete downloads are moved into place, and MATLAB's .mat files are checked."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from pyro_dvae.datasets.base import UnavailableError, needs
 from pyro_dvae.datasets.registry import Request
 from pyro_dvae.errors import DataError
 
-TIMEOUT = 30.0  # seconds without an answer, after which a server counts as unreachable
+TIMEOUT = 30.0  # seconds without an answer until a server counts as unreachable
 
-# torchvision reports a failed download as RuntimeError; EOFError is an archive cut short.
+# torchvision raises RuntimeError if a download fails; EOFError means a truncated archive.
 DOWNLOAD_ERRORS = (OSError, RuntimeError, EOFError, http.client.HTTPException)
 
 
 @contextlib.contextmanager
 def staging(root: Path) -> Iterator[Path]:
-    """A temporary folder inside ``root``; folders made for it go too if nothing was moved there."""
+    """Yield a temporary folder in ``root``; folders made for it are removed if they stay empty."""
     made = [folder for folder in (root, *root.parents) if not folder.exists()]
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -44,10 +44,10 @@ def staging(root: Path) -> Iterator[Path]:
 def fetch(
     dataset: str, request: Request, urls: Mapping[str, Sequence[str]], check: Callable[[Path], object]
 ) -> bool:
-    """Download the files that the root lacks, all or none, and return whether there were any.
+    """Download the missing files, all or none; return whether any were missing.
 
-    :param urls: the addresses of each file; the first that serves it wins.
-    :param check: raises a :class:`DataError` for a file that is not the one expected.
+    :param urls: the addresses of each file, tried in order.
+    :param check: raises a :class:`DataError` for a wrong file.
     """
     missing = [file for file in urls if not os.path.isfile(request.root / file)]
     layout = ", ".join(urls)
@@ -68,14 +68,14 @@ def fetch(
 def fetch_by_torchvision(
     dataset: str, request: Request, layout: str, files: Sequence[str], download: Callable[[str], object]
 ) -> None:
-    """Let torchvision ``download`` to a folder; move ``files``, paths below it, to the same in the root.
+    """Let torchvision ``download`` to a temporary folder; move ``files``, paths below it, to the root.
 
-    :param layout: what to tell the user to put there instead.
+    :param layout: the files that a user could put there instead, for the error.
     """
     if not request.download:
         raise unavailable(dataset, request.root, layout)
     try:
-        # Older torchvision prints each attempt; its progress bar goes to stderr and stays.
+        # Older torchvision prints each attempt; its progress bar on stderr is kept.
         with staging(request.root) as folder, _timeout(TIMEOUT), contextlib.redirect_stdout(io.StringIO()):
             download(str(folder))
             for file in files:
@@ -87,7 +87,7 @@ def fetch_by_torchvision(
 
 @contextlib.contextmanager
 def _timeout(seconds: float) -> Iterator[None]:
-    """Torchvision opens its connections without a limit: behind a silent firewall it would wait for ever."""
+    """Set a timeout in the body: behind a silent firewall, torchvision would wait for ever."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:
@@ -102,7 +102,7 @@ def _download(target: Path, urls: Sequence[str], check: Callable[[Path], object]
         try:
             with urllib.request.urlopen(url, timeout=TIMEOUT) as response, open(target, "wb") as file:
                 shutil.copyfileobj(response, file)
-                expected = getattr(response, "length", None)  # what of the promised bytes did not come
+                expected = getattr(response, "length", None)  # number of missing bytes
             if expected:
                 raise http.client.IncompleteRead(b"", expected)
             check(target)
@@ -115,14 +115,14 @@ def _download(target: Path, urls: Sequence[str], check: Callable[[Path], object]
 
 def _cause(error: BaseException) -> str:
     if isinstance(error, urllib.error.HTTPError):
-        error.close()  # it holds the connection
+        error.close()  # closes the connection
     return str(error) or type(error).__name__
 
 
 def unavailable(
     dataset: str, root: Path, layout: str, failure: BaseException | None = None
 ) -> UnavailableError:
-    """The one line for a set that is not on disk, and whose download failed (or, without one, is off)."""
+    """Return the error for a set that is not on disk and whose download failed (or is off)."""
     if failure is not None:
         # torchvision's text runs over several lines.
         text = textwrap.shorten(_cause(failure), 300)
@@ -148,17 +148,17 @@ def read_mat(
     optional: Mapping[str, Form] | None = None,
     size: int | None = None,
 ) -> dict[str, np.ndarray]:
-    """Return the ``expected`` arrays of a .mat file; one that is missing, or of another form, is refused.
+    """Return the ``expected`` arrays of a .mat file; refuse missing arrays and other shapes or types.
 
     :param dataset: the name of the data set, for the error if SciPy is not installed.
-    :param optional: arrays that are returned too where the file has them in that form.
-    :param size: the bytes of the published file, for the error that the file is damaged.
+    :param optional: arrays that are also returned if the file has them in this form.
+    :param size: the size of the published file in bytes, for the error that the file is damaged.
     """
     scipy_io = needs("scipy.io", "scipy", dataset)
     optional = optional or {}
     try:
         content = scipy_io.loadmat(str(path), variable_names=[*expected, *optional])
-    except Exception as error:  # scipy raises whatever the damaged bytes lead it to
+    except Exception as error:  # SciPy may raise anything for damaged bytes
         promised = "" if size is None else f"expected {size} bytes, "
         cause = " ".join(str(error).split()) or type(error).__name__
         raise DataError(

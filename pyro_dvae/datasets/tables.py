@@ -95,7 +95,7 @@ def _first_lines(path: Path) -> list[tuple[int, str]]:
 
 
 def _require_separator(line: str, separator: str) -> None:
-    """Refuse a line without the separator, but with another one: it would be a single column of texts."""
+    """Refuse a line with another separator, which would be a single column of texts."""
     other = next((each for each in ",;\t|" if each in line), None)
     if separator not in line and other is not None:
         kinds = {",": ".csv", "\t": ".tsv"}

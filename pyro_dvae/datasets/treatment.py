@@ -1,4 +1,4 @@
-"""What a file of rows holds, what a user says about it, and what all such files share: scale and split."""
+"""The content of a user's file, the user's choices about it, and its scale and split."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ _BYTES = 255
 
 @dataclass(frozen=True)
 class Treatment:
-    """What a user says about a file; every choice that is left out is told in ``source``.
+    """A user's choices about a file; ``source`` reports automatic choices.
 
     :param scale: "none"; "unit" (to [0, 1] by the least and largest training value); "standardise" (mean 0
-        and standard deviation 1 of the training rows); "bytes" (divided by 255); "auto" chooses between the
-        first and the third, and refuses whole numbers.
-    :param columns: names of the columns to keep (numbers from 0 where there are no names); None: all.
+        and standard deviation 1 of the training rows); "bytes" (divided by 255); "auto" chooses "none" or
+        "standardise", and refuses whole numbers.
+    :param columns: names of the columns to keep (numbers from 0 if there are no names); None keeps all.
     :param drop: names of columns to leave out.
     :param label_column: the column of the classes.
     :param id_column: a column that names the rows.
-    :param array: the name of the array of an archive.
-    :param kinds: of columns by name, unless their values show them: "categorical", "count", "heavy-tailed",
-        "ordinal", "positive" or "real".
+    :param array: name of the array in an archive.
+    :param kinds: kinds of columns by name, which replace automatic ones: "categorical", "count",
+        "heavy-tailed", "ordinal", "positive" or "real".
     """
 
     scale: str = "auto"
@@ -46,7 +46,7 @@ class Treatment:
     kinds: Mapping[str, str] | None = None
 
     def checked(self) -> Treatment:
-        """Refuse what is of the wrong kind."""
+        """Refuse arguments of wrong types."""
         checks.known("scale", self.scale, SCALES)
         for name in ("columns", "drop"):
             value = getattr(self, name)
@@ -65,13 +65,13 @@ class Treatment:
 
 @dataclass(frozen=True)
 class Content:
-    """What a file holds, before anything is decided.
+    """The content of a file before treatment.
 
     :param path: the file.
-    :param parts: arrays [N, ...] of numbers, of the parts or of "all" rows.
+    :param parts: arrays [N, ...] of numbers, for each part or for "all" rows.
     :param labels: classes [N] of the same parts.
-    :param table: columns [N] by name in place of ``parts``.
-    :param notes: what was chosen while reading.
+    :param table: columns [N] by name, instead of ``parts``.
+    :param notes: choices made while reading.
     """
 
     path: Path
@@ -91,10 +91,9 @@ def kind_of(values: np.ndarray, whole: bool) -> str:
 def scale_of(
     path: Path, scale: str, arrays: list[np.ndarray], whole: bool, named: bool, classes: bool
 ) -> tuple[str, tuple[str, ...]]:
-    """Return the scale, and in words what was decided.
+    """Return the scale, and a text about the choice.
 
-    :param whole: whether all are whole numbers: of unknown meaning, unless the rows have ``classes``, which
-        are told from features.
+    :param whole: whether all are whole numbers, whose meaning is unknown unless the rows have ``classes``.
     :param named: whether the columns have names.
     """
     low = min((float(array.min()) for array in arrays), default=0.0)
@@ -118,7 +117,7 @@ def scale_of(
 
 
 def numbers(path: Path, scale: str, train: np.ndarray, by_column: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Return offset and factor of every column [D], or of all values together."""
+    """Return offset and factor of every column [D], or common ones."""
     axis = 0 if by_column else None
     size = train.shape[1]
     zero, one = np.zeros(size), np.ones(size)
@@ -146,7 +145,7 @@ def scaled(array: np.ndarray, offset: np.ndarray, factor: np.ndarray) -> Tensor:
 
 
 def to_labels(where: str, array: np.ndarray) -> Tensor:
-    """Return classes as int64 [N], or refuse what are none."""
+    """Check classes, and return them as int64 [N]."""
     whole = array.dtype.kind in "iub" or (array.dtype.kind == "f" and bool((array == np.round(array)).all()))
     if array.ndim != 1 or not whole:
         raise DataError(f"{where}: expected whole numbers [N], got {array.dtype} {list(array.shape)}")
@@ -156,7 +155,7 @@ def to_labels(where: str, array: np.ndarray) -> Tensor:
 def split(
     path: Path, data: np.ndarray, labels: Tensor | None, seed: int
 ) -> tuple[Arrays, dict[str, Tensor], str]:
-    """Return the rows of each part, 80 / 10 / 10, their classes, and in words how."""
+    """Return the rows of each part, 80 / 10 / 10, their classes, and a text about the split."""
     rows = len(data)
     if rows < 3:
         raise DataError(f"{path}: expected at least 3 rows to split into three parts, got {rows}")
@@ -179,7 +178,7 @@ def dataset_of(
     how: str,
     columns: Columns | None,
 ) -> Dataset:
-    """Return the data set, whose ``source`` says what was found and done."""
+    """Return the data set, whose ``source`` describes content and treatment."""
     sizes = ", ".join(f"{len(parts[part])} {part}" for part in PARTS)
     still = [] if columns is None else _constant(parts["train"], columns)
     found = (*found, f"constant in the training rows: {', '.join(still)}") if still else found
@@ -207,5 +206,5 @@ def _constant(train: Tensor, columns: Columns) -> list[str]:
 
 
 def where(path: Path, part: str) -> str:
-    """Return the beginning of a message: the file, and the part of it."""
+    """Return the beginning of a message, with file and part."""
     return str(path) if part == "all" else f"{path}, {part.removeprefix('all ')}"

@@ -1,4 +1,4 @@
-"""Training and evaluation by several processes, data-parallel, as ``torchrun`` starts them."""
+"""Data-parallel training and evaluation by several processes, started by ``torchrun``."""
 
 from pyro_dvae.distributed.group import Group, join
 from pyro_dvae.distributed.ranks import Ranks

@@ -12,7 +12,7 @@ from torch import distributed
 from pyro_dvae.errors import InputError
 
 _ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-# Others may wait while one loads data or writes files; a process that ends is noticed at once all the same.
+# Long, because processes wait while one loads data or writes files; a process's end is noticed at once.
 _TIMEOUT = timedelta(minutes=30)
 
 
@@ -55,7 +55,7 @@ def join(device: str) -> Group:
     on_gpu = place.startswith("cuda")
     if on_gpu:
         torch.cuda.set_device(torch.device(place))
-    # Flags and random states travel over gloo also beside GPUs, which then need not be waited for.
+    # Flags and random states use gloo even with GPUs, so that they need not wait for the GPUs.
     distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=_TIMEOUT)
     return Group(place, made=True)
 

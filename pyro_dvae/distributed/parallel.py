@@ -1,7 +1,7 @@
 """Data-parallel training: each rank has its rows, and the gradient is that of the whole batch.
 
-The sum over the ranks of their losses counts an observation once, but a global latent, the prior of a weight,
-or the full size of a subsampled plate as often as there are ranks.
+The sum of losses over ranks counts an observation once, but it counts a global latent, the prior of a weight,
+or the full size of a subsampled plate once per rank.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class SeenPlates(Messenger):
-    """Notes the plates of every sample site: their names and sizes, and the sites that have none."""
+    """Records the plates of every sample site with their sizes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,10 +42,10 @@ class SeenPlates(Messenger):
 
 
 class CountedByShare(Messenger):
-    """Multiplies every site's scale by ``share``, but for those whose terms add up over the ranks.
+    """Multiplies the scale of every site by ``share``, except sites whose terms add up over the ranks.
 
-    :param plates: the plates whose size is the number of rows; sites inside, where the plate is not
-        subsampled, are of this rank's rows alone.
+    :param plates: the plates whose size is the number of rows; sites inside a plate that is not subsampled
+        belong only to this rank's rows.
     """
 
     def __init__(self, plates: frozenset[str]) -> None:
@@ -60,7 +60,7 @@ class CountedByShare(Messenger):
 
 
 def _whole(frame: Any) -> bool:
-    """Return whether a plate has all its elements: a subsampled one scales up to its full size."""
+    """Return whether a plate is not subsampled; a subsampled plate scales up to its full size."""
     return bool(frame.full_size is None or frame.size == frame.full_size)
 
 
@@ -71,12 +71,12 @@ def growing(small: SeenPlates, large: SeenPlates, rows: tuple[int, int]) -> froz
 
 
 class SharedBatch:
-    """The loss of this rank's rows as a part of the loss of the whole batch: the parts add up over the ranks.
+    """This rank's part of the loss of the whole batch; the parts add up over the ranks.
 
-    When it is made, parameters and buffers become those of rank 0.
+    The constructor copies parameters and buffers from rank 0.
 
-    :param loss: of rows, on their own.
-    :param rows: for dry runs, as the model takes them.
+    :param loss: the loss of some rows alone.
+    :param rows: the model's arguments for dry runs.
     """
 
     def __init__(
@@ -90,14 +90,14 @@ class SharedBatch:
         ranks.copy_first(list(trained.tensors().values()))
 
     def copy_buffers(self) -> None:
-        """Copy rank 0's buffers into those of the others, as before every step."""
+        """Copy rank 0's buffers to the other ranks; called before every step."""
         self._ranks.copy_first(self._buffers)
 
     def loss(self, rows: tuple[Tensor, ...], share: float) -> Tensor:
         """Return this rank's part of the loss.
 
-        :param rows: this rank's; any one row if it has none.
-        :param share: their part of the batch, 0 if there are none: then they count nothing.
+        :param rows: this rank's rows; any one row if it has none.
+        :param share: their share of the batch; with 0, the loss is 0.
         """
         if self._counted is None:
             loss = self._loss(*rows)
@@ -111,7 +111,7 @@ class SharedBatch:
 def _data_plates(loss: Callable[..., Tensor], rows: tuple[Tensor, ...]) -> tuple[frozenset[str], bool]:
     """Return the plates whose size is the number of rows, and whether all sites are in one, unsubsampled.
 
-    Two dry runs tell them: of three rows and of two (batch normalisation takes no single one).
+    Two dry runs find them, on three rows and on two (batch normalisation refuses a single row).
     """
     runs = []
     for count in (3, 2):
@@ -124,7 +124,7 @@ def _data_plates(loss: Callable[..., Tensor], rows: tuple[Tensor, ...]) -> tuple
 
 @contextmanager
 def _without_trace(trained: Trained) -> Iterator[None]:
-    """Leave random streams and buffers as they were."""
+    """Restore random streams and buffers after the body."""
     before = {name: tensor.clone() for name, tensor in trained.tensors().items()}
     with forked():
         yield

@@ -18,10 +18,10 @@ from pyro_dvae.random_state import capture, derived_seed, forked
 from pyro_dvae.rows.data import share
 
 T = TypeVar("T")
-# Of gloo's and NCCL's errors, where they come as bare RuntimeErrors.
+# Marks of gloo's and NCCL's errors that are plain RuntimeErrors.
 _MARKS = ("closed by peer", "reset by peer", "gloo", "NCCL", "Broken pipe", "Connection refused", "imed out")
 
-# A large message takes gloo less time in parts: it sends one while it adds another.
+# gloo is faster with large messages in parts, because it sends one part while it adds another.
 _PARTS, _MANY = 8, 2**18
 
 
@@ -66,7 +66,7 @@ class Ranks:
         return share(rows, self.rank, self.count)
 
     def part(self, share: float | None) -> float:
-        """Return this rank's share of the rows of a batch, where it is not known an equal one."""
+        """Return this rank's share of a batch; an equal share if ``share`` is None."""
         return 1 / self.count if share is None else share
 
     def sum(self, values: Sequence[float]) -> list[float]:
@@ -98,7 +98,7 @@ class Ranks:
 
     @contextmanager
     def first_goes_before(self) -> Iterator[None]:
-        """Run the body on rank 0 first, then on the others, which find the files that rank 0 fetched."""
+        """Run the body on rank 0 first, then on the others, which find the files that rank 0 has fetched."""
         if not self.first:
             self.gather(None)
         yield
@@ -106,14 +106,14 @@ class Ranks:
             self.gather(None)
 
     def add_up(self, tensor: Tensor) -> None:
-        """Add the other ranks' tensors to this one of one dimension, on its device."""
+        """Add the other ranks' tensors to this one-dimensional tensor, in place."""
         parts = tensor.chunk(_PARTS) if len(tensor) >= _MANY and tensor.is_cpu else [tensor]
         with self.guarded():
             for work in [distributed.all_reduce(part, async_op=True) for part in parts]:
                 work.wait()
 
     def copy_first(self, tensors: Sequence[Tensor]) -> None:
-        """Copy rank 0's tensors into these, on their device."""
+        """Copy rank 0's tensors into these."""
         if self.several:
             for tensor in tensors:
                 with self.guarded(), torch.no_grad():
@@ -138,10 +138,10 @@ class Ranks:
 
 
 def together(ranks: Ranks, work: Callable[[], T]) -> list[T]:
-    """Return what ``work`` returned on each rank, by rank.
+    """Return the results of ``work`` on all ranks, by rank.
 
-    A rank whose work raises tells the others, which would else wait for it for ever: it raises its own error,
-    they one that names it. A stop (Ctrl-C) of one is a ``KeyboardInterrupt`` of all.
+    If the work of a rank raises, the other ranks raise an error that names this rank, instead of waiting for
+    ever. A stop (Ctrl-C) of one rank raises ``KeyboardInterrupt`` on all.
     """
     if not ranks.several:
         return [work()]
@@ -164,7 +164,7 @@ def together(ranks: Ranks, work: Callable[[], T]) -> list[T]:
 
 
 def take_files(ranks: Ranks, owner: FileOwner) -> None:
-    """Take the files of ``owner``; of several processes rank 0 does so for all."""
+    """Take the files of ``owner``; with several processes, rank 0 takes them for all."""
     together(ranks, owner.take if ranks.first else lambda: None)
 
 
@@ -172,15 +172,15 @@ State = tuple[Mapping[str, Tensor], Mapping[str, Any]]
 
 
 def seed_of_rank(ranks: Ranks, seed: int) -> int:
-    """Return the seed of a rank's hashed noise; rank 0 has that of a process on its own."""
+    """Return the seed of a rank's hashed noise; rank 0 has the seed of a single process."""
     return seed if ranks.first else derived_seed(seed, "rank", ranks.rank)
 
 
 def starting_random(ranks: Ranks, seed: int) -> State | None:
-    """Return the random states that a rank starts training with; None for the global ones as they stand.
+    """Return the random states with which a rank starts training; None for the current global ones.
 
-    Rank 0 keeps its own. Those of another come from its own, ``seed`` and the rank, so that they differ
-    whether or not the script seeded every process alike.
+    Rank 0 keeps its own. Another rank derives its states from its own, ``seed`` and the rank, so that they
+    differ even if the script seeded all processes alike.
     """
     if ranks.first:
         return None
@@ -190,7 +190,7 @@ def starting_random(ranks: Ranks, seed: int) -> State | None:
 
 
 def pack_random(ranks: Ranks, own: State) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return what a checkpoint holds of the other ranks' random states; of a single process, nothing."""
+    """Return the other ranks' random states for a checkpoint; empty for a single process."""
     if not ranks.several:
         return {}, {}
     states = ranks.gather(own)
@@ -206,9 +206,9 @@ def pack_random(ranks: Ranks, own: State) -> tuple[dict[str, Tensor], dict[str, 
 def unpack_random(
     ranks: Ranks, tensors: Mapping[str, Tensor], state: Mapping[str, Any], first: State, seed: int
 ) -> State:
-    """Return this rank's random states from a checkpoint, or fresh ones if it was not among its ranks.
+    """Return this rank's random states from a checkpoint, or new ones if the checkpoint has none for it.
 
-    :param first: those of rank 0.
+    :param first: the states of rank 0.
     """
     saved = state.get("ranks") or [first[1]]
     if len(saved) != ranks.count and ranks.first:

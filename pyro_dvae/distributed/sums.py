@@ -9,13 +9,13 @@ from torch import Tensor
 
 from pyro_dvae.distributed.ranks import Ranks
 
-_ALIGNED = 16  # elements: each tensor of a message begins where vector instructions like it
+_ALIGNED = 16  # elements: alignment of the tensors in a message, for vector instructions
 
 
 class Sum:
-    """Adds up tensors over the ranks, those of one type in one message.
+    """Adds up tensors over the ranks, with one message per type.
 
-    :param like: tensors of the shapes, types and devices of those that will come.
+    :param like: tensors with the shapes, types and devices of later ones.
     """
 
     def __init__(self, ranks: Ranks, like: Sequence[Tensor]) -> None:
@@ -32,9 +32,9 @@ class Sum:
                 self.places[index] = part[: like[index].numel()].view(like[index].shape)
 
     def __call__(self, tensors: Sequence[Tensor], counts: bool = True) -> list[Tensor]:
-        """Return the sums, which lie in ``places`` until the next call.
+        """Return the sums, which are in ``places`` until the next call.
 
-        :param counts: False to add nothing.
+        :param counts: False to contribute zeros.
         """
         with torch.no_grad():
             for place, tensor in zip(self.places, tensors, strict=True):
@@ -44,9 +44,9 @@ class Sum:
         return self.places
 
     def gradients(self, leaves: Sequence[Tensor], counts: bool) -> None:
-        """Replace the leaves' gradients by their sums; one that no rank has is none.
+        """Replace the leaves' gradients by their sums; a gradient that no rank has is None.
 
-        What is added up are as many numbers as there are leaves, then the gradients.
+        The message contains a flag for each leaf, then the gradients.
         """
         flags = [0.0 if leaf.grad is None else 1.0 for leaf in leaves]
         given = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]

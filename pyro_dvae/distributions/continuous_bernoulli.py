@@ -12,7 +12,7 @@ from pyro_dvae import checks
 
 # log(sinh(u)/u) = Σ_n c_n u^(2n), from the Bernoulli numbers; radius of convergence π.
 _SERIES = (1 / 6, -1 / 180, 1 / 2835, -1 / 37800, 1 / 467775, -691 / 3831077250, 2 / 127702575)
-_NEAR = 0.5  # logits below it in magnitude use the series: above it float32 loses no digit that matters
+_NEAR = 0.5  # logits of smaller magnitude use the series; above it, float32 is accurate enough
 
 
 class ContinuousBernoulli(dist.TorchDistribution):
@@ -78,7 +78,7 @@ class ContinuousBernoulli(dist.TorchDistribution):
 
 
 def log_sinhc(logits: Tensor) -> Tensor:
-    """Return log( sinh(l/2) / (l/2) ) of each logit l: even in l, 0 at 0, |l|/2 − log |l| far out."""
+    """Return log( sinh(l/2) / (l/2) ) of each logit l: even in l, 0 at 0, about |l|/2 − log |l| far out."""
     a = logits.abs()
     near, far = _split(a)
     of_far = far / 2 + torch.log(-torch.expm1(-far) / far)
@@ -87,7 +87,7 @@ def log_sinhc(logits: Tensor) -> Tensor:
 
 
 def _split(a: Tensor) -> tuple[Tensor, Tensor]:
-    """Return where the series holds, and ``a`` elsewhere: a branch not taken must not divide by 0."""
+    """Return where to use the series, and ``a`` elsewhere, so that no branch divides by 0."""
     near = a < _NEAR
     return near, torch.where(near, _NEAR, a)
 

@@ -16,7 +16,7 @@ _COUNTS = constraints.independent(constraints.nonnegative_integer, 1)
 class Multinomial(TorchDistribution):
     """``log p(x) = log n! − Σ_j log x_j! + Σ_j x_j log p_j``, with another total n in each row.
 
-    Pyro's and PyTorch's own distributions draw only where all totals are equal.
+    Pyro's and PyTorch's own distributions draw only if all totals are equal.
 
     :param logits: of p, [..., D]; they need not be normalised.
     :param total: n, whole numbers that broadcast to [...].
@@ -110,8 +110,8 @@ class DirichletMultinomial(Multinomial):
 
 @torch.no_grad()
 def multinomial_draw(probs: Tensor, total: Tensor) -> Tensor:
-    """Draw counts [..., D] of probabilities [..., D] and totals [...]: each given the ones before it."""
-    left = total.to(probs).nan_to_num(0.0, 0.0, 0.0)  # torch.binomial never ends for NaN or infinity
+    """Draw counts [..., D] for probabilities [..., D] and totals [...], each given the previous ones."""
+    left = total.to(probs).nan_to_num(0.0, 0.0, 0.0)  # torch.binomial does not return for NaN or infinity
     rest = probs.flip(-1).cumsum(-1).flip(-1)  # p_j + … + p_D
     share = torch.where(rest > 0, probs / rest, 0.0).nan_to_num().clamp(0.0, 1.0)
     share[..., -1] = 1.0
@@ -123,12 +123,12 @@ def multinomial_draw(probs: Tensor, total: Tensor) -> Tensor:
 
 
 class GivenTotal(TorchDistribution):
-    """``p(x | n)``: counts given their total, which is that of the value that is scored.
+    """``p(x | n)``: counts given their total, which is the total of the scored value.
 
     So ``pyro.sample("x", decoder(z), obs=x)`` scores each row by its own total. Draws and moments are for
     ``total``.
 
-    :param make: from totals [..., 1] to the distribution of event shape [D].
+    :param make: maps totals [..., 1] to the distribution of event shape [D].
     :param total: totals [..., 1] of draws, mean and variance.
     """
 
@@ -142,7 +142,7 @@ class GivenTotal(TorchDistribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        """As of the distribution given a total."""
+        """The support of the distribution for a given total."""
         return self.typical.support
 
     def expand(self, batch_shape: torch.Size, _instance: TorchDistribution | None = None) -> GivenTotal:
@@ -150,7 +150,7 @@ class GivenTotal(TorchDistribution):
         return GivenTotal(self.make, self.total.expand(*batch_shape, 1))
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's signature
-        """Draw counts of shape ``sample_shape + batch_shape + [D]`` for the totals given."""
+        """Draw counts of shape ``sample_shape + batch_shape + [D]`` for the given totals."""
         return self.typical.sample(sample_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -161,10 +161,10 @@ class GivenTotal(TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        """E x for the totals given, [..., D]."""
+        """E x for the given totals, [..., D]."""
         return self.typical.mean
 
     @property
     def variance(self) -> Tensor:
-        """The variance for the totals given, [..., D]."""
+        """The variance for the given totals, [..., D]."""
         return self.typical.variance

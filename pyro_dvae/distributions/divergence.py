@@ -1,4 +1,4 @@
-"""KL divergences in closed form, for the pairs of distributions whose formula a test checks by sampling."""
+"""KL divergences in closed form, for pairs of distributions whose formula a test checks by sampling."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _masked(q: Any, p: Any) -> Tensor | None:
 
 
 def _name(distribution: Any) -> str | None:
-    """Return the name of a class of torch's, as it is or as Pyro wraps it; None for any other class."""
+    """Return the name of a distribution class of torch, also wrapped by Pyro; None for any other class."""
     kind = type(distribution)
     known = getattr(tdist, kind.__name__, None)
     own = kind is known or (kind.__module__.startswith("pyro.distributions") and known in kind.__mro__)

@@ -12,7 +12,7 @@ from torch.distributions import Distribution, kl_divergence, register_kl
 
 
 class _EachPart(constraints.Constraint):
-    """Vectors laid end to end, each of which meets a constraint; no bijection leads there."""
+    """Concatenated vectors that each meet a constraint; there is no bijection to it."""
 
     event_dim = 1
 
@@ -43,12 +43,12 @@ class Flattened(dist.TorchDistribution):
 
     @property
     def has_rsample(self) -> bool:
-        """As of the base."""
+        """Whether the base has reparameterised draws."""
         return bool(self.base.has_rsample)
 
     @constraints.dependent_property(event_dim=1)
     def support(self) -> constraints.Constraint:
-        """Where each of the vectors lies in the support of the base."""
+        """Each vector lies in the support of the base."""
         return _EachPart(self.base.support, self._parts)
 
     def expand(self, batch_shape: torch.Size, _instance: dist.TorchDistribution | None = None) -> Flattened:
@@ -56,7 +56,7 @@ class Flattened(dist.TorchDistribution):
         return Flattened(self.base.expand(torch.Size([*batch_shape, self._parts[0]])))
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's signature
-        """Draw values of shape ``sample_shape + batch_shape + [n · K]``, followed by the gradient."""
+        """Draw differentiable values of shape ``sample_shape + batch_shape + [n · K]``."""
         return self.base.rsample(sample_shape).flatten(-2)
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
@@ -64,7 +64,7 @@ class Flattened(dist.TorchDistribution):
         return self.base.sample(sample_shape).flatten(-2)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Return the log-probability of all vectors together, of the batch shape (nats)."""
+        """Return the joint log-probability of all vectors, in the batch shape (nats)."""
         return self.base.log_prob(value.unflatten(-1, self._parts)).sum(-1)
 
     @property

@@ -1,4 +1,4 @@
-"""Gaussian vectors with gaps: what is missing given what is observed, for any pattern of gaps in each row."""
+"""Gaussian vectors with gaps: missing cells given observed ones, for any pattern of gaps in each row."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor
 
 
 class Completed(NamedTuple):
-    """p(x_missing | x_observed), laid out as the whole row.
+    """p(x_missing | x_observed), in the shape of the whole row.
 
-    :param mean: [..., D]: observed cells as they are, missing cells at their conditional mean.
-    :param covariance: [..., D, D]: of the missing cells; zero for observed ones.
+    :param mean: the row with conditional means in missing cells, [..., D].
+    :param covariance: covariance of the missing cells, zero for observed ones, [..., D, D].
     :param log_prob: log p(x_observed), [...] (nats).
     """
 
@@ -49,7 +49,7 @@ def completed(loc: Tensor, covariance: Tensor, x: Tensor, observed: Tensor | Non
 def completed_by_factors(
     loc: Tensor, factors: Tensor, variance: Tensor, x: Tensor, observed: Tensor | None = None
 ) -> Completed:
-    """Return the same for Σ = F Fᵀ + diag(v), in terms of the r factors: x = μ + F e + noise, e ~ N(0, I)::
+    """Return :class:`Completed` for Σ = F Fᵀ + diag(v), with r factors: x = μ + F e + noise, e ~ N(0, I)::
 
         e | x_o ~ N(P⁻¹ F_oᵀ v_o⁻¹ (x_o − μ_o), P⁻¹),    P = I + F_oᵀ v_o⁻¹ F_o
 
@@ -74,7 +74,7 @@ def completed_by_factors(
 
 
 def _residual(loc: Tensor, x: Tensor, observed: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return the pattern as zeros and ones, and x − μ with 0 in missing cells."""
+    """Return the mask of observed cells as zeros and ones, and x − μ with 0 in missing cells."""
     seen = ~torch.isnan(x) if observed is None else observed
     seen = seen.expand(torch.broadcast_shapes(loc.shape, x.shape))
     return seen.to(loc.dtype), torch.where(seen, torch.nan_to_num(x) - loc, 0.0)

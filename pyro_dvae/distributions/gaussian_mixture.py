@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-_NUMBERS = 2**21  # of a block of rows, at [D, D] each
+_NUMBERS = 2**21  # bytes of the [D, D] matrices of a block of rows
 
 
 class Conditional(NamedTuple):
@@ -49,7 +49,7 @@ def conditional(loc: Tensor, covariance: Tensor, x: Tensor, seen: Tensor) -> Con
 
 
 def blocks(rows: int, columns: int) -> Iterator[slice]:
-    """Yield slices of rows whose [D, D] matrices nearly fit into the cache."""
+    """Return slices of rows whose [D, D] matrices about fit into the cache."""
     size = max(1, _NUMBERS // (8 * columns**2))
     return (slice(start, start + size) for start in range(0, max(1, rows), size))
 
@@ -57,7 +57,7 @@ def blocks(rows: int, columns: int) -> Iterator[slice]:
 class GaussianMixture(dist.TorchDistribution):
     """``p(x) = Σ_k π_k N(x; μ_k, Σ_k)``, the same for all rows of a batch.
 
-    :param logits: of π, [K].
+    :param logits: logits of π, [K].
     :param loc: μ, [K, D].
     :param covariance: Σ, [K, D, D].
     """

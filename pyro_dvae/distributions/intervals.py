@@ -1,4 +1,4 @@
-"""Categories, plain and ordered, and bytes: the ordered ones are intervals of a logistic variable."""
+"""Categories, ordered categories and bytes; the latter two are intervals of a logistic variable."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn.functional import logsigmoid
 
 
 def log_interval(low: Tensor, high: Tensor) -> Tensor:
-    """Return log(σ(high) − σ(low)), exact far out, where both are 0 or 1 to the last digit::
+    """Return log(σ(high) − σ(low)), exact even if both round to 0 or 1::
 
     σ(b) − σ(a) = σ(b) σ(−a) (1 − exp(a − b))
     """
@@ -20,7 +20,7 @@ def log_interval(low: Tensor, high: Tensor) -> Tensor:
 
 
 class Categorical(dist.Categorical):
-    """Pyro's categories, ``P(x = k) = softmax(logits)_k``, also of no rows, which PyTorch refuses."""
+    """Pyro's categories, ``P(x = k) = softmax(logits)_k``, also for 0 rows, which PyTorch refuses."""
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {"logits": constraints.real}
 
@@ -30,8 +30,7 @@ class Ordinal(Categorical):
 
         P(x ≤ k) = σ(c_k − η),    c_0 < c_1 < … < c_(K−2)
 
-    Pyro's ``OrderedLogistic`` is the same with probabilities that become 0 far out, where they have no
-    gradient.
+    Pyro's ``OrderedLogistic`` is the same, but its extreme probabilities underflow to 0 and have no gradient.
 
     :param predictor: η, [...].
     :param cutpoints: c, increasing, [..., K − 1].

@@ -88,7 +88,7 @@ class LogitBeta(dist.TorchDistribution):
 
 
 def _log_gamma(concentration: Tensor, shape: torch.Size) -> Tensor:
-    """Draw the log of Gamma(a) variables as that of Gamma(a + 1) plus log(u) / a, which cannot underflow."""
+    """Draw the log of Gamma(a) variables as log Gamma(a + 1) + log(u) / a, which cannot underflow."""
     concentration = concentration.expand(shape)
     # The exponential is -log(u), and is never infinite.
     decrement = torch.empty_like(concentration).exponential_() / concentration

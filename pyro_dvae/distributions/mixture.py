@@ -33,9 +33,9 @@ class DiagonalMixture(dist.TorchDistribution):
         dz/dφ  = −(∂F/∂z)⁻¹ ∂F/∂φ
 
     (F is uniform for z ~ q.) ∂F/∂z is lower triangular; a draw takes O(d² C) operations. Pyro's
-    ``MixtureOfDiagNormals`` is not used: the gradient it gives the weights π is not that of E f(z).
+    ``MixtureOfDiagNormals`` is not used, because its gradient for the weights π is not that of E f(z).
 
-    :param logits: of the weights π, [..., C].
+    :param logits: logits of the weights π, [..., C].
     :param loc: μ, [..., C, d].
     :param scale: σ, [..., C, d].
     """

@@ -15,8 +15,8 @@ Group = tuple[tuple[int, ...], TorchDistribution]
 class TableDistribution(TorchDistribution):
     """Independent columns, given in groups of one kind: ``log p(x) = Σ_j log p_j(x_j)``.
 
-    :param groups: for each group the positions of its columns and a distribution of batch shape [..., c], c
-        columns, and event shape []; the groups together have each of the C columns once.
+    :param groups: for each group the positions of its c columns, and a distribution of batch shape [..., c]
+        and event shape []; each of the C columns is in exactly one group.
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}

@@ -1,4 +1,4 @@
-"""A denoising guide made from a model."""
+"""A denoising guide for a given model."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from pyro_dvae.sites import corrupt
 
 @dataclass(frozen=True)
 class LocalSite:
-    """A latent of each row: its name, and the way to its support from real vectors of a size."""
+    """A latent of each row: its name, and the transform from real vectors of a given size to its support."""
 
     name: str
     size: int
@@ -74,21 +74,23 @@ class AutoEncoderGuide(Module):
         global_guide: Callable[..., Any] = AutoNormal,
     ) -> None:
         super().__init__()
-        self._model = (checks.program("model", model),)  # in a tuple: its parameters are not the guide's
+        self._model = (
+            checks.program("model", model),
+        )  # in a tuple, so that its parameters are not the guide's
         self.plate = checks.text("plate", plate)
         corruption = NoCorruption() if corruption is None else corruption
         self.corruption: Corruption = checks.instance(
             "corruption", corruption, Corruption, "a pyro_dvae corruption"
         )
         self._sizes = (hidden_sizes, activation)
-        GaussianEncoder(1, 1, hidden_sizes, activation)  # refuses bad sizes now
+        GaussianEncoder(1, 1, hidden_sizes, activation)  # refuses bad sizes early
         self._global_guide = checks.program("global_guide", global_guide)
         self.sites: list[LocalSite] = []
         self.encoders = nn.ModuleDict()
         self.global_part: Any = None
 
     def setup(self, x: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Find the model's latents and make the networks, once; later calls change nothing."""
+        """Find the model's latents and make the networks at the first call."""
         if self.sites:
             return
         checks.floating("x", x)
@@ -128,7 +130,7 @@ class AutoEncoderGuide(Module):
 
     def _make(self, sites: list[LocalSite], data_size: int, like: Tensor) -> None:
         size = data_size
-        # All start mid-support: exp() of what large numbers give would overflow, as would a logit's density.
+        # All start in the middle of the support, because exp() and densities of logits would overflow.
         large = max(1.0, float(like.double().square().nanmean().sqrt()))
         for site in sites:
             encoder = GaussianEncoder(size, site.size, *self._sizes)
@@ -154,7 +156,7 @@ class AutoEncoderGuide(Module):
         transform = biject_to(fn.support)
         shape = torch.Size(transform.inverse_shape(fn.event_shape))
         if fn.event_dim == 1 and _is_real(fn.support):
-            return LocalSite(name, shape.numel(), ())  # a Gaussian as it is, for closed forms
+            return LocalSite(name, shape.numel(), ())  # a plain Gaussian, for closed forms
         flat = torch.Size([shape.numel()])
         return LocalSite(name, shape.numel(), (ReshapeTransform(flat, shape), transform))
 
@@ -174,8 +176,8 @@ class AutoEncoderGuide(Module):
             for site, encoder in zip(self.sites, self.encoders.values(), strict=True):
                 loc, scale = encoder(seen)
                 fn: Any = dist.Normal(loc, scale).to_event(1)
-                # With a cache, a draw keeps its unconstrained value: at the edge of the support, rounding
-                # would make its density too small, and the bound too large without limit.
+                # With a cache, a draw keeps its unconstrained value. Otherwise, at the edge of the support,
+                # rounding would make its density too small, and the bound too large without limit.
                 transforms = [transform.with_cache() for transform in site.transforms]
                 if transforms:
                     fn = dist.TransformedDistribution(fn, transforms)

@@ -21,9 +21,9 @@ from pyro_dvae.sites import corrupt
 class AmortisedGuide(Module, ABC):
     """A recognition network as a guide: corrupt ``x``, then draw ``z ~ q(z | x̃)``, given by the subclass.
 
-    Sites: ``x_tilde`` [N, D] (auxiliary) and ``z`` [N, d], inside the plate ``data``. Rows may be images, [N,
-    C, H, W] say. They are flattened for an encoder that has an attribute ``data_size``, as those of this
-    package have; any other encoder gets x̃ as [..., C, H, W].
+    Sites: ``x_tilde`` [N, D] (auxiliary) and ``z`` [N, d], inside the plate ``data``. Rows may be images,
+    such as [N, C, H, W]. They are flattened for an encoder with an attribute ``data_size``, like the encoders
+    of this package; any other encoder gets x̃ as [..., C, H, W].
 
     A subclass may have other or additional networks as submodules. All are registered with Pyro under their
     attribute names.
@@ -32,7 +32,7 @@ class AmortisedGuide(Module, ABC):
     :param corruption: the corruption of its input; none by default.
     """
 
-    #: Whether q(z | x̃) has a noise site of its own, so that the bound to train by is the semi-implicit one.
+    #: Whether q(z | x̃) has its own noise site, so that the semi-implicit bound should train it.
     semi_implicit: ClassVar[bool] = False
 
     def __init__(self, encoder: nn.Module, corruption: Corruption | None = None) -> None:
@@ -67,9 +67,9 @@ class AmortisedGuide(Module, ABC):
             return self.sample(self.corrupted(x, len(rows)))
 
     def corrupted(self, x: Tensor, rows: int | None = None) -> Tensor:
-        """Sample the corruption site of ``x`` [N, ...]; return x̃ as the encoder takes it.
+        """Sample the corruption site of ``x`` [N, ...]; return x̃ in the form that the encoder takes.
 
-        :param rows: N, where ``x`` may have dimensions of draws on the left (of a corruption around).
+        :param rows: N, if ``x`` may have dimensions of draws on the left (from an outer corruption).
         """
         event_dim = event_dimensions(x, getattr(self.encoder, "data_size", None), rows)
         x_tilde = corrupt("x_tilde", self.corruption, x, event_dim)
@@ -85,16 +85,16 @@ class AmortisedGuide(Module, ABC):
         return z
 
     def register(self) -> None:
-        """Register the parameters of all submodules with Pyro, the corruption under the name of its site."""
+        """Register the parameters of all submodules with Pyro; the corruption gets the name of its site."""
         for name, module in self.named_children():
             register("x_tilde" if module is self.corruption else name, module)
 
 
 def event_dimensions(x: Tensor, data_size: int | None, rows: int | None) -> int:
-    """Return how many dimensions a row of ``x`` [..., N, *row] has, at least 1.
+    """Return the number of dimensions of a row of ``x`` [..., N, *row], at least 1.
 
-    :param data_size: values in a row, if the encoder says so.
-    :param rows: N, if it is known.
+    :param data_size: number of values of a row, if the encoder has it.
+    :param rows: N, if known.
     """
     possible = range(1, max(2, x.dim()))
     if data_size is not None:

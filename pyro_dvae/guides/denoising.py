@@ -40,7 +40,7 @@ class _SamePlates(Messenger):
         if not poutine.util.site_is_subsample(msg):
             for frame in msg["cond_indep_stack"]:
                 if frame.name in self.factors:
-                    # Undo what Pyro takes for subsampling.
+                    # Pyro takes this for subsampling; undo it.
                     msg["scale"] = msg["scale"] / self.factors[frame.name]
             msg["cond_indep_stack"] = tuple(map(self._with_true_size, msg["cond_indep_stack"]))
             return
@@ -116,7 +116,7 @@ class DenoisingGuide(Module):
         with ExitStack() as stack:
             for plate, dim in sorted(self.plates.items(), key=lambda item: item[1]):
                 size = sizes[plate]
-                # The frame alone: a second pyro.plate of that name would clash with the guide's own.
+                # Only the frame, because a second pyro.plate of that name would clash with the guide's own.
                 stack.enter_context(IndepMessenger(plate, size, dim))
             x_tilde = corrupt(self.name, self.corruption, x, self.event_dim)
         leading = x_tilde.shape[0] if x_tilde.dim() > x.dim() else None

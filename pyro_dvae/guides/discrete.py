@@ -19,7 +19,7 @@ from pyro_dvae.registration import Module
 
 
 class LogitEncoder(Module):
-    """Logits of discrete latents, ``W h + b`` with h = trunk(x): [..., latent_size] of [..., data_size].
+    """Logits of discrete latents, ``W h + b`` with h = trunk(x): [..., data_size] to [..., latent_size].
 
     Every layer, the head included, starts with Glorot uniform weights and zero biases.
     """

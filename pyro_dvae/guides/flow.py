@@ -22,15 +22,15 @@ from pyro_dvae.guides.base import AmortisedGuide, Features
 from pyro_dvae.networks.mlp import last_dimension, linear
 from pyro_dvae.networks.sizes import stated
 
-_HALVINGS = 24  # of an interval of the size of the layer's shift; two Newton steps follow
+_HALVINGS = 24  # bisections of an interval as large as the layer's shift; two Newton steps follow
 
 
 class InvertiblePlanar(ConditionedPlanar):
     """Pyro's planar transform ``y = x + û tanh(w·x + b)`` with w·û > −1, and its inverse.
 
-    With α = w·x the inverse is one equation for each point, ``α + (w·û) tanh(α + b) = w·y``, whose left side
-    increases. It is solved by a fixed number of halvings, so that the work depends on no value, and two
-    Newton steps, of which the last carries the gradient.
+    With α = w·x the inverse solves one equation for each point, ``α + (w·û) tanh(α + b) = w·y``, whose left
+    side increases. A fixed number of bisections makes the work independent of the values. Two Newton steps
+    follow; the last one carries the gradient.
     """
 
     def _inverse(self, y: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ class InvertiblePlanar(ConditionedPlanar):
             derivative = _slope(root, slope, bias)
         alpha = root - (root + slope * torch.tanh(root + bias) - target) / derivative
         x = y - u_hat * torch.tanh(alpha + bias)
-        self._call(x)  # Pyro keeps the determinant of the latest call beside the pair (x, y)
+        self._call(x)  # Pyro stores the determinant of the latest call with the pair (x, y)
         return x
 
 
@@ -70,7 +70,7 @@ class AmortisedPlanar(ConditionalTransformModule):
         self.latent_size = checks.count("latent_size", latent_size)
         self.context_size = checks.count("context_size", context_size)
         self.head = linear(context_size, 1 + 2 * latent_size)
-        # Away from w = 0, where the layer has no direction; as Pyro's unconditional layer starts.
+        # Not w = 0, where the layer has no direction; the same start as Pyro's unconditional layer.
         limit = 1.0 / math.sqrt(latent_size)
         with torch.no_grad():
             self.head.bias[1:].uniform_(-limit, limit)
@@ -88,8 +88,8 @@ def planar_flow(count: int, latent_size: int, context_size: int) -> nn.ModuleLis
 class ConditionedAutoregressive(AffineAutoregressive):
     """Pyro's gated layer ``y = σ x + (1 − σ) m`` with (m, σ) autoregressive in x, at a context.
 
-    Pyro's own conditioning stores the order of the latents in a tensor, whose values a recording cannot read,
-    and inverts only points that have all the dimensions of the context.
+    Pyro's own conditioning stores the order of the latents in a tensor, whose values cannot be read in a
+    recording, and inverts only points with all dimensions of the context.
     """
 
     def __init__(self, network: nn.Module, context: Tensor, order: Sequence[int]) -> None:
@@ -108,7 +108,7 @@ class AmortisedAutoregressive(ConditionalTransformModule):
 
     :param latent_size: d, at least 2.
     :param context_size: H.
-    :param hidden_size: of the masked network, at least d.
+    :param hidden_size: units of the masked network, at least d.
     :param backwards: whether to reverse the order of the latents.
     """
 

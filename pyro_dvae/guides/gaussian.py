@@ -76,7 +76,7 @@ class FullCovarianceGuide(AmortisedGuide):
         self.covariance_head = linear(feature_size, count) if count else None
         if self.covariance_head is not None:
             nn.init.zeros_(self.covariance_head.weight)
-        # Where in [L_ij..., 0] the elements of the matrix stand, row by row: all but those below the
+        # Positions of the elements of the matrix in [L_ij..., 0], row by row: elements on and above the
         # diagonal are the 0.
         below = torch.full((latent_size, latent_size), count)
         rows, columns = torch.tril_indices(latent_size, latent_size, -1)

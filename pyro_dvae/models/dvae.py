@@ -1,4 +1,4 @@
-"""A decoder as a Pyro model, and the ready-made denoising VAE."""
+"""A Pyro model with a decoder, and the ready-made denoising VAE."""
 
 from __future__ import annotations
 
@@ -96,8 +96,8 @@ class DVAE(Module):
 def observe(fn: TorchDistribution, x: Tensor) -> None:
     """Observe rows ``x`` [N, ...] at the site ``x``.
 
-    Images [N, C, H, W] are flattened if the events of ``fn`` are flat, and flat rows are shaped if they are
-    images. Any other difference is left for Pyro to refuse.
+    Images [N, C, H, W] are flattened if the events of ``fn`` are flat, and flat rows are reshaped if the
+    events are images. Pyro refuses any other difference.
     """
     event = fn.event_shape
     if x.shape[1:] != event and x.shape[1:].numel() == event.numel() and 1 in (len(event), x.dim() - 1):
@@ -106,7 +106,7 @@ def observe(fn: TorchDistribution, x: Tensor) -> None:
 
 
 def given_rows(decoder: nn.Module, z: Tensor, x: Tensor) -> TorchDistribution:
-    """Return p(x | z) of a decoder, told the totals of the rows ``x`` [N, ...] if it takes them."""
+    """Return p(x | z) of a decoder, which gets the totals of the rows ``x`` [N, ...] if it takes them."""
     known = (x.flatten(1).sum(-1, keepdim=True),) if getattr(decoder, "takes_total", False) else ()
     found: TorchDistribution = decoder(z, *known)
     return found

@@ -1,4 +1,4 @@
-"""Kinds of columns of a table: their likelihoods, and what an encoder sees of them.
+"""Kinds of columns of a table: their likelihoods, and their features for an encoder.
 
 A cell is one number in every kind: categories and ordered levels are 0 … K − 1.
 """
@@ -27,10 +27,10 @@ _ONE = math.log(math.expm1(1.0))  # softplus of it is 1
 
 
 class ColumnElements(Elements):
-    """c columns of one kind, from outputs [..., numbers · c] of a network; a subclass gives the likelihood.
+    """c columns of one kind, from outputs [..., numbers · c] of a network; a subclass defines the likelihood.
 
     :param count: c.
-    :param levels: K of categories and ordered levels; 0 for other kinds.
+    :param levels: K for categories and ordered levels; 0 for other kinds.
     """
 
     outputs_each: int = 1
@@ -46,7 +46,7 @@ class ColumnElements(Elements):
 
     @staticmethod
     def features(x: Tensor, levels: int) -> Tensor:
-        """Return what an encoder sees of cells [..., c]: a number, or several for each."""
+        """Return the features of cells [..., c] for an encoder: one or more numbers for each cell."""
         return x
 
 
@@ -201,7 +201,7 @@ ColumnGroup = tuple[tuple[int, ...], type[ColumnElements], int]  # positions, ki
 
 
 def column_groups(columns: Sequence[Column]) -> list[ColumnGroup]:
-    """Return the columns of each kind and number of levels together."""
+    """Group the columns by kind and number of levels."""
     places: dict[tuple[str, int], list[int]] = {}
     for position, kind in enumerate(column_kinds(columns)):
         places.setdefault(kind, []).append(position)
@@ -209,7 +209,7 @@ def column_groups(columns: Sequence[Column]) -> list[ColumnGroup]:
 
 
 def table_features(groups: Sequence[ColumnGroup], x: Tensor) -> Tensor:
-    """Return what an encoder sees of rows [..., C]."""
+    """Return the features of rows [..., C] for an encoder."""
     return torch.cat([kind.features(x[..., positions], levels) for positions, kind, levels in groups], -1)
 
 

@@ -71,7 +71,7 @@ def _padding(kernel_size: int) -> int:
 
 
 def _initialised(layer: nn.Conv2d | nn.ConvTranspose2d, inputs: float, gain: float) -> nn.Module:
-    """Draw uniform weights with variance gain / inputs; ``inputs`` weights make up one output."""
+    """Draw uniform weights with variance gain / inputs; an output has ``inputs`` weights."""
     limit = math.sqrt(3 * gain / inputs)
     nn.init.uniform_(layer.weight, -limit, limit)
     assert layer.bias is not None
@@ -113,7 +113,7 @@ class TransposedConvolutions(Module):
 
     Initial weights are uniform with variance 2 / inputs, in the last layer 1 / inputs; biases are zero.
 
-    :param shapes: as for :class:`Convolutions`, from the image to the smallest maps; used in reverse order.
+    :param shapes: as for :class:`Convolutions`, from the image to the smallest maps; used in reverse.
     :param kernel_size: odd side of the filters.
     """
 
@@ -124,12 +124,12 @@ class TransposedConvolutions(Module):
         for small, large in pairwise(reversed(shapes)):
             if layers:
                 layers.append(nn.ReLU())
-            # An even size n and the odd n − 1 halve to the same: the padding says which it was.
+            # An even size n and the odd n − 1 have the same half; the padding distinguishes them.
             even = ((large[1] + 1) % 2, (large[2] + 1) % 2)
             convolution = nn.ConvTranspose2d(
                 small[0], large[0], kernel_size, stride=2, padding=padding, output_padding=even
             )
-            # A pixel is reached by every other row and column of the filter.
+            # Only every other row and column of the filter reaches a pixel.
             inputs = small[0] * max(1.0, kernel_size**2 / 4)
             layers.append(_initialised(convolution, inputs, gain=1.0 if large is shapes[0] else 2.0))
         self.layers = nn.Sequential(*layers)

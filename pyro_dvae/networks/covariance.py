@@ -23,7 +23,7 @@ from pyro_dvae.networks.mlp import last_dimension, linear, trunk
 
 
 class CovarianceDecoder(Decoder):
-    """The base of decoders x ~ N(W h + b, Σ), with one Σ for all rows; a subclass gives Σ.
+    """The base of decoders x ~ N(W h + b, Σ), with one Σ for all rows; a subclass defines Σ.
 
     ``z`` is ``[..., latent_size]``, h = trunk(z); the result has batch shape ``[...]`` and event shape
     ``[data_size]``. If the latents are not used, this is the Gaussian model of the columns.
@@ -60,7 +60,7 @@ class CovarianceDecoder(Decoder):
         :param z: latents, [..., latent_size].
         :param x: rows with NaN in missing cells, [..., data_size], of any pattern in each row.
         :param observed: which cells are observed, boolean; by default those that are not NaN.
-        :returns: mean [..., D], with observed cells as they are; covariance [..., D, D], zero for observed
+        :returns: mean [..., D], with observed cells unchanged; covariance [..., D, D], zero for observed
             cells; log-density [...] (nats).
         """
         last_dimension("z", z, self.latent_size, "latent_size")
@@ -71,7 +71,7 @@ class CovarianceDecoder(Decoder):
         """Set b and Σ to the mean and covariance of some rows, as the start of training.
 
         :param rows: [N, D], with NaN in missing cells, which count as the mean of their column.
-        :param ridge: what is added to the variances, as a share of their mean.
+        :param ridge: number added to the variances, as a share of their mean.
         """
         last_dimension("rows", rows, self.data_size, "data_size")
         found = rows.detach().reshape(-1, self.data_size).double()
@@ -94,7 +94,7 @@ class CovarianceDecoder(Decoder):
 
     @abstractmethod
     def set_covariance(self, covariance: Tensor) -> None:
-        """Set Σ to a positive definite matrix [D, D] in double precision, or near it."""
+        """Set Σ to a positive definite matrix [D, D] in double precision, at least approximately."""
 
     @abstractmethod
     def complete(self, loc: Tensor, x: Tensor, observed: Tensor | None) -> Completed:
@@ -111,7 +111,7 @@ class CovarianceDecoder(Decoder):
 
 
 def _validation(loc: Tensor) -> bool | None:
-    """Return whether to validate: as Pyro is set, but not the vectors of no rows, which PyTorch refuses."""
+    """Return Pyro's setting of validation, but False for 0 rows, which PyTorch would refuse."""
     return None if loc.numel() else False
 
 
@@ -122,7 +122,7 @@ def _unconstrained(variance: Tensor) -> Tensor:
 
 
 def _positive_definite(covariance: Tensor, size: int) -> Tensor:
-    """Return a covariance [D, D] in double precision, or refuse what is none."""
+    """Check a covariance [D, D], and return it in double precision."""
     checks.finite("covariance", checks.floating("covariance", covariance))
     if covariance.shape != (size, size):
         raise InputError(f"covariance: expected shape ({size}, {size}), got {tuple(covariance.shape)}")
@@ -150,7 +150,7 @@ class FullCovarianceDecoder(CovarianceDecoder):
     start: Tensor
 
     def make_covariance(self) -> None:
-        # Not torch.eye, which takes seconds on a meta device, where sizes are counted.
+        # Not torch.eye, which takes seconds on the meta device that counts sizes.
         self.register_buffer("start", torch.zeros(self.data_size, self.data_size).fill_diagonal_(1.0))
         self.log_diagonal = nn.Parameter(torch.zeros(self.data_size))
         self.below = nn.Parameter(torch.zeros(self.data_size, self.data_size))

@@ -38,7 +38,7 @@ class Decoder(Module):
         self.data_size = checks.count("data_size", data_size)
 
     def start_at(self, rows: torch.Tensor) -> None:
-        """Start at training rows [N, D], if the likelihood has what they can give; by default it has not."""
+        """Start at training rows [N, D] if the likelihood can use them; by default do nothing."""
 
     def elements(self, hidden: torch.Tensor) -> dist.Independent:
         """Return p(x | z) with event shape ``[data_size]`` for trunk(z) ``[..., H]``."""

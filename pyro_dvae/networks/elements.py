@@ -1,4 +1,4 @@
-"""Likelihoods of independent elements, from the outputs of a network to p(x | z)."""
+"""Likelihoods of independent elements: from the outputs of a network to p(x | z)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pyro_dvae.distributions.intervals import Categorical, DiscretisedLogistic
 from pyro_dvae.distributions.mixture import Mixture
 from pyro_dvae.registration import Module
 
-INITIAL_SCALE = 0.1  # of a learned scale, above its minimum: of the order of the spread of pixels in [0, 1]
+INITIAL_SCALE = 0.1  # of a learned scale, above its minimum: about the spread of pixels in [0, 1]
 UNCONSTRAINED_START = math.log(math.expm1(INITIAL_SCALE))  # softplus of it is INITIAL_SCALE
 
 MAXIMUM_LOGIT = 16.0
@@ -25,7 +25,7 @@ MAXIMUM_LOGIT = 16.0
 class Elements(Module):
     """p(x | outputs) of independent elements: from outputs [..., numbers · D] to event shape [D]."""
 
-    numbers: ClassVar[int] = 1  # that an element needs
+    numbers: ClassVar[int] = 1  # outputs per element
 
 
 class BernoulliElements(Elements):
@@ -40,11 +40,11 @@ class BernoulliElements(Elements):
 class ContinuousBernoulliElements(Elements):
     """x ~ ContinuousBernoulli(L tanh(outputs / L)), a density on [0, 1]; validation refuses other values.
 
-    The limit keeps the density bounded, as a least scale does a Gaussian's: pixels that are exactly 0 or 1
+    The limit keeps the density bounded, like a minimum scale of a Gaussian: pixels that are exactly 0 or 1
     would drive the logit to infinity, with a gain of log |logit| each. An element's density is at most about
-    L, so figures of different limits do not compare.
+    L, so results with different limits are not comparable.
 
-    :param maximum_logit: L; 16, about where Pyro's own distribution stops in float32, by default.
+    :param maximum_logit: L; by default 16, about the limit of Pyro's own distribution in float32.
     """
 
     def __init__(self, maximum_logit: float = MAXIMUM_LOGIT) -> None:
@@ -93,7 +93,7 @@ class PerElementGaussianElements(Elements):
         return dist.Normal(loc.sigmoid(), scale).to_event(1)
 
 
-_LEAST_LOG_SCALE, _FIRST_LOG_SCALE = math.log(5e-4), math.log(0.1)  # the least one lies within a level
+_LEAST_LOG_SCALE, _FIRST_LOG_SCALE = math.log(5e-4), math.log(0.1)  # the smallest is within a level
 _LOG_SCALE_START = math.log(math.expm1(_FIRST_LOG_SCALE - _LEAST_LOG_SCALE))
 
 

@@ -91,7 +91,7 @@ class GRUEncoder(Encoder):
     def features(self, x: torch.Tensor) -> torch.Tensor:
         from_x = self.input_layer(x)
         h = from_x.new_zeros(())
-        from_h = self.recurrent_layer.bias  # of h = 0: the first step needs no product
+        from_h = self.recurrent_layer.bias  # for h = 0, the first step needs no product
         for step in range(self.steps):
             if step > 0:
                 from_h = self.recurrent_layer(h)

@@ -1,4 +1,4 @@
-"""A module written for one batch dimension, made to take any leading dimensions."""
+"""Adapts a module for one batch dimension to any leading dimensions."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Lifted(Module):
         self.event_dims = tuple(checks.count("event_dim", dim, minimum=0) for dim in dims)
 
     def forward(self, *inputs: Tensor) -> Any:
-        """Return the module's output of ``inputs``, each [..., *event], with all leading dimensions."""
+        """Return the module's output for ``inputs``, each [..., *event], with all leading dimensions."""
         if len(inputs) != len(self.event_dims):
             raise InputError(
                 f"inputs: expected {len(self.event_dims)}, the length of event_dim, got {len(inputs)}; "
@@ -65,7 +65,7 @@ def _cut(x: Tensor, event_dim: int) -> tuple[torch.Size, torch.Size]:
 
 
 def _restored(output: Any, leading: torch.Size) -> Any:
-    """Return the output with the leading dimensions in place of the first of each tensor."""
+    """Replace the first dimension of each tensor in the output with the leading dimensions."""
     if isinstance(output, Tensor):
         rows = leading.numel()
         if output.shape[:1] != (rows,):

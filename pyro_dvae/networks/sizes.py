@@ -1,4 +1,4 @@
-"""Whether parts are of each other's sizes, as far as they state them by an attribute."""
+"""Checks that the sizes of parts match, if the parts state them in an attribute."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Link = tuple[str, int | None, int | None]
 
 
 def stated(part: Any, size: str) -> int | None:
-    """Return an attribute of a part that is a size; None where there is none."""
+    """Return an attribute of a part that is a size, or None."""
     found = getattr(part, size, None)
     return found if isinstance(found, int) else None
 
@@ -25,9 +25,9 @@ def link(argument: str, network: Any) -> Link:
 
 
 def require_chain(links: Iterable[Link]) -> None:
-    """Refuse networks of which one does not take what the one before it gives.
+    """Refuse a network whose input size differs from the output size of the previous one.
 
-    :param links: for each its argument, the size that it takes and the size that it gives.
+    :param links: the argument, input size and output size of each network.
     """
     for (before, _, given), (after, taken, _) in pairwise(links):
         checks.one_size("size of the latents between them", {before: given, after: taken})
@@ -49,7 +49,9 @@ def require_fitting_guide(guide: Any, decoder: Any) -> None:
     :raises InputError: two state different sizes.
     """
     size = stated(guide.encoder, "data_size")
-    data_size = None if size is None else size - getattr(guide, "noise_size", 0)  # of a guide with noise
+    data_size = (
+        None if size is None else size - getattr(guide, "noise_size", 0)
+    )  # an implicit guide adds noise
     latent_size = stated(guide, "latent_size") or stated(guide.encoder, "latent_size")
     checks.one_size("data_size", {"guide": data_size, "decoder": stated(decoder, "data_size")})
     checks.one_size("latent_size", {"guide": latent_size, "decoder": stated(decoder, "latent_size")})
@@ -57,7 +59,7 @@ def require_fitting_guide(guide: Any, decoder: Any) -> None:
 
 
 def _require_corrupted(corruption: Any, data_size: int | None) -> None:
-    """Refuse a corruption that holds values for rows of another size."""
+    """Refuse a corruption with values for rows of another size."""
     if data_size is None or not isinstance(corruption, Corruption):
         return
     for argument, size in corruption.row_sizes().items():

@@ -1,4 +1,4 @@
-"""Networks of a table: encoder and decoder of columns of several kinds, and which cells are observed."""
+"""Networks of a table: encoder and decoder for columns of several kinds, and a model of the mask."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ def inference_gaps(
         left, before = 0.0, 0.0
         for key, label, colour in _PARTS:
             mean, error = means[checks.known("gaps", key, means)]
-            # The diagonal gap holds that of the full covariance.
+            # The diagonal gap includes the gap of the full covariance.
             width = mean - before if key == "approximation gap, diagonal" else mean
             before = mean
             bar = {"xerr": error, "capsize": 3} if key.startswith("amortisation") else {}

@@ -77,7 +77,7 @@ def learning_curves(
 
 
 def _readable(values: np.ndarray) -> np.ndarray:
-    """The values a reader looks for: no burn-in (the first tenth), no outlier far below the quartiles."""
+    """Return the values to show: without burn-in (the first tenth) and outliers far below the quartiles."""
     kept = values[values.size // 10 :]
     kept = kept[np.isfinite(kept)]
     if kept.size == 0:

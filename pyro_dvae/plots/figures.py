@@ -43,7 +43,7 @@ def axes_of(ax: Any, width: float, height: float, title: str | None = None) -> A
 
 
 def legend_above(axes: Any, columns: int = 3, **options: Any) -> None:
-    """Put the legend, if anything has a label, between title and axes; of narrow axes, inside."""
+    """Put a legend, if anything has a label, between title and axes; in narrow axes, inside."""
     count = len(axes.get_legend_handles_labels()[1])
     if not count:
         return
@@ -106,12 +106,12 @@ def numbers_of(argument: str, values: Any) -> np.ndarray:
 
 
 def number(value: float, digits: int = 2) -> str:
-    """Return a number as a picture shows it, with a true minus sign."""
+    """Format a number for a picture, with a true minus sign."""
     return f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}") if math.isfinite(value) else "not finite"
 
 
 def _take_names_literally(figure: Any) -> None:
-    """Show titles as they are: a name may hold the dollar signs of mathtext, or control characters."""
+    """Show titles literally, because names may contain dollar signs (mathtext) or control characters."""
     from matplotlib.text import Text
 
     for text in figure.findobj(Text):

@@ -75,7 +75,7 @@ def denoising_grid(
 
 TEXT_WIDTH, LINE_HEIGHT = 6.6, 18  # screen pixels of a character and a line at the font size
 MARGIN = 12  # screen pixels of white around a picture of images
-NARROWEST, WIDEST = 320, 2400  # screen pixels: room for the note; where large images begin to be reduced
+NARROWEST, WIDEST = 320, 2400  # screen pixels: room for the note; larger images are reduced
 GAP_COLOUR = "#cfd8e6"
 NOTE = "pixel intensity 0 (black) to 1 (white)"
 COLOUR_NOTE = "red, green and blue intensity from 0 to 1"
@@ -83,7 +83,7 @@ CLIPPED = "; values outside [0, 1] are clipped for display"
 
 
 def checked_images(argument: str, images: Any, image_shape: Sequence[int]) -> np.ndarray:
-    """Return images as float64 ``[N, height, width]``, in colour with a last size of 3, or refuse them."""
+    """Check images, and return them as float64 ``[N, height, width]`` or ``[N, height, width, 3]``."""
     expected = "image_shape: expected (height, width) or (channels, height, width)"
     try:
         sizes = tuple(image_shape)
@@ -113,17 +113,17 @@ def checked_images(argument: str, images: Any, image_shape: Sequence[int]) -> np
 
 
 def note_of(tiles: np.ndarray) -> str:
-    """Return what a reader is told of the pixels of tiles, as of :func:`checked_images`."""
+    """Return the note below a picture about the pixels of tiles from :func:`checked_images`."""
     note = COLOUR_NOTE if tiles.ndim == 4 else NOTE
     return note + (CLIPPED if tiles.min() < 0 or tiles.max() > 1 else "")
 
 
 def mosaic_of(tiles: np.ndarray, rows: int, columns: int, gap: int) -> tuple[Any, tuple[int, int]]:
-    """Put the tiles in one array, enlarged by whole factors.
+    """Put the tiles in one array, enlarged by whole factors; return it and the (height, width) of a tile.
 
-    Of grey tiles gaps hold 2 and empty places are masked; of colour both have their colours.
-    The picture becomes about 900 screen pixels wide, and no tile is drawn under 16 pixels high or wide: an
-    image of one row is stretched. Returns the array and the (height, width) of a tile in it.
+    Between grey tiles, gaps have value 2 and empty places are masked; between colour tiles, both have their
+    colours. The picture is about 900 screen pixels wide. Tiles have at least 16 pixels in each direction, so
+    an image of one row is stretched.
     """
     count, height, width, *colours = tiles.shape
     between = [int(GAP_COLOUR[at : at + 2], 16) / 255 for at in (1, 3, 5)] if colours else 2.0
@@ -148,7 +148,7 @@ def mosaic_of(tiles: np.ndarray, rows: int, columns: int, gap: int) -> tuple[Any
 def picture_of(
     mosaic: Any, title: str | None, note: str, left: int = 0, below: int = 0, ax: Any = None
 ) -> Any:
-    """Return axes that show the mosaic: ``ax``, or new ones one to one (or reduced to the widest figure).
+    """Show the mosaic in ``ax``, or in new axes of its size (at most the widest figure); return the axes.
 
     ``left`` and ``below`` are screen pixels for tick labels; axes coordinates are pixels of the mosaic.
     """

@@ -28,7 +28,7 @@ from pyro_dvae.plots.figures import (
 )
 from pyro_dvae.plots.grids import checked_images, note_of
 
-_PER_ROW, _ROWS = 8, 2  # images of each block of the hardest and the easiest
+_PER_ROW, _ROWS = 8, 2  # of each block of images
 _TILE = 1.0  # inches
 
 
@@ -225,7 +225,7 @@ def _note(left_out: int) -> str:
 
 
 def _finite(argument: str, values: Any) -> tuple[np.ndarray, int]:
-    """Return the finite values, and how many are not."""
+    """Return the finite values, and the number of others."""
     array = numbers_of(argument, values)
     kept = array[np.isfinite(array)]
     if kept.size == 0:

@@ -70,7 +70,7 @@ def _quantiles(count: int, low: float, high: float, argument: str) -> torch.Tens
 
 
 def _ticks(count: int, tile: int, spacing: int) -> range:
-    """Numbers of the tiles to label: evenly spaced, at most 21, and ``spacing`` screen pixels apart."""
+    """Return the tiles to label: evenly spaced, at most 21, and at least ``spacing`` screen pixels apart."""
     step = max(math.ceil(spacing / tile), math.ceil(count / 21))
     return range((count - 1) % step // 2, count, step)
 

@@ -117,7 +117,7 @@ def latent_scatter(codes: Any, labels: Any = None, *, title: str | None = None, 
 
 
 def _pairs(observed: Mapping[str, Any], reconstructed: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return the numeric columns of both."""
+    """Return the numeric columns of both arrays."""
     pairs = {}
     for name, values in observed.items():
         x = np.asarray(values)

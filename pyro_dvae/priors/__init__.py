@@ -1,4 +1,4 @@
-"""Priors over the latent of an observation: ``nn.Module``s that give a distribution of event shape [d]."""
+"""Priors of the latent of an observation: ``nn.Module``s that return a distribution of event shape [d]."""
 
 from pyro_dvae.priors.base import Prior
 from pyro_dvae.priors.discrete import (

@@ -15,18 +15,18 @@ from pyro_dvae.networks.mlp import linear, trunk
 from pyro_dvae.priors.base import Prior
 from pyro_dvae.registration import Module
 
-_LARGEST = 2.0  # of a log-scale of one layer
+_LARGEST = 2.0  # log-scale of one layer
 
 
 class Coupling(Module):
-    """One half of the latents is scaled and shifted by a network of the other half (Dinh et al. 2017)::
+    """Scales and shifts one half of the latents by a network of the other half (Dinh et al. 2017)::
 
         y_A = u_A,    y_B = u_B exp(s(u_A)) + t(u_A),    log |det ∂y/∂u| = Σ s(u_A)
 
     s = 2 tanh(a / 2) is bounded. The last layer starts small, so the coupling starts near the identity.
 
     :param latent_size: d, at least 2.
-    :param hidden_size: of the two layers of the network.
+    :param hidden_size: units of the two layers of the network.
     :param odd: whether the latents of odd position are the half A.
     """
 
@@ -42,14 +42,14 @@ class Coupling(Module):
             self.head.weight.mul_(0.01)
 
     def forward(self, half: Tensor) -> tuple[Tensor, Tensor]:
-        """Return s and t of the half A, zero there, each [..., d]; the half B of the input is not used."""
+        """Return s and t from the half A, each [..., d] and zero in A; the half B is not used."""
         keep = self.mask.to(half)
         raw, shift = self.head(self.trunk(half * keep)).chunk(2, dim=-1)
         return (1 - keep) * _LARGEST * torch.tanh(raw / _LARGEST), (1 - keep) * shift
 
 
 class CouplingTransform(Transform):
-    """The map of a :class:`Coupling`, without a cache, so that a recording can follow it."""
+    """The transform of a :class:`Coupling`, without a cache, so that it can be recorded."""
 
     domain = constraints.real_vector
     codomain = constraints.real_vector
@@ -72,7 +72,7 @@ class CouplingTransform(Transform):
         return (y - shift) * (-log_scale).exp()
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return Σ s, of the batch shape."""
+        """Return Σ s, in the batch shape."""
         log_scale: Tensor = self.coupling(y)[0]
         return log_scale.sum(-1)
 

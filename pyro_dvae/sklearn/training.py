@@ -1,4 +1,4 @@
-"""From an array of rows, perhaps with gaps, to a trained VAE: what a run does, without a folder."""
+"""Trains a VAE on an array of rows, which may have gaps, like a run but without a folder."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from pyro_dvae.programs.support import require_observed
 from pyro_dvae.random_state import forked
 from pyro_dvae.training import Fitted, fit
 
-_SCALES = {"auto": "auto", "gaussian-columns": "standardise", "table": "standardise"}  # others: as they are
+_SCALES = {"auto": "auto", "gaussian-columns": "standardise", "table": "standardise"}  # others: unchanged
 
 
 @dataclass(frozen=True)
 class Scaled:
-    """What a model sees of the columns of an array: (value − offset) / factor.
+    """Scales the columns of an array for a model: (value − offset) / factor.
 
     :param offset: [D].
     :param factor: [D].
@@ -57,7 +57,7 @@ class Scaled:
         return cls(np.array(offset), np.array(factor))
 
     def forward(self, x: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
-        """Return rows [N, D] as the model sees them, in the floating-point type of ``x``."""
+        """Return rows [N, D] on the scale of the model, in the floating-point type of ``x``."""
         return torch.from_numpy(((x - self.offset) / self.factor).astype(x.dtype)).to(device)
 
     def back(self, rows: Tensor) -> np.ndarray:
@@ -66,7 +66,7 @@ class Scaled:
         return (found * self.factor + self.offset).astype(found.dtype)
 
     def log_factor(self, seen: np.ndarray) -> np.ndarray:
-        """Return what to subtract from the log-density of the observed cells of each row, [N] (nats)."""
+        """Return the correction to subtract from the log-density of each row's observed cells, [N] (nats)."""
         found: np.ndarray = seen @ np.log(self.factor)
         return found
 
@@ -74,10 +74,10 @@ class Scaled:
 def train(
     x: np.ndarray, options: Options, given: frozenset[str], *, validation: float, progress: bool
 ) -> tuple[Fitted, Scaled]:
-    """Train a VAE on rows [N, D], float32 or float64, with NaN in gaps; apart from global random streams.
+    """Train a VAE on rows [N, D], float32 or float64, with NaN in gaps; global random streams do not change.
 
-    :param options: as on the command line, its seed included.
-    :param given: names of the options that are fixed; the others are chosen by the values.
+    :param options: the options of the command line, including the seed.
+    :param given: names of the given options; the others are chosen from the values.
     :param validation: share of the rows that choose the best epoch; 0 for none.
     :returns: the trained pair of whole rows, and the scales of the columns.
     """
@@ -120,12 +120,12 @@ def train(
 
 
 def rows_of(x: Tensor) -> tuple[Tensor, ...]:
-    """Return what a pair takes: the rows, and if some cells are NaN, also which are observed."""
+    """Return the arguments of a pair: the rows, and if some cells are NaN, also their mask."""
     return fill_gaps(x) if bool(x.isnan().any()) else (x,)
 
 
 def pair_of(model: Any, guide: Any, rows: tuple[Tensor, ...]) -> tuple[Any, Any]:
-    """Return the pair that takes such rows."""
+    """Return the pair for such rows."""
     return with_gaps(model, guide) if len(rows) == 2 else (model, guide)
 
 
@@ -137,9 +137,9 @@ def require_values(model: Any, rows: tuple[Tensor, ...]) -> None:
 
 
 def _dataset(x: np.ndarray, count: int, scale: str) -> Dataset:
-    """Return the rows, the first ``count`` for training, as a data set that choices are made by.
+    """Return the rows, the first ``count`` for training, as a data set from which options are chosen.
 
-    A gap takes an observed value of its column, which changes neither its range nor the kind of its values.
+    Gaps get an observed value of their column, which changes neither its range nor the kind of its values.
     """
     whole = x.copy()
     for column in whole.T:
@@ -155,5 +155,5 @@ FLOATS = (np.float64, np.float32)
 
 
 def seed_of(random_state: Any) -> int:
-    """Return a seed drawn from a seed, a generator, or numpy's global stream (None)."""
+    """Return a seed drawn from a seed, a generator, or NumPy's global stream (None)."""
     return int(check_random_state(random_state).randint(2**31 - 1))

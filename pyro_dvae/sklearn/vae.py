@@ -24,7 +24,7 @@ from pyro_dvae.priors import StandardNormal
 from pyro_dvae.random_state import forked
 from pyro_dvae.sklearn.training import FLOATS, pair_of, require_values, rows_of, seed_of, train
 
-_LATENTS_AT_ONCE = 20_000  # inputs of the decoder, while rows are scored
+_LATENTS_AT_ONCE = 20_000  # decoder inputs at once in score_samples
 
 
 class DenoisingVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -194,7 +194,7 @@ class DenoisingVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
 
 
 def _plain(value: Any) -> Any:
-    """Return numbers of numpy, as a grid search gives them, as Python's."""
+    """Convert NumPy's numbers, as a grid search passes them, to Python's."""
     return value.item() if isinstance(value, np.generic) else value
 
 

@@ -1,6 +1,6 @@
-"""What one does with a trained pair: encode, decode, reconstruct, denoise, sample, interpolate, diagnose.
+"""Uses of a trained pair: encode, decode, reconstruct, denoise, sample, interpolate, diagnose.
 
-They are functions of any model and guide, and methods of what ``fit`` returns.
+They are functions of any model and guide, and methods of the result of ``fit``.
 """
 
 from pyro_dvae.using.codes import Codes, encode

@@ -43,11 +43,10 @@ class Codes:
         return self.mean[checks.known("site", site, self.mean)]
 
     def __len__(self) -> int:
-        """Return N."""
         return len(next(iter(self.mean.values())))
 
     def __str__(self) -> str:
-        """Return the sites with their shapes and average standard deviations."""
+        """Return a line for each site with its shape and average standard deviation."""
         lines = [f"codes of {len(self):,} rows"]
         for name, mean in self.mean.items():
             spread = float(self.standard_deviation[name].mean())

@@ -1,4 +1,4 @@
-"""From codes to observations: decode, reconstruct, denoise, sample, interpolate."""
+"""Decoding of latents to observations: decode, reconstruct, denoise, sample, interpolate."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def decode(
 
 
 def _latents(codes: Any, site: str) -> dict[str, Tensor]:
-    """Return the codes by site, or refuse what are not those of the same N rows."""
+    """Return the codes by site; refuse codes with different numbers of rows."""
     if isinstance(codes, Tensor):
         codes = {checks.text("site", site): codes}
     found = codes.mean if isinstance(codes, Codes) else codes
@@ -240,7 +240,7 @@ def _observed(program: Callable[..., Any], rows: Arguments, data_site: str, valu
 
 @contextmanager
 def _apart(model: Program, given: Data, seed: int | None) -> Iterator[None]:
-    """Run without a gradient, in evaluation mode, with a random stream of its own where there is a seed."""
+    """Run the body without gradients, in evaluation mode, and with a seed on a separate random stream."""
     store = pyro.get_param_store()
     before = set(store.keys())
     with ExitStack() as stack:

@@ -30,7 +30,7 @@ from pyro_dvae.using.diagnosis import Diagnosis, Finding
 
 Program = Callable[..., Any]
 NATS_PER_UNIT = 0.1
-_MISSED = 0.05  # of the coverage of an interval
+_MISSED = 0.05  # tolerance of the coverage of an interval
 _ROWS_OF_BOUND = 5000
 
 _ENCODER = (
@@ -158,7 +158,7 @@ def _spread(given: Data, count: int) -> Data:
 
 @dataclass
 class _Diagnosed:
-    """A model and guide with some rows, the tolerance that is given, and which measures do not exist."""
+    """A model and guide with some rows, a given tolerance, and the measures that cannot be computed."""
 
     pair: tuple[Program, Program]
     rows: Data
@@ -171,7 +171,7 @@ class _Diagnosed:
     left_out: dict[str, str] = field(default_factory=dict)
 
     def tried(self, name: str, measure: Callable[[], Iterator[Finding]]) -> list[Finding]:
-        """Return what is measured; or note the reason why it cannot be."""
+        """Return the result of a measure, or record the reason why it cannot be computed."""
         try:
             with calling("model, guide, data"):
                 return list(measure())
@@ -183,20 +183,20 @@ class _Diagnosed:
 
     @property
     def tolerance(self) -> float:
-        """Nats of a row that a difference may have."""
+        """The tolerated difference, in nats per row."""
         return NATS_PER_UNIT * self.active if self.given_tolerance is None else self.given_tolerance
 
     def seed_of(self, part: str) -> int:
         return derived_seed(self.seed, "diagnose", part)
 
     def nats(self, name: str, value: float, error: float, remedy: str, text: str | None = None) -> Finding:
-        """Return a finding in nats of a row: good up to the tolerance."""
+        """Return a finding in nats per row, which is good up to the tolerance."""
         good = value - 2 * (error if math.isfinite(error) else 0.0) <= self.tolerance
         text = f"{plus_minus(value, error, digits=2)} nats" if text is None else text
         return Finding(name, value, error, "nats", text, good, "" if good else remedy)
 
     def against(self, bound: Tensor, log_likelihood: Tensor, judged: bool) -> Finding:
-        """Return the bound of each row beside its log p(x), both [N]."""
+        """Return a finding from the bound and the log p(x) of each row, both [N]."""
         text = f"{float(bound.mean()):.2f}, log p(x) {float(log_likelihood.mean()):.2f} nats"
         found = self.nats("bound", *_moments(log_likelihood - bound), _TIGHTER, text)
         return found if judged else replace(found, good=None, remedy="")
@@ -260,7 +260,7 @@ class _Diagnosed:
 
 
 def _hidden(model: Program, rows: Arguments, share: float, seed: int) -> Tensor:
-    """Choose cells [N, ...] that the model observes, in each row at random; leave one where there are two."""
+    """Choose observed cells [N, ...] at random in each row; keep at least one cell if there are two."""
     observed = torch.zeros(rows.x.numel(), dtype=torch.bool)
     for position in cells(model, rows).values():
         observed[position.flatten().cpu()] = True
@@ -276,7 +276,7 @@ def _hidden(model: Program, rows: Arguments, share: float, seed: int) -> Tensor:
 def _coverage(hidden: Tensor, x: Tensor, found: Conditioned, level: float, seed: int) -> tuple[float, float]:
     """Return the share of hidden cells in the central interval of their draws, and its error.
 
-    The rank of a cell among draws from its own distribution is uniform, ties broken at random.
+    The rank of a cell among draws from its own distribution is uniform if ties are broken at random.
     """
     truth, draws = x[hidden].cpu(), found.cell_draws.cpu()
     row = hidden.flatten(1).nonzero()[:, 0].cpu()
@@ -291,7 +291,7 @@ def _coverage(hidden: Tensor, x: Tensor, found: Conditioned, level: float, seed:
     rank = (draws < truth).sum(0) + torch.rand(len(truth), generator=generator) * (equal + 1)
     inside = ((2 * rank / (len(draws) + 1) - 1).abs() <= level).double()[kept]
     share = float(inside.mean())
-    # Cells of a row go together.
+    # The cells of a row are dependent.
     each = torch.zeros(len(x), dtype=torch.float64).index_add(0, row[kept], inside - share)
     return share, float(each.square().sum().sqrt()) / len(inside)
 

@@ -57,12 +57,11 @@ class Diagnosis:
     seed: int = 0
 
     def __getitem__(self, name: str) -> Finding:
-        """Return the finding of that name."""
+        """Return the finding with this name."""
         found = {each.name: each for each in self.findings}
         return found[checks.known("name", name, found)]
 
     def __str__(self) -> str:
-        """Return the table."""
         return self.table()
 
     @property

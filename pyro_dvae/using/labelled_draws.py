@@ -92,7 +92,7 @@ def to_arviz(
             if shared.nodes:
                 pair = _at(model, shared), _at(guide, shared)
                 one = one or _pass(*pair, given, num_samples)
-                # The same noise for all draws, so that they differ by the shared latents alone.
+                # The same noise for all draws, so that they differ only in the shared latents.
                 draw["log_likelihood"] = {
                     "+".join(draw["observed_data"]): _evidence(*pair, given, one, start)
                 }
@@ -126,13 +126,13 @@ def _plate(model: Program, guide: Program, rows: Arguments) -> str:
 
 
 def _observed(nodes: dict[str, Site]) -> list[Site]:
-    """Return the observed sites, but for factors and deterministic ones."""
+    """Return the observed sites, without factors and deterministic sites."""
     sites = [site for site in nodes.values() if site["type"] == "sample" and site["is_observed"]]
     return [site for site in sites if site["value"].numel() and not is_deterministic(site)]
 
 
 def _run(model: Program, guide: Program, rows: Arguments, plate: str, shared: Trace) -> Groups:
-    """Run guide and model once on some rows, at the latents ``shared``, which the first run fills."""
+    """Run guide and model once on some rows, at the shared latents ``shared``, which the first run fills."""
     latents = rows.call(poutine.trace(poutine.replay(guide, trace=shared)).get_trace)
     found: Groups = {"posterior": {}, "posterior_predictive": {}, "log_likelihood": {}, "observed_data": {}}
     trace = rows.call(poutine.trace(poutine.replay(model, trace=latents)).get_trace)
@@ -169,7 +169,7 @@ def _evidence(model: Program, guide: Program, given: Data, one: Pass, seed: int)
 
 
 def _at(program: Program, shared: Trace) -> Program:
-    """Return a program with shared latents fixed and hidden, so that each row has a density of its own."""
+    """Return a program with shared latents fixed and hidden, so that each row has its own density."""
     return poutine.block(poutine.replay(program, trace=shared), hide=list(shared.nodes))
 
 
@@ -186,6 +186,6 @@ def _stacked(draws: list[Groups], group: str, dimensions: tuple[str, ...]) -> di
 
 
 def _labelled(name: str, value: Tensor, first: tuple[str, ...]) -> tuple[tuple[str, ...], np.ndarray]:
-    """Return a variable with the names of its dimensions, those of a value as ArviZ calls them."""
+    """Return a variable with the names of its dimensions, named as in ArviZ."""
     others = (f"{name}_dim_{n}" for n in range(value.dim() - len(first)))
     return (*first, *others), value.numpy()

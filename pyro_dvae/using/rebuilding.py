@@ -1,4 +1,4 @@
-"""Ready-made models as data: which classes of this package they were made of, with which arguments."""
+"""Ready-made models as data: the classes of this package that make them up, with their arguments."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _PACKAGE = __name__.partition(".")[0]
 
 
 class ForeignPartError(Exception):
-    """A part is not of this package, so the model cannot be made from data alone."""
+    """A part is not from this package, so the model cannot be rebuilt from data alone."""
 
 
 class Description:
-    """Describes parts as JSON-able values; what is shared is described once.
+    """Describes parts as JSON-able values; a shared part is described once.
 
-    ``tensors`` are those among the arguments, by name.
+    ``tensors`` holds the tensors among the arguments, by name.
     """
 
     def __init__(self) -> None:
@@ -35,8 +35,8 @@ class Description:
     def of(self, value: Any) -> Any:
         """Return a description of a part.
 
-        :raises ForeignPartError: it is, or was made of, something else than parts of this package, numbers,
-            texts, tensors, and containers of them.
+        :raises ForeignPartError: it contains anything but parts of this package, numbers, strings, tensors,
+            and containers of them.
         """
         if value is None or isinstance(value, bool | int | float | str):
             return value
@@ -55,7 +55,7 @@ class Description:
             return {"shared": self._numbers[id(value)]}
         args, kwargs = _made_of(value)
         found = {
-            "class": f"{_room(type(value).__module__)}:{type(value).__qualname__}",
+            "class": f"{_folder(type(value).__module__)}:{type(value).__qualname__}",
             "args": [self.of(each) for each in args],
             "kwargs": {name: self.of(each) for name, each in kwargs.items()},
         }
@@ -64,60 +64,60 @@ class Description:
 
 
 class Rebuilt:
-    """Makes parts from their descriptions, in the order in which they were described."""
+    """Makes parts from their descriptions, in the order of the descriptions."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self._tensors = tensors
         self._made: list[Any] = []
 
-    def of(self, told: Any) -> Any:
-        """Return the part of a description.
+    def of(self, description: Any) -> Any:
+        """Return the part for a description.
 
-        :raises CheckpointError: it names no part of this package, or other arguments than the part takes.
+        :raises CheckpointError: it names no part of this package, or wrong arguments.
         """
         try:
-            return self._of(told)
+            return self._of(description)
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, ImportError) as error:
             raise CheckpointError(f"its model cannot be made again ({error!r})") from None
 
-    def _of(self, told: Any) -> Any:
-        if not isinstance(told, dict):
-            return told
-        if "tensor" in told:
-            return self._tensors[told["tensor"]]
-        if "list" in told:
-            return tuple(self._of(each) for each in told["list"])
-        if "dict" in told:
-            return {self._of(key): self._of(each) for key, each in told["dict"]}
-        if "shared" in told:
-            return self._made[told["shared"]]
-        kind = _kind(told["class"])
-        args = [self._of(each) for each in told["args"]]
-        made = kind(*args, **{name: self._of(each) for name, each in told["kwargs"].items()})
+    def _of(self, description: Any) -> Any:
+        if not isinstance(description, dict):
+            return description
+        if "tensor" in description:
+            return self._tensors[description["tensor"]]
+        if "list" in description:
+            return tuple(self._of(each) for each in description["list"])
+        if "dict" in description:
+            return {self._of(key): self._of(each) for key, each in description["dict"]}
+        if "shared" in description:
+            return self._made[description["shared"]]
+        kind = _kind(description["class"])
+        args = [self._of(each) for each in description["args"]]
+        made = kind(*args, **{name: self._of(each) for name, each in description["kwargs"].items()})
         self._made.append(made)
         return made
 
 
-def _room(module: str) -> str:
-    """Return the folder of a module, by which a class is saved: its file may change between versions."""
+def _folder(module: str) -> str:
+    """Return the folder of a module, which identifies a class, because files may change between versions."""
     return ".".join(module.split(".")[:2])
 
 
-def _kind(told: str) -> type:
-    module, _, name = told.partition(":")
+def _kind(description: str) -> type:
+    module, _, name = description.partition(":")
     if module.startswith(f"{_PACKAGE}."):
-        importlib.import_module(_room(module))  # which imports all classes of the room
+        importlib.import_module(_folder(module))  # imports all classes of the folder
         waiting: list[type] = [Module, Schedule]
         while waiting:
             kind = waiting.pop()
-            if kind.__qualname__ == name and _room(kind.__module__) == _room(module):
+            if kind.__qualname__ == name and _folder(kind.__module__) == _folder(module):
                 return kind
             waiting += kind.__subclasses__()
-    raise CheckpointError(f"its model names {told!r}, which is not part of this package")
+    raise CheckpointError(f"its model names {description!r}, which is not part of this package")
 
 
 def _made_of(part: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(part, Module):
         return part.made_of
-    names = inspect.signature(type(part)).parameters  # schedules keep their arguments under their names
+    names = inspect.signature(type(part)).parameters  # schedules name attributes like arguments
     return (), {name: getattr(part, name) for name in names}

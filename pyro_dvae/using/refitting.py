@@ -21,10 +21,10 @@ Program = Callable[..., Any]
 
 
 class HalfAsleep(Trace_ELBO):
-    """A loss of rows of which a share is replaced by draws of the model, in training alone.
+    """A loss that replaces a share of the rows with draws of the model, only in training.
 
     :param loss: the loss of a batch.
-    :param share: of the rows, in [0, 1].
+    :param share: share of the rows, in [0, 1].
     :param data_site: the observed site that draws the first argument.
     """
 
@@ -35,19 +35,19 @@ class HalfAsleep(Trace_ELBO):
         self.data_site = checks.text("data_site", data_site)
 
     def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
-        """Return the loss of the rows as they are, as a validation wants it."""
+        """Return the loss of unchanged rows, for validation."""
         value: float = self.of_rows.loss(model, guide, *args, **kwargs)
         return value
 
     def differentiable_loss(self, model: Program, guide: Program, x: Tensor, *args: Any, **kw: Any) -> Tensor:
-        """Return the loss with a share of the rows drawn anew."""
+        """Return the loss with a share of the rows replaced."""
         found: Tensor = self.of_rows.differentiable_loss(
             model, guide, self.mixed(model, x, *args, **kw), *args, **kw
         )
         return found
 
     def loss_and_grads(self, model: Program, guide: Program, x: Tensor, *args: Any, **kwargs: Any) -> float:
-        """Return the loss with a share of the rows drawn anew, and add its gradient."""
+        """Return the loss with a share of the rows replaced, and add its gradient."""
         return self.of_rows.loss_and_grads(
             model, guide, self.mixed(model, x, *args, **kwargs), *args, **kwargs
         )
@@ -66,7 +66,7 @@ class HalfAsleep(Trace_ELBO):
 
 
 def model_leaves(model: Program, *rows: Any, **kwargs: Any) -> list[Tensor]:
-    """Return the leaves that the density of the model depends on, of all that it announces."""
+    """Return the registered leaves on which the density of the model depends."""
     density: list[Tensor] = []
 
     def run() -> None:

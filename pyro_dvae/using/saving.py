@@ -62,7 +62,7 @@ def save(fitted: Fitted, folder: str | os.PathLike[str]) -> Path:
         programs = {"model": description.of(fitted.model), "guide": description.of(fitted.guide)}
         tensors |= description.tensors
     except ForeignPartError:
-        programs = None  # load is given them
+        programs = None  # the user passes them to load
     versions = {"pyro_dvae": pyro_dvae.__version__, "torch": torch.__version__, "pyro": pyro.__version__}
     state = {
         "kind": _KIND,
@@ -85,9 +85,9 @@ def load_weights(
     device: torch.device | str = "cpu",
     **kwargs: Any,
 ) -> Fitted:
-    """Copy the weights of a folder that :func:`save` wrote into a model and a guide of the same shapes.
+    """Copy the weights in a folder of :func:`save` into a model and a guide of the same shapes.
 
-    One run of both on a stored row finds their parameters; then their modules are in evaluation mode.
+    One run of both on a stored row finds their parameters; their modules are put in evaluation mode.
 
     :param model: made again from its description by default, as the guide, if both are of this package.
     :param device: where a model and guide that are made again go.
@@ -125,7 +125,7 @@ def load_weights(
         trace = arguments.call(pyro.poutine.trace(guide).get_trace)
         arguments.call(pyro.poutine.replay(model, trace=trace))
 
-    with pyro.get_param_store().scope() as store:  # names of other models are not its own
+    with pyro.get_param_store().scope() as store:  # without the names of other models
         trained = discover(model, guide, run, data={"data": rows[0]})
         names = {plain: name for name, plain in _plain_names(trained.tensors()).items()}
         saved = {names.get(name, name): value for name, value in saved.items()}
@@ -150,7 +150,7 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _plain_names(tensors: Iterable[str]) -> dict[str, str]:
-    """Return names without the numbers of modules of one name in one process, where they stay unique."""
+    """Remove the numbers that distinguish modules of one process from names, if they stay unique."""
     names = list(tensors)
     plain = [re.sub(r"#\d+$", "", name) for name in names]
     return {name: each if plain.count(each) == 1 else name for name, each in zip(names, plain, strict=True)}
@@ -161,7 +161,7 @@ def _rebuilt(
 ) -> tuple[Any, Any]:
     rebuilt = Rebuilt(tensors)
     try:
-        with forked():  # weights are drawn before they are read
+        with forked():  # constructors draw weights before they are loaded
             model, guide = (rebuilt.of(programs[name]) for name in ("model", "guide"))
     except (InputError, CheckpointError, KeyError, TypeError) as error:
         raise CheckpointError(f"checkpoint {path}: {error}") from None
@@ -174,7 +174,7 @@ def _rebuilt(
 
 
 def _card(fitted: Fitted, folder: Path, complete: bool) -> str:
-    """Return the page: what was trained, and how to load it."""
+    """Return the page about the model and how to load it."""
     count = sum(each.numel() for each in fitted.trained.parameters.values())
     history = fitted.history
     best = history.best_validation_bound
@@ -209,7 +209,7 @@ def _card(fitted: Fitted, folder: Path, complete: bool) -> str:
 
 
 def _of_run(about: Mapping[str, Any]) -> list[str]:
-    """Return what a run folder, or the data, told of the model, as lines of the page."""
+    """Return information from a run folder, or from the data, as lines of the page."""
     lines = []
     config, results = about.get("config", {}), about.get("results", {})
     if "data" in config:

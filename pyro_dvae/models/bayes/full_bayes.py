@@ -26,7 +26,7 @@ from pyro_dvae.registration import Module, register
 
 @dataclass(frozen=True)
 class Share:
-    """The part of N data that a mini-batch is.
+    """The share of a mini-batch in N rows.
 
     :param num_data: N, the size of the whole data set. :param bound_of: ``"data"``: sums over the data
         plate stand for all N data; ``"batch"``: the same times B / N, the share of the mini-batch.
@@ -41,11 +41,11 @@ class Share:
 
     @contextmanager
     def of(self, x: Tensor) -> Iterator[pyro.plate]:
-        """Give everything inside the scale of the bound; yields the plate of the rows of ``x`` [B, ...]."""
+        """Scale everything in the body to the bound, and yield the plate of the rows of ``x`` [B, ...]."""
         rows = len(x)
         if not 0 < rows <= self.num_data:
             raise InputError(f"x: expected from 1 to num_data = {self.num_data} rows, got {rows}")
-        # Which rows these are does not matter, only how many: given, Pyro does not draw N numbers.
+        # Only the number of rows matters; given indices spare Pyro a draw of N numbers.
         subsample = torch.arange(rows, device=x.device)
         scale = rows / self.num_data if self.bound_of == "batch" else 1.0
         with poutine.scale(scale=scale):

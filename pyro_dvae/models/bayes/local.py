@@ -1,4 +1,4 @@
-"""Full variational Bayes with local reparameterisation: noise of units in place of noise of weights."""
+"""Full variational Bayes with local reparameterisation: noise of units instead of weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pyro_dvae.registration import Module, register
 
 
 class NoisyLinear(nn.Module):
-    """A linear layer with independent normal weights, which draws its output for each row.
+    """A linear layer with independent normal weights that draws its output for each row.
 
     The scales are the standard deviations of weight and bias; they are arguments of ``functional_call``.
     """
@@ -41,7 +41,7 @@ class NoisyLinear(nn.Module):
         loc = linear(h, self.weight, self.bias)
         bias = None if self.bias_scale is None else self.bias_scale.square()
         variance = linear(h.square(), self.weight_scale.square(), bias)
-        # The root has no finite slope at 0, where all inputs of a layer without bias may lie.
+        # The slope of the root is infinite at 0, where all inputs of a layer without bias may lie.
         return loc + variance.clamp_min(torch.finfo(loc.dtype).tiny).sqrt() * torch.randn_like(loc)
 
 
@@ -51,11 +51,11 @@ class LocallyReparameterised(Module):
         w_ij ~ N(m_ij, s_ij²), one draw for a batch
         becomes  a_ni ~ N(Σ_j m_ij h_nj, Σ_j s_ij² h_nj²), one draw for each row
 
-    Each row has noise of its own, so the gradient of a mini-batch varies less. The expectation of the bound
-    is the same. Train this model with the guide ``bayes.guide.guide``. The weights are not sites; their
-    divergence from the prior is a factor, in closed form where there is one, else from one draw. The model
-    shares its parameters with ``bayes``, so that ``bayes.predictive()`` and ``bayes.mean_decoder()`` serve as
-    before. The density differs from call to call, as that of the predictive model does.
+    Each row has its own noise, so the gradient of a mini-batch varies less. The expectation of the bound is
+    the same. Train this model with the guide ``bayes.guide.guide``. The weights are not sites; their
+    divergence from the prior is a factor, in closed form if there is one, else from one draw. The model
+    shares its parameters with ``bayes``, so ``bayes.predictive()`` and ``bayes.mean_decoder()`` still work.
+    The density differs from call to call, like that of the predictive model.
 
     Sites: the factor ``weights`` outside the plate; ``z`` [B, d] and ``x`` [B, D] inside it. The bound is of
     a mini-batch, as with ``bound_of="batch"``.

@@ -1,4 +1,4 @@
-"""Priors of a network's weights, the same for each: normal, scale mixture, and a scale with a prior."""
+"""Priors of a network's weights, equal for all weights: normal, scale mixture, and a scale with a prior."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pyro_dvae.errors import InputError
 
 
 class WeightPrior(ABC):
-    """A prior under which all weights are independent and alike."""
+    """A prior under which all weights are independent and identically distributed."""
 
     @abstractmethod
     def one(self, like: Tensor) -> TorchDistribution:
-        """Return p(w) of one weight, of batch shape [], with the type and device of ``like``."""
+        """Return p(w) of one weight, with batch shape [] and the type and device of ``like``."""
 
 
 class NormalWeight(WeightPrior):
@@ -60,7 +60,7 @@ class StudentWeight(WeightPrior):
         s² ~ InverseGamma(degrees / 2, degrees · scale² / 2),   w ~ N(0, s²)
         w ~ StudentT(degrees, 0, scale)
 
-    Each weight has a scale of its own.
+    Each weight has its own scale.
     """
 
     def __init__(self, degrees: float = 2.0, scale: float = 0.1) -> None:

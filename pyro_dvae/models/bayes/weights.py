@@ -1,4 +1,4 @@
-"""A Gaussian over the weights of a network, whose weights are then arguments of its function."""
+"""A Gaussian over the weights of a network, and the network as a function of its weights."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
 
 
 class Weightless(Module):
-    """A decoder without its weights, called with values of them: one set, or one set for each draw.
+    """A decoder as a function of its weights: one set, or one set for each draw.
 
     The module is copied; frozen parameters and buffers stay in the copy. The weights of several draws are
-    applied in one vectorised pass (``torch.func.vmap``), for which the distribution that the decoder returns
-    must be one that its parameters make, such as Bernoulli or Normal.
+    applied in one vectorised pass (``torch.func.vmap``), so the decoder must return a distribution that is
+    determined by its parameters, such as Bernoulli or Normal.
 
     :param decoder: module from z [..., d] to a distribution of x of batch shape [...].
-    :raises InputError: it is no module, or has nothing to learn.
+    :raises InputError: it is not a module, or has no trainable parameters.
     """
 
     def __init__(self, decoder: nn.Module) -> None:
@@ -49,7 +49,7 @@ class Weightless(Module):
             raise InputError("decoder: expected trainable parameters, got none")
         self.shapes = {name: value.shape for name, value in weights.items()}
         named = {id(value): name for name, value in weights.items()}
-        # A weight that two layers share has two places.
+        # A weight that two layers share occurs twice.
         self._places = {
             place: named[id(value)]
             for place, value in self.decoder.named_parameters(remove_duplicate=False)
@@ -59,16 +59,16 @@ class Weightless(Module):
             place_parameter(self.decoder, place, None)
 
     def forward(self, weights: Mapping[str, Tensor], z: Tensor) -> TorchDistribution:
-        """Return p(x | z, w), of batch shape [*draws, N].
+        """Return p(x | z, w), with batch shape [*draws, N].
 
-        :param weights: each [*draws, 1, *shape], where 1 stands for the data, or [*shape].
-        :param z: latents [*draws, N, d], or fewer leading dimensions: those that are missing are shared.
+        :param weights: each [*draws, 1, *shape], where 1 is the data dimension, or [*shape].
+        :param z: latents [*draws, N, d]; draws share latents along missing leading dimensions.
         """
         draws = self._draws(weights)
         sets = {name: self._flat(name, weights[name], draws) for name in self.shapes}
         if draws.numel() == 1:
             likelihood = self._call({name: value[0] for name, value in sets.items()}, z)
-            missing = len(draws) + 2 - z.dim()  # of draws of a single set
+            missing = len(draws) + 2 - z.dim()  # dimensions of draws
             return likelihood.expand(draws[:missing] + likelihood.batch_shape) if missing > 0 else likelihood
         own = z.expand(draws + z.shape[-2:])
         forms: list[Form] = []
@@ -116,14 +116,14 @@ class Weightless(Module):
 
 @dataclass(frozen=True)
 class Form:
-    """What a distribution is beside its parameters.
+    """The structure of a distribution, without its parameters.
 
     :param kind: its class, called with the parameters by name.
-    :param names: of the parameters.
-    :param declared: by how many dimensions ``to_event`` was applied to it, each time.
-    :param validate: its own choice on validation; None for Pyro's setting.
-    :param batch_shape: of one draw.
-    :param event_shape: of one draw.
+    :param names: names of the parameters.
+    :param declared: number of dimensions of each call of ``to_event``.
+    :param validate: its own setting of validation; None for Pyro's setting.
+    :param batch_shape: batch shape of one draw.
+    :param event_shape: event shape of one draw.
     """
 
     kind: type
@@ -134,7 +134,7 @@ class Form:
     event_shape: torch.Size
 
     def rebuilt(self, tensors: Sequence[Tensor], draws: torch.Size) -> TorchDistribution:
-        """Return the distribution of parameters with further dimensions ``draws`` on the left."""
+        """Return the distribution for parameters with further dimensions ``draws`` on the left."""
         try:
             made = self.kind(**dict(zip(self.names, tensors, strict=True)), validate_args=self.validate)
             for count in self.declared:
@@ -157,7 +157,7 @@ def _refusal(kind: type) -> InputError:
 
 
 def dismantled(distribution: Any) -> tuple[Form, tuple[Tensor, ...]]:
-    """Return what a distribution is and the tensors of its parameters."""
+    """Return the structure of a distribution and the tensors of its parameters."""
     batch_shape, event_shape = distribution.batch_shape, distribution.event_shape
     declared: list[int] = []
     while isinstance(distribution, torch.distributions.Independent):
@@ -176,19 +176,19 @@ def dismantled(distribution: Any) -> tuple[Form, tuple[Tensor, ...]]:
 
 @contextmanager
 def without_validation() -> Iterator[None]:
-    """Leave out the checks of values, which ``vmap`` cannot do; the rebuilt distribution does them."""
+    """Skip checks of values, which ``vmap`` does not support; the rebuilt distribution makes them."""
     with pyro.validation_enabled(False):
         yield
 
 
-SITE = "decoder"  # sites are named decoder.NAME, as the parameters of a decoder are
+SITE = "decoder"  # sites are named decoder.NAME, like the parameters of a decoder
 
 
 class GaussianWeights(Module):
     """``w ~ N(loc, diag scale²)`` with ``scale = softplus(raw)``, for each trainable parameter of a module.
 
-    :param start: the module whose present parameters are the means.
-    :param initial_scale: the scale of all weights at the start.
+    :param start: the module whose current parameters are the means.
+    :param initial_scale: the initial scale of all weights.
     """
 
     def __init__(self, start: nn.Module, initial_scale: float) -> None:
@@ -199,7 +199,7 @@ class GaussianWeights(Module):
         if not values:
             raise InputError("start: expected a module with trainable parameters, got none")
         self.names = list(values)
-        # A dot ends a module's name.
+        # Module names may not contain dots.
         self.loc = nn.ParameterDict({_key(name): nn.Parameter(value) for name, value in values.items()})
         self.raw = nn.ParameterDict(
             {_key(name): nn.Parameter(torch.full_like(value, raw)) for name, value in values.items()}
@@ -214,7 +214,7 @@ class GaussianWeights(Module):
         return {name: softplus(self.raw[_key(name)]) for name in self.names}
 
     def distributions(self) -> dict[str, dist.Independent]:
-        """Return q of each weight, all of its dimensions in the event."""
+        """Return q of each weight, with all dimensions in the event."""
         scales = self.scales()
         return {
             name: dist.Normal(loc, scales[name]).to_event(loc.dim()) for name, loc in self.means().items()
@@ -225,7 +225,7 @@ class GaussianWeights(Module):
         return {name: pyro.sample(f"{SITE}.{name}", q) for name, q in self.distributions().items()}
 
     def draw(self, draws: torch.Size) -> dict[str, Tensor]:
-        """Draw weights that are no Pyro sites, each [*draws, 1, *shape]."""
+        """Draw weights without Pyro sites, each [*draws, 1, *shape]."""
         return {name: q.rsample((*draws, 1)) for name, q in self.distributions().items()}
 
 

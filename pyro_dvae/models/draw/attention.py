@@ -1,4 +1,4 @@
-"""How DRAW reads and writes an image, with the attention of Gaussian filters or without."""
+"""How DRAW reads and writes an image, with or without an attention of Gaussian filters."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _LARGEST_LOGARITHM = 15.0  # keeps filters, and their gradient, finite in single
 
 
 class Window(NamedTuple):
-    """Where N × N filters lie on an image of H × W pixels; every tensor is [..., 1], in pixels.
+    """The positions of N × N filters on an image of H × W pixels; every tensor is [..., 1], in pixels.
 
-    Pixel centres are at 0, 1, ... from the left and from the top. ``centre_x`` runs along a row of the image,
-    ``centre_y`` down its columns. ``intensity`` is γ, without a unit.
+    Pixel centres are at 0, 1, ... from the left and from the top. ``centre_x`` is horizontal, ``centre_y``
+    vertical. ``intensity`` is γ, without a unit.
     """
 
     centre_x: Tensor
@@ -29,13 +29,13 @@ class Window(NamedTuple):
 
 
 def window(parameters: Tensor, image_shape: tuple[int, int], size: int) -> Window:
-    """Return the window that five outputs of a network ask for (Gregor et al. 2015, equations 21 to 24)::
+    """Return the window of five outputs of a network (Gregor et al. 2015, equations 21 to 24)::
 
         (g̃_X, g̃_Y, log σ², log δ̃, log γ) = parameters
         g_X = (W + 1)/2 · (g̃_X + 1)     g_Y = (H + 1)/2 · (g̃_Y + 1)     δ = (max(H, W) − 1)/(N − 1) · δ̃
 
-    with g counted from 1, as in the paper; the window has it less 1. All zeros are the whole image: the
-    filters spread evenly over its longer side, around its centre. Logarithms beyond ±15 count as ±15.
+    In the paper, g counts from 1; here it counts from 0. With all outputs zero, the filters cover the whole
+    image: they spread evenly over its longer side, around its centre. Logarithms are clipped to ±15.
 
     :param parameters: shape [..., 5].
     :param image_shape: (H, W).
@@ -60,7 +60,7 @@ def filters(centre: Tensor, stride: Tensor, scale: Tensor, size: int, length: in
 
         F[i, a] ∝ exp(−(a − μ_i)² / 2σ²),    μ_i = g + (i − (N − 1)/2) δ,    i = 0 .. N − 1,  a = 0 .. L − 1
 
-    Each row sums to 1, also where a filter lies outside the image: it then sees the pixels at the edge.
+    Each row sums to 1, also if a filter lies outside the image: it then reads the pixels at the edge.
 
     :param centre: g, shape [..., 1], in pixels from 0; ``stride`` δ and ``scale`` σ likewise.
     :param size: N.
@@ -85,7 +85,7 @@ def read(images: Tensor, where: Window, size: int) -> Tensor:
 
 
 def write(patches: Tensor, where: Window, image_shape: tuple[int, int]) -> Tensor:
-    """Return the images 1/γ F_Yᵀ w F_X that patches draw (equation 29).
+    """Return the images 1/γ F_Yᵀ w F_X of patches (equation 29).
 
     :param patches: shape [..., N, N].
     :returns: shape [..., H, W].
@@ -103,19 +103,19 @@ def _both(where: Window, size: int, image_shape: tuple[int, int]) -> tuple[Tenso
 
 
 def joined(*parts: Tensor) -> Tensor:
-    """Return the parts side by side along the last dimension, their leading dims broadcast."""
+    """Concatenate parts along the last dimension, with broadcast leading dimensions."""
     leading = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
     return torch.cat([part.expand(*leading, part.shape[-1]) for part in parts], dim=-1)
 
 
 class Reader(Module, ABC):
-    """What the encoder sees of x̃ and of the error image x̂ = x̃ − sigmoid(c): [..., output_size]."""
+    """Reads x̃ and the error image x̂ = x̃ − sigmoid(c) for the encoder: [..., output_size]."""
 
     output_size: int
 
     @abstractmethod
     def forward(self, x: Tensor, error: Tensor, hidden: Tensor) -> Tensor:
-        """Return what is seen of ``x`` and ``error`` [..., D] at h^dec = ``hidden`` [..., hidden_size]."""
+        """Return the reading of ``x`` and ``error`` [..., D] at h^dec = ``hidden`` [..., hidden_size]."""
 
 
 class WholeReader(Reader):
@@ -133,7 +133,7 @@ class AttentiveReader(Reader):
     """Reads an N × N patch of each: read(x, x̂, h) = γ [F_Y x F_Xᵀ, F_Y x̂ F_Xᵀ] (equation 27).
 
     :param image_shape: (H, W).
-    :param hidden_size: size of h, which decides where.
+    :param hidden_size: size of h, which determines the window.
     :param size: N.
     """
 
@@ -145,7 +145,7 @@ class AttentiveReader(Reader):
         self.where = linear(hidden_size, 5)
 
     def window(self, hidden: Tensor) -> Window:
-        """Return where the reader looks at ``hidden`` [..., hidden_size]."""
+        """Return the window of the reader at ``hidden`` [..., hidden_size]."""
         return window(self.where(hidden), self.image_shape, self.size)
 
     def forward(self, x: Tensor, error: Tensor, hidden: Tensor) -> Tensor:
@@ -165,7 +165,7 @@ class WholeWriter(Module):
         self.patch = linear(hidden_size, image_shape[0] * image_shape[1])
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Return what is added to the canvas, [..., D]."""
+        """Return the change of the canvas, [..., D]."""
         strokes: Tensor = self.patch(hidden)
         return strokes
 
@@ -174,7 +174,7 @@ class AttentiveWriter(Module):
     """Draws an N × N patch: write(h) = 1/γ F_Yᵀ w F_X with w = W h + b (equations 28 and 29).
 
     :param image_shape: (H, W).
-    :param hidden_size: size of h, which decides what and where.
+    :param hidden_size: size of h, which determines patch and window.
     :param size: N.
     """
 
@@ -186,10 +186,10 @@ class AttentiveWriter(Module):
         self.where = linear(hidden_size, 5)
 
     def window(self, hidden: Tensor) -> Window:
-        """Return where the writer draws at ``hidden`` [..., hidden_size]."""
+        """Return the window of the writer at ``hidden`` [..., hidden_size]."""
         return window(self.where(hidden), self.image_shape, self.size)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Return what is added to the canvas, [..., H · W]."""
+        """Return the change of the canvas, [..., H · W]."""
         patches = self.patch(hidden).unflatten(-1, (self.size, self.size))
         return write(patches, self.window(hidden), self.image_shape).flatten(-2)

@@ -25,11 +25,11 @@ State = tuple[Tensor, ...]
 
 
 class Cell(Module, ABC):
-    """One step of a recurrent network, h_t = RNN(h_{t−1}, input_t); a subclass gives the arithmetic.
+    """One step of a recurrent network, h_t = RNN(h_{t−1}, input_t), which a subclass defines.
 
-    A state is a tuple of tensors [..., hidden_size], its first the hidden vector h. Input and state may have
-    different leading dims that broadcast, so that a state shared by several draws is computed once.
-    It starts at learned biases, the same for every observation, as in Gregor et al. (2015).
+    A state is a tuple of tensors [..., hidden_size]; the first is the hidden vector h. Leading dimensions of
+    input and state broadcast, so that a state shared by several draws is computed once. It starts at learned
+    biases, the same for every observation, as in Gregor et al. (2015).
 
     :param input_size: size of the input.
     :param hidden_size: size of h.
@@ -75,7 +75,7 @@ class LSTM(Cell):
 
 
 class GRU(Cell):
-    """Gated recurrent unit (Cho et al. 2014); its reset gate acts after the recurrent product, as cuDNN's."""
+    """Gated recurrent unit (Cho et al. 2014); as in cuDNN, the reset gate follows the recurrent product."""
 
     gates = 3
     parts = 1
@@ -93,9 +93,9 @@ CELLS: dict[str, type[Cell]] = {"gru": GRU, "lstm": LSTM}
 
 
 class Drawing(NamedTuple):
-    """How far a drawing has come.
+    """The state of a drawing.
 
-    :param state: of the recurrent cell; its first tensor is h^dec [..., hidden_size].
+    :param state: state of the recurrent cell; its first tensor is h^dec [..., hidden_size].
     :param canvas: c, the logits of the pixels so far, [..., D].
     """
 
@@ -112,7 +112,7 @@ class DrawDecoder(Module):
     :class:`~pyro_dvae.networks.BernoulliDecoder`.
 
     :param latent_size: size of each z_t.
-    :param writer: module from h^dec to what is added to the canvas.
+    :param writer: module from h^dec to the change of the canvas.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class DrawEncoder(Module):
         return self.cell.start()
 
     def forward(self, x: Tensor, drawing: Drawing, state: State) -> State:
-        """Return the state after a look at ``x`` [..., D] beside the drawing so far."""
+        """Return the state after reading ``x`` [..., D] and the current drawing."""
         last_dimension("x", x, self.data_size, "data_size")
         hidden = drawing.state[0]
         glimpse = self.reader(x, x - drawing.canvas.sigmoid(), hidden)
@@ -185,7 +185,7 @@ class DrawEncoder(Module):
 def decoder_of(
     image_shape: tuple[int, int], latent_size: int, hidden_size: int, *, steps: int, cell: str, size: int
 ) -> DrawDecoder:
-    """Return a decoder; ``size`` N of its attention, 0 for none."""
+    """Return a decoder; ``size`` is N of its attention, 0 for none."""
     writer = (
         AttentiveWriter(image_shape, hidden_size, size) if size else WholeWriter(image_shape, hidden_size)
     )
@@ -196,7 +196,7 @@ def decoder_of(
 def encoder_of(
     image_shape: tuple[int, int], latent_size: int, hidden_size: int, *, cell: str, size: int
 ) -> DrawEncoder:
-    """Return an encoder; ``size`` N of its attention, 0 for none."""
+    """Return an encoder; ``size`` is N of its attention, 0 for none."""
     reader = AttentiveReader(image_shape, hidden_size, size) if size else WholeReader(image_shape)
     data_size = image_shape[0] * image_shape[1]
     return DrawEncoder(data_size, latent_size, hidden_size, cell=cell, reader=reader)

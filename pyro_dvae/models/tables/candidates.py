@@ -1,4 +1,4 @@
-"""The candidates of a table: Gaussian mixtures of several sizes, each with less and less noise."""
+"""The candidate models of a table: Gaussian mixtures of several sizes, each with decreasing noise."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pyro_dvae.distributions.gaussian_mixture import GaussianMixture
 from pyro_dvae.models.tables.em import gaussian_mixture
 
 COMPONENTS = (1, 3, 8, 20, 50)
-RIDGES = (0.1, 0.01, 0.001)  # from the strongest, each started at the last one
-_STEPS = 24  # of expectation-maximisation; half as many from a fit with more noise
-_WORK = 1e8  # of a step: components · columns² · (columns · patterns of gaps + 3 · rows)
+RIDGES = (0.1, 0.01, 0.001)  # variances of the noise; each fit starts from the previous one
+_STEPS = 24  # of expectation-maximisation; half as many from a previous fit
+_WORK = 1e8  # per step: components · columns² · (columns · patterns of gaps + 3 · rows)
 _ROWS_OF_A_COMPONENT, _FEWEST_ROWS = 20, 500
 
 
 def sizes(x: Tensor) -> list[tuple[int, int]]:
-    """Return the numbers of components that a table [N, D] is large enough for, and the rows for each."""
+    """Return the numbers of components for a table [N, D], and the number of rows to fit each on."""
     rows, columns = x.shape
     work = columns**2 * (columns * len(x.isnan().unique(dim=0)) + 3 * rows)
     found = []
@@ -30,7 +30,7 @@ def sizes(x: Tensor) -> list[tuple[int, int]]:
 
 
 def name_of(components: int, ridge: float) -> str:
-    """Return what a candidate is called."""
+    """Return the name of a candidate."""
     return f"{components} Gaussian{'s' if components > 1 else ''}, noise {ridge:g}"
 
 
@@ -41,7 +41,7 @@ def fitted_mixtures(
     wanted: Collection[str] | None = None,
     ridges: Sequence[float] = RIDGES,
 ) -> Iterator[tuple[str, GaussianMixture]]:
-    """Yield the name and the fit of each candidate, or of the wanted ones, in order.
+    """Yield the name and fit of each candidate in order, or only of wanted ones.
 
     :param x: standardised rows with NaN in gaps, [N, D].
     :param paths: numbers of components, and of the rows to fit each on.

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from pyro_dvae.distributions.gaussian_mixture import GaussianMixture, blocks, conditional
 
-_ACTIVE = 1e-4  # a component with less of a row leaves it out until all are looked at again
-_REFRESH = 5  # steps from one look at all components to the next
+_ACTIVE = 1e-4  # least responsibility of a component for a row to be updated in every step
+_REFRESH = 5  # steps between updates of all responsibilities
 
 
 def gaussian_mixture(
@@ -35,8 +35,8 @@ def gaussian_mixture(
     :param components: K.
     :param ridge: ρ.
     :param prior: a.
-    :param num_steps: at most so many.
-    :param tolerance: of the gain in log-likelihood of a cell (nats), below which it stops.
+    :param num_steps: maximum number of steps.
+    :param tolerance: stop when the gain in log-likelihood per cell is below this (nats).
     :param start: a mixture to start from; by default clusters of the rows, completed by one Gaussian.
     """
     seen = ~x.isnan()

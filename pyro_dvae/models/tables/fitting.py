@@ -21,8 +21,8 @@ from pyro_dvae.random_state import derived_seed, forked, start_seed
 from pyro_dvae.rows import columns_of
 
 _HELD_OUT, _ENOUGH_CELLS, _FOLDS, _FEWEST_CELLS = 0.1, 1500, 4, 30
-_MORE = 4  # times as many rows at last, when all cells are seen
-_KEPT = 2000  # rows, beside which a row is odd
+_MORE = 4  # factor of the number of rows for the final fit on all cells
+_KEPT = 2000  # training rows kept for anomaly scores
 
 
 def fit_table(
@@ -63,7 +63,7 @@ def fit_table(
 def _chosen(
     x: Tensor, loc: Tensor, scale: Tensor, seed: int, shown: Callable[[int, int], None]
 ) -> FittedTable:
-    """Fit all candidates without some cells, weigh them, and fit the weighted ones to all cells."""
+    """Fit all candidates without some cells, weight them, and refit those with a weight to all cells."""
     observed = int((~x.isnan()).sum())
     paths = sizes(x)
     names = [name_of(k, ridge) for k, _ in paths for ridge in RIDGES]
@@ -74,7 +74,7 @@ def _chosen(
     for fold in range(folds):
         with forked(derived_seed(seed, "held out", fold)):
             held = (torch.rand(x.shape) < _HELD_OUT) & ~x.isnan()
-            held &= (torch.rand(len(x), 1) * int(held.sum())) < _ENOUGH_CELLS  # in as many rows as needed
+            held &= (torch.rand(len(x), 1) * int(held.sum())) < _ENOUGH_CELLS  # in as many rows as are needed
             fewer = x.masked_fill(held, math.nan)
             affected = held.any(1)
             found = []

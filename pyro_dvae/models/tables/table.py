@@ -57,7 +57,6 @@ class FittedTable:
     columns: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """Return the members with their weights as aligned text."""
         rows = [
             f"{name:<28}  weight {float(weight):.2f}  error {self.held_out[name]:.3f}"
             for name, weight in zip(self.members, self.weights, strict=True)
@@ -184,7 +183,7 @@ class FittedTable:
 
 
 def _shares(weights: Tensor, count: int) -> list[int]:
-    """Return how many of the draws each member gives: w · count, rounded at random (systematically)."""
+    """Return the number of draws of each member: w · count, with systematic random rounding."""
     edges = (weights.cumsum(0) / weights.sum() * count + torch.rand((), dtype=weights.dtype)).floor()
     edges[-1] = count
     return edges.diff(prepend=edges.new_zeros(1)).long().tolist()
