@@ -1,10 +1,10 @@
-"""Anomaly detection on tables: the score of ``dv.fit_table`` beside neighbours, a forest and Gaussian models.
+"""Anomaly detection on tables: ``dv.fit_table`` compared with neighbours, a forest and Gaussian models.
 
     python benchmarks/anomaly.py FOLDER      # every FOLDER/*.npz with X and y (1: anomaly), both protocols
 
-Protocol "normal" trains on half of the normal rows and scores the rest; "unsupervised" trains on all rows
-and scores them. Every result is a line of --output as soon as it is there, and a stopped run goes on. Shown
-is the area under the ROC curve, the mean over the seeds, and its mean over the tables.
+Protocol "normal" trains on half of the normal rows and scores the rest; "unsupervised" trains on all rows and
+scores them. Every result is immediately written as a line of --output, and a stopped run can be repeated to
+continue. The table shows the area under the ROC curve, averaged over the seeds, and its mean over the tables.
 """
 
 import json
@@ -21,7 +21,7 @@ PROTOCOLS = ("normal", "unsupervised")
 
 
 def scores(train, test, seed):
-    """Return name: score of each test row."""
+    """Return the scores of the test rows by method."""
     from sklearn.covariance import LedoitWolf
     from sklearn.ensemble import IsolationForest
     from sklearn.mixture import GaussianMixture
@@ -52,7 +52,7 @@ def split(rows, labels, protocol, generator):
 
 
 def areas(stored, protocol, seed, limit):
-    """Return name: area under the ROC curve."""
+    """Return the area under the ROC curve by method."""
     from sklearn.metrics import roc_auc_score
 
     generator = np.random.default_rng(seed)

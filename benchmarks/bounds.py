@@ -3,9 +3,9 @@
     python benchmarks/bounds.py
 
 Cost: the paper's network (784-200-z50-200-200-784), batch 100, 5 % of bits flipped, loss and gradient,
-against M = K = 1 of the same bound; rounds are interleaved, the median of the per-round ratios is printed.
-Variance: of the gradient of encoder and rate, summed, in small problems where all are unbiased (the
-relaxed corruption is not, and is marked), relative to the first of its group.
+relative to M = K = 1 of the same bound; rounds are interleaved, and the median of their ratios is printed.
+Variance: the summed variances of the gradients of encoder and rate, in small problems where all estimators
+are unbiased (except the relaxed corruption, which is marked), relative to the first estimator of its group.
 """
 
 import statistics
@@ -33,7 +33,7 @@ DRAWS = ((1, 1), (5, 1), (1, 5), (5, 5))
 
 
 def step_times(rounds, steps):
-    """Return per bound and (M, K) the seconds of a step in each round."""
+    """Return the seconds of a step in each round, by bound and (M, K)."""
     torch.manual_seed(0)
     dvae = dv.DVAE(GaussianEncoder(784, 50), BernoulliDecoder(784, 50), dv.BitFlip(0.05))
     x = torch.rand(100, 784).round()
@@ -83,7 +83,7 @@ class Small(torch.nn.Module):
 
 
 def variances(bound, problem, repeats):
-    """Return the variance of the gradient of the encoder and of the rate, each summed over its elements."""
+    """Return the variances of the gradients of encoder and rate, each summed over its elements."""
     x = torch.rand(1, 8, generator=torch.Generator().manual_seed(1)).round()
     found = {"encoder": [], "rate": []}
     for _ in range(repeats):
@@ -95,7 +95,7 @@ def variances(bound, problem, repeats):
 
 
 def estimator_groups():
-    """Return the groups of estimators of one and the same gradient."""
+    """Return groups of estimators of the same gradient."""
     plain, iwae = dv.TraceDenoising_ELBO, dv.TraceDenoisingIWAE_ELBO
     return {
         "L_dvae, M = K = 4, Gaussian latents": [
@@ -159,7 +159,7 @@ def constant_baseline():
 @click.option("--repeats", default=2000, show_default=True, help="Gradients of each estimator.")
 def main(rounds, steps, repeats):
     """Print both tables."""
-    pyro.settings.set(module_local_params=True)  # many small modules of the same names
+    pyro.settings.set(module_local_params=True)  # many small modules have the same names
     times = step_times(rounds, steps)
     print(
         f"{'step relative to M = K = 1':<36}"

@@ -1,4 +1,4 @@
-"""Denoising of counts by molecular cross-validation, beside a truncated SVD, Poisson factors and scVI.
+"""Denoising of counts by molecular cross-validation, compared with a truncated SVD, Poisson factors and scVI.
 
     pip download --no-deps scanpy
     python benchmarks/counts.py scanpy-*.whl          # 700 cells × 765 genes, three seeds
@@ -6,18 +6,19 @@
     python benchmarks/counts.py --quick               # generated counts; shows that it runs
 
 The wheel of scanpy holds 700 blood cells; raw counts are restored as round(expm1(raw) · n_counts / 10⁴).
-A tenth of the molecules of each cell is held out (``count_split``). All methods see the rest, and predict
-the held-out counts. A prediction is a matrix of counts and, where a method has them, expected logarithms:
+A tenth of the molecules of each cell is held out (``count_split``). All methods get the rest, and predict the
+held-out counts. A prediction is a matrix of counts and, for some methods, expected logarithms:
 
 - "squared": squared error of the log-normalised held-out counts, by the expected logarithms;
 - "of counts": the same by the logarithms of the counts, and
-- "Poisson": Poisson loss of the counts, both as the open benchmark of single-cell denoising has them.
+- "Poisson": Poisson loss of the counts, both as in the open benchmark of single-cell denoising.
 
 Expected logarithms become counts by exp − 1, and each row gets its own total ("through logarithms"). They
-depend on the depth: zeros are rarer at the depth of the nine tenths that a method sees than at that of the
-tenth that is held out. The SVD learns the latter from rows that are thinned once more.
+depend on the depth: zeros are rarer at the depth of the nine tenths for training than at that of the held-out
+tenth. The SVD learns the latter from rows that are thinned once more.
+
 The networks: log(1 + x) into 765-128-10, 10-128-765, Adam at 2e-3, batches of 100; the predictions of three
-are averaged. All settings were chosen with ``--validate``, which splits the training part once more.
+networks are averaged. All settings were chosen with ``--validate``, which splits the training part once more.
 """
 
 from __future__ import annotations
@@ -81,12 +82,12 @@ def column_means(split: CountSplit, seed: int) -> dict[str, Prediction]:
 
 
 def depth(split: CountSplit) -> float:
-    """Return the expected total of a held-out row, as a factor of what a method sees of it."""
+    """Return the expected total of a held-out row, relative to the training part of the row."""
     return split.share / (1 - split.share)
 
 
 def through(logs: Tensor, split: CountSplit) -> Prediction:
-    """Return expected logarithms with the counts that have them, each row with its own total."""
+    """Return expected logarithms with their counts, each row with its own total."""
     counts = logs.clamp(min=0).expm1()
     return counts * (split.train.sum(1) / counts.sum(1).clamp(min=1e-6)).unsqueeze(1), logs
 
@@ -120,7 +121,7 @@ def nmf(rank: int) -> Denoise:
         loss: Any = "kullback-leibler"
         fit = NMF(rank, beta_loss=loss, solver="mu", max_iter=300, init="nndsvda", random_state=seed)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that it has not converged
+            warnings.simplefilter("ignore")  # no convergence
             weights = fit.fit_transform(split.train.numpy())
         return {"": (torch.as_tensor(weights @ fit.components_), None)}
 
@@ -128,7 +129,7 @@ def nmf(rank: int) -> Denoise:
 
 
 class Sizes(NamedTuple):
-    """What all networks share."""
+    """The common sizes of all networks."""
 
     latent_size: int
     width: int
@@ -137,7 +138,7 @@ class Sizes(NamedTuple):
 
 
 def network(decoder: Any, thinning: float, epochs: int, sizes: Sizes) -> Denoise:
-    """Return the denoiser by the mean of several variational autoencoders of counts, with thinned input."""
+    """Return the denoiser by several averaged variational autoencoders of counts, with thinned input."""
 
     def denoise(split: CountSplit, seed: int) -> dict[str, Prediction]:
         seeds = range(sizes.members * seed, sizes.members * (seed + 1))
@@ -155,7 +156,7 @@ def network(decoder: Any, thinning: float, epochs: int, sizes: Sizes) -> Denoise
 def one_network(
     decoder: Any, thinning: float, epochs: int, sizes: Sizes, split: CountSplit, seed: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Train, and return expected counts and expected logarithms, at the own and at the held-out depth."""
+    """Train, and return expected counts and logarithms, at the training and at the held-out depth."""
     pyro.set_rng_seed(seed)
     columns = split.train.shape[1]
     likelihood = decoder(columns, sizes.latent_size, (sizes.width,), "relu")
@@ -186,7 +187,7 @@ def one_network(
 
 
 def scvi(python: Path, likelihood: str, epochs: int | None, draws: int) -> Denoise:
-    """Return the denoiser by scVI with its own defaults, in a process of the environment that has it."""
+    """Return the denoiser by scVI with its own defaults, in a process of its environment."""
 
     def denoise(split: CountSplit, seed: int) -> dict[str, Prediction]:
         asked = {"seed": seed, "likelihood": likelihood, "epochs": epochs, "draws": draws}
@@ -241,7 +242,7 @@ def methods(epochs: int, quick: bool, sizes: Sizes, scvi_python: Path | None) ->
 
 
 def stored(output: Path | None) -> dict[tuple[str, int], dict[str, list[float]]]:
-    """Return the figures of a file by method and seed."""
+    """Return the results in a file by method and seed."""
     if output is None or not output.exists():
         return {}
     rows = [json.loads(text) for text in output.read_text().splitlines()]
@@ -249,7 +250,7 @@ def stored(output: Path | None) -> dict[tuple[str, int], dict[str, list[float]]]
 
 
 def measured(denoise: Denoise, split: CountSplit, seed: int) -> dict[str, list[float]]:
-    """Return squared error by its own logarithms, squared error, Poisson loss and seconds, by prediction."""
+    """Return squared errors (of logarithms and of counts), Poisson loss and seconds, by prediction."""
     began = time.perf_counter()
     predictions = denoise(split, seed)
     seconds, found = time.perf_counter() - began, {}

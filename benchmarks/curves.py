@@ -1,13 +1,13 @@
-"""The held-out bound against the seconds since a command was started: ours, NumPyro, Pyro, torch, pythae.
+"""The held-out bound against the seconds since the start of a command: ours, NumPyro, Pyro, torch, pythae.
 
     python benchmarks/curves.py docs/images/curves.png --data-folder data     # pip install -e ".[bench]"
     python benchmarks/curves.py curves.png --quick                            # shows that it runs and no more
 
 All train the paper's network (784-200-200-z50-200-200-784, softplus) without noise on the first 50,000 grey
 images of MNIST, batch 100, Adam at 1e-3, and print the bound of the other 10,000 (one draw for each) after
-every epoch, Pyro's example after every fifth. The seconds are those of this process's clock when the line
-comes: imports, compilation and the held-out bounds are counted. Ours runs twice, at first with an empty
-folder for the compiler's files. The commands run one after the other, on the same cores (--threads).
+every epoch, Pyro's example after every fifth. This process measures the seconds until each line: imports,
+compilation and the held-out bounds are included. Ours runs twice, the first time with an empty folder for the
+compiler's files. The commands run one after another, on the same cores (--threads).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PEERS = {
 
 
 def curve(command: list[str], environment: dict[str, str], folder: Path) -> Curve:
-    """Run a command; return when each of its held-out bounds came, and the bound."""
+    """Run a command; return its held-out bounds with their times."""
     began, found = time.perf_counter(), []
     with subprocess.Popen(
         command, env=environment, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -67,7 +67,7 @@ def commands(data: str, epochs: int, folder: Path) -> dict[str, list[str]]:
 
 
 def draw(curves: dict[str, Curve], title: str, picture: Path) -> None:
-    """Draw the picture; its seconds are on a logarithmic axis."""
+    """Draw the picture with a logarithmic axis of seconds."""
     import matplotlib
 
     matplotlib.use("agg")

@@ -1,12 +1,12 @@
-"""Time and memory of training from each source of rows, beside rows in a tensor.
+"""Time and memory of training from each source of rows, compared with rows in a tensor.
 
     python benchmarks/data.py
 
-Each source has a process of its own, which sleeps while the others run. In each round every process takes
-some training steps; the order changes from round to round. Times are of the processor, as other programs may
-run beside: medians, and for ratios medians over the rounds, with quartiles. Memory is the largest resident
-set. Rows come from temporary files of floats: ``--gigabytes`` for the memory-mapped array and the tensor
-beside it, ``--rows`` for the other sources.
+Each source has its own process, which sleeps while the others run. In each round every process takes some
+training steps; the order changes from round to round. Times are processor times, because other programs may
+run: medians, with quartiles for ratios over the rounds. Memory is the largest resident set. Rows come from
+temporary files of floats: ``--gigabytes`` for the memory-mapped array and its tensor, ``--rows`` for the
+other sources.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from peers.problem import Problem, stand_in
 from peers.processes import Worker, limit_threads
 from peers.rounds import quartiles
 
-# Name: label, whether of the large file, base of the ratio.
+# By name: label, whether to use the large file, base of the ratio.
 SOURCES = {
     "few": ("1,000 rows in a tensor", True, "few"),
     "large-tensor": ("tensor, all rows in memory", True, "large-tensor"),
@@ -36,7 +36,7 @@ SOURCES = {
 
 
 def write(file: Path, rows: int, pixels: int) -> None:
-    """Write so many rows of floats, some megabytes at a time."""
+    """Write rows of floats, some megabytes at a time."""
     block = stand_in(10_000, pixels).astype(np.float32)
     array = np.lib.format.open_memmap(file, "w+", np.float32, (rows, pixels))
     for start in range(0, rows, len(block)):
@@ -88,7 +88,7 @@ def main(
             stack.callback(worker.close)
             if not worker.prepare():
                 raise click.ClickException(f"{label}: {worker.prepared}")
-            worker.epochs(1)  # the caches; compilation is not counted in the peak
+            worker.epochs(1)  # fills the caches; the peak does not include compilation
         seconds: dict[str, list[float]] = {name: [] for name in names}
         peak = dict.fromkeys(names, 0)
         for index in range(rounds):

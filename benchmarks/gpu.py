@@ -1,4 +1,4 @@
-"""A GPU: its tests, a training step beside others', many models at once, likelihoods, several ranks.
+"""A GPU: its tests, a training step compared with others, many models at once, likelihoods, several ranks.
 
     python benchmarks/gpu.py --data-folder data --write docs/performance.md   # some minutes
     python benchmarks/gpu.py --device cpu --quick                             # shows that it runs, no more
@@ -10,9 +10,9 @@ the times are medians over interleaved rounds. By hand, the whole step (forward,
 in a CUDA graph, with an eager and with a compiled forward pass. NumPyro is JAX. Rows of fit_many are per
 model.
 
-The likelihood is of a network trained for ten epochs, on held-out rows; a second call is timed, so that the
-compiler is not. With several GPUs, two ranks train over NCCL. --write puts the tables between the marks of a
-page.
+The likelihood is that of held-out rows, with a network trained for ten epochs; a second call is timed, to
+exclude the compiler. With several GPUs, two ranks train over NCCL. --write puts the tables between the marks
+of a page.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ import pyro_dvae as dv
 ROOT = Path(__file__).parents[1]
 MARKS = ("<!-- benchmarks/gpu.py writes from here -->", "<!-- to here -->")
 ENVIRONMENT = {
-    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # the GPU's memory is for all contenders
-    "JAX_DEFAULT_MATMUL_PRECISION": "highest",  # float32, as torch's default is
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # all contenders share the GPU's memory
+    "JAX_DEFAULT_MATMUL_PRECISION": "highest",  # float32, like torch's default
 }
 
 
 def tests(workers: int) -> list[str]:
-    """Run the tests that need a GPU; return the tally, and the names of those that failed."""
+    """Run the tests that need a GPU; return their counts, and the names of failed tests."""
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-n", str(workers), "tests"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     lines = done.stdout.strip().splitlines()
@@ -108,7 +108,7 @@ def wait(device: torch.device) -> float:
 
 
 def ranks(data_folder: str | None) -> list[str]:
-    """Train by one and by two ranks where there are two GPUs; return what came of it."""
+    """Train with one and with two ranks if there are two GPUs; return the results."""
     if torch.cuda.device_count() < 2:
         return ["Two ranks over NCCL: not run, there is one GPU."]
     said = []
@@ -161,7 +161,7 @@ def main(
     page: Path | None,
     quick: bool,
 ) -> None:
-    """Run all parts, print the tables, and write them where they are wanted."""
+    """Run all parts, print the tables, and write them to a page if asked."""
     where = torch.device(device)
     if where.type == "cuda" and not torch.cuda.is_available():
         raise click.ClickException(f"--device {device}: torch sees no GPU here")

@@ -1,9 +1,9 @@
-"""How long imports and --help take, beside importing Pyro.
+"""The time of imports and --help, compared with importing Pyro.
 
     python benchmarks/imports.py
 
-Commands take turns, each a new interpreter whose bytecode is already there; figures are medians, with their
-quartiles, and the median difference to importing Pyro in the same round.
+Commands take turns, each in a new interpreter with existing bytecode; the table shows medians with quartiles,
+and the median difference to importing Pyro in the same round.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ COMMANDS = {
 
 
 def seconds(command: list[str]) -> float:
-    """Return how long a command takes."""
+    """Return the seconds of a command."""
     started = time.perf_counter()
     subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - started

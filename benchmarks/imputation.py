@@ -1,4 +1,4 @@
-"""Squared error of missing cells: ``dv.fit_table`` beside means, neighbours and Gaussian models.
+"""Squared error of missing cells: ``dv.fit_table`` compared with means, neighbours and Gaussian models.
 
     python benchmarks/imputation.py                              # scikit-learn's breast-cancer table, 5 masks
     python benchmarks/imputation.py --tables FOLDER --masks 3    # every FOLDER/*.npz with an array X
@@ -7,11 +7,11 @@
 
 Tables are standardised on the full data. Cells are hidden completely at random, or ("self-masking", Ipsen et
 al. 2021) values above the mean in the first half of the columns. "EM" is one Gaussian with a ridge of 1e-3.
-"MIWAE" is an importance-weighted VAE (Mattei and Frellsen 2019) with 10 latents and two layers of 128;
-"mask model" has a linear decoder, 10 latents and a learned logistic model of the mask (not-MIWAE).
-Every result is a line of --output as soon as it is there, and a stopped run goes on. Shown are the mean
-squared error over the masks and its standard error; for "ours" and "EM" also the continuous ranked
-probability score of 100 draws, the coverage of 90 % intervals, and the seconds of the processor.
+"MIWAE" is an importance-weighted VAE (Mattei and Frellsen 2019) with 10 latents and two layers of 128; "mask
+model" has a linear decoder, 10 latents and a learned logistic model of the mask (not-MIWAE). Every result is
+immediately written as a line of --output, and a stopped run can be repeated to continue. The table shows the
+mean squared error over the masks and its standard error; for "ours" and "EM" also the continuous ranked
+probability score of 100 draws, the coverage of 90 % intervals, and processor seconds.
 """
 
 import itertools
@@ -48,7 +48,7 @@ def expectation_maximisation(x):
 
 
 def by_imputer(made):
-    """Return a method of an imputer of scikit-learn."""
+    """Return the method of a scikit-learn imputer."""
 
     def method(x):
         return torch.as_tensor(made().fit_transform(x.numpy()))[x.isnan()], None
@@ -74,7 +74,7 @@ def forests(x):
 
 
 def importance_weighted(x, not_at_random=False):
-    """Return means and draws under a VAE of 10 latents, if asked with a model of the mask."""
+    """Return means and draws under a VAE of 10 latents, with a model of the mask if ``not_at_random``."""
     size, latents, hidden = x.shape[1], 10, 128
     torch.manual_seed(0)
 
@@ -161,7 +161,7 @@ def hidden_cells(truth, gaps, missing, mask):
 
 
 def measured(method, x, truth, hidden):
-    """Return the figures of a method as JSON-able values."""
+    """Return the results of a method as JSON-able values."""
     start = time.process_time()
     mean, draws = method(x)
     found = {"seconds": time.process_time() - start}
@@ -224,7 +224,7 @@ def report(done, shapes, names):
     means = {}
     for table, shape in sorted(shapes.items()):
         masks = [{mask for name, mask, method in done if (name, method) == (table, each)} for each in names]
-        common = set.intersection(*masks)  # of a mask that is not finished, some methods may be missing
+        common = set.intersection(*masks)  # an unfinished mask may lack some methods
         lines = [line for line in done.values() if line["table"] == table and line["mask"] in common]
         cells = [_with_error([each["error"] for each in lines if each["method"] == name]) for name in names]
         for key, method in (("crps", "EM"), ("crps", "ours"), ("coverage", "ours"), ("seconds", "ours")):

@@ -4,19 +4,19 @@
     python benchmarks/likelihood.py --quick
 
 The paper's network (784-200-z50-200-200-784, softplus) on binary data. The floor is the decoder's three
-matrix products in float32 and nothing else, for as many rows as a pass of ours has, by oneDNN where that
-keeps float32's error (pyro_dvae.engine.fast_products); one row is the same by torch's own choice.
+matrix products in float32 and nothing else, for the rows of one of our passes, by oneDNN if that keeps
+float32 precision (pyro_dvae.engine.fast_products); one row of the table is the same by torch's own choice.
 
-All work through data in chunks, and after each chunk the floor is timed, so that a ratio is of neighbouring
-moments. "ns" is the median of the chunks after the first, "of floor" its ratio to the floor beside it: the
-steady state, with all that a chunk costs (weights, their sums, the Pareto fit). "prepared" is what comes
-before: recording, checks, the compiler, and whatever else the first chunk takes above the others. "whole" is
-the call for the stated number of data. Both are of the first round, as a fresh process has them (the compiler
-may find files of earlier runs); the others are medians over rounds, which take the rows in changing order.
+All contenders process the data in chunks, and the floor is timed after each chunk, so that ratios compare
+neighbouring moments. "ns" is the median of the chunks after the first, "of floor" its ratio to the floor: the
+steady state, with everything in a chunk (weights, their sums, the Pareto fit). "prepared" is the time before:
+recording, checks, the compiler, and any extra time of the first chunk. "whole" is the call for the stated
+number of rows. Both are from the first round, as in a new process (the compiler may find files of earlier
+runs); the others are medians over rounds, which take the rows in changing order.
 
-The script is what one writes with torch.distributions, 100 data at once. pythae runs the same weights by
-modules of its own kind under torch.no_grad(), one datum at a time: with its default of 100 samples at once,
-and with the best of some other sizes. It takes as many draws, and gives the mean alone, without error or
+The script is what one would write with torch.distributions, 100 rows at once. pythae runs the same weights in
+its own modules under torch.no_grad(), one row at a time: with its default of 100 samples at once, and with
+the best of some other sizes. It takes the same number of draws, and returns only the mean, without error or
 reliability.
 """
 
@@ -54,7 +54,7 @@ OURS = {
 
 
 class Clock:
-    """Times chunks of work and the floor by turns; called with the data done after each chunk."""
+    """Times chunks of work and the floor in turn; called with the number of finished rows after each."""
 
     def __init__(self):
         factors = [(LATENTS, HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, PIXELS)]
@@ -72,12 +72,12 @@ class Clock:
         self.done = done
 
     def products(self):
-        """Multiply as the decoder does."""
+        """Compute the decoder's products."""
         for left, right in self.factors:
             torch.mm(left, right)
 
     def figures(self, samples, tail=0.0):
-        """Return the figures of work that took ``tail`` seconds after its last chunk, by name, in seconds."""
+        """Return the times by name (seconds) of work that took ``tail`` seconds after its last chunk."""
         row = statistics.median(seconds / data for data, seconds in self.chunks[1:]) / samples
         whole = sum(seconds for _, seconds in self.chunks) + tail
         data, first = self.chunks[0]
@@ -99,7 +99,7 @@ def ours(dvae, x, samples, clock, recorded=False, **options):
 
 
 def products_alone(dvae, x, samples, clock):
-    """Do the products of the floor by torch's own choice of a library."""
+    """Compute the products of the floor with torch's own choice of a library."""
     at_once = -(-ROWS_IN_CACHE // samples)
     for start in range(0, len(x), at_once):
         for _ in range(0, at_once * samples, ROWS_IN_CACHE):
@@ -110,7 +110,7 @@ def products_alone(dvae, x, samples, clock):
 
 @torch.no_grad()
 def script(dvae, x, samples, clock):
-    """Estimate as one does by hand."""
+    """Estimate with a script written by hand."""
     encoder, decoder = dvae.guide.encoder, dvae.model.decoder
     prior = torch.distributions.Normal(0.0, 1.0)
     found = []
@@ -163,7 +163,7 @@ def pythae_vae(dvae):
 
 
 def pythae_sizes(samples):
-    """Return the numbers of samples at once with which pythae draws exactly ``samples``: their divisors."""
+    """Return the numbers of samples at once for which pythae draws exactly ``samples``: their divisors."""
     return sorted({size for size in (*PYTHAE_SIZES, samples) if samples % size == 0})
 
 
@@ -178,7 +178,7 @@ def best_size(dvae, x, samples):
 
 
 def jobs(dvae, x, samples, slow):
-    """Return what to time, by name: a function of a clock that gives the mean, and its number of data."""
+    """Return the contenders by name: a function of a clock that returns the mean, and its number of rows."""
     few = x[:slow]
     found = {"floor, torch's own library": (partial(products_alone, dvae, x, samples), len(x))}
     for name, options in OURS.items():
@@ -197,7 +197,7 @@ def jobs(dvae, x, samples, slow):
 
 
 def measure(dvae, x, samples, slow, rounds):
-    """Return the figures of every round, and the last estimate, by name."""
+    """Return the times of every round, and the last estimate, by name."""
     work = jobs(dvae, x, samples, slow)
     figures = {name: [] for name in work}
     for index in range(rounds):

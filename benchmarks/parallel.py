@@ -1,14 +1,14 @@
-"""Data-parallel training on a CPU: two processes of one thread against one of them, and against two threads.
+"""Data-parallel training on a CPU: two processes with one thread, against one process with one or two.
 
     python benchmarks/parallel.py
     python benchmarks/parallel.py --batch 1000
     python benchmarks/parallel.py --quick                  # seconds: shows that it runs
 
-A wide network (784-1000-1000-z50-1000-1000-784), salt and pepper, on random images, by compiled steps of
-a ``Trainer``; the two processes share every batch and add up their gradients by gloo. Each way is a process,
-or two, that sleeps while another works. In every round each way trains an epoch. The table has the medians of
-the milliseconds of a step, the median ratio of the time of one thread to each, and the losses of the first
-epoch (nats per row): noise apart, all do the same work.
+A wide network (784-1000-1000-z50-1000-1000-784), salt and pepper, on random images, by compiled steps of a
+``Trainer``; the two processes share every batch and add up their gradients by gloo. Each way has one or two
+processes, which sleep while another way runs. In every round each way trains an epoch. The table has the
+median milliseconds of a step, the median speed-up over one thread, and the losses of the first epoch (nats
+per row), which agree except for noise.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ ENDLESS = 10**6  # epochs
 
 
 class Way(NamedTuple):
-    """So many processes of so many threads each."""
+    """A number of processes and of threads each."""
 
     processes: int
     threads: int
 
     @property
     def label(self) -> str:
-        """What the table says."""
+        """The label in the table."""
         processes = "1 process" if self.processes == 1 else f"{self.processes} processes"
         return f"{processes}, {self.threads} thread{'s' * (self.threads > 1)} each"
 
@@ -51,7 +51,7 @@ WAYS = (Way(1, 1), Way(1, 2), Way(2, 1))
 
 
 def serve(width: int, batch: int, steps: int) -> None:
-    """Train an epoch for every line that comes, and answer with its seconds and its loss."""
+    """Train an epoch for every input line, and answer with its seconds and its loss."""
     group = join("cpu")
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     torch.manual_seed(0)
@@ -100,7 +100,7 @@ class Worker:
         ]
 
     def epoch(self) -> tuple[float, float]:
-        """Return the seconds of an epoch and the loss of the one before."""
+        """Return the seconds of an epoch and the loss of the previous one."""
         for process in self._processes:
             assert process.stdin is not None
             process.stdin.write("\n")

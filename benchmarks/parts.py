@@ -1,13 +1,13 @@
-"""Where the time of a compiled step goes, beside the same network by hand.
+"""The parts of the time of a compiled step, compared with the same network by hand.
 
     python benchmarks/parts.py                      # one thread, the paper's network, batches of 100
     python benchmarks/parts.py --convolutional      # convolutions of 32 and 64 maps, 3 x 3, stride 2
     python benchmarks/parts.py --quick              # shows that it runs
 
-One process trains on random images by compiled steps of a ``Trainer`` while torch's profiler looks on. The
-time of a part is the sum of the median times of its kernels; what is left of the median step is Python, and
-the launching of kernels. By hand are the loss in plain torch with torch.compile, and one fused Adam; the
-second has its weights laid out with the channels last. The ways take turns, an epoch each.
+One process trains on random images by compiled steps of a ``Trainer`` under torch's profiler. The time of a
+part is the sum of the median times of its kernels; the rest of the median step is Python and launches of
+kernels. By hand means the loss in plain torch with torch.compile, and one fused Adam; the second version has
+weights with the channels last. The ways take turns, an epoch each.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pyro_dvae.engine import fast_products
 from pyro_dvae.networks import BernoulliDecoder, ConvolutionalDecoder, ConvolutionalEncoder, GaussianEncoder
 
 PIXELS, LATENTS, BATCH, RATE = 784, 50, 100, 0.05
-# What the name of a kernel holds, the first that fits; the update is fused with what makes its gradients.
+# Texts in the names of kernels (the first match counts); the update is fused with kernels of its gradients.
 PARTS = {
     "convolutions": ("conv",),
     "matrix products": ("mm",),
@@ -42,7 +42,7 @@ PARTS = {
 
 
 def pair_of(convolutional: bool, width: int) -> dv.DVAE:
-    """Return a fresh model and guide."""
+    """Return a new model and guide."""
     torch.manual_seed(0)
     noise = dv.SaltAndPepper(RATE, salt="rate")
     if convolutional:
@@ -53,7 +53,7 @@ def pair_of(convolutional: bool, width: int) -> dv.DVAE:
 
 
 def ours(pair: dv.DVAE, images: Tensor) -> Callable[[], list[float]]:
-    """Return an epoch of compiled steps, which gives the seconds of each."""
+    """Return a function that runs an epoch of compiled steps and returns the seconds of each."""
     bound = dv.TraceDenoising_ELBO(max_plate_nesting=1)
     options = {"epochs": 10**6, "batch_size": BATCH, "compile": True, "progress": False}
     trainer = dv.Trainer(pair.model, pair.guide, images, loss=bound, **options)
@@ -72,7 +72,7 @@ def ours(pair: dv.DVAE, images: Tensor) -> Callable[[], list[float]]:
 
 
 def by_hand(pair: dv.DVAE, images: Tensor, layout: torch.memory_format | None) -> Callable[[], list[float]]:
-    """Return the same of plain torch."""
+    """Return the same for plain torch."""
     networks = nn.ModuleList([pair.guide.encoder, pair.model.decoder])
     if layout is not None:
         networks.to(memory_format=layout)
@@ -126,7 +126,7 @@ def parts(epoch: Callable[[], list[float]], steps: int) -> dict[str, float]:
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--quick", is_flag=True, help="One round of a small network.")
 def main(convolutional: bool, threads: int, rounds: int, quick: bool) -> None:
-    """Print the parts of a step, and the step beside those by hand."""
+    """Print the parts of a step, and compare it with those by hand."""
     from torch._inductor import config
 
     torch.set_num_threads(threads)

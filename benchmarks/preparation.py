@@ -1,11 +1,11 @@
-"""What a training command does before its first compiled step, the first time and again.
+"""The work of a training command before its first compiled step, at the first and at later runs.
 
     python benchmarks/preparation.py --data-folder data
     python benchmarks/preparation.py --quick             # on images that are not MNIST: shows that it runs
 
 Runs ``examples/mnist_dvae.py --noise 0.1 --compile`` until its first step, first with an empty folder for the
-compiler's files and then again, and prints the processor seconds of each part, medians of the rounds: on an
-idle core they are the seconds that one waits. The C++ compiler's processes, at first, come on top.
+compiler's files and then again, and prints the processor seconds of each part (medians of the rounds), which
+on an idle core are the waiting time. The processes of the C++ compiler at the first run are not included.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
-"""Refined proposals on MNIST: the share of rows with a bad Pareto k before and after, and what they cost.
+"""Refined proposals on MNIST: the share of rows with a bad Pareto k before and after, and the time.
 
     python benchmarks/refinement.py                          # 784-200-200-50, tanh, 10 % noise, 20 epochs
     python benchmarks/refinement.py --over-fitted --rows 200 # 784-200-50, softplus, 5,000 rows, 400 epochs
 
-The model is trained first and kept in --folder, as is the progress of the evaluation: a stopped run goes on.
-Milliseconds are of the processor, the median of chunks of 1,000 rows after the first, which compiles; "draws
-alone" is the same estimate without refinement. One thread, unless --threads is given.
+The model is trained first and stored in --folder, like the progress of the evaluation, so a stopped run can
+be repeated to continue. Times are processor milliseconds, the median of chunks of 1,000 rows after the first,
+which compiles; "draws alone" is the same estimate without refinement. It uses one thread, unless --threads is
+given.
 """
 
 import statistics
@@ -34,7 +35,7 @@ def binary_rows(data_folder, over_fitted, quick):
 
 
 def trained(folder, train, over_fitted, epochs):
-    """Return the model; train it where no file is there."""
+    """Return the model; train it if there is no file."""
     torch.manual_seed(0)
     hidden, activation = ((200,), "softplus") if over_fitted else ((200, 200), "tanh")
     pair = dv.DVAE(
@@ -52,7 +53,7 @@ def trained(folder, train, over_fitted, epochs):
 
 
 class Clock:
-    """Times chunks of rows; called with the rows done after each."""
+    """Times chunks of rows; called after each with the number of finished rows."""
 
     def __init__(self):
         self.done, self.since, self.chunks = 0, time.process_time(), []

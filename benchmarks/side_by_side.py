@@ -1,4 +1,4 @@
-"""Several small models: one after another on all cores, a process on each core, or one batched step.
+"""Trains several small models: one after another on all cores, a process on each core, or one batched step.
 
     python benchmarks/side_by_side.py                # the paper's network, as many models as there are cores
     python benchmarks/side_by_side.py --models 8
@@ -6,7 +6,7 @@
 
 Seconds for an epoch of every model, without compilation, on 20,000 images of random bits: 200 steps of 100.
 The ways take turns; the table has the medians over the rounds and the median ratio to the first way. With
-more models than cores the processes take them in turn, as ``pyro-dvae reproduce`` does.
+more models than cores the processes take them in turn, like ``pyro-dvae reproduce``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import pyro_dvae as dv
 from pyro_dvae.machine import available_cores
 from pyro_dvae.networks import BernoulliDecoder, GaussianEncoder
 
-EPOCHS = 4  # the first is left out: it compiles
+EPOCHS = 4  # the first, which compiles, is left out
 WAYS = ("one after another", "a process on each core", "one batched step")
 
 

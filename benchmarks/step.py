@@ -6,17 +6,17 @@
     python benchmarks/step.py --quick                 # a run of seconds, which shows that it runs and no more
 
 The problem is the paper's network (784-200-200-z50-200-200-784, softplus), batch 100, 5 % salt-and-pepper
-noise in front of the encoder, one latent draw, Adam at 1e-3, on binary data held in memory. Data are MNIST
-with --data-folder, otherwise 20 images with 3 % of their pixels turned over. All start from the same weights.
+noise before the encoder, one latent draw, Adam at 1e-3, on binary data in memory. Data are MNIST with
+--data-folder, otherwise 20 images with 3 % of their pixels flipped. All start from the same weights.
 
 Every contender is a process that sleeps while another works, on the same cores (--threads). "ms" is the
-median over rounds, the ratios are medians of the rounds' ratios with their quartiles, as times of different
-rounds are not comparable. In each round a contender does an epoch that is not timed, then one that is; the
-order of the batches is drawn, and losses are read back, as the contender does by its nature. "loss" is that
-of the last warm-up epoch (nats per datum), and whoever is off by more than 2 % in one of the first two epochs
-is marked, as it does other work. "prepared" is from the start of the process to the end of the first epoch:
-imports, recording, compilation. The products are what a step multiplies, forward and backward, no more.
---memory adds the peak of the resident set while preparing and warming up, and while training, and threads.
+median over rounds; the ratios are medians of the rounds' ratios with quartiles, because times of different
+rounds are not comparable. In each round a contender runs an untimed epoch, then a timed one, in a random
+order of batches, and reads losses back in its own way. "loss" is that of the last warm-up epoch (nats per
+row); a contender that differs by more than 2 % in one of the first two epochs is marked, because it does
+other work. "prepared" is the time from the start of the process to the end of the first epoch: imports,
+recording, compilation. "Products" are only the matrix products of a step, forward and backward. --memory adds
+the peak of the resident set while preparing and warming up, and while training, and threads.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from peers.processes import limit_threads, processor
 from peers.rounds import Found, disagreement, measure, quartiles, ratios
 
 PIXELS = 784
-ALLOWED = 0.02  # of the loss, between contenders that do the same work
+ALLOWED = 0.02  # relative difference of losses between contenders that do the same work
 ALLOWED_QUICKLY = 0.1
 PACKAGES = ("pyro-dvae", "pyro-ppl", "torch", "numpyro", "jax", "jaxlib", "pythae", "numpy")
 GROWTH = ("stock", "compiled")
@@ -71,7 +71,7 @@ def data_files(folder: Path, data_folder: str | None, sizes: Sequence[int], pixe
         import pyro_dvae as dv
 
         grey = dv.load_dataset("mnist", root=data_folder, download=False).train.numpy()
-        rows = binarised(np.resize(grey, (max(sizes), grey.shape[1])))  # repeated, where more are asked for
+        rows = binarised(np.resize(grey, (max(sizes), grey.shape[1])))  # repeats rows if more are needed
     return {size: save(rows[:size], folder, str(size)) for size in sizes}
 
 
@@ -89,7 +89,7 @@ def spread(values: Sequence[float]) -> str:
 
 
 def table(found: Found, memory: bool, allowed: float) -> str:
-    """Return the table of the steps, then who is missing and why."""
+    """Return the table of the steps, and the missing contenders with reasons."""
     off = disagreement(found)
     head = f"{'':<34}{'ms':>8}{'of NumPyro':>19}{'of stock SVI':>19}{'loss':>9}{'prepared s':>12}"
     lines = [head + (f"{'peak MB: prep.':>16}{'train':>8}{'threads':>9}" if memory else "")]
@@ -114,7 +114,7 @@ def table(found: Found, memory: bool, allowed: float) -> str:
 
 
 def wrong(found: Found, allowed: float) -> bool:
-    """Whether a contender failed or does other work than the rest."""
+    """Whether a contender failed or does other work than the others."""
     return any("failed" in each for each in found.values()) or any(
         share > allowed for share in disagreement(found).values()
     )
@@ -153,7 +153,7 @@ def main(
     output: Path | None,
     quick: bool,
 ) -> None:
-    """Print the table, or measure how it grows."""
+    """Print the table, or measure the growth with the sizes."""
     environment = limit_threads(threads or os.cpu_count() or 1)
     with tempfile.TemporaryDirectory() as name:
         pixels, allowed = PIXELS, ALLOWED

@@ -1,4 +1,4 @@
-"""Every model, guide, prior, network and corruption, trained for a few epochs and measured the same way.
+"""Trains every model, guide, prior, network and corruption for a few epochs, and measures them alike.
 
     python benchmarks/systems.py --list
     python benchmarks/systems.py --epochs 5 --output systems.jsonl     # all of them
@@ -6,15 +6,16 @@
     python benchmarks/systems.py --table --output systems.jsonl        # docs/systems.md's table of a file
     python benchmarks/systems.py dvae --quick                          # seconds, on the 8 x 8 digits
 
-Where an entry of ``catalogue`` says nothing else: the 50,000 training images of MNIST, binarised once; x̃ by
+Defaults of entries in ``catalogue``: the 50,000 training images of MNIST, binarised once; x̃ by
 5 % salt and pepper, salt = rate; encoder 784-200, latents 50, decoder 200-200-784, softplus; batches of 100,
 Adam at 1e-3. Frey faces and 8 × 8 digits run 30 times the epochs, for about as many steps; Frey faces with
 Gaussian noise of 0.05, the digits as counts with thinning.
 
-The figure is L_dvae of the 10,000 (Frey: 98) test images, the encoder's input clean, one draw of the latents,
-with the standard error over the images (nats); a system with a tighter bound of its own has that one too.
-Every bound that an entry lists is run for a loss and a gradient first; the others must refuse the system.
-Rows are appended as JSON to --output, and a system that is there already is not run again.
+The value is L_dvae of the 10,000 (Frey: 98) test images with clean input of the encoder and one draw of the
+latents, with the standard error over the images (nats); a system with its own tighter bound also has that.
+
+Every bound in an entry first runs for a loss and a gradient; the others must refuse the system. Rows are
+appended as JSON to --output, and systems in it do not run again.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ DATASETS = ("mnist", "frey", "digits")
 
 
 def chosen(names: tuple[str, ...], dataset: str | None) -> list[str]:
-    """Return the entries to run: those that are named, or all of a data set, each system once."""
+    """Return the entries to run: the named ones, or all of a data set, each system once."""
     for name in names:
         if name not in SYSTEMS:
             raise click.UsageError(f"unknown system {name!r}; --list names them")
@@ -72,7 +73,7 @@ def main(
     table: bool,
     quick: bool,
 ) -> None:
-    """Train and measure the systems called NAMES, or all."""
+    """Train and measure the systems NAMES, or all."""
     if listing:
         for name, system in SYSTEMS.items():
             click.echo(f"{name:<30}{system.title} ({system.source})")
@@ -81,7 +82,7 @@ def main(
     if table:
         click.echo(markdown(SYSTEMS, rows))
         return
-    pyro.settings.set(module_local_params=True)  # many modules of the same names
+    pyro.settings.set(module_local_params=True)  # many modules have the same names
     plan = Plan(epochs, data_folder, seed, quick)
     for name in chosen(names, dataset):
         if name in rows:

@@ -1,4 +1,4 @@
-"""What it costs that a compiled step tells the truth: comparisons, and looking for changes before each step.
+"""The cost of verifying a compiled step: comparisons, and checks for changes before each step.
 
     python benchmarks/verification.py --steps 20000
 
@@ -21,7 +21,7 @@ from pyro_dvae.engine.surroundings import Surroundings, outside
 from pyro_dvae.engine.verification import Verification
 from pyro_dvae.networks import BernoulliDecoder, GaussianEncoder
 
-ROUNDS = 25  # of measurements one after the other, as other programs run meanwhile: their median counts
+ROUNDS = 25  # the median counts, because other programs may run
 
 
 def milliseconds(function: Callable[[], object], repeats: int) -> float:
@@ -34,7 +34,7 @@ def milliseconds(function: Callable[[], object], repeats: int) -> float:
 @click.command()
 @click.option("--steps", default=20_000, show_default=True, help="Compiled steps.")
 def main(steps: int) -> None:
-    """Print the share of the time that the comparisons take."""
+    """Print the share of time of the comparisons."""
     torch.manual_seed(0)
     encoder, decoder = GaussianEncoder(784, 50, (200, 200)), BernoulliDecoder(784, 50, (200, 200))
     pair = dv.DVAE(encoder, decoder, dv.SaltAndPepper(0.05))

@@ -5,8 +5,8 @@
 16 × 16 × 3 patches of scikit-learn's two photographs; train on the left of both, test on the right. Each byte
 has a probability, a mixture of discretised logistics given the latents, so the bound is a code length in bits
 per dimension, comparable with PNG's and with published ones. The Gaussian is fitted to bytes with uniform
-noise, whose density bounds the code length too (Theis et al. 2016). The picture shows test patches, what is
-redrawn from a noisy copy, and patches drawn from the model and from the Gaussian.
+noise, whose density also bounds the code length (Theis et al. 2016). The picture shows test patches,
+reconstructions from a noisy copy, and patches drawn from the model and from the Gaussian.
 """
 
 import io
@@ -110,7 +110,7 @@ def main(
         schedule="step",
         clip_norm=100.0,
         seed=seed,
-        compile=False,  # the mixture is the work, and compiling does not speed it up
+        compile=False,  # the mixture takes most of the time, and compiling does not speed it up
         checkpoint=checkpoint,
         resume=checkpoint is not None and Path(checkpoint).exists(),
     )

@@ -4,7 +4,7 @@
 
 The model is p(z) p(x | z, y), the guide q(z | x̃, y), with a digit x, its label y and a corrupted digit x̃.
 ``fit`` cuts x and y into mini-batches together, and ``log_likelihood`` takes the same arguments. The baseline
-is a VAE of the same size that sees no labels. The script prints importance-weighted bounds of log p(x | y)
+is a VAE of the same size without labels. The script prints importance-weighted bounds of log p(x | y)
 and log p(x) on test digits (nats), with the trained guides as proposals. With the defaults on MNIST, they are
 −110.3 ± 2.0 and −120.0 ± 2.0; for the same digits, labels are worth 9.7 ± 0.8 (one core of an AMD EPYC). The
 Pareto k of most digits is bad, so log p itself is higher.
@@ -46,7 +46,7 @@ class VAE(nn.Module):
         self.corruption = dv.SaltAndPepper(rate=noise)
 
     def shown(self, y: Tensor) -> Tensor:
-        """Return the labels that the networks see."""
+        """Return the labels for the networks."""
         return y if self.labelled else torch.zeros_like(y)
 
     def model(self, x: Tensor, y: Tensor) -> None:

@@ -2,11 +2,11 @@
 
     python examples/count_data.py
 
-Rows of counts as single-cell sequencing gives them: four kinds of cells, genes that follow programmes, and
-depths that differ tenfold. The data are generated, so the true rates are known. A tenth of each row's counts
-is held out; the model sees the rest, its encoder a thinned copy. The example prints the Poisson loss of the
-held-out counts and the error of the log rates, compared with no denoising and with Poisson factors
-(scikit-learn's NMF). The picture shows the same genes as counted, as denoised, and their true rates.
+Rows of counts as in single-cell sequencing: four kinds of cells, genes that follow programmes, and depths
+that differ tenfold. The data are generated, so the true rates are known. A tenth of each row's counts is held
+out; the model gets the rest, its encoder a thinned copy. The example prints the Poisson loss of the held-out
+counts and the error of the log rates, compared with no denoising and with Poisson factors (scikit-learn's
+NMF). The picture shows the same genes as counted, as denoised, and their true rates.
 """
 
 import warnings
@@ -43,7 +43,7 @@ def poisson_factors(counts: Tensor, rank: int) -> Tensor:
 
     fit = NMF(rank, beta_loss="kullback-leibler", solver="mu", max_iter=200, init="nndsvda", random_state=0)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it has not converged
+        warnings.simplefilter("ignore")  # no convergence
         return torch.as_tensor(fit.fit_transform(counts.numpy()) @ fit.components_)
 
 

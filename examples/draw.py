@@ -25,7 +25,7 @@ from pyro_dvae.datasets import binarisation, binarise_dataset
 from pyro_dvae.jobs.command import Command
 
 ROWS = 5  # images of each kind in the picture
-COLUMNS = 10  # steps shown, at most
+COLUMNS = 10  # maximum number of steps shown
 TILE, LEFT, TOP = 0.62, 1.05, 0.75  # inches
 
 

@@ -2,10 +2,10 @@
 
     python examples/frey_face_dvae.py --noise 0.05
 
-Grey pixels under a Gaussian decoder with a scale for each pixel, so the bound is that of a density and larger
+Grey pixels with a Gaussian decoder and a scale for each pixel, so the bound is one of a density, and larger
 is better. The encoder sees x̃ ~ N(x, noise²). The network is the paper's; that of its published script is
-``--latent-size 10 --width 100``. The paper's other rows: ``--hidden-layers 2``, ``--particles 5``,
-``--bound diwae --particles 5``.
+``--latent-size 10 --width 100``. The paper's other rows: ``--hidden-layers 2``, ``--particles 5``, ``--bound
+diwae --particles 5``.
 """
 
 import click

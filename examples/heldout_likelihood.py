@@ -2,13 +2,13 @@
 
     python examples/heldout_likelihood.py
 
-The model and the guide are the user's own, trained with Pyro's SVI and Trace_ELBO; nothing but the estimate
-comes from the library. For probabilistic PCA (Tipping and Bishop 1999) log p(x) is known in closed form, so
-each estimate can be compared with it. It is made with the trained guide, which is close to the posterior,
-and with that guide at half its scale. The weights of the second have no finite variance: its estimates are
-too low and their errors too small. The samples alone reveal this, by the Pareto k of each observation
-(Vehtari et al. 2024). The example then tries what the result advises: widening corrects the narrow guide; a
-share of prior draws does not, because in several dimensions hardly any of them comes near the posterior.
+The model and the guide are the user's own, trained with Pyro's SVI and Trace_ELBO; only the estimate comes
+from the library. For probabilistic PCA (Tipping and Bishop 1999) log p(x) is known in closed form, so each
+estimate can be compared with it. One proposal is the trained guide, which is close to the posterior, another
+is this guide at half its scale. The weights of the second have no finite variance: its estimates are too low
+and their errors too small. The samples alone reveal this, by the Pareto k of each observation (Vehtari et al.
+2024). The example then tries what the result advises: widening corrects the narrow guide; a share of prior
+draws does not, because in several dimensions hardly any of them comes near the posterior.
 
 For each proposal the example writes the labelled values of each observation as netCDF, and a picture.
 """
@@ -32,7 +32,7 @@ from pyro_dvae import plots
 from pyro_dvae.evaluation import write_netcdf
 from pyro_dvae.jobs.command import Command
 
-# Name: factor of the trained guide's scale, options of the estimate, colour, line.
+# By name: factor of the trained guide's scale, options of the estimate, colour, line.
 PROPOSALS: dict[str, tuple[float, dict[str, Any], str, str]] = {
     "trained guide": (1.0, {}, "#0072B2", "-"),
     "trained guide, widen=1.2": (1.0, {"widen": 1.2}, "#56B4E9", "-"),
@@ -94,7 +94,7 @@ def exact(x: Tensor, latents: int) -> Tensor:
 @click.option("--output", default="heldout_likelihood", show_default=True, help="Folder of what is written.")
 def main(latents: int, steps: int, data: int, samples: int, seed: int, output: str) -> None:
     """Estimate a known log-likelihood with good proposals and bad ones."""
-    torch.set_num_threads(1)  # these tensors are small: a second thread costs more than it brings
+    torch.set_num_threads(1)  # these tensors are small, so a second thread would be slower
     pyro.set_rng_seed(seed)
     pyro.clear_param_store()
     digits = dv.load_dataset("digits")
@@ -133,7 +133,7 @@ def main(latents: int, steps: int, data: int, samples: int, seed: int, output: s
 
 
 def draw(path: Path, found: dict[str, dv.LogLikelihood], truth: Tensor) -> None:
-    """Draw how the estimates come to the exact value, and how far each digit's can be believed."""
+    """Draw the convergence of the estimates to the exact value, and the reliability of each digit's."""
     figure = plots.new_figure(10.0, 5.2, layout="constrained")
     left, right = figure.subplots(1, 2)
     for name, each in found.items():

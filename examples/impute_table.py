@@ -3,9 +3,9 @@
     python examples/impute_table.py                       # scikit-learn's wine table, half of it missing
     python examples/impute_table.py --table my.csv --missing 0.2
 
-Cells are hidden at random. The model is fitted to the observed cells alone, and the hidden cells are drawn
-given the observed ones. Printed are the candidates that were chosen on held-out cells, the root mean squared
-error of the hidden cells, in standard deviations of their column, and how many of them lie in their 90 %
+Cells are hidden at random. The model is fitted only to the observed cells, and the hidden cells are drawn
+given the observed ones. The script prints the candidates chosen on held-out cells, the root mean squared
+error of the hidden cells (in standard deviations of their column), and the share of them in their 90 %
 intervals. The picture shows predictions against the truth.
 """
 

@@ -2,11 +2,11 @@
 
     python examples/learned_noise.py
 
-A linear-Gaussian model, so that every bound is known exactly. Its guide has the right mean but too small a
-variance. The denoising bound L_dvae is linear in the corruption p(x̃|x): it falls with the noise scale
-whatever the guide, so learning drives the scale to its lower limit. The semi-implicit bound L_J and its limit
+In a linear-Gaussian model, every bound is known exactly. The guide has the right mean but too small a
+variance. The denoising bound L_dvae is linear in the corruption p(x̃|x): for any guide it falls with the
+noise scale, so learning drives the scale to its lower limit. The semi-implicit bound L_J and its limit
 L_cvae, the bound of the marginal guide, reward noise that makes up for the missing variance: they have an
-optimum inside. The picture shows both: the bounds against the scale, and the scale while it is learned.
+optimum above that limit. The picture shows the bounds against the scale, and the scale during learning.
 """
 
 import math
@@ -55,7 +55,7 @@ def exact_bounds(x: Tensor, noise: float, variance: float) -> tuple[float, float
 def learn(
     x: Tensor, bound: dv.TraceSemiImplicit_ELBO, start: float, limit: float, variance: float, steps: int
 ) -> list[float]:
-    """Learn the noise scale alone under ``bound``; return it after each step."""
+    """Learn only the noise scale under ``bound``; return it after each step."""
     pyro.clear_param_store()
     noise = dv.GaussianNoise(start, learnable=True, minimum=limit)
 

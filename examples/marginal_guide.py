@@ -3,18 +3,18 @@
     python examples/marginal_guide.py
 
 The model is z ~ N(0, 1), x ~ N(z², s²): each posterior p(z|x) has two modes, about ±√x. A recognition network
-q(z|x̃) = N(m(x̃), v(x̃)²) has one. But its input is corrupted, x̃ ~ N(x, σ²), so that the marginal guide
-of an observation is the mixture
+q(z|x̃) = N(m(x̃), v(x̃)²) has one. But its input is corrupted, x̃ ~ N(x, σ²), so the marginal guide of an
+observation is the mixture
 
     q̃(z|x) = ∫ N(x̃; x, σ²) N(z; m(x̃), v(x̃)²) dx̃ ,
 
-which can have, with a non-linear network, any number of modes. The same network is trained three times on
-three data: without a corruption, by the denoising bound L_dvae, and by the semi-implicit bound L_J. L_dvae is
-the mean of the bounds of the components, so nothing is gained when they differ: each settles on a mode. L_J
-rewards a mixture that covers both, where they lie far enough apart to be worth it.
+which can have any number of modes if the network is non-linear. The same network is trained three times on
+three rows: without a corruption, by the denoising bound L_dvae, and by the semi-implicit bound L_J. L_dvae is
+the mean of the bounds of the components, so different components do not help, and each guide settles on one
+mode. L_J rewards a mixture that covers both modes if they are far enough apart.
 
-In one dimension the bounds are integrals that a grid gives to many digits: printed are
-L_dvae ≤ L_1 ≤ L_J ≤ L_cvae ≤ log p(x), each the sum over the data; L_J alone is a mean over draws.
+In one dimension, a grid computes the bounds to many digits. The script prints
+L_dvae ≤ L_1 ≤ L_J ≤ L_cvae ≤ log p(x), each summed over the data; only L_J is a mean over draws.
 """
 
 import math
@@ -50,16 +50,16 @@ def model(x: Tensor, scale: float) -> None:
 
 
 def log_joint(x: Tensor) -> Tensor:
-    """Return log p(x, z) of a datum on the grid of z, in closed form (nats)."""
+    """Return log p(x, z) of a row on the grid of z, in closed form (nats)."""
     prior = dist.Normal(torch.zeros((), dtype=torch.float64), 1.0).log_prob(LATENTS)
     return prior + dist.Normal(LATENTS**2, LIKELIHOOD_SCALE).log_prob(x.double())
 
 
 @dataclass(frozen=True)
 class Exact:
-    """A guide for one datum by quadrature: its components on the grid of x̃, and its bounds (nats).
+    """A guide for one row by quadrature: its components on the grid of x̃, and its bounds (nats).
 
-    :param weights: of the grid of x̃, [G]; they sum to 1.
+    :param weights: weights of the grid of x̃, [G]; they sum to 1.
     :param components: log q(z|x̃), [G, Z].
     :param joint: log p(x, z), [Z].
     """
@@ -92,7 +92,7 @@ class Exact:
 
 @torch.no_grad()
 def exact(guide: dv.GaussianGuide, noise: float, x: Tensor) -> Exact:
-    """Put a trained guide on the grids, for one datum."""
+    """Put a trained guide on the grids, for one row."""
     joint = log_joint(x)
     if isinstance(guide.corruption, dv.NoCorruption):
         points, weights = x.reshape(1, 1), torch.ones(1, dtype=torch.float64)
@@ -104,11 +104,11 @@ def exact(guide: dv.GaussianGuide, noise: float, x: Tensor) -> Exact:
 
 
 def train(corruption: dv.Corruption, bound: pyro.infer.ELBO, blunt: float, steps: int) -> dv.GaussianGuide:
-    """Train a fresh recognition network by SVI; ``blunt`` is how many times too large s is at first."""
+    """Train a new recognition network by SVI; ``blunt`` is the initial factor of s."""
     pyro.clear_param_store()
     encoder = GaussianEncoder(1, 1, (32, 32), "tanh")
     first = next(layer for layer in encoder.modules() if isinstance(layer, torch.nn.Linear))
-    with torch.no_grad():  # begin with features as narrow as the noise, all over the range of the data
+    with torch.no_grad():  # start with features as narrow as the noise, over the whole range of the data
         centres = torch.empty(32).uniform_(float(DATA.min()) - 0.5, float(DATA.max()) + 0.5)
         first.weight.mul_(10.0)
         first.bias.copy_(-first.weight.squeeze(-1) * centres)
@@ -132,8 +132,8 @@ def main(noise: float, mixture: int, draws: int, steps: int, seed: int, output: 
     """Train one network under three criteria, and draw the guides that come out."""
     torch.set_num_threads(1)
     pyro.set_rng_seed(seed)
-    # The semi-implicit one starts from a blunt likelihood, so that the modes part slowly: a guide that begins
-    # beside two sharp ones keeps to the nearer, and there is nothing better for the two others to do.
+    # The semi-implicit guide starts from a blunt likelihood, so that the modes separate slowly; with two
+    # sharp modes, a guide stays at the nearer one, which is also the best that the two other guides can do.
     trainings: dict[str, tuple[dv.Corruption, pyro.infer.ELBO, float]] = {
         "no corruption": (
             dv.NoCorruption(),
@@ -161,7 +161,7 @@ def main(noise: float, mixture: int, draws: int, steps: int, seed: int, output: 
     )
     for name, each in found.items():
         dvae, single, cvae, evidence = (sum(v) for v in zip(*[one.bounds() for one in each], strict=True))
-        pyro.clear_param_store()  # it holds the parameters of the last guide under the same names
+        pyro.clear_param_store()  # it has the parameters of the last guide under the same names
         sharp = partial(model, scale=LIKELIHOOD_SCALE)
         semi = -torch.tensor([drawn.loss(sharp, guides[name], DATA) for _ in range(20)])
         error = float(semi.std()) / math.sqrt(len(semi))
@@ -181,7 +181,7 @@ COLOURS = {"no corruption": "#0072B2", "denoising bound": "#E69F00", "semi-impli
 def draw(
     path: Path, guides: dict[str, dv.GaussianGuide], found: dict[str, list[Exact]], noise: float
 ) -> None:
-    """Draw the recognition networks over x̃, and for each datum the guides against the posterior."""
+    """Draw the recognition networks over x̃, and for each row the guides and the posterior."""
     figure = plots.new_figure(12.0, 5.6, layout="constrained")
     grid = figure.add_gridspec(len(DATA), 2, width_ratios=[1.2, 1.0])
     left = figure.add_subplot(grid[:, 0])

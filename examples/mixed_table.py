@@ -1,4 +1,4 @@
-"""A table of mixed columns: reals, amounts, counts, ordered levels, categories, and what bounds them.
+"""A table of mixed columns (reals, amounts, counts, ordered levels, categories) and its bound.
 
     python examples/mixed_table.py
 

@@ -2,7 +2,7 @@
 
     python examples/mnist_dvae.py --noise 0.1
 
-The Pyro code is all here: a model, a guide that samples a corruption before its latent, a bound, a loop.
+All Pyro code is here: a model, a guide that samples a corruption before its latent, a bound, and a loop.
 Data, networks, checkpoints, progress and the evaluation at the end come from the library.
 """
 

@@ -11,7 +11,7 @@ also train q(y | x̃) as a classifier, by a factor in the guide (the paper's equ
 Labelled rows are repeated, so that about half of a mini-batch has labels. With few labels in a mini-batch and
 many latents, the model learns to ignore the labels.
 
-The baselines see the labelled rows alone: the same network of q(y | x), trained with the same noise, and
+The baselines use only the labelled rows: the same network of q(y | x), trained with the same noise, and
 logistic regression. With the defaults on MNIST (500 labels), the model classifies 89.5 % of the test digits
 correctly, the baselines 85.0 % and 84.7 % (one core of an AMD EPYC). In the picture, each row shows a test
 digit, then what the model draws for all ten classes with the same z.
@@ -33,7 +33,7 @@ from pyro_dvae.jobs.command import Command
 from pyro_dvae.networks import BernoulliDecoder, GaussianEncoder, mlp
 
 CLASSES, UNKNOWN, SHOWN = 10, -1, 10
-LATENTS, WEIGHT = 5, 5.0  # of z; of a known label in the classifier
+LATENTS, WEIGHT = 5, 5.0  # size of z; weight of a known label in the classifier
 
 
 def joined(values: Tensor, y: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ def network(data_size: int, width: int) -> nn.Module:
 
 
 class M2(nn.Module):
-    """The model and the guide; ``weight`` is that of a known label in the classifier."""
+    """The model and the guide; ``weight`` is the weight of a known label in the classifier."""
 
     def __init__(self, data_size: int, latent_size: int, width: int, weight: float) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class M2(nn.Module):
             pyro.sample("x", self.decoder(joined(z, y)), obs=x)
 
     def guide(self, x: Tensor, labels: Tensor) -> None:
-        """Recognise labels [N] where they are UNKNOWN, and z."""
+        """Recognise z, and labels [N] that are UNKNOWN."""
         pyro.module("recognition", nn.ModuleList([self.classifier, self.encoder]))
         known = labels != UNKNOWN
         logits = self.classifier(x).log_softmax(-1)

@@ -1,14 +1,14 @@
-"""One model, many guides: what each is worth, in a plain SVI script.
+"""One model with many guides, compared in a plain SVI script.
 
     python examples/swap_guides.py --dataset digits
 
-A generative network with a standard normal prior is trained with one guide after the other; nothing else in
-the script changes with the guide. Two things depend on what kind it is: one with noise of its own inside
-(the implicit one) is trained by the semi-implicit bound and proposes as a mixture, and a chain of stochastic
-layers wants a model with as many. All but the first see their data through salt-and-pepper noise.
+A generative network with a standard normal prior is trained with one guide after another. Only two things in
+the script depend on the guide: the implicit guide, which contains noise, is trained by the semi-implicit
+bound and gives a mixture as proposal, and a chain of stochastic layers needs a model with the same number of
+layers. All guides but the first get corrupted data, with salt-and-pepper noise.
 
-Printed are the bound on test data, clean, and log p(x) by importance sampling with the trained guide as
-proposal: the first is what a guide costs, the second what the model has learned with it.
+The script prints the bound on clean test data, and log p(x) by importance sampling with the trained guide as
+proposal: the first shows the loss by the guide, the second what the model has learned with it.
 """
 
 import time

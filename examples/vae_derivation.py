@@ -1,4 +1,4 @@
-"""Two estimators of a gradient, from the usual introduction of the variational autoencoder.
+"""Two estimators of a gradient, from the usual introduction to the variational autoencoder.
 
     python examples/vae_derivation.py
 
@@ -8,12 +8,12 @@ x = θ + ε it is estimated by
     score function       x² ∂ log q(x) / ∂θ = x² (x − θ)       variance  θ⁴ + 14 θ² + 15
     reparameterised      ∂ (θ + ε)² / ∂θ = 2 x                  variance  4
 
-each a mean over K draws, whose variance is a K-th of that. The score function with a baseline, the mean of x²
-over the other draws, lies between them: (8 θ² + 10) / K + (8 θ² + 2) / (K (K − 1)).
+for one draw; the mean over K draws has a K-th of this variance. The variance of the score function with a
+baseline, the mean of x² over the other draws, is between them: (8 θ² + 10) / K + (8 θ² + 2) / (K (K − 1)).
 
-All three come out of one Pyro model and guide, by the distribution that the guide samples from and the
-bound's baseline. θ is a vector of equal numbers, one of each repetition, so that one backward pass gives many
-independent estimates. The picture shows how they are distributed, and their variance against K.
+All three estimators use the same Pyro model and guide; they differ in the distribution that the guide samples
+from and in the bound's baseline. θ is a vector of equal numbers, one for each repetition, so one backward
+pass gives many independent estimates. The picture shows their distributions, and their variances against K.
 """
 
 from dataclasses import dataclass
@@ -32,12 +32,12 @@ from pyro_dvae.jobs.command import Command
 from pyro_dvae.sites import Auxiliary
 
 COUNTS = (1, 2, 5, 10, 20, 50, 100)
-SHOWN = 10  # draws of the estimates whose distribution is drawn
+SHOWN = 10  # draws of each estimate in the picture of distributions
 
 
 @dataclass(frozen=True)
 class Estimator:
-    """A way to estimate the gradient: what the guide samples from, and the baseline of its score."""
+    """An estimator of the gradient: the distribution of the guide, and the baseline of its score."""
 
     normal: type[dist.Normal]
     baseline: str
@@ -52,7 +52,7 @@ class Estimator:
         return (8 * theta**2 + 10) / count + (8 * theta**2 + 2) / (count * (count - 1))
 
     def counts(self) -> list[int]:
-        """Return the numbers of draws; a baseline of the other draws needs two of them."""
+        """Return the numbers of draws; a baseline from other draws needs at least two."""
         return [count for count in COUNTS if count > 1 or self.baseline == "none"]
 
 
@@ -69,13 +69,14 @@ def estimates(estimator: Estimator, theta: float, count: int, repeats: int) -> T
 
     def model() -> None:
         with pyro.plate("repetitions", repeats):
-            x = pyro.sample("x", dist.Normal(thetas.detach(), 1.0).mask(False))  # its density is left out
+            x = pyro.sample("x", dist.Normal(thetas.detach(), 1.0).mask(False))  # without its density
             pyro.factor("integrand", x**2)
 
     def guide() -> None:
         with pyro.plate("repetitions", repeats):
             q = estimator.normal(thetas, 1.0)
-            # The bound would add the entropy of q, which does not depend on θ: this adds 0, with q's score.
+            # The bound would add the entropy of q, which does not depend on θ; this adds 0, with the score of
+            # q.
             pyro.sample("x", Auxiliary(q))
 
     expectation = dv.TraceDenoising_ELBO(
@@ -120,7 +121,7 @@ def draw(path: Path, theta: float, found: dict[str, dict[int, Tensor]]) -> None:
         each = ESTIMATORS[name]
         style = {"color": each.colour, "linewidth": 1.8}
         left.hist(by_count[SHOWN].numpy(), bins=bins, density=True, histtype="step", **style)
-        left.plot([], [], label=name, **style)  # a line in the legend, where a histogram would be a box
+        left.plot([], [], label=name, **style)  # a line instead of a box in the legend
         counts = each.counts()
         exact = [each.variance(theta, count) for count in counts]
         right.plot(counts, exact, **style)

@@ -1,4 +1,4 @@
-"""The systems of ``systems.py``, declared as data: one module for each kind, one entry for each system."""
+"""The systems of ``systems.py``, declared as data: one module per kind, one entry per system."""
 
 from catalogue.baselines import BASELINES
 from catalogue.corruptions import CORRUPTIONS

@@ -1,4 +1,4 @@
-"""Autoencoders, which have no bound, beside the VAE and the DVAE of the same networks."""
+"""Autoencoders, which have no bound, with the networks of the VAE and the DVAE."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Corruptions of the encoder's input, and what the paper compares them with."""
+"""Corruptions of the encoder's input, and the paper's comparisons."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Likelihoods of counts and levels: the 8 × 8 digits, each pixel the count of ink among 16."""
+"""Likelihoods of counts and levels: the 8 × 8 digits, where each pixel counts ink from 0 to 16."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DIGITS: dict[str, Any] = {"dataset": "digits", "binarisation": "none", "times": 
 
 
 def counted(kind: Callable[..., Any]) -> Callable[[Setting], Pair]:
-    """Return a builder of a system of counts: thinning before the encoder, this decoder."""
+    """Return a builder of a system of counts, with thinning before the encoder and this decoder."""
 
     def build(setting: Setting) -> Pair:
         encoder = CountEncoder(setting.data_size, setting.latent_size, setting.encoder_sizes)

@@ -23,12 +23,12 @@ GROUP = "Decoders and likelihoods"
 
 
 def grey(kind: Callable[..., Any], **options: Any) -> Callable[[Setting], Pair]:
-    """Return a builder of a system of grey pixels: Gaussian noise before the encoder, this decoder."""
+    """Return a builder of a system of grey pixels, with Gaussian noise and this decoder."""
     return lambda setting: dvae(setting, decoder=setting.decoder(kind, **options), corruption=frey_noise())
 
 
 def covarying(kind: Callable[..., Any], **options: Any) -> Callable[[Setting], Pair]:
-    """Return a builder of a system whose covariance and mean start at those of the data, with a ridge."""
+    """Return a builder of a system that starts at the covariance (with a ridge) and mean of the data."""
 
     def build(setting: Setting) -> Pair:
         covariance = setting.train.T.cov() + 1e-3 * torch.eye(setting.data_size)

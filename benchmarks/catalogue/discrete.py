@@ -24,7 +24,7 @@ VIMCO: dict[str, Any] = {
 def latents(
     guide: Any, prior: Any, guide_options: dict[str, Any] | None = None, **options: Any
 ) -> Callable[[Setting], Pair]:
-    """Return a builder of a guide and of the prior that goes with it."""
+    """Return a builder of a guide and its prior."""
 
     def build(setting: Setting) -> Pair:
         model = LatentVariableModel(setting.decoder(), prior(setting.latent_size, **options))
@@ -34,7 +34,7 @@ def latents(
 
 
 def nvil(setting: Setting) -> dv.TraceDenoising_ELBO:
-    """Return the denoising bound with a learned baseline of the clean datum."""
+    """Return the denoising bound with a learned baseline of the clean row."""
     width = setting.encoder_sizes[-1]
     network = nn.Sequential(mlp([setting.data_size, width], "tanh"), nn.Linear(width, 1))
     return dv.TraceDenoising_ELBO(baseline=network, max_plate_nesting=1)

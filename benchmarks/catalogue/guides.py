@@ -15,7 +15,7 @@ GROUP = "Guides"
 
 
 def guided(kind: Any, **options: Any) -> Callable[[Setting], Pair]:
-    """Return a builder of the usual model beside this guide."""
+    """Return a builder of the usual model with this guide."""
     return lambda setting: Pair(LatentVariableModel(setting.decoder()), setting.guide(kind, **options))
 
 
@@ -63,7 +63,7 @@ GUIDES = [
         "Im et al. 2017, Theorem 1",
         "`ChainGuide`, `ChainModel`",
         chain,
-        # The prior of z1 depends on z2, which follows it in the guide: no closed form may take its place.
+        # The prior of z1 depends on z2, which the guide draws later, so there is no closed form.
         applies=("denoising", "importance-weighted", "semi-implicit"),
     ),
     System(

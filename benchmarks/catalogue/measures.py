@@ -1,4 +1,4 @@
-"""What is measured beside the bound."""
+"""Measures besides the bound."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pyro_dvae.sites import clean_input
 
 
 def bits_of(model: Any, guide: Any, test: Tensor, seed: int) -> dict[str, float]:
-    """Measure the binary code of latents near 0 and 1: its length, and what is decoded from it."""
+    """Measure the binary code of latents near 0 and 1: its length and its reconstructions."""
     return _bits(binary_code(model, guide, test))
 
 
@@ -54,7 +54,7 @@ def divergence(model: Any, guide: Any, test: Tensor, seed: int) -> dict[str, flo
 
 
 def reconstruction(model: Any, guide: Any, test: Tensor, seed: int) -> dict[str, float]:
-    """Measure the cross-entropy of what is decoded from the mean code and from sampled codes (nats)."""
+    """Measure the cross-entropy of reconstructions from the mean code and from sampled codes (nats)."""
     found = reconstruction_error(model, guide, test, num_samples=5, seed=seed)
     values: dict[str, float] = {}
     for name, error in (("mean code", found.from_mean), ("sampled codes", found.from_samples)):

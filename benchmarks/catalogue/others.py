@@ -1,4 +1,4 @@
-"""Systems with programs of their own: DRAW, and full variational Bayes."""
+"""Systems with other programs: DRAW and full variational Bayes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def draw(*, attention: bool) -> Callable[[Setting], Pair]:
 
 
 def full_bayes(setting: Setting) -> Pair:
-    """Return the pair that starts from a model trained first, for as many epochs."""
+    """Return the pair that starts from a model trained for the same number of epochs."""
     start = dvae(setting)
     setting.fit(start.model, start.guide, BOUNDS["denoising"](setting))
     assert isinstance(start.model, dv.LatentVariableModel)

@@ -1,4 +1,4 @@
-"""One system, trained and measured: a row of figures."""
+"""Trains and measures one system, and returns its row."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from catalogue.system import BOUNDS, Setting, System
 from pyro_dvae.datasets import binarisation, binarise_dataset
 
 BATCH, LEARNING_RATE = 100, 1e-3
-SMALL_PASSES = 30  # in place of one: Frey has 1,572 images, the digits as many; as many steps as on MNIST
+SMALL_PASSES = 30  # for Frey and the digits, which have fewer rows: about as many steps as on MNIST
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How the systems are run.
+    """The settings of all runs.
 
-    :param epochs: over MNIST.
-    :param quick: the first rows of the 8 × 8 digits in place of every data set, and small networks.
+    :param epochs: epochs on MNIST.
+    :param quick: use the first rows of the 8 × 8 digits instead of every data set, and small networks.
     """
 
     epochs: int
@@ -109,7 +109,7 @@ def figure(found: dv.Estimate) -> dict[str, float]:
 
 
 def check_bounds(system: System, setting: Setting, model: nn.Module, guide: nn.Module) -> None:
-    """Take loss and gradient by every bound that is said to apply; others must refuse the system."""
+    """Compute loss and gradient of every bound that applies; other bounds must refuse the system."""
     for name, make in BOUNDS.items() if system.applies else ():
         refusal = None
         try:

@@ -1,4 +1,4 @@
-"""What a system is: its source, how it is built, what it is trained by."""
+"""The declaration of a system: its source, how to build it, and its bound."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from pyro_dvae.networks import BernoulliDecoder, GaussianEncoder
 
 @dataclass(frozen=True)
 class Setting:
-    """What all systems on a data set share.
+    """The common setting of all systems on a data set.
 
-    :param train: the training data as the model sees them, [N, D].
+    :param train: training data in the form of the model's input, [N, D].
     :param fit: trains (model, guide, bound) for the epochs of the setting.
     """
 
@@ -25,7 +25,7 @@ class Setting:
     latent_size: int = 50
     encoder_sizes: tuple[int, ...] = (200,)
     decoder_sizes: tuple[int, ...] = (200, 200)
-    small: bool = False  # whether systems with sizes of their own are to be small too
+    small: bool = False  # whether systems with their own sizes should be small
 
     @property
     def data_size(self) -> int:
@@ -48,7 +48,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Pair:
-    """A model and a guide to train, and those to evaluate where they are others."""
+    """A model and a guide to train, and those to evaluate if they differ."""
 
     model: nn.Module
     guide: nn.Module
@@ -64,7 +64,7 @@ def bound(kind: Callable[..., Any], **options: Any) -> MakeBound:
     return lambda setting: kind(max_plate_nesting=1, **options)
 
 
-# The bounds that a system may be trained by.
+# The bounds that may train a system.
 BOUNDS: dict[str, MakeBound] = {
     "denoising": bound(dv.TraceDenoising_ELBO),
     "mean-field": bound(dv.TraceMeanFieldDenoising_ELBO),
@@ -77,18 +77,18 @@ BOUNDS: dict[str, MakeBound] = {
 class System:
     """One row of the table.
 
-    :param title: what it is, in words.
+    :param title: its description.
     :param source: paper and section.
     :param members: the classes.
-    :param build: the model and the guide, with their corruption.
+    :param build: makes the model and the guide with their corruption.
     :param trained_by: the bound in words, with its settings.
-    :param bound: makes it.
-    :param applies: the names in ``BOUNDS`` that it can be trained by; no other bound takes it.
-    :param measures: what is measured beside the bound.
+    :param bound: makes the bound.
+    :param applies: names in ``BOUNDS`` that can train it; other bounds refuse it.
+    :param measures: measures besides the bound.
     :param dataset: ``"mnist"``, ``"frey"`` or ``"digits"``.
-    :param binarisation: of the data.
-    :param times: the data are multiplied by it: the 8 × 8 digits times 16 are counts of pixels.
-    :param same_as: the name of the entry that is the same system, which is run in its place.
+    :param binarisation: binarisation of the data.
+    :param times: factor of the data: the 8 × 8 digits times 16 are counts of pixels.
+    :param same_as: name of the entry with the same system, which runs instead.
     """
 
     name: str
@@ -108,7 +108,7 @@ class System:
 
 
 def salt() -> dv.SaltAndPepper:
-    """Return the noise of the systems that have no other: that of the paper's code at 5 %."""
+    """Return the default noise: that of the paper's code at 5 %."""
     return dv.SaltAndPepper(0.05, salt="rate")
 
 
@@ -124,7 +124,7 @@ def dvae(
     corruption: dv.Corruption | None = None,
     prior: dv.priors.Prior | None = None,
 ) -> Pair:
-    """Return the ready-made denoising VAE with one part exchanged."""
+    """Return the ready-made denoising VAE with other parts."""
     encoder = setting.encoder() if encoder is None else encoder
     decoder = setting.decoder() if decoder is None else decoder
     made = dv.DVAE(encoder, decoder, salt() if corruption is None else corruption, prior)

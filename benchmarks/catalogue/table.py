@@ -1,4 +1,4 @@
-"""Rows of figures as text, and as the table of the docs."""
+"""Results as lines of text, and as the table of the docs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def figure_text(found: Mapping[str, float]) -> str:
 
 
 def figures(row: Mapping[str, Any], more: bool = True) -> str:
-    """Return the figures of a row, with what was measured beside the bound where ``more``."""
+    """Return the values of a row, with other measures besides the bound if ``more``."""
     parts = []
     if row["bound"] is not None:
         parts.append(figure_text(row["bound"]))
@@ -40,7 +40,7 @@ def line(row: Mapping[str, Any]) -> str:
 
 
 def markdown(systems: Mapping[str, System], rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the table, with a line before each group; a system without a row has no figure."""
+    """Return the table, with a line before each group; systems without a row have no values."""
     lines = [HEAD]
     for group, members in groupby(systems.values(), key=lambda system: system.group):
         lines.append(f"| **{group}** |" + " |" * 5)

@@ -1,4 +1,4 @@
-"""The contenders of one training step by the names that ``--only`` takes, and those of a GPU."""
+"""The contenders of one training step, by the names for ``--only``, and those of a GPU."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from peers.problem import Problem
 class Contender:
     """A row of the table.
 
-    :param label: what the row says.
-    :param module: of :mod:`peers`, imported in the worker alone.
-    :param function: its function of the problem that returns the function that does an epoch.
-    :param options: what else it is given.
-    :param trains_many: whether its figures are to be divided by the problem's number of models.
+    :param label: label of the row.
+    :param module: module of :mod:`peers`, imported only in the worker.
+    :param function: its function of the problem, which returns a function that runs an epoch.
+    :param options: further arguments.
+    :param trains_many: whether to divide its times by the problem's number of models.
     """
 
     label: str
@@ -60,7 +60,7 @@ CONTENDERS = {
 
 
 def fit_many_of(models: int, precision: str = "") -> Contender:
-    """Return the contender that trains so many models side by side."""
+    """Return the contender that trains this number of models together."""
     label = f"fit_many, {models} models{precision and ', '}{precision}, per model"
     options = {"models": models, "tf32": precision == "TF32", "bfloat16": precision == "bfloat16"}
     return Contender(label, "trainers", "many", options, trains_many=True)

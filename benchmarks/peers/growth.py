@@ -1,4 +1,4 @@
-"""How time and memory of a step grow with the sizes of the problem: what to measure, and its picture."""
+"""Measures and draws the growth of a step's time and memory with the sizes of the problem."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DRAWS = ((1, 1), (1, 5), (5, 10))  # M and K
 
 @dataclass(frozen=True)
 class Axis:
-    """What one panel of the picture varies: label, and the values; ``quick`` are for a trial."""
+    """The size that a panel of the picture varies: label and values, and few values for ``--quick``."""
 
     label: str
     values: tuple[int, ...]
@@ -35,7 +35,7 @@ AXES = {
 
 
 def varied(problem: Problem, axis: str, value: int, files: dict[int, str]) -> tuple[Problem, int]:
-    """Return the problem with one size changed, and the number of its data."""
+    """Return the problem with one size changed, and its number of rows."""
     rows = min(files)
     if axis == "batch":
         return replace(problem, batch=value), rows
@@ -51,7 +51,7 @@ def varied(problem: Problem, axis: str, value: int, files: dict[int, str]) -> tu
 def measure_growth(
     names: list[str], problem: Problem, files: dict[int, str], quick: bool, rounds: int, **options: Any
 ) -> dict[str, dict[int, Found]]:
-    """Return per axis and value the records of the contenders (:func:`peers.rounds.measure`)."""
+    """Return the records of the contenders (:func:`peers.rounds.measure`) by axis and value."""
     found: dict[str, dict[int, Found]] = {}
     for axis, each in AXES.items():
         found[axis] = {}
@@ -66,7 +66,7 @@ def measure_growth(
 
 
 def curve(found: dict[int, Found], name: str, key: str) -> tuple[list[int], list[float]]:
-    """Return the values at which a contender was measured, and its seconds per step or peak bytes there."""
+    """Return the values at which a contender was measured, with its seconds per step or peak bytes."""
     at = [value for value, records in found.items() if records[name].get("seconds")]
     records = [found[value][name] for value in at]
     if key == "seconds":
@@ -92,7 +92,7 @@ def table(found: dict[str, dict[int, Found]], names: list[str]) -> str:
 
 
 def draw(found: dict[str, dict[int, Found]], names: list[str], title: str, file: Path) -> None:
-    """Write the picture: a panel per axis, above the time of a step, below the peak memory."""
+    """Write the picture: for each axis a panel with the time of a step, and below it the peak memory."""
     import matplotlib
 
     matplotlib.use("Agg")

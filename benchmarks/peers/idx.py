@@ -1,4 +1,4 @@
-"""A stand-in for MNIST in torchvision's layout, for want of the real one."""
+"""A substitute for MNIST in torchvision's layout."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SIDE = 28
 
 
 def write_stand_in(folder: Path, train: int, test: int) -> None:
-    """Write the four files of MNIST, not compressed, with images of ours."""
+    """Write the four files of MNIST, uncompressed, with generated images."""
     raw = folder / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for name, rows, seed in (("train", train, 0), ("t10k", test, 1)):

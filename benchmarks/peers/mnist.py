@@ -1,4 +1,4 @@
-"""What the whole scripts share: their options, the split of MNIST, and how they say what they reached."""
+"""Shared by the whole scripts: options, the split of MNIST, and the output of results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PIXELS = 784
 
 @dataclass(frozen=True)
 class Arguments:
-    """How a script trains."""
+    """The training options of a script."""
 
     data_folder: str
     epochs: int
@@ -43,7 +43,7 @@ def arguments() -> Arguments:
 
 
 def parts(folder: str) -> tuple[Dataset, Dataset, Dataset]:
-    """Return grey MNIST as torchvision gives it: train, validation (the last sixth), test."""
+    """Return grey MNIST from torchvision: train, validation (the last sixth), test."""
     images = MNIST(folder, train=True, transform=ToTensor())
     kept = len(images) - max(1, len(images) // 6)
     train, validation = Subset(images, range(kept)), Subset(images, range(kept, len(images)))
@@ -63,5 +63,5 @@ def network(inputs: int, hidden: int, layers: int, outputs: int) -> nn.Sequentia
 
 
 def say(test_bound: float) -> None:
-    """Print the result, for the benchmark to read: the bound on the test data (nats per datum)."""
+    """Print the result for the benchmark: the bound on the test data (nats per row)."""
     print(json.dumps({"test_bound": test_bound}))

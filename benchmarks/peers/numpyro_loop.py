@@ -1,4 +1,4 @@
-"""A VAE on MNIST in NumPyro: SVI in a jitted scan over the mini-batches of an epoch."""
+"""A VAE on MNIST in NumPyro, with SVI in a jitted scan over the mini-batches of an epoch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def images(folder: str, part: str) -> Array:
 
 
 def main() -> None:
-    """Train; after every epoch print the bound of the last sixth of the training file."""
+    """Train, and print the bound of the last sixth of the training file after every epoch."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--data-folder", required=True)
     parser.add_argument("--epochs", type=int, default=20)

@@ -1,7 +1,7 @@
 """NumPyro: SVI in a jitted scan over the mini-batches of an epoch, the data on the device.
 
-The way that was fastest on a CPU, by processor time of one core: data as bytes, gathered once per epoch,
-unrolled scans and states that are not donated were within 7 % of it, JAX's other generators slower.
+This was the fastest version on a CPU, by processor time of one core: data as bytes, gathering once per epoch,
+unrolled scans and states that are not donated were within 7 %, and JAX's other generators were slower.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ except ImportError as error:
 
 
 def build(problem: Problem) -> Callable[[], float]:
-    """Return the epoch: order, corruption and latent are drawn in the compiled program."""
+    """Return a function that runs an epoch; the compiled program draws order, corruption and latent."""
     if problem.bound != "Trace_ELBO":
         raise Skipped(f"NumPyro has no {problem.bound}")
     data = jnp.asarray(problem.data())

@@ -13,9 +13,9 @@ from peers.torch_parts import corrupted, data_of, epochs, sequential
 
 
 def build(problem: Problem, compiled: bool = False, captured: bool = False) -> Callable[[], float]:
-    """Return the epoch: corruption, networks, −log p(x, z) + log q(z | x̃), fused Adam.
+    """Return a function that runs an epoch: corruption, networks, −log p(x, z) + log q(z | x̃), fused Adam.
 
-    :raises Skipped: the step is to be captured, and there is no GPU.
+    :raises Skipped: the step should be captured, but there is no GPU.
     """
     if captured and not problem.device.startswith("cuda"):
         raise Skipped("CUDA graphs need a GPU")
@@ -45,9 +45,9 @@ def build(problem: Problem, compiled: bool = False, captured: bool = False) -> C
 
 
 def replayed(step: Callable[[Tensor], Tensor], example: Tensor) -> Callable[[Tensor], Tensor]:
-    """Return ``step`` as one launch: a CUDA graph, captured after three runs as torch asks for.
+    """Return ``step`` as one launch: a CUDA graph, captured after three runs as torch requires.
 
-    The graph holds addresses alone: what is returned keeps ``step``, and so the memory of its parameters.
+    The graph has only addresses, so the result keeps ``step`` alive, and thus the memory of its parameters.
     """
     x = example.clone()
     side = torch.cuda.Stream()

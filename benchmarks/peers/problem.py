@@ -1,4 +1,4 @@
-"""The training problem that every contender solves: sizes, start, data. NumPy alone is imported."""
+"""The training problem of all contenders: sizes, initial weights, data. It imports only NumPy."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 Layers = list[tuple[NDArray[np.float32], NDArray[np.float32]]]
 
-PROTOTYPES, FLIPPED = 20, 0.03  # of the stand-in for data: so many images, this share of pixels turned over
+PROTOTYPES, FLIPPED = 20, 0.03  # of the substitute data: number of images, share of flipped pixels
 DENSITY = 0.13  # share of white pixels, as in binary MNIST
 
 
 class Skipped(Exception):  # noqa: N818 - a statement about the machine or the version
-    """A contender is not there: its library is not installed, or this version has no such option."""
+    """A contender is missing: its library is not installed, or this version has no such option."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class Problem:
     """A denoising VAE and how it is trained; the default is the paper's network.
 
     :param data_file: ``.npy`` file of binary data [N, D], unsigned bytes.
-    :param hidden: the hidden layers of the encoder, and of the decoder.
-    :param rate: of the salt-and-pepper noise in front of the encoder.
-    :param bound: name of Pyro's or of our ELBO; only ours takes corruptions (M) and particles (K).
-    :param models: how many are trained side by side, by what can.
-    :param device: where torch's contenders work; JAX chooses by itself.
+    :param hidden: hidden layers of the encoder and of the decoder.
+    :param rate: rate of the salt-and-pepper noise before the encoder.
+    :param bound: name of Pyro's or our ELBO; only ours takes corruptions (M) and particles (K).
+    :param models: number of models trained together, by contenders that can.
+    :param device: device of torch's contenders; JAX chooses its own.
     """
 
     data_file: str
@@ -45,12 +45,12 @@ class Problem:
     seed: int = 0
 
     def data(self) -> NDArray[np.float32]:
-        """Return the data [N, D] as 0.0 and 1.0, N cut to whole batches."""
+        """Return the data [N, D] as 0.0 and 1.0, with N rounded down to whole batches."""
         rows = np.load(self.data_file)
         return rows[: len(rows) // self.batch * self.batch].astype(np.float32)
 
     def weights(self, pixels: int) -> tuple[Layers, Layers]:
-        """Return the encoder's and the decoder's layers at the start: weight [out, in] and bias [out]."""
+        """Return the initial layers of encoder and decoder: weight [out, in] and bias [out]."""
         generator = np.random.default_rng(self.seed)
 
         def layers(sizes: list[int]) -> Layers:
@@ -71,7 +71,7 @@ def binarised(grey: NDArray[np.float32], seed: int = 0) -> NDArray[np.uint8]:
 
 
 def stand_in(rows: int, pixels: int, seed: int = 0) -> NDArray[np.uint8]:
-    """Return data that a network can learn, for want of MNIST: some images, with pixels turned over."""
+    """Return learnable data as a substitute for MNIST: some images with flipped pixels."""
     generator = np.random.default_rng(seed)
     prototypes = generator.random((PROTOTYPES, pixels)) < DENSITY
     chosen = prototypes[generator.integers(PROTOTYPES, size=rows)]

@@ -19,9 +19,9 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXP
 
 
 def limit_threads(threads: int) -> dict[str, str]:
-    """Keep this process, and what it starts, to so many cores; return the environment that says the same.
+    """Limit this process and its children to so many cores; return the environment with the same limit.
 
-    JAX counts the cores it may use, torch reads the variable. Where there are fewer cores, or the system
+    JAX counts the cores that it may use, torch reads the variable. If there are fewer cores, or the system
     has no such call, all are used.
     """
     if hasattr(os, "sched_setaffinity"):
@@ -41,7 +41,7 @@ def processor() -> str:
 
 
 class Worker:
-    """A contender in its process, which sleeps except while it is asked for epochs."""
+    """A contender in its process, which sleeps except when epochs are requested."""
 
     def __init__(self, contender: Contender, problem: Problem, environment: dict[str, str]):
         self.prepared: dict[str, Any] = {}
@@ -56,12 +56,12 @@ class Worker:
         )
 
     def prepare(self) -> bool:
-        """Wait for the first epoch, imports and compilation with it; return whether there is a contender."""
+        """Wait for the first epoch, with imports and compilation; return whether the contender exists."""
         self.prepared = self._answer()
         return "seconds" in self.prepared
 
     def epochs(self, number: int) -> dict[str, Any]:
-        """Return seconds, losses and peak memory of so many epochs.
+        """Return seconds, losses and peak memory of a number of epochs.
 
         :raises RuntimeError: the contender failed.
         """

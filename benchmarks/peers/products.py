@@ -1,4 +1,4 @@
-"""The matrix products of a step and nothing else: forward, of the weights' and of the inputs' gradients."""
+"""Only the matrix products of a step: forward, and for the gradients of weights and inputs."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pyro_dvae.engine import fast_products
 
 
 def build(problem: Problem, library: str = "onednn", bfloat16: bool = False) -> Callable[[], float]:
-    """Return as many steps as an epoch has; the first layer's input needs no gradient.
+    """Return a function that runs the products of an epoch; the first layer's input needs no gradient.
 
-    :param library: "onednn", or "torch" for what torch chooses by itself.
+    :param library: "onednn", or "torch" for torch's own choice.
     """
     torch.manual_seed(problem.seed)
     rows, pixels = problem.data().shape

@@ -1,7 +1,7 @@
-"""A VAE on MNIST as one writes it after Pyro's published VAE example: torchvision, DataLoader, SVI.
+"""A VAE on MNIST after Pyro's published VAE example: torchvision, DataLoader, SVI.
 
-As there: images decoded and collated one by one in one loader process, ``Trace_ELBO``, ``pyro.optim.Adam``,
-a look at held-out data every five epochs. The network is the paper's.
+As in the example, images are decoded and collated one by one in one loader process, with ``Trace_ELBO``,
+``pyro.optim.Adam``, and held-out data every five epochs. The network is the paper's.
 """
 
 from __future__ import annotations

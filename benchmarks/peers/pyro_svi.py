@@ -1,4 +1,4 @@
-"""Our model and guide under Pyro's own SVI, and under ours."""
+"""Our model and guide with Pyro's SVI, and with ours."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from pyro_dvae.networks import BernoulliDecoder, GaussianEncoder
 
 
 def stock(problem: Problem, validation: bool = False, jit: bool = False) -> Callable[[], float]:
-    """Return the epoch by ``pyro.infer.SVI`` and ``pyro.optim.Adam``."""
+    """Return a function that runs an epoch of ``pyro.infer.SVI`` with ``pyro.optim.Adam``."""
     pyro.enable_validation(validation)
     return _epoch(problem, pyro.infer.SVI, {}, jit)
 
 
 def compiled(problem: Problem, **options: Any) -> Callable[[], float]:
-    """Return the epoch by ``CompiledSVI`` with these options.
+    """Return a function that runs an epoch of ``CompiledSVI`` with these options.
 
     :raises Skipped: this version has no such option.
     """
@@ -61,7 +61,7 @@ def _epoch(
 
 
 def bound_of(problem: Problem, jit: bool = False) -> Any:
-    """Return the ELBO that the problem names."""
+    """Return the ELBO of the problem."""
     if jit:
         return pyro.infer.JitTrace_ELBO(ignore_jit_warnings=True)
     if problem.bound == "Trace_ELBO":

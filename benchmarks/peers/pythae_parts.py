@@ -19,7 +19,7 @@ except ImportError as error:
 
 
 class Encoder(BaseEncoder):
-    """From x̃ to mean and log-variance; ``corrupt`` comes before it while training."""
+    """Maps x̃ to mean and log-variance; ``corrupt`` precedes it in training."""
 
     def __init__(self, network: nn.Module, corrupt: Callable[[Tensor], Tensor] | None = None):
         super().__init__()
@@ -33,7 +33,7 @@ class Encoder(BaseEncoder):
 
 
 class Decoder(BaseDecoder):
-    """From z to the probabilities of the pixels."""
+    """Maps z to the probabilities of the pixels."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -50,7 +50,7 @@ def vae(encoder: nn.Module, decoder: nn.Module, pixels: int, latents: int) -> VA
 
 
 def build(problem: Problem) -> Callable[[], float]:
-    """Return the epoch: pythae's forward pass and the three calls of its trainer, without its DataLoader."""
+    """Return a function that runs an epoch of pythae's forward pass and trainer calls, without DataLoader."""
     torch.manual_seed(problem.seed)
     data = torch.from_numpy(problem.data())
     encoder, decoder = map(sequential, problem.weights(data.shape[1]))

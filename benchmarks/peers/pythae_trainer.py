@@ -42,19 +42,19 @@ class Said(TrainingCallback):
     """Prints the held-out bound of every epoch."""
 
     def on_log(self, config: BaseTrainerConfig, logs: dict[str, float], **kwargs: object) -> None:
-        """Print it."""
+        """Print the bound."""
         print(f"epoch {kwargs['global_step']}: held-out {-logs['eval_epoch_loss']:.2f}")
 
 
 def labelled(part: Dataset) -> BaseDataset:
-    """Return the images as pythae takes them."""
+    """Return the images in pythae's form."""
     (images,) = in_memory(part).tensors
     return BaseDataset(images, torch.zeros(len(images)))
 
 
 @torch.no_grad()
 def losses(model: torch.nn.Module, data: Tensor) -> Tensor:
-    """Return the mean loss of pieces of equal size."""
+    """Return the mean loss over pieces of equal size."""
     return torch.stack([model({"data": x}).loss for x in data.split(100)])
 
 

@@ -1,4 +1,4 @@
-"""Interleaved rounds of contenders, and what is made of their times."""
+"""Interleaved rounds of contenders, and statistics of their times."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from peers.problem import Problem
 from peers.processes import Worker
 
 Found = dict[str, dict[str, Any]]
-COMPARED = 2  # epochs: later, where one is only a little ahead on a steep part, losses say nothing
+COMPARED = 2  # epochs: later losses differ too much between contenders to be compared
 
 
 def measure(
@@ -28,13 +28,13 @@ def measure(
     contenders: Mapping[str, Contender] = CONTENDERS,
     prepared_together: bool = False,
 ) -> Found:
-    """Return per contender its record: seconds per step of each round, losses, memory, or why there are none.
+    """Return the record of each contender: seconds per step in each round, losses and memory, or a reason.
 
-    All are prepared and warmed up first, one after the other. In each round every contender does an epoch
-    that is not timed, for the caches, and one that is; the order changes from round to round.
+    All are prepared and warmed up first, one after another. In each round every contender runs an untimed
+    epoch for the caches, then a timed one; the order changes from round to round.
 
-    :param steps: of an epoch.
-    :param prepared_together: start all processes at once, which is faster, but "prepared" then says little.
+    :param steps: steps of an epoch.
+    :param prepared_together: start all processes at once, which is faster but makes "prepared" meaningless.
     """
     found: Found = {}
     with ExitStack() as stack:
@@ -82,7 +82,7 @@ def measure(
 
 
 def ratios(found: Found, name: str, base: str) -> list[float]:
-    """Return the time of a contender over that of another, per round; empty where one is missing."""
+    """Return the ratio of the times of two contenders in each round; empty if one is missing."""
     of, to = (found.get(each, {}).get("seconds", []) for each in (name, base))
     return [a / b for a, b in zip(of, to, strict=True)] if of and to else []
 
@@ -96,10 +96,10 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def disagreement(found: Found) -> dict[str, float]:
-    """Return per contender how far its losses of the first epochs are from the medians, as a share of them.
+    """Return the relative deviation of each contender's losses of the first epochs from the medians.
 
-    All start from the same weights and differ in noise and order alone, so that this is some tenths of a
-    per cent where they do the same work.
+    All start from the same weights and differ only in noise and order, so the deviation is some tenths of a
+    per cent if they do the same work.
     """
     losses = {name: each["losses"] for name, each in found.items() if "losses" in each}
     known = {name: values for name, values in losses.items() if values[0] == values[0]}

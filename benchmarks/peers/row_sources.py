@@ -1,4 +1,4 @@
-"""Steps of ``fit`` on rows from one source after another: the same rows, network and batches."""
+"""Steps of ``fit`` on rows from different sources, with the same rows, network and batches."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import pyro_dvae as dv
 from peers.problem import Problem
 from pyro_dvae.networks import BernoulliDecoder, GaussianEncoder
 
-FEW = 1_000  # rows, where memory but for the data is looked for
+FEW = 1_000  # rows, to measure memory without data
 
 
 def source(kind: str, file: str, batch: int) -> Any:
-    """Return the rows of a ``.npy`` file as ``fit`` is given them."""
+    """Return the rows of a ``.npy`` file as an argument of ``fit``."""
     if kind == "mapped":
         return np.load(file, mmap_mode="r")
     if kind == "few":
@@ -41,7 +41,7 @@ def source(kind: str, file: str, batch: int) -> Any:
 
 
 def build(problem: Problem, kind: str, steps: int, compiled: bool) -> Callable[[], float]:
-    """Return ``steps`` steps of a training that does not end."""
+    """Return a function that runs ``steps`` steps of an endless training."""
     torch.manual_seed(problem.seed)
     rows = source(kind, problem.data_file, problem.batch)
     pixels = np.load(problem.data_file, mmap_mode="r").shape[1]

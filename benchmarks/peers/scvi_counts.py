@@ -1,4 +1,4 @@
-"""Denoise counts with scVI (Lopez et al. 2018), in an environment that has scvi-tools.
+"""Denoises counts with scVI (Lopez et al. 2018), in an environment with scvi-tools.
 
     python scvi_counts.py INPUT OUTPUT OPTIONS      (by benchmarks/counts.py --scvi-python PYTHON)
 

@@ -1,4 +1,4 @@
-"""What the contenders that run on torch have in common."""
+"""Shared by the contenders that run on torch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def corrupted(x: Tensor, rate: float) -> Tensor:
 
 
 def epochs(data: Tensor, problem: Problem, step: Callable[[Tensor], float | Tensor]) -> Callable[[], float]:
-    """Return a function that does one epoch and gives the mean loss per datum, read back at its end."""
+    """Return a function that runs an epoch and returns the mean loss per row, read back at its end."""
 
     def epoch() -> float:
         total: float | Tensor = 0.0

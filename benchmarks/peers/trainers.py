@@ -1,4 +1,4 @@
-"""Our own trainings, of one model and of many side by side, an epoch at a time."""
+"""Our own training of one model and of many together, an epoch at a time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ENDLESS = sys.maxsize  # epochs
 
 
 def fit(problem: Problem, **options: Any) -> Callable[[], float]:
-    """Return the epoch of :func:`pyro_dvae.fit` with a compiled step."""
+    """Return a function that runs an epoch of :func:`pyro_dvae.fit` with a compiled step."""
     data = _data(problem)
     dvae = dvae_of(problem, data.shape[1])
     settings = _settings(problem) | {"compile": True} | options
@@ -40,9 +40,9 @@ def fit(problem: Problem, **options: Any) -> Callable[[], float]:
 def many(
     problem: Problem, models: int | None = None, tf32: bool = False, **options: Any
 ) -> Callable[[], float]:
-    """Return the epoch of :func:`pyro_dvae.fit_many` on equal models; its loss is that of the first.
+    """Return a function that runs an epoch of ``fit_many`` on equal models, and returns the first's loss.
 
-    :param models: how many, in place of the problem's number.
+    :param models: number of models, instead of the problem's.
     :param tf32: whether a GPU may round the factors of products to ten bits.
     """
     if tf32:

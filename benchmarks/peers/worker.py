@@ -1,4 +1,4 @@
-"""The process of one contender: does epochs when told to, and sleeps in between.
+"""The process of one contender, which runs epochs on request and sleeps in between.
 
     python -m peers.worker MODULE FUNCTION OPTIONS PROBLEM      (by :mod:`peers.processes`)
 
@@ -27,7 +27,7 @@ def main() -> None:
     """Build the contender and serve it until its input ends."""
     started = time.perf_counter()
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what the libraries print is no answer
+    os.dup2(2, 1)  # output of libraries is no answer
     module, function, options, problem = sys.argv[1:]
     try:
         values = json.loads(problem)
@@ -53,12 +53,12 @@ def tell(answers: TextIO, **values: Any) -> None:
 
 
 def peak_and_restart() -> dict[str, int]:
-    """Return the largest resident set in bytes since the last call, and now; a new peak starts from here."""
+    """Return the largest resident set (bytes) since the last call, and the current one; reset the peak."""
     if not STATUS.exists():
         unit = 1 if sys.platform == "darwin" else 1024
         largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
         return {"peak": largest, "now": largest}
-    # Not getrusage, whose figure begins with that of the process that started this one.
+    # Not getrusage, whose value includes the parent process.
     lines = dict(line.split(":", 1) for line in STATUS.read_text().splitlines() if ":" in line)
     found = {name: 1024 * int(lines[key].split()[0]) for name, key in (("peak", "VmHWM"), ("now", "VmRSS"))}
     with contextlib.suppress(OSError):
@@ -67,7 +67,7 @@ def peak_and_restart() -> dict[str, int]:
 
 
 def threads() -> int:
-    """Return the number of threads that this process has, those of the libraries among them."""
+    """Return the number of threads of this process, including libraries."""
     tasks = Path("/proc/self/task")
     return len(list(tasks.iterdir())) if tasks.exists() else 0
 
