@@ -10,19 +10,19 @@ import torch
 
 from pyro_dvae import plots
 
-# A shell's background job ignores Ctrl-C, and so would the tests of it and every process that they start.
+# A background job of a shell ignores Ctrl-C; the tests and their processes would ignore it too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# The tests' tensors are tiny: a second thread costs more than it brings.
+# The tests' tensors are tiny, so a second thread costs more than it saves.
 torch.set_num_threads(1)
 
-# No test survives a power cut, and waiting for the disk takes milliseconds a file.
+# No test needs to survive a power cut, and fsync takes milliseconds per file.
 os.fsync = lambda descriptor: None
 
 
 def pytest_collection_finish():
-    """Hide ten thousand collected tests from the garbage collector: each recording goes through the rest."""
+    """Hide ten thousand collected tests from the garbage collector, whose objects each recording visits."""
     gc.collect()
     gc.freeze()
 

@@ -4,7 +4,7 @@ import pyro_dvae as dv
 
 
 class BeforeEpoch(dv.Callback):
-    """Calls functions of the epoch (from 0), once where several models are trained together."""
+    """Calls functions of the epoch (from 0), once for several models that are trained together."""
 
     def __init__(self, *functions):
         self.functions = functions

@@ -1,4 +1,4 @@
-"""Work for executors: counting, with a checkpoint on disk after each number, and a worker that can die."""
+"""Work for executors: a task that counts, with a checkpoint after each number, and a worker that can die."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ class Piece:
 
 
 def count(piece, told, folder):
-    """Count to the total from where the file is; return where that was and the process."""
+    """Count from the number in the file to the total; return the first number and the process."""
     place, grave = folder / f"{piece.key}.count", folder / f"{piece.key}.died"
     begun = int(place.read_text()) if place.exists() else 0
     with Interrupts() as interrupts:

@@ -1,4 +1,4 @@
-"""A small experiment on the digits, and rows of it as its runs would leave them."""
+"""A small experiment on the digits, and rows of results as its runs would write them."""
 
 from pyro_dvae.jobs.experiments import Case, Experiment, Published, Table
 

@@ -1,4 +1,4 @@
-"""Three models and guides in the style of Pyro's published examples; nothing here knows of pyro_dvae.
+"""Three models and guides in the style of Pyro's published examples; they do not use pyro_dvae.
 
 Each is written for its own data and has a model and a guide with the same arguments. The only thing asked of
 them is what Pyro's ``vectorize_particles=True`` asks too: their networks accept dimensions left of the data.
@@ -15,7 +15,7 @@ from torch.nn.functional import softplus
 
 
 class ImageVAE(nn.Module):
-    """The autoencoder of Pyro's first tutorial: images [N, 8, 8], a hidden layer each way."""
+    """The autoencoder of Pyro's first tutorial: images [N, 8, 8], one hidden layer in each network."""
 
     def __init__(self, latents=4, hidden=32):
         super().__init__()
@@ -43,7 +43,7 @@ class ImageVAE(nn.Module):
 
 
 class LeadingBatchNorm(nn.BatchNorm1d):
-    """BatchNorm of the last dimension, whatever stands before it."""
+    """BatchNorm of the last dimension, with any dimensions before it."""
 
     def forward(self, x):
         return super().forward(x.flatten(0, -2)).reshape(x.shape)
@@ -145,7 +145,7 @@ def images(count=40):
 
 
 def documents(count=40, words=30):
-    """Counts of 40 words a document, each from one of three vocabularies mostly."""
+    """Documents of 40 words, each mostly from one of three vocabularies."""
     topics = torch.full((3, words), 0.2)
     for topic in range(3):
         topics[topic, 10 * topic : 10 * topic + 10] = 4.0
@@ -154,7 +154,7 @@ def documents(count=40, words=30):
 
 
 def melodies(count=40, steps=5, notes=6):
-    """A note that goes up by one each step, from a random one on, for 2 to 5 steps; then zeros."""
+    """A random note, then one higher at each step, for 2 to 5 steps; then zeros."""
     start, lengths = torch.randint(notes, (count, 1)), torch.randint(2, steps + 1, (count,))
     note = (start + torch.arange(steps)) % notes
     x = nn.functional.one_hot(note, notes).float()

@@ -1,4 +1,4 @@
-"""A valid call of every callable that the package exports, and values that no argument was meant for."""
+"""A valid call of every callable that the package exports, and unsuitable values for its arguments."""
 
 import functools
 import math
@@ -124,7 +124,7 @@ ANNEALING = FEW | {"num_steps": 2, "num_chains": 2, "leapfrog_steps": 1}
 BOUND = {"max_plate_nesting": 1, "vectorize_particles": True, "retain_graph": None}
 BOUND |= {"strict_enumeration_warning": True, "ignore_jit_warnings": False}
 
-# The arguments of a valid call, made anew each time, and how what comes of it is used.
+# The arguments of a valid call, made anew each time, and how its result is used.
 CALLS = {
     "AutoEncoderGuide": (lambda: {"model": model}, run),
     "Autoencoder": (lambda: {"encoder": encoder(), "decoder": decoder()}, train),
@@ -312,7 +312,7 @@ CALLS = {
     "to_arviz": (lambda: of_pair(data=X, num_draws=2, num_samples=2, seed=0, progress=False), None),
     "with_gaps": (lambda: of_pair(pass_mask=False), None),
 }
-# Names that are not called: what others return, raise or derive from.
+# Names that are not called: returned objects, exceptions and base classes.
 UNCALLED = {
     "CompiledLoss",
     "CompiledStepError",

@@ -1,4 +1,4 @@
-"""Every front door on an accelerator, beside the CPU: bounds, estimators, figures, compiled training."""
+"""Entry points on an accelerator compared with the CPU: bounds, estimators, measures, compiled training."""
 
 import math
 

@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "pyro_dvae"
 PAGE = (PACKAGE.parent / "docs/architecture.md").read_text()
-# From the ground up: a room imports only from rooms before it, or of its own line.
+# From the ground up: a folder imports only from folders before it or on its own line.
 STOREYS = [
     ["errors"],
     ["internals"],

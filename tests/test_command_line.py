@@ -196,7 +196,7 @@ def test_killed_and_resumed_equals_uninterrupted(stop, tmp_path):
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.05)
-    time.sleep(0.2)  # into the middle of an epoch
+    time.sleep(0.2)  # in the middle of an epoch
     process.send_signal(stop)
     errors = process.communicate(timeout=60)[1]
     if stop == signal.SIGINT:
@@ -295,7 +295,7 @@ def test_a_damaged_checkpoint_is_refused(capsys):
     content[-1] ^= 1
     path.write_bytes(content)
     for command in (["train", "--resume", "run", "--epochs", "3"], ["info", "run"]):
-        call(*command, code=2)  # after the lines that say what it is about to do
+        call(*command, code=2)  # after the lines that describe the run
         assert capsys.readouterr().err.splitlines()[-1].startswith("error: checkpoint")
     path.write_bytes(content[:1000])
     printed = call("sample", "run", code=2, capsys=capsys)

@@ -1,4 +1,4 @@
-"""How a command ends: by signals, with output that cannot be encoded, without memory or room on the disk."""
+"""How a command ends: by signals, with output that cannot be encoded, without memory or disk space."""
 
 import io
 import json

@@ -68,7 +68,7 @@ def run(name, tmp_path):
 
 @pytest.fixture
 def inside(tmp_path, monkeypatch, capsys):
-    """Run a script in this process, which has loaded torch; a benchmark that measures has one of its own."""
+    """Run a script in this process, which has loaded torch; benchmarks that measure need a new process."""
 
     def run(name, *arguments):
         monkeypatch.chdir(tmp_path)
@@ -90,7 +90,7 @@ def test_every_script_has_an_entry():
     assert found == set(SCRIPTS)
 
 
-@pytest.mark.slow  # tests/test_command_line.py runs it too, and looks at all that it writes
+@pytest.mark.slow  # tests/test_command_line.py runs it too, and checks all its files
 def test_mnist_dvae(tmp_path):
     assert "test bound" in run("examples/mnist_dvae.py", tmp_path)
 
@@ -263,7 +263,7 @@ model = types.SimpleNamespace(SCVI=SCVI)
 
 
 def test_the_benchmark_of_counts_asks_scvi_in_an_environment_of_its_own(tmp_path):
-    """One that returns the counts as they are is as good as no denoising."""
+    """A stand-in that returns the counts unchanged is as good as no denoising."""
     (tmp_path / "scvi.py").write_text(SCVI)
     (tmp_path / "anndata.py").write_text("AnnData = lambda counts: counts")
     (tmp_path / "python").write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path} exec {sys.executable} "$@"\n')
@@ -348,7 +348,7 @@ def test_benchmark_of_the_likelihood(tmp_path):
         assert name in printed
     means = [float(value) for value in re.findall(r" 200 +(-[\d.]+)$", printed, re.MULTILINE)]
     assert len(means) >= 5
-    assert max(means) - min(means) < 5  # all estimate the same: nats, of some 590
+    assert max(means) - min(means) < 5  # all estimate the same quantity, about 590 nats
     assert "nan" not in printed.lower()
 
 
@@ -372,7 +372,7 @@ def test_benchmark_of_the_step(tmp_path):
     stored = json.loads((tmp_path / "step.json").read_text())["contenders"]
     losses = [stored[name]["losses"] for name in ("stock", "eager", "compiled")]
     for each in zip(*losses, strict=True):
-        assert max(each) < 1.1 * min(each)  # the same start and data, other noise
+        assert max(each) < 1.1 * min(each)  # the same initial weights and data, other noise
     assert stored["stock"]["seconds"][0] > 0
     assert stored["stock"]["peak_bytes"] > 1e8  # torch alone has more
 
@@ -400,7 +400,7 @@ def test_benchmark_of_whole_commands(tmp_path):
     assert says_who_is_missing(printed, pyro="Pyro's example", pythae="pythae's trainer")
     bounds = [float(value) for value in re.findall(r"\) +(-[\d.]+)$", printed, re.MULTILINE)]
     assert len(bounds) >= 3
-    assert max(bounds) - min(bounds) < 0.05 * abs(min(bounds))  # they did the same work
+    assert max(bounds) - min(bounds) < 0.05 * abs(min(bounds))  # all did the same work
 
 
 @pytest.mark.slow
@@ -424,7 +424,7 @@ def cells(table):
 
 
 def test_benchmark_of_the_systems_and_its_table_in_the_docs(inside, tmp_path):
-    """All systems, by every bound that applies; the page has a row of each, as the script says it."""
+    """All systems, with every bound that applies; the page has the rows that the script prints."""
     inside("benchmarks/systems.py")
     rows = [json.loads(line) for line in (tmp_path / "systems.jsonl").read_text().splitlines()]
     for row in rows:

@@ -1,4 +1,4 @@
-"""docs/extending.md, followed: in a copy of the package, its files saved, its edits made, tests run."""
+"""Follow docs/extending.md: save its files in a copy of the package, make its edits, run the tests."""
 
 import os
 import re
@@ -34,7 +34,7 @@ CONTRACTS = [
     "tests/datasets/test_dataset_registry.py",
     "tests/experiments/test_declarations.py",
 ]
-# Those that look at all members together, and so at the page's edits.
+# Tests over all members together, and so of the page's edits.
 WHOLE = [
     "test_every_class_is_an_encoder_or_a_decoder",
     "test_every_export_has_an_entry",
@@ -42,7 +42,7 @@ WHOLE = [
     "test_every_exported_bound_has_an_entry",
     "test_the_names",
 ]
-# What is special to a member: its mathematics, and that all train together.
+# Tests of the members' own mathematics, and of training all together.
 SPECIAL = '''
 import re
 import runpy

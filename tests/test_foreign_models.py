@@ -1,4 +1,4 @@
-"""Models and guides that are not ours: with a corruption in front and our bounds, as they stand."""
+"""Models and guides of others, unchanged, with a corruption in front and this package's bounds."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ import pyro_dvae as dv
 
 @dataclass
 class Case:
-    """A foreign model, data for it, the corruption that suits them, and what one datum is."""
+    """A foreign model, its data, a suitable corruption, and the meaning of one datum."""
 
     kind: Any
     data: Any
@@ -79,7 +79,7 @@ def test_without_noise_it_is_stock_pyro(case):
 
 def test_several_draws_of_no_corruption_estimate_the_stock_bound(case):
     module, guide, data = case.build(dv.NoCorruption())
-    module.eval()  # where it normalises batches, by fixed moments: data are then apart
+    module.eval()  # batch normalisation then uses fixed moments, so that data are independent
     stock = torch.tensor([Trace_ELBO().loss(module.model, module.guide, *data) for _ in range(120)]).double()
     bound = dv.TraceDenoising_ELBO(num_corruptions=2, num_particles=3)
     ours = torch.tensor([bound.loss(module.model, guide, *data) for _ in range(40)]).double()
@@ -172,7 +172,7 @@ def test_the_bounds_are_in_order(case):
 def test_doubly_reparameterised_gradients_are_for_one_layer_of_latents(case):
     module, guide, data = case.build()
     bound = dv.TraceDenoisingIWAE_ELBO(num_corruptions=2, num_particles=3, gradient="dreg")
-    if case.chain:  # the latents of a sequence depend on one another in the guide
+    if case.chain:  # the guide's latents of a sequence depend on one another
         with pytest.raises(dv.InputError, match=r"^gradient: .*(chain|depend)"):
             bound.loss_and_grads(module.model, guide, *data)
         return
@@ -190,7 +190,7 @@ def test_a_learned_corruption_is_learned_in_front_of_a_foreign_guide(name):
 
 
 def test_padding_of_a_sequence_counts_for_nothing():
-    """Whatever stands after a sequence's end, the bound and every importance weight stay the same."""
+    """The values after a sequence's end change neither the bound nor any importance weight."""
     module, guide, (x, lengths) = CASES["markov"].build(dv.NoCorruption())
     beyond = (torch.arange(x.shape[1]) >= lengths.unsqueeze(-1)).unsqueeze(-1)
     assert bool(beyond.any())

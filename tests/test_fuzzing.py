@@ -42,7 +42,7 @@ TINY += ["--batch-size", "500", "--importance-samples", "0"]
 
 
 class Accepted(SystemExit):
-    """The command got as far as its work, which is not what is tested here."""
+    """The command reached its actual work, which is not tested here."""
 
 
 def accept(*args, **kwargs):
@@ -139,7 +139,7 @@ def mostly(usual, odd):
 
 
 def given_to(option):
-    """Return the values that an option is tried with: mostly such as it takes."""
+    """Return values for an option, most of which it accepts."""
     if isinstance(option.type, click.Choice):
         usual = st.sampled_from(option.type.choices)
     elif isinstance(option.type, click.types.FloatParamType):
@@ -314,7 +314,7 @@ def test_strange_json(name, keys, value):
 
 
 def campaign(minutes, start):
-    """Try cases for so many minutes; print how many there were, and the first that failed."""
+    """Try cases for a number of minutes; print how many were tried, and the first that failed."""
     tried = {"command lines": 0, "damaged files": 0, "strange JSON": 0, "odd arguments": 0}
     end, round_ = time.monotonic() + 60 * minutes, start
     names = st.sampled_from(["config.json", "results.json"])

@@ -1,4 +1,4 @@
-"""Rows that are images [N, C, H, W]: ready-made parts give what they give for flat rows; one's own run."""
+"""Rows that are images [N, C, H, W]: the same values as for flat rows, and networks of the user."""
 
 import pyro
 import pyro.distributions as dist
@@ -32,7 +32,7 @@ def convolutional():
 
 
 class OwnEncoder(nn.Module):
-    """Written for [N, C, H, W] alone."""
+    """Accepts only [N, C, H, W]."""
 
     def __init__(self):
         super().__init__()
@@ -44,7 +44,7 @@ class OwnEncoder(nn.Module):
 
 
 class OwnDecoder(nn.Module):
-    """A distribution over images, with a part written for one batch dimension."""
+    """A distribution over images, with a layer that accepts only one batch dimension."""
 
     latent_size = d
 

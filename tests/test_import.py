@@ -1,4 +1,4 @@
-"""Importing the package is quick to need little."""
+"""Importing the package is quick and loads little."""
 
 import ast
 import os

@@ -1,4 +1,4 @@
-"""Names that torch, Pyro and Python do not promise to keep: used in one module, and as expected there."""
+"""Private names of torch, Pyro and Python: used in one module only, and as it expects them."""
 
 import ast
 import inspect

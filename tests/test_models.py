@@ -25,7 +25,7 @@ def dvae(corruption=None, seed=0, latent_size=d, decoder=BernoulliDecoder):
 
 
 def data(count=40, seed=5):
-    """Two noisy prototypes, so there is something to learn."""
+    """Two noisy prototypes, which a model can learn."""
     generator = torch.Generator().manual_seed(seed)
     prototype = torch.randint(0, 2, (count, 1), generator=generator).expand(count, D).float()
     return (prototype - (torch.rand(count, D, generator=generator) < 0.1).float()).abs()
@@ -180,7 +180,7 @@ def test_the_sites_of_the_model():
 
 
 def by_hand(encoder, decoder):
-    """The VAE as Pyro's tutorial writes it."""
+    """The VAE of Pyro's tutorial."""
 
     def model(x):
         pyro.module("decoder", decoder)

@@ -1,4 +1,4 @@
-"""Odd values for the arguments of every exported callable: a result, or one line that names the argument."""
+"""Unusual arguments of every exported callable: a result, or one line that names the argument."""
 
 import contextlib
 import inspect

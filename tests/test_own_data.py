@@ -1,4 +1,4 @@
-"""docs/own_data.md: what it says is refused is refused."""
+"""docs/own_data.md: the errors that it describes are raised."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""One process writes to a checkpoint or an experiment's folder; readers go on; a lock dies with its process.
+"""One process writes to a checkpoint or an experiment's folder, others read; a lock ends with its process.
 
 Started by the tests, ``python test_ownership.py FOLDER`` trains, evaluates and reproduces into it until it is
 killed.
@@ -77,7 +77,7 @@ OWNERS = {"fit": fit, "fit_many": fit_many, "log_likelihood": log_likelihood, "s
 
 
 def hold(folder):
-    """Be in the middle of everything at once."""
+    """Train, evaluate and reproduce at the same time."""
 
     def wait(*_):
         print("held", flush=True)
@@ -146,7 +146,7 @@ def test_locks_die_with_their_process(held):
 
 
 def free(path):
-    """Return whether another process could have the file: a lock of its own is as foreign as one."""
+    """Return whether another process could lock the file."""
     lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
     try:
         lock.acquire()

@@ -1,4 +1,4 @@
-"""The package as others get it: its wheel outside of the checkout, and what the files about it say."""
+"""The package as users install it: its wheel outside of the checkout, and its metadata files."""
 
 import os
 import re
@@ -59,7 +59,7 @@ def test_the_wheel_passes_the_check_of_the_index(wheel):
 
 
 def test_the_installed_wheel_does_the_main_job(wheel, tmp_path):
-    """In an environment of its own, which borrows torch and the others from this one's, by a path."""
+    """In a new environment, which takes torch and the other packages from this one through a path file."""
     run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv", cwd=tmp_path)
     (site,) = (tmp_path / "venv").rglob("site-packages")
     run(sys.executable, "-m", "pip", "install", "--no-deps", "--target", site, wheel, cwd=tmp_path)

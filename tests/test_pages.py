@@ -1,4 +1,4 @@
-"""Every block of code in the README and the documentation is run, and every command of theirs is parsed."""
+"""Every block of code in the README and the documentation is run, and every command is parsed."""
 
 import importlib.util
 import re
@@ -27,7 +27,7 @@ ELSEWHERE = {"docs/extending.md"}  # test_extending.py makes its files and edits
 
 
 def given():
-    """The user's own names, in pages that begin where the user has a model already."""
+    """The user's names in pages that assume that the user has a model."""
     decoder, encoder = nn.Linear(2, 6), nn.Linear(6, 2)
 
     def model(x):
@@ -173,7 +173,7 @@ CHECKS = {
 
 @pytest.mark.parametrize("page", [page for page in PAGES if BLOCKS[page] and page not in ELSEWHERE])
 def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch, capsys):
-    """Recorded steps run operation by operation: what the compiler makes of them is tested elsewhere."""
+    """Recorded steps run operation by operation; other tests cover the compiler."""
     monkeypatch.setattr(compiler, "_compiled", lambda graph, inputs: lambda given: list(graph(*given)))
     monkeypatch.chdir(tmp_path)
     scope = GIVEN.get(page, dict)()
@@ -184,7 +184,7 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_no_python_stands_outside_of_a_block(page):
-    """A block of Python that is indented would be shown, and never run."""
+    """An indented block of Python would be shown but never run."""
     indented = re.findall(r"^    .*$", re.sub(r"^```.*?^```$", "", TEXTS[page], flags=re.DOTALL | re.M), re.M)
     assert [line for line in indented if re.search(r"^ +(import|from) .*import|\bdv\.\w+\(", line)] == []
 

@@ -1,4 +1,4 @@
-"""Parts of the wrong sizes are refused when a pair is made, not when it is first run."""
+"""Parts of the wrong sizes are refused when a pair is made, not at its first run."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Every public object pickles and deep-copies, before and after use, and is then what it was."""
+"""Every public object can be pickled and deep-copied, before and after use, and stays the same."""
 
 import copy
 import io
@@ -148,7 +148,7 @@ def use(pair, local):
     with pyro.settings.context(module_local_params=local):
         for _ in range(2):
             svi.step(X)
-    return dict(pyro.get_param_store().items())  # looked at, as one does
+    return dict(pyro.get_param_store().items())  # inspected, as users do
 
 
 USES = {
@@ -287,7 +287,7 @@ def test_results_and_data(copied):
 def test_fitted_models_of_many(made, copied):
     pair = made()
     with pyro.get_param_store().scope():
-        pyro.module("seen", getattr(pair, "net", pair.guide))  # with what Pyro leaves on parameters
+        pyro.module("seen", getattr(pair, "net", pair.guide))  # sets Pyro's attributes on parameters
     (found,) = dv.fit_many(
         [(pair.model, pair.guide)], X, loss=dv.TraceDenoising_ELBO(), epochs=2, validation=X, progress=False
     )
@@ -381,7 +381,7 @@ def stepped(svi, seed, count=4):
 
 
 def of_functions():
-    """Return a copy of what the param store has that no module has."""
+    """Return a copy of the store's parameters that no module has."""
     store = pyro.get_param_store()
     names = [name for name, leaf in store._params.items() if not isinstance(leaf, torch.nn.Parameter)]
     return {
@@ -417,7 +417,7 @@ CASES = (
 
 @pytest.mark.parametrize(("made", "optimizer", "loss", "used", "copied"), CASES)
 def test_compiled_steps(made, optimizer, loss, used, copied):
-    """In a process with the same param store, a copy goes on as its original does."""
+    """In a process with the same param store, a copy continues as its original does."""
     svi = dv.CompiledSVI(*TRAINED[made](), OPTIMIZERS[optimizer](), LOSSES[loss](), say=quiet)
     stepped(svi, 1, used)
     other = COPIES[copied](svi)
@@ -444,7 +444,7 @@ def test_a_copy_in_the_same_process():
 
 
 def test_a_copy_that_shares_the_store():
-    """Functions have their parameters in the store alone: the copy continues with them and their moments."""
+    """Functions have parameters only in the store: the copy continues with them and their moments."""
     results = []
     for copied in (lambda svi: svi, copy.deepcopy):
         pyro.clear_param_store()

@@ -13,7 +13,7 @@ SHAPES = [(28, 28), (28, 20), (8, 8), (1, 5), (5, 1), (40, 100)]
 
 
 def put(draw, path, *arguments, **options):
-    """Draw, and write the picture."""
+    """Draw, and save the picture."""
     return plots.write_figure(path, draw(*arguments, **options))
 
 
@@ -80,7 +80,7 @@ def check_layout(figure):
 
 
 def hidden_tick_labels(figure):
-    """Labels of ticks outside the limits of an axis, which matplotlib keeps but does not draw."""
+    """Labels of ticks outside the limits of an axis, which matplotlib stores but does not draw."""
     hidden = []
     for axes in figure.axes:
         for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):

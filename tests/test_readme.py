@@ -1,4 +1,4 @@
-"""What the README and the docs tell a user to type, run as they say it."""
+"""The commands of the README and the docs, run as they are written."""
 
 import re
 from pathlib import Path

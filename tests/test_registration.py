@@ -184,7 +184,7 @@ def test_with_local_parameters_modules_of_one_name_are_independent():
 
 
 def test_another_memory_format_is_no_earlier_module():
-    """The store keeps a contiguous copy; the module must use that copy, or its gradient would be lost."""
+    """The store keeps a contiguous copy, which the module must use, or its gradient would be lost."""
     module = nn.Conv2d(2, 3, 3).to(memory_format=torch.channels_last)
     before = module.weight.detach().clone()
     with warnings.catch_warnings():

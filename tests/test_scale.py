@@ -1,4 +1,4 @@
-"""What docs/scale.md tells a user to type."""
+"""The commands of docs/scale.md."""
 
 import re
 import shlex

@@ -1,4 +1,4 @@
-"""The documentation's site, which CI builds: no page is left out of it, and no public name."""
+"""The documentation's site, which CI builds, contains every page and every public name."""
 
 import importlib
 import re

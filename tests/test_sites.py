@@ -129,7 +129,7 @@ def test_score_parts_elsewhere_are_nothing(corruption):
 
 
 def test_the_score_function_of_data_that_want_a_gradient_is_kept():
-    """The probabilities of a corruption of one's own may depend on x, so x is not assumed pathwise."""
+    """The probabilities of a user's corruption may depend on x, so x is not assumed pathwise."""
 
     class Resample(dv.Corruption):
         def distribution(self, x):

@@ -1,4 +1,4 @@
-"""How many threads are used, that the number is put back; and freed memory."""
+"""The number of threads and its restoration; freed memory."""
 
 import os
 import platform

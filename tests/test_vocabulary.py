@@ -1,4 +1,4 @@
-"""One word for one thing, over all public signatures: a synonym fails."""
+"""One word for one thing in all public signatures: a synonym fails."""
 
 import importlib
 import inspect

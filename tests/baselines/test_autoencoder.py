@@ -1,4 +1,4 @@
-"""Autoencoders against the closed forms of linear ones, and as systems like the others."""
+"""Autoencoders against the closed forms of linear ones, and as systems of a comparison."""
 
 import math
 

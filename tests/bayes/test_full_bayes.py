@@ -20,7 +20,7 @@ from pyro_dvae.models.bayes.full_bayes import Share
 from pyro_dvae.models.bayes.weights import Weightless, trainable
 
 D, d, N = 16, 2, 40
-# Those of counts and mixed tables are built of several distributions.
+# Counts and mixed tables are built of several distributions.
 BUILT = [*("PoissonDecoder", "NegativeBinomialDecoder", "MultinomialDecoder"), "DirichletMultinomialDecoder"]
 DECODERS = {
     name: getattr(networks, name)

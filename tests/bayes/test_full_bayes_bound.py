@@ -125,7 +125,7 @@ def test_stock_elbos_compute_the_same(stock):
 
 
 class AtMeans(Messenger):
-    """Every site of a guide takes the mean of its distribution: no draw is left."""
+    """Every site of a guide takes the mean of its distribution, so nothing is random."""
 
     def _pyro_sample(self, msg):
         if not site_is_subsample(msg):
@@ -231,7 +231,7 @@ def test_importance_weights_of_a_mini_batch_are_refused_with_the_remedy(bound):
 
 
 def test_a_mini_batch_would_lie_above_the_evidence():
-    """Why they are refused: the same estimate, with the check taken out."""
+    """The reason for the error: the same estimate without the check."""
     bayes, x, _ = one_weight()
     bound = dv.TraceDenoisingIWAE_ELBO(num_corruptions=1, num_particles=500, max_plate_nesting=1)
     whole = torch.tensor([-bound.loss(bayes.model, bayes.guide, x) for _ in range(40)])
@@ -244,7 +244,7 @@ def test_a_mini_batch_would_lie_above_the_evidence():
 
 
 def _single(bayes):
-    """A datum alone, its weights at scale 1/3: with scale 3 around it, what a mini-batch of one is."""
+    """A single datum, its weights at scale 1/3: within scale 3 this is a mini-batch of one."""
 
     def model(x):
         with poutine.scale(scale=1 / 3):

@@ -1,4 +1,4 @@
-"""Ordinary Pyro programs of other people: each gives its exact value, or is refused with the way out."""
+"""Ordinary Pyro programs that users write: each gives its exact value, or an error that names a remedy."""
 
 import itertools
 import math
@@ -298,7 +298,7 @@ def test_folded_latents_are_sampled():
         return program
 
     bound = dv.TraceMeanFieldDenoising_ELBO(num_particles=50_000, max_plate_nesting=0)
-    # Both are the same distribution: what is left is E log N(x; |z|, 1), z ~ N(1, 1).
+    # Both are the same distribution, which leaves E log N(x; |z|, 1), z ~ N(1, 1).
     z = torch.linspace(-8, 10, 40001)
     weights = dist.Normal(1.0, 1.0).log_prob(z).exp()
     exact = torch.trapezoid(weights * dist.Normal(z.abs(), 1.0).log_prob(tensor(0.5)), z)
@@ -377,7 +377,7 @@ def test_what_a_program_raises_for_several_draws_is_one_sentence():
     with pytest.raises(dv.InputError, match=r"M = 2 .*K = 1 .*them vectorise.*vectorize_particles=False"):
         dv.TraceDenoising_ELBO(num_corruptions=2).loss(model, guide, x)
     assert math.isfinite(dv.TraceDenoising_ELBO(num_corruptions=2, **LOOPED).loss(model, guide, x))
-    with pytest.raises(RuntimeError, match="invalid for input of size"):  # its own error stays its own
+    with pytest.raises(RuntimeError, match="invalid for input of size"):  # the program's own error
         dv.TraceDenoising_ELBO(num_corruptions=2).loss(model, guide, torch.zeros(6, 3))
 
 

@@ -1,4 +1,4 @@
-"""The regulariser of CR-VAE: its gradient is that of λ KL(q(z|x̃) ‖ q(z|x)), the value that of the bound."""
+"""The regulariser of CR-VAE adds λ KL(q(z|x̃) ‖ q(z|x)) to the gradient, and nothing to the value."""
 
 import pyro
 import pyro.distributions as dist

@@ -1,4 +1,4 @@
-"""What every exported bound must do; a bound that is exported without an entry here fails."""
+"""The contract of every exported bound; an exported bound without an entry here fails."""
 
 import math
 
@@ -129,7 +129,7 @@ def test_a_mask_takes_data_out(case):
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_an_annealed_divergence_stays_inside(case):
-    """Different scales of likelihood and prior: the bound is that of the tempered weights, at any scale."""
+    """With different scales of likelihood and prior, the bound has the tempered weights, at any scale."""
     problem, bound, x = LinearGaussian(), make(case, 2, 3), data()
 
     def tempered(program):

@@ -146,7 +146,7 @@ def test_a_learned_baseline_learns_and_lowers_the_variance():
 
 
 def test_signal_to_noise_of_dreg_does_not_fall_with_k():
-    """The plain estimator's falls as 1/√K for the guide (Rainforth et al. 2018), the other's does not."""
+    """The plain estimator's ratio falls as 1/√K for the guide (Rainforth et al. 2018); DReG's does not."""
     problem, x = BinaryProblem(dv.BitFlip(0.0), data_size=2), torch.ones(1, 2, dtype=torch.float64)
     with torch.no_grad():
         problem.encode_scale.fill_(2.0)  # a guide wider than the posterior: weights of finite variance
@@ -179,7 +179,7 @@ def test_signal_to_noise_of_dreg_does_not_fall_with_k():
 
 
 def test_sticking_the_landing_has_no_variance_at_the_posterior():
-    """Where the guide is the exact posterior the gradient is zero for every draw."""
+    """If the guide is the exact posterior, the gradient is zero for every draw."""
     from exact import LinearGaussian
 
     problem = LinearGaussian(learn_sigma=False, sigma=0.0)

@@ -1,4 +1,4 @@
-"""Programs that draw outside of their sites, by ever so little, are not refused as not vectorising."""
+"""Programs with small amounts of noise outside of their sites are not refused as not vectorising."""
 
 import pyro
 import pyro.distributions as dist

@@ -1,4 +1,4 @@
-"""Score functions in a plate that another latent follows: whose costs belong to an element."""
+"""Score functions in a plate that another latent follows: which costs belong to an element."""
 
 import pickle
 

@@ -1,4 +1,4 @@
-"""KL warm-up: the gradient is that of the tempered bound, the value that of the bound."""
+"""KL warm-up takes the gradient of the tempered bound and reports the value of the bound."""
 
 import pyro
 import pyro.distributions as dist
@@ -152,7 +152,7 @@ def test_a_compiled_step_follows_the_schedule(monkeypatch):
 
 @pytest.mark.slow
 def test_models_of_one_batch_follow_the_schedule(monkeypatch):
-    """Each ends where it would have alone, and not where it would without the warm-up."""
+    """Each ends where it would alone, and not where it would without the warm-up."""
     monkeypatch.setattr(compiler, "_compiled", lambda graph, example: compiler.interpret(graph))
 
     def ends(many, weight):

@@ -1,4 +1,4 @@
-"""Where the bound with closed-form divergences is the bound, and where it must be refused."""
+"""Where the bound with closed-form divergences equals the bound, and where it must be refused."""
 
 import copy
 import itertools
@@ -148,7 +148,7 @@ def test_a_circular_pair_is_refused(case, message):
             bound.loss(problem.model, problem.guide, x)
     exact = problem.l_dvae(x).detach()
     check_estimates("the remedy", estimated(dv.TraceDenoising_ELBO(), problem, x), exact)
-    # What it is refused for: another number, however many the draws.
+    # The reason for the error: another value, with any number of draws.
     unchecked = dv.TraceMeanFieldDenoising_ELBO()
     unchecked._refuse_dependent_priors = lambda draws, closed: None
     found = estimated(unchecked, problem, x)
@@ -193,7 +193,7 @@ def test_weights_in_another_order_than_the_models():
 
 
 class Bits(nn.Module):
-    """Two bits: the model draws b from a, the guide a after b, and from it if so asked; enumerable."""
+    """Two bits, enumerable: the model draws b from a; the guide draws a after b and, if requested, from b."""
 
     def __init__(self, by_guide):
         super().__init__()
@@ -243,7 +243,7 @@ def test_discrete_latents_by_enumeration():
 
 
 def pair(draw_b, loc_of_a, first="Normal", before=lambda a: None):
-    """A guide that draws b after a, and a model whose prior of a follows b; how, the arguments say."""
+    """A guide that draws b after a, and a model in which the prior of a depends on b as the arguments say."""
     q = {"Normal": dist.Normal, "StudentT": lambda loc, scale: dist.StudentT(4.0, loc, scale)}[first]
 
     def guide(x):
@@ -268,7 +268,7 @@ def in_place(a, x):
     return loc[1]
 
 
-WAYS = {  # of a value to reach another
+WAYS = {  # by which a value reaches another
     "product": lambda a, x: 2 * a,
     "detached": lambda a, x: a.detach() + x,
     "sign": lambda a, x: torch.where(a > 0, 1.0, -1.0).to(a.dtype),
@@ -319,7 +319,7 @@ def test_a_draw_that_is_a_parameter_leaves_other_uses_of_it_alone():
 
 
 def test_a_divergence_that_is_not_known_is_sampled_and_so_right():
-    """The prior of ``a`` depends on what is drawn from it, but Student's t has no closed form."""
+    """The prior of ``a`` depends on a latent drawn from ``a``, but Student's t has no closed form."""
     model, guide = pair(WAYS["product"], WAYS["product"], first="StudentT")
     x = data().repeat(20_000)
     closed, sampled = (
@@ -347,7 +347,7 @@ def test_looking_at_the_pair_leaves_the_random_streams_alone_and_is_done_once():
 
 @pytest.mark.parametrize("seen", [False, True])
 def test_a_compiled_step_is_that_of_svi(monkeypatch, seen):
-    """The second run of the pair is no part of what is recorded, be it before or meanwhile."""
+    """The second run of the pair is not recorded, neither before nor during the recording."""
     monkeypatch.setattr(compiler, "_compiled", lambda graph, example: lambda inputs: list(graph(*inputs)))
     results = []
     for kind in (pyro.infer.SVI, CompiledSVI):

@@ -1,4 +1,4 @@
-"""The order of the bounds, exactly and by Monte Carlo, and what they estimate."""
+"""The order of the bounds, exactly and by Monte Carlo, and the quantities that they estimate."""
 
 import itertools
 import math

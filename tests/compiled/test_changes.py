@@ -1,4 +1,4 @@
-"""Everything that can change between two steps, in one table: a compiled step never differs in silence.
+"""Everything that can change between two steps, in one table: a compiled step never differs silently.
 
 Each entry is a program and a change that is made before some step. The losses of ``CompiledSVI``, of a loop
 on ``compile_loss``, and of ``fit(compile=True)`` must be those of Pyro's ``SVI`` and of
@@ -47,13 +47,13 @@ TABLE = {}
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    """Leave the compiler out: the recorded step runs operation by operation."""
+    """Run recorded steps operation by operation, without the compiler."""
     monkeypatch.setattr(compiler, "_compiled", lambda graph, example: compiler.interpret(graph))
 
 
 @dataclass
 class Case:
-    """A program and what happens around its steps.
+    """A program and the changes around its steps.
 
     :param model: of a batch and further arguments.
     :param change: called with the number of a step (from 0) before it.
@@ -497,7 +497,7 @@ def a_mode():
 
 @entry("uncompiled steps")
 def a_parameter_that_is_frozen():
-    """Pyro's Adam goes on moving it by its momentum."""
+    """Pyro's Adam continues to move it by its momentum."""
     w = nn.Parameter(torch.tensor(2.0, dtype=torch.float64))
 
     def factor(x):
@@ -523,7 +523,7 @@ def the_default_type():
     return Case(model_of(lambda x: torch.tensor(0.1)), change)
 
 
-# What the program moves itself, or reads from elsewhere
+# Values that the program changes itself, or reads from elsewhere
 
 
 @entry("ordinary")
@@ -729,7 +729,7 @@ reading("control flow", lambda x: 2.0 if x.sum() > 0 else 3.0)
 reading("memory", lambda x: float(np.frombuffer(bytes(x.untyped_storage()), dtype=np.float64).sum()))
 
 
-# What is around a step
+# Contexts around a step
 
 
 def inside(name, context, expected="ordinary"):
@@ -951,7 +951,7 @@ def result_of(kind, make, steps):
 
 
 # Both are made by the same recordings: of the second, every fourth entry, and all with -m slow.
-# Those that are recorded anew at each of many steps.
+# Cases that are recorded anew at each of many steps.
 LONG = ("an array as argument", "an object whose tensor is replaced", "an object at every step")
 RUNS = [
     pytest.param(
@@ -987,7 +987,7 @@ def test_a_change_is_never_missed_in_silence(kind, make, expected, steps):
 
 
 def fitted(make, compiled, steps):
-    """Return the bound of every epoch of one step, and what was warned of."""
+    """Return the bound of every epoch of one step, and the warnings."""
     pyro.clear_param_store()
     torch.set_default_dtype(torch.float32)
     random.seed(1)

@@ -1,4 +1,4 @@
-"""A compiled loss in loops of one's own, beside the loss itself."""
+"""A compiled loss in a user's own loop, compared with the loss itself."""
 
 import pyro
 import pyro.distributions as dist
@@ -46,7 +46,7 @@ def plain(problem, bound):
 
 
 class _Given:
-    """A loss whose backward adds known gradients."""
+    """A loss whose backward pass adds known gradients."""
 
     def __init__(self, value, gradients, parameters):
         self.value, self.gradients, self.parameters = value, gradients, parameters
@@ -66,7 +66,7 @@ class _Given:
 
 
 class Loop:
-    """What Lightning does with a training step: accumulation, scaling, clipping, a schedule."""
+    """Lightning's training step: accumulation, scaling, clipping, a schedule."""
 
     def __init__(self, loss, parameters, accumulate=2, clip=0.5):
         self.loss, self.parameters = loss, list(parameters)

@@ -1,4 +1,4 @@
-"""The compiled step beside Pyro's own, under one seed."""
+"""The compiled step compared with Pyro's own, under one seed."""
 
 import time
 from contextlib import nullcontext
@@ -65,7 +65,7 @@ OPTIMIZERS = {
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    """Leave the compiler out: the recorded step runs operation by operation, but for the tests of it."""
+    """Run recorded steps operation by operation, without the compiler, except in its own tests."""
     monkeypatch.setattr(compiler, "_compiled", lambda graph, example: compiler.interpret(graph))
 
 
@@ -274,7 +274,7 @@ def test_what_cannot_be_recorded_is_trained_by_ordinary_steps():
 
 
 def test_sites_named_by_tensors_are_trained_by_ordinary_steps_at_once():
-    """A plate's indices are tensors while recording: as text they would come with their graphs."""
+    """A plate's indices are tensors while recording, whose text contains their graphs."""
 
     def model(x):
         loc = pyro.param("loc", torch.zeros(()))
@@ -334,7 +334,7 @@ def test_evaluate_loss_and_keywords():
 
 
 def weighted(weight=None):
-    """A pair whose latent's terms are weighted: by an argument, or by what ``weight`` says."""
+    """A pair whose latent's terms are weighted by an argument or by ``weight``."""
     problem = LinearGaussian()
 
     def scaled(program):
@@ -463,7 +463,7 @@ def test_a_weight_found_elsewhere_is_never_frozen(place):
 def test_tensors_that_are_replaced_at_every_step():
     get, put = in_replaced_tensor()
 
-    kept = []  # or a new tensor may take the place, and the identity, of an old one
+    kept = []  # otherwise a new tensor may take the address, and so the id, of an old one
 
     def before(number):
         put(1.0 + 0.01 * number)
@@ -475,7 +475,7 @@ def test_tensors_that_are_replaced_at_every_step():
 
 
 def test_a_program_that_counts_its_calls_is_trained_by_ordinary_steps():
-    """A compiled step would not count, and nobody can know what the count is for."""
+    """A compiled step would not count, and the purpose of the count is unknown."""
     counts = []
 
     def make():
@@ -520,7 +520,7 @@ def test_advance_leaves_the_loss_where_it_is():
 @pytest.mark.slow
 def test_hashed_noise_follows_the_seed_and_has_the_distribution():
     def losses(noise, seed):
-        """The losses of many steps that change nothing."""
+        """The losses of many steps without updates."""
         pyro.clear_param_store()
         problem = LinearGaussian()
         loop = CompiledSVI(problem.model, problem.guide, SGD({"lr": 0.0}), Trace_ELBO(), generator=noise)

@@ -72,7 +72,7 @@ def test_captured_calls_compute_what_the_function_does(captured):
         assert torch.equal(state, expected)
         assert torch.equal(results[-1], 2 * expected)
     assert Graph.made == 1
-    # What was returned earlier is the caller's: later replays leave it alone.
+    # Later replays do not change what was returned earlier.
     assert torch.equal(results[4], torch.full((3,), 2.0 * (0 + 1 + 2 + 3 + 4)))
     assert all(seen is state for seen in calls)
 
@@ -147,7 +147,7 @@ def test_a_compiled_draw_takes_eager_torchs_numbers(device):
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=ON_GPU)])
 def test_compiled_draws_keep_the_order_of_the_program(device):
-    """Before torch 2.14 the compiler moved a draw to where it is used: the noise of x after that of z."""
+    """Before torch 2.14 the compiler moved a draw to its use: the noise of x came after that of z."""
 
     def step(x, loc):
         noise, z = torch.rand_like(x), loc + torch.randn_like(loc)
@@ -198,4 +198,4 @@ def test_an_equal_graph_is_compiled_once_and_acts_on_its_own_tensors(tmp_path, m
             assert torch.equal(kept, torch.full((3,), start + 4 * turn))
             assert torch.equal(value, torch.full((4, 3), turn * (start + 4 * turn)))
     hits = int(config.fx_graph_cache)  # off in old versions
-    assert found == [0, hits, 0]  # one thread's code is not that of two
+    assert found == [0, hits, 0]  # the code for one thread differs from that for two

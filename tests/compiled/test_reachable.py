@@ -1,4 +1,4 @@
-"""What a program can reach but does not read is no reason to train by uncompiled steps; what it takes is."""
+"""Objects that a program can reach but does not read do not prevent compiled steps; those it reads may."""
 
 import functools
 import importlib.abc
@@ -30,7 +30,7 @@ def _quick(monkeypatch):
 
 
 class Counting:
-    """An iterator in Python, which also holds a number."""
+    """An iterator written in Python, which also holds a number."""
 
     def __init__(self):
         self.weight, self.count = 2.0, 0
@@ -44,7 +44,7 @@ class Counting:
 
 
 class Bar:
-    """A progress bar, as other packages make them: it holds what it goes through."""
+    """A progress bar like those of other packages: it holds the iterable."""
 
     def __init__(self, iterable):
         self.iterable, self.n, self.file = iterable, 0, io.StringIO()
@@ -93,7 +93,7 @@ def number(value):
 
 
 class Part(nn.Module):
-    """A model that holds something beside its network, in an attribute whose name its code has."""
+    """A model with an object beside its network, in an attribute that its code names."""
 
     def __init__(self, held, take=lambda held: 2.0):
         super().__init__()
@@ -124,7 +124,7 @@ def part_of(held, take=lambda held: 2.0):
 
 @pytest.mark.parametrize("make", ITERATORS.values(), ids=ITERATORS)
 def test_an_iterator_that_others_advance(make):
-    """As in a loop of one's own over data that the module holds: recorded once, and no value is taken."""
+    """As in a user's loop over data that the module holds: it is recorded once and no value is taken."""
     wanted, _ = losses(SVI, part_of(make()))
     iterator = make()
     found, loop = losses(dv.CompiledSVI, part_of(iterator), lambda: next(iterator), say=lambda message: None)
@@ -258,7 +258,7 @@ def test_iterators_live_no_longer():
 
 @pytest.mark.parametrize("make", ITERATORS.values(), ids=ITERATORS)
 def test_states(make):
-    """Of iterators of Python's core, without looking on."""
+    """The states of Python's built-in iterators, without advancing them."""
     iterator = make()
     known = Iterators()
     known.end()
@@ -269,7 +269,7 @@ def test_states(make):
             iterator.__reduce__()
         except TypeError:
             return
-        if isinstance(iterator, (zip, map)):  # their own state is that of others
+        if isinstance(iterator, (zip, map)):  # their state is that of their inputs
             return
         next(iterator)
         known.end()

@@ -1,4 +1,4 @@
-"""The comparison of compiled steps with their program: what it costs, leaves alone, and finds."""
+"""The comparison of compiled steps with their program: its cost, its side effects, and what it finds."""
 
 import cProfile
 import gc
@@ -24,7 +24,7 @@ def _quick(monkeypatch):
 
 
 class Pair(nn.Module):
-    """With running statistics, dropout and a latent: all that a comparison could disturb."""
+    """Running statistics, dropout and a latent: everything that a comparison could disturb."""
 
     def __init__(self):
         super().__init__()

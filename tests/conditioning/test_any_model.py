@@ -1,4 +1,4 @@
-"""Conditioning on models as people write them: exact values, or a refusal that says what to do."""
+"""Conditioning on models as users write them: exact values, or an error that says what to do."""
 
 import math
 
@@ -75,7 +75,7 @@ def test_cells_of_a_discrete_model_that_no_latent_reaches_have_draws_of_their_ow
 
 
 def test_a_cell_is_drawn_from_the_site_whose_mask_leaves_it_in():
-    """Two sites share the rows: of those of the first half the other counts nothing, and the reverse."""
+    """Each of two sites observes one half of the rows and is masked in the other."""
 
     def body(x):
         z = latents()
@@ -120,7 +120,7 @@ def test_a_guide_may_have_more_plates_than_the_model():
 
 
 def test_a_plate_of_all_rows_is_conditioned_in_blocks_of_more():
-    """A block of the refinement repeats rows; the plate's size is the number of rows in all."""
+    """A block of the refinement repeats rows; the plate's size is the total number of rows."""
 
     def of_all(program):
         return lambda x: program(x, size=len(ROWS))
@@ -218,7 +218,7 @@ def test_a_cell_that_no_site_observes_has_no_reconstruction():
 
 @pytest.mark.parametrize("validation", [True, False])
 def test_a_guide_that_leaves_the_support_is_not_refined(validation):
-    """The inverse of a bijection to an interval takes what lies outside to its ends, however far."""
+    """The inverse of a bijection to an interval maps values outside of the interval to its ends."""
 
     def body(x):
         z = pyro.sample("z", dist.Uniform(torch.tensor(0.0).double(), 1.0))

@@ -1,4 +1,4 @@
-"""Cells that are missing because of what they are, against quadrature over the missing cells."""
+"""Cells that are missing not at random, against quadrature over the missing cells."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What every exported corruption keeps to; an export without an entry in CASES fails."""
+"""The contract of every exported corruption; an export without an entry in CASES fails."""
 
 import copy
 import functools

@@ -26,7 +26,7 @@ def test_the_average_is_the_level_and_the_rest_is_proportional(level):
     if level and below.any():
         factors = rate[below] / mean[below]
         torch.testing.assert_close(factors, factors[:1].expand_as(factors), rtol=1e-10, atol=0)
-        if bool((rate == 1).any()):  # only what would go above 1 is cut
+        if bool((rate == 1).any()):  # only values that would exceed 1 are clamped
             assert bool((factors[0] * mean[rate == 1] >= 1 - 1e-9).all())
 
 

@@ -16,7 +16,7 @@ DISCRETE = sorted(set(FAMILIES) - {"gaussian", "multiplicative"})
 
 
 def by_name(network, family, **options):
-    """The corruption of a family, with the rows that swapping takes."""
+    """The corruption of a family; swapping takes rows."""
     if family == "swap":
         options["rows"] = torch.tensor([[0.0], [1.0], [0.0]], dtype=torch.float64)
     return NetworkCorruption(network, family, **options)

@@ -77,7 +77,7 @@ def test_swapped_cells_follow_their_column():
 
 
 def test_columns_are_swapped_apart():
-    """Two columns that always agree do no longer."""
+    """Two columns that always agree no longer do after swapping."""
     rows = torch.arange(10.0)[:, None].expand(10, 2)
     draws = SwapNoise(1.0, rows)(torch.zeros(1000, 2)).sample()
     assert 0.8 < (draws[:, 0] != draws[:, 1]).double().mean() < 1.0

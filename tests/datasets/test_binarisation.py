@@ -11,7 +11,7 @@ GREY = torch.rand(400, 25, generator=torch.Generator().manual_seed(1))
 
 @pytest.fixture
 def dataset():
-    same = GREY.clone()  # the same in every part, so that equal draws would show
+    same = GREY.clone()  # equal in every part, so that equal draws would be seen
     return Dataset("grey", same, same, same, None, None, None, (5, 5), False, "drawn here")
 
 

@@ -36,7 +36,7 @@ def md5(path):
 
 
 def cifar(web, monkeypatch):
-    """Serve an archive of batches, as of old: the dtype's alignment is a number, not True or False."""
+    """Serve an archive of batches in the old format: the dtype's alignment is a number, not a bool."""
     served, address = web
     folder = served / "cifar-10-batches-py"
     folder.mkdir()
@@ -77,7 +77,7 @@ SERVED = {"cifar10": cifar, "svhn": svhn}
 
 
 def expected(name):
-    """The rows and labels of training and test files, a channel after the other."""
+    """The rows and labels of training and test files, one channel after the other."""
     if name == "cifar10":
         training = [batch for key, batch in BATCHES.items() if key != "test_batch"]
         rows = np.concatenate([batch["data"] for batch in training])

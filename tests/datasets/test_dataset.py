@@ -39,7 +39,7 @@ def test_an_image_of_colours_is_flat_as_torch_has_it():
 
 
 def test_its_type_is_torchs_default_and_fits_modules_made_beside_it():
-    torch.set_default_dtype(torch.float64)  # the fixture puts it back
+    torch.set_default_dtype(torch.float64)  # the fixture restores it
     data = load_dataset("digits")
     assert {getattr(data, part).dtype for part in ("train", "validation", "test")} == {torch.float64}
     guide = GaussianGuide.of_sizes(data.dimension, 2, (3,))

@@ -16,7 +16,7 @@ REAL = Path(__file__).parents[2] / ".." / "shared" / "data"
 
 
 def frames():
-    """Frame n holds n in its first two pixels and a gradient below, so that every row is another."""
+    """Frame n holds n in its first two pixels and a gradient below, so that no two rows are equal."""
     faces = np.tile((np.arange(560) % 251).astype(np.uint8)[:, None], (1, 1965))
     faces[0], faces[1] = np.arange(1965) // 256, np.arange(1965) % 256
     return faces
@@ -129,5 +129,5 @@ def test_the_real_faces_are_upright():
     # The forehead is bright; the eyes, a third down and left and right of the nose, are dark.
     eyes = torch.cat([face[6:9, 3:8], face[6:9, 12:17]], dim=1).mean()
     assert float(face[1:5, 6:14].mean()) > float(eyes) + 0.2
-    # Read in the wrong order the rows would not go on smoothly.
+    # In the wrong order the rows would not be smooth.
     assert float((face[1:] - face[:-1]).abs().mean()) < 0.1

@@ -1,4 +1,4 @@
-"""Files made to run code, to fill memory or the disk, or to be waited for: refused in one line, at once."""
+"""Files made to run code, to fill memory or the disk, or to block: refused at once, in one line."""
 
 import gzip
 import io

@@ -62,7 +62,7 @@ def test_unpack(tmp_path, write):
 @pytest.mark.parametrize(
     "content",
     [gzip.compress(images())[:-5], b"no archive", gzip.compress(images())[:12]],
-    # An archive holds the time of its making: as a name it would differ between the processes of one run.
+    # An archive contains its time of creation, so its hash would differ between the processes of one run.
     ids=["cut at the end", "no archive", "cut at the start"],
 )
 def test_a_damaged_archive_is_refused(tmp_path, write, content):

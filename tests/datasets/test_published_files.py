@@ -1,4 +1,4 @@
-"""Sets that are files to download: small generated ones of the published form, and the real silhouettes."""
+"""Downloaded data sets: small generated files in the published format, and the real silhouettes."""
 
 from pathlib import Path
 
@@ -63,7 +63,7 @@ FILES = {
 
 @pytest.fixture(autouse=True)
 def small(web, monkeypatch):
-    """The sizes of the generated files, and their addresses on this machine."""
+    """Set the sizes of the generated files and their addresses on this machine."""
     _, address = web
     monkeypatch.setattr(omniglot, "IMAGES", {k: ("real", OMNIGLOT[k].shape) for k in ("data", "testdata")})
     monkeypatch.setattr(
@@ -168,7 +168,7 @@ def test_a_download_that_fails_or_breaks_off_leaves_nothing(name, kept, tmp_path
 
 
 def test_an_answer_cut_short_is_refused(tmp_path, web, monkeypatch):
-    """The server promises more bytes than it sends, of a file whose beginning reads as a whole one."""
+    """The server announces more bytes than it sends; the part that it sends reads as a complete file."""
     from http.server import SimpleHTTPRequestHandler
 
     folder, _ = web

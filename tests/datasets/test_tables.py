@@ -1,4 +1,4 @@
-"""Tables: kinds of columns, categories, classes and ids, the way back, and what is refused."""
+"""Tables: kinds of columns, categories, classes and ids, the inverse, and what is refused."""
 
 import io
 
@@ -171,7 +171,7 @@ def test_columns_that_do_not_vary_are_named(tmp_path):
 
 
 def test_numbers_and_whole_numbers_beside_each_other_are_a_table(tmp_path):
-    """Only a table of whole numbers alone may be counts, pixels or classes."""
+    """Only a table of nothing but whole numbers may be counts, pixels or classes."""
     data = load(tmp_path, "a,b\n1.5,200\n2,3\n5,4\n7,1\n")
     assert "standardised" in data.source
     assert data.columns.described() == "1 whole, 1 real"

@@ -1,4 +1,4 @@
-"""What the tests compare between one process and two: each case returns plain values.
+"""The cases that the tests compare between one process and two; each returns plain values.
 
 Started by the tests as two processes, ``python distributed_cases.py FOLDER CASE ...`` saves what each case
 returns on its rank.

@@ -1,4 +1,4 @@
-"""Closed forms of the KL divergence against sampling, and what is left to sampling."""
+"""Closed forms of the KL divergence against sampling, and the pairs without a closed form."""
 
 import pyro.distributions as dist
 import pytest

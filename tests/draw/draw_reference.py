@@ -1,4 +1,4 @@
-"""DRAW written out plainly, datum by datum, on the parameters of a ``pyro_dvae.DRAW``.
+"""A plain implementation of DRAW, row by row, with the parameters of a ``pyro_dvae.DRAW``.
 
 Filters by the formulas of Gregor et al. (2015) with pixels counted from 1, cells by torch's own functions.
 """
@@ -15,7 +15,7 @@ KINDS = [(attention, cell) for attention in (False, True) for cell in ("lstm", "
 
 
 def network(attention=True, cell="lstm", corruption=None, seed=0, **options):
-    """A small DRAW in float64 whose parameters, biases included, are all different from zero."""
+    """A small DRAW in float64; no parameter or bias is zero."""
     settings = {"image_shape": SHAPE, "steps": STEPS, "hidden_size": HIDDEN, "latent_size": LATENT}
     settings |= {"read_size": 3, "write_size": 2} | options
     draw = dv.DRAW(attention=attention, cell=cell, corruption=corruption, **settings).double()

@@ -53,7 +53,7 @@ def test_the_sites():
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_the_recognition_network_never_sees_clean_data(kind):
-    """Under a corruption that replaces everything the guide is the same for every x, the bound is not."""
+    """If a corruption replaces everything, the guide is the same for every x, but the bound is not."""
     draw, one, other = network(*kind, corruption=dv.Masking(1.0)), data(), 1 - data()
     traces = [
         seeded(

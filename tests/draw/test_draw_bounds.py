@@ -73,7 +73,7 @@ def test_sampled_and_closed_form_have_one_mean():
 
 
 class OneLookEncoder(nn.Module):
-    """What DRAW's recognition network is at T = 1 without attention."""
+    """DRAW's recognition network at T = 1 without attention."""
 
     def __init__(self, draw):
         super().__init__()
@@ -96,7 +96,7 @@ class OneLookEncoder(nn.Module):
 
 
 class OneStrokeDecoder(nn.Module):
-    """What its generative network is at T = 1."""
+    """DRAW's generative network at T = 1."""
 
     latent_size = LATENT
 

@@ -1,4 +1,4 @@
-"""Modules that ``torch.compile`` has wrapped, at every front door."""
+"""Modules wrapped by ``torch.compile``, in every entry point."""
 
 import pyro
 import pyro.distributions as dist
@@ -12,7 +12,7 @@ X = torch.bernoulli(torch.full((8, 3), 0.5), generator=torch.Generator().manual_
 
 
 class Programs:
-    """A model, and a guide whose encoder is wrapped in one of the ways that there are."""
+    """A model, and a guide whose encoder is wrapped in one of several ways."""
 
     def __init__(self, wrap):
         torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""The likelihood of a model trained on real MNIST: importance sampling beside annealing."""
+"""The likelihood of a model trained on real MNIST: importance sampling compared with annealing."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ REAL = (Path(__file__).parents[2] / "../shared/data").resolve()
 @pytest.mark.slow
 @pytest.mark.skipif(not (REAL / "MNIST").is_dir(), reason="needs the real MNIST")
 def test_annealing_and_importance_sampling_agree_as_far_as_they_can():
-    """Both are lower bounds in expectation; annealing is the tighter one, by tenths of a nat here."""
+    """Both are lower bounds in expectation; annealing is tighter, here by tenths of a nat."""
     data = dv.load_dataset("mnist", REAL, download=False)
     generator = torch.Generator().manual_seed(0)
     train, test = (torch.bernoulli(part, generator=generator) for part in (data.train, data.test[:20]))

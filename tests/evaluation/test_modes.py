@@ -1,4 +1,4 @@
-"""Every figure is of the modules in evaluation mode, and leaves them as they were."""
+"""Every measure runs the modules in evaluation mode and restores their mode."""
 
 import pyro
 import pyro.distributions as dist

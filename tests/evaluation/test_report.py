@@ -44,7 +44,7 @@ def test_exact_values_in_the_linear_gaussian_case(linear):
         l_dvae, l_cvae, evidence = problem.l_dvae(x), problem.l_cvae(x), problem.log_evidence(x)
     zero = torch.zeros((), dtype=torch.float64)
     check_estimates("L_dvae", report["dvae"].estimate.per_datum - l_dvae, zero)
-    # The same K = 1 bound from draws of its own.
+    # The same K = 1 bound from independent draws.
     check_estimates("L_diwae, K=1", report["diwae_1"].estimate.per_datum - l_dvae, zero)
     likelihood = report["log_likelihood"]
     error = likelihood.sampling_error
@@ -124,7 +124,7 @@ def test_a_swapped_record_is_a_violation(linear, pair):
 
 
 def test_the_bias_of_importance_sampling_is_no_violation(linear):
-    """log p(x) is too low by half its squared error; where that error is large it says nothing."""
+    """log p(x) is too low by half its squared error; if that error is large, the difference shows nothing."""
     report, _, x = linear
     truth = report["log_likelihood"].estimate.per_datum
     error = torch.full((len(x),), 0.4, dtype=torch.float64)
@@ -189,7 +189,7 @@ def test_clean_input_is_the_plain_guide():
 
 
 def test_any_pair_with_plates_of_its_own():
-    """A wrapped guide, a plate inside the data plate, and a seed that leaves the global stream alone."""
+    """A wrapped guide, a plate inside the data plate, and a seed that does not touch the global stream."""
 
     def model(x):
         with pyro.plate("data", len(x), dim=-1):

@@ -1,4 +1,4 @@
-"""Work on every executor: what is killed goes on elsewhere, what is stopped goes on later."""
+"""Work on every executor: killed tasks continue elsewhere, stopped tasks continue later."""
 
 import os
 import signal
@@ -49,7 +49,7 @@ def driven(executor, pieces, folder, options=None):
     return found
 
 
-@pytest.mark.parametrize("name", slow("submitit"))  # which waits 15 s for a lost job's result
+@pytest.mark.parametrize("name", slow("submitit"))  # it waits 15 s for the result of a lost job
 def test_a_killed_worker_s_work_goes_on_elsewhere_from_its_checkpoint(name, tmp_path):
     found = driven(name, [Piece("a"), Piece("b", dies=True)], tmp_path)
     assert {key: each["begun"] for key, each in found.items()} == {"a": 0, "b": 10}
@@ -81,7 +81,7 @@ def test_stopped_work_is_saved_and_goes_on(name, tmp_path):
 
 
 class Thread:
-    """An executor of one thread of this process, for what needs no other process."""
+    """An executor of one thread of this process, for tests that need no other process."""
 
     grace = 10.0
 
@@ -185,7 +185,7 @@ def test_a_pool_of_the_standard_library_is_an_executor(tmp_path):
     assert found["a"]["process"] != os.getpid()
 
 
-# sbatch starts the job, preempts it when it has counted a little, and starts it again when it is requeued.
+# sbatch starts the job, preempts it after a few counts, and starts it again when it is requeued.
 FAKES = {
     "sbatch": """
 cp "$1" "$FAKE/given"

@@ -1,4 +1,4 @@
-"""What is said of an experiment under way."""
+"""The status of a running experiment."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""Every declared experiment: that what it names exists and fits together."""
+"""Every declared experiment names parts that exist and fit together."""
 
 import dataclasses
 import subprocess
@@ -161,7 +161,7 @@ def test_a_key_is_of_what_is_computed_and_not_of_where():
 
 
 def test_a_new_option_leaves_the_keys_as_they_are(monkeypatch):
-    """An option at its default is no part of a key: results stay known to a later version."""
+    """An option at its default is not part of a key, so later versions recognise the results."""
     first = plan(SMALL)[0]
     before = first.key
     plain = Options.as_dict
@@ -183,7 +183,7 @@ def test_listing_is_quick_and_says_how_long():
 
 
 def test_an_experiment_is_one_file(tmp_path, monkeypatch):
-    """A module beside the others is found by itself."""
+    """A module next to the others is found automatically."""
     from pyro_dvae.jobs.experiments import catalogue
 
     (tmp_path / "another.py").write_text(

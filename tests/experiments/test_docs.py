@@ -1,4 +1,4 @@
-"""docs/reproduction.md: its tables and verdicts are those of the committed results."""
+"""docs/reproduction.md: its tables and verdicts agree with the committed results."""
 
 import re
 from pathlib import Path

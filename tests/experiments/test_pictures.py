@@ -1,4 +1,4 @@
-"""The pictures: that they show the figures of the rows."""
+"""The pictures show the values of the rows."""
 
 import dataclasses
 

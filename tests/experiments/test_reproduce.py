@@ -1,4 +1,4 @@
-"""Experiments run whole, small, on the digits."""
+"""Complete small experiments on the digits."""
 
 import dataclasses
 import json
@@ -95,7 +95,7 @@ def test_every_executor_gives_what_one_process_gives(small, tmp_path, monkeypatc
 
 @pytest.mark.slow
 def test_one_batched_computation_gives_what_each_gives_alone(small, tmp_path, monkeypatch):
-    # The recorded step runs operation by operation: the compiler has tests of its own.
+    # The recorded step runs operation by operation; other tests cover the compiler.
     monkeypatch.setattr(compiler, "_compiled", lambda graph, example: compiler.interpret(graph))
     compiled = plan(small, overrides={"compiled": True})
     alone = reproduce(small, compiled, tmp_path / "a" / "x", jobs=1, **QUIET)
@@ -146,7 +146,7 @@ def test_every_experiment_runs(name, tmp_path):
 
 
 def test_the_rivals_of_noise_train(tmp_path):
-    """Reverse half-asleep leaves the decoder as it was; consistency trains like any bound."""
+    """Reverse half-asleep does not change the decoder; consistency trains like any bound."""
     planned = plan(experiments()["gaps"], seeds=1, epochs=1, only=("1,000",), overrides=TINY)
     programs = {each.case.program: each for each in planned}
     refitted = programs["dvae-refitted"]

@@ -1,4 +1,4 @@
-"""The results file: nothing finished is lost, nothing broken is taken for a result."""
+"""The results file loses no finished result and accepts no broken one."""
 
 import json
 

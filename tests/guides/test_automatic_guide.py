@@ -1,4 +1,4 @@
-"""A guide made from a model: against the guide written by hand, exact evidence, and for what it refuses."""
+"""A guide made from a model: against a guide written by hand, against exact evidence, and its errors."""
 
 import copy
 import math

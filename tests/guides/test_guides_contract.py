@@ -1,4 +1,4 @@
-"""What every exported guide keeps to: built by its sizes, run beside a small decoder, under every bound."""
+"""The contract of every exported guide: built from its sizes, run with a small decoder, under every bound."""
 
 import copy
 import inspect

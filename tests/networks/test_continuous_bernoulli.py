@@ -12,7 +12,7 @@ from pyro_dvae.distributions.continuous_bernoulli import _NEAR, log_sinhc
 from pyro_dvae.errors import InputError
 from pyro_dvae.networks import ContinuousBernoulli
 
-# Near 1/2 the two branches meet, and Pyro's own distribution of that name changes its formula at ±0.004.
+# The two branches meet near 1/2; Pyro's own distribution of that name changes its formula at ±0.004.
 LOGITS = [0.0, 1e-12, 1e-6, 1e-3, 3.9e-3, 4.1e-3, 0.01, 0.1, 0.3, 0.4999, _NEAR, 0.5001, 0.7, 1.0, 2.0, 5.0]
 LOGITS += [10.0, 15.9, 16.1, 20.0, 36.0, 40.0, 88.0, 200.0, 1000.0]
 LOGITS = torch.tensor(sorted({sign * logit for logit in LOGITS for sign in (1, -1)}), dtype=torch.float64)

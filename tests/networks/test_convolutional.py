@@ -1,4 +1,4 @@
-"""Convolutions down and up, against matrices written out, and the mirror of their shapes."""
+"""Convolutions of both directions against explicit matrices, and the symmetry of their shapes."""
 
 import math
 
@@ -67,7 +67,7 @@ def test_the_encoder_is_its_equation(kernel_size, shape):
 @pytest.mark.parametrize("kernel_size", [1, 3, 5])
 @pytest.mark.parametrize("shape", [(1, 6, 5), (2, 3, 4), (1, 1, 7)])
 def test_the_decoders_convolution_is_the_transpose(kernel_size, shape):
-    """Its matrix is that of the encoder's convolution, transposed: even and odd sizes alike."""
+    """Its matrix is the transpose of the encoder's matrix, for even and odd sizes."""
     torch.manual_seed(0)
     size = math.prod(shape)
     decoder = ConvolutionalDecoder(size, 2, image_shape=shape, channels=(4,), kernel_size=kernel_size)

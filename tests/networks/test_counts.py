@@ -205,7 +205,7 @@ def test_draws_of_different_totals(kind):
 
 
 def test_the_ready_made_model_tells_the_decoder_the_totals():
-    """So that the mean at the site is that of the row's depth, as a reconstruction wants it."""
+    """The mean at the site then has the row's depth, as a reconstruction needs."""
     pair = dv.DVAE(GaussianEncoder(4, 2, (5,)), PoissonDecoder(4, 2, (5,)), dv.BinomialThinning(0.2)).double()
     fn = poutine.trace(pair.model).get_trace(X).nodes["x"]["fn"]
     same(fn.mean.sum(-1), TOTAL.squeeze(-1))

@@ -155,7 +155,7 @@ def test_the_known_covariance_is_found(kind):
 
 
 def test_steps_from_a_covariance_of_unequal_scales_climb():
-    """With elements of L as parameters, the first steps lose thousands of nats, as its smallest are 0.001."""
+    """If the elements of L are the parameters, the first steps lose thousands of nats: some are 0.001."""
     torch.manual_seed(0)
     size, z = 30, torch.zeros(1, 2, dtype=F64)
     axes = torch.linalg.qr(torch.randn(size, size, dtype=F64)).Q

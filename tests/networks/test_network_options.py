@@ -1,4 +1,4 @@
-"""The networks that a run's options name: built, trained on small data, read back and evaluated."""
+"""The networks that the options of a run name: built, trained on small data, loaded and evaluated."""
 
 import dataclasses
 import json

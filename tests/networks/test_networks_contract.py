@@ -1,4 +1,4 @@
-"""What every exported network keeps to: built by its two sizes, any leading dims, any dtype."""
+"""The contract of every exported network: built from its two sizes, any leading dims, any dtype."""
 
 import copy
 import inspect

@@ -1,4 +1,4 @@
-"""Mixed tables against scipy column by column, finite differences, and known parameters."""
+"""Mixed tables against scipy column by column, against finite differences, and with known parameters."""
 
 import math
 

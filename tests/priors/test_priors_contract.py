@@ -1,4 +1,4 @@
-"""What every exported prior keeps to: built by two sizes, any leading dims and dtype, any bound."""
+"""The contract of every exported prior: built from two sizes, any leading dims and dtype, any bound."""
 
 import copy
 import itertools
@@ -33,7 +33,7 @@ def like(dtype=torch.float64):
 
 
 class PriorAsGuide(nn.Module):
-    """A guide with the support of a prior: another prior of its class."""
+    """A guide with the support of a prior: a second prior of its class."""
 
     def __init__(self, prior):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Small programs of the kinds of Pyro's classic examples; nothing here knows of pyro_dvae."""
+"""Small programs like Pyro's classic examples; they do not use pyro_dvae."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class SparseGamma(nn.Module):
 
 
 class EightSchools(nn.Module):
-    """The effects of a course at eight schools, y with known errors; the guide reads y."""
+    """The effects y of a course at eight schools, with known errors; the guide reads y."""
 
     errors = (15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0)
 
@@ -80,14 +80,14 @@ class EightSchools(nn.Module):
             pyro.sample("theta", dist.Normal(self.local[0] * y + self.local[1], softplus(self.local[2])))
 
     def automatic(self):
-        """Return an ``AutoDiagonalNormal`` of the model, started."""
+        """Return an initialised ``AutoDiagonalNormal`` of the model."""
         guide = AutoDiagonalNormal(self.model)
         guide(torch.tensor(self.errors))
         return guide
 
 
 class LDA(nn.Module):
-    """Topics of words [4 words, N documents]; a word's topic is summed over by the model alone."""
+    """Topics of words [4 words, N documents]; the model sums over the topic of each word."""
 
     def model(self, words):
         with pyro.plate("topics_plate", 3):

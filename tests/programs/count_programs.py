@@ -1,4 +1,4 @@
-"""Count what comes out of random programs: ``count_programs.py [programs] [first seed]``."""
+"""Count the outcomes of random programs: ``count_programs.py [programs] [first seed]``."""
 
 import sys
 
@@ -8,7 +8,7 @@ from program_likelihood import likelihood_outcome
 
 
 def table(title, rows):
-    """Print rows of a name and a count as a Markdown table."""
+    """Print pairs of a name and a count as a Markdown table."""
     print(f"\n| {title} | programs |\n|---|---:|")
     for name, count in rows:
         print(f"| {name if isinstance(name, str) else ', '.join(name)} | {count:,} |")

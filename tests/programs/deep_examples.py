@@ -1,4 +1,4 @@
-"""Small programs of the kinds of Pyro's deep examples; nothing here knows of pyro_dvae.
+"""Small programs like Pyro's deep examples; they do not use pyro_dvae.
 
 Each has a model and a guide with the same arguments, the data first. Their networks accept dimensions left
 of the data, as Pyro's ``vectorize_particles=True`` asks.

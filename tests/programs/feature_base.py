@@ -1,4 +1,4 @@
-"""How the rows of ``docs/programs.md`` are declared, and the pair that most of them vary."""
+"""How the rows of ``docs/programs.md`` are declared, and the pair that most of them modify."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small programs, one for each thing that a program can do: the rows of ``docs/programs.md``."""
+"""Small programs, one for each feature of a program: the rows of ``docs/programs.md``."""
 
 import plate_features  # noqa: I001 - the order of the rows
 import weighting_features

@@ -1,4 +1,4 @@
-"""Every program of ``features`` under every bound: what works, what is refused; and the table of it.
+"""Every program of ``features`` under every bound: what works, what is refused, and the table of both.
 
 python tests/programs/matrix.py     writes the table into docs/programs.md
 """

@@ -1,4 +1,4 @@
-"""Programs that ask for enumeration, lack something, or are wrong."""
+"""Programs that use enumeration, lack something, or are wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One random program through its bound, compared with the slow implementation."""
+"""One random program: its bound compared with the slow implementation."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ERRORS = 4.5  # standard errors; what is beyond is looked at again with sixteen 
 
 
 class Outcome(NamedTuple):
-    """What came out.
+    """The result of a program.
 
     :param status: ``equal``, ``refused``, ``differs`` or ``fails``.
     :param detail: the message, or what differs.
@@ -45,7 +45,7 @@ class Outcome(NamedTuple):
 
 
 class DifferenceError(Exception):
-    """A figure is not as expected."""
+    """A value is not as expected."""
 
 
 def make_bound(program: Program):

@@ -1,4 +1,4 @@
-"""The draws that a bound has made of a random program, by site, row, copy, corruption and particle."""
+"""The draws that a bound made of a random program, by site, row, copy, corruption and particle."""
 
 from __future__ import annotations
 

@@ -170,7 +170,7 @@ class Form:
         return total
 
     def read(self, part):
-        """Return a latent of the rows as a careless model reads it."""
+        """Return a latent as a careless model reads it."""
         if self.program.careless == "stack":
             return torch.stack([part[row] for row in range(ROWS)])
         if self.program.careless == "reshape":

@@ -1,4 +1,4 @@
-"""A random program by hand: its estimate from given draws, and its expectation over all draws.
+"""A random program computed by hand: its estimate from given draws, and the expectation over all draws.
 
 Plain loops over corruptions, particles, rows and copies, with densities written out; nothing of pyro_dvae.
 A draw comes from a source: one gives back recorded values (as functions of the parameters where they are
@@ -225,7 +225,7 @@ class Slow:
     # Bounds.
 
     def rest(self) -> Tensor:
-        """Return what is of no row and the same in every draw."""
+        """Return the terms that belong to no row and are the same in every draw."""
         if self.program.shared or self.program.model_factor != "outside":
             return torch.zeros(())
         return self._scale(None, None) * self.p["factor.a"]

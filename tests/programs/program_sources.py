@@ -1,4 +1,4 @@
-"""Where the slow implementation takes its draws from, and the log-densities written out."""
+"""The sources of draws of the slow implementation, and the log-densities written out."""
 
 from __future__ import annotations
 

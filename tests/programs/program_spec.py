@@ -1,4 +1,4 @@
-"""Small programs drawn at random: what they consist of, apart from how they are written or evaluated."""
+"""Specifications of small random programs, independent of how they are written or evaluated."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Program:
 
     @property
     def shared(self) -> bool:
-        """Whether rows share something: a latent, or what a single draw cannot show to be constant."""
+        """Whether rows share a latent, or something that a single draw cannot show to be constant."""
         if any(each.place == "global" for each in self.latents):
             return True
         single = self.option("num_corruptions") * self.option("num_particles") == 1
@@ -90,7 +90,7 @@ class Program:
 
     @property
     def rows(self) -> list[list[int]]:
-        """What an importance weight is of."""
+        """The rows of an importance weight."""
         return [list(range(ROWS))] if self.shared else [[row] for row in range(ROWS)]
 
     def option(self, name: str, default: Any = 1) -> Any:

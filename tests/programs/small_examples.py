@@ -1,4 +1,4 @@
-"""The small programs by name, with data for them, and the corruption that suits them."""
+"""The small programs by name, with their data and a suitable corruption."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Built:
 
 @dataclass(frozen=True)
 class Example:
-    """How a program is made, and what it is.
+    """How a program is made, and its properties.
 
     :param make: returns module, model, guide and arguments.
     :param plate: the plate of the observations, whose dimension is −1; None where there is none.
@@ -84,7 +84,7 @@ def counts(count: int = 4) -> torch.Tensor:
 
 
 def of(kind: Callable[[], Any], *data: Callable[[], Any], guide: str = "guide", model: str = "model") -> Any:
-    """Return what makes a program of ``kind`` on ``data``."""
+    """Return a function that makes a program of ``kind`` on ``data``."""
 
     def make() -> tuple[Any, ...]:
         module = kind()

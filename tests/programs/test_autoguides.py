@@ -1,4 +1,4 @@
-"""Pyro's AutoGuides: every bound counts their densities as stock Trace_ELBO does, and meets log p(x)."""
+"""Pyro's AutoGuides: every bound uses their densities as Pyro's Trace_ELBO does, and can reach log p(x)."""
 
 import math
 import re
@@ -22,7 +22,7 @@ NOISE = 0.5
 def _double_precision():
     torch.set_default_dtype(torch.float64)
     with warnings.catch_warnings():
-        # A latent that all rows share makes one weight of all, which is said once.
+        # If all rows share a latent, one weight is of all rows; one warning says so.
         warnings.filterwarnings("ignore", ".*one importance weight.*")
         yield
 
@@ -99,7 +99,7 @@ AT_ONE_DRAW = {
 
 
 def made(name, model):
-    """Return a guide, run once, with parameters away from where they start."""
+    """Return a guide, run once, whose parameters are not at their initial values."""
     guide = GUIDES[name](model)
     guide(X)
     generator = torch.Generator().manual_seed(1)
@@ -201,7 +201,7 @@ def exact_guide(name, model):
 @pytest.mark.parametrize("bound", SEVERAL)
 @pytest.mark.parametrize("name", EXACT)
 def test_at_the_exact_posterior_every_draw_gives_the_evidence(name, bound, model, vectorized):
-    """The weight of every draw is p(x), so each bound is log p(x), and the gradient of some is 0."""
+    """The weight of every draw is p(x), so each bound is log p(x); some gradients are 0."""
     guide = exact_guide(name, model)
     several = SEVERAL[bound](vectorize_particles=vectorized)
     loss, gradients = evaluated(several, model, guide)

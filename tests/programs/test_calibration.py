@@ -1,4 +1,4 @@
-"""Simulation-based calibration (Talts et al. 2018) of the whole chain: simulate, train, weigh.
+"""Simulation-based calibration (Talts et al. 2018) of the whole procedure: simulate, train, weigh.
 
 Latents are drawn from the prior and data from them, and a guide is trained with the denoising bound. The
 ranks of the latents among the importance-weighted draws of ``log_likelihood`` are uniform, whatever it is.
@@ -114,7 +114,7 @@ def trained(problem, guide):
     svi = pyro.infer.SVI(problem.model, guide, pyro.optim.Adam({"lr": 0.05}), loss=bound)
     for _ in range(150):
         svi.step(x)
-    with torch.no_grad():  # away from where it has come to, so that the weights have something to do
+    with torch.no_grad():  # away from its optimum, so that the weights matter
         problem.encoder.bias += torch.tensor(problem.shift)
 
 
@@ -160,7 +160,7 @@ def test_ranks_of_true_latents_are_uniform(kind, proposal):
         torch.testing.assert_close(found.log_weight, expected, rtol=1e-9, atol=1e-9)
     for each in ranks(problem, draws, weights, truth).unbind(-1):
         assert p_values(each) > 0.002
-    # The guide alone is not calibrated, and the tests see it.
+    # The guide alone is not calibrated, and the tests detect it.
     alone = torch.full_like(weights, 1 / weights.shape[1])
     assert min(p_values(each) for each in ranks(problem, draws, alone, truth).unbind(-1)) < 1e-4
 

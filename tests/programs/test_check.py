@@ -1,4 +1,4 @@
-"""What ``dv.check`` shows of a pair: its sites, what a step does, and what to think about."""
+"""What ``dv.check`` reports of a pair: its sites, what a training step does, and warnings."""
 
 import re
 
@@ -181,7 +181,7 @@ def test_parameters_without_a_gradient_are_named():
 
 
 def test_a_look_leaves_no_trace():
-    """Random streams, running means, gradients, modes and the loss stay as they are."""
+    """Random streams, running means, gradients, modes and the loss do not change."""
     built = EXAMPLES["scANVI, types known"].build()
     loss = dv.TraceDenoising_ELBO(num_particles=2)
     parameter = next(built.module.parameters())

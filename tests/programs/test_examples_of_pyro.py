@@ -1,4 +1,4 @@
-"""Pyro's own examples, in small: stock's numbers, recorded steps, and a corruption in front."""
+"""Small versions of Pyro's examples: Pyro's own losses, recorded steps, and a corruption in front."""
 
 import math
 from contextlib import nullcontext
@@ -73,7 +73,7 @@ def refusal(example, kind):
 
 
 def told(example, kind):
-    """Expect the warning that one weight is of all observations, where it is."""
+    """Expect a warning if one weight is of all observations."""
     if example.shared and not example.several_plates and kind in WEIGHTS:
         return pytest.warns(UserWarning, match="one importance weight covers all of them")
     return nullcontext()
@@ -89,7 +89,7 @@ def example(request):
 
 
 def not_compared(example):
-    """Parameters that get another estimate: those behind a discrete site with a baseline of its own."""
+    """Parameters with another estimate: those before a discrete site with its own baseline."""
     return ("air", "baseline") if example.own_baselines else ()
 
 
@@ -102,7 +102,7 @@ def test_one_random_state_gives_stocks_value_and_gradient(example, particles):
 
 @pytest.mark.parametrize("particles", [1, 3])
 def test_the_nesting_of_plates_is_found(example, particles):
-    """Without ``max_plate_nesting``: the same loss, and running means that moved once."""
+    """Without ``max_plate_nesting`` the loss is the same, and running means are updated once."""
     losses, buffers = [], []
     for nesting in (1, None):
         built = example.build()
@@ -115,7 +115,7 @@ def test_the_nesting_of_plates_is_found(example, particles):
 
 
 def test_running_means_are_those_of_stock():
-    """The runs that look at a program leave the statistics of batch normalisation alone."""
+    """The runs that inspect a program do not change the statistics of batch normalisation."""
     buffers = []
     for bound in (Trace_ELBO(), dv.TraceDenoising_ELBO(), dv.TraceSemiImplicit_ELBO(num_mixture=0)):
         built = EXAMPLES["scANVI, types known"].build()
@@ -146,7 +146,7 @@ def densities(built, particles):
 
 @pytest.mark.parametrize(("corruptions", "particles"), [(1, 1), (1, 3), (2, 2)])
 def test_a_baseline_of_the_sites_own_is_trained(corruptions, particles):
-    """A value [*plates] is shared by the draws; a shape that fits no observation is refused."""
+    """The draws share a value [*plates]; other shapes are refused."""
     example = EXAMPLES["attend, infer, repeat"]
     built = example.build()
     bound = dv.TraceDenoising_ELBO(num_corruptions=corruptions, num_particles=particles, max_plate_nesting=1)
@@ -185,7 +185,7 @@ def test_closed_forms_are_those_of_stock(name, particles):
 
 
 def test_a_guide_without_noise_is_its_own_mixture(example):
-    """L_J of a guide without corruption is the plain bound."""
+    """For a guide without corruption, L_J is the ordinary bound."""
     kind = dv.TraceSemiImplicit_ELBO
     bound = kind(num_mixture=2, max_plate_nesting=1)
     if (message := refusal(example, kind)) is not None:
@@ -203,7 +203,7 @@ WITH_DATA = [name for name, example in EXAMPLES.items() if example.corruption is
 @pytest.mark.parametrize("name", WITH_DATA)
 @pytest.mark.parametrize("corruptions", [1, 2])
 def test_a_corruption_in_front(name, corruptions):
-    """M corruptions are M particles of stock on the same guide, for stock does not count the corruption."""
+    """M corruptions equal M particles of Pyro's bound, which does not count the corruption."""
     example = EXAMPLES[name]
     built = example.build()
     bound = dv.TraceDenoising_ELBO(num_corruptions=corruptions, baseline="none", max_plate_nesting=1)
@@ -212,7 +212,7 @@ def test_a_corruption_in_front(name, corruptions):
     other = example.build()
     stock = run(stock_of(corruptions), other, example.with_corruption(other))
     check(ours, stock, not_compared(example))
-    assert ours[0] != pytest.approx(clean[0])  # the guide has read other data
+    assert ours[0] != pytest.approx(clean[0])  # the guide read other data
 
 
 @pytest.mark.parametrize("name", WITH_DATA)
@@ -250,7 +250,7 @@ def check_trained(ours, stock):
 
 @pytest.mark.parametrize("wrap", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_recorded_steps_are_those_of_svi(example, wrap, monkeypatch):
-    """The recorded graph runs operation by operation: what the compiler makes of it is tested elsewhere."""
+    """The recorded graph runs operation by operation; other tests cover the compiler."""
     if wrap and example.corruption is None:
         pytest.skip("its guide reads no data")
     monkeypatch.setattr(compiler, "_compiled", lambda graph, inputs: lambda given: list(graph(*given)))
@@ -292,11 +292,11 @@ def test_enumeration_is_refused_and_the_stock_bound_named(name, kind, particles)
     bound = kind(num_particles=particles, max_plate_nesting=2)
     with pytest.raises(dv.InputError, match=r"asks for enumeration.* use pyro\.infer\.TraceEnum_ELBO"):
         run(bound, built)
-    assert math.isfinite(run(with_enumeration(), built)[0])  # the way out works
+    assert math.isfinite(run(with_enumeration(), built)[0])  # the remedy works
 
 
 def test_enumeration_works_behind_a_corruption_under_the_stock_bound():
-    """The guide reads x̃; its classes are summed over: the mean of the bound at each class, by hand."""
+    """The guide reads x̃; the sum over its classes is computed by hand."""
     example = EXAMPLES["semi-supervised VAE, classes sampled"]
     built = ENUMERATED["semi-supervised VAE"].build()
     corrupted = dv.DenoisingGuide(built.guide, dv.BitFlip(0.2), plates={"data": -1})
@@ -324,7 +324,7 @@ def test_enumeration_works_behind_a_corruption_under_the_stock_bound():
 
 @pytest.mark.parametrize("kind", BOUNDS)
 def test_a_program_that_branches_on_its_draws_is_looped_over(kind):
-    """One pass over several draws is refused with the way out, and the way out is right."""
+    """One pass over several draws is refused with a remedy, and the remedy gives the right value."""
     with pytest.raises(dv.InputError, match=r"K = 3 .*vectorize_particles=False"):
         run(kind(num_particles=3), BRANCHING.build())
     loss, gradients = run(kind(num_particles=3, vectorize_particles=False), BRANCHING.build())

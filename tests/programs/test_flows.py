@@ -1,4 +1,4 @@
-"""Pyro's flows as guides, those without an inverse too: their density is known at their own draws alone."""
+"""Pyro's flows as guides, also those without an inverse, whose density is known only at their own draws."""
 
 from functools import partial
 

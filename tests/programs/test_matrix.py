@@ -1,4 +1,4 @@
-"""Every kind of program under every bound and estimator: the right number, or a refusal with a remedy."""
+"""Every kind of program under every bound and estimator: the right value, or an error that names a remedy."""
 
 import re
 
@@ -48,7 +48,7 @@ def check_numbers(name, bound, found, draws, where):
     assert torch.isfinite(torch.tensor(found.loss)), where
     if stock.error is not None:
         return
-    # Noise of the guide is drawn anew for each component of L_J, a mask of dropout as much as a corruption.
+    # L_J draws the guide's noise anew for each component: masks of dropout as well as corruptions.
     redrawn = bound == "L_J" and (FEATURES[name].group == "Corruptions" or "dropout" in name)
     if draws == (1, 1) and bound != "closed form" and not redrawn:
         assert found.loss == pytest.approx(stock.loss, rel=1e-9, abs=1e-9), where
@@ -59,7 +59,7 @@ def check_numbers(name, bound, found, draws, where):
 
 @pytest.mark.parametrize("group", matrix.groups())
 def test_a_group_of_programs(group):
-    """Every cell of a group is right or refused, and the page says which."""
+    """Every cell of a group is right or refused, as the page says."""
     for name, feature in FEATURES.items():
         if feature.group != group:
             continue

@@ -1,4 +1,4 @@
-"""Programs drawn at random: what a bound gives is right, or the program is refused."""
+"""Random programs: a bound gives the right value, or the program is refused."""
 
 import pytest
 import torch

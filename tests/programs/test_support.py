@@ -1,4 +1,4 @@
-"""Values outside the support of the likelihood are refused wherever it is evaluated, in whichever row."""
+"""Values outside the support of the likelihood are refused wherever it is evaluated, in any row."""
 
 import pyro
 import pytest
@@ -13,7 +13,7 @@ from pyro_dvae.networks import BernoulliDecoder, CountEncoder, GaussianEncoder, 
 from pyro_dvae.programs.support import InSupport
 from pyro_dvae.rows import Data
 
-ROWS = 40  # more than any first look at the data takes
+ROWS = 40  # more than the first check of the data reads
 
 
 def bernoulli():

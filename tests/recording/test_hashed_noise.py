@@ -1,4 +1,4 @@
-"""Noise by a hash: its distribution, its independence, and the graphs it is put into."""
+"""Noise by a hash: its distribution, its independence, and its use in graphs."""
 
 import math
 

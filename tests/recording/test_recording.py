@@ -230,7 +230,7 @@ def test_fused_sums_are_the_plain_ones(size, dtype, tolerance, target):
     expected = log_bernoulli(logits, x.expand_as(logits))
     found = graph(logits, x.expand_as(logits))
     assert found.dtype == dtype
-    # Rounding grows with the terms that are added up, not with what is left of them.
+    # Rounding grows with the terms of a sum, not with the sum.
     scale = (1 + logits.abs()).sum(-1)
     assert bool(((found - expected).abs() <= tolerance * scale).all())
 
@@ -291,7 +291,7 @@ def test_all_other_sums_are_left_alone(function, x):
 
 @pytest.fixture
 def bfloat16_pays(monkeypatch):
-    """The machine of the tests may have no bfloat16."""
+    """The tests' machine may have no bfloat16."""
     monkeypatch.setattr(kernels, "pays", lambda: True)
 
 
@@ -498,7 +498,7 @@ print(torch.allclose(graph(x), torch.nn.functional.softplus(x).sum(-1)))
 
 
 def test_a_missing_compiler_is_told(tmp_path):
-    """The real error of the real compiler's absence, in a process with no programs and no cache."""
+    """The real error if the compiler is missing, in a process with no programs and no cache."""
     environment = {name: value for name, value in os.environ.items() if name not in ("CXX", "CC")}
     environment |= {"PATH": str(tmp_path), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Several data arguments are cut together, keyword arguments are passed whole, at every front door."""
+"""Every entry point cuts several data arguments together and passes keyword arguments unchanged."""
 
 import math
 
@@ -22,7 +22,7 @@ def data(seed=0):
 
 
 class Conditional(nn.Module):
-    """p(z) p(x | z, y), with a matrix that is passed whole; ``joined`` takes rows [x, y] in one tensor."""
+    """p(z) p(x | z, y), with a matrix passed as a whole; ``joined`` takes rows [x, y] in one tensor."""
 
     def __init__(self):
         super().__init__()
@@ -254,7 +254,7 @@ def test_an_option_that_does_not_exist_is_named():
 
 
 class Local(nn.Module):
-    """A linear-Gaussian pair with a local latent; ``size`` makes the plate one of mini-batches."""
+    """A linear-Gaussian pair with a local latent; ``size`` declares a larger plate, for mini-batches."""
 
     def __init__(self, size=None, batch=None):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Training on the batches of a loader: its own order and sizes, and going on in the middle of an epoch."""
+"""Training on the batches of a loader: its own order and sizes, and resuming in the middle of an epoch."""
 
 import copy
 import itertools
@@ -41,7 +41,7 @@ class Pair(nn.Module):
 
 
 class Batches:
-    """An iterable of batches that does not say how many it has."""
+    """An iterable of batches without a length."""
 
     def __init__(self, *parts, size=6):
         self.parts, self.size = parts, size
@@ -51,7 +51,7 @@ class Batches:
 
 
 class Places(Batches):
-    """The same, which can say where it is: what torchdata's StatefulDataLoader does."""
+    """The same with a position that it can return, like torchdata's StatefulDataLoader."""
 
     def __init__(self, *parts, size=6):
         super().__init__(*parts, size=size)
@@ -119,7 +119,7 @@ def _fresh():
 
 @pytest.mark.parametrize("compile_", [False, True])
 def test_steps_are_those_on_its_batches(compile_, monkeypatch):
-    """A plain loop of steps on the same batches, with the same noise, is what a loader trains."""
+    """Training with a loader equals a plain loop of steps on the same batches with the same noise."""
     without_compiler(monkeypatch)
     x, y = data()
     pair = Pair()
@@ -186,7 +186,7 @@ def test_a_loader_that_keeps_its_place_goes_on_bit_for_bit(tmp_path, after):
 
 
 class InOneOrder(IterableDataset):
-    """Rows in an order of their own in each epoch, which keeps its place."""
+    """Rows in a different order in each epoch; the loader stores its position."""
 
     def __init__(self, x):
         self.x, self.generator = x, torch.Generator().manual_seed(3)
@@ -247,7 +247,7 @@ def test_torchdatas_loader_goes_on_bit_for_bit(tmp_path, kind):
         rest = [torch.cat([part.flatten() for part in batch]) for batch in run(loop)]
         same(rest, seen[after:])
         same(weights(second), weights(whole))
-    # Between epochs, as a checkpoint after each leaves it.
+    # Between epochs, as in the checkpoint after each.
     _, loop = begun(checkpoint=path)
     for epoch in loop:
         if epoch.number == 2:

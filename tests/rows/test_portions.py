@@ -1,4 +1,4 @@
-"""Rows in parts: together they are what one process computes, bit for bit."""
+"""Rows in parts: together they give what one process computes, bit for bit."""
 
 import math
 

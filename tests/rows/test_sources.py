@@ -1,4 +1,4 @@
-"""Every source of rows gives what the tensor of the same values gives, bit for bit, at every front door."""
+"""In every entry point, every source of rows gives bit for bit the result of the same tensor."""
 
 import math
 import pickle
@@ -255,7 +255,7 @@ def test_types():
     def type_of(value, floats=torch.float32):
         return source_of("data", value, floats).take(slice(0, 1))[0].dtype
 
-    assert type_of(table().double()) == torch.float64  # a tensor's type is its owner's choice
+    assert type_of(table().double()) == torch.float64  # the type of a tensor is kept
     assert type_of(table().double().numpy()) == torch.float32
     assert type_of(table().numpy(), torch.float64) == torch.float64
     assert type_of(np.zeros(3, np.uint16)) == torch.int32

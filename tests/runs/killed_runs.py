@@ -1,4 +1,4 @@
-"""A process that forks runs, kills them, resumes them and compares what comes of it with an undisturbed run.
+"""A process that forks runs, kills and resumes them, and compares the result with an uninterrupted run.
 
     python killed_runs.py FOLDER KILLS RANKS SEED
 

@@ -1,4 +1,4 @@
-"""``pyro-dvae train`` on a generated file of counts: every likelihood trains, and finds what generated it."""
+"""``pyro-dvae train`` on a generated file of counts: every likelihood trains and recovers the parameters."""
 
 import json
 from pathlib import Path

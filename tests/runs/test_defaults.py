@@ -1,4 +1,4 @@
-"""What a run chooses by itself: its length, by the size of the data, and the name of its folder."""
+"""What a run chooses automatically: its length, by the size of the data, and the name of its folder."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""``pyro-dvae evaluate`` and the function behind it, on tiny runs."""
+"""``pyro-dvae evaluate`` and its function, on tiny runs."""
 
 import functools
 import json

@@ -1,4 +1,4 @@
-"""Runs that are killed at every file event and at random moments go on and end as undisturbed ones."""
+"""Runs that are killed at every file event and at random moments resume and end as uninterrupted ones."""
 
 import json
 import os

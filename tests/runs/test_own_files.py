@@ -1,4 +1,4 @@
-"""``pyro-dvae`` on a user's own files: what it chooses is told, stored, and undone at the end."""
+"""``pyro-dvae`` on a user's own files: its choices are reported, stored, and undone at the end."""
 
 import csv
 import json
@@ -179,6 +179,6 @@ def test_every_public_table_trains_by_the_command_alone(call, path):
     assert "standardised by the training rows" in printed.err
     results = json.loads(Path("run/results.json").read_text())
     raw = load_dataset(path)
-    # Better than independent normals of each column, which is what standardised values are worth.
+    # Better than an independent normal distribution of each column, the value of standardised data.
     independent = torch.distributions.Normal(0, 1).log_prob(raw.test).sum(1).mean()
     assert results["importance_weighted_bound"]["mean"] > float(independent)

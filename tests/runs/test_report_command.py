@@ -1,4 +1,4 @@
-"""``pyro-dvae report``: pages of small runs, as a reader without a network and without scripts gets them."""
+"""``pyro-dvae report``: pages of small runs, as a reader without network access or scripts sees them."""
 
 import html.parser
 import json
@@ -60,7 +60,7 @@ def rows(folder):
 
 
 class Reader(html.parser.HTMLParser):
-    """Reads a page, refuses unclosed elements, and keeps what matters."""
+    """Reads a page, refuses unclosed elements, and keeps the elements that the tests need."""
 
     VOID = ("meta", "img")
 
@@ -237,7 +237,7 @@ def test_the_command(images, tmp_path, capsys, monkeypatch):
 
 
 def typed(command):
-    """Return what a command line of ``pyro-dvae train`` asks for."""
+    """Return the options of a command line of ``pyro-dvae train``."""
     found = []
     result = CliRunner().invoke(
         click.command()(training_options(found.append)), command, standalone_mode=False
@@ -249,7 +249,7 @@ def typed(command):
 @pytest.mark.parametrize("run", ["images", "rows"])
 @pytest.mark.parametrize("defaults", [False, True])
 def test_the_command_repeats_the_run(run, defaults, request, tmp_path):
-    """Also where a default was given that the data would have changed."""
+    """Also if a default was given explicitly that the data would have changed."""
     folder = request.getfixturevalue(run)
     copy = tmp_path / "copy"
     copy.mkdir()
@@ -341,7 +341,7 @@ FRAME = """<body style="margin:0"><script>onmessage = e => {{ document.body.data
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", [1366, 390])
 def test_a_browser_shows_the_page_within_its_width(images, rows, tmp_path, width, dark):
-    """A frame has a width of its own; a browser's window may not be as narrow as a phone."""
+    """A frame has its own width; a browser's window cannot be as narrow as a phone."""
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if browser is None:
         pytest.skip("needs Chromium")
@@ -358,10 +358,10 @@ def test_a_browser_shows_the_page_within_its_width(images, rows, tmp_path, width
     dom = subprocess.run([*call_it, "--dump-dom", address], **options).stdout
     wide, inner, complete = re.search(r'data-found="(\d+) (\d+) (\w+)"', dom).groups()
     assert int(inner) == width
-    assert int(wide) <= width  # wider tables scroll by themselves
+    assert int(wide) <= width  # wider tables scroll
     assert complete == "true"
     picture = tmp_path / "page.png"
     subprocess.run([*call_it, f"--screenshot={picture}", (tmp_path / "frame_page.html").as_uri()], **options)
     found = imread(picture)[:, :width]
     assert (float(found.mean()) < 0.5) == dark
-    assert found.std() > 0.02  # with something on it
+    assert found.std() > 0.02  # the page is not blank

@@ -1,4 +1,4 @@
-"""A run folder is usable or refused in one line, whoever wrote it and however its process ended."""
+"""A run folder is usable or refused in one line, whatever wrote it and however its process ended."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""Sweeps on the digits: whole, stopped, joined, on executors."""
+"""Sweeps on the digits: complete, stopped, joined, on executors."""
 
 import csv
 import os

@@ -34,7 +34,7 @@ class Pair(nn.Module):
 
 
 class Noiseless(nn.Module):
-    """A pair without random draws, whose loss and gradient a test can compute itself."""
+    """A pair without random draws, whose loss and gradient a test can compute."""
 
     def __init__(self, rows=None):
         super().__init__()
@@ -68,7 +68,7 @@ def trainer(pair=None, **options):
 
 
 def run(made, stop_at=None):
-    """Train to the end, or ask for a stop at a step (in all, from 1)."""
+    """Train to the end, or request a stop at a step (counted over all epochs, from 1)."""
     taken = 0
     for epoch in made:
         for x in epoch:
@@ -100,7 +100,7 @@ def assert_same(one, other):
 
 
 def assert_resumes(path, options, stop_at):
-    """Check that a run that is stopped at a step ends as one that is not.
+    """Check that a run that is stopped at a step and resumed ends as an uninterrupted one.
 
     :param options: returns the options of a run, made anew for each.
     """

@@ -19,7 +19,7 @@ def _quick(monkeypatch):
 
 
 class Recorder(dv.Callback):
-    """Notes its calls, and keeps a tensor and a count in the checkpoint."""
+    """Records its calls, and keeps a tensor and a count in the checkpoint."""
 
     def __init__(self):
         self.calls, self.sum, self.count = [], torch.zeros(2, dtype=torch.float64), 0
@@ -93,7 +93,7 @@ def test_a_state_goes_on_bit_for_bit(tmp_path, stop_at):
 
 
 def falling(epochs=30):
-    """Validation bounds that rise for four epochs, then fall, with one late rise."""
+    """Validation bounds that rise for four epochs and then fall, with one late rise."""
     bounds = [float(min(n, 8 - n)) for n in range(epochs)]
     bounds[12] = 3.5
     return bounds

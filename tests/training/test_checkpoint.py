@@ -243,6 +243,6 @@ def test_require_writable_leaves_no_trace(tmp_path):
 
 @pytest.mark.parametrize("rows", [0, 1, 2])
 def test_numbers_of_a_column_have_bytes(rows):
-    """A single number of a column is contiguous to torch, whatever its stride."""
+    """torch calls a column of one number contiguous, whatever its stride."""
     column = torch.randn(3, 4)[:rows, 2]
     assert bytes(content(column)) == column.numpy().tobytes()

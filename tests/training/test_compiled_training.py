@@ -1,4 +1,4 @@
-"""Compiled training beside ordinary training, and many models beside each alone."""
+"""Compiled training compared with ordinary training, and many models with each alone."""
 
 import contextlib
 import warnings
@@ -23,7 +23,7 @@ QUIET = {"progress": False, "batch_size": 64}
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    """Leave the compiler out: the recorded step runs operation by operation, but for the tests of it."""
+    """Run recorded steps operation by operation, without the compiler, except in its own tests."""
     monkeypatch.setattr(compiler, "_compiled", lambda graph, example: compiler.interpret(graph))
     pyro.clear_param_store()
 
@@ -488,7 +488,7 @@ def test_each_of_many_may_have_data_of_its_own():
         alone.append((dv.fit(pair.model, pair.guide, own, loss=bound(), **options).history, pair))
     pyro.clear_param_store()
     pairs = [dvae(number) for number in range(3)]
-    sets[2] = sets[0]  # one set for two of them
+    sets[2] = sets[0]  # two of the models share one set
     given = [(pair.model, pair.guide) for pair in pairs]
     found = dv.fit_many(given, sets, loss=bound(), validation=held_out, epochs=4, **QUIET)
     for (history, pair), result, other in zip(alone, found, pairs, strict=True):
@@ -540,7 +540,7 @@ def test_validation_every_so_many_epochs(many):
 
 
 def many_with_a_number_in_a_file(path, change=lambda epoch: None):
-    """Train two models whose second reads a number from a file, that no one can see change."""
+    """Train two models; the second reads a number from a file, whose changes cannot be seen."""
     paths = [path / "first", path / "second"]
     for each in paths:
         each.write_text("2.0")

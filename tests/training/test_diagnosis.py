@@ -1,4 +1,4 @@
-"""What a user is told when a distribution is given values out of its range."""
+"""The error for values out of a distribution's range."""
 
 import math
 import warnings

@@ -1,4 +1,4 @@
-"""What ``fit``, ``Trainer`` and ``fit_many`` take, refuse, train, move and record."""
+"""What ``fit``, ``Trainer`` and ``fit_many`` accept, refuse, train, move and record."""
 
 import inspect
 import math
@@ -52,7 +52,7 @@ def test_a_training_has_one_argument_list(front):
 
 
 class Constant(nn.Module):
-    """x ~ N(0, 1), z ~ N(0, 1) and the guide is the prior: every bound is log p(x), which nothing changes."""
+    """x ~ N(0, 1), z ~ N(0, 1) and the guide is the prior: every bound is log p(x), a constant."""
 
     def __init__(self, size=None, local=True, scale=1.0):
         super().__init__()

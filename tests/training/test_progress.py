@@ -105,7 +105,7 @@ def test_durations():
 
 def test_the_time_left_is_that_of_the_usual_epoch():
     record = history(8)
-    record.seconds[-1] = 500.0  # one slow epoch does not count
+    record.seconds[-1] = 500.0  # the median ignores one slow epoch
     assert seconds_left(record, 10) == 4.0
     assert seconds_left(record, 10, 0.5, 60.0) == 3.0
     assert seconds_left(record, 8) == 0.0
@@ -155,7 +155,7 @@ SCRIPT = """
 
 
 def shown_on_a_terminal(tmp_path, *arguments, columns=100):
-    """Run the script on a pseudo-terminal; return all it wrote, and its screen as the lines it leaves."""
+    """Run the script on a pseudo-terminal; return its whole output, and the lines left on the screen."""
     script = tmp_path / "bar.py"
     script.write_text(textwrap.dedent(SCRIPT))
     ours, theirs = pty.openpty()

@@ -1,4 +1,4 @@
-"""A latent that all rows share: its prior counts once, not as often as there are batches."""
+"""A latent that all rows share: its prior counts once, not once per batch."""
 
 import warnings
 

@@ -48,7 +48,7 @@ def data(rows=ROWS, seed=1):
 
 
 class Autoencoder(nn.Module):
-    """Noise in the guide, dropout and BatchNorm: everything whose state a checkpoint must hold."""
+    """Noise in the guide, dropout and BatchNorm: a checkpoint must hold the state of each."""
 
     def __init__(self):
         super().__init__()
@@ -82,7 +82,7 @@ def autoencoder_trainer(**options):
 
 
 def run(trainer, stop_at=None):
-    """Train; at the given step (in all, from 1) send Ctrl-C to this process."""
+    """Train; at the given step (counted over all epochs, from 1) send Ctrl-C to this process."""
     taken = 0
     for epoch in trainer:
         for x in epoch:
@@ -149,7 +149,7 @@ def test_the_loop_is_adam_on_the_negative_bound():
             expected.append(svi.step(data()[rows]))
     assert losses == pytest.approx(expected, rel=1e-5)
     for name, value in net.state_dict().items():
-        # BatchNorm takes this bias out again: its gradient, and so its path, is rounding noise.
+        # BatchNorm removes this bias, so its gradient, and its path, is rounding noise.
         if name in ("encoder.0.bias", "encoder.1.running_mean"):
             continue
         torch.testing.assert_close(trained[name], value, rtol=1e-4, atol=1e-6)
@@ -464,7 +464,7 @@ def test_stopped_and_resumed_is_as_never_stopped(tmp_path, stop_at):
     assert signal.getsignal(signal.SIGINT) == before
 
     resumed = autoencoder_trainer(checkpoint=path, resume=True, config={"noise": 0.1})
-    torch.rand(11)  # what happens before the loop does not matter
+    torch.rand(11)  # draws before the loop do not matter
     assert_same(snapshot(run(resumed)), whole)
 
     # once more: a finished run does nothing
@@ -476,7 +476,7 @@ def test_stopped_and_resumed_is_as_never_stopped(tmp_path, stop_at):
 
 
 def test_a_checkpoint_of_version_0_1_goes_on(tmp_path):
-    """It holds Adam's moments as tensors of their own, and nothing of what was not there yet."""
+    """It holds Adam's moments as separate tensors, and no entries of later versions."""
     path = tmp_path / "c.safetensors"
     whole = run(autoencoder_trainer(epochs=4))
     run(autoencoder_trainer(epochs=2, checkpoint=path))

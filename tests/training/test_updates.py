@@ -1,4 +1,4 @@
-"""Optimizers, schedules, gathered gradients, frozen parameters and averages: their values, and resume."""
+"""Optimizers, schedules, gathered gradients, frozen parameters and averages: values, also after resuming."""
 
 import signal
 from functools import partial
@@ -21,7 +21,7 @@ def _quick(monkeypatch):
 
 
 def noiseless(rows=None, **options):
-    """Return a pair without noise, trained, and the trainer; its steps can be computed by hand."""
+    """Return a trained pair without noise, whose steps can be computed by hand, and its trainer."""
     pyro.clear_param_store()
     pair = Noiseless(rows)
     settings = {"epochs": 3, "batch_size": 6, "learning_rate": 0.01, "progress": False}
@@ -172,7 +172,7 @@ def test_a_pyro_schedule():
 @pytest.mark.parametrize("rows", [None, 24])
 @pytest.mark.parametrize("optimizer", [None, SGD])
 def test_gathered_gradients_are_those_of_the_large_batch(compiled, rows, optimizer):
-    """Also where the plate is subsampled, so that each loss stands for all rows."""
+    """Also if the plate is subsampled, so that each loss estimates that of all rows."""
     options = {"optimizer": optimizer, "compile": compiled, "learning_rate": 0.001, "clip_norm": 5.0}
     small, _ = noiseless(rows, batch_size=4, accumulate=3, **options)
     large, _ = noiseless(rows, batch_size=12, **options)
@@ -256,7 +256,7 @@ def test_averages_have_their_closed_form(compiled, optimizer):
     pair, made = noiseless(ema=decay, callbacks=[Path()], **options)
     steps = len(path) - 1
     plain, _ = noiseless(**options)
-    assert_weights(pair, dict(plain.named_parameters()))  # training continues with the weights themselves
+    assert_weights(pair, dict(plain.named_parameters()))  # training continues from the weights
     for name, average in made._run.update.average.items():
         wanted = decay**steps * path[0][name]
         wanted = wanted + (1 - decay) * sum(decay ** (steps - t) * path[t][name] for t in range(1, steps + 1))
@@ -309,7 +309,7 @@ COMPILED = [pytest.param(name, True, marks=[] if name == "all" else pytest.mark.
 
 @pytest.mark.parametrize(("name", "compiled"), [*((name, False) for name in OPTIONS), *COMPILED])
 def test_a_resumed_run_ends_as_it_would_have(tmp_path, name, compiled):
-    """It is stopped in the middle of an epoch, and of the batches of one step of the optimizer."""
+    """It is stopped in the middle of an epoch and between the batches of one optimizer step."""
     assert_resumes(tmp_path, lambda: OPTIONS[name]() | {"compile": compiled, "batch_size": 6}, 7)
 
 

@@ -1,4 +1,4 @@
-"""Each fault of a fit is found, and no other, in linear-Gaussian pairs whose figures are known."""
+"""Each fault of a fit is found, and no other, in linear-Gaussian pairs whose values are known."""
 
 import math
 from types import SimpleNamespace

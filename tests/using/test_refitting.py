@@ -1,4 +1,4 @@
-"""Refitting the guide on draws of its model: it finds the model's best guide, and leaves the model alone."""
+"""Refitting the guide on draws of its model finds the model's best guide and does not change the model."""
 
 import pyro
 import pyro.distributions as dist

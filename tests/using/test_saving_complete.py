@@ -1,4 +1,4 @@
-"""A saved model of this package's parts comes back complete: same parts, weights and values."""
+"""A saved model of this package's parts is loaded complete: same parts, weights and values."""
 
 import json
 import re

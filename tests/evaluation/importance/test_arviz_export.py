@@ -24,7 +24,7 @@ CURVE = {"convergence": {"size": (("size",), SIZES), "mean": (("datum", "size"),
 
 @pytest.fixture(params=["own", "InferenceData", "DataTree"])
 def container(request, monkeypatch):
-    """Run with the container of the ArviZ at hand, and with each of the two where it can be had."""
+    """Run with the installed ArviZ's container, and with each of the two if it is available."""
     arviz = import_arviz()
     if request.param != "own":
         if request.param == "InferenceData" and not arviz.__version__.startswith("0."):

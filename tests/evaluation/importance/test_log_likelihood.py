@@ -118,7 +118,7 @@ def with_noise():
 
 @pytest.mark.parametrize("options", [PROPOSALS["clean"], {"defensive": 0.5}], ids=["clean", "defensive"])
 def test_standard_errors_of_a_guide_with_noise_of_its_own_cover_the_truth(options):
-    """Draws that share noise depend on each other beside draws from the prior: 78 % were then covered."""
+    """Draws that share noise depend on each other, also mixed with the prior (once 78 % were covered)."""
     (problem, _), x = with_noise(), data(3)
     found = likelihood(problem, x.repeat(500, 1), num_samples=1000, **options)
     exact = problem.log_evidence(x).detach().repeat(500)
@@ -139,7 +139,7 @@ def test_weights_of_a_guide_with_noise_have_the_evidence_as_their_mean(options, 
 
 @pytest.mark.parametrize("options", [{}, {"defensive": 0.2}])
 def test_without_corruption_noise_is_drawn_alike_by_both_kinds(options):
-    """Noise of its own stays on clean input, fresh for each sample, as a corruption does on corrupted."""
+    """The guide's noise remains on clean input, new for each sample, like a corruption otherwise."""
     (problem, seen), x = with_noise(), data(4)
     problem.guide.corruption = dv.NoCorruption()
     clean, corrupted = (
@@ -568,7 +568,7 @@ def test_bfloat16_products_are_near():
 
 
 def recording(monkeypatch):
-    """Make runs of any length worth recording."""
+    """Record runs of any length."""
     monkeypatch.setattr(plan, "_WORTH_RECORDING", 0.0)
 
 

@@ -81,7 +81,7 @@ def test_as_arviz(name, samples):
     torch.testing.assert_close(tail.k[~constant], expected_k[~constant], rtol=1e-9, atol=1e-9)
     smoothed = log_weight.scatter(1, place, tail.log_weights)
     normalised = smoothed - smoothed.logsumexp(1, keepdim=True)
-    # Sorted: the order among ties is nobody's.
+    # Sorted, as the order of ties is arbitrary.
     torch.testing.assert_close(
         normalised.sort(1).values, expected.sort(1).values, rtol=1e-9, atol=1e-8, check_dtype=False
     )
@@ -178,7 +178,7 @@ def test_ties_up_to_rounding_shorten_the_tail_as_exact_ones_do():
     exact = torch.cat([torch.zeros(1, 60).double(), normal(1, 36).abs() + 0.1], 1)
     rounded = exact + 1e-13 * uniform(1, 96)
     torch.testing.assert_close(smooth_tail(rounded).k, smooth_tail(exact).k, rtol=1e-9, atol=0)
-    # Told nothing of the rounding, the fit sees a quartile of about nothing.
+    # Without the rounding, the fit sees a quartile near 0.
     assert float(smooth_tail(rounded, resolution=1e-15).k) > 1
 
 

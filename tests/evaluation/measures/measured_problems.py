@@ -1,4 +1,4 @@
-"""Pairs of a model and a guide that are not this package's, with known means."""
+"""Models and guides that are not from this package, with known means."""
 
 import pyro
 import pyro.distributions as dist

@@ -1,4 +1,4 @@
-"""Samples beside real rows: distances against scipy and by hand, learning where it is known."""
+"""Samples compared with real rows: distances against scipy and by hand, and known results of classifiers."""
 
 import json
 import math

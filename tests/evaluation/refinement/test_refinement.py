@@ -1,4 +1,4 @@
-"""Refined proposals against closed forms: linear-Gaussian, Gamma-Poisson and a posterior of two modes."""
+"""Refined proposals against closed forms: linear-Gaussian, Gamma-Poisson and a posterior with two modes."""
 
 import math
 import warnings

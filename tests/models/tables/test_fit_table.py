@@ -243,7 +243,7 @@ def test_a_row_is_as_odd_as_its_tail_probability_under_the_model_that_finds_it_o
     far = odd(torch.full((1, D), 50.0).double())
     assert float(far) > float(found.max())
     gaps = rows.clone()
-    gaps[:, 1:] = torch.nan  # the more that is missing, the less odd a row can be
+    gaps[:, 1:] = torch.nan  # the more is missing, the less odd a row can be
     assert float(odd(gaps).max()) < float(found.max())
 
 
