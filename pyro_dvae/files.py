@@ -56,7 +56,7 @@ def user_path(argument: str, value: Any) -> Path:
 
 
 def irregular(path: str | os.PathLike[str]) -> str | None:
-    """Return the kind of ``path`` if it is not a regular file ("a pipe"), so that reading may hang; else None.
+    """Return the kind of ``path`` if it is not a regular file ("a pipe"), so that reading may hang, or None.
 
     A path that does not exist, or is not accessible, also gives None: opening it will fail.
     """

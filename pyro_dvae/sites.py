@@ -82,7 +82,6 @@ class Auxiliary(dist.TorchDistribution):
         return self.base_dist.support
 
     def expand(self, batch_shape: torch.Size, _instance: dist.TorchDistribution | None = None) -> Auxiliary:
-        """Return this distribution over a larger batch shape."""
         batch_shape = torch.Size(batch_shape)
         clean = None if self.clean is None else self.clean.expand(batch_shape + self.event_shape)
         return Auxiliary(self.base_dist.expand(batch_shape), clean)

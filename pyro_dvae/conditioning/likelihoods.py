@@ -38,7 +38,6 @@ class ObservedCells(TorchDistribution):
         return self.base_dist.support
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> ObservedCells:
-        """Return this distribution over a larger batch shape."""
         return ObservedCells(self.base_dist.expand(torch.Size(batch_shape)), self.seen)
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's signature

@@ -49,7 +49,6 @@ class RelaxedReplacement(dist.TorchDistribution):
     def expand(
         self, batch_shape: torch.Size, _instance: dist.TorchDistribution | None = None
     ) -> RelaxedReplacement:
-        """Return this distribution over a larger batch shape; levels and atoms broadcast as before."""
         x = self.x.expand(batch_shape)
         return RelaxedReplacement(x, self.rate, self.atoms, self.temperature, validate_args=False)
 
@@ -107,7 +106,6 @@ class Replacement(dist.TorchDistribution):
         super().__init__(x.shape, validate_args=validate_args)
 
     def expand(self, batch_shape: torch.Size, _instance: dist.TorchDistribution | None = None) -> Replacement:
-        """Return this distribution over a larger batch shape; levels and atoms broadcast as before."""
         return Replacement(self.x.expand(batch_shape), self.rate, self.atoms, validate_args=False)
 
     @property

@@ -36,7 +36,6 @@ class Swapped(dist.TorchDistribution):
         super().__init__(x.shape, validate_args=validate_args)
 
     def expand(self, batch_shape: torch.Size, _instance: dist.TorchDistribution | None = None) -> Swapped:
-        """Return this distribution over a larger batch shape; the rate broadcasts as before."""
         return Swapped(self.x.expand(batch_shape), self.rate, self.columns, validate_args=False)
 
     @torch.no_grad()

@@ -32,7 +32,6 @@ class Thinned(dist.TorchDistribution):
         super().__init__(x.shape, validate_args=validate_args)
 
     def expand(self, batch_shape: torch.Size, _instance: dist.TorchDistribution | None = None) -> Thinned:
-        """Return this distribution over a larger batch shape; the rate broadcasts as before."""
         return Thinned(self.x.expand(batch_shape), self.rate, validate_args=False)
 
     @property

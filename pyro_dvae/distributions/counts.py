@@ -32,7 +32,6 @@ class Multinomial(TorchDistribution):
         super().__init__(shape, logits.shape[-1:], validate_args=validate_args)
 
     def expand(self, batch_shape: torch.Size, _instance: TorchDistribution | None = None) -> Multinomial:
-        """Return this distribution over a larger batch shape."""
         shape = torch.Size(batch_shape)
         return Multinomial(self.logits.expand(*shape, -1), self.total.expand(shape), validate_args=False)
 
@@ -79,7 +78,6 @@ class DirichletMultinomial(Multinomial):
     def expand(
         self, batch_shape: torch.Size, _instance: TorchDistribution | None = None
     ) -> DirichletMultinomial:
-        """Return this distribution over a larger batch shape."""
         shape = torch.Size(batch_shape)
         concentration = self.concentration.expand(*shape, -1)
         return DirichletMultinomial(concentration, self.total.expand(shape), validate_args=False)
@@ -146,7 +144,6 @@ class GivenTotal(TorchDistribution):
         return self.typical.support
 
     def expand(self, batch_shape: torch.Size, _instance: TorchDistribution | None = None) -> GivenTotal:
-        """Return this distribution over a larger batch shape."""
         return GivenTotal(self.make, self.total.expand(*batch_shape, 1))
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's signature

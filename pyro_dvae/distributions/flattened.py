@@ -52,7 +52,6 @@ class Flattened(dist.TorchDistribution):
         return _EachPart(self.base.support, self._parts)
 
     def expand(self, batch_shape: torch.Size, _instance: dist.TorchDistribution | None = None) -> Flattened:
-        """Return this distribution over a larger batch shape."""
         return Flattened(self.base.expand(torch.Size([*batch_shape, self._parts[0]])))
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's signature

@@ -72,7 +72,6 @@ class GaussianMixture(dist.TorchDistribution):
         super().__init__(torch.Size(batch_shape), loc.shape[-1:], validate_args=False)
 
     def expand(self, batch_shape: torch.Size, _instance: object = None) -> GaussianMixture:
-        """Return this distribution over a larger batch shape."""
         return GaussianMixture(self.logits, self.loc, self.covariance, torch.Size(batch_shape))
 
     @property

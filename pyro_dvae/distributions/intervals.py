@@ -84,7 +84,6 @@ class DiscretisedLogistic(dist.TorchDistribution):
     def expand(
         self, batch_shape: torch.Size, _instance: dist.TorchDistribution | None = None
     ) -> DiscretisedLogistic:
-        """Return this distribution over a larger batch shape."""
         loc, log_scale = self.loc.expand(batch_shape), self.log_scale.expand(batch_shape)
         return DiscretisedLogistic(loc, log_scale, self.levels, validate_args=False)
 

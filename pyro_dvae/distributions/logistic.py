@@ -56,7 +56,6 @@ class LogitBeta(dist.TorchDistribution):
         super().__init__(self.concentration1.shape, validate_args=validate_args)
 
     def expand(self, batch_shape: torch.Size, _instance: dist.TorchDistribution | None = None) -> LogitBeta:
-        """Return this distribution over a larger batch shape."""
         shapes = (self.concentration1.expand(batch_shape), self.concentration0.expand(batch_shape))
         expanded = LogitBeta(*shapes, validate_args=False)
         expanded._validate_args = self._validate_args

@@ -56,7 +56,6 @@ class DiagonalMixture(dist.TorchDistribution):
         super().__init__(batch_shape, loc.shape[-1:], validate_args=validate_args)
 
     def expand(self, batch_shape: torch.Size, _instance: object = None) -> DiagonalMixture:
-        """Return this distribution over a larger batch shape."""
         shape = torch.Size(batch_shape)
         return DiagonalMixture(
             self.logits.expand(*shape, -1),

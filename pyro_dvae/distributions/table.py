@@ -33,7 +33,6 @@ class TableDistribution(TorchDistribution):
     def expand(
         self, batch_shape: torch.Size, _instance: TorchDistribution | None = None
     ) -> TableDistribution:
-        """Return this distribution over a larger batch shape."""
         return TableDistribution(
             [(columns, fn.expand(torch.Size([*batch_shape, len(columns)]))) for columns, fn in self.groups]
         )

@@ -32,15 +32,8 @@ class LatentVariableModel(Module):
     def __init__(self, decoder: nn.Module, prior: Prior | None = None) -> None:
         super().__init__()
         self.decoder = checks.module("decoder", decoder)
-        self.latent_size = checks.count("decoder.latent_size", getattr(decoder, "latent_size", None))
-        self.prior: Prior = StandardNormal(self.latent_size)
-        if prior is not None:
-            self.prior = checks.instance("prior", prior, Prior, "a pyro_dvae prior")
-        if self.prior.latent_size != self.latent_size:
-            raise InputError(
-                f"prior: expected latents of size {self.latent_size}, as the decoder takes, "
-                f"got {self.prior.latent_size}"
-            )
+        self.prior = checked_prior(decoder, prior)
+        self.latent_size = self.prior.latent_size
 
     def forward(self, x: Tensor) -> Tensor:
         """Observe each row of ``x`` [N, D] or [N, ...]; return the latents [N, d]."""
@@ -91,6 +84,17 @@ class DVAE(Module):
         """
         mean: Any = self.model.decoder(self.model.prior.code(z), *known).mean
         return torch.as_tensor(mean)
+
+
+def checked_prior(decoder: nn.Module, prior: Prior | None) -> Prior:
+    """Return the prior, by default the standard normal; refuse one that does not fit the decoder."""
+    size = checks.count("decoder.latent_size", getattr(decoder, "latent_size", None))
+    if prior is None:
+        return StandardNormal(size)
+    found = checks.instance("prior", prior, Prior, "a pyro_dvae prior").latent_size
+    if found != size:
+        raise InputError(f"prior: expected latents of size {size}, as the decoder takes, got {found}")
+    return prior
 
 
 def observe(fn: TorchDistribution, x: Tensor) -> None:

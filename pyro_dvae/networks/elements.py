@@ -32,7 +32,6 @@ class BernoulliElements(Elements):
     """x ~ Bernoulli(sigmoid(logits)), without validation, so that grey values have a cross-entropy."""
 
     def forward(self, logits: Tensor) -> dist.Independent:
-        """Return the distribution of event shape [D]."""
         elements = dist.Bernoulli(logits=logits, validate_args=False)
         return dist.Independent(elements, 1, validate_args=False)
 
@@ -52,7 +51,6 @@ class ContinuousBernoulliElements(Elements):
         self.maximum_logit = checks.positive("maximum_logit", maximum_logit)
 
     def forward(self, outputs: Tensor) -> dist.Independent:
-        """Return the distribution of event shape [D]."""
         logits = self.maximum_logit * (outputs / self.maximum_logit).tanh()
         return ContinuousBernoulli(logits).to_event(1)
 
@@ -69,7 +67,6 @@ class GaussianElements(Elements):
         self.unconstrained_scale = nn.Parameter(torch.tensor(UNCONSTRAINED_START))
 
     def forward(self, outputs: Tensor) -> dist.Independent:
-        """Return the distribution of event shape [D]."""
         scale = self.minimum_scale + softplus(self.unconstrained_scale)
         return dist.Normal(outputs.sigmoid(), scale).to_event(1)
 
@@ -87,7 +84,6 @@ class PerElementGaussianElements(Elements):
         self.minimum_scale = checks.number("minimum_scale", minimum_scale, minimum=0.0)
 
     def forward(self, outputs: Tensor) -> dist.Independent:
-        """Return the distribution of event shape [D]."""
         loc, unconstrained = outputs.chunk(2, dim=-1)
         scale = self.minimum_scale + softplus(unconstrained + UNCONSTRAINED_START)
         return dist.Normal(loc.sigmoid(), scale).to_event(1)
@@ -114,7 +110,6 @@ class DiscretisedLogisticElements(Elements):
         self.levels = checks.count("levels", levels, minimum=2)
 
     def forward(self, outputs: Tensor) -> dist.Independent:
-        """Return the distribution of event shape [D]."""
         loc, log_scale = outputs.chunk(2, dim=-1)
         return DiscretisedLogistic(0.5 + loc, _log_scale(log_scale), self.levels).to_event(1)
 
@@ -137,7 +132,6 @@ class DiscretisedLogisticMixtureElements(Elements):
         self.register_buffer("start", torch.linspace(0.1, 0.9, self.components), persistent=False)
 
     def forward(self, outputs: Tensor) -> dist.Independent:
-        """Return the distribution of event shape [D]."""
         parts = outputs.unflatten(-1, (3, self.components, -1)).movedim(-2, -1)
         weights, loc, log_scale = parts.unbind(-3)
         elements = DiscretisedLogistic(self.start.to(loc) + loc, _log_scale(log_scale), self.levels)

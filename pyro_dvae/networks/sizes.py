@@ -49,9 +49,8 @@ def require_fitting_guide(guide: Any, decoder: Any) -> None:
     :raises InputError: two state different sizes.
     """
     size = stated(guide.encoder, "data_size")
-    data_size = (
-        None if size is None else size - getattr(guide, "noise_size", 0)
-    )  # an implicit guide adds noise
+    noise_size = getattr(guide, "noise_size", 0)  # an implicit guide appends noise to the rows
+    data_size = None if size is None else size - noise_size
     latent_size = stated(guide, "latent_size") or stated(guide.encoder, "latent_size")
     checks.one_size("data_size", {"guide": data_size, "decoder": stated(decoder, "data_size")})
     checks.one_size("latent_size", {"guide": latent_size, "decoder": stated(decoder, "latent_size")})

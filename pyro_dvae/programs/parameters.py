@@ -294,8 +294,6 @@ class _ModuleRecorder:
 
     def restore_buffers(self) -> None:
         with torch.no_grad():
-            for module, name, buffer, value in reversed(
-                self._buffers
-            ):  # a shared buffer gets its first value
+            for module, name, buffer, value in reversed(self._buffers):  # the first value of shared ones
                 buffer.copy_(value)
                 setattr(module, name, buffer)

@@ -76,20 +76,10 @@ def chosen(argument: str, progress: Any) -> Progress:
 class Silent:
     """Shows nothing."""
 
-    def start(self, history: History, epochs: int, steps: int) -> None:
+    def start(self, *args: Any) -> None:
         """Do nothing."""
 
-    def step(self, done: int) -> None:
-        """Do nothing."""
-
-    def epoch(self, history: History) -> None:
-        """Do nothing."""
-
-    def note(self, text: str) -> None:
-        """Do nothing."""
-
-    def stop(self) -> None:
-        """Do nothing."""
+    step = epoch = note = stop = start
 
 
 class Lines:

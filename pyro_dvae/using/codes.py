@@ -16,8 +16,7 @@ from pyro_dvae.evaluation.measures.passes import (
     MEMORY,
     Program,
     by_row,
-    check_pair,
-    data_plate,
+    checked_plate,
     measuring,
     rows_within,
 )
@@ -96,7 +95,7 @@ def encode(
     size = rows_within(memory, given, batch_size)
     with measuring(model, guide, given[:2], clean, seed):
         for rows in given.split(size):
-            plate = plate or data_plate(check_pair(model, guide, rows), len(rows))
+            plate = plate or checked_plate(model, guide, rows)
             for kind, found in _moments(guide, rows, plate, num_samples, num_draws).items():
                 for name, value in found.items():
                     parts[kind].setdefault(name, []).append(value.cpu())

@@ -18,9 +18,8 @@ from pyro_dvae.evaluation.measures.means import base_of
 from pyro_dvae.evaluation.measures.passes import (
     Program,
     by_row,
-    check_pair,
+    checked_plate,
     chunks,
-    data_plate,
     first_chunk,
     measuring,
 )
@@ -151,13 +150,7 @@ def binary_code(
     plate, size = "", 0
     with measuring(model, guide, first_chunk(given, batch_size), clean, None):
         for rows in chunks(given, batch_size):
-            if not plate:
-                draws = check_pair(model, guide, rows)
-                plate = data_plate(draws, len(rows))
-                checks.known("site", site, [each["name"] for each in draws.latent_sites()])
-                observed = [each["name"] for each in draws.model_sites() if each["is_observed"]]
-                checks.known("data_site", data_site, observed)
-                size = rows.x[0].numel()
+            plate, size = plate or checked_plate(model, guide, rows, data_site, site), rows.x[0].numel()
             setter = MeanCode()
             with setter:
                 codes = rows.call(poutine.trace(guide).get_trace)

@@ -18,8 +18,7 @@ from pyro_dvae.evaluation.measures.passes import (
     Program,
     Site,
     by_row,
-    check_pair,
-    data_plate,
+    checked_plate,
     measuring,
     rows_within,
 )
@@ -135,10 +134,6 @@ def _averaged(
 
     with measuring(model, guide, given[:2], clean, seed):
         for rows in given.split(size):
-            if not plate:
-                draws = check_pair(model, guide, rows)
-                plate = data_plate(draws, len(rows))
-                observed = [site["name"] for site in draws.model_sites() if site["is_observed"]]
-                checks.known("data_site", data_site, observed)
+            plate = plate or checked_plate(model, guide, rows, data_site)
             parts.append(functools.reduce(torch.add, (run(rows) for _ in range(num_samples))) / num_samples)
     return torch.cat(parts)

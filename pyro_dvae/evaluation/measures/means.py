@@ -20,9 +20,8 @@ from pyro_dvae.evaluation.measures.passes import (
     Program,
     Site,
     by_row,
-    check_pair,
+    checked_plate,
     chunks,
-    data_plate,
     first_chunk,
     measuring,
 )
@@ -91,7 +90,7 @@ def stream_means(
     """Yield the means of every latent site, chunk by chunk; use it inside :func:`measuring`."""
     plate = ""
     for rows in chunks(data, batch_size):
-        plate = plate or data_plate(check_pair(model, guide, rows), len(rows))
+        plate = plate or checked_plate(model, guide, rows)
         yield _means(guide, rows, plate, num_samples)
 
 

@@ -119,13 +119,23 @@ def rows_within(memory: int, data: Data, batch_size: int | None = None) -> int:
     return max(1, min(most, checks.count("memory", memory) // (_BYTES_PER_NUMBER * max(1, numbers))))
 
 
-def check_pair(model: Program, guide: Program, rows: Arguments) -> Draws:
-    """Run guide and model once, on a forked random stream; refuse a pair that cannot be measured."""
+def checked_plate(
+    model: Program, guide: Program, rows: Arguments, data_site: str | None = None, site: str | None = None
+) -> str:
+    """Run a pair once on a forked random stream; return its data plate, or refuse to measure the pair.
+
+    :param data_site: an observed site that must exist.
+    :param site: a latent that must exist.
+    """
     with forked():
         draws = draw(model, guide, rows.rows, dict(rows.kwargs), Layout(1, 1, float("inf")))
     require_latents(draws)
-    data_plate(draws, len(rows))
-    return draws
+    plate = data_plate(draws, len(rows))
+    if site is not None:
+        checks.known("site", site, [each["name"] for each in draws.latent_sites()])
+    if data_site is not None:
+        checks.known("data_site", data_site, [s["name"] for s in draws.model_sites() if s["is_observed"]])
+    return plate
 
 
 def require_latents(draws: Draws) -> None:

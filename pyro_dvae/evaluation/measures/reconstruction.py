@@ -14,9 +14,8 @@ from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.measures.codes import MeanCode, ReconstructionError, decoding_errors, gathered
 from pyro_dvae.evaluation.measures.passes import (
     Program,
-    check_pair,
+    checked_plate,
     chunks,
-    data_plate,
     first_chunk,
     measuring,
 )
@@ -106,12 +105,7 @@ def reconstruction_error(
     plate = ""
     with measuring(model, guide, first_chunk(given, batch_size), clean, seed):
         for rows in chunks(given, batch_size):
-            if not plate:
-                draws = check_pair(model, guide, rows)
-                plate = data_plate(draws, len(rows))
-                checks.known(
-                    "data_site", data_site, [s["name"] for s in draws.model_sites() if s["is_observed"]]
-                )
+            plate = plate or checked_plate(model, guide, rows, data_site)
             setter = MeanCode()
             with setter:
                 trace = rows.call(poutine.trace(guide).get_trace)

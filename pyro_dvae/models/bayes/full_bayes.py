@@ -18,9 +18,9 @@ from pyro_dvae.errors import InputError
 from pyro_dvae.guides.base import AmortisedGuide
 from pyro_dvae.models.bayes.weight_priors import NormalWeight, WeightPrior
 from pyro_dvae.models.bayes.weights import SITE, GaussianWeights, Weightless, trainable
-from pyro_dvae.models.dvae import LatentVariableModel, observe
+from pyro_dvae.models.dvae import LatentVariableModel, checked_prior, observe
 from pyro_dvae.networks.sizes import require_fitting_guide
-from pyro_dvae.priors import Prior, StandardNormal
+from pyro_dvae.priors import Prior
 from pyro_dvae.registration import Module, register
 
 
@@ -172,15 +172,8 @@ class FullBayesModel(Module):
     ) -> None:
         super().__init__()
         self.network = Weightless(decoder)
-        self.latent_size = checks.count("decoder.latent_size", getattr(decoder, "latent_size", None))
-        self.prior: Prior = StandardNormal(self.latent_size)
-        if prior is not None:
-            self.prior = checks.instance("prior", prior, Prior, "a pyro_dvae prior")
-        if self.prior.latent_size != self.latent_size:
-            raise InputError(
-                f"prior: expected latents of size {self.latent_size}, as the decoder takes, "
-                f"got {self.prior.latent_size}"
-            )
+        self.prior = checked_prior(decoder, prior)
+        self.latent_size = self.prior.latent_size
         self.weight_prior: WeightPrior = (
             weight_prior
             if isinstance(weight_prior, WeightPrior)
