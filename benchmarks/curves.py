@@ -55,7 +55,6 @@ def curve(command: list[str], environment: dict[str, str], folder: Path) -> Curv
 
 
 def commands(data: str, epochs: int, folder: Path) -> dict[str, list[str]]:
-    """Return the commands by name."""
     common = ["--data-folder", data, "--epochs", str(epochs)]
     quiet = [word for word in QUIET if word != "--quiet"]
     ours = [sys.executable, EXAMPLE, *NETWORK, *SETTING, *quiet, *common, "--compile", "--output"]

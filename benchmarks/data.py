@@ -68,7 +68,6 @@ def main(
     folder: str | None,
     quick: bool,
 ) -> None:
-    """Print the table."""
     if quick:
         gigabytes, rows, steps, rounds = 0.004, 1_000, 5, 2
     environment = limit_threads(threads)

@@ -143,7 +143,6 @@ def measure(work: dict[str, Callable[[], Timed]], rounds: int) -> dict[str, list
 
 
 def table(found: dict[str, list[Timed]]) -> str:
-    """Return the table."""
     base = next(iter(found))
     lines = [f"{'':<28}{'seconds':>9}{f'of {base}':>22}{'test bound, nats':>19}"]
     for name, each in found.items():
@@ -176,7 +175,6 @@ def main(
     output: Path | None,
     quick: bool,
 ) -> None:
-    """Print the table."""
     environment = limit_threads(threads or os.cpu_count() or 1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -35,7 +35,6 @@ COMMANDS = {
 
 
 def seconds(command: list[str]) -> float:
-    """Return the seconds of a command."""
     started = time.perf_counter()
     subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - started
@@ -44,7 +43,6 @@ def seconds(command: list[str]) -> float:
 @click.command()
 @click.option("--rounds", type=click.IntRange(1), default=15, show_default=True)
 def main(rounds: int) -> None:
-    """Print the table."""
     found: dict[str, list[float]] = {name: [] for name in COMMANDS}
     for command in COMMANDS.values():
         seconds(command)

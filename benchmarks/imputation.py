@@ -57,7 +57,6 @@ def by_imputer(made):
 
 
 def column_mean(x):
-    """Return the means of the columns."""
     return x.nanmean(0).expand(x.shape)[x.isnan()], None
 
 
@@ -119,7 +118,6 @@ EXTRA = {
 
 
 def methods(extra):
-    """Return the methods by name."""
     from sklearn.experimental import enable_iterative_imputer  # noqa: F401
     from sklearn.impute import IterativeImputer, KNNImputer
     from sklearn.linear_model import BayesianRidge

@@ -220,7 +220,6 @@ def measure(dvae, x, samples, slow, rounds):
 @click.option("--data-folder", type=click.Path(), help="Where MNIST is; without, random bits of its density.")
 @click.option("--quick", is_flag=True, help="A run of seconds, which shows that it runs and no more.")
 def main(rounds, data, slow_data, samples, threads, data_folder, quick):
-    """Print the table."""
     if quick:
         rounds, data, slow_data, samples = 1, 2 * SCRIPT_DATA, 4, 50
     torch.set_num_threads(threads)

@@ -42,7 +42,6 @@ class Way(NamedTuple):
 
     @property
     def label(self) -> str:
-        """The label in the table."""
         processes = "1 process" if self.processes == 1 else f"{self.processes} processes"
         return f"{processes}, {self.threads} thread{'s' * (self.threads > 1)} each"
 
@@ -111,7 +110,6 @@ class Worker:
         return max(float(seconds) for seconds, _ in answers), float(answers[0][1])
 
     def close(self) -> None:
-        """End the processes."""
         for process in self._processes:
             assert process.stdin is not None
             process.stdin.close()
@@ -127,7 +125,6 @@ class Worker:
 @click.option("--quick", is_flag=True, help="One round of a small network.")
 @click.option("--serve", "serving", is_flag=True, hidden=True)
 def main(width: int, batch: int, steps: int, rounds: int, quick: bool, serving: bool) -> None:
-    """Print the table."""
     if quick:
         width, batch, steps, rounds = 8, 20, 2, 1
     if serving:

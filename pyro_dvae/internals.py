@@ -205,7 +205,6 @@ def leaves_in_store() -> dict[str, Tensor]:
 
 
 def handlers() -> list[Any]:
-    """Return the active effect handlers."""
     found: list[Any] = runtime._PYRO_STACK
     return found
 

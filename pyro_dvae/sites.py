@@ -78,7 +78,6 @@ class Auxiliary(dist.TorchDistribution):
 
     @property
     def support(self) -> dist.constraints.Constraint:
-        """The support of the corruption."""
         return self.base_dist.support
 
     def expand(self, batch_shape: torch.Size, _instance: dist.TorchDistribution | None = None) -> Auxiliary:

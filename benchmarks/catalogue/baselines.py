@@ -13,8 +13,6 @@ GROUP = "Reconstruction: baselines without a bound, and the same networks with o
 
 
 def autoencoder(*, denoising: bool) -> Callable[[Setting], Pair]:
-    """Return a builder of an autoencoder."""
-
     def build(setting: Setting) -> Pair:
         made = Autoencoder(setting.encoder(), setting.decoder(), salt() if denoising else None)
         return Pair(made.model, made.guide)

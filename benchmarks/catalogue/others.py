@@ -13,8 +13,6 @@ GROUP = "Recurrent models and Bayesian weights"
 
 
 def draw(*, attention: bool) -> Callable[[Setting], Pair]:
-    """Return a builder of DRAW."""
-
     def build(setting: Setting) -> Pair:
         made = dv.DRAW(
             image_shape=image_shape_of(setting.data_size),

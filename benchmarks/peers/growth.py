@@ -130,6 +130,5 @@ def draw(found: dict[str, dict[int, Found]], names: list[str], title: str, file:
 
 
 def write(file: Path, content: dict[str, Any]) -> None:
-    """Write JSON."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(content, indent=1) + "\n")

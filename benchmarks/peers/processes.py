@@ -33,7 +33,6 @@ def limit_threads(threads: int) -> dict[str, str]:
 
 
 def processor() -> str:
-    """Return the name of the processor."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     models = [line.split(":", 1)[1].strip() for line in lines if "model name" in line]
@@ -82,7 +81,6 @@ class Worker:
         return answer
 
     def close(self) -> None:
-        """End the process."""
         self._process.stdin.close() if self._process.stdin else None
         try:
             self._process.wait(10)

@@ -42,7 +42,6 @@ class Said(TrainingCallback):
     """Prints the held-out bound of every epoch."""
 
     def on_log(self, config: BaseTrainerConfig, logs: dict[str, float], **kwargs: object) -> None:
-        """Print the bound."""
         print(f"epoch {kwargs['global_step']}: held-out {-logs['eval_epoch_loss']:.2f}")
 
 

@@ -110,7 +110,6 @@ class TraceDenoising_ELBO(DenoisingELBO):
         return self.gradient == "stl"
 
     def _terms(self, draws: Draws) -> list[Term]:
-        """Return the terms of the bound."""
         return [*draws.model_terms(), *draws.guide_terms()]
 
     def _per_datum(self, draws: Draws) -> Tensor:

@@ -53,7 +53,6 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this is rank 0."""
         return self.rank == 0
 
     @property

@@ -116,7 +116,6 @@ class Recordings:
 
     @property
     def all(self) -> list[Fast]:
-        """All recorded calls."""
         return [fast for shape in self._shapes.values() for fast in shape.fast]
 
     @property

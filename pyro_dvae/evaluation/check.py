@@ -147,7 +147,6 @@ def _dependencies(pair: Pair, program: Any) -> Mapping[str, Any] | None:
 
 
 def _ancestors(name: str, direct: Mapping[str, Mapping[str, Any]]) -> set[str]:
-    """Return a site with all its ancestors."""
     found: set[str] = set()
     waiting = [name]
     while waiting:

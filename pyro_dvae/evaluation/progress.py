@@ -107,6 +107,5 @@ class _Bar:
         self._progress.update(self._task, completed=done, total=total)
 
     def stop(self) -> None:
-        """Restore the terminal."""
         if self._started:
             self._progress.stop()

@@ -65,7 +65,6 @@ class Mapped(Source):
             weakref.finalize(self, os.close, self._file[0])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the array."""
         return Mapped, (self._argument, self._array, self._floats)
 
     def __len__(self) -> int:

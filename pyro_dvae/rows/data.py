@@ -107,7 +107,6 @@ class Data:
 
     @property
     def device(self) -> torch.device:
-        """The device of the rows."""
         return self.sources[0].device
 
     def part(self, rows: slice) -> Data:

@@ -250,7 +250,6 @@ class CompiledTransform:
         self._found: dict[Any, tuple[Compiled, int] | None] = {}
 
     def __call__(self, rows: Tensor, epoch: int, position: int) -> Tensor:
-        """Return the batch."""
         shape = (tuple(rows.shape), rows.dtype)
         if shape not in self._found:
             self._found[shape] = self._compiled(rows)

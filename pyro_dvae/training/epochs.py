@@ -114,11 +114,9 @@ class EpochRecord:
         return -math.fsum(self.losses) / self.seen if self.seen else None
 
     def start_clock(self) -> None:
-        """Start counting the time."""
         self._clock = time.monotonic()
 
     def stop_clock(self) -> None:
-        """Stop counting the time."""
         self.seconds_before, self._clock = self.seconds(), None
 
     def seconds(self) -> float:

@@ -253,7 +253,6 @@ class ManyTraining:
         self._calls.at("epoch")
 
     def resume(self) -> None:
-        """Resume from the checkpoint."""
         assert self._settings.checkpoint is not None
         self._calls.load_state_dict(self._state.resume(self._settings.checkpoint, self._identity))
 

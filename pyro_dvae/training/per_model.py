@@ -182,7 +182,6 @@ class ManyCalls:
             self.at("step")
 
     def state_dict(self) -> list[dict[str, Any]]:
-        """Return the states of all callbacks."""
         return [calls.state_dict() for calls in self._calls]
 
     def load_state_dict(self, saved: Sequence[Mapping[str, Any]]) -> None:

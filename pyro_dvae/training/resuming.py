@@ -53,7 +53,6 @@ class RunFiles:
         self._owner = FileOwner(checkpoint=run.checkpoint, metrics=path)
 
     def take(self) -> None:
-        """Take the locks of the files."""
         take_files(self._ranks, self._owner)
 
     def release(self) -> None:

@@ -62,7 +62,6 @@ class Run:
 
     @property
     def optimizer(self) -> Optimizer:
-        """The optimizer of the parameters."""
         return self.update.optimizer
 
     @property
@@ -72,11 +71,9 @@ class Run:
 
     @property
     def rate(self) -> float:
-        """The current learning rate."""
         return self.update.rate if self.leaves else self.learning_rate
 
     def clear_gradients(self) -> None:
-        """Drop the gradients of all parameters."""
         for leaf in self.trained.parameters.values():
             leaf.grad = None
 

@@ -101,7 +101,6 @@ class Faults:
             raise self.diverged(f"the loss is {bad[1]}", bad[0])
 
     def require_finite_parameters(self) -> None:
-        """Refuse non-finite parameters."""
         for name, leaf in self._run.trained.parameters.items():
             if not bool(torch.isfinite(leaf).all()):
                 raise self.diverged(f"parameter {name!r} holds NaN or infinity")

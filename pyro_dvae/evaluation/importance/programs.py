@@ -50,7 +50,6 @@ class SampledPrograms:
 
     @property
     def num_data(self) -> int:
-        """N."""
         return len(self.given)
 
     def rows(self, start: int, count: int) -> tuple[Tensor, ...]:

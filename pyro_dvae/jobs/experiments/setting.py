@@ -78,22 +78,18 @@ class Setting:
 
     @cached_property
     def corruption(self) -> Corruption:
-        """The corruption of the run."""
         return build_corruption(self.options, self.data.dataset.train).to(self.device)
 
     def encoder(self) -> nn.Module:
-        """Return a new encoder."""
         data = self.data.dataset
         return build_encoder(self.options, data.dimension, data.image_shape).to(self.device)
 
     def decoder(self) -> nn.Module:
-        """Return a new decoder."""
         data = self.data.dataset
         shape = (data.dimension, data.image_shape, data.columns)
         return build_decoder(self.options, *shape, data.train).to(self.device)
 
     def bound(self) -> DenoisingELBO:
-        """Return the bound to train."""
         return build_bound(self.options)
 
     def validation(self, pair: TrainingPair) -> Callable[[], float]:

@@ -206,7 +206,6 @@ class GaussianWeights(Module):
         )
 
     def means(self) -> dict[str, Tensor]:
-        """Return the means by the names of the weights."""
         return {name: self.loc[_key(name)] for name in self.names}
 
     def scales(self) -> dict[str, Tensor]:
