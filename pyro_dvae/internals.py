@@ -89,7 +89,7 @@ def storage(tensor: Tensor) -> int:
 
 
 UNSAFE_VIEW = torch.ops.aten._unsafe_view.default
-"""What a recording has in place of a view."""
+"""The operation that replaces a view in a recording."""
 
 
 def move_averages(averages: Sequence[Tensor], values: Sequence[Tensor], share: float) -> None:

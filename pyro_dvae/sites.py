@@ -86,13 +86,13 @@ class Auxiliary(dist.TorchDistribution):
         return Auxiliary(self.base_dist.expand(batch_shape), clean)
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's signature
-        """Draw values of shape ``sample_shape + batch_shape + event_shape``, in memory of their own."""
+        """Draw values of shape ``sample_shape + batch_shape + event_shape``, in new memory."""
         value: Tensor = self.base_dist(sample_shape)
         # A guide may change its input in place, which without noise would be the data.
         return value.clone() if is_point(self.base_dist) else value
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
-        """Draw values of shape ``sample_shape + batch_shape + event_shape``, in memory of their own."""
+        """Draw values of shape ``sample_shape + batch_shape + event_shape``, in new memory."""
         return self.rsample(sample_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:

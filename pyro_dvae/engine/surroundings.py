@@ -1,4 +1,4 @@
-"""What a recorded program reads from its surroundings: numbers and tensors that are not arguments."""
+"""The numbers and tensors that a recorded program reads besides its arguments."""
 
 from __future__ import annotations
 

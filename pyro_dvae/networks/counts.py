@@ -95,7 +95,7 @@ class CountDecoder(Decoder):
 
 
 class _InflatedDecoder(CountDecoder):
-    """Counts with extra zeros, if asked for: each column is 0 with probability sigmoid(V h + c)_j."""
+    """Counts with extra zeros, on request: each column is 0 with probability sigmoid(V h + c)_j."""
 
     def __init__(
         self,

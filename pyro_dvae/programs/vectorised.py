@@ -212,7 +212,7 @@ class Evaluation(TorchFunctionMode):
             known = signature(func)
             if "training" in known.parameters:
                 bound = known.bind(*args, **kwargs)
-                # Without running statistics, only those of the batch exist.
+                # Without running statistics, the batch provides them.
                 if bound.arguments.get("running_mean", True) is not None:
                     bound.arguments["training"] = False
                 args, kwargs = bound.args, bound.kwargs

@@ -1,4 +1,4 @@
-"""What changes from epoch to epoch beside the parameters: learning rates and scheduled levels."""
+"""Learning rates and scheduled levels, which change from epoch to epoch."""
 
 from __future__ import annotations
 

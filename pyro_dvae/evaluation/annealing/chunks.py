@@ -90,7 +90,7 @@ def _stacked(values: list[Tensor]) -> Tensor:
     return torch.stack(values).cpu() if values else torch.empty(0, dtype=torch.float64)
 
 
-# The backward pass holds gradients of the same size as the graph beside it.
+# The gradients of the backward pass are as large as the graph.
 _WITH_GRADIENTS = 2
 # Vectors [C, N, D] of a transition: two points with two gradients each, momenta and temporaries.
 _VECTORS = 16

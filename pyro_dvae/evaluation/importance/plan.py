@@ -141,7 +141,7 @@ ROWS_IN_CACHE = 2000
 ROWS_ON_ACCELERATOR = 500_000
 # Rows at once: few rows with many draws each are summed faster.
 _FEWEST_AT_ONCE, _MOST_AT_ONCE = 4, 20
-_WEIGHTS_AT_ONCE = 8_000  # of a chunk: enough for their sums to cost little beside the decoder
+_WEIGHTS_AT_ONCE = 8_000  # of a chunk: enough for their sums to be cheap compared with the decoder
 _BYTES_PER_WEIGHT = 80  # of a block of log weights: float64 copies, exponentials, sorting of the tail
 _BLOCK_AT_MOST = 1_000_000  # log weights; larger blocks are not faster
 

@@ -243,8 +243,7 @@ class Pass:
     @property
     def _independent(self) -> bool:
         """Whether each draw has its own auxiliary draws; only clean input is shared and encoded once."""
-        # Draws that share noise are dependent: beside draws from the prior, their weights would have a common
-        # error.
+        # If draws shared noise, their weights would have a common error in a mixture with the prior.
         return self.proposal.kind == "corrupted" or (self.proposal.kind == "clean" and self.noisy)
 
     def _layout(self, count: int) -> Layout:

@@ -1,11 +1,11 @@
-"""The report on auto-encoding variational Bayes: VAEs beside autoencoders and full Bayes."""
+"""The report on auto-encoding variational Bayes: VAEs, autoencoders and full Bayes."""
 
 from typing import Any
 
 from pyro_dvae.jobs.experiments.catalogue.vae_report import ONE_LAYER
 from pyro_dvae.jobs.experiments.declaration import Case, Claim, Experiment, Table
 
-# Autoencoders beside VAEs of the same networks: how well the data come back.
+# Autoencoders and VAEs with the same networks: the error of the reconstruction.
 
 AUTOENCODER_SYSTEMS: dict[str, tuple[str, dict[str, Any]]] = {
     "autoencoder": ("autoencoder", {"noise": 0.0}),
