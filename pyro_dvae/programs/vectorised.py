@@ -34,10 +34,10 @@ _TOLERANCE = 1e-3  # relative, for single precision; a program that does not vec
 
 @dataclass
 class Seen:
-    """What is known of a model and guide on arguments of one kind.
+    """A model and guide on arguments of one kind, and what the last check found.
 
-    :param nesting: how many dimensions the plates of model and guide take; None before the first look.
-    :param runs: how often they have run.
+    :param nesting: number of dimensions of the plates of model and guide; None before the first check.
+    :param runs: number of runs so far.
     """
 
     model: Program
@@ -51,15 +51,15 @@ class Seen:
         return (self.model, self.guide, self.kind) == (pair.model, pair.guide, pair.kind)
 
     def is_due(self) -> bool:
-        """Whether to look at this run, the 10th, the 100th, ...: a program may change as it is trained."""
-        return self.runs in LOOKS and get_proxy_mode() is None
+        """Whether to check this run (the 10th, the 100th, ...), because training may change a program."""
+        return self.runs in CHECKED_RUNS and get_proxy_mode() is None
 
 
 def look(pair: Pair, layout: Layout) -> int | float:
-    """Run a pair once, apart from the random streams; refuse one that does not vectorise over the draws.
+    """Run a pair once on a forked random stream; refuse a pair that does not vectorise over the draws.
 
-    :returns: how many dimensions the plates of model and guide take.
-    :raises InputError: a draw of the pass has another log-density than the programs give it alone.
+    :returns: number of dimensions of the plates of model and guide.
+    :raises InputError: a draw has another log-density in the pass than in a separate run.
     """
     one_pass = layout.several and not layout.looped
     # Not part of a recording of the bound.
