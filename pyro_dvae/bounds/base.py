@@ -23,9 +23,9 @@ from pyro_dvae.programs.draws import Draws, Pair
 from pyro_dvae.programs.looped import draw_in_turn
 from pyro_dvae.programs.observations import leave_out_zeros, require_no_rest
 from pyro_dvae.programs.plates import Layout
-from pyro_dvae.programs.vectorised import Seen, look, naming_draws
+from pyro_dvae.programs.vectorised import CheckedPair, check_vectorised, naming_draws
 
-_PAIRS_AT_MOST = 8  # of which a bound remembers that they vectorise
+_PAIRS_AT_MOST = 8  # remembered as checked
 
 
 class DenoisingELBO(Trace_ELBO):
@@ -84,8 +84,8 @@ class DenoisingELBO(Trace_ELBO):
             ignore_jit_warnings=checks.flag("ignore_jit_warnings", ignore_jit_warnings),
         )
         self.vectorize_particles = checks.flag("vectorize_particles", vectorize_particles)
-        self._seen: list[Seen] | None = None  # the last first
-        self._told: set[str] = set()
+        self._checked: list[CheckedPair] | None = None  # the latest first
+        self._warned: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies and pickles do not need the programs.
@@ -117,27 +117,27 @@ class DenoisingELBO(Trace_ELBO):
         if not self._adds_dimensions():
             with _naming_nesting(self.max_plate_nesting):
                 return draw(model, guide, args, kwargs, layout, with_leaves)
-        layout = replace(layout, max_plate_nesting=self._look(pair, layout))
+        layout = replace(layout, max_plate_nesting=self._nesting_of(pair, layout))
         if looped:
             return draw_in_turn(pair, layout, with_leaves)
         with naming_draws(pair, layout):
             return draw(model, guide, args, kwargs, layout, with_leaves)
 
-    def _look(self, pair: Pair, layout: Layout) -> int | float:
-        """Look at a pair where it is due, and return how many dimensions its plates take."""
-        known = [each for each in self._seen or () if each.is_of(pair)]
-        now = known[0] if known else Seen(pair.model, pair.guide, pair.kind)
+    def _nesting_of(self, pair: Pair, layout: Layout) -> int | float:
+        """Check a pair when it is due; return the number of dimensions of its plates."""
+        known = [each for each in self._checked or () if each.is_of(pair)]
+        now = known[0] if known else CheckedPair(pair.model, pair.guide, pair.kind)
         now.runs += get_proxy_mode() is None
         if now.nesting is None or now.is_due():
-            now.nesting = look(pair, layout)
-        others = [each for each in self._seen or () if each is not now]
-        self._seen = [now, *others[: _PAIRS_AT_MOST - 1]]
+            now.nesting = check_vectorised(pair, layout)
+        others = [each for each in self._checked or () if each is not now]
+        self._checked = [now, *others[: _PAIRS_AT_MOST - 1]]
         return now.nesting
 
     @property
     def plate_nesting(self) -> int | float:
         """Number of dimensions of the user's plates, as given or as found by the last run with draws."""
-        found = self._seen[0].nesting if self._seen else None
+        found = self._checked[0].nesting if self._checked else None
         return self.max_plate_nesting if found is None else found
 
     def _needs_leaves(self) -> bool:

@@ -96,8 +96,8 @@ class TraceSemiImplicit_ELBO(DenoisingELBO):
         return total, total + score + redrawn_score
 
     def _check(self, draws: Draws) -> None:
-        check_weights(draws, self._told)
-        if self._seen and self._seen[0].is_due():
+        check_weights(draws, self._warned)
+        if self._checked and self._checked[0].is_due():
             with forked(), torch.no_grad():
                 mixture_density(draws)  # refuses a guide whose second run differs
         if draws.runs:

@@ -33,7 +33,7 @@ _TOLERANCE = 1e-3  # relative, for single precision; a program that does not vec
 
 
 @dataclass
-class Seen:
+class CheckedPair:
     """A model and guide on arguments of one kind, and what the last check found.
 
     :param nesting: number of dimensions of the plates of model and guide; None before the first check.
@@ -55,7 +55,7 @@ class Seen:
         return self.runs in CHECKED_RUNS and get_proxy_mode() is None
 
 
-def look(pair: Pair, layout: Layout) -> int | float:
+def check_vectorised(pair: Pair, layout: Layout) -> int | float:
     """Run a pair once on a forked random stream; refuse a pair that does not vectorise over the draws.
 
     :returns: number of dimensions of the plates of model and guide.
