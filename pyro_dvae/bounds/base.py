@@ -118,7 +118,7 @@ class DenoisingELBO(Trace_ELBO):
             with _naming_nesting(self.max_plate_nesting):
                 return draw(model, guide, args, kwargs, layout, with_leaves)
         layout = replace(layout, max_plate_nesting=self._nesting_of(pair, layout))
-        if looped:
+        if looped and not self._is_single():
             return draw_in_turn(pair, layout, with_leaves)
         with naming_draws(pair, layout):
             return draw(model, guide, args, kwargs, layout, with_leaves)
@@ -146,7 +146,11 @@ class DenoisingELBO(Trace_ELBO):
 
     def _adds_dimensions(self) -> bool:
         """Whether draws need dimensions left of the user's plates, so that their number must be known."""
-        return self.num_corruptions * self.num_particles > 1
+        return not self._is_single()
+
+    def _is_single(self) -> bool:
+        """Whether there is one draw of each program, so that there is nothing to loop over."""
+        return self.num_corruptions * self.num_particles == 1
 
     @torch.no_grad()
     def per_datum(

@@ -84,6 +84,9 @@ class TraceSemiImplicit_ELBO(DenoisingELBO):
     def _adds_dimensions(self) -> bool:
         return super()._adds_dimensions() or self.num_mixture > 0
 
+    def _is_single(self) -> bool:
+        return super()._is_single() and self.num_mixture <= 1
+
     def _per_datum(self, draws: Draws) -> Tensor:
         return MEAN.reduce(self._evaluate(draws)[0].values)
 
