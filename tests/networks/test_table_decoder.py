@@ -143,11 +143,15 @@ def test_known_parameters_are_found():
     x, z = torch.as_tensor(rows), torch.zeros(1, 2, dtype=F64)
     torch.manual_seed(0)
     decoder = TableDecoder(COLUMNS, 2, (3,)).double()
-    optimiser = torch.optim.Adam(decoder.parameters(), 0.03)
-    for _ in range(500):
+    optimiser = torch.optim.LBFGS(decoder.parameters(), max_iter=60, line_search_fn="strong_wolfe")
+
+    def negative():
         optimiser.zero_grad()
-        (-decoder(z).log_prob(x).mean()).backward()
-        optimiser.step()
+        loss = -decoder(z).log_prob(x).mean()
+        loss.backward()
+        return loss
+
+    optimiser.step(negative)
     fn = decoder(z)
     probabilities = {}
     for column, size in ((1, 3), (3, 4)):

@@ -229,13 +229,16 @@ def test_a_flow_learns_a_density_that_no_gaussian_has():
     z = torch.stack([radius * angle.cos(), radius * angle.sin()], -1)
     exact = dist.Normal(2.0, 0.3).log_prob(radius) - (2 * math.pi * radius.abs()).log()
     prior = FlowPrior(2, 6, 24).double()
-    optimiser = torch.optim.Adam(prior.parameters(), 1e-2)
-    for step in range(300):
-        optimiser.param_groups[0]["lr"] = 1e-2 * (1 - step / 300)
+    optimiser = torch.optim.LBFGS(prior.parameters(), max_iter=200, line_search_fn="strong_wolfe")
+
+    def negative():
         optimiser.zero_grad()
         loss = -prior(LIKE).log_prob(z).mean()
         loss.backward()
-        optimiser.step()
+        return loss
+
+    optimiser.step(negative)
+    loss = negative()
     gaussian = torch.distributions.MultivariateNormal(z.mean(0), z.T.cov()).log_prob(z).mean()
     assert float(exact.mean() - gaussian) > 0.5
     assert float(exact.mean() + loss.detach()) < 0.15
