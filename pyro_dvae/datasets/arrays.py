@@ -8,6 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -29,13 +30,13 @@ def npy_content(path: Path, treatment: Treatment) -> Content:
 @register_file(".npz")
 def npz_content(path: Path, treatment: Treatment) -> Content:
     """Read parts ``train``, ``validation``, ``test`` (and ``*_labels``), or one array, dense or sparse."""
-    return _of_archive(path, read_npz(path), treatment.array)
+    return replace(_of_archive(path, read_npz(path), treatment.array), named=True)
 
 
 @register_file(".mat")
 def mat_content(path: Path, treatment: Treatment) -> Content:
     """Read the array of a MATLAB file of version 4 to 7.2, named or the only one with rows."""
-    return _of_archive(path, read_mat(path), treatment.array)
+    return replace(_of_archive(path, read_mat(path), treatment.array), named=True)
 
 
 _NO_NUMBERS = "not an array of numbers: damaged, of another kind, or holding Python objects"

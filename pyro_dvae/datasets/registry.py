@@ -161,10 +161,14 @@ def read_file(name: str | Path, treatment: Treatment) -> Content:
     """Return the content of a user's file before any treatment.
 
     :raises DataError: the file is missing, damaged or of an unknown kind.
+    :raises InputError: an array is named, and the file is no archive.
     """
     if not is_file_name(name):
         raise DataError(f"{name}: expected a file ending in one of {', '.join(sorted(_files))}")
-    return _files[Path(name).suffix.lower()](user_path("dataset", name), treatment)
+    content = _files[Path(name).suffix.lower()](user_path("dataset", name), treatment)
+    if treatment.array is not None and not content.named:
+        raise InputError(f"array: {name} is no archive of named arrays (.npz, .mat); leave array out")
+    return content
 
 
 def _in_unit_interval(dataset: Dataset) -> Dataset:

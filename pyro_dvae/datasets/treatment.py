@@ -72,6 +72,7 @@ class Content:
     :param labels: classes [N] of the same parts.
     :param table: columns [N] by name, instead of ``parts``.
     :param notes: choices made while reading.
+    :param named: whether the file is an archive of arrays with names.
     """
 
     path: Path
@@ -79,6 +80,7 @@ class Content:
     labels: Arrays = field(default_factory=dict)
     table: Arrays | None = None
     notes: tuple[str, ...] = ()
+    named: bool = False
 
 
 def kind_of(values: np.ndarray, whole: bool) -> str:

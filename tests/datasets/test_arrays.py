@@ -10,7 +10,7 @@ import torch
 
 from pyro_dvae.datasets import load_dataset
 from pyro_dvae.datasets.arrays import reading
-from pyro_dvae.errors import DataError
+from pyro_dvae.errors import DataError, InputError
 
 RNG = np.random.default_rng(0)
 UNIT = RNG.random((30, 9)).astype(np.float32)
@@ -287,3 +287,15 @@ def test_a_file_that_may_not_be_read(tmp_path):
     words = r"x\.csv: cannot be read as \.csv \(Permission denied\)$"
     with pytest.raises(DataError, match=words), reading(tmp_path / "x.csv"):
         raise PermissionError(13, "Permission denied", "x.csv")
+
+
+@pytest.mark.parametrize("suffix", ["npy", "csv"])
+def test_an_array_is_named_only_in_an_archive(tmp_path, suffix):
+    path = tmp_path / f"rows.{suffix}"
+    rows = np.random.default_rng(0).random((30, 3))
+    if suffix == "npy":
+        np.save(path, rows)
+    else:
+        np.savetxt(path, rows, delimiter=",", header="a,b,c", comments="")
+    with pytest.raises(InputError, match=r"^array: .*leave array out"):
+        load_dataset(path, array="x")
