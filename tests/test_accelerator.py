@@ -109,7 +109,7 @@ def test_compiled_steps_are_the_ordinary_ones(name):
     assert abs(float(again.mean() - expected.mean())) < 5 * error
 
 
-def test_a_fitted_pair_and_the_estimator_go_on_where_they_were_trained():
+def test_a_fitted_pair_and_the_estimator_stay_on_their_device():
     made, x = pair("cuda")
     fitted = dv.fit(made.model, made.guide, x, loss=dv.TraceDenoising_ELBO(), epochs=2, progress=False)
     assert fitted.sample(3, seed=0).shape == (3, 40)

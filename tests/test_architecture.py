@@ -74,7 +74,7 @@ def room_of(module):
 
 
 @pytest.mark.parametrize("name", [each for each in MODULES if room_of(each)])
-def test_a_room_imports_only_what_lies_below(name):
+def test_a_folder_imports_only_from_below(name):
     own = room_of(name)
     for module, _ in imports(name):
         other = room_of(module)

@@ -58,7 +58,7 @@ def test_a_hang_up_saves_and_the_advice_is_quoted_for_the_shell(tmp_path):
 
 
 @pytest.mark.slow
-def test_ctrl_c_while_compiling_ends_within_seconds_and_the_run_goes_on(tmp_path):
+def test_ctrl_c_while_compiling_ends_within_seconds_and_the_run_resumes(tmp_path):
     process = start("train", *TINY, "--epochs", "2", "--compile", "--output", "run", cwd=tmp_path)
     for line in process.stderr:
         if "compiling" in line:
@@ -74,7 +74,7 @@ def test_ctrl_c_while_compiling_ends_within_seconds_and_the_run_goes_on(tmp_path
     assert "test bound" in again.communicate(timeout=300)[0]
 
 
-def test_a_signal_is_answered_at_once_where_nothing_is_half_done():
+def test_a_signal_ends_at_once_if_nothing_is_half_done():
     with Interrupts() as interrupts:
         with pytest.raises(KeyboardInterrupt), at_once():
             signal.raise_signal(signal.SIGINT)

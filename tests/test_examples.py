@@ -107,7 +107,7 @@ def test_impute_table(inside, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["benchmarks/anomaly.py", "benchmarks/imputation.py"])
-def test_benchmarks_of_tables_go_on_where_they_stopped(name, tmp_path):
+def test_benchmarks_of_tables_resume_where_they_stopped(name, tmp_path):
     pytest.importorskip("sklearn")
     generator = np.random.default_rng(0)
     (tmp_path / "tables").mkdir()
@@ -214,7 +214,7 @@ def test_count_data_is_denoised(inside, tmp_path):
     assert (tmp_path / "count_data.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_mixed_table_has_the_bound_beside_independent_columns(inside, tmp_path):
+def test_mixed_table_compares_the_bound_with_independent_columns(inside, tmp_path):
     found = figures_of(inside("examples/mixed_table.py"), ["independent columns", "denoising VAE"])
     assert -23 < found["independent columns"][0] < -20
     assert -60 < found["denoising VAE"][0] < -15
@@ -262,7 +262,7 @@ model = types.SimpleNamespace(SCVI=SCVI)
 """
 
 
-def test_the_benchmark_of_counts_asks_scvi_in_an_environment_of_its_own(tmp_path):
+def test_the_benchmark_of_counts_runs_scvi_in_its_own_environment(tmp_path):
     """A stand-in that returns the counts unchanged is as good as no denoising."""
     (tmp_path / "scvi.py").write_text(SCVI)
     (tmp_path / "anndata.py").write_text("AnnData = lambda counts: counts")
@@ -316,7 +316,7 @@ def test_benchmark_of_the_bounds(tmp_path):
     assert "nan" not in printed.lower()
 
 
-def test_heldout_likelihood_is_the_exact_one_or_is_told_to_be_unreliable(inside, tmp_path):
+def test_heldout_likelihood_is_exact_or_reported_as_unreliable(inside, tmp_path):
     printed = inside("examples/heldout_likelihood.py")
     rows = dict(re.findall(r"^(\w.*?)  +([-+.\d].*%)$", printed, re.MULTILINE))
     found = {

@@ -90,7 +90,7 @@ BOUNDS = {
 
 @pytest.mark.parametrize("bound", BOUNDS.values(), ids=BOUNDS)
 @pytest.mark.parametrize("networks", ["flat", "convolutional"])
-def test_bounds_of_images_are_those_of_flat_rows(networks, bound):
+def test_bounds_of_images_equal_those_of_flat_rows(networks, bound):
     flat, flat_gradients = losses(made(networks), X.flatten(1), bound())
     images, gradients = losses(made(networks), X, bound())
     assert images == flat

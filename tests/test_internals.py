@@ -269,7 +269,7 @@ def test_a_setting_is_read_as_pyro_reads_it():
         assert internals.setting(name)() == value
 
 
-def test_a_loss_that_is_nan_warns_but_for_the_time_in_which_nobody_looks():
+def test_a_nan_loss_warns_unless_the_check_is_off():
     nan = torch.tensor(float("nan"))
     with internals.without_nan_check():
         pyro.util.warn_if_nan(nan, "loss")

@@ -60,7 +60,7 @@ def test_the_histogram_counts_every_datum(path, figures):
     assert any("1 of the values not finite, and left out" in text for text in shown)
 
 
-def test_pareto_k_tells_the_shares_apart(path, figures):
+def test_pareto_k_distinguishes_the_shares(path, figures):
     put(plots.pareto_k, path, [0.1, 0.5, 0.9, np.inf, -np.inf], 0.7)
     (axes,) = figures[0].axes
     below, above = (points.get_offsets() for points in axes.collections)
@@ -72,7 +72,7 @@ def test_pareto_k_tells_the_shares_apart(path, figures):
     assert any("2 of the values not finite, and left out" in text for text in shown)
 
 
-def test_convergence_draws_annealing_only_where_it_is_given(path, figures):
+def test_convergence_draws_annealing_only_if_given(path, figures):
     for annealed in (None, (-7.0, 0.1)):
         put(plots.convergence, path, [1, 10], [-9.0, -8.0], 0.1, -7.9, annealed)
         shown = " ".join(texts(figures[-1]))

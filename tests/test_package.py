@@ -78,7 +78,7 @@ def test_the_installed_wheel_does_the_main_job(wheel, tmp_path):
     assert "digits, 1,257 / 270 / 270" in run(*command, "info", "run", cwd=tmp_path)
 
 
-def test_the_version_is_said_once_and_agrees_everywhere():
+def test_the_version_is_stated_once_and_agrees_everywhere():
     assert f"\nversion: {VERSION}\n" in (ROOT / "CITATION.cff").read_text()
     assert f"\n## {VERSION}" in (ROOT / "CHANGELOG.md").read_text()
     others = [path for path in (ROOT / "pyro_dvae").rglob("*.py") if f'"{VERSION}"' in path.read_text()]

@@ -154,5 +154,5 @@ class Foreign(nn.Module):
         lambda: draw((2, 3)),
     ],
 )
-def test_right_sizes_and_sizes_that_nobody_states_are_accepted(make):
+def test_right_sizes_and_unstated_sizes_are_accepted(make):
     assert isinstance(make(), nn.Module)

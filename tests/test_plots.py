@@ -122,7 +122,7 @@ def test_an_older_picture_is_replaced_whole(path, figures):
 
 
 @pytest.mark.parametrize("broken", ["print_png", "write_bytes", "replace"])
-def test_a_failure_keeps_the_older_picture_and_leaves_nothing_beside_it(broken, path, figures, monkeypatch):
+def test_a_failure_keeps_the_older_picture_and_leaves_no_other_file(broken, path, figures, monkeypatch):
     put(plots.image_grid, path, random_images(4, (8, 8)), (8, 8))
     older = path.read_bytes()
 
@@ -159,7 +159,7 @@ def test_only_png_names_are_taken(path, figures):
         put(plots.image_grid, path, random_images(1, (8, 8)), (8, 8))
 
 
-def test_matplotlibs_global_state_is_left_alone(path, figures):
+def test_matplotlibs_global_state_is_not_changed(path, figures):
     code = f"""
 import sys, matplotlib
 from pyro_dvae import plots
@@ -327,7 +327,7 @@ def test_long_titles_are_wrapped(path, figures):
     check_layout(figures[0])
 
 
-def test_denoising_rows_are_labelled_and_clipping_is_said(path, figures):
+def test_denoising_rows_are_labelled_and_clipping_is_noted(path, figures):
     clean = random_images(20, (8, 8))
     put(plots.denoising_grid, path, clean, 3 * clean - 1, clean, (8, 8), title="Gaussian noise")
     put(plots.denoising_grid, path, clean, clean, clean, (8, 8))

@@ -102,7 +102,7 @@ def test_modules_of_one_name_keep_their_own_parameters_silently():
     assert [asked_name("", leaf) for leaf in second.inner.parameters()] == NAMES
 
 
-def test_a_module_that_is_made_anew_in_each_call_keeps_the_stored_values():
+def test_a_module_made_in_each_call_keeps_the_stored_values():
     first, second = Layer(), Layer()
     register("net", first, by_name=True)
     with pytest.warns(UserWarning, match=r"net\$\$\$inner.* earlier module .*clear_param_store") as caught:

@@ -128,7 +128,7 @@ def test_score_parts_elsewhere_are_nothing(corruption):
     assert torch.equal(site["score_parts"].entropy_term, torch.zeros(()))
 
 
-def test_the_score_function_of_data_that_want_a_gradient_is_kept():
+def test_the_score_function_of_data_that_require_a_gradient_is_kept():
     """The probabilities of a user's corruption may depend on x, so x is not assumed pathwise."""
 
     class Resample(dv.Corruption):

@@ -56,7 +56,7 @@ def test_the_number_is_put_back_after_an_error():
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of the GNU C library")
-def test_freed_memory_comes_again_without_page_faults():
+def test_freed_memory_is_reused_without_page_faults():
     code = (
         "import resource, torch; from pyro_dvae.machine import keep_freed_memory\n"
         "assert keep_freed_memory()\n"

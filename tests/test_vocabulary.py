@@ -115,7 +115,7 @@ def test_an_argument_has_one_default(argument):
         if not each.name.endswith(("_export", "cli"))
     ],
 )
-def test_a_public_class_has_a_name_of_its_own(module):
+def test_public_classes_have_different_names(module):
     """Two classes of one name in two rooms are two things that a reader takes for one."""
     for name, each in vars(importlib.import_module(module)).items():
         if inspect.isclass(each) and each.__module__ == module and not name.startswith("_"):

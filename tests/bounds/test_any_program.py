@@ -381,7 +381,7 @@ def test_what_a_program_raises_for_several_draws_is_one_sentence():
         dv.TraceDenoising_ELBO(num_corruptions=2).loss(model, guide, torch.zeros(6, 3))
 
 
-def test_what_pyro_validates_is_said_in_its_words():
+def test_errors_of_pyros_validation_keep_its_words():
     def model():
         with pyro.plate("data", 10, 5):
             pyro.param("p", torch.ones(3, 5), event_dim=0)  # the plate has 10 rows
@@ -498,7 +498,7 @@ def test_plates_of_two_names_are_refused_where_they_would_join_the_observations(
         dv.evaluate_bound(*pair, ROWS, loss=dv.TraceDenoising_ELBO())
 
 
-def test_one_weight_of_all_observations_is_said_once():
+def test_one_weight_of_all_observations_is_warned_of_once():
     def model(x):
         w = pyro.sample("w", dist.Normal(0.0, 1.0))
         with pyro.plate("data", len(x)):
@@ -670,7 +670,7 @@ def test_a_corruption_in_the_model_is_refused(in_both):
         dv.TraceDenoising_ELBO().loss(model, guide, ROWS)
 
 
-def test_what_a_guide_may_not_do_is_said_in_one_sentence():
+def test_errors_of_a_guide_are_one_sentence():
     model, guide = local_pair()
     fixed = poutine.condition(guide, data={"z": ROWS})
     for bound in (dv.TraceDenoising_ELBO(), dv.TraceDenoising_ELBO(num_particles=2)):

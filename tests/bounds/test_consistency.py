@@ -37,7 +37,7 @@ def test_the_gradient_is_the_exact_one(kind, m, k, vectorised):
         check_estimates(name, torch.stack(each), exact[name])
 
 
-def test_the_value_is_that_of_the_bound():
+def test_the_value_equals_that_of_the_bound():
     problem, values = LinearGaussian(), []
     for weight in (0.0, WEIGHT):
         pyro.set_rng_seed(0)

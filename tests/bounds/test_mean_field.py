@@ -118,7 +118,7 @@ def estimated(bound, problem, x, repeats=20_000):
 
 
 @pytest.mark.parametrize("case", RIGHT.values(), ids=RIGHT)
-def test_it_is_the_bound_where_no_prior_depends_on_what_is_drawn_from_its_latent(case):
+def test_it_is_the_bound_if_no_prior_depends_on_a_latent_drawn_from_its_own(case):
     problem, x = Sites(*case), data()
     exact = problem.l_dvae(x)
     exact.sum().backward()
@@ -346,7 +346,7 @@ def test_looking_at_the_pair_leaves_the_random_streams_alone_and_is_done_once():
 
 
 @pytest.mark.parametrize("seen", [False, True])
-def test_a_compiled_step_is_that_of_svi(monkeypatch, seen):
+def test_a_compiled_step_equals_that_of_svi(monkeypatch, seen):
     """The second run of the pair is not recorded, neither before nor during the recording."""
     monkeypatch.setattr(compiler, "_compiled", lambda graph, example: lambda inputs: list(graph(*inputs)))
     results = []

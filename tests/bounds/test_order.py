@@ -90,7 +90,7 @@ def test_the_mixture_has_the_least_variance():
     assert spread["mixture"] < 0.9 * spread["pooled"]
 
 
-def test_without_a_corruption_the_iwae_bound_is_that_of_the_plain_guide():
+def test_without_a_corruption_the_iwae_bound_equals_that_of_the_plain_guide():
     """Against importance weights written out by hand, under one seed."""
     problem, x = LinearGaussian(), data(6)
     pyro.set_rng_seed(3)

@@ -1055,7 +1055,7 @@ def test_fit_warns_of_what_cannot_be_put_back(name):
     assert len(fitted(make, True, steps)[2]) == 1
 
 
-def test_masked_arrays_are_told_apart():
+def test_masked_arrays_are_distinguished():
     """Also NumPy's constant, of which no attribute can be set."""
     array = np.ma.masked_array([1.0, 2.0], mask=[False, True])
     take, before = fingerprint(array), fingerprint(array)()

@@ -158,7 +158,7 @@ def test_a_noise_level_that_changes():
     assert_same(make, ELBOS["denoising"], OPTIMIZERS["Adam"], [data(8)] * 6, schedule)
 
 
-def test_settings_that_are_changed_are_compiled_anew():
+def test_changed_settings_are_compiled_again():
     def change(number, optimizer, problem):
         if number == 3:
             for each in optimizer.optim_objs.values():
@@ -508,7 +508,7 @@ def test_values_that_never_come_back_are_not_compiled_for_ever():
     assert compiled_shapes(loop) == 16
 
 
-def test_advance_leaves_the_loss_where_it_is():
+def test_advance_returns_the_loss_as_a_tensor():
     problem = LinearGaussian()
     loop = CompiledSVI(problem.model, problem.guide, Adam({"lr": 0.01}), Trace_ELBO())
     assert isinstance(loop.advance(data(4)), float)  # an ordinary step
@@ -567,7 +567,7 @@ def test_the_compiler(monkeypatch, elbo):
     assert compiled_shapes(loop) == 1
 
 
-def test_a_failing_compiler_is_told(monkeypatch):
+def test_a_failing_compiler_is_reported(monkeypatch):
     def broken(graph, example):
         raise NoCompiler("no C++ compiler")
 

@@ -136,7 +136,7 @@ def test_the_error_names_the_number(tmp_path):
         loop.step(x())
 
 
-def test_the_numbers_that_are_built_in_are_told():
+def test_built_in_numbers_are_reported():
     _, _, loop = trained(dv.CompiledSVI)
     assert 0.25 in [each.value for each in loop.constants]
     (quarter,) = [each for each in loop.constants if each.value == 0.25]
@@ -145,7 +145,7 @@ def test_the_numbers_that_are_built_in_are_told():
     assert not any("training" in each.line for each in loop.constants)
 
 
-def test_a_profiler_goes_on_afterwards():
+def test_a_profiler_continues_afterwards():
     seen = []
     profiler = cProfile.Profile()
     profiler.enable()

@@ -87,7 +87,7 @@ def whole(made):
         return made.W @ made.W.T + (2 * made.log_s).exp() * identity
 
 
-def test_scores_by_likelihood_are_those_of_the_model():
+def test_scores_by_likelihood_equal_those_of_the_model():
     made, x = problem()
     x = x.clone()
     x[0, 1] = math.nan

@@ -362,7 +362,7 @@ def test_an_integer_tensor_is_a_legal_level(build, atoms):
 @levelled
 @pytest.mark.parametrize("start", [0.021, 0.3, 0.97])
 @pytest.mark.parametrize("shape", [(), (3,)])
-def test_a_learned_level_starts_where_it_is_told(build, atoms, start, shape):
+def test_a_learned_level_starts_at_the_given_value(build, atoms, start, shape):
     start = torch.full(shape, start, dtype=torch.float64)
     for minimum in (0.0, 0.02):
         corruption = build(start, learnable=True, minimum=minimum)

@@ -121,7 +121,7 @@ def test_a_relaxed_network_corruption_is_pathwise_at_its_site():
     assert bool((network.bias.grad != 0).all())
 
 
-def test_a_frozen_network_wants_no_gradient():
+def test_a_frozen_network_requires_no_gradient():
     corruption = NetworkCorruption(linear().requires_grad_(False), "masking")
     trace = pyro.poutine.trace(dv.corrupt).get_trace("x_tilde", corruption, bits(4, 3))
     assert not trace.nodes["x_tilde"]["fn"].learned

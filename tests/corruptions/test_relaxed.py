@@ -88,7 +88,7 @@ def test_a_draw_follows_the_data_by_both_ends():
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("temperature", [0.2, 0.7])
-def test_gradients_are_those_of_the_relaxed_mean(kind, temperature):
+def test_gradients_equal_those_of_the_relaxed_mean(kind, temperature):
     """Unbiased for E f(x̃) under the relaxed draws, by quadrature."""
     x, start = double(0.3), double(0.25)
     corruption = kind(start, learnable=True, temperature=temperature)

@@ -43,7 +43,7 @@ def test_the_level_at_epoch_zero_is_the_start():
     assert float(BitFlip(LinearSchedule(0.75, 0.5, 2)).rate()) == 0.75
 
 
-def test_a_schedule_of_ones_own_may_return_whole_numbers():
+def test_a_users_schedule_may_return_whole_numbers():
     class Warm(Schedule):
         def __call__(self, epoch):
             return 0 if epoch < 5 else 0.5
@@ -62,7 +62,7 @@ def test_a_schedule_of_ones_own_may_return_whole_numbers():
     [ConstantSchedule(1.5), LinearSchedule(0.5, 1.5, 10), StepSchedule({0: 0.1, 5: 1.5})],
     ids=lambda schedule: type(schedule).__name__,
 )
-def test_levels_are_checked_before_their_epoch_comes(schedule):
+def test_levels_are_checked_before_their_epoch(schedule):
     with pytest.raises(InputError, match=r"^rate: expected a number in \[0, 1\], got 1.5"):
         BitFlip(schedule)
 

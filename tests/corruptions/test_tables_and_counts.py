@@ -76,7 +76,7 @@ def test_swapped_cells_follow_their_column():
             assert found[0, row, column].item() == pytest.approx(mass)
 
 
-def test_columns_are_swapped_apart():
+def test_columns_are_swapped_independently():
     """Two columns that always agree no longer do after swapping."""
     rows = torch.arange(10.0)[:, None].expand(10, 2)
     draws = SwapNoise(1.0, rows)(torch.zeros(1000, 2)).sample()

@@ -164,7 +164,7 @@ SCALES = {
 
 
 @pytest.mark.parametrize("scale", SCALES)
-def test_scales_are_those_of_the_training_rows(tmp_path, scale):
+def test_scales_are_computed_from_the_training_rows(tmp_path, scale):
     values = RNG.normal(3, 5, (40, 4))
     data = load(tmp_path, "x.npy", npy(values), scale=scale)
     raw = load(tmp_path, "x.npy", npy(values), scale="none")
@@ -179,7 +179,7 @@ def test_scales_are_those_of_the_training_rows(tmp_path, scale):
     assert load(tmp_path, "x.npy", npy(values)).source.endswith("standardised by the training rows (--scale)")
 
 
-def test_zeros_and_ones_beside_other_numbers_stay_and_are_told_from_all_rows(tmp_path):
+def test_columns_of_zeros_and_ones_are_kept_and_found_from_all_rows(tmp_path):
     values = RNG.normal(3, 5, (40, 3))
     values[:, 1], values[:, 2] = np.arange(40) % 2, 0
     raw = load(tmp_path, "x.npy", npy(values), scale="none")

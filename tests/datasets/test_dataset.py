@@ -38,7 +38,7 @@ def test_an_image_of_colours_is_flat_as_torch_has_it():
     assert torch.equal(image[1] * 12, torch.tensor([[4.0, 5.0], [6.0, 7.0]]))
 
 
-def test_its_type_is_torchs_default_and_fits_modules_made_beside_it():
+def test_its_type_is_torchs_default_like_that_of_new_modules():
     torch.set_default_dtype(torch.float64)  # the fixture restores it
     data = load_dataset("digits")
     assert {getattr(data, part).dtype for part in ("train", "validation", "test")} == {torch.float64}

@@ -23,7 +23,7 @@ def test_sizes_and_values(digits):
     assert "1257 train, 270 validation, 270 test" in digits.source
 
 
-def test_labels_go_with_their_images(digits):
+def test_labels_follow_their_images(digits):
     bunch = sklearn_datasets.load_digits()
     known = {tuple(row): int(label) for row, label in zip(bunch.data / 16, bunch.target, strict=True)}
     for part in ("train", "validation", "test"):

@@ -3,7 +3,7 @@ import pytest
 from pyro_dvae.datasets.staging import staging, unavailable
 
 
-def test_what_is_moved_stays_and_the_rest_goes(tmp_path):
+def test_moved_files_stay_and_the_rest_is_deleted(tmp_path):
     root = tmp_path / "a" / "b"
     with staging(root) as folder:
         (folder / "kept").write_text("1")

@@ -170,7 +170,7 @@ def test_columns_that_do_not_vary_are_named(tmp_path):
     assert "constant" not in load(tmp_path, text, drop=["b"]).source
 
 
-def test_numbers_and_whole_numbers_beside_each_other_are_a_table(tmp_path):
+def test_numbers_and_whole_numbers_together_are_a_table(tmp_path):
     """Only a table of nothing but whole numbers may be counts, pixels or classes."""
     data = load(tmp_path, "a,b\n1.5,200\n2,3\n5,4\n7,1\n")
     assert "standardised" in data.source

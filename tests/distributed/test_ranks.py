@@ -78,7 +78,7 @@ def close(found, expected):
 
 
 @pytest.mark.parametrize("name", TRAININGS)
-def test_every_gradient_and_the_parameters_are_those_of_one_process(two, name):
+def test_gradients_and_parameters_equal_those_of_one_process(two, name):
     expected, end, train_bound, validation_bound = cases.run_case(name, None)
     for rank in range(2):
         gradients, parameters, by_epoch, validated = two[0][rank][name]
@@ -117,7 +117,7 @@ def test_rank_0_keeps_the_stream_of_a_process_alone(two, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["resumed", "compiled_resumed"])
-def test_a_stop_that_one_rank_is_asked_for_stops_both_and_goes_on_bit_for_bit(two, name):
+def test_a_stop_of_one_rank_stops_both_and_they_resume_bit_for_bit(two, name):
     for found in two[0]:
         whole, stopped, resumed = found[name]
         assert stopped["steps"] == 9  # the step in which the request came, and no further one
@@ -127,7 +127,7 @@ def test_a_stop_that_one_rank_is_asked_for_stops_both_and_goes_on_bit_for_bit(tw
         assert all(torch.equal(resumed["values"][key], whole["values"][key]) for key in whole["values"])
 
 
-def test_one_process_goes_on_with_the_checkpoint_of_two_and_says_so(two, tmp_path):
+def test_one_process_resumes_the_checkpoint_of_two_and_says_so(two, tmp_path):
     kept = (two[1] / "parts" / "noisy.safetensors").read_bytes()
     (tmp_path / "noisy.safetensors").write_bytes(kept)
     with pytest.warns(UserWarning, match=r"by 2 process\(es\), now there are 1"):
@@ -140,7 +140,7 @@ def test_divergence_on_one_rank_ends_both_at_the_same_step(two):
         assert "diverged in epoch 1, step 1" in found["diverging"]
 
 
-def test_where_one_rank_cannot_compile_both_take_ordinary_steps(two):
+def test_if_one_rank_cannot_compile_both_take_ordinary_steps(two):
     end = cases.run_case("training", None)[1]
     for found in two[0]:
         (message,), parameters = found["unrecordable"]
@@ -156,7 +156,7 @@ def test_hashed_noise_differs_between_ranks_and_weights_do_not(two):
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_a_failure_on_one_rank_is_told_to_the_other(two):
+def test_a_failure_on_one_rank_reaches_the_other(two):
     assert two[0][1]["failing"] == ("InputError", "x: expected something else")
     name, message = two[0][0]["failing"]
     assert name == "ProcessLostError"
@@ -169,7 +169,7 @@ def test_the_ranks_are_one_owner_of_their_checkpoint(two):
     assert (kind, second) == ("ProcessLostError", f"rank 0 failed: OccupiedError: {first}")
 
 
-def test_likelihood_is_that_of_one_process_datum_by_datum(two, tmp_path):
+def test_likelihood_equals_that_of_one_process_datum_by_datum(two, tmp_path):
     expected, _, files = cases.run_case("likelihood", tmp_path)
     assert files == ["kept.safetensors"]
     for found in two[0]:
@@ -185,7 +185,7 @@ def test_likelihood_of_unequal_weights_is_refused(two):
         assert found["unequal"].startswith("model, guide, data: expected the same weights")
 
 
-def test_bounds_over_ranks_are_those_of_one_process(two):
+def test_bounds_over_ranks_equal_those_of_one_process(two):
     for value, *found in zip(cases.bounds(), *(each["bounds"] for each in two[0]), strict=True):
         for each in found:
             torch.testing.assert_close(each, value, rtol=1e-12, atol=0)

@@ -85,7 +85,7 @@ def test_the_example_trains_in_one_folder_and_prints_once(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the ranks in /proc")
-def test_a_killed_rank_ends_the_run_with_one_line_and_the_checkpoint_goes_on(tmp_path):
+def test_a_killed_rank_ends_the_run_with_one_line_and_the_checkpoint_resumes(tmp_path):
     folder = tmp_path / "run"
     process = launch("--epochs", "2000", "--output", str(folder), cwd=tmp_path)
     wait_for(lambda: epochs_in(folder) >= 2, process)
@@ -104,7 +104,7 @@ def test_a_killed_rank_ends_the_run_with_one_line_and_the_checkpoint_goes_on(tmp
 
 
 @pytest.mark.slow
-def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
+def test_ctrl_c_saves_and_says_how_to_resume(tmp_path):
     folder = tmp_path / "run"
     process = launch("--epochs", "2000", "--output", str(folder), cwd=tmp_path)
     wait_for(lambda: epochs_in(folder) >= 2, process)

@@ -78,7 +78,7 @@ class Shifted(dist.Normal):
         return super().log_prob(value - 1)
 
 
-def test_what_torch_would_get_wrong_is_left_to_sampling():
+def test_divergences_that_torch_gets_wrong_are_sampled():
     one, zero = torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
     fold = [dist.FoldedDistribution(dist.Normal(sign * one, 1.0)) for sign in (1, -1)]
     assert closed_form_kl(*fold) is None

@@ -112,7 +112,7 @@ def test_one_hot_draws_can_be_recorded():
     assert torch.equal(graph(torch.zeros(4, 3)).sum(-1), torch.ones(4))
 
 
-def test_flattened_vectors_are_those_of_the_base():
+def test_flattened_vectors_equal_those_of_the_base():
     logits = torch.randn(5, 2, 3, dtype=torch.float64)
     fn = Flattened(OneHot(logits=logits))
     assert (fn.batch_shape, fn.event_shape) == ((5,), (6,))
@@ -157,7 +157,7 @@ def test_a_bad_temperature_is_refused(value):
         Temperature(value)
 
 
-def test_flattened_vectors_lie_where_the_vectors_do():
+def test_flattened_vectors_have_the_support_of_the_vectors():
     support = Flattened(OneHot(logits=torch.zeros(2, 3))).support
     assert (support.is_discrete, support.event_dim) == (True, 1)
     inside, outside = torch.tensor([[1.0, 0, 0, 0, 0, 1], [1, 0, 0, 1, 0, 1]])

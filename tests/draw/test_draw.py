@@ -69,7 +69,7 @@ def test_the_recognition_network_never_sees_clean_data(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
-def test_the_guide_looks_at_the_canvases_that_the_model_draws(kind):
+def test_the_guide_reads_the_canvases_that_the_model_draws(kind):
     draw, x = network(*kind, corruption=dv.SaltAndPepper(0.2)), data()
     looked, drawn = [], []
     draw.guide.encoder.register_forward_pre_hook(lambda module, args: looked.append(args[1]))

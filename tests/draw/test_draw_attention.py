@@ -38,13 +38,13 @@ def test_single_precision_stays_finite_with_its_gradient():
     assert bool(torch.isfinite(parameters.grad).all())
 
 
-def test_filters_are_those_of_the_paper_with_pixels_from_one():
+def test_filters_equal_those_of_the_paper_with_pixels_from_one():
     centre, stride, variance = number(2.3), number(1.4), number(0.8)
     expected = bank(centre[0] + 1, stride[0], variance[0], 3, WIDTH)
     torch.testing.assert_close(filters(centre, stride, variance.sqrt(), 3, WIDTH), expected)
 
 
-def test_the_window_is_that_of_the_paper():
+def test_the_window_equals_that_of_the_paper():
     outputs = 0.5 * randoms(5, seed=3)
     image, patch = randoms(*SHAPE), randoms(3, 3)
     f_y, f_x, gamma = banks(outputs, 3)
@@ -121,7 +121,7 @@ def test_leading_dims_broadcast():
         torch.testing.assert_close(drawn[k, m, n], write(patches[k, 0, n], one, (HEIGHT, WIDTH)))
 
 
-def test_gradients_are_those_of_finite_differences():
+def test_gradients_equal_finite_differences():
     parameters = (0.5 * randoms(2, 5)).requires_grad_()
     image, patch = randoms(2, *SHAPE).requires_grad_(), randoms(2, 3, 3).requires_grad_()
 

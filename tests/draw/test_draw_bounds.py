@@ -27,7 +27,7 @@ def gradients(draw):
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("bound", [ANALYTIC(), SAMPLED()], ids=["analytic", "sampled"])
-def test_value_and_gradient_are_those_of_the_plain_computation(kind, bound):
+def test_value_and_gradient_equal_the_plain_computation(kind, bound):
     draw, x = network(*kind, corruption=NOISE), data()
     trace = seeded(bound.draws, draw.model, draw.guide, (x,), {}).guide_trace
     noise, x_tilde = standardised(trace), trace.nodes["x_tilde"]["value"]

@@ -30,7 +30,7 @@ def exact_pair():
 
 
 @pytest.mark.parametrize("clean", [True, False])
-def test_the_bound_is_that_of_the_input_the_guide_is_given(clean):
+def test_the_bound_belongs_to_the_guides_input(clean):
     problem, x = LinearGaussian(sigma=1.0), data(1).expand(4000, -1)
     corrupted = problem.l_dvae(x[:1]).detach()
     with torch.no_grad():
@@ -62,7 +62,7 @@ def test_rows_keep_their_order_in_chunks_of_any_size(chunk):
     torch.testing.assert_close(estimate.per_datum, dist.Normal(0.0, math.sqrt(2)).log_prob(x))
 
 
-def test_chunks_are_smaller_where_there_are_more_draws():
+def test_chunks_are_smaller_with_more_draws():
     model, guide = exact_pair()
     seen = []
     bound = dv.TraceDenoising_ELBO(num_corruptions=4, num_particles=100)
@@ -70,7 +70,7 @@ def test_chunks_are_smaller_where_there_are_more_draws():
     assert seen == [(5, 12), (10, 12), (12, 12)]
 
 
-def test_a_seed_is_a_stream_of_its_own():
+def test_each_seed_has_its_own_stream():
     problem, x = LinearGaussian(), data(5)
     bound = dv.TraceDenoising_ELBO()
 

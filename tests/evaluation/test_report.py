@@ -138,7 +138,7 @@ def test_the_bias_of_importance_sampling_is_no_violation(linear):
     assert not any(v.upper == "log_likelihood" for v in useless.violations())
 
 
-def test_the_evidence_is_that_of_log_likelihood(linear):
+def test_the_evidence_equals_that_of_log_likelihood(linear):
     report, problem, x = linear
     entry = report["log_likelihood"]
     exact = problem.log_evidence(x).detach()

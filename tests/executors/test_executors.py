@@ -50,7 +50,7 @@ def driven(executor, pieces, folder, options=None):
 
 
 @pytest.mark.parametrize("name", slow("submitit"))  # it waits 15 s for the result of a lost job
-def test_a_killed_worker_s_work_goes_on_elsewhere_from_its_checkpoint(name, tmp_path):
+def test_a_killed_workers_task_resumes_elsewhere_from_its_checkpoint(name, tmp_path):
     found = driven(name, [Piece("a"), Piece("b", dies=True)], tmp_path)
     assert {key: each["begun"] for key, each in found.items()} == {"a": 0, "b": 10}
     assert str(found["b"]["process"]) != (tmp_path / "b.died").read_text()
@@ -58,7 +58,7 @@ def test_a_killed_worker_s_work_goes_on_elsewhere_from_its_checkpoint(name, tmp_
 
 
 @pytest.mark.parametrize("name", slow("submitit", "dask"))
-def test_stopped_work_is_saved_and_goes_on(name, tmp_path):
+def test_stopped_work_is_saved_and_resumes(name, tmp_path):
     pieces = [Piece(key, total=300, pause=0.1) for key in "abc"]
 
     def stop():
@@ -222,7 +222,7 @@ def imitated(commands, folder, monkeypatch):
     monkeypatch.setenv("FAKE", str(folder))
 
 
-def test_slurm_gets_the_job_and_a_preempted_one_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
+def test_slurm_gets_the_job_and_a_preempted_one_resumes_from_its_checkpoint(tmp_path, monkeypatch):
     imitated(FAKES, tmp_path, monkeypatch)
     options = {"slurm_partition": "long", "timeout_min": 30}
     found = driven("submitit", [Piece("a", total=40, pause=0.1)], tmp_path, options)

@@ -146,7 +146,7 @@ def test_an_unknown_option_or_name_is_refused():
         experiment("tabel1")
 
 
-def test_a_key_is_of_what_is_computed_and_not_of_where():
+def test_a_key_depends_on_the_computation_and_not_on_its_place():
     first = plan(SMALL)[0]
 
     def key(**changes):

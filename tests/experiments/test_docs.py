@@ -21,7 +21,7 @@ def test_every_experiment_has_a_time_and_a_section(name):
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
-def test_the_tables_are_those_of_the_results(folder):
+def test_the_tables_equal_those_of_the_results(folder):
     assert (folder / "table.md").read_text() == markdown(*committed(folder))
     assert (folder / "picture.png").exists()
     assert f"reproduction/{folder.name}/picture.png" in PAGE

@@ -116,7 +116,7 @@ def test_gaps_are_stacked_for_test_and_training_rows(small, drawn, tmp_path):
     assert widths == [[2.0], [1.0], [8.0], [1.0], [0.5], [4.0]]
 
 
-def test_digits_are_beside_the_lines(small, drawn, tmp_path):
+def test_digits_are_next_to_the_lines(small, drawn, tmp_path):
     own = rows(small)
     axes = plots.image_grid(np.zeros((4, 9)), (3, 3))
     plots.write_figure(tmp_path / "pictures" / f"{own[0]['key']}-digits.png", axes)

@@ -163,7 +163,7 @@ def test_the_rivals_of_noise_train(tmp_path):
     assert math.isfinite(row["figures"]["bound"]["mean"])
 
 
-def test_gaps_are_those_of_inference_gaps(small, tmp_path, monkeypatch):
+def test_gaps_equal_those_of_inference_gaps(small, tmp_path, monkeypatch):
     for name, value in (("GAP_DATA", 3), ("GAP_SAMPLES", 50), ("GAP_STEPS", 5)):
         monkeypatch.setattr(measures, name, value)
     planned = plan(small, seeds=1)[1]
@@ -192,7 +192,7 @@ def test_gaps_are_those_of_inference_gaps(small, tmp_path, monkeypatch):
     assert found.keys() == {*values, *(name.replace("test", "training") for name in values)}
 
 
-def test_measures_are_those_of_the_evaluation(small, tmp_path):
+def test_measures_equal_those_of_the_evaluation(small, tmp_path):
     planned = plan(small, seeds=1)[1]
     setting = one_run.prepared(planned, tmp_path, torch.device("cpu"), Silent())
     pair = one_run.build(planned, setting)
@@ -214,7 +214,7 @@ def test_measures_are_those_of_the_evaluation(small, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_that_diverges_is_said_and_the_others_go_on(small, tmp_path):
+def test_a_run_that_diverges_is_reported_and_the_others_continue(small, tmp_path):
     wild = dataclasses.replace(
         small,
         cases=(
@@ -236,7 +236,7 @@ def test_a_refused_run_ends_the_others(small, tmp_path):
             reproduce(small, planned, tmp_path / str(jobs) / "x", jobs=jobs, **QUIET)
 
 
-def test_a_lost_process_is_said(small, tmp_path, monkeypatch):
+def test_a_lost_process_is_reported(small, tmp_path, monkeypatch):
     class Killed(Local):
         def submit(self, function, planned):
             handle = super().submit(function, planned)
@@ -250,7 +250,7 @@ def test_a_lost_process_is_said(small, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_killed_worker_s_run_goes_on_from_its_checkpoint(small, tmp_path, monkeypatch, capsys):
+def test_a_killed_workers_run_resumes_from_its_checkpoint(small, tmp_path, monkeypatch, capsys):
     planned = plan(small, seeds=1, epochs=60)[:1]
     folder = tmp_path / "two" / "x"
     started = []

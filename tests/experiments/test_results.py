@@ -23,7 +23,7 @@ def test_no_file_no_rows(tmp_path):
     assert read(tmp_path) == []
 
 
-def test_a_line_that_was_cut_off_is_left_out_and_overwritten(tmp_path, small):
+def test_an_incomplete_line_is_ignored_and_overwritten(tmp_path, small):
     rows = [row_of(each, 1.0) for each in plan(small)]
     append(tmp_path, rows[0])
     with (tmp_path / RESULTS).open("a") as file:

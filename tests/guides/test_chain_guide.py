@@ -151,7 +151,7 @@ def test_sites_go_up_in_the_guide_and_down_in_the_model():
 
 @pytest.mark.parametrize("local", [False, True])
 @pytest.mark.parametrize("depth", [1, 3])
-def test_the_sizes_of_model_and_guide_go_together(depth, local):
+def test_the_sizes_of_model_and_guide_match(depth, local):
 
     torch.manual_seed(0)
     guide = dv.ChainGuide.of_sizes(6, 2, (8,), num_layers=depth, corruption=dv.GaussianNoise(0.1))

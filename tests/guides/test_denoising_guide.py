@@ -572,7 +572,7 @@ def test_a_wrapped_guide_keeps_the_type_and_reaches_every_parameter(dtype):
         ((5,), None, 5, 1),
     ],
 )
-def test_the_dimensions_of_a_row_are_told_from_draws(shape, data_size, rows, found):
+def test_the_dimensions_of_a_row_are_distinguished_from_draws(shape, data_size, rows, found):
     assert event_dimensions(torch.zeros(shape), data_size, rows) == found
 
 

@@ -82,7 +82,7 @@ def exact_bound(problem, bound):
 
 
 @pytest.mark.parametrize("name", BOUNDS)
-def test_bounds_and_gradients_are_those_of_enumeration(problem, name):
+def test_bounds_and_gradients_equal_those_of_enumeration(problem, name):
     bound = BOUNDS[name]()
     exact = exact_bound(problem, bound)
     exact.sum().backward()
@@ -210,14 +210,14 @@ def bernoulli_parts(pair, x):
 
 
 @pytest.mark.parametrize("straight_through", [False, True])
-def test_the_relaxed_bound_is_that_of_quadrature(straight_through):
+def test_the_relaxed_bound_equals_quadrature(straight_through):
     pair = OneBit(0.8, 0.5, straight_through)
     reconstruction, divergence = pair.parts(X[0])
     values = dv.TraceDenoising_ELBO().per_datum(pair.model, pair.guide, X[:1].repeat(20_000, 1))
     check_estimates("bound", values, (reconstruction - divergence).detach(), slack=1e-4)
 
 
-def test_the_pathwise_gradient_is_that_of_quadrature():
+def test_the_pathwise_gradient_equals_quadrature():
     pair = OneBit(0.8, 0.5)
     reconstruction, divergence = pair.parts(X[0])
     names = [pair.guide.encoder.bias, *pair.decoder.parameters()]
@@ -270,7 +270,7 @@ def _at(guide, buffer):
     return guide
 
 
-def test_relaxed_bits_are_finite_in_single_precision_where_the_code_is_not():
+def test_relaxed_bits_are_finite_in_single_precision_even_if_the_code_is_not():
     guide = guides.ConcreteGuide.of_sizes(D, 4, (5,), temperature=0.01)
     prior = priors.ConcretePrior(4, temperature=0.01)
     model = dv.LatentVariableModel(BernoulliDecoder(D, 4, (5,)), prior)

@@ -55,7 +55,7 @@ def test_the_density_is_the_change_of_variables(flow, d):
 
 
 @pytest.mark.parametrize(("flow", "d"), [("planar", 1), ("planar", 2), ("iaf", 2)])
-def test_the_density_is_normalised_and_that_of_the_draws(flow, d):
+def test_the_density_is_normalised_and_fits_the_draws(flow, d):
     posterior = guide_of(flow, d).posterior(data())
     with torch.no_grad():
         points, volume = grid(d, 4001 if d == 1 else 401)
@@ -67,7 +67,7 @@ def test_the_density_is_normalised_and_that_of_the_draws(flow, d):
 
 
 @pytest.mark.parametrize(("flow", "d"), [("planar", 1), ("planar", 2), ("iaf", 2)])
-def test_the_pathwise_gradient_is_that_of_the_integral(flow, d):
+def test_the_pathwise_gradient_equals_that_of_the_integral(flow, d):
     """d/dφ E_q [f(z) − log q(z)], by quadrature over scored points and by draws."""
     guide, x = guide_of(flow, d), data()
     parameters = dict(guide.named_parameters())

@@ -114,7 +114,7 @@ def quadrature(problem, x, nodes=40):
     return torch.einsum("nabz,a,b,z->n", integrand, weights, weights, weights)
 
 
-def test_one_further_draw_and_its_gradient_are_those_of_the_integral():
+def test_one_further_draw_and_its_gradient_equal_the_integral():
     problem, x = Problem(1, 1, 1), data(3, 1)
     problem.guide_module.corruption = dv.NoCorruption()
     exact = quadrature(problem, x)

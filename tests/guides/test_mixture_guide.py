@@ -24,7 +24,7 @@ def leaves(values):
 
 
 @pytest.mark.parametrize("d", [1, 3])
-def test_the_density_is_that_of_a_mixture(d):
+def test_the_density_equals_that_of_a_mixture(d):
     logits, loc, scale = parameters(d, (2, 5))
     found = DiagonalMixture(logits, loc, scale)
     expected = dist.MixtureSameFamily(
@@ -94,7 +94,7 @@ def test_a_draw_moves_as_the_quantile_function_does(d):
 
 
 @pytest.mark.parametrize("d", [1, 2])
-def test_the_gradient_of_an_expectation_is_that_of_the_integral(d):
+def test_the_gradient_of_an_expectation_equals_that_of_the_integral(d):
     """d/dφ E [f(z) − log q(z)], by quadrature and by draws, of weights, locations and scales."""
     followed = leaves(parameters(d, seed=2))
 
@@ -149,7 +149,7 @@ def test_a_mixture_without_learned_parameters_is_no_graph():
         assert not DiagonalMixture(*leaves(values)).rsample().requires_grad
 
 
-def test_outputs_are_those_of_the_heads():
+def test_outputs_equal_those_of_the_heads():
     torch.manual_seed(0)
     guide = dv.MixtureGuide(nn.Identity(), 3, 2, components=4).double()
     x = torch.randn(5, 3, dtype=F64)

@@ -97,7 +97,7 @@ def test_a_convolutional_decoder_of_colour(likelihood):
     assert torch.isfinite(fn.log_prob(torch.rand(5, 48))).all()
 
 
-def test_ordered_categories_are_those_of_pyro():
+def test_ordered_categories_equal_those_of_pyro():
     predictor = torch.randn(6, dtype=F64)
     cutpoints = torch.tensor([-1.5, 0.2, 0.9], dtype=F64)
     k = torch.arange(4)[:, None]

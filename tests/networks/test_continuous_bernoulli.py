@@ -50,7 +50,7 @@ def test_the_density_is_normalised():
     torch.testing.assert_close(moment(LOGITS, torch.ones_like), torch.ones_like(LOGITS), rtol=0, atol=1e-11)
 
 
-def test_mean_and_variance_are_those_of_the_density():
+def test_mean_and_variance_equal_those_of_the_density():
     d = ContinuousBernoulli(LOGITS)
     torch.testing.assert_close(d.mean, moment(LOGITS, lambda x: x), rtol=0, atol=1e-12)
     torch.testing.assert_close(d.mean, exact_mean(LOGITS), rtol=0, atol=1e-13)
@@ -60,7 +60,7 @@ def test_mean_and_variance_are_those_of_the_density():
     torch.testing.assert_close(d.variance, torch.stack(second), rtol=1e-9, atol=1e-14)
 
 
-def test_the_density_is_that_of_pyro_where_pyros_is_exact():
+def test_the_density_equals_pyros_where_that_is_exact():
     logits = torch.linspace(-8, 8, 321, dtype=torch.float64)[:, None]
     x = torch.linspace(0, 1, 11, dtype=torch.float64)
     expected = dist.ContinuousBernoulli(logits=logits)

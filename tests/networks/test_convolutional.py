@@ -105,7 +105,7 @@ def test_the_features_of_mnist():
     ("likelihood", "plain"),
     [("bernoulli", BernoulliDecoder), ("continuous-bernoulli", ContinuousBernoulliDecoder)],
 )
-def test_the_likelihood_is_that_of_the_plain_decoder_at_its_logits(likelihood, plain):
+def test_the_likelihood_equals_that_of_the_plain_decoder_at_its_logits(likelihood, plain):
     decoder = ConvolutionalDecoder(16, 2, likelihood=likelihood).double()
     z, x = torch.randn(5, 2, dtype=torch.float64), torch.rand(5, 16, dtype=torch.float64)
     reference = plain(16, 2).double()

@@ -32,7 +32,7 @@ def close(found, expected, atol=1e-9):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_density_is_that_of_one_covariance(kind):
+def test_the_density_equals_that_of_one_covariance(kind):
     decoder = made(kind, covariance=spread())
     z, x = torch.randn(6, 2, dtype=F64), torch.randn(6, D, dtype=F64)
     loc = decoder.head(decoder.trunk(z))
@@ -40,7 +40,7 @@ def test_the_density_is_that_of_one_covariance(kind):
     close(decoder(z).mean, loc)
 
 
-def test_the_covariance_starts_where_it_is_told():
+def test_the_covariance_starts_at_the_given_value():
     decoder = made(FullCovarianceDecoder, covariance=spread(), loc=torch.arange(4.0))
     close(decoder.covariance, spread(), atol=1e-5)  # parameters are made in single precision
     close(decoder.head.bias, torch.arange(4.0, dtype=F64))

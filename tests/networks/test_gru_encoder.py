@@ -26,7 +26,7 @@ def pair(steps):
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 9])
-def test_values_and_gradients_are_those_of_torchs_gru(steps):
+def test_values_and_gradients_equal_those_of_torchs_gru(steps):
     encoder, gru = pair(steps)
     x = torch.randn(6, D, dtype=torch.float64, requires_grad=True)
     repeated = x.detach().clone().requires_grad_()

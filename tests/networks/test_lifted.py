@@ -172,7 +172,7 @@ def test_several_draws_and_a_likelihood_need_it():
 
 
 @pytest.mark.parametrize("steps", ["recorded", pytest.param("compiled", marks=pytest.mark.slow)])
-def test_compiled_steps_are_those_of_a_module_lifted_by_hand(steps, monkeypatch):
+def test_compiled_steps_equal_those_of_a_module_lifted_by_hand(steps, monkeypatch):
     if steps == "recorded":  # the recording alone: a compiler takes minutes
         monkeypatch.setattr(compiler, "_compiled", lambda graph, example: compiler.interpret(graph))
     found = []

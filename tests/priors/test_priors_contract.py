@@ -95,7 +95,7 @@ def test_single_precision_agrees_with_double(name):
     assert prior.code(z).dtype == torch.float32
 
 
-def test_the_type_is_that_of_the_data_whatever_the_module(name):
+def test_the_type_is_that_of_the_data_for_any_module(name):
     fn = build(name).double()(like())
     assert fn.log_prob(fn.sample()).dtype == torch.float64
 

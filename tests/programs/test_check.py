@@ -180,7 +180,7 @@ def test_parameters_without_a_gradient_are_named():
     assert dv.check(model, unused, X).remarks == ("no gradient reaches the parameters 'forgotten'",)
 
 
-def test_a_look_leaves_no_trace():
+def test_a_check_changes_nothing():
     """Random streams, running means, gradients, modes and the loss do not change."""
     built = EXAMPLES["scANVI, types known"].build()
     loss = dv.TraceDenoising_ELBO(num_particles=2)

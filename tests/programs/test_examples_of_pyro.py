@@ -114,7 +114,7 @@ def test_the_nesting_of_plates_is_found(example, particles):
         torch.testing.assert_close(buffers[1][name], value, msg=name)
 
 
-def test_running_means_are_those_of_stock():
+def test_running_means_equal_those_of_stock():
     """The runs that inspect a program do not change the statistics of batch normalisation."""
     buffers = []
     for bound in (Trace_ELBO(), dv.TraceDenoising_ELBO(), dv.TraceSemiImplicit_ELBO(num_mixture=0)):
@@ -178,7 +178,7 @@ MEAN_FIELD = ["VAE", "semi-supervised VAE, classes known", "conditional VAE", "d
 
 @pytest.mark.parametrize("name", MEAN_FIELD)
 @pytest.mark.parametrize("particles", [1, 3])
-def test_closed_forms_are_those_of_stock(name, particles):
+def test_closed_forms_equal_those_of_stock(name, particles):
     bound = dv.TraceMeanFieldDenoising_ELBO(num_particles=particles, max_plate_nesting=1)
     stock = run(stock_of(particles, TraceMeanField_ELBO), EXAMPLES[name].build())
     check(run(bound, EXAMPLES[name].build()), stock)
@@ -249,7 +249,7 @@ def check_trained(ours, stock):
 
 
 @pytest.mark.parametrize("wrap", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_recorded_steps_are_those_of_svi(example, wrap, monkeypatch):
+def test_recorded_steps_equal_those_of_svi(example, wrap, monkeypatch):
     """The recorded graph runs operation by operation; other tests cover the compiler."""
     if wrap and example.corruption is None:
         pytest.skip("its guide reads no data")
@@ -265,7 +265,7 @@ def test_recorded_steps_are_those_of_svi(example, wrap, monkeypatch):
 
 
 @pytest.mark.slow
-def test_compiled_steps_are_those_of_svi(example):
+def test_compiled_steps_equal_those_of_svi(example):
     def elbo():
         return dv.TraceDenoising_ELBO(num_particles=2, max_plate_nesting=1)
 
@@ -333,7 +333,7 @@ def test_a_program_that_branches_on_its_draws_is_looped_over(kind):
 
 
 @pytest.mark.parametrize("particles", [1, 3])
-def test_looped_draws_are_those_of_stock(particles):
+def test_looped_draws_equal_those_of_stock(particles):
     """Also of a program whose sites differ from draw to draw."""
     for example in (BRANCHING, EXAMPLES["VAE"], EXAMPLES["eight schools"]):
         bound = dv.TraceDenoising_ELBO(num_particles=particles, vectorize_particles=False, baseline="none")

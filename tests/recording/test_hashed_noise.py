@@ -51,7 +51,7 @@ def as_int32(*words):
         ((0x13198A2E, 0x03707344), (0x243F6A88, 0x85A308D3), (0xC4923A9C, 0x483DF7A0)),
     ],
 )
-def test_threefry_is_that_of_its_authors(keys, counters, expected):
+def test_threefry_equals_that_of_its_authors(keys, counters, expected):
     first, second = as_int32(*counters)
     assert torch.equal(torch.stack(threefry(as_int32(*keys), first, second)), as_int32(*expected))
 

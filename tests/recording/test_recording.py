@@ -185,7 +185,7 @@ def test_while_one_thread_records_the_others_read_values(x):
     assert isinstance(x[0, 0].item(), float)
 
 
-def test_a_look_aside_while_recording_reads_what_it_likes(x):
+def test_an_unrecorded_call_while_recording_may_read_anything(x):
     found = []
 
     def function(x: Tensor) -> Tensor:
@@ -280,7 +280,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("function", OTHERS.values(), ids=OTHERS)
-def test_all_other_sums_are_left_alone(function, x):
+def test_other_sums_are_not_changed(function, x):
     target = (x > 0).float()
     graph = record(function, x, target)
     before = operations(graph)
@@ -312,7 +312,7 @@ def two_layers():
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 3e-7), (torch.float64, 6e-16)])
-def test_plain_logarithms_are_those_of_torch(dtype, tolerance):
+def test_plain_logarithms_equal_those_of_torch(dtype, tolerance):
     inf, tiny = math.inf, torch.finfo(dtype).tiny
     special = [-2.0, -1.0, -0.5, 0.0, tiny, -tiny, 1e-9, -1e-9, 1e-3, 1e30, inf, -inf, math.nan]
     x = torch.cat([torch.tensor(special, dtype=dtype), torch.linspace(-80, 60, 2001, dtype=dtype)])
@@ -337,7 +337,7 @@ def test_products_alone_are_rounded(two_layers, x, bfloat16_pays):
     assert use_bfloat16_products(graph) == 0
 
 
-def test_a_rounded_product_is_that_of_rounded_factors(x, bfloat16_pays):
+def test_a_rounded_product_equals_that_of_rounded_factors(x, bfloat16_pays):
     graph = record(lambda x: x @ WEIGHT, x)
     assert use_bfloat16_products(graph) == 1
     expected = x.bfloat16().float() @ WEIGHT.bfloat16().float()
@@ -345,7 +345,7 @@ def test_a_rounded_product_is_that_of_rounded_factors(x, bfloat16_pays):
 
 
 @pytest.mark.parametrize(("half", "rounded"), [(0.5, 1), (10.0, 0)], ids=["faster", "emulated"])
-def test_bfloat16_is_left_out_with_one_warning_where_it_does_not_pay(half, rounded, x, monkeypatch):
+def test_bfloat16_is_not_used_with_one_warning_if_it_is_not_faster(half, rounded, x, monkeypatch):
     times = iter([1.0, half])
     monkeypatch.setattr(kernels, "_seconds", lambda product: next(times))
     kernels.pays.cache_clear()
@@ -396,7 +396,7 @@ def test_fast_products_put_the_setting_back():
 
 @has_setting
 @pytest.mark.parametrize("exact", [True, False])
-def test_fast_products_are_taken_only_where_they_are_exact(exact, monkeypatch):
+def test_fast_products_are_used_only_if_they_are_exact(exact, monkeypatch):
     setting = torch.backends.mkldnn.matmul
     before = setting.fp32_precision
     tried = []
@@ -497,7 +497,7 @@ print(torch.allclose(graph(x), torch.nn.functional.softplus(x).sum(-1)))
 """
 
 
-def test_a_missing_compiler_is_told(tmp_path):
+def test_a_missing_compiler_is_reported(tmp_path):
     """The real error if the compiler is missing, in a process with no programs and no cache."""
     environment = {name: value for name, value in os.environ.items() if name not in ("CXX", "CC")}
     environment |= {"PATH": str(tmp_path), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
@@ -511,7 +511,7 @@ def test_a_missing_compiler_is_told(tmp_path):
     assert plain == "True"
 
 
-def test_what_cannot_be_compiled_is_told(x):
+def test_programs_that_cannot_be_compiled_are_reported(x):
     graph = record(lambda x: x + 1, x)
     with pytest.raises(NoCompiler):
         compile_graph(graph, x.reshape(24, 5), x)

@@ -96,16 +96,16 @@ def trained(apart, **options):
     ]
 
 
-def test_training_is_that_of_one_tensor():
+def test_training_equals_that_of_one_tensor():
     same(trained(True), trained(False))
 
 
-def test_recorded_training_is_that_of_one_tensor(monkeypatch):
+def test_recorded_training_equals_that_of_one_tensor(monkeypatch):
     without_compiler(monkeypatch)
     same(trained(True, compile=True, epochs=2), trained(False, compile=True, epochs=2))
 
 
-def test_several_models_are_those_of_one_tensor(monkeypatch):
+def test_several_models_equal_those_of_one_tensor(monkeypatch):
     without_compiler(monkeypatch)
     found = []
     options = {"epochs": 1, "batch_size": 11, "progress": False, "loss": dv.TraceDenoising_ELBO()}
@@ -126,7 +126,7 @@ def test_several_models_are_those_of_one_tensor(monkeypatch):
     same(*found)
 
 
-def test_a_run_stopped_within_an_epoch_goes_on_bit_for_bit(tmp_path):
+def test_a_run_stopped_within_an_epoch_resumes_bit_for_bit(tmp_path):
     def trainer(pair, **options):
         loss = dv.TraceDenoising_ELBO()
         options = {"epochs": 3, "batch_size": 5, "progress": False, "matrix": MATRIX} | options
@@ -202,7 +202,7 @@ DOORS = {
 
 
 @pytest.mark.parametrize("door", DOORS)
-def test_figures_are_those_of_one_tensor(door):
+def test_measures_equal_those_of_one_tensor(door):
     pair = Conditional()
     found = DOORS[door](pair.model, pair.guide, *data(), matrix=MATRIX)
     same([found], [DOORS[door](*joined(pair), rows())])

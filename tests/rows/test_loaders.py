@@ -118,7 +118,7 @@ def _fresh():
 
 
 @pytest.mark.parametrize("compile_", [False, True])
-def test_steps_are_those_on_its_batches(compile_, monkeypatch):
+def test_steps_equal_those_on_its_batches(compile_, monkeypatch):
     """Training with a loader equals a plain loop of steps on the same batches with the same noise."""
     without_compiler(monkeypatch)
     x, y = data()
@@ -166,7 +166,7 @@ def test_an_iterable_data_set_and_its_loader():
 
 
 @pytest.mark.parametrize("after", [2, 4, 6])
-def test_a_loader_that_keeps_its_place_goes_on_bit_for_bit(tmp_path, after):
+def test_a_loader_that_stores_its_position_resumes_bit_for_bit(tmp_path, after):
     x, y = data()
     whole = Pair()
     seen = run(trainer(whole, Places(x, y)))
@@ -223,7 +223,7 @@ TORCHDATA = {
 @pytest.mark.parametrize(
     "kind", [pytest.param(kind, marks=pytest.mark.slow if kind == "workers" else ()) for kind in TORCHDATA]
 )
-def test_torchdatas_loader_goes_on_bit_for_bit(tmp_path, kind):
+def test_torchdatas_loader_resumes_bit_for_bit(tmp_path, kind):
     """Stopped within the first epoch, at its end, within the second, and between two epochs."""
     torchdata = pytest.importorskip("torchdata.stateful_dataloader")
     path = tmp_path / "run.ckpt"

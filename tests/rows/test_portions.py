@@ -28,7 +28,7 @@ def guide(x):
 
 @pytest.mark.parametrize("options", [{}, {"keep_log_weight": True}, {"refine": 5}, {"memory": 200_000}])
 @pytest.mark.parametrize("parts", [1, 3, 20])
-def test_the_likelihoods_of_parts_are_those_of_the_whole(options, parts):
+def test_the_likelihoods_of_parts_equal_those_of_the_whole(options, parts):
     settings = {"num_samples": 200, "seed": 3, "compile": False, **options}
     whole = dv.log_likelihood(model, guide, DATA, **settings)
     found = [dv.log_likelihood(model, guide, DATA, part=(k, parts), **settings) for k in range(parts)]
@@ -47,7 +47,7 @@ def test_the_likelihoods_of_parts_are_those_of_the_whole(options, parts):
         dv.LogLikelihood.joined([whole, other])
 
 
-def test_a_part_has_a_checkpoint_of_its_own(tmp_path):
+def test_each_part_has_its_own_checkpoint(tmp_path):
     settings = {"num_samples": 100, "seed": 3, "checkpoint": tmp_path / "a.safetensors"}
     part = dv.log_likelihood(model, guide, DATA, part=(1, 3), **settings)
     again = dv.log_likelihood(model, guide, DATA, part=(1, 3), **settings)
@@ -56,7 +56,7 @@ def test_a_part_has_a_checkpoint_of_its_own(tmp_path):
         dv.log_likelihood(model, guide, DATA, part=(2, 3), **settings)
 
 
-def test_the_conditions_of_parts_are_those_of_the_whole():
+def test_the_conditions_of_parts_equal_those_of_the_whole():
     rows = DATA.repeat(20, 1)
     rows[::2, 0] = math.nan
     settings = {"num_samples": 50, "num_draws": 5, "seed": 3, "refine": False, "compile": False}

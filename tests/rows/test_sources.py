@@ -139,12 +139,12 @@ MEASURED = [
 
 
 @pytest.mark.parametrize("source", IN_ORDER, indirect=True)
-def test_training_is_that_of_the_tensor(source):
+def test_training_equals_that_of_the_tensor(source):
     same(fitted_weights(source), fitted_weights(table()))
 
 
 @pytest.mark.parametrize("source", FEW, indirect=True)
-def test_recorded_training_is_that_of_the_tensor(source, monkeypatch):
+def test_recorded_training_equals_that_of_the_tensor(source, monkeypatch):
     without_compiler(monkeypatch)
     options = {"compile": True, "validation": table()[:7], "epochs": 2}
     same(fitted_weights(source, **options), fitted_weights(table(), **options))
@@ -232,7 +232,7 @@ def of_the_tensor(door):
 
 @pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("source", MEASURED, indirect=True)
-def test_figures_are_those_of_the_tensor(source, door):
+def test_measures_equal_those_of_the_tensor(source, door):
     same([DOORS[door](Pair(), source)], [of_the_tensor(door)])
 
 
@@ -405,7 +405,7 @@ def test_a_file_that_was_cut_short_is_noticed(tmp_path):
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells what is mapped")
-def test_memory_of_an_array_on_disk_is_that_of_a_few_batches(tmp_path):
+def test_an_array_on_disk_needs_memory_for_a_few_batches(tmp_path):
     size = 1 << 28
     np.lib.format.open_memmap(tmp_path / "large.npy", "w+", np.uint8, (size >> 12, 1 << 12)).flush()
     source = source_of("data", np.load(tmp_path / "large.npy", mmap_mode="r"), torch.float32)

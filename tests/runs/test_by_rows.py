@@ -78,7 +78,7 @@ def figures(content):
     return {key: content[key] for key in ("log_likelihood", "bound_parts", "bits_per_dimension")}
 
 
-def test_an_evaluation_in_parts_equals_one_process_and_goes_on(made, tmp_path):
+def test_an_evaluation_in_parts_equals_one_process_and_resumes(made, tmp_path):
     whole = evaluate_run(made / "run", FEW, output=tmp_path / "whole", quiet=True)
     place = {"output": tmp_path / "parts", "quiet": True}
     with pytest.raises(evaluate.EvaluationStopped):
@@ -91,7 +91,7 @@ def test_an_evaluation_in_parts_equals_one_process_and_goes_on(made, tmp_path):
     assert not (tmp_path / "parts" / "parts").exists()
 
 
-def test_scores_and_imputations_in_parts_equal_one_process_and_go_on(made, tmp_path, monkeypatch):
+def test_scores_and_imputations_in_parts_equal_one_process_and_resume(made, tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules["pyro_dvae.conditioning.condition"], "_ROWS", 30)
     settings = {"samples": 30, "seed": 3}
     for verb, file in (("score", "few.csv"), ("impute", "gaps.csv")):
@@ -108,7 +108,7 @@ def test_scores_and_imputations_in_parts_equal_one_process_and_go_on(made, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXECUTORS)
-def test_rows_go_over_every_executor(name, made, tmp_path, monkeypatch, capsys):
+def test_rows_run_on_every_executor(name, made, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(applying, "ROWS_OF_A_PART", 300)  # of 600 rows
     there = ["--executor", name, "--jobs", "2"]

@@ -123,7 +123,7 @@ def test_advice_names_options_of_the_command(run):
     assert all(len(line) <= 100 for line in shown.splitlines() if "/" not in line)
 
 
-def test_figures_are_those_of_the_library(run, evaluated):
+def test_measures_equal_those_of_the_library(run, evaluated):
     subject = load_evaluated_run(run, TINY)
     x, (train, test) = subject.x, subject.labels()
     pair = (subject.dvae.model, subject.dvae.guide)
@@ -150,7 +150,7 @@ def test_figures_are_those_of_the_library(run, evaluated):
     assert evaluated["log_p_is_of"] == "probability"
 
 
-def test_the_data_are_those_of_the_runs_own_evaluation(run):
+def test_the_data_are_those_of_the_runs_evaluation(run):
     subject = load_evaluated_run(run, EvaluationOptions())
     results = json.loads((run / "results.json").read_text())
     with pyro.settings.context(module_local_params=True):
@@ -204,7 +204,7 @@ def test_the_table_has_every_figure(evaluated, capsys):
 
 
 @pytest.mark.parametrize(("kl", "told"), [(0.97, True), (9.7, False)])
-def test_many_active_units_beside_a_small_kl_do_not_stand_without_a_word(kl, told, evaluated):
+def test_many_active_units_with_a_small_kl_are_explained(kl, told, evaluated):
     content = json.loads(json.dumps(evaluated))
     content["active_units"] |= {"count": 43, "total": 50}
     content["bound_parts"]["kl"]["z"]["mean"] = kl
@@ -220,7 +220,7 @@ def test_progress_is_on_the_error_stream_unless_quiet(run, tmp_path, capsys, und
         assert ("importance sampling, 6 test data" in printed.err) is not quiet
 
 
-def test_parts_can_be_left_out_and_an_evaluation_repeated(run, tmp_path, undrawn):
+def test_parts_can_be_omitted_and_an_evaluation_repeated(run, tmp_path, undrawn):
     content = evaluate_run(run, BARE, output=tmp_path / "out", quiet=True)
     assert content["annealed"] is None
     assert content["bidirectional"] is None
@@ -288,7 +288,7 @@ def interrupting(log_likelihood, at):
     return wrapped
 
 
-def test_a_stopped_evaluation_goes_on(copy, monkeypatch, capsys, undrawn):
+def test_a_stopped_evaluation_resumes(copy, monkeypatch, capsys, undrawn):
     command = [
         "evaluate",
         copy,
@@ -425,7 +425,7 @@ def test_lists_of_numbers_take_one_line():
         strict_json({"a": math.nan})
 
 
-def test_rates_by_the_mean_image_are_those_of_training(tmp_path):
+def test_rates_by_the_mean_image_equal_those_of_training(tmp_path):
     folder = trained(tmp_path / "run", "--noise", "0.2", "--noise-pattern", "mean-image")
     subject = load_evaluated_run(folder, EvaluationOptions())
     rate = subject.dvae.guide.corruption.rate().cpu()

@@ -27,7 +27,7 @@ def counts(tmp_path_factory):
 PARTS = ("encoder", "decoder")
 
 
-def test_weights_are_those_of_the_best_epoch(counts, capsys):
+def test_weights_come_from_the_best_epoch(counts, capsys):
     capsys.readouterr()
     call("export", counts)
     assert capsys.readouterr().out.split() == [str(counts / f"export/{p}.safetensors") for p in PARTS]

@@ -161,7 +161,7 @@ def test_runs_side_by_side_mark_their_differences(images, rows, tmp_path):
     assert "All options are the same" in page_of(images, images, diagnose=False).text
 
 
-def test_a_stopped_run_says_how_to_go_on(images, tmp_path):
+def test_a_stopped_run_says_how_to_resume(images, tmp_path):
     stopped = tmp_path / "stopped"
     shutil.copytree(images, stopped, ignore=shutil.ignore_patterns("evaluation", "results.json", "*.lock"))
     config = json.loads((stopped / "config.json").read_text())
@@ -207,7 +207,7 @@ def test_a_run_whose_data_are_gone_says_so(rows, tmp_path):
     assert "gone.csv" in page.text
 
 
-def test_a_saved_model_of_ones_own(tmp_path):
+def test_a_saved_model_of_the_user(tmp_path):
     draw = dv.DRAW(image_shape=(2, 2), steps=2, hidden_size=3, latent_size=2, attention=False)
     x = torch.bernoulli(torch.full((20, 4), 0.5))
     options = {"epochs": 2, "validation": x, "progress": False, "compile": False}

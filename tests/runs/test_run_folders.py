@@ -285,7 +285,7 @@ def test_folders_of_other_versions_load_or_name_their_version(run, call):
     assert "written by pyro_dvae 0.0.7" in call("info", run, code=2).err
 
 
-def test_a_run_of_an_older_version_goes_on(run, call):
+def test_a_run_of_an_older_version_resumes(run, call):
     config = json.loads((run / "config.json").read_text())
     tensors, state = load_checkpoint(run / "checkpoint.safetensors")
     del config["options"]["noise_pattern"], state["config"]["noise_pattern"], state["history"]["first_losses"]

@@ -164,7 +164,7 @@ def test_bad_options(options, message):
 
 
 @pytest.mark.parametrize("estimator", [None, DenoisingVAE(2, **QUICK)])
-def test_the_detector_finds_what_lies_apart(estimator):
+def test_the_detector_finds_outliers(estimator):
     rows = np.vstack([X, X[:6] + 30.0])
     made = DenoisingDetector(estimator, contamination=0.05, random_state=0).fit(rows)
     assert (made.predict(rows) == -1).sum() == math.ceil(0.05 * len(rows))

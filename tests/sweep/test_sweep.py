@@ -87,7 +87,7 @@ def test_a_sweep_finds_the_best_and_tests_it_alone(tmp_path):
         sweep(request(folder, replace(TINY, importance_samples=5)), SEARCH, trials=4, objective="iwae")
 
 
-def test_what_is_chosen_is_not_guessed_and_a_search_goes_before_a_file_of_options(tmp_path, monkeypatch):
+def test_given_options_are_kept_and_a_search_overrides_a_file_of_options(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     values = np.random.default_rng(0).integers(0, 2, (60, 4))
     np.savetxt("rows.csv", values, delimiter=",", header="a,b,c,d", comments="", fmt="%d")
@@ -108,7 +108,7 @@ class Interrupted(KeyboardInterrupt):
     pass
 
 
-def test_a_stopped_sweep_goes_on_and_ends_as_an_undisturbed_one(tmp_path, monkeypatch):
+def test_a_stopped_sweep_resumes_and_ends_as_an_uninterrupted_one(tmp_path, monkeypatch):
     swept(tmp_path / "whole", trials=2, pruning=False)
     real = trial.Pruning.epoch
 
@@ -212,7 +212,7 @@ def test_a_second_process_joins_by_the_same_command(tmp_path):
 @pytest.mark.parametrize(
     ("executor", "options"), [("local", {}), ("submitit", {"cluster": "local"}), ("dask", {})]
 )
-def test_sweeps_go_over_executors(executor, options, tmp_path, monkeypatch):
+def test_sweeps_run_on_executors(executor, options, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(running.__file__).parents[3]) + os.pathsep)
     swept(tmp_path / "s", jobs=2, executor=executor, executor_options=options)
     study = study_of(tmp_path / "s")

@@ -79,7 +79,7 @@ def test_callbacks_change_nothing():
 
 
 @pytest.mark.parametrize("stop_at", [2, 5, 8])
-def test_a_state_goes_on_bit_for_bit(tmp_path, stop_at):
+def test_a_state_continues_bit_for_bit(tmp_path, stop_at):
     whole = Recorder()
     run(trainer(callbacks=[whole]))
     first, second = Recorder(), Recorder()
@@ -130,7 +130,7 @@ def test_early_stopping_counts_a_small_rise_as_none():
     assert made.history.epochs == list(range(1, 10))
 
 
-def test_a_stopped_early_run_is_saved_and_goes_on_with_more_patience(tmp_path):
+def test_a_run_stopped_early_is_saved_and_resumes_with_more_patience(tmp_path):
     path, stops = tmp_path / "c", [dv.EarlyStopping(patience=5)]
     run(with_bounds(falling(), checkpoint=path, checkpoint_every=100, callbacks=stops))
     again = run(with_bounds(falling()[10:] + [0.0] * 10, checkpoint=path, resume=True, callbacks=stops))
@@ -194,7 +194,7 @@ def test_tensorboard_holds_curves_pictures_and_histograms(tmp_path):
     assert (picture.step, picture.width, picture.height) == (4, 6, 4)
 
 
-def test_a_resumed_run_goes_on_with_its_curves(tmp_path):
+def test_a_resumed_run_continues_its_curves(tmp_path):
     with pytest.raises(Stopped):
         run(trainer(checkpoint=tmp_path / "c", callbacks=[dv.TensorBoard(tmp_path / "tb")]), 12)
     board = dv.TensorBoard(tmp_path / "tb", histograms=False)

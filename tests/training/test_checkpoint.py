@@ -50,7 +50,7 @@ def saved(tmp_path):
     return path
 
 
-def test_a_checkpoint_comes_back_as_it_was(saved):
+def test_a_checkpoint_is_loaded_as_it_was_saved(saved):
     tensors, state = load_checkpoint(saved)
     assert tensors.keys() == some_tensors().keys()
     for name, expected in some_tensors().items():
@@ -215,7 +215,7 @@ def test_replacing_removes_what_a_failing_body_wrote(tmp_path):
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_the_leavings_of_killed_processes_go_after_an_hour(tmp_path):
+def test_files_of_killed_processes_are_deleted_after_an_hour(tmp_path):
     old, recent = tmp_path / ".file.0000.partial", tmp_path / ".file.1111.partial"
     other = tmp_path / ".elsewhere.0000.partial"
     for path in (old, recent, other):
@@ -226,7 +226,7 @@ def test_the_leavings_of_killed_processes_go_after_an_hour(tmp_path):
     assert sorted(os.listdir(tmp_path)) == sorted([other.name, recent.name, "file"])
 
 
-def test_what_cannot_be_written_is_said_in_one_line(tmp_path):
+def test_values_that_cannot_be_written_are_reported_in_one_line(tmp_path):
     (tmp_path / "plain").write_text("a file")
     for path in (tmp_path / "plain" / "inside.txt", tmp_path):
         for write in (lambda path: write_atomically(path, "text"), require_writable):

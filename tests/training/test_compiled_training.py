@@ -115,7 +115,7 @@ def test_the_noise_of_every_step_is_its_own():
     assert not torch.equal(Keys(0, "other", 50, torch.device("cpu")).at(2, 7, 3), drawn[107])
 
 
-def test_the_bounds_are_those_of_ordinary_training_but_for_the_noise():
+def test_the_bounds_equal_those_of_ordinary_training_except_for_the_noise():
     plain, fast = (
         fitted(dvae(), compile=compiled, epochs=60, learning_rate=0.01)[0] for compiled in (False, True)
     )
@@ -172,7 +172,7 @@ def test_a_weight_in_an_attribute_is_never_frozen():
     assert run(True) == pytest.approx(run(False), rel=1e-10)
 
 
-def test_a_stopped_run_ends_where_it_would_have(tmp_path):
+def test_a_stopped_run_ends_as_an_uninterrupted_one(tmp_path):
     whole = dvae()
     fitted(whole, compile=True, epochs=4, checkpoint=tmp_path / "whole")
 
@@ -235,7 +235,7 @@ def test_a_batch_that_decides_something_is_trained_by_ordinary_steps():
         dv.fit(model, pair.guide, digits(), loss=bound(), epochs=2, compile=True, **QUIET)
 
 
-def test_divergence_is_told():
+def test_divergence_is_reported():
     pair = Noiseless()
     with pytest.raises(dv.DivergenceError, match="epoch 1, step 2"):
         fitted(pair, compile=True, learning_rate=1e308)
@@ -389,7 +389,7 @@ def test_running_statistics_of_many():
 
 
 @pytest.mark.slow
-def test_a_stopped_run_of_many_goes_on(tmp_path):
+def test_a_stopped_run_of_many_resumes(tmp_path):
     def run(folder, **options):
         pairs = [dvae(number) for number in range(2)]
         given = [(pair.model, pair.guide) for pair in pairs]
@@ -477,7 +477,7 @@ def test_a_model_that_diverges_does_not_stop_the_others():
 
 
 @pytest.mark.slow
-def test_each_of_many_may_have_data_of_its_own():
+def test_each_of_many_may_have_its_own_data():
     sets = [digits(seed=1), digits(seed=3), digits(seed=1)]
     held_out = [digits(40, 2), digits(40, 4), digits(40, 2)]
     alone = []

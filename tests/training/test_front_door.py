@@ -114,7 +114,7 @@ def test_the_record_is_the_same_for_every_bound(pair, bound):
 
 
 @pytest.mark.slow
-def test_the_record_of_one_run_is_that_of_many():
+def test_the_record_of_one_run_equals_that_of_many():
     x = torch.zeros(4, dtype=torch.float64)
     pairs = [Constant(4), Constant(4)]
     found = dv.fit_many(
@@ -131,7 +131,7 @@ def test_the_record_of_one_run_is_that_of_many():
         assert each.history.validation_bound == pytest.approx([NORMALISER] * 2, abs=1e-9)
 
 
-def test_a_batch_that_stands_for_the_num_datas_once_however_it_is_scaled():
+def test_a_scaled_batch_counts_as_num_data_rows_only_once():
     for bound_of in ("data", "batch"):
         pyro.clear_param_store()
         pyro.set_rng_seed(0)

@@ -39,7 +39,7 @@ def test_constant_and_none_are_one():
     assert learning_rate_schedule("constant")(3, 5) == 1.0
 
 
-def test_a_callable_is_taken_as_it_is_and_told_apart():
+def test_callables_are_accepted_and_distinguished():
     def halving(epoch, epochs):
         return 0.5**epoch
 

@@ -103,7 +103,7 @@ def test_durations():
     ]
 
 
-def test_the_time_left_is_that_of_the_usual_epoch():
+def test_the_time_left_follows_the_median_epoch():
     record = history(8)
     record.seconds[-1] = 500.0  # the median ignores one slow epoch
     assert seconds_left(record, 10) == 4.0
@@ -194,7 +194,7 @@ def test_the_bar_on_a_terminal(tmp_path, columns):
     assert 3 <= text.count("epoch ") <= 27
 
 
-def test_the_bar_is_left_clean_by_an_interrupt(tmp_path):
+def test_an_interrupt_leaves_the_bar_clean(tmp_path):
     text, screen = shown_on_a_terminal(tmp_path, "interrupt")
     assert screen[1] == "from the loop"
     assert screen[2].startswith("epoch 3/4  ━")

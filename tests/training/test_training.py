@@ -155,7 +155,7 @@ def test_the_loop_is_adam_on_the_negative_bound():
         torch.testing.assert_close(trained[name], value, rtol=1e-4, atol=1e-6)
 
 
-def test_every_row_comes_once_per_epoch_in_an_order_of_seed_and_epoch_alone():
+def test_every_row_comes_once_per_epoch_in_an_order_of_seed_and_epoch():
     def rows_of(seed):
         trainer = autoencoder_trainer(epochs=3, seed=seed, validation=None)
         seen = []
@@ -475,7 +475,7 @@ def test_stopped_and_resumed_is_as_never_stopped(tmp_path, stop_at):
     assert path.stat().st_mtime_ns == written
 
 
-def test_a_checkpoint_of_version_0_1_goes_on(tmp_path):
+def test_a_checkpoint_of_version_0_1_resumes(tmp_path):
     """It holds Adam's moments as separate tensors, and no entries of later versions."""
     path = tmp_path / "c.safetensors"
     whole = run(autoencoder_trainer(epochs=4))
@@ -814,7 +814,7 @@ def test_weights_can_be_loaded_without_the_data(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:Encountered NaN")
 @pytest.mark.parametrize("validated", [True, False])
-def test_divergence_is_said_and_nothing_after_it_is_saved(tmp_path, validated):
+def test_divergence_is_reported_and_nothing_after_it_is_saved(tmp_path, validated):
     path = tmp_path / "c.safetensors"
     poison = []
 

@@ -171,7 +171,7 @@ def test_a_pyro_schedule():
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("rows", [None, 24])
 @pytest.mark.parametrize("optimizer", [None, SGD])
-def test_gathered_gradients_are_those_of_the_large_batch(compiled, rows, optimizer):
+def test_gathered_gradients_equal_those_of_the_large_batch(compiled, rows, optimizer):
     """Also if the plate is subsampled, so that each loss estimates that of all rows."""
     options = {"optimizer": optimizer, "compile": compiled, "learning_rate": 0.001, "clip_norm": 5.0}
     small, _ = noiseless(rows, batch_size=4, accumulate=3, **options)

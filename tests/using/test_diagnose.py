@@ -154,7 +154,7 @@ def test_a_decoder_of_the_wrong_scale_is_found(assumed, words):
     assert words in found["calibration"].remedy
 
 
-def test_the_coverage_is_that_of_the_conditional_normal():
+def test_the_coverage_equals_that_of_the_conditional_normal():
     """One hidden cell of each row: its share in the central interval has a closed form given the others."""
     pair, x = Pair(assumed=0.35), Pair().rows(400, seed=5)
     found = dv.diagnose(pair.model, pair.guide, x, num_rows=400, hidden=0.25, **QUICK)["calibration"]

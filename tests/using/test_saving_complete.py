@@ -73,7 +73,7 @@ PAIRS = {
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_a_saved_model_comes_back_complete(name, tmp_path):
+def test_a_saved_model_is_loaded_complete(name, tmp_path):
     pyro.clear_param_store()
     rows = x().double() if name == "double" else x()
     fitted = trained(PAIRS[name](), rows)
@@ -136,7 +136,7 @@ def test_programs_with_keyword_arguments_are_loaded_with_them(tmp_path):
     assert not torch.equal(other.encode(x()).mean["z"], wanted)
 
 
-def test_a_class_is_found_wherever_its_file_lies(tmp_path):
+def test_a_class_is_found_if_its_file_has_moved(tmp_path):
     """Version 0.1 named the file of a class, which may move within its folder."""
     fitted = trained(dv.DVAE(GaussianEncoder(D, LATENTS), BernoulliDecoder(D, LATENTS)))
     fitted.save(tmp_path / "m")
@@ -149,7 +149,7 @@ def test_a_class_is_found_wherever_its_file_lies(tmp_path):
     assert torch.equal(dv.load(tmp_path / "m").encode(x()).mean["z"], fitted.encode(x()).mean["z"])
 
 
-def test_each_class_of_a_folder_has_a_name_of_its_own():
+def test_the_classes_of_a_folder_have_different_names():
     waiting, seen = [Module, Schedule], {}
     while waiting:
         kind = waiting.pop()
@@ -182,7 +182,7 @@ def test_the_page_and_the_folder_say_what_is_known_of_the_data(tmp_path):
     assert dv.load(tmp_path / "m").about == {"columns": list("abcdef")}
 
 
-def test_what_a_run_folder_holds_goes_along(tmp_path, monkeypatch):
+def test_the_facts_of_a_run_folder_are_saved(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     arguments = "train --dataset digits --epochs 1 --width 5 --latent-size 2 --importance-samples 2 --quiet"
     main([*arguments.split(), "--output", "run"], standalone_mode=False)

@@ -55,7 +55,7 @@ def data(count=N):
     return torch.randn(count, D, generator=torch.Generator().manual_seed(2))
 
 
-def test_codes_are_those_of_the_guide():
+def test_codes_equal_those_of_the_guide():
     pair, x = Linear(), data()
     codes = dv.encode(pair.model, pair.guide, x, num_draws=4000, seed=1, batch_size=5)
     torch.testing.assert_close(codes["z"], (x @ pair.a.T).detach(), rtol=1e-12, atol=1e-12)

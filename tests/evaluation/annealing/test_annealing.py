@@ -109,7 +109,7 @@ def test_auxiliary_sites_of_the_guide_stay_what_they_are_drawn():
     check_estimates("E[w] / p(x)", (found.log_weight - exact).exp().reshape(-1), torch.tensor(1.0))
 
 
-def test_a_seed_is_a_stream_of_its_own():
+def test_each_seed_has_its_own_stream():
     problem, x = LinearGaussian(), data(4)
     before = torch.get_rng_state()
     first = anneal(problem, x, num_steps=5, seed=3)

@@ -96,7 +96,7 @@ def test_seed_chunks_and_progress():
     assert all(p.grad is None for p in problem.parameters())
 
 
-def test_as_many_data_as_rows_where_no_number_is_given():
+def test_by_default_there_are_as_many_data_as_rows():
     assert bidirectional(LinearGaussian().model, None, shape(3), num_steps=2, seed=1).x.shape == (3, 3)
 
 

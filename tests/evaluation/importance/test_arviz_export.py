@@ -71,7 +71,7 @@ def test_labels(container):
     check(data)
 
 
-def test_the_container_is_that_of_the_arviz_at_hand():
+def test_the_container_is_that_of_the_installed_arviz():
     for version, datatree in [("0.18.0", False), ("0.23.4", False), ("1.0.0", True), ("1.3.0rc1", True)]:
         assert arviz_export._has_datatree(types.SimpleNamespace(__version__=version)) is datatree
 

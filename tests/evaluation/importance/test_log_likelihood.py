@@ -241,7 +241,7 @@ def test_one_sample_is_the_bound():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("options", [{}, {"proposal": "mixture"}, {"defensive": 0.1}])
-def test_the_figures_are_those_of_the_log_weights(options, dtype):
+def test_the_measures_follow_from_the_log_weights(options, dtype):
     problem, x = LinearGaussian().to(dtype), data(20).to(dtype)
     problem.corruption = dv.GaussianNoise(torch.tensor(0.4, dtype=dtype))
     torch.set_default_dtype(dtype)
@@ -280,7 +280,7 @@ class InDtype:
             pyro.sample("x", dist.Normal(loc, problem.log_s.exp()).to_event(1), obs=x)
 
 
-def test_bad_proposals_are_told_and_advised():
+def test_bad_proposals_are_reported_with_advice():
     problem = LinearGaussian()
     with torch.no_grad():
         problem.log_v.fill_(-9.0)
@@ -397,7 +397,7 @@ def test_a_seed_decides_and_nothing_else_changes():
     assert all(p.grad is None for p in problem.parameters())
 
 
-def test_modules_are_evaluated_and_left_as_they_were():
+def test_modules_are_in_evaluation_mode_and_restored():
     network = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2), nn.Dropout(0.5)).double()
     problem = LinearGaussian()
 
@@ -462,7 +462,7 @@ def _stopping(after):
     return progress
 
 
-def test_a_stopped_evaluation_goes_on(tmp_path):
+def test_a_stopped_evaluation_resumes(tmp_path):
     problem, x, file = near_posterior(), data(40), tmp_path / "evaluation.safetensors"
     options = {"num_samples": 700, "proposal": "mixture", "keep_log_weight": True}
     whole = likelihood(problem, x, **options)

@@ -127,7 +127,7 @@ def test_a_constant_added_is_a_constant_added(constant):
     torch.testing.assert_close(moved - constant, total, rtol=0, atol=1e-9)
 
 
-def test_a_datum_does_not_depend_on_those_beside_it(monkeypatch):
+def test_a_datum_does_not_depend_on_the_others(monkeypatch):
     largest = torch.cat([split(draw(7, 1000))[0] for draw in WEIGHTS.values()])
     whole = smooth_tail(largest)
     rows = [smooth_tail(row[None]) for row in largest]

@@ -17,7 +17,7 @@ def covariance(means):
 
 
 @pytest.mark.parametrize("chunk", [None, 1, 7])
-def test_the_activity_of_a_linear_guide_is_that_of_the_data(chunk):
+def test_the_activity_of_a_linear_guide_follows_from_the_data(chunk):
     problem, x = linear_gaussian(30)
     found = active_units(problem.model, problem.guide, x, batch_size=chunk)
     exact = (problem.A @ torch.cov(x.T) @ problem.A.T).diagonal().detach()
@@ -107,7 +107,7 @@ def test_a_small_variance_on_a_large_mean():
     torch.testing.assert_close(found.activity["z"], x.var(), rtol=1e-7, atol=0)
 
 
-def test_merged_moments_are_those_of_the_whole():
+def test_merged_moments_equal_those_of_the_whole():
     values = normal(23, 2, 3) + 100
     moments = Moments()
     for block in values.split(5):

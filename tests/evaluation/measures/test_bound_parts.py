@@ -183,7 +183,7 @@ def test_a_kl_that_is_not_known_is_sampled_by_dimension():
 
 
 @pytest.mark.parametrize("closed_form", [True, False])
-def test_scales_and_masks_are_those_of_the_bound(closed_form):
+def test_scales_and_masks_equal_those_of_the_bound(closed_form):
     x, mask = normal(6, 3), torch.tensor([True, False, True, True, False, True])
 
     def model(x):

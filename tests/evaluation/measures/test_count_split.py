@@ -41,7 +41,7 @@ def test_parts_of_poisson_counts_are_independent():
     check_estimates("covariance", product, torch.zeros(1, dtype=F64))
 
 
-def test_errors_are_those_written_out():
+def test_errors_equal_their_formulas():
     x = counts()
     split = count_split(x, 0.25, seed=0)
     guess = torch.rand(4, 3, dtype=F64) + 0.1

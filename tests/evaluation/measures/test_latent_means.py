@@ -64,7 +64,7 @@ def test_inner_plates_follow_the_data():
     torch.testing.assert_close(found["z"], torch.stack([x, -x], -1))
 
 
-def test_values_are_averaged_where_a_mean_is_not_known():
+def test_values_are_averaged_if_a_mean_is_unknown():
     flow = dist.transforms.AffineTransform(2.0, 3.0)
 
     def model(x):
@@ -80,7 +80,7 @@ def test_values_are_averaged_where_a_mean_is_not_known():
     check_estimates("E[z|x]", runs, 2 + 3 * x)
 
 
-def test_a_seed_is_a_stream_of_its_own():
+def test_each_seed_has_its_own_stream():
     problem, x = Hierarchy(), normal(5, 3)
 
     def run(seed):

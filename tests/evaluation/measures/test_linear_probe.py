@@ -123,7 +123,7 @@ def test_bad_input_of_linear_probe(changed, message):
         linear_probe(model, guide, **arguments)
 
 
-def test_scikit_learn_is_named_where_it_is_missing(monkeypatch):
+def test_a_missing_scikit_learn_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
     with pytest.raises(InputError, match=r"needs the package scikit-learn .*pip install scikit-learn"):
         linear_probe(model, guide, *clusters(9), *clusters(9))

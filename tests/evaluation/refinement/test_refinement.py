@@ -56,7 +56,7 @@ def targets_of(model, guide, x):
 
 
 @torch.no_grad()
-def test_densities_and_draws_are_those_of_torch():
+def test_densities_and_draws_equal_those_of_torch():
     made, x = problem()
     found = exact(made, x)
     mean, precision = posterior(made, x)
@@ -144,7 +144,7 @@ def test_the_evidence_of_a_linear_gaussian_model_and_the_share_of_bad_rows():
     assert found.to_dict()["refined"]["rows_by_proposal"] == found.refined.counts
 
 
-def test_a_reliable_encoder_is_left_as_it_is():
+def test_a_reliable_encoder_is_not_refined():
     made = LinearGaussian(data_size=4, latent_size=1)
     x = torch.randn(12, 4, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     with torch.no_grad():
@@ -175,7 +175,7 @@ def test_weights_are_kept_and_a_seed_gives_the_same_values():
     assert not torch.equal(other.log_likelihood, found.log_likelihood)
 
 
-def test_a_stopped_evaluation_goes_on(tmp_path):
+def test_a_stopped_evaluation_resumes(tmp_path):
     made, x = narrow()
     path = tmp_path / "part"
     options = {
@@ -308,7 +308,7 @@ def bernoulli_guide(x):
         ({"refine": True, "widen": 1.2}, "refine: it sets the form of the proposal"),
     ],
 )
-def test_what_refinement_does_not_go_with_is_refused(options, message):
+def test_options_that_exclude_refinement_are_refused(options, message):
     made, x = problem()
     with pytest.raises(InputError, match=message):
         dv.log_likelihood(made.model, made.guide, x, num_samples=10, **options)

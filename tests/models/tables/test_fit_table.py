@@ -48,7 +48,7 @@ def parts(mixture, row):
 
 
 @pytest.mark.parametrize("components", [1, 3])
-def test_the_conditionals_of_a_mixture_are_those_of_its_components_weighted_by_bayes(components):
+def test_the_conditionals_of_a_mixture_weight_those_of_its_components_by_bayes(components):
     mixture = random_mixture(components)
     x = with_holes(mixture, 6)[1]
     x[0] = torch.nan
