@@ -74,7 +74,7 @@ def test_scores_of_an_array_on_disk_are_read_in_portions(tmp_path, monkeypatch):
     made, x, y = Shifted(), torch.randn(N, D), torch.zeros(N)
     np.save(tmp_path / "x.npy", x.numpy())
     data = np.load(tmp_path / "x.npy", mmap_mode="r")
-    monkeypatch.setattr("pyro_dvae.conditioning.verbs._ROWS", 4)
+    monkeypatch.setattr("pyro_dvae.conditioning.scores._ROWS", 4)
     options = FAST | {"num_samples": 2000}
     found = dv.anomaly_score(made.model, made.guide, data, y, memory=1, **options)  # four rows at a time
     whole = dv.anomaly_score(made.model, made.guide, x, y, **options)
