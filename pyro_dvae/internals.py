@@ -117,7 +117,7 @@ def version(tensor: Tensor) -> int:
 
 
 def hooks(tensor: Tensor) -> tuple[int, ...]:
-    """Return the numbers of the hooks on a tensor's gradient, which torch gives once each."""
+    """Return the unique numbers of the hooks on a tensor's gradient."""
     before, after = tensor._backward_hooks, tensor._post_accumulate_grad_hooks
     return (*(before or ()), *(after or ())) if before or after else ()
 

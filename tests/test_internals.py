@@ -192,7 +192,7 @@ def test_a_tensor_counts_its_changes():
     assert internals.version(tensor) == before + 1
 
 
-def test_hooks_on_a_gradient_are_told_apart():
+def test_hooks_on_a_gradient_are_distinguished():
     tensor = torch.zeros(3, requires_grad=True)
     assert internals.hooks(tensor) == ()
     first = tensor.register_hook(lambda grad: grad)

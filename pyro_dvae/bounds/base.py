@@ -145,11 +145,11 @@ class DenoisingELBO(Trace_ELBO):
         return False
 
     def _adds_dimensions(self) -> bool:
-        """Whether draws need dimensions left of the user's plates, so that their number must be known."""
+        """Whether draws need dimensions left of the user's plates, whose number must then be known."""
         return not self._is_single()
 
     def _is_single(self) -> bool:
-        """Whether there is one draw of each program, so that there is nothing to loop over."""
+        """Whether each program is run for one draw only, without a loop."""
         return self.num_corruptions * self.num_particles == 1
 
     @torch.no_grad()

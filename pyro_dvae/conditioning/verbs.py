@@ -72,7 +72,7 @@ def sample_given(
 class Prediction:
     """Columns of N rows, predicted from the others.
 
-    :param columns: their positions, in the order asked for.
+    :param columns: their positions, in the requested order.
     :param mean: [N, columns].
     :param low: lower end of the central interval, [N, columns].
     :param high: upper end, [N, columns].

@@ -72,13 +72,13 @@ class Given:
 
 
 def _in_type_of(cells: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Return values as what the cells of their column are: true or false, or numbers that name categories."""
+    """Return values in the type of their column's cells: bools, or numbers that name categories."""
     if len(cells) and all(isinstance(cell, bool | np.bool_) for cell in cells):
         return values >= 0.5
     if values.dtype.kind == "U" and cells.dtype.kind in "iuf":
         try:
             return values.astype(cells.dtype)
-        except ValueError:  # the level is a text
+        except ValueError:  # the category is a text
             return values.astype(object)
     return values
 

@@ -38,9 +38,9 @@ class Pair:
 
     @cached_property
     def kind(self) -> tuple[Any, ...]:
-        """What decides which way most programs go: which arguments there are, flags, dimensions.
+        """The arguments' structure, flags, texts and types, on which most programs branch.
 
-        Not the sizes of tensors, and no numbers, which may differ in every call.
+        Sizes of tensors and numbers are left out, because they may differ in every call.
         """
         leaves, structure = tree_flatten((self.args, self.kwargs))
         names = [each for each in (*self.args, *self.kwargs.values()) if isinstance(each, str)]

@@ -171,7 +171,7 @@ def frame_source(argument: str, frame: Any, floats: torch.dtype) -> Source:
 
 
 def frame_of(value: Any) -> Any:
-    """Return a table, of pandas, polars, pyarrow or xarray, as a DataFrame or Series of pandas, or None."""
+    """Return a table of pandas, polars, pyarrow or xarray as a DataFrame or Series; None for other values."""
     if "pandas" in packages_of(value) and hasattr(value, "to_numpy"):
         return value
     is_table = hasattr(value, "to_pandas") and not isinstance(value, type) and not is_array(value)
@@ -179,7 +179,7 @@ def frame_of(value: Any) -> Any:
 
 
 def is_array(value: Any) -> bool:
-    """Whether numpy can read this as an array: one of h5py, zarr, xarray, dask or jax."""
+    """Whether NumPy can read this as an array, for example of h5py, zarr, xarray, dask or jax."""
     return not isinstance(value, type) and all(
         hasattr(value, name) for name in ("shape", "dtype", "__array__")
     )
@@ -197,7 +197,7 @@ def columns_of(value: Any) -> tuple[str, ...]:
 
 
 def same_columns(argument: str, expected: Sequence[str], found: Sequence[str]) -> None:
-    """Refuse the columns of a table in another order than that of training, or others; () is unknown."""
+    """Refuse a table whose columns differ from those of training, also in order; () means unknown."""
     if not expected or not found or list(found) == list(expected):
         return
     number, name = next(

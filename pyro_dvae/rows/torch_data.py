@@ -162,7 +162,7 @@ class Stream:
         if isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset):
             plain = (torch.utils.data.SequentialSampler, torch.utils.data.RandomSampler)
             sampler = loader.sampler
-            # A batch sampler of the user's own decides on the rows, not the sampler.
+            # With a user's batch sampler, the sampler does not choose the rows.
             whole = getattr(loader.batch_sampler, "sampler", None) is sampler and isinstance(sampler, plain)
             whole = whole and len(sampler) == len(loader.dataset)  # type: ignore[arg-type]
             if whole and not getattr(sampler, "replacement", False) and not loader.drop_last:

@@ -30,7 +30,7 @@ def _of_pair(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _require_columns(fitted: Fitted, data: Any) -> None:
-    """Refuse a table with other columns than those of training, or not in the scale of the model."""
+    """Refuse a table for the model of a run, and one whose columns differ from those of training."""
     found = columns_of(data)
     if found and fitted.about.get("config", {}).get("data", {}).get("columns"):
         raise InputError(

@@ -549,7 +549,7 @@ def test_a_bound_is_used_for_a_second_model_of_deeper_plates():
 
 
 def sometimes(body):
-    """Return a model whose plate holds further sites if a second argument is there, and its guide."""
+    """Return a model whose plate has further sites if a second argument is given, and its guide."""
 
     def model(x, y=None):
         with pyro.plate("data", len(x), dim=-1):
@@ -565,8 +565,8 @@ def sometimes(body):
     return model, guide
 
 
-def test_another_way_through_a_program_is_looked_at_when_it_first_comes():
-    """Arguments that were not there before lead through code that does not vectorise, or into more plates."""
+def test_another_branch_of_a_program_is_checked_at_its_first_run():
+    """New arguments select code that does not vectorise, or has more plates."""
     x = torch.tensor([0.3, -1.0, 0.7, 2.0])
 
     def mixing(z, y):
@@ -590,8 +590,8 @@ def test_another_way_through_a_program_is_looked_at_when_it_first_comes():
         assert found == kind(num_particles=3, max_plate_nesting=2).loss(model, guide, x, torch.stack([x, x]))
 
 
-def test_a_second_guide_of_a_semi_implicit_bound_is_looked_at():
-    """Dropout is refused at the first run of each guide, not at the first run of the bound alone."""
+def test_a_second_guide_of_a_semi_implicit_bound_is_checked():
+    """Dropout is refused at the first run of each guide, not only at the first run of the bound."""
 
     def model(x):
         with pyro.plate("data", len(x)):
@@ -650,7 +650,7 @@ def test_a_likelihood_is_proposed_from_the_guide_that_was_trained():
 
 @pytest.mark.parametrize("in_both", [False, True])
 def test_a_corruption_in_the_model_is_refused(in_both):
-    """It would be noise of p(x): a likelihood on clean input would be of another model."""
+    """It would be noise of p(x), so a likelihood on clean input would belong to another model."""
 
     def noisy(x):
         return dv.corrupt("x_tilde", dv.GaussianNoise(0.3), x, event_dim=0)

@@ -310,7 +310,7 @@ def test_a_model_trains_on_rows_with_gaps_and_the_mask_reaches_the_guide():
     assert all(each.dtype == torch.bool for each in seen_by_guide)
 
 
-def test_cells_are_filled_with_what_their_distribution_has():
+def test_cells_are_filled_as_their_distribution_allows():
     nan = math.nan
     draws = torch.tensor([[0.0, 0.1, 5.0], [2.0, 0.2, 6.0], [2.0, 0.3, 7.0]])  # a category, a real, no mean
     found = dv.Completions(

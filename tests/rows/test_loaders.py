@@ -335,7 +335,7 @@ def test_a_loader_of_uneven_batches_is_gathered_for_a_likelihood():
     assert torch.equal(a, b)
 
 
-def test_the_rows_of_a_batch_sampler_are_those_that_it_chooses():
+def test_a_batch_sampler_chooses_its_rows():
     x, _ = data()
     pair, loss = Pair(), dv.TraceDenoising_ELBO()
     chosen = [[3, 1], [5]]

@@ -334,7 +334,7 @@ class RowByRow(torch.utils.data.IterableDataset):
         return iter(table())
 
 
-def test_a_stream_of_rows_is_no_stream_of_batches():
+def test_a_stream_of_rows_is_not_a_stream_of_batches():
     pair, options = (
         Pair(),
         {"loss": dv.TraceDenoising_ELBO(), "epochs": 1, "progress": False, "compile": False},
@@ -346,7 +346,7 @@ def test_a_stream_of_rows_is_no_stream_of_batches():
     dv.fit(pair.model, pair.guide, DataLoader(RowByRow(), batch_size=5), **options)
 
 
-def test_columns_of_validation_are_those_of_training():
+def test_columns_of_validation_must_equal_those_of_training():
     pair, frame = Pair(), pd.DataFrame(table().numpy(), columns=list("abcd"))
     with pytest.raises(dv.InputError, match=r"^validation: .* got 'd' in place of 'a' at position 0; choose"):
         dv.fit(pair.model, pair.guide, frame, validation=frame[list("dbca")], loss=dv.TraceDenoising_ELBO())

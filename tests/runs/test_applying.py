@@ -208,7 +208,7 @@ def test_what_does_not_fit_is_refused_in_one_line(made, capsys):
     assert Path("own.csv").read_text() == own
 
 
-def test_imputed_cells_are_of_the_type_of_their_column():
+def test_imputed_cells_have_the_type_of_their_column():
     cells = {
         "true": np.array([True, None, False], dtype=object),
         "stars": np.array([1.0, 2.0, np.nan]),

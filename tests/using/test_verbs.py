@@ -275,7 +275,7 @@ def test_a_table_has_the_columns_of_training(tmp_path):
 
 
 class Two:
-    """An argument of a program that no file can hold."""
+    """An argument of a program that cannot be stored in a file."""
 
     def __radd__(self, x):
         return x + 2

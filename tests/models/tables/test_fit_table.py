@@ -277,7 +277,7 @@ def test_a_table_keeps_the_names_of_its_columns_and_every_digit_of_its_cells():
             call(frame[["c", "time", "a"]])
 
 
-def test_the_score_of_a_row_with_gaps_is_its_own():
+def test_the_score_of_a_row_with_gaps_does_not_depend_on_the_others():
     mixture = random_mixture(3)
     x = with_holes(mixture, 40)[1]
     score = Oddness.among([mixture, random_mixture(2, 5)], with_holes(mixture, 200)[1])
