@@ -28,6 +28,9 @@ _REMEDY = (
 )
 
 
+_CIRCULAR = (dist.VonMises, dist.SineBivariateVonMises, dist.SineSkewed)
+
+
 class _NoEntropy(float):
     """Zero for estimators that ignore it; refuses estimators that would differentiate it."""
 
@@ -165,6 +168,35 @@ def layers(distribution: Any) -> list[Any]:
     while hasattr(found[-1], "base_dist"):
         found.append(found[-1].base_dist)
     return found
+
+
+def plain_support(distribution: Any) -> Any:
+    """Return the support of a distribution; of a mixture that of its components.
+
+    :raises NotImplementedError: it has none, or each component of a mixture has its own.
+    """
+    return _of_components(distribution.support)
+
+
+def _of_components(support: Any) -> Any:
+    inner = getattr(support, "base_constraint", None)
+    if inner is None:
+        return support
+    found = _of_components(inner)
+    if isinstance(support, dist.constraints.independent):
+        return dist.constraints.independent(found, support.reinterpreted_batch_ndims)
+    while isinstance(inner, dist.constraints.independent):
+        inner = inner.base_constraint
+    if any(isinstance(each, Tensor) and each.numel() > 1 for each in vars(inner).values()):
+        raise NotImplementedError(f"{support} has bounds of each component")
+    return found
+
+
+def is_circular(distribution: Any) -> bool:
+    """Whether values are angles: the density repeats outside of −π to π, where there are no draws."""
+    found = layers(distribution)
+    found += [each.component_distribution for each in found if hasattr(each, "component_distribution")]
+    return any(isinstance(each, _CIRCULAR) for each in found)
 
 
 def is_point(distribution: Any) -> bool:

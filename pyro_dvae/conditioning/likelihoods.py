@@ -17,6 +17,8 @@ from pyro_dvae.distributions.gaussian_mixture import GaussianMixture
 from pyro_dvae.distributions.table import TableDistribution
 from pyro_dvae.errors import InputError
 from pyro_dvae.internals import shared_factors, shared_tril
+from pyro_dvae.random_state import forked
+from pyro_dvae.sites import plain_support
 
 
 class ObservedCells(TorchDistribution):
@@ -74,14 +76,19 @@ def expected(fn: Any, value: Tensor, seen: Tensor) -> Tensor:
 def inside(fn: Any) -> Tensor:
     """Return a value in the support, in the shape of a draw, to put in missing cells."""
     shape = fn.batch_shape + fn.event_shape
-    support = fn.support
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    if support is constraints.real or fn.event_dim:
-        return torch.zeros(shape)
-    if support.is_discrete:
-        return torch.as_tensor(getattr(support, "lower_bound", 0.0)).expand(shape)
-    return biject_to(support)(torch.zeros(shape))
+    try:
+        support = plain_support(fn)
+        while isinstance(support, constraints.independent):
+            support = support.base_constraint
+        if support is constraints.real or fn.event_dim:
+            return torch.zeros(shape)
+        if support.is_discrete:
+            return torch.as_tensor(getattr(support, "lower_bound", 0.0)).expand(shape)
+        return biject_to(support)(torch.zeros(shape))
+    except NotImplementedError:  # no bijection is known
+        with forked():
+            value: Tensor = fn.sample()
+        return value
 
 
 def _require_cells(fn: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from pyro_dvae.errors import InputError
 from pyro_dvae.networks import GaussianEncoder
 from pyro_dvae.random_state import forked
 from pyro_dvae.registration import Module, register
-from pyro_dvae.sites import corrupt
+from pyro_dvae.sites import corrupt, plain_support
 
 
 @dataclass(frozen=True)
@@ -153,9 +154,16 @@ class AutoEncoderGuide(Module):
                 f"model: the latent {name!r} is discrete; mark it infer={{'enumerate': 'parallel'}} and "
                 "train with TraceEnum_ELBO, or write its guide (see BernoulliGuide)"
             )
-        transform = biject_to(fn.support)
+        try:
+            support = _of_every_row(plain_support(fn), fn.event_dim)
+            transform = biject_to(support)
+        except NotImplementedError as error:
+            raise InputError(
+                f"model: no bijection from real numbers to the support of the latent {name!r} is known "
+                f"({error}); write its guide"
+            ) from error
         shape = torch.Size(transform.inverse_shape(fn.event_shape))
-        if fn.event_dim == 1 and _is_real(fn.support):
+        if fn.event_dim == 1 and _is_real(support):
             return LocalSite(name, shape.numel(), ())  # a plain Gaussian, for closed forms
         flat = torch.Size([shape.numel()])
         return LocalSite(name, shape.numel(), (ReshapeTransform(flat, shape), transform))
@@ -188,6 +196,26 @@ class AutoEncoderGuide(Module):
                 lead = torch.broadcast_shapes(seen.shape[:-1], before.shape[:-1])
                 seen = torch.cat([seen.expand(*lead, -1), before.expand(*lead, -1)], -1)
         return found
+
+
+def _of_every_row(support: Any, event_dim: int) -> Any:
+    """Return a support whose bounds are of one row, where all rows have the same."""
+    if isinstance(support, constraints.independent):
+        base = _of_every_row(support.base_constraint, event_dim)
+        return constraints.independent(base, support.reinterpreted_batch_ndims)
+    spread = {
+        name: bound
+        for name, bound in vars(support).items()
+        if isinstance(bound, Tensor) and bound.dim() > event_dim
+    }
+    if not spread:
+        return support
+    one = copy.copy(support)
+    for name, bound in spread.items():
+        if bool((bound != bound[:1]).any()):
+            raise NotImplementedError(f"{name} differs between rows")
+        setattr(one, name, bound[0])
+    return one
 
 
 def _is_real(support: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -10,13 +11,15 @@ from typing import Any
 from pyro import poutine
 from pyro.infer.enum import get_importance_trace
 from pyro.poutine.trace_struct import Trace
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from pyro_dvae.errors import InputError
 from pyro_dvae.programs.draws import Draws, Pair
 from pyro_dvae.programs.leaves import NOT_INVERTED, Leaves, Unchanged
 from pyro_dvae.programs.plates import Layout, Program, Subsamples, data_frames, is_deterministic
-from pyro_dvae.sites import is_uncounted
+from pyro_dvae.sites import is_circular, is_uncounted
 
+_HALF_TURN = math.pi * (1 + 1e-6)
 LOOP = "vectorize_particles=False (one draw after another)"
 
 
@@ -145,6 +148,17 @@ def _refuse_mismatch(draws: Draws, guide: dict[str, dict[str, Any]]) -> None:
                 "condition the model on it"
             )
         _refuse_sizes(name, own, drawn)
+        _refuse_beyond_circle(name, own, drawn)
+
+
+def _refuse_beyond_circle(name: str, own: dict[str, Any], site: dict[str, Any]) -> None:
+    """Refuse angles beyond −π to π: there the prior repeats, and its integral over all of them is no 1."""
+    if get_proxy_mode() is None and is_circular(own["fn"]) and bool((site["value"].abs() > _HALF_TURN).any()):
+        raise InputError(
+            f"guide: latent {name!r} has a prior of angles from -pi to pi ({type(own['fn']).__name__}), but "
+            "the guide draws values outside, where it would count again; use a distribution of angles "
+            "(VonMises) in the guide"
+        )
 
 
 def _refuse_sizes(name: str, own: dict[str, Any], site: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from pyro_dvae.errors import DataError, InputError
 from pyro_dvae.programs.plates import data_frames
 from pyro_dvae.random_state import forked
 from pyro_dvae.rows import Data
-from pyro_dvae.sites import layers
+from pyro_dvae.sites import layers, plain_support
 
 
 class InSupport(Messenger):
@@ -44,7 +44,7 @@ class InSupport(Messenger):
         if _has_mask(msg["fn"]):
             return
         try:
-            support = _relaxed(msg["fn"].support)
+            support = _relaxed(plain_support(msg["fn"]))
             inside = _inside(support, value)
             if msg["mask"] is not None:
                 inside = inside | ~torch.as_tensor(msg["mask"], device=inside.device)

@@ -1,5 +1,6 @@
 """Ordinary Pyro programs that users write: each gives its exact value, or an error that names a remedy."""
 
+import functools
 import itertools
 import math
 
@@ -646,6 +647,34 @@ def test_a_likelihood_is_proposed_from_the_guide_that_was_trained():
     assert abs(found.mean - float(exact.mean())) < 5 * found.sampling_error
     clean = dv.log_likelihood(model, guide, ROWS, num_samples=1000, seed=0, progress=False, proposal="clean")
     assert clean.mean < float(exact.mean()) - 10
+
+
+def test_angles_beyond_a_turn_are_refused():
+    """The density of angles repeats: with draws on many turns, the "bound" grows without limit."""
+    weights = dist.Categorical(torch.ones(2))
+    priors = [dist.VonMises(0.0, 1.0), dist.MixtureSameFamily(weights, dist.VonMises(tensor(-1.0, 1.0), 2.0))]
+    for prior in priors:
+
+        def model(x, prior=prior):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", prior)
+                pyro.sample("x", dist.Normal(z.cos(), 0.5), obs=x)
+
+        def guide(x, fn):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", fn)
+
+        inside = functools.partial(guide, fn=dist.VonMises(tensor(0.4), 2.0))
+        found = dv.log_likelihood(model, inside, ROWS[:2], num_samples=2000, seed=0, progress=False)
+        angles = torch.linspace(-math.pi, math.pi, 2001)[:-1]
+        joint = prior.log_prob(angles) + dist.Normal(angles.cos(), 0.5).log_prob(ROWS[:2, None])
+        exact = joint.logsumexp(1) + math.log(2 * math.pi / 2000)
+        assert bool(((found.log_likelihood - exact).abs() < 5 * found.standard_error).all())
+        outside = functools.partial(guide, fn=dist.Normal(tensor(0.0), 100.0))
+        with pytest.raises(dv.InputError, match="latent 'z' has a prior of angles"):
+            dv.TraceDenoising_ELBO().loss(model, outside, ROWS)
+        with pytest.raises(dv.InputError, match="latent 'z' is an angle"):
+            dv.annealed_log_likelihood(model, inside, ROWS, num_steps=1, num_chains=1, progress=False)
 
 
 @pytest.mark.parametrize("in_both", [False, True])

@@ -74,6 +74,37 @@ def test_cells_of_a_discrete_model_that_no_latent_reaches_have_draws_of_their_ow
     assert abs(draws.std() - 0.5) < 0.03
 
 
+def test_cells_that_are_mixtures_are_conditioned():
+    """Also of components with bounds of their own; a mixture of whole rows is refused."""
+    bounds = torch.tensor([[-3.0, 0.0], [1.0, 3.0]]).double()
+    parts = {
+        "normal": (lambda loc: dist.Normal(torch.stack([loc - 1, loc + 1], -1), 0.6), 0.4),
+        "uniform": (lambda loc: dist.Uniform(*bounds).expand([*loc.shape, 2]), 0.3 * -1 + 0.7 * 1.5),
+    }
+    for components, mean in parts.values():
+
+        def body(x, components=components):
+            z = latents()
+            weights = torch.tensor([0.3, 0.7]).double().expand(*z.shape[:-1], 3, 2)
+            loc = torch.zeros(*z.shape[:-1], 3).double()
+            cells = dist.MixtureSameFamily(dist.Categorical(weights), components(loc), validate_args=False)
+            pyro.sample("x", cells.to_event(1), obs=x)
+
+        found = dv.condition(in_plate(body), PROBLEM.plain_guide, ROWS, **OPTIONS)
+        torch.testing.assert_close(found.mean[ROWS.isnan()], torch.full((6,), mean).double())
+
+    def of_rows(x):
+        z = latents()
+        weights = torch.ones(*z.shape[:-1], 2).double()
+        loc = torch.zeros(*z.shape[:-1], 2, 3).double()
+        pyro.sample(
+            "x", dist.MixtureSameFamily(dist.Categorical(weights), dist.Normal(loc, 1.0).to_event(1)), obs=x
+        )
+
+    with pytest.raises(InputError, match="cells of a row under MixtureSameFamily are neither independent"):
+        dv.condition(in_plate(of_rows), PROBLEM.plain_guide, ROWS, **OPTIONS)
+
+
 def test_a_cell_is_drawn_from_the_site_whose_mask_leaves_it_in():
     """Each of two sites observes one half of the rows and is masked in the other."""
 

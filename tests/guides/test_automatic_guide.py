@@ -262,6 +262,40 @@ def test_it_is_fitted_copied_and_pickled():
         assert torch.equal(seeded(other, x)["z"], seeded(guide, x)["z"])
 
 
+def mixture(components):
+    def model(x):
+        weights = dist.Categorical(x.new_ones(2))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.MixtureSameFamily(weights, components, validate_args=False))
+
+    return model
+
+
+def beyond(bound):
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Pareto(bound(x), x.new_full((), 3.0)))
+
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "lowest"),
+    [
+        (mixture(dist.LogNormal(torch.zeros(2, dtype=F64), 0.5)), 0.0),
+        (beyond(lambda x: x.new_full((), 0.5)), 0.5),
+    ],
+)
+def test_supports_that_all_components_or_rows_share(model, lowest):
+    """Also of other numbers of rows, and of several draws."""
+    guide = dv.AutoEncoderGuide(model, hidden_sizes=(5,))
+    for count in (6, 4):
+        found = poutine.trace(guide).get_trace(rows(count)).nodes["z"]["value"]
+        assert found.shape == (count,)
+        assert bool((found > lowest).all())
+        assert math.isfinite(dv.TraceDenoising_ELBO(num_particles=3).loss(model, guide, rows(count)))
+
+
 def nested(x):
     with pyro.plate("data", len(x)), pyro.plate("inner", 2, dim=-2):
         pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
@@ -300,6 +334,8 @@ def left(x):
         (discrete, r"^model: the latent 'z' is discrete; mark it infer="),
         (observed, r"^model: expected a latent inside the plate 'data', got none; use an AutoGuide"),
         (elsewhere, r"^plate: the model has no plate 'data'; its plates: 'rows'"),
+        (mixture(dist.Uniform(torch.zeros(2), torch.tensor([1.0, 2.0]))), "latent 'z' .* of each component"),
+        (beyond(lambda x: x[:, 0].abs()), "support of the latent 'z' is known .lower_bound differs between"),
         (left, r"^plate: expected 'data' at dim -1 with the 6 rows of x, got 6 at dim -2"),
     ],
 )

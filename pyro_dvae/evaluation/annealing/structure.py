@@ -23,24 +23,16 @@ from pyro_dvae.errors import InputError
 from pyro_dvae.programs.plates import Subsamples, is_deterministic
 from pyro_dvae.random_state import forked
 from pyro_dvae.rows import Arguments, Data
-from pyro_dvae.sites import clean_input
+from pyro_dvae.sites import clean_input, is_circular, plain_support
 
 
 def to_support(fn: Any) -> Transform | None:
     """Return the bijection from unconstrained space to the support of ``fn``; None if it is the identity."""
-    support = _plain(fn.support)
+    support = plain_support(fn)
     inner = support
     while isinstance(inner, constraints.independent):
         inner = inner.base_constraint
     return None if inner is constraints.real else biject_to(support)
-
-
-def _plain(support: Any) -> Any:
-    """Replace the support of a mixture with the support of its components."""
-    if isinstance(support, constraints.independent):
-        return constraints.independent(_plain(support.base_constraint), support.reinterpreted_batch_ndims)
-    components = getattr(support, "base_constraint", None)
-    return support if components is None else _plain(components)
 
 
 class ProperLatents(Messenger):
@@ -65,6 +57,8 @@ def check_continuous(program: str, site: dict[str, Any]) -> None:
         what = "is a point mass (Delta)"
     elif _is_discrete(fn):
         what = "is discrete"
+    elif is_circular(fn):
+        what = "is an angle"
     elif not _has_bijection(fn):
         what = f"has a support ({fn.support}) without a known bijection"
     else:
@@ -92,7 +86,7 @@ def _is_discrete(fn: Any) -> bool:
 
 def _has_bijection(fn: Any) -> bool:
     try:
-        biject_to(_plain(fn.support))
+        biject_to(plain_support(fn))
     except NotImplementedError:
         return False
     return True

@@ -20,7 +20,7 @@ from pyro_dvae.programs.parameters import Trained, discover
 from pyro_dvae.programs.plates import Layout
 from pyro_dvae.programs.support import InSupport
 from pyro_dvae.rows import Data
-from pyro_dvae.sites import Auxiliary, is_point
+from pyro_dvae.sites import Auxiliary, is_point, plain_support
 
 _PROBED = 16  # rows of the run that inspects model and guide
 
@@ -111,7 +111,7 @@ def _refuse_points(draws: Draws) -> None:
 
 def _dimensions(site: dict[str, Any], prior: dict[str, Any]) -> int:
     """Return the number of unconstrained real numbers of a value, on the support of its prior."""
-    support = prior["fn"].support
+    support = plain_support(prior["fn"])
     if support.is_discrete:
         return 0 if site is prior else int(site["value"].numel())
     return int(biject_to(support).inv(site["value"]).numel())
