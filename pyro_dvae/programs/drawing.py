@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -45,7 +46,12 @@ def draw(
             )
         except NOT_INVERTED as error:
             if not with_leaves:
-                raise
+                if traceback.extract_tb(error.__traceback__)[-1].name != "_inverse":
+                    raise
+                raise InputError(
+                    "model: it has a flow without an inverse, whose density is known at its own draws alone, "
+                    "but its values come from the guide or the data; use a flow with an inverse"
+                ) from error
             raise InputError(
                 "gradient: it differentiates densities at given latents, and the guide has a flow without an "
                 "inverse, whose density is known at its own draws alone; use gradient='pathwise', or a flow "

@@ -100,3 +100,19 @@ def test_what_needs_the_density_of_other_draws_is_refused():
         dv.log_likelihood(problem.model, guide, x, proposal="mixture")
     with pytest.raises(InputError, match=r"flow without an inverse.*gradient='pathwise'"):
         dv.TraceDenoising_ELBO(gradient="stl").loss_and_grads(problem.model, guide, x)
+
+
+@pytest.mark.parametrize("name", [name for name in FLOWS if not name.startswith("conditional")])
+@pytest.mark.parametrize("particles", [1, 3])
+def test_a_prior_without_an_inverse_is_refused(name, particles):
+    """Its density is wanted at the draws of the guide."""
+    problem, flow = LinearGaussian(), FLOWS[name]()
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+            z = pyro.sample("z", dist.TransformedDistribution(base, [flow]))
+            pyro.sample("x", dist.Normal(z @ problem.W.T, 1.0).to_event(1), obs=x)
+
+    with pytest.raises(InputError, match=r"^model: it has a flow without an inverse"):
+        dv.TraceDenoising_ELBO(num_particles=particles).loss(model, problem.plain_guide, torch.randn(4, 3))
