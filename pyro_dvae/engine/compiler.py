@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
+import re
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -34,10 +38,48 @@ def compile_graph(graph: GraphModule, *example: Tensor) -> Callable[..., Any]:
     draw_as_eager(graph)
     # Freezing packs the weights once instead of in every run, which was measured to be faster on a CPU.
     on_cpu = all(each.device.type == "cpu" for each in example)
-    with compiling(graph, freezing=on_cpu), forked():
-        run = torch.compile(graph, fullgraph=True, dynamic=False)
-        run(*example)
-    return run
+
+    def work() -> Callable[..., Any]:
+        with compiling(graph, freezing=on_cpu), forked():
+            run = torch.compile(graph, fullgraph=True, dynamic=False)
+            run(*example)
+        return run
+
+    return _with_whole_libraries(work)
+
+
+_Result = TypeVar("_Result")
+_NO_LONGER_WRITTEN = 120.0  # seconds since the last change of a file
+
+
+def _with_whole_libraries(work: Callable[[], _Result]) -> _Result:
+    """Return the result of ``work``, deleting libraries that a killed compiler left unfinished.
+
+    torch does not write them anew: every later run would find them in its cache and fail.
+    """
+    deleted: set[Path] = set()
+    while True:
+        try:
+            return work()
+        except NoCompiler as error:
+            unfinished = _old_libraries(str(error.__cause__)) - deleted
+            if not unfinished:
+                raise
+            deleted |= unfinished
+            for path in unfinished:
+                path.unlink(missing_ok=True)
+
+
+def _old_libraries(message: str) -> set[Path]:
+    """Return the libraries of torch's cache that a message names and nobody writes at present."""
+    cache = os.environ.get("TORCHINDUCTOR_CACHE_DIR")  # set by torch if it was not
+    paths = {Path(name) for name in re.findall(r"/\S+\.so", message)}
+    return {
+        path
+        for path in paths
+        if cache and path.is_relative_to(cache) and path.is_file()
+        if time.time() - path.stat().st_mtime > _NO_LONGER_WRITTEN
+    }
 
 
 def draw_as_eager(graph: GraphModule) -> None:
@@ -129,8 +171,12 @@ def interpret(graph: GraphModule) -> Compiled:
 
 def _compiled(graph: GraphModule, example: list[Tensor]) -> Compiled:
     draw_as_eager(graph)
-    with compiling(graph), fast_products(), at_once():
-        function = compiled(graph, [*example])
+
+    def work() -> Callable[..., Any]:
+        with compiling(graph), fast_products(), at_once():
+            return compiled(graph, [*example])
+
+    function = _with_whole_libraries(work)
 
     def run(inputs: list[Tensor]) -> list[Tensor]:
         with torch.no_grad(), fast_products():

@@ -1,6 +1,10 @@
 """Captured calls, with a stand-in for the GPU's graphs, and on a GPU where there is one."""
 
 import contextlib
+import os
+import subprocess
+import sys
+import time
 
 import pyro
 import pytest
@@ -199,3 +203,56 @@ def test_an_equal_graph_is_compiled_once_and_acts_on_its_own_tensors(tmp_path, m
             assert torch.equal(value, torch.full((4, 3), turn * (start + 4 * turn)))
     hits = int(config.fx_graph_cache)  # off in old versions
     assert found == [0, hits, 0]  # the code for one thread differs from that for two
+
+
+@pytest.mark.slow
+def test_libraries_that_a_killed_compiler_left_unfinished_are_made_again(tmp_path):
+    code = """
+import os, pathlib, sys, warnings
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+from pyro_dvae.engine import compiler
+warnings.simplefilter("error")
+x = torch.ones(4, 3)
+run = compiler.build(make_fx(lambda a: [(a * 2 + 1).exp()])(x), [x])
+frozen = compiler.compile_graph(make_fx(lambda a: (a - 3).tanh())(x), x)
+assert torch.allclose(run([x])[0], torch.tensor(3.0).exp())
+assert torch.allclose(frozen(x), torch.tensor(-2.0).tanh())
+"""
+    environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    for age in (None, 1000.0):
+        libraries = list(tmp_path.rglob("*.so"))
+        for library in libraries:
+            library.unlink()  # not truncated, because other names may be links to it
+            library.touch()
+            os.utime(library, (time.time() - age, time.time() - age))
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+    assert any(library.stat().st_size > 0 for library in libraries)  # the others were not needed
+
+
+@pytest.mark.parametrize(("age", "is_made_again"), [(0.0, False), (1000.0, True)])
+def test_a_library_that_may_still_be_written_is_left_alone(tmp_path, monkeypatch, age, is_made_again):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    library, other = tmp_path / "cache" / "ab" / "cd.main.so", tmp_path / "other.so"
+    library.parent.mkdir(parents=True)
+    for path in (library, other):
+        path.touch()
+        os.utime(path, (time.time() - age, time.time() - age))
+    graph, x = make_fx(lambda a: a + 1)(torch.ones(2)), torch.ones(2)
+
+    def failing_once(graph, example):
+        if library.exists():
+            raise ImportError(f"{library}: file too short, {other}: file too short")
+        return lambda *inputs: [graph(*inputs)]
+
+    monkeypatch.setattr(compiler, "compiled", failing_once)
+    if is_made_again:
+        assert torch.equal(compiler.build(graph, [x])([x])[0], x + 1)
+    else:
+        with pytest.raises(compiler.NoCompiler, match="file too short"):
+            compiler.build(graph, [x])
+    assert library.exists() is not is_made_again
+    assert other.exists()
