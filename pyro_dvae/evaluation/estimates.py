@@ -67,7 +67,7 @@ def evaluation_mode(
     :param observed: all rows, if the likelihood is to be evaluated at them.
     :raises InputError: values of ``observed`` lie outside the support of the likelihood.
     """
-    support = InSupport("data", rows.x)
+    support = InSupport("data", rows.x, estimated=True)
 
     def run() -> None:
         with poutine.block(), nullcontext() if observed is None else support:

@@ -27,11 +27,12 @@ class InSupport(Messenger):
 
     :param argument: the argument with the values, for the message.
     :param x: rows of the run. If a site observes them unchanged, :meth:`require` checks other rows.
+    :param estimated: whether the density is wanted as a number, so that half precision is refused.
     """
 
-    def __init__(self, argument: str, x: Tensor | None = None) -> None:
+    def __init__(self, argument: str, x: Tensor | None = None, estimated: bool = False) -> None:
         super().__init__()
-        self._argument, self._x = argument, x
+        self._argument, self._x, self._estimated = argument, x, estimated
         self._supports: dict[str, Any] = {}
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
@@ -41,6 +42,12 @@ class InSupport(Messenger):
         own = self._x is not None and (value.data_ptr(), value.shape) == (self._x.data_ptr(), self._x.shape)
         if own:
             _refuse_repeated(self._argument, msg)
+        if self._estimated and value.dtype in (torch.float16, torch.bfloat16):
+            raise DataError(
+                f"{self._argument}: the likelihood of site {msg['name']!r} is computed in {value.dtype}, "
+                "which rounds log-densities of hundreds of nats to whole ones; convert data and modules "
+                "(.float()) to estimate it"
+            )
         if _has_mask(msg["fn"]):
             return
         try:
@@ -70,7 +77,7 @@ def require_observed(model: Callable[..., Any], x: Tensor, *others: Tensor, **kw
 
     :param others: further data arguments of the model, N rows each.
     """
-    support, few = InSupport("data", x[:2]), (x[:2], *(each[:2] for each in others))
+    support, few = InSupport("data", x[:2], estimated=True), (x[:2], *(each[:2] for each in others))
     with forked(), pyro.validation_enabled(False), poutine.block(), support:
         model(*few, **kwargs)
     support.require(Data.of_tensors(x))

@@ -51,6 +51,14 @@ def test_one_value_in_any_row_is_refused(name, likelihood, row):
         EVALUATIONS[name](pair.model, pair.guide, x)
 
 
+@pytest.mark.parametrize("name", EVALUATIONS)
+def test_densities_in_half_precision_are_refused(name):
+    """In bfloat16 an estimate was 0.3 nats above the value of the same weights, with an error of 0.06."""
+    pair, x, _ = bernoulli()
+    with pytest.raises(DataError, match=r"^data: the likelihood of site 'x' is computed in torch\.bfloat16"):
+        EVALUATIONS[name](pair.bfloat16().model, pair.guide, x.bfloat16())
+
+
 def test_rows_with_gaps_are_checked_where_they_are_observed():
     pair, x, _ = bernoulli()
     x[:, 0] = nan

@@ -72,7 +72,7 @@ class SampledPrograms:
         def run() -> None:
             found.append(probe.draws(self.model, self.guide, few, dict(self.given.kwargs)))
 
-        support = InSupport("data", few[0])
+        support = InSupport("data", few[0], estimated=True)
         with rows_of(len(few[0]), self.num_data), support:
             trained = discover(self.model, self.guide, run, required=False, data={"data": few[0]})
         support.require(self.given)
