@@ -39,6 +39,32 @@ class Column:
     levels: tuple[str, ...] = ()
     size: int = 0
 
+    def checked(self, values: np.ndarray) -> np.ndarray:
+        """Return numbers, NaN in gaps, or refuse values that a column of a kind that the user named lacks."""
+        try:
+            found = np.asarray(values, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise DataError(f"column {self.name!r}: expected numbers, got text") from None
+        seen = found[~np.isnan(found)]
+        whole, least, most = self.kind in ("count", "ordinal"), -math.inf, math.inf
+        if self.kind in ("count", "ordinal"):
+            least = self.offset
+        if self.kind == "ordinal":
+            most = self.offset + self.size - 1
+        bad = (seen < least) | (seen > most) | (whole & (seen != seen.round()))
+        bad |= (self.kind == "positive") & (seen <= 0)
+        if bad.any():
+            raise DataError(f"column {self.name!r}: {seen[bad][0]:g} is no value of this {self.described}")
+        return found
+
+    @property
+    def described(self) -> str:
+        """The kind in words, with its values."""
+        if self.kind == "ordinal":
+            return f"ordinal column (whole numbers from {self.offset:g} to {self.offset + self.size - 1:g})"
+        values = {"count": " (whole numbers from 0)", "positive": " (numbers above 0)"}
+        return f"{self.kind} column{values.get(self.kind, '')}"
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Column:
         """Return the column from the result of ``dataclasses.asdict``."""
@@ -124,7 +150,7 @@ class Columns:
                     )
                 parts.append(np.array([math.nan if text is None else number[text] for text in texts]))
             else:
-                parts.append((np.asarray(found, dtype=np.float64) - column.offset) / column.factor)
+                parts.append((column.checked(found) - column.offset) / column.factor)
         return torch.from_numpy(np.stack(parts, 1).astype(np.float32))
 
     def back(self, rows: Tensor) -> dict[str, np.ndarray]:

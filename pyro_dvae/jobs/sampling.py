@@ -14,7 +14,7 @@ from torch import Tensor
 from pyro_dvae import checks, plots
 from pyro_dvae.errors import DataError, InputError
 from pyro_dvae.files import user_path
-from pyro_dvae.jobs.applying import factor_of, rows_of
+from pyro_dvae.jobs.applying import factor_of, rows_of, warn_of_unreliable
 from pyro_dvae.jobs.folder import columns_of, read_config, shape_of
 from pyro_dvae.jobs.loading import load
 from pyro_dvae.jobs.tables import by_column, require_table, write_table
@@ -64,7 +64,9 @@ def save_samples(
         raise DataError(f"{given}: no cell is missing, so there is nothing to draw")
     fitted, factor = load(folder), factor_of(config)
     if rows is not None:
-        drawn = fitted.sample_given(rows.rows, num_draws=count, num_samples=max(_DRAWS, count), seed=seed)
+        found = fitted.condition(rows.rows, num_draws=count, num_samples=max(_DRAWS, count), seed=seed)
+        warn_of_unreliable(found)
+        drawn = found.draws
         names = {"draw": np.arange(count).repeat(len(rows.rows))}
         names |= {name: np.tile(values, count) for name, values in rows.names.items()}
         drawn = drawn.flatten(0, 1)

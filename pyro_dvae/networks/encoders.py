@@ -12,11 +12,14 @@ from pyro_dvae import checks
 from pyro_dvae.networks.mlp import last_dimension, linear, trunk
 from pyro_dvae.registration import Module
 
+_LARGEST_LOG = 80.0
+
 
 class Encoder(Module, ABC):
     """Location and scale of a diagonal Gaussian over the latent; a subclass defines the features h(x).
 
-    (μ, log σ²) = W h(x) + b;  the forward pass gives (μ, σ) with σ = exp(log σ² / 2). ``x`` is ``[...,
+    (μ, log σ²) = W h(x) + b;  the forward pass gives (μ, σ) with σ = exp(log σ² / 2), finite and above zero
+    for rows far from those of training, too: log σ² lies in [-80, 80]. ``x`` is ``[...,
     data_size]``; both results are ``[..., latent_size]``. A subclass sets ``head``, the affine layer (W, b),
     after the layers of its features.
     """
@@ -36,7 +39,7 @@ class Encoder(Module, ABC):
         """Return ``(loc, scale)``, each ``[..., latent_size]``, for ``x`` of ``[..., data_size]``."""
         last_dimension("x", x, self.data_size, "data_size")
         loc, log_variance = self.head(self.features(x)).chunk(2, dim=-1)
-        return loc, (0.5 * log_variance).exp()
+        return loc, (0.5 * log_variance.clamp(-_LARGEST_LOG, _LARGEST_LOG)).exp()
 
 
 class GaussianEncoder(Encoder):

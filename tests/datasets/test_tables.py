@@ -201,3 +201,31 @@ def test_none_is_a_level_and_a_whole_number_is_one_level_with_and_without_decima
         rows = data.columns.forward(content.table)
         assert rows[0].isnan().all()
         assert rows[1:4, :2].tolist() == [[0, 1], [1, 1], [0, 2]]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("stars", 6, r"6 is no value of this ordinal column \(whole numbers from 1 to 5\)"),
+        ("stars", 0, "0 is no value"),
+        ("visits", 1.5, r"1.5 is no value of this count column \(whole numbers from 0\)"),
+        ("visits", -1, "-1 is no value"),
+        ("income", 0.0, r"0 is no value of this positive column \(numbers above 0\)"),
+        ("x", "y", "expected numbers, got text"),
+    ],
+)
+def test_later_values_are_of_the_kind_of_their_column(name, value, message):
+    columns = Columns(
+        (
+            Column("stars", "ordinal", offset=1.0, size=5),
+            Column("visits", "count"),
+            Column("income", "positive", factor=2.0),
+            Column("x", "real", offset=1.0, factor=2.0),
+        )
+    )
+    rows = {"stars": [5, np.nan], "visits": [3, 0], "income": [0.5, 4.0], "x": [-1e9, 2.0]}
+    table = {each: np.array(values, dtype=object) for each, values in rows.items()}
+    assert columns.forward(table)[1].nan_to_num(9).tolist() == [9, 0, 2, 0.5]
+    table[name][0] = value
+    with pytest.raises(DataError, match=f"^column '{name}': {message}"):
+        columns.forward(table)

@@ -66,3 +66,14 @@ def test_the_message_of_a_wrong_shape():
         InputError, match=r"^x: expected a last dimension of 784 \(data_size\), got shape \(3, 5\)$"
     ):
         GaussianEncoder(784, 2)(torch.rand(3, 5))
+
+
+def test_the_scale_of_rows_far_away_is_finite_and_above_zero():
+    encoder = GaussianEncoder(2, 3, (4,))
+    x = torch.tensor([[1e10, -1e10], [-1e10, 1e10], [0.3, -0.2]])
+    with torch.no_grad():
+        scale = encoder(x)[1]
+        log_variance = encoder.head(encoder.features(x)).chunk(2, -1)[1]
+    assert bool((scale.isfinite() & (scale > 0)).all())
+    assert float(log_variance[:2].abs().max()) > 1e6
+    assert torch.equal(scale[2], (0.5 * log_variance[2]).exp())

@@ -11,7 +11,7 @@ import torch
 from commands import call as run
 
 import pyro_dvae as dv
-from pyro_dvae.jobs.applying import Given, rows_of
+from pyro_dvae.jobs.applying import Given, rows_of, warn_of_unreliable
 from pyro_dvae.jobs.folder import read_config
 
 RNG = np.random.default_rng(0)
@@ -232,13 +232,24 @@ def test_imputed_cells_have_the_type_of_their_column():
     }
 
 
-def test_gaps_of_categories_are_filled(tmp_path):
+@pytest.mark.filterwarnings("ignore:the missing cells")
+def test_gaps_of_categories_are_filled():
     frame = pd.DataFrame({"kind": ["a", "b"] * 20, "x": RNG.normal(size=40)})
     frame.to_csv("kinds.csv", index=False)
     run("train", "--dataset", "kinds.csv", *SMALL, "--no-compile", "--output", "run")
     frame.loc[:3, "kind"] = None
-    frame.head(8).to_csv("gaps.csv", index=False)
-    run("impute", "run", "gaps.csv", "--samples", "30")
+    frame.head(5).to_csv("gaps.csv", index=False)
+    run("impute", "run", "gaps.csv", "--samples", "50")
     found = pd.read_csv("impute.csv")
     assert set(found.kind) == {"a", "b"}
     np.testing.assert_array_equal(found.x, pd.read_csv("gaps.csv").x)
+
+
+def test_rows_whose_filled_cells_are_not_reliable_are_told():
+    rows = torch.tensor([[torch.nan, 1.0], [torch.nan, 2.0], [3.0, 4.0]])
+    cells, figures = torch.zeros(5, 2), torch.ones(3)
+    found = dv.Conditioned(
+        rows, cells, cells[0], figures, figures, figures, torch.tensor([2.0, 0.1, 2.0]), 1000, None, 0
+    )
+    with pytest.warns(UserWarning, match=r"the missing cells of 1 row \(of 2 with gaps\) are not reliable"):
+        warn_of_unreliable(found)

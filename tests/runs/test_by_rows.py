@@ -91,6 +91,7 @@ def test_an_evaluation_in_parts_equals_one_process_and_resumes(made, tmp_path):
     assert not (tmp_path / "parts" / "parts").exists()
 
 
+@pytest.mark.filterwarnings("ignore:the missing cells")
 def test_scores_and_imputations_in_parts_equal_one_process_and_resume(made, tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules["pyro_dvae.conditioning.condition"], "_ROWS", 30)
     settings = {"samples": 30, "seed": 3}
