@@ -17,7 +17,7 @@ import torch
 from pyro.optim import Adam
 
 import pyro_dvae as dv
-from pyro_dvae.engine.surroundings import Surroundings, outside
+from pyro_dvae.engine.surroundings import Surroundings, global_settings
 from pyro_dvae.engine.verification import Verification
 from pyro_dvae.networks import BernoulliDecoder, GaussianEncoder
 
@@ -65,7 +65,7 @@ def main(steps: int) -> None:
     rounds = [
         (
             milliseconds(lambda: svi.step(x), 40),
-            milliseconds(surroundings.unchanged, 100) + milliseconds(outside, 100),
+            milliseconds(surroundings.unchanged, 100) + milliseconds(global_settings, 100),
         )
         for _ in range(ROUNDS)
     ]

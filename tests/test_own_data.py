@@ -53,5 +53,6 @@ def test_the_page_lists_nothing_else():
         "a single row, or a data set that yields single rows one by one",
         "a loader with several processes (`torchrun`)",
         "values outside the support of the likelihood, such as bytes for a Bernoulli",
+        "a likelihood in half precision (`float16`, `bfloat16`), for estimates of log p(x)",
     }
     assert set(rows) - {"given", "---"} - set(REFUSED) == elsewhere

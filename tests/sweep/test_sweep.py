@@ -153,6 +153,7 @@ def test_the_objective_may_be_importance_weighted(tmp_path):
     assert study.best_value == pytest.approx(again.mean, abs=0.1)
 
 
+@pytest.mark.filterwarnings("ignore:Encountered NaN")
 def test_trials_that_diverge_or_are_refused(tmp_path):
     rates = ["learning-rate=1e30,1e-3"]
     text = sweep(request(tmp_path / "a"), rates, trials=6, jobs=1)
