@@ -199,7 +199,7 @@ class _Engine:
                 picked = _resampled(torch.cat(parts, 1)[0], self.num_draws).to(position.device)
                 index = picked[:, :, None].expand(-1, -1, position.shape[2])
                 latents[:, which[chosen]] = position.gather(0, index)
-        values["rung"] = torch.where(found.annealed, len(self.settings.families) + 1, found.rung)
+        values["rung"] = found.rung
         values["pareto_k_before"] = found.before
         return values | self._completed(model, rows, latents)
 

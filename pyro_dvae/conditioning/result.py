@@ -89,6 +89,8 @@ class Completions:
 
         :raises InputError: the draws of a cell are all different, so it has no mode.
         """
+        if how == "mean" and not bool(self.cell_means.isnan().any()):
+            return self._placed(self.cell_means)  # mode and median sort the draws
         mode, median = self.cell_draws.mode(0).values, self.cell_draws.quantile(0.5, 0)
         repeats = (self.cell_draws == mode).sum(0) > 1
         if how == "mode":
@@ -97,7 +99,7 @@ class Completions:
                     f"how: {int((~repeats).sum()):,} missing cells have {len(self.cell_draws)} different "
                     "draws, so they have no mode; use how='mean' (the mode of categories) or 'median'"
                 )
-            return self.mode
+            return self._placed(mode)
         values = self.cell_means if how == "mean" else median
         return self._placed(torch.where(self.cell_means.isnan(), torch.where(repeats, mode, median), values))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 import torch.distributions as tdist
@@ -60,7 +61,7 @@ class Gaussians:
 
     def standardised(self, noise: Tensor) -> Tensor:
         """Return (I + lower) ``noise`` for ``noise`` [S, N, D]."""
-        return noise if self.lower is None else torch.einsum("nij,snj->sni", self._factor(), noise)
+        return noise if self.lower is None else torch.einsum("nij,snj->sni", self._factor, noise)
 
     def place(self, noise: Tensor) -> Tensor:
         """Return the points of ``noise`` [S, N, D]."""
@@ -73,7 +74,7 @@ class Gaussians:
     def noise_of(self, position: Tensor) -> Tensor:
         """Return the noise that gives ``position`` [S, N, D], float64."""
         noise = ((position - self.loc) / self.log_scale.exp()).double()
-        return noise if self.lower is None else _solved(self._factor().double(), noise, upper=False)
+        return noise if self.lower is None else _solved(self._factor.double(), noise, upper=False)
 
     def log_prob(self, noise: Tensor) -> Tensor:
         """Return the log-density at the points of ``noise`` [S, N, D], [S, N], float64 (nats)."""
@@ -84,16 +85,17 @@ class Gaussians:
     def slope(self, noise: Tensor) -> Tensor:
         """Return the gradient of the log-density with respect to the points of ``noise``, [S, N, D]."""
         if self.lower is not None:
-            noise = _solved(self._factor().mT.to(noise), noise, upper=True)
+            noise = _solved(self._factor.mT.to(noise), noise, upper=True)
         return (-noise / self.log_scale.exp()).to(self.loc)
 
     def covariance(self) -> Tensor:
         """Return the covariances, [N, D, D]."""
         factor = self.log_scale.exp().diag_embed()
         if self.lower is not None:
-            factor = factor @ self._factor()
+            factor = factor @ self._factor
         return factor @ factor.mT
 
+    @cached_property
     def _factor(self) -> Tensor:
         assert self.lower is not None
         return self.lower.tril(-1) + torch.eye(self.loc.shape[1]).to(self.loc)
@@ -179,10 +181,11 @@ def arrived(before: Gaussians, after: Gaussians, family: str, settings: Refineme
 def _slopes(targets: Targets, rows: Arguments, at: Gaussians, draws: int) -> list[Tensor]:
     """Return the estimated gradient of the bound in each parameter: the chain rule of u(ε, λ) by hand."""
     noise = at.draw_noise(draws)
-    spread = at.log_scale.exp() * at.standardised(noise)
+    scale = at.log_scale.exp()
+    spread = scale * at.standardised(noise)
     _, slope = targets.gradient(at.loc + spread, rows)
     slope = slope - at.slope(noise)
     found = [slope.mean(0), (slope * spread).mean(0)]
     if at.lower is not None:
-        found.append(torch.einsum("sni,snj->nij", slope * (at.log_scale.exp() / draws), noise).tril(-1))
+        found.append(torch.einsum("sni,snj->nij", slope * (scale / draws), noise).tril(-1))
     return found

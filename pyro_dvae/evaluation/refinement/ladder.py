@@ -10,7 +10,7 @@ from torch import Tensor
 from pyro_dvae.evaluation.annealing.structure import Program
 from pyro_dvae.evaluation.importance.psis import k_threshold
 from pyro_dvae.evaluation.refinement.gaussian import Gaussians, arrived, climbed, encoded
-from pyro_dvae.evaluation.refinement.settings import Refinement
+from pyro_dvae.evaluation.refinement.settings import ANNEALING, Refinement
 from pyro_dvae.evaluation.refinement.targets import Targets
 from pyro_dvae.evaluation.refinement.weighing import summary, weighted
 from pyro_dvae.rows import Arguments
@@ -32,7 +32,7 @@ _FEWEST = 25  # draws with enough tail to fit
 class Rungs:
     """The proposals of the rows of a chunk.
 
-    :param rung: 0 for the encoder's proposal, else the number of the family, from 1, [N].
+    :param rung: index of the proposal in ``settings.rungs``, [N].
     :param annealed: whether no proposal is good enough, so that the row is annealed, [N].
     :param before: Pareto k of the encoder's proposal, from the pilot draws, [N].
     :param groups: rows and proposals of each rung; annealed rows start from theirs.
@@ -91,8 +91,9 @@ def ascended(
             rung[which[own]] = index
             chosen = proposal[own.to(proposal.loc.device)]
             groups.append((which[own], chosen.widened(settings.widen) if index else chosen))
-    hopeless = ~(k <= k_threshold(settings.pilot))
-    return Rungs(rung, hopeless & (settings.annealing_steps > 0), before, tuple(groups))
+    annealed = ~(k <= k_threshold(settings.pilot)) & (settings.annealing_steps > 0)
+    rung[annealed] = settings.rungs.index(ANNEALING)
+    return Rungs(rung, annealed, before, tuple(groups))
 
 
 def shares(count: int, defensive: float) -> tuple[int, int]:

@@ -111,7 +111,7 @@ class RefinedChunks:
                 part["pareto_k"][annealed] = torch.nan
             for name, value in part.items():
                 results.setdefault(name, value.new_empty(len(rows), *value.shape[1:]))[which] = value
-        results["rung"] = torch.where(found.annealed, len(self.settings.families) + 1, found.rung)
+        results["rung"] = found.rung
         results["pareto_k_before"] = found.before
         return results
 
