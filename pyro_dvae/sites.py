@@ -185,11 +185,23 @@ def _of_components(support: Any) -> Any:
     found = _of_components(inner)
     if isinstance(support, dist.constraints.independent):
         return dist.constraints.independent(found, support.reinterpreted_batch_ndims)
-    while isinstance(inner, dist.constraints.independent):
-        inner = inner.base_constraint
-    if any(isinstance(each, Tensor) and each.numel() > 1 for each in vars(inner).values()):
+    if has_several_bounds(inner):
         raise NotImplementedError(f"{support} has bounds of each component")
     return found
+
+
+def element_support(support: Any) -> Any:
+    """Return the support of a single element."""
+    while isinstance(support, dist.constraints.independent):
+        support = support.base_constraint
+    return support
+
+
+def has_several_bounds(support: Any) -> bool:
+    """Whether the bounds of a support differ between rows, components or columns."""
+    return any(
+        isinstance(each, Tensor) and each.numel() > 1 for each in vars(element_support(support)).values()
+    )
 
 
 def is_circular(distribution: Any) -> bool:

@@ -18,7 +18,7 @@ from pyro_dvae.distributions.table import TableDistribution
 from pyro_dvae.errors import InputError
 from pyro_dvae.internals import shared_factors, shared_tril
 from pyro_dvae.random_state import forked
-from pyro_dvae.sites import plain_support
+from pyro_dvae.sites import element_support, plain_support
 
 
 class ObservedCells(TorchDistribution):
@@ -77,9 +77,7 @@ def inside(fn: Any) -> Tensor:
     """Return a value in the support, in the shape of a draw, to put in missing cells."""
     shape = fn.batch_shape + fn.event_shape
     try:
-        support = plain_support(fn)
-        while isinstance(support, constraints.independent):
-            support = support.base_constraint
+        support = element_support(plain_support(fn))
         if support is constraints.real or fn.event_dim:
             return torch.zeros(shape)
         if support.is_discrete:

@@ -25,7 +25,7 @@ from pyro_dvae.errors import InputError
 from pyro_dvae.networks import GaussianEncoder
 from pyro_dvae.random_state import forked
 from pyro_dvae.registration import Module, register
-from pyro_dvae.sites import corrupt, plain_support
+from pyro_dvae.sites import corrupt, element_support, plain_support
 
 
 @dataclass(frozen=True)
@@ -219,6 +219,4 @@ def _of_every_row(support: Any, event_dim: int) -> Any:
 
 
 def _is_real(support: Any) -> bool:
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    return support in (constraints.real, constraints.real_vector)
+    return element_support(support) in (constraints.real, constraints.real_vector)

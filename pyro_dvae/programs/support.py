@@ -17,7 +17,7 @@ from pyro_dvae.errors import DataError, InputError
 from pyro_dvae.programs.plates import data_frames
 from pyro_dvae.random_state import forked
 from pyro_dvae.rows import Data
-from pyro_dvae.sites import layers, plain_support
+from pyro_dvae.sites import element_support, has_several_bounds, layers, plain_support
 
 
 class InSupport(Messenger):
@@ -60,7 +60,7 @@ class InSupport(Messenger):
         if _may_move(support):
             return
         _refuse(self._argument, msg["name"], support, value, inside)
-        if own and msg["mask"] is None and not _of_these_rows(support):
+        if own and msg["mask"] is None and not has_several_bounds(support):
             self._supports[msg["name"]] = support
 
     def require(self, rows: Data, argument: str = "data") -> None:
@@ -120,14 +120,8 @@ def _relaxed(support: Any) -> Any:
     return constraints.unit_interval if support is constraints.boolean else support
 
 
-def _element(support: Any) -> Any:
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    return support
-
-
 def _inside(support: Any, value: Tensor) -> Tensor:
-    element = _element(support)
+    element = element_support(support)
     inside: Tensor = element.check(value)
     if not element.event_dim:
         inside = inside | value.isnan()
@@ -138,17 +132,12 @@ def _inside(support: Any, value: Tensor) -> Tensor:
 
 def _may_move(support: Any) -> bool:
     """Whether a support may depend on latents, as in Uniform(z, z + 1): values outside have log p = −∞."""
-    element = _element(support)
+    element = element_support(support)
     return not element.is_discrete and any(isinstance(each, Tensor) for each in vars(element).values())
 
 
-def _of_these_rows(support: Any) -> bool:
-    """Whether a support differs between rows, as for a multinomial with the row's total."""
-    return any(isinstance(each, Tensor) and each.numel() > 1 for each in vars(_element(support)).values())
-
-
 def _in_words(support: Any) -> str:
-    element = _element(support)
+    element = element_support(support)
     kind = "whole numbers" if element.is_discrete else "values"
     bounds = (getattr(element, name, None) for name in ("lower_bound", "upper_bound"))
     low, high = (float(each.max()) if isinstance(each, Tensor) else each for each in bounds)

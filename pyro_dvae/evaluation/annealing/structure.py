@@ -23,16 +23,13 @@ from pyro_dvae.errors import InputError
 from pyro_dvae.programs.plates import Subsamples, is_deterministic
 from pyro_dvae.random_state import forked
 from pyro_dvae.rows import Arguments, Data
-from pyro_dvae.sites import clean_input, is_circular, plain_support
+from pyro_dvae.sites import clean_input, element_support, is_circular, plain_support
 
 
 def to_support(fn: Any) -> Transform | None:
     """Return the bijection from unconstrained space to the support of ``fn``; None if it is the identity."""
     support = plain_support(fn)
-    inner = support
-    while isinstance(inner, constraints.independent):
-        inner = inner.base_constraint
-    return None if inner is constraints.real else biject_to(support)
+    return None if element_support(support) is constraints.real else biject_to(support)
 
 
 class ProperLatents(Messenger):
