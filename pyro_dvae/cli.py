@@ -67,7 +67,7 @@ def evaluate(
     dataset: str | None,
     device: str,
     quiet: bool,
-    elsewhere: Any,
+    workers: Any,
 ) -> None:
     """Estimate log p(x) of the test data of the run folder RUN, and the reliability of the estimate.
 
@@ -78,7 +78,7 @@ def evaluate(
 
     go_on_by_repeating()
     where = {"output": output, "data_folder": data_folder, "dataset": dataset}
-    content = evaluate_run(run, options, **where, device=device, quiet=quiet, elsewhere=elsewhere)
+    content = evaluate_run(run, options, **where, device=device, quiet=quiet, workers=workers)
     show(table(content))
 
 

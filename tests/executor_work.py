@@ -9,7 +9,7 @@ from pyro_dvae.interrupts import Interrupts, Stopped
 
 
 @dataclass(frozen=True)
-class Piece:
+class WorkItem:
     key: str
     total: int = 20
     pause: float = 0.0

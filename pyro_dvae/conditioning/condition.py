@@ -32,7 +32,7 @@ from pyro_dvae.evaluation.annealing.scoring import GivenScores, UnconstrainedSco
 from pyro_dvae.evaluation.annealing.structure import Structure
 from pyro_dvae.evaluation.estimates import evaluation_mode
 from pyro_dvae.evaluation.progress import progress_of
-from pyro_dvae.evaluation.refinement.ladder import ascended, shares
+from pyro_dvae.evaluation.refinement.chosen_proposals import ascended, shares
 from pyro_dvae.evaluation.refinement.settings import Refined, Refinement
 from pyro_dvae.evaluation.refinement.targets import Targets
 from pyro_dvae.evaluation.refinement.weighing import chains, summary, weighted
@@ -151,7 +151,7 @@ def condition(
     nan = torch.tensor(math.nan, dtype=given.dtype, device=given.device)
     refined = None
     if exact is None:
-        refined = Refined(joined.pop("rung"), joined.pop("pareto_k_before"), settings)
+        refined = Refined(joined.pop("proposal"), joined.pop("pareto_k_before"), settings)
         joined.pop("smoothed_log_likelihood")
     own = slice(chunks[0], chunks[-1] + size)
     with_gaps = torch.where(seen[own], given[own], nan)
@@ -199,7 +199,7 @@ class _Engine:
                 picked = _resampled(torch.cat(parts, 1)[0], self.num_draws).to(position.device)
                 index = picked[:, :, None].expand(-1, -1, position.shape[2])
                 latents[:, which[chosen]] = position.gather(0, index)
-        values["rung"] = found.rung
+        values["proposal"] = found.proposal
         values["pareto_k_before"] = found.before
         return values | self._completed(model, rows, latents)
 

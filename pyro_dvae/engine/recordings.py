@@ -35,7 +35,7 @@ Step = CompiledStep | CompiledGradient
 
 
 @dataclass
-class Fast:
+class RecordedCall:
     """A recorded call, and the parameters that must not be replaced.
 
     :param gradient: the recording.
@@ -68,7 +68,7 @@ class _Shape:
 
     leaves: dict[str, Tensor] | None = None
     seen: Observation | None = None
-    fast: list[Fast] = field(default_factory=list)
+    fast: list[RecordedCall] = field(default_factory=list)
     missed: list[Snapshot] = field(default_factory=list)
     plain: bool = False
 
@@ -115,7 +115,7 @@ class Recordings:
         self._forget()
 
     @property
-    def all(self) -> list[Fast]:
+    def all(self) -> list[RecordedCall]:
         return [fast for shape in self._shapes.values() for fast in shape.fast]
 
     @property
@@ -167,7 +167,7 @@ class Recordings:
             shape.leaves = {name: unconstrained(site["value"]) for name, site in capture.trace.nodes.items()}
         return result
 
-    def _applying(self, shape: _Shape) -> Fast | None:
+    def _applying(self, shape: _Shape) -> RecordedCall | None:
         """Return the recorded call for the current state of what the programs read, or None."""
         for fast in list(shape.fast):
             if not fast.valid():
@@ -226,7 +226,7 @@ class Recordings:
                 inputs.append(torch.tensor(leaf, dtype=torch.float64))
         return inputs
 
-    def _recorded(self, shape: _Shape, leaves: list[Any], spec: TreeSpec | int) -> Fast:
+    def _recorded(self, shape: _Shape, leaves: list[Any], spec: TreeSpec | int) -> RecordedCall:
         if len(self.all) >= _SHAPES_AT_MOST:
             raise Unrecordable(
                 f"the arguments, or what the programs read, had more than {_SHAPES_AT_MOST} shapes"
@@ -255,10 +255,10 @@ class Recordings:
         stored = {name: leaf for name, leaf in named.items() if store.get(name) is leaf}
         compiled = all(fast.calls is not None for fast in self.all)
         step = self._compiled(gradient, inputs) if compiled else self._build(gradient, inputs, False)
-        shape.fast.append(Fast(gradient, step, stored, None if compiled else 0))
+        shape.fast.append(RecordedCall(gradient, step, stored, None if compiled else 0))
         return shape.fast[-1]
 
-    def _prepared(self, fast: Fast, leaves: list[Any]) -> Step:
+    def _prepared(self, fast: RecordedCall, leaves: list[Any]) -> Step:
         """Return the step to run; a further shape is compiled after many calls."""
         if fast.calls is not None:
             fast.calls += 1

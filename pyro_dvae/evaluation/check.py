@@ -16,7 +16,7 @@ from torch import Tensor
 from pyro_dvae import checks
 from pyro_dvae.bounds.denoising import TraceDenoising_ELBO
 from pyro_dvae.errors import InputError
-from pyro_dvae.evaluation.sites import NO_SIZE, Look, SiteRow, Step, look, site_rows
+from pyro_dvae.evaluation.sites import NO_SIZE, SiteRow, Step, TriedPair, site_rows, tried
 from pyro_dvae.programs.draws import Draws, Pair
 from pyro_dvae.programs.parameters import discover
 from pyro_dvae.programs.plates import data_frames, is_deterministic
@@ -25,7 +25,7 @@ from pyro_dvae.sites import is_uncounted
 _SHOWN = 4  # names in one remark
 
 
-def remarks(seen: Look, num_data: int | None) -> tuple[str, ...]:
+def remarks(seen: TriedPair, num_data: int | None) -> tuple[str, ...]:
     """Return the remarks, each a sentence that says what to do."""
     draws, step = seen.draws, seen.step
     found: list[str] = []
@@ -227,7 +227,7 @@ def check(
     chosen = TraceDenoising_ELBO() if loss is None else loss
     if not isinstance(chosen, ELBO):
         raise InputError(f"loss: expected a bound (a Pyro ELBO), got {type(chosen).__name__}")
-    seen = look(Pair(model, guide, data, kwargs), chosen)
+    seen = tried(Pair(model, guide, data, kwargs), chosen)
     return Check(_name(chosen), site_rows(seen.draws, chosen), seen.step, remarks(seen, num_data))
 
 

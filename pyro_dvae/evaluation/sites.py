@@ -49,7 +49,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Look:
+class TriedPair:
     """One draw of a pair, a training step, and the sites whose density differs between two runs."""
 
     draws: Draws
@@ -57,7 +57,7 @@ class Look:
     random: tuple[str, ...]
 
 
-def look(pair: Pair, loss: Any) -> Look:
+def tried(pair: Pair, loss: Any) -> TriedPair:
     """Run a pair and restore random streams, buffers and gradients afterwards.
 
     :param loss: an ELBO, which is copied so that it keeps no state.
@@ -74,7 +74,7 @@ def look(pair: Pair, loss: Any) -> Look:
         rows = dict(zip(["batch"], pair.args, strict=False))
         trained = discover(pair.model, pair.guide, runs, required=False, data=rows)
         step = _step(pair, copy.copy(loss), trained.parameters)
-    return Look(found[0], step, tuple(random))
+    return TriedPair(found[0], step, tuple(random))
 
 
 def _one_draw(pair: Pair) -> Draws:

@@ -25,9 +25,9 @@ from pyro_dvae.datasets.treatment import Treatment, where
 from pyro_dvae.errors import DataError, InputError
 from pyro_dvae.evaluation.importance.tally import fingerprint
 from pyro_dvae.files import replacing, user_path
-from pyro_dvae.jobs.by_rows import Elsewhere, PartOfRows, parts_of
+from pyro_dvae.jobs.by_rows import PartOfRows, Workers, parts_of
 from pyro_dvae.jobs.data import of_file
-from pyro_dvae.jobs.executors.watching import Told
+from pyro_dvae.jobs.executors.run_progress import ProgressRelay
 from pyro_dvae.jobs.folder import CHECKPOINT, columns_of, options_of, read_config
 from pyro_dvae.jobs.loading import load
 from pyro_dvae.jobs.tables import by_column, require_table, write_table
@@ -40,7 +40,7 @@ _BYTES = 255.0
 
 
 @dataclass(frozen=True)
-class Given:
+class ConvertedRows:
     """The rows of a file, converted for the model of a run.
 
     :param rows: [N, D].
@@ -91,7 +91,7 @@ def factor_of(config: Mapping[str, Any]) -> float:
     return _BYTES if config["options"]["scale"] == "bytes" and not config["data"].get("columns") else 1.0
 
 
-def rows_of(config: Mapping[str, Any], path: str | Path, gaps: bool = False) -> Given:
+def rows_of(config: Mapping[str, Any], path: str | Path, gaps: bool = False) -> ConvertedRows:
     """Read a file with the columns of a run's data, in the run's order and scales.
 
     :param gaps: whether cells may be missing (NaN).
@@ -139,21 +139,21 @@ def rows_of(config: Mapping[str, Any], path: str | Path, gaps: bool = False) -> 
         checks.finite(str(content.path), rows)
     name = options.id_column
     names = {name: table[name]} if name is not None and table is not None and name in table else {}
-    return Given(rows, columns, factor, names, table)
+    return ConvertedRows(rows, columns, factor, names, table)
 
 
 Settings = Mapping[str, Any]
-Apply = Callable[[Fitted, Given, Settings], Table]
+Apply = Callable[[Fitted, ConvertedRows, Settings], Table]
 
 
-def _encode(fitted: Fitted, given: Given, settings: Settings) -> Table:
+def _encode(fitted: Fitted, given: ConvertedRows, settings: Settings) -> Table:
     codes = fitted.encode(given.rows, seed=settings["seed"])
     flat = {name: mean.reshape(len(mean), -1).numpy() for name, mean in codes.mean.items()}
     return {f"{name}{n}": values[:, n] for name, values in flat.items() for n in range(values.shape[1])}
 
 
 def _values(verb: str) -> Apply:
-    def values(fitted: Fitted, given: Given, settings: Settings) -> Table:
+    def values(fitted: Fitted, given: ConvertedRows, settings: Settings) -> Table:
         if given.columns is not None and given.columns.has_texts:
             raise InputError(f"{verb}: categories have no mean; encode and score take them")
         found = getattr(fitted, verb)(given.rows, **settings)
@@ -162,7 +162,7 @@ def _values(verb: str) -> Apply:
     return values
 
 
-def _score(fitted: Fitted, given: Given, settings: Settings) -> Table:
+def _score(fitted: Fitted, given: ConvertedRows, settings: Settings) -> Table:
     found = fitted.log_likelihood(given.rows, **settings)
     log_factor = 0.0 if given.columns is None else given.columns.log_factor
     return {
@@ -172,7 +172,7 @@ def _score(fitted: Fitted, given: Given, settings: Settings) -> Table:
     }
 
 
-def _impute(fitted: Fitted, given: Given, settings: Settings) -> Table:
+def _impute(fitted: Fitted, given: ConvertedRows, settings: Settings) -> Table:
     found = fitted.condition(given.rows, **settings)
     warn_of_unreliable(found)
     return by_column(given.columns, found.filled("mean") * given.factor)
@@ -208,7 +208,7 @@ def apply(
     samples: int,
     seed: int,
     device: str = "cpu",
-    elsewhere: Elsewhere | None = None,
+    workers: Workers | None = None,
 ) -> tuple[Path, int]:
     """Apply a verb to the rows of a file; return the file written and the number of rows.
 
@@ -216,7 +216,7 @@ def apply(
     :param output: a ``.csv`` or ``.parquet`` file (with names of rows and columns) or a ``.npy`` file (only
         numbers); None for ``VERB.csv`` in the working directory.
     :param samples: draws of the latents of each row.
-    :param elsewhere: where to score or impute rows in parts; by default in this process. Finished parts are
+    :param workers: where to score or impute rows in parts; by default in this process. Finished parts are
         stored beside the output until all are finished.
     """
     checks.known("verb", verb, VERBS)
@@ -226,18 +226,18 @@ def apply(
     if verb == "impute" and not bool(given.rows.isnan().any()):
         raise DataError("file: no cell is missing, so there is nothing to impute")
     settings = {"num_samples": checks.count("samples", samples), "seed": checks.count("seed", seed, 0)}
-    if elsewhere is None:
+    if workers is None:
         table = VERBS[verb](load(run, device=device), given, settings)
     else:
         places = (user_path("run", run).absolute(), user_path("file", file).absolute())
-        table = _by_parts(_PartTask(verb, *places, settings, device), given, elsewhere, path)
+        table = _by_parts(_RowsTask(verb, *places, settings, device), given, workers, path)
     if verb == "impute":
         table = given.with_observed(table)
     return write_table(path, given.names, table), len(given.rows)
 
 
 @dataclass(frozen=True)
-class _PartTask:
+class _RowsTask:
     """The data that a worker needs to apply a verb to a part of a file's rows."""
 
     verb: str
@@ -247,14 +247,14 @@ class _PartTask:
     device: str
 
 
-def _by_parts(asked: _PartTask, given: Given, elsewhere: Elsewhere, output: Path) -> Table:
+def _by_parts(task: _RowsTask, given: ConvertedRows, workers: Workers, output: Path) -> Table:
     parts = parts_of(len(given.rows), ROWS_OF_A_PART)
     shared = output.absolute().with_name(f"{output.name}.parts")
-    weights = fingerprint(load_parameters(asked.run / CHECKPOINT).values())
-    what = (asked.verb, asked.settings, weights, fingerprint([given.rows]))
+    weights = fingerprint(load_parameters(task.run / CHECKPOINT).values())
+    what = (task.verb, task.settings, weights, fingerprint([given.rows]))
     name = hashlib.sha256(repr(what).encode()).hexdigest()[:12]  # only parts of the same work are reused
-    function = partial(_table_of_part, asked=asked, stem=shared / name)
-    elsewhere.perform(
+    function = partial(_table_of_part, task=task, stem=shared / name)
+    workers.perform(
         function, [part for part in parts if not _file(shared / name, part).exists()], shared, False
     )
     tables = [np.load(_file(shared / name, part), allow_pickle=False) for part in parts]
@@ -267,9 +267,9 @@ def _file(stem: Path, part: PartOfRows) -> Path:
     return stem.with_name(f"{stem.name}-{part.key}.npz")
 
 
-def _table_of_part(part: PartOfRows, told: Told, *, asked: _PartTask, stem: Path) -> None:
-    given = rows_of(read_config(asked.run), asked.file, gaps=asked.verb == "impute")
-    fitted = load(asked.run, device=asked.device)
-    table: dict[str, Any] = VERBS[asked.verb](fitted, given, asked.settings | {"part": part.pair})
+def _table_of_part(part: PartOfRows, progress: ProgressRelay, *, task: _RowsTask, stem: Path) -> None:
+    given = rows_of(read_config(task.run), task.file, gaps=task.verb == "impute")
+    fitted = load(task.run, device=task.device)
+    table: dict[str, Any] = VERBS[task.verb](fitted, given, task.settings | {"part": part.pair})
     with replacing(_file(stem, part)) as target, open(target, "wb") as stream:
         np.savez(stream, **table)

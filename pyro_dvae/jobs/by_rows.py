@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pyro_dvae.jobs.executors import Executor, drive, opened
-from pyro_dvae.jobs.executors.watching import Told, Watch
+from pyro_dvae.jobs.executors.run_progress import ProgressRelay, RunsProgress
 from pyro_dvae.machine import available_cores
 
 T = TypeVar("T")
@@ -38,7 +38,7 @@ class PartOfRows:
 
 
 @dataclass(frozen=True)
-class Elsewhere:
+class Workers:
     """Where to work on parts of rows, if not in this process.
 
     :param executor: as for :func:`~pyro_dvae.jobs.executors.opened`.
@@ -52,7 +52,7 @@ class Elsewhere:
 
     def perform(
         self,
-        function: Callable[[PartOfRows, Told], T],
+        function: Callable[[PartOfRows, ProgressRelay], T],
         parts: Sequence[PartOfRows],
         folder: Path,
         quiet: bool,
@@ -70,7 +70,7 @@ class Elsewhere:
             return "done"
 
         width = (self.jobs or available_cores()) if self.executor == "local" else self.jobs
-        watch = Watch(len(parts), quiet=quiet)
+        watch = RunsProgress(len(parts), quiet=quiet)
         try:
             with opened(self.executor, folder, self.jobs, self.options) as executor:
                 drive(executor, function, parts, folder, watch=watch, keep=keep, width=width)

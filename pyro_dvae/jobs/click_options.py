@@ -120,7 +120,7 @@ def executor_choice(command: Callable[..., None], default: str | None = "local")
 
 
 def rows_elsewhere(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the choice of an executor for parts of the rows to a click command, as ``elsewhere`` (or None)."""
+    """Add the choice of an executor for parts of the rows to a click command, as ``workers`` (or None)."""
 
     @functools.wraps(command)
     def run(
@@ -129,10 +129,10 @@ def rows_elsewhere(command: Callable[..., Any]) -> Callable[..., Any]:
         if executor is None:
             if executor_options or jobs:
                 raise InputError("jobs, executor_option: these options need --executor")
-            return command(elsewhere=None, **values)
-        from pyro_dvae.jobs.by_rows import Elsewhere
+            return command(workers=None, **values)
+        from pyro_dvae.jobs.by_rows import Workers
 
-        return command(elsewhere=Elsewhere(executor, executor_options or {}, jobs), **values)
+        return command(workers=Workers(executor, executor_options or {}, jobs), **values)
 
     jobs = click.option(
         "--jobs",

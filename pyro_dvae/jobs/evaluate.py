@@ -17,10 +17,10 @@ from pyro_dvae import files, plots
 from pyro_dvae.evaluation import LogLikelihood, write_netcdf
 from pyro_dvae.evaluation.importance.arviz_export import import_arviz
 from pyro_dvae.interrupts import Stopped
-from pyro_dvae.jobs.by_rows import Elsewhere, PartOfRows, parts_of
+from pyro_dvae.jobs.by_rows import PartOfRows, Workers, parts_of
 from pyro_dvae.jobs.data import versions
 from pyro_dvae.jobs.evaluated import EvaluatedRun, check_options, load_evaluated_run
-from pyro_dvae.jobs.executors.watching import Told
+from pyro_dvae.jobs.executors.run_progress import ProgressRelay
 from pyro_dvae.jobs.findings import Findings, bits_per_dimension, draw, likelihood, measure, same_data
 from pyro_dvae.jobs.options import EvaluationOptions
 from pyro_dvae.ownership import own
@@ -46,7 +46,7 @@ def evaluate_run(
     dataset: str | None = None,
     device: str = "auto",
     quiet: bool = False,
-    elsewhere: Elsewhere | None = None,
+    workers: Workers | None = None,
 ) -> dict[str, Any]:
     """Evaluate a run on its test data with all measures, and write the results to a folder.
 
@@ -62,7 +62,7 @@ def evaluate_run(
     :param dataset: current path of the run's own data file.
     :param device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
     :param quiet: do not show progress.
-    :param elsewhere: where log p(x) is estimated, in parts of the rows; by default in this process. Their
+    :param workers: where log p(x) is estimated, in parts of the rows; by default in this process. Their
         progress is kept in the folder ``parts``.
     :returns: the content of ``evaluation.json``; all in nats per observation unless said otherwise.
     :raises InputError: if an option is out of range, the folder is not a run folder, or the output cannot be
@@ -85,12 +85,12 @@ def evaluate_run(
     files.remove_left_over(target, JSON, NETCDF, PARTIAL)
     partial = target / PARTIAL
     try:
-        if elsewhere is None:
+        if workers is None:
             of_run = functools.partial(likelihood, run, options, partial, False if quiet else None)
         else:
-            asked = _PartTask(options, device, folder.absolute(), data_folder, dataset)
+            task = _EvaluationTask(options, device, folder.absolute(), data_folder, dataset)
             shared = target.absolute() / PARTS
-            of_run = functools.partial(_by_parts, asked, shared, len(run.x), elsewhere, quiet)
+            of_run = functools.partial(_by_parts, task, shared, len(run.x), workers, quiet)
         findings = measure(run, options, of_run, quiet)
         start = time.perf_counter()
         pictures = draw(target, run, findings)
@@ -110,7 +110,7 @@ def evaluate_run(
 
 
 @dataclass(frozen=True)
-class _PartTask:
+class _EvaluationTask:
     """The data that a worker needs to evaluate a part of a run's test data."""
 
     options: EvaluationOptions
@@ -120,15 +120,17 @@ class _PartTask:
     dataset: str | None
 
 
-def _by_parts(asked: _PartTask, shared: Path, rows: int, elsewhere: Elsewhere, quiet: bool) -> LogLikelihood:
-    function = functools.partial(_likelihood_of_part, asked=asked, shared=shared)
-    return LogLikelihood.joined(elsewhere.perform(function, parts_of(rows, ROWS_OF_A_PART), shared, quiet))
+def _by_parts(task: _EvaluationTask, shared: Path, rows: int, workers: Workers, quiet: bool) -> LogLikelihood:
+    function = functools.partial(_likelihood_of_part, task=task, shared=shared)
+    return LogLikelihood.joined(workers.perform(function, parts_of(rows, ROWS_OF_A_PART), shared, quiet))
 
 
-def _likelihood_of_part(part: PartOfRows, told: Told, *, asked: _PartTask, shared: Path) -> LogLikelihood:
-    run = load_evaluated_run(asked.folder, asked.options, asked.device, asked.data_folder, asked.dataset)
+def _likelihood_of_part(
+    part: PartOfRows, progress: ProgressRelay, *, task: _EvaluationTask, shared: Path
+) -> LogLikelihood:
+    run = load_evaluated_run(task.folder, task.options, task.device, task.data_folder, task.dataset)
     with pyro.settings.context(module_local_params=True):
-        return likelihood(run, asked.options, shared / f"{part.key}.safetensors", told, part.pair)
+        return likelihood(run, task.options, shared / f"{part.key}.safetensors", progress, part.pair)
 
 
 def _content(

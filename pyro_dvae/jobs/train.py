@@ -13,8 +13,8 @@ from pyro_dvae.bounds import DenoisingELBO
 from pyro_dvae.distributed import Ranks, join
 from pyro_dvae.distributed.ranks import together
 from pyro_dvae.evaluation.estimates import evaluate_bound_over_ranks
-from pyro_dvae.jobs import asked, guess
 from pyro_dvae.jobs import folder as run_folder
+from pyro_dvae.jobs import guess, run_request
 from pyro_dvae.jobs.command import at_end, go_on_with
 from pyro_dvae.jobs.data import prepare
 from pyro_dvae.jobs.ending import closing_table, draw_pictures, test_results
@@ -52,7 +52,7 @@ class TrainingRun:
     """
 
     def __init__(self, request: TrainRequest) -> None:
-        self.options, stored, resumed_folder = asked.options_and_folder(request)
+        self.options, stored, resumed_folder = run_request.options_and_folder(request)
         check_training(self.options)
         self.folder = resumed_folder or Path()
         self.group = join(self.options.device)
@@ -63,11 +63,11 @@ class TrainingRun:
         build_corruption(self.options)  # refuses bad options before the data are loaded
         self.bound = build_bound(self.options)
         with self.ranks.first_goes_before():
-            self.data = asked.load(self.options, stored)
+            self.data = run_request.load(self.options, stored)
         self.options, guessed = guess.by_values(self.options, request.given, self.data, stored)
         self.options = guess.by_size(self.options, request.given, self.data, stored)
         self.corruption = build_corruption(self.options, self.data.train)
-        asked.check_range(self.options, self.data)
+        run_request.check_range(self.options, self.data)
         parts = prepare(self.data, self.options, self.device)
         self.train, self.validation, self.test = parts.train, parts.validation, parts.test
         self.visit = parts.visit
@@ -80,7 +80,7 @@ class TrainingRun:
         self.corruption.to(self.device)
         if self.options.binarisation == "none":
             self._require_support()
-        self.config = asked.config_of(self.options, self.data, stored)
+        self.config = run_request.config_of(self.options, self.data, stored)
         self.folder = self._owned(resumed_folder, request.output)
         # A run that was killed before its first checkpoint starts again, with the same result.
         self.resumed = (self.folder / run_folder.CHECKPOINT).exists()
@@ -107,7 +107,7 @@ class TrainingRun:
             if not self.ranks.first:
                 return None
             if resumed is None:
-                folder, self._lock = run_folder.new_folder(output, asked.stem(self.options, self.data))
+                folder, self._lock = run_folder.new_folder(output, run_request.stem(self.options, self.data))
             else:
                 folder, self._lock = resumed, own("resume", resumed)
             at_end(self.release)
@@ -160,7 +160,7 @@ class TrainingRun:
             metrics=self.folder / run_folder.METRICS,
             progress=self.progress,
             device=self.device,
-            may_change=asked.MAY_CHANGE,
+            may_change=run_request.MAY_CHANGE,
             compile=options.compiled,
             **training_settings(options),
         )

@@ -16,7 +16,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from pyro_dvae.errors import InputError
 from pyro_dvae.programs.draws import Draws, Pair
-from pyro_dvae.programs.leaves import NOT_INVERTED, Leaves, Unchanged
+from pyro_dvae.programs.leaves import NOT_INVERTED, Leaves, RefusesChangedValues
 from pyro_dvae.programs.plates import Layout, Program, Subsamples, data_frames, is_deterministic
 from pyro_dvae.sites import is_circular, is_uncounted
 
@@ -39,7 +39,7 @@ def draw(
     :param with_leaves: replace reparameterised draws with leaves of the autograd graph.
     """
     leaving = Leaves() if with_leaves else nullcontext()
-    with Unchanged(), Subsamples() as subsamples, leaving as leaves, sampled_latents():
+    with RefusesChangedValues(), Subsamples() as subsamples, leaving as leaves, sampled_latents():
         try:
             model_trace, guide_trace = get_importance_trace(
                 "flat", layout.nesting, layout.wrap(model), layout.wrap(guide), args, kwargs

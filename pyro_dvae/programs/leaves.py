@@ -68,7 +68,7 @@ def refuse_rejection(site: dict[str, Any], what: str) -> None:
         )
 
 
-class Unchanged(Messenger):
+class RefusesChangedValues(Messenger):
     """Refuses programs that change the value of a site in place: its density would belong to another value.
 
     A corruption without a density in the bound may be changed.

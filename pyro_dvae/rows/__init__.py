@@ -3,14 +3,14 @@
 from pyro_dvae.rows.arrays import columns_of, same_columns
 from pyro_dvae.rows.data import Arguments, Data, opened, source_of
 from pyro_dvae.rows.source import InMemory, Source, gaps_allowed
-from pyro_dvae.rows.torch_data import Stream
+from pyro_dvae.rows.torch_data import LoaderBatches
 
 __all__ = [
     "Arguments",
     "Data",
     "InMemory",
+    "LoaderBatches",
     "Source",
-    "Stream",
     "columns_of",
     "gaps_allowed",
     "opened",

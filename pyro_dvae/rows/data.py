@@ -15,8 +15,8 @@ from pyro_dvae import checks
 from pyro_dvae.calling import calling
 from pyro_dvae.errors import InputError, shown
 from pyro_dvae.rows.arrays import Sparse, array_source, frame_of, frame_source, is_array, packages_of
-from pyro_dvae.rows.source import InMemory, Part, Rows, Source, same_length
-from pyro_dvae.rows.torch_data import Stream, dataset_source, is_map_style
+from pyro_dvae.rows.source import InMemory, Rows, Source, SourcePart, same_length
+from pyro_dvae.rows.torch_data import LoaderBatches, dataset_source, is_map_style
 
 
 @dataclass(frozen=True)
@@ -88,12 +88,12 @@ class Data:
                 if not sources:
                     raise
                 raise InputError(f"{error}; pass by keyword what every batch gets whole") from error
-            if isinstance(found, Stream) and len(values) > 1:
+            if isinstance(found, LoaderBatches) and len(values) > 1:
                 raise InputError(
                     f"{name}: got a loader and further data arguments, whose rows may have another order; "
                     "let the loader return tuples of all of them"
                 )
-            sources.append(found.gathered() if isinstance(found, Stream) else found)
+            sources.append(found.gathered() if isinstance(found, LoaderBatches) else found)
         same_length(names, sources)
         return cls(tuple(sources), {} if kwargs is None else kwargs)
 
@@ -115,7 +115,7 @@ class Data:
 
     def chosen(self, rows: Tensor) -> Data:
         """Return the rows with these indices as new data."""
-        return Data(tuple(Part(source, rows) for source in self.sources), self.kwargs)
+        return Data(tuple(SourcePart(source, rows) for source in self.sources), self.kwargs)
 
     def take(self, rows: Rows) -> tuple[Tensor, ...]:
         """Return some rows of every argument, each [B, ...]."""
@@ -151,7 +151,7 @@ EXPECTED = (
 )
 
 
-def opened(argument: str, value: Any, floats: torch.dtype) -> Source | Stream:
+def opened(argument: str, value: Any, floats: torch.dtype) -> Source | LoaderBatches:
     """Return the rows of any source, or its batches if it has its own order.
 
     Tensors and torch data sets keep their types; real numbers of other sources become ``floats``.
@@ -184,14 +184,14 @@ def opened(argument: str, value: Any, floats: torch.dtype) -> Source | Stream:
             "(torch.tensor, torch.stack), several data arguments one after the other (model, guide, x, y)"
         )
     if isinstance(value, Iterable) and not isinstance(value, str | bytes | type):
-        return Stream(argument, value, floats)
+        return LoaderBatches(argument, value, floats)
     raise InputError(f"{argument}: expected {EXPECTED}, got {shown(value)}")
 
 
 def source_of(argument: str, value: Any, floats: torch.dtype) -> Source:
     """Return the rows of any source; a loader is read into memory."""
     found = opened(argument, value, floats)
-    return found.gathered() if isinstance(found, Stream) else found
+    return found.gathered() if isinstance(found, LoaderBatches) else found
 
 
 def portion(argument: str, value: Any) -> tuple[int, int]:

@@ -100,7 +100,7 @@ def _bits(part: Tensor) -> Tensor:
     return part.contiguous().reshape(-1).view(_INTEGERS.get(part.element_size(), torch.uint8))
 
 
-class Part(Source):
+class SourcePart(Source):
     """Some rows of a source.
 
     :param rows: indices.

@@ -50,10 +50,10 @@ def dataset_source(argument: str, dataset: Any, floats: torch.dtype) -> Source:
     """Return the rows of a map-style data set of torch."""
     if type(dataset) is TensorDataset:
         return InMemory.checked(argument, *dataset.tensors)
-    return Items(argument, dataset, floats, default_collate)
+    return DatasetItems(argument, dataset, floats, default_collate)
 
 
-class Items(Source):
+class DatasetItems(Source):
     """The items of a map-style data set, collated in batches; each part of a tuple is a data argument."""
 
     def __init__(
@@ -89,7 +89,7 @@ def _of_tensors(item: Any) -> bool:
     return all(isinstance(part, Tensor) for part in (item if isinstance(item, list | tuple) else (item,)))
 
 
-class Stream:
+class LoaderBatches:
     """The batches of a loader, in its own order and sizes.
 
     :param loader: a DataLoader, or any iterable that can be iterated again.
@@ -166,7 +166,7 @@ class Stream:
             whole = getattr(loader.batch_sampler, "sampler", None) is sampler and isinstance(sampler, plain)
             whole = whole and len(sampler) == len(loader.dataset)  # type: ignore[arg-type]
             if whole and not getattr(sampler, "replacement", False) and not loader.drop_last:
-                return Items(
+                return DatasetItems(
                     self._argument, loader.dataset, self._floats, loader.collate_fn or default_collate
                 )
         columns = list(zip(*self, strict=True))

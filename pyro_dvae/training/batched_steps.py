@@ -15,7 +15,7 @@ from pyro_dvae.engine.gradient import constants
 from pyro_dvae.engine.step import Gradient, record_for
 from pyro_dvae.engine.verification import Recording
 from pyro_dvae.errors import InputError
-from pyro_dvae.training.compiled_steps import Keys
+from pyro_dvae.training.compiled_steps import NoiseKeys
 from pyro_dvae.training.many_state import ManyState
 from pyro_dvae.training.settings import Settings
 from pyro_dvae.training.stacked import Member, stack
@@ -29,7 +29,7 @@ class BatchedSteps:
     :param keys: the noise keys of each model.
     """
 
-    def __init__(self, state: ManyState, settings: Settings, keys: Sequence[Keys]) -> None:
+    def __init__(self, state: ManyState, settings: Settings, keys: Sequence[NoiseKeys]) -> None:
         self._state, self._settings, self._keys = state, settings, keys
         self._recordings: list[Recording] = []
         self._steps: dict[int, BatchedStep] = {}

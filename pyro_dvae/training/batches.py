@@ -14,7 +14,7 @@ from pyro_dvae import checks
 from pyro_dvae.distributed import Ranks
 from pyro_dvae.errors import InputError
 from pyro_dvae.programs.parameters import modules_of
-from pyro_dvae.rows import Data, Stream
+from pyro_dvae.rows import Data, LoaderBatches
 from pyro_dvae.training.compiled_steps import CompiledTransform
 from pyro_dvae.training.epochs import epoch_order
 from pyro_dvae.training.progress import Progress
@@ -35,7 +35,7 @@ def device_for(model: Any, guide: Any, data: torch.device, device: torch.device 
     return chosen
 
 
-class Cut(NamedTuple):
+class LocalBatch(NamedTuple):
     """The rows of a batch on this process, the size of the whole batch, and the share of these rows in it."""
 
     rows: tuple[Tensor, ...]
@@ -68,7 +68,7 @@ class Batches(ABC):
         """Return the rows of a batch, untransformed, for dry runs."""
 
     @abstractmethod
-    def epoch(self, epoch: int, position: int) -> Iterator[Cut]:
+    def epoch(self, epoch: int, position: int) -> Iterator[LocalBatch]:
         """Yield the batches of an epoch (from 0), starting at a position."""
 
     @property
@@ -91,7 +91,7 @@ class Batches(ABC):
         return self.compiled(x, epoch, position), *others
 
 
-class CutRows(Batches):
+class IndexedBatches(Batches):
     """Batches of indexable rows, in an order that is a function of seed and epoch.
 
     :param drop_last: leave out the last rows of an epoch if they do not fill a batch.
@@ -121,7 +121,7 @@ class CutRows(Batches):
         """Return the first rows."""
         return self._data.take(slice(0, self._settings.batch_size))
 
-    def epoch(self, epoch: int, position: int) -> Iterator[Cut]:
+    def epoch(self, epoch: int, position: int) -> Iterator[LocalBatch]:
         """Yield the batches of an epoch; a process without rows of its own gets the first, with share 0."""
         order = epoch_order(len(self._data), self.seed, epoch).to(self._data.device)
         for number in range(position, self._count):
@@ -129,13 +129,13 @@ class CutRows(Batches):
             rows = order[start : start + self.size]
             own = rows[self._ranks.share(len(rows))]
             taken = self._data.take(own if len(own) else rows[:1])
-            yield Cut(self._as_taken(taken, epoch, number), len(rows), len(own) / len(rows))
+            yield LocalBatch(self._as_taken(taken, epoch, number), len(rows), len(own) / len(rows))
 
 
 class FromLoader(Batches):
     """The batches of a loader, in its own order."""
 
-    def __init__(self, stream: Stream, settings: Settings, seed: int, device: torch.device) -> None:
+    def __init__(self, stream: LoaderBatches, settings: Settings, seed: int, device: torch.device) -> None:
         super().__init__(settings, seed, device)
         self.stream = stream
         self._example = stream.first()
@@ -154,10 +154,10 @@ class FromLoader(Batches):
         """Return the first batch of a separate iteration."""
         return self._example
 
-    def epoch(self, epoch: int, position: int) -> Iterator[Cut]:
+    def epoch(self, epoch: int, position: int) -> Iterator[LocalBatch]:
         """Yield the remaining batches of an epoch; the loader is already at its place."""
         for number, rows in enumerate(self.stream, start=position):
-            yield Cut(self._as_taken(rows, epoch, number), len(rows[0]), 1.0)
+            yield LocalBatch(self._as_taken(rows, epoch, number), len(rows[0]), 1.0)
 
     def go_on(self, run: Run) -> None:
         """Continue at the place of a resumed run if the loader can, else restart the epoch and warn."""
@@ -173,19 +173,19 @@ class FromLoader(Batches):
 
 
 def batches_of(
-    data: Data | Stream,
+    data: Data | LoaderBatches,
     settings: Settings,
     seed: int,
     device: torch.device,
     drop_last: bool,
     ranks: Ranks,
-) -> CutRows | FromLoader:
+) -> IndexedBatches | FromLoader:
     """Return the batches of rows, or of a loader.
 
     :raises InputError: a loader is given with several processes or ``drop_last``.
     """
     if isinstance(data, Data):
-        return CutRows(data, settings, seed, device, drop_last, ranks)
+        return IndexedBatches(data, settings, seed, device, drop_last, ranks)
     if ranks.several:
         raise InputError("data: several processes cannot share the batches of a loader; give its data set")
     if drop_last:

@@ -24,7 +24,7 @@ _SHAPES_AT_MOST = 16
 _STEPS_AT_ONCE = 1_000
 
 
-class Keys:
+class NoiseKeys:
     """The keys of hashed noise for the steps of a run; those of an epoch are drawn together from its seed.
 
     :param steps: steps of an epoch; if None (unknown), the keys of a thousand steps are drawn together.
@@ -124,7 +124,7 @@ class CompiledSteps:
         self,
         training: Training,
         numerics: Numerics,
-        keys: Keys,
+        keys: NoiseKeys,
         say: Callable[[str], object],
         worth_compiling: Callable[[int], bool] = lambda rows: True,
     ) -> None:
@@ -241,7 +241,7 @@ class CompiledTransform:
     def __init__(
         self,
         transform: Callable[[Tensor], Tensor],
-        keys: Keys,
+        keys: NoiseKeys,
         say: Callable[[str], object] = lambda message: None,
         worth_compiling: Callable[[int], bool] = lambda rows: True,
     ) -> None:

@@ -26,7 +26,7 @@ from pyro_dvae.rows import Data
 from pyro_dvae.rows.source import same_length
 from pyro_dvae.training.batched_steps import BatchedSteps
 from pyro_dvae.training.callbacks.base import Callback, Running
-from pyro_dvae.training.compiled_steps import Keys
+from pyro_dvae.training.compiled_steps import NoiseKeys
 from pyro_dvae.training.epochs import same_type
 from pyro_dvae.training.fitted import Fitted
 from pyro_dvae.training.history import History
@@ -34,7 +34,7 @@ from pyro_dvae.training.learning_rates import scheduled
 from pyro_dvae.training.many_state import ManyState
 from pyro_dvae.training.objective import CHUNK, Validation
 from pyro_dvae.training.optimizer import Choice, described
-from pyro_dvae.training.per_model import ManyCalls, RowsOfMany, each_of, sets_of, updates_of
+from pyro_dvae.training.per_model import ManyRunCallbacks, RowsOfMany, each_of, sets_of, updates_of
 from pyro_dvae.training.progress import Progress
 from pyro_dvae.training.settings import Settings, options_of, seed_of, with_constants
 from pyro_dvae.training.stacked import Member, members_of
@@ -179,7 +179,7 @@ class ManyTraining:
         self._device = next(iter(self._members[0].trained.parameters.values())).device
         self._rows = RowsOfMany(sets, self._seeds, settings, self._device)
         steps = self._rows.steps_per_epoch
-        keys = [Keys(seed, "noise", steps, self._device) for seed in self._seeds]
+        keys = [NoiseKeys(seed, "noise", steps, self._device) for seed in self._seeds]
         self._steps = BatchedSteps(self._state, settings, keys)
         chunk = CHUNK * settings.batch_size
         self._validations = [
@@ -188,7 +188,7 @@ class ManyTraining:
         ]
         validates = validation is not None or settings.evaluate is not None
         self._updates[0].require_validation(validates)
-        self._calls = ManyCalls(self._state, settings, self._seeds, validates, self.fitted)
+        self._calls = ManyRunCallbacks(self._state, settings, self._seeds, validates, self.fitted)
         choices = {"models": len(pairs), "seeds": self._seeds} | settings.described(rates)
         if settings.optimizer is not None or settings.parameter_options:
             choices["optimizer"] = [described(update.optimizer) for update in self._updates]

@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_dvae.distributed import Ranks
 from pyro_dvae.errors import InputError, shown
 from pyro_dvae.rows import InMemory, Source, source_of
-from pyro_dvae.training.callbacks.base import Calls, Running
+from pyro_dvae.training.callbacks.base import RunCallbacks, Running
 from pyro_dvae.training.epochs import epoch_order
 from pyro_dvae.training.fitted import Fitted
 from pyro_dvae.training.many_state import ManyState
@@ -126,7 +126,7 @@ def _joined(sets: Sequence[Source]) -> tuple[Tensor, Source]:
     return first_row.to(joined.device), joined
 
 
-class ManyCalls:
+class ManyRunCallbacks:
     """Calls the callbacks of every model that has not stopped, and stops models on request.
 
     :param fitted: returns the results of all models.
@@ -150,7 +150,7 @@ class ManyCalls:
             return Running(settings.epochs, validates, history, lambda: fitted()[number], number)
 
         self._calls = [
-            Calls(copy.deepcopy(settings.callbacks), running(number), seed, Ranks())
+            RunCallbacks(copy.deepcopy(settings.callbacks), running(number), seed, Ranks())
             for number, seed in enumerate(seeds)
         ]
 

@@ -50,10 +50,10 @@ class Progress(Protocol):
 def progress_for(stream: TextIO | None = None, enabled: bool | None = None) -> Progress:
     """Return a bar if ``stream`` (standard error) is a terminal, else plain lines; False shows nothing."""
     if enabled is False:
-        return Silent()
+        return NoProgress()
     target = sys.stderr if stream is None else stream
     if target is None:  # a program without a console
-        return Silent()
+        return NoProgress()
     if _is_terminal(target) and os.environ.get("TERM", "") != "dumb":
         return Bar(target)
     return Lines(target)
@@ -73,7 +73,7 @@ def chosen(argument: str, progress: Any) -> Progress:
     return found
 
 
-class Silent:
+class NoProgress:
     """Shows nothing."""
 
     def start(self, *args: Any) -> None:

@@ -16,7 +16,7 @@ from pyro_dvae.files import user_path
 from pyro_dvae.interrupts import Stopped
 from pyro_dvae.ownership import FileOwner
 from pyro_dvae.training import kept, run_state
-from pyro_dvae.training.callbacks.base import Calls
+from pyro_dvae.training.callbacks.base import RunCallbacks
 from pyro_dvae.training.epochs import EpochRecord
 from pyro_dvae.training.history import History, MetricsFile
 from pyro_dvae.training.run import Run
@@ -42,7 +42,7 @@ class RunFiles:
         faults: Faults,
         ranks: Ranks,
         requests: Requests,
-        calls: Calls,
+        calls: RunCallbacks,
         place: Callable[[], Any] = lambda: None,
     ) -> None:
         self._place, self._calls = place, calls

@@ -16,7 +16,7 @@ from pyro_dvae.checkpoint import from_json, read_checkpoint, to_json
 from pyro_dvae.errors import CheckpointError, InputError
 from pyro_dvae.files import unfit
 from pyro_dvae.programs.parameters import Trained, discover
-from pyro_dvae.rows import Data, Stream
+from pyro_dvae.rows import Data, LoaderBatches
 
 KIND = "training"
 _ABSENT = "nothing"
@@ -115,7 +115,9 @@ def _group(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def identity(
-    settings: Mapping[str, Any], config: Mapping[str, Any] | None, data: Mapping[str, Data | Stream | None]
+    settings: Mapping[str, Any],
+    config: Mapping[str, Any] | None,
+    data: Mapping[str, Data | LoaderBatches | None],
 ) -> dict[str, Any]:
     """Return the part of the state that identifies the run, as it will be read back from JSON."""
     if config is not None and not isinstance(config, Mapping):
@@ -126,7 +128,7 @@ def identity(
         raise InputError(f"config: {error}") from None
     prints: dict[str, Any] = {}
     for name, rows in data.items():
-        if isinstance(rows, Stream):
+        if isinstance(rows, LoaderBatches):
             continue
         found = [None] if rows is None else rows.fingerprints()
         prints |= {f"{name}[{n}]" if n else name: each for n, each in enumerate(found)}

@@ -18,7 +18,7 @@ from pyro_dvae.calling import calling
 from pyro_dvae.engine.step import Numerics
 from pyro_dvae.errors import InputError, shown
 from pyro_dvae.files import user_path
-from pyro_dvae.rows import Data, Stream, opened, same_columns
+from pyro_dvae.rows import Data, LoaderBatches, opened, same_columns
 from pyro_dvae.training import learning_rates
 from pyro_dvae.training import optimizer as optimizers
 from pyro_dvae.training.callbacks.base import Callback, checked
@@ -141,17 +141,17 @@ Program = Callable[..., Any]
 
 def opened_rows(
     values: Sequence[Any], validation: Any, floats: torch.dtype
-) -> tuple[Data | Stream, Data | None]:
+) -> tuple[Data | LoaderBatches, Data | None]:
     """Return the training rows, or the batches of a loader, and the held-out rows.
 
     :param values: the data arguments.
     :param validation: the same parts, as a tuple if there are several, or None.
     :param floats: the type of real numbers outside tensors.
     """
-    train: Data | Stream | None = None
+    train: Data | LoaderBatches | None = None
     if len(values) == 1 and not isinstance(values[0], Data):
         first = opened("data", values[0], floats)
-        train = first if isinstance(first, Stream) else Data((first,))
+        train = first if isinstance(first, LoaderBatches) else Data((first,))
     held_out = None
     if validation is not None:
         parts = validation if isinstance(validation, tuple) else (validation,)

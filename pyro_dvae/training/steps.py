@@ -15,13 +15,13 @@ from pyro_dvae.distributed import Ranks, Sum
 from pyro_dvae.distributed.parallel import SharedBatch
 from pyro_dvae.distributed.ranks import seed_of_rank, starting_random
 from pyro_dvae.training.batches import Batches
-from pyro_dvae.training.callbacks.base import Calls
+from pyro_dvae.training.callbacks.base import RunCallbacks
 from pyro_dvae.training.compiled_steps import (
     WORTH_IT,
     BatchPart,
     CompiledSteps,
     CompiledTransform,
-    Keys,
+    NoiseKeys,
     Training,
 )
 from pyro_dvae.training.objective import Loss
@@ -50,7 +50,7 @@ class Steps:
         faults: Faults,
         ranks: Ranks,
         requests: Requests,
-        calls: Calls,
+        calls: RunCallbacks,
     ) -> None:
         self._run, self._settings, self._loss, self._calls = run, settings, loss, calls
         self._faults, self._ranks, self._requests = faults, ranks, requests
@@ -82,8 +82,8 @@ class Steps:
         seed = seed_of_rank(ranks, batches.seed)
         whole = len(range(batches.size)[ranks.share(batches.size)])
 
-        def keys(purpose: str) -> Keys:
-            return Keys(seed, purpose, batches.length, batches.device)
+        def keys(purpose: str) -> NoiseKeys:
+            return NoiseKeys(seed, purpose, batches.length, batches.device)
 
         def worth_compiling(rows: int) -> bool:
             return rows == whole or settings.epochs >= WORTH_IT

@@ -35,10 +35,10 @@ from pyro_dvae import checks, random_state
 from pyro_dvae.distributed import Ranks
 from pyro_dvae.machine import using_threads
 from pyro_dvae.programs.parameters import float_type
-from pyro_dvae.rows import Stream
+from pyro_dvae.rows import LoaderBatches
 from pyro_dvae.training import run_state
 from pyro_dvae.training.batches import Epoch, FromLoader, batches_of, device_for, keeps_its_place
-from pyro_dvae.training.callbacks.base import Callback, Calls, Running
+from pyro_dvae.training.callbacks.base import Callback, RunCallbacks, Running
 from pyro_dvae.training.compiled_steps import WORTH_IT
 from pyro_dvae.training.dry_run import dry_run
 from pyro_dvae.training.epochs import same_type
@@ -47,7 +47,7 @@ from pyro_dvae.training.history import History
 from pyro_dvae.training.learning_rates import scheduled
 from pyro_dvae.training.objective import CHUNK, Loss, PlateScales, Validation, loss_of
 from pyro_dvae.training.optimizer import Choice
-from pyro_dvae.training.progress import Progress, Silent
+from pyro_dvae.training.progress import NoProgress, Progress
 from pyro_dvae.training.resuming import RunFiles
 from pyro_dvae.training.run import Run
 from pyro_dvae.training.settings import Settings, opened_rows, options_of, seed_of, with_constants
@@ -164,14 +164,14 @@ class Trainer:
         self.seed = seed_of("seed", seed)
         model, guide = with_constants(kwargs, model, guide, options_of(Trainer))
         train, held_out = opened_rows((data, *args), validation, float_type(model, guide))
-        at = torch.device("cpu") if isinstance(train, Stream) else train.device
-        names = [] if isinstance(train, Stream) else [*train.columns]
+        at = torch.device("cpu") if isinstance(train, LoaderBatches) else train.device
+        names = [] if isinstance(train, LoaderBatches) else [*train.columns]
         self._about = {"columns": names} if names else {}
         self.device = device_for(model, guide, at, device)
 
         run = self._run = Run(self.checkpoint, self.learning_rate)
         ranks = Ranks.present(run.last_checkpoint)
-        self._progress: Progress = settings.progress if ranks.first else Silent()
+        self._progress: Progress = settings.progress if ranks.first else NoProgress()
         self._batches = batches_of(train, settings, self.seed, self.device, drop_last, ranks)
         self.steps_per_epoch = self._batches.length
         example = self._batches.example()
@@ -181,7 +181,7 @@ class Trainer:
         def negative_bound(*batch: Tensor) -> Tensor | float:
             return loss.loss(model, guide, *batch)
 
-        known = None if isinstance(train, Stream) else len(train)
+        known = None if isinstance(train, LoaderBatches) else len(train)
         objective = Loss(loss_of(model, guide, loss), PlateScales(known))
         self._requests = Requests(ranks)
         self._faults = Faults(run, settings, negative_bound, ranks, self._requests)
@@ -192,7 +192,7 @@ class Trainer:
         validates = held_out is not None or evaluate is not None
         run.update.require_validation(validates)
         running = Running(self.epochs, validates, lambda: run.history, self.fitted)
-        self._calls = Calls(settings.callbacks, running, self.seed, ranks)
+        self._calls = RunCallbacks(settings.callbacks, running, self.seed, ranks)
         choices = run.described(settings) | {"seed": self.seed, "drop_last": drop_last}
         kept = {"train": train, "validation": held_out} if self.checkpoint is not None else {}
         identity = run_state.identity(choices, config, kept)

@@ -10,14 +10,14 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
-from executor_work import Piece, count
+from executor_work import WorkItem, count
 
 import pyro_dvae as dv
 from pyro_dvae.errors import ProcessLostError
 from pyro_dvae.interrupts import Interrupts, Stopped
 from pyro_dvae.jobs.executors import drive, opened
 from pyro_dvae.jobs.executors.choosing import parsed
-from pyro_dvae.jobs.executors.watching import Watch
+from pyro_dvae.jobs.executors.run_progress import RunsProgress
 from pyro_dvae.jobs.executors.worker import Work, driver_file
 from pyro_dvae.ownership import OccupiedError
 
@@ -44,14 +44,14 @@ def driven(executor, pieces, folder, options=None):
 
     options = OPTIONS.get(executor) if options is None and isinstance(executor, str) else options
     with opened(executor, folder, 2, options) as workers:
-        watch = Watch(len(pieces), quiet=True)
+        watch = RunsProgress(len(pieces), quiet=True)
         drive(workers, partial(count, folder=folder), pieces, folder, watch=watch, keep=keep, width=2)
     return found
 
 
 @pytest.mark.parametrize("name", slow("submitit"))  # it waits 15 s for the result of a lost job
 def test_a_killed_workers_task_resumes_elsewhere_from_its_checkpoint(name, tmp_path):
-    found = driven(name, [Piece("a"), Piece("b", dies=True)], tmp_path)
+    found = driven(name, [WorkItem("a"), WorkItem("b", dies=True)], tmp_path)
     assert {key: each["begun"] for key, each in found.items()} == {"a": 0, "b": 10}
     assert str(found["b"]["process"]) != (tmp_path / "b.died").read_text()
     assert not (tmp_path / "progress").exists()
@@ -59,7 +59,7 @@ def test_a_killed_workers_task_resumes_elsewhere_from_its_checkpoint(name, tmp_p
 
 @pytest.mark.parametrize("name", slow("submitit", "dask"))
 def test_stopped_work_is_saved_and_resumes(name, tmp_path):
-    pieces = [Piece(key, total=300, pause=0.1) for key in "abc"]
+    pieces = [WorkItem(key, total=300, pause=0.1) for key in "abc"]
 
     def stop():
         while not all((tmp_path / f"{key}.count").exists() for key in "ab"):
@@ -76,7 +76,7 @@ def test_stopped_work_is_saved_and_resumes(name, tmp_path):
     assert not (tmp_path / "c.count").exists()
     time.sleep(1)
     assert {key: int((tmp_path / f"{key}.count").read_text()) for key in "ab"} == counts
-    found = driven(name, [Piece(key, total=counts[key] + 2) for key in "ab"], tmp_path)
+    found = driven(name, [WorkItem(key, total=counts[key] + 2) for key in "ab"], tmp_path)
     assert {key: each["begun"] for key, each in found.items()} == counts
 
 
@@ -99,8 +99,8 @@ class Thread:
 
 
 def drive_one(function, folder, executor=None):
-    watch = Watch(1, quiet=True)
-    return drive(executor or Thread(), function, [Piece("a")], folder, watch=watch, keep=lambda *all: "")
+    watch = RunsProgress(1, quiet=True)
+    return drive(executor or Thread(), function, [WorkItem("a")], folder, watch=watch, keep=lambda *all: "")
 
 
 def test_what_came_of_work_reaches_the_driver(tmp_path):
@@ -166,21 +166,21 @@ def test_a_worker_stops_when_its_driver_is_gone_and_waits_for_an_earlier_worker(
             raise OccupiedError("checkpoint: another process is writing to it")
         return "done"
 
-    assert Work(until_stopped, tmp_path, "this")(Piece("a"))[0] == "stopped"
+    assert Work(until_stopped, tmp_path, "this")(WorkItem("a"))[0] == "stopped"
     assert not calls
     driver.touch()
-    assert Work(until_stopped, tmp_path, "this")(Piece("a"))[0] == "stopped"
+    assert Work(until_stopped, tmp_path, "this")(WorkItem("a"))[0] == "stopped"
     assert len(calls) == 1
     driver.touch()
     calls.clear()
-    assert Work(occupied_at_first, tmp_path, "this")(Piece("a")) == ("done", "done")
+    assert Work(occupied_at_first, tmp_path, "this")(WorkItem("a")) == ("done", "done")
     assert len(calls) == 2
 
 
 @pytest.mark.slow
 def test_a_pool_of_the_standard_library_is_an_executor(tmp_path):
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        found = driven(pool, [Piece("a")], tmp_path)
+        found = driven(pool, [WorkItem("a")], tmp_path)
     assert found["a"]["begun"] == 0
     assert found["a"]["process"] != os.getpid()
 
@@ -225,7 +225,7 @@ def imitated(commands, folder, monkeypatch):
 def test_slurm_gets_the_job_and_a_preempted_one_resumes_from_its_checkpoint(tmp_path, monkeypatch):
     imitated(FAKES, tmp_path, monkeypatch)
     options = {"slurm_partition": "long", "timeout_min": 30}
-    found = driven("submitit", [Piece("a", total=40, pause=0.1)], tmp_path, options)
+    found = driven("submitit", [WorkItem("a", total=40, pause=0.1)], tmp_path, options)
     assert 0 < found["a"]["begun"] < 40
     assert (tmp_path / "requeued").read_text() == "requeue 7\n"
     script = (tmp_path / "given").read_text()
@@ -238,7 +238,7 @@ def test_what_slurm_refuses_is_one_line(tmp_path, monkeypatch):
         FAKES | {"sbatch": "echo 'invalid partition specified: long' >&2; exit 1"}, tmp_path, monkeypatch
     )
     with pytest.raises(dv.InputError, match=r"executor: piece a was not accepted: .*invalid partition"):
-        driven("submitit", [Piece("a")], tmp_path, {"slurm_partition": "long"})
+        driven("submitit", [WorkItem("a")], tmp_path, {"slurm_partition": "long"})
     assert not (tmp_path / "progress").exists()
 
 

@@ -21,13 +21,13 @@ from pyro_dvae.engine import compiler
 from pyro_dvae.errors import ProcessLostError
 from pyro_dvae.jobs.executors import local
 from pyro_dvae.jobs.executors.local import Local
-from pyro_dvae.jobs.executors.watching import Watch
+from pyro_dvae.jobs.executors.run_progress import RunsProgress
 from pyro_dvae.jobs.experiments import by_batch, experiments, measures, one_run, plan, results
 from pyro_dvae.jobs.experiments.by_batch import groups, perform_groups
 from pyro_dvae.jobs.experiments.measures import MEASURES, TrainedPair
 from pyro_dvae.jobs.experiments.results import unpacked
 from pyro_dvae.jobs.experiments.running import reproduce
-from pyro_dvae.training.progress import Silent
+from pyro_dvae.training.progress import NoProgress
 
 QUIET = {"device": "cpu", "quiet": True}
 TINY = {"dataset": "digits", "width": 8, "latent_size": 2}
@@ -100,7 +100,7 @@ def test_one_batched_computation_gives_what_each_gives_alone(small, tmp_path, mo
     compiled = plan(small, overrides={"compiled": True})
     alone = reproduce(small, compiled, tmp_path / "a" / "x", jobs=1, **QUIET)
     rows = []
-    watch = Watch(6, quiet=True)
+    watch = RunsProgress(6, quiet=True)
     grouped = groups(plan(small), 40)
     diverged = perform_groups(grouped, tmp_path / "b", torch.device("cpu"), watch, rows.append)
     assert not diverged
@@ -150,7 +150,7 @@ def test_the_rivals_of_noise_train(tmp_path):
     planned = plan(experiments()["gaps"], seeds=1, epochs=1, only=("1,000",), overrides=TINY)
     programs = {each.case.program: each for each in planned}
     refitted = programs["dvae-refitted"]
-    setting = one_run.prepared(refitted, tmp_path, torch.device("cpu"), Silent())
+    setting = one_run.prepared(refitted, tmp_path, torch.device("cpu"), NoProgress())
     pair = one_run.build(refitted, setting)
     before = [each.detach().clone() for each in (*pair.model.parameters(), *pair.guide.encoder.parameters())]
     setting.fit(pair)
@@ -159,7 +159,7 @@ def test_the_rivals_of_noise_train(tmp_path):
     assert [torch.equal(*each) for each in zip(before, after, strict=True)][:count] == [True] * count
     assert not torch.equal(before[count], after[count])
     consistent = dataclasses.replace(programs["dvae-consistent"], measures=())
-    row = one_run.perform(consistent, tmp_path, torch.device("cpu"), Silent())
+    row = one_run.perform(consistent, tmp_path, torch.device("cpu"), NoProgress())
     assert math.isfinite(row["figures"]["bound"]["mean"])
 
 
@@ -167,7 +167,7 @@ def test_gaps_equal_those_of_inference_gaps(small, tmp_path, monkeypatch):
     for name, value in (("GAP_DATA", 3), ("GAP_SAMPLES", 50), ("GAP_STEPS", 5)):
         monkeypatch.setattr(measures, name, value)
     planned = plan(small, seeds=1)[1]
-    setting = one_run.prepared(planned, tmp_path, torch.device("cpu"), Silent())
+    setting = one_run.prepared(planned, tmp_path, torch.device("cpu"), NoProgress())
     pair = one_run.build(planned, setting)
     subject = TrainedPair(*pair.measured, setting.corruption, setting.data, planned.options, tmp_path / "x")
     found = MEASURES["inference-gaps"](subject)
@@ -194,7 +194,7 @@ def test_gaps_equal_those_of_inference_gaps(small, tmp_path, monkeypatch):
 
 def test_measures_equal_those_of_the_evaluation(small, tmp_path):
     planned = plan(small, seeds=1)[1]
-    setting = one_run.prepared(planned, tmp_path, torch.device("cpu"), Silent())
+    setting = one_run.prepared(planned, tmp_path, torch.device("cpu"), NoProgress())
     pair = one_run.build(planned, setting)
     setting.fit(pair)
     subject = TrainedPair(*pair.measured, setting.corruption, setting.data, planned.options, tmp_path / "x")

@@ -11,7 +11,7 @@ import torch
 from commands import call as run
 
 import pyro_dvae as dv
-from pyro_dvae.jobs.applying import Given, rows_of, warn_of_unreliable
+from pyro_dvae.jobs.applying import ConvertedRows, rows_of, warn_of_unreliable
 from pyro_dvae.jobs.folder import read_config
 
 RNG = np.random.default_rng(0)
@@ -223,7 +223,7 @@ def test_imputed_cells_have_the_type_of_their_column():
         "texts": np.array(["c"] * 3),
         "x": np.ones(3),
     }
-    found = Given(rows, None, 1.0, {}, cells).with_observed(filling)
+    found = ConvertedRows(rows, None, 1.0, {}, cells).with_observed(filling)
     assert {name: values.tolist() for name, values in found.items()} == {
         "true": [True, True, False],
         "stars": [1.0, 2.0, 3.0],

@@ -15,7 +15,7 @@ import pyro_dvae as dv
 from pyro_dvae.interrupts import Stopped
 from pyro_dvae.jobs import applying, evaluate
 from pyro_dvae.jobs.applying import apply
-from pyro_dvae.jobs.by_rows import Elsewhere, PartOfRows, parts_of
+from pyro_dvae.jobs.by_rows import PartOfRows, Workers, parts_of
 from pyro_dvae.jobs.evaluate import evaluate_run
 from pyro_dvae.jobs.options import EvaluationOptions
 
@@ -33,10 +33,10 @@ class Here:
         if len(self.done_here) == self.fails:
             raise Stopped
         self.done_here.append(planned.key)
-        return Handle(function(planned))
+        return SubmittedWork(function(planned))
 
 
-class Handle:
+class SubmittedWork:
     def __init__(self, found):
         self.result = lambda: found
 
@@ -82,11 +82,11 @@ def test_an_evaluation_in_parts_equals_one_process_and_resumes(made, tmp_path):
     whole = evaluate_run(made / "run", FEW, output=tmp_path / "whole", quiet=True)
     place = {"output": tmp_path / "parts", "quiet": True}
     with pytest.raises(evaluate.EvaluationStopped):
-        evaluate_run(made / "run", FEW, elsewhere=Elsewhere(Here(fails=1), {}), **place)
+        evaluate_run(made / "run", FEW, workers=Workers(Here(fails=1), {}), **place)
     assert [path.name for path in (tmp_path / "parts" / "parts").glob("*.safetensors")] == [
         "1-of-3.safetensors"
     ]
-    found = evaluate_run(made / "run", FEW, elsewhere=Elsewhere(Here(), {}), **place)
+    found = evaluate_run(made / "run", FEW, workers=Workers(Here(), {}), **place)
     assert figures(found) == figures(whole)
     assert not (tmp_path / "parts" / "parts").exists()
 
@@ -99,9 +99,9 @@ def test_scores_and_imputations_in_parts_equal_one_process_and_resume(made, tmp_
         do = partial(apply, verb, made / "run", made / file, **settings)
         do(tmp_path / "whole.csv")
         with pytest.raises(Stopped):
-            do(tmp_path / "parts.csv", elsewhere=Elsewhere(Here(fails=1), {}))
+            do(tmp_path / "parts.csv", workers=Workers(Here(fails=1), {}))
         rest = Here()
-        do(tmp_path / "parts.csv", elsewhere=Elsewhere(rest, {}))
+        do(tmp_path / "parts.csv", workers=Workers(rest, {}))
         assert rest.done_here == ["2-of-3", "3-of-3"]
         assert (tmp_path / "parts.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
         assert not list(tmp_path.glob("*.parts"))

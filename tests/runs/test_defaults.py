@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from pyro_dvae.datasets import Dataset
-from pyro_dvae.jobs.asked import stem
 from pyro_dvae.jobs.guess import by_size
 from pyro_dvae.jobs.options import Options
+from pyro_dvae.jobs.run_request import stem
 
 
 def digits_of(rows):

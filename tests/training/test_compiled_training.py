@@ -15,7 +15,7 @@ from pyro_dvae.engine import NoCompiler, compiler
 from pyro_dvae.engine.verification import Verification
 from pyro_dvae.networks import BernoulliDecoder, GaussianEncoder
 from pyro_dvae.training import Stopped, Trainer
-from pyro_dvae.training.compiled_steps import Keys
+from pyro_dvae.training.compiled_steps import NoiseKeys
 
 COMPILED = compiler._compiled
 QUIET = {"progress": False, "batch_size": 64}
@@ -108,11 +108,11 @@ def test_noise_is_a_function_of_the_seed_alone():
 
 
 def test_the_noise_of_every_step_is_its_own():
-    keys = Keys(0, "noise", 50, torch.device("cpu"))
+    keys = NoiseKeys(0, "noise", 50, torch.device("cpu"))
     drawn = torch.stack([keys.at(epoch, step, 3) for epoch in range(4) for step in range(50)])
     assert len({tuple(row) for row in drawn.reshape(-1, 2).tolist()}) == 4 * 50 * 3
-    assert torch.equal(Keys(0, "noise", 50, torch.device("cpu")).at(2, 7, 3), drawn[107])
-    assert not torch.equal(Keys(0, "other", 50, torch.device("cpu")).at(2, 7, 3), drawn[107])
+    assert torch.equal(NoiseKeys(0, "noise", 50, torch.device("cpu")).at(2, 7, 3), drawn[107])
+    assert not torch.equal(NoiseKeys(0, "other", 50, torch.device("cpu")).at(2, 7, 3), drawn[107])
 
 
 def test_the_bounds_equal_those_of_ordinary_training_except_for_the_noise():

@@ -10,7 +10,7 @@ from itertools import pairwise
 import pytest
 
 from pyro_dvae.training.history import History
-from pyro_dvae.training.progress import Bar, Lines, Silent, duration, progress_for, seconds_left
+from pyro_dvae.training.progress import Bar, Lines, NoProgress, duration, progress_for, seconds_left
 
 pty = pytest.importorskip("pty")
 
@@ -88,7 +88,7 @@ def test_which_kind_for_which_stream(monkeypatch, capsys):
     monkeypatch.setenv("TERM", "xterm")
     assert isinstance(progress_for(Terminal()), Bar)
     assert isinstance(progress_for(io.StringIO()), Lines)
-    assert isinstance(progress_for(Terminal(), enabled=False), Silent)
+    assert isinstance(progress_for(Terminal(), enabled=False), NoProgress)
     monkeypatch.setenv("TERM", "dumb")
     assert isinstance(progress_for(Terminal()), Lines)
     progress_for().start(History(), 1, 1)

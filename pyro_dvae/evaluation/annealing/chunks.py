@@ -10,7 +10,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyro_dvae.evaluation.annealing.density import AnnealedPrograms, Density, Point
+from pyro_dvae.evaluation.annealing.density import AnnealedPrograms, ChainState, Density
 from pyro_dvae.evaluation.annealing.kernels import PILOT_CHAINS, Kernels, Tick
 from pyro_dvae.evaluation.annealing.starts import begin, programs_of
 from pyro_dvae.evaluation.annealing.structure import Program, Structure
@@ -48,8 +48,8 @@ def forward_weights(programs: AnnealedPrograms, kernels: Kernels, num_chains: in
 
 
 def annealed(
-    density: Callable[[Tensor], Point], point: Point, kernels: Kernels, tick: Tick
-) -> tuple[Weights, Point]:
+    density: Callable[[Tensor], ChainState], point: ChainState, kernels: Kernels, tick: Tick
+) -> tuple[Weights, ChainState]:
     """Anneal chains from ``point``, draws from p_0 of any path; return their weights and end points."""
     betas = kernels.betas
     log_weight = torch.zeros_like(point.increment)

@@ -14,7 +14,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyro_dvae.evaluation.annealing.scoring import GivenScores, Held, UnconstrainedScores, total
+from pyro_dvae.evaluation.annealing.scoring import FixedSites, GivenScores, UnconstrainedScores, total
 from pyro_dvae.evaluation.annealing.structure import Program, Structure
 from pyro_dvae.rows import Arguments
 from pyro_dvae.sites import clean_input
@@ -91,7 +91,7 @@ class AnnealedPrograms:
 
     def run(self, program: Program, *handlers: Any) -> None:
         """Run a program on the data under handlers (the first is outermost), hidden from outer ones."""
-        inner: list[Any] = [_AnyRows(), *([Held(self.held)] if self.held else [])]
+        inner: list[Any] = [_AnyRows(), *([FixedSites(self.held)] if self.held else [])]
         if program is self.guide:
             inner.append(clean_input())
         with ExitStack() as stack:
@@ -101,7 +101,7 @@ class AnnealedPrograms:
 
 
 @dataclass(frozen=True)
-class Point:
+class ChainState:
     """A state of the chains with its densities and gradients; log f_β = base + β · increment (nats).
 
     :param position: unconstrained latents, [C, N, D].
@@ -125,10 +125,10 @@ class Point:
         """Return the gradient of log f_β, [C, N, D], for any β without another run."""
         return self.base_gradient + beta * self.increment_gradient
 
-    def where(self, chosen: Tensor, other: Point) -> Point:
+    def where(self, chosen: Tensor, other: ChainState) -> ChainState:
         """Return this point where ``chosen`` [C, N] is true, and ``other`` elsewhere."""
         each = chosen.unsqueeze(-1)
-        return Point(
+        return ChainState(
             torch.where(each, self.position, other.position),
             torch.where(chosen, self.base, other.base),
             torch.where(chosen, self.increment, other.increment),
@@ -144,7 +144,7 @@ class Density:
     programs: AnnealedPrograms
     packing: Packing
 
-    def __call__(self, position: Tensor) -> Point:
+    def __call__(self, position: Tensor) -> ChainState:
         """Evaluate both log-densities and their gradients at ``position`` [C, N, D].
 
         It runs the model (and guide) once and computes no gradients of parameters. Two gradients cost about
@@ -155,10 +155,10 @@ class Density:
             base, increment = self.log_densities(leaf)
             increment_gradient = _gradient(increment, leaf, retain=True)
             base_gradient = _gradient(base, leaf, retain=False)
-        return Point(leaf.detach(), base.detach(), increment.detach(), base_gradient, increment_gradient)
+        return ChainState(leaf.detach(), base.detach(), increment.detach(), base_gradient, increment_gradient)
 
     def log_densities(self, position: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``base`` and ``increment`` of :class:`Point` with their graphs."""
+        """Return ``base`` and ``increment`` of :class:`ChainState` with their graphs."""
         programs = self.programs
         scores = UnconstrainedScores(programs.structure, self.packing.unpack(position))
         programs.run(programs.model, scores)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_dvae.evaluation.annealing.density import AnnealedPrograms, Point
+from pyro_dvae.evaluation.annealing.density import AnnealedPrograms, ChainState
 from pyro_dvae.evaluation.annealing.settings import AnnealingSettings, inverse_temperatures
 from pyro_dvae.evaluation.annealing.starts import begin
 
@@ -19,8 +19,13 @@ _JITTER = 0.1
 
 
 def leapfrog(
-    density: Callable[[Tensor], Point], start: Point, momentum: Tensor, step: Tensor, beta: float, count: int
-) -> tuple[Point, Tensor]:
+    density: Callable[[Tensor], ChainState],
+    start: ChainState,
+    momentum: Tensor,
+    step: Tensor,
+    beta: float,
+    count: int,
+) -> tuple[ChainState, Tensor]:
     """Follow H(u, p) = −log f_β(u) + |p|²/2 for ``count`` leapfrog steps: volume-preserving and reversible.
 
     Half steps of the momentum between positions are merged and the gradient at the start is known, so each
@@ -39,8 +44,8 @@ def leapfrog(
 
 
 def transition(
-    density: Callable[[Tensor], Point], point: Point, step_sizes: Tensor, beta: float, count: int
-) -> tuple[Point, Tensor]:
+    density: Callable[[Tensor], ChainState], point: ChainState, step_sizes: Tensor, beta: float, count: int
+) -> tuple[ChainState, Tensor]:
     """Move each chain by one HMC transition with a fresh momentum and a Metropolis correction.
 
     The kernel is reversible with respect to f_β for step sizes that do not depend on the point.
@@ -91,7 +96,9 @@ class Kernels:
     step_sizes: Tensor
     leapfrog_steps: int
 
-    def apply(self, density: Callable[[Tensor], Point], point: Point, index: int) -> tuple[Point, Tensor]:
+    def apply(
+        self, density: Callable[[Tensor], ChainState], point: ChainState, index: int
+    ) -> tuple[ChainState, Tensor]:
         """Apply K_index; return the next point and the acceptance [C, N]."""
         sizes = self.step_sizes[index - 1]
         return transition(density, point, sizes, self.betas[index], self.leapfrog_steps)
@@ -114,7 +121,7 @@ def adapted_kernels(programs: AnnealedPrograms, settings: AnnealingSettings, tic
 
 
 def adapted(
-    start: Callable[[], tuple[Callable[[Tensor], Point], Point]],
+    start: Callable[[], tuple[Callable[[Tensor], ChainState], ChainState]],
     count: int,
     settings: AnnealingSettings,
     tick: Tick,

@@ -28,7 +28,7 @@ class ChainPlate(DrawPlate):
             super()._process_message(msg)
 
 
-class Held(Messenger):
+class FixedSites(Messenger):
     """Fixes sites at given values: the rows of a subsampled plate, auxiliary draws."""
 
     def __init__(self, values: Mapping[str, Tensor]) -> None:

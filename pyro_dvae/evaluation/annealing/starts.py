@@ -10,8 +10,8 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_dvae.errors import InputError
-from pyro_dvae.evaluation.annealing.density import AnnealedPrograms, Density, Packing, Point
-from pyro_dvae.evaluation.annealing.scoring import ChainPlate, Held, Unconstraining
+from pyro_dvae.evaluation.annealing.density import AnnealedPrograms, ChainState, Density, Packing
+from pyro_dvae.evaluation.annealing.scoring import ChainPlate, FixedSites, Unconstraining
 from pyro_dvae.evaluation.annealing.structure import Program, Structure
 from pyro_dvae.programs.plates import Subsamples
 from pyro_dvae.rows import Arguments
@@ -37,7 +37,7 @@ def programs_of(
 @torch.no_grad()
 def begin(
     programs: AnnealedPrograms, num_chains: int, latents: Mapping[str, Tensor] | None = None
-) -> tuple[Density, Point]:
+) -> tuple[Density, ChainState]:
     """Start the chains of each row at draws from p_0, or all of them at given latents.
 
     Auxiliary sites of the guide are drawn once per chain and then fixed: given them, p_0 is a density.
@@ -54,7 +54,7 @@ def begin(
     if latents is None or programs.guide is not None:
         tracer = poutine.trace()
         first = programs.model if programs.guide is None else programs.guide
-        programs.run(first, tracer, ChainPlate(num_chains, structure.chain_dim), Held(values))
+        programs.run(first, tracer, ChainPlate(num_chains, structure.chain_dim), FixedSites(values))
         for name, site in tracer.trace.nodes.items():
             if site["type"] != "sample" or site["is_observed"]:
                 continue
@@ -78,7 +78,7 @@ def begin(
     return density, point
 
 
-def _check(density: Density, point: Point, rows: int) -> None:
+def _check(density: Density, point: ChainState, rows: int) -> None:
     found = point.position.shape[1]
     if found != rows:
         raise InputError(f"model: expected one plate with the {rows} rows of a batch, got one of {found}")

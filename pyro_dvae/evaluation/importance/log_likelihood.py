@@ -24,7 +24,7 @@ from pyro_dvae.evaluation.importance.plan import smallest_pass
 from pyro_dvae.evaluation.importance.programs import SampledPrograms
 from pyro_dvae.evaluation.importance.proposals import KINDS, Pass, Proposal
 from pyro_dvae.evaluation.importance.result import LogLikelihood
-from pyro_dvae.evaluation.importance.tally import Partial, fingerprint, stored_seed
+from pyro_dvae.evaluation.importance.tally import SavedChunks, fingerprint, stored_seed
 from pyro_dvae.evaluation.progress import Tell, progress_of
 from pyro_dvae.evaluation.refinement.likelihood import RefinedChunks
 from pyro_dvae.evaluation.refinement.settings import Refined, Refinement
@@ -219,7 +219,7 @@ def log_likelihood(
         def evaluated() -> dict[str, Tensor]:
             told = progress if ranks.first or callable(progress) else False
             with FileOwner(checkpoint=path).held(), progress_of("log-likelihood", told) as shown:
-                done = Partial(path, settings)
+                done = SavedChunks(path, settings)
                 _evaluate(programs, planned, done, shown, wanted, ranks)
             return done.joined() if done.chunks else {}
 
@@ -230,7 +230,7 @@ def log_likelihood(
         results = _nothing(planned, keep_log_weight, refined is not None)
     record = None
     if refined is not None:
-        record = Refined(results.pop("rung"), results.pop("pareto_k_before"), refined.settings)
+        record = Refined(results.pop("proposal"), results.pop("pareto_k_before"), refined.settings)
     return LogLikelihood(
         bound_by_samples=(planned.sizes, results.pop(BOUND)),
         log_weight=results.pop(WEIGHT, None),
@@ -247,7 +247,7 @@ def _nothing(planned: SampledChunks | RefinedChunks, keep: bool, refined: bool) 
     """Return the results of an empty part."""
     none = torch.empty(0, dtype=torch.float64)
     names = ["log_likelihood", "smoothed_log_likelihood", "standard_error", "ess", "pareto_k"]
-    results = dict.fromkeys([*names, *(["rung", "pareto_k_before"] if refined else [])], none)
+    results = dict.fromkeys([*names, *(["proposal", "pareto_k_before"] if refined else [])], none)
     results[BOUND] = none.reshape(0, 1).expand(0, len(planned.sizes))
     return results | ({WEIGHT: torch.empty(0, planned.num_samples)} if keep else {})
 
@@ -269,7 +269,7 @@ def _start(seed: int | None, path: Path | None, ranks: Ranks) -> int:
 def _evaluate(
     programs: SampledPrograms,
     planned: SampledChunks | RefinedChunks,
-    done: Partial,
+    done: SavedChunks,
     shown: Tell,
     part: tuple[int, int],
     ranks: Ranks,

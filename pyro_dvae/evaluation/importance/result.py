@@ -80,9 +80,9 @@ class LogLikelihood:
         changes["log_weight"] = torch.cat(weights) if weights else None
         if first.refined is not None:
             found = [each.refined for each in parts if each.refined is not None]
-            rung, before = ([each.rung for each in found], [each.pareto_k_before for each in found])
+            proposal, before = ([each.proposal for each in found], [each.pareto_k_before for each in found])
             changes["refined"] = replace(
-                first.refined, rung=torch.cat(rung), pareto_k_before=torch.cat(before)
+                first.refined, proposal=torch.cat(proposal), pareto_k_before=torch.cat(before)
             )
         return replace(first, **changes)
 

@@ -123,7 +123,7 @@ _KIND = "log_likelihood"
 _SECONDS_BETWEEN = 10.0
 
 
-class Partial:
+class SavedChunks:
     """Finished chunks of an evaluation, written to a file every ten seconds and at the end.
 
     :param path: the file; None writes nothing. An existing file is resumed.

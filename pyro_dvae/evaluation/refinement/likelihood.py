@@ -10,14 +10,14 @@ from torch import Tensor
 
 from pyro_dvae.evaluation.annealing.structure import Program
 from pyro_dvae.evaluation.importance.tally import Convergence, Tally
+from pyro_dvae.evaluation.refinement.chosen_proposals import ascended, shares
 from pyro_dvae.evaluation.refinement.gaussian import Gaussians
-from pyro_dvae.evaluation.refinement.ladder import ascended, shares
 from pyro_dvae.evaluation.refinement.settings import Refinement
 from pyro_dvae.evaluation.refinement.targets import Targets
 from pyro_dvae.evaluation.refinement.weighing import RESOLUTION, chains, summary, weighted
 from pyro_dvae.rows import Arguments
 
-_ROWS = 1000  # per chunk: enough for the rows of the last rung to fill a block
+_ROWS = 1000  # per chunk: enough for the rows of the last proposal to fill a block
 _BYTES_PER_NUMBER = 64  # of the draws of a pass: positions, noise and densities in float64
 _BYTES_PER_ENTRY = 40  # of a covariance: parameter, gradient, Adam's moments, copies
 
@@ -111,7 +111,7 @@ class RefinedChunks:
                 part["pareto_k"][annealed] = torch.nan
             for name, value in part.items():
                 results.setdefault(name, value.new_empty(len(rows), *value.shape[1:]))[which] = value
-        results["rung"] = found.rung
+        results["proposal"] = found.proposal
         results["pareto_k_before"] = found.before
         return results
 

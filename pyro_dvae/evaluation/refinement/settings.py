@@ -58,7 +58,7 @@ class Refinement:
         checks.count("num_chains", self.num_chains, minimum=2)
 
     @property
-    def rungs(self) -> tuple[str, ...]:
+    def proposals(self) -> tuple[str, ...]:
         """The names of the proposals, from the cheapest."""
         return (ENCODER, *self.families, ANNEALING)
 
@@ -81,25 +81,27 @@ class Refinement:
 class Refined:
     """The proposal of each row, and its reliability without refinement.
 
-    :param rung: proposal of each row as an index in ``settings.rungs``, [N].
+    :param proposal: proposal of each row as an index in ``settings.proposals``, [N].
     :param pareto_k_before: Pareto k of the encoder's proposal as a Gaussian, [N], from ``settings.pilot``
         draws (a quarter of them where it is clearly bad).
     :param settings: how the proposals were refined.
     """
 
-    rung: Tensor
+    proposal: Tensor
     pareto_k_before: Tensor
     settings: Refinement
 
     @property
     def annealed(self) -> Tensor:
         """Whether each row was annealed, [N]."""
-        return self.rung == self.settings.rungs.index(ANNEALING)
+        return self.proposal == self.settings.proposals.index(ANNEALING)
 
     @property
     def counts(self) -> dict[str, int]:
         """How many rows have each proposal."""
-        return {name: int((self.rung == index).sum()) for index, name in enumerate(self.settings.rungs)}
+        return {
+            name: int((self.proposal == index).sum()) for index, name in enumerate(self.settings.proposals)
+        }
 
     def share_before(self, threshold: float) -> float:
         """Return the share of rows whose Pareto k was above ``threshold`` before refinement."""

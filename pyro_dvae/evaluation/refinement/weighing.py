@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.annealing.chunks import annealed
-from pyro_dvae.evaluation.annealing.density import Point
+from pyro_dvae.evaluation.annealing.density import ChainState
 from pyro_dvae.evaluation.annealing.kernels import PILOT_CHAINS, adapted
 from pyro_dvae.evaluation.annealing.settings import AnnealingSettings
 from pyro_dvae.evaluation.importance.tally import Tally
@@ -65,13 +65,13 @@ def chains(
     :returns: their end points [C, N, D] and log weights [C, N] (nats).
     """
 
-    def density(position: Tensor) -> Point:
+    def density(position: Tensor) -> ChainState:
         noise = proposal.noise_of(position)
         base, slope = proposal.log_prob(noise), proposal.slope(noise)
         joint, whole = targets.gradient(position, rows)
-        return Point(position, base, joint - base, slope, whole - slope)
+        return ChainState(position, base, joint - base, slope, whole - slope)
 
-    def start(count: int) -> tuple[Callable[[Tensor], Point], Point]:
+    def start(count: int) -> tuple[Callable[[Tensor], ChainState], ChainState]:
         return density, density(proposal.place(proposal.draw_noise(count)))
 
     plan = AnnealingSettings(

@@ -16,8 +16,8 @@ from pyro_dvae.errors import InputError, ProcessLostError
 from pyro_dvae.files import write_atomically
 from pyro_dvae.interrupts import Interrupts, Stopped
 from pyro_dvae.jobs.executors import worker
-from pyro_dvae.jobs.executors.watching import Told, Watch
-from pyro_dvae.jobs.executors.worker import Outcome, Piece, Work
+from pyro_dvae.jobs.executors.run_progress import ProgressRelay, RunsProgress
+from pyro_dvae.jobs.executors.worker import Outcome, Work, WorkItem
 
 LOSSES = 3  # times that a piece may be lost without progress
 _POLL = 0.2  # seconds
@@ -25,7 +25,7 @@ _GRACE = 60.0  # seconds for work to save its checkpoint
 _ENDING = 5.0  # seconds for cancelled work to end
 
 
-class Handle(Protocol):
+class SubmittedWork(Protocol):
     """A submitted piece of work; if it has ``cancel()``, the driver calls it when it stops."""
 
     def done(self) -> bool:
@@ -38,13 +38,13 @@ class Handle(Protocol):
 class Executor(Protocol):
     """Runs functions elsewhere."""
 
-    def submit(self, function: Callable[[Any], Any], planned: Any, /) -> Handle:
+    def submit(self, function: Callable[[Any], Any], planned: Any, /) -> SubmittedWork:
         """Start ``function(planned)``, and return immediately."""
 
 
 @dataclass
 class _Running:
-    piece: Piece
+    piece: WorkItem
     handle: Any = None
     attempt: int = 0
     losses: int = 0
@@ -56,11 +56,11 @@ class _Running:
 
 def drive(
     executor: Executor,
-    function: Callable[[Any, Told], Any],
+    function: Callable[[Any, ProgressRelay], Any],
     pieces: Sequence[Any],
     folder: Path,
     *,
-    watch: Watch,
+    watch: RunsProgress,
     keep: Callable[[Any, Any], str],
     width: int | None = None,
 ) -> list[str]:
@@ -112,14 +112,16 @@ def drive(
     return diverged
 
 
-def _submitted(executor: Executor, work: Work, piece: Piece) -> Handle:
+def _submitted(executor: Executor, work: Work, piece: WorkItem) -> SubmittedWork:
     try:
         return executor.submit(work, piece)
     except Exception as error:  # of the executor, for example an unknown partition of Slurm
         raise InputError(f"executor: {piece.name} was not accepted: {error}") from None
 
 
-def _taken_in(each: _Running, watch: Watch, keep: Callable[[Any, Any], str], diverged: list[str]) -> bool:
+def _taken_in(
+    each: _Running, watch: RunsProgress, keep: Callable[[Any, Any], str], diverged: list[str]
+) -> bool:
     """Collect the outcome of a piece; return False if it must be submitted again."""
     name = each.piece.name
     kind, content = _outcome(each.handle)
@@ -147,7 +149,7 @@ def _taken_in(each: _Running, watch: Watch, keep: Callable[[Any, Any], str], div
     return True
 
 
-def _outcome(handle: Handle) -> Outcome:
+def _outcome(handle: SubmittedWork) -> Outcome:
     try:
         outcome: Outcome = handle.result()
     except Exception as error:  # each executor has its own exceptions
@@ -155,7 +157,7 @@ def _outcome(handle: Handle) -> Outcome:
     return outcome
 
 
-def _tell(each: _Running, folder: Path, watch: Watch) -> None:
+def _tell(each: _Running, folder: Path, watch: RunsProgress) -> None:
     """Show the progress of a piece, from its file."""
     try:
         state = json.loads(_progress(folder, each.piece).read_text(encoding="utf-8"))
@@ -172,7 +174,7 @@ def _tell(each: _Running, folder: Path, watch: Watch) -> None:
         watch.note(each.piece.name, each.note)
 
 
-def _progress(folder: Path, piece: Piece) -> Path:
+def _progress(folder: Path, piece: WorkItem) -> Path:
     return folder / worker.PROGRESS / f"{piece.key}.json"
 
 

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from pyro_dvae import interrupts
 from pyro_dvae.errors import DivergenceError, InputError
 from pyro_dvae.files import write_atomically
-from pyro_dvae.jobs.executors.watching import Told
+from pyro_dvae.jobs.executors.run_progress import ProgressRelay
 from pyro_dvae.machine import keep_freed_memory, using_threads
 from pyro_dvae.ownership import OccupiedError
 
@@ -34,7 +34,7 @@ _one_at_a_time = threading.Lock()  # Pyro's parameters and torch's random state 
 Outcome = tuple[str, Any]
 
 
-class Piece(Protocol):
+class WorkItem(Protocol):
     """A piece of work: a picklable record."""
 
     @property
@@ -52,30 +52,30 @@ class Work:
 
     It returns the outcome instead of raising, so an exception means that the worker was lost.
 
-    :param function: a picklable function of the piece and a :class:`~.watching.Told`.
+    :param function: a picklable function of the piece and a :class:`~.run_progress.ProgressRelay`.
     :param folder: the shared folder.
     :param session: the session of the driver.
     :param attempt: number of times that the piece was lost before.
     """
 
-    function: Callable[[Any, Told], Any]
+    function: Callable[[Any, ProgressRelay], Any]
     folder: Path
     session: str
     attempt: int = 0
 
-    def __call__(self, piece: Piece) -> Outcome:
+    def __call__(self, piece: WorkItem) -> Outcome:
         keep_freed_memory()
         with _one_at_a_time, using_threads(int(os.environ.get("SLURM_CPUS_PER_TASK", "1"))):
             return self._perform(piece)
 
-    def _perform(self, piece: Piece) -> Outcome:
+    def _perform(self, piece: WorkItem) -> Outcome:
         report = _Report(self.folder, self.session, piece.key)
         given_up = time.monotonic() + _WAIT
         try:
             while True:
                 report.write()
                 try:
-                    return DONE, self.function(piece, Told(report.epoch, report.note, report.listen))
+                    return DONE, self.function(piece, ProgressRelay(report.epoch, report.note, report.listen))
                 except OccupiedError:
                     if time.monotonic() > given_up:
                         raise
@@ -90,7 +90,7 @@ class Work:
             traceback.print_exc(file=sys.stderr)
             return FAILED, f"{type(error).__name__}: {error}"
 
-    def checkpoint(self, piece: Piece) -> Any:
+    def checkpoint(self, piece: WorkItem) -> Any:
         """Return the work that submitit puts back into the queue, which continues from its checkpoint."""
         from submitit.helpers import DelayedSubmission
 

@@ -12,7 +12,7 @@ import torch
 
 from pyro_dvae.errors import DivergenceError
 from pyro_dvae.jobs.data import RunData
-from pyro_dvae.jobs.executors.watching import Told, Watch
+from pyro_dvae.jobs.executors.run_progress import ProgressRelay, RunsProgress
 from pyro_dvae.jobs.experiments.declaration import Planned
 from pyro_dvae.jobs.experiments.one_run import SIDE_BY_SIDE, build, measured, perform, prepared
 from pyro_dvae.jobs.experiments.results import Keep, Row, summary
@@ -26,7 +26,7 @@ _MAY_DIFFER = ("noise", "noise_end", "seed", "learning_rate")
 
 
 def perform_groups(
-    grouped: Sequence[Sequence[Planned]], folder: Path, device: torch.device, watch: Watch, keep: Keep
+    grouped: Sequence[Sequence[Planned]], folder: Path, device: torch.device, watch: RunsProgress, keep: Keep
 ) -> list[str]:
     """Perform the runs in this process, all runs of a group at once, and pass each row to ``keep``.
 
@@ -63,32 +63,32 @@ def _structure(planned: Planned) -> str:
     return json.dumps([planned.case.program, planned.case.train_size, noisy, chosen], sort_keys=True)
 
 
-def _told(group: Sequence[Planned], watch: Watch) -> Told:
+def _relay(group: Sequence[Planned], watch: RunsProgress) -> ProgressRelay:
     """Return the progress of a group's training, which reports for each of its runs."""
 
     def epoch(done: int, epochs: int) -> None:
         for each in group:
             watch.epoch(each.name, done, epochs)
 
-    return Told(epoch, lambda text: watch.note(group[0].name, text))
+    return ProgressRelay(epoch, lambda text: watch.note(group[0].name, text))
 
 
 def _alone(
-    group: Sequence[Planned], folder: Path, device: torch.device, watch: Watch
+    group: Sequence[Planned], folder: Path, device: torch.device, watch: RunsProgress
 ) -> Iterator[tuple[Planned, Row | str]]:
     """Train the single run of a group; yield it with its row, or with the reason of its divergence."""
     try:
-        yield group[0], perform(group[0], folder, device, _told(group, watch))
+        yield group[0], perform(group[0], folder, device, _relay(group, watch))
     except DivergenceError as error:
         yield group[0], str(error)
 
 
 def _together(
-    group: Sequence[Planned], folder: Path, device: torch.device, watch: Watch
+    group: Sequence[Planned], folder: Path, device: torch.device, watch: RunsProgress
 ) -> Iterator[tuple[Planned, Row | str]]:
     """Train the runs of a group at once; yield each with its row, or with the reason of its divergence."""
-    told = _told(group, watch)
-    settings = _settings(group, folder, device, told)
+    progress = _relay(group, watch)
+    settings = _settings(group, folder, device, progress)
     pairs = [build(each, setting) for each, setting in zip(group, settings, strict=True)]
     checks = [setting.validation(pair) for setting, pair in zip(settings, pairs, strict=True)]
     checkpoint = settings[0].checkpoint.with_name(f"{group[0].key}-{len(group)}.safetensors")
@@ -105,7 +105,7 @@ def _together(
         checkpoint=checkpoint,
         checkpoint_every=CHECKPOINT_EVERY,
         resume=checkpoint.exists(),
-        progress=told,
+        progress=progress,
         **training_settings(group[0].options),
     )
     share = (time.perf_counter() - began) / len(group)

@@ -13,7 +13,7 @@ from pyro_dvae.datasets import load_dataset
 from pyro_dvae.errors import DivergenceError
 from pyro_dvae.files import require_writable, user_path, write_atomically
 from pyro_dvae.jobs.executors import Executor, check, drive, opened
-from pyro_dvae.jobs.executors.watching import Watch
+from pyro_dvae.jobs.executors.run_progress import RunsProgress
 from pyro_dvae.jobs.experiments import results
 from pyro_dvae.jobs.experiments.by_batch import groups, perform_groups
 from pyro_dvae.jobs.experiments.declaration import Experiment, Planned, plan
@@ -88,7 +88,7 @@ def reproduce(
     if train:
         lock = own("output", target)
         try:
-            where = _Where(executor, executor_options or {}, device, jobs, quiet)
+            where = _Placement(executor, executor_options or {}, device, jobs, quiet)
             diverged = _perform_missing(planned, target, where, keep_checkpoints)
         finally:
             lock.release()
@@ -115,7 +115,7 @@ def _finished(
 
 
 @dataclass(frozen=True)
-class _Where:
+class _Placement:
     executor: str | Executor
     options: Mapping[str, Any]
     device: str
@@ -124,7 +124,7 @@ class _Where:
 
 
 def _perform_missing(
-    planned: Sequence[Planned], folder: Path, where: _Where, keep_checkpoints: bool
+    planned: Sequence[Planned], folder: Path, where: _Placement, keep_checkpoints: bool
 ) -> list[str]:
     """Perform the runs without a row; return what diverged, by name."""
     here, beside = _finished(folder, planned)
@@ -141,8 +141,8 @@ def _perform_missing(
     return _perform(missing, folder, where, keep) if missing else []
 
 
-def _perform(missing: Sequence[Planned], folder: Path, where: _Where, keep: results.Keep) -> list[str]:
-    watch = Watch(len(missing), quiet=where.quiet)
+def _perform(missing: Sequence[Planned], folder: Path, where: _Placement, keep: results.Keep) -> list[str]:
+    watch = RunsProgress(len(missing), quiet=where.quiet)
     width = where.jobs
     try:
         if where.executor == "local":
@@ -160,9 +160,9 @@ def _perform(missing: Sequence[Planned], folder: Path, where: _Where, keep: resu
 def _perform_elsewhere(
     missing: Sequence[Planned],
     folder: Path,
-    where: _Where,
+    where: _Placement,
     width: int | None,
-    watch: Watch,
+    watch: RunsProgress,
     keep: results.Keep,
 ) -> list[str]:
     def kept(planned: Planned, row: results.Row) -> str:

@@ -17,12 +17,12 @@ from optuna.trial import TrialState
 from pyro_dvae import checks
 from pyro_dvae.errors import InputError
 from pyro_dvae.files import read_json, require_writable, user_path, write_atomically
-from pyro_dvae.jobs.asked import absolute
 from pyro_dvae.jobs.executors import Executor, check, drive, opened
-from pyro_dvae.jobs.executors.watching import Told, Watch
+from pyro_dvae.jobs.executors.run_progress import ProgressRelay, RunsProgress
 from pyro_dvae.jobs.folder import read_results
 from pyro_dvae.jobs.options import Options, TrainRequest
 from pyro_dvae.jobs.parts import build_bound, build_corruption, check_training
+from pyro_dvae.jobs.run_request import absolute
 from pyro_dvae.jobs.sweep import report
 from pyro_dvae.jobs.sweep.space import Dimension, parsed
 from pyro_dvae.jobs.sweep.trial import OBJECTIVES, Sweep, TrialSlot, perform, run_of, trainer_of
@@ -129,7 +129,7 @@ def _perform(
     options: Mapping[str, Any],
     quiet: bool,
 ) -> None:
-    watch = Watch(len(slots), quiet=quiet)
+    watch = RunsProgress(len(slots), quiet=quiet)
     if executor == "local":
         jobs = min(jobs or available_cores(), len(slots))
     shared = made.folder / "drivers" / uuid.uuid4().hex  # one for each process
@@ -137,7 +137,7 @@ def _perform(
         if executor == "local" and jobs == 1:
             for slot in slots:
                 watch.start(slot.name)
-                watch.end(slot.name, perform(slot, _told(slot, watch), sweep=made))
+                watch.end(slot.name, perform(slot, _relay(slot, watch), sweep=made))
             return
         function = partial(perform, sweep=made)
         with opened(executor, shared, jobs, options) as workers:
@@ -149,8 +149,8 @@ def _perform(
                 place.rmdir()
 
 
-def _told(slot: TrialSlot, watch: Watch) -> Told:
-    return Told(partial(watch.epoch, slot.name), partial(watch.note, slot.name))
+def _relay(slot: TrialSlot, watch: RunsProgress) -> ProgressRelay:
+    return ProgressRelay(partial(watch.epoch, slot.name), partial(watch.note, slot.name))
 
 
 def _test_the_best(made: Sweep, study: optuna.Study) -> None:

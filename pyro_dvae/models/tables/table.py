@@ -23,7 +23,7 @@ from pyro_dvae.conditioning import (
 )
 from pyro_dvae.distributions.gaussian_mixture import GaussianMixture
 from pyro_dvae.errors import InputError
-from pyro_dvae.models.tables.oddness import Oddness
+from pyro_dvae.models.tables.tail_probability import TailProbability
 from pyro_dvae.random_state import derived_seed, forked, start_seed
 from pyro_dvae.rows import columns_of, same_columns
 
@@ -139,23 +139,23 @@ class FittedTable:
             pyro.sample("x", mixture, obs=x)
 
     @cached_property
-    def oddness(self) -> Oddness:
+    def tail_probability(self) -> TailProbability:
         """The score of standardised rows; its mixtures are fitted at the first use."""
         with torch.no_grad(), forked(derived_seed(self.seed, "oddness")):
-            return Oddness.beside(self.rows)
+            return TailProbability.beside(self.rows)
 
     def anomaly_score(self, data: Any, *, by: str = "row") -> Tensor:
         """Score how unusual each row is, [N], or each of its cells, [N, D] (nats); higher is more unusual.
 
         The score of a row is −log of the tail probability of its density among the training rows, under the
-        candidate with the highest score (:class:`~pyro_dvae.models.tables.oddness.Oddness`); the score of a
+        candidate with the highest score (:class:`~.tail_probability.TailProbability`); the score of a
         cell is −log p(x_j | rest). The first call fits the candidates to the rows that the table has kept.
 
         :param by: ``"row"`` or ``"column"``.
         """
         if checks.known("by", by, ("row", "column")) == "row":
             with torch.no_grad():
-                return self.oddness(self._standardised(data)[1])
+                return self.tail_probability(self._standardised(data)[1])
         same_columns("data", self.columns, columns_of(data))
         return given_the_rest(self.log_likelihood, data)
 

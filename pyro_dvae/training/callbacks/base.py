@@ -130,7 +130,7 @@ def checked(argument: str, values: Any) -> tuple[Callback, ...]:
     return tuple(each if isinstance(each, Callback) else EachEpoch(each) for each in values)
 
 
-class Calls:
+class RunCallbacks:
     """The callbacks of a run.
 
     :param seed: seed of their random draws.

@@ -11,7 +11,7 @@ from exact import LinearGaussian, check_estimates
 
 import pyro_dvae as dv
 from pyro_dvae.errors import InputError
-from pyro_dvae.evaluation.refinement import ladder
+from pyro_dvae.evaluation.refinement import chosen_proposals
 from pyro_dvae.evaluation.refinement.gaussian import Gaussians, climbed, encoded
 from pyro_dvae.evaluation.refinement.targets import Targets
 from pyro_dvae.evaluation.refinement.weighing import chains, weighted
@@ -361,10 +361,10 @@ def test_a_row_that_is_clearly_bad_costs_a_quarter_of_the_pilot(monkeypatch):
         calls.append((count, len(rows)))
         return weighted(targets, rows, proposal, count, from_prior)
 
-    monkeypatch.setattr(ladder, "weighted", counted)
+    monkeypatch.setattr(chosen_proposals, "weighted", counted)
     torch.manual_seed(0)
     settings = dv.Refinement(pilot=400, num_steps=1, families=("full",))
-    ladder.ascended(targets_of(made.model, made.guide, x), made.guide, Arguments((x,)), settings)
+    chosen_proposals.ascended(targets_of(made.model, made.guide, x), made.guide, Arguments((x,)), settings)
     first, *others = calls
     assert first == (100, len(x))
     climbs = others.index((400, len(x)))  # after the encoder's rows that may be good
@@ -379,7 +379,7 @@ def test_a_row_that_has_not_arrived_climbs_on():
     settings = dv.Refinement(num_steps=30, learning_rate=0.01, annealing_steps=0)
     targets, rows = targets_of(made.model, made.guide, x), Arguments((x,))
     torch.manual_seed(0)
-    found = ladder.ascended(targets, made.guide, rows, settings)
+    found = chosen_proposals.ascended(targets, made.guide, rows, settings)
     ((which, proposal),) = found.groups
     assert torch.equal(which, torch.arange(len(x)))
     moved = proposal.widened(1 / settings.widen).log_scale - encoded(targets, made.guide, rows).log_scale

@@ -18,7 +18,7 @@ from pyro_dvae.distributions.gaussian_mixture import GaussianMixture
 from pyro_dvae.errors import InputError
 from pyro_dvae.models.tables.em import gaussian_mixture
 from pyro_dvae.models.tables.fitting import stacked
-from pyro_dvae.models.tables.oddness import Oddness
+from pyro_dvae.models.tables.tail_probability import TailProbability
 
 D = 4
 
@@ -228,7 +228,7 @@ def test_odd_tables():
 def test_a_row_is_as_odd_as_its_tail_probability_under_the_model_that_finds_it_oddest():
     rows = random_mixture(2).sample((400,))
     mixtures = [random_mixture(2), random_mixture(1, seed=5)]
-    odd = Oddness.among(mixtures, rows)
+    odd = TailProbability.among(mixtures, rows)
     usual = [(-each.log_prob(rows)).sort().values for each in mixtures]
     found = odd(rows)
     for row, score in zip(rows[:50], found[:50], strict=True):
@@ -280,7 +280,7 @@ def test_a_table_keeps_the_names_of_its_columns_and_every_digit_of_its_cells():
 def test_the_score_of_a_row_with_gaps_does_not_depend_on_the_others():
     mixture = random_mixture(3)
     x = with_holes(mixture, 40)[1]
-    score = Oddness.among([mixture, random_mixture(2, 5)], with_holes(mixture, 200)[1])
+    score = TailProbability.among([mixture, random_mixture(2, 5)], with_holes(mixture, 200)[1])
     whole = score(x)
     torch.testing.assert_close(torch.cat([score(row) for row in x.split(1)]), whole, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(score(x.flip(0)).flip(0), whole, rtol=1e-10, atol=1e-10)

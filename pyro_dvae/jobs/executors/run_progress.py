@@ -14,7 +14,7 @@ from pyro_dvae.training.progress import duration
 _SECONDS_BETWEEN_LINES = 60.0
 
 
-class Watch:
+class RunsProgress:
     """Shows the runs in progress and their outcomes.
 
     :param total: number of runs to do.
@@ -121,7 +121,7 @@ class _Bars:
         self._progress.stop()
 
 
-class Told:
+class ProgressRelay:
     """Progress of a training run that reports finished epochs (and notes) to functions.
 
     :param epoch: gets the numbers of finished and of all epochs.

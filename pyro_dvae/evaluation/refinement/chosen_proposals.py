@@ -1,4 +1,4 @@
-"""The ladder of proposals: encoder, refined Gaussians, annealing. Each row takes the first good one."""
+"""The proposal of each row: the encoder, refined Gaussians, or annealing; the first that is good enough."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ _FEWEST = 25  # draws with enough tail to fit
 
 
 @dataclass(frozen=True)
-class Rungs:
+class ChosenProposals:
     """The proposals of the rows of a chunk.
 
-    :param rung: index of the proposal in ``settings.rungs``, [N].
+    :param proposal: index of the proposal in ``settings.proposals``, [N].
     :param annealed: whether no proposal is good enough, so that the row is annealed, [N].
     :param before: Pareto k of the encoder's proposal, from the pilot draws, [N].
-    :param groups: rows and proposals of each rung; annealed rows start from theirs.
+    :param groups: rows and Gaussians of each proposal; annealed rows start from theirs.
     """
 
-    rung: Tensor
+    proposal: Tensor
     annealed: Tensor
     before: Tensor
     groups: tuple[tuple[Tensor, Gaussians], ...]
@@ -46,10 +46,10 @@ class Rungs:
 
 def ascended(
     targets: Targets, guide: Program, rows: Arguments, settings: Refinement, defensive: float = 0.0
-) -> Rungs:
+) -> ChosenProposals:
     """Give each row the first proposal with a good Pareto k, estimated from fresh pilot draws.
 
-    A row that no rung suits keeps the last proposal, which has the best bound, and is left to annealing if
+    A row that no proposal suits keeps the last one, which has the best bound, and is left to annealing if
     there is any.
     """
 
@@ -84,16 +84,16 @@ def ascended(
         far[waiting] = ~arrived(start, proposal, family, settings).cpu()
         latest[waiting] = len(stages)
         stages.append((index, waiting, proposal))
-    rung, groups = torch.zeros(len(rows), dtype=torch.long), []
+    indices, groups = torch.zeros(len(rows), dtype=torch.long), []
     for number, (index, which, proposal) in enumerate(stages):
         own = latest[which] == number
         if bool(own.any()):
-            rung[which[own]] = index
+            indices[which[own]] = index
             chosen = proposal[own.to(proposal.loc.device)]
             groups.append((which[own], chosen.widened(settings.widen) if index else chosen))
     annealed = ~(k <= k_threshold(settings.pilot)) & (settings.annealing_steps > 0)
-    rung[annealed] = settings.rungs.index(ANNEALING)
-    return Rungs(rung, annealed, before, tuple(groups))
+    indices[annealed] = settings.proposals.index(ANNEALING)
+    return ChosenProposals(indices, annealed, before, tuple(groups))
 
 
 def shares(count: int, defensive: float) -> tuple[int, int]:

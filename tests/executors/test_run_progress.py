@@ -4,21 +4,21 @@ import io
 
 import pytest
 
-from pyro_dvae.jobs.executors import watching
-from pyro_dvae.jobs.executors.watching import Told, Watch
+from pyro_dvae.jobs.executors import run_progress
+from pyro_dvae.jobs.executors.run_progress import ProgressRelay, RunsProgress
 from pyro_dvae.training import History
 
 
 @pytest.fixture
 def clock(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(watching.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(run_progress.time, "monotonic", lambda: now[0])
     return now
 
 
 def test_plain_lines(clock):
     stream = io.StringIO()
-    watch = Watch(3, stream=stream)
+    watch = RunsProgress(3, stream=stream)
     watch.start("a")
     watch.epoch("a", 1, 4)
     clock[0] += 61
@@ -44,7 +44,7 @@ def test_plain_lines(clock):
 
 def test_what_a_resumed_run_had_is_not_taken_for_speed(clock):
     stream = io.StringIO()
-    watch = Watch(2, stream=stream)
+    watch = RunsProgress(2, stream=stream)
     watch.start("a")
     watch.epoch("a", 301, 500)  # went on at epoch 301
     clock[0] += 60
@@ -54,7 +54,7 @@ def test_what_a_resumed_run_had_is_not_taken_for_speed(clock):
 
 def test_quiet(clock):
     stream = io.StringIO()
-    watch = Watch(1, quiet=True, stream=stream)
+    watch = RunsProgress(1, quiet=True, stream=stream)
     watch.start("a")
     watch.end("a", "fine")
     watch.stop()
@@ -68,7 +68,7 @@ class Terminal(io.StringIO):
 
 def test_bars_on_a_terminal():
     stream = Terminal()
-    watch = Watch(2, stream=stream)
+    watch = RunsProgress(2, stream=stream)
     for name in ("first", "second"):
         watch.start(name)
         watch.epoch(name, 3, 4)
@@ -83,7 +83,7 @@ def test_bars_on_a_terminal():
 
 def test_a_reader_that_is_gone_does_not_stop_it(clock):
     stream = io.StringIO()
-    watch = Watch(1, stream=stream)
+    watch = RunsProgress(1, stream=stream)
     stream.close()
     watch.start("a")
     watch.end("a", "fine")
@@ -91,12 +91,12 @@ def test_a_reader_that_is_gone_does_not_stop_it(clock):
 
 def test_told_passes_epochs_and_notes_on():
     heard = []
-    told = Told(lambda done, epochs: heard.append((done, epochs)), heard.append)
+    relay = ProgressRelay(lambda done, epochs: heard.append((done, epochs)), heard.append)
     history = History()
-    told.start(history, 5, 10)
+    relay.start(history, 5, 10)
     history.add(-1.0, None, 0.1, 0.1)
-    told.step(3)
-    told.epoch(history)
-    told.note("compiling")
-    told.stop()
+    relay.step(3)
+    relay.epoch(history)
+    relay.note("compiling")
+    relay.stop()
     assert heard == [(1, 5), "compiling"]

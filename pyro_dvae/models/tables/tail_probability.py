@@ -18,7 +18,7 @@ _TAIL, _FILLINGS, _SEED, _ROWS = 0.2, 5, 0, 5000
 
 
 @dataclass(frozen=True)
-class Oddness:
+class TailProbability:
     """The tail probability of −log p(x) among the training rows, under the model that finds x most unusual::
 
         score(x) = max_m −log P_n(s_m(x_n) ≥ s_m(x)),    s_m(x) = −log p_m(x)
@@ -36,12 +36,12 @@ class Oddness:
     usual: Tensor
 
     @classmethod
-    def beside(cls, x: Tensor) -> Oddness:
+    def beside(cls, x: Tensor) -> TailProbability:
         """Return the score for standardised training rows ``x`` [n, D], with all candidates."""
         return cls.among([each for _, each in fitted_mixtures(x, sizes(x), ridges=_RIDGES)], x)
 
     @classmethod
-    def among(cls, mixtures: Sequence[GaussianMixture], x: Tensor) -> Oddness:
+    def among(cls, mixtures: Sequence[GaussianMixture], x: Tensor) -> TailProbability:
         """Return the score for standardised training rows ``x`` [n, D] with NaN in gaps."""
         usual = torch.stack([_surprise(each, x) for each in mixtures])
         return cls(tuple(mixtures), usual.sort(dim=1).values)
