@@ -137,12 +137,15 @@ class Sizes(NamedTuple):
     draws: int
 
 
-def network(decoder: Any, thinning: float, epochs: int, sizes: Sizes) -> Denoise:
+def network(
+    decoder: Any, thinning: float, epochs: int, sizes: Sizes, kl_weight: float | dv.Schedule = 1.0
+) -> Denoise:
     """Return the denoiser by several averaged variational autoencoders of counts, with thinned input."""
+    bound = dv.TraceDenoising_ELBO(max_plate_nesting=1, kl_weight=kl_weight)
 
     def denoise(split: CountSplit, seed: int) -> dict[str, Prediction]:
         seeds = range(sizes.members * seed, sizes.members * (seed + 1))
-        found = [one_network(decoder, thinning, epochs, sizes, split, each) for each in seeds]
+        found = [one_network(decoder, thinning, epochs, sizes, split, each, bound) for each in seeds]
         counts, deep, shallow = (sum(each) / sizes.members for each in zip(*found, strict=True))
         return {
             "": (counts, shallow),
@@ -154,7 +157,7 @@ def network(decoder: Any, thinning: float, epochs: int, sizes: Sizes) -> Denoise
 
 
 def one_network(
-    decoder: Any, thinning: float, epochs: int, sizes: Sizes, split: CountSplit, seed: int
+    decoder: Any, thinning: float, epochs: int, sizes: Sizes, split: CountSplit, seed: int, bound: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Train, and return expected counts and logarithms, at the training and at the held-out depth."""
     pyro.set_rng_seed(seed)
@@ -169,7 +172,7 @@ def one_network(
         pair.model,
         pair.guide,
         split.train,
-        loss=dv.TraceDenoising_ELBO(max_plate_nesting=1),
+        loss=bound,
         epochs=epochs,
         batch_size=100,
         learning_rate=2e-3,
@@ -229,9 +232,10 @@ def methods(epochs: int, quick: bool, sizes: Sizes, scvi_python: Path | None) ->
     found: dict[str, Denoise] = {"no denoising": nothing, "column means": column_means}
     found |= {f"truncated SVD, rank {rank}": svd(rank) for rank in ranks}
     found |= {f"NMF with KL, rank {rank}": nmf(rank) for rank in ranks}
-    for thinning, times in ((0.0, 1), (0.2, 2)):
-        noise = f"thinning {thinning:g}, {times * epochs} epochs" if thinning else "no noise"
-        found[f"Poisson VAEs, {noise}"] = network(PoissonDecoder, thinning, times * epochs, sizes)
+    found["Poisson VAEs, no noise"] = network(PoissonDecoder, 0.0, epochs, sizes)
+    thinned, warm_up = f"Poisson VAEs, thinning 0.2, {2 * epochs} epochs", dv.LinearSchedule(0.0, 1.0, epochs)
+    found[thinned] = network(PoissonDecoder, 0.2, 2 * epochs, sizes)
+    found[f"{thinned}, KL warm-up"] = network(PoissonDecoder, 0.2, 2 * epochs, sizes, warm_up)
     found["negative binomial VAEs, no noise"] = network(NegativeBinomialDecoder, 0.0, epochs, sizes)
     if scvi_python is not None:
         for kind in ("zinb", "nb", "poisson"):

@@ -70,6 +70,7 @@ def workers(process):
     return found
 
 
+@pytest.mark.slow  # the ranks of distributed/test_ranks.py are started by torchrun as well
 def test_the_example_trains_in_one_folder_and_prints_once(tmp_path):
     out, err = finished("--epochs", "2", cwd=tmp_path)
     assert out.count("test bound  ") == 1

@@ -123,7 +123,7 @@ def test_groups_are_of_one_structure(small):
     assert [len(group) for group in groups(other, 40)] == [1, *[1] * (len(other) - 1)]
 
 
-QUICK = ("table1", "figure1", "gru")
+QUICK = ("table1", "gru")
 
 
 @pytest.mark.parametrize(

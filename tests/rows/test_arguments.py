@@ -105,6 +105,7 @@ def test_recorded_training_equals_that_of_one_tensor(monkeypatch):
     same(trained(True, compile=True, epochs=2), trained(False, compile=True, epochs=2))
 
 
+@pytest.mark.slow
 def test_several_models_equal_those_of_one_tensor(monkeypatch):
     without_compiler(monkeypatch)
     found = []

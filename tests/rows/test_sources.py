@@ -163,7 +163,7 @@ def test_several_models_train_as_on_the_tensor(source, monkeypatch):
     for data in (source, table()):
         pyro.clear_param_store()
         pairs = [Pair(), Pair()]
-        options = {"epochs": 1, "batch_size": 8, "progress": False}
+        options = {"epochs": 2, "batch_size": N, "progress": False}  # one shape to record
         dv.fit_many([(p.model, p.guide) for p in pairs], data, loss=dv.TraceDenoising_ELBO(), **options)
         found.append([each.detach().clone() for pair in pairs for each in pair.parameters()])
     same(*found)

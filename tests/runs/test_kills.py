@@ -24,9 +24,9 @@ def campaign(folder, kills, ranks, seed=0, timeout=600):
 
 
 def test_nothing_killed_is_dead_or_unequal(tmp_path):
-    found = campaign(tmp_path, 10, 1)
-    assert found["at_events"] >= 2
-    assert found["resumes"] >= 2
+    found = campaign(tmp_path, 5, 1)
+    assert found["at_events"] >= 1
+    assert found["resumes"] >= 1
 
 
 @pytest.mark.slow

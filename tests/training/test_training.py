@@ -639,6 +639,7 @@ SCRIPT = """
 """
 
 
+@pytest.mark.slow  # runs/test_kills.py kills the command
 def test_a_killed_process_resumed_is_as_never_killed(tmp_path):
     script = tmp_path / "run.py"
     tests = str(Path(__file__).parent)

@@ -382,7 +382,8 @@ def test_several_models_are_updated_as_each_alone(name):
         assert_same(found[number], alone(number, epochs=3, **options))
 
 
-@pytest.mark.parametrize("name", MANY)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OF_MANY)
 def test_resumed_updates_of_several_models(name, tmp_path):
     settings = OF_MANY[name]() | {"checkpoint": tmp_path / "c", "checkpoint_every": 1}
 
