@@ -178,7 +178,7 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     scope = GIVEN.get(page, dict)()
     for block in BLOCKS[page]:
-        quick = block.replace("num_steps=300", "num_steps=30")
+        quick = block.replace("num_steps=300", "num_steps=30").replace("num_rows=50", "num_rows=10")
         exec(compile(quick, page, "exec"), scope)
     CHECKS.get(page, lambda scope, printed: None)(scope, capsys.readouterr().out)
 
