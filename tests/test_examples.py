@@ -262,6 +262,7 @@ model = types.SimpleNamespace(SCVI=SCVI)
 """
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_counts_runs_scvi_in_its_own_environment(tmp_path):
     """A stand-in that returns the counts unchanged is as good as no denoising."""
     (tmp_path / "scvi.py").write_text(SCVI)

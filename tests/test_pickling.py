@@ -283,7 +283,13 @@ def test_results_and_data(copied):
 
 
 @pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
-@pytest.mark.parametrize("made", [PAIRS["Masking"], lambda: Plain()], ids=["ready-made", "plain"])
+@pytest.mark.parametrize(
+    "made",
+    [
+        pytest.param(PAIRS["Masking"], id="ready-made", marks=pytest.mark.slow),
+        pytest.param(lambda: Plain(), id="plain"),
+    ],
+)
 def test_fitted_models_of_many(made, copied):
     pair = made()
     with pyro.get_param_store().scope():

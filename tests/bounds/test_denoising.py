@@ -240,6 +240,7 @@ def test_bernoulli_latent_under_gaussian_corruption():
             check_estimates(name, -torch.stack([g[name] for g in grads]), expected[name])
 
 
+@pytest.mark.slow
 def test_leave_one_out_lowers_the_variance():
     problem = BinaryProblem(dv.BitFlip(torch.tensor(0.2, dtype=torch.float64), learnable=True))
     x, name = bits(4), "corruption.rate.raw"

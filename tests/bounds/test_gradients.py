@@ -121,6 +121,7 @@ def test_no_baseline_and_a_learned_one_are_unbiased_too(case):
     check(BASELINES[case](baseline_network()), problem, value, x)
 
 
+@pytest.mark.slow
 def test_a_learned_baseline_learns_and_lowers_the_variance():
     problem, x = problem_of("bernoulli"), bits()
     network = baseline_network()

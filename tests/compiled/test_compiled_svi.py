@@ -101,11 +101,13 @@ def compiled_shapes(loop):
     return loop.recorded
 
 
-@pytest.mark.parametrize("elbo", ELBOS.values(), ids=ELBOS)
-def test_every_elbo(elbo, monkeypatch):
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if "Trace" in name else ()) for name in ELBOS]
+)
+def test_every_elbo(name, monkeypatch):
     ordinary, own = [], CompiledSVI._ordinary
     monkeypatch.setattr(CompiledSVI, "_ordinary", lambda *given: ordinary.append(1) or own(*given))
-    loop = assert_same(LinearGaussian, elbo, OPTIMIZERS["Adam"], [data(8, seed) for seed in range(13)])
+    loop = assert_same(LinearGaussian, ELBOS[name], OPTIMIZERS["Adam"], [data(8, seed) for seed in range(13)])
     assert compiled_shapes(loop) == 1
     assert len(ordinary) == 1  # also after the comparison at the tenth compiled step
 

@@ -147,6 +147,7 @@ def test_schedules_of_the_noise_are_followed():
     assert abs(still.train_bound[4] - none.train_bound[4]) > 1e-3
 
 
+@pytest.mark.slow  # compiled/test_compiled_svi.py has quicker ones
 def test_a_weight_in_an_attribute_is_never_frozen():
     def run(compiled):
         pair = Noiseless()
