@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import operator
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -130,11 +131,15 @@ def positive_single(argument: str, value: Any) -> float:
 
 def count(argument: str, value: Any, minimum: int = 1, maximum: int = 2**63 - 1) -> int:
     """Return ``value`` as an int if it is a whole number from ``minimum`` to ``maximum``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+    try:
+        found = operator.index(value)  # also NumPy's integers
+    except (TypeError, RuntimeError):
+        found = minimum - 1
+    if found < minimum or isinstance(value, bool) or getattr(value, "dtype", None) == torch.bool:
         raise InputError(f"{argument}: expected a whole number of at least {minimum}, got {shown(value)}")
-    if value > maximum:
+    if found > maximum:
         raise InputError(f"{argument}: expected a whole number of at most {maximum}, got {shown(value)}")
-    return value
+    return found
 
 
 def one_size(what: str, sizes: Mapping[str, int | None]) -> None:

@@ -56,6 +56,7 @@ def forked(seed: int | None = None) -> Iterator[None]:
     python, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
         if seed is not None:
+            seed = int(seed)  # NumPy's integers are no seeds of torch
             torch.default_generator.manual_seed(seed)
             if (
                 torch.cuda.is_initialized()

@@ -132,7 +132,7 @@ def corrupt(name: str, corruption: Corruption, x: Tensor, event_dim: int = 1) ->
         validation is on, has NaN or infinite values.
     """
     checks.text("name", name)
-    checks.count("event_dim", event_dim, minimum=0)
+    event_dim = checks.count("event_dim", event_dim, minimum=0)
     checks.instance("corruption", corruption, Corruption, "a pyro_dvae corruption")
     checks.floating("x", x)
     if x.dim() < event_dim:

@@ -3,11 +3,13 @@
 import contextlib
 import inspect
 import io
+import json
 import os
 import tempfile
 import warnings
 from unittest import mock
 
+import numpy as np
 import pyro
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -42,6 +44,7 @@ def call(name, odd):
     made = getattr(dv, name)(*programs, *rows, **arguments)
     if use is not None and not any(map(callable, odd.values())):  # what those do is their own affair
         use(made)
+    return made
 
 
 def interpreted(graph, example):
@@ -136,6 +139,42 @@ def test_odd_arguments_give_a_result_or_one_line(name):
         check_odd_call(*case)
 
     check()
+
+
+def whole_numbers_of(name):
+    """Return the arguments of a valid call, and the defaults, that are whole numbers."""
+    signature = inspect.signature(dv.Trainer if name == "fit" else getattr(dv, name))
+    found = {each.name: each.default for each in signature.parameters.values()} | CALLS[name][0]()
+    if found.get("seed", 0) is None:
+        found["seed"] = 7
+    return {argument: value for argument, value in found.items() if type(value) is int}
+
+
+@pytest.mark.parametrize("name", [name for name in CALLS if whole_numbers_of(name)])
+def test_numpy_integers_are_whole_numbers(name):
+    with apart():
+        made = call(name, {argument: np.int64(value) for argument, value in whole_numbers_of(name).items()})
+    if not inspect.isclass(getattr(dv, name)) and type(made).__module__.startswith("pyro_dvae"):
+        json.dumps(made.to_dict() if hasattr(made, "to_dict") else None)
+
+
+def options_of(name):
+    """Return the keyword-only arguments of a function that passes further ones to model and guide."""
+    signature = inspect.signature(dv.Trainer if name == "fit" else getattr(dv, name))
+    kinds = [each.kind for each in signature.parameters.values()]
+    open_end = inspect.Parameter.VAR_KEYWORD in kinds and "model" in signature.parameters
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    return [
+        each for each, kind in zip(signature.parameters, kinds, strict=True) if open_end and kind == keyword
+    ]
+
+
+@pytest.mark.parametrize("name", [name for name in CALLS if name != "CompiledSVI" and options_of(name)])
+def test_a_misspelt_option_is_told_the_right_one(name):
+    for option in options_of(name):
+        if option not in CALLS[name][0]():
+            with apart(), pytest.raises(dv.InputError, match=f"did you mean '{option}'"):
+                call(name, {option + "x": 1})
 
 
 @pytest.mark.slow

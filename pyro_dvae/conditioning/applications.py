@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from pyro_dvae import checks
@@ -36,7 +35,7 @@ def impute(
     :param data: rows with NaN in missing cells, as for :func:`~pyro_dvae.condition`.
     :param how: ``"mean"`` or ``"median"`` (least squared or absolute error; categories get their mode),
         ``"mode"`` (if all missing cells are discrete) or ``"draw"`` (multiple imputation: draws of whole
-        rows, which keep the spread and the dependence).
+        rows, which keep the spread and the dependence). A warning counts rows that are not reliable.
     :param num_imputations: S, for ``"draw"``.
     :param options: of :func:`~pyro_dvae.condition`.
     """
@@ -46,15 +45,18 @@ def impute(
 def imputed(conditioned: Callable[..., Completions], how: str = "mean", num_imputations: int = 1) -> Tensor:
     """Return rows with their gaps filled from ``conditioned(num_draws=...)``, as :func:`impute` does."""
     checks.known("how", how, FILLS)
-    checks.count("num_imputations", num_imputations)
+    num_imputations = checks.count("num_imputations", num_imputations)
     if how != "draw" and num_imputations > 1:
         raise InputError(
             f"num_imputations: expected 1 for how={how!r}, got {num_imputations}; use how='draw' for several"
         )
     if how == "draw":
-        draws = conditioned(num_draws=num_imputations).draws
-        return draws if num_imputations > 1 else draws[0]
-    return conditioned().filled(how)
+        found = conditioned(num_draws=num_imputations)
+        found.warn_of_unreliable()
+        return found.draws if num_imputations > 1 else found.draws[0]
+    found = conditioned()
+    found.warn_of_unreliable()
+    return found.filled(how)
 
 
 def sample_given(
@@ -62,10 +64,14 @@ def sample_given(
 ) -> Tensor:
     """Return draws of each row given its observed cells, [num_draws, N, ...], without rejection.
 
+    A warning counts rows that are not reliable.
+
     :param data: rows with NaN in the cells to draw.
     :param options: of :func:`~pyro_dvae.condition`.
     """
-    return condition(model, guide, data, *args, num_draws=num_draws, **options).draws
+    found = condition(model, guide, data, *args, num_draws=num_draws, **options)
+    found.warn_of_unreliable()
+    return found.draws
 
 
 @dataclass(frozen=True)
@@ -141,8 +147,7 @@ def _columns(columns: Any, count: int, names: Sequence[str]) -> list[int]:
                 raise InputError(f"columns: {column!r} names several columns; give positions")
             found.append(names.index(column))
         else:
-            number = column.item() if isinstance(column, np.integer) else column
-            found.append(checks.count("columns", number, minimum=0, maximum=count - 1))
+            found.append(checks.count("columns", column, minimum=0, maximum=count - 1))
     if not found or len(set(found)) < len(found):
         raise InputError(f"columns: expected at least one column, and none twice, got {shown(columns)}")
     return found

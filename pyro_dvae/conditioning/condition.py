@@ -31,6 +31,7 @@ from pyro_dvae.evaluation.annealing.density import AnnealedPrograms
 from pyro_dvae.evaluation.annealing.scoring import GivenScores, UnconstrainedScores
 from pyro_dvae.evaluation.annealing.structure import Structure
 from pyro_dvae.evaluation.estimates import evaluation_mode
+from pyro_dvae.evaluation.importance.tally import COARSE
 from pyro_dvae.evaluation.progress import progress_of
 from pyro_dvae.evaluation.refinement.chosen_proposals import ascended, shares
 from pyro_dvae.evaluation.refinement.settings import Refined, Refinement
@@ -100,11 +101,11 @@ def condition(
         conditionals.
     """
     checks.pair(model, guide)
-    checks.count("num_draws", num_draws)
-    checks.count("num_samples", num_samples, minimum=25)
+    num_draws = checks.count("num_draws", num_draws)
+    num_samples = checks.count("num_samples", num_samples, minimum=25)
     checks.progress(progress)
     checks.flag("pass_mask", pass_mask)
-    checks.count("memory", memory)
+    memory = checks.count("memory", memory)
     checks.optional(checks.flag, "compile", compile)
     checks.nesting("max_plate_nesting", max_plate_nesting)
     part_number, num_parts = portion("part", part)
@@ -148,6 +149,8 @@ def condition(
                     parts.append(engine(rows[first : first + size], model))
                 shown(min(done * size, len(rows)), min(len(chunks) * size, len(rows)))
     joined = {name: torch.cat([part[name] for part in parts], -1) for name in parts[0]}
+    if bool(joined["log_likelihood"].isnan().all()):
+        raise InputError("model: expected log-densities, got NaN for every row")
     nan = torch.tensor(math.nan, dtype=given.dtype, device=given.device)
     refined = None
     if exact is None:
@@ -191,7 +194,7 @@ class _Engine:
                     parts = [log_weight[None]]
                 else:
                     position, parts = weighted(self.targets, some, part, own, from_prior)
-                result = summary(parts)
+                result = summary(parts, part.loc.dtype)
                 if by_annealing:
                     result["pareto_k"] = torch.full_like(result["pareto_k"], math.nan)
                 for name, value in result.items():
@@ -199,8 +202,9 @@ class _Engine:
                 picked = _resampled(torch.cat(parts, 1)[0], self.num_draws).to(position.device)
                 index = picked[:, :, None].expand(-1, -1, position.shape[2])
                 latents[:, which[chosen]] = position.gather(0, index)
-        values["proposal"] = found.proposal
-        values["pareto_k_before"] = found.before
+        far = values["ess"] == 0  # rows too far for the numbers, where any latents will do
+        latents[:, far] = latents[:, far].nan_to_num(0.0, 0.0, 0.0)
+        values |= {"proposal": found.proposal, "pareto_k_before": found.before}
         return values | self._completed(model, rows, latents)
 
     def _completed(self, model: Program, rows: Arguments, latents: Tensor) -> dict[str, Tensor]:
@@ -212,7 +216,7 @@ class _Engine:
 
 @dataclass(frozen=True)
 class _Exact:
-    """Does the same by an exact sum over the values of discrete latents, so every row is reliable."""
+    """Does the same by an exact sum over the values of discrete latents."""
 
     posterior: Enumerated
     num_draws: int
@@ -225,19 +229,22 @@ class _Exact:
     def __call__(self, rows: Arguments, model: Program) -> dict[str, Tensor]:
         """Return the values of each row [N], and draws and exact means of the missing cells, row by row."""
         posterior, structure = self.posterior, self.posterior.structure
-        log_joint = posterior.log_joint(rows)
+        given = posterior.log_joint(rows)
+        least = torch.finfo(given.dtype).min / 4  # overflow of all values must not give NaN weights
+        log_joint = given.nan_to_num(least, neginf=least)
         draws, _ = _completed(
             model, rows, posterior.drawn(log_joint, self.num_draws), structure, self.num_draws
         )
         every = GivenScores(structure, posterior.values)
         _, means = _completed(model, rows, every, structure, posterior.count)
         weight = log_joint.softmax(0)[:, _row_of_gap(rows)]
-        found = log_joint.logsumexp(0)
+        found = given.logsumexp(0)
+        known = torch.finfo(rows.x.dtype).eps * found.abs() <= COARSE
         return {
             "log_likelihood": found,
             "standard_error": torch.zeros_like(found),
             "ess": torch.full_like(found, posterior.count),
-            "pareto_k": torch.full_like(found, -math.inf),
+            "pareto_k": torch.where(known, -math.inf, math.inf),
             "cell_draws": draws,
             "cell_means": (weight * means).sum(0).to(rows.x),
         }

@@ -21,7 +21,7 @@ from pyro_dvae.evaluation.progress import progress_of
 from pyro_dvae.evaluation.refinement.gaussian import Gaussians, climbed, encoded
 from pyro_dvae.evaluation.refinement.settings import FAMILIES, Refinement
 from pyro_dvae.evaluation.refinement.targets import Targets
-from pyro_dvae.evaluation.refinement.weighing import chains, summary, weighted
+from pyro_dvae.evaluation.refinement.weighing import chains, require_known, summary, weighted
 from pyro_dvae.programs.parameters import float_type
 from pyro_dvae.random_state import derived_seed, forked, start_seed
 from pyro_dvae.rows import Arguments, Data
@@ -185,8 +185,8 @@ def measured(
     If all families are asked for, log p(x) is estimated as well.
     """
     checks.pair(model, guide)
-    checks.count("num_samples", num_samples, minimum=25)
-    checks.count("memory", memory)
+    num_samples = checks.count("num_samples", num_samples, minimum=25)
+    memory = checks.count("memory", memory)
     checks.optional(checks.flag, "compile", compile)
     checks.progress(progress)
     checks.nesting("max_plate_nesting", max_plate_nesting)
@@ -218,7 +218,7 @@ def _bounds(
     found: dict[str, Tensor] = {}
 
     def put(name: str, log_weight: Tensor) -> None:
-        values = log_weight.double().cpu()
+        values = require_known(log_weight.double().cpu())
         found[name] = values.mean(0)
         found[f"{name} error"] = values.std(0) / math.sqrt(len(values))
 
@@ -231,12 +231,12 @@ def _bounds(
     if families != FAMILIES:
         return found
     wide = best.widened(settings.widen)
-    result = summary(weighted(targets, rows, wide, num_samples)[1])
+    result = summary(weighted(targets, rows, wide, num_samples)[1], wide.loc.dtype)
     estimate, error = result["log_likelihood"], result["standard_error"]
     annealed = torch.zeros(len(rows), dtype=torch.bool)
     which = (~(result["pareto_k"] <= k_threshold(num_samples))).nonzero()[:, 0]
     if len(which) and settings.annealing_steps:
-        other = summary([chains(targets, rows[which], wide[which], settings)[1][None]])
+        other = summary([chains(targets, rows[which], wide[which], settings)[1][None]], wide.loc.dtype)
         higher = other["log_likelihood"] > estimate[which]
         which = which[higher]
         estimate[which] = other["log_likelihood"][higher]

@@ -26,12 +26,13 @@ class ObservedCells(TorchDistribution):
 
     :param base_dist: the likelihood of whole rows.
     :param seen: which cells are observed, in the value's shape.
+    :param of_rows: whether the value is the first data argument of a model ``with_gaps``.
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
 
-    def __init__(self, base_dist: Any, seen: Tensor) -> None:
-        self.base_dist, self.seen = base_dist, seen
+    def __init__(self, base_dist: Any, seen: Tensor, of_rows: bool = False) -> None:
+        self.base_dist, self.seen, self.of_rows = base_dist, seen, of_rows
         super().__init__(base_dist.batch_shape, base_dist.event_shape, validate_args=False)
 
     @property
@@ -40,7 +41,7 @@ class ObservedCells(TorchDistribution):
         return self.base_dist.support
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> ObservedCells:
-        return ObservedCells(self.base_dist.expand(torch.Size(batch_shape)), self.seen)
+        return ObservedCells(self.base_dist.expand(torch.Size(batch_shape)), self.seen, self.of_rows)
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's signature
         """Draw whole rows."""

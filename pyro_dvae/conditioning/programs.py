@@ -123,8 +123,9 @@ class GapModel:
 
     def __call__(self, x: Tensor, seen: Tensor, *others: Any, **kwargs: Any) -> Any:
         """Run the model on the observed cells."""
-        with _Observing(self.mask_model):
-            return self.__wrapped__(torch.where(seen, x, torch.nan), *others, **kwargs)
+        rows = torch.where(seen, x, torch.nan)
+        with _Observing(self.mask_model, rows):
+            return self.__wrapped__(rows, *others, **kwargs)
 
 
 class GapGuide:
@@ -153,9 +154,9 @@ class _Hiding(Messenger):
 class _Observing(_Hiding):
     """Makes observed sites score the cells that are not NaN, and observes the mask if it has a model."""
 
-    def __init__(self, mask_model: masks.MaskModel | None = None) -> None:
+    def __init__(self, mask_model: masks.MaskModel | None, rows: Tensor) -> None:
         super().__init__()
-        self.mask_model = mask_model
+        self.mask_model, self.rows = mask_model, rows
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
         if _is_observation(msg):
@@ -163,7 +164,8 @@ class _Observing(_Hiding):
             seen = ~value.isnan()
             if self.mask_model is not None:
                 masks.observe_mask(self.mask_model, fn, value, seen)
-            msg["fn"] = ObservedCells(fn, seen)
+            # Not by address, which a recording does not have.
+            msg["fn"] = ObservedCells(fn, seen, of_rows=value is self.rows)
             msg["value"] = torch.where(seen, value, inside(fn).to(value))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,9 @@ from torch import Tensor
 from pyro_dvae import checks
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.importance.psis import k_threshold
+from pyro_dvae.evaluation.importance.tally import COARSE
 from pyro_dvae.evaluation.refinement.settings import Refined
+from pyro_dvae.text import counted
 
 _DIFFERENT = 20  # draws that are all different show that a cell is continuous
 
@@ -39,8 +42,13 @@ class Completions:
 
     @property
     def reliable(self) -> Tensor:
-        """Whether each row can be trusted, [N]; always true for exact results."""
-        return torch.ones(len(self), dtype=torch.bool)
+        """Whether each row can be trusted, [N]: exact results, unless rounding hides their differences."""
+        return torch.finfo(self.log_likelihood.dtype).eps * self.log_likelihood.abs() <= COARSE
+
+    def warn_of_unreliable(self) -> None:
+        """Warn of rows whose missing cells are not to be trusted."""
+        gaps = self.missing.flatten(1).any(1).cpu()
+        _warn("missing cells", gaps & ~self.reliable.cpu(), f"{int(gaps.sum()):,} with gaps")
 
     def table(self) -> str:
         """Return the totals as aligned text."""
@@ -117,6 +125,21 @@ class Completions:
         whole = self.data.expand(*values.shape[:-1], *self.data.shape).clone()
         whole[..., self.missing] = values.to(whole)
         return whole
+
+
+def warn_of_scores(reliable: Tensor) -> None:
+    """Warn of rows whose scores are not ``reliable``, [N]."""
+    _warn("scores", ~reliable, f"{len(reliable):,}")
+
+
+def _warn(what: str, bad: Tensor, of: str) -> None:
+    if bool(bad.any()):
+        warnings.warn(
+            f"the {what} of {counted(int(bad.sum()), 'row')} (of {of}) are not reliable: "
+            "their Pareto k is too large, or their values are too far from the model; "
+            "condition(...).reliable shows which",
+            stacklevel=3,
+        )
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from pyro_dvae.conditioning.condition import condition
 from pyro_dvae.conditioning.gaps import measured
 from pyro_dvae.conditioning.programs import Completing, GapModel, Program, cells, table_rows, together
 from pyro_dvae.conditioning.refusals import refuse_readers
+from pyro_dvae.conditioning.result import warn_of_scores
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.estimates import evaluation_mode
 from pyro_dvae.evaluation.measures.passes import rows_within
@@ -45,7 +46,8 @@ def anomaly_score(
 ) -> Tensor:
     """Score how unusual each row is, [N], or each of its cells, [N, D]; higher is more unusual.
 
-    - ``"likelihood"``: −log p(x_observed) of the row, or −log p(x_j | rest) of each cell (nats).
+    - ``"likelihood"``: −log p(x_observed) of the row, or −log p(x_j | rest) of each cell (nats). A warning
+      counts rows whose importance weights are not reliable.
     - ``"regret"`` (Xiao, Yan and Amit 2020): the bound with the row's own posterior minus the encoder's. The
       encoder fits rows unlike the training data badly. By row only.
     - ``"reconstruction"``: squared error of the cell, or its sum over the row, of reconstructions from
@@ -69,7 +71,7 @@ def anomaly_score(
     if method == "regret":
         if by == "column":
             raise InputError("by: regret exists only for whole rows; use by='row'")
-        found, _ = measured(
+        bounds, _ = measured(
             model,
             guide,
             (data, *args),
@@ -82,7 +84,7 @@ def anomaly_score(
             progress=progress,
             **{name: value for name, value in options.items() if name in _GAP_OPTIONS},
         )
-        return found["diagonal"] - found["encoder"]
+        return bounds["diagonal"] - bounds["encoder"]
     if method == "reconstruction":
         squares = _squared_errors(model, guide, data, args, num_samples, seed, memory, options)
         return squares if by == "column" else squares.flatten(1).nansum(1)
@@ -97,15 +99,21 @@ def anomaly_score(
             "seed": start,
         }
         fixed |= {"memory": memory, "progress": progress}
-        return condition(model, guide, rows, *further, **(options | fixed)).log_likelihood
+        found = condition(model, guide, rows, *further, **(options | fixed))
+        reliable.append(found.reliable.cpu())
+        return found.log_likelihood
 
+    reliable: list[Tensor] = []
     if by == "column":
         whole, others = together(data, args, floats)
-        return given_the_rest(lambda rows: log_evidence(rows, others, seed), whole)
+        found = given_the_rest(lambda rows: log_evidence(rows, others, seed), whole)
+        warn_of_scores(torch.stack(reliable).all(0))
+        return found
     scores = []
     for number, (rows, further) in enumerate(_portions(data, args, memory, floats)):
         start = derived_seed(seed, "portion", number) if number and seed is not None else seed
         scores.append(-log_evidence(rows, further, start))
+    warn_of_scores(torch.cat(reliable))
     return torch.cat(scores)
 
 

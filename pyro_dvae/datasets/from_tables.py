@@ -29,6 +29,7 @@ from pyro_dvae.errors import DataError
 from pyro_dvae.text import counted
 
 _LEVELS_AT_MOST = 100
+_NOTATION = str.maketrans(",", ".", "%$€£ _'")
 
 
 def treated(content: Content, treatment: Treatment, split_seed: int) -> Dataset:
@@ -118,7 +119,7 @@ def _require_cells(path: Path, table: Arrays) -> None:
         )
 
 
-def _planned(path: Path, name: str, values: np.ndarray) -> Column:
+def _planned(path: Path, name: str, values: np.ndarray, categorical: bool = False) -> Column:
     if values.dtype.kind in "biuf":
         return Column(name, kind_of(values, values.dtype.kind in "biu"))
     texts = [str(level_of(value)) for value in values]
@@ -129,6 +130,11 @@ def _planned(path: Path, name: str, values: np.ndarray) -> Column:
             "correct it, empty the cell, or leave the column out (--drop)"
         )
     levels = sorted(set(texts))
+    if bad and not categorical and all(_is_number(text.translate(_NOTATION)) for text in levels):
+        raise DataError(
+            f"{path}: column {name!r} holds numbers in another notation, such as {levels[-1]!r}; write them "
+            "with a decimal point and no other signs, or declare it categorical (--kinds)"
+        )
     if len(levels) == 1:
         raise DataError(f"{path}: column {name!r} has {levels[0]!r} in all rows; leave it out (--drop)")
     if len(levels) > _LEVELS_AT_MOST or len(levels) == len(values):
@@ -143,7 +149,7 @@ def _named(path: Path, name: str, values: np.ndarray, kind: str) -> Column:
     """Return a column of the kind that the user has named; refuse other values."""
     if values.dtype.kind not in "biuf":
         if kind == "categorical":
-            return _planned(path, name, values)
+            return _planned(path, name, values, categorical=True)
         raise DataError(f"{path}: column {name!r} was declared {kind}, but holds text")
     found = np.asarray(values, dtype=np.float64)
     if kind in ("categorical", "count", "ordinal") and bool((found != found.round()).any()):

@@ -127,7 +127,7 @@ def load_dataset(
     """
     if not isinstance(root, str | Path):
         raise InputError(f"root: expected a folder's path, got {root!r}")
-    checks.count("split_seed", split_seed, 0, 2**32 - 1)
+    split_seed = checks.count("split_seed", split_seed, 0, 2**32 - 1)
     checks.flag("download", download)
     treatment = Treatment(scale, columns, drop, label_column, id_column, array, kinds).checked()
     if treatment != Treatment() and not (isinstance(name, str | Path) and is_file_name(name)):

@@ -15,7 +15,7 @@ from pyro_dvae.datasets.treatment import Content, Treatment
 from pyro_dvae.text import counted
 
 _COLUMNS_AT_MOST = 20_000
-_GAPS = ("", "NA", "NaN", "nan", "null", "?")
+_GAPS = ("", "NA", "N/A", "#N/A", "<NA>", "NaN", "nan", "null", "NULL", "?")
 
 
 @register_file(".csv")
@@ -34,7 +34,13 @@ def tsv_content(path: Path, treatment: Treatment) -> Content:
 def parquet_content(path: Path, treatment: Treatment) -> Content:
     """Read a Parquet file; needs pyarrow."""
     needs("pyarrow", "pyarrow", path.name)
-    return _content(path, lambda pandas: pandas.read_parquet(path))
+    return _content(path, lambda pandas: _with_names_of_rows(pandas.read_parquet(path)))
+
+
+def _with_names_of_rows(frame: Any) -> Any:
+    """Return a table with the index as columns if it has names, as pandas writes it to a text file."""
+    named = [number for number, name in enumerate(frame.index.names) if name is not None]
+    return frame.reset_index(level=named) if named else frame
 
 
 def _content(path: Path, read: Callable[[Any], Any]) -> Content:
@@ -45,7 +51,13 @@ def _content(path: Path, read: Callable[[Any], Any]) -> Content:
             raise ValueError("it holds no rows")
         if doubled := [str(name) for name in frame.columns[frame.columns.duplicated()]]:
             raise ValueError(f"two columns are named {doubled[0]!r}")
-        return Content(path, table=texts_of(frame))
+        table = texts_of(frame)
+        unnamed = list(table) == _numbers(len(table))
+        return Content(path, table=table, notes=("no names of columns, so their numbers",) if unnamed else ())
+
+
+def _numbers(count: int) -> list[str]:
+    return [str(number) for number in range(count)]
 
 
 def _read(pandas: Any, path: Path, separator: str) -> Any:
@@ -64,7 +76,9 @@ def _read(pandas: Any, path: Path, separator: str) -> Any:
     if width > _COLUMNS_AT_MOST:
         raise ValueError(f"it has {width:,} columns; save a table of this width as an array (.npy)")
     first = pandas.read_csv(path, nrows=1, dtype=str, **options).iloc[0].tolist()
-    named = not any(isinstance(cell, str) and _is_number(cell) for cell in first)
+    # pandas writes 0, 1, 2, ... as the names of columns without names. A row of two may be data.
+    numbered = len(first) > 2 and first == _numbers(len(first))
+    named = numbered or not any(isinstance(cell, str) and _is_number(cell) for cell in first)
     if named and len(lines) == 1:
         raise ValueError("it holds a line of names, and no rows")
     frame = pandas.read_csv(path, skiprows=lines[0][0] + 1 if named else None, **options)
@@ -78,7 +92,7 @@ def _read(pandas: Any, path: Path, separator: str) -> Any:
             )
         frame.columns = [str(name) for name in first]
     else:
-        frame.columns = [str(number) for number in range(frame.shape[1])]
+        frame.columns = _numbers(frame.shape[1])
     return frame
 
 

@@ -149,6 +149,8 @@ class GaussianMixture(dist.TorchDistribution):
             ]
             joints.append(torch.cat([log_prob for log_prob, _ in parts]) + logit)
             means.append(torch.cat([mean for _, mean in parts]))
-        joint, mean = torch.stack(joints, -1), torch.stack(means, -2)
+        # Overflow of all components must not give NaN weights.
+        joint = torch.stack(joints, -1).clamp(min=torch.finfo(x.dtype).min / 4)
+        mean = torch.stack(means, -2)
         lead, (count, size) = x.shape[:-1], self.loc.shape
         return joint.reshape(*lead, count), mean.reshape(*lead, count, size)

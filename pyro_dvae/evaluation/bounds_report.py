@@ -141,7 +141,7 @@ def bounds_report(
     checks.optional(checks.program, "progress", progress)
     mixtures, particles = _counts("num_mixture", num_mixture), _counts("num_particles", num_particles)
     m = checks.count("num_corruptions", num_corruptions)
-    checks.count("num_samples", num_samples)
+    num_samples = checks.count("num_samples", num_samples)
     nesting = (
         _plate_nesting(model, guide, given[:100]) if max_plate_nesting == math.inf else max_plate_nesting
     )

@@ -223,7 +223,7 @@ def check(
         a run of the programs, which is then the ``__cause__``. Other exceptions pass through.
     """
     if num_data is not None:
-        checks.count("num_data", num_data)
+        num_data = checks.count("num_data", num_data)
     chosen = TraceDenoising_ELBO() if loss is None else loss
     if not isinstance(chosen, ELBO):
         raise InputError(f"loss: expected a bound (a Pyro ELBO), got {type(chosen).__name__}")

@@ -144,7 +144,7 @@ def evaluate_bound(
     checks.optional(checks.program, "progress", progress)
     checks.flag("clean", clean)
     if seed is not None:
-        checks.count("seed", seed, minimum=0)
+        seed = checks.count("seed", seed, minimum=0)
     if not hasattr(loss, "per_datum"):
         raise InputError(f"loss: expected a bound of this package, got {shown(loss)}")
     draws = loss.num_corruptions * loss.num_particles

@@ -118,7 +118,7 @@ class AmortisedAutoregressive(ConditionalTransformModule):
         self.context_size = checks.count("context_size", context_size)
         order = range(latent_size)
         self.order = list(reversed(order) if backwards else order)
-        checks.count("hidden_size", hidden_size, minimum=latent_size)
+        hidden_size = checks.count("hidden_size", hidden_size, minimum=latent_size)
         self.network = ConditionalAutoRegressiveNN(
             latent_size,
             context_size,
@@ -210,7 +210,7 @@ class FlowGuide(AmortisedGuide):
         """
         encoder = Features(data_size, hidden_sizes, activation)
         build = FLOWS[checks.known("flow", flow, FLOWS)]
-        checks.count("latent_size", latent_size)
+        latent_size = checks.count("latent_size", latent_size)
         layers = build(checks.count("flows", flows), latent_size, encoder.feature_size)
         return cls(encoder, encoder.feature_size, latent_size, layers, corruption)
 

@@ -60,8 +60,8 @@ class ImplicitGuide(AmortisedGuide):
 
         :param noise_size: e; by default the latent size.
         """
-        checks.count("data_size", data_size)
-        checks.count("latent_size", latent_size)
+        data_size = checks.count("data_size", data_size)
+        latent_size = checks.count("latent_size", latent_size)
         size = latent_size if noise_size is None else checks.count("noise_size", noise_size)
         encoder = GaussianEncoder(data_size + size, latent_size, hidden_sizes, activation)
         return cls(encoder, size, corruption)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +16,6 @@ from torch import Tensor
 
 from pyro_dvae import checks
 from pyro_dvae.checkpoint import load_parameters
-from pyro_dvae.conditioning import Conditioned
 from pyro_dvae.datasets import read_file
 from pyro_dvae.datasets.columns import Columns
 from pyro_dvae.datasets.from_arrays import check_array
@@ -31,7 +29,6 @@ from pyro_dvae.jobs.executors.run_progress import ProgressRelay
 from pyro_dvae.jobs.folder import CHECKPOINT, columns_of, options_of, read_config
 from pyro_dvae.jobs.loading import load
 from pyro_dvae.jobs.tables import by_column, require_table, write_table
-from pyro_dvae.text import counted
 from pyro_dvae.training import Fitted
 
 Table = dict[str, np.ndarray]
@@ -174,20 +171,8 @@ def _score(fitted: Fitted, given: ConvertedRows, settings: Settings) -> Table:
 
 def _impute(fitted: Fitted, given: ConvertedRows, settings: Settings) -> Table:
     found = fitted.condition(given.rows, **settings)
-    warn_of_unreliable(found)
+    found.warn_of_unreliable()
     return by_column(given.columns, found.filled("mean") * given.factor)
-
-
-def warn_of_unreliable(found: Conditioned) -> None:
-    """Warn of rows whose missing cells are not to be trusted."""
-    gaps = found.missing.flatten(1).any(1).cpu()
-    bad = int((gaps & ~found.reliable.cpu()).sum())
-    if bad:
-        warnings.warn(
-            f"the missing cells of {counted(bad, 'row')} (of {int(gaps.sum()):,} with gaps) are not "
-            "reliable: their Pareto k is too large",
-            stacklevel=2,
-        )
 
 
 VERBS: dict[str, Apply] = {

@@ -14,7 +14,7 @@ from torch import Tensor
 from pyro_dvae import checks, plots
 from pyro_dvae.errors import DataError, InputError
 from pyro_dvae.files import user_path
-from pyro_dvae.jobs.applying import factor_of, rows_of, warn_of_unreliable
+from pyro_dvae.jobs.applying import factor_of, rows_of
 from pyro_dvae.jobs.folder import columns_of, read_config, shape_of
 from pyro_dvae.jobs.loading import load
 from pyro_dvae.jobs.tables import by_column, require_table, write_table
@@ -43,8 +43,8 @@ def save_samples(
     :param pixels: draw values from the likelihood instead of taking their means.
     :param given: a file of rows with missing cells, which are drawn given the observed cells.
     """
-    checks.count("count", count, 1, 100_000)
-    checks.count("seed", seed, minimum=0)
+    count = checks.count("count", count, 1, 100_000)
+    seed = checks.count("seed", seed, minimum=0)
     folder = user_path("run", folder)
     config = read_config(folder)
     shape, columns = shape_of(config), columns_of(config)
@@ -65,7 +65,7 @@ def save_samples(
     fitted, factor = load(folder), factor_of(config)
     if rows is not None:
         found = fitted.condition(rows.rows, num_draws=count, num_samples=max(_DRAWS, count), seed=seed)
-        warn_of_unreliable(found)
+        found.warn_of_unreliable()
         drawn = found.draws
         names = {"draw": np.arange(count).repeat(len(rows.rows))}
         names |= {name: np.tile(values, count) for name, values in rows.names.items()}

@@ -39,7 +39,7 @@ def verify(
     :returns: whether all losses are equal, and the result in words.
     :raises InputError: if the folder is not a run folder, or the run's first losses were not stored.
     """
-    checks.count("steps", steps)
+    steps = checks.count("steps", steps)
     folder = user_path("run", folder)
     config = run_folder.read_config(folder)
     stored = _stored_losses(folder)[:steps]

@@ -58,7 +58,7 @@ class ChainModel(Module):
         :param num_layers: L.
         :param likelihood: the decoder's class.
         """
-        checks.count("latent_size", latent_size)
+        latent_size = checks.count("latent_size", latent_size)
         above = checks.count("num_layers", num_layers) - 1
         decoder = likelihood(data_size, latent_size, hidden_sizes, activation)
         upper = [GaussianEncoder(latent_size, latent_size, hidden_sizes, activation) for _ in range(above)]

@@ -94,7 +94,7 @@ class FlowPrior(Prior):
         super().__init__(latent_size)
         if self.latent_size < 2:
             raise InputError("latent_size: expected at least 2 latents to couple, got 1; use MixturePrior")
-        checks.count("hidden_size", hidden_size)
+        hidden_size = checks.count("hidden_size", hidden_size)
         self.couplings = nn.ModuleList(
             Coupling(self.latent_size, hidden_size, index % 2 == 1)
             for index in range(checks.count("layers", layers))

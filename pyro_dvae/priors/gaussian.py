@@ -100,7 +100,7 @@ class VampPrior(Prior):
     @classmethod
     def of_sizes(cls, data_size: int, latent_size: int, components: int = 100) -> VampPrior:
         """Return the prior with its own Gaussian recognition network and random pseudo-inputs in [0, 1]."""
-        checks.count("data_size", data_size)
+        data_size = checks.count("data_size", data_size)
         posterior = GaussianGuide.of_sizes(data_size, latent_size)
         return cls(posterior, torch.rand(checks.count("components", components), data_size))
 

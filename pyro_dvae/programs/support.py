@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pyro
@@ -16,8 +17,10 @@ from torch.distributions import constraints
 from pyro_dvae.errors import DataError, InputError
 from pyro_dvae.programs.plates import data_frames
 from pyro_dvae.random_state import forked
-from pyro_dvae.rows import Data
+from pyro_dvae.rows import Data, LoaderBatches
 from pyro_dvae.sites import element_support, has_several_bounds, layers, plain_support
+
+_BLOCK = 1 << 24  # numbers to check at a time
 
 
 class InSupport(Messenger):
@@ -26,21 +29,23 @@ class InSupport(Messenger):
     For a Bernoulli, values between 0 and 1 are accepted; its log-density is then the usual cross-entropy.
 
     :param argument: the argument with the values, for the message.
-    :param x: rows of the run. If a site observes them unchanged, :meth:`require` checks other rows.
+    :param x: rows of the run. If a site observes them unchanged, or the cells of a model ``with_gaps``,
+        :meth:`require` checks other rows.
     :param estimated: whether the density is wanted as a number, so that half precision is refused.
     """
 
     def __init__(self, argument: str, x: Tensor | None = None, estimated: bool = False) -> None:
         super().__init__()
         self._argument, self._x, self._estimated = argument, x, estimated
-        self._supports: dict[str, Any] = {}
+        self._supports: dict[str, tuple[Any, bool]] = {}
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
         value = msg["value"]
         if not msg["is_observed"] or not isinstance(value, Tensor):
             return
-        own = self._x is not None and (value.data_ptr(), value.shape) == (self._x.data_ptr(), self._x.shape)
-        if own:
+        x = self._x
+        own = x is not None and (value.data_ptr(), value.numel()) == (x.data_ptr(), x.numel())
+        if own and x is not None and value.shape == x.shape:
             _refuse_repeated(self._argument, msg)
         if self._estimated and value.dtype in (torch.float16, torch.bfloat16):
             raise DataError(
@@ -60,15 +65,24 @@ class InSupport(Messenger):
         if _may_move(support):
             return
         _refuse(self._argument, msg["name"], support, value, inside)
-        if own and msg["mask"] is None and not has_several_bounds(support):
-            self._supports[msg["name"]] = support
+        with_gaps = getattr(msg["fn"], "of_rows", False)
+        if (own or with_gaps) and msg["mask"] is None and not has_several_bounds(support):
+            self._supports[msg["name"]] = support, with_gaps
 
-    def require(self, rows: Data, argument: str = "data") -> None:
-        """Refuse rows in memory with values outside the supports found in the run."""
-        if rows.sources[0].in_memory:
-            for site, support in self._supports.items():
-                for x, *_ in rows.sources[0].blocks():
-                    _refuse(argument, site, support, x, _inside(support, x))
+    def require(self, rows: Data | LoaderBatches, argument: str = "data") -> None:
+        """Refuse rows with values outside the supports found in the run: now, or when they are read."""
+        if not self._supports:
+            return
+        if isinstance(rows, Data) and rows.sources[0].in_memory:
+            for some in rows.split(max(1, _BLOCK // max(1, rows[:1].x.numel()))):
+                self._check(argument, some.rows)
+        else:
+            (rows.sources[0] if isinstance(rows, Data) else rows).check = partial(self._check, argument)
+
+    def _check(self, argument: str, rows: tuple[Tensor, ...]) -> None:
+        for site, (support, with_gaps) in self._supports.items():
+            x = torch.where(rows[1], rows[0], torch.nan) if with_gaps else rows[0]
+            _refuse(argument, site, support, x, _inside(support, x))
 
 
 @torch.no_grad()

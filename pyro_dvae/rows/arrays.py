@@ -31,7 +31,8 @@ def tensor_of(argument: str, array: np.ndarray, floats: torch.dtype) -> Tensor:
         raise InputError(f"{argument}: expected whole numbers below 2**63, got {array.max()}; use floats")
     if array.dtype.kind not in "buif":
         raise InputError(
-            f"{argument}: expected numbers, got an array of {array.dtype}; encode text as numbers"
+            f"{argument}: expected numbers, got an array of {array.dtype}; encode text as numbers, and "
+            "convert objects that are numbers (.astype(float))"
         )
     native = array.astype(_WIDER.get(array.dtype, array.dtype.newbyteorder("=")), copy=False)
     if native.dtype.kind == "f" and native.dtype.itemsize > 8:
@@ -152,7 +153,8 @@ def frame_source(argument: str, frame: Any, floats: torch.dtype) -> Source:
         shown = ", ".join(map(repr, odd[:5])) + (f" and {len(odd) - 5} more" if len(odd) > 5 else "")
         raise InputError(
             f"{argument}: expected numeric columns, got others: {shown}; encode them "
-            "(pandas.get_dummies(frame, dtype=float)) or leave them out (frame.select_dtypes('number'))"
+            "(pandas.get_dummies(frame, dtype=float)), convert them if they are numbers (.astype(float)), or "
+            "leave them out (frame.select_dtypes('number'))"
         )
     gaps = [int(column.isna().sum()) for column in columns]
     if any(gaps) and not gaps_are_allowed():

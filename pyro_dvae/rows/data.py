@@ -119,7 +119,10 @@ class Data:
 
     def take(self, rows: Rows) -> tuple[Tensor, ...]:
         """Return some rows of every argument, each [B, ...]."""
-        return tuple(part for source in self.sources for part in source.take(rows))
+        found = tuple(part for source in self.sources for part in source.take(rows))
+        if (check := self.sources[0].check) is not None:
+            check(found)
+        return found
 
     def __getitem__(self, rows: Rows) -> Arguments:
         """Return the arguments of some rows."""

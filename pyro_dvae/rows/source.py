@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeAlias
@@ -42,12 +42,13 @@ class Source(ABC):
 
     A new kind of source needs a subclass and a line in :mod:`pyro_dvae.rows.data`. :meth:`take` returns rows
     on ``device``. ``columns`` are the names of the columns, if they have names. Rows ``in_memory`` are fast
-    to read.
+    to read. ``check`` is called with rows of all data arguments when :class:`Data` reads them.
     """
 
     device = torch.device("cpu")
     in_memory = False
     columns: tuple[str, ...] = ()
+    check: Callable[[tuple[Tensor, ...]], None] | None = None
 
     @abstractmethod
     def __len__(self) -> int:
@@ -108,7 +109,7 @@ class SourcePart(Source):
 
     def __init__(self, source: Source, rows: Tensor) -> None:
         self._source, self._rows = source, rows
-        self.device, self.in_memory = source.device, source.in_memory
+        self.device, self.in_memory, self.check = source.device, source.in_memory, source.check
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -127,7 +128,7 @@ class InMemory(Source):
     in_memory = True
 
     def __init__(self, *parts: Tensor) -> None:
-        self.parts = tuple(part.detach() for part in parts)
+        self.parts = tuple(plain(part) for part in parts)
         self.device = self.parts[0].device
 
     @classmethod
@@ -147,6 +148,11 @@ class InMemory(Source):
         if isinstance(rows, slice):
             return tuple(part[rows] for part in self.parts)
         return tuple(part.index_select(0, rows.to(part.device)) for part in self.parts)
+
+
+def plain(part: Tensor) -> Tensor:
+    """Return rows without a graph, copied if they come from ``torch.inference_mode``, where no model runs."""
+    return part.clone() if part.is_inference() else part.detach()
 
 
 def same_length(arguments: list[str], parts: list[Any]) -> None:

@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset, default_collate
 
 from pyro_dvae import random_state
+from pyro_dvae.calling import calling
 from pyro_dvae.errors import InputError
 from pyro_dvae.rows.arrays import tensor_of
-from pyro_dvae.rows.source import InMemory, Rows, Source, require_finite, same_length
+from pyro_dvae.rows.source import InMemory, Rows, Source, plain, require_finite, same_length
 
 
 def parts_of(argument: str, batch: Any, floats: torch.dtype) -> tuple[Tensor, ...]:
@@ -31,7 +32,7 @@ def parts_of(argument: str, batch: Any, floats: torch.dtype) -> tuple[Tensor, ..
                 f"{argument}: expected batches of tensors [B, ...] or tuples of them, got "
                 f"{_described(part)}; return them from the data set or the loader's collate_fn"
             )
-        found.append(part.detach())
+        found.append(plain(part))
     if not found:
         raise InputError(
             f"{argument}: expected batches with at least one tensor, got an empty {type(batch).__name__}"
@@ -70,7 +71,8 @@ class DatasetItems(Source):
     def take(self, rows: Rows) -> tuple[Tensor, ...]:
         """Return some rows, read item by item."""
         numbers = range(len(self))[rows] if isinstance(rows, slice) else rows.tolist()
-        items = [self._dataset[number] for number in numbers]
+        with calling(self._argument):
+            items = [self._dataset[number] for number in numbers]
         try:
             batch = self._collate(items)
         except (TypeError, RuntimeError) as error:
@@ -102,6 +104,7 @@ class LoaderBatches:
                 "a DataLoader or another object whose __iter__ starts again"
             )
         self._argument, self._loader, self._floats = argument, loader, floats
+        self.check: Callable[[tuple[Tensor, ...]], None] | None = None  # as of a source
 
     @property
     def length(self) -> int | None:
@@ -111,9 +114,20 @@ class LoaderBatches:
         except TypeError:
             return None
 
+    @property
+    def rows(self) -> int | None:
+        """The number of rows of an epoch, as far as the data set of a DataLoader tells; None if unknown."""
+        try:
+            return len(self._loader.dataset)  # type: ignore[attr-defined]
+        except (AttributeError, TypeError):
+            return None
+
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         for batch in self._loader:
-            yield parts_of(self._argument, batch, self._floats)
+            parts = parts_of(self._argument, batch, self._floats)
+            if self.check is not None:
+                self.check(parts)
+            yield parts
 
     def first(self) -> tuple[Tensor, ...]:
         """Return the first batch of a separate iteration, which does not affect the next one.
@@ -172,7 +186,9 @@ class LoaderBatches:
         columns = list(zip(*self, strict=True))
         if not columns:
             raise InputError(f"{self._argument}: expected at least one batch, got none")
-        return InMemory.checked(self._argument, *(torch.cat(column) for column in columns))
+        with calling(self._argument):
+            parts = [torch.cat(column) for column in columns]
+        return InMemory.checked(self._argument, *parts)
 
 
 def is_map_style(value: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from sklearn.impute import MissingIndicator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from pyro_dvae import checks
+from pyro_dvae.errors import InputError, shown
 from pyro_dvae.models import fit_table
 from pyro_dvae.sklearn.training import FLOATS, seed_of
 
@@ -22,7 +24,7 @@ class DenoisingImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     The interface is that of scikit-learn's ``KNNImputer``. The model is that of :func:`pyro_dvae.fit_table`,
     chosen on held-out cells. Cells must be missing at random given the observed ones.
 
-    :param missing_values: value of missing cells: NaN or a number.
+    :param missing_values: value of missing cells: a number, or NaN, None or pandas.NA, which are the same.
     :param add_indicator: append the columns of a ``MissingIndicator`` to the result.
     :param keep_empty_features: fill columns without any observed cell with 0; otherwise leave them out.
     :param verbose: show the progress of ``fit``.
@@ -35,7 +37,7 @@ class DenoisingImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     def __init__(
         self,
         *,
-        missing_values: float = math.nan,
+        missing_values: Any = math.nan,
         add_indicator: bool = False,
         keep_empty_features: bool = False,
         verbose: bool = False,
@@ -89,15 +91,31 @@ class DenoisingImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         return self._observed | self.keep_empty_features
 
     def _rows(self, x: Any, reset: bool = False) -> np.ndarray:
-        gaps = "allow-nan" if self._gaps_are_nan() else True
-        found: np.ndarray = validate_data(self, x, reset=reset, dtype=FLOATS, ensure_all_finite=gaps)
-        return np.where(found == self.missing_values, np.nan, found).astype(found.dtype)
+        nan = self._gaps_are_nan()
+        gap = math.nan if nan else _number(self.missing_values)
+        found: np.ndarray = validate_data(
+            self, x, reset=reset, dtype=FLOATS, ensure_all_finite="allow-nan" if nan else True, copy=not nan
+        )
+        if not nan:
+            found[found == gap] = np.nan
+        return found
 
     def _gaps_are_nan(self) -> bool:
-        return bool(self.missing_values != self.missing_values)
+        value = self.missing_values
+        is_na = value is None or type(value).__name__ == "NAType"  # pandas.NA equals nothing, not even itself
+        return is_na or (isinstance(value, Real) and bool(value != value))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = self._gaps_are_nan()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
+
+
+def _number(missing: Any) -> float:
+    if isinstance(missing, str):
+        raise InputError(
+            f"missing_values: expected a number, NaN, None or pandas.NA, got {shown(missing)}; replace "
+            "texts in the rows first (frame.replace(text, numpy.nan).astype(float))"
+        )
+    return checks.number("missing_values", missing)

@@ -13,7 +13,6 @@ from pyro_dvae import checks
 from pyro_dvae.machine import threads_for
 from pyro_dvae.programs.parameters import Trained, discover
 from pyro_dvae.programs.support import InSupport
-from pyro_dvae.rows import Data
 from pyro_dvae.training.batches import Batches
 from pyro_dvae.training.learning_rates import left_out
 from pyro_dvae.training.stopping import Faults
@@ -54,7 +53,7 @@ def dry_run(
     with FlopCounterMode(display=False) as operations:
         trained = discover(model, guide, run, data=given)
     for argument, each in rows_by_name.items():
-        if isinstance(each, Data) and batches.as_given:
+        if each is not None and batches.as_given:
             support[-1].require(each, argument)
     if trained.left_out:
         warnings.warn(left_out(trained), stacklevel=3)

@@ -181,7 +181,7 @@ class Trainer:
         def negative_bound(*batch: Tensor) -> Tensor | float:
             return loss.loss(model, guide, *batch)
 
-        known = None if isinstance(train, LoaderBatches) else len(train)
+        known = train.rows if isinstance(train, LoaderBatches) else len(train)
         objective = Loss(loss_of(model, guide, loss), PlateScales(known))
         self._requests = Requests(ranks)
         self._faults = Faults(run, settings, negative_bound, ranks, self._requests)

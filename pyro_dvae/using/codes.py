@@ -87,8 +87,8 @@ def encode(
     """
     checks.pair(model, guide)
     given = Data.opened("data", (data, *args), kwargs, float_type(model, guide))
-    checks.count("num_draws", num_draws, minimum=0)
-    checks.count("num_samples", num_samples)
+    num_draws = checks.count("num_draws", num_draws, minimum=0)
+    num_samples = checks.count("num_samples", num_samples)
     checks.flag("clean", clean)
     parts: dict[str, dict[str, list[Tensor]]] = {"mean": {}, "variance": {}, "draws": {}}
     plate = ""

@@ -171,7 +171,7 @@ def sample(
     :param memory: approximate number of bytes to use in addition to data and results.
     """
     checks.program("model", model)
-    checks.count("num_samples", num_samples)
+    num_samples = checks.count("num_samples", num_samples)
     given = Data.opened("data", (data, *args), kwargs, float_type(model))
     size, parts = rows_within(memory, given), []
     with _apart(model, given, seed):
@@ -207,7 +207,7 @@ def interpolate(
     :param kwargs: further arguments of model and guide, passed unchanged.
     :returns: [steps, N, ...].
     """
-    checks.count("steps", steps, minimum=2)
+    steps = checks.count("steps", steps, minimum=2)
     floats = float_type(model, guide)
     rows = [
         Data.opened(name, each if isinstance(each, tuple) else (each,), kwargs, floats)

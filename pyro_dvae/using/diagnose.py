@@ -110,9 +110,9 @@ def diagnose(
     :raises InputError: an argument is invalid, or no measure exists for this model.
     """
     checks.pair(model, guide)
-    checks.count("num_rows", num_rows, minimum=2)
-    checks.count("num_samples", num_samples, minimum=25)
-    checks.count("memory", memory)
+    num_rows = checks.count("num_rows", num_rows, minimum=2)
+    num_samples = checks.count("num_samples", num_samples, minimum=25)
+    memory = checks.count("memory", memory)
     for name, share in (("hidden", hidden), ("level", level)):
         if not 0 < checks.number(name, share, 0.0, 1.0) < 1:
             raise InputError(f"{name}: expected a share between 0 and 1, got {share:g}")

@@ -72,8 +72,8 @@ def to_arviz(
     """
     checks.pair(model, guide)
     given = Data.opened("data", (data, *args), kwargs, float_type(model, guide))
-    checks.count("num_draws", num_draws)
-    checks.count("num_samples", num_samples)
+    num_draws = checks.count("num_draws", num_draws)
+    num_samples = checks.count("num_samples", num_samples)
     checks.flag("clean", clean)
     checks.progress(progress)
     draws: list[Groups] = []

@@ -12,6 +12,7 @@ from pyro.infer import ELBO, Trace_ELBO
 from torch import Tensor
 
 from pyro_dvae import checks
+from pyro_dvae.calling import calling
 from pyro_dvae.errors import InputError
 from pyro_dvae.programs.parameters import discover, float_type
 from pyro_dvae.rows import Data
@@ -112,5 +113,6 @@ def refit_guide(
     constants = {
         name: each for name, each in options.items() if name not in inspect.signature(Trainer).parameters
     }
-    leaves = model_leaves(model, *rows, **constants)
+    with calling("model, data"):
+        leaves = model_leaves(model, *rows, **constants)
     return fit(model, guide, data, *args, loss=HalfAsleep(loss, share, data_site), freeze=leaves, **options)

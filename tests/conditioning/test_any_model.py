@@ -13,6 +13,8 @@ from pyro.infer.reparam import LocScaleReparam
 import pyro_dvae as dv
 from pyro_dvae.errors import InputError
 
+pytestmark = pytest.mark.filterwarnings("ignore:the (missing cells|scores) of")  # few draws
+
 NAN = math.nan
 PROBLEM = LinearGaussian(data_size=3, latent_size=2)
 ROWS = torch.tensor([[NAN, 0.3, -0.4], [0.5, NAN, NAN], [NAN, NAN, NAN], [1.0, -0.2, 0.1]]).double()

@@ -333,3 +333,37 @@ def test_whole_numbers_become_the_type_of_the_model():
     found = dv.condition(problem.model, problem.plain_guide, x, **options)
     expected = dv.condition(problem.model, problem.plain_guide, x.double(), **options)
     assert torch.equal(found.log_likelihood, expected.log_likelihood)
+
+
+@pytest.mark.parametrize("size", [1e12, 1e200])
+def test_a_row_too_far_for_the_numbers_is_marked_and_the_others_are_imputed(size):
+    problem = LinearGaussian(data_size=4, latent_size=2)
+    x = rows()[:8]
+    x[2] = torch.tensor([size, math.nan, 0.0, 0.0], dtype=x.dtype)
+    options = {"refine": FEW, "num_draws": 4000, "seed": 0, "progress": False}
+    found = dv.condition(problem.model, problem.guide, x, **options)
+    assert found.reliable.tolist() == [row != 2 for row in range(8)]
+    for row in (1, 3, 5):
+        mean, spread, log_prob = exact(problem, x[row])
+        error = (spread.diagonal() / float(found.ess[row])).sqrt()
+        assert bool(((found.mean[row][x[row].isnan()] - mean).abs() < 5 * error).all())
+        assert abs(float(found.log_likelihood[row] - log_prob)) < 5 * float(found.standard_error[row]) + 1e-9
+    told = r"(missing cells|scores) of \d rows? \(of \d( with gaps)?\) are not reliable"
+    for verb in (dv.impute, dv.sample_given, dv.anomaly_score):
+        with pytest.warns(UserWarning, match=told):
+            verb(problem.model, problem.guide, x, refine=False, seed=0, progress=False)
+
+
+def test_a_model_without_a_density_in_any_row_is_refused():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z * math.nan, 1.0, validate_args=False).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x, 1.0).to_event(1))
+
+    x = torch.tensor([[0.0, math.nan], [1.0, 2.0]])
+    with pytest.raises(InputError, match="expected log-densities, got NaN"):
+        dv.condition(model, guide, x, refine=False, num_draws=2, num_samples=25, progress=False)

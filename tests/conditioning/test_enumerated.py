@@ -106,3 +106,21 @@ def test_what_cannot_be_summed_over_is_refused(model, message):
     x = torch.tensor([[1.0, math.nan, 0.0, 1.0]], dtype=torch.float64)
     with pytest.raises(InputError, match=message):
         dv.condition(model, model, x)
+
+
+def test_a_row_that_no_value_of_the_latents_explains_is_marked():
+    def normal(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Categorical(WEIGHT))
+            pyro.sample("x", dist.Normal(FLIP[z].unsqueeze(-1).expand(*z.shape, 2), 0.1).to_event(1), obs=x)
+
+    def of_z(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Categorical(torch.ones(len(x), 3, dtype=torch.float64) / 3))
+
+    x = torch.tensor([[0.2, math.nan], [1e200, math.nan]], dtype=torch.float64)
+    found = dv.condition(normal, of_z, x, num_draws=4, seed=0, progress=False)
+    assert found.reliable.tolist() == [True, False]
+    weight = WEIGHT * dist.Normal(FLIP, 0.1).log_prob(x[0, 0]).exp()
+    assert float(found.mean[0, 1]) == pytest.approx(float(weight @ FLIP / weight.sum()))
+    assert bool(found.draws.isfinite().all())

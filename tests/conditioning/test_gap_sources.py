@@ -13,6 +13,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import pyro_dvae as dv
 
+pytestmark = pytest.mark.filterwarnings("ignore:the (missing cells|scores) of")  # few draws
+
 N, D = 11, 3
 FAST = {"num_samples": 30, "refine": False, "seed": 0, "progress": False}
 

@@ -12,6 +12,8 @@ import pyro_dvae as dv
 from pyro_dvae import plots
 from pyro_dvae.errors import InputError
 
+pytestmark = pytest.mark.filterwarnings("ignore:the (missing cells|scores) of")  # few draws
+
 
 def problem():
     made = LinearGaussian(data_size=4, latent_size=3, sigma=0.4)

@@ -114,6 +114,37 @@ def test_with_and_without_names(tmp_path, header):
     assert torch.allclose(rows, torch.arange(1.0, 10).reshape(3, 3) / 10)
 
 
+def test_the_numbers_that_pandas_writes_in_place_of_names_are_names(tmp_path):
+    rows = RNG.normal(size=(30, 3))
+    data = load(tmp_path, pd.DataFrame(rows).to_csv(index=False))
+    assert len(data.train) + len(data.validation) + len(data.test) == 30
+    assert data.columns.names == ("0", "1", "2")
+    assert "no names of columns, so their numbers" in data.source
+    two = load(tmp_path, pd.DataFrame(rows[:, :2]).to_csv(index=False))  # may be a row
+    assert len(two.train) + len(two.validation) + len(two.test) == 31
+
+
+@pytest.mark.parametrize("cells", [["1,5", "2,25"], ["50%", "75%"], ["$1", "$2"], ["1 000", "2 000"]])
+def test_numbers_in_another_notation_are_no_categories(tmp_path, cells):
+    text = pd.DataFrame({"a": RNG.normal(size=30), "b": np.array(cells)[np.arange(30) % 2]}).to_csv(
+        index=False
+    )
+    with pytest.raises(DataError, match="column 'b' holds numbers in another notation, such as "):
+        load(tmp_path, text)
+    assert load(tmp_path, text, kinds={"b": "categorical"}).columns.columns[1].levels == tuple(cells)
+
+
+def test_a_named_index_of_a_parquet_file_is_a_column_as_in_a_text_file(tmp_path):
+    pytest.importorskip("pyarrow")
+    FRAME.set_index("id").to_parquet(tmp_path / "rows.parquet")
+    data, same = (
+        load_dataset(tmp_path / "rows.parquet", **CHOICES),
+        load_dataset(written(tmp_path), **CHOICES),
+    )
+    assert data.columns == same.columns
+    assert torch.equal(data.train, same.train)
+
+
 def test_line_ends_and_suffixes(tmp_path):
     data = load(tmp_path, "0,255\r\n51,102\r\n1,2", name="x.CSV", scale="bytes")
     rows = torch.cat([data.train, data.validation, data.test]).unique(dim=0)

@@ -1,10 +1,12 @@
 """Values outside the support of the likelihood are refused wherever it is evaluated, in any row."""
 
+import numpy as np
 import pyro
 import pytest
 import torch
 from torch import nan
 from torch.distributions import constraints
+from torch.utils.data import DataLoader, TensorDataset
 
 import pyro_dvae as dv
 from pyro_dvae.errors import DataError
@@ -49,6 +51,53 @@ def test_one_value_in_any_row_is_refused(name, likelihood, row):
     x[row, 2] = -1.0
     with pytest.raises(DataError, match=rf"^data: .* site 'x' \({support}\), got values from -1 to "):
         EVALUATIONS[name](pair.model, pair.guide, x)
+
+
+def on_disk(x, folder):
+    np.save(folder / "x.npy", x.numpy())
+    return np.load(folder / "x.npy", mmap_mode="r")
+
+
+class Items(torch.utils.data.Dataset):
+    def __init__(self, x, folder):
+        self.x = x
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, index):
+        return self.x[index]
+
+
+@pytest.mark.parametrize("source", [on_disk, Items])
+@pytest.mark.parametrize("name", EVALUATIONS)
+def test_a_value_that_is_read_later_is_refused_then(name, source, tmp_path):
+    pair, x, support = poisson()
+    x[-1, 2] = -1.0
+    with pytest.raises(DataError, match=rf"^data: .* site 'x' \({support}\), got values from -1 to "):
+        EVALUATIONS[name](pair.model, pair.guide, source(x, tmp_path))
+
+
+BATCHES = {"batch_size": 10, "epochs": 1, "progress": False, "loss": dv.TraceDenoising_ELBO()}
+
+
+@pytest.mark.parametrize("source", [on_disk, Items, lambda x, folder: DataLoader(TensorDataset(x), 10)])
+@pytest.mark.parametrize("likelihood", [bernoulli, poisson])
+def test_training_refuses_a_value_of_a_later_batch(likelihood, source, tmp_path):
+    pair, x, support = likelihood()
+    x[-1, 2] = -1.0
+    with pytest.raises(DataError, match=rf"^data: .* site 'x' \({support}\), got values from -1 to "):
+        dv.fit(pair.model, pair.guide, source(x, tmp_path), **BATCHES)
+
+
+def test_training_with_gaps_refuses_a_value_of_a_later_batch():
+    pair, x, support = bernoulli()
+    x[:, 0] = nan
+    rows, seen = dv.fill_gaps(x, fill=1.5)  # not in the support, but not observed
+    dv.fit(*dv.with_gaps(pair.model, pair.guide), rows, seen, **BATCHES)
+    rows[-1, 2] = -1.0
+    with pytest.raises(DataError, match=rf"^data: .* site 'x' \({support}\), got values from -1 to "):
+        dv.fit(*dv.with_gaps(pair.model, pair.guide), rows, seen, **BATCHES)
 
 
 @pytest.mark.parametrize("name", EVALUATIONS)

@@ -16,6 +16,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import pyro_dvae as dv
+from pyro_dvae.calling import calling
+from pyro_dvae.errors import InputError
 from pyro_dvae.rows import Data, InMemory, opened, source_of
 from pyro_dvae.rows.source import require_finite
 
@@ -434,3 +436,30 @@ def test_sources_pickle(tmp_path):
     for value in values:
         source = pickle.loads(pickle.dumps(source_of("data", value, torch.float32)))
         assert torch.equal(source.take(slice(0, N))[0], table())
+
+
+def test_rows_from_inference_mode_are_copied():
+    with torch.inference_mode():
+        x = torch.ones(3, 2)
+    for value in (x, [x]):
+        found = opened("data", value if value is x else Again(value), torch.float32)
+        part = found.take(slice(None))[0] if value is x else found.first()[0]
+        assert not part.is_inference()
+        assert torch.equal(part, x)
+
+
+class Again:
+    """An iterable of batches."""
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
+def test_data_of_another_type_than_the_modules_are_told_the_remedy():
+    network = torch.nn.Linear(2, 2)
+    told = r"give data and modules one type \(\.float\(\) or \.double\(\)\)"
+    with pytest.raises(InputError, match=told), calling("data"):
+        network(torch.ones(1, 2, dtype=torch.int64))

@@ -11,7 +11,7 @@ import torch
 from commands import call as run
 
 import pyro_dvae as dv
-from pyro_dvae.jobs.applying import ConvertedRows, rows_of, warn_of_unreliable
+from pyro_dvae.jobs.applying import ConvertedRows, rows_of
 from pyro_dvae.jobs.folder import read_config
 
 RNG = np.random.default_rng(0)
@@ -252,4 +252,4 @@ def test_rows_whose_filled_cells_are_not_reliable_are_told():
         rows, cells, cells[0], figures, figures, figures, torch.tensor([2.0, 0.1, 2.0]), 1000, None, 0
     )
     with pytest.warns(UserWarning, match=r"the missing cells of 1 row \(of 2 with gaps\) are not reliable"):
-        warn_of_unreliable(found)
+        found.warn_of_unreliable()

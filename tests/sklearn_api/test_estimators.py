@@ -224,3 +224,20 @@ def test_values_outside_the_support_are_refused():
         for call in (vae.score_samples, vae.fit):
             with pytest.raises(InputError, match=r"\(values from 0 to 1\), got values from 0 to 1\.5"):
                 call(odd)
+
+
+@pytest.mark.parametrize("missing", [None, pd.NA, np.float32("nan"), -999, np.int64(-999)])
+def test_missing_values_as_other_imputers_take_them(missing):
+    x = np.random.default_rng(0).normal(size=(40, 2)).cumsum(1)
+    x[::4, 1] = np.nan
+    gap = np.nan if missing is pd.NA else missing
+    given = np.where(np.isnan(x), gap, x.astype(object) if missing is None else x)
+    given = pd.DataFrame(given).convert_dtypes() if missing is pd.NA else given
+    found = DenoisingImputer(missing_values=missing, random_state=0).fit_transform(given)
+    np.testing.assert_array_equal(found, DenoisingImputer(random_state=0).fit_transform(x))
+
+
+@pytest.mark.parametrize("missing", ["NA", True, np.inf, [1]])
+def test_other_missing_values_are_refused(missing):
+    with pytest.raises(dv.InputError, match=r"^missing_values: expected a number"):
+        DenoisingImputer(missing_values=missing).fit(np.ones((3, 2)))

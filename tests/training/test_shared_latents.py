@@ -6,6 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from torch.utils.data import DataLoader, TensorDataset
 
 import pyro_dvae as dv
 
@@ -54,3 +55,22 @@ def test_a_batch_that_counts_a_shared_prior_in_full_is_warned_of(local, count):
 @pytest.mark.parametrize(("size", "batch"), [(40, 10), (None, 40), (40, 40)])
 def test_a_plate_of_all_rows_is_right(size, batch):
     train([pair(size)], batch_size=batch)  # warnings are errors
+
+
+def test_a_loader_is_warned_of_a_shared_prior_too():
+    loader = DataLoader(TensorDataset(X), 10)
+    with pytest.warns(UserWarning, match=r"'mean' is shared by all rows.* counts 4 times"):
+        dv.fit(*pair(), loader, loss=dv.TraceDenoising_ELBO(), epochs=1, progress=False)
+
+
+@pytest.mark.parametrize("size", [None, 40])
+def test_the_last_batch_of_a_loader_counts_by_its_rows(size):
+    def model(x):
+        loc = pyro.param("loc", torch.tensor(0.5))
+        with pyro.plate("data", len(x) if size is None else size, subsample_size=len(x)):
+            pyro.sample("x", dist.Normal(loc, 1.0), obs=x[:, 0])
+
+    loader, options = DataLoader(TensorDataset(X), 16), {"learning_rate": 1e-12, "progress": False}
+    fitted = dv.fit(model, lambda x: None, loader, loss=dv.TraceDenoising_ELBO(), epochs=1, **options)
+    expected = float(dist.Normal(0.5, 1.0).log_prob(X).mean())
+    assert fitted.history.train_bound[0] == pytest.approx(expected, rel=1e-5)

@@ -144,7 +144,7 @@ def bidirectional(
     checks.optional(checks.program, "guide", guide)
     checks.progress(progress)
     checks.nesting("max_plate_nesting", max_plate_nesting)
-    checks.count("memory", memory)
+    memory = checks.count("memory", memory)
     first = start_program(guide, settings)
     given = Data.opened("data", (data, *args), kwargs, float_type(model, guide))
     size = len(given) if num_data is None else checks.count("num_data", num_data)

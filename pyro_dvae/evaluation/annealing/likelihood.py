@@ -85,7 +85,7 @@ def annealed_log_likelihood(
     checks.optional(checks.program, "guide", guide)
     checks.progress(progress)
     checks.nesting("max_plate_nesting", max_plate_nesting)
-    checks.count("memory", memory)
+    memory = checks.count("memory", memory)
     first = start_program(guide, settings)
     given = Data.opened("data", (data, *args), kwargs, float_type(model, guide))
     probed, proper = given[:PROBED], ProperLatents()(model)

@@ -75,10 +75,10 @@ class AnnealingSettings:
         seed: int | None,
     ) -> AnnealingSettings:
         """Check each option; draw the seed from torch's global stream if it is None."""
-        checks.count("num_steps", num_steps)
-        checks.count("num_chains", num_chains)
+        num_steps = checks.count("num_steps", num_steps)
+        num_chains = checks.count("num_chains", num_chains)
         checks.known("start", start, STARTS)
-        checks.count("leapfrog_steps", leapfrog_steps)
+        leapfrog_steps = checks.count("leapfrog_steps", leapfrog_steps)
         checks.known("schedule", schedule, SCHEDULES)
         target = checks.number("target_acceptance", target_acceptance, minimum=0.01, maximum=0.99)
         # Last, so that a refused call does not advance the global stream.

@@ -89,14 +89,15 @@ class SampledChunks(Plan):
             log_weight = torch.stack([run(*rows) for _ in range(count)]).cpu()
             if bool(log_weight.isnan().any()):
                 raise InputError(
-                    "model, guide: expected log-densities, got NaN for an observation and a latent"
+                    "model, guide: expected log-densities, got NaN for an observation and a latent; leave "
+                    "out rows with huge values, or use condition, which marks them as not reliable"
                 )
             tally.add(self.one.split(log_weight))
             convergence.add(log_weight)
             if self.keep:
                 kept.append(log_weight.flatten(0, 1))
-        resolution = _ROUNDING * torch.finfo(log_weight.dtype).eps
-        results = tally.results(resolution) | {BOUND: convergence.results()}
+        eps = torch.finfo(log_weight.dtype).eps
+        results = tally.results(_ROUNDING * eps, eps) | {BOUND: convergence.results()}
         if self.keep:
             results[WEIGHT] = torch.cat(kept).T.contiguous()
         return results

@@ -149,10 +149,10 @@ def log_likelihood(
     for argument, flag in (("bfloat16", bfloat16), ("keep_log_weight", keep_log_weight)):
         checks.flag(argument, flag)
     checks.progress(progress)
-    checks.count("num_samples", num_samples)
-    checks.count("memory", memory)
+    num_samples = checks.count("num_samples", num_samples)
+    memory = checks.count("memory", memory)
     if seed is not None:
-        checks.count("seed", seed, minimum=0)
+        seed = checks.count("seed", seed, minimum=0)
     checks.known("proposal", proposal, (*KINDS, AUTO))
     wanted = portion("part", part)
     chosen = Proposal(

@@ -17,10 +17,13 @@ from pyro_dvae.errors import CheckpointError
 from pyro_dvae.evaluation.importance.psis import smoothed_log_sum, tail_length
 
 _STEPS = (1, 2, 5)
+COARSE = 0.1  # nats: the largest rounding error of log weights that still say which draws are good
 
 
 class Tally:
     """Sums over the draws of some rows, in float64 and in log space, in memory independent of S.
+
+    A row with a log weight of NaN is unknown.
 
     :param num_samples: S, the total number of draws of each row.
     :param num_data: N.
@@ -31,12 +34,16 @@ class Tally:
         self.num_samples = num_samples
         self.log_sum, self.log_square_sum, self.log_variance = nothing, nothing, nothing
         self.log_rest = nothing
+        self.unknown = torch.zeros(num_data, dtype=torch.bool)
         self.largest = nothing[:, None].expand(-1, min(tail_length(num_samples) + 1, num_samples))
 
     def add(self, parts: Sequence[Tensor]) -> None:
         """Add log weights in parts [strata, draws, N]; the draws of a stratum are i.i.d."""
         for part in parts:
             values = part.double()
+            missing = values.isnan()
+            self.unknown = self.unknown | missing.any(0).any(0)
+            values = values.masked_fill(missing, -math.inf)
             top = values.amax((0, 1))
             # A row whose weights are all zero must not give inf − inf.
             shift = torch.where(torch.isfinite(top), top, 0.0)
@@ -57,19 +64,24 @@ class Tally:
         others = values.scatter(1, kept, -math.inf)
         self.log_rest = torch.logaddexp(self.log_rest, others.logsumexp(1))
 
-    def results(self, resolution: float) -> dict[str, Tensor]:
+    def results(self, resolution: float, eps: float) -> dict[str, Tensor]:
         """Return the estimates of each row [N], by name.
 
+        The weights of an unknown row cannot be trusted, nor those of a row so unlike the model that rounding
+        hides their differences: its Pareto k is +inf, and its ESS 0.
+
         :param resolution: rounding error of a log weight (nats); smaller differences are ignored.
+        :param eps: relative rounding error of the type in which the densities are computed.
         """
+        bad = self.unknown | (eps * self.largest.amax(1).abs() > COARSE)
         log_samples = math.log(self.num_samples)
         smoothed, pareto_k = smoothed_log_sum(self.largest, self.log_rest, resolution=resolution)
         return {
-            "log_likelihood": self.log_sum - log_samples,
+            "log_likelihood": (self.log_sum - log_samples).masked_fill(self.unknown, math.nan),
             "smoothed_log_likelihood": smoothed - log_samples,
             "standard_error": ((self.log_variance - 2 * self.log_sum) / 2).exp(),
-            "ess": (2 * self.log_sum - self.log_square_sum).exp().nan_to_num(0.0),
-            "pareto_k": pareto_k,
+            "ess": (2 * self.log_sum - self.log_square_sum).exp().nan_to_num(0.0).masked_fill(bad, 0.0),
+            "pareto_k": pareto_k.masked_fill(bad, math.inf),
         }
 
 

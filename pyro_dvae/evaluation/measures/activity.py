@@ -102,7 +102,7 @@ def active_units(
     if len(given) < 2:
         raise InputError(f"data: expected at least 2 rows, for a variance over them, got {len(given)}")
     threshold = checks.number("threshold", threshold, minimum=0.0)
-    checks.count("num_samples", num_samples, minimum=2)
+    num_samples = checks.count("num_samples", num_samples, minimum=2)
     means: dict[str, Moments] = {}
     errors: dict[str, Moments] = {}
     with measuring(model, guide, first_chunk(given, batch_size), clean, seed):

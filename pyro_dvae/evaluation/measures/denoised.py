@@ -123,7 +123,7 @@ def _averaged(
     depth: float = 1.0,
 ) -> Tensor:
     """Return the average of ``value`` of the observed site over draws of the guide."""
-    checks.count("num_samples", num_samples)
+    num_samples = checks.count("num_samples", num_samples)
     plate, parts = "", []
 
     def run(rows: Arguments) -> Tensor:

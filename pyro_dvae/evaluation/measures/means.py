@@ -75,7 +75,7 @@ def latent_means(
         NaN.
     """
     given = Data.opened("data", (data, *args), kwargs, float_type(model, guide))
-    checks.count("num_samples", num_samples)
+    num_samples = checks.count("num_samples", num_samples)
     parts: dict[str, list[Tensor]] = {}
     with measuring(model, guide, first_chunk(given, batch_size), clean, seed):
         for codes in stream_means(model, guide, given, num_samples, batch_size):

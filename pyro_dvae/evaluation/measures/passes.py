@@ -81,7 +81,7 @@ def measuring(
     :param observed: all rows, if the likelihood is to be evaluated at them.
     """
     if seed is not None:
-        checks.count("seed", seed, minimum=0)
+        seed = checks.count("seed", seed, minimum=0)
     store = pyro.get_param_store()
     before = set(store.keys())
     with torch.no_grad(), ExitStack() as stack:

@@ -123,8 +123,8 @@ def linear_probe(
     if shape != other:
         raise InputError(f"test_x: expected data of shape {tuple(shape)} as in train_x, got {tuple(other)}")
     checks.positive("c", c)
-    checks.count("max_iter", max_iter)
-    checks.count("num_samples", num_samples)
+    max_iter = checks.count("max_iter", max_iter)
+    num_samples = checks.count("num_samples", num_samples)
     largest = len(training) if max_train is None else checks.count("max_train", max_train, minimum=2)
     with measuring(model, guide, first_chunk(testing, batch_size), clean, seed):
         if largest < len(training):

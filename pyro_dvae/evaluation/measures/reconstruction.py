@@ -99,7 +99,7 @@ def reconstruction_error(
         Bernoulli site observes values outside [0, 1].
     """
     given = Data.opened("data", (data, *args), kwargs, float_type(model, guide))
-    checks.count("num_samples", num_samples)
+    num_samples = checks.count("num_samples", num_samples)
     mean_parts: list[tuple[Tensor, Tensor | None]] = []
     sampled_parts: list[tuple[Tensor, Tensor | None]] = []
     plate = ""

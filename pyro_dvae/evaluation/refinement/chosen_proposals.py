@@ -55,7 +55,7 @@ def ascended(
 
     def pilot(proposal: Gaussians, some: Arguments, count: int = settings.pilot) -> Tensor:
         own, from_prior = shares(count, defensive)
-        return summary(weighted(targets, some, proposal, own, from_prior)[1])["pareto_k"]
+        return summary(weighted(targets, some, proposal, own, from_prior)[1], proposal.loc.dtype)["pareto_k"]
 
     def pareto_k(proposal: Gaussians, some: Arguments, clearly_bad: float) -> Tensor:
         k = pilot(proposal, some, max(_FEWEST, settings.pilot // 4))

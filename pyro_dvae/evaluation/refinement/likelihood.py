@@ -14,7 +14,7 @@ from pyro_dvae.evaluation.refinement.chosen_proposals import ascended, shares
 from pyro_dvae.evaluation.refinement.gaussian import Gaussians
 from pyro_dvae.evaluation.refinement.settings import Refinement
 from pyro_dvae.evaluation.refinement.targets import Targets
-from pyro_dvae.evaluation.refinement.weighing import RESOLUTION, chains, summary, weighted
+from pyro_dvae.evaluation.refinement.weighing import RESOLUTION, chains, require_known, summary, weighted
 from pyro_dvae.rows import Arguments
 
 _ROWS = 1000  # per chunk: enough for the rows of the last proposal to fill a block
@@ -105,12 +105,13 @@ class RefinedChunks:
             annealed = found.annealed[which].nonzero()[:, 0]
             if len(annealed):
                 _, log_weight = chains(self.targets, some[annealed], proposal[annealed], self.settings)
-                for name, value in summary([log_weight[None]]).items():
+                for name, value in summary([log_weight[None]], proposal.loc.dtype).items():
                     part[name][annealed] = value
                 part["smoothed_log_likelihood"][annealed] = part["log_likelihood"][annealed]
                 part["pareto_k"][annealed] = torch.nan
             for name, value in part.items():
                 results.setdefault(name, value.new_empty(len(rows), *value.shape[1:]))[which] = value
+        require_known(results["log_likelihood"])
         results["proposal"] = found.proposal
         results["pareto_k_before"] = found.before
         return results
@@ -126,7 +127,9 @@ class RefinedChunks:
             convergence.add(whole)
             if self.keep:
                 kept.append(whole[0].to(proposal.loc.dtype))
-        results = tally.results(RESOLUTION) | {"bound_by_samples": convergence.results()}
+        results = tally.results(RESOLUTION, torch.finfo(proposal.loc.dtype).eps) | {
+            "bound_by_samples": convergence.results()
+        }
         if self.keep:
             results["log_weight"] = torch.cat(kept).T.contiguous()
         return results

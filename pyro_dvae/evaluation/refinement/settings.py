@@ -110,7 +110,7 @@ class Refined:
     def to_dict(self, threshold: float) -> dict[str, Any]:
         """Return the record as JSON-able values, with the share of rows above ``threshold`` before."""
         return {
-            "steps": self.settings.num_steps,
+            "steps": int(self.settings.num_steps),
             "rows_by_proposal": self.counts,
             "share_unreliable_before": self.share_before(threshold),
         }

@@ -31,7 +31,6 @@ def weighted(
         log w = log p(x, z) − log ((1 − a) q(z) + a p(z)),  a the share of draws from the prior
 
     :returns: the draws, and the log weights [1, draws, N] of each source (nats).
-    :raises InputError: a log-density is NaN.
     """
     noise = proposal.draw_noise(count)
     position, log_q = proposal.place(noise), proposal.log_prob(noise)
@@ -44,17 +43,25 @@ def weighted(
         share = from_prior / len(position)
         log_q = torch.logaddexp(math.log1p(-share) + log_q, math.log(share) + prior)
     log_weight = (prior + likelihood - log_q).cpu()
-    if bool(log_weight.isnan().any()):
-        raise InputError("model: expected log-densities, got NaN for a row and a latent")
     parts = [log_weight[None, :count]]
     return position, [*parts, log_weight[None, count:]] if from_prior else parts
 
 
-def summary(parts: list[Tensor]) -> dict[str, Tensor]:
+def summary(parts: list[Tensor], computed_in: torch.dtype) -> dict[str, Tensor]:
     """Return the estimates of each row [N], by name, from log weights in parts [1, draws, N]."""
     tally = Tally(sum(part.shape[1] for part in parts), parts[0].shape[-1])
     tally.add(parts)
-    return tally.results(RESOLUTION)
+    return tally.results(RESOLUTION, torch.finfo(computed_in).eps)
+
+
+def require_known(values: Tensor) -> Tensor:
+    """Return log-densities, or refuse NaN."""
+    if bool(values.isnan().any()):
+        raise InputError(
+            "model: expected log-densities, got NaN for a row and a latent; leave out rows with huge values, "
+            "or use condition, which marks them as not reliable"
+        )
+    return values
 
 
 def chains(

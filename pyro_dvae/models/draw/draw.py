@@ -132,7 +132,7 @@ class DRAW(Module):
     ) -> None:
         super().__init__()
         shape = _shape(image_shape)
-        checks.count("hidden_size", hidden_size)
+        hidden_size = checks.count("hidden_size", hidden_size)
         reading, writing = checks.count("read_size", read_size), checks.count("write_size", write_size)
         if not checks.flag("attention", attention):
             reading = writing = 0

@@ -72,7 +72,7 @@ class FittedTable:
         :param num_draws: R, draws of each missing cell.
         :param seed: of the draws; None draws it from the global stream.
         """
-        checks.count("num_draws", num_draws)
+        num_draws = checks.count("num_draws", num_draws)
         given, x = self._standardised(data)
         means, draws, evidence = [], [], []
         with torch.no_grad(), forked(start_seed(seed)):
@@ -161,7 +161,7 @@ class FittedTable:
 
     def sample(self, num_samples: int = 1, *, seed: int | None = None) -> Tensor:
         """Return new rows, [num_samples, D]."""
-        checks.count("num_samples", num_samples)
+        num_samples = checks.count("num_samples", num_samples)
         empty = torch.full_like(self.loc, math.nan).unsqueeze(0)
         draws = self.condition(empty, num_draws=num_samples, seed=seed).draws
         return draws[:, 0]

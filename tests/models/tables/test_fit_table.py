@@ -300,3 +300,16 @@ def test_draws_of_shared_noise_have_the_conditional_distribution():
     scale = covariance.diagonal().sqrt()[[0, 2]]
     assert ((gaps.mean(0) - mean[[0, 2]]).abs() < 5 * scale / 200).all()
     torch.testing.assert_close(gaps.std(0), scale, rtol=0.03, atol=0)
+
+
+def test_a_row_too_far_for_the_numbers_is_marked_and_the_others_are_imputed():
+    x = torch.randn(60, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).cumsum(1)
+    table = dv.fit_table(x, seed=0, progress=False)
+    rows = x[:3].clone()
+    rows[:, 1] = math.nan
+    wanted = table.impute(rows, seed=0)
+    rows[1, 0] = 1e200
+    assert table.condition(rows, seed=0).reliable.tolist() == [True, False, True]
+    with pytest.warns(UserWarning, match=r"the missing cells of 1 row \(of 3 with gaps\) are not reliable"):
+        found = table.impute(rows, seed=0)
+    torch.testing.assert_close(found[[0, 2]], wanted[[0, 2]])
