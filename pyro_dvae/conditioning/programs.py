@@ -9,7 +9,6 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions import MaskedDistribution
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
@@ -19,11 +18,9 @@ from pyro_dvae.conditioning import masks
 from pyro_dvae.conditioning.likelihoods import ObservedCells, drawn, expected, inside
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.annealing.structure import ProperLatents
-from pyro_dvae.internals import mask_of
-from pyro_dvae.programs.plates import is_deterministic
+from pyro_dvae.programs.plates import is_deterministic, kept_by_masks
 from pyro_dvae.random_state import forked
 from pyro_dvae.rows import Arguments, gaps_allowed, source_of
-from pyro_dvae.sites import layers
 
 Program = Callable[..., Any]
 
@@ -214,18 +211,7 @@ class _Values(Messenger):
         if msg["is_observed"] and not site_is_subsample(msg) and not is_deterministic(msg):
             shape = torch.broadcast_shapes(msg["value"].shape, msg["fn"].shape())
             self.found[msg["name"]] = msg["value"].expand(shape)
-            self.counted[msg["name"]] = _counted(msg).to(msg["value"].device).expand(shape)
-
-
-def _counted(msg: dict[str, Any]) -> Tensor:
-    """Return which cells of a site its masks keep."""
-    fn, found = msg["fn"], torch.ones((), dtype=torch.bool)
-    masked = [(mask_of(each), each.event_dim) for each in layers(fn) if isinstance(each, MaskedDistribution)]
-    for mask, event_dim in [(msg["mask"], fn.event_dim), *masked]:
-        if mask is not None:
-            kept = torch.as_tensor(mask)
-            found = found & kept.reshape(kept.shape + (1,) * event_dim)
-    return found
+            self.counted[msg["name"]] = kept_by_masks(msg).to(msg["value"].device).expand(shape)
 
 
 @torch.no_grad()

@@ -63,9 +63,9 @@ def slot(
 ) -> Slot | None:
     """Return the slot of a parameter, or None if its optimizer is not plain Adam or has no state of it.
 
-    Variants of Adam (amsgrad, maximize, capturable, ...) are not plain.
+    Variants of Adam (amsgrad, maximize, capturable, ...) and complex parameters are not plain.
     """
-    if type(optimizer) not in (Adam, AdamW):
+    if type(optimizer) not in (Adam, AdamW) or parameter.is_complex():
         return None
     groups = enumerate(optimizer.param_groups)
     place, group = next((n, g) for n, g in groups if any(p is parameter for p in g["params"]))

@@ -133,7 +133,8 @@ def evaluate(
         gradients = [
             zero if leaf.grad is None else leaf.grad for leaf, zero in zip(leaves, zeros, strict=True)
         ]
-        return [torch.as_tensor(loss).detach(), *gradients]
+        # Copies, because results that were written in place are undone, too.
+        return [each.detach().clone() for each in (torch.as_tensor(loss), *gradients)]
 
 
 def constants(graph: GraphModule) -> dict[str, Tensor]:

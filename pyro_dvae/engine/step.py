@@ -73,7 +73,7 @@ class Gradient:
         """Return the loss of the recording, without side effects."""
         with undone(), torch.no_grad():
             loss: Tensor = self.graph(*[leaf.detach() for leaf in self.leaves], *tensors, *keys)[0]
-        return loss
+            return loss.clone()  # a loss that was written in place is undone, too
 
 
 def record_for(

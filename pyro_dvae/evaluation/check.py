@@ -18,6 +18,7 @@ from pyro_dvae.bounds.denoising import TraceDenoising_ELBO
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.sites import NO_SIZE, SiteRow, Step, TriedPair, site_rows, tried
 from pyro_dvae.programs.draws import Draws, Pair
+from pyro_dvae.programs.observations import unequal_masks
 from pyro_dvae.programs.parameters import discover
 from pyro_dvae.programs.plates import data_frames, is_deterministic
 from pyro_dvae.sites import is_uncounted
@@ -32,6 +33,7 @@ def remarks(seen: TriedPair, num_data: int | None) -> tuple[str, ...]:
     if step.stopped is not None:
         found.append(f"a step of this loss raises: {step.stopped}")
     found += _mismatches(draws)
+    found += _masks(draws)
     if num_data is not None:
         found += _sizes(draws, num_data)
     found += _undeclared(draws)
@@ -71,6 +73,14 @@ def _mismatches(draws: Draws) -> Iterator[str]:
         yield (
             f"the guide's sites {_names(extra)} are not in the model: sample corruptions with "
             "pyro_dvae.corrupt, other noise with pyro_dvae.auxiliary"
+        )
+
+
+def _masks(draws: Draws) -> Iterator[str]:
+    if names := unequal_masks(draws):
+        yield (
+            f"{_names(names)} has other masks in the guide than in the model (of which obs_mask= is one), so "
+            "the loss counts entropies of values that the model does not have; mask it in both (poutine.mask)"
         )
 
 
@@ -208,8 +218,8 @@ def check(
     The table lists each site with its plates, shape, kind (latent, observation, corruption, …) and gradient
     estimator under ``loss``. Below, the report says how often a training step runs the programs, and has
     remarks on: what the loss refuses, a plate of a size other than the data's, latents that the guide does
-    not sample, dimensions that no plate declares, dependences between latents that the guide ignores, modules
-    that draw random numbers, and parameters without a gradient.
+    not sample or masks otherwise, dimensions that no plate declares, dependences between latents that the
+    guide ignores, modules that draw random numbers, and parameters without a gradient.
 
     The programs run a few times. Afterwards random streams, buffers and gradients are restored.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import pyro.distributions as dist
 from pyro.distributions import Rejector
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.replay_messenger import ReplayMessenger
@@ -18,6 +19,7 @@ from pyro_dvae.sites import is_point, is_uncounted, layers
 # Exceptions of flows without an inverse at values that they did not draw: planar, radial, neural
 # autoregressive and other flows of Pyro know only the density of their own last draw.
 NOT_INVERTED = (KeyError, NotImplementedError)
+_ROUNDED = (dist.RelaxedBernoulliStraightThrough, dist.RelaxedOneHotCategoricalStraightThrough)
 
 
 class Leaf(NamedTuple):
@@ -54,6 +56,11 @@ class Leaves(Messenger):
         if not value.is_floating_point() or not msg["fn"].has_rsample or is_point(msg["fn"]):
             return
         refuse_rejection(msg, "this gradient")
+        if is_rounded(msg["fn"]):
+            raise InputError(
+                f"guide: latent {msg['name']!r} is rounded (straight-through), and its density is taken at "
+                "the value before rounding, which only the draw itself holds; use gradient='pathwise'"
+            )
         leaf = value.detach().requires_grad_()
         self.found.append(Leaf(msg["name"], leaf, value))
         msg["value"] = leaf
@@ -66,6 +73,11 @@ def refuse_rejection(site: dict[str, Any], what: str) -> None:
             f"guide: latent {site['name']!r} is drawn by rejection, which {what} does not cover; use "
             "TraceDenoising_ELBO(gradient='pathwise')"
         )
+
+
+def is_rounded(distribution: Any) -> bool:
+    """Whether a draw is rounded and carries, as an attribute, the value at which its density is taken."""
+    return any(isinstance(each, _ROUNDED) for each in layers(distribution))
 
 
 class RefusesChangedValues(Messenger):

@@ -5,9 +5,18 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+import torch
+
 from pyro_dvae.errors import InputError
 from pyro_dvae.programs.draws import Draws
-from pyro_dvae.programs.plates import VARIES, data_frames, draws_of, is_deterministic, varies_over_draws
+from pyro_dvae.programs.plates import (
+    VARIES,
+    data_frames,
+    draws_of,
+    is_deterministic,
+    kept_by_masks,
+    varies_over_draws,
+)
 
 
 def leave_out_zeros(draws: Draws) -> None:
@@ -39,6 +48,21 @@ def require_no_rest(draws: Draws) -> None:
                 f"its {nats:.6g} nats belong to no observation; hide it (pyro.poutine.block) to get values "
                 "per observation"
             )
+
+
+def unequal_masks(draws: Draws) -> list[str]:
+    """Return the latents that have other masks in the guide than in the model.
+
+    Where one program alone counts a latent, the mean of its weights is not p(x), but another number or
+    infinite. A prior that is masked as a whole (``mask=False``) is improper, and is not among them.
+    """
+    found = []
+    for site in draws.latent_sites():
+        own = draws.model_trace.nodes[site["name"]]
+        kept = torch.broadcast_tensors(kept_by_masks(own), kept_by_masks(site))
+        if own["mask"] is not False and not torch.equal(*kept):
+            found.append(site["name"])
+    return found
 
 
 _SIMPLE = "TraceDenoising_ELBO or TraceMeanFieldDenoising_ELBO"

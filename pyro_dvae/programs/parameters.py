@@ -17,9 +17,8 @@ from typing import Any
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_pre_hook
-from torch.nn.parameter import is_lazy
 
+from pyro_dvae.buffers import KeptBuffers
 from pyro_dvae.calling import named_error
 from pyro_dvae.errors import CheckpointError, InputError, NumberTypeError
 from pyro_dvae.internals import uncompiled
@@ -184,13 +183,12 @@ def discover(
         in one line.
     """
     trained = Trained(modules=modules_of(model, guide))
-    recorder = _ModuleRecorder()
+    recorder = KeptBuffers()
     for module in trained.modules.values():
         recorder.snapshot(module)
     capture = _ParameterCapture()
-    handle = register_module_forward_pre_hook(recorder)
     try:
-        with forked(), torch.enable_grad(), uncompiled(), capture:
+        with recorder, forked(), torch.enable_grad(), uncompiled(), capture:
             run()
     except Exception as error:
         if data is None or (isinstance(error, InputError) and not isinstance(error, NumberTypeError)):
@@ -203,9 +201,6 @@ def discover(
         if named is error:
             raise
         raise named from error
-    finally:
-        handle.remove()
-        recorder.restore_buffers()
     own = [pair for prefix, root in trained.modules.items() for pair in root.named_parameters(prefix)]
     inside = {id(part) for root in trained.modules.values() for part in root.modules()}
     for module in recorder.called:
@@ -271,29 +266,3 @@ class _ParameterCapture(Messenger):
     def _pyro_post_param(self, message: dict[str, Any]) -> None:
         if isinstance(message["value"], Tensor):
             self.values.append((message["name"], message["value"]))
-
-
-class _ModuleRecorder:
-    """A hook before every module call, which keeps the modules in order, and their buffers' values."""
-
-    def __init__(self) -> None:
-        self.called: list[nn.Module] = []
-        self._known: set[int] = set()
-        self._buffers: list[tuple[nn.Module, str, Tensor, Tensor]] = []
-
-    def __call__(self, module: nn.Module, arguments: Any) -> None:
-        self.called.append(module)
-        self.snapshot(module)
-
-    def snapshot(self, module: nn.Module) -> None:
-        for part in module.modules():
-            if id(part) not in self._known:
-                self._known.add(id(part))
-                found = [each for each in part.named_buffers(recurse=False) if not is_lazy(each[1])]
-                self._buffers += [(part, name, buffer, buffer.detach().clone()) for name, buffer in found]
-
-    def restore_buffers(self) -> None:
-        with torch.no_grad():
-            for module, name, buffer, value in reversed(self._buffers):  # the first value of shared ones
-                buffer.copy_(value)
-                setattr(module, name, buffer)

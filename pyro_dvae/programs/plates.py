@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pyro.distributions import Independent
 from pyro.distributions.torch_distribution import MaskedDistribution, TorchDistributionMixin
 from pyro.poutine.broadcast_messenger import BroadcastMessenger
 from pyro.poutine.indep_messenger import CondIndepStackFrame, IndepMessenger
@@ -16,7 +17,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_dvae.internals import mask_of
-from pyro_dvae.sites import is_uncounted
+from pyro_dvae.sites import is_uncounted, layers
 
 CORRUPTIONS = "_num_corruptions"
 PARTICLES = "_num_particles"
@@ -36,6 +37,26 @@ def is_deterministic(site: dict[str, Any]) -> bool:
     """Whether a site is from ``pyro.deterministic`` or ``poutine.reparam``, with log-density 0."""
     masked = site["is_observed"] and isinstance(site["fn"], MaskedDistribution)
     return bool(site["infer"].get("_deterministic")) or (masked and mask_of(site["fn"]) is False)
+
+
+def kept_by_masks(site: dict[str, Any]) -> Tensor:
+    """Return which elements of a site its masks keep, in a shape that broadcasts to its value's."""
+    fn, found = site["fn"], torch.ones((), dtype=torch.bool)
+    masked = [(mask_of(each), each.event_dim) for each in layers(fn) if isinstance(each, MaskedDistribution)]
+    for mask, event_dim in [(site["mask"], fn.event_dim), *masked]:
+        if mask is not None:
+            kept = torch.as_tensor(mask)
+            found = found & kept.reshape(kept.shape + (1,) * event_dim)
+    return found
+
+
+def unmasked(fn: Any) -> Any:
+    """Return a distribution without the masks that its elements have (``mask(False)`` remains)."""
+    if isinstance(fn, MaskedDistribution) and mask_of(fn) is not False:
+        return unmasked(fn.base_dist)
+    if isinstance(fn, Independent) and (inner := unmasked(fn.base_dist)) is not fn.base_dist:
+        return inner.to_event(fn.reinterpreted_batch_ndims)
+    return fn
 
 
 def data_frames(site: dict[str, Any]) -> list[CondIndepStackFrame]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from pyro_dvae import checks
+from pyro_dvae.internals import TorchDispatchMode
 from pyro_dvae.machine import threads_for
 from pyro_dvae.programs.parameters import Trained, discover
 from pyro_dvae.programs.support import InSupport
@@ -50,7 +51,7 @@ def dry_run(
         with support[-1], faults.explained(*batch):
             loss(*batch)
 
-    with FlopCounterMode(display=False) as operations:
+    with _Operations() as operations:
         trained = discover(model, guide, run, data=given)
     for argument, each in rows_by_name.items():
         if each is not None and batches.as_given:
@@ -58,4 +59,24 @@ def dry_run(
     if trained.left_out:
         warnings.warn(left_out(trained), stacklevel=3)
     # The backward pass takes twice as many operations as the loss.
-    return DryRun(trained, rows[-1], threads_for(3 * operations.get_total_flops()))
+    return DryRun(trained, rows[-1], threads_for(3 * operations.count))
+
+
+class _Operations(TorchDispatchMode):
+    """Counts multiplications and additions of products, without the hooks of torch's ``FlopCounterMode``.
+
+    Those do not work in a program that differentiates its modules (``torch.func.grad``).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+        self._formulas = FlopCounterMode(display=False).flop_registry
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if (formula := self._formulas.get(func.overloadpacket)) is not None:
+            self.count += formula(*args, **(kwargs or {}), out_val=result)
+        return result

@@ -45,8 +45,9 @@ def build(
         return _called(choice.pt_optim_constructor, groups)
     groups = _groups(leaves, parameter_options)
     if choice is None:
+        real = all(leaf.is_floating_point() for leaf in leaves.values())
         try:
-            return _called(Adam, groups, lr=learning_rate, fused=True)
+            return _called(Adam, groups, lr=learning_rate, fused=real)
         except InputError:  # a device or type without a fused form
             return _called(Adam, groups, lr=learning_rate)
     kind = choice.func if isinstance(choice, partial) else choice

@@ -13,7 +13,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_dvae.evaluation.annealing.structure import Structure, to_support
-from pyro_dvae.programs.plates import DrawPlate, is_deterministic
+from pyro_dvae.programs.plates import DrawPlate, is_deterministic, unmasked
 from pyro_dvae.sites import Auxiliary
 
 
@@ -69,8 +69,12 @@ class _Scoring(_Placing):
             return
         if msg["infer"].get("is_auxiliary") and not msg["is_observed"]:
             return  # fixed at its draw: given it, the path starts at a density
-        log_prob = msg["fn"].log_prob(msg["value"], *msg["args"], **msg["kwargs"])
-        value = self.structure.per_datum(scale_and_mask(log_prob, mask=msg["mask"])).double()
+        fn, mask = msg["fn"], msg["mask"]
+        if not msg["is_observed"] and mask is not False:
+            # A masked latent (of a padded sequence) has its prior, because a flat density has no integral.
+            fn, mask = unmasked(fn), None
+        log_prob = fn.log_prob(msg["value"], *msg["args"], **msg["kwargs"])
+        value = self.structure.per_datum(scale_and_mask(log_prob, mask=mask)).double()
         if msg["is_observed"]:
             self.observed = self.observed + value
         else:

@@ -15,7 +15,7 @@ from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.arguments import rows_of, why_shared
 from pyro_dvae.evaluation.importance.proposals import Pass
 from pyro_dvae.programs.draws import Draws
-from pyro_dvae.programs.observations import leave_out_zeros, require_no_rest
+from pyro_dvae.programs.observations import leave_out_zeros, require_no_rest, unequal_masks
 from pyro_dvae.programs.parameters import Trained, discover
 from pyro_dvae.programs.plates import Layout
 from pyro_dvae.programs.support import InSupport
@@ -85,6 +85,7 @@ class SampledPrograms:
                 f"weights of shape {tuple(weights.shape)}{why_shared(found[0])}"
             )
         _refuse_points(found[0])
+        _refuse_unequal_masks(found[0])
         auxiliary = found[0].auxiliary_sites()
         noisy = any(_random_on_clean_input(site["fn"]) for site in auxiliary)
         return Inspected(trained, bool(auxiliary), noisy, probe.plate_nesting)
@@ -99,14 +100,29 @@ def _refuse_points(draws: Draws) -> None:
     sites = draws.guide_trace.nodes
     points = [site for site in draws.latent_sites() if is_point(site["fn"])]
     own = [site for site in draws.counted_sites() if site["name"] not in draws.model_trace.nodes]
-    drawn = sum(_dimensions(s, s) for s in own if not s["is_observed"] and not is_point(s["fn"]))
+    others = [site for site in own if not site["is_observed"] and not is_point(site["fn"])]
+    sizes = [_dimensions(site, site) for site in others]
     needed = sum(_dimensions(sites[s["name"]], draws.model_trace.nodes[s["name"]]) for s in points)
+    if 0 in sizes or sum(sizes) > needed:  # discrete, or more numbers than the points need
+        raise InputError(
+            f"guide: site {others[-1]['name']!r} is not in the model, so the density of the latents would be "
+            "an integral over it; sample it with pyro_dvae.auxiliary, or give the model a site of that name"
+        )
     for site in points:
-        if needed > drawn or not _differs(site["value"], draws.layout, site["fn"].event_dim):
+        if needed > sum(sizes) or not _differs(site["value"], draws.layout, site["fn"].event_dim):
             raise InputError(
                 f"guide: its latent {site['name']!r} is a point mass without a density; a likelihood needs a "
                 "guide with a density"
             )
+
+
+def _refuse_unequal_masks(draws: Draws) -> None:
+    if names := unequal_masks(draws):
+        raise InputError(
+            f"model, guide: latent {names[0]!r} has other masks in the guide than in the model (of which "
+            "obs_mask= is one), so its weights are not those of a density; mask it in both, with "
+            "poutine.mask(mask=...)"
+        )
 
 
 def _dimensions(site: dict[str, Any], prior: dict[str, Any]) -> int:

@@ -1,0 +1,41 @@
+"""Keeps the buffers of modules while a program runs on trial."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.nn.parameter import is_lazy
+
+
+class KeptBuffers:
+    """Keeps the modules called in the body, in order, and restores their buffers after it."""
+
+    def __init__(self) -> None:
+        self.called: list[nn.Module] = []
+        self._known: set[int] = set()
+        self._buffers: list[tuple[nn.Module, str, Tensor, Tensor]] = []
+
+    def __enter__(self) -> KeptBuffers:
+        self._handle = register_module_forward_pre_hook(self)
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._handle.remove()
+        with torch.no_grad():
+            for module, name, buffer, value in reversed(self._buffers):  # the first value of shared ones
+                buffer.copy_(value)
+                setattr(module, name, buffer)
+
+    def __call__(self, module: nn.Module, arguments: Any) -> None:
+        self.called.append(module)
+        self.snapshot(module)
+
+    def snapshot(self, module: nn.Module) -> None:
+        for part in module.modules():
+            if id(part) not in self._known:
+                self._known.add(id(part))
+                found = [each for each in part.named_buffers(recurse=False) if not is_lazy(each[1])]
+                self._buffers += [(part, name, buffer, buffer.detach().clone()) for name, buffer in found]
