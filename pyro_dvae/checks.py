@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
+from pyro.infer import TraceTailAdaptive_ELBO
 
 from pyro_dvae.errors import InputError, NumberTypeError, shown
 
@@ -59,6 +60,11 @@ def elbo(argument: str, value: Any) -> Any:
     methods = ("differentiable_loss", "loss_and_grads")
     if isinstance(value, type) or not any(callable(getattr(value, each, None)) for each in methods):
         raise InputError(f"{argument}: expected an instance of a pyro.infer.ELBO, got {shown(value)}")
+    if isinstance(value, TraceTailAdaptive_ELBO):
+        raise InputError(
+            f"{argument}: TraceTailAdaptive_ELBO reports an infinite loss, which stops training here; use "
+            "pyro.infer.SVI, or another bound"
+        )
     return value
 
 

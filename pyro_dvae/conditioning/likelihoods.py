@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 import torch
 import torch.distributions as tdist
-from pyro.distributions import TorchDistribution
-from pyro.distributions.util import sum_rightmost
+from pyro.distributions import MaskedDistribution, TorchDistribution
+from pyro.distributions.util import scale_and_mask, sum_rightmost
 from torch import Tensor
 from torch.distributions import biject_to, constraints
 
@@ -16,7 +16,7 @@ from pyro_dvae.distributions.gaps import Completed, completed, completed_by_fact
 from pyro_dvae.distributions.gaussian_mixture import GaussianMixture
 from pyro_dvae.distributions.table import TableDistribution
 from pyro_dvae.errors import InputError
-from pyro_dvae.internals import shared_factors, shared_tril
+from pyro_dvae.internals import mask_of, shared_factors, shared_tril
 from pyro_dvae.random_state import forked
 from pyro_dvae.sites import element_support, plain_support
 
@@ -124,6 +124,26 @@ def _(fn: Any, value: Tensor, seen: Tensor) -> Tensor:
 
 @inside.register(tdist.Independent)
 def _(fn: Any) -> Tensor:
+    return inside(fn.base_dist)
+
+
+@observed_log_prob.register(MaskedDistribution)
+def _(fn: MaskedDistribution, value: Tensor, seen: Tensor) -> Tensor:
+    return scale_and_mask(observed_log_prob(fn.base_dist, value, seen), mask=mask_of(fn))
+
+
+@drawn.register(MaskedDistribution)
+def _(fn: MaskedDistribution, value: Tensor, seen: Tensor) -> Tensor:
+    return drawn(fn.base_dist, value, seen)
+
+
+@expected.register(MaskedDistribution)
+def _(fn: MaskedDistribution, value: Tensor, seen: Tensor) -> Tensor:
+    return expected(fn.base_dist, value, seen)
+
+
+@inside.register(MaskedDistribution)
+def _(fn: MaskedDistribution) -> Tensor:
     return inside(fn.base_dist)
 
 

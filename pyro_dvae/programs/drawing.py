@@ -10,6 +10,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from pyro import poutine
+from pyro.distributions import Unit
 from pyro.infer.enum import get_importance_trace
 from pyro.poutine.trace_struct import Trace
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
@@ -18,7 +19,7 @@ from pyro_dvae.errors import InputError
 from pyro_dvae.programs.draws import Draws, Pair
 from pyro_dvae.programs.leaves import NOT_INVERTED, Leaves, RefusesChangedValues
 from pyro_dvae.programs.plates import Layout, Program, Subsamples, data_frames, is_deterministic
-from pyro_dvae.sites import is_circular, is_uncounted
+from pyro_dvae.sites import is_circular, is_point, is_uncounted, layers
 
 _HALF_TURN = math.pi * (1 + 1e-6)
 LOOP = "vectorize_particles=False (one draw after another)"
@@ -131,10 +132,15 @@ def _refuse_mismatch(draws: Draws, guide: dict[str, dict[str, Any]]) -> None:
                 f"guide: site {name!r} is observed in the model, so the guide must not sample it; remove it "
                 "from the guide"
             )
-        if own is None and not site["infer"].get("is_auxiliary"):
-            what = "observed, and no site" if site["is_observed"] else "not a latent"
+        if site["is_observed"] and not isinstance(layers(site["fn"])[-1], Unit) and not is_point(site["fn"]):
             raise InputError(
-                f"guide: site {name!r} is {what} of the model; use pyro_dvae.corrupt for a corruption, "
+                f"guide: site {name!r} is observed in the guide, so its density would be subtracted from the "
+                f"bound, which is then none; hide it (pyro.poutine.block(guide, hide=[{name!r}])), which "
+                "keeps its value"
+            )
+        if own is None and not site["infer"].get("is_auxiliary"):
+            raise InputError(
+                f"guide: site {name!r} is not a latent of the model; use pyro_dvae.corrupt for a corruption, "
                 "pyro_dvae.auxiliary for noise that the guide integrates over, or "
                 "infer={'is_auxiliary': True} for a site whose density counts"
             )

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from pyro.infer import ELBO
+from pyro.infer import ELBO, Trace_ELBO
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_dvae.calling import calling
 from pyro_dvae.distributed import Ranks
+from pyro_dvae.errors import InputError
 from pyro_dvae.programs.parameters import Trained
 from pyro_dvae.programs.plates import DRAW_PLATES
 from pyro_dvae.random_state import derived_seed, forked
@@ -138,11 +139,21 @@ class PlateScales:
 
 def loss_of(model: Callable[..., Any], guide: Callable[..., Any], bound: ELBO) -> Callable[..., Tensor]:
     """Return the differentiable loss of a batch (nats, summed), or one after its own backward pass."""
+    kind = type(bound).__name__
+    if isinstance(bound, Trace_ELBO) and kind.startswith("Jit"):
+        raise InputError(
+            f"loss: {kind} compiles by torch.jit, which fails here; give {kind.removeprefix('Jit')} and "
+            "compile=True"
+        )
 
     def compute(*batch: Tensor) -> Tensor:
         if hasattr(bound, "differentiable_loss"):
             return bound.differentiable_loss(model, guide, *batch)
         loss = bound.loss_and_grads(model, guide, *batch)
+        if isinstance(loss, tuple):
+            raise InputError(
+                f"loss: {kind} returns {len(loss)} losses instead of one; use pyro.infer.SVI or CompiledSVI"
+            )
         return loss if isinstance(loss, Tensor) else torch.tensor(loss, dtype=torch.float64)
 
     return compute

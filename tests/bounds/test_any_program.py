@@ -764,3 +764,33 @@ def test_a_later_latent_outside_of_a_plate_joins_its_elements(options):
     error = found.std(0) / math.sqrt(len(found))
     assert bool(((found.mean(0) - torch.stack(expected)).abs() < 5 * error).all())
     assert float(error[0]) < 0.02
+
+
+@pytest.mark.parametrize("conditioned", [True, False])
+def test_an_observed_site_of_the_guide_is_refused_and_hidden_gives_the_bound(conditioned):
+    """Pyro's loss subtracts log q(y|x) of labels that the guide observes, too, which no bound does."""
+    x, y = tensor(0.3, -0.8, 1.2), tensor(1.0, 0.0, 1.0)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.Bernoulli(0.4))
+            z = pyro.sample("z", dist.Normal(y, 1.0))
+            pyro.sample("x", dist.Normal(z, 0.5), obs=x)
+
+    def guide(x):
+        slope = pyro.param("slope", tensor(0.7))
+        with pyro.plate("data", len(x)):
+            obs = None if conditioned else y
+            fn = dist.Bernoulli(logits=slope * x)
+            label = pyro.sample("y", fn, obs=obs, infer={"is_auxiliary": True})
+            pyro.sample("z", dist.Normal(0.8 * x + 0.2 * label, math.sqrt(0.2)))  # the posterior
+
+    model = poutine.condition(model, data={"y": y})
+    guide = poutine.condition(guide, data={"y": y}) if conditioned else guide
+    for draws in (1, 3):
+        bound = dv.TraceDenoising_ELBO(num_particles=draws)
+        with pytest.raises(dv.InputError, match=r"'y' is observed in the guide.* hide=\['y'\]"):
+            bound.loss(model, guide, x)
+        evidence = dist.Bernoulli(0.4).log_prob(y) + dist.Normal(y, math.sqrt(1.25)).log_prob(x)
+        hidden = poutine.block(guide, hide=["y"])
+        torch.testing.assert_close(-bound.loss(model, hidden, x), evidence.sum().item())

@@ -123,6 +123,31 @@ def test_a_cell_is_drawn_from_the_site_whose_mask_leaves_it_in():
     assert (found.draws[:, 2] > 80).all()
 
 
+def test_a_mask_of_rows_may_belong_to_the_likelihood():
+    """``.to_event(1).mask(m)`` says the same as ``poutine.mask``, also for cells that must be positive."""
+
+    def positive(z):
+        return dist.LogNormal(z @ PROBLEM.W.T, 0.5).to_event(1)
+
+    def inside(x, kept):
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", positive(latents()).mask(kept), obs=x)
+
+    def around(x, kept):
+        with pyro.plate("data", len(x)):
+            z = latents()
+            with poutine.mask(mask=kept):
+                pyro.sample("x", positive(z), obs=x)
+
+    def guide(x, kept):
+        PROBLEM.plain_guide(x)
+
+    kept = torch.tensor([True, True, True, False])
+    found, same = (dv.condition(model, guide, ROWS.abs(), kept, **OPTIONS) for model in (inside, around))
+    assert torch.equal(found.log_likelihood, same.log_likelihood)
+    assert torch.equal(found.draws.nan_to_num(), same.draws.nan_to_num())
+
+
 def test_a_reparameterised_model_is_conditioned_on_its_cells():
     model = poutine.reparam(PROBLEM.model, {"z": LocScaleReparam(0.0)})
 

@@ -7,7 +7,9 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro.infer import RenyiELBO, Trace_ELBO
+from exact import LinearGaussian
+from pyro.infer import JitTrace_ELBO, RenyiELBO, ReweightedWakeSleep, Trace_ELBO, TraceTailAdaptive_ELBO
+from pyro.optim import Adam
 from torch import nn
 
 import pyro_dvae as dv
@@ -310,3 +312,20 @@ def test_what_is_of_single_models_is_refused_for_many(name):
     pair = dvae()
     with pytest.raises(dv.InputError, match=f"{name}: no option of fit_many"):
         dv.fit_many([(pair.model, pair.guide)], binary(), loss=dv.TraceDenoising_ELBO(), **{name: None})
+
+
+@pytest.mark.parametrize(
+    ("loss", "words"),
+    [
+        (JitTrace_ELBO(), r"torch\.jit, which fails here; give Trace_ELBO and compile=True"),
+        (ReweightedWakeSleep(num_particles=2), "returns 2 losses instead of one; use pyro.infer.SVI"),
+        (TraceTailAdaptive_ELBO(num_particles=2), "an infinite loss.* use pyro.infer.SVI"),
+    ],
+)
+def test_losses_of_pyro_that_fit_does_not_train(loss, words):
+    problem = LinearGaussian()
+    with pytest.raises(InputError, match=words):
+        dv.fit(problem.model, problem.plain_guide, torch.zeros(4, 3).double(), loss=loss, epochs=1)
+    if isinstance(loss, TraceTailAdaptive_ELBO):
+        with pytest.raises(InputError, match=words):
+            dv.CompiledSVI(problem.model, problem.plain_guide, Adam({}), loss)
