@@ -79,7 +79,7 @@ class CompiledSVI(SVI):
     ) -> None:
         checks.pair(model, guide)
         checks.instance("optim", optim, PyroOptim, "an optimizer of pyro.optim")
-        if isinstance(loss, type) or not callable(loss):
+        if isinstance(loss, ELBO | type) or not callable(loss):
             checks.elbo("loss", loss)
         checks.optional(checks.program, "loss_and_grads", loss_and_grads)
         checks.optional(checks.program, "say", say)
