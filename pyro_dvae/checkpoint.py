@@ -35,7 +35,10 @@ def save_checkpoint(
 
     Tensors may share memory, be non-contiguous or live on any device; each is stored separately.
     """
-    stored = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    stored = {
+        name: tensor.detach().to("cpu", copy=True).contiguous().resolve_conj()
+        for name, tensor in tensors.items()
+    }
     metadata = {
         "format": FORMAT,
         "version": str(VERSION),
@@ -43,6 +46,8 @@ def save_checkpoint(
         "tensors": json.dumps({name: _tensor_digest(tensor) for name, tensor in sorted(stored.items())}),
     }
     metadata["digest"] = _metadata_digest(metadata)
+    # The format has no complex numbers in double precision.
+    stored = {name: torch.view_as_real(t) if t.is_complex() else t for name, t in stored.items()}
     write_atomically(path, save(stored, metadata), make_folder=False)
 
 
@@ -84,7 +89,11 @@ def read_checkpoint(
         reason = " ".join(str(error).split())
         raise CheckpointError(f"checkpoint {path}: truncated, or not a safetensors file ({reason})") from None
     for name, tensor in tensors.items():
-        if _tensor_digest(tensor) != digests[name]:
+        if _tensor_digest(tensor) == digests[name]:
+            continue
+        if tensor.dtype in (torch.float32, torch.float64) and tensor.shape[-1:] == (2,):  # complex
+            tensors[name] = torch.view_as_complex(tensor)
+        if _tensor_digest(tensors[name]) != digests[name]:
             raise CheckpointError(f"checkpoint {path}: damaged, tensor {name!r} does not match its digest")
     return tensors, from_json(metadata["state"])
 

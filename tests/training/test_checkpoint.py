@@ -246,3 +246,15 @@ def test_numbers_of_a_column_have_bytes(rows):
     """torch calls a column of one number contiguous, whatever its stride."""
     column = torch.randn(3, 4)[:rows, 2]
     assert bytes(content(column)) == column.numpy().tobytes()
+
+
+@pytest.mark.parametrize("kind", [torch.complex64, torch.complex128])
+def test_complex_numbers_are_loaded_as_they_were_saved(kind, tmp_path):
+    values = torch.randn(3, 2, dtype=kind)
+    saved = {"matrix": values, "conjugate": values.conj(), "number": values[0, 0], "pairs": values.real}
+    save_checkpoint(tmp_path / "c", saved, {})
+    found, _ = load_checkpoint(tmp_path / "c")
+    assert found.keys() == saved.keys()
+    for name, value in saved.items():
+        assert found[name].dtype == value.dtype
+        assert torch.equal(found[name], value.resolve_conj())
