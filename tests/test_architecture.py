@@ -21,6 +21,7 @@ STOREYS = [
         "machine",
         "ownership",
         "random_state",
+        "buffers",
         "text",
     ],
     ["registration"],
