@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parameter import is_lazy
@@ -24,10 +23,9 @@ class KeptBuffers:
 
     def __exit__(self, *failure: object) -> None:
         self._handle.remove()
-        with torch.no_grad():
-            for module, name, buffer, value in reversed(self._buffers):  # the first value of shared ones
-                buffer.copy_(value)
-                setattr(module, name, buffer)
+        for module, name, buffer, value in reversed(self._buffers):  # the first value of shared ones
+            buffer.data.copy_(value)  # not a change for graphs made before, which hold this value
+            setattr(module, name, buffer)
 
     def __call__(self, module: nn.Module, arguments: Any) -> None:
         self.called.append(module)
