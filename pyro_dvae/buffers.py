@@ -1,12 +1,16 @@
-"""Keeps the buffers of modules while a program runs on trial."""
+"""Runs of programs on trial, which leave random numbers and the buffers of modules as they were."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parameter import is_lazy
+
+from pyro_dvae.random_state import forked
 
 
 class KeptBuffers:
@@ -37,3 +41,10 @@ class KeptBuffers:
                 self._known.add(id(part))
                 found = [each for each in part.named_buffers(recurse=False) if not is_lazy(each[1])]
                 self._buffers += [(part, name, buffer, buffer.detach().clone()) for name, buffer in found]
+
+
+@contextmanager
+def on_trial() -> Iterator[None]:
+    """Run the body on a forked random stream, and restore the buffers of the modules that it calls."""
+    with forked(), KeptBuffers():
+        yield

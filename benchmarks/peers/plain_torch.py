@@ -50,7 +50,7 @@ def replayed(step: Callable[[Tensor], Tensor], example: Tensor) -> Callable[[Ten
     The graph has only addresses, so the result keeps ``step`` alive, and thus the memory of its parameters.
     """
     x = example.clone()
-    side = torch.cuda.LoaderBatches()
+    side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(3):

@@ -13,14 +13,13 @@ from pyro_dvae import checks
 from pyro_dvae.bounds.base import DenoisingELBO
 from pyro_dvae.bounds.reductions import MEAN, log_mean_exp
 from pyro_dvae.bounds.score import Baseline, baseline_of, score_surrogate
-from pyro_dvae.buffers import KeptBuffers
+from pyro_dvae.buffers import on_trial
 from pyro_dvae.corruptions import Schedule
 from pyro_dvae.errors import InputError
 from pyro_dvae.programs.drawing import refuse_outside_plates, refuse_undeclared
 from pyro_dvae.programs.draws import Draws, LogWeight
 from pyro_dvae.programs.observations import check_weights
 from pyro_dvae.programs.rerun import mixture_density, redrawn_density
-from pyro_dvae.random_state import forked
 
 
 class TraceSemiImplicit_ELBO(DenoisingELBO):
@@ -102,7 +101,7 @@ class TraceSemiImplicit_ELBO(DenoisingELBO):
     def _check(self, draws: Draws) -> None:
         check_weights(draws, self._warned)
         if self._checked and self._checked[0].is_due():
-            with forked(), KeptBuffers(), torch.no_grad():
+            with on_trial(), torch.no_grad():
                 mixture_density(draws)  # refuses a guide whose second run differs
         if draws.runs:
             return

@@ -50,13 +50,11 @@ def imputed(conditioned: Callable[..., Completions], how: str = "mean", num_impu
         raise InputError(
             f"num_imputations: expected 1 for how={how!r}, got {num_imputations}; use how='draw' for several"
         )
-    if how == "draw":
-        found = conditioned(num_draws=num_imputations)
-        found.warn_of_unreliable()
-        return found.draws if num_imputations > 1 else found.draws[0]
-    found = conditioned()
+    found = conditioned(num_draws=num_imputations) if how == "draw" else conditioned()
     found.warn_of_unreliable()
-    return found.filled(how)
+    if how != "draw":
+        return found.filled(how)
+    return found.draws if num_imputations > 1 else found.draws[0]
 
 
 def sample_given(

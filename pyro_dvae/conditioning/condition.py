@@ -31,7 +31,7 @@ from pyro_dvae.evaluation.annealing.density import AnnealedPrograms
 from pyro_dvae.evaluation.annealing.scoring import GivenScores, UnconstrainedScores
 from pyro_dvae.evaluation.annealing.structure import Structure
 from pyro_dvae.evaluation.estimates import evaluation_mode
-from pyro_dvae.evaluation.importance.tally import COARSE
+from pyro_dvae.evaluation.importance.tally import resolved
 from pyro_dvae.evaluation.progress import progress_of
 from pyro_dvae.evaluation.refinement.chosen_proposals import ascended, shares
 from pyro_dvae.evaluation.refinement.settings import Refined, Refinement
@@ -239,7 +239,7 @@ class _Exact:
         _, means = _completed(model, rows, every, structure, posterior.count)
         weight = log_joint.softmax(0)[:, _row_of_gap(rows)]
         found = given.logsumexp(0)
-        known = torch.finfo(rows.x.dtype).eps * found.abs() <= COARSE
+        known = resolved(found, torch.finfo(rows.x.dtype).eps)
         return {
             "log_likelihood": found,
             "standard_error": torch.zeros_like(found),

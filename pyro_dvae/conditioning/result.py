@@ -12,7 +12,7 @@ from torch import Tensor
 from pyro_dvae import checks
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.importance.psis import k_threshold
-from pyro_dvae.evaluation.importance.tally import COARSE
+from pyro_dvae.evaluation.importance.tally import resolved
 from pyro_dvae.evaluation.refinement.settings import Refined
 from pyro_dvae.text import counted
 
@@ -43,7 +43,7 @@ class Completions:
     @property
     def reliable(self) -> Tensor:
         """Whether each row can be trusted, [N]: exact results, unless rounding hides their differences."""
-        return torch.finfo(self.log_likelihood.dtype).eps * self.log_likelihood.abs() <= COARSE
+        return resolved(self.log_likelihood, torch.finfo(self.log_likelihood.dtype).eps)
 
     def warn_of_unreliable(self) -> None:
         """Warn of rows whose missing cells are not to be trusted."""

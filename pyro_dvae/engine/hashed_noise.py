@@ -115,10 +115,10 @@ def hashed_bits(key: Tensor, counters: Tensor) -> Tensor:
     return _mixed(_mixed(counters ^ key[0]) + key[1])
 
 
-LoaderBatches = tuple[Bits, Tensor]  # the generator and its key
+Stream = tuple[Bits, Tensor]  # the generator and its key
 
 
-def uniform(stream: LoaderBatches, shape: Sequence[int], dtype: torch.dtype, second: bool = False) -> Tensor:
+def uniform(stream: Stream, shape: Sequence[int], dtype: torch.dtype, second: bool = False) -> Tensor:
     """Return uniform numbers in [0, 1): multiples of 2^-24 in float32, of 2^-53 in float64.
 
     :param second: return a second set of draws under the same key.
@@ -136,7 +136,7 @@ def uniform(stream: LoaderBatches, shape: Sequence[int], dtype: torch.dtype, sec
     return (high * 2.0**-27 + low * 2.0**-53).reshape(shape)
 
 
-def normal(stream: LoaderBatches, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+def normal(stream: Stream, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """Return standard normal numbers (Box and Muller 1958)."""
     radius = (-2 * torch.log(1 - uniform(stream, shape, dtype))).sqrt()
     return radius * torch.cos(2 * math.pi * uniform(stream, shape, dtype, second=True))
@@ -153,18 +153,18 @@ def _mixed(x: Tensor) -> Tensor:
 # Each returns a draw of a node's shape and type under the key.
 
 
-def _uniform(stream: LoaderBatches, like: tuple[Any, ...], low: float = 0.0, high: float = 1.0) -> Tensor:
+def _uniform(stream: Stream, like: tuple[Any, ...], low: float = 0.0, high: float = 1.0) -> Tensor:
     value = uniform(stream, *like)
     return value if (low, high) == (0.0, 1.0) else low + (high - low) * value
 
 
-def _normal(stream: LoaderBatches, like: tuple[Any, ...], mean: Any = 0.0, deviation: Any = 1.0) -> Tensor:
+def _normal(stream: Stream, like: tuple[Any, ...], mean: Any = 0.0, deviation: Any = 1.0) -> Tensor:
     value = normal(stream, *like)
     plain = not isinstance(mean, Tensor) and not isinstance(deviation, Tensor) and (mean, deviation) == (0, 1)
     return value if plain else mean + deviation * value
 
 
-def _bernoulli(stream: LoaderBatches, like: tuple[Any, ...], probability: Any = 0.5) -> Tensor:
+def _bernoulli(stream: Stream, like: tuple[Any, ...], probability: Any = 0.5) -> Tensor:
     shape, dtype = like
     exact = probability.dtype if isinstance(probability, Tensor) else torch.float32
     return (uniform(stream, shape, exact) < probability).to(dtype)

@@ -20,11 +20,10 @@ from torch.distributions import biject_to
 from torch.distributions.transforms import ReshapeTransform, Transform
 
 from pyro_dvae import checks
-from pyro_dvae.buffers import KeptBuffers
+from pyro_dvae.buffers import on_trial
 from pyro_dvae.corruptions import Corruption, NoCorruption
 from pyro_dvae.errors import InputError
 from pyro_dvae.networks import GaussianEncoder
-from pyro_dvae.random_state import forked
 from pyro_dvae.registration import Module, register
 from pyro_dvae.sites import corrupt, element_support, plain_support
 
@@ -98,7 +97,7 @@ class AutoEncoderGuide(Module):
         checks.floating("x", x)
         if x.dim() == 0:
             raise InputError("x: expected rows of shape [N, ...], got a single number")
-        with forked(), KeptBuffers(), torch.no_grad(), poutine.block():
+        with on_trial(), torch.no_grad(), poutine.block():
             trace = poutine.trace(self._model[0]).get_trace(x, *args, **kwargs)
         latents = [
             site

@@ -14,10 +14,9 @@ from pyro.poutine.util import is_validation_enabled
 from torch import Tensor
 
 from pyro_dvae import checks
-from pyro_dvae.buffers import KeptBuffers
+from pyro_dvae.buffers import on_trial
 from pyro_dvae.corruptions import Corruption
 from pyro_dvae.errors import InputError, shown
-from pyro_dvae.random_state import forked
 from pyro_dvae.registration import Module, register
 from pyro_dvae.sites import clean_input, corrupt
 
@@ -134,7 +133,7 @@ class DenoisingGuide(Module):
         return x.shape[position]
 
     def _find_plates(self, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, int]:
-        with forked(), KeptBuffers(), torch.no_grad(), poutine.block(), clean_input():
+        with on_trial(), torch.no_grad(), poutine.block(), clean_input():
             trace = poutine.trace(self.guide).get_trace(x, *args, **kwargs)
         if self.name in trace.nodes:
             raise InputError(

@@ -12,11 +12,10 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyro_dvae.buffers import KeptBuffers
+from pyro_dvae.buffers import on_trial
 from pyro_dvae.internals import TorchDispatchMode, storage, tree_leaves, without_modes
 from pyro_dvae.programs.draws import Draws, Pair
 from pyro_dvae.programs.vectorised import Evaluation
-from pyro_dvae.random_state import forked
 from pyro_dvae.sites import is_uncounted
 
 _aten = torch.ops.aten
@@ -91,7 +90,7 @@ def _followed(pair: Pair) -> _Ancestors:
 @contextmanager
 def _apart() -> Iterator[None]:
     """Run the body outside a recording, on a forked random stream and without validation."""
-    with without_modes(), forked(), KeptBuffers(), pyro.validation_enabled(False), Evaluation():
+    with without_modes(), on_trial(), pyro.validation_enabled(False), Evaluation():
         yield
 
 

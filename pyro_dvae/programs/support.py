@@ -14,10 +14,9 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_dvae.buffers import KeptBuffers
+from pyro_dvae.buffers import on_trial
 from pyro_dvae.errors import DataError, InputError
 from pyro_dvae.programs.plates import data_frames
-from pyro_dvae.random_state import forked
 from pyro_dvae.rows import Data, LoaderBatches
 from pyro_dvae.sites import element_support, has_several_bounds, layers, plain_support
 
@@ -93,7 +92,7 @@ def require_observed(model: Callable[..., Any], x: Tensor, *others: Tensor, **kw
     :param others: further data arguments of the model, N rows each.
     """
     support, few = InSupport("data", x[:2], estimated=True), (x[:2], *(each[:2] for each in others))
-    with forked(), KeptBuffers(), pyro.validation_enabled(False), poutine.block(), support:
+    with on_trial(), pyro.validation_enabled(False), poutine.block(), support:
         model(*few, **kwargs)
     support.require(Data.of_tensors(x))
 

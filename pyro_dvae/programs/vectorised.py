@@ -19,14 +19,13 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.overrides import TorchFunctionMode
 
-from pyro_dvae.buffers import KeptBuffers
+from pyro_dvae.buffers import on_trial
 from pyro_dvae.errors import InputError
 from pyro_dvae.internals import without_modes
 from pyro_dvae.programs.drawing import LOOP, counts, draw, sampled_latents
 from pyro_dvae.programs.draws import Draws, Pair
 from pyro_dvae.programs.leaves import NOT_INVERTED, Replay, is_rounded
 from pyro_dvae.programs.plates import CORRUPTIONS, PARTICLES, Layout, Program
-from pyro_dvae.random_state import forked
 from pyro_dvae.sites import is_uncounted
 
 CHECKED_RUNS = (1, 10, 100, 1_000, 10_000, 100_000)  # runs of a pair that are checked
@@ -64,7 +63,7 @@ def check_vectorised(pair: Pair, layout: Layout) -> int | float:
     """
     one_pass = layout.several and not layout.looped
     # Not part of a recording of the bound.
-    with without_modes(), forked(), torch.no_grad(), KeptBuffers(), Evaluation():
+    with without_modes(), on_trial(), torch.no_grad(), Evaluation():
         alone = _run(pair)  # with Pyro's validation, if it is on, because it has better messages
         frames = [f for trace in alone for s in trace.nodes.values() for f in s.get("cond_indep_stack", ())]
         needed = max((-frame.dim for frame in frames if frame.vectorized), default=0)
@@ -90,7 +89,7 @@ def naming_draws(pair: Pair, layout: Layout) -> Iterator[None]:
     except Exception as error:
         if not layout.several or get_proxy_mode() is not None:
             raise
-        with without_modes(), forked(), torch.no_grad(), KeptBuffers():
+        with without_modes(), on_trial(), torch.no_grad():
             for trace in _run(pair):  # an error for a single draw is the program's own, and is not changed
                 trace.compute_log_prob()
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

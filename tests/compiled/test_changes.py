@@ -199,7 +199,7 @@ def a_slot():
     return Case(model_of(lambda x: holder.weight), changed(lambda: setattr(holder, "weight", 3.0)))
 
 
-class SourcePart(nn.Module):
+class Part(nn.Module):
     def __init__(self):
         super().__init__()
         self._private = 2.0
@@ -213,7 +213,7 @@ class SourcePart(nn.Module):
 class Whole(nn.Module):
     def __init__(self):
         super().__init__()
-        self.part = SourcePart()
+        self.part = Part()
 
     def forward(self, x):
         return self.part(x)
@@ -278,7 +278,7 @@ def a_submodule_that_is_replaced():
     model = model_of(lambda x: whole(torch.ones_like(x)))
 
     def put():
-        whole.part = SourcePart()
+        whole.part = Part()
         whole.part._private = 3.0
 
     return Case(model, changed(put))

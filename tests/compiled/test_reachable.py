@@ -92,7 +92,7 @@ def number(value):
     return float(value)
 
 
-class SourcePart(nn.Module):
+class Part(nn.Module):
     """A model with an object beside its network, in an attribute that its code names."""
 
     def __init__(self, held, take=lambda held: 2.0):
@@ -119,7 +119,7 @@ def losses(kind, part, between=lambda: None, steps=8, **options):
 
 def part_of(held, take=lambda held: 2.0):
     torch.manual_seed(0)
-    return SourcePart(held, take)
+    return Part(held, take)
 
 
 @pytest.mark.parametrize("make", ITERATORS.values(), ids=ITERATORS)
@@ -242,10 +242,10 @@ losses = [svi.step(x) for _, x in rows]
 
 
 def test_iterators_live_no_longer():
-    class FixedSites:
+    class Held:
         pass
 
-    held = FixedSites()
+    held = Held()
     reference = weakref.ref(held)
     generator = (held for _ in range(3))
     next(generator)

@@ -383,9 +383,7 @@ def test_several_models_are_updated_as_each_alone(name):
 
 
 @pytest.mark.parametrize("name", MANY)
-def test_resumed_updates_of_several_models(name, tmp_path, monkeypatch):
-    """Recorded steps run operation by operation; other tests cover the compiler."""
-    monkeypatch.setattr(compiler, "_compiled", lambda graph, inputs: compiler.interpret(graph))
+def test_resumed_updates_of_several_models(name, tmp_path):
     once = {"batch_size": len(X)}  # one shape to record
     settings = OF_MANY[name]() | once | {"checkpoint": tmp_path / "c", "checkpoint_every": 1}
 

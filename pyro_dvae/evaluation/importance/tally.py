@@ -17,7 +17,15 @@ from pyro_dvae.errors import CheckpointError
 from pyro_dvae.evaluation.importance.psis import smoothed_log_sum, tail_length
 
 _STEPS = (1, 2, 5)
-COARSE = 0.1  # nats: the largest rounding error of log weights that still say which draws are good
+_COARSE = 0.1  # nats: the largest rounding error of log weights that still say which draws are good
+
+
+def resolved(log_density: Tensor, eps: float) -> Tensor:
+    """Whether rounding leaves the differences between log-densities of this size; false for NaN.
+
+    :param eps: relative rounding error of the type in which they are computed.
+    """
+    return eps * log_density.abs() <= _COARSE
 
 
 class Tally:
@@ -73,7 +81,7 @@ class Tally:
         :param resolution: rounding error of a log weight (nats); smaller differences are ignored.
         :param eps: relative rounding error of the type in which the densities are computed.
         """
-        bad = self.unknown | (eps * self.largest.amax(1).abs() > COARSE)
+        bad = self.unknown | ~resolved(self.largest.amax(1), eps)
         log_samples = math.log(self.num_samples)
         smoothed, pareto_k = smoothed_log_sum(self.largest, self.log_rest, resolution=resolution)
         return {
