@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,7 @@ from pathlib import Path
 # waiting for the others costs more than it brings. Measured on two cores only.
 _OPERATIONS_PER_THREAD = 40e6
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
+_PROCESSORS = Path("/proc/cpuinfo")
 
 # M_TRIM_THRESHOLD, and M_MMAP_THRESHOLD at the largest that is allowed.
 _KEPT = ((-1, 2**31 - 1), (-3, 2**25))
@@ -31,6 +34,16 @@ def threads_for(operations: float) -> int:
 
     worth = math.ceil(operations / _OPERATIONS_PER_THREAD)
     return max(1, min(torch.get_num_threads(), available_cores(), worth))
+
+
+@functools.cache
+def is_intel() -> bool:
+    """Return whether the processor is made by Intel."""
+    try:
+        described = _PROCESSORS.read_text()
+    except OSError:
+        described = platform.processor()
+    return "GenuineIntel" in described
 
 
 @contextmanager

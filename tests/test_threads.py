@@ -42,6 +42,16 @@ def test_the_quota_of_a_container(monkeypatch, tmp_path, text, expected):
     assert machine._quota() == float("inf")
 
 
+@pytest.mark.parametrize(("vendor", "expected"), [("GenuineIntel", True), ("AuthenticAMD", False)])
+def test_the_maker_of_the_processor(monkeypatch, tmp_path, vendor, expected):
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nvendor_id\t: {vendor}\n")
+    monkeypatch.setattr(machine, "_PROCESSORS", tmp_path / "cpuinfo")
+    assert machine.is_intel.__wrapped__() == expected
+    monkeypatch.setattr(machine, "_PROCESSORS", tmp_path / "absent")  # not on Linux
+    monkeypatch.setattr(machine.platform, "processor", lambda: f"Family 6, {vendor}")
+    assert machine.is_intel.__wrapped__() == expected
+
+
 def test_the_number_is_put_back_after_an_error():
     before = torch.get_num_threads()
 

@@ -375,6 +375,12 @@ def test_double_products_stay_as_they_are(two_layers, x):
     assert torch.equal(graph(x.double()), two_layers(x.double()))
 
 
+@pytest.fixture
+def not_intel(monkeypatch):
+    """A processor for which oneDNN is chosen."""
+    monkeypatch.setattr(kernels, "is_intel", lambda: False)
+
+
 has_setting = pytest.mark.skipif(
     not hasattr(getattr(torch.backends.mkldnn, "matmul", None), "fp32_precision")
     or not torch.backends.mkldnn.is_available(),
@@ -383,6 +389,20 @@ has_setting = pytest.mark.skipif(
 
 
 @has_setting
+@pytest.mark.parametrize(
+    ("intel", "mkl", "onednn"), [(True, True, False), (True, False, True), (False, True, True)]
+)
+def test_products_are_those_of_the_processors_maker(intel, mkl, onednn, monkeypatch):
+    monkeypatch.setattr(kernels, "is_intel", lambda: intel)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: mkl)
+    monkeypatch.setattr(kernels, "_exact", lambda: True)
+    setting = torch.backends.mkldnn.matmul
+    with fast_products():
+        assert (setting.fp32_precision == "bf16") == onednn
+
+
+@has_setting
+@pytest.mark.usefixtures("not_intel")
 def test_fast_products_put_the_setting_back():
     setting = torch.backends.mkldnn.matmul
     before = setting.fp32_precision
@@ -395,6 +415,7 @@ def test_fast_products_put_the_setting_back():
 
 
 @has_setting
+@pytest.mark.usefixtures("not_intel")
 @pytest.mark.parametrize("exact", [True, False])
 def test_fast_products_are_used_only_if_they_are_exact(exact, monkeypatch):
     setting = torch.backends.mkldnn.matmul
@@ -414,6 +435,7 @@ def test_fast_products_are_used_only_if_they_are_exact(exact, monkeypatch):
 
 
 @has_setting
+@pytest.mark.usefixtures("not_intel")
 def test_a_failing_probe_puts_the_setting_back(monkeypatch):
     before = torch.backends.mkldnn.matmul.fp32_precision
     monkeypatch.setattr(kernels, "_exact", lambda: 1 / 0)
@@ -422,7 +444,8 @@ def test_a_failing_probe_puts_the_setting_back(monkeypatch):
     assert torch.backends.mkldnn.matmul.fp32_precision == before
 
 
-def test_fast_products_are_as_exact_as_others(monkeypatch):
+@pytest.mark.usefixtures("not_intel")
+def test_fast_products_are_as_exact_as_others():
     a, b = torch.randn(300, 200), torch.randn(200, 100)
     with fast_products():
         found = a @ b
@@ -448,6 +471,7 @@ class Bare:
         return True
 
 
+@pytest.mark.usefixtures("not_intel")
 @pytest.mark.parametrize("setting", [None, object()], ids=["no settings", "other settings"])
 def test_without_the_setting_nothing_happens(setting, monkeypatch):
     bare = Bare()
