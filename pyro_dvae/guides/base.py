@@ -1,4 +1,4 @@
-"""The base class of amortised guides: the corruption of the input, the plate and the sites."""
+"""The base class of amortised guides (corruption of the input, plate and sites), and the Gaussian guide."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import pyro
+import pyro.distributions as dist
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from pyro_dvae import checks
 from pyro_dvae.corruptions import Corruption, NoCorruption
+from pyro_dvae.networks import GaussianEncoder
 from pyro_dvae.networks.mlp import last_dimension, trunk
 from pyro_dvae.registration import Module, register
 from pyro_dvae.sites import corrupt
@@ -88,6 +90,30 @@ class AmortisedGuide(Module, ABC):
         """Register the parameters of all submodules with Pyro; the corruption gets the name of its site."""
         for name, module in self.named_children():
             register("x_tilde" if module is self.corruption else name, module)
+
+
+class GaussianGuide(AmortisedGuide):
+    """The recognition network of Im et al. (2017): corrupt ``x``, then ``z ~ N(loc(x̃), diag scale(x̃)²)``.
+
+    :param encoder: module from x̃ [..., D] to a pair (loc, scale), each [..., d].
+    :param corruption: corruption of the encoder's input; none by default.
+    """
+
+    @classmethod
+    def of_sizes(
+        cls,
+        data_size: int,
+        latent_size: int,
+        hidden_sizes: Sequence[int] = (200,),
+        activation: str = "softplus",
+        *,
+        corruption: Corruption | None = None,
+    ) -> GaussianGuide:
+        return cls(GaussianEncoder(data_size, latent_size, hidden_sizes, activation), corruption)
+
+    def posterior(self, x_tilde: Tensor) -> dist.Independent:
+        loc, scale = self.encoder(x_tilde)
+        return dist.Normal(loc, scale).to_event(1)
 
 
 def event_dimensions(x: Tensor, data_size: int | None, rows: int | None) -> int:

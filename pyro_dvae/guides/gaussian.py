@@ -1,4 +1,4 @@
-"""Gaussian guides with a diagonal or a full covariance, and mixtures of Gaussians."""
+"""Gaussian guides with a full covariance, and mixtures of Gaussians."""
 
 from __future__ import annotations
 
@@ -12,33 +12,8 @@ from pyro_dvae import checks
 from pyro_dvae.corruptions import Corruption
 from pyro_dvae.distributions.mixture import DiagonalMixture
 from pyro_dvae.guides.base import AmortisedGuide, Features
-from pyro_dvae.networks import GaussianEncoder
 from pyro_dvae.networks.mlp import last_dimension, linear
 from pyro_dvae.networks.sizes import stated
-
-
-class GaussianGuide(AmortisedGuide):
-    """The recognition network of Im et al. (2017): corrupt ``x``, then ``z ~ N(loc(x̃), diag scale(x̃)²)``.
-
-    :param encoder: module from x̃ [..., D] to a pair (loc, scale), each [..., d].
-    :param corruption: corruption of the encoder's input; none by default.
-    """
-
-    @classmethod
-    def of_sizes(
-        cls,
-        data_size: int,
-        latent_size: int,
-        hidden_sizes: Sequence[int] = (200,),
-        activation: str = "softplus",
-        *,
-        corruption: Corruption | None = None,
-    ) -> GaussianGuide:
-        return cls(GaussianEncoder(data_size, latent_size, hidden_sizes, activation), corruption)
-
-    def posterior(self, x_tilde: Tensor) -> dist.Independent:
-        loc, scale = self.encoder(x_tilde)
-        return dist.Normal(loc, scale).to_event(1)
 
 
 class FullCovarianceGuide(AmortisedGuide):

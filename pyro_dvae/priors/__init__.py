@@ -1,6 +1,6 @@
 """Priors of the latent of an observation: ``nn.Module``s that return a distribution of event shape [d]."""
 
-from pyro_dvae.priors.base import Prior
+from pyro_dvae.priors.base import Prior, StandardNormal
 from pyro_dvae.priors.discrete import (
     BernoulliPrior,
     CategoricalPrior,
@@ -9,7 +9,7 @@ from pyro_dvae.priors.discrete import (
     SparseBeta,
 )
 from pyro_dvae.priors.flow import FlowPrior
-from pyro_dvae.priors.gaussian import GaussianPair, MixturePrior, StandardNormal, VampPrior
+from pyro_dvae.priors.mixture import GaussianPair, MixturePrior, VampPrior
 
 __all__ = [
     "BernoulliPrior",

@@ -1,9 +1,10 @@
-"""The base class of priors over the latents of an observation."""
+"""The base class of priors over the latents of an observation, and the standard normal prior."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+import pyro.distributions as dist
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
@@ -36,3 +37,10 @@ class Prior(Module, ABC):
         It is ``z``, unless the prior represents its latents on another scale for numerical reasons.
         """
         return z
+
+
+class StandardNormal(Prior):
+    """``z ~ N(0, I)``."""
+
+    def forward(self, like: Tensor) -> dist.Independent:
+        return dist.Normal(like.new_zeros(()), like.new_ones(())).expand([self.latent_size]).to_event(1)

@@ -1,4 +1,4 @@
-"""Gaussian priors: standard normal, two narrow Gaussians per latent, and learned mixtures (VampPrior)."""
+"""Mixtures of Gaussians as priors: two narrow Gaussians per latent, and learned mixtures (VampPrior)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,6 @@ from pyro_dvae.errors import InputError
 from pyro_dvae.guides import GaussianGuide
 from pyro_dvae.guides.base import AmortisedGuide
 from pyro_dvae.priors.base import Prior
-
-
-class StandardNormal(Prior):
-    """``z ~ N(0, I)``."""
-
-    def forward(self, like: Tensor) -> dist.Independent:
-        return dist.Normal(like.new_zeros(()), like.new_ones(())).expand([self.latent_size]).to_event(1)
 
 
 class GaussianPair(Prior):
