@@ -1,6 +1,20 @@
-"""The errors of this package; each has one line with the cause and the remedy."""
+"""The errors and warnings of this package; each has one line with the cause and the remedy."""
 
 from __future__ import annotations
+
+import inspect
+import warnings
+
+# Packages whose functions call each other before a warning; the line to show is the one that called them.
+_CALLED = ("pyro_dvae", "torch", "pyro", "contextlib", "functools")
+
+
+def warn(message: str | Warning) -> None:
+    """Issue a warning at the line of the user's code that led to it."""
+    depth, frame = 1, inspect.currentframe()
+    while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in _CALLED:
+        depth, frame = depth + 1, frame.f_back
+    warnings.warn(message, stacklevel=depth)
 
 
 def shown(value: object) -> str:

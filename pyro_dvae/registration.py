@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 import weakref
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from pyro.poutine.runtime import effectful
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
-from pyro_dvae.errors import InputError
+from pyro_dvae.errors import InputError, warn
 from pyro_dvae.internals import leaves_in_store, place_parameter
 
 if TYPE_CHECKING:
@@ -144,9 +143,8 @@ def _store(name: str, full_name: str, key: str, parameter: Tensor, module: nn.Mo
     if value is parameter:
         return
     if earlier:  # else the store has a contiguous copy of a parameter in another memory format
-        warnings.warn(
+        warn(
             f"{full_name} takes its value from Pyro's param store, where an earlier module of that name left "
             "it; call pyro.clear_param_store() for a fresh start",
-            stacklevel=3,
         )
     place_parameter(module, key, value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_dvae import checks
-from pyro_dvae.errors import InputError
+from pyro_dvae.errors import InputError, warn
 from pyro_dvae.evaluation.importance.psis import k_threshold
 from pyro_dvae.evaluation.importance.tally import resolved
 from pyro_dvae.evaluation.refinement.settings import Refined
@@ -134,11 +133,10 @@ def warn_of_scores(reliable: Tensor) -> None:
 
 def _warn(what: str, bad: Tensor, of: str) -> None:
     if bool(bad.any()):
-        warnings.warn(
+        warn(
             f"the {what} of {counted(int(bad.sum()), 'row')} (of {of}) are not reliable: "
             "their Pareto k is too large, or their values are too far from the model; "
             "condition(...).reliable shows which",
-            stacklevel=3,
         )
 
 

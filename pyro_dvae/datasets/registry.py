@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from pyro_dvae import checks
 from pyro_dvae.datasets.base import Dataset, UnavailableError
 from pyro_dvae.datasets.from_tables import treated
 from pyro_dvae.datasets.treatment import Content, Treatment
-from pyro_dvae.errors import DataError, InputError
+from pyro_dvae.errors import DataError, InputError, warn
 from pyro_dvae.files import user_path
 
 DEFAULT = "mnist"
@@ -187,11 +186,9 @@ def _default(request: Request) -> Dataset:
     except UnavailableError as error:  # do not train on other data because a local copy is damaged
         reason = str(error)
     substitute = replace(_named[OFFLINE](request), substituted_for=DEFAULT)
-    warnings.warn(
+    warn(
         f"NOT {DEFAULT.upper()}, but {OFFLINE!r} ({'x'.join(map(str, substitute.picture_shape))} images): "
         f"its results are not comparable with published ones. Reason: {reason}",
-        UserWarning,
-        stacklevel=4,
     )
     return replace(substitute, source=f"{substitute.source}; in place of {DEFAULT}, because: {reason}")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, distributed
 
-from pyro_dvae.errors import ProcessLostError
+from pyro_dvae.errors import ProcessLostError, warn
 from pyro_dvae.ownership import FileOwner
 from pyro_dvae.random_state import capture, derived_seed, forked
 from pyro_dvae.rows.data import share
@@ -211,10 +210,9 @@ def unpack_random(
     """
     saved = state.get("ranks") or [first[1]]
     if len(saved) != ranks.count and ranks.first:
-        warnings.warn(
+        warn(
             f"the checkpoint was written by {len(saved)} process(es), now there are {ranks.count}: training "
             "continues with different noise",
-            stacklevel=2,
         )
     if ranks.first:
         return first

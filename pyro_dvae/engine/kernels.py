@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from pyro_dvae.engine.gradient import drop_unused, noted
+from pyro_dvae.errors import warn
 from pyro_dvae.internals import UNSAFE_VIEW
 from pyro_dvae.machine import is_intel
 
@@ -231,10 +231,9 @@ def pays() -> bool:
         full, half = _seconds(lambda: torch.mm(a, b)), _seconds(lambda: _mm(a, b))
     if half < full:
         return True
-    warnings.warn(
+    warn(
         f"bfloat16: a matrix product takes {half / full:.1f} times as long as in float32 on this processor; "
         "products stay in float32",
-        stacklevel=2,
     )
     return False
 

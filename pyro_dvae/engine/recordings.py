@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from pyro_dvae.engine.following import BuiltIn, Unrecordable
 from pyro_dvae.engine.observing import Observation, observed
 from pyro_dvae.engine.step import CompiledGradient, CompiledStep, Gradient, Numerics, record_for
 from pyro_dvae.engine.surroundings import Snapshot, global_settings, same
+from pyro_dvae.errors import warn
 from pyro_dvae.internals import TreeSpec, leaves_in_store, tree_flatten, tree_unflatten
 from pyro_dvae.programs.parameters import unconstrained
 from pyro_dvae.text import to_stderr
@@ -286,7 +286,7 @@ class Recordings:
     def _warn(self, message: str) -> None:
         if not self._warned:
             self._warned = True
-            warnings.warn(f"training by uncompiled steps, which are slower: {message}", stacklevel=5)
+            warn(f"training by uncompiled steps, which are slower: {message}")
 
 
 def _flat(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], TreeSpec | int]:

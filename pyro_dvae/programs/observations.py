@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
 
-from pyro_dvae.errors import InputError
+from pyro_dvae.errors import InputError, warn
 from pyro_dvae.programs.draws import Draws
 from pyro_dvae.programs.plates import (
     VARIES,
@@ -96,7 +95,7 @@ def check_weights(draws: Draws, warned: set[str]) -> None:
         )
     if reason := shared(draws):
         if reason not in warned:
-            warnings.warn(f"{reason}, so one importance weight covers all of them", stacklevel=6)
+            warn(f"{reason}, so one importance weight covers all of them")
         warned.add(reason)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeGuard
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from pyro_dvae import checks
 from pyro_dvae.distributed import Ranks
-from pyro_dvae.errors import InputError
+from pyro_dvae.errors import InputError, warn
 from pyro_dvae.programs.parameters import modules_of
 from pyro_dvae.rows import Data, LoaderBatches
 from pyro_dvae.training.compiled_steps import CompiledTransform
@@ -165,10 +164,9 @@ class FromLoader(Batches):
             self.stream.go_to(run.place)
         elif run.record.position:
             run.begin_epoch_again()
-            warnings.warn(
+            warn(
                 f"data: the loader has no state_dict, so epoch {run.finished + 1} starts again with its "
                 "first batch; a StatefulDataLoader (torchdata) continues where it was",
-                stacklevel=4,
             )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -10,6 +9,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from pyro_dvae import checks
+from pyro_dvae.errors import warn
 from pyro_dvae.internals import TorchDispatchMode
 from pyro_dvae.machine import threads_for
 from pyro_dvae.programs.parameters import Trained, discover
@@ -57,7 +57,7 @@ def dry_run(
         if each is not None and batches.as_given:
             support[-1].require(each, argument)
     if trained.left_out:
-        warnings.warn(left_out(trained), stacklevel=3)
+        warn(left_out(trained))
     # The backward pass takes twice as many operations as the loss.
     return DryRun(trained, rows[-1], threads_for(3 * operations.count))
 

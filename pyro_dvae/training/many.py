@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,7 +16,7 @@ from torch import Tensor
 from pyro_dvae import checks
 from pyro_dvae.distributed import Ranks
 from pyro_dvae.distributed.ranks import take_files
-from pyro_dvae.errors import InputError, shown
+from pyro_dvae.errors import InputError, shown, warn
 from pyro_dvae.interrupts import Interrupts, Stopped
 from pyro_dvae.machine import available_cores, using_threads
 from pyro_dvae.ownership import FileOwner
@@ -270,10 +269,9 @@ class ManyTraining:
             history, update = state.histories[number], self._updates[number]
             finite = math.isfinite(bounds[number])
             if not finite and all(math.isfinite(b or 0) for b in history.train_bound):
-                warnings.warn(
+                warn(
                     f"model {number} diverged in epoch {state.finished + 1}: its loss is not finite; "
                     f"its learning rate is {update.rate:g}; the others continue",
-                    stacklevel=5,
                 )
             with update.averaged():
                 validated = self._validated(number, member) if finite else None

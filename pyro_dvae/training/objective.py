@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from pyro_dvae.calling import calling
 from pyro_dvae.distributed import Ranks
-from pyro_dvae.errors import InputError
+from pyro_dvae.errors import InputError, warn
 from pyro_dvae.programs.parameters import Trained
 from pyro_dvae.programs.plates import DRAW_PLATES
 from pyro_dvae.random_state import derived_seed, forked
@@ -75,12 +74,11 @@ class PlateScale(Messenger):
         shared = [site["name"] for site in latents if plate not in _plates(site, self._rows)]
         if plate is not None and own == 1 and shared and self._rows < length:
             times = f"{length / self._rows:g}"
-            warnings.warn(
+            warn(
                 f"model: latent {shared[0]!r} is shared by all rows, and plate {plate!r} has the "
                 f"{self._rows} of a batch, so its prior counts {times} times as much as it should; "
                 f"give the plate all rows, pyro.plate({plate!r}, {length}, subsample_size=len(x)), "
                 f"or train on all of them at once, batch_size={length}",
-                stacklevel=4,
             )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ import torch
 from pyro.infer import ELBO
 from torch import Tensor
 
-from pyro_dvae.errors import InputError
+from pyro_dvae.errors import InputError, warn
 from pyro_dvae.programs.parameters import Trained, discover
 from pyro_dvae.programs.support import InSupport
 from pyro_dvae.rows import Data
@@ -81,7 +80,7 @@ def members_of(
         if freeze is not None:
             member.trained.freeze("freeze", freeze)
         if member.trained.left_out:
-            warnings.warn(f"pairs[{number}]: {left_out(member.trained)}", stacklevel=4)
+            warn(f"pairs[{number}]: {left_out(member.trained)}")
         members.append(member)
     shapes = [_shapes(member.trained) for member in members]
     for number, found in enumerate(shapes):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -14,6 +13,7 @@ from pyro_dvae.calling import calling
 from pyro_dvae.distributed import Ranks, Sum
 from pyro_dvae.distributed.parallel import SharedBatch
 from pyro_dvae.distributed.ranks import seed_of_rank, starting_random
+from pyro_dvae.errors import warn
 from pyro_dvae.training.batches import Batches
 from pyro_dvae.training.callbacks.base import RunCallbacks
 from pyro_dvae.training.compiled_steps import (
@@ -113,7 +113,7 @@ class Steps:
         loss = compiled(batch, self._run.finished, record.fresh_position, self._part(batch))
         record.leave_out(compiled.seconds - before)
         if loss is None:
-            warnings.warn(f"training by uncompiled steps, which are slower: {compiled.failure}", stacklevel=4)
+            warn(f"training by uncompiled steps, which are slower: {compiled.failure}")
             self.compiled = None
         else:
             self._note(self._checked(loss))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import torch
 import pyro_dvae
 from pyro_dvae import checks
 from pyro_dvae.checkpoint import load_checkpoint, save_checkpoint
-from pyro_dvae.errors import CheckpointError, InputError
+from pyro_dvae.errors import CheckpointError, InputError, warn
 from pyro_dvae.files import user_path, write_atomically
 from pyro_dvae.programs.parameters import discover
 from pyro_dvae.random_state import forked
@@ -56,7 +55,7 @@ def save(fitted: Fitted, folder: str | os.PathLike[str]) -> Path:
     kept = {*plain_constants, *(name for name in fitted.constants if f"{_CONSTANT}{name}" in tensors)}
     lost = sorted(set(fitted.constants) - kept)
     if lost:
-        warnings.warn(f"folder: it cannot hold the keyword arguments {_listed(lost)}", stacklevel=2)
+        warn(f"folder: it cannot hold the keyword arguments {_listed(lost)}")
     description = Description()
     try:
         programs = {"model": description.of(fitted.model), "guide": description.of(fitted.guide)}
@@ -114,10 +113,9 @@ def load_weights(
     constants |= {n.removeprefix(_CONSTANT): each for n, each in tensors.items() if n.startswith(_CONSTANT)}
     constants |= kwargs
     if lost := [name for name in state.get("lost", []) if name not in kwargs]:
-        warnings.warn(
+        warn(
             f"folder: the model was trained with the keyword arguments {_listed(lost)}, which are not in the "
             "folder; pass them to load",
-            stacklevel=3,
         )
 
     def run() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,6 +21,7 @@ from pyro_dvae.engine import (
     use_bfloat16_products,
     use_plain_logarithms,
 )
+from pyro_dvae.errors import warn
 from pyro_dvae.evaluation.importance.proposals import Pass, Proposal
 from pyro_dvae.evaluation.importance.tally import Convergence
 from pyro_dvae.internals import TorchDispatchMode, tree_leaves, uncompiled
@@ -90,7 +90,7 @@ def fastest(
             graph = record(run, *example)
         _compare(graph, example, expected)
     except (Unrecordable, Disagreement) as error:
-        _warn(f"running model and guide anew in every pass, which is slower: {error}")
+        warn(f"running model and guide anew in every pass, which is slower: {error}")
         return run
     if bfloat16:
         use_bfloat16_products(graph)
@@ -107,7 +107,7 @@ def fastest(
         fast = compile_graph(fused, *example)
         _compare(fast, example, rounded, coarse=bfloat16)
     except (NoCompiler, Disagreement) as error:
-        _warn(f"running without compilation, which is slower: {error}")
+        warn(f"running without compilation, which is slower: {error}")
         return graph
     return fast
 
@@ -130,10 +130,6 @@ def _compare(run: Run, example: tuple[Tensor, ...], expected: list[Tensor], coar
             got, wanted, rtol=relative, atol=100 * relative, equal_nan=True
         ):
             raise Disagreement("the recorded form gives other values (does the program keep a state?)")
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, stacklevel=4)
 
 
 # Decoder inputs at once on a CPU: few enough for its activations to stay in the cache.

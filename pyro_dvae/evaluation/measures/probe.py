@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_dvae import checks
-from pyro_dvae.errors import InputError
+from pyro_dvae.errors import InputError, warn
 from pyro_dvae.evaluation.measures.means import stream_means
 from pyro_dvae.evaluation.measures.passes import Program, first_chunk, measuring
 from pyro_dvae.programs.parameters import float_type
@@ -182,7 +182,7 @@ def _fit(
         classifier.fit(scaler.transform(train), train_labels)
     for warning in seen:
         if not issubclass(warning.category, ConvergenceWarning):
-            warnings.warn(warning.message, stacklevel=3)
+            warn(warning.message)
     classes, counts = np.unique(train_labels, return_counts=True)
     return LinearProbe(
         train_accuracy=float(classifier.score(scaler.transform(train), train_labels)),
