@@ -8,6 +8,7 @@ import operator
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from pyro.infer import TraceTailAdaptive_ELBO
 
@@ -81,10 +82,10 @@ def programs(argument: str, values: Any) -> tuple[Callable[..., Any], ...]:
 
 
 def flag(argument: str, value: Any) -> bool:
-    """Return ``value`` if it is True or False."""
-    if not isinstance(value, bool):
+    """Return ``value`` as a bool if it is True or False, also NumPy's."""
+    if not isinstance(value, bool | np.bool_):
         raise InputError(f"{argument}: expected True or False, got {shown(value)}")
-    return value
+    return bool(value)
 
 
 def progress(value: Any) -> None:

@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -32,6 +33,13 @@ def test_numbers(value):
 def test_what_is_no_number_in_range_is_refused(value, shown):
     with pytest.raises(InputError, match=rf"^rate: expected a number in \[0, 1\], got {shown}$"):
         checks.number("rate", value, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("value", [True, False, np.True_, np.bool_(False)])
+def test_flags_of_python_and_numpy(value):
+    assert checks.flag("compile", value) is bool(value)
+    with pytest.raises(InputError, match=r"^compile: expected True or False, got 1$"):
+        checks.flag("compile", 1)
 
 
 def test_infinity_is_no_number_even_without_limits():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import pyro
@@ -12,12 +12,14 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from pyro_dvae import checks
 from pyro_dvae.conditioning import masks
 from pyro_dvae.conditioning.likelihoods import ObservedCells, drawn, expected, inside
+from pyro_dvae.conditioning.refusals import refuse_readers
 from pyro_dvae.errors import InputError
-from pyro_dvae.evaluation.annealing.structure import ProperLatents
+from pyro_dvae.evaluation.annealing.structure import ImproperPriorError, ProperLatents
 from pyro_dvae.programs.plates import is_deterministic, kept_by_masks
 from pyro_dvae.random_state import forked
 from pyro_dvae.rows import Arguments, gaps_allowed, source_of
@@ -117,9 +119,19 @@ class GapModel:
 
     def __init__(self, model: Program, mask_model: masks.MaskModel | None = None) -> None:
         self.__wrapped__, self.mask_model = model, mask_model
+        self._tried = False
 
     def __call__(self, x: Tensor, seen: Tensor, *others: Any, **kwargs: Any) -> Any:
-        """Run the model on the observed cells."""
+        """Run the model on the observed cells.
+
+        :raises InputError: at the first call, because a density depends on missing cells.
+        """
+        if not self._tried and get_proxy_mode() is None:
+            self._tried = True
+            missing = ~seen.all(0)
+            if bool(missing.any()):
+                with suppress(ImproperPriorError):  # such a model cannot be tried
+                    refuse_readers(self, Arguments((x, seen, *others), kwargs), missing)
         rows = torch.where(seen, x, torch.nan)
         with _Observing(self.mask_model, rows):
             return self.__wrapped__(rows, *others, **kwargs)

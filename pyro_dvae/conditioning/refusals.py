@@ -27,6 +27,7 @@ def refuse_readers(model: Program, sample: Arguments, missing: Tensor) -> None:
     :param sample: its arguments for a few rows.
     :param missing: which cells are missing in any row.
     :raises InputError: naming the site.
+    :raises ImproperPriorError: the model cannot be run without a guide.
     """
     x, seen, *others = sample.rows
     whole = _without_density(model, Arguments((x, torch.ones_like(seen), *others), sample.kwargs))
@@ -41,7 +42,8 @@ def refuse_readers(model: Program, sample: Arguments, missing: Tensor) -> None:
             raise InputError(
                 f"model: {site} {reason} missing cells elsewhere than where it observes them (in a "
                 "likelihood, prior or factor), so rows with gaps have no density; pass what it reads "
-                "as a further argument without gaps (model(x, c)), or fill these cells"
+                "as a further argument without gaps (model(x, c)), or fill these cells; a decoder of counts "
+                "reads the row's total, unless library='latent'"
             )
 
 

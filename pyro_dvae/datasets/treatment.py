@@ -132,7 +132,12 @@ def numbers(path: Path, scale: str, train: np.ndarray, by_column: bool) -> tuple
         if scale == "unit":
             offset, width = values.min(axis), values.max(axis) - values.min(axis)
         else:
-            offset, width = values.mean(axis), values.std(axis)
+            offset = values.mean(axis)
+            from_mean = values - offset
+            # In this unit, squares of very small numbers are not rounded to 0.
+            largest = np.abs(from_mean).max(axis)
+            unit = np.where((largest > 0) & (largest < 1), largest, 1.0)
+            width = unit * (from_mean / unit).std(axis)
     if not np.isfinite(width).all():
         raise DataError(f"{path}: the spread of its values is too large for 64-bit numbers; rescale them")
     factor = np.where(np.asarray(width) > 0, width, 1.0)

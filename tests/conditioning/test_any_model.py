@@ -8,10 +8,12 @@ import pytest
 import torch
 from exact import LinearGaussian
 from pyro import poutine
+from pyro.distributions import constraints
 from pyro.infer.reparam import LocScaleReparam
 
 import pyro_dvae as dv
 from pyro_dvae.errors import InputError
+from pyro_dvae.networks import GaussianEncoder, NegativeBinomialDecoder
 
 pytestmark = pytest.mark.filterwarnings("ignore:the (missing cells|scores) of")  # few draws
 
@@ -238,9 +240,32 @@ def test_a_density_computed_from_missing_cells_is_refused(body, site, validation
         with pytest.raises(InputError, match="reads missing cells elsewhere"):
             dv.anomaly_score(model, PROBLEM.plain_guide, ROWS[3:], method="reconstruction", seed=1)
         gaps = dv.with_gaps(model, PROBLEM.plain_guide)
-        if not validation:  # what is missing is NaN wherever a model reads it, and so is its bound
-            with pytest.warns(UserWarning, match="NaN"):
-                assert math.isnan(dv.TraceDenoising_ELBO().loss(*gaps, *dv.fill_gaps(row(0))))
+        with pytest.raises(InputError, match=f"model: site '{site}' reads missing cells elsewhere"):
+            dv.TraceDenoising_ELBO().loss(*gaps, *dv.fill_gaps(row(0)))
+
+
+def test_counts_given_their_total_cannot_be_trained_with_gaps():
+    rows, seen = dv.fill_gaps(torch.tensor([[1.0, NAN, 2.0], [0.0, 3.0, 1.0]]))
+    for library in ("row", "latent"):
+        decoder = NegativeBinomialDecoder(3, 2, library=library)
+        trained = dv.DVAE(GaussianEncoder(3, 2), decoder)
+        pair = dv.with_gaps(trained.model, trained.guide)
+        options = {"loss": dv.TraceDenoising_ELBO(), "epochs": 1, "progress": False}
+        if library == "latent":
+            assert len(dv.fit(*pair, rows, seen, **options).history.epochs) == 1
+            continue
+        with pytest.raises(InputError, match=r"'x' reads missing cells .*library='latent'"):
+            dv.fit(*pair, rows, seen, **options)
+
+
+def improper(x):
+    z = pyro.sample("z", dist.ImproperUniform(constraints.real_vector, (len(x),), (2,)))
+    pyro.sample("x", likelihood(z).to_event(1), obs=x)
+
+
+def test_a_model_without_draws_of_its_prior_is_not_tried_and_has_its_bound():
+    gaps = dv.with_gaps(in_plate(improper), PROBLEM.plain_guide)
+    assert math.isfinite(dv.TraceDenoising_ELBO().loss(*gaps, *dv.fill_gaps(row(0))))
 
 
 def test_an_autoregressive_model_takes_gaps_that_nothing_reads():

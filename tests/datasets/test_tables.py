@@ -201,6 +201,14 @@ def test_columns_that_do_not_vary_are_named(tmp_path):
     assert "constant" not in load(tmp_path, text, drop=["b"]).source
 
 
+@pytest.mark.parametrize("size", [1e-310, 1e-200, 1e-3, 1e120])
+def test_columns_of_any_size_have_a_spread_of_one(tmp_path, size):
+    values = [(n - 8) * size / 3 for n in range(20)]
+    data = load(tmp_path, "a,b\n" + "".join(f"{value!r},{n % 3}.5\n" for n, value in enumerate(values)))
+    assert "constant" not in data.source
+    assert abs(float(data.train[:, 0].std(correction=0)) - 1) < 1e-5
+
+
 def test_numbers_and_whole_numbers_together_are_a_table(tmp_path):
     """Only a table of nothing but whole numbers may be counts, pixels or classes."""
     data = load(tmp_path, "a,b\n1.5,200\n2,3\n5,4\n7,1\n")

@@ -32,12 +32,16 @@ def to_support(fn: Any) -> Transform | None:
     return None if element_support(support) is constraints.real else biject_to(support)
 
 
+class ImproperPriorError(InputError):
+    """A latent cannot be drawn from its prior."""
+
+
 class ProperLatents(Messenger):
     """Refuses latents that cannot be drawn, because a chain needs a start."""
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
         if not msg["is_observed"] and _is_a(dist.ImproperUniform, msg["fn"]):
-            raise InputError(
+            raise ImproperPriorError(
                 f"model: latent {msg['name']!r} has an improper prior (ImproperUniform), which has no draws "
                 "to start from and leaves p(x) undefined up to a factor; give it a proper prior, or use "
                 "pyro_dvae.log_likelihood without refine, which draws it from the guide"
