@@ -247,7 +247,10 @@ def sweep(request: TrainRequest, search: tuple[str, ...], **settings: Any) -> No
 )
 @click.option("--epochs", type=click.IntRange(1, 10**9), help="Epochs of a run.  [default: the experiment's]")
 @click.option(
-    "--only", multiple=True, metavar="TEXT", help="Only cases with these whole words in row or column; repeatable."
+    "--only",
+    multiple=True,
+    metavar="TEXT",
+    help="Only cases with these whole words in row or column; repeatable.",
 )
 @click.option(
     "--output", default="reproduction", show_default=True, help="Folder with a subfolder for each experiment."

@@ -332,6 +332,7 @@ def test_nan_in_a_users_array(capsys):
     assert "NaN" in printed.err
 
 
+@pytest.mark.filterwarnings("ignore:Encountered NaN")  # of Pyro, on some processors
 def test_divergence_stops_with_advice_and_keeps_the_checkpoint(capsys):
     call("train", *SMALL, "--output", "run", "--quiet", "--rate-schedule", "constant")
     call("train", *SMALL, "--output", "wild", "--quiet", "--learning-rate", "1e30", code=1)
