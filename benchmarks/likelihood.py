@@ -4,8 +4,8 @@
     python benchmarks/likelihood.py --quick
 
 The paper's network (784-200-z50-200-200-784, softplus) on binary data. The floor is the decoder's three
-matrix products in float32 and nothing else, for the rows of one of our passes, by oneDNN if that keeps
-float32 precision (pyro_dvae.engine.fast_products); one row of the table is the same by torch's own choice.
+matrix products in float32 and nothing else, for the rows of one of our passes, by the library that our passes
+use (pyro_dvae.engine.fast_products); one row of the table is the same by torch's own choice.
 
 All contenders process the data in chunks, and the floor is timed after each chunk, so that ratios compare
 neighbouring moments. "ns" is the median of the chunks after the first, "of floor" its ratio to the floor: the
@@ -238,7 +238,7 @@ def main(rounds, data, slow_data, samples, threads, data_folder, quick):
     floor = statistics.median(each["floor"] for found in figures.values() for each in found)
     print(f"{samples} samples of each datum, {torch.get_num_threads()} threads, torch {torch.__version__}")
     print(f"{'':<29}{'ns':>8}{'of floor':>10}{'prepared s':>12}{'whole s':>9}{'data':>7}{'log p(x)':>11}")
-    print(f"{'floor, oneDNN':<29}{1e9 * floor:>8.0f}{1:>10.2f}")
+    print(f"{'floor, our choice':<29}{1e9 * floor:>8.0f}{1:>10.2f}")
     middle = {
         name: found[0] | {key: statistics.median(each[key] for each in found) for key in ("row", "ratio")}
         for name, found in figures.items()

@@ -53,7 +53,7 @@ CONTENDERS = {
     "fit-many-bf16": Contender(
         "fit_many, bf16, per model", "trainers", "many", {"bfloat16": True}, trains_many=True
     ),
-    "products": Contender("matrix products, oneDNN", "products"),
+    "products": Contender("matrix products, our choice", "products"),
     "products-torch": Contender("matrix products, torch's own", "products", options={"library": "torch"}),
     "products-bf16": Contender("matrix products, bf16", "products", options={"bfloat16": True}),
 }
