@@ -15,8 +15,8 @@ from pyro_dvae.engine import fast_products
 def build(problem: Problem, library: str = "ours", bfloat16: bool = False) -> Callable[[], float]:
     """Return a function that runs the products of an epoch; the first layer's input needs no gradient.
 
-    :param library: "ours" for the choice of compiled steps (MKL on Intel's processors, else oneDNN), or "torch"
-        for torch's own choice.
+    :param library: "ours" for the choice of compiled steps (MKL on Intel's processors, else oneDNN), or
+        "torch" for torch's own.
     """
     torch.manual_seed(problem.seed)
     rows, pixels = problem.data().shape
