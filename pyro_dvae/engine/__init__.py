@@ -4,6 +4,7 @@ from pyro_dvae.engine.compiler import NoCompiler, compile_graph, compiling
 from pyro_dvae.engine.following import Unrecordable
 from pyro_dvae.engine.gradient import record
 from pyro_dvae.engine.kernels import (
+    bfloat16_pays,
     fast_products,
     fuse_bernoulli_sums,
     use_bfloat16_products,
@@ -17,6 +18,7 @@ __all__ = [
     "CompiledSVI",
     "NoCompiler",
     "Unrecordable",
+    "bfloat16_pays",
     "compile_graph",
     "compile_loss",
     "compiling",

@@ -200,7 +200,7 @@ def use_bfloat16_products(graph: GraphModule) -> int:
             continue
         value = noted(node)
         if value is not None and value.dtype == torch.float32:
-            if value.device.type == "cpu" and not pays():
+            if not bfloat16_pays(value.device):
                 return 0
             node.target = replacements[node.target]
             found += 1
@@ -218,6 +218,11 @@ def _mm(a: Tensor, b: Tensor) -> Tensor:
 
 def _bmm(a: Tensor, b: Tensor) -> Tensor:
     return torch.bmm(a.to(torch.bfloat16), b.to(torch.bfloat16)).float()
+
+
+def bfloat16_pays(device: torch.device) -> bool:
+    """Return whether compiled steps on ``device`` round the factors of products if they are asked to."""
+    return device.type != "cpu" or pays()
 
 
 @functools.cache

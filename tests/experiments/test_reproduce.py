@@ -17,7 +17,7 @@ import torch
 from commands import call
 
 import pyro_dvae as dv
-from pyro_dvae.engine import compiler
+from pyro_dvae.engine import compiler, kernels
 from pyro_dvae.errors import ProcessLostError
 from pyro_dvae.jobs.executors import local
 from pyro_dvae.jobs.executors.local import Local
@@ -54,6 +54,15 @@ def test_results_table_and_picture(small, tmp_path):
     text = json.dumps(row)
     assert str(tmp_path) not in text
     assert "data_folder" not in text
+
+
+@pytest.mark.parametrize("faster", [True, False])
+def test_a_row_says_whether_its_products_were_rounded(small, tmp_path, monkeypatch, faster):
+    monkeypatch.setattr(kernels, "pays", lambda: faster)
+    for asked in (True, False):
+        (planned, *_) = plan(small, seeds=1, overrides={"bfloat16": asked})
+        row = one_run.perform(planned, tmp_path, torch.device("cpu"), NoProgress())
+        assert row["bfloat16"] is (asked and faster)
 
 
 def test_what_is_finished_is_not_run_again(small, tmp_path, monkeypatch):

@@ -77,3 +77,14 @@ def test_cells_of_fewer_epochs_are_marked(small):
     assert "92.00 ± 1.41 \N{DAGGER}" in text
     assert "\N{DAGGER} Fewer epochs than declared. 6 runs of 3 epochs" in text
     assert "\N{DAGGER}" not in markdown(small, rows(small))
+
+
+@pytest.mark.parametrize(
+    ("used", "shown"), [(True, ", matrix products in bfloat16 in 1 of them:"), (False, "")]
+)
+def test_products_in_bfloat16_are_those_of_the_processor(small, used, shown):
+    """A processor that is not faster in bfloat16 does not use it, although the option asks for it."""
+    first, *others = rows(small)
+    first["options"]["bfloat16"] = True
+    text = markdown(small, [first | {"bfloat16": used}, *others])
+    assert (shown in text) if shown else ("bfloat16" not in text)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pyro_dvae.bounds import TraceDenoising_ELBO, TraceMeanFieldDenoising_ELBO
 from pyro_dvae.datasets import load_dataset
+from pyro_dvae.engine import bfloat16_pays
 from pyro_dvae.jobs.data import RunData, described, prepare, versions
 from pyro_dvae.jobs.experiments.declaration import WHERE_AND_HOW, Planned
 from pyro_dvae.jobs.experiments.measures import MEASURES, TrainedPair
@@ -226,6 +227,7 @@ def measured(
         },
         "threads": torch.get_num_threads(),
         "device": str(setting.device),
+        "bfloat16": planned.options.bfloat16 and bfloat16_pays(setting.device),
         "versions": versions(),
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }

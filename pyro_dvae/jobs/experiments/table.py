@@ -174,7 +174,8 @@ def _spent(rows: Sequence[Row]) -> str:
     data = " and ".join(_data(rows))
     where = " and ".join(sorted({row["device"] for row in rows}))
     threads = "one thread" if {row["threads"] for row in rows} == {1} else "several threads"
-    count = sum(row["options"]["bfloat16"] for row in rows)
+    # Rows of earlier versions have only the option.
+    count = sum(row.get("bfloat16", row["options"]["bfloat16"]) for row in rows)
     which_of = "" if count == len(rows) else f" in {count} of them"
     rounded = f", matrix products in bfloat16{which_of}" if count else ""
     torch = " and ".join(sorted({row["versions"]["torch"] for row in rows}))
