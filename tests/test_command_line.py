@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -330,6 +331,14 @@ def test_nan_in_a_users_array(capsys):
     np.save("mine.npy", values)
     printed = call("train", "--dataset", "mine.npy", "--quiet", code=2, capsys=capsys)
     assert "NaN" in printed.err
+
+
+@pytest.mark.parametrize("file", ["people.csv", "my rows.csv"])
+def test_a_file_without_its_option_is_refused_with_the_option(capsys, file):
+    printed = call("train", file, "--epochs", "1", code=2, capsys=capsys)
+    assert printed.err.rstrip().endswith(f"for data, use --dataset {shlex.quote(file)}")
+    for command in (["info", "run", file], ["reproduce", "table1", file]):  # their argument is no data
+        assert "--dataset" not in call(*command, code=2, capsys=capsys).err
 
 
 @pytest.mark.filterwarnings("ignore:Encountered NaN")  # of Pyro, on some processors

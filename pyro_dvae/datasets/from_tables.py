@@ -114,8 +114,8 @@ def _require_cells(path: Path, table: Arrays) -> None:
         shown = ", ".join(f"{count} in {name!r}" for name, count in list(gaps.items())[:5])
         total = counted(sum(gaps.values()), "cell is", "cells are")
         raise DataError(
-            f"{path}: {total} missing or not finite ({shown}); fill them, drop their "
-            "rows, or leave the columns out (--drop)"
+            f"{path}: {total} missing or not finite ({shown}); fill them, drop their rows, leave the columns "
+            "out (--drop), or train on rows with gaps in Python (dv.fit_table, dv.with_gaps)"
         )
 
 

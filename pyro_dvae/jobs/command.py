@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import sys
@@ -113,7 +114,7 @@ def _outcome(main: Any, *args: Any, **extra: Any) -> int:
             warnings.showwarning = _show_warning
             code = main(*args, standalone_mode=False, **extra)
     except click.ClickException as error:
-        return _failed(error.format_message(), error.exit_code)
+        return _failed(error.format_message() + _for_data(error), error.exit_code)
     except InputError as error:
         return _failed(str(error), USAGE_ERROR)
     except (DivergenceError, ProcessLostError) as error:
@@ -134,6 +135,19 @@ def _outcome(main: Any, *args: Any, **extra: Any) -> int:
             return _failed(f"{error.strerror}: {error.filename or 'output'}{_going_on()}", code)
         raise
     return code if isinstance(code, int) else 0
+
+
+def _for_data(error: click.ClickException) -> str:
+    """Return a remedy if a command without arguments was given one: its data have an option."""
+    extra = re.search(r"unexpected extra argument \((.+)\)", error.format_message())
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    if extra is None or context is None:
+        return ""
+    params = context.command.params
+    takes_data = any("--dataset" in each.opts for each in params)
+    if not takes_data or any(isinstance(each, click.Argument) for each in params):
+        return ""
+    return f"; for data, use --dataset {shlex.quote(extra[1])}"
 
 
 def _going_on() -> str:
