@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -75,10 +76,8 @@ def _read(pandas: Any, path: Path, separator: str) -> Any:
     width = lines[0][1].count(separator) + 1
     if width > _COLUMNS_AT_MOST:
         raise ValueError(f"it has {width:,} columns; save a table of this width as an array (.npy)")
-    first = pandas.read_csv(path, nrows=1, dtype=str, **options).iloc[0].tolist()
-    # pandas writes 0, 1, 2, ... as the names of columns without names. A row of two may be data.
-    numbered = len(first) > 2 and first == _numbers(len(first))
-    named = numbered or not any(isinstance(cell, str) and _is_number(cell) for cell in first)
+    first, *others = pandas.read_csv(path, nrows=2, dtype=str, **options).to_numpy().tolist()
+    named = _are_names(first, others[0] if others else [])
     if named and len(lines) == 1:
         raise ValueError("it holds a line of names, and no rows")
     frame = pandas.read_csv(path, skiprows=lines[0][0] + 1 if named else None, **options)
@@ -94,6 +93,23 @@ def _read(pandas: Any, path: Path, separator: str) -> Any:
     else:
         frame.columns = _numbers(frame.shape[1])
     return frame
+
+
+def _are_names(first: list[Any], second: list[Any]) -> bool:
+    """Whether the first line has names: texts, pandas' 0, 1, 2, ..., or consecutive years above others."""
+    numbers = [number for number, cell in enumerate(first) if _is_number(cell)]
+    # pandas writes 0, 1, 2, ... as the names of columns without names. A row of two may be data.
+    if not numbers or (len(first) > 2 and first == _numbers(len(first))):
+        return True
+    return _are_years([first[n] for n in numbers]) and not _are_years([second[n] for n in numbers if second])
+
+
+def _are_years(cells: list[Any]) -> bool:
+    """Whether cells are consecutive years."""
+    if not cells or not all(isinstance(cell, str) and re.fullmatch(r"(19|20)\d\d", cell) for cell in cells):
+        return False
+    years = [int(cell) for cell in cells]
+    return years == list(range(years[0], years[0] + len(years)))
 
 
 def _first_lines(path: Path) -> list[tuple[int, str]]:
@@ -122,4 +138,4 @@ def _is_number(cell: Any) -> bool:
         float(cell)
     except (TypeError, ValueError):
         return False
-    return True
+    return isinstance(cell, str)

@@ -201,6 +201,26 @@ def test_columns_that_do_not_vary_are_named(tmp_path):
     assert "constant" not in load(tmp_path, text, drop=["b"]).source
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "names"),
+    [
+        ("2019,2020,2021", "0.5,1.5,2.5", ["2019", "2020", "2021"]),
+        ("2019,2020,2021", "2021,2022,2023", None),  # years are the values
+        ("2019,2020,2022", "0.5,1.5,2.5", None),
+        ("a,2020,2021", "0.5,1.5,2.5", ["a", "2020", "2021"]),
+        ("a,b,2021", "0.5,1.5,7", ["a", "b", "2021"]),
+        ("2019,0.5,1.5", "2020,1.5,2.5", None),
+        ("17,18,19", "0.5,1.5,2.5", None),
+    ],
+)
+def test_a_first_line_of_years(tmp_path, first, second, names):
+    text = "\n".join([first, second, "1.5,0.25,3.5", "0.75,2.5,8.5", "2.5,1.25,9.5"])
+    data = load(tmp_path, text + "\n")
+    rows = len(data.train) + len(data.validation) + len(data.test)
+    assert rows == len(text.splitlines()) - (names is not None)
+    assert list(data.columns.names) == (names or ["0", "1", "2"])
+
+
 @pytest.mark.parametrize("size", [1e-310, 1e-200, 1e-3, 1e120])
 def test_columns_of_any_size_have_a_spread_of_one(tmp_path, size):
     values = [(n - 8) * size / 3 for n in range(20)]
