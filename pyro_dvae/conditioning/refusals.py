@@ -10,10 +10,10 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyro_dvae.buffers import on_trial
 from pyro_dvae.conditioning.likelihoods import ObservedCells
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.annealing.structure import ProperLatents
-from pyro_dvae.random_state import forked
 from pyro_dvae.rows import Arguments
 
 Program = Callable[..., Any]
@@ -49,7 +49,7 @@ def refuse_readers(model: Program, sample: Arguments, missing: Tensor) -> None:
 
 def _without_density(model: Program, rows: Arguments) -> list[str]:
     """Return the names of sites whose density is NaN."""
-    with forked(), poutine.block(), pyro.validation_enabled(False):
+    with on_trial(), poutine.block(), pyro.validation_enabled(False):
         trace = rows.call(poutine.trace(ProperLatents()(model)).get_trace)
         found = []
         for name, site in poutine.util.prune_subsample_sites(trace).nodes.items():
