@@ -58,3 +58,11 @@ def figures(monkeypatch):
 
     monkeypatch.setattr(plots, "write_figure", note)
     return seen
+
+
+@pytest.fixture
+def bfloat16_pays(monkeypatch):
+    """A processor that is faster in bfloat16; that of the tests may be slower."""
+    from pyro_dvae.engine import kernels
+
+    monkeypatch.setattr(kernels, "pays", lambda: True)

@@ -78,6 +78,7 @@ COMBINATIONS = [
 ]
 
 
+@pytest.mark.usefixtures("bfloat16_pays")
 @pytest.mark.parametrize(("measure", "wrap"), COMBINATIONS)
 def test_a_compiled_encoder_gives_the_figures_of_a_plain_one(measure, wrap):
     found = []

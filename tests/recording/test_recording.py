@@ -290,12 +290,6 @@ def test_other_sums_are_not_changed(function, x):
 
 
 @pytest.fixture
-def bfloat16_pays(monkeypatch):
-    """The tests' machine may have no bfloat16."""
-    monkeypatch.setattr(kernels, "pays", lambda: True)
-
-
-@pytest.fixture
 def two_layers():
     """Return a function with an affine layer, a product of matrices and one of stacks, and its factors."""
     bias = torch.randn(8, generator=torch.Generator().manual_seed(3))

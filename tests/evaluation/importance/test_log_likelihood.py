@@ -562,6 +562,7 @@ def test_the_compiled_form_gives_the_same_figures(options):
     torch.testing.assert_close(plain.standard_error, fast.standard_error, rtol=1e-2, atol=1e-4)
 
 
+@pytest.mark.usefixtures("bfloat16_pays")
 def test_bfloat16_products_are_near():
     dvae, x = small_network()
     with pyro.settings.context(module_local_params=True):
