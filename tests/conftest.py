@@ -66,3 +66,11 @@ def bfloat16_pays(monkeypatch):
     from pyro_dvae.engine import kernels
 
     monkeypatch.setattr(kernels, "pays", lambda: True)
+
+
+@pytest.fixture
+def interpreted(monkeypatch):
+    """Recorded steps run operation by operation, without the compiler, which has its own tests."""
+    from pyro_dvae.engine import compiler
+
+    monkeypatch.setattr(compiler, "_compiled", lambda graph, example: compiler.interpret(graph))

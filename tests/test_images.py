@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 import pyro_dvae as dv
-from pyro_dvae.engine import compiler
 from pyro_dvae.evaluation import measures
 from pyro_dvae.networks import (
     BernoulliDecoder,
@@ -200,9 +199,9 @@ STEPS = [False, True, pytest.param("kernels", marks=pytest.mark.slow)]
 
 @pytest.mark.parametrize("steps", STEPS, ids=["ordinary", "recorded", "compiled"])
 @pytest.mark.parametrize("networks", NETWORKS)
-def test_training_takes_images(networks, steps, monkeypatch):
+def test_training_takes_images(networks, steps, request):
     if steps is True:  # the recording alone: a compiler takes minutes
-        monkeypatch.setattr(compiler, "_compiled", lambda graph, example: compiler.interpret(graph))
+        request.getfixturevalue("interpreted")
     found = {}
     for name, data in {"images": X[:10], "array": X[:10].numpy(), "flat": X[:10].flatten(1)}.items():
         if (networks, name) == ("own", "flat") or (steps and name == "array"):

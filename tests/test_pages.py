@@ -15,7 +15,6 @@ from torch import nn
 
 import pyro_dvae as dv
 from pyro_dvae.cli import main
-from pyro_dvae.engine import compiler
 from pyro_dvae.jobs import config_file
 
 ROOT = Path(__file__).parents[1]
@@ -171,10 +170,10 @@ CHECKS = {
 }
 
 
+@pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize("page", [page for page in PAGES if BLOCKS[page] and page not in ELSEWHERE])
 def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch, capsys):
     """Recorded steps run operation by operation; other tests cover the compiler."""
-    monkeypatch.setattr(compiler, "_compiled", lambda graph, inputs: lambda given: list(graph(*given)))
     monkeypatch.chdir(tmp_path)
     scope = GIVEN.get(page, dict)()
     for block in BLOCKS[page]:

@@ -13,17 +13,13 @@ from pyro.infer import SVI, Trace_ELBO
 
 import pyro_dvae as dv
 from pyro_dvae import networks
-from pyro_dvae.engine import compiler
 from pyro_dvae.registration import register
 from pyro_dvae.training import Stopped
 
+pytestmark = pytest.mark.usefixtures("interpreted")
+
 D, d = 4, 2
 X = torch.bernoulli(torch.full((6, D), 0.5), generator=torch.Generator().manual_seed(1))
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    monkeypatch.setattr(compiler, "_compiled", lambda graph, example: compiler.interpret(graph))
 
 
 def encoder():

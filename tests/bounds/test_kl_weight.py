@@ -8,7 +8,6 @@ from pyro.infer import SVI, Trace_ELBO
 from torch import nn
 
 import pyro_dvae as dv
-from pyro_dvae.engine import compiler
 
 X = torch.randn(6, 3, generator=torch.Generator().manual_seed(1)).double()
 
@@ -133,8 +132,8 @@ def test_a_schedule_moves_with_the_epochs_and_values_are_untempered():
     assert float(other.per_datum(pair.model, pair.guide, X).sum()) == pytest.approx(-plain, rel=1e-12)
 
 
-def test_a_compiled_step_follows_the_schedule(monkeypatch):
-    monkeypatch.setattr(compiler, "_compiled", lambda graph, example: compiler.interpret(graph))
+@pytest.mark.usefixtures("interpreted")
+def test_a_compiled_step_follows_the_schedule():
     losses = []
     for kind in (SVI, dv.CompiledSVI):
         pyro.clear_param_store()
@@ -150,10 +149,10 @@ def test_a_compiled_step_follows_the_schedule(monkeypatch):
     assert compiled == pytest.approx(plain, rel=1e-9)
 
 
+@pytest.mark.usefixtures("interpreted")
 @pytest.mark.slow
-def test_models_of_one_batch_follow_the_schedule(monkeypatch):
+def test_models_of_one_batch_follow_the_schedule():
     """Each ends where it would alone, and not where it would without the warm-up."""
-    monkeypatch.setattr(compiler, "_compiled", lambda graph, example: compiler.interpret(graph))
 
     def ends(many, weight):
         pyro.clear_param_store()

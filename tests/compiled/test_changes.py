@@ -36,19 +36,14 @@ from pyro.optim import Adam
 from torch import nn
 
 import pyro_dvae as dv
-from pyro_dvae.engine import compiler
 from pyro_dvae.engine.reading import fingerprint
+
+pytestmark = pytest.mark.usefixtures("interpreted")
 
 X = torch.linspace(-1, 2, 12, dtype=torch.float64).reshape(6, 2)
 STEPS = 8
 CHANGED_AT = 5  # when recordings are in use
 TABLE = {}
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    """Run recorded steps operation by operation, without the compiler."""
-    monkeypatch.setattr(compiler, "_compiled", lambda graph, example: compiler.interpret(graph))
 
 
 @dataclass

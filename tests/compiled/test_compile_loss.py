@@ -11,6 +11,8 @@ from torch import nn
 import pyro_dvae as dv
 from pyro_dvae.engine import compiler
 
+pytestmark = pytest.mark.usefixtures("interpreted")
+
 COMPILED = compiler._compiled
 BOUNDS = {
     "denoising": lambda: dv.TraceDenoising_ELBO(max_plate_nesting=1),
@@ -18,11 +20,6 @@ BOUNDS = {
     "TraceMeanField_ELBO": TraceMeanField_ELBO,
     "without a differentiable loss": TraceGraph_ELBO,
 }
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    monkeypatch.setattr(compiler, "_compiled", lambda graph, example: compiler.interpret(graph))
 
 
 def data(count, seed=5):

@@ -24,6 +24,8 @@ import pyro_dvae as dv
 from pyro_dvae.engine import CompiledSVI, NoCompiler, compiler, kernels
 from pyro_dvae.networks import BernoulliDecoder, GaussianEncoder
 
+pytestmark = pytest.mark.usefixtures("interpreted")
+
 COMPILED = compiler._compiled
 
 ONE_PLATE = {"max_plate_nesting": 1}
@@ -61,12 +63,6 @@ OPTIMIZERS = {
     "ClippedAdam": lambda: ClippedAdam({"lr": 0.03, "lrd": 0.9}),
     "SGD": lambda: SGD({"lr": 1e-3, "momentum": 0.9}),
 }
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    """Run recorded steps operation by operation, without the compiler, except in its own tests."""
-    monkeypatch.setattr(compiler, "_compiled", lambda graph, example: compiler.interpret(graph))
 
 
 def data(count, seed=5):

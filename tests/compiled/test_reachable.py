@@ -18,15 +18,11 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import pyro_dvae as dv
-from pyro_dvae.engine import compiler
 from pyro_dvae.engine.iterators import Iterators
 
+pytestmark = pytest.mark.usefixtures("interpreted")
+
 X = torch.linspace(-1, 2, 12, dtype=torch.float64).reshape(6, 2)
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    monkeypatch.setattr(compiler, "_compiled", lambda graph, example: compiler.interpret(graph))
 
 
 class Counting:

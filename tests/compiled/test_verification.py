@@ -17,10 +17,7 @@ from torch import nn
 import pyro_dvae as dv
 from pyro_dvae.engine import compiler, observing, verification
 
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    monkeypatch.setattr(compiler, "_compiled", lambda graph, example: compiler.interpret(graph))
+pytestmark = pytest.mark.usefixtures("interpreted")
 
 
 class Pair(nn.Module):

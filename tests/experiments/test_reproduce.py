@@ -17,7 +17,7 @@ import torch
 from commands import call
 
 import pyro_dvae as dv
-from pyro_dvae.engine import compiler, kernels
+from pyro_dvae.engine import kernels
 from pyro_dvae.errors import ProcessLostError
 from pyro_dvae.jobs.executors import local
 from pyro_dvae.jobs.executors.local import Local
@@ -102,10 +102,10 @@ def test_every_executor_gives_what_one_process_gives(small, tmp_path, monkeypatc
         assert kept - {"jobs"} == {"results.jsonl", "table.md", "picture.png"}
 
 
+@pytest.mark.usefixtures("interpreted")
 @pytest.mark.slow
-def test_one_batched_computation_gives_what_each_gives_alone(small, tmp_path, monkeypatch):
+def test_one_batched_computation_gives_what_each_gives_alone(small, tmp_path):
     # The recorded step runs operation by operation; other tests cover the compiler.
-    monkeypatch.setattr(compiler, "_compiled", lambda graph, example: compiler.interpret(graph))
     compiled = plan(small, overrides={"compiled": True})
     alone = reproduce(small, compiled, tmp_path / "a" / "x", jobs=1, **QUIET)
     rows = []

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 import pyro_dvae as dv
-from pyro_dvae.engine import compiler
 from pyro_dvae.errors import InputError
 from pyro_dvae.networks import Lifted
 
@@ -172,9 +171,9 @@ def test_several_draws_and_a_likelihood_need_it():
 
 
 @pytest.mark.parametrize("steps", ["recorded", pytest.param("compiled", marks=pytest.mark.slow)])
-def test_compiled_steps_equal_those_of_a_module_lifted_by_hand(steps, monkeypatch):
+def test_compiled_steps_equal_those_of_a_module_lifted_by_hand(steps, request):
     if steps == "recorded":  # the recording alone: a compiler takes minutes
-        monkeypatch.setattr(compiler, "_compiled", lambda graph, example: compiler.interpret(graph))
+        request.getfixturevalue("interpreted")
     found = []
     for lift in (ByHand, Lifted):
         pyro.clear_param_store()

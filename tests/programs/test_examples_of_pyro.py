@@ -12,7 +12,6 @@ from pyro.optim import Adam
 from small_examples import BRANCHING, ENUMERATED, EXAMPLES
 
 import pyro_dvae as dv
-from pyro_dvae.engine import compiler
 
 
 @pytest.fixture(autouse=True)
@@ -248,12 +247,12 @@ def check_trained(ours, stock):
         torch.testing.assert_close(ours[1][name], value, rtol=1e-5, atol=1e-7, msg=name)
 
 
+@pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize("wrap", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_recorded_steps_equal_those_of_svi(example, wrap, monkeypatch):
+def test_recorded_steps_equal_those_of_svi(example, wrap):
     """The recorded graph runs operation by operation; other tests cover the compiler."""
     if wrap and example.corruption is None:
         pytest.skip("its guide reads no data")
-    monkeypatch.setattr(compiler, "_compiled", lambda graph, inputs: lambda given: list(graph(*given)))
 
     def elbo():
         return dv.TraceDenoising_ELBO(num_corruptions=1 + wrap, num_particles=2, max_plate_nesting=1)

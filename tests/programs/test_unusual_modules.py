@@ -12,13 +12,11 @@ from torch.nn.utils import spectral_norm as older_spectral_norm
 from torch.nn.utils.parametrizations import orthogonal, spectral_norm
 
 import pyro_dvae as dv
-from pyro_dvae.engine import compiler
 
 
 @pytest.fixture(autouse=True)
-def _double(monkeypatch):
+def _double(interpreted):
     torch.set_default_dtype(torch.float64)
-    monkeypatch.setattr(compiler, "_compiled", lambda graph, example: compiler.interpret(graph))
 
 
 class Complex(nn.Module):

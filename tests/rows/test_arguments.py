@@ -10,7 +10,6 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import pyro_dvae as dv
-from pyro_dvae.engine import compiler
 from pyro_dvae.evaluation import measures
 
 N, D = 22, 3
@@ -72,10 +71,6 @@ def same(found, expected):
         assert torch.equal(a, b)
 
 
-def without_compiler(monkeypatch):
-    monkeypatch.setattr(compiler, "_compiled", lambda graph, inputs: lambda given: list(graph(*given)))
-
-
 def trained(apart, **options):
     pyro.clear_param_store()
     pair = Conditional()
@@ -100,14 +95,14 @@ def test_training_equals_that_of_one_tensor():
     same(trained(True), trained(False))
 
 
-def test_recorded_training_equals_that_of_one_tensor(monkeypatch):
-    without_compiler(monkeypatch)
+@pytest.mark.usefixtures("interpreted")
+def test_recorded_training_equals_that_of_one_tensor():
     same(trained(True, compile=True, epochs=2), trained(False, compile=True, epochs=2))
 
 
+@pytest.mark.usefixtures("interpreted")
 @pytest.mark.slow
-def test_several_models_equal_those_of_one_tensor(monkeypatch):
-    without_compiler(monkeypatch)
+def test_several_models_equal_those_of_one_tensor():
     found = []
     options = {"epochs": 1, "batch_size": 11, "progress": False, "loss": dv.TraceDenoising_ELBO()}
     for apart in (True, False):

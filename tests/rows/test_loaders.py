@@ -11,7 +11,6 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import pyro_dvae as dv
-from pyro_dvae.engine import compiler
 
 N, D = 20, 3
 
@@ -82,10 +81,6 @@ class Places(Batches):
         self.generator.set_state(state["generator"])
 
 
-def without_compiler(monkeypatch):
-    monkeypatch.setattr(compiler, "_compiled", lambda graph, inputs: lambda given: list(graph(*given)))
-
-
 def trainer(pair, loader, **options):
     options = {"epochs": 3, "learning_rate": 0.01, "progress": False, "compile": False} | options
     return dv.Trainer(pair.model, pair.guide, loader, loss=dv.TraceDenoising_ELBO(), **options)
@@ -117,10 +112,10 @@ def _fresh():
     pyro.set_rng_seed(1)
 
 
+@pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize("compile_", [False, True])
-def test_steps_equal_those_on_its_batches(compile_, monkeypatch):
+def test_steps_equal_those_on_its_batches(compile_):
     """Training with a loader equals a plain loop of steps on the same batches with the same noise."""
-    without_compiler(monkeypatch)
     x, y = data()
     pair = Pair()
     loop = trainer(pair, Batches(x, y), compile=compile_)

@@ -145,22 +145,16 @@ def test_training_equals_that_of_the_tensor(source):
     same(fitted_weights(source), fitted_weights(table()))
 
 
+@pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize("source", FEW, indirect=True)
-def test_recorded_training_equals_that_of_the_tensor(source, monkeypatch):
-    without_compiler(monkeypatch)
+def test_recorded_training_equals_that_of_the_tensor(source):
     options = {"compile": True, "validation": table()[:7], "epochs": 2}
     same(fitted_weights(source, **options), fitted_weights(table(), **options))
 
 
-def without_compiler(monkeypatch):
-    from pyro_dvae.engine import compiler
-
-    monkeypatch.setattr(compiler, "_compiled", lambda graph, inputs: lambda given: list(graph(*given)))
-
-
+@pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize("source", FEW, indirect=True)
-def test_several_models_train_as_on_the_tensor(source, monkeypatch):
-    without_compiler(monkeypatch)
+def test_several_models_train_as_on_the_tensor(source):
     found = []
     for data in (source, table()):
         pyro.clear_param_store()

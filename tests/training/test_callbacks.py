@@ -9,13 +9,9 @@ import torch
 from small_runs import HELD_OUT, Pair, X, assert_same, outcome, run, trainer
 
 import pyro_dvae as dv
-from pyro_dvae.engine import compiler
 from pyro_dvae.training import Stopped
 
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    monkeypatch.setattr(compiler, "_compiled", lambda graph, example: compiler.interpret(graph))
+pytestmark = pytest.mark.usefixtures("interpreted")
 
 
 class Recorder(dv.Callback):

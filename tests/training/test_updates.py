@@ -10,14 +10,10 @@ from small_runs import HELD_OUT, Noiseless, Pair, X, assert_resumes, outcome, ru
 from torch.optim import SGD, AdamW, RMSprop, lr_scheduler
 
 import pyro_dvae as dv
-from pyro_dvae.engine import compiler
 from pyro_dvae.training import Trainer
 from pyro_dvae.training.epochs import epoch_order
 
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    monkeypatch.setattr(compiler, "_compiled", lambda graph, example: compiler.interpret(graph))
+pytestmark = pytest.mark.usefixtures("interpreted")
 
 
 def noiseless(rows=None, **options):
