@@ -45,7 +45,7 @@ class Surroundings:
     globals, attributes of objects, of their classes and modules, entries of containers, arrays and the states
     of generators.
     :meth:`unchanged` compares them with their contents at the time of the recording. In-place changes of
-        tensors are no problem, because a recording reads tensors at every run.
+    tensors are no problem, because a recording reads tensors at every run.
 
     :param roots: the programs, and objects given to them.
     :param observation: of a run; None where there was none yet: then all that could be found is taken.

@@ -9,9 +9,9 @@
     trainer.load_best()
 
 :func:`~pyro_dvae.training.fit` is that loop. A run can be stopped, for example by Ctrl-C in the middle of an
-    epoch, and resumed with ``resume=True``. On the same machine it then ends with bit-for-bit the same
-    weights as an uninterrupted run, if all state is in parameters, buffers, callbacks and global random
-    states. Its random stream depends only on the seed and on the global random states at the start.
+epoch, and resumed with ``resume=True``. On the same machine it then ends with bit-for-bit the same
+weights as an uninterrupted run, if all state is in parameters, buffers, callbacks and global random
+states. Its random stream depends only on the seed and on the global random states at the start.
 
 With ``torch.distributed`` initialised, every process of the group makes the same trainer and runs the same
 loop. Each process takes its share of the rows of every batch, with its own noise (:mod:`.distributed.ranks`);

@@ -64,9 +64,8 @@ def smooth_tail(largest: Tensor, *, resolution: float = 1e-12) -> ParetoTail:
     """Fit the tail of each row's weights and replace it by the quantiles of the fit.
 
     :param largest: the T+1 largest of the S log weights of each row, in any order, shape [N, T+1], with T
-        from
-        :func:`tail_length` (all weights if S ≤ T+1). The smallest is the cutoff: only larger weights are in
-            the tail. −inf is a draw of weight zero.
+        from :func:`tail_length` (all weights if S ≤ T+1). The smallest is the cutoff: only larger weights are
+        in the tail. −inf is a draw of weight zero.
     :param resolution: log weights that differ by no more than this count as equal (nats). It is their
         rounding error, which is larger in float32.
     :raises InputError: ``largest`` contains NaN or +inf, or has another shape.
