@@ -2,6 +2,7 @@
 
     python benchmarks/parts.py                      # one thread, the paper's network, batches of 100
     python benchmarks/parts.py --convolutional      # convolutions of 32 and 64 maps, 3 x 3, stride 2
+    python benchmarks/parts.py --small              # 8 columns, two layers of 32 units, batches of 64
     python benchmarks/parts.py --quick              # shows that it runs
 
 One process trains on random images by compiled steps of a ``Trainer`` under torch's profiler. The time of a
@@ -16,6 +17,7 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from typing import NamedTuple
 
 import click
 import torch
@@ -28,7 +30,19 @@ import pyro_dvae as dv
 from pyro_dvae.engine import fast_products
 from pyro_dvae.networks import BernoulliDecoder, ConvolutionalDecoder, ConvolutionalEncoder, GaussianEncoder
 
-PIXELS, LATENTS, BATCH, RATE = 784, 50, 100, 0.05
+RATE = 0.05
+
+
+class Sizes(NamedTuple):
+    """Of the network and its batches."""
+
+    pixels: int
+    latents: int
+    width: int
+    batch: int
+
+
+PAPER, SMALL = Sizes(784, 50, 200, 100), Sizes(8, 2, 32, 64)
 # Texts in the names of kernels (the first match counts); the update is fused with kernels of its gradients.
 PARTS = {
     "convolutions": ("conv",),
@@ -41,21 +55,21 @@ PARTS = {
 }
 
 
-def pair_of(convolutional: bool, width: int) -> dv.DVAE:
+def pair_of(convolutional: bool, sizes: Sizes) -> dv.DVAE:
     """Return a new model and guide."""
     torch.manual_seed(0)
-    noise = dv.SaltAndPepper(RATE, salt="rate")
+    noise, ends, width = dv.SaltAndPepper(RATE, salt="rate"), sizes[:2], sizes.width
     if convolutional:
-        encoder = ConvolutionalEncoder(PIXELS, LATENTS, (width,))
-        return dv.DVAE(encoder, ConvolutionalDecoder(PIXELS, LATENTS, (width,)), noise)
-    encoder = GaussianEncoder(PIXELS, LATENTS, (width, width))
-    return dv.DVAE(encoder, BernoulliDecoder(PIXELS, LATENTS, (width, width)), noise)
+        encoder = ConvolutionalEncoder(*ends, (width,))
+        return dv.DVAE(encoder, ConvolutionalDecoder(*ends, (width,)), noise)
+    encoder = GaussianEncoder(*ends, (width, width))
+    return dv.DVAE(encoder, BernoulliDecoder(*ends, (width, width)), noise)
 
 
-def ours(pair: dv.DVAE, images: Tensor) -> Callable[[], list[float]]:
+def ours(pair: dv.DVAE, images: Tensor, batch: int) -> Callable[[], list[float]]:
     """Return a function that runs an epoch of compiled steps and returns the seconds of each."""
     bound = dv.TraceDenoising_ELBO(max_plate_nesting=1)
-    options = {"epochs": 10**6, "batch_size": BATCH, "compile": True, "progress": False}
+    options = {"epochs": 10**6, "batch_size": batch, "compile": True, "progress": False}
     trainer = dv.Trainer(pair.model, pair.guide, images, loss=bound, **options)
     epochs = iter(trainer)
 
@@ -71,7 +85,9 @@ def ours(pair: dv.DVAE, images: Tensor) -> Callable[[], list[float]]:
     return epoch
 
 
-def by_hand(pair: dv.DVAE, images: Tensor, layout: torch.memory_format | None) -> Callable[[], list[float]]:
+def by_hand(
+    pair: dv.DVAE, images: Tensor, batch: int, layout: torch.memory_format | None = None
+) -> Callable[[], list[float]]:
     """Return the same for plain torch."""
     networks = nn.ModuleList([pair.guide.encoder, pair.model.decoder])
     if layout is not None:
@@ -91,7 +107,7 @@ def by_hand(pair: dv.DVAE, images: Tensor, layout: torch.memory_format | None) -
     def epoch() -> list[float]:
         seconds, last = [], time.perf_counter()
         with fast_products():
-            for rows in torch.randperm(len(images)).split(BATCH):
+            for rows in torch.randperm(len(images)).split(batch):
                 optimizer.zero_grad()
                 loss = loss_of(images[rows])
                 loss.backward()
@@ -130,22 +146,25 @@ def _per_step(times: list[float], steps: int) -> float:
 
 @click.command()
 @click.option("--convolutional", is_flag=True, help="A convolutional network.")
+@click.option("--small", is_flag=True, help="A small network for a table.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--quick", is_flag=True, help="One round of a small network.")
-def main(convolutional: bool, threads: int, rounds: int, quick: bool) -> None:
+def main(convolutional: bool, small: bool, threads: int, rounds: int, quick: bool) -> None:
     """Print the parts of a step, and compare it with those by hand."""
     from torch._inductor import config
 
     torch.set_num_threads(threads)
-    width, steps = (8, 2) if quick else (200, 20 if convolutional else 100)
-    images = (torch.rand(steps * BATCH, PIXELS, generator=torch.Generator().manual_seed(0)) < 0.13).float()
+    sizes = SMALL if small else PAPER._replace(width=8) if quick else PAPER
+    steps, batch = 2 if quick else 20 if convolutional else 100, sizes.batch
+    shape, generator = (steps * batch, sizes.pixels), torch.Generator().manual_seed(0)
+    images = (torch.rand(shape, generator=generator) < 0.13).float()
     with config.patch({"cpp.enable_kernel_profile": True}):
-        ways = {"compiled step": ours(pair_of(convolutional, width), images)}
+        ways = {"compiled step": ours(pair_of(convolutional, sizes), images, batch)}
         ways["compiled step"]()
-    ways["torch.compile by hand"] = by_hand(pair_of(convolutional, width), images, None)
+    ways["torch.compile by hand"] = by_hand(pair_of(convolutional, sizes), images, batch)
     if convolutional:
-        hand = by_hand(pair_of(convolutional, width), images, torch.channels_last)
+        hand = by_hand(pair_of(convolutional, sizes), images, batch, torch.channels_last)
         ways["torch.compile by hand, channels last"] = hand
     times: dict[str, list[float]] = {way: [] for way in ways}
     for turn in range(1 if quick else rounds + 1):

@@ -8,7 +8,7 @@ import re
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from pyro_dvae.engine.following import failing_as
-from pyro_dvae.engine.kernels import fast_products
+from pyro_dvae.engine.kernels import fast_products, has_large_products
 from pyro_dvae.internals import compiled, compiler_options
 from pyro_dvae.interrupts import at_once
 from pyro_dvae.random_state import forked
@@ -171,15 +171,16 @@ def interpret(graph: GraphModule) -> Compiled:
 
 def _compiled(graph: GraphModule, example: list[Tensor]) -> Compiled:
     draw_as_eager(graph)
+    products = fast_products if has_large_products(graph) else nullcontext
 
     def work() -> Callable[..., Any]:
-        with compiling(graph), fast_products(), at_once():
+        with compiling(graph), products(), at_once():
             return compiled(graph, [*example])
 
     function = _with_whole_libraries(work)
 
     def run(inputs: list[Tensor]) -> list[Tensor]:
-        with torch.no_grad(), fast_products():
+        with torch.no_grad(), products():
             return list(function(*inputs))
 
     return run

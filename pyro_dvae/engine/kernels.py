@@ -17,6 +17,7 @@ from pyro_dvae.errors import warn
 from pyro_dvae.internals import UNSAFE_VIEW
 from pyro_dvae.machine import is_intel
 
+_PRODUCTS = (torch.ops.aten.addmm.default, torch.ops.aten.mm.default, torch.ops.aten.bmm.default)
 _ALLOWED_ERROR = 1e-4  # in a sum of 200 products of normals: ten times float32's, 1/1000 of bfloat16's
 
 
@@ -41,6 +42,23 @@ def fast_products() -> Iterator[None]:
         yield
     finally:
         matmul.fp32_precision = before
+
+
+_LARGE = 1e6
+
+
+def has_large_products(graph: GraphModule) -> bool:
+    """Return whether the mean matrix product takes so many operations that oneDNN can pay.
+
+    oneDNN prepares each call, in about 20 microseconds: as long as torch's own product of that size takes.
+    """
+    found = [_operations(node) for node in graph.graph.nodes if node.target in _PRODUCTS]
+    return bool(found) and sum(found) > _LARGE * len(found)
+
+
+def _operations(product: Node) -> int:
+    """Return the multiplications and additions of a recorded product."""
+    return 2 * int(noted(product).numel()) * int(noted(product.args[-2]).shape[-1])
 
 
 @functools.cache

@@ -19,6 +19,7 @@ from pyro_dvae.engine import (
     NoCompiler,
     Unrecordable,
     compile_graph,
+    compiler,
     fast_products,
     following,
     fuse_bernoulli_sums,
@@ -393,6 +394,24 @@ def test_products_are_those_of_the_processors_maker(intel, mkl, onednn, monkeypa
     setting = torch.backends.mkldnn.matmul
     with fast_products():
         assert (setting.fp32_precision == "bf16") == onednn
+
+
+@has_setting
+@pytest.mark.usefixtures("not_intel")
+@pytest.mark.parametrize(("rows", "large"), [(10, False), (100, True)])
+def test_small_products_are_torchs_own(rows, large, monkeypatch):
+    chosen = []
+    monkeypatch.setattr(kernels, "_exact", lambda: not chosen.append(1))
+    x, w, b = torch.randn(rows, 100), torch.randn(100, 100), torch.randn(100)
+    for product in (lambda x: x @ w, lambda x: torch.addmm(b, x, w), lambda x: x[None].bmm(w[None])):
+        graph = record(product, x)
+        assert [
+            kernels._operations(node) for node in graph.graph.nodes if node.target in kernels._PRODUCTS
+        ] == [2 * rows * 100 * 100]
+        assert kernels.has_large_products(graph) is large
+    compiler._compiled(record(lambda x: x @ w, x), [x])([x])
+    assert bool(chosen) is large
+    assert not kernels.has_large_products(record(lambda x: x.exp(), x))
 
 
 @has_setting
