@@ -7,8 +7,8 @@ from pyro_dvae.engine.kernels import (
     bfloat16_pays,
     fast_products,
     fuse_bernoulli_sums,
+    replace_log1p,
     use_bfloat16_products,
-    use_plain_logarithms,
 )
 from pyro_dvae.engine.loss import CompiledLoss, compile_loss
 from pyro_dvae.engine.svi import CompiledSVI
@@ -25,6 +25,6 @@ __all__ = [
     "fast_products",
     "fuse_bernoulli_sums",
     "record",
+    "replace_log1p",
     "use_bfloat16_products",
-    "use_plain_logarithms",
 ]

@@ -151,7 +151,7 @@ def _bernoulli_sum(logits: Tensor, target: Tensor) -> Tensor:
     return linear - factors.prod(-1).log().sum(-1)
 
 
-def use_plain_logarithms(graph: GraphModule) -> None:
+def replace_log1p(graph: GraphModule) -> None:
     """Compute log(1 + x) and softplus on a CPU without ``log1p``, in place, with a relative error of 2e-7.
 
     The compiler's vectorised ``log1p`` takes fifteen times as long as ``log``.

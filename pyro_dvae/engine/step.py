@@ -17,7 +17,7 @@ from pyro_dvae.engine.compiler import Compiled, build, interpret
 from pyro_dvae.engine.following import Unrecordable, failing_as
 from pyro_dvae.engine.gradient import LossAndGrads, traced
 from pyro_dvae.engine.hashed_noise import Bits, draw_keys, hash_noise, hashed_bits, threefry_bits
-from pyro_dvae.engine.kernels import fuse_bernoulli_sums, use_bfloat16_products, use_plain_logarithms
+from pyro_dvae.engine.kernels import fuse_bernoulli_sums, replace_log1p, use_bfloat16_products
 from pyro_dvae.engine.observing import Observation, undone
 from pyro_dvae.engine.verification import Recording, Verification, record_twice
 from pyro_dvae.random_state import forked
@@ -93,7 +93,7 @@ def record_for(
     recording = record_twice(loss_and_grads, leaves, tensors, programs, observation)
     graph = GraphModule(recording.graph, copy.deepcopy(recording.graph.graph))
     fuse_bernoulli_sums(graph)
-    use_plain_logarithms(graph)
+    replace_log1p(graph)
     coarse = numerics.bfloat16 and use_bfloat16_products(graph) > 0
     bits = NOISES[checks.known("noise", numerics.noise, NOISES)]
     draws = 0 if bits is None else hash_noise(graph, bits)
