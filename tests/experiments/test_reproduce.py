@@ -223,6 +223,7 @@ def test_measures_equal_those_of_the_evaluation(small, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Encountered NaN")  # of Pyro, on some processors
 def test_a_run_that_diverges_is_reported_and_the_others_continue(small, tmp_path):
     wild = dataclasses.replace(
         small,
