@@ -1,18 +1,38 @@
-"""The errors and warnings of this package; each has one line with the cause and the remedy."""
+"""Errors and warnings, each one line with the cause and the remedy; and whose code a line is."""
 
 from __future__ import annotations
 
 import inspect
+import sys
 import warnings
+from collections.abc import Mapping
+from typing import Any
 
-# Packages whose functions call each other before a warning; the line to show is the one that called them.
-_CALLED = ("pyro_dvae", "torch", "pyro", "contextlib", "functools")
+
+def is_users(scope: Mapping[str, Any]) -> bool:
+    """Whether code with these globals is a user's: not torch's, Pyro's, this package's or Python's."""
+    name = scope.get("__name__")
+    return isinstance(name, str) and name.partition(".")[0] != "pyro_dvae" and not is_library(name)
+
+
+def is_library(module: object) -> bool:
+    """Whether a module belongs to torch, Pyro, NumPy or Python, or has no name.
+
+    ``typing_extensions`` replaces parts of Python. ``lazy_loader`` looks up this package's names; before its
+    version 0.6 it does so at each use.
+    """
+    if not isinstance(module, str):
+        return True
+    top = module.partition(".")[0]
+    return top in ("torch", "pyro", "numpy", "lazy_loader", "typing_extensions") or (
+        top in sys.stdlib_module_names and top != "__main__"
+    )
 
 
 def warn(message: str | Warning) -> None:
     """Issue a warning at the line of the user's code that led to it."""
     depth, frame = 1, inspect.currentframe()
-    while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in _CALLED:
+    while frame is not None and not is_users(frame.f_globals):
         depth, frame = depth + 1, frame.f_back
     warnings.warn(message, stacklevel=depth)
 

@@ -8,9 +8,8 @@ thread.
 from __future__ import annotations
 
 import os
-import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import CodeType, FrameType
@@ -21,6 +20,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.overrides import TorchFunctionMode
 
+from pyro_dvae.errors import is_users
 from pyro_dvae.internals import TorchDispatchMode, schema, without_nan_check
 from pyro_dvae.internals import frame as present_frame
 
@@ -101,26 +101,6 @@ def _line_of(error: Exception) -> str:
 
 def _place(code: CodeType, line: int) -> str:
     return f"{code.co_name}, {os.path.basename(code.co_filename)}:{line}"
-
-
-def is_users(scope: Mapping[str, Any]) -> bool:
-    """Whether code with these globals is a user's: not torch's, Pyro's, this package's or Python's."""
-    name = scope.get("__name__")
-    return isinstance(name, str) and name.partition(".")[0] != "pyro_dvae" and not is_library(name)
-
-
-def is_library(module: object) -> bool:
-    """Whether a module belongs to torch, Pyro, NumPy or Python, or has no name.
-
-    ``typing_extensions`` replaces parts of Python. ``lazy_loader`` looks up this package's names; before its
-    version 0.6 it does so at each use.
-    """
-    if not isinstance(module, str):
-        return True
-    top = module.partition(".")[0]
-    return top in ("torch", "pyro", "numpy", "lazy_loader", "typing_extensions") or (
-        top in sys.stdlib_module_names and top != "__main__"
-    )
 
 
 class _Methods(TorchFunctionMode):

@@ -17,7 +17,6 @@ from pyro_dvae.errors import warn
 from pyro_dvae.internals import UNSAFE_VIEW
 from pyro_dvae.machine import is_intel
 
-_PRODUCTS = (torch.ops.aten.addmm.default, torch.ops.aten.mm.default, torch.ops.aten.bmm.default)
 _ALLOWED_ERROR = 1e-4  # in a sum of 200 products of normals: ten times float32's, 1/1000 of bfloat16's
 
 
@@ -210,17 +209,15 @@ def use_bfloat16_products(graph: GraphModule) -> int:
     Everything else stays in float32. A processor without bfloat16 emulates it, ten times slower than float32:
     if a timed product is not faster, the graph is unchanged and one warning is given.
     """
-    aten = torch.ops.aten
-    replacements = {aten.addmm.default: _addmm, aten.mm.default: _mm, aten.bmm.default: _bmm}
     found = 0
     for node in graph.graph.nodes:
-        if node.op != "call_function" or node.target not in replacements or node.kwargs:
+        if node.op != "call_function" or node.target not in _PRODUCTS or node.kwargs:
             continue
         value = noted(node)
         if value is not None and value.dtype == torch.float32:
             if not bfloat16_pays(value.device):
                 return 0
-            node.target = replacements[node.target]
+            node.target = _PRODUCTS[node.target]
             found += 1
     graph.recompile()
     return found
@@ -236,6 +233,14 @@ def _mm(a: Tensor, b: Tensor) -> Tensor:
 
 def _bmm(a: Tensor, b: Tensor) -> Tensor:
     return torch.bmm(a.to(torch.bfloat16), b.to(torch.bfloat16)).float()
+
+
+# Recorded products, and their forms with rounded factors.
+_PRODUCTS: dict[Any, Callable[..., Tensor]] = {
+    torch.ops.aten.addmm.default: _addmm,
+    torch.ops.aten.mm.default: _mm,
+    torch.ops.aten.bmm.default: _bmm,
+}
 
 
 def bfloat16_pays(device: torch.device) -> bool:

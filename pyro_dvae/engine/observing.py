@@ -16,8 +16,9 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyro_dvae.engine.following import Unrecordable, is_library, is_users
+from pyro_dvae.engine.following import Unrecordable
 from pyro_dvae.engine.iterators import Iterators
+from pyro_dvae.errors import is_library, is_users
 from pyro_dvae.internals import IMPORTER, TorchDispatchMode, schema, without_modes
 from pyro_dvae.random_state import forked
 

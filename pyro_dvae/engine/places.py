@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_dvae.engine.following import Unrecordable, is_library, is_users
+from pyro_dvae.engine.following import Unrecordable
 from pyro_dvae.engine.observing import Observation
 from pyro_dvae.engine.reading import (
     GENERATORS,
@@ -35,6 +35,7 @@ from pyro_dvae.engine.reading import (
     set_slot,
     slot_reader,
 )
+from pyro_dvae.errors import is_library, is_users
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _COPIED = (set, frozenset, bytearray)

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from pyro_dvae.engine.following import Unrecordable, is_library
+from pyro_dvae.engine.following import Unrecordable
+from pyro_dvae.errors import is_library
 
 GENERATORS = (random.Random, np.random.Generator, np.random.RandomState, torch.Generator)
 MISSING = object()
