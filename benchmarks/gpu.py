@@ -1,4 +1,4 @@
-"""A GPU: its tests, a training step compared with others, many models at once, likelihoods, several ranks.
+"""A GPU: a training step compared with others, many models at once, likelihoods, several ranks, its tests.
 
     python benchmarks/gpu.py --data-folder data --write docs/performance.md   # some minutes
     python benchmarks/gpu.py --device cpu --quick                             # shows that it runs, no more
@@ -12,7 +12,7 @@ model.
 
 The likelihood is that of held-out rows, with a network trained for ten epochs; a second call is timed, to
 exclude the compiler. With several GPUs, two ranks train over NCCL. --write puts the tables between the marks
-of a page.
+of a page, after each part.
 """
 
 from __future__ import annotations
@@ -47,13 +47,15 @@ ENVIRONMENT = {
 
 
 def tests(workers: int) -> list[str]:
-    """Run the tests that need a GPU; return their counts, and the names of failed tests."""
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-n", str(workers), "tests"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    lines = done.stdout.strip().splitlines()
+    """Run the tests that need a GPU, which pass on their output; return their counts, and what failed."""
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-v", "-n", str(workers), "tests"]
+    lines = []
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as running:
+        for line in running.stdout or ():
+            sys.stderr.write(line)
+            lines.append(line.strip())
     failed = [line.split(" - ")[0] for line in lines if line.startswith(("FAILED", "ERROR"))]
-    sys.stderr.write(done.stdout if failed else "")
-    tally = re.sub(r" in .*|=", "", lines[-1]).strip() if lines else done.stderr[-300:]
+    tally = re.sub(r" in .*|=", "", lines[-1]).strip() if lines else "no output"
     return [f"`pytest -m gpu`: {tally}.", *failed]
 
 
@@ -182,10 +184,10 @@ def main(
     def say(part: list[str]) -> None:
         lines.extend([*part, ""])
         click.echo("\n".join(part) + "\n")
+        if page is not None:
+            write(page, lines)
 
     say([f"{card}, torch {torch.__version__}."])
-    if not skip_tests:
-        say(tests(workers))
     with tempfile.TemporaryDirectory() as folder:
         problem = Problem(save(images[:rows], Path(folder)), device=device)
         if quick:
@@ -202,8 +204,8 @@ def main(
     say(likelihoods(problem, x[:rows], x[rows:], epochs, samples))
     if where.type == "cuda":
         say(ranks(data_folder))
-    if page is not None:
-        write(page, lines)
+    if not skip_tests:
+        say(tests(workers))
     if any("failed" in each for each in found.values()) or any("FAILED" in line for line in lines):
         sys.exit("a contender or a test failed")
 

@@ -97,6 +97,11 @@ def move_averages(averages: Sequence[Tensor], values: Sequence[Tensor], share: f
     torch._foreach_lerp_(list(averages), list(values), share)
 
 
+def add_one(counts: Sequence[Tensor]) -> None:
+    """Add one to each count, in one launch, as torch's optimizers do."""
+    torch._foreach_add_(list(counts), 1)
+
+
 def standard_gamma(concentration: Tensor) -> Tensor:
     """Draw Gamma(a, 1), with a gradient; ``Gamma.rsample`` would round small draws up."""
     return torch._standard_gamma(concentration)

@@ -92,6 +92,14 @@ def test_command_and_example_are_the_same_job(capsys):
     assert_same_weights("a", "b")
 
 
+def test_the_package_runs_as_the_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "pyro_dvae", "evaluate", "--help"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Usage: pyro-dvae evaluate [OPTIONS]")
+
+
 def test_sample_and_info_read_a_run(capsys, tmp_path):
     call("train", "--noise", "0.1", *SMALL, "--output", "run", "--quiet")
     capsys.readouterr()

@@ -162,6 +162,13 @@ def test_averages_move_by_their_share():
     assert averages[1].item() == 4.0
 
 
+def test_counts_advance_by_one():
+    counts = [torch.tensor(3.0), torch.tensor([0.0, 7.0])]
+    internals.add_one(counts)
+    assert counts[0].item() == 4.0
+    assert counts[1].tolist() == [1.0, 8.0]
+
+
 def test_a_gamma_draw_has_the_gradient_of_torchs_own():
     a = torch.tensor([0.7, 3.0], dtype=torch.float64, requires_grad=True)
     torch.manual_seed(3)

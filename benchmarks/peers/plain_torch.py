@@ -41,15 +41,24 @@ def build(problem: Problem, compiled: bool = False, captured: bool = False) -> C
         optimizer.step()
         return loss.detach()
 
-    return epochs(data, problem, replayed(step, data[: problem.batch]) if captured else step)
+    if captured:
+        step = replayed(step, data[: problem.batch], parameters, optimizer)
+    return epochs(data, problem, step)
 
 
-def replayed(step: Callable[[Tensor], Tensor], example: Tensor) -> Callable[[Tensor], Tensor]:
+def replayed(
+    step: Callable[[Tensor], Tensor],
+    example: Tensor,
+    parameters: list[Tensor],
+    optimizer: torch.optim.Optimizer,
+) -> Callable[[Tensor], Tensor]:
     """Return ``step`` as one launch: a CUDA graph, captured after three runs as torch requires.
 
-    The graph has only addresses, so the result keeps ``step`` alive, and thus the memory of its parameters.
+    These runs train, so parameters and optimizer are set back, in place: the graph has only addresses. The
+    result keeps ``step`` alive, and thus their memory.
     """
     x = example.clone()
+    before = [parameter.detach().clone() for parameter in parameters]
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -59,6 +68,12 @@ def replayed(step: Callable[[Tensor], Tensor], example: Tensor) -> Callable[[Ten
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         loss = step(x)
+    with torch.no_grad():
+        for parameter, value in zip(parameters, before, strict=True):
+            parameter.copy_(value)
+        for state in optimizer.state.values():
+            for value in state.values():
+                value.zero_()
 
     def replay(batch: Tensor, _step: object = step) -> Tensor:
         x.copy_(batch)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Adam, AdamW, Optimizer
+
+from pyro_dvae.internals import add_one
 
 _STATE = ("step", "exp_avg", "exp_avg_sq")
 _CLIP_GUARD = 1e-6  # added by torch to the norm of a clipped gradient
@@ -52,10 +54,15 @@ class Slot:
         )
 
     @property
-    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The live step count, mean and mean square of the gradients."""
-        step, mean, square = (self.state[name] for name in _STATE)
-        return step, mean, square
+    def count(self) -> Tensor:
+        """The live number of steps taken."""
+        count: Tensor = self.state["step"]
+        return count
+
+    @property
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """The live mean and mean square of the gradients."""
+        return self.state["exp_avg"], self.state["exp_avg_sq"]
 
 
 def slot(
@@ -100,30 +107,43 @@ def rates_of(slots: Sequence[Slot]) -> list[float]:
 class StepSizes:
     """Computes what a step needs besides the gradients: rates and factors of Adam's bias correction.
 
+    Not in the compiled code, which would repeat the powers for every few elements.
+
     :param slots: the settings, which become constants.
-    :param device: device of counts and rates.
+    :param counts: the live numbers of steps taken, of every slot [...].
+    :param dtype: type of the result.
     """
 
-    def __init__(self, slots: Sequence[Slot], device: torch.device) -> None:
+    def __init__(self, slots: Sequence[Slot], counts: Sequence[Tensor], dtype: torch.dtype) -> None:
+        self._counts, self._type = list(counts), dtype
+        # The same memory, which NumPy reads and writes in a tenth of the time.
+        self.arrays = [count.numpy() for count in counts] if counts[0].is_cpu else None
         betas = [[each.group["betas"][i] for each in slots] for i in range(2)]
-        self._first, self._second = torch.tensor(betas, dtype=torch.float64, device=device).unbind()
+        self._first, self._second = torch.tensor(betas, dtype=torch.float64, device=counts[0].device).unbind()
 
-    def __call__(self, counts: Tensor, rates: Tensor) -> Tensor:
-        """Return rate, rate / (1 − β₁ᵗ) and 1 / √(1 − β₂ᵗ) for the step t = counts + 1.
+    def __call__(self, rates: Tensor) -> Tensor:
+        """Return rate, rate / (1 − β₁ᵗ) and 1 / √(1 − β₂ᵗ) for the next step t.
 
-        In double precision, as torch's optimizers compute them.
+        Computed in double precision, as by torch's optimizers.
 
-        :param counts: steps taken so far, [..., slots].
         :param rates: learning rates in double precision, [..., slots].
         :returns: [..., slots, 3].
         """
-        time = counts.double() + 1
+        time = torch.stack(self._counts, dim=-1).double() + 1
         corrections = (1 - self._first**time, (1 - self._second**time).rsqrt())
-        return torch.stack([rates, rates / corrections[0], corrections[1]], dim=-1)
+        return torch.stack([rates, rates / corrections[0], corrections[1]], dim=-1).to(self._type)
+
+    def advance(self) -> None:
+        """Count a step."""
+        if self.arrays is None:
+            add_one(self._counts)
+            return
+        for array in self.arrays:
+            array += 1
 
 
 class HostStepSizes:
-    """Computes :class:`StepSizes` for one model on a CPU, where counts can be read without waiting.
+    """Computes :class:`StepSizes` for one model whose counts are on the CPU and read without waiting.
 
     :param slots: the parameters with their states.
     :param dtype: type of the result.
@@ -131,43 +151,49 @@ class HostStepSizes:
 
     def __init__(self, slots: Sequence[Slot], dtype: torch.dtype) -> None:
         self._slots = slots
-        self._counts = [each.tensors[0] for each in slots]
+        self._general = StepSizes(slots, [each.count for each in slots], dtype)
         self._rows = torch.empty(len(slots), 3, dtype=dtype)
-        self._as_array = self._rows.numpy()  # the same memory, which NumPy fills in a tenth of the time
-        self._general = StepSizes(slots, torch.device("cpu"))
+        self._as_array = self._rows.numpy()
         self._alike = len({each.group["betas"] for each in slots}) == 1
 
     def __call__(self) -> Tensor:
         """Return the step sizes, in memory that the next call overwrites."""
-        rates, times = rates_of(self._slots), [count.item() for count in self._counts]
+        rates, times = rates_of(self._slots), [count.item() for count in self._general.arrays or ()]
         if self._alike and len(set(rates)) == 1 and len(set(times)) == 1:
             (first, second), time, rate = self._slots[0].group["betas"], times[0] + 1, rates[0]
             sizes = (rate, rate / (1 - first**time), (1 - second**time) ** -0.5)
             self._as_array[:] = sizes
             return self._rows
-        general = self._general(torch.stack(self._counts), torch.tensor(rates, dtype=torch.float64))
-        return self._rows.copy_(general)
+        return self._rows.copy_(self._general(torch.tensor(rates, dtype=torch.float64)))
+
+    def advance(self) -> None:
+        """Count a step."""
+        for count in self._general.arrays or ():
+            count[()] = count.item() + 1  # in a fifth of the time of += 1
 
 
 class Adams:
     """Parameters with their states of Adam: the first inputs of compiled steps, which change them in place.
 
+    torch's optimizers keep the counts of steps on the CPU unless they are fused or capturable. They are no
+    inputs of the compiled step, because a CUDA graph can contain nothing on the CPU. Counts on the CPU are
+    read and advanced there; others are read and advanced by ``before``, within the CUDA graph.
+
     :param slots: one for each parameter.
+    :param others: further inputs that are always the same tensors.
     """
 
-    def __init__(self, slots: Sequence[Slot]) -> None:
+    def __init__(self, slots: Sequence[Slot], others: Sequence[Tensor] = ()) -> None:
         self.slots = tuple(slots)
         self.leaves = tuple(each.parameter for each in slots)
         self._frozen = tuple(each.frozen for each in slots)
-        self._counts = [each.tensors[0] for each in slots]
         self.fixed = [leaf.detach() for leaf in self.leaves]
-        self.fixed += [tensor for each in slots for tensor in each.tensors]
-        # Computed in advance, because compiled code would repeat the powers for every few elements.
-        self._size_type = torch.float32
-        if any(leaf.dtype == torch.float64 for leaf in self.leaves):
-            self._size_type = torch.float64
-        self._host = HostStepSizes(slots, self._size_type) if self._counts[0].is_cpu else None
-        self._sizes = StepSizes(slots, self._counts[0].device)
+        self.fixed += [*[tensor for each in slots for tensor in each.moments], *others]
+        wide = any(leaf.dtype == torch.float64 for leaf in self.leaves)
+        dtype = torch.float64 if wide else torch.float32
+        counts = [each.count for each in slots]
+        self._host = HostStepSizes(slots, dtype) if counts[0].is_cpu else None
+        self._sizes = StepSizes(slots, counts, dtype)
         self._rates: tuple[list[float], Tensor] = ([], torch.empty(0))
 
     def valid(self) -> bool:
@@ -177,15 +203,39 @@ class Adams:
             for each, frozen in zip(self.slots, self._frozen, strict=True)
         )
 
-    def sizes(self) -> Tensor:
-        """Return the step sizes of the next step on the parameters' device."""
+    def example(self) -> list[Tensor]:
+        """Return the first inputs of the graph: the fixed ones and step sizes."""
+        given = self.given()
+        return given if self._host is not None else [*self.fixed, self._sizes(given[-1])]
+
+    def given(self) -> list[Tensor]:
+        """Return the first arguments of the step: the fixed ones, and step sizes or rates."""
+        device = self.fixed[0].device
         if self._host is not None:
-            return self._host().to(self.fixed[0].device)
+            sizes = self._host()
+            # From pageable memory, which CUDA has copied when the call returns.
+            return [*self.fixed, sizes if device.type == "cpu" else sizes.to(device, non_blocking=True)]
         rates = rates_of(self.slots)
         if rates != self._rates[0]:
-            device = self.fixed[0].device
             self._rates = (rates, torch.tensor(rates, dtype=torch.float64, device=device))
-        return self._sizes(torch.stack(self._counts), self._rates[1]).to(self._size_type)
+        return [*self.fixed, self._rates[1]]
+
+    @property
+    def before(self) -> Callable[[list[Tensor]], list[Tensor]] | None:
+        """What makes the inputs of the graph from :meth:`given`; None if they are the same."""
+        return None if self._host is not None else self._sized
+
+    def _sized(self, given: list[Tensor]) -> list[Tensor]:
+        """Replace the rates by step sizes; count a step."""
+        place = len(self.fixed)
+        sizes = self._sizes(given[place])
+        self._sizes.advance()
+        return [*given[:place], sizes, *given[place + 1 :]]
+
+    def advance(self) -> None:
+        """Count a step that was taken, if that is the host's task."""
+        if self._host is not None:
+            self._host.advance()
 
 
 def same_memory(leaves: Sequence[Tensor], before: Sequence[Tensor]) -> bool:
@@ -196,7 +246,7 @@ def same_memory(leaves: Sequence[Tensor], before: Sequence[Tensor]) -> bool:
 def update(
     slots: Sequence[Slot],
     leaves: Sequence[Tensor],
-    states: Sequence[Sequence[Tensor]],
+    moments: Sequence[Sequence[Tensor]],
     gradients: Sequence[Tensor],
     sizes: Tensor,
 ) -> None:
@@ -204,15 +254,14 @@ def update(
 
     :param slots: the settings.
     :param leaves: the parameters, in the order of the slots.
-    :param states: step count, mean and mean square of each.
+    :param moments: mean and mean square of the gradients of each.
     :param gradients: of the leaves.
     :param sizes: of :class:`StepSizes`, [slots, 3].
     """
-    for index, (each, parameter, (step, mean, square)) in enumerate(zip(slots, leaves, states, strict=True)):
+    for index, (each, parameter, (mean, square)) in enumerate(zip(slots, leaves, moments, strict=True)):
         first, second = each.group["betas"]
         gradient = _clipped(gradients[index], each)
         rate, corrected, root = sizes[index].to(parameter.dtype).unbind()
-        step.add_(1)
         decay = each.group["weight_decay"]
         if decay and each.decoupled:
             parameter.mul_(1 - rate * decay)

@@ -18,7 +18,7 @@ from pyro_dvae.engine.following import Unrecordable, failing_as
 from pyro_dvae.engine.gradient import difference, traced
 from pyro_dvae.engine.hashed_noise import remaining_draws
 from pyro_dvae.engine.observing import undone
-from pyro_dvae.engine.step import STATES, Gradient, whole_step
+from pyro_dvae.engine.step import Gradient, whole_step
 from pyro_dvae.engine.verification import Recording, Verification
 from pyro_dvae.errors import InputError
 
@@ -110,7 +110,8 @@ class BatchedStep:
     :param gradient: the recorded loss of one model, its varying constants lifted to its last inputs.
     :param slots: the optimizer's settings for one model.
     :param leaves: the parameters, each [E, ...].
-    :param states: step counts [E], means and mean squares [E, ...] of each parameter.
+    :param counts: steps taken, [E] for each parameter.
+    :param moments: means and mean squares of each parameter's gradients, [E, ...].
     :param lifted: the lifted constants, each [E, ...].
     :param batch: example data, each [E, ...].
     :param keys: example keys of the noise, [E, draws, 2].
@@ -125,7 +126,8 @@ class BatchedStep:
         gradient: Gradient,
         slots: Sequence[Slot],
         leaves: Sequence[Tensor],
-        states: Sequence[Tensor],
+        counts: Sequence[Tensor],
+        moments: Sequence[Tensor],
         lifted: Sequence[Tensor],
         batch: Sequence[Tensor],
         keys: Tensor,
@@ -138,28 +140,30 @@ class BatchedStep:
             raise Unrecordable(f"{left[0]} draws from torch's generator, which cannot be batched")
         self.draws = gradient.draws
         self._verified = Verification(_Batched(gradient, leaves, lifted, recordings, copy_to_models))
-        self._counts = states[::STATES]
-        self._sizes = StepSizes(slots, states[0].device)
-        self._fixed = [*leaves, *states, *lifted]
-        self._type = torch.float64 if any(leaf.dtype == torch.float64 for leaf in leaves) else torch.float32
+        wide = any(leaf.dtype == torch.float64 for leaf in leaves)
+        self._sizes = StepSizes(slots, counts, torch.float64 if wide else torch.float32)
+        self._fixed = [*leaves, *moments, *lifted]
         rates = torch.zeros(len(leaves[0]), len(slots), dtype=torch.float64, device=leaves[0].device)
-        example = self._inputs(batch, rates, keys)
-        step, before, after = (
-            whole_step(gradient, slots, clip_norm),
-            len(leaves) + len(states),
-            len(self._fixed),
-        )
+        example = self._inputs(self._sizes(rates), batch, keys)
+        step = whole_step(gradient, slots, clip_norm)
+        before, after = len(leaves) + len(moments), len(self._fixed)
 
         def one(*given: Tensor) -> tuple[Tensor, ...]:
             return tuple(step(*given[:before], *given[after:], *given[before:after]))
 
         with failing_as(Unrecordable), torch.no_grad():
             graph = traced(vmap(one), *[tensor.clone() for tensor in example])
-        self._run: Compiled = build(graph, example, fixed=len(self._fixed))
+        self._run: Compiled = build(graph, example, len(self._fixed), self._sized)
 
-    def _inputs(self, batch: Sequence[Tensor], rates: Tensor, keys: Tensor) -> list[Tensor]:
-        sizes = self._sizes(torch.stack(list(self._counts), dim=-1), rates).to(self._type)
-        return [*self._fixed, sizes, *batch, *([keys] if self.draws else [])]
+    def _inputs(self, rates: Tensor, batch: Sequence[Tensor], keys: Tensor) -> list[Tensor]:
+        return [*self._fixed, rates, *batch, *([keys] if self.draws else [])]
+
+    def _sized(self, given: list[Tensor]) -> list[Tensor]:
+        """Replace the rates with step sizes; count a step."""
+        place = len(self._fixed)
+        sizes = self._sizes(given[place])
+        self._sizes.advance()
+        return [*given[:place], sizes, *given[place + 1 :]]
 
     def __call__(self, batch: Sequence[Tensor], rates: Tensor, keys: Tensor) -> Tensor:
         """Take a step of every model; return their losses [E].
@@ -170,6 +174,6 @@ class BatchedStep:
         :raises CompiledStepError: a model's program gives other values.
         """
         expected = self._verified.before(batch, [keys] if self.draws else [])
-        losses = self._run(self._inputs(batch, rates, keys))[0]
+        losses = self._run(self._inputs(rates, batch, keys))[0]
         self._verified.after(losses, expected)
         return losses

@@ -143,7 +143,12 @@ Compiled: TypeAlias = Callable[[list[Tensor]], list[Tensor]]
 _WARM_UP = 3  # runs before a capture, as torch requires
 
 
-def build(graph: GraphModule, example: Sequence[Tensor], fixed: int = 0) -> Compiled:
+def build(
+    graph: GraphModule,
+    example: Sequence[Tensor],
+    fixed: int = 0,
+    before: Callable[[list[Tensor]], list[Tensor]] | None = None,
+) -> Compiled:
     """Return ``graph`` compiled for inputs like ``example``, which is not run.
 
     It draws the random numbers that the graph would draw. In-place operations change its inputs and the
@@ -151,22 +156,28 @@ def build(graph: GraphModule, example: Sequence[Tensor], fixed: int = 0) -> Comp
     one launch per step and does not wait.
 
     :param fixed: number of first inputs that are always the same tensors, so that they are not copied.
+    :param before: makes the inputs of the graph from those of the result, with operations that are captured,
+        too, but not compiled.
     :raises NoCompiler: the compiler is missing or fails.
     """
-    function = _compiled(graph, list(example))
+    function = _after(before, _compiled(graph, list(example)))
     if example and all(tensor.is_cuda for tensor in example):
         return Captured(function, fixed)
     return function
 
 
-def interpret(graph: GraphModule) -> Compiled:
-    """Return ``graph`` as a function that runs it operation by operation."""
+def interpret(graph: GraphModule, before: Callable[[list[Tensor]], list[Tensor]] | None = None) -> Compiled:
+    """Return ``graph`` as a function that runs it operation by operation, like that of :func:`build`."""
 
     def run(inputs: list[Tensor]) -> list[Tensor]:
         with torch.no_grad():
             return list(graph(*inputs))
 
-    return run
+    return _after(before, run)
+
+
+def _after(before: Callable[[list[Tensor]], list[Tensor]] | None, function: Compiled) -> Compiled:
+    return function if before is None else lambda inputs: function(before(inputs))
 
 
 def _compiled(graph: GraphModule, example: list[Tensor]) -> Compiled:

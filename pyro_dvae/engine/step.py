@@ -23,7 +23,7 @@ from pyro_dvae.engine.verification import Recording, Verification, record_twice
 from pyro_dvae.random_state import forked
 
 NOISES: dict[str, Bits | None] = {"torch": None, "hashed": hashed_bits, "threefry": threefry_bits}
-STATES = 3  # tensors in Adam's state of a parameter
+MOMENTS = 2  # tensors of Adam for a parameter: mean and mean square of its gradients
 
 
 @dataclass(frozen=True)
@@ -166,19 +166,23 @@ class CompiledStep:
         self._gradient = gradient
         self._verified = Verification(gradient)
         with forked():
-            example = self._inputs(tensors, None)
+            example = self._inputs(self._adams.example(), tensors, None)
         graph = record_update(whole_step(gradient, slots, clip_norm), example)
         with forked():
-            fixed = len(self._adams.fixed)
-            self._run: Compiled = build(graph, example, fixed) if compiled else interpret(graph)
+            fixed, before = len(self._adams.fixed), self._adams.before
+            self._run: Compiled = (
+                build(graph, example, fixed, before) if compiled else interpret(graph, before)
+            )
 
     def valid(self) -> bool:
         """Whether parameters, states and settings of the optimizer are still those it was compiled for."""
         return self._adams.valid()
 
-    def _inputs(self, tensors: Sequence[Tensor], keys: Tensor | None) -> list[Tensor]:
+    def _inputs(
+        self, first: Sequence[Tensor], tensors: Sequence[Tensor], keys: Tensor | None
+    ) -> list[Tensor]:
         noise = self._gradient.keys(self.leaves[0].device) if keys is None else [keys]
-        return [*self._adams.fixed, self._adams.sizes(), *tensors, *noise[: self.draws]]
+        return [*first, *tensors, *noise[: self.draws]]
 
     def __call__(self, tensors: Sequence[Tensor], keys: Tensor | None = None) -> Tensor:
         """Take a step; return the loss on the device.
@@ -186,9 +190,10 @@ class CompiledStep:
         :param tensors: the arguments, with the shapes of the examples.
         :param keys: keys of the noise [draws, 2]; by default from torch's generator.
         """
-        inputs = self._inputs(tensors, keys)
+        inputs = self._inputs(self._adams.given(), tensors, keys)
         expected = self._verified.before(tensors, inputs[len(inputs) - bool(self.draws) :])
         (loss,) = self._run(inputs)
+        self._adams.advance()
         self._verified.after(loss, expected)
         return loss
 
@@ -206,12 +211,11 @@ class CompiledUpdate:
     def __init__(
         self, slots: Sequence[Slot], places: Sequence[Tensor], clip_norm: float | None, compiled: bool
     ) -> None:
-        self._adams = Adams(slots)
-        self._fixed = [*self._adams.fixed, *places]
-        example = [*self._fixed, self._adams.sizes()]
+        self._adams = Adams(slots, places)
+        example = self._adams.example()
         graph = record_update(update_alone(slots, clip_norm), example)
-        fixed = len(self._fixed)
-        self._run: Compiled = build(graph, example, fixed) if compiled else interpret(graph)
+        fixed, before = len(self._adams.fixed), self._adams.before
+        self._run: Compiled = build(graph, example, fixed, before) if compiled else interpret(graph, before)
 
     def valid(self) -> bool:
         """Whether parameters, states and settings of the optimizer are still those it was compiled for."""
@@ -219,7 +223,8 @@ class CompiledUpdate:
 
     def __call__(self) -> None:
         """Take the step for the gradients in the places."""
-        self._run([*self._fixed, self._adams.sizes()])
+        self._run(self._adams.given())
+        self._adams.advance()
 
 
 def record_update(step: Callable[..., list[Tensor]], inputs: Sequence[Tensor]) -> GraphModule:
@@ -232,9 +237,9 @@ def record_update(step: Callable[..., list[Tensor]], inputs: Sequence[Tensor]) -
 def whole_step(
     gradient: Gradient, slots: Sequence[Slot], clip_norm: float | None
 ) -> Callable[..., list[Tensor]]:
-    """Return the function (leaves, states, sizes, tensors[, keys]) → [loss] that updates in place."""
+    """Return the function (leaves, moments, sizes, tensors[, keys]) → [loss] that updates in place."""
     count = len(slots)
-    fixed = (1 + STATES) * count
+    fixed = (1 + MOMENTS) * count
     change = update_alone(slots, clip_norm)
 
     def whole(*given: Tensor) -> list[Tensor]:
@@ -244,20 +249,20 @@ def whole_step(
 
 
 def update_alone(slots: Sequence[Slot], clip_norm: float | None) -> Callable[..., list[Tensor]]:
-    """Return the function (leaves, states, loss, gradients, sizes) → [loss] that updates in place."""
+    """Return the function (leaves, moments, loss, gradients, sizes) → [loss] that updates in place."""
     count = len(slots)
 
     def change(*given: Tensor) -> list[Tensor]:
-        leaves, flat = given[:count], given[count : (1 + STATES) * count]
-        loss, *gradients, sizes = given[(1 + STATES) * count :]
+        leaves, flat = given[:count], given[count : (1 + MOMENTS) * count]
+        loss, *gradients, sizes = given[(1 + MOMENTS) * count :]
         # A non-finite loss changes no parameter.
         good = torch.isfinite(loss).all()
         gradients = [torch.where(good, gradient, 0.0) for gradient in gradients]
         sizes = torch.where(good, sizes, sizes.new_tensor([0.0, 0.0, 1.0]))
         if clip_norm is not None:
             gradients = clipped_together(gradients, clip_norm)
-        states = [flat[i : i + STATES] for i in range(0, len(flat), STATES)]
-        update(slots, leaves, states, gradients, sizes)
+        moments = [flat[i : i + MOMENTS] for i in range(0, len(flat), MOMENTS)]
+        update(slots, leaves, moments, gradients, sizes)
         return [loss]
 
     return change

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import operator
+from collections import deque
 from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import chain
 from numbers import Number
+from types import FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyro
 import torch
 from torch import Tensor
@@ -57,6 +60,8 @@ class Surroundings:
         self, roots: Iterable[Any], observation: Observation | None, leaves: Iterable[Tensor] = ()
     ) -> None:
         self._places = places = Places(roots, observation)
+        users = [] if observation is None else observation.users()
+        self._codes = {id(code): code for code, _ in users}
         self._readers, self._opaque, self._tensors = places.readers, places.opaque, places.tensors
         known = set(map(id, self._tensors))
         self._tensors += [leaf for leaf in leaves if id(leaf) not in known]
@@ -116,6 +121,24 @@ class Surroundings:
         ]
         self._then = self.snapshot()
 
+    def paired(self, other: Surroundings) -> dict[int, Tensor] | None:
+        """Return the other program's tensors, by the identity of those in the same places of this one.
+
+        Return None unless both ran the same code of the user's, and the same numbers, texts and arrays are in
+        their places. (A library also runs code that fills its caches.)
+        """
+        mine, theirs = self._then, other._then
+        labels = [[labels for _, labels in each._readers] for each in (self, other)]
+        if self._codes.keys() != other._codes.keys() or labels[0] != labels[1]:
+            return None
+        if mine.prints != theirs.prints or len(mine.values) != len(theirs.values):
+            return None
+        if not all(map(_alike, mine.values, theirs.values)):
+            return None
+        if [*map(_kind, self._tensors)] != [*map(_kind, other._tensors)]:
+            return None
+        return {id(a): b for a, b in zip(self._tensors, other._tensors, strict=True)}
+
     @contextmanager
     def restored(self) -> Iterator[None]:
         """Restore numbers, texts, tensors and states of generators that the body replaces."""
@@ -160,6 +183,28 @@ def _brief(value: Any) -> Any:
     if isinstance(value, (float, complex)) or (isinstance(value, Number) and not isinstance(value, int)):
         return type(value), repr(value)
     return (type(value), value) if isinstance(value, PLAIN) else id(value)
+
+
+_FOLLOWED = (dict, list, tuple, deque, set, frozenset, bytearray, np.ndarray, Tensor, *GENERATORS)
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """Whether two values are equal, or objects of one type whose contents are places, too."""
+    if a is b or _brief(a) == _brief(b):
+        return True
+    if type(a) is not type(b) or _is_value(a):
+        return False
+    if isinstance(a, FunctionType):
+        return a.__code__ is b.__code__
+    if isinstance(a, MethodType):
+        return a.__func__ is b.__func__
+    if isinstance(a, (type, ModuleType)):
+        return False
+    return isinstance(a, _FOLLOWED) or hasattr(a, "__dict__") or bool(a == b)
+
+
+def _kind(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.shape, tensor.dtype, tensor.device, tensor.requires_grad
 
 
 def _shown(value: Any) -> str:

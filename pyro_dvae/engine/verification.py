@@ -57,7 +57,8 @@ class Recording:
     def disagreement(self, tensors: Sequence[Tensor]) -> str | None:
         """Run program and recording on the same random numbers; describe their difference, or return None."""
         with self.surroundings.restored():
-            wrong = _disagreement(self.loss_and_grads, self.graph, self.leaves, tensors)
+            expected = evaluate(self.loss_and_grads, self.leaves, tensors)
+            wrong = unlike(self.graph, self.leaves, tensors, expected)
             try:
                 self.surroundings.refuse_changes()  # accepts objects that the program replaces
             except Unrecordable as error:
@@ -99,7 +100,7 @@ def record_twice(
         with forked(_OTHER_SEED):
             second = record_gradient(loss_and_grads, leaves, _other_rows(tensors))
         changed = difference(first.graph, second.graph)
-        wrong = _disagreement(loss_and_grads, first.graph, first.leaves, tensors)
+        wrong = unlike(first.graph, first.leaves, tensors, evaluate(loss_and_grads, first.leaves, tensors))
         surroundings.refuse_changes()
         if changed is not None or len(first.leaves) != len(second.leaves):
             raise Unrecordable(f"the program computes something different in every run: {changed}")
@@ -108,10 +109,14 @@ def record_twice(
     return Recording(first.graph, first.leaves, loss_and_grads, surroundings, first.numbers)
 
 
-def _disagreement(
-    loss_and_grads: LossAndGrads, graph: GraphModule, leaves: Sequence[Tensor], tensors: Sequence[Tensor]
+def unlike(
+    graph: GraphModule, leaves: Sequence[Tensor], tensors: Sequence[Tensor], expected: Sequence[Tensor]
 ) -> str | None:
-    expected = evaluate(loss_and_grads, leaves, tensors)
+    """Describe how a recording differs from the loss and gradients of a run, or return None.
+
+    :param graph: the recording; it draws the random numbers that the run drew.
+    :param expected: the results of the run, on the same random stream.
+    """
     with undone(), torch.no_grad():
         # Copies, because results that were written in place are undone, too.
         found = [each.clone() for each in graph(*[leaf.detach() for leaf in leaves], *tensors)]

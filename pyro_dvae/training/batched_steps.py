@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_dvae.engine import Unrecordable
+from pyro_dvae.engine.alike import alike
 from pyro_dvae.engine.batched import BatchedStep, ModelRecording, lift, require_same_program
 from pyro_dvae.engine.gradient import constants
 from pyro_dvae.engine.step import Gradient, record_for
@@ -26,7 +27,7 @@ class BatchedSteps:
 
     ``seconds`` is the time that compiling took so far.
 
-    :param keys: the noise keys of each model.
+    :param keys: the noise keys of each model, for epochs of a known number of steps.
     """
 
     def __init__(self, state: ManyState, settings: Settings, keys: Sequence[NoiseKeys]) -> None:
@@ -34,7 +35,8 @@ class BatchedSteps:
         self._recordings: list[Recording] = []
         self._steps: dict[int, BatchedStep] = {}
         self._adam: list[tuple[Any, ...]] = []
-        self._columns: list[int] = []  # parameters with a gradient
+        self._columns: Tensor | slice = slice(None)  # parameters with a gradient
+        self._drawn, self._drawn_for = torch.empty(0), (-1, 0)
         self.seconds = 0.0
 
     def begin_epoch(self) -> None:
@@ -59,7 +61,13 @@ class BatchedSteps:
         return step(batch, rates[:, self._columns], self._keys_at(position, step.draws))
 
     def _keys_at(self, position: int, draws: int) -> Tensor:
-        return torch.stack([each.at(self._state.finished, position, draws) for each in self._keys])
+        """Return the keys [E, draws, 2] of a step."""
+        epoch = self._state.finished
+        if self._drawn_for != (epoch, draws):
+            # Together for the epoch: joining the keys of many models takes a GPU longer than a step.
+            of_models = [each.of_block(epoch, 0, draws) for each in self._keys]
+            self._drawn, self._drawn_for = torch.stack(of_models, dim=1), (epoch, draws)
+        return self._drawn[position]
 
     def _compile(self, batch: Sequence[Tensor]) -> None:
         began, progress, count = time.monotonic(), self._settings.progress, len(self._state.members)
@@ -74,9 +82,9 @@ class BatchedSteps:
 
     def _build(self, batch: Sequence[Tensor]) -> BatchedStep:
         state = self._state
-        recorded = [
-            self._recorded(member, [x[number] for x in batch]) for number, member in enumerate(state.members)
-        ]
+        recorded: list[Gradient] = []
+        for number, member in enumerate(state.members):
+            recorded.append(self._recorded(member, [x[number] for x in batch], recorded[:1]))
         first = recorded[0]
         self._recordings += [each.recording for each in recorded]
         built_in = [list(constants(each.graph).items()) for each in recorded]
@@ -98,15 +106,18 @@ class BatchedSteps:
         lift(first.graph, names)
         # A parameter may get no gradient.
         free = list(trained.free.values())
-        self._columns = [n for n, leaf in enumerate(free) if any(leaf is each for each in first.leaves)]
-        slots = state.updates[0].slots([free[n] for n in self._columns])
+        columns = [n for n, leaf in enumerate(free) if any(leaf is each for each in first.leaves)]
+        if len(columns) < len(free):
+            self._columns = torch.tensor(columns, device=batch[0].device)
+        slots = state.updates[0].slots([free[n] for n in columns])
         assert slots is not None
-        chosen = [state.free[n] for n in self._columns]
+        chosen = [state.free[n] for n in columns]
         return BatchedStep(
             first,
             slots,
             [state.leaves[n] for n in chosen],
-            [tensor for n in chosen for tensor in state.adam[n]],
+            [state.adam[n][0] for n in chosen],
+            [moment for n in chosen for moment in state.adam[n][1:]],
             lifted,
             batch,
             self._keys_at(0, first.draws),
@@ -118,7 +129,9 @@ class BatchedSteps:
             state.to_models,
         )
 
-    def _recorded(self, member: Member, batch: list[Tensor]) -> Gradient:
+    def _recorded(self, member: Member, batch: list[Tensor], first: list[Gradient]) -> Gradient:
+        """Return the gradient of a model, which is only recorded if it is not like the ``first`` one's."""
+
         def loss_and_grads(*batch: Tensor) -> Tensor:
             loss = member.loss(*batch)
             if loss.requires_grad:
@@ -128,4 +141,9 @@ class BatchedSteps:
         leaves = list(member.trained.free.values())
         programs = (member.model, member.guide, member.bound)
         with member.with_store(), member.trained.without_frozen_gradients():
+            if first:
+                among = list(self._state.members[0].trained.free.values())
+                found = alike(first[0], among, loss_and_grads, leaves, batch, programs)
+                if found is not None:
+                    return found
             return record_for(loss_and_grads, leaves, batch, self._settings.numerics, programs)

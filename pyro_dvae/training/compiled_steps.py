@@ -39,12 +39,15 @@ class NoiseKeys:
         """Return the keys [draws, 2] of a step."""
         block, place = divmod(position, _STEPS_AT_ONCE) if self._steps is None else (0, position)
         if self._block != (epoch, draws, block):
-            own = (block,) if self._steps is None else ()
-            steps = _STEPS_AT_ONCE if self._steps is None else self._steps
-            generator = torch.Generator().manual_seed(derived_seed(self._seed, epoch, self._purpose, *own))
-            drawn = draw_keys(steps * draws, "cpu", generator).reshape(steps, draws, 2)
-            self._drawn, self._block = drawn.to(self._device), (epoch, draws, block)
+            self._drawn, self._block = self.of_block(epoch, block, draws), (epoch, draws, block)
         return self._drawn[place]
+
+    def of_block(self, epoch: int, block: int, draws: int) -> Tensor:
+        """Return the keys [steps, draws, 2] of the steps of an epoch, or of its next thousand steps."""
+        own = (block,) if self._steps is None else ()
+        steps = _STEPS_AT_ONCE if self._steps is None else self._steps
+        generator = torch.Generator().manual_seed(derived_seed(self._seed, epoch, self._purpose, *own))
+        return draw_keys(steps * draws, "cpu", generator).reshape(steps, draws, 2).to(self._device)
 
 
 @dataclass(frozen=True)

@@ -262,7 +262,7 @@ class ManyTraining:
     def _end_epoch(self, losses: Tensor, seconds: float) -> None:
         """Add the epoch with ``losses`` [steps, E] to the histories, and validate."""
         state = self._state
-        bounds = (-self._per_row(losses.double()).sum(0) / self._rows.rows).tolist()
+        bounds = self._bounds(losses)
         for number, member in enumerate(self._members):
             if state.stopped[number]:
                 continue
@@ -281,14 +281,13 @@ class ManyTraining:
             update.end_epoch(validated)
         state.finished += 1
 
-    def _per_row(self, losses: Tensor) -> Tensor:
-        """Return the losses of the steps as sums over the rows, without the scale of a plate."""
-        sizes = self._rows.sizes()
-        columns = [
-            torch.stack([m.loss.per_row(loss, rows) for loss, rows in zip(column, sizes, strict=True)])
-            for m, column in zip(self._members, losses.unbind(1), strict=True)
+    def _bounds(self, losses: Tensor) -> list[float]:
+        """Return the mean bound per row of each model, from the ``losses`` [steps, E] of an epoch."""
+        sizes, columns = self._rows.sizes(), losses.double().T.tolist()  # one wait for a GPU
+        return [
+            -math.fsum(map(member.loss.per_row, column, sizes)) / self._rows.rows
+            for member, column in zip(self._members, columns, strict=True)
         ]
-        return torch.stack(columns, dim=1)
 
     def _validated(self, number: int, member: Member) -> float | None:
         finished = self._state.finished

@@ -11,10 +11,12 @@ import pytest
 import torch
 from pyro.infer import SVI
 from pyro.optim import Adam
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import pyro_dvae as dv
 from pyro_dvae.engine import compiler
+from pyro_dvae.engine.adam import Adams, slot
 from pyro_dvae.networks import BernoulliDecoder, GaussianEncoder
 
 
@@ -101,6 +103,20 @@ def test_on_a_gpu_the_step_is_captured_and_right(noise):
     assert abs(float(plain.mean() - fast.mean())) < 5 * float(error) + 0.05 * float(plain.mean())
     (recorded,) = loop._recordings.all
     assert recorded.step._run._graph is not None
+
+
+def test_a_step_on_a_gpu_has_no_input_on_the_cpu():
+    """torch's Adam keeps its counts on the CPU unless it is fused; a CUDA graph can contain nothing there."""
+    with FakeTensorMode():
+        leaves = [torch.nn.Parameter(torch.empty(n, 2, device="cuda")) for n in (3, 4)]
+        moments = [torch.empty(n, 2, device="cuda") for n in (3, 4)]
+    optimizer = torch.optim.Adam(leaves)
+    for leaf, moment in zip(leaves, moments, strict=True):
+        optimizer.state[leaf] = {"step": torch.tensor(5.0), "exp_avg": moment, "exp_avg_sq": moment}
+    adams = Adams([slot(optimizer, leaf) for leaf in leaves])
+    assert [each.is_cuda for each in adams.fixed] == [True] * 6
+    adams.advance()
+    assert [float(optimizer.state[leaf]["step"]) for leaf in leaves] == [6.0, 6.0]
 
 
 @pytest.mark.gpu
@@ -210,8 +226,10 @@ def test_libraries_that_a_killed_compiler_left_unfinished_are_made_again(tmp_pat
     code = """
 import os, pathlib, sys, warnings
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from pyro_dvae.engine import compiler
+from pyro_dvae.engine.adam import Adams, slot
 warnings.simplefilter("error")
 x = torch.ones(4, 3)
 run = compiler.build(make_fx(lambda a: [(a * 2 + 1).exp()])(x), [x])

@@ -53,7 +53,11 @@ def table(rows=ROWS, seed=5):
 
 def recorded_alone():
     """Run recorded steps operation by operation in the body, which spares the time of compiling them."""
-    return mock.patch("pyro_dvae.engine.step.build", lambda graph, example, fixed=0: interpret(graph))
+
+    def build(graph, example, fixed=0, before=None):
+        return interpret(graph, before)
+
+    return mock.patch("pyro_dvae.engine.step.build", build)
 
 
 class Problem:
