@@ -41,12 +41,12 @@ class Observation:
 
     :param codes: every code object that ran with its globals, by identity.
     :param objects: functions and instances of a user's classes among locals and results, by identity.
-    :param iterators: the iterators that existed before, and whether they were advanced.
+    :param iterators: the iterators that existed before, and whether they were advanced; None if not watched.
     """
 
     codes: dict[int, tuple[CodeType, dict[str, Any]]] = field(default_factory=dict)
     objects: dict[int, Any] = field(default_factory=dict)
-    iterators: Iterators = field(default_factory=Iterators)
+    iterators: Iterators | None = field(default_factory=Iterators)
 
     def users(self) -> list[tuple[CodeType, dict[str, Any]]]:
         """Return the user's code that ran, with its globals."""
@@ -63,12 +63,14 @@ class Observation:
 
 
 @contextmanager
-def observed() -> Iterator[Observation]:
+def observed(iterators: bool = True) -> Iterator[Observation]:
     """Observe the body in this thread by a profiler; an earlier profiler continues afterwards.
 
     Imports are left out. Garbage collection is off meanwhile, because finalizers are not part of the program.
+
+    :param iterators: whether to watch iterators, for which all objects of the process are looked through.
     """
-    seen = Observation()
+    seen = Observation() if iterators else Observation(iterators=None)
     users: dict[int, bool] = {}
     importing = 0
 
@@ -80,7 +82,8 @@ def observed() -> Iterator[Observation]:
         if importing:
             return
         if event == "call":
-            seen.iterators.note(frame)
+            if seen.iterators is not None:
+                seen.iterators.note(frame)
             if id(code) not in seen.codes:
                 seen.codes[id(code)] = (code, frame.f_globals)
                 users[id(code)] = is_users(frame.f_globals)
@@ -103,7 +106,8 @@ def observed() -> Iterator[Observation]:
             before.enable()
         else:
             sys.setprofile(before)
-        seen.iterators.end()
+        if seen.iterators is not None:
+            seen.iterators.end()
 
 
 def _is_users_object(value: Any) -> bool:

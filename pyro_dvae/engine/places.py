@@ -92,6 +92,11 @@ class Places:
             waiting.extend(self._within(holder))
         self._seen = seen  # kept alive, so that no new object gets the identity of one of these
 
+    def iterate(self) -> bool:
+        """Whether one of the objects is an iterator."""
+        kinds = set(map(type, self._seen.values())) - {*weakref.ProxyTypes}
+        return any(hasattr(kind, "__next__") for kind in kinds)
+
     def _within(self, holder: Any) -> Iterator[Any]:
         """Record the places directly in an object; yield their contents."""
         kind = type(holder)

@@ -121,6 +121,10 @@ class Surroundings:
         ]
         self._then = self.snapshot()
 
+    def iterates(self) -> bool:
+        """Whether an iterator is among the objects that the program can read."""
+        return self._places.iterate()
+
     def paired(self, other: Surroundings) -> dict[int, Tensor] | None:
         """Return the other program's tensors, by the identity of those in the same places of this one.
 

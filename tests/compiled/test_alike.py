@@ -91,6 +91,18 @@ def test_closures_are_compared_by_their_contents():
     assert found(Network(0, activation=times(2.0)), Network(1, activation=times(2.5))) is None
 
 
+def test_a_program_that_can_read_an_iterator_has_to_be_recorded():
+    class Iterating(Network):
+        def __init__(self, seed):
+            super().__init__(seed)
+            self.names = iter(["a", "b"])
+
+        def forward(self, x):
+            return super().forward(x) if self.names is not None else x
+
+    assert found(Iterating(0), Iterating(1)) is None
+
+
 def test_a_program_that_changes_a_number_is_refused():
     class Counting(Network):
         calls = 0
