@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,14 @@ class Module(nn.Module):
     """
 
     made_of: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+    __signature__: inspect.Signature
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let the class have its constructor's signature, which ``__new__`` hides on Python 3.10."""
+        super().__init_subclass__(**kwargs)
+        constructor: Any = cls.__init__
+        shown = inspect.signature(constructor)
+        cls.__signature__ = shown.replace(parameters=list(shown.parameters.values())[1:])
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Keep the arguments."""

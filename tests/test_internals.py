@@ -131,6 +131,12 @@ def test_trees():
     assert internals.tree_map(lambda each: -each, {"a": [1]}) == {"a": [-1]}
 
 
+def test_forms_of_trees_are_keys():
+    forms = [internals.Form(internals.tree_flatten(each)[1]) for each in ({"a": 1}, {"a": 2}, {"b": 1}, [1])]
+    assert len(set(forms)) == 3
+    assert forms[0] == forms[1] != forms[2]
+
+
 def test_a_schema_says_what_is_written():
     assert internals.schema(torch.ops.aten.add_.Tensor).is_mutable
     assert not internals.schema(torch.ops.aten.add.Tensor).is_mutable

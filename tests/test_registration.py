@@ -1,4 +1,5 @@
 import copy
+import inspect
 import warnings
 
 import pyro
@@ -9,10 +10,21 @@ from pyro.infer import SVI, Trace_ELBO
 from pyro.nn import PyroModule, PyroParam
 from torch import nn
 
-from pyro_dvae import DVAE, GaussianNoise, TraceDenoising_ELBO
+from pyro_dvae import DVAE, BitFlip, GaussianNoise, TraceDenoising_ELBO
 from pyro_dvae.errors import InputError
 from pyro_dvae.networks import BernoulliDecoder, GaussianEncoder
 from pyro_dvae.registration import asked_name, register
+
+
+def test_a_part_has_the_signature_of_its_constructor():
+    names = [each.name for each in inspect.signature(BitFlip).parameters.values()]
+    assert names == ["rate", "learnable", "minimum", "temperature"]
+
+    class Own(BitFlip):
+        def __init__(self, rate, *, colour):
+            super().__init__(rate)
+
+    assert str(inspect.signature(Own)) == "(rate, *, colour)"
 
 
 class Layer(nn.Module):

@@ -138,8 +138,10 @@ def _through_views(node: Any) -> Node | None:
 
 def _group(size: int) -> int | None:
     """Return the largest divisor of ``size`` that is a valid group size, or None."""
-    fit = (g for g in range(min(size, _GROUP_AT_MOST), _GROUP_AT_LEAST - 1, -1) if size % g == 0)
-    return next(fit, None)
+    for group in range(min(size, _GROUP_AT_MOST), _GROUP_AT_LEAST - 1, -1):
+        if size % group == 0:
+            return group
+    return None
 
 
 def _bernoulli_sum(logits: Tensor, target: Tensor) -> Tensor:
