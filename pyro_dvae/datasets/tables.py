@@ -70,7 +70,7 @@ def _read(pandas: Any, path: Path, separator: str) -> Any:
         "skipinitialspace": True,
         "keep_default_na": False,
         "na_values": list(_GAPS),
-        "float_precision": "round_trip",  # to the last digit, which is the default from pandas 3 on
+        "float_precision": "round_trip",  # to the last digit: not so by default in pandas 2
     }
     lines = _first_lines(path)
     _require_separator(lines[0][1], separator)
