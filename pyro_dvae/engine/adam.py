@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -133,6 +134,12 @@ class StepSizes:
         corrections = (1 - self._first**time, (1 - self._second**time).rsqrt())
         return torch.stack([rates, rates / corrections[0], corrections[1]], dim=-1).to(self._type)
 
+    def replace(self, place: int, given: list[Tensor]) -> list[Tensor]:
+        """Return the arguments with the rates at ``place`` replaced by step sizes; count the step."""
+        sizes = self(given[place])
+        self.advance()
+        return [*given[:place], sizes, *given[place + 1 :]]
+
     def advance(self) -> None:
         """Count a step."""
         if self.arrays is None:
@@ -223,14 +230,7 @@ class Adams:
     @property
     def before(self) -> Callable[[list[Tensor]], list[Tensor]] | None:
         """What makes the inputs of the graph from :meth:`given`; None if they are the same."""
-        return None if self._host is not None else self._sized
-
-    def _sized(self, given: list[Tensor]) -> list[Tensor]:
-        """Replace the rates by step sizes; count a step."""
-        place = len(self.fixed)
-        sizes = self._sizes(given[place])
-        self._sizes.advance()
-        return [*given[:place], sizes, *given[place + 1 :]]
+        return None if self._host is not None else partial(self._sizes.replace, len(self.fixed))
 
     def advance(self) -> None:
         """Count a step that was taken, if that is the host's task."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -153,17 +154,11 @@ class BatchedStep:
 
         with failing_as(Unrecordable), torch.no_grad():
             graph = traced(vmap(one), *[tensor.clone() for tensor in example])
-        self._run: Compiled = build(graph, example, len(self._fixed), self._sized)
+        sized = partial(self._sizes.replace, len(self._fixed))
+        self._run: Compiled = build(graph, example, len(self._fixed), sized)
 
     def _inputs(self, rates: Tensor, batch: Sequence[Tensor], keys: Tensor) -> list[Tensor]:
         return [*self._fixed, rates, *batch, *([keys] if self.draws else [])]
-
-    def _sized(self, given: list[Tensor]) -> list[Tensor]:
-        """Replace the rates with step sizes; count a step."""
-        place = len(self._fixed)
-        sizes = self._sizes(given[place])
-        self._sizes.advance()
-        return [*given[:place], sizes, *given[place + 1 :]]
 
     def __call__(self, batch: Sequence[Tensor], rates: Tensor, keys: Tensor) -> Tensor:
         """Take a step of every model; return their losses [E].

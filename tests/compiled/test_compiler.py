@@ -16,7 +16,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import pyro_dvae as dv
 from pyro_dvae.engine import compiler
-from pyro_dvae.engine.adam import Adams, slot
+from pyro_dvae.engine.adam import Adams, slot, start
 from pyro_dvae.networks import BernoulliDecoder, GaussianEncoder
 
 
@@ -117,6 +117,25 @@ def test_a_step_on_a_gpu_has_no_input_on_the_cpu():
     assert [each.is_cuda for each in adams.fixed] == [True] * 6
     adams.advance()
     assert [float(optimizer.state[leaf]["step"]) for leaf in leaves] == [6.0, 6.0]
+
+
+def test_counts_on_the_device_give_the_step_sizes_of_counts_on_the_host():
+    leaves = [torch.nn.Parameter(torch.ones(n)) for n in (3, 4)]
+    optimizer = torch.optim.Adam([{"params": leaves[:1], "lr": 0.1}, {"params": leaves[1:], "lr": 0.2}])
+    start(optimizer)
+    for count, leaf in enumerate(leaves):
+        optimizer.state[leaf]["step"] += count
+    slots, batch = [slot(optimizer, leaf) for leaf in leaves], torch.ones(2)
+    expected = Adams(slots).given()[-1].clone()
+    adams = Adams(slots)
+    adams._host = None  # as for a fused optimizer on a GPU
+    found = adams.before([*adams.given(), batch])
+    torch.testing.assert_close(found[-2], expected)
+    torch.testing.assert_close(expected[1], torch.tensor([0.2, 0.2 / (1 - 0.9**2), (1 - 0.999**2) ** -0.5]))
+    assert found[-1] is batch
+    assert [float(optimizer.state[leaf]["step"]) for leaf in leaves] == [1.0, 2.0]
+    adams.advance()  # not the host's task
+    assert [float(optimizer.state[leaf]["step"]) for leaf in leaves] == [1.0, 2.0]
 
 
 @pytest.mark.gpu
@@ -229,7 +248,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from pyro_dvae.engine import compiler
-from pyro_dvae.engine.adam import Adams, slot
+from pyro_dvae.engine.adam import Adams, slot, start
 warnings.simplefilter("error")
 x = torch.ones(4, 3)
 run = compiler.build(make_fx(lambda a: [(a * 2 + 1).exp()])(x), [x])
