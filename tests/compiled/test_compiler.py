@@ -227,15 +227,15 @@ def test_an_equal_graph_is_compiled_once_and_acts_on_its_own_tensors(tmp_path, m
             torch.set_num_threads(before)
 
     found = []
-    for start, threads in ((0.0, 1), (5.0, 1), (0.0, 2)):
+    for begin, threads in ((0.0, 1), (5.0, 1), (0.0, 2)):
         counters.clear()
-        run, kept, rate = built(start, threads)
+        run, kept, rate = built(begin, threads)
         found.append(counters["inductor"]["fxgraph_cache_hit"])
         for turn in (1, 2):
             rate.fill_(turn)
             (value,) = run([x])
-            assert torch.equal(kept, torch.full((3,), start + 4 * turn))
-            assert torch.equal(value, torch.full((4, 3), turn * (start + 4 * turn)))
+            assert torch.equal(kept, torch.full((3,), begin + 4 * turn))
+            assert torch.equal(value, torch.full((4, 3), turn * (begin + 4 * turn)))
     hits = int(config.fx_graph_cache)  # off in old versions
     assert found == [0, hits, 0]  # the code for one thread differs from that for two
 
