@@ -25,6 +25,9 @@ from pyro_dvae.internals import devices_of_modes, handlers, hooks, setting
 _SETTINGS = [setting(name) for name in pyro.settings.get() if not name.startswith("validate")]
 
 
+_BACKENDS: list[Any] = [torch.backends.cuda, torch.backends.mkldnn]
+
+
 class Snapshot(NamedTuple):
     """The contents of the places of a program: values, fingerprints of opaque objects, states of tensors."""
 
@@ -251,6 +254,7 @@ def global_settings() -> tuple[Any, ...] | str:
         torch.get_default_dtype(),
         tuple(devices),
         torch.are_deterministic_algorithms_enabled(),
-        torch.get_float32_matmul_precision(),
+        # Not torch.get_float32_matmul_precision, which raises an error once these have been set.
+        *[backend.matmul.fp32_precision for backend in _BACKENDS],
         *[read() for read in _SETTINGS],
     )

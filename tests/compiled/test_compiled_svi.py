@@ -570,6 +570,26 @@ def test_the_compiler(monkeypatch, elbo):
     assert compiled_shapes(loop) == 1
 
 
+def test_a_setting_of_the_precision_of_products_is_a_shape_of_its_own():
+    """torch refuses its older way to read the precision once the newer one has been set."""
+    problem = LinearGaussian()
+    loop = CompiledSVI(problem.model, problem.guide, Adam({"lr": 0.01}), Trace_ELBO())
+    for _ in range(3):
+        loop.step(data(4))
+    assert loop.recorded == 1
+    products = torch.backends.cuda.matmul
+    before = products.fp32_precision
+    products.fp32_precision = "tf32"
+    try:
+        with pytest.raises(RuntimeError, match="mix of the legacy and new APIs"):
+            torch.get_float32_matmul_precision()
+        for _ in range(3):
+            loop.step(data(4))
+    finally:
+        products.fp32_precision = before
+    assert loop.recorded == 2
+
+
 def test_a_failing_compiler_is_reported(monkeypatch):
     def broken(graph, example):
         raise NoCompiler("no C++ compiler")
