@@ -52,7 +52,7 @@ def first_line(error: BaseException) -> str:
 
 
 def _hint(error: Exception) -> str:
-    """Return a remedy for two common errors: a misspelt option, and data of another type than the modules."""
+    """Return a remedy for a common error: a misspelt option, data of another type than the modules."""
     if isinstance(error, RuntimeError) and "same dtype" in str(error):
         return "; give data and modules one type (.float() or .double())"
     name = re.search(r"unexpected keyword argument '(\w+)'", str(error))

@@ -81,6 +81,14 @@ def programs(argument: str, values: Any) -> tuple[Callable[..., Any], ...]:
     return tuple(program(argument, value) for value in values)
 
 
+def gradients() -> None:
+    """Refuse a call inside torch.inference_mode, whose tensors cannot have gradients."""
+    if torch.is_inference_mode_enabled():
+        raise InputError(
+            "torch.inference_mode is on, which forbids gradients: use torch.no_grad in its place"
+        )
+
+
 def flag(argument: str, value: Any) -> bool:
     """Return ``value`` as a bool if it is True or False, also NumPy's."""
     if not isinstance(value, bool | np.bool_):

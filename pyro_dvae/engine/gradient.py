@@ -96,6 +96,11 @@ def record_gradient(
     :raises Unrecordable: the program's control flow depends on values, it draws from Python's random
         streams, changes its arguments, sends gradients elsewhere, or an operation has no graph.
     """
+    if torch.is_anomaly_enabled():
+        raise Unrecordable(
+            "torch's detection of anomalies reads every gradient: switch it off "
+            "(torch.autograd.set_detect_anomaly(False))"
+        )
     reached: list[Tensor] = []
     numbers: list[BuiltIn] = []
     count = len(leaves)

@@ -80,6 +80,7 @@ class Settings:
     @classmethod
     def of(cls, arguments: Mapping[str, Any]) -> Settings:
         """Return the settings among the arguments of a public function."""
+        checks.gradients()
         return cls(
             **{name: arguments[name] for name in inspect.signature(cls).parameters if name in arguments}
         )

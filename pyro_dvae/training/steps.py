@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pyro_dvae import random_state
@@ -67,8 +68,9 @@ class Steps:
         """Take one step on a batch; return its loss, detached."""
         if self._shared is not None:
             self._shared.copy_buffers()
-        loss = None if self.compiled is None else self._compiled(self.compiled, batch)
-        loss = self._ordinary(batch) if loss is None else loss
+        with torch.enable_grad():  # training under torch.no_grad would change nothing
+            loss = None if self.compiled is None else self._compiled(self.compiled, batch)
+            loss = self._ordinary(batch) if loss is None else loss
         self._calls.at("step")
         return loss
 

@@ -594,3 +594,19 @@ def test_wrong_compiled_code_for_many_is_found_at_once(monkeypatch):
     pairs = [dvae(0), dvae(1)]
     with pytest.raises(dv.CompiledStepError, match="step 1 of a compiled loss: the compiled step gives"):
         dv.fit_many([(p.model, p.guide) for p in pairs], digits(), loss=bound(), **QUIET)
+
+
+def test_detection_of_anomalies_cannot_be_recorded():
+    with torch.autograd.set_detect_anomaly(True):
+        with pytest.warns(UserWarning, match="torch's detection of anomalies reads every gradient"):
+            fitted(dvae(), epochs=1, compile=True)
+        pairs = [(each.model, each.guide) for each in (dvae(0), dvae(1))]
+        with pytest.raises(dv.InputError, match="side by side: torch's detection of anomalies"):
+            dv.fit_many(pairs, digits(), loss=bound(), epochs=1, progress=False)
+
+
+def test_gradients_that_the_caller_has_switched_off_are_on_in_a_compiled_step():
+    expected, _ = fitted(dvae(), compile=True)
+    with torch.no_grad(), no_warnings():
+        found, _ = fitted(dvae(), compile=True)
+    assert found.train_bound == expected.train_bound

@@ -212,6 +212,24 @@ def test_the_dry_run_leaves_the_buffers(tmp_path):
     assert torch.equal(net.encoder[1].running_mean, torch.zeros(6))
 
 
+def test_gradients_that_the_caller_has_switched_off_are_on_in_a_step():
+    found = []
+    for switched in (torch.enable_grad(), torch.no_grad()):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        made = Autoencoder()
+        with switched:
+            fitted = fit(made.model, made.guide, data(), loss=Trace_ELBO(), epochs=2, compile=False, seed=3)
+        found.append(fitted.history.train_bound)
+    assert found[0] == found[1]
+
+
+def test_inference_mode_is_refused():
+    made = Autoencoder()
+    with torch.inference_mode(), pytest.raises(InputError, match=r"torch\.inference_mode is on.*no_grad"):
+        fit(made.model, made.guide, data(), loss=Trace_ELBO(), epochs=1)
+
+
 def test_training_raises_the_bound():
     history = run(autoencoder_trainer(epochs=20)).history
     assert history.train_bound[-1] > history.train_bound[0] + 0.5

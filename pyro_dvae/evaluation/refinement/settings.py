@@ -70,6 +70,7 @@ class Refinement:
         """
         if value is None or value is False:
             return None
+        checks.gradients()
         if value is True:
             return cls()
         if isinstance(value, int):
