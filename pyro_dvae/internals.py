@@ -75,7 +75,7 @@ def noting_shapes() -> Any:
     return tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True)))
 
 
-class Form(NamedTuple):
+class TreeForm(NamedTuple):
     """The structure of nested values, which can be a key: torch's own cannot in old versions (2.6)."""
 
     spec: TreeSpec

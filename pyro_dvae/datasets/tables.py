@@ -70,8 +70,9 @@ def _read(pandas: Any, path: Path, separator: str) -> Any:
         "skipinitialspace": True,
         "keep_default_na": False,
         "na_values": list(_GAPS),
-        "float_precision": "round_trip",  # to the last digit: not so by default in pandas 2
     }
+    if pandas.__version__.startswith("2."):
+        options["float_precision"] = "round_trip"  # to the last digit, the default of pandas 3
     lines = _first_lines(path)
     _require_separator(lines[0][1], separator)
     width = lines[0][1].count(separator) + 1
