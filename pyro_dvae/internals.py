@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import FrameType
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import pyro
 import pyro.util
@@ -33,7 +33,7 @@ from torch.utils._python_dispatch import (
 )
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map, tree_unflatten
 
-__all__ = ["TorchDispatchMode", "tree_flatten", "tree_leaves", "tree_map", "tree_unflatten"]
+__all__ = ["TorchDispatchMode", "TreeSpec", "tree_flatten", "tree_leaves", "tree_map", "tree_unflatten"]
 
 # Python
 
@@ -73,15 +73,6 @@ def noting_shapes() -> Any:
     By default torch makes a mode for each value, with a stack trace, which takes half of the time.
     """
     return tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True)))
-
-
-class TreeForm(NamedTuple):
-    """The structure of nested values, which can be a key: torch's own cannot in old versions (2.6)."""
-
-    spec: TreeSpec
-
-    def __hash__(self) -> int:
-        return hash(self.spec.num_leaves)
 
 
 # Operations of torch

@@ -117,8 +117,6 @@ class StepSizes:
 
     def __init__(self, slots: Sequence[Slot], counts: Sequence[Tensor], dtype: torch.dtype) -> None:
         self._counts, self._type = list(counts), dtype
-        # The same memory, which NumPy reads and writes in a tenth of the time.
-        self.arrays = [count.numpy() for count in counts] if counts[0].is_cpu else None
         betas = [[each.group["betas"][i] for each in slots] for i in range(2)]
         self._first, self._second = torch.tensor(betas, dtype=torch.float64, device=counts[0].device).unbind()
 
@@ -142,30 +140,28 @@ class StepSizes:
 
     def advance(self) -> None:
         """Count a step."""
-        if self.arrays is None:
-            add_one(self._counts)
-            return
-        for array in self.arrays:
-            array += 1
+        add_one(self._counts)
 
 
 class HostStepSizes:
-    """Computes :class:`StepSizes` for one model whose counts are on the CPU and read without waiting.
+    """Computes step sizes for one model whose counts are on the CPU and read without waiting.
 
     :param slots: the parameters with their states.
+    :param general: computes them if rates, counts or betas differ between the slots.
     :param dtype: type of the result.
     """
 
-    def __init__(self, slots: Sequence[Slot], dtype: torch.dtype) -> None:
-        self._slots = slots
-        self._general = StepSizes(slots, [each.count for each in slots], dtype)
+    def __init__(self, slots: Sequence[Slot], general: StepSizes, dtype: torch.dtype) -> None:
+        self._slots, self._general = slots, general
+        # The same memory, which NumPy reads and writes in a tenth of the time.
+        self._counts = [each.count.numpy() for each in slots]
         self._rows = torch.empty(len(slots), 3, dtype=dtype)
         self._as_array = self._rows.numpy()
         self._alike = len({each.group["betas"] for each in slots}) == 1
 
     def __call__(self) -> Tensor:
         """Return the step sizes, in memory that the next call overwrites."""
-        rates, times = rates_of(self._slots), [count.item() for count in self._general.arrays or ()]
+        rates, times = rates_of(self._slots), [count.item() for count in self._counts]
         if self._alike and len(set(rates)) == 1 and len(set(times)) == 1:
             (first, second), time, rate = self._slots[0].group["betas"], times[0] + 1, rates[0]
             sizes = (rate, rate / (1 - first**time), (1 - second**time) ** -0.5)
@@ -175,7 +171,7 @@ class HostStepSizes:
 
     def advance(self) -> None:
         """Count a step."""
-        for count in self._general.arrays or ():
+        for count in self._counts:
             count[()] = count.item() + 1  # in a fifth of the time of += 1
 
 
@@ -199,8 +195,8 @@ class Adams:
         wide = any(leaf.dtype == torch.float64 for leaf in self.leaves)
         dtype = torch.float64 if wide else torch.float32
         counts = [each.count for each in slots]
-        self._host = HostStepSizes(slots, dtype) if counts[0].is_cpu else None
         self._sizes = StepSizes(slots, counts, dtype)
+        self._host = HostStepSizes(slots, self._sizes, dtype) if counts[0].is_cpu else None
         self._rates: tuple[list[float], Tensor] = ([], torch.empty(0))
 
     def valid(self) -> bool:

@@ -134,7 +134,6 @@ def _without_remarks() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.")
             warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
-            warnings.filterwarnings("ignore", message="Skipping serialization of")  # of its own settings
             yield
     finally:
         logger.setLevel(before)

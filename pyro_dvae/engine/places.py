@@ -49,6 +49,7 @@ class Places:
 
     ``readers`` and ``writers`` read and restore values, the former with names for messages. ``opaque`` holds
     functions that fingerprint objects without accessible parts. ``tensors`` are compared by their state.
+    ``codes`` holds the user's code that ran.
 
     :param roots: the programs, and objects passed to them.
     :param observation: observation of a run; if None, all places that can be found are included.
@@ -60,6 +61,7 @@ class Places:
         self._iterators = None if observation is None else observation.iterators
         self._names = None if observation is None else observation.names()
         users = [] if observation is None else observation.users()
+        self.codes = {id(code): code for code, _ in users}
         self._users_names = {name for code, _ in users for name in code.co_names}
         self.readers: list[tuple[Read, tuple[str, ...]]] = []
         self.writers: list[Write] = []
@@ -92,8 +94,8 @@ class Places:
             waiting.extend(self._within(holder))
         self._seen = seen  # kept alive, so that no new object gets the identity of one of these
 
-    def iterate(self) -> bool:
-        """Whether one of the objects is an iterator."""
+    def has_iterators(self) -> bool:
+        """Whether an iterator is among the objects that the program can read."""
         kinds = set(map(type, self._seen.values())) - {*weakref.ProxyTypes}
         return any(hasattr(kind, "__next__") for kind in kinds)
 

@@ -18,7 +18,7 @@ from pyro_dvae.engine.observing import Observation, observed
 from pyro_dvae.engine.step import CompiledGradient, CompiledStep, Gradient, Numerics, record_for
 from pyro_dvae.engine.surroundings import Snapshot, global_settings, same
 from pyro_dvae.errors import warn
-from pyro_dvae.internals import TreeForm, leaves_in_store, tree_flatten, tree_unflatten
+from pyro_dvae.internals import TreeSpec, leaves_in_store, tree_flatten, tree_unflatten
 from pyro_dvae.programs.parameters import unconstrained
 from pyro_dvae.text import to_stderr
 
@@ -226,7 +226,7 @@ class Recordings:
                 inputs.append(torch.tensor(leaf, dtype=torch.float64))
         return inputs
 
-    def _recorded(self, shape: _Shape, leaves: list[Any], spec: TreeForm | int) -> RecordedCall:
+    def _recorded(self, shape: _Shape, leaves: list[Any], spec: TreeSpec | int) -> RecordedCall:
         if len(self.all) >= _SHAPES_AT_MOST:
             raise Unrecordable(
                 f"the arguments, or what the programs read, had more than {_SHAPES_AT_MOST} shapes"
@@ -236,7 +236,7 @@ class Recordings:
             rest = iter(given)
             varying = (isinstance(leaf, Tensor) or self._is_number(leaf) for leaf in leaves)
             filled = [next(rest) if varies else leaf for varies, leaf in zip(varying, leaves, strict=True)]
-            args, kwargs = (filled, {}) if isinstance(spec, int) else tree_unflatten(filled, spec.spec)
+            args, kwargs = (filled, {}) if isinstance(spec, int) else tree_unflatten(filled, spec)
             return self._loss_and_grads(*args, **kwargs)
 
         named = shape.leaves or {}
@@ -289,9 +289,8 @@ class Recordings:
             warn(f"training by uncompiled steps, which are slower: {message}")
 
 
-def _flat(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], TreeForm | int]:
+def _flat(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], TreeSpec | int]:
     """Return the leaves of the arguments and their structure (for tensors alone, their number)."""
     if not kwargs and all(isinstance(arg, Tensor) for arg in args):
         return list(args), len(args)
-    leaves, spec = tree_flatten((args, kwargs))
-    return leaves, TreeForm(spec)
+    return tree_flatten((args, kwargs))

@@ -63,8 +63,6 @@ class Surroundings:
         self, roots: Iterable[Any], observation: Observation | None, leaves: Iterable[Tensor] = ()
     ) -> None:
         self._places = places = Places(roots, observation)
-        users = [] if observation is None else observation.users()
-        self._codes = {id(code): code for code, _ in users}
         self._readers, self._opaque, self._tensors = places.readers, places.opaque, places.tensors
         known = set(map(id, self._tensors))
         self._tensors += [leaf for leaf in leaves if id(leaf) not in known]
@@ -124,19 +122,17 @@ class Surroundings:
         ]
         self._then = self.snapshot()
 
-    def iterates(self) -> bool:
-        """Whether an iterator is among the objects that the program can read."""
-        return self._places.iterate()
-
     def paired(self, other: Surroundings) -> dict[int, Tensor] | None:
         """Return the other program's tensors, by the identity of those in the same places of this one.
 
         Return None unless both ran the same code of the user's, and the same numbers, texts and arrays are in
-        their places. (A library also runs code that fills its caches.)
+        their places, without iterators. (A library also runs code that fills its caches.)
         """
+        if other._places.has_iterators():  # their states are not compared
+            return None
         mine, theirs = self._then, other._then
         labels = [[labels for _, labels in each._readers] for each in (self, other)]
-        if self._codes.keys() != other._codes.keys() or labels[0] != labels[1]:
+        if self._places.codes.keys() != other._places.codes.keys() or labels[0] != labels[1]:
             return None
         if mine.prints != theirs.prints or len(mine.values) != len(theirs.values):
             return None

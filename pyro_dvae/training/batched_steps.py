@@ -16,7 +16,7 @@ from pyro_dvae.engine.gradient import constants
 from pyro_dvae.engine.step import Gradient, record_for
 from pyro_dvae.engine.verification import Recording
 from pyro_dvae.errors import InputError
-from pyro_dvae.training.compiled_steps import NoiseKeys
+from pyro_dvae.training.compiled_steps import NoiseKeysOfMany
 from pyro_dvae.training.many_state import ManyState
 from pyro_dvae.training.settings import Settings
 from pyro_dvae.training.stacked import Member, stack
@@ -27,16 +27,15 @@ class BatchedSteps:
 
     ``seconds`` is the time that compiling took so far.
 
-    :param keys: the noise keys of each model, for epochs of a known number of steps.
+    :param keys: the keys of the models' noise.
     """
 
-    def __init__(self, state: ManyState, settings: Settings, keys: Sequence[NoiseKeys]) -> None:
+    def __init__(self, state: ManyState, settings: Settings, keys: NoiseKeysOfMany) -> None:
         self._state, self._settings, self._keys = state, settings, keys
         self._recordings: list[Recording] = []
         self._steps: dict[int, BatchedStep] = {}
         self._adam: list[tuple[Any, ...]] = []
         self._columns: Tensor | slice = slice(None)  # parameters with a gradient
-        self._drawn, self._drawn_for = torch.empty(0), (-1, 0)
         self.seconds = 0.0
 
     def begin_epoch(self) -> None:
@@ -61,13 +60,7 @@ class BatchedSteps:
         return step(batch, rates[:, self._columns], self._keys_at(position, step.draws))
 
     def _keys_at(self, position: int, draws: int) -> Tensor:
-        """Return the keys [E, draws, 2] of a step."""
-        epoch = self._state.finished
-        if self._drawn_for != (epoch, draws):
-            # Together for the epoch: joining the keys of many models takes a GPU longer than a step.
-            of_models = [each.of_block(epoch, 0, draws) for each in self._keys]
-            self._drawn, self._drawn_for = torch.stack(of_models, dim=1), (epoch, draws)
-        return self._drawn[position]
+        return self._keys.at(self._state.finished, position, draws)
 
     def _compile(self, batch: Sequence[Tensor]) -> None:
         began, progress, count = time.monotonic(), self._settings.progress, len(self._state.members)

@@ -50,6 +50,24 @@ class NoiseKeys:
         return draw_keys(steps * draws, "cpu", generator).reshape(steps, draws, 2).to(self._device)
 
 
+class NoiseKeysOfMany(NoiseKeys):
+    """The keys of several models' noise, [E, draws, 2] for a step.
+
+    They are joined for an epoch at a time: joining those of many models takes a GPU longer than a step.
+
+    :param seeds: one for each model.
+    :param steps: steps of an epoch.
+    """
+
+    def __init__(self, seeds: Sequence[int], purpose: str, steps: int, device: torch.device) -> None:
+        super().__init__(seeds[0], purpose, steps, device)
+        self._models = [NoiseKeys(seed, purpose, steps, device) for seed in seeds]
+
+    def of_block(self, epoch: int, block: int, draws: int) -> Tensor:
+        """Return the keys [steps, E, draws, 2] of the steps of an epoch."""
+        return torch.stack([each.of_block(epoch, block, draws) for each in self._models], dim=1)
+
+
 @dataclass(frozen=True)
 class Training:
     """The parts of a compiled step.

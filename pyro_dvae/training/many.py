@@ -25,7 +25,7 @@ from pyro_dvae.rows import Data
 from pyro_dvae.rows.source import same_length
 from pyro_dvae.training.batched_steps import BatchedSteps
 from pyro_dvae.training.callbacks.base import Callback, Running
-from pyro_dvae.training.compiled_steps import NoiseKeys
+from pyro_dvae.training.compiled_steps import NoiseKeysOfMany
 from pyro_dvae.training.epochs import same_type
 from pyro_dvae.training.fitted import Fitted
 from pyro_dvae.training.history import History
@@ -178,7 +178,7 @@ class ManyTraining:
         self._device = next(iter(self._members[0].trained.parameters.values())).device
         self._rows = RowsOfMany(sets, self._seeds, settings, self._device)
         steps = self._rows.steps_per_epoch
-        keys = [NoiseKeys(seed, "noise", steps, self._device) for seed in self._seeds]
+        keys = NoiseKeysOfMany(self._seeds, "noise", steps, self._device)
         self._steps = BatchedSteps(self._state, settings, keys)
         chunk = CHUNK * settings.batch_size
         self._validations = [
