@@ -73,6 +73,17 @@ def is_own(name: str) -> bool:
     return is_file_name(name) or _prefix_and_path(name) is not None
 
 
+def check_name(name: str) -> None:
+    """Refuse what :func:`load_dataset` takes for the name of a published data set and does not know."""
+    if is_own(name):
+        return
+    try:
+        checks.known("dataset", name.lower(), _named)
+    except InputError as error:
+        endings = ", ".join(sorted(_files))
+        raise InputError(f"{error}; or a file ending in one of {endings}, or folder:PATH") from None
+
+
 def absolute_name(name: str) -> str:
     """Return a name for :func:`load_dataset` that does not depend on the working directory."""
     if found := _prefix_and_path(name):
@@ -146,14 +157,10 @@ def _loaded(name: str | Path | None, request: Request) -> Dataset:
         return _prefixed[found[0]](user_path("dataset", found[1]), request)
     if is_file_name(name):
         return treated(read_file(name, request.treatment), request.treatment, request.split_seed)
-    endings = ", ".join(sorted(_files))
     if isinstance(name, Path):
-        raise DataError(f"{name}: expected a file ending in one of {endings}")
-    try:
-        known = checks.known("dataset", name.lower(), _named)
-    except InputError as error:
-        raise InputError(f"{error}; or a file ending in one of {endings}, or folder:PATH") from None
-    return _in_unit_interval(_named[known](request))
+        raise DataError(f"{name}: expected a file ending in one of {', '.join(sorted(_files))}")
+    check_name(name)
+    return _in_unit_interval(_named[name.lower()](request))
 
 
 def read_file(name: str | Path, treatment: Treatment) -> Content:

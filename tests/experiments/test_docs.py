@@ -1,13 +1,15 @@
 """docs/reproduction.md: its tables and verdicts agree with the committed results."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
 from pyro_dvae.jobs.experiments import experiment, experiments
-from pyro_dvae.jobs.experiments.table import markdown
-from pyro_dvae.jobs.experiments.verdicts import blocks, committed, filled
+from pyro_dvae.jobs.experiments.pages import blocks, committed, filled, markdown
+from pyro_dvae.jobs.experiments.running import run
+from pyro_dvae.jobs.experiments.table import spent
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "reproduction.md").read_text()
@@ -26,6 +28,38 @@ def test_the_tables_equal_those_of_the_results(folder):
     assert (folder / "picture.png").exists()
     assert f"reproduction/{folder.name}/picture.png" in PAGE
     assert f"reproduction/{folder.name}/table.md" in PAGE
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
+@pytest.mark.parametrize("rounded", [True, False])
+def test_the_command_makes_the_table_from_the_results(folder, rounded, tmp_path):
+    (tmp_path / folder.name).mkdir()
+    shutil.copy(folder / "results.jsonl", tmp_path / folder.name)
+    usual = {"seeds": None, "epochs": None, "only": (), "data_folder": "data", "dataset": None}
+    run(experiment(folder.name), tmp_path, **usual, bfloat16=rounded, train=False)
+    assert (tmp_path / folder.name / "table.md").read_text() == (folder / "table.md").read_text()
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
+def test_the_times_of_the_list_are_those_of_the_results(folder):
+    declared, rows = committed(folder)
+    complete = len(rows) == len(declared.cases) * declared.seeds
+    if complete and {row["device"] for row in rows} == {"cpu"}:
+        hours = sum(map(spent, rows)) / 3600
+        assert 0.6 < hours / declared.core_hours < 1.6
+
+
+def test_the_page_has_the_verdicts_on_the_sources_and_not_on_our_own_questions():
+    page, tables = PAGE.split("<!-- end -->")[0], {}
+    for folder in FOLDERS:
+        declared, _ = committed(folder)
+        tables[folder.name] = (folder / "table.md").read_text()
+        for claim in declared.claims:
+            line = f"| {claim.text} |"
+            of_source = declared.of_source and claim.figure is None
+            assert (line in page) == (of_source and line in tables[folder.name])
+    assert "beats none" in page
+    assert "amortisation gap" in tables["gaps"]
 
 
 def test_the_page_is_up_to_date():

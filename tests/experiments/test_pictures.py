@@ -38,6 +38,10 @@ def test_lines_have_the_means_of_ours_and_the_published(small, drawn, tmp_path):
     assert list(ours.containers[1].lines[0].get_ydata()) == [88.5]
     assert list(published.containers[0].lines[0].get_ydata()) == [90.0, 89.0]
     assert ours.get_ylabel() == small.table.quantity
+    assert ours.get_title() == "ours, ± standard deviation"
+    one = [row for row in rows(small) if row["seed"] == 0]
+    PICTURES["lines"](small, one, tmp_path)
+    assert [axes.get_title() for axes in drawn[-1].axes] == ["ours", "published, ± standard deviation"]
 
 
 def test_lines_without_published_figures_have_one_panel(small, drawn, tmp_path):
@@ -56,15 +60,15 @@ def test_curves_are_means_over_the_seeds_with_a_band(small, drawn, tmp_path):
     PICTURES["curves"](small, own, tmp_path)
     first, second = drawn[-1].axes
     assert (first.get_title(), second.get_title()) == ("0 %", "5 %")
-    assert list(first.lines[0].get_ydata()) == [-5.0, -4.0, -3.0]
+    assert list(first.lines[0].get_ydata()) == [5.0, 4.0, 3.0]
     assert len(second.lines) == 2
     low, high = first.get_ylim()
-    assert low < -5
-    assert high > -3
+    assert low < 3
+    assert high > 5
     shown = {text.get_text() for text in drawn[-1].legends[0].get_texts()}
     assert shown == {"VAE", "VAE, K = 2"}
     (band,) = (each.get_paths()[0].vertices[:, 1] for each in first.collections)
-    assert (band.min(), band.max()) == pytest.approx((-5 - 2**0.5, -4 + 2**0.5))
+    assert (band.min(), band.max()) == pytest.approx((4 - 2**0.5, 5 + 2**0.5))
 
 
 def test_log_curves_have_a_panel_for_each_row(small, drawn, tmp_path):

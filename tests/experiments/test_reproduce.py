@@ -327,6 +327,24 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     call("reproduce", "estimators", *tiny, "--table-only")
     assert "4 runs are not finished" in capsys.readouterr().out
     table = (tmp_path / "reproduction/estimators/table.md").read_text()
+    more = [
+        "--dataset",
+        "digits",
+        "--epochs",
+        1,
+        "--jobs",
+        1,
+        "--quiet",
+        "--only",
+        "10 latents",
+        "--seeds",
+        2,
+    ]
+    call("reproduce", "estimators", *more)
+    assert "mean of 2 runs" in capsys.readouterr().out
+    call("reproduce", "estimators", *tiny, "--table-only")
+    assert "mean of 2 runs" in capsys.readouterr().out
+    table = (tmp_path / "reproduction/estimators/table.md").read_text()
     call("reproduce", "estimators", *tiny, "--only", "2 latents", "--table-only")
     assert "2 runs are not finished" in capsys.readouterr().out
     assert (tmp_path / "reproduction/estimators/table.md").read_text() == table  # with what was there
@@ -339,6 +357,8 @@ def test_bad_input_of_the_command(tmp_path, monkeypatch, capsys):
     for arguments, message in (
         (["tabel1"], "did you mean 'table1'"),
         (["table1", "--only", "K = 7"], "matches no case of table1"),
+        (["table1", "--only", " "], "only: expected words of a row or column"),
+        (["table1", "--dataset", "mnits", "--table-only"], "did you mean 'mnist'"),
         (["table1", "--epochs", "0"], "--epochs"),
         (["table1", "--data-folder", "nowhere"], "mnist"),
         (["table1", "--device", "cuda:99"], "device"),

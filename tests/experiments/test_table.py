@@ -6,7 +6,9 @@ import pytest
 from experiments_small import row_of
 
 from pyro_dvae.jobs.experiments import Table, plan
-from pyro_dvae.jobs.experiments.table import markdown, spent
+from pyro_dvae.jobs.experiments.pages import markdown
+from pyro_dvae.jobs.experiments.results import packed
+from pyro_dvae.jobs.experiments.table import headings, spent, stand_in
 
 
 def rows(small, seeds=2):
@@ -20,7 +22,7 @@ def rows(small, seeds=2):
 def test_published_ours_and_difference(small):
     text = markdown(small, rows(small))
     lines = text.splitlines()
-    assert "ours: mean of 2 runs ± their standard deviation." in text
+    assert "ours: mean of 2 runs ± their standard deviation; difference: ours minus published." in text
     assert "| noise |  | 0 % | 5 % |" in lines
     assert "| VAE | published | 90.00 ± 0.50 | 89.00 |" in lines
     assert "|  | ours | 92.00 ± 1.41 | 88.25 ± 0.35 |" in lines
@@ -34,7 +36,7 @@ def test_one_run_has_the_error_over_the_data(small):
     text = markdown(small, rows(small, seeds=1))
     assert "| VAE | published |" in text
     assert "|  | ours | 91.00 ± 0.10 | 88.00 ± 0.10 |" in text.splitlines()
-    assert "ours: one run ± the standard error over the test data." in text
+    assert "ours: one run ± the standard error over the test data; difference" in text
 
 
 def test_cells_of_different_numbers_of_runs_say_so(small):
@@ -50,12 +52,45 @@ def test_a_stand_in_is_compared_with_nothing(small):
     assert "published" not in text
 
 
+def test_the_data_of_another_column_are_a_stand_in(small):
+    """``--dataset frey`` for an experiment on MNIST and Frey faces."""
+    cases = [
+        dataclasses.replace(case, options={**case.options, "dataset": name})
+        for case, name in zip(small.cases, ("digits", "mnist", "mnist"), strict=True)
+    ]
+    declared = dataclasses.replace(small, cases=tuple(cases))
+    assert stand_in(declared, rows(small)) == "digits"
+    assert headings(declared, rows(small)) == {"0 %": "0 %", "5 %": "5 % [digits]"}
+    assert "| noise |  | 0 % | 5 % [digits] |" in markdown(declared, rows(small))
+
+
+def test_an_estimate_shows_its_rows_and_how_far_to_trust_it(small):
+    own = rows(small)
+    for row in own:
+        row["figures"]["bound"]["of_rows"] = packed([-80.0, -82.0, -90.0])
+        row["figures"]["log_likelihood"] = {
+            "mean": -70.0,
+            "standard_error": 1.0,
+            "share_unreliable": 0.2 * row["seed"],
+            "of_rows": packed([-69.0, -71.0]),
+        }
+        row["figures"]["active_units"] = {"mean": 7.0 + row["seed"]}
+    text = markdown(small, own)
+    heading = next(line for line in text.splitlines() if "best epoch" in line)
+    assert "| log likelihood (first 2 rows) | bound of these 2 | log likelihood: k too large |" in heading
+    line = next(line for line in text.splitlines() if line.startswith("| VAE | 0 % | 2, 2 |"))
+    assert "| \N{MINUS SIGN}70.00 | \N{MINUS SIGN}81.00 | 10 % | 7.5 |" in line
+
+
 def test_another_figure_and_rows_of_other_experiments(small):
     figure = dataclasses.replace(small, table=Table("level", figure="noise", digits=3))
     own = [row_of(each, -1.0, noise=0.0421) for each in plan(small, seeds=1)]
     own[0]["run_by"] = "other"
     text = markdown(figure, own)
     assert "| VAE, K = 2 | ours | \N{EN DASH} | 0.042 ± 0.200 |" in text.splitlines()
+    for row in own:
+        del row["figures"]["noise"]["standard_error"]
+    assert "level; ours: one run; difference: ours minus" in markdown(figure, own)
     assert "1 of them belongs to another experiment." in text
 
 

@@ -8,8 +8,9 @@ from experiments_small import row_of
 
 from pyro_dvae.jobs.experiments import experiment, plan
 from pyro_dvae.jobs.experiments.declaration import Claim
+from pyro_dvae.jobs.experiments.pages import unfinished
 from pyro_dvae.jobs.experiments.results import packed
-from pyro_dvae.jobs.experiments.verdicts import unfinished, verdict_table, verdicts
+from pyro_dvae.jobs.experiments.verdicts import verdict_table, verdicts
 
 NOISE = Claim("5 % beats none", ("VAE", "5 %"), ("VAE", "0 %"))
 
@@ -33,7 +34,7 @@ def test_one_seed_has_the_errors_over_the_data(small):
     (verdict,) = found(small, {"0 %": (-91.0,), "5 %": (-90.5,)}, seeds=1)
     assert verdict.half_width == pytest.approx(1.96 * math.hypot(0.1, 0.1))
     assert verdict.words == "held"
-    assert "2 \N{MULTIPLICATION SIGN} 3, one seed |" in verdict_table([verdict])
+    assert "| held (one seed) | 2 \N{MULTIPLICATION SIGN} 3 |" in verdict_table([(verdict, 2)])
 
 
 def test_one_seed_with_the_values_of_the_rows_is_compared_row_by_row(small):
@@ -44,6 +45,29 @@ def test_one_seed_with_the_values_of_the_rows_is_compared_row_by_row(small):
     assert verdict.gain == pytest.approx(2.0)
     assert verdict.half_width == pytest.approx(1.96 / math.sqrt(3))  # of 2, 1 and 3
     assert verdict.words == "held"
+
+
+def test_an_estimate_that_cannot_be_trusted_is_marked(small):
+    claim = dataclasses.replace(NOISE, figure="log_likelihood")
+    declared = dataclasses.replace(small, claims=(claim,))
+    rows = [row_of(each, -90.0, log_likelihood=-88.0) for each in plan(small)]
+    for row, share in zip(rows, (0.01, 0.05, 0.9, 0.0, 0.02, 0.9), strict=True):
+        row["figures"]["log_likelihood"]["share_unreliable"] = share
+    (verdict,) = verdicts(declared, rows)
+    assert verdict.unreliable == 0.05
+    assert "\N{DOUBLE DAGGER}" not in verdict_table([(verdict, 2)])
+    rows[3]["figures"]["log_likelihood"]["share_unreliable"] = 0.2
+    (verdict,) = verdicts(declared, rows)
+    table = verdict_table([(verdict, 2)])
+    assert verdict.unreliable == 0.2
+    assert "| cannot be told \N{DOUBLE DAGGER} |" in table
+    assert "\N{DOUBLE DAGGER} In one of the runs, the estimate" in table
+
+
+def test_a_seed_whose_value_is_not_finite_is_left_out(small):
+    (verdict,) = found(small, {"0 %": (-91.0, None), "5 %": (-90.5, -80.0)})
+    assert (verdict.seeds, verdict.gain) == (1, 0.5)
+    assert not found(small, {"0 %": (None, None), "5 %": (-90.5, -80.0)})
 
 
 @pytest.mark.parametrize(

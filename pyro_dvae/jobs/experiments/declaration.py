@@ -109,7 +109,9 @@ class Experiment:
     :param picture: kind of picture, a name of :data:`pyro_dvae.jobs.experiments.pictures.PICTURES`.
     :param core_hours: time of all runs with one core each, as measured for the documentation.
     :param note: a note for readers of the table.
-    :param claims: claims of the source about its cells.
+    :param claims: claims about its cells.
+    :param of_source: whether its claims are the source's. The page of all verdicts has only those, of the
+        table's value; the experiment's own table has all.
     """
 
     name: str
@@ -125,6 +127,7 @@ class Experiment:
     core_hours: float = 0.0
     note: str = ""
     claims: tuple[Claim, ...] = ()
+    of_source: bool = True
 
     @property
     def rows(self) -> list[str]:
@@ -184,8 +187,10 @@ def plan(
     :param only: keep cases whose name (row and column) contains one of these texts as whole words, ignoring
         case: ``0 %`` is not in ``10 %``.
     :param overrides: options that replace those of every run.
-    :raises InputError: ``only`` leaves no case.
+    :raises InputError: ``only`` leaves no case, or one of its texts is empty.
     """
+    if not all(map(str.strip, only)):
+        raise InputError("only: expected words of a row or column, got an empty text")
     patterns = [re.compile(rf"(?<![\w.]){re.escape(text)}(?![\w.])", re.IGNORECASE) for text in only]
     wanted = [
         case for case in experiment.cases if not only or any(each.search(case.name) for each in patterns)
@@ -204,6 +209,29 @@ def plan(
             planned = Planned(experiment.name, case, _options(options), experiment.measures)
             found.append(planned)
     return found
+
+
+def alternatives(
+    experiment: Experiment,
+    *,
+    seeds: int,
+    epochs: Sequence[int | None] = (None,),
+    overrides: Mapping[str, Any] | None = None,
+) -> list[Planned]:
+    """Return the runs that a table may show, in order of preference, for :func:`.results.of_table`.
+
+    Products in bfloat16 hardly change a result, so a run with the other choice is better than none.
+
+    :param epochs: numbers of epochs, the preferred first; None is the experiment's.
+    """
+    given = dict(overrides or {})
+    wanted = bool(given.get("bfloat16", False))
+    return [
+        each
+        for count in epochs
+        for rounded in (wanted, not wanted)
+        for each in plan(experiment, seeds=seeds, epochs=count, overrides=given | {"bfloat16": rounded})
+    ]
 
 
 def _options(values: Mapping[str, Any]) -> Options:

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from pyro_dvae import plots
-from pyro_dvae.jobs.experiments.catalogue import span
 from pyro_dvae.jobs.experiments.declaration import Case, Experiment
+from pyro_dvae.jobs.experiments.picture_frame import NAME, legend_below, written
 from pyro_dvae.jobs.experiments.results import Row
-from pyro_dvae.jobs.experiments.table import fewer, number, of_case, stand_in, values
+from pyro_dvae.jobs.experiments.table import headings, number, of_case, stand_in, values
 
-NAME = "picture.png"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+FEW_POINTS = 4  # of a curve, which are marked
 WIDEST = 18.0  # inches, for a picture of several pictures
 MARKERS = "os^Dv<>P"
 
@@ -37,18 +37,20 @@ def lines(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path | N
         if published:
             theirs = [_theirs(case) for case in cases]
             _points(axes[1], theirs, label=label, **style)
+    shown = headings(experiment, rows).values()
     for each, title in zip(axes, ("ours", "published"), strict=False):
-        each.set_xticks(range(len(columns)), labels=[_wrapped(column) for column in columns])
+        each.set_xticks(range(len(columns)), labels=[_wrapped(column) for column in shown])
         each.set_xlim(-0.2, len(columns) - 0.8)  # the same range in both, because one may have fewer columns
         each.set_xlabel(experiment.table.corner)
         each.grid(axis="y", color="0.9", linewidth=0.8)
         each.set_axisbelow(True)
-        if published:
-            each.set_title(title, fontsize=plots.FONT_SIZE + 1)
+        bars = ", ± standard deviation" if each.containers and _has_bars(each) else ""
+        if published or bars:
+            each.set_title(f"{title}{bars}", fontsize=plots.FONT_SIZE + 1)
     axes[0].set_ylabel(textwrap.fill(experiment.table.quantity, 36))
     if len((keys := axes[0].get_legend_handles_labels())[0]) > 1:
-        _legend_below(figure, keys, most=3)
-    return _written(figure, experiment, rows, folder)
+        legend_below(figure, keys, most=3)
+    return written(figure, experiment, rows, folder)
 
 
 def _wrapped(label: str) -> str:
@@ -60,7 +62,7 @@ def curves(
 ) -> Callable[[Experiment, Sequence[Row], Path], Path | None]:
     """Return a function that draws validation bounds against the epoch: means over the seeds.
 
-    A band is the standard deviation over the seeds, if there are several.
+    They have the sign of the table. A band is the standard deviation over the seeds, if there are several.
 
     :param panel: draw a panel for each ``column`` or ``row``.
     :param line: draw a line for each of the other of the two.
@@ -70,7 +72,7 @@ def curves(
     def draw(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path | None:
         from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
-        names = {"row": experiment.rows, "column": experiment.columns}
+        names, sign = {"row": experiment.rows, "column": experiment.columns}, experiment.table.sign
         places = [name for name in names[panel] if any(row[panel] == name for row in rows)]
         figure = plots.new_figure(max(7.0, 4.2 * len(places)), 4.6, layout="constrained")
         panels = figure.subplots(1, len(places), squeeze=False)[0]
@@ -80,8 +82,9 @@ def curves(
             for number_of, label in enumerate(names[line]):
                 own = [row["curve"] for row in rows if (row[panel], row[line]) == (place, label)]
                 if own:
-                    epochs, means, spread = _over_seeds(own)
-                    style = {"color": COLOURS[number_of % 8], "linewidth": 1.4}
+                    epochs, means, spread = _over_seeds(own, sign)
+                    marker = MARKERS[number_of % 8] if len(epochs) < FEW_POINTS else ""
+                    style = {"color": COLOURS[number_of % 8], "linewidth": 1.4, "marker": marker}
                     (drawn[label],) = axes.plot(epochs, means, **style)
                     if len(own) > 1:
                         below, above = means - spread, means + spread
@@ -96,31 +99,24 @@ def curves(
                 axes.xaxis.set_major_formatter(ScalarFormatter())
                 axes.xaxis.set_minor_formatter(NullFormatter())
             axes.set_xlabel("epoch")
-            axes.set_title(place, fontsize=plots.FONT_SIZE + 1)
+            axes.set_title(headings(experiment, rows).get(place, place), fontsize=plots.FONT_SIZE + 1)
             axes.grid(color="0.9", linewidth=0.8)
-        panels[0].set_ylabel("validation bound, nats per observation")
+        minus = number(sign, 0)[:-1]
+        panels[0].set_ylabel(f"{minus}bound of the validation data, nats")
         labels = [name for name in names[line] if name in drawn]
-        _legend_below(figure, ([drawn[name] for name in labels], labels), most=4)
-        return _written(figure, experiment, rows, folder)
+        legend_below(figure, ([drawn[name] for name in labels], labels), most=4)
+        return written(figure, experiment, rows, folder)
 
     return draw
 
 
-def _legend_below(figure: Any, keys: tuple[Sequence[Any], Sequence[str]], most: int) -> None:
-    """Put a legend of handles and labels below all axes, in as many columns as fit, at most ``most``."""
-    inches = 0.6 + 0.075 * max(map(len, keys[1]))  # per column
-    columns = max(1, min(most, int(figure.get_figwidth() / inches)))
-    style = {"loc": "outside lower center", "frameon": False, "fontsize": plots.FONT_SIZE}
-    figure.legend(*keys, ncols=columns, **style)
-
-
-def _over_seeds(own: Sequence[Any]) -> tuple[Any, Any, Any]:
-    """Return the common epochs of all curves, with mean and standard deviation of their validation bounds."""
+def _over_seeds(own: Sequence[Any], sign: int) -> tuple[Any, Any, Any]:
+    """Return the common epochs of all curves, with mean and standard deviation of sign * validation bound."""
     import numpy as np
 
     curves_of = [dict(zip(each["epoch"], each["validation"], strict=True)) for each in own]
     epochs = sorted(set.intersection(*(set(each) for each in curves_of)))
-    bounds = np.array([[each[epoch] for epoch in epochs] for each in curves_of])
+    bounds = sign * np.array([[each[epoch] for epoch in epochs] for each in curves_of])
     spread = bounds.std(axis=0, ddof=1) if len(own) > 1 else np.zeros(len(epochs))
     return epochs, bounds.mean(axis=0), spread
 
@@ -149,18 +145,18 @@ def heat_map(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path 
                     style = {"color": "white" if value < middle else "black", "fontsize": plots.FONT_SIZE - 1}
                     text = number(value, experiment.table.digits)
                     axes.text(x, y, text, ha="center", va="center", **style)
-        axes.set_xticks(range(len(columns)), labels=columns)
+        axes.set_xticks(range(len(columns)), labels=[headings(experiment, rows)[name] for name in columns])
         axes.set_yticks(range(len(labels)), labels=labels)
         axes.set_xlabel(experiment.table.corner)
         if len(maps) > 1:
             axes.set_title(title, fontsize=plots.FONT_SIZE + 1)
     figure.colorbar(image, ax=places, label=experiment.table.quantity)
-    return _written(figure, experiment, rows, folder)
+    return written(figure, experiment, rows, folder)
 
 
-def lines_and(kind: str) -> Callable[[Experiment, Sequence[Row], Path], Path | None]:
-    """Return a function that draws :func:`lines`, and the pictures of a measure in a separate file."""
-    beside = panels(kind, f"{kind}.png")
+def lines_and(kind: str, heading: str) -> Callable[[Experiment, Sequence[Row], Path], Path | None]:
+    """Return a function that draws :func:`lines`, and the pictures of a measure in a file with a heading."""
+    beside = panels(kind, f"{kind}.png", heading)
 
     def draw(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path | None:
         beside(experiment, rows, folder)
@@ -169,7 +165,9 @@ def lines_and(kind: str) -> Callable[[Experiment, Sequence[Row], Path], Path | N
     return draw
 
 
-def panels(kind: str, name: str = NAME) -> Callable[[Experiment, Sequence[Row], Path], Path | None]:
+def panels(
+    kind: str, name: str = NAME, heading: str | None = None
+) -> Callable[[Experiment, Sequence[Row], Path], Path | None]:
     """Return a function that combines the pictures of a measure, for the first seed of each case."""
 
     def draw(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path | None:
@@ -194,8 +192,9 @@ def panels(kind: str, name: str = NAME) -> Callable[[Experiment, Sequence[Row], 
         for axes, (case, image) in zip(places, found, strict=False):
             axes.imshow(image, cmap="gray")
             number_of = f"{experiment.table.corner} " if case.column.isdigit() else ""
-            axes.set_title(f"{case.row}, {number_of}{case.column}", fontsize=plots.FONT_SIZE + 1)
-        return _written(figure, experiment, rows, folder, name)
+            column = headings(experiment, rows)[case.column]
+            axes.set_title(f"{case.row}, {number_of}{column}", fontsize=plots.FONT_SIZE + 1)
+        return written(figure, experiment, rows, folder, name, heading)
 
     return draw
 
@@ -214,13 +213,13 @@ def gaps(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path | No
             for part in ("test", "training")
         }
         plots.inference_gaps(found, ax=axes)
-        axes.set_title(column, fontsize=plots.FONT_SIZE + 1)
-        axes.set_xlabel("nats per row")
+        axes.set_title(headings(experiment, rows)[column], fontsize=plots.FONT_SIZE + 1)
+        axes.set_xlabel("nats per row, ± standard error")
         axes.get_legend().remove()
         axes.set_yticklabels([] if labels == [*found] else found)  # only once if they are equal
         labels = [*found]
-    _legend_below(figure, axes.get_legend_handles_labels(), most=3)
-    return _written(figure, experiment, rows, folder)
+    legend_below(figure, axes.get_legend_handles_labels(), most=3)
+    return written(figure, experiment, rows, folder)
 
 
 _GAPS = {
@@ -247,14 +246,14 @@ def _ours(experiment: Experiment, case: Case | None, rows: Sequence[Row]) -> tup
     table = experiment.table
     found = values(of_case(case, rows), table.figure, table.sign)
     if not found:
-        return math.nan, 0.0
-    return statistics.fmean(found), statistics.stdev(found) if len(found) > 1 else 0.0
+        return math.nan, math.nan
+    return statistics.fmean(found), statistics.stdev(found) if len(found) > 1 else math.nan
 
 
 def _theirs(case: Case | None) -> tuple[float, float]:
     if case is None or case.published is None:
-        return math.nan, 0.0
-    return case.published.mean, case.published.deviation or 0.0
+        return math.nan, math.nan
+    return case.published.mean, case.published.deviation or math.nan
 
 
 def _points(axes: Any, points: Sequence[tuple[float, float]], **style: Any) -> None:
@@ -264,33 +263,17 @@ def _points(axes: Any, points: Sequence[tuple[float, float]], **style: Any) -> N
         axes.errorbar(places, means, errors, **style)
 
 
-def title(experiment: Experiment, rows: Sequence[Row]) -> str:
-    """Return the title of a picture, with any substitute data set and missing epochs."""
-    instead = stand_in(experiment, rows)
-    parts = [
-        experiment.title if instead is None else f"On {instead}, not the declared data: {experiment.title}"
-    ]
-    short = [
-        row["epochs"]
-        for case in experiment.cases
-        for row in of_case(case, rows)
-        if fewer(experiment, case, [row])
-    ]
-    if short:
-        parts.append(f"({len(short)} of {len(rows)} runs with fewer epochs than declared: {span(short)})")
-    return " ".join(parts)
-
-
-def _written(
-    figure: Any, experiment: Experiment, rows: Sequence[Row], folder: Path, name: str = NAME
-) -> Path:
-    figure.suptitle(textwrap.fill(title(experiment, rows), 90), fontsize=plots.FONT_SIZE + 2)
-    return plots.write_figure(folder / name, figure)
+def _has_bars(axes: Any) -> bool:
+    """Whether a point of the lines has an error; without one, no bar is drawn."""
+    ends = (part for each in axes.containers for part in each.lines[1])
+    return any(math.isfinite(value) for end in ends for value in end.get_ydata())
 
 
 PICTURES: dict[str, Callable[[Experiment, Sequence[Row], Path], Path | None]] = {
     "lines": lines,
-    "lines-and-digits": lines_and("digits"),
+    "lines-and-digits": lines_and(
+        "digits", "Test digits (above), and their reconstructions from the mean code"
+    ),
     "curves": curves(),
     "log-curves-by-row": curves(panel="row", line="column", log=True),
     "heat-map": heat_map,

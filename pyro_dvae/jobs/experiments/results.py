@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pyro_dvae.errors import DataError
+from pyro_dvae.errors import DataError, warn
 from pyro_dvae.evaluation.estimates import finite
 from pyro_dvae.files import unwritable, write_atomically
 from pyro_dvae.jobs.experiments.declaration import Planned
@@ -18,6 +18,7 @@ from pyro_dvae.jobs.experiments.declaration import Planned
 Row = dict[str, Any]
 Keep = Callable[[Row], None]
 RESULTS = "results.jsonl"
+_NEEDED = {"key", "row", "column", "options", "data", "measures", "figures", "epochs", "seconds"}
 
 
 def read(folder: Path) -> list[Row]:
@@ -36,13 +37,16 @@ def read(folder: Path) -> list[Row]:
         raise DataError(f"output: {path} cannot be read: {error}") from None
     rows = []
     for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
         try:
             row = json.loads(line)
-            row["key"], row["figures"]
-        except (json.JSONDecodeError, TypeError, KeyError):
+        except json.JSONDecodeError:
+            row = None
             if number == len(lines):
                 break
-            raise DataError(f"output: line {number} of {path} is not the result of a run") from None
+        if not isinstance(row, dict) or not row.keys() >= _NEEDED:
+            raise DataError(f"output: line {number} of {path} is not the result of a run")
         rows.append(row)
     return rows
 
@@ -70,19 +74,43 @@ def finished(rows: Iterable[Row], planned: Sequence[Planned]) -> dict[str, Row]:
     }
 
 
+def labelled(row: Row, planned: Planned) -> Row:
+    """Return the row of a planned run with the labels that its case has now."""
+    case = planned.case
+    return row | {"experiment": planned.experiment, "row": case.row, "column": case.column}
+
+
+def of_table(rows: Iterable[Row], planned: Sequence[Planned]) -> list[Row]:
+    """Return the rows that belong in a table: one for each case and seed.
+
+    :param planned: the runs of the table in order of preference. If several of one case and seed are
+        finished, such as one in bfloat16 and one in float32, the first is taken.
+    """
+    done = finished(rows, planned)
+    found: dict[tuple[str, int], Row | None] = {}
+    for each in planned:
+        place = (each.case.name, each.options.seed)
+        if found.setdefault(place, None) is None and each.key in done:
+            found[place] = labelled(done[each.key], each)
+    return [row for row in found.values() if row is not None]
+
+
 def of_others(folder: Path, planned: Sequence[Planned]) -> list[Row]:
     """Return rows for the planned runs from other experiments beside ``folder`` with the same runs.
 
-    Runs with pictures are not reused.
+    Runs with pictures are not reused. A file that is no results file is left out, with a warning.
     """
     taken = {}
     for other in sorted(path.parent for path in folder.parent.glob(f"*/{RESULTS}") if path.parent != folder):
-        had = finished(read(other), planned)
+        try:
+            had = finished(read(other), planned)
+        except DataError as error:
+            warn(f"{error}; its runs are not reused")
+            continue
         for each in planned:
             if each.key in had and not any((other / "pictures").glob(f"{each.key}-*")):
                 row = had[each.key]
-                place = {"experiment": each.experiment, "row": each.case.row, "column": each.case.column}
-                taken[each.key] = row | place | {"run_by": row.get("run_by", row["experiment"])}
+                taken[each.key] = labelled(row, each) | {"run_by": row.get("run_by", row["experiment"])}
     return list(taken.values())
 
 
@@ -94,6 +122,11 @@ def packed(values: Any) -> str:
 def unpacked(text: str) -> np.ndarray:
     """Return the values [N] from the result of :func:`packed`, in double precision."""
     return np.frombuffer(base64.b64decode(text), dtype="<f2").astype(np.float64)
+
+
+def count_of_rows(figure: dict[str, Any]) -> int | None:
+    """Return the number of data rows that a value is the mean of, if their values were kept."""
+    return len(unpacked(figure["of_rows"])) if "of_rows" in figure else None
 
 
 def summary(row: Row) -> str:

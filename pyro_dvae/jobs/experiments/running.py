@@ -10,21 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from pyro_dvae.datasets import load_dataset
+from pyro_dvae.datasets.registry import check_name
 from pyro_dvae.errors import DivergenceError
 from pyro_dvae.files import require_writable, user_path, write_atomically
 from pyro_dvae.jobs.executors import Executor, check, drive, opened
 from pyro_dvae.jobs.executors.run_progress import RunsProgress
 from pyro_dvae.jobs.experiments import results
 from pyro_dvae.jobs.experiments.by_batch import groups, perform_groups
-from pyro_dvae.jobs.experiments.declaration import Experiment, Planned, plan
+from pyro_dvae.jobs.experiments.declaration import Experiment, Planned, alternatives, plan
 from pyro_dvae.jobs.experiments.one_run import perform_elsewhere
+from pyro_dvae.jobs.experiments.pages import TABLE, markdown
 from pyro_dvae.jobs.experiments.pictures import PICTURES
-from pyro_dvae.jobs.experiments.table import markdown
 from pyro_dvae.jobs.parts import pick_device
 from pyro_dvae.machine import available_cores
 from pyro_dvae.ownership import own
 
-TABLE = "table.md"
 WIDTH_ON_ACCELERATOR = 40  # runs in one batched computation
 
 
@@ -76,7 +76,8 @@ def reproduce(
         planned)`` returns something with ``done()`` and ``result()``; see :mod:`pyro_dvae.jobs.executors`.
         The workers must see ``folder`` and the data under the same paths.
     :param executor_options: of submitit or Dask.
-    :param shown: the runs in table and picture, as far as they are finished; by default the planned ones.
+    :param shown: the runs in table and picture, as far as they are finished, in order of preference for each
+        case and seed; by default the planned ones.
     :raises InputError: another process is performing the runs of this folder.
     :raises ProcessLostError: the worker of a run was lost several times.
     :raises Stopped: Ctrl-C or SIGTERM came; the same call goes on.
@@ -94,9 +95,9 @@ def reproduce(
             lock.release()
     here, beside = _finished(target, [*planned, *shown])
     done = here | beside
-    rows = [done[each.key] for each in planned if each.key in done]
+    rows = [results.labelled(done[each.key], each) for each in planned if each.key in done]
     files = [target / results.RESULTS] if (target / results.RESULTS).exists() else []
-    in_table = [done[each.key] for each in shown or planned if each.key in done]
+    in_table = results.of_table(done.values(), shown or planned)
     if in_table:
         write_atomically(target / TABLE, markdown(experiment, in_table))
         files.append(target / TABLE)
@@ -203,12 +204,13 @@ def run(
     """Perform the unfinished runs; return the table and the paths of all files."""
     overrides: dict[str, Any] = {"data_folder": data_folder, "bfloat16": bfloat16}
     if dataset is not None:
+        check_name(dataset)
         overrides["dataset"] = dataset
     planned = plan(experiment, seeds=seeds, epochs=epochs, only=only, overrides=overrides)
-    # Runs that earlier commands finished stay in the table.
-    seeds = max(experiment.seeds, seeds or 0)
-    shown = plan(experiment, seeds=seeds, epochs=epochs, overrides=overrides)
+    # Runs that earlier commands finished stay in the table, also those of further seeds.
     folder = output / experiment.name
+    most = max([experiment.seeds, seeds or 0, *(row["seed"] + 1 for row in results.read(folder))])
+    shown = alternatives(experiment, seeds=most, epochs=(epochs,), overrides=overrides)
     outcome = reproduce(experiment, planned, folder, shown=shown, **settings)
     if outcome.diverged:
         raise DivergenceError(f"{len(outcome.diverged)} of the runs diverged: {'; '.join(outcome.diverged)}")

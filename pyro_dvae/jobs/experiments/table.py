@@ -3,39 +3,40 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
 from pyro_dvae.jobs.experiments.catalogue import in_words, span
 from pyro_dvae.jobs.experiments.declaration import Case, Experiment, Published, Table
-from pyro_dvae.jobs.experiments.results import Row
+from pyro_dvae.jobs.experiments.results import Row, count_of_rows, unpacked
 
 MINUS, NONE = "\N{MINUS SIGN}", "\N{EN DASH}"
 FEWER = " \N{DAGGER}"  # marks a cell
 
 
-def markdown(experiment: Experiment, rows: Sequence[Row]) -> str:
-    """Return the tables of the finished runs ``rows``, with their title, source and note."""
-    instead = stand_in(experiment, rows)
-    parts = [
-        f"{experiment.title}. Source: {experiment.source}.",
-        *(
-            [f"**Made on {instead} in place of the experiment's data, so not comparable.**"]
-            if instead
-            else []
-        ),
-        main_table(experiment, rows),
-        *([experiment.note] if experiment.note else []),
-    ]
-    if any(len(row["figures"]) > 1 for row in rows):
-        parts.append(_all_figures(experiment, rows))
-    return "\n\n".join(parts) + "\n"
+def substitutes(experiment: Experiment, rows: Iterable[Row]) -> dict[str, str]:
+    """Return the columns of the table with another data set than is declared, and the name of that."""
+    found: dict[str, set[str]] = {}
+    for row in rows:
+        if row["data"]["name"] != _declared_data(experiment, experiment.cells[row["row"], row["column"]]):
+            found.setdefault(row["column"], set()).add(str(row["data"]["name"]))
+    return {column: " and ".join(sorted(names)) for column, names in found.items()}
 
 
 def stand_in(experiment: Experiment, rows: Iterable[Row]) -> str | None:
     """Return the name of a substitute data set, if one was used."""
-    meant = {case.options.get("dataset", experiment.options.get("dataset")) for case in experiment.cases}
-    odd = {row["data"]["name"] for row in rows} - meant
-    return " and ".join(sorted(odd)) or None
+    return " and ".join(sorted({*substitutes(experiment, rows).values()})) or None
+
+
+def _declared_data(experiment: Experiment, case: Case) -> str | None:
+    return case.options.get("dataset", experiment.options.get("dataset"))
+
+
+def headings(experiment: Experiment, rows: Iterable[Row]) -> dict[str, str]:
+    """Return the heading of each column; where columns are data sets, it names their substitutes."""
+    several = len({_declared_data(experiment, case) for case in experiment.cases}) > 1
+    instead = substitutes(experiment, rows) if several else {}
+    return {name: f"{name} [{instead[name]}]" if name in instead else name for name in experiment.columns}
 
 
 def of_case(case: Case | None, rows: Iterable[Row]) -> list[Row]:
@@ -56,8 +57,7 @@ def main_table(experiment: Experiment, rows: Sequence[Row]) -> str:
     table = experiment.table
     cells_of = experiment.cells
     comparable = stand_in(experiment, rows) is None
-    lines = [f"{table.quantity}; {_of_seeds(rows)}.", ""]
-    lines += _header([table.corner, "", *experiment.columns])
+    lines = _header([table.corner, "", *headings(experiment, rows).values()])
     for label in experiment.rows:
         of_row = [cells_of.get((label, column)) for column in experiment.columns]
         own = [of_case(case, rows) for case in of_row]
@@ -78,8 +78,11 @@ def main_table(experiment: Experiment, rows: Sequence[Row]) -> str:
             _difference(each, source, table.digits) for each, source in zip(ours, published, strict=True)
         ]
         lines.append(_line(["", "difference", *differences]))
+    spread = any("\N{PLUS-MINUS SIGN}" in line for line in lines if "| ours |" in line)
+    against = "; difference: ours minus published" if any("| difference |" in line for line in lines) else ""
+    caption = f"{table.quantity}; {_of_seeds(rows, spread)}{against}."
     marked = [f"{FEWER.strip()} Fewer epochs than declared."] if any(FEWER in line for line in lines) else []
-    return "\n".join([*lines, "", " ".join([*marked, _spent(rows)])])
+    return "\n".join([caption, "", *lines, "", " ".join([*marked, _spent(rows)])])
 
 
 def fewer(experiment: Experiment, case: Case | None, rows: Iterable[Row]) -> bool:
@@ -90,42 +93,77 @@ def fewer(experiment: Experiment, case: Case | None, rows: Iterable[Row]) -> boo
     return any(row["options"]["epochs"] < declared for row in rows)
 
 
-def _all_figures(experiment: Experiment, rows: Sequence[Row]) -> str:
+def all_figures(experiment: Experiment, rows: Sequence[Row]) -> str:
     """Return a line for each case with every measured value."""
-    names = list(dict.fromkeys(name for row in rows for name in row["figures"]))
-    lines = [
-        "All values, means over the seeds (bounds and log p(x) in nats, higher is better):",
-        "",
-    ]
-    timed = any("cpu_of_epoch" in row["seconds"] for row in rows)
-    times = ["CPU s an epoch"] if timed else []
-    lines += _header(["", "", "best epoch", *(name.replace("_", " ") for name in names), *times])
+    columns = [("best epoch", _best_epochs), *_columns(rows)]
+    lines = ["All values, means over the seeds (bounds and log p(x) in nats, higher is better):", ""]
+    lines += _header(["", "", *(heading for heading, _ in columns)])
     for case in experiment.cases:
-        own = of_case(case, rows)
-        if own:
-            epochs = [row["best_epoch"] for row in own if row["best_epoch"] is not None]
-            best = ", ".join(map(str, epochs)) or NONE
-            figures = [_mean(values(own, name)) for name in names]
-            took = [row["seconds"]["cpu_of_epoch"] for row in own if "cpu_of_epoch" in row["seconds"]]
-            time = [number(min(took), 2) if took else NONE] if timed else []
-            lines.append(_line([case.row, case.column, best, *figures, *time]))
+        if own := of_case(case, rows):
+            lines.append(_line([case.row, case.column, *(cell(own) for _, cell in columns)]))
     return "\n".join(lines)
 
 
-def _mean(found: Sequence[float]) -> str:
+def _columns(rows: Sequence[Row]) -> Iterator[tuple[str, Callable[[Sequence[Row]], str]]]:
+    """Yield the heading of each column, and the function from the rows of a case to its cell."""
+    for name in dict.fromkeys(name for row in rows for name in row["figures"]):
+        words, having = name.replace("_", " "), [row for row in rows if name in row["figures"]]
+        count, whole = (count_of_rows(having[0]["figures"][each]) for each in (name, "bound"))
+        if count is None or whole is None or count == whole:
+            yield words, partial(_mean_of, name=name)
+        else:
+            yield f"{words} (first {count:,} rows)", partial(_mean_of, name=name)
+            yield f"bound of these {count:,}", partial(_bound_of_first, count=count)
+        if any("share_unreliable" in row["figures"][name] for row in having):
+            yield f"{words}: k too large", partial(_share_of, name=name)
+    if any("cpu_of_epoch" in row["seconds"] for row in rows):
+        yield "CPU s an epoch (least)", _time_of_epoch
+
+
+def _best_epochs(own: Sequence[Row]) -> str:
+    return ", ".join(str(row["best_epoch"]) for row in own if row["best_epoch"] is not None) or NONE
+
+
+def _mean_of(own: Sequence[Row], name: str) -> str:
+    found = values(own, name)
     if not found:
         return NONE
     mean = statistics.fmean(found)
+    exact = all("standard_error" not in row["figures"].get(name, {}) for row in own)
+    if exact and all(value.is_integer() for value in found):  # a count
+        return number(mean, 0 if mean.is_integer() else 1)
     return number(mean, 4 if abs(mean) < 1 else 2)
 
 
-def _of_seeds(rows: Sequence[Row]) -> str:
+def _bound_of_first(own: Sequence[Row], count: int) -> str:
+    """Return the mean bound of the first rows of the data."""
+    found = [row["figures"]["bound"].get("of_rows") for row in own]
+    return number(statistics.fmean(unpacked(each)[:count].mean() for each in found if each), 2)
+
+
+def _share_of(own: Sequence[Row], name: str) -> str:
+    found = shares_unreliable(own, name)
+    return f"{100 * statistics.fmean(found):.0f} %" if found else NONE
+
+
+def shares_unreliable(own: Iterable[Row], name: str) -> list[float]:
+    """Return the share of rows whose estimate cannot be trusted (Pareto k), of each run that has it."""
+    found = (row["figures"].get(name, {}).get("share_unreliable") for row in own)
+    return [share for share in found if share is not None]
+
+
+def _time_of_epoch(own: Sequence[Row]) -> str:
+    took = [row["seconds"]["cpu_of_epoch"] for row in own if "cpu_of_epoch" in row["seconds"]]
+    return number(min(took), 2) if took else NONE
+
+
+def _of_seeds(rows: Sequence[Row], spread: bool) -> str:
     counts = sorted({len(group) for group in _by_case(rows).values()})
     if counts == [1]:
-        return "ours: one run ± the standard error over the test data"
-    spread = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+        return f"ours: one run{' ± the standard error over the test data' if spread else ''}"
+    how_many = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     of_one = "; single runs ± the standard error over the test data" if counts[0] == 1 else ""
-    return f"ours: mean of {spread} runs ± their standard deviation{of_one}"
+    return f"ours: mean of {how_many} runs ± their standard deviation{of_one}"
 
 
 def _by_case(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:

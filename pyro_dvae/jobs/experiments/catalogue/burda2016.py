@@ -69,8 +69,9 @@ SILHOUETTES = Experiment(
     options={**NETWORKS, "dataset": "caltech101-silhouettes"},
     measures=("training", "likelihood", "refined-likelihood"),
     picture="lines",
-    core_hours=1.0,
+    core_hours=1.6,
     claims=_claims("Silhouettes, log p(x)"),
+    of_source=False,
 )
 
 EXPERIMENTS = (IMPORTANCE_WEIGHTING, SILHOUETTES)

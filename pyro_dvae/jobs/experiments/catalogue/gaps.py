@@ -83,6 +83,8 @@ GAPS = Experiment(
     picture="gaps",
     core_hours=3.0,
     note=(
+        "A replaced pixel is black or white with equal probability, a stronger corruption than in the other "
+        "experiments, where it is white at the noise's rate. "
         "Runs with early stopping keep the best of fifty epochs by validation, all others the last epoch. "
         "The approximation gap lies between log p(x) and the bound with the best diagonal Gaussian for each "
         "image, the amortisation gap between this bound and the encoder's, always with K = 1. Reverse "
@@ -91,6 +93,7 @@ GAPS = Experiment(
         "KL(q(z|x̃) ‖ q(z|x)) with weight 1, not tuned."
     ),
     claims=_claims(),
+    of_source=False,
 )
 
 EXPERIMENTS = (GAPS,)

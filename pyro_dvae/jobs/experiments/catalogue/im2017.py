@@ -74,34 +74,6 @@ TABLE1 = Experiment(
     ),
 )
 
-# Its first row with the learning rates and the length of training of the paper's code.
-
-ONE_LAYER = TABLE1_NAMES[0]
-
-TABLE1_LONG = Experiment(
-    name="table1-long",
-    title="MNIST: the one-layer DVAE of Table 1 in 3,000 epochs, at the learning rates of the paper's code",
-    source="Im et al. (2017), Table 1; 10 runs",
-    cases=by_method_and_noise(dict(list(TABLE1_ROWS.items())[:1]), TABLE1_NOISE, percent),
-    table=TABLE1.table,
-    epochs=3000,
-    seeds=3,
-    options={**MNIST, "rate_schedule": "paper"},
-    measures=(*MEASURES, "refined-likelihood"),
-    picture="log-curves-by-row",
-    core_hours=4.0,
-    claims=tuple(
-        Claim(
-            f"3,000 epochs, one layer: {text}", (TABLE1_NAMES[0], better), (TABLE1_NAMES[0], worse), margin=m
-        )
-        for text, better, worse, m in (
-            ("5 % noise beats none", "5 %", "0 %", 0.0),
-            ("10 % is as good as none, within 0.5 nats", "10 %", "0 %", 0.5),
-            ("15 % is worse than none", "0 %", "15 %", 0.0),
-        )
-    ),
-)
-
 # Table 2 of Im et al. (2017): bounds of the Frey faces.
 
 TABLE2_NOISE = (0.0, 0.025, 0.05, 0.075)
@@ -142,33 +114,6 @@ TABLE2 = Experiment(
             Claim(f"Frey, {row}: 0.075 is worse than none", (row, "0"), (row, "0.075"))
             for row in TABLE2_NAMES
         ),
-    ),
-)
-
-# Its rows of two-layer DVAEs, which are far from convergence after 500 epochs of 16 steps.
-
-TWO_LAYERS = {key: TABLE2_ROWS[key] for key in [("DVAE, K = 1", 2), ("DVAE, K = 5", 2)]}
-
-TABLE2_LONG = Experiment(
-    name="table2-long",
-    title="Frey faces: the two-layer DVAE rows of Table 2 over 3,000 epochs",
-    source="Im et al. (2017), Table 2; 10 runs",
-    cases=by_method_and_noise(TWO_LAYERS, TABLE2_NOISE, "{:g}".format),
-    table=TABLE2.table,
-    epochs=3000,
-    seeds=3,
-    options=TABLE2.options,
-    measures=(*MEASURES, "refined-likelihood"),
-    picture="lines",
-    core_hours=1.6,
-    claims=tuple(
-        Claim(f"Frey, 3,000 epochs, {row}: {text}", (row, better), (row, worse))
-        for text, better, worse in (
-            ("0.025 beats none", "0.025", "0"),
-            ("0.05 beats none", "0.05", "0"),
-            ("0.075 is worse than none", "0", "0.075"),
-        )
-        for row in ("DVAE, K = 1, 2 layers", "DVAE, K = 5, 2 layers")
     ),
 )
 
@@ -232,36 +177,6 @@ FIGURE1 = Experiment(
     ),
 )
 
-# The same with equal processor time, that of 50 epochs with M = 10.
-
-EQUAL_ROWS: dict[str, tuple[dict[str, Any], tuple[int, int, int]]] = {
-    "DVAE": (DVAE, (290, 88, 50)),
-    "DIWAE": (DIWAE, (370, 99, 50)),
-    "VAE": ({**DVAE, "noise": 0.0}, (290, 88, 50)),
-    "IWAE": ({**DIWAE, "noise": 0.0}, (370, 99, 50)),
-}
-
-FIGURE1_EQUAL = Experiment(
-    name="figure1-equal",
-    title="MNIST: bounds by number M of corruptions of each image, in equal processor time",
-    source="after Im et al. (2017), Figure 1, which has equal epochs",
-    cases=tuple(
-        Case(method, f"M = {count}", {**options, "corruptions": count, "epochs": epochs})
-        for method, (options, lengths) in EQUAL_ROWS.items()
-        for count, epochs in zip((1, 5, 10), lengths, strict=True)
-    ),
-    table=FIGURE1.table,
-    epochs=50,
-    options=FIGURE1.options,
-    measures=MEASURES,
-    picture="log-curves-by-row",
-    note="VAE and IWAE have no noise: M is then the number of groups of latents.",
-    core_hours=2.2,
-    claims=tuple(
-        Claim(f"Equal time, {row}: M = 10 beats M = 1", (row, "M = 10"), (row, "M = 1")) for row in EQUAL_ROWS
-    ),
-)
-
 # Data augmentation by dynamic binarisation, which Im et al. (2017) compare with corruption.
 
 # Drawn once, without and with 5 % noise (both of Table 1, one encoder layer), and drawn at each visit.
@@ -297,4 +212,4 @@ AUGMENTATION = Experiment(
     ),
 )
 
-EXPERIMENTS = (TABLE1, TABLE1_LONG, TABLE2, TABLE2_LONG, TABLE3, FIGURE1, FIGURE1_EQUAL, AUGMENTATION)
+EXPERIMENTS = (TABLE1, TABLE2, TABLE3, FIGURE1, AUGMENTATION)

@@ -45,6 +45,12 @@ DEPTH = Experiment(
     measures=("training", "units"),
     picture="curves",
     core_hours=0.18,
+    claims=tuple(
+        Claim(f"{name}: {layers(n)} each beat 1", (f"{layers(n)} each", name), (f"{layers(1)} each", name))
+        for name in MNIST_AND_FREY
+        for n in (2, 3, 4)
+    ),
+    of_source=False,
 )
 
 # Number of hidden layers of the encoder, with one of the decoder, as in the report.
@@ -60,7 +66,7 @@ ENCODER_DEPTH = Experiment(
     options={**ONE_LAYER, "latent_size": 10},
     measures=("training", "units"),
     picture="curves",
-    core_hours=0.8,
+    core_hours=1.0,
     claims=tuple(
         Claim(f"{n} encoder layers beat 1", (layers(n), "MNIST"), (layers(1), "MNIST")) for n in (2, 3, 4)
     ),
@@ -69,8 +75,8 @@ ENCODER_DEPTH = Experiment(
 # Activations.
 
 TEN_LATENTS = "MNIST, 10 latents"
-ACTIVATIONS_COLUMNS = {**MNIST_AND_FREY, TEN_LATENTS: {"dataset": "mnist", "latent_size": 10}}
-"""The last is the report's own setting."""
+ACTIVATIONS_COLUMNS = {**MNIST_AND_FREY, TEN_LATENTS: {**ONE_LAYER, "latent_size": 10}}
+"""The last is the report's own setting, with 500 units."""
 
 ACTIVATIONS = Experiment(
     name="activations",
@@ -86,7 +92,7 @@ ACTIVATIONS = Experiment(
     options={"noise": 0.0, "validate_every": 5},
     measures=("training", "units"),
     picture="curves",
-    core_hours=0.14,
+    core_hours=0.3,
     claims=tuple(
         Claim(f"10 latents: {better} beats {worse}", (better, TEN_LATENTS), (worse, TEN_LATENTS))
         for better, worse in (("relu", "sigmoid"), ("tanh", "sigmoid"), ("relu", "tanh"))
