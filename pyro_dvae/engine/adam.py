@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,11 +19,12 @@ _CLIP_GUARD = 1e-6  # added by torch to the norm of a clipped gradient
 
 @dataclass(frozen=True)
 class Slot:
-    """One parameter with its optimizer's state and settings; the learning rate is read at every step.
+    """One parameter with its optimizer's state and settings.
 
     :param optimizer: torch's optimizer.
     :param parameter: the leaf, updated in place.
-    :param group: the optimizer's parameter group, whose ``lr`` schedules change.
+    :param group: the optimizer's parameter group, whose ``lr``, ``betas`` and ``weight_decay`` are read at
+        every step, because schedules change them.
     :param place: index of the group in the optimizer's list.
     :param state: the optimizer's own ``step``, ``exp_avg`` and ``exp_avg_sq``.
     :param decoupled: AdamW's weight decay instead of Adam's.
@@ -43,7 +44,12 @@ class Slot:
     @property
     def frozen(self) -> tuple[Any, ...]:
         """The settings that a compiled step treats as constants."""
-        return (self.group["betas"], self.group["eps"], self.group["weight_decay"])
+        return (self.group["eps"], self.decays)
+
+    @property
+    def decays(self) -> bool:
+        """Whether it has weight decay."""
+        return bool(self.group["weight_decay"])
 
     @property
     def present(self) -> bool:
@@ -100,40 +106,43 @@ def start(optimizer: Optimizer) -> None:
                 }
 
 
-def rates_of(slots: Sequence[Slot]) -> list[float]:
-    """Return the current learning rate of every slot."""
-    return [float(each.group["lr"]) for each in slots]
+OPTIONS, SIZES = 4, 7  # numbers of a slot: of step_options, and of a step's sizes
+IDLE = (0.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0)  # sizes of a step that changes nothing
+
+
+def step_options(group: Mapping[str, Any]) -> tuple[float, ...]:
+    """Return what schedules change in a group of parameters: rate, β₁, β₂ and weight decay."""
+    return (float(group["lr"]), *group["betas"], group["weight_decay"])
 
 
 class StepSizes:
-    """Computes what a step needs besides the gradients: rates and factors of Adam's bias correction.
+    """Computes what a step needs besides the gradients, from rates, betas and the numbers of steps.
 
     Not in the compiled code, which would repeat the powers for every few elements.
 
-    :param slots: the settings, which become constants.
     :param counts: the live numbers of steps taken, of every slot [...].
     :param dtype: type of the result.
     """
 
-    def __init__(self, slots: Sequence[Slot], counts: Sequence[Tensor], dtype: torch.dtype) -> None:
+    def __init__(self, counts: Sequence[Tensor], dtype: torch.dtype) -> None:
         self._counts, self._type = list(counts), dtype
-        betas = [[each.group["betas"][i] for each in slots] for i in range(2)]
-        self._first, self._second = torch.tensor(betas, dtype=torch.float64, device=counts[0].device).unbind()
 
-    def __call__(self, rates: Tensor) -> Tensor:
-        """Return rate, rate / (1 − β₁ᵗ) and 1 / √(1 − β₂ᵗ) for the next step t.
+    def __call__(self, options: Tensor) -> Tensor:
+        """Return rate, rate / (1 − β₁ᵗ), 1 / √(1 − β₂ᵗ), 1 − β₁, β₂, 1 − β₂ and decay for the next step t.
 
         Computed in double precision, as by torch's optimizers.
 
-        :param rates: learning rates in double precision, [..., slots].
-        :returns: [..., slots, 3].
+        :param options: :func:`step_options` in double precision, [..., slots, 4].
+        :returns: [..., slots, 7].
         """
+        rate, first, second, decay = options.unbind(-1)
         time = torch.stack(self._counts, dim=-1).double() + 1
-        corrections = (1 - self._first**time, (1 - self._second**time).rsqrt())
-        return torch.stack([rates, rates / corrections[0], corrections[1]], dim=-1).to(self._type)
+        corrected, root = rate / (1 - first**time), (1 - second**time).rsqrt()
+        sizes = (rate, corrected, root, 1 - first, second, 1 - second, decay)
+        return torch.stack(sizes, dim=-1).to(self._type)
 
     def replace(self, place: int, given: list[Tensor]) -> list[Tensor]:
-        """Return the arguments with the rates at ``place`` replaced by step sizes; count the step."""
+        """Return the arguments with the options at ``place`` replaced by step sizes; count the step."""
         sizes = self(given[place])
         self.advance()
         return [*given[:place], sizes, *given[place + 1 :]]
@@ -147,7 +156,7 @@ class HostStepSizes:
     """Computes step sizes for one model whose counts are on the CPU and read without waiting.
 
     :param slots: the parameters with their states.
-    :param general: computes them if rates, counts or betas differ between the slots.
+    :param general: computes them if options or counts differ between the slots.
     :param dtype: type of the result.
     """
 
@@ -155,24 +164,29 @@ class HostStepSizes:
         self._slots, self._general = slots, general
         # The same memory, which NumPy reads and writes in a tenth of the time.
         self._counts = [each.count.numpy() for each in slots]
-        self._rows = torch.empty(len(slots), 3, dtype=dtype)
+        self._groups = list({id(each.group): each.group for each in slots}.values())
+        self._rows = torch.empty(len(slots), SIZES, dtype=dtype)
         self._as_array = self._rows.numpy()
-        self._alike = len({each.group["betas"] for each in slots}) == 1
 
     def __call__(self) -> Tensor:
         """Return the step sizes, in memory that the next call overwrites."""
-        rates, times = rates_of(self._slots), [count.item() for count in self._counts]
-        if self._alike and len(set(rates)) == 1 and len(set(times)) == 1:
-            (first, second), time, rate = self._slots[0].group["betas"], times[0] + 1, rates[0]
-            sizes = (rate, rate / (1 - first**time), (1 - second**time) ** -0.5)
-            self._as_array[:] = sizes
+        options = {step_options(group) for group in self._groups}
+        times = [count.item() for count in self._counts]
+        if len(options) == 1 and len(set(times)) == 1:
+            (rate, first, second, decay), time = options.pop(), times[0] + 1
+            corrected, root = rate / (1 - first**time), (1 - second**time) ** -0.5
+            self._as_array[:] = (rate, corrected, root, 1 - first, second, 1 - second, decay)
             return self._rows
-        return self._rows.copy_(self._general(torch.tensor(rates, dtype=torch.float64)))
+        return self._rows.copy_(self._general(torch.tensor(_options_of(self._slots), dtype=torch.float64)))
 
     def advance(self) -> None:
         """Count a step."""
         for count in self._counts:
             count[()] = count.item() + 1  # in a fifth of the time of += 1
+
+
+def _options_of(slots: Sequence[Slot]) -> list[tuple[float, ...]]:
+    return [step_options(each.group) for each in slots]
 
 
 class Adams:
@@ -195,9 +209,9 @@ class Adams:
         wide = any(leaf.dtype == torch.float64 for leaf in self.leaves)
         dtype = torch.float64 if wide else torch.float32
         counts = [each.count for each in slots]
-        self._sizes = StepSizes(slots, counts, dtype)
+        self._sizes = StepSizes(counts, dtype)
         self._host = HostStepSizes(slots, self._sizes, dtype) if counts[0].is_cpu else None
-        self._rates: tuple[list[float], Tensor] = ([], torch.empty(0))
+        self._options: tuple[list[tuple[float, ...]], Tensor] = ([], torch.empty(0))
 
     def valid(self) -> bool:
         """Whether parameters, states and settings of the optimizer are unchanged."""
@@ -212,16 +226,16 @@ class Adams:
         return given if self._host is not None else [*self.fixed, self._sizes(given[-1])]
 
     def given(self) -> list[Tensor]:
-        """Return the first arguments of the step: the fixed ones, and step sizes or rates."""
+        """Return the first arguments of the step: the fixed ones, and step sizes or options."""
         device = self.fixed[0].device
         if self._host is not None:
             sizes = self._host()
             # From pageable memory, which CUDA has copied when the call returns.
             return [*self.fixed, sizes if device.type == "cpu" else sizes.to(device, non_blocking=True)]
-        rates = rates_of(self.slots)
-        if rates != self._rates[0]:
-            self._rates = (rates, torch.tensor(rates, dtype=torch.float64, device=device))
-        return [*self.fixed, self._rates[1]]
+        options = _options_of(self.slots)
+        if options != self._options[0]:
+            self._options = (options, torch.tensor(options, dtype=torch.float64, device=device))
+        return [*self.fixed, self._options[1]]
 
     @property
     def before(self) -> Callable[[list[Tensor]], list[Tensor]] | None:
@@ -252,20 +266,18 @@ def update(
     :param leaves: the parameters, in the order of the slots.
     :param moments: mean and mean square of the gradients of each.
     :param gradients: of the leaves.
-    :param sizes: of :class:`StepSizes`, [slots, 3].
+    :param sizes: of :class:`StepSizes`, [slots, 7].
     """
     for index, (each, parameter, (mean, square)) in enumerate(zip(slots, leaves, moments, strict=True)):
-        first, second = each.group["betas"]
         gradient = _clipped(gradients[index], each)
-        rate, corrected, root = sizes[index].to(parameter.dtype).unbind()
-        decay = each.group["weight_decay"]
-        if decay and each.decoupled:
+        rate, corrected, root, new, old_square, new_square, decay = sizes[index].to(parameter.dtype).unbind()
+        if each.decays and each.decoupled:
             parameter.mul_(1 - rate * decay)
-        elif decay:
+        elif each.decays:
             gradient = gradient + decay * parameter
         # Operations that vmap supports; torch's own lerp_ and addcmul_ differ only by rounding.
-        mean.add_((gradient - mean) * (1 - first))
-        square.mul_(second).add_(gradient * gradient * (1 - second))
+        mean.add_((gradient - mean) * new)
+        square.mul_(old_square).add_(gradient * gradient * new_square)
         parameter.sub_(corrected * (mean / (square.sqrt() * root + each.group["eps"])))
 
 

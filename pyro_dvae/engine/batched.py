@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.func import vmap
 from torch.fx import GraphModule
 
-from pyro_dvae.engine.adam import Slot, StepSizes
+from pyro_dvae.engine.adam import OPTIONS, Slot, StepSizes
 from pyro_dvae.engine.compiler import Compiled, build
 from pyro_dvae.engine.following import Unrecordable, failing_as
 from pyro_dvae.engine.gradient import difference, traced
@@ -142,10 +142,10 @@ class BatchedStep:
         self.draws = gradient.draws
         self._verified = Verification(_Batched(gradient, leaves, lifted, recordings, copy_to_models))
         wide = any(leaf.dtype == torch.float64 for leaf in leaves)
-        self._sizes = StepSizes(slots, counts, torch.float64 if wide else torch.float32)
+        self._sizes = StepSizes(counts, torch.float64 if wide else torch.float32)
         self._fixed = [*leaves, *moments, *lifted]
-        rates = torch.zeros(len(leaves[0]), len(slots), dtype=torch.float64, device=leaves[0].device)
-        example = self._inputs(self._sizes(rates), batch, keys)
+        options = torch.zeros(len(leaves[0]), len(slots), OPTIONS, dtype=torch.float64, device=keys.device)
+        example = self._inputs(self._sizes(options), batch, keys)
         step = whole_step(gradient, slots, clip_norm)
         before, after = len(leaves) + len(moments), len(self._fixed)
 
@@ -157,18 +157,18 @@ class BatchedStep:
         sized = partial(self._sizes.replace, len(self._fixed))
         self._run: Compiled = build(graph, example, len(self._fixed), sized)
 
-    def _inputs(self, rates: Tensor, batch: Sequence[Tensor], keys: Tensor) -> list[Tensor]:
-        return [*self._fixed, rates, *batch, *([keys] if self.draws else [])]
+    def _inputs(self, options: Tensor, batch: Sequence[Tensor], keys: Tensor) -> list[Tensor]:
+        return [*self._fixed, options, *batch, *([keys] if self.draws else [])]
 
-    def __call__(self, batch: Sequence[Tensor], rates: Tensor, keys: Tensor) -> Tensor:
+    def __call__(self, batch: Sequence[Tensor], options: Tensor, keys: Tensor) -> Tensor:
         """Take a step of every model; return their losses [E].
 
         :param batch: the parts of a batch for each model, [E, N, ...].
-        :param rates: learning rates, [E, slots].
+        :param options: of Adam (:func:`.adam.step_options`), [E, slots, 4].
         :param keys: keys of the noise, [E, draws, 2].
         :raises CompiledStepError: a model's program gives other values.
         """
         expected = self._verified.before(batch, [keys] if self.draws else [])
-        losses = self._run(self._inputs(rates, batch, keys))[0]
+        losses = self._run(self._inputs(options, batch, keys))[0]
         self._verified.after(losses, expected)
         return losses

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from pyro_dvae import checks
-from pyro_dvae.engine.adam import Adams, Slot, clipped_together, same_memory, update
+from pyro_dvae.engine.adam import IDLE, Adams, Slot, clipped_together, same_memory, update
 from pyro_dvae.engine.compiler import Compiled, build, interpret
 from pyro_dvae.engine.following import Unrecordable, failing_as
 from pyro_dvae.engine.gradient import LossAndGrads, traced
@@ -258,7 +258,7 @@ def update_alone(slots: Sequence[Slot], clip_norm: float | None) -> Callable[...
         # A non-finite loss changes no parameter.
         good = torch.isfinite(loss).all()
         gradients = [torch.where(good, gradient, 0.0) for gradient in gradients]
-        sizes = torch.where(good, sizes, sizes.new_tensor([0.0, 0.0, 1.0]))
+        sizes = torch.where(good, sizes, sizes.new_tensor(IDLE))
         if clip_norm is not None:
             gradients = clipped_together(gradients, clip_norm)
         moments = [flat[i : i + MOMENTS] for i in range(0, len(flat), MOMENTS)]

@@ -32,12 +32,26 @@ class Trained:
 
     :param left_out: names of parameters of model or guide that no param statement registers.
     :param frozen: names of leaves that are not trained.
+    :param without_gradient: parameters of the modules that required no gradient when the leaves were found.
     """
 
     parameters: dict[str, Tensor] = field(default_factory=dict)
     modules: dict[str, nn.Module] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
     frozen: tuple[str, ...] = ()
+    without_gradient: dict[str, Tensor] = field(default_factory=dict)
+
+    def refuse_unfrozen(self) -> None:
+        """Refuse parameters that require a gradient now and did not when the leaves were found.
+
+        Pyro registers no parameter without a gradient, so they would stay as they are.
+        """
+        for name, leaf in self.without_gradient.items():
+            if leaf.requires_grad:
+                raise InputError(
+                    f"parameter {name!r} requires a gradient now, but did not when training began, so it is "
+                    "not trained; let it require one at first, and freeze it in the start of a callback"
+                )
 
     @property
     def free(self) -> dict[str, Tensor]:
@@ -208,6 +222,8 @@ def discover(
             trained.modules[f"module{len(trained.modules)}"] = module
             inside.update(id(part) for part in module.modules())
     trained.parameters = _collect(capture.values)
+    every = [pair for prefix, root in trained.modules.items() for pair in root.named_parameters(prefix)]
+    trained.without_gradient = {name: leaf for name, leaf in every if not leaf.requires_grad}
     known = {id(leaf) for leaf in trained.parameters.values()}
     trained.left_out = tuple(name for name, leaf in own if leaf.requires_grad and id(leaf) not in known)
     if required and not trained.parameters:

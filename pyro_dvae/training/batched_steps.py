@@ -46,18 +46,18 @@ class BatchedSteps:
             self._recordings.clear()
         self._adam = adam
 
-    def take(self, batch: Sequence[Tensor], rates: Tensor, position: int) -> Tensor:
+    def take(self, batch: Sequence[Tensor], options: Tensor, position: int) -> Tensor:
         """Take a step of every model; return their losses [E].
 
         :param batch: the parts of a batch for each model, [E, B, ...].
-        :param rates: learning rates, [E, trained parameters].
+        :param options: of Adam (:func:`.adam.step_options`), [E, trained parameters, 4].
         :param position: position of the batch in its epoch, which determines the noise.
         """
         rows = batch[0].shape[1]
         if rows not in self._steps:
             self._compile(batch)
         step = self._steps[rows]
-        return step(batch, rates[:, self._columns], self._keys_at(position, step.draws))
+        return step(batch, options[:, self._columns], self._keys_at(position, step.draws))
 
     def _keys_at(self, position: int, draws: int) -> Tensor:
         return self._keys.at(self._state.finished, position, draws)

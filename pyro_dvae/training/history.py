@@ -88,7 +88,7 @@ def metrics_lines(history: History) -> list[str]:
             "train_bound": _finite_or_none(train),
             "validation_bound": _finite_or_none(validation),
             "best": is_best,
-            "learning_rate": rate,
+            "learning_rate": _finite_or_none(rate),  # some optimizers have none
             "seconds": round(seconds, 4),
         }
         lines.append(json.dumps(line))

@@ -57,9 +57,11 @@ def _of_version_0_1(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 def _plain(value: Any, tensors: dict[str, Tensor], owner: str) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if isinstance(value, np.generic):
+        return _plain(value.item(), tensors, owner)
     if isinstance(value, Tensor | np.ndarray):
         name = f"{owner}/{len(tensors)}"
-        tensors[name] = torch.as_tensor(value).detach().clone()
+        tensors[name] = _tensor(value, owner)
         return {"tensor": name, "numpy": isinstance(value, np.ndarray)}
     if isinstance(value, bytes):
         return {"bytes": base64.b64encode(value).decode()}
@@ -71,6 +73,18 @@ def _plain(value: Any, tensors: dict[str, Tensor], owner: str) -> Any:
         pairs = value.items()
         return {"dict": [[_plain(key, tensors, owner), _plain(each, tensors, owner)] for key, each in pairs]}
     raise InputError(f"{_SHOWN[owner]} holds a {type(value).__name__}, which is not saved")
+
+
+def _tensor(value: Tensor | np.ndarray, owner: str) -> Tensor:
+    """Return a copy of a tensor or an array of numbers."""
+    if isinstance(value, Tensor):
+        if value.layout is not torch.strided:
+            raise InputError(f"{_SHOWN[owner]} holds a sparse tensor, which is not saved")
+        return value.detach().clone()
+    try:
+        return torch.as_tensor(value.copy())
+    except (TypeError, ValueError):
+        raise InputError(f"{_SHOWN[owner]} holds an array of {value.dtype}, which is not saved") from None
 
 
 def _restored(value: Any, tensors: Mapping[str, Tensor]) -> Any:

@@ -230,6 +230,8 @@ class ManyTraining:
         parts = [part for m in self._members for part in scheduled(m.trained, m.bound)]
         for part in parts:
             part.set_epoch(state.finished)
+        for member in self._members:
+            member.trained.refuse_unfrozen()
         began, compiling = time.monotonic(), self._steps.seconds
         self._steps.begin_epoch()
         state.take_buffers()
@@ -238,10 +240,11 @@ class ManyTraining:
         for update in self._updates:
             update.begin_epoch(factor)
         going = torch.tensor([not stopped for stopped in state.stopped], device=self._device).double()
-        rates = going.new_tensor([update.rates() for update in self._updates]) * going[:, None]
+        options = going.new_tensor([update.step_options() for update in self._updates])
+        options[..., 0] *= going[:, None]  # the rates
         losses, sizes = [], self._rows.sizes()
         for position in range(self._rows.steps_per_epoch):
-            losses.append(self._steps.take(self._rows.batch(orders, position), rates, position))
+            losses.append(self._steps.take(self._rows.batch(orders, position), options, position))
             state.move_averages(going)
             self._calls.note_step(losses[-1], sizes[position])
             settings.progress.step(position + 1)
@@ -291,7 +294,7 @@ class ManyTraining:
 
     def _validated(self, number: int, member: Member) -> float | None:
         finished = self._state.finished
-        if not self._settings.validation_is_due(finished):
+        if not (self._calls.stopping(number) or self._settings.validation_is_due(finished)):
             return None
         with member.with_store():
             return self._validations[number].bound(member.trained, self._seeds[number], finished)

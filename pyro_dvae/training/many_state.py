@@ -62,6 +62,11 @@ class ManyState:
             weight = going * (1 - (self.updates[0].decay or 0.0))
             average.lerp_(self.leaves[n], weight.to(average).reshape(-1, *[1] * (average.dim() - 1)))
 
+    def take_leaves(self) -> None:
+        """Copy the models' parameters, which callbacks may have changed, into the stacked ones."""
+        for stacked, leaves in zip(self.leaves, self._leaves(), strict=True):
+            stacked.copy_(stack(leaves))
+
     def take_buffers(self) -> None:
         """Copy the models' buffers, which schedules have set, into the stacked ones."""
         for stacked, buffers in zip(self.buffers, self._buffers(), strict=True):
@@ -90,7 +95,7 @@ class ManyState:
         updates = [update.settings_dict() for update in self.updates]
         tensors, packed = kept.pack({"callbacks": list(calls), "updates": updates})
         state = {"kind": KIND, **identity, "epoch": self.finished, "histories": histories}
-        state |= {"stopped": self.stopped} | packed
+        state |= packed
         save_checkpoint(path, self._named() | best | tensors, state)
 
     def resume(self, path: Path, identity: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -114,7 +119,6 @@ class ManyState:
         self.histories = [History(**history) for history in state["histories"]]
         self.finished = state["epoch"]
         self.to_models()
-        self.stopped = state.get("stopped", self.stopped)  # not in checkpoints of version 0.1
         unpacked = kept.unpack(tensors, state)
         for update, saved in zip(self.updates, unpacked.get("updates", []), strict=False):
             update.load_state_dict(saved)  # not in checkpoints of version 0.2

@@ -129,6 +129,8 @@ def _joined(sets: Sequence[Source]) -> tuple[Tensor, Source]:
 class ManyRunCallbacks:
     """Calls the callbacks of every model that has not stopped, and stops models on request.
 
+    Before a hook, the models have the current parameters; changes of these by the hook are kept.
+
     :param fitted: returns the results of all models.
     :param validates: whether the models have a validation bound.
     """
@@ -157,6 +159,10 @@ class ManyRunCallbacks:
     def at(self, hook: str) -> None:
         """Call a hook; requests to stop take effect at the start and at the end of an epoch."""
         state = self._state
+        if not any(calls.has(hook) for calls in self._calls) and hook not in ("start", "epoch"):
+            return
+        if hook == "step":  # at other times the models are up to date
+            state.to_models()
         for number, (calls, member) in enumerate(zip(self._calls, state.members, strict=True)):
             if not self._settings.callbacks or (state.stopped[number] and hook != "end"):
                 continue
@@ -167,13 +173,19 @@ class ManyRunCallbacks:
                 self._settings.progress.note(
                     f"model {number} stopped after epoch {state.finished}: {calls.run.reason}"
                 )
+        if hook in ("start", "step", "epoch") and any(calls.has(hook) for calls in self._calls):
+            state.take_leaves()
+
+    def stopping(self, number: int) -> bool:
+        """Whether a callback has asked a model to stop."""
+        return self._calls[number].stopping()
 
     def note_step(self, losses: Tensor, rows: int) -> None:
         """Record a step of all models on batches of ``rows`` rows; call the hook of steps.
 
         :param losses: [E].
         """
-        watched = any(calls.watches_steps for calls in self._calls)
+        watched = any(calls.has("step") for calls in self._calls)
         for number, calls in enumerate(self._calls):
             if not self._state.stopped[number]:
                 loss = self._state.members[number].loss
@@ -185,6 +197,12 @@ class ManyRunCallbacks:
         return [calls.state_dict() for calls in self._calls]
 
     def load_state_dict(self, saved: Sequence[Mapping[str, Any]]) -> None:
-        """Restore what :meth:`state_dict` returned."""
-        for calls, state in zip(self._calls, saved, strict=True):
-            calls.load_state_dict(state)
+        """Restore what :meth:`state_dict` returned, and which models have stopped.
+
+        A model that stopped before the others has missed epochs and cannot continue.
+        """
+        state = self._state
+        for number, (calls, own) in enumerate(zip(self._calls, saved, strict=True)):
+            calls.load_state_dict(own)
+            behind = len(state.histories[number].epochs) < state.finished
+            state.stopped[number] = behind or calls.stopping()

@@ -92,6 +92,7 @@ class Run:
 
     def begin_epoch_again(self) -> None:
         """Restart the current epoch, but keep its time."""
+        self.update.forget_gradients()
         self.record = EpochRecord(seconds_before=self.record.seconds_before)
 
     def load_best(self) -> None:

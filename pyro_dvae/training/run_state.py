@@ -20,8 +20,9 @@ from pyro_dvae.rows import Data, LoaderBatches
 
 KIND = "training"
 _ABSENT = "nothing"
-# Settings that checkpoints of version 0.1 do not have.
+# Settings that checkpoints of version 0.1 do not have, and those that earlier ones of 0.2 do not have.
 _NEW_SETTINGS = {"settings": {"accumulate": 1, "drop_last": False}}
+_NOT_SAVED_BEFORE = ("loss", "transform")
 _STATE = {
     "epoch": int,
     "position": int,
@@ -139,7 +140,7 @@ def require_same(
     saved: Mapping[str, Any], now: Mapping[str, Any], may_change: Iterable[str], where: str
 ) -> None:
     """Refuse a checkpoint of another configuration or other data, naming every difference."""
-    free = set(may_change)
+    free = {*may_change, *(name for name in _NOT_SAVED_BEFORE if "loss" not in saved["settings"])}
     differing = [
         f"{key} was {then!r}, is now {given!r}"
         for part in ("settings", "config")

@@ -260,6 +260,7 @@ class Trainer:
         with self._requests.watched(), self._shown(), using_threads(self._threads):
             self._calls.at("start")
             while run.finished < self.epochs and not self._calls.stopping():
+                run.trained.refuse_unfrozen()
                 self._move_schedules(run.finished)
                 run.update.begin_epoch(self._settings.rate_factor(run.finished))
                 run.record.start_clock()
@@ -300,7 +301,7 @@ class Trainer:
         self._faults.require_finite_parameters()
         validation_bound = None
         try:
-            if settings.validation_is_due(run.finished):
+            if self._calls.stopping() or settings.validation_is_due(run.finished):
                 with run.update.averaged():
                     validation_bound = self._validation.bound(run.trained, self.seed, run.finished)
         except ValidationStopped:

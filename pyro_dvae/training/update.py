@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,8 +16,9 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Adam, AdamW
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from pyro_dvae import checks
 from pyro_dvae.calling import calling
-from pyro_dvae.engine.adam import Slot, slot, start
+from pyro_dvae.engine.adam import Slot, slot, start, step_options
 from pyro_dvae.errors import CheckpointError, InputError
 from pyro_dvae.internals import move_averages
 from pyro_dvae.training import optimizer as optimizers
@@ -38,7 +42,7 @@ class Update:
         self._clip_norm, self._accumulate = settings.clip_norm, settings.accumulate
         clips = {name: optimizers.clips_of(choice, name) for name in parameters}
         self._clips = {name: each for name, each in clips.items() if each}
-        self._base = [float(group["lr"]) for group in self.optimizer.param_groups]
+        self._base = [_rate_of(group) for group in self.optimizer.param_groups]
         make = optimizers.schedule_of(choice) or settings.torch_schedule
         self._schedule: Any = None
         if make is not None:
@@ -72,6 +76,10 @@ class Update:
         if self._batches == self._accumulate:
             self.flush()
 
+    def forget_gradients(self) -> None:
+        """Drop the gradients accumulated so far."""
+        self._gathered, self._batches, self._rows = {}, 0, 0.0
+
     def flush(self) -> None:
         """Use the gradients accumulated so far, at the end of an epoch."""
         if not self._batches:
@@ -79,7 +87,7 @@ class Update:
         for name, leaf in self.parameters.items():
             part = self._gathered.get(name)
             leaf.grad = part if part is None or not self._rows else part / self._rows
-        self._gathered, self._batches, self._rows = {}, 0, 0.0
+        self.forget_gradients()
         self._step()
 
     def _step(self) -> None:
@@ -137,21 +145,22 @@ class Update:
 
     @property
     def rate(self) -> float:
-        """The current learning rate of the first group."""
-        return float(self.optimizer.param_groups[0]["lr"])
+        """The current learning rate of the first group; NaN if the optimizer has none."""
+        return _rate_of(self.optimizer.param_groups[0])
 
-    def rates(self) -> list[float]:
-        """Return the current learning rate of every leaf."""
+    def step_options(self) -> list[tuple[float, ...]]:
+        """Return Adam's current options of every leaf: see :func:`pyro_dvae.engine.adam.step_options`."""
         groups = self.optimizer.param_groups
-        rate = {id(leaf): float(group["lr"]) for group in groups for leaf in group["params"]}
-        return [rate[id(leaf)] for leaf in self.leaves]
+        found = {id(leaf): step_options(group) for group in groups for leaf in group["params"]}
+        return [found[id(leaf)] for leaf in self.leaves]
 
     def begin_epoch(self, factor: float) -> None:
         """Multiply the base rates by ``factor``, unless a schedule of torch sets them."""
         if self._schedule is None and factor != self._factor:
             self._factor = factor
             for group, base in zip(self.optimizer.param_groups, self._base, strict=True):
-                group["lr"] = base * factor
+                if "lr" in group:
+                    group["lr"] = base * factor
 
     def end_epoch(self, validation_bound: float | None) -> None:
         """Step a schedule of torch, if there is one; ReduceLROnPlateau watches the validation bound."""
@@ -191,6 +200,19 @@ class Update:
             "average": self.average,
         }
 
+    def _schedule_state(self, saved: Mapping[str, Any]) -> Any:
+        """Return a saved state of the schedule in the types of this one.
+
+        :raises CheckpointError: it is from a schedule with other arguments.
+        """
+        fresh = self._schedule.state_dict()
+        arguments = inspect.signature(type(self._schedule)).parameters.keys() - {"optimizer", "last_epoch"}
+        for name in sorted(arguments & fresh.keys() & saved.keys()):
+            then, now = saved[name], fresh[name]
+            if isinstance(then, bool | int | float | str) and then != now:
+                raise CheckpointError(f"schedule: {name} was {then!r}, is now {now!r}")
+        return _alike(saved, fresh)
+
     def settings_dict(self) -> dict[str, Any]:
         """Return :meth:`state_dict` without moments and averages, which several models hold jointly."""
         state = self.state_dict()
@@ -213,7 +235,7 @@ class Update:
         try:
             self.optimizer.load_state_dict({"state": state, "param_groups": groups})
             if self._schedule is not None:
-                self._schedule.load_state_dict(saved["schedule"])
+                self._schedule.load_state_dict(self._schedule_state(saved["schedule"]))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"the state of its optimizer does not fit this one ({error})") from None
         on = {name: leaf.device for name, leaf in self.parameters.items()}
@@ -222,3 +244,24 @@ class Update:
         self._batches, self._rows = gathered["batches"], gathered["rows"]
         if self.average is not None and saved["average"] is not None:
             self.average = {name: saved["average"][name].to(on[name]) for name in self.average}
+
+
+def _rate_of(group: Mapping[str, Any]) -> float:
+    """Return the learning rate of a group of parameters; NaN if the optimizer has none."""
+    if "lr" not in group:
+        return math.nan
+    rate = group["lr"]
+    given = rate.item() if isinstance(rate, Tensor) else rate
+    return checks.number("optimizer, parameter_options: lr", given, minimum=0.0)
+
+
+def _alike(saved: Any, fresh: Any) -> Any:
+    """Return saved values in the types of fresh ones: a checkpoint keeps any mapping as a ``dict``."""
+    if isinstance(fresh, list) and isinstance(saved, list) and len(saved) == len(fresh):
+        return [_alike(*pair) for pair in zip(saved, fresh, strict=True)]
+    if not isinstance(fresh, dict) or not isinstance(saved, dict):
+        return saved
+    made = copy.copy(fresh)
+    made.clear()
+    made.update({key: _alike(value, fresh.get(key)) for key, value in saved.items()})
+    return made

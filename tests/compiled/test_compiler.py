@@ -131,7 +131,10 @@ def test_counts_on_the_device_give_the_step_sizes_of_counts_on_the_host():
     adams._host = None  # as for a fused optimizer on a GPU
     found = adams.before([*adams.given(), batch])
     torch.testing.assert_close(found[-2], expected)
-    torch.testing.assert_close(expected[1], torch.tensor([0.2, 0.2 / (1 - 0.9**2), (1 - 0.999**2) ** -0.5]))
+    corrected, root = 0.2 / (1 - 0.9**2), (1 - 0.999**2) ** -0.5
+    torch.testing.assert_close(
+        expected[1], torch.tensor([0.2, corrected, root, 1 - 0.9, 0.999, 1 - 0.999, 0.0])
+    )
     assert found[-1] is batch
     assert [float(optimizer.state[leaf]["step"]) for leaf in leaves] == [1.0, 2.0]
     adams.advance()  # not the host's task

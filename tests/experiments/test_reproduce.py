@@ -220,6 +220,10 @@ def test_measures_equal_those_of_the_evaluation(small, tmp_path):
     assert likelihood["samples"] >= 200
     assert MEASURES["noise"](subject)["noise"]["mean"] == pytest.approx(0.05)
     assert 0 <= MEASURES["units"](subject)["active_units"]["mean"] <= 3
+    rows = subject.data.visit(subject.data.train)
+    error = dv.evaluation.reconstruction_error(pair.model, pair.guide, rows).from_mean.squared.mean
+    measured = MEASURES["training-error"](subject)["training_squared_error_mean_code"]
+    assert measured["mean"] == pytest.approx(error, rel=1e-6)
 
 
 @pytest.mark.slow

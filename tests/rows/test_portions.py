@@ -42,9 +42,14 @@ def test_the_likelihoods_of_parts_equal_those_of_the_whole(options, parts):
         assert torch.equal(joined.log_weight, whole.log_weight)
     if whole.refined is not None:
         assert joined.refined.counts == whole.refined.counts
-    other = dv.log_likelihood(model, guide, DATA, **{**settings, "seed": 4})
-    with pytest.raises(dv.InputError, match="of one evaluation, got seed 3 and 4"):
-        dv.LogLikelihood.joined([whole, other])
+    shuffled = dv.LogLikelihood.joined(found[::-1])
+    assert torch.equal(shuffled.log_likelihood, whole.log_likelihood)
+    other = dv.log_likelihood(model, guide, DATA, part=(0, 2), **{**settings, "seed": 4})
+    with pytest.raises(dv.InputError, match="of one evaluation, got seed 4 and 3"):
+        dv.LogLikelihood.joined([other, dv.log_likelihood(model, guide, DATA, part=(1, 2), **settings)])
+    for wrong in ([], [whole], found[1:] or [whole], [*found, found[0]]):
+        with pytest.raises(dv.InputError, match=r"parts: expected each part \(k, n\) of one evaluation once"):
+            dv.LogLikelihood.joined(wrong)
 
 
 def test_each_part_has_its_own_checkpoint(tmp_path):

@@ -3,6 +3,7 @@
 import csv
 import random
 
+import numpy as np
 import pyro
 import pytest
 import torch
@@ -285,3 +286,129 @@ def test_validation_is_of_held_out_rows():
     assert seen[0][0]
     assert seen[0][1] == pytest.approx(outcome(run(trainer(epochs=1)))[1]["validation_bound"][0])
     assert len(HELD_OUT) == 8
+
+
+def test_a_run_ends_early_only_after_a_validation():
+    left, options = [1.0, 0.5, 0.5], {"validation": None, "validate_every": 2, "epochs": 10}
+    made = run(trainer(evaluate=lambda: left.pop(0), callbacks=[dv.EarlyStopping(1)], **options))
+    assert made.history.epochs == [1, 2, 3, 4]  # the second validation is no better
+
+
+def test_a_run_that_a_callback_has_stopped_stays_so_unless_it_has_more_epochs(tmp_path):
+    def stop(run):
+        if run.epoch == 2:
+            run.stop("that will do")
+
+    run(trainer(checkpoint=tmp_path / "c", callbacks=[stop]))
+    again = run(trainer(checkpoint=tmp_path / "c", callbacks=[stop], resume=True))
+    assert again.history.epochs == [1, 2]
+    more = run(trainer(checkpoint=tmp_path / "c", callbacks=[stop], resume=True, epochs=6))
+    assert more.history.epochs == list(range(1, 7))
+
+
+def test_the_epoch_of_a_request_between_steps_is_validated():
+    class Stopping(dv.Callback):
+        def step(self, run):
+            if run.step == 7:
+                run.stop()
+
+    made = run(trainer(validate_every=4, callbacks=[Stopping()]))
+    assert [bound is None for bound in made.history.validation_bound] == [True, False]
+    assert made.history.best_epoch == 2
+
+
+def test_a_state_is_made_with_a_random_stream_of_its_own_and_named_in_errors(tmp_path):
+    class Drawing(dv.Callback):
+        def state_dict(self):
+            torch.rand(3)
+            return {"drawn": random.random()}
+
+    plain, drawing = (
+        outcome(run(trainer(checkpoint=tmp_path / name, callbacks=each)))
+        for name, each in (("a", []), ("b", [Drawing()]))
+    )
+    assert_same(plain, drawing)
+
+    class Broken(dv.Callback):
+        def state_dict(self):
+            return self.missing
+
+    with pytest.raises(dv.InputError, match=r"callbacks\[1\]: AttributeError: 'Broken' object has no"):
+        run(trainer(checkpoint=tmp_path / "c", callbacks=[Drawing(), Broken()]))
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        (np.int64(3), 3),
+        (np.float32(0.5), 0.5),
+        (np.array([1, 2])[::-1], np.array([2, 1])),
+        (np.array(["x"]), "an array of <U1"),
+        (torch.ones(2).to_sparse(), "a sparse tensor"),
+    ],
+)
+def test_numbers_and_arrays_in_a_state(tmp_path, value, kept):
+    class Keeping(dv.Callback):
+        def state_dict(self):
+            return {"value": value}
+
+        def load_state_dict(self, state):
+            self.value = state["value"]
+
+    if isinstance(kept, str):
+        with pytest.raises(dv.InputError, match=f"callbacks: a state_dict holds {kept}, which is not saved"):
+            run(trainer(checkpoint=tmp_path / "c", epochs=1, callbacks=[Keeping()]))
+        return
+    run(trainer(checkpoint=tmp_path / "c", epochs=1, callbacks=[Keeping()]))
+    again = Keeping()
+    run(trainer(checkpoint=tmp_path / "c", resume=True, callbacks=[again]))
+    assert np.array_equal(again.value, kept)
+
+
+def test_a_killed_run_leaves_no_curve_behind(tmp_path):
+    run(trainer(epochs=3, callbacks=[dv.TensorBoard(tmp_path / "tb")]))  # without any checkpoint
+    run(trainer(epochs=2, callbacks=[dv.TensorBoard(tmp_path / "tb")]))
+    assert [each.step for each in events(tmp_path / "tb").Scalars("train_bound")] == [1, 2]
+
+
+def test_histograms_leave_out_what_is_not_finite(tmp_path):
+    def spoil(run):
+        with torch.no_grad():
+            for name, leaf in run.parameters.items():
+                leaf.fill_(torch.nan) if "encoder" in name else leaf[0].fill_(torch.inf)
+
+    with pytest.raises(dv.DivergenceError):
+        run(trainer(validation=None, callbacks=[spoil, dv.TensorBoard(tmp_path / "tb")]))
+    names = events(tmp_path / "tb").Tags()["histograms"]
+    assert sorted(names) == ["decoder/bias", "decoder/weight"]
+
+
+@pytest.mark.parametrize("hook", ["step", "epoch"])
+def test_what_a_callback_does_to_parameters_counts_also_for_many(hook):
+    class Filling(dv.Callback):
+        pass
+
+    def fill(self, run):
+        with torch.no_grad():
+            run.parameters["decoder$$$bias"].mul_(0.5).add_(run.step / 10)
+
+    setattr(Filling, hook, fill)
+    rising = [float(n) for n in range(3)]
+    plain, filled = (many([rising, rising], callbacks=each) for each in ([], [Filling()]))
+    pyro.clear_param_store()
+    pair = Pair(1)
+    options = {"loss": dv.TraceDenoising_ELBO(max_plate_nesting=1), "seed": 1, "epochs": 3, "batch_size": 12}
+    alone = dv.fit(pair.model, pair.guide, X, compile=True, progress=False, callbacks=[Filling()], **options)
+    assert filled[1].history.train_bound == pytest.approx(alone.history.train_bound, rel=1e-9)
+    assert filled[1].history.train_bound != pytest.approx(plain[1].history.train_bound, rel=1e-3)
+
+
+def test_many_go_on_with_more_patience_if_all_stopped_together(tmp_path):
+    bounds = [0.0, 1.0, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]
+    short, long = ({"callbacks": [dv.EarlyStopping(patience)]} for patience in (2, 4))
+    stopped = many([bounds, bounds], checkpoint=tmp_path / "c", **short)
+    assert [len(each.history.epochs) for each in stopped] == [4, 4]
+    again = many([bounds[4:] * 2, bounds[4:] * 2], checkpoint=tmp_path / "c", resume=True, **long)
+    assert [len(each.history.epochs) for each in again] == [6, 6]
+    whole = many([bounds, bounds], **long)
+    assert again[0].history.train_bound == whole[0].history.train_bound

@@ -1,5 +1,7 @@
 """Optimizers, schedules, gathered gradients, frozen parameters and averages: values, also after resuming."""
 
+import json
+import math
 import signal
 from functools import partial
 
@@ -442,3 +444,191 @@ def test_several_models_take_adam_alone(optimizer):
 def test_what_is_refused(options, message):
     with pytest.raises(dv.InputError, match=message):
         noiseless(**options)
+
+
+def unfreezing(at=1):
+    """Return a callback that lets the shift require a gradient after some epochs, also in a resumed run."""
+
+    class Unfreezing(dv.Callback):
+        def start(self, run):
+            self.epoch(run)
+
+        def epoch(self, run):
+            for name, leaf in run.parameters.items():
+                leaf.requires_grad_("shift" not in name or run.epoch >= at)
+
+    return Unfreezing()
+
+
+@pytest.mark.filterwarnings("ignore:.*was not registered in the param store")
+@pytest.mark.parametrize("compiled", [False, True])
+def test_what_a_callback_freezes_at_first_is_trained_once_it_requires_a_gradient(compiled):
+    pair, _ = noiseless(callbacks=[unfreezing()], compile=compiled)
+    steps = []
+
+    def after(other):
+        steps.append(0)
+        other.shift.requires_grad_(len(steps) >= 4)  # after the first epoch of four steps
+
+    def make(other):
+        other.shift.requires_grad_(False)
+        return torch.optim.Adam(other.parameters(), lr=0.01)
+
+    expected = by_hand(make, after=after)
+    assert not torch.equal(expected["shift.weight"], Noiseless().shift.weight)
+    assert_weights(pair, expected)
+
+
+@pytest.mark.filterwarnings("ignore:.*was not registered in the param store")
+@pytest.mark.parametrize("stop_at", [3, 12])
+def test_a_run_that_unfreezes_parameters_resumes(tmp_path, stop_at):
+    class Decoder(dv.Callback):
+        def start(self, run):
+            self.epoch(run)
+
+        def epoch(self, run):
+            for name, leaf in run.parameters.items():
+                leaf.requires_grad_("decoder" not in name or run.epoch >= 2)
+
+    assert_resumes(tmp_path, lambda: {"callbacks": [Decoder()]}, stop_at)
+
+
+@pytest.mark.filterwarnings("ignore:.*was not registered in the param store")
+def test_a_parameter_that_requires_a_gradient_too_late_is_refused():
+    pairs = [Pair(0), Pair(1)]
+    for pair in pairs:
+        pair.decoder.requires_grad_(False)
+
+    def unfreeze(run):
+        pairs[1].decoder.requires_grad_(True)
+
+    message = "parameter '.*decoder.weight' requires a gradient now, but did not when training began"
+    with pytest.raises(dv.InputError, match=message):
+        run(trainer(pairs[1], callbacks=[unfreeze]))
+    pairs[1].decoder.requires_grad_(False)
+    with pytest.raises(dv.InputError, match=message):
+        dv.fit_many([(pair.model, pair.guide) for pair in pairs], X, callbacks=[unfreeze], **QUIET)
+
+
+def decaying(optimizer):
+    """Return a schedule that changes rate, betas and weight decay in every epoch."""
+
+    class Decaying(lr_scheduler.LRScheduler):
+        def step(self, epoch=None):
+            count = self._step_count = getattr(self, "_step_count", 0) + 1
+            for group in optimizer.param_groups:
+                group |= {"lr": 0.01 / count, "betas": (0.9 - 0.1 * count, 0.99), "weight_decay": 0.1 * count}
+
+    return Decaying(optimizer)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, AdamW])
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        lambda optimizer: lr_scheduler.OneCycleLR(optimizer, 0.05, total_steps=4),
+        lambda optimizer: lr_scheduler.CyclicLR(optimizer, 0.001, 0.05, step_size_up=2),
+        decaying,
+    ],
+)
+def test_schedules_of_betas_and_decay_are_followed_without_another_compilation(kind, schedule):
+    pair, made = noiseless(optimizer=kind, schedule=schedule, compile=True)
+    assert_weights(pair, by_hand(lambda pair: kind(pair.parameters(), lr=0.01), scheduler=schedule))
+    assert [len(steps) for steps in made._steps.compiled._steps.values()] == [1]
+
+
+def test_several_models_follow_a_schedule_of_betas_without_another_compilation(monkeypatch):
+    from pyro_dvae.training.batched_steps import BatchedSteps
+
+    built, build = [], BatchedSteps._build
+    monkeypatch.setattr(BatchedSteps, "_build", lambda self, batch: built.append(0) or build(self, batch))
+    options = {"schedule": partial(lr_scheduler.OneCycleLR, max_lr=0.05, total_steps=6), "epochs": 3}
+    options |= {"batch_size": len(X)}
+    found = together(**options)
+    assert len(built) == 1
+    assert_same(found[1], alone(1, **options))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"parameter_options": {"*": {"lr": "a"}}}, "optimizer, parameter_options: lr: expected"),
+        ({"parameter_options": {"*": {"lr": -1.0}}}, "lr"),
+        ({"ema": 1.0}, "ema: expected a decay below 1"),
+    ],
+)
+def test_a_rate_or_an_average_that_cannot_be(options, message):
+    with pytest.raises(dv.InputError, match=message):
+        noiseless(optimizer=SGD, **options)
+
+
+def test_an_optimizer_without_a_rate(tmp_path):
+    def options():
+        return {"optimizer": pyro.optim.AdagradRMSProp({"eta": 0.1}), "metrics": tmp_path / "m.jsonl"}
+
+    run(trainer(checkpoint=tmp_path / "c", epochs=2, **options()))
+    resumed = run(trainer(checkpoint=tmp_path / "c", resume=True, **options()))
+    assert all(map(math.isnan, resumed.history.learning_rate))
+    lines = [json.loads(line) for line in (tmp_path / "m.jsonl").read_text().splitlines()]
+    assert [line["learning_rate"] for line in lines] == [None] * 4
+    assert outcome(resumed)[0].keys() == outcome(run(trainer(**options())))[0].keys()
+
+
+def test_a_rate_function_by_name_resumes_and_another_does_not(tmp_path):
+    def half(epoch):
+        return 0.5**epoch
+
+    def third(epoch):
+        return 3.0**-epoch
+
+    assert_resumes(
+        tmp_path, lambda: {"schedule": partial(lr_scheduler.LambdaLR, lr_lambda=[half])}, stop_at=7
+    )
+    other = partial(lr_scheduler.LambdaLR, lr_lambda=[third])
+    with pytest.raises(dv.CheckpointError, match=r"schedule was .*half.*, is now .*third"):
+        trainer(checkpoint=tmp_path / "run.safetensors", resume=True, schedule=other)
+
+
+def test_a_schedule_of_schedules_with_milestones_resumes(tmp_path):
+    def schedule(optimizer):
+        parts = [lr_scheduler.ConstantLR(optimizer, 0.1, 1), lr_scheduler.MultiStepLR(optimizer, [1, 2])]
+        return lr_scheduler.SequentialLR(optimizer, parts, [1])
+
+    assert_resumes(tmp_path, lambda: {"schedule": schedule}, stop_at=7)
+
+
+def test_a_schedule_of_another_length_is_refused_on_resume(tmp_path):
+    def cosine(length):
+        return lambda optimizer: lr_scheduler.CosineAnnealingLR(optimizer, T_max=length)
+
+    run(trainer(checkpoint=tmp_path / "c", epochs=2, schedule=cosine(2)))
+    with pytest.raises(dv.CheckpointError, match="schedule: T_max was 2, is now 4"):
+        trainer(checkpoint=tmp_path / "c", epochs=4, resume=True, schedule=cosine(4))
+    run(trainer(checkpoint=tmp_path / "c", epochs=4, resume=True, schedule=cosine(2)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"loss": dv.TraceDenoising_ELBO(num_particles=2)}, "loss.num_particles was 1, is now 2"),
+        ({"loss": dv.TraceDenoising_ELBO(kl_weight=0.5)}, "loss.kl_weight was 1.0, is now 0.5"),
+        ({"loss": dv.TraceDenoisingIWAE_ELBO(num_particles=7)}, "loss.kind was .*, is now .*IWAE"),
+        ({"transform": lambda x: 1 - x}, "transform was 'nothing', is now .*lambda"),
+    ],
+)
+def test_another_loss_or_transform_on_resume_is_refused(tmp_path, options, message):
+    run(trainer(checkpoint=tmp_path / "c", epochs=1))
+    with pytest.raises(dv.CheckpointError, match=message):
+        trainer(checkpoint=tmp_path / "c", resume=True, **options)
+    trainer(checkpoint=tmp_path / "c", resume=True, may_change=("epochs", "loss", "transform"), **options)
+
+
+def test_a_number_of_a_bound_that_changes_by_epoch_is_compared_as_its_schedule(tmp_path):
+    def bound(end):
+        return dv.TraceSemiImplicit_ELBO(num_mixture=dv.LinearSchedule(1, end, 4))
+
+    loss = bound(5)
+    run(trainer(checkpoint=tmp_path / "c", epochs=2, loss=loss))
+    with pytest.raises(dv.CheckpointError, match=r"loss.num_mixture was .*5.*, is now .*6"):
+        trainer(checkpoint=tmp_path / "c", resume=True, loss=bound(6))
+    run(trainer(checkpoint=tmp_path / "c", resume=True, loss=loss))

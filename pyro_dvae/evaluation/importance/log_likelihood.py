@@ -239,6 +239,7 @@ def log_likelihood(
         denoising=denoising,
         seed=start,
         refined=record,
+        part=None if part is None else wanted,
         **results,
     )
 

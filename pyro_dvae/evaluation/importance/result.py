@@ -39,6 +39,7 @@ class LogLikelihood:
     :param log_weight: all log weights [N, S], if they were kept.
     :param refined: what refinement changed, if the proposals were refined. The values of an annealed row are
         those of its chains, and its Pareto k is NaN.
+    :param part: (k, n) if these are part k of n of the rows.
     """
 
     log_likelihood: Tensor
@@ -53,17 +54,23 @@ class LogLikelihood:
     seed: int
     log_weight: Tensor | None = None
     refined: Refined | None = None
+    part: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         return len(self.log_likelihood)
 
     @staticmethod
     def joined(parts: Sequence[LogLikelihood]) -> LogLikelihood:
-        """Join the records of consecutive parts of the rows into one.
+        """Join the records of all parts of the rows, in any order, into one in the order of the rows.
 
-        :raises InputError: the parts do not belong to one evaluation.
+        :raises InputError: the parts do not belong to one evaluation, or one is missing or given twice.
         """
-        first, *others = parts
+        given = [each.part for each in parts]
+        numbers = [each for each in given if each is not None]
+        wanted = [(k, numbers[0][1]) for k in range(numbers[0][1])] if numbers else []
+        if not wanted or sorted(numbers) != wanted or len(numbers) < len(given):
+            raise InputError(f"parts: expected each part (k, n) of one evaluation once, got {given}")
+        first, *others = parts = sorted(parts, key=lambda each: each.part or (0, 1))
         for each in others:
             for name in ("num_samples", "proposal", "denoising", "seed"):
                 if (got := getattr(each, name)) != (wanted := getattr(first, name)):
@@ -84,7 +91,7 @@ class LogLikelihood:
             changes["refined"] = replace(
                 first.refined, proposal=torch.cat(proposal), pareto_k_before=torch.cat(before)
             )
-        return replace(first, **changes)
+        return replace(first, **changes, part=None)
 
     def __str__(self) -> str:
         return self.table()

@@ -212,6 +212,16 @@ def reconstruction(trained: TrainedPair) -> Figures:
     return figures
 
 
+def training_error(trained: TrainedPair) -> Figures:
+    """Measure the squared error of (the first 10,000) training rows, decoded from the mean code."""
+    rows = trained.data.visit(trained.data.train[:TRAINING_DATA])
+    found = reconstruction_error(
+        trained.model, trained.guide, rows, num_samples=1, seed=trained.seed("codes")
+    )
+    assert found.from_mean is not None
+    return {"training_squared_error_mean_code": figure(found.from_mean.squared)}
+
+
 def units(trained: TrainedPair) -> Figures:
     """Count the active latent units (Burda et al. 2016)."""
     found = active_units(trained.model, trained.guide, trained.test, seed=trained.seed("units"))
@@ -261,6 +271,7 @@ MEASURES: dict[str, Callable[[TrainedPair], Figures]] = {
     "refined-likelihood": refined_likelihood,
     "inference-gaps": gaps,
     "reconstruction": reconstruction,
+    "training-error": training_error,
     "units": units,
     "noise": noise,
     "manifold": manifold,

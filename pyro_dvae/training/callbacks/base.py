@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +27,7 @@ class Running:
     :param validates: whether it has a validation bound.
     :param number: number of the model among several, from 0; None if it is the only one.
     :param step: number of steps so far, over all epochs.
-    :param reason: why the run will stop; None to continue.
+    :param reasons: why the run will stop, by the number of the callback that has asked for it.
     """
 
     epochs: int
@@ -35,8 +36,9 @@ class Running:
     _fitted: Callable[[], Fitted] = field(repr=False)
     number: int | None = None
     step: int = 0
-    reason: str | None = None
+    reasons: dict[int, str] = field(default_factory=dict)
     _loss: tuple[Tensor | float, int] | None = None
+    _caller: int = 0
 
     @property
     def history(self) -> History:
@@ -64,9 +66,18 @@ class Running:
         """Return the current model and guide with their methods (``encode``, ``reconstruct``, ...)."""
         return self._fitted()
 
+    @property
+    def reason(self) -> str | None:
+        """Why the run will stop; None to continue."""
+        return next(iter(self.reasons.values()), None)
+
     def stop(self, reason: str = "asked by a callback") -> None:
-        """End the run after the current epoch, as if it were the last."""
-        self.reason = reason
+        """End the run after the current epoch.
+
+        After a request from the hook of steps, the epoch is validated as if it were the last. A resumed run
+        stays stopped unless it has more epochs.
+        """
+        self.reasons[self._caller] = reason
 
     def note(self, loss: Tensor | float, rows: int, steps: int = 1) -> None:
         """Record steps; ``loss`` is the sum over the rows of the last batch (nats)."""
@@ -79,7 +90,11 @@ class Callback:
     Callbacks draw from separate random streams, so they cannot change the result of training. The checkpoint
     stores the result of :meth:`state_dict`, and a resumed run restores it before ``start``. With several
     processes, the first one calls them.
+
+    ``decides_again`` says that ``start`` makes the decision to stop anew when a run is resumed.
     """
+
+    decides_again = False
 
     def start(self, run: Running) -> None:
         """Called before the first epoch, also of a resumed run."""
@@ -146,14 +161,20 @@ class RunCallbacks:
         if not self._ranks.first:
             return
         for number, callback in self._of[hook]:
-            own = random_state.derived_seed(self._seed, "callback", number, hook, self.run.step)
-            with random_state.forked(own), calling(f"callbacks[{number}]"):
+            with self._calling(number, hook):
                 getattr(callback, hook)(self.run)
 
-    @property
-    def watches_steps(self) -> bool:
-        """Whether any callback has a hook for steps."""
-        return bool(self._of["step"])
+    @contextmanager
+    def _calling(self, number: int, hook: str) -> Iterator[None]:
+        """Call a callback in the body: with its own random stream, and its name in errors."""
+        own = random_state.derived_seed(self._seed, "callback", number, hook, self.run.step)
+        self.run._caller = number
+        with random_state.forked(own), calling(f"callbacks[{number}]"):
+            yield
+
+    def has(self, hook: str) -> bool:
+        """Whether any callback has a hook."""
+        return bool(self._of[hook])
 
     def stopping(self) -> bool:
         """Return whether a callback has asked to stop."""
@@ -162,18 +183,26 @@ class RunCallbacks:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the states of all callbacks, with the names of their classes."""
-        states = [{"callback": type(each).__name__, "state": each.state_dict()} for each in self._callbacks]
-        return {"step": self.run.step, "states": states}
+        states = []
+        for number, each in enumerate(self._callbacks if self._ranks.first else ()):
+            with self._calling(number, "state_dict"):
+                reason = None if each.decides_again else self.run.reasons.get(number)
+                states.append({"callback": type(each).__name__, "state": each.state_dict(), "reason": reason})
+        return {"step": self.run.step, "epochs": self.run.epochs, "states": states}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Give each callback the next saved state of its class; a new callback starts afresh."""
         self.run.step, left = saved["step"], list(saved["states"])
-        for number, callback in enumerate(self._callbacks):
+        longer = self.run.epochs > saved.get("epochs", self.run.epochs)
+        for number, callback in enumerate(self._callbacks if self._ranks.first else ()):
             own = next((each for each in left if each["callback"] == type(callback).__name__), None)
-            if own is not None:
-                left.remove(own)
-                with calling(f"callbacks[{number}]"):
-                    callback.load_state_dict(own["state"])
+            if own is None:
+                continue
+            left.remove(own)
+            with self._calling(number, "load_state_dict"):
+                callback.load_state_dict(own["state"])
+            if own.get("reason") is not None and not longer:
+                self.run.reasons[number] = own["reason"]
 
 
 def _has(callback: Callback, hook: str) -> bool:

@@ -98,7 +98,7 @@ class TensorBoard(Callback):
             ) from None
         folder = self.folder if run.number is None else self.folder / str(run.number)
         # Removes what a killed run has written after its last checkpoint.
-        self._writer = SummaryWriter(str(folder), purge_step=run.epoch + 1 if run.epoch else None)
+        self._writer = SummaryWriter(str(folder), purge_step=run.epoch + 1)
 
     def epoch(self, run: Running) -> None:
         writer, history = self._writer, run.history
@@ -110,7 +110,9 @@ class TensorBoard(Callback):
             return
         if self.histograms:
             for name, leaf in run.parameters.items():
-                writer.add_histogram(name.replace("$$$", "/"), leaf.detach().cpu(), run.epoch)
+                finite = leaf.detach()[leaf.detach().isfinite()]
+                if finite.numel():  # a diverged model among several has none
+                    writer.add_histogram(name.replace("$$$", "/"), finite.cpu(), run.epoch)
         if self.images is not None:
             grid = self._grid(run)
             layout = "HW" if grid.ndim == 2 else "HWC"

@@ -87,7 +87,7 @@ RECONSTRUCTION = Experiment(
     epochs=50,
     seeds=3,
     options={**ONE_LAYER, "binarisation": "none", "likelihood": "gaussian", "activation": "tanh"},
-    measures=("reconstruction",),
+    measures=("reconstruction", "training-error"),
     picture="lines-and-digits",
     note=(
         "Encoder and decoder have one layer of 500 tanh units each. The Gaussian decoder learns one scale "
