@@ -15,6 +15,7 @@ from pyro_dvae.jobs.click_options import (
     rows_elsewhere,
     sweep_options,
     training_options,
+    typed,
 )
 from pyro_dvae.jobs.command import CommandGroup, go_on_by_repeating
 from pyro_dvae.jobs.options import EvaluationOptions, TrainRequest
@@ -231,12 +232,8 @@ def sweep(request: TrainRequest, search: tuple[str, ...], **settings: Any) -> No
     go_on_by_repeating()
     from pyro_dvae.jobs.sweep import sweeping
 
-    context = click.get_current_context()
-    on_the_line = (
-        click.core.ParameterSource.COMMANDLINE
-    )  # not in a file, over which a search takes precedence
-    typed = frozenset(name for name in context.params if context.get_parameter_source(name) is on_the_line)
-    show(sweeping()(request, search, typed=typed, **settings))
+    # A search takes precedence over options in a file, but not over those on the line.
+    show(sweeping()(request, search, typed=typed(), **settings))
 
 
 @main.command()

@@ -5,46 +5,85 @@ Importing this module does not import torch, so ``--help`` is quick.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import json
 import sys
+import typing
+from pathlib import Path
 from typing import Any
 
 from pyro_dvae.errors import InputError
 from pyro_dvae.files import parsed, read_text, user_path
-from pyro_dvae.jobs.options import Options
+from pyro_dvae.jobs.options import Options, flag_of
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
+_RECORD = ("options", "data", "versions")  # in config.json of a run
+
 
 def read(file: str) -> dict[str, Any]:
     """Return the options in a TOML or JSON file, such as the ``config.json`` of a run.
 
-    :raises InputError: it cannot be read, or holds an unknown name or a value of another type.
+    Names are those of the command line or of :class:`Options`, with ``-`` or ``_``.
+
+    :raises InputError: it cannot be read, or holds an unknown name, an option twice, or a value of another
+        type.
     """
     path = user_path("config", file)
     try:
-        text = read_text("config", path)
+        text = read_text("config", path).removeprefix("\ufeff")  # some editors of Windows write this mark
     except FileNotFoundError:
         raise InputError(f"config: there is no file {path}") from None
     if text.lstrip().startswith("{"):
-        content = parsed("config", text, dict, str(path))
+        parsed("config", text, dict, str(path))
+        content = json.loads(text, object_pairs_hook=lambda pairs: _once(path, pairs))
     else:
         try:
             content = tomllib.loads(text)
         except (tomllib.TOMLDecodeError, RecursionError) as error:
             raise InputError(f"config: {path} cannot be read as TOML: {error}") from None
-    values = content["options"] if isinstance(content.get("options"), dict) else content
-    named = {str(name).replace("-", "_"): value for name, value in values.items()}
-    known = Options().as_dict()
-    for name in named:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0)
+    given = list(content.items())
+    if isinstance(content.get("options"), dict):
+        given = [*content["options"].items(), *(each for each in given if each[0] not in _RECORD)]
+    named: dict[str, Any] = {}
+    names = _names()
+    for written, value in given:
+        name = str(written).replace("-", "_")
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1, cutoff=0)
             raise InputError(f"config: {path} has the unknown option {name!r}; the nearest is {near[0]!r}")
-    return {name: Options.from_dict(known | named).as_dict()[name] for name in named}
+        if names[name] in named:
+            raise InputError(f"config: {path} has the option {names[name]!r} twice; leave one of them out")
+        named[names[name]] = _as_typed(names[name], value)
+    options = Options.from_dict(Options().as_dict() | named)
+    return {name: getattr(options, name) for name in named}
+
+
+def _once(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a record of JSON, whose names must differ, as TOML requires."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        name = next(each for index, (each, _) in enumerate(pairs) if each in dict(pairs[:index]))
+        raise InputError(f"config: {path} has the option {name!r} twice; leave one of them out")
+    return found
+
+
+def _names() -> dict[str, str]:
+    """Return the options by their own names and by those of their flags (``compile`` means ``compiled``)."""
+    fields = dataclasses.fields(Options)
+    flags = {flag_of(each).split("/")[0].removeprefix("--").replace("-", "_"): each.name for each in fields}
+    return flags | {each.name: each.name for each in fields}
+
+
+def _as_typed(name: str, value: Any) -> Any:
+    """Return a number as the text that the command line has, if the option takes text."""
+    kind = typing.get_type_hints(Options)[name]
+    takes_text = str in (typing.get_args(kind) or (kind,))
+    return str(value) if takes_text and type(value) in (int, float) else value
 
 
 def toml(options: dict[str, Any]) -> str:

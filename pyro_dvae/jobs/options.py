@@ -106,8 +106,10 @@ class Options:
         type=click.Choice(ENCODERS),
     )
     decoder: str = _option("mlp", "Decoder: fully connected, or convolutional.", type=click.Choice(DECODERS))
-    hidden_layers: int = _option(1, "Fully connected hidden layers of the encoder (1 to 4; gru: 1).")
-    decoder_layers: int = _option(2, "Fully connected hidden layers of the decoder (1 to 4).")
+    hidden_layers: int = _option(
+        1, "Fully connected hidden layers of the encoder (1 to 4; gru: 1).", within=(1, 4)
+    )
+    decoder_layers: int = _option(2, "Fully connected hidden layers of the decoder (1 to 4).", within=(1, 4))
     width: int = _option(200, "Units of each hidden layer.", within=(1, LARGE))
     latent_size: int = _option(50, "Size of the latent space.", within=(1, LARGE))
     activation: str = _option("softplus", "Activation.", type=click.Choice(ACTIVATIONS))

@@ -269,3 +269,33 @@ def test_options_of_an_executor_are_read():
     assert found == {"slurm_partition": "long", "timeout_min": 30, "mem_gb": 1.5}
     with pytest.raises(dv.InputError, match="expected NAME=VALUE, got 'long'"):
         parsed(["long"])
+
+
+@pytest.mark.parametrize(
+    "text", ["00123", "2024_05", "inf", "nan", "1e5", "1.50", "+1", "True", "a=b", "9" * 500 + "_"]
+)
+def test_a_text_of_an_executor_remains_as_it_is(text):
+    assert parsed([f"slurm_account={text}"]) == {"slurm_account": text}
+
+
+def test_other_values_of_an_executor():
+    found = parsed(
+        [
+            "slurm_use_srun=false",
+            "stderr_to_stdout=true",
+            'slurm_setup=["module load cuda", "hostname"]',
+            'slurm_additional_parameters={"requeue": true, "nice": 5}',
+            "jobs=-3",
+            f"large={'9' * 500}",
+        ]
+    )
+    assert found == {
+        "slurm_use_srun": False,
+        "stderr_to_stdout": True,
+        "slurm_setup": ["module load cuda", "hostname"],
+        "slurm_additional_parameters": {"requeue": True, "nice": 5},
+        "jobs": -3,
+        "large": int("9" * 500),
+    }
+    with pytest.raises(dv.InputError, match=r"expected a list or record in JSON for slurm_setup.*got '\[a'"):
+        parsed(["slurm_setup=[a"])

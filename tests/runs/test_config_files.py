@@ -3,7 +3,10 @@
 import csv
 import json
 
+import numpy as np
 import pytest
+
+from pyro_dvae.jobs.config_file import read
 
 TINY = {
     "dataset": "digits",
@@ -55,6 +58,12 @@ def test_a_file_gives_options_and_the_line_wins(tmp_path, call):
         ('{"latent_size": 3', "cannot be read as JSON"),
         ('{"options": {"epoch": 3}}', "has the unknown option 'epoch'; the nearest is 'epochs'"),
         ("[options]\nseed = -1", "seed: expected"),
+        ("noise = 0.1\n[options]\nnoise = 0.2", "has the option 'noise' twice"),
+        ("latent-size = 3\nlatent_size = 4", "has the option 'latent_size' twice"),
+        ('{"noise": 0.1, "noise": 0.2}', "has the option 'noise' twice"),
+        ("compile = true\ncompiled = true", "has the option 'compiled' twice"),
+        ("salt = true", "salt: expected str, got True"),
+        ("noise = '0.1'", "noise: expected float, got '0.1'"),
     ],
 )
 def test_a_file_that_is_refused(tmp_path, call, text, message):
@@ -63,6 +72,32 @@ def test_a_file_that_is_refused(tmp_path, call, text, message):
     assert message in err
     assert len(err.splitlines()) == 1
     assert not (tmp_path / "runs").exists()
+
+
+def test_names_and_values_are_those_of_the_command_line(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("salt = 0.25\ncompile = true\nlabel-column = 3\nlatent-size = 4\n", encoding="utf-8-sig")
+    found = read(str(file))
+    assert found == {"salt": "0.25", "compiled": True, "label_column": "3", "latent_size": 4}
+    file.write_text('{"salt": "rate", "compile": null}', encoding="utf-8-sig")
+    assert read(str(file)) == {"salt": "rate", "compiled": None}
+
+
+def test_the_record_of_every_run_is_accepted(tmp_path, call):
+    rows = np.random.default_rng(0).normal(size=(60, 3))
+    table = "\n".join(f"{a:.3f},{b:.3f},{'xy'[int(c > 0)]}" for a, b, c in rows)
+    (tmp_path / "t.csv").write_text(f"a,b,c\n{table}\n")
+    small = ("--epochs", 1, "--width", 3, "--latent-size", 2, "--importance-samples", 0, "--quiet")
+    call("train", "--dataset", "t.csv", "--scale", "standardise", "--salt", "rate", *small, "--output", "a")
+    found = options_of(tmp_path / "a")
+    assert (found["noise_kind"], found["salt"]) == ("swap", "rate")
+    call("train", "--config", "a/config.json", "--quiet", "--output", "b")
+    assert options_of(tmp_path / "b") == found
+    (tmp_path / "odd.json").write_text(json.dumps(found | {"noise_end": 0.2}))
+    call("train", "--config", "odd.json", "--quiet", "--output", "c")
+    assert options_of(tmp_path / "c") == found | {"noise_end": 0.2}
+    err = call("train", "--config", "odd.json", "--noise-end", 0.3, "--output", "d", code=2).err
+    assert "noise_end: it has no effect without --noise-schedule linear or" in err
 
 
 def test_a_file_that_is_not_there(call):

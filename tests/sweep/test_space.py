@@ -3,7 +3,8 @@
 import pytest
 
 import pyro_dvae as dv
-from pyro_dvae.jobs.sweep.space import Dimension, parsed
+from pyro_dvae.jobs.options import Options
+from pyro_dvae.jobs.sweep.space import Dimension, changing_validation, parsed
 
 
 def test_ranges_and_choices():
@@ -54,6 +55,9 @@ def test_ranges_and_choices():
         ("salt=,rate", "expected"),
         ("dataset=mnist,digits", "changes the data or the device"),
         ("seed=0:9", "changes the data or the device"),
+        ("likelihood=bernoulli,gaussian", "bounds of bernoulli, gaussian are not comparable"),
+        ("likelihood=poisson,multinomial", "are not comparable"),
+        ("likelihood=auto,bernoulli", "are not comparable"),
     ],
 )
 def test_what_is_refused(text, message):
@@ -68,3 +72,26 @@ def test_an_option_is_given_once():
         parsed(["noise=0:1", "noise=0.1,0.2"])
     with pytest.raises(dv.InputError, match="noise is also given as an option"):
         parsed(["noise=0:1"], frozenset({"noise"}))
+
+
+@pytest.mark.parametrize(
+    "choices",
+    ["gaussian,gaussian-per-pixel,full-covariance", "poisson,zero-inflated-negative-binomial", "bernoulli"],
+)
+def test_likelihoods_on_one_support_are_compared(choices):
+    assert parsed([f"likelihood={choices}"])[0].choices == tuple(choices.split(","))
+
+
+@pytest.mark.parametrize(
+    ("search", "bound", "differing"),
+    [
+        (["latent-size=2,3"], "dvae", None),
+        (["bound=dvae,mean-field"], "dvae", None),  # both are validated by L_dvae
+        (["particles=1:5"], "dvae", None),
+        (["particles=1:5"], "diwae", "particles"),
+        (["bound=dvae,diwae"], "dvae", "bound"),
+        (["bound=diwae", "particles=1,5"], "dvae", "bound and particles"),
+    ],
+)
+def test_trials_may_differ_in_their_validation_bound(search, bound, differing):
+    assert changing_validation(Options(bound=bound), parsed(search)) == differing

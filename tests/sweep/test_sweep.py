@@ -2,22 +2,26 @@
 
 import csv
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
 from optuna.trial import TrialState
 
 import pyro_dvae as dv
 from pyro_dvae.cli import main
 from pyro_dvae.evaluation import evaluate_bound
+from pyro_dvae.jobs.click_options import require_effect
 from pyro_dvae.jobs.folder import read_config
 from pyro_dvae.jobs.loading import load
 from pyro_dvae.jobs.options import Options, TrainRequest
-from pyro_dvae.jobs.sweep import running, trial
+from pyro_dvae.jobs.sweep import report, running, trial
+from pyro_dvae.jobs.sweep.journal import JOURNAL, cut_incomplete_line
 from pyro_dvae.jobs.sweep.running import sweep
 from pyro_dvae.jobs.sweep.space import parsed
 from pyro_dvae.jobs.sweep.trial import Sweep
@@ -50,6 +54,10 @@ def study_of(folder):
     return Sweep(Path(folder), TINY, frozenset(), (), 0).study()
 
 
+def table_of(folder):
+    return list(csv.DictReader((folder / "trials.csv").read_text().splitlines()))
+
+
 def values(folder):
     return [each.value for each in study_of(folder).get_trials()]
 
@@ -66,9 +74,10 @@ def test_a_sweep_finds_the_best_and_tests_it_alone(tmp_path):
     assert len(study.trials) == 4
     assert with_test_results(folder) == [f"{best.number:04d}"]
     assert f"trial {best.number} on the test data" in text
-    rows = list(csv.DictReader((folder / "trials.csv").read_text().splitlines()))
+    rows = table_of(folder)
     assert [int(row["trial"]) for row in rows] == [0, 1, 2, 3]
-    assert max(float(row["bound"]) for row in rows) == best.value
+    assert max(float(row["objective"]) for row in rows) == best.value
+    assert all((row["validation_bound"], row["epochs_done"]) == (row["objective"], "3") for row in rows)
     assert all(0 <= float(row["noise"]) <= 0.3 and row["latent_size"] in "25" for row in rows)
     for name in ("importance", "parallel_coordinates"):
         assert (folder / f"{name}.png").stat().st_size > 3000
@@ -85,6 +94,75 @@ def test_a_sweep_finds_the_best_and_tests_it_alone(tmp_path):
         sweep(request(folder, replace(TINY, epochs=4)), SEARCH, trials=4)
     with pytest.raises(dv.InputError, match="has objective 'validation', got 'iwae'"):
         sweep(request(folder, replace(TINY, importance_samples=5)), SEARCH, trials=4, objective="iwae")
+    # A run is no sweep, and the best run must be there for its test.
+    best = study_of(folder).best_trial
+    place = folder / "trials" / f"{best.number:04d}"
+    with pytest.raises(dv.InputError, match="has a training run, not a sweep"):
+        swept(place)
+    shutil.rmtree(place)
+    with pytest.raises(dv.InputError, match=f"the best trial has no checkpoint in {place}"):
+        swept(folder, trials=5)
+
+
+def test_options_and_results_have_different_columns():
+    assert not {*report._COLUMNS, "reason"} & set(Options().as_dict())
+
+
+def test_the_same_options_are_trained_once(tmp_path):
+    folder = tmp_path / "s"
+    search = ["latent-size=2,3"]
+    sweep(request(folder), search, trials=5, jobs=1)
+    study = study_of(folder)
+    trained = [path.parent.name for path in sorted(folder.glob("trials/*/config.json"))]
+    assert len(trained) == 2
+    found = {each.params["latent_size"]: each.value for each in study.trials if each.duration}
+    assert [each.value for each in study.trials] == [
+        found[each.params["latent_size"]] for each in study.trials
+    ]
+    reasons = [row["reason"] for row in table_of(folder)]
+    assert sum("same options as trial" in each for each in reasons) == 3
+    # If the best trial was not trained itself, the one with its options is the best.
+    best = study.best_trial
+    study.enqueue_trial(best.params)
+    again = study.ask()
+    parsed(search)[0].suggested(again)
+    again.set_user_attr(trial.SAME_AS, best.number)
+    study.tell(again, best.value + 1)
+    text = sweep(request(folder), search, trials=6, jobs=1)
+    assert with_test_results(folder) == [f"{best.number:04d}"]
+    assert f"trial {best.number} on the test data" in text
+
+
+def test_a_damaged_journal(tmp_path):
+    first = study_of(tmp_path).ask()
+    journal = tmp_path / JOURNAL
+    whole = journal.read_bytes()
+    journal.write_bytes(whole + b'{"op_code": 5, "wor')
+    cut_incomplete_line(tmp_path)
+    assert journal.read_bytes() == whole
+    study_of(tmp_path).tell(first.number, 1.5)
+    assert values(tmp_path) == [1.5]
+    for damage in (b'{"op_code": 5, "wor{}\n', b'{"op_code": 5}\n', b"[]\n", b"\xff\n"):
+        journal.write_bytes(whole + damage + whole)
+        with pytest.raises(dv.DataError, match=r"journal\.log is damaged: .*; restore it"):
+            study_of(tmp_path)
+
+
+def test_a_sweep_goes_on_after_an_incomplete_line(tmp_path):
+    folder = tmp_path / "s"
+    swept(folder, trials=1)
+    before = values(folder)
+    with open(folder / JOURNAL, "a") as file:
+        file.write('{"op_code": 5, "wor')
+    swept(folder, trials=2)
+    assert values(folder)[:1] == before
+    assert len(values(folder)) == 2
+
+
+def test_optuna_is_quiet_in_every_process(tmp_path):
+    optuna.logging.set_verbosity(optuna.logging.INFO)
+    study_of(tmp_path)  # what each worker calls first
+    assert optuna.logging.get_verbosity() == optuna.logging.WARNING
 
 
 def test_given_options_are_kept_and_a_search_overrides_a_file_of_options(tmp_path, monkeypatch):
@@ -137,14 +215,21 @@ def test_a_trial_that_falls_behind_ends_early(tmp_path, monkeypatch):
         assert len(each.intermediate_values) < 3
 
 
-def test_the_objective_may_be_importance_weighted(tmp_path):
+def test_the_objective_may_be_importance_weighted(tmp_path, capsys):
     options = replace(TINY, importance_samples=50)
-    sweep(request(tmp_path / "s", options), ["bound=dvae,diwae"], trials=1, objective="iwae", jobs=1)
+    asked = replace(request(tmp_path / "s", options), quiet=False)
+    sweep(asked, ["bound=dvae,diwae"], trials=1, objective="iwae", jobs=1)
+    assert "no trial ends early, because their validation bounds are not comparable (bound)" in (
+        capsys.readouterr().err
+    )
     study = study_of(tmp_path / "s")
     fitted = load(tmp_path / "s" / "trials" / "0000")
     best = fitted.history.best_validation_bound
     assert study.best_value > best
     made = Sweep(tmp_path / "s", options, frozenset(), parsed(["bound=dvae,diwae"]), 1, "iwae")
+    assert isinstance(made.study().pruner, optuna.pruners.NopPruner)
+    comparable = replace(made, space=parsed(["latent-size=2,3"]))
+    assert isinstance(comparable.study().pruner, optuna.pruners.MedianPruner)
     run = trial.run_of(made, 0, options)
     rows = run.visit(run.validation)
     run.release()
@@ -160,12 +245,50 @@ def test_trials_that_diverge_or_are_refused(tmp_path):
     assert "failed" in text
     states = {each.params["learning_rate"]: each.state for each in study_of(tmp_path / "a").trials}
     assert states[1e30] == TrialState.FAIL
-    layers = ["hidden-layers=5,6"]
-    for _ in range(2):  # a refused trial does not count
-        with pytest.raises(
-            dv.InputError, match=r"trial \d \(hidden-layers [56]\): hidden_layers: expected 1 to 4"
-        ):
-            sweep(request(tmp_path / "b"), layers, trials=1, jobs=1)
+    gru = request(tmp_path / "b", replace(TINY, encoder="gru", hidden_layers=2))
+    for number in range(2):  # if all trials are refused, they do not count
+        message = (
+            rf"all trials are refused; the last, trial {number} \(width [48]\): hidden_layers: expected 1"
+        )
+        with pytest.raises(dv.InputError, match=message):
+            sweep(gru, ["width=4,8"], trials=1, jobs=1)
+    assert [row["reason"][:13] for row in table_of(tmp_path / "b")] == ["hidden_layers"] * 2
+
+
+def test_a_sweep_goes_on_after_refused_trials(tmp_path):
+    folder = tmp_path / "s"
+    search = ["encoder=gru,mlp", "hidden-layers=1,2"]
+    text = sweep(request(folder, replace(TINY, epochs=1)), search, trials=10, jobs=1)
+    trials = study_of(folder).trials
+    assert len(trials) == 10
+    refused = [each for each in trials if each.params == {"encoder": "gru", "hidden_layers": 2}]
+    assert refused
+    assert all(each.state == TrialState.FAIL for each in refused)
+    assert {each.state for each in trials if each not in refused} == {TrialState.COMPLETE}
+    assert f"{len(refused)} failed" in text
+    for row in table_of(folder):
+        assert ("recurrent layer of a gru" in row["reason"]) == (row["state"] == "failed")
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_an_error_of_a_trial_that_has_begun_ends_the_sweep(begun, tmp_path, monkeypatch):
+    real = trial.trainer_of
+
+    def trainer_of(run, callbacks=()):
+        if not begun:
+            raise dv.InputError("no space left")
+        return real(run, callbacks)
+
+    def full(pruning, run):
+        raise dv.InputError("no space left")
+
+    monkeypatch.setattr(trial, "trainer_of", trainer_of)
+    monkeypatch.setattr(trial.Pruning, "epoch", full)
+    with pytest.raises(
+        dv.InputError, match=r"^trial 0" if begun else "all trials are refused; the last, trial 4"
+    ):
+        swept(tmp_path / "s", trials=9)
+    assert len(study_of(tmp_path / "s").trials) == (1 if begun else 5)
 
 
 def test_bad_input_is_one_line_and_exit_2(tmp_path, monkeypatch, capsys):
@@ -175,6 +298,9 @@ def test_bad_input_is_one_line_and_exit_2(tmp_path, monkeypatch, capsys):
         (["--output", "s"], "nothing to search"),
         (["--output", "s", "--search", "nois=0:1"], "did you mean 'noise'"),
         (["--output", "s", "--search", "noise=0:2"], "noise: expected"),
+        (["--output", "s", "--search", "hidden-layers=1:8"], "hidden_layers: expected"),
+        (["--output", "s", "--search", "noise-end=0:0.1"], "noise_end: it has no effect without"),
+        (["--output", "s", "--search", "noise=0:0.3", "--noise-end", "0.1"], "noise_end: it has no effect"),
         (["--output", "s", "--search", "bound=dvae,diwae"], "use --objective iwae"),
         (["--output", "s", "--search", "particles=1,5", "--bound", "diwae"], "use --objective iwae"),
         (["--output", "s", "--search", "noise=0:0.3", "--noise", "0.1"], "also given as an option"),
@@ -188,6 +314,15 @@ def test_bad_input_is_one_line_and_exit_2(tmp_path, monkeypatch, capsys):
         error = capsys.readouterr().err
         assert message in error
         assert len(error.strip().splitlines()) == 1
+
+
+def test_an_option_has_an_effect_with_a_searched_one():
+    names, given = {"noise_end"}, replace(TINY, noise_end=0.1)
+    require_effect(given, names, {"noise_schedule": ("constant", "linear")})
+    for searched in ({}, {"noise_schedule": ("constant",)}):
+        with pytest.raises(dv.InputError, match="noise_end: it has no effect without --noise-schedule"):
+            require_effect(given, names, searched)
+    require_effect(given, set())
 
 
 def command(*arguments):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -137,14 +139,33 @@ def _needs(package: str) -> Iterator[None]:
 
 
 def parsed(given: Sequence[str]) -> dict[str, Any]:
-    """Parse ``NAME=VALUE`` texts of the command line to a dictionary with numbers and texts."""
+    """Parse ``NAME=VALUE`` texts of the command line to a dictionary.
+
+    A value is true or false, a number if it is written as Python prints it, a list or record in JSON, or else
+    text, so that ``00123`` and ``2024_05`` remain what they are.
+    """
     found: dict[str, Any] = {}
     for text in given:
         name, equals, value = text.partition("=")
         if not (name.isidentifier() and equals and value):
             raise InputError(f"executor_option: expected NAME=VALUE, got {text!r}")
-        found[name] = value
-        for kind in (float, int):
-            with suppress(ValueError):
-                found[name] = kind(value)
+        found[name] = _value(name, value)
     return found
+
+
+def _value(name: str, text: str) -> Any:
+    if text in ("true", "false"):
+        return text == "true"
+    if text[0] in "[{":
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            raise InputError(
+                f'executor_option: expected a list or record in JSON for {name}, such as ["a", "b"], '
+                f"got {shown(text)}"
+            ) from None
+    for kind in (int, float):
+        with suppress(ValueError):
+            if str(number := kind(text)) == text and abs(number) < math.inf:
+                return number
+    return text

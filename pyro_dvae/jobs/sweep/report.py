@@ -17,10 +17,11 @@ from pyro_dvae.evaluation.estimates import plus_minus
 from pyro_dvae.files import write_atomically
 from pyro_dvae.jobs.folder import RESULTS, read_results
 from pyro_dvae.jobs.sweep.space import Dimension
-from pyro_dvae.jobs.sweep.trial import Sweep, words
+from pyro_dvae.jobs.sweep.trial import REFUSED, SAME_AS, Sweep, words
 from pyro_dvae.plots.figures import new_figure, write_figure
 
 _SHOWN = 10
+_COLUMNS = ("trial", "state", "objective", "validation_bound", "epochs_done", "seconds")  # no options
 _WORDS = {
     TrialState.COMPLETE: "finished",
     TrialState.PRUNED: "ended early",
@@ -67,16 +68,17 @@ def _table(made: Sweep, trials: Sequence[FrozenTrial]) -> Path:
     text = io.StringIO()
     names = [each.name for each in made.space]
     writer = csv.writer(text)
-    writer.writerow(["trial", "state", "bound", "epochs", "seconds", *names, "reason"])
+    writer.writerow([*_COLUMNS, *names, "reason"])
     for each in trials:
         seconds = "" if each.duration is None else round(each.duration.total_seconds(), 1)
-        bound = each.value if each.value is not None else max(each.intermediate_values.values(), default="")
-        last = max(each.intermediate_values, default=0)
+        objective = "" if each.value is None else each.value
+        bound = max(each.intermediate_values.values(), default="")
+        done = max(each.intermediate_values, default=0)
         chosen = [each.params.get(name, "") for name in names]
-        reason = each.user_attrs.get("refused", "")
-        writer.writerow(
-            [each.number, _WORDS.get(each.state, "waiting"), bound, last, seconds, *chosen, reason]
-        )
+        same = each.user_attrs.get(SAME_AS)
+        reason = each.user_attrs.get(REFUSED, "" if same is None else f"same options as trial {same}")
+        state = _WORDS.get(each.state, "waiting")
+        writer.writerow([each.number, state, objective, bound, done, seconds, *chosen, reason])
     write_atomically(made.folder / "trials.csv", text.getvalue())
     return made.folder / "trials.csv"
 

@@ -17,16 +17,19 @@ from optuna.trial import TrialState
 from pyro_dvae import checks
 from pyro_dvae.errors import InputError
 from pyro_dvae.files import read_json, require_writable, user_path, write_atomically
+from pyro_dvae.jobs.click_options import require_effect
 from pyro_dvae.jobs.executors import Executor, check, drive, opened
 from pyro_dvae.jobs.executors.run_progress import ProgressRelay, RunsProgress
-from pyro_dvae.jobs.folder import read_results
+from pyro_dvae.jobs.folder import CHECKPOINT, CONFIG, read_results
 from pyro_dvae.jobs.options import Options, TrainRequest
 from pyro_dvae.jobs.parts import build_bound, build_corruption, check_training
 from pyro_dvae.jobs.run_request import absolute
 from pyro_dvae.jobs.sweep import report
-from pyro_dvae.jobs.sweep.space import Dimension, parsed
-from pyro_dvae.jobs.sweep.trial import OBJECTIVES, Sweep, TrialSlot, perform, run_of, trainer_of
+from pyro_dvae.jobs.sweep.journal import cut_incomplete_line
+from pyro_dvae.jobs.sweep.space import Dimension, changing_validation, parsed
+from pyro_dvae.jobs.sweep.trial import OBJECTIVES, SAME_AS, Sweep, TrialSlot, perform, run_of, trainer_of
 from pyro_dvae.machine import available_cores
+from pyro_dvae.text import to_stderr
 
 DESCRIPTION = "sweep.json"
 
@@ -48,22 +51,31 @@ def sweep(
     :param request: options of all trials, with the folder of the sweep as output.
     :param search: texts for :func:`~pyro_dvae.jobs.sweep.space.parsed`.
     :param trials: total number of trials of all processes.
-    :param typed: options with a given value, which cannot be searched.
+    :param typed: options with a given value, which cannot be searched and must have an effect.
     :param jobs: trials at a time; by default one per core, or all with another executor. With 1, trials run
         in this process, with its threads.
-    :raises InputError: an option is refused, or the folder has another sweep.
+    :raises InputError: an option is refused, or all trials, or the folder has another sweep or a run.
     :raises Stopped: after Ctrl-C or SIGTERM; the same call continues.
     """
     check(executor, executor_options or {})
-    made = _checked(request, parsed(search, typed), trials, objective, pruning)
+    space = parsed(search, typed)
+    require_effect(request.options, typed | {each.name for each in space}, {e.name: e.ends for e in space})
+    made = _checked(request, space, trials, objective, pruning)
     with FileLock(made.folder / ".claim.lock"):
         _same_sweep(made)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+        cut_incomplete_line(made.folder)
+    differing = changing_validation(made.options, made.space)
+    if pruning and differing is not None and not request.quiet:
+        to_stderr(f"no trial ends early, because their validation bounds are not comparable ({differing})")
     study = made.study()
     abandoned = len(study.get_trials(deepcopy=False, states=[TrialState.RUNNING]))
     slots = [TrialSlot(number) for number in range(1, 1 + max(0, made.left(study)) + abandoned)]
     if slots:
-        _perform(made, slots, jobs, executor, executor_options or {}, request.quiet)
+        try:
+            _perform(made, slots, jobs, executor, executor_options or {}, request.quiet)
+        except InputError:
+            report.write(made, made.study())  # with the reasons of refused trials
+            raise
     study = made.study()  # with the trials of all processes
     running = len(study.get_trials(deepcopy=False, states=[TrialState.RUNNING]))
     if running == 0 and made.left(study) <= 0:
@@ -80,13 +92,6 @@ def _checked(
     checks.known("objective", objective, OBJECTIVES)
     if objective == "iwae" and not options.importance_samples:
         raise InputError("importance_samples: the objective iwae needs 1 or more, got 0")
-    names = {each.name for each in space}
-    changed = names & ({"bound", "particles"} if options.bound == "diwae" else {"bound"})
-    if objective == "validation" and changed:
-        raise InputError(
-            f"search: {min(changed)} changes the validation bound, so trials would not be comparable; use "
-            "--objective iwae"
-        )
     for dimension in space:
         for value in dimension.ends:
             one = replace(options, **{dimension.name: value})
@@ -96,9 +101,17 @@ def _checked(
                 build_bound(one)
             except InputError as error:
                 raise InputError(f"search: {error}") from None
+    differing = changing_validation(options, space)
+    if objective == "validation" and differing is not None:
+        raise InputError(
+            f"search: trials would differ in their validation bound ({differing}), which is then not "
+            "comparable; use --objective iwae"
+        )
     folder = user_path("output", request.output).absolute()
+    if (folder / CONFIG).exists():
+        raise InputError(f"output: {folder} has a training run, not a sweep; name another folder")
     require_writable(folder / DESCRIPTION)
-    given = request.given | names
+    given = request.given | {each.name for each in space}
     return Sweep(folder, options, given, space, checks.count("trials", trials), objective, pruning)
 
 
@@ -158,10 +171,17 @@ def _test_the_best(made: Sweep, study: optuna.Study) -> None:
     if not study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
         return
     best = study.best_trial
+    number = best.user_attrs.get(SAME_AS, best.number)
+    folder = made.trial_folder(number)
     with FileLock(made.folder / ".best.lock"):
-        if read_results(made.trial_folder(best.number)) is not None:
+        if read_results(folder) is not None:
             return
-        run = run_of(made, best.number, replace(made.options, **best.params))
+        if not (folder / CHECKPOINT).exists():
+            raise InputError(
+                f"output: the best trial has no checkpoint in {folder}; restore this folder, or name another "
+                "one for a new sweep"
+            )
+        run = run_of(made, number, replace(made.options, **best.params))
         try:
             run.finish(trainer_of(run))
         finally:

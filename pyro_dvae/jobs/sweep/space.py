@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import typing
 from collections.abc import Sequence
@@ -11,13 +12,24 @@ from typing import Any
 
 from pyro_dvae import checks
 from pyro_dvae.errors import InputError
-from pyro_dvae.jobs.options import Options
+from pyro_dvae.jobs.options import COUNTS, Options
+from pyro_dvae.jobs.parts import build_clean_bound
 
 SYNTAX = "NAME=LOW:HIGH, NAME=LOW:HIGH:log or NAME=CHOICE,CHOICE,..."
 # They affect the data or the machine, so that bounds of trials could not be compared.
 _FIXED = (
     *("dataset", "data_folder", "scale", "columns", "drop", "label_column", "id_column", "array", "kinds"),
     *("binarisation", "seed", "device", "compiled", "importance_samples"),
+)
+# Likelihoods on the same support: densities, or probabilities of the same values.
+_COMPARABLE = (
+    {
+        *("gaussian", "gaussian-per-pixel", "gaussian-columns", "continuous-bernoulli"),
+        *("full-covariance", "low-rank-covariance"),
+    },
+    {"discretised-logistic", "discretised-logistic-mixture"},
+    set(COUNTS) - {"multinomial", "dirichlet-multinomial"},
+    {"multinomial", "dirichlet-multinomial"},  # given the total
 )
 
 
@@ -72,6 +84,21 @@ def parsed(texts: Sequence[str], given: frozenset[str] = frozenset()) -> tuple[D
     return tuple(found.values())
 
 
+def changing_validation(options: Options, space: Sequence[Dimension]) -> str | None:
+    """Return the searched options by which trials differ in their validation bound, in words, or None.
+
+    Such bounds are not comparable: one with K importance-weighted draws is larger than one with fewer.
+    """
+    ends = {each.name: each.ends for each in space if each.name in ("bound", "particles")}
+    trials = [
+        dataclasses.replace(options, **dict(zip(ends, values, strict=True)))
+        for values in itertools.product(*ends.values())
+    ]
+    bounds = [build_clean_bound(each) for each in trials]
+    kinds = {(type(each), each.num_particles) for each in bounds}
+    return " and ".join(ends) if len(kinds) > 1 else None
+
+
 def _dimension(text: str) -> Dimension:
     left, equals, right = text.partition("=")
     if not equals or not left or not right:
@@ -86,6 +113,15 @@ def _dimension(text: str) -> Dimension:
         choices = tuple(_value(name, each, text) for each in right.split(","))
         if len(set(choices)) < len(choices):
             raise InputError(f"search: expected different choices, got {text!r}")
+        if (
+            name == "likelihood"
+            and len(choices) > 1
+            and not any(set(choices) <= each for each in _COMPARABLE)
+        ):
+            raise InputError(
+                f"search: bounds of {', '.join(choices)} are not comparable; search only densities, or only "
+                "probabilities of the same values"
+            )
         return Dimension(name, choices=choices)
     low, high, *scale = right.split(":")
     if scale not in ([], ["log"]):

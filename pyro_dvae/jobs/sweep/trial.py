@@ -13,9 +13,7 @@ from typing import Any
 
 import optuna
 from filelock import FileLock
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from pyro_dvae.bounds import TraceDenoisingIWAE_ELBO
 from pyro_dvae.errors import DivergenceError, InputError
@@ -23,7 +21,8 @@ from pyro_dvae.evaluation import evaluate_bound
 from pyro_dvae.internals import trial_id
 from pyro_dvae.jobs.folder import CONFIG
 from pyro_dvae.jobs.options import Options, TrainRequest
-from pyro_dvae.jobs.sweep.space import Dimension
+from pyro_dvae.jobs.sweep.journal import open_study
+from pyro_dvae.jobs.sweep.space import Dimension, changing_validation
 from pyro_dvae.jobs.train import TrainingRun
 from pyro_dvae.models import DVAE
 from pyro_dvae.ownership import FileOwner, OccupiedError
@@ -33,9 +32,9 @@ from pyro_dvae.training.callbacks import Callback, Running
 from pyro_dvae.training.progress import Progress
 
 OBJECTIVES = ("validation", "iwae")
-REFUSED = "refused"
-JOURNAL = "journal.log"
+REFUSED, SAME_AS, _BEGUN = "refused", "same as", "begun"  # attributes of trials in the study
 _PRUNED_FROM = 5  # finished trials
+_REFUSED_AT_MOST = 5  # first trials, before the sweep ends
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Sweep:
     :param trials: total number of trials.
     :param objective: ``"validation"``, the best validation bound, or ``"iwae"``, the importance-weighted
         bound of the validation data with ``importance_samples`` draws (nats per observation).
-    :param pruning: whether bad trials are ended early.
+    :param pruning: whether bad trials are ended early, if their validation bounds are comparable.
     """
 
     folder: Path
@@ -62,19 +61,29 @@ class Sweep:
 
     def study(self) -> optuna.Study:
         """Open the study, which all processes share through one file."""
-        storage = JournalStorage(JournalFileBackend(str(self.folder / JOURNAL)))
-        pruner = optuna.pruners.MedianPruner(_PRUNED_FROM) if self.pruning else optuna.pruners.NopPruner()
-        return optuna.create_study(
-            storage=storage, study_name="sweep", direction="maximize", load_if_exists=True, pruner=pruner
-        )
+        prunes = self.pruning and changing_validation(self.options, self.space) is None
+        pruner = optuna.pruners.MedianPruner(_PRUNED_FROM) if prunes else optuna.pruners.NopPruner()
+        return open_study(self.folder, pruner)
 
     def trial_folder(self, number: int) -> Path:
         """Return the run folder of a trial."""
         return self.folder / "trials" / f"{number:04d}"
 
     def left(self, study: optuna.Study) -> int:
-        """Return the number of trials to start; refused trials do not count."""
-        return self.trials - sum(REFUSED not in each.user_attrs for each in study.get_trials(deepcopy=False))
+        """Return the number of trials to start; refused trials count only if another one has begun."""
+        trials = study.get_trials(deepcopy=False)
+        begun = _begun(trials)
+        return self.trials - sum(begun or REFUSED not in each.user_attrs for each in trials)
+
+    def all_refused(self, study: optuna.Study) -> bool:
+        """Return whether the first trials were all refused, so that the others would be."""
+        trials, number = study.get_trials(deepcopy=False), min(_REFUSED_AT_MOST, self.trials)
+        refused = sum(REFUSED in each.user_attrs for each in trials[:number])
+        return refused == number and not _begun(trials)
+
+
+def _begun(trials: Sequence[FrozenTrial]) -> bool:
+    return any(_BEGUN in each.user_attrs for each in trials)
 
 
 @dataclass(frozen=True)
@@ -97,7 +106,9 @@ class TrialSlot:
 def perform(slot: TrialSlot, progress: Progress, *, sweep: Sweep) -> str:
     """Continue an abandoned trial, or start the next one; return its outcome in words.
 
-    :raises InputError: the training refuses the suggested options.
+    A trial with the options of a finished one has its value. One whose options the training refuses fails.
+
+    :raises InputError: all first trials are refused, or a trial that has begun cannot continue.
     """
     study = sweep.study()
     with _claimed(sweep, study) as trial:
@@ -106,6 +117,10 @@ def perform(slot: TrialSlot, progress: Progress, *, sweep: Sweep) -> str:
         options = replace(sweep.options, **{each.name: each.suggested(trial) for each in sweep.space})
         name = f"trial {trial.number} ({words(trial.params)})"
         progress.note(name)
+        if (same := _finished_alike(study, trial)) is not None:
+            trial.set_user_attr(SAME_AS, same.number)
+            study.tell(trial, same.value)
+            return f"{name}: {same.value:.2f} nats, as trial {same.number}"
         try:
             value = _trained(sweep, trial, options, progress)
         except DivergenceError as error:
@@ -114,14 +129,26 @@ def perform(slot: TrialSlot, progress: Progress, *, sweep: Sweep) -> str:
         except OccupiedError:
             raise
         except InputError as error:
+            begun = _BEGUN in trial.user_attrs
             trial.set_user_attr(REFUSED, str(error))
             study.tell(trial, state=TrialState.FAIL)
-            raise InputError(f"{name}: {error}") from None
+            if begun:
+                raise InputError(f"{name}: {error}") from None
+            if sweep.all_refused(study):
+                raise InputError(f"all trials are refused; the last, {name}: {error}") from None
+            return f"{name}: refused: {error}"
         if value is None:
             study.tell(trial, state=TrialState.PRUNED)
             return f"{name}: ended early"
         study.tell(trial, value)
         return f"{name}: {value:.2f} nats"
+
+
+def _finished_alike(study: optuna.Study, trial: optuna.Trial) -> FrozenTrial | None:
+    """Return the trained trial with the same options that has finished, or None."""
+    finished = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+    trained = (each for each in finished if SAME_AS not in each.user_attrs)
+    return next((each for each in trained if each.params == trial.params), None)
 
 
 def words(params: dict[str, Any]) -> str:
@@ -204,6 +231,7 @@ def _trained(sweep: Sweep, trial: optuna.Trial, options: Options, progress: Prog
     run.progress = progress
     try:
         trainer = trainer_of(run, [pruning])
+        trial.set_user_attr(_BEGUN, True)
         for epoch in trainer:
             for x in epoch:
                 trainer.step(x)
