@@ -8,9 +8,9 @@ from experiments_small import row_of
 
 from pyro_dvae.jobs.experiments import experiment, plan
 from pyro_dvae.jobs.experiments.declaration import Claim
-from pyro_dvae.jobs.experiments.pages import unfinished
+from pyro_dvae.jobs.experiments.pages import single_seeds, unfinished
 from pyro_dvae.jobs.experiments.results import packed
-from pyro_dvae.jobs.experiments.verdicts import verdict_table, verdicts
+from pyro_dvae.jobs.experiments.verdicts import by_single_seeds, verdict_table, verdicts
 
 NOISE = Claim("5 % beats none", ("VAE", "5 %"), ("VAE", "0 %"))
 
@@ -92,6 +92,25 @@ def test_a_claim_without_runs_and_one_of_other_data_have_no_verdict(small):
     assert verdicts(declared, [row for row in rows if row["column"] == "5 %"]) == []
     other = [row | {"data": row["data"] | {"name": "another"}} for row in rows]
     assert verdicts(declared, other) == []
+
+
+def test_single_seeds_are_compared_with_all(small):
+    """The differences by seed are 4, -2 and 1, with small errors: each decides, all together do not."""
+    rows = []
+    for each in plan(small, seeds=3):
+        value = -90.0 + (4.0, -2.0, 1.0)[each.options.seed] * (each.case.column == "5 %")
+        row = row_of(each, value)
+        row["figures"]["bound"]["of_rows"] = packed([value - 0.5, value, value + 0.5])
+        rows.append(row)
+    declared = dataclasses.replace(small, claims=(NOISE,))
+    ((verdict, singles),) = by_single_seeds(declared, rows)
+    assert (verdict.words, verdict.seeds) == ("cannot be told", 3)
+    assert [each.words for each in singles] == ["held", "did not hold", "held"]
+    sentence = single_seeds([(verdict, singles)])
+    assert "In 1 claims with several seeds" in sentence
+    assert "3 times; in 3 of these cases" in sentence
+    del rows[0]["figures"]["bound"]["of_rows"]
+    assert by_single_seeds(declared, rows) == []
 
 
 def test_what_is_not_finished_is_counted():

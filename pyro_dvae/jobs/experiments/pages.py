@@ -20,10 +20,18 @@ from pyro_dvae.jobs.experiments.declaration import Experiment, alternatives
 from pyro_dvae.jobs.experiments.pictures import PICTURES
 from pyro_dvae.jobs.experiments.results import RESULTS, Row, of_table, read
 from pyro_dvae.jobs.experiments.table import all_figures, fewer, main_table, stand_in
-from pyro_dvae.jobs.experiments.verdicts import Verdict, verdict_table, verdicts
+from pyro_dvae.jobs.experiments.verdicts import (
+    HELD,
+    NOT_HELD,
+    UNTOLD,
+    Verdict,
+    by_single_seeds,
+    verdict_table,
+    verdicts,
+)
 
 TABLE = "table.md"
-VERDICTS, UNFINISHED = "verdicts", "unfinished"
+VERDICTS, SINGLE_SEEDS, UNFINISHED = "verdicts", "single-seeds", "unfinished"
 
 
 def markdown(experiment: Experiment, rows: Sequence[Row]) -> str:
@@ -69,13 +77,31 @@ def committed(folder: Path) -> tuple[Experiment, list[Row]]:
 
 def blocks(folder: Path) -> dict[str, str]:
     """Return all blocks of a page by name, from the experiments' folders in ``folder``."""
-    own = {name: committed(folder / name) for name in experiments() if (folder / name / RESULTS).exists()}
+    found_in = {
+        name: committed(folder / name) for name in experiments() if (folder / name / RESULTS).exists()
+    }
+    own = {name: each for name, each in found_in.items() if each[1]}
     tables = {name: main_table(*each) for name, each in own.items()}
     in_order = sorted(own.items(), key=lambda item: _place(item[0]))
     of_sources = [pair for _, each in in_order if each[0].of_source for pair in _verdicts(*each)]
     found = [(verdict, digits) for verdict, digits in of_sources if verdict.claim.figure is None]
     rows = {name: each for name, (_, each) in own.items()}
-    return tables | {VERDICTS: verdict_table(found), UNFINISHED: unfinished(rows)}
+    single = [pair for each in own.values() for pair in by_single_seeds(*each)]
+    return tables | {
+        VERDICTS: verdict_table(found),
+        SINGLE_SEEDS: single_seeds(single),
+        UNFINISHED: unfinished(rows),
+    }
+
+
+def single_seeds(found: Sequence[tuple[Verdict, Sequence[Verdict]]]) -> str:
+    """Return a sentence on how often a single seed would decide what several seeds leave open."""
+    decided = [verdict for verdict, singles in found for each in singles if each.words != UNTOLD]
+    open_ = sum(verdict.words == UNTOLD for verdict in decided)
+    return (
+        f'In {len(found)} claims with several seeds, a single seed would say "{HELD}" or "{NOT_HELD}" '
+        f"{len(decided)} times; in {open_} of these cases, all seeds together cannot tell."
+    )
 
 
 def _place(name: str) -> tuple[int, str]:
@@ -117,6 +143,8 @@ def update(path: Path) -> None:
     folder = path.with_suffix("")
     for each in sorted(folder.glob(f"*/{RESULTS}")):
         declared, rows = committed(each.parent)
+        if not rows:
+            continue
         write_atomically(each.parent / TABLE, markdown(declared, rows))
         PICTURES[declared.picture](declared, rows, each.parent)
     write_atomically(path, filled(path.read_text(encoding="utf-8"), blocks(folder)))

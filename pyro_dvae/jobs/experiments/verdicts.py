@@ -68,6 +68,25 @@ def verdicts(experiment: Experiment, rows: Sequence[Row]) -> list[Verdict]:
     return [each for each in found if each is not None]
 
 
+def by_single_seeds(experiment: Experiment, rows: Sequence[Row]) -> list[tuple[Verdict, list[Verdict]]]:
+    """Return the verdicts from three or more seeds, each with those that its single seeds would give.
+
+    Claims whose runs did not keep the values of the test rows are left out.
+    """
+    found = []
+    for claim in experiment.claims:
+        verdict = _verdict(experiment, claim, rows)
+        name = claim.figure or experiment.table.figure
+        own = [row for case in (claim.better, claim.worse) for row in of_case(experiment.cells[case], rows)]
+        kept = all("of_rows" in row["figures"].get(name, {}) for row in own)
+        if verdict is None or verdict.seeds < 3 or not kept:
+            continue
+        seeds = sorted({row["seed"] for row in own})
+        singles = (_verdict(experiment, claim, [row for row in own if row["seed"] == seed]) for seed in seeds)
+        found.append((verdict, [each for each in singles if each is not None]))
+    return found
+
+
 def verdict_table(found: Iterable[tuple[Verdict, int]]) -> str:
     """Return the verdicts, each with a number of decimal places, as a Markdown table with a note."""
     lines = [_line(_HEAD), "|" + "---|" * len(_HEAD)]
