@@ -132,7 +132,6 @@ def test_trees():
 
 
 def test_forms_of_trees_are_keys():
-    """Not in torch 2.6 if the tree has names."""
     forms = [internals.tree_flatten(each)[1] for each in ({"a": 1}, {"a": 2}, {"b": 1}, [1])]
     assert len(set(forms)) == 3
     assert forms[0] == forms[1] != forms[2]

@@ -51,7 +51,7 @@ class TraceSemiImplicit_ELBO(DenoisingELBO):
         **kwargs: Any,
     ) -> None:
         super().__init__(num_corruptions=num_corruptions, num_particles=num_particles, **kwargs)
-        self.schedule = ("num_mixture", num_mixture) if isinstance(num_mixture, Schedule) else None
+        self._schedule = num_mixture if isinstance(num_mixture, Schedule) else None
         self.num_mixture = 0
         if isinstance(num_mixture, Schedule):
             self.set_epoch(0)
@@ -62,9 +62,8 @@ class TraceSemiImplicit_ELBO(DenoisingELBO):
 
     def set_epoch(self, epoch: float) -> None:
         """Set a scheduled J to its value at ``epoch`` (0 for the first)."""
-        if self.schedule is not None:
-            name, level = self.schedule
-            self.num_mixture = checks.count(name, round(level(epoch)), minimum=0)
+        if self._schedule is not None:
+            self.num_mixture = checks.count("num_mixture", round(self._schedule(epoch)), minimum=0)
 
     @torch.no_grad()
     def upper_per_datum(

@@ -57,7 +57,7 @@ def _of_version_0_1(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 def _plain(value: Any, tensors: dict[str, Tensor], owner: str) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if isinstance(value, np.generic):
+    if isinstance(value, np.generic) and isinstance(value.item(), bool | int | float | str | bytes):
         return _plain(value.item(), tensors, owner)
     if isinstance(value, Tensor | np.ndarray):
         name = f"{owner}/{len(tensors)}"

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from pyro_dvae import checks
 from pyro_dvae.errors import InputError, shown
 from pyro_dvae.programs.parameters import Trained
+from pyro_dvae.training.identity import described
 
 Schedule = Callable[[int, int], float]
 
@@ -94,26 +95,10 @@ def learning_rate_schedule(schedule: str | Schedule | None) -> Schedule:
     return schedule
 
 
-def describe(schedule: Callable[..., Any]) -> str:
-    """Return a text that identifies a function: the registered name of a schedule, else its own name."""
-    for name, known in SCHEDULES.items():
-        if known == schedule:
-            return name
-    if hasattr(schedule, "__dataclass_fields__"):
-        return repr(schedule)
-    if isinstance(schedule, partial):
-        return f"{describe(schedule.func)}{_described(schedule.args) or ''}{_described(schedule.keywords)}"
-    named: Any = schedule if hasattr(schedule, "__qualname__") else type(schedule)
-    return f"{named.__module__}.{named.__qualname__}"
-
-
-def _described(value: Any) -> Any:
-    """Return an argument with texts in place of functions, which print their address."""
-    if isinstance(value, dict):
-        return {name: _described(each) for name, each in value.items()}
-    if isinstance(value, tuple | list):
-        return type(value)(map(_described, value))
-    return describe(value) if callable(value) else value
+def describe(schedule: Callable[..., Any]) -> Any:
+    """Return JSON-able values that identify a schedule: its registered name if it has one."""
+    names = (name for name, known in SCHEDULES.items() if known == schedule)
+    return next(names, described(schedule))
 
 
 def scheduled(trained: Trained, bound: Any) -> list[Any]:

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -123,8 +124,7 @@ def fit_many(
         run.train_all()
     finally:
         owner.release()
-    fitted = run.fitted()
-    for each in fitted:
+    for each in (fitted := run.fitted()):
         each.load_best()
     return fitted
 
@@ -206,7 +206,6 @@ class ManyTraining:
     def train_all(self) -> None:
         """Train to the last epoch; the models get the final parameters."""
         settings, state, path = self._settings, self._state, self._settings.checkpoint
-        # The progress shows the history of the first model.
         settings.progress.start(state.histories[0], settings.epochs, self._rows.steps_per_epoch)
         try:
             with Interrupts() as interrupts, using_threads(min(torch.get_num_threads(), available_cores())):
@@ -216,22 +215,27 @@ class ManyTraining:
                     stopped = interrupts.requested
                     due = stopped or all(state.stopped) or settings.checkpoint_is_due(state.finished - 1)
                     if path is not None and due:
-                        state.save(path, self._identity, self._calls.state_dict())
-                        self._calls.at("checkpoint")
+                        self._save(path)
                     if stopped and state.finished < settings.epochs:
                         raise Stopped(path)
         finally:
             settings.progress.stop()
             self._calls.at("end")
 
+    def _save(self, path: Path) -> None:
+        state, stopped = self._state, list(self._state.stopped)
+        state.save(path, self._identity, self._calls.state_dict())
+        self._calls.at("checkpoint")
+        if state.stopped != stopped:  # the requests belong into the checkpoint
+            state.save(path, self._identity, self._calls.state_dict())
+
     def epoch(self) -> None:
         """Train every model for one epoch."""
         settings, state = self._settings, self._state
-        parts = [part for m in self._members for part in scheduled(m.trained, m.bound)]
-        for part in parts:
-            part.set_epoch(state.finished)
         for member in self._members:
             member.trained.refuse_unfrozen()
+            for part in scheduled(member.trained, member.bound):
+                part.set_epoch(state.finished)
         began, compiling = time.monotonic(), self._steps.seconds
         self._steps.begin_epoch()
         state.take_buffers()
@@ -293,8 +297,8 @@ class ManyTraining:
         ]
 
     def _validated(self, number: int, member: Member) -> float | None:
-        finished = self._state.finished
-        if not (self._calls.stopping(number) or self._settings.validation_is_due(finished)):
+        finished, stopping = self._state.finished, self._calls.stopping(number)
+        if not (stopping or self._settings.validation_is_due(finished)):
             return None
         with member.with_store():
             return self._validations[number].bound(member.trained, self._seeds[number], finished)

@@ -14,6 +14,7 @@ from pyro_dvae.errors import CheckpointError
 from pyro_dvae.training import kept
 from pyro_dvae.training.fitted import Fitted
 from pyro_dvae.training.history import History
+from pyro_dvae.training.run_state import require_same
 from pyro_dvae.training.stacked import Member, stack, unstack
 from pyro_dvae.training.update import Update
 
@@ -101,9 +102,13 @@ class ManyState:
     def resume(self, path: Path, identity: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Resume from a checkpoint of the same models, settings and data; return the states of callbacks."""
         tensors, state = load_checkpoint(path)
-        for key, now in {"kind": KIND, **identity}.items():
-            if state.get(key) != now:
-                raise CheckpointError(f"checkpoint {path}: {key} was {state.get(key)!r}, is now {now!r}")
+        if state.get("kind") != KIND:
+            raise CheckpointError(f"checkpoint {path}: not from the training of several models")
+        saved, now = (
+            {"settings": each["settings"], "config": None, "data": dict(enumerate(each["data"]))}
+            for each in (state, identity)
+        )
+        require_same(saved, now, (), f"checkpoint {path}")
         for name, tensor in self._named().items():
             if name not in tensors or tensors[name].shape != tensor.shape:
                 raise CheckpointError(f"checkpoint {path}: from models of another structure ({name})")
@@ -120,9 +125,9 @@ class ManyState:
         self.finished = state["epoch"]
         self.to_models()
         unpacked = kept.unpack(tensors, state)
-        for update, saved in zip(self.updates, unpacked.get("updates", []), strict=False):
-            update.load_state_dict(saved)  # not in checkpoints of version 0.2
-        states: list[dict[str, Any]] = unpacked.get("callbacks", [])
+        for update, own in zip(self.updates, unpacked["updates"], strict=True):
+            update.load_state_dict(own)
+        states: list[dict[str, Any]] = unpacked["callbacks"]
         return states
 
     # Tensors of the models: [parameters][models]

@@ -168,7 +168,7 @@ class ManyRunCallbacks:
                 continue
             with member.with_store():
                 calls.at(hook)
-            if hook in ("start", "epoch") and calls.stopping():
+            if hook in ("start", "epoch", "checkpoint") and calls.stopping():
                 state.stopped[number] = True
                 self._settings.progress.note(
                     f"model {number} stopped after epoch {state.finished}: {calls.run.reason}"

@@ -71,7 +71,14 @@ class RunFiles:
     # Saving
 
     def save(self) -> None:
-        """Save the checkpoint, between two steps."""
+        """Save the checkpoint, between two steps, and call the hook."""
+        self._write()
+        stopping = self._calls.stopping()
+        self._calls.at("checkpoint")
+        if self._calls.stopping() != stopping:  # the request belongs into the checkpoint
+            self._write()
+
+    def _write(self) -> None:
         run = self._run
         if run.checkpoint is None:
             raise InputError("checkpoint: expected a path to save to, got None")
@@ -104,7 +111,6 @@ class RunFiles:
             with self._owner.held():
                 save_checkpoint(run.checkpoint, tensors | others, state | of_others)
         run.saved_at = run.now
-        self._calls.at("checkpoint")
 
     def append_metrics(self) -> None:
         """Append the line of the last epoch."""
@@ -150,7 +156,7 @@ class RunFiles:
         states = kept.unpack(packed, state)
         if "update" not in states:
             raise CheckpointError(f"{where}: the state of its optimizer is missing")
-        run.update.load_state_dict(states["update"])
+        run.update.load_state_dict(states["update"], "schedule" in may_change)
         if "callbacks" in states:
             self._calls.load_state_dict(states["callbacks"])
         run.history = History(**state["history"])

@@ -21,7 +21,7 @@ from pyro_dvae.rows import Data, LoaderBatches
 KIND = "training"
 _ABSENT = "nothing"
 # Settings that checkpoints of version 0.1 do not have, and those that earlier ones of 0.2 do not have.
-_NEW_SETTINGS = {"settings": {"accumulate": 1, "drop_last": False}}
+_NEW_SETTINGS = {"accumulate": 1, "drop_last": False}
 _NOT_SAVED_BEFORE = ("loss", "transform")
 _STATE = {
     "epoch": int,
@@ -141,12 +141,12 @@ def require_same(
 ) -> None:
     """Refuse a checkpoint of another configuration or other data, naming every difference."""
     free = {*may_change, *(name for name in _NOT_SAVED_BEFORE if "loss" not in saved["settings"])}
+    usual = {name: value for name, value in _NEW_SETTINGS.items() if name in now["settings"]}
+    pairs = [(usual | saved["settings"], now["settings"]), (saved["config"] or {}, now["config"] or {})]
     differing = [
         f"{key} was {then!r}, is now {given!r}"
-        for part in ("settings", "config")
-        for key, then, given in _differences(
-            _NEW_SETTINGS.get(part, {}) | (saved[part] or {}), now[part] or {}
-        )
+        for pair in pairs
+        for key, then, given in _differences(*pair)
         if key not in free and key.partition(".")[0] not in free
     ]
     if differing:

@@ -18,11 +18,11 @@ from pyro_dvae.calling import calling
 from pyro_dvae.engine.step import Numerics
 from pyro_dvae.errors import InputError, shown
 from pyro_dvae.files import user_path
-from pyro_dvae.levels import Schedule
 from pyro_dvae.rows import Data, LoaderBatches, opened, same_columns
 from pyro_dvae.training import learning_rates
 from pyro_dvae.training import optimizer as optimizers
 from pyro_dvae.training.callbacks.base import Callback, checked
+from pyro_dvae.training.identity import described, described_bound
 from pyro_dvae.training.progress import Progress, chosen
 
 
@@ -121,30 +121,8 @@ class Settings:
             "ema": self.ema,
             "bfloat16": self.numerics.bfloat16,
             "loss": described_bound(self.bound),
-            "transform": None if self.transform is None else learning_rates.describe(self.transform),
+            "transform": described(self.transform),
         }
-
-
-def described_bound(bound: ELBO) -> dict[str, Any]:
-    """Return the class of a bound and its arguments that affect its value, as JSON-able values."""
-    kind = type(bound)
-    constructors = (vars(each).get("__init__") for each in kind.__mro__)
-    names = {name for each in constructors if each for name in inspect.signature(each).parameters}
-    found = {name: vars(bound)[name] for name in sorted(names & vars(bound).keys() - _OF_NO_EFFECT)}
-    if (schedule := vars(bound).get("schedule")) is not None:  # of a number that changes from epoch to epoch
-        found[schedule[0]] = schedule[1]
-    arguments = {name: _described(value) for name, value in found.items()}
-    return {"kind": f"{kind.__module__}.{kind.__qualname__}", **arguments}
-
-
-_OF_NO_EFFECT = {"max_plate_nesting", "strict_enumeration_warning", "ignore_jit_warnings", "retain_graph"}
-
-
-def _described(value: Any) -> Any:
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    content = f"{vars(value)}" if isinstance(value, Schedule) else ""
-    return f"{type(value).__module__}.{type(value).__qualname__}{content}"
 
 
 def seed_of(argument: str, value: Any) -> int:

@@ -259,7 +259,8 @@ class Trainer:
         self._files.take()
         with self._requests.watched(), self._shown(), using_threads(self._threads):
             self._calls.at("start")
-            while run.finished < self.epochs and not self._calls.stopping():
+            # A run that was saved within an epoch finishes it, also if it was asked to stop.
+            while run.finished < self.epochs and (run.record.position or not self._calls.stopping()):
                 run.trained.refuse_unfrozen()
                 self._move_schedules(run.finished)
                 run.update.begin_epoch(self._settings.rate_factor(run.finished))

@@ -200,28 +200,16 @@ class Update:
             "average": self.average,
         }
 
-    def _schedule_state(self, saved: Mapping[str, Any]) -> Any:
-        """Return a saved state of the schedule in the types of this one.
-
-        :raises CheckpointError: it is from a schedule with other arguments.
-        """
-        fresh = self._schedule.state_dict()
-        arguments = inspect.signature(type(self._schedule)).parameters.keys() - {"optimizer", "last_epoch"}
-        for name in sorted(arguments & fresh.keys() & saved.keys()):
-            then, now = saved[name], fresh[name]
-            if isinstance(then, bool | int | float | str) and then != now:
-                raise CheckpointError(f"schedule: {name} was {then!r}, is now {now!r}")
-        return _alike(saved, fresh)
-
     def settings_dict(self) -> dict[str, Any]:
         """Return :meth:`state_dict` without moments and averages, which several models hold jointly."""
         state = self.state_dict()
         return state | {"optimizer": state["optimizer"] | {"state": {}}, "average": None}
 
-    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+    def load_state_dict(self, saved: Mapping[str, Any], another_schedule: bool = False) -> None:
         """Restore what :meth:`state_dict` or :meth:`settings_dict` returned, for the same parameters.
 
-        :raises CheckpointError: the state is from another optimizer.
+        :param another_schedule: keep the arguments of this schedule if those of the saved one differ.
+        :raises CheckpointError: the state is from another optimizer or schedule.
         """
         fresh = self.state_dict()
         saved = fresh | dict(saved)  # checkpoints of version 0.1 hold only moments
@@ -232,10 +220,13 @@ class Update:
         number = {name: n for n, name in enumerate(name for group in groups for name in group["params"])}
         state = {number[name]: values for name, values in optimizer["state"].items()}
         groups = [group | {"params": [number[name] for name in group["params"]]} for group in groups]
+        schedule = saved["schedule"]
+        if self._schedule is not None:
+            schedule = _schedule_state(self._schedule, schedule, another_schedule)
         try:
             self.optimizer.load_state_dict({"state": state, "param_groups": groups})
             if self._schedule is not None:
-                self._schedule.load_state_dict(self._schedule_state(saved["schedule"]))
+                self._schedule.load_state_dict(schedule)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"the state of its optimizer does not fit this one ({error})") from None
         on = {name: leaf.device for name, leaf in self.parameters.items()}
@@ -255,10 +246,36 @@ def _rate_of(group: Mapping[str, Any]) -> float:
     return checks.number("optimizer, parameter_options: lr", given, minimum=0.0)
 
 
+def _schedule_state(schedule: Any, saved: Any, another: bool) -> Any:
+    """Return a saved state of a schedule in the types of this one.
+
+    :param another: take the arguments of this one where they differ; else they are refused.
+    :raises CheckpointError: it is from a schedule with other arguments.
+    """
+    fresh = schedule.state_dict()
+    found = _alike(saved, fresh)
+    if not isinstance(found, dict):
+        return found
+    arguments = inspect.signature(type(schedule)).parameters.keys() - {"optimizer", "last_epoch"}
+    for name in sorted(arguments & fresh.keys() & found.keys()):
+        then, now = found[name], fresh[name]
+        if not isinstance(now, bool | int | float | str | tuple | list | dict) or then == now:
+            continue
+        if not another:
+            raise CheckpointError(f"schedule: {name} was {then!r}, is now {now!r}")
+        found[name] = now
+    parts = getattr(schedule, "_schedulers", [])  # of a schedule of schedules
+    for number, part in enumerate(parts):
+        found["_schedulers"][number] = _schedule_state(part, found["_schedulers"][number], another)
+    return found
+
+
 def _alike(saved: Any, fresh: Any) -> Any:
     """Return saved values in the types of fresh ones: a checkpoint keeps any mapping as a ``dict``."""
     if isinstance(fresh, list) and isinstance(saved, list) and len(saved) == len(fresh):
         return [_alike(*pair) for pair in zip(saved, fresh, strict=True)]
+    if isinstance(fresh, tuple) and isinstance(saved, list):
+        return tuple(saved)
     if not isinstance(fresh, dict) or not isinstance(saved, dict):
         return saved
     made = copy.copy(fresh)

@@ -75,9 +75,13 @@ def test_an_estimate_shows_its_rows_and_how_far_to_trust_it(small):
             "of_rows": packed([-69.0, -71.0]),
         }
         row["figures"]["active_units"] = {"mean": 7.0 + row["seed"]}
+        for name in ("test_gap", "training_gap"):
+            row["figures"][name] = {"mean": 1.0, "standard_error": 0.1, "of_rows": packed([1.0, 1.0])}
     text = markdown(small, own)
     heading = next(line for line in text.splitlines() if "best epoch" in line)
-    assert "| log likelihood (first 2 rows) | bound of these 2 | log likelihood: k too large |" in heading
+    bound = "bound of the first 2 test rows"
+    assert f"| log likelihood (first 2 rows) | {bound} | log likelihood: k too large |" in heading
+    assert heading.count(bound) == 1
     line = next(line for line in text.splitlines() if line.startswith("| VAE | 0 % | 2, 2 |"))
     assert "| \N{MINUS SIGN}70.00 | \N{MINUS SIGN}81.00 | 10 % | 7.5 |" in line
 

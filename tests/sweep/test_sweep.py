@@ -215,6 +215,25 @@ def test_a_trial_that_falls_behind_ends_early(tmp_path, monkeypatch):
         assert len(each.intermediate_values) < 3
 
 
+def test_a_trial_that_is_stopped_when_it_falls_behind_is_no_finished_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(optuna.Trial, "should_prune", lambda self: True)
+    real = trial.Pruning.checkpoint
+
+    def stopping(pruning, run):
+        if pruning.behind:  # the checkpoint is saved, and the study does not know yet
+            raise Interrupted
+        real(pruning, run)
+
+    monkeypatch.setattr(trial.Pruning, "checkpoint", stopping)
+    with pytest.raises(Interrupted):
+        swept(tmp_path / "s", trials=1)
+    assert [each.state for each in study_of(tmp_path / "s").trials] == [TrialState.RUNNING]
+    monkeypatch.setattr(trial.Pruning, "checkpoint", real)
+    swept(tmp_path / "s", trials=1)
+    assert [each.state for each in study_of(tmp_path / "s").trials] == [TrialState.PRUNED]
+    assert not with_test_results(tmp_path / "s")
+
+
 def test_the_objective_may_be_importance_weighted(tmp_path, capsys):
     options = replace(TINY, importance_samples=50)
     asked = replace(request(tmp_path / "s", options), quiet=False)
@@ -289,6 +308,10 @@ def test_an_error_of_a_trial_that_has_begun_ends_the_sweep(begun, tmp_path, monk
     ):
         swept(tmp_path / "s", trials=9)
     assert len(study_of(tmp_path / "s").trials) == (1 if begun else 5)
+    if begun:  # the same command continues the trial
+        monkeypatch.undo()
+        swept(tmp_path / "s", trials=1)
+        assert [each.state for each in study_of(tmp_path / "s").trials] == [TrialState.COMPLETE]
 
 
 def test_bad_input_is_one_line_and_exit_2(tmp_path, monkeypatch, capsys):

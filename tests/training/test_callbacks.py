@@ -344,6 +344,8 @@ def test_a_state_is_made_with_a_random_stream_of_its_own_and_named_in_errors(tmp
         (np.float32(0.5), 0.5),
         (np.array([1, 2])[::-1], np.array([2, 1])),
         (np.array(["x"]), "an array of <U1"),
+        (np.longdouble(1), "a longdouble"),
+        (np.datetime64("2020-01-01"), "a datetime64"),
         (torch.ones(2).to_sparse(), "a sparse tensor"),
     ],
 )
@@ -412,3 +414,36 @@ def test_many_go_on_with_more_patience_if_all_stopped_together(tmp_path):
     assert [len(each.history.epochs) for each in again] == [6, 6]
     whole = many([bounds, bounds], **long)
     assert again[0].history.train_bound == whole[0].history.train_bound
+
+
+def test_an_epoch_that_was_saved_after_a_request_to_stop_is_finished(tmp_path):
+    class Stopping(dv.Callback):
+        def step(self, run):
+            if run.step == 7:
+                run.stop()
+
+    with pytest.raises(Stopped):
+        run(trainer(checkpoint=tmp_path / "c", callbacks=[Stopping()]), stop_at=8)
+    resumed = run(trainer(checkpoint=tmp_path / "c", callbacks=[Stopping()], resume=True))
+    assert_same(outcome(resumed), outcome(run(trainer(callbacks=[Stopping()]))))
+    assert resumed.history.epochs == [1, 2]
+
+
+class AtCheckpoint(dv.Callback):
+    def checkpoint(self, run):
+        if run.epoch == 2:
+            run.stop()
+
+
+def test_a_request_after_saving_is_saved(tmp_path):
+    options = {"checkpoint": tmp_path / "c", "checkpoint_every": 1, "callbacks": [AtCheckpoint()]}
+    assert run(trainer(**options)).history.epochs == [1, 2]
+    assert run(trainer(resume=True, **options)).history.epochs == [1, 2]
+
+
+def test_a_request_after_saving_is_saved_for_many(tmp_path):
+    options = {"checkpoint": tmp_path / "c", "checkpoint_every": 1, "callbacks": [AtCheckpoint()]}
+    rising = [float(n) for n in range(4)]
+    stopped = many([rising, rising], **options)
+    again = many([rising, rising], resume=True, **options)
+    assert [len(each.history.epochs) for each in (*stopped, *again)] == [2] * 4

@@ -45,7 +45,7 @@ def test_callables_are_accepted_and_distinguished():
 
     assert learning_rate_schedule(halving) is halving
     assert "halving" in describe(halving)
-    assert describe(Staircase(4)) == "Staircase(steps=4)"
+    assert describe(Staircase(4)) == {"kind": "pyro_dvae.training.learning_rates.Staircase", "steps": 4}
     assert describe(Stages(((0, 1.0), (50, 0.5)))) != describe(Stages(((0, 1.0), (40, 0.5))))
 
 

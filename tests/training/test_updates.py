@@ -585,7 +585,7 @@ def test_a_rate_function_by_name_resumes_and_another_does_not(tmp_path):
         tmp_path, lambda: {"schedule": partial(lr_scheduler.LambdaLR, lr_lambda=[half])}, stop_at=7
     )
     other = partial(lr_scheduler.LambdaLR, lr_lambda=[third])
-    with pytest.raises(dv.CheckpointError, match=r"schedule was .*half.*, is now .*third"):
+    with pytest.raises(dv.CheckpointError, match=r"schedule.arguments was .*half.*, is now .*third"):
         trainer(checkpoint=tmp_path / "run.safetensors", resume=True, schedule=other)
 
 
@@ -604,7 +604,25 @@ def test_a_schedule_of_another_length_is_refused_on_resume(tmp_path):
     run(trainer(checkpoint=tmp_path / "c", epochs=2, schedule=cosine(2)))
     with pytest.raises(dv.CheckpointError, match="schedule: T_max was 2, is now 4"):
         trainer(checkpoint=tmp_path / "c", epochs=4, resume=True, schedule=cosine(4))
-    run(trainer(checkpoint=tmp_path / "c", epochs=4, resume=True, schedule=cosine(2)))
+    free = {"resume": True, "may_change": ("epochs", "schedule")}
+    longer = run(trainer(checkpoint=tmp_path / "c", epochs=4, schedule=cosine(4), **free))
+    assert longer._run.update._schedule.T_max == 4
+    run(trainer(checkpoint=tmp_path / "c", epochs=4, schedule=cosine(4), **free))
+
+
+def test_milestones_are_compared_also_within_a_schedule_of_schedules(tmp_path):
+    def schedule(*milestones):
+        def make(optimizer):
+            parts = [lr_scheduler.ConstantLR(optimizer, 0.1, 1)]
+            parts.append(lr_scheduler.MultiStepLR(optimizer, milestones))
+            return lr_scheduler.SequentialLR(optimizer, parts, [1])
+
+        return make
+
+    run(trainer(checkpoint=tmp_path / "c", epochs=2, schedule=schedule(1, 2)))
+    with pytest.raises(dv.CheckpointError, match=r"schedule: milestones was .*, is now"):
+        trainer(checkpoint=tmp_path / "c", epochs=4, resume=True, schedule=schedule(1, 3))
+    run(trainer(checkpoint=tmp_path / "c", epochs=4, resume=True, schedule=schedule(1, 2)))
 
 
 @pytest.mark.parametrize(
@@ -623,12 +641,65 @@ def test_another_loss_or_transform_on_resume_is_refused(tmp_path, options, messa
     trainer(checkpoint=tmp_path / "c", resume=True, may_change=("epochs", "loss", "transform"), **options)
 
 
+class Tempered(dv.TraceDenoising_ELBO):
+    """A user's bound: its argument follows the epoch, and it has an attribute called schedule."""
+
+    def __init__(self, level=0.0, rates=(1, 2), schedule=lambda epoch: epoch / 10, **kwargs):
+        self.level, self.rates, self.schedule = level, rates, schedule
+        super().__init__(**kwargs)
+
+    def set_epoch(self, epoch):
+        self.level = self.schedule(epoch)
+
+
+def test_a_users_bound_with_a_schedule_resumes_also_as_the_same_object(tmp_path):
+    loss = Tempered()
+    run(trainer(checkpoint=tmp_path / "c", epochs=2, loss=loss))
+    assert loss.level == 0.1
+    run(trainer(checkpoint=tmp_path / "c", resume=True, loss=loss))
+    with pytest.raises(dv.CheckpointError, match=r"loss.rates was \[1, 2\], is now \[3, 4\]"):
+        trainer(checkpoint=tmp_path / "c", resume=True, loss=Tempered(rates=(3, 4)))
+
+
+class Shift:
+    def __call__(self, x, by=None):
+        return x + 1
+
+
+def test_functions_and_objects_are_compared_without_their_addresses(tmp_path):
+    def options():
+        return {
+            "transform": partial(Shift(), by=object()),
+            "schedule": partial(lr_scheduler.StepLR, step_size=1),
+        }
+
+    run(trainer(checkpoint=tmp_path / "c", epochs=1, **options()))
+    run(trainer(checkpoint=tmp_path / "c", resume=True, **options()))
+
+
+def test_many_resume_from_a_checkpoint_that_does_not_name_the_loss(tmp_path, monkeypatch):
+    from pyro_dvae.training.settings import Settings
+
+    described, once = Settings.described, {"batch_size": len(X), "checkpoint": tmp_path / "c"}
+    with monkeypatch.context() as patch:
+
+        def earlier(self, rate):
+            found = described(self, rate)
+            return {name: found[name] for name in found if name not in ("loss", "transform")}
+
+        patch.setattr(Settings, "described", earlier)
+        together(epochs=1, **once)
+    together(epochs=2, resume=True, **once)
+    with pytest.raises(dv.CheckpointError, match=r"loss.num_particles was 1, is now 2"):
+        together(epochs=3, resume=True, **(once | {"loss": dv.TraceDenoising_ELBO(num_particles=2)}))
+
+
 def test_a_number_of_a_bound_that_changes_by_epoch_is_compared_as_its_schedule(tmp_path):
     def bound(end):
         return dv.TraceSemiImplicit_ELBO(num_mixture=dv.LinearSchedule(1, end, 4))
 
     loss = bound(5)
     run(trainer(checkpoint=tmp_path / "c", epochs=2, loss=loss))
-    with pytest.raises(dv.CheckpointError, match=r"loss.num_mixture was .*5.*, is now .*6"):
+    with pytest.raises(dv.CheckpointError, match=r"loss\._schedule\.\w+ was 5.*, is now 6"):
         trainer(checkpoint=tmp_path / "c", resume=True, loss=bound(6))
     run(trainer(checkpoint=tmp_path / "c", resume=True, loss=loss))

@@ -13,7 +13,7 @@ from pyro_dvae import plots
 from pyro_dvae.jobs.experiments.declaration import Case, Experiment
 from pyro_dvae.jobs.experiments.picture_frame import NAME, legend_below, written
 from pyro_dvae.jobs.experiments.results import Row
-from pyro_dvae.jobs.experiments.table import headings, number, of_case, stand_in, values
+from pyro_dvae.jobs.experiments.table import MINUS, headings, number, of_case, stand_in, values
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 FEW_POINTS = 4  # of a curve, which are marked
@@ -44,7 +44,7 @@ def lines(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path | N
         each.set_xlabel(experiment.table.corner)
         each.grid(axis="y", color="0.9", linewidth=0.8)
         each.set_axisbelow(True)
-        bars = ", ± standard deviation" if each.containers and _has_bars(each) else ""
+        bars = ", ± standard deviation" if _has_bars(each) else ""
         if published or bars:
             each.set_title(f"{title}{bars}", fontsize=plots.FONT_SIZE + 1)
     axes[0].set_ylabel(textwrap.fill(experiment.table.quantity, 36))
@@ -101,8 +101,7 @@ def curves(
             axes.set_xlabel("epoch")
             axes.set_title(headings(experiment, rows).get(place, place), fontsize=plots.FONT_SIZE + 1)
             axes.grid(color="0.9", linewidth=0.8)
-        minus = number(sign, 0)[:-1]
-        panels[0].set_ylabel(f"{minus}bound of the validation data, nats")
+        panels[0].set_ylabel(f"{MINUS if sign < 0 else ''}bound of the validation data, nats")
         labels = [name for name in names[line] if name in drawn]
         legend_below(figure, ([drawn[name] for name in labels], labels), most=4)
         return written(figure, experiment, rows, folder)
@@ -116,6 +115,9 @@ def _over_seeds(own: Sequence[Any], sign: int) -> tuple[Any, Any, Any]:
 
     curves_of = [dict(zip(each["epoch"], each["validation"], strict=True)) for each in own]
     epochs = sorted(set.intersection(*(set(each) for each in curves_of)))
+    if not epochs:  # each run validated other epochs
+        own, curves_of = own[:1], curves_of[:1]
+        epochs = sorted(curves_of[0])
     bounds = sign * np.array([[each[epoch] for epoch in epochs] for each in curves_of])
     spread = bounds.std(axis=0, ddof=1) if len(own) > 1 else np.zeros(len(epochs))
     return epochs, bounds.mean(axis=0), spread

@@ -18,7 +18,10 @@ from pyro_dvae.jobs.experiments.declaration import Planned
 Row = dict[str, Any]
 Keep = Callable[[Row], None]
 RESULTS = "results.jsonl"
-_NEEDED = {"key", "row", "column", "options", "data", "measures", "figures", "epochs", "seconds"}
+_NEEDED = {
+    *("key", "row", "column", "seed", "options", "data", "measures", "figures", "curve"),
+    *("epochs", "best_epoch", "seconds", "threads", "device", "versions"),
+}
 
 
 def read(folder: Path) -> list[Row]:

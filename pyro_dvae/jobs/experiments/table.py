@@ -106,14 +106,15 @@ def all_figures(experiment: Experiment, rows: Sequence[Row]) -> str:
 
 def _columns(rows: Sequence[Row]) -> Iterator[tuple[str, Callable[[Sequence[Row]], str]]]:
     """Yield the heading of each column, and the function from the rows of a case to its cell."""
+    shown = set()
     for name in dict.fromkeys(name for row in rows for name in row["figures"]):
         words, having = name.replace("_", " "), [row for row in rows if name in row["figures"]]
         count, whole = (count_of_rows(having[0]["figures"][each]) for each in (name, "bound"))
-        if count is None or whole is None or count == whole:
-            yield words, partial(_mean_of, name=name)
-        else:
-            yield f"{words} (first {count:,} rows)", partial(_mean_of, name=name)
-            yield f"bound of these {count:,}", partial(_bound_of_first, count=count)
+        some = count is not None and whole is not None and count < whole
+        yield f"{words} (first {count:,} rows)" if some else words, partial(_mean_of, name=name)
+        if some and count not in shown and not name.startswith("training"):
+            shown.add(count)
+            yield f"bound of the first {count:,} test rows", partial(_bound_of_first, count=count or 0)
         if any("share_unreliable" in row["figures"][name] for row in having):
             yield f"{words}: k too large", partial(_share_of, name=name)
     if any("cpu_of_epoch" in row["seconds"] for row in rows):
@@ -137,8 +138,9 @@ def _mean_of(own: Sequence[Row], name: str) -> str:
 
 def _bound_of_first(own: Sequence[Row], count: int) -> str:
     """Return the mean bound of the first rows of the data."""
-    found = [row["figures"]["bound"].get("of_rows") for row in own]
-    return number(statistics.fmean(unpacked(each)[:count].mean() for each in found if each), 2)
+    kept = [row["figures"]["bound"]["of_rows"] for row in own if "of_rows" in row["figures"]["bound"]]
+    means = [float(unpacked(each)[:count].mean()) for each in kept]
+    return number(statistics.fmean(means), 2) if means else NONE
 
 
 def _share_of(own: Sequence[Row], name: str) -> str:

@@ -5,7 +5,7 @@ If the process of a trial ends, the next free process continues it from its chec
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -79,7 +79,8 @@ class Sweep:
         """Return whether the first trials were all refused, so that the others would be."""
         trials, number = study.get_trials(deepcopy=False), min(_REFUSED_AT_MOST, self.trials)
         refused = sum(REFUSED in each.user_attrs for each in trials[:number])
-        return refused == number and not _begun(trials)
+        running = any(each.state == TrialState.RUNNING for each in trials)
+        return refused == number and not running and not _begun(trials)
 
 
 def _begun(trials: Sequence[FrozenTrial]) -> bool:
@@ -129,11 +130,10 @@ def perform(slot: TrialSlot, progress: Progress, *, sweep: Sweep) -> str:
         except OccupiedError:
             raise
         except InputError as error:
-            begun = _BEGUN in trial.user_attrs
+            if _BEGUN in trial.user_attrs:  # such as a full disk; the same command continues it
+                raise InputError(f"{name}: {error}") from None
             trial.set_user_attr(REFUSED, str(error))
             study.tell(trial, state=TrialState.FAIL)
-            if begun:
-                raise InputError(f"{name}: {error}") from None
             if sweep.all_refused(study):
                 raise InputError(f"all trials are refused; the last, {name}: {error}") from None
             return f"{name}: refused: {error}"
@@ -223,6 +223,12 @@ class Pruning(Callback):
         if run.epoch > run.epochs // 5 and self._trial.should_prune():
             self.behind = True
             run.stop("it is behind the other trials")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"behind": self.behind}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.behind = state["behind"]
 
 
 def _trained(sweep: Sweep, trial: optuna.Trial, options: Options, progress: Progress) -> float | None:
