@@ -13,7 +13,7 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -185,10 +185,21 @@ def read_text(argument: str, path: Path) -> str:
         raise InputError(f"{argument}: {path} cannot be read: {reason}") from None
 
 
-def parsed(argument: str, text: str, schema: Any, where: str) -> Any:
-    """Return the content of JSON ``text``; an error names its place ``where``."""
+def parsed(
+    argument: str,
+    text: str,
+    schema: Any,
+    where: str,
+    record: Callable[[list[tuple[str, Any]]], Any] | None = None,
+) -> Any:
+    """Return the content of JSON ``text``; an error names its place ``where``.
+
+    :param record: makes a record from its names and values; by default a dictionary.
+    """
     try:
-        content = json.loads(text)
+        content = json.loads(text, object_pairs_hook=record)
+    except InputError:
+        raise
     except RecursionError:
         raise InputError(f"{argument}: {where} cannot be read: it is nested too deeply") from None
     except ValueError as error:  # also for integers of thousands of digits

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -115,6 +115,16 @@ def step_options(group: Mapping[str, Any]) -> tuple[float, ...]:
     return (float(group["lr"]), *group["betas"], group["weight_decay"])
 
 
+def _sizes(options: Iterable[Any], time: Any) -> tuple[Any, ...]:
+    """Return rate, rate / (1 − β₁ᵗ), 1 / √(1 − β₂ᵗ), 1 − β₁, β₂, 1 − β₂ and decay.
+
+    ``options`` are those of :func:`step_options`, and ``time`` is t, as numbers or tensors.
+    """
+    rate, first, second, decay = options
+    corrected, root = rate / (1 - first**time), (1 - second**time) ** -0.5
+    return rate, corrected, root, 1 - first, second, 1 - second, decay
+
+
 class StepSizes:
     """Computes what a step needs besides the gradients, from rates, betas and the numbers of steps.
 
@@ -128,18 +138,13 @@ class StepSizes:
         self._counts, self._type = list(counts), dtype
 
     def __call__(self, options: Tensor) -> Tensor:
-        """Return rate, rate / (1 − β₁ᵗ), 1 / √(1 − β₂ᵗ), 1 − β₁, β₂, 1 − β₂ and decay for the next step t.
-
-        Computed in double precision, as by torch's optimizers.
+        """Return the sizes of the next step, computed in double precision, as by torch's optimizers.
 
         :param options: :func:`step_options` in double precision, [..., slots, 4].
         :returns: [..., slots, 7].
         """
-        rate, first, second, decay = options.unbind(-1)
         time = torch.stack(self._counts, dim=-1).double() + 1
-        corrected, root = rate / (1 - first**time), (1 - second**time).rsqrt()
-        sizes = (rate, corrected, root, 1 - first, second, 1 - second, decay)
-        return torch.stack(sizes, dim=-1).to(self._type)
+        return torch.stack(_sizes(options.unbind(-1), time), dim=-1).to(self._type)
 
     def replace(self, place: int, given: list[Tensor]) -> list[Tensor]:
         """Return the arguments with the options at ``place`` replaced by step sizes; count the step."""
@@ -173,9 +178,7 @@ class HostStepSizes:
         options = {step_options(group) for group in self._groups}
         times = [count.item() for count in self._counts]
         if len(options) == 1 and len(set(times)) == 1:
-            (rate, first, second, decay), time = options.pop(), times[0] + 1
-            corrected, root = rate / (1 - first**time), (1 - second**time) ** -0.5
-            self._as_array[:] = (rate, corrected, root, 1 - first, second, 1 - second, decay)
+            self._as_array[:] = _sizes(options.pop(), times[0] + 1)
             return self._rows
         return self._rows.copy_(self._general(torch.tensor(_options_of(self._slots), dtype=torch.float64)))
 

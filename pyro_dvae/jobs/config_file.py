@@ -10,6 +10,7 @@ import difflib
 import json
 import sys
 import typing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,7 @@ def read(file: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise InputError(f"config: there is no file {path}") from None
     if text.lstrip().startswith("{"):
-        parsed("config", text, dict, str(path))
-        content = json.loads(text, object_pairs_hook=lambda pairs: _once(path, pairs))
+        content = parsed("config", text, dict, str(path), partial(_once, path))
     else:
         try:
             content = tomllib.loads(text)

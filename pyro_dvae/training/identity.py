@@ -46,9 +46,9 @@ def described(value: Any) -> Any:
 
 def described_bound(bound: ELBO) -> dict[str, Any]:
     """Return the class of a bound, and its arguments that affect its value, as at the first epoch."""
-    if callable(set_epoch := getattr(copy.copy(bound), "set_epoch", None)):
+    bound = copy.copy(bound)
+    if callable(set_epoch := getattr(bound, "set_epoch", None)):
         set_epoch(0)
-        bound = set_epoch.__self__ if inspect.ismethod(set_epoch) else bound
     kind, own = type(bound), vars(bound)
     constructors = (vars(each).get("__init__") for each in kind.__mro__)
     names = {name for each in constructors if each for name in inspect.signature(each).parameters}

@@ -158,13 +158,13 @@ class ManyRunCallbacks:
 
     def at(self, hook: str) -> None:
         """Call a hook; requests to stop take effect at the start and at the end of an epoch."""
-        state = self._state
-        if not any(calls.has(hook) for calls in self._calls) and hook not in ("start", "epoch"):
+        if not self._settings.callbacks:
             return
-        if hook == "step":  # at other times the models are up to date
+        state, called = self._state, self._calls[0].has(hook)  # all models have the same callbacks
+        if called and hook == "step":  # at other times the models are up to date
             state.to_models()
         for number, (calls, member) in enumerate(zip(self._calls, state.members, strict=True)):
-            if not self._settings.callbacks or (state.stopped[number] and hook != "end"):
+            if state.stopped[number] and hook != "end":
                 continue
             with member.with_store():
                 calls.at(hook)
@@ -173,7 +173,7 @@ class ManyRunCallbacks:
                 self._settings.progress.note(
                     f"model {number} stopped after epoch {state.finished}: {calls.run.reason}"
                 )
-        if hook in ("start", "step", "epoch") and any(calls.has(hook) for calls in self._calls):
+        if called and hook in ("start", "step", "epoch"):
             state.take_leaves()
 
     def stopping(self, number: int) -> bool:
@@ -185,7 +185,7 @@ class ManyRunCallbacks:
 
         :param losses: [E].
         """
-        watched = any(calls.has("step") for calls in self._calls)
+        watched = self._calls[0].has("step")
         for number, calls in enumerate(self._calls):
             if not self._state.stopped[number]:
                 loss = self._state.members[number].loss

@@ -64,6 +64,11 @@ class TrainedPair:
         """The test data in the form of the model's input, [N, D]."""
         return self.data.visit(self.data.test)
 
+    @cached_property
+    def training_rows(self) -> Tensor:
+        """The first 10,000 training rows in the form of the model's input."""
+        return self.data.visit(self.data.train[:TRAINING_DATA])
+
     def seed(self, purpose: str) -> int:
         """Return the seed of a measure's draws."""
         return derived_seed(self.options.seed, "measure", purpose)
@@ -93,7 +98,7 @@ def bound(trained: TrainedPair) -> Figures:
 
 def training(trained: TrainedPair) -> Figures:
     """Measure the trained bound on (the first 10,000) training rows, which shows over-fitting."""
-    rows = trained.data.visit(trained.data.train[:TRAINING_DATA])
+    rows = trained.training_rows
     return {"training_bound": trained.bound_of(rows, _clean_bound(trained, rows), "training")}
 
 
@@ -214,7 +219,7 @@ def reconstruction(trained: TrainedPair) -> Figures:
 
 def training_error(trained: TrainedPair) -> Figures:
     """Measure the squared error of (the first 10,000) training rows, decoded from the mean code."""
-    rows = trained.data.visit(trained.data.train[:TRAINING_DATA])
+    rows = trained.training_rows
     found = reconstruction_error(
         trained.model, trained.guide, rows, num_samples=1, seed=trained.seed("codes")
     )

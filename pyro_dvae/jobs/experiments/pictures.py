@@ -74,6 +74,7 @@ def curves(
 
         names, sign = {"row": experiment.rows, "column": experiment.columns}, experiment.table.sign
         places = [name for name in names[panel] if any(row[panel] == name for row in rows)]
+        titles = headings(experiment, rows)
         figure = plots.new_figure(max(7.0, 4.2 * len(places)), 4.6, layout="constrained")
         panels = figure.subplots(1, len(places), squeeze=False)[0]
         drawn: dict[str, Any] = {}
@@ -99,7 +100,7 @@ def curves(
                 axes.xaxis.set_major_formatter(ScalarFormatter())
                 axes.xaxis.set_minor_formatter(NullFormatter())
             axes.set_xlabel("epoch")
-            axes.set_title(headings(experiment, rows).get(place, place), fontsize=plots.FONT_SIZE + 1)
+            axes.set_title(titles.get(place, place), fontsize=plots.FONT_SIZE + 1)
             axes.grid(color="0.9", linewidth=0.8)
         panels[0].set_ylabel(f"{MINUS if sign < 0 else ''}bound of the validation data, nats")
         labels = [name for name in names[line] if name in drawn]
@@ -138,6 +139,7 @@ def heat_map(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path 
     size = (1.5 + len(maps) * (1.0 + 0.85 * len(columns)), 2.2 + 0.5 * len(labels))
     figure = plots.new_figure(*size, layout="constrained")
     places = figure.subplots(1, len(maps), sharey=True, squeeze=False)[0]
+    titles = headings(experiment, rows)
     for axes, title, means in zip(places, shown, maps, strict=True):
         extremes = {"vmin": min(found), "vmax": max(found)}
         image = axes.imshow(means, cmap="viridis", aspect="auto", origin="lower", **extremes)
@@ -147,7 +149,7 @@ def heat_map(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path 
                     style = {"color": "white" if value < middle else "black", "fontsize": plots.FONT_SIZE - 1}
                     text = number(value, experiment.table.digits)
                     axes.text(x, y, text, ha="center", va="center", **style)
-        axes.set_xticks(range(len(columns)), labels=[headings(experiment, rows)[name] for name in columns])
+        axes.set_xticks(range(len(columns)), labels=[titles[name] for name in columns])
         axes.set_yticks(range(len(labels)), labels=labels)
         axes.set_xlabel(experiment.table.corner)
         if len(maps) > 1:
@@ -189,13 +191,13 @@ def panels(
         down = math.ceil(len(found) / across)
         figure = plots.new_figure(width * across, (height + 0.3) * down + 0.4, layout="constrained")
         places = figure.subplots(down, across, squeeze=False).flatten()
+        titles = headings(experiment, rows)
         for axes in places:
             axes.set_axis_off()
         for axes, (case, image) in zip(places, found, strict=False):
             axes.imshow(image, cmap="gray")
             number_of = f"{experiment.table.corner} " if case.column.isdigit() else ""
-            column = headings(experiment, rows)[case.column]
-            axes.set_title(f"{case.row}, {number_of}{column}", fontsize=plots.FONT_SIZE + 1)
+            axes.set_title(f"{case.row}, {number_of}{titles[case.column]}", fontsize=plots.FONT_SIZE + 1)
         return written(figure, experiment, rows, folder, name, heading)
 
     return draw
@@ -205,7 +207,7 @@ def gaps(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path | No
     """Draw the gaps of inference as stacked bars, test and training rows, a panel for each column."""
     columns = [name for name in experiment.columns if any(row["column"] == name for row in rows)]
     methods = [label for label in experiment.rows if any(row["row"] == label for row in rows)]
-    width, labels = 3.0 + 3.2 * len(columns), [""]
+    width, labels, titles = 3.0 + 3.2 * len(columns), [""], headings(experiment, rows)
     figure = plots.new_figure(width, 1.8 + 0.45 * len(methods), layout="constrained")
     for axes, column in zip(figure.subplots(1, len(columns), squeeze=False)[0], columns, strict=True):
         found = {
@@ -215,7 +217,7 @@ def gaps(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path | No
             for part in ("test", "training")
         }
         plots.inference_gaps(found, ax=axes)
-        axes.set_title(headings(experiment, rows)[column], fontsize=plots.FONT_SIZE + 1)
+        axes.set_title(titles[column], fontsize=plots.FONT_SIZE + 1)
         axes.set_xlabel("nats per row, ± standard error")
         axes.get_legend().remove()
         axes.set_yticklabels([] if labels == [*found] else found)  # only once if they are equal

@@ -57,7 +57,7 @@ def main_table(experiment: Experiment, rows: Sequence[Row]) -> str:
     table = experiment.table
     cells_of = experiment.cells
     comparable = stand_in(experiment, rows) is None
-    lines = _header([table.corner, "", *headings(experiment, rows).values()])
+    lines = header([table.corner, "", *headings(experiment, rows).values()])
     for label in experiment.rows:
         of_row = [cells_of.get((label, column)) for column in experiment.columns]
         own = [of_case(case, rows) for case in of_row]
@@ -70,18 +70,18 @@ def main_table(experiment: Experiment, rows: Sequence[Row]) -> str:
             for found, each, case in zip(ours, own, of_row, strict=True)
         ]
         if not any(published):
-            lines.append(_line([label, "ours", *cells]))
+            lines.append(line([label, "ours", *cells]))
             continue
-        lines.append(_line([label, "published", *(_published(each, table.digits) for each in published)]))
-        lines.append(_line(["", "ours", *cells]))
+        lines.append(line([label, "published", *(_published(each, table.digits) for each in published)]))
+        lines.append(line(["", "ours", *cells]))
         differences = [
             _difference(each, source, table.digits) for each, source in zip(ours, published, strict=True)
         ]
-        lines.append(_line(["", "difference", *differences]))
-    spread = any("\N{PLUS-MINUS SIGN}" in line for line in lines if "| ours |" in line)
-    against = "; difference: ours minus published" if any("| difference |" in line for line in lines) else ""
+        lines.append(line(["", "difference", *differences]))
+    spread = any("\N{PLUS-MINUS SIGN}" in each for each in lines if "| ours |" in each)
+    against = "; difference: ours minus published" if any("| difference |" in each for each in lines) else ""
     caption = f"{table.quantity}; {_of_seeds(rows, spread)}{against}."
-    marked = [f"{FEWER.strip()} Fewer epochs than declared."] if any(FEWER in line for line in lines) else []
+    marked = [f"{FEWER.strip()} Fewer epochs than declared."] if any(FEWER in each for each in lines) else []
     return "\n".join([caption, "", *lines, "", " ".join([*marked, _spent(rows)])])
 
 
@@ -97,10 +97,10 @@ def all_figures(experiment: Experiment, rows: Sequence[Row]) -> str:
     """Return a line for each case with every measured value."""
     columns = [("best epoch", _best_epochs), *_columns(rows)]
     lines = ["All values, means over the seeds (bounds and log p(x) in nats, higher is better):", ""]
-    lines += _header(["", "", *(heading for heading, _ in columns)])
+    lines += header(["", "", *(heading for heading, _ in columns)])
     for case in experiment.cases:
         if own := of_case(case, rows):
-            lines.append(_line([case.row, case.column, *(cell(own) for _, cell in columns)]))
+            lines.append(line([case.row, case.column, *(cell(own) for _, cell in columns)]))
     return "\n".join(lines)
 
 
@@ -247,9 +247,11 @@ def _data(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _header(cells: Sequence[str]) -> list[str]:
-    return [_line(cells), "|" + "---|" * len(cells)]
+def header(cells: Sequence[str]) -> list[str]:
+    """Return the first two lines of a Markdown table."""
+    return [line(cells), "|" + "---|" * len(cells)]
 
 
-def _line(cells: Iterable[str]) -> str:
+def line(cells: Iterable[str]) -> str:
+    """Return a line of a Markdown table."""
     return "| " + " | ".join(cells) + " |"

@@ -18,7 +18,16 @@ from scipy.special import stdtrit
 from pyro_dvae.jobs.experiments.catalogue import span
 from pyro_dvae.jobs.experiments.declaration import Claim, Experiment
 from pyro_dvae.jobs.experiments.results import Row, unpacked
-from pyro_dvae.jobs.experiments.table import MINUS, NONE, of_case, shares_unreliable, stand_in, values
+from pyro_dvae.jobs.experiments.table import (
+    MINUS,
+    NONE,
+    header,
+    line,
+    of_case,
+    shares_unreliable,
+    stand_in,
+    values,
+)
 
 HELD, NOT_HELD, UNTOLD = "held", "did not hold", "cannot be told"
 _NORMAL = 1.96
@@ -89,7 +98,7 @@ def by_single_seeds(experiment: Experiment, rows: Sequence[Row]) -> list[tuple[V
 
 def verdict_table(found: Iterable[tuple[Verdict, int]]) -> str:
     """Return the verdicts, each with a number of decimal places, as a Markdown table with a note."""
-    lines = [_line(_HEAD), "|" + "---|" * len(_HEAD)]
+    lines = header(_HEAD)
     for each, digits in found:
         low, high = each.gain - each.half_width, each.gain + each.half_width
         ours = f"{_signed(each.gain, digits)} [{_signed(low, digits)}, {_signed(high, digits)}]"
@@ -97,8 +106,8 @@ def verdict_table(found: Iterable[tuple[Verdict, int]]) -> str:
         words = each.words + (" (one seed)" if each.seeds == 1 else "")
         words += _MARK if each.unreliable > _TRUSTED else ""
         count = f"{2 * each.seeds} \N{MULTIPLICATION SIGN} {each.epochs}"
-        lines.append(_line((each.claim.text, published, ours, words, count)))
-    if any(_MARK in line for line in lines):
+        lines.append(line((each.claim.text, published, ours, words, count)))
+    if any(_MARK in each for each in lines):
         lines += ["", f"{_MARK.strip()} {_UNTRUSTED}"]
     return "\n".join(lines)
 
@@ -140,7 +149,3 @@ def _error(ours: Row, other: Row) -> float:
 
 def _signed(value: float, digits: int) -> str:
     return f"{value:+.{digits}f}".replace("-", MINUS)
-
-
-def _line(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cells) + " |"

@@ -64,9 +64,9 @@ def sweep(
     with FileLock(made.folder / ".claim.lock"):
         _same_sweep(made)
         cut_incomplete_line(made.folder)
-    differing = changing_validation(made.options, made.space)
-    if pruning and differing is not None and not request.quiet:
-        to_stderr(f"no trial ends early, because their validation bounds are not comparable ({differing})")
+    if pruning and made.differing is not None and not request.quiet:
+        reason = f"their validation bounds are not comparable ({made.differing})"
+        to_stderr(f"no trial ends early, because {reason}")
     study = made.study()
     abandoned = len(study.get_trials(deepcopy=False, states=[TrialState.RUNNING]))
     slots = [TrialSlot(number) for number in range(1, 1 + max(0, made.left(study)) + abandoned)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +60,14 @@ class Sweep:
     objective: str = "validation"
     pruning: bool = True
 
+    @cached_property
+    def differing(self) -> str | None:
+        """The searched options by which trials differ in their validation bound, in words, or None."""
+        return changing_validation(self.options, self.space)
+
     def study(self) -> optuna.Study:
         """Open the study, which all processes share through one file."""
-        prunes = self.pruning and changing_validation(self.options, self.space) is None
+        prunes = self.pruning and self.differing is None
         pruner = optuna.pruners.MedianPruner(_PRUNED_FROM) if prunes else optuna.pruners.NopPruner()
         return open_study(self.folder, pruner)
 
