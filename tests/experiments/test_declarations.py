@@ -83,7 +83,16 @@ def test_claims_are_of_its_cells(declared):
     for claim in declared.claims:
         assert {claim.better, claim.worse} <= declared.cells.keys()
         assert claim.better != claim.worse
-    assert len({claim.text for claim in declared.claims}) == len(declared.claims)
+    assert len({claim.name for claim in declared.claims}) == len(declared.claims)
+
+
+@pytest.mark.parametrize("declared", experiments().values(), ids=lambda each: each.name)
+def test_settings_of_a_claim_are_compared_in_the_same_way(declared):
+    for claim in declared.claims:
+        same = [each for each in declared.claims if each.text == claim.text]
+        assert {(each.figure, each.lower, each.margin) for each in same} == {
+            (claim.figure, claim.lower, claim.margin)
+        }
 
 
 def test_published_figures_have_the_scale_of_their_table():

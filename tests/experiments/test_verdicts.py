@@ -7,10 +7,16 @@ import pytest
 from experiments_small import row_of
 
 from pyro_dvae.jobs.experiments import experiment, plan
-from pyro_dvae.jobs.experiments.declaration import Claim
+from pyro_dvae.jobs.experiments.declaration import Case, Claim
 from pyro_dvae.jobs.experiments.pages import single_seeds, unfinished
 from pyro_dvae.jobs.experiments.results import packed
-from pyro_dvae.jobs.experiments.verdicts import by_single_seeds, verdict_table, verdicts
+from pyro_dvae.jobs.experiments.verdicts import (
+    by_single_seeds,
+    over_settings,
+    table_over_settings,
+    verdict_table,
+    verdicts,
+)
 
 NOISE = Claim("5 % beats none", ("VAE", "5 %"), ("VAE", "0 %"))
 
@@ -111,6 +117,69 @@ def test_single_seeds_are_compared_with_all(small):
     assert "3 times; in 3 of these cases" in sentence
     del rows[0]["figures"]["bound"]["of_rows"]
     assert by_single_seeds(declared, rows) == []
+
+
+def of_two_settings(small, **by_cell):
+    """The claim in two settings (VAE, IWAE), and rows with the values of each cell by seed."""
+    declared = dataclasses.replace(
+        small,
+        cases=tuple(
+            Case(method, f"{noise} %", {"noise": noise / 100, "particles": count})
+            for method, count in (("VAE", 1), ("IWAE", 5))
+            for noise in (0, 5)
+        ),
+        claims=tuple(
+            dataclasses.replace(NOISE, better=(m, "5 %"), worse=(m, "0 %"), setting=m)
+            for m in ("VAE", "IWAE")
+        ),
+    )
+    rows = []
+    for each in plan(declared, seeds=3):
+        found = by_cell.get(each.case.row, {}).get(each.case.column, ())
+        if each.options.seed < len(found):
+            rows.append(row_of(each, found[each.options.seed]))
+    return declared, rows
+
+
+def test_a_claim_in_several_settings_is_judged_by_its_mean_in_each_seed(small):
+    declared, rows = of_two_settings(
+        small,
+        VAE={"0 %": (-91.0, -92.0, -93.0), "5 %": (-90.0, -93.0, -91.0)},  # gains 1, -1, 2
+        IWAE={"0 %": (-90.0, -90.0), "5 %": (-89.0, -85.0)},  # gains 1, 5; no third seed
+    )
+    ((verdict, alone),) = over_settings(declared, rows)
+    assert [each.seeds for each in alone] == [3, 2]
+    assert verdict.seeds == 2
+    assert verdict.gain == 1.5  # of 1 and 2, whose standard error is 0.5
+    assert verdict.half_width == pytest.approx(12.706204736 / 2, rel=1e-9)
+    text = table_over_settings([(declared, verdict, alone, 2)])
+    assert f"| [{declared.name}](reproduction/{declared.name}/table.md): 5 % beats none |" in text
+    assert "| cannot be told | 2 cannot be told | 8 \N{MULTIPLICATION SIGN} 3 |" in text
+
+
+def test_a_setting_without_runs_is_left_out_of_the_mean(small):
+    declared, rows = of_two_settings(small, VAE={"0 %": (-91.0,), "5 %": (-90.0,)}, IWAE={"0 %": (-90.0,)})
+    ((verdict, alone),) = over_settings(declared, rows)
+    assert (verdict.gain, len(alone)) == (1.0, 1)
+    assert "| \N{EN DASH} | 2 \N{MULTIPLICATION SIGN} 3 |" in table_over_settings(
+        [(declared, verdict, alone, 2)]
+    )
+
+
+def test_settings_with_the_same_rows_are_averaged_row_by_row(small):
+    declared, rows = of_two_settings(
+        small, VAE={"0 %": (-90.0,), "5 %": (-90.0,)}, IWAE={"0 %": (-90.0,), "5 %": (-90.0,)}
+    )
+    gains = {"VAE": [2.0, 1.0, 3.0], "IWAE": [0.0, 3.0, 3.0]}  # mean by row: 1, 2, 3
+    for row in rows:
+        of_rows = [-90.0 + (row["column"] == "5 %") * each for each in gains[row["row"]]]
+        row["figures"]["bound"] |= {"mean": sum(of_rows) / 3, "of_rows": packed(of_rows)}
+    ((verdict, _),) = over_settings(declared, rows)
+    assert verdict.gain == pytest.approx(2.0)
+    assert verdict.half_width == pytest.approx(1.96 / math.sqrt(3))
+    del rows[0]["figures"]["bound"]["of_rows"]
+    ((verdict, _),) = over_settings(declared, rows)
+    assert verdict.half_width == pytest.approx(1.96 * math.hypot(0.1, 0.1))
 
 
 def test_what_is_not_finished_is_counted():

@@ -58,12 +58,13 @@ class Case:
 class Claim:
     """A claim that one cell is better than another.
 
-    :param text: the claim in words.
+    :param text: the claim in words. Claims with the same text are one claim in several settings.
     :param better: row and column of the better cell.
     :param worse: row and column of the other cell.
     :param figure: name of the value to compare; by default the table's.
     :param lower: whether a lower value is better, as for an error.
     :param margin: loss up to which the claim holds ("as good as").
+    :param setting: where it is tested, such as a row of the table.
     """
 
     text: str
@@ -72,6 +73,12 @@ class Claim:
     figure: str | None = None
     lower: bool = False
     margin: float = 0.0
+    setting: str = ""
+
+    @property
+    def name(self) -> str:
+        """The setting and the claim in words."""
+        return f"{self.setting}: {self.text}" if self.setting else self.text
 
 
 @dataclass(frozen=True)
@@ -111,7 +118,7 @@ class Experiment:
     :param note: a note for readers of the table.
     :param claims: claims about its cells.
     :param of_source: whether its claims are the source's. The page of all verdicts has only those, of the
-        table's value; the experiment's own table has all.
+        table's value, with the mean over their settings; the experiment's own table has all.
     """
 
     name: str

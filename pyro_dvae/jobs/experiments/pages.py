@@ -26,6 +26,8 @@ from pyro_dvae.jobs.experiments.verdicts import (
     UNTOLD,
     Verdict,
     by_single_seeds,
+    over_settings,
+    table_over_settings,
     verdict_table,
     verdicts,
 )
@@ -47,16 +49,16 @@ def markdown(experiment: Experiment, rows: Sequence[Row]) -> str:
         main_table(experiment, rows),
         *([experiment.note] if experiment.note else []),
     ]
-    if found := _verdicts(experiment, rows):
-        parts.append(verdict_table(found))
+    if found := verdicts(experiment, rows):
+        parts.append(verdict_table((each, _digits(experiment)) for each in found))
     if any(len(row["figures"]) > 1 for row in rows):
         parts.append(all_figures(experiment, rows))
     return "\n\n".join(parts) + "\n"
 
 
-def _verdicts(experiment: Experiment, rows: Sequence[Row]) -> list[tuple[Verdict, int]]:
-    """Return the verdicts with their numbers of decimal places."""
-    return [(each, max(experiment.table.digits, 1)) for each in verdicts(experiment, rows)]
+def _digits(experiment: Experiment) -> int:
+    """Return the decimal places of its verdicts."""
+    return max(experiment.table.digits, 1)
 
 
 def committed(folder: Path) -> tuple[Experiment, list[Row]]:
@@ -83,12 +85,16 @@ def blocks(folder: Path) -> dict[str, str]:
     own = {name: each for name, each in found_in.items() if each[1]}
     tables = {name: main_table(*each) for name, each in own.items()}
     in_order = sorted(own.items(), key=lambda item: _place(item[0]))
-    of_sources = [pair for _, each in in_order if each[0].of_source for pair in _verdicts(*each)]
-    found = [(verdict, digits) for verdict, digits in of_sources if verdict.claim.figure is None]
+    found = [
+        (declared, *pair, _digits(declared))
+        for _, (declared, rows) in in_order
+        for pair in (over_settings(declared, rows) if declared.of_source else ())
+        if pair[0].claims[0].figure is None
+    ]
     rows = {name: each for name, (_, each) in own.items()}
     single = [pair for each in own.values() for pair in by_single_seeds(*each)]
     return tables | {
-        VERDICTS: verdict_table(found),
+        VERDICTS: table_over_settings(found),
         SINGLE_SEEDS: single_seeds(single),
         UNFINISHED: unfinished(rows),
     }

@@ -1,17 +1,19 @@
 """Verdicts on the claims of an experiment, from finished runs.
 
-A claim is a difference of two cells. With two or more seeds, its interval is the t-interval of the
-differences by seed. With one seed, it covers the variation over the test data alone, not that between seeds:
-1.96 standard errors of the differences by row, if the runs kept the values of the rows; otherwise as if the
-two cells used independent data, which is too wide for equal data.
+A claim is a difference of two cells, or its mean over several settings. With two or more seeds, its interval
+is the t-interval of the differences by seed. With one seed, it covers the variation over the test data alone,
+not that between seeds: 1.96 standard errors of the differences by row, if the runs kept the values of the
+rows; otherwise as if the two cells used independent data, which is too wide for equal data.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from scipy.special import stdtrit
 
@@ -37,23 +39,23 @@ _UNTRUSTED = (
     "In one of the runs, the estimate of log p(x) cannot be trusted for more than 5 % of the images "
     "(their Pareto k is too large)."
 )
-_HEAD = ("claim", "published", "ours [95 %]", "verdict", "runs \N{MULTIPLICATION SIGN} epochs")
+_FIGURES = ("published", "ours [95 %]", "verdict", "runs \N{MULTIPLICATION SIGN} epochs")
 
 
 @dataclass(frozen=True)
 class Verdict:
     """The verdict of the runs on a claim.
 
-    :param claim: the claim.
+    :param claims: the claim, or the same claim in several settings, of which this is about the mean.
     :param published: the difference of the published means; None if there are none.
     :param gain: our difference, in the direction of the claim.
     :param half_width: half-width of its 95 % interval.
-    :param seeds: number of common seeds of both cells.
+    :param seeds: number of seeds that all cells have in common.
     :param epochs: number of epochs of these runs, in words.
     :param unreliable: the largest share of rows in one of these runs whose estimate cannot be trusted.
     """
 
-    claim: Claim
+    claims: tuple[Claim, ...]
     published: float | None
     gain: float
     half_width: float
@@ -64,17 +66,31 @@ class Verdict:
     @property
     def words(self) -> str:
         """The verdict in words."""
-        if self.gain - self.half_width > -self.claim.margin:
+        margin = self.claims[0].margin
+        if self.gain - self.half_width > -margin:
             return HELD
-        return NOT_HELD if self.gain + self.half_width < -self.claim.margin else UNTOLD
+        return NOT_HELD if self.gain + self.half_width < -margin else UNTOLD
 
 
 def verdicts(experiment: Experiment, rows: Sequence[Row]) -> list[Verdict]:
-    """Return a verdict on each claim whose two cells share a seed; none on substitute data."""
-    if stand_in(experiment, rows) is not None:
-        return []
-    found = (_verdict(experiment, claim, rows) for claim in experiment.claims)
+    """Return a verdict on each claim in each setting with a common seed; none on substitute data."""
+    found = (_verdict(experiment, [claim], rows) for claim in _claims(experiment, rows))
     return [each for each in found if each is not None]
+
+
+def over_settings(experiment: Experiment, rows: Sequence[Row]) -> list[tuple[Verdict, list[Verdict]]]:
+    """Return a verdict on each claim's mean over its settings, each with the verdicts on the settings.
+
+    Settings without a finished pair of runs are left out.
+    """
+    by_text: dict[str, list[Verdict]] = {}
+    for each in verdicts(experiment, rows):
+        by_text.setdefault(each.claims[0].text, []).append(each)
+    found = []
+    for alone in by_text.values():
+        verdict = _verdict(experiment, [each.claims[0] for each in alone], rows)
+        found += [] if verdict is None else [(verdict, alone)]
+    return found
 
 
 def by_single_seeds(experiment: Experiment, rows: Sequence[Row]) -> list[tuple[Verdict, list[Verdict]]]:
@@ -83,68 +99,109 @@ def by_single_seeds(experiment: Experiment, rows: Sequence[Row]) -> list[tuple[V
     Claims whose runs did not keep the values of the test rows are left out.
     """
     found = []
-    for claim in experiment.claims if stand_in(experiment, rows) is None else ():
-        verdict = _verdict(experiment, claim, rows)
+    for claim in _claims(experiment, rows):
+        verdict = _verdict(experiment, [claim], rows)
         name = claim.figure or experiment.table.figure
         own = [row for case in (claim.better, claim.worse) for row in of_case(experiment.cells[case], rows)]
         kept = all("of_rows" in row["figures"].get(name, {}) for row in own)
         if verdict is None or verdict.seeds < 3 or not kept:
             continue
         seeds = sorted({row["seed"] for row in own})
-        singles = (_verdict(experiment, claim, [row for row in own if row["seed"] == seed]) for seed in seeds)
+        singles = (
+            _verdict(experiment, [claim], [row for row in own if row["seed"] == seed]) for seed in seeds
+        )
         found.append((verdict, [each for each in singles if each is not None]))
     return found
 
 
 def verdict_table(found: Iterable[tuple[Verdict, int]]) -> str:
     """Return the verdicts, each with a number of decimal places, as a Markdown table with a note."""
-    lines = header(_HEAD)
-    for each, digits in found:
-        low, high = each.gain - each.half_width, each.gain + each.half_width
-        ours = f"{_signed(each.gain, digits)} [{_signed(low, digits)}, {_signed(high, digits)}]"
-        published = NONE if each.published is None else _signed(each.published, digits)
-        words = each.words + (" (one seed)" if each.seeds == 1 else "")
-        words += _MARK if each.unreliable > _TRUSTED else ""
-        count = f"{2 * each.seeds} \N{MULTIPLICATION SIGN} {each.epochs}"
-        lines.append(line((each.claim.text, published, ours, words, count)))
-    if any(_MARK in each for each in lines):
-        lines += ["", f"{_MARK.strip()} {_UNTRUSTED}"]
-    return "\n".join(lines)
+    lines = header(["claim", *_FIGURES])
+    lines += [line((verdict.claims[0].name, *_cells(verdict, digits))) for verdict, digits in found]
+    return "\n".join([*lines, *_note(lines)])
 
 
-def _verdict(experiment: Experiment, claim: Claim, rows: Sequence[Row]) -> Verdict | None:
-    cases = [experiment.cells[claim.better], experiment.cells[claim.worse]]
-    name = claim.figure or experiment.table.figure
-    better, worse = (
-        {row["options"]["seed"]: row for row in of_case(case, rows) if values([row], name)} for case in cases
-    )
-    seeds = sorted(better.keys() & worse.keys())
+def table_over_settings(found: Iterable[tuple[Experiment, Verdict, Sequence[Verdict], int]]) -> str:
+    """Return verdicts over settings, with their decimal places, as a table with links to the experiments'."""
+    lines = header(["claim", *_FIGURES[:-1], "its settings alone", _FIGURES[-1]])
+    for experiment, verdict, alone, digits in found:
+        *figures, count = _cells(verdict, digits)
+        claim = f"[{experiment.name}](reproduction/{experiment.name}/table.md): {verdict.claims[0].text}"
+        counted = Counter(each.words for each in alone)
+        words = ", ".join(f"{counted[each]} {each}" for each in (HELD, NOT_HELD, UNTOLD) if counted[each])
+        lines.append(line((claim, *figures, words if len(alone) > 1 else NONE, count)))
+    return "\n".join([*lines, *_note(lines)])
+
+
+def _cells(verdict: Verdict, digits: int) -> tuple[str, ...]:
+    """Return the cells of a table's line under the headings ``_FIGURES``."""
+    low, high = verdict.gain - verdict.half_width, verdict.gain + verdict.half_width
+    ours = f"{_signed(verdict.gain, digits)} [{_signed(low, digits)}, {_signed(high, digits)}]"
+    published = NONE if verdict.published is None else _signed(verdict.published, digits)
+    words = verdict.words + (" (one seed)" if verdict.seeds == 1 else "")
+    words += _MARK if verdict.unreliable > _TRUSTED else ""
+    runs = 2 * len(verdict.claims) * verdict.seeds
+    return published, ours, words, f"{runs} \N{MULTIPLICATION SIGN} {verdict.epochs}"
+
+
+def _note(lines: Iterable[str]) -> list[str]:
+    """Return the lines that explain the mark, if it is in the table."""
+    return ["", f"{_MARK.strip()} {_UNTRUSTED}"] if any(_MARK in each for each in lines) else []
+
+
+def _claims(experiment: Experiment, rows: Sequence[Row]) -> tuple[Claim, ...]:
+    return experiment.claims if stand_in(experiment, rows) is None else ()
+
+
+def _verdict(experiment: Experiment, claims: Sequence[Claim], rows: Sequence[Row]) -> Verdict | None:
+    """Return the verdict on the mean over ``claims``; None if their cells have no seed in common."""
+    name = claims[0].figure or experiment.table.figure
+    cells = [experiment.cells[each] for claim in claims for each in (claim.better, claim.worse)]
+    by_seed = [
+        {row["options"]["seed"]: row for row in of_case(case, rows) if values([row], name)} for case in cells
+    ]
+    seeds = sorted(set.intersection(*map(set, by_seed)))
     if not seeds:
         return None
-    sign = -1 if claim.lower else 1
-    pairs = [(better[seed]["figures"][name], worse[seed]["figures"][name]) for seed in seeds]
-    gains = [sign * (ours["mean"] - other["mean"]) for ours, other in pairs]
+    sign = -1 if claims[0].lower else 1
+    # One list for each seed: the value of each cell, the better one before the worse one.
+    figures = [[each[seed]["figures"][name] for each in by_seed] for seed in seeds]
+    gains = [sign * _mean_gain([each["mean"] for each in of_seed]) for of_seed in figures]
     if len(gains) > 1:
         quantile = float(stdtrit(len(gains) - 1, 0.975))
         half_width = quantile * statistics.stdev(gains) / math.sqrt(len(gains))
     else:
-        half_width = _NORMAL * _error(*pairs[0])
-    used = [side[seed] for side in (better, worse) for seed in seeds]
-    source = [case.published for case in cases]
+        half_width = _NORMAL * _error(figures[0])
     published = None
-    if claim.figure is None and source[0] and source[1]:
-        published = sign * experiment.table.sign * (source[0].mean - source[1].mean)
+    sources = [case.published.mean for case in cells if case.published]
+    if claims[0].figure is None and len(sources) == len(cells):
+        published = sign * experiment.table.sign * _mean_gain(sources)
+    used = [each[seed] for each in by_seed for seed in seeds]
     epochs = span(row["epochs"] for row in used)
     unreliable = max(shares_unreliable(used, name), default=0.0)
-    return Verdict(claim, published, statistics.fmean(gains), half_width, len(seeds), epochs, unreliable)
+    return Verdict(
+        tuple(claims), published, statistics.fmean(gains), half_width, len(seeds), epochs, unreliable
+    )
 
 
-def _error(ours: Row, other: Row) -> float:
-    """Return the standard error of a difference over the test rows, paired if their values were stored."""
-    if "of_rows" in ours and "of_rows" in other:
-        gains = unpacked(ours["of_rows"]) - unpacked(other["of_rows"])
-        return float(gains.std(ddof=1)) / math.sqrt(len(gains))
-    return math.hypot(ours["standard_error"], other["standard_error"])
+def _mean_gain(cells: Sequence[Any]) -> Any:
+    """Return the mean difference of alternate cells: the first minus the second, and so on."""
+    gains = [better - worse for better, worse in zip(cells[::2], cells[1::2], strict=True)]
+    return sum(gains) / len(gains)
+
+
+def _error(figures: Sequence[Mapping[str, Any]]) -> float:
+    """Return the standard error of the mean difference over the test rows, paired if they were stored.
+
+    Without them, the errors of the settings add up, as if the settings had the same rows.
+    """
+    if all("of_rows" in each for each in figures):
+        of_rows = [unpacked(each["of_rows"]) for each in figures]
+        if len({len(each) for each in of_rows}) == 1:
+            gains = _mean_gain(of_rows)
+            return float(gains.std(ddof=1)) / math.sqrt(len(gains))
+    errors = [each["standard_error"] for each in figures]
+    return statistics.fmean(map(math.hypot, errors[::2], errors[1::2]))
 
 
 def _signed(value: float, digits: int) -> str:

@@ -62,10 +62,10 @@ def _claims() -> tuple[Claim, ...]:
     for column in _DATA:
         for (better, worse), kind in pairs.items():
             cells, words = ((better, column), (worse, column)), f"than {worse}"
-            gap = f"{column}: {better} has a smaller amortisation gap {words}"
-            found.append(Claim(gap, *cells, "test_amortisation_gap", lower=True))
+            gap = f"{better} has a smaller amortisation gap {words}"
+            found.append(Claim(gap, *cells, "test_amortisation_gap", lower=True, setting=column))
             if kind == "both":
-                found.append(Claim(f"{column}: {better} has a higher log p(x) {words}", *cells, LOG))
+                found.append(Claim(f"{better} has a higher log p(x) {words}", *cells, LOG, setting=column))
     return tuple(found)
 
 

@@ -49,25 +49,36 @@ TABLE1 = Experiment(
     measures=MEASURES,
     core_hours=16.0,
     claims=(
-        *(Claim(f"{row}: 5 % noise beats none", (row, "5 %"), (row, "0 %")) for row in TABLE1_NAMES),
-        *(
-            Claim(f"{row}: 10 % is as good as none, within 0.5 nats", (row, "10 %"), (row, "0 %"), margin=0.5)
-            for row in TABLE1_NAMES
-        ),
-        *(Claim(f"{row}: 15 % is worse than none", (row, "0 %"), (row, "15 %")) for row in TABLE1_NAMES[:4]),
+        *(Claim("5 % noise beats none", (row, "5 %"), (row, "0 %"), setting=row) for row in TABLE1_NAMES),
         *(
             Claim(
-                f"Without noise, {layers}: K = 5 beats K = 1",
+                "10 % is as good as none, within 0.5 nats",
+                (row, "10 %"),
+                (row, "0 %"),
+                margin=0.5,
+                setting=row,
+            )
+            for row in TABLE1_NAMES
+        ),
+        *(
+            Claim("15 % is worse than none", (row, "0 %"), (row, "15 %"), setting=row)
+            for row in TABLE1_NAMES[:4]
+        ),
+        *(
+            Claim(
+                "K = 5 beats K = 1 without noise",
                 (f"DVAE, K = 5, {layers}", "0 %"),
                 (f"DVAE, K = 1, {layers}", "0 %"),
+                setting=layers,
             )
             for layers in ("1 layer", "2 layers")
         ),
         *(
             Claim(
-                f"{method}, 5 %: two encoder layers beat one",
+                "two encoder layers beat one, with 5 % noise",
                 (f"{method}, 2 layers", "5 %"),
                 (f"{method}, 1 layer", "5 %"),
+                setting=method,
             )
             for method in ("DVAE, K = 1", "DVAE, K = 5", "DIWAE, K = 5")
         ),
@@ -106,12 +117,12 @@ TABLE2 = Experiment(
     core_hours=1.4,
     claims=(
         *(
-            Claim(f"Frey, {row}: {noise} beats none", (row, noise), (row, "0"))
+            Claim(f"noise of {noise} beats none", (row, noise), (row, "0"), setting=row)
             for row in TABLE2_NAMES
             for noise in ("0.025", "0.05")
         ),
         *(
-            Claim(f"Frey, {row}: 0.075 is worse than none", (row, "0"), (row, "0.075"))
+            Claim("noise of 0.075 is worse than none", (row, "0"), (row, "0.075"), setting=row)
             for row in TABLE2_NAMES
         ),
     ),
@@ -141,7 +152,7 @@ TABLE3 = Experiment(
     note="Ours: K = 1 for DVAE and K = 5 for DIWAE; the activation option applies to the decoder alone.",
     core_hours=4.2,
     claims=tuple(
-        Claim(f"GRU, {row}: {noise} noise beats none", (row, noise), (row, "0 %"))
+        Claim(f"{noise} noise beats none", (row, noise), (row, "0 %"), setting=row)
         for row in ("DVAE", "DIWAE")
         for noise in ("5 %", "10 %")
     ),
@@ -171,7 +182,7 @@ FIGURE1 = Experiment(
     ),
     core_hours=0.54,
     claims=tuple(
-        Claim(f"{row}: {more} corruptions beat {less}", (row, f"M = {more}"), (row, f"M = {less}"))
+        Claim(f"{more} corruptions beat {less}", (row, f"M = {more}"), (row, f"M = {less}"), setting=row)
         for row in ("DVAE", "DIWAE")
         for more, less in ((5, 1), (10, 5))
     ),
@@ -207,7 +218,12 @@ AUGMENTATION = Experiment(
     note="One encoder layer. The test pixels are drawn once from the seed in all cases.",
     core_hours=1.3,
     claims=tuple(
-        Claim(f"{row}: pixels drawn anew beat 5 % noise", (row, "drawn anew"), (row, "drawn once, 5 % noise"))
+        Claim(
+            "pixels drawn anew beat 5 % noise",
+            (row, "drawn anew"),
+            (row, "drawn once, 5 % noise"),
+            setting=row,
+        )
         for row in AUGMENTATION_PUBLISHED
     ),
 )

@@ -60,7 +60,7 @@ SCHEDULED_NOISE = Experiment(
             "10 % falling to 0 beats constant 5 %", ("10 % falling to 0", "MNIST"), ("constant, 5 %", "MNIST")
         ),
         Claim(
-            "The same, log p(x)",
+            "10 % falling to 0 beats constant 5 % in log p(x)",
             ("10 % falling to 0", "MNIST"),
             ("constant, 5 %", "MNIST"),
             "log_likelihood",
@@ -87,7 +87,7 @@ MEAN_IMAGE = Experiment(
     measures=("training", "bounds", "likelihood"),
     core_hours=1.7,
     claims=tuple(
-        Claim(f"{noise}: one rate beats the mean image", ("one rate", noise), ("mean image", noise))
+        Claim("one rate beats the mean image", ("one rate", noise), ("mean image", noise), setting=noise)
         for noise in ("5 %", "10 %", "15 %")
     ),
     of_source=False,

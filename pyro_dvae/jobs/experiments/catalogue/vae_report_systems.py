@@ -38,10 +38,11 @@ AUTOENCODER = Experiment(
     core_hours=0.23,
     claims=tuple(
         Claim(
-            f"{size} latents: a VAE has a lower cross-entropy than an autoencoder",
+            "a VAE has a lower cross-entropy than an autoencoder",
             ("VAE", size),
             ("autoencoder", size),
             lower=True,
+            setting=f"{size} latents",
         )
         for size in ("2", "5", "10", "20", "50")
     ),
@@ -98,10 +99,11 @@ RECONSTRUCTION = Experiment(
     core_hours=2.0,
     claims=tuple(
         Claim(
-            f"{images}, {latents} latents{rest}: a VAE has a lower squared error than an autoencoder",
+            f"{images}: a VAE has a lower squared error than an autoencoder",
             (f"VAE{rest}, {images}", str(latents)),
             (f"autoencoder{rest}, {images}", str(latents)),
             lower=True,
+            setting=f"{latents} latents{rest}",
         )
         for images in RECONSTRUCTION_TRAINED_ON
         for rest in ("", ", no penalty")
@@ -142,7 +144,7 @@ FULL_BAYES = Experiment(
     ),
     core_hours=1.1,
     claims=tuple(
-        Claim(f"{images}: {row} beats a point estimate", (row, images), ("VAE", images))
+        Claim(f"{row} beats a point estimate", (row, images), ("VAE", images), setting=images)
         for images in ("1,000 images", "10,000 images")
         for row in list(FULL_BAYES_PROGRAMS)[1:]
     ),
