@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
 
 from pyro_dvae.errors import InputError
+from pyro_dvae.jobs.effects import require_effect
 from pyro_dvae.jobs.options import EXECUTORS, EvaluationOptions, Options, TrainRequest, flag_of
 
 _NOT_GIVEN = (click.core.ParameterSource.DEFAULT, click.core.ParameterSource.DEFAULT_MAP)
@@ -40,26 +41,6 @@ def typed() -> frozenset[str]:
     """Return the parameters that were typed on the line of the current command, not read from a file."""
     context, line = click.get_current_context(), click.core.ParameterSource.COMMANDLINE
     return frozenset(name for name in context.params if context.get_parameter_source(name) is line)
-
-
-def require_effect(
-    options: Options, names: Collection[str], searched: Mapping[str, Sequence[Any]] | None = None
-) -> None:
-    """Refuse an option without effect, because the option that it belongs to was not given.
-
-    :param names: the options to check.
-    :param searched: values of the options that a sweep searches.
-    :raises InputError: one of these options has no effect.
-    """
-    fields = {each.name: each for each in dataclasses.fields(options)}
-    possible = {name: (getattr(options, name),) for name in fields} | dict(searched or {})
-    for name, entry in fields.items():
-        other, values = entry.metadata["only_with"] or (name, possible[name])
-        changed = name in names and any(value != entry.default for value in possible[name])
-        if changed and not any(value in values for value in possible[other]):
-            flag = flag_of(fields[other]).split("/")[0]
-            needed = [flag if value is True else f"{flag} {value}" for value in values if value is not None]
-            raise InputError(f"{name}: it has no effect without {' or '.join(needed)}")
 
 
 def sweep_options(command: Callable[..., None]) -> Callable[..., None]:

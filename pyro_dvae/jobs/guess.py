@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 from pyro_dvae.datasets import Dataset, is_own
+from pyro_dvae.jobs.effects import require_effect
 from pyro_dvae.jobs.options import COUNTS, Options
 
 # Options that are chosen unless given; a command must contain them to repeat a run exactly.
@@ -57,7 +58,10 @@ def by_values(
 
 
 def fitting(options: Options, given: frozenset[str], data: Dataset) -> tuple[Options, list[str]]:
-    """Return the options, with those that are not given chosen from ``data``, and messages about them."""
+    """Return the options, with those that are not given chosen from ``data``, and messages about them.
+
+    :raises InputError: a given option has no effect with a chosen one.
+    """
     asked = given - {"likelihood"} if options.likelihood == "auto" else given
     chosen: dict[str, Any] = {}
     if "binarisation" not in asked:
@@ -76,7 +80,9 @@ def fitting(options: Options, given: frozenset[str], data: Dataset) -> tuple[Opt
         chosen["noise_kind"] = "masking"
     told = [f"{name.replace('_', '-')} {value}" for name, value in chosen.items()]
     lines = [f"chosen by the values, from {low:g} to {high:g}: {', '.join(told)}"] if told else []
-    return dataclasses.replace(options, **chosen), lines
+    found = dataclasses.replace(options, **chosen)
+    require_effect(found, given, of=chosen.keys())
+    return found, lines
 
 
 def _likelihood(data: Dataset, binarised: bool, within: bool) -> str:

@@ -1,10 +1,11 @@
-"""What a run chooses automatically: its length, by the size of the data, and the name of its folder."""
+"""What a run chooses automatically: its length, its noise, and the name of its folder."""
 
 import pytest
 import torch
 
 from pyro_dvae.datasets import Dataset
-from pyro_dvae.jobs.guess import by_size
+from pyro_dvae.errors import InputError
+from pyro_dvae.jobs.guess import by_size, fitting
 from pyro_dvae.jobs.options import Options
 from pyro_dvae.jobs.run_request import stem
 
@@ -61,3 +62,15 @@ def test_a_length_that_was_given_stays():
 )
 def test_the_name_of_a_run_folder_says_what_differs(options, name):
     assert stem(options, digits_of(3)) == name
+
+
+def test_an_option_without_effect_with_the_chosen_noise_is_refused():
+    counts = torch.tensor([[0.0, 7.0], [3.0, 1.0]])
+    data = Dataset("counts.csv", counts, counts, counts, None, None, None, None, False, "")
+    given, options = frozenset({"salt"}), Options(salt="rate")
+    with pytest.raises(InputError, match="salt: it has no effect without --noise-kind salt-and-pepper"):
+        fitting(options, given, data)
+    assert fitting(options, given | {"noise_kind"}, data)[0].noise_kind == "salt-and-pepper"
+    assert fitting(Options(), given, data)[0].noise_kind == "thinning"  # the default was typed
+    binary = Dataset("binary.csv", *((counts > 2).float(),) * 3, None, None, None, None, True, "")
+    assert fitting(options, given, binary)[0].noise_kind == "salt-and-pepper"

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 import pyro_dvae as dv
 from pyro_dvae.cli import main
 from pyro_dvae.evaluation import evaluate_bound
-from pyro_dvae.jobs.click_options import require_effect
+from pyro_dvae.jobs.effects import require_effect
 from pyro_dvae.jobs.folder import read_config
 from pyro_dvae.jobs.loading import load
 from pyro_dvae.jobs.options import Options, TrainRequest

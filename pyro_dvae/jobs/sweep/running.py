@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from pyro_dvae import checks
 from pyro_dvae.errors import InputError
 from pyro_dvae.files import read_json, require_writable, user_path, write_atomically
-from pyro_dvae.jobs.click_options import require_effect
+from pyro_dvae.jobs.effects import require_effect
 from pyro_dvae.jobs.executors import Executor, check, drive, opened
 from pyro_dvae.jobs.executors.run_progress import ProgressRelay, RunsProgress
 from pyro_dvae.jobs.folder import CHECKPOINT, CONFIG, read_results
