@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 import pyro_dvae
-from pyro_dvae.datasets import Dataset, binarisation, binarise_dataset, load_dataset
+from pyro_dvae.datasets import Dataset, binarisation, binarise_dataset, is_own, load_dataset
 from pyro_dvae.errors import DataError, InputError
+from pyro_dvae.evaluation.importance.tally import fingerprint
 from pyro_dvae.jobs.options import Options
 from pyro_dvae.rows import InMemory
 
@@ -72,6 +73,22 @@ def of_file(options: Options) -> dict[str, Any]:
         "array": options.array,
         "kinds": kinds_of(options.kinds),
     }
+
+
+def load_of(options: Options) -> Dataset:
+    """Return the data set of a new run, by its options."""
+    return load_dataset(options.dataset, options.data_folder, **of_file(options))
+
+
+def digest_of_own(options: Options, dataset: Dataset | None = None) -> str | None:
+    """Return a digest of all values of the user's own data, which may change; None for a named data set.
+
+    :param dataset: the data set of the options; loaded by default.
+    """
+    if options.dataset is None or not is_own(options.dataset):
+        return None
+    dataset = load_of(options) if dataset is None else dataset
+    return fingerprint([dataset.train, dataset.validation, dataset.test])
 
 
 def kinds_of(text: str | None) -> dict[str, str] | None:

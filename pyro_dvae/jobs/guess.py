@@ -21,6 +21,31 @@ _EPOCHS_AT_MOST = 2000
 _VALIDATIONS_AT_MOST = 250
 
 
+def left_to_data(options: Options, given: frozenset[str]) -> frozenset[str]:
+    """Return the names of the options that a new run chooses from its data.
+
+    :param given: names of the given options.
+    """
+    of_values = _left_to_values(options, given) if _of_file(options) else frozenset()
+    return _left_to_size(options, given) | of_values
+
+
+def _left_to_size(options: Options, given: frozenset[str]) -> frozenset[str]:
+    free = frozenset(
+        name for name in BY_SIZE if name not in given and getattr(options, name) == getattr(Options, name)
+    )
+    return free if "epochs" in free else frozenset()
+
+
+def _left_to_values(options: Options, given: frozenset[str]) -> frozenset[str]:
+    asked = given - {"likelihood"} if options.likelihood == "auto" else given
+    return frozenset(BY_VALUES) - asked
+
+
+def _of_file(options: Options) -> bool:
+    return options.dataset is not None and is_own(options.dataset)
+
+
 def by_size(options: Options, given: frozenset[str], data: Dataset, stored: dict[str, Any] | None) -> Options:
     """Return the options with a number of epochs that trains as long on these data as the default on MNIST.
 
@@ -29,13 +54,14 @@ def by_size(options: Options, given: frozenset[str], data: Dataset, stored: dict
     :param given: names of the given options.
     :param stored: content of ``config.json`` of a resumed run.
     """
-    if stored is not None or "epochs" in given or options.epochs != Options.epochs:
+    free = _left_to_size(options, given)
+    if stored is not None or "epochs" not in free:
         return options
     rows = len(data.train)
     steps = math.ceil(rows / options.batch_size)
     epochs = max(1, min(_STEPS // steps, _ROWS // rows, _EPOCHS_AT_MOST))
     chosen: dict[str, Any] = {"epochs": epochs}
-    if "validate_every" not in given and options.validate_every == Options.validate_every:
+    if "validate_every" in free:
         chosen["validate_every"] = math.ceil(epochs / _VALIDATIONS_AT_MOST)
     return dataclasses.replace(options, **chosen)
 
@@ -50,8 +76,7 @@ def by_values(
     :param given: names of the given options.
     :param stored: content of ``config.json`` of a resumed run.
     """
-    of_file = options.dataset is not None and is_own(options.dataset)
-    if stored is not None or not of_file:
+    if stored is not None or not _of_file(options):
         likelihood = "bernoulli" if options.likelihood == "auto" else options.likelihood
         return dataclasses.replace(options, likelihood=likelihood), []
     return fitting(options, given, data)
@@ -62,21 +87,21 @@ def fitting(options: Options, given: frozenset[str], data: Dataset) -> tuple[Opt
 
     :raises InputError: a given option has no effect with a chosen one.
     """
-    asked = given - {"likelihood"} if options.likelihood == "auto" else given
+    free = _left_to_values(options, given)
     chosen: dict[str, Any] = {}
-    if "binarisation" not in asked:
+    if "binarisation" in free:
         chosen["binarisation"] = "none"
     binarised = chosen.get("binarisation", options.binarisation) != "none"
     low = min(float(part.min()) for part in (data.train, data.validation, data.test))
     high = max(float(part.max()) for part in (data.train, data.validation, data.test))
     within = low >= 0 and high <= 1
-    if "likelihood" not in asked:
+    if "likelihood" in free:
         chosen["likelihood"] = _likelihood(data, binarised, within)
-    if "noise_kind" not in asked and chosen.get("likelihood", options.likelihood) == "table":
+    if "noise_kind" in free and chosen.get("likelihood", options.likelihood) == "table":
         chosen["noise_kind"] = "swap"
-    elif "noise_kind" not in asked and chosen.get("likelihood", options.likelihood) in COUNTS:
+    elif "noise_kind" in free and chosen.get("likelihood", options.likelihood) in COUNTS:
         chosen["noise_kind"] = "thinning"
-    elif "noise_kind" not in asked and not within:
+    elif "noise_kind" in free and not within:
         chosen["noise_kind"] = "masking"
     told = [f"{name.replace('_', '-')} {value}" for name, value in chosen.items()]
     lines = [f"chosen by the values, from {low:g} to {high:g}: {', '.join(told)}"] if told else []

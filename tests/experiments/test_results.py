@@ -1,14 +1,25 @@
 """The results file loses no finished result and accepts no broken one."""
 
+import base64
 import json
 
+import numpy as np
 import pytest
 from experiments_small import row_of
 
 import pyro_dvae as dv
 from pyro_dvae.jobs.experiments import plan
 from pyro_dvae.jobs.experiments.declaration import alternatives
-from pyro_dvae.jobs.experiments.results import RESULTS, append, finished, of_others, of_table, read
+from pyro_dvae.jobs.experiments.results import (
+    RESULTS,
+    append,
+    finished,
+    of_others,
+    of_table,
+    packed,
+    read,
+    unpacked,
+)
 
 
 def test_rows_come_back_in_order(tmp_path, small):
@@ -60,6 +71,20 @@ def test_what_is_not_finite_is_null(tmp_path, small):
     row = row_of(plan(small)[0], float("nan"))
     append(tmp_path, row)
     assert json.loads((tmp_path / RESULTS).read_text())["figures"]["bound"]["mean"] is None
+
+
+@pytest.mark.parametrize(
+    ("given", "size", "expected"),
+    [
+        ([-65504.0, -1405.3, 0.1], 2, np.array([-65504.0, -1405.3, 0.1], np.float16)),
+        ([-70000.0, -1405.3, 0.1], 4, np.array([-70000.0, -1405.3, 0.1], np.float32)),
+        ([-np.inf, -1405.3], 2, [-np.inf, -1405.0]),
+    ],
+)
+def test_values_of_rows_are_in_half_precision_unless_one_is_too_large(given, size, expected):
+    text = packed(given)
+    np.testing.assert_array_equal(unpacked(text), np.asarray(expected, np.float64))
+    assert len(base64.b64decode(text.rpartition(":")[2])) == size * len(given)
 
 
 def test_a_run_that_was_measured_less_is_not_finished(small):

@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 import pyro_dvae as dv
 from pyro_dvae.cli import main
 from pyro_dvae.evaluation import evaluate_bound
+from pyro_dvae.jobs import guess
 from pyro_dvae.jobs.effects import require_effect
 from pyro_dvae.jobs.folder import read_config
 from pyro_dvae.jobs.loading import load
@@ -182,6 +183,48 @@ def test_given_options_are_kept_and_a_search_overrides_a_file_of_options(tmp_pat
     assert (options["noise"], options["likelihood"]) == (0.1, "gaussian-columns")
 
 
+def begun(folder, options, given=()):
+    """Write the settings of a sweep without trials, or be refused as one that joins it."""
+    running._same_sweep(
+        running._checked(request(folder, options, given), parsed(SEARCH), 4, "validation", True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "of_file"),
+    [("epochs", False), ("epochs", True), *((name, True) for name in guess.BY_VALUES)],
+)
+def test_an_option_that_is_given_is_not_one_that_the_data_choose(name, of_file, tmp_path):
+    """Also if it is given as its default: the data may choose another value."""
+    np.save(tmp_path / "rows.npy", np.random.default_rng(0).normal(size=(60, 4)))
+    options = replace(TINY, epochs=Options().epochs)
+    options = replace(options, dataset=str(tmp_path / "rows.npy")) if of_file else options
+    for first, second in (((name,), ()), ((), (name,))):
+        folder = tmp_path / "-".join(("s", *first))
+        begun(folder, options, first)
+        begun(folder, options, first)
+        with pytest.raises(
+            dv.InputError, match=rf"has {name} .*chosen from the data'.*; name another folder"
+        ):
+            begun(folder, options, second)
+
+
+def test_own_data_that_have_changed_are_refused(tmp_path):
+    """One value of the test rows, in a file or in a folder of images, is enough."""
+    rows = np.random.default_rng(0).normal(size=(60, 4))
+    path = tmp_path / "rows.npz"
+    parts = {"train": rows[:40], "validation": rows[40:50], "test": rows[50:]}
+    options = replace(TINY, dataset=str(path))
+    np.savez(path, **parts)
+    begun(tmp_path / "s", options)
+    np.savez(path, **parts)
+    begun(tmp_path / "s", options)
+    parts["test"][3, 2] += 0.01
+    np.savez(path, **parts)
+    with pytest.raises(dv.DataError, match=rf"data: {path} has changed since the sweep in {tmp_path / 's'}"):
+        begun(tmp_path / "s", options)
+
+
 class Interrupted(KeyboardInterrupt):
     pass
 
@@ -213,6 +256,10 @@ def test_a_trial_that_falls_behind_ends_early(tmp_path, monkeypatch):
     assert TrialState.PRUNED in [each.state for each in slow]
     for each in study_of(tmp_path / "s").get_trials(states=[TrialState.PRUNED]):
         assert len(each.intermediate_values) < 3
+    for row in table_of(tmp_path / "s"):
+        ended = row["state"] == "ended early"
+        assert (row["objective"] == "") == ended
+        assert row["validation_bound"] or not ended
 
 
 def test_a_trial_that_is_stopped_when_it_falls_behind_is_no_finished_one(tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from pyro_dvae.jobs.experiments.declaration import Planned
 Row = dict[str, Any]
 Keep = Callable[[Row], None]
 RESULTS = "results.jsonl"
+_SINGLE = "single:"  # no beginning of base64
 _NEEDED = {
     *("key", "row", "column", "seed", "options", "data", "measures", "figures", "curve"),
     *("epochs", "best_epoch", "seconds", "threads", "device", "versions"),
@@ -118,13 +119,22 @@ def of_others(folder: Path, planned: Sequence[Planned]) -> list[Row]:
 
 
 def packed(values: Any) -> str:
-    """Return the values of the test rows [N] as text, in half precision: two bytes each."""
-    return base64.b64encode(np.asarray(values, dtype="<f2").tobytes()).decode()
+    """Return the values of the test rows [N] as text, in half precision: two bytes each.
+
+    If one is too large for it, all are in single precision, which the beginning of the text says.
+    """
+    exact = np.asarray(values, dtype="<f8")
+    with np.errstate(over="ignore"):
+        half = exact.astype("<f2")
+    if np.isfinite(exact[np.isinf(half)]).any():
+        return _SINGLE + base64.b64encode(exact.astype("<f4").tobytes()).decode()
+    return base64.b64encode(half.tobytes()).decode()
 
 
 def unpacked(text: str) -> np.ndarray:
     """Return the values [N] from the result of :func:`packed`, in double precision."""
-    return np.frombuffer(base64.b64decode(text), dtype="<f2").astype(np.float64)
+    kind = "<f4" if text.startswith(_SINGLE) else "<f2"
+    return np.frombuffer(base64.b64decode(text.removeprefix(_SINGLE)), dtype=kind).astype(np.float64)
 
 
 def count_of_rows(figure: dict[str, Any]) -> int | None:

@@ -71,7 +71,8 @@ def _table(made: Sweep, trials: Sequence[FrozenTrial]) -> Path:
     writer.writerow([*_COLUMNS, *names, "reason"])
     for each in trials:
         seconds = "" if each.duration is None else round(each.duration.total_seconds(), 1)
-        objective = "" if each.value is None else each.value
+        # Optuna gives a trial that ended early its last validation bound as its value.
+        objective = each.value if each.state == TrialState.COMPLETE else ""
         bound = max(each.intermediate_values.values(), default="")
         done = max(each.intermediate_values, default=0)
         chosen = [each.params.get(name, "") for name in names]

@@ -15,12 +15,14 @@ from filelock import FileLock
 from optuna.trial import TrialState
 
 from pyro_dvae import checks
-from pyro_dvae.errors import InputError
+from pyro_dvae.errors import DataError, InputError
 from pyro_dvae.files import read_json, require_writable, user_path, write_atomically
+from pyro_dvae.jobs.data import digest_of_own
 from pyro_dvae.jobs.effects import require_effect
 from pyro_dvae.jobs.executors import Executor, check, drive, opened
 from pyro_dvae.jobs.executors.run_progress import ProgressRelay, RunsProgress
 from pyro_dvae.jobs.folder import CHECKPOINT, CONFIG, read_results
+from pyro_dvae.jobs.guess import left_to_data
 from pyro_dvae.jobs.options import Options, TrainRequest
 from pyro_dvae.jobs.parts import build_bound, build_corruption, check_training
 from pyro_dvae.jobs.run_request import absolute
@@ -32,6 +34,7 @@ from pyro_dvae.machine import available_cores
 from pyro_dvae.text import to_stderr
 
 DESCRIPTION = "sweep.json"
+_DIGEST = "digest"  # in the description, no option
 
 
 def sweep(
@@ -55,6 +58,7 @@ def sweep(
     :param jobs: trials at a time; by default one per core, or all with another executor. With 1, trials run
         in this process, with its threads.
     :raises InputError: an option is refused, or all trials, or the folder has another sweep or a run.
+    :raises DataError: the user's own data cannot be read, or have changed since the sweep began.
     :raises Stopped: after Ctrl-C or SIGTERM; the same call continues.
     """
     check(executor, executor_options or {})
@@ -118,8 +122,10 @@ def _checked(
 def _same_sweep(made: Sweep) -> None:
     """Write the settings of the sweep, or refuse a folder with another one; more trials are allowed."""
     options = {k: v for k, v in made.options.as_dict().items() if k not in ("data_folder", "device")}
+    options |= dict.fromkeys(left_to_data(made.options, made.given), "chosen from the data")
     space = [[each.name, each.low, each.high, each.log, list(each.choices)] for each in made.space]
     content = {"search": space, "objective": made.objective, "pruning": made.pruning, **options}
+    content[_DIGEST] = digest_of_own(made.options)
     path = made.folder / DESCRIPTION
     try:
         there = read_json("output", path, {})
@@ -128,7 +134,13 @@ def _same_sweep(made: Sweep) -> None:
         return
     usual = Options().as_dict()  # for options that are newer than the sweep
     for name, value in content.items():
-        if (had := there.get(name, usual.get(name))) != value:
+        had = there.get(name, usual.get(name))
+        if had != value and name == _DIGEST:
+            raise DataError(
+                f"data: {made.options.dataset} has changed since the sweep in {made.folder} began; restore "
+                "it, or name another folder"
+            )
+        if had != value:
             raise InputError(
                 f"output: the sweep in {made.folder} has {name} {had!r}, got {value!r}; name another folder"
             )
