@@ -85,10 +85,10 @@ def check_name(name: str) -> None:
 
 
 def absolute_name(name: str) -> str:
-    """Return a name for :func:`load_dataset` that does not depend on the working directory."""
+    """Return the only name of a data set for :func:`load_dataset`, in every working directory."""
     if found := _prefix_and_path(name):
         return f"{found[0]}:{user_path('dataset', found[1]).absolute()}"
-    return str(user_path("dataset", name).absolute()) if is_file_name(name) else name
+    return str(user_path("dataset", name).absolute()) if is_file_name(name) else name.lower()
 
 
 def _prefix_and_path(name: str | Path) -> tuple[str, str] | None:

@@ -14,6 +14,7 @@ from typing import Any
 import pyro
 
 from pyro_dvae import files, plots
+from pyro_dvae.datasets import absolute_name
 from pyro_dvae.evaluation import LogLikelihood, write_netcdf
 from pyro_dvae.evaluation.importance.arviz_export import import_arviz
 from pyro_dvae.interrupts import Stopped
@@ -88,6 +89,9 @@ def evaluate_run(
         if workers is None:
             of_run = functools.partial(likelihood, run, options, partial, False if quiet else None)
         else:
+            if data_folder is not None:  # a worker may have another working directory
+                data_folder = str(files.user_path("data_folder", data_folder).absolute())
+            dataset = None if dataset is None else absolute_name(dataset)
             task = _EvaluationTask(options, device, folder.absolute(), data_folder, dataset)
             shared = target.absolute() / PARTS
             of_run = functools.partial(_by_parts, task, shared, len(run.x), workers, quiet)

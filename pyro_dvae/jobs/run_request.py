@@ -17,8 +17,8 @@ MAY_CHANGE = (
     *("epochs", "patience", "device", "data_folder", "dataset"),
     *("importance_samples", "compiled", "log"),
 )
-_OF_A_FILE = ("scale", "columns", "drop", "label_column", "id_column", "array", "kinds")
-_NOT_NAMED = {*MAY_CHANGE, *_OF_A_FILE, "bound", "noise", "noise_kind", "seed", "validate_every"}
+OF_A_FILE = ("scale", "columns", "drop", "label_column", "id_column", "array", "kinds")
+_NOT_NAMED = {*MAY_CHANGE, *OF_A_FILE, "bound", "noise", "noise_kind", "seed", "validate_every"}
 
 
 def options_and_folder(request: TrainRequest) -> tuple[Options, dict[str, Any] | None, Path | None]:

@@ -146,7 +146,8 @@ def test_a_title_names_other_data_and_fewer_epochs(small, drawn, tmp_path):
     PICTURES["lines"](small, rows(small), tmp_path)
     assert drawn[-1].get_suptitle() == small.title
     longer = dataclasses.replace(small, epochs=5)
-    other = [row | {"data": row["data"] | {"name": "another"}} for row in rows(small)]
+    planned = plan(small, overrides={"dataset": "another"})
+    other = [row_of(each, -91.0) for each in planned]
     PICTURES["lines"](longer, other, tmp_path)
     text = " ".join(drawn[-1].get_suptitle().split())
     assert text.startswith("On another, not the declared data: ")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from pyro_dvae.errors import ProcessLostError
 from pyro_dvae.jobs.executors import local
 from pyro_dvae.jobs.executors.local import Local
 from pyro_dvae.jobs.executors.run_progress import RunsProgress
-from pyro_dvae.jobs.experiments import by_batch, experiments, measures, one_run, plan, results
+from pyro_dvae.jobs.experiments import by_batch, experiments, measures, one_run, plan, results, running
 from pyro_dvae.jobs.experiments.by_batch import groups, perform_groups
 from pyro_dvae.jobs.experiments.measures import MEASURES, TrainedPair
 from pyro_dvae.jobs.experiments.results import unpacked
@@ -86,6 +87,84 @@ def test_what_is_finished_is_not_run_again(small, tmp_path, monkeypatch):
     moved = reproduce(beside, plan(beside, seeds=1), tmp_path / "beside", jobs=1, **QUIET)
     assert len(asked) == 1
     assert figures(moved.rows) == figures(second.rows)
+
+
+OWN = {"binarisation": "none", "likelihood": "gaussian-columns", "noise_kind": "masking", "width": 4}
+
+
+def of_file(small, **options):
+    """Return the small experiment on the user's own data, and its run without noise."""
+    own = dataclasses.replace(small, options={**OWN, "latent_size": 2, **options}, measures=())
+    return own, plan(own, seeds=1, epochs=1)[:1]
+
+
+def test_own_data_have_the_options_of_their_file(small, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    values = np.random.default_rng(0).uniform(size=(40, 3))
+    table = "\n".join(["a,b,kind", *(f"{a},{b},{int(c > 0.5)}" for a, b, c in values)])
+    Path("rows.csv").write_text(table)
+    _, (planned,) = of_file(small, dataset="rows.csv", drop="b", label_column="kind", scale="unit")
+    setting = one_run.prepared(planned, tmp_path, torch.device("cpu"), NoProgress())
+    expected = dv.load_dataset("rows.csv", drop=["b"], label_column="kind", scale="unit")
+    assert torch.equal(setting.data.test, expected.test)
+    assert setting.data.test.shape == (4, 1)
+    options = {"likelihood": "table", "kinds": "kind=categorical", "noise_kind": "swap"}
+    own, planned = of_file(small, dataset="rows.csv", **options)
+    for jobs in (1, 2):
+        (row,) = reproduce(own, planned, tmp_path / str(jobs) / "x", jobs=jobs, **QUIET).rows
+        assert math.isfinite(row["figures"]["bound"]["mean"])
+    # Another data set, to try it out, has no columns to drop.
+    monkeypatch.setattr(running, "reproduce", lambda *given, **settings: running.Outcome(given[1], []))
+    monkeypatch.setattr(running, "_closing", lambda outcome, folder: outcome.rows)
+    where = {"seeds": 1, "epochs": 1, "only": (), "data_folder": "data", "bfloat16": False}
+    tried = running.run(own, tmp_path, dataset="digits", **where)
+    assert {(each.options.dataset, each.options.kinds) for each in tried} == {("digits", None)}
+
+
+def test_own_data_that_have_changed_are_refused(small, tmp_path, monkeypatch):
+    """One value of the test rows is enough; results are shown without the file."""
+    monkeypatch.chdir(tmp_path)
+    rows = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+    parts = {"train": rows[:20], "validation": rows[20:30], "test": rows[30:]}
+    np.savez("rows.npz", **parts)
+    own, planned = of_file(small, dataset="rows.npz")
+    first = reproduce(own, planned, tmp_path / "out" / "small", jobs=1, **QUIET)
+    assert figures(reproduce(own, planned, tmp_path / "out" / "small", jobs=1, **QUIET).rows) == figures(
+        first.rows
+    )
+    parts["test"][2, 1] += 0.01
+    np.savez("rows.npz", **parts)
+    for name in ("small", "beside"):
+        with pytest.raises(
+            dv.DataError,
+            match=r"rows\.npz has changed since runs of small were finished in .*out; restore it, or name",
+        ):
+            reproduce(own, planned, tmp_path / "out" / name, jobs=1, **QUIET)
+    again = reproduce(own, planned, tmp_path / "new" / "small", jobs=1, **QUIET)
+    assert figures(again.rows) != figures(first.rows)
+    Path("rows.npz").unlink()
+    shown = reproduce(own, planned, tmp_path / "out" / "small", jobs=1, train=False, **QUIET)
+    assert figures(shown.rows) == figures(first.rows)
+
+
+def test_a_run_on_own_data_starts_in_any_working_directory(small, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("rows.npy", np.random.default_rng(0).normal(size=(40, 3)))
+    own, planned = of_file(small, dataset="rows.npy")
+
+    class Elsewhere:
+        def submit(self, work, each):
+            done, elsewhere = Future(), tmp_path / "elsewhere"
+            elsewhere.mkdir()
+            monkeypatch.chdir(elsewhere)
+            done.set_result(work(each))
+            monkeypatch.chdir(tmp_path)
+            return done
+
+    outcome = reproduce(own, planned, "out", executor=Elsewhere(), **QUIET)
+    assert [row["key"] for row in outcome.rows] == [planned[0].key]
+    assert (tmp_path / "out" / "table.md").exists()
+    assert of_file(small, dataset=str(tmp_path / "rows.npy"))[1][0].key == planned[0].key
 
 
 @pytest.mark.slow

@@ -52,6 +52,33 @@ def test_a_stand_in_is_compared_with_nothing(small):
     assert "published" not in text
 
 
+@pytest.mark.parametrize("dataset", [None, "MNIST", "half.npy", "folder:images", "FOLDER/half.npy"])
+def test_the_declared_data_are_no_stand_in(small, dataset, tmp_path, monkeypatch):
+    """The default data set, a name in capitals, and the user's own data by a path of any kind."""
+    monkeypatch.chdir(tmp_path)
+    given = dataset and dataset.replace("FOLDER", str(tmp_path))
+    declared = dataclasses.replace(small, options={**small.options, "dataset": given})
+    names = {None: "mnist", "MNIST": "mnist", "folder:images": "images"}
+    own = [
+        row_of(each, -90.0) | {"data": {"name": names.get(dataset, "half.npy"), "sizes": [], "trained_on": 9}}
+        for each in plan(declared)
+    ]
+    assert stand_in(declared, own) is None
+    assert "| VAE | published | 90.00 ± 0.50 | 89.00 |" in markdown(declared, own).splitlines()
+    other = tmp_path / "other" / "half.npy"  # has the same name
+    elsewhere = [
+        row_of(each, -90.0) | {"data": own[0]["data"]}
+        for each in plan(declared, overrides={"dataset": str(other)})
+    ]
+    assert stand_in(declared, elsewhere) == own[0]["data"]["name"]
+
+
+def test_digits_in_place_of_the_default_data_are_a_stand_in(small):
+    declared = dataclasses.replace(small, options={"epochs": 3})
+    data = {"name": "digits", "substituted_for": "mnist", "sizes": [], "trained_on": 9}
+    assert stand_in(declared, [row_of(each, -90.0) | {"data": data} for each in plan(declared)]) == "digits"
+
+
 def test_the_data_of_another_column_are_a_stand_in(small):
     """``--dataset frey`` for an experiment on MNIST and Frey faces."""
     cases = [

@@ -96,7 +96,7 @@ def test_a_claim_without_runs_and_one_of_other_data_have_no_verdict(small):
     declared = dataclasses.replace(small, claims=(NOISE,))
     rows = [row_of(each, values[each.case.column][0]) for each in plan(small, seeds=1)]
     assert verdicts(declared, [row for row in rows if row["column"] == "5 %"]) == []
-    other = [row | {"data": row["data"] | {"name": "another"}} for row in rows]
+    other = [row | {"options": row["options"] | {"dataset": "another"}} for row in rows]
     assert verdicts(declared, other) == []
 
 

@@ -91,6 +91,20 @@ def test_an_evaluation_in_parts_equals_one_process_and_resumes(made, tmp_path):
     assert not (tmp_path / "parts" / "parts").exists()
 
 
+def test_a_worker_of_an_evaluation_starts_in_any_working_directory(made, tmp_path, monkeypatch):
+    class Elsewhere(Here):
+        def submit(self, function, planned):
+            monkeypatch.chdir(tmp_path)
+            found = super().submit(function, planned)
+            monkeypatch.chdir(made)
+            return found
+
+    monkeypatch.chdir(made)
+    place = {"output": tmp_path / "parts", "dataset": "whole.csv", "data_folder": "data", "quiet": True}
+    found = evaluate_run("run", FEW, workers=Workers(Elsewhere(), {}), **place)
+    assert len(found["log_likelihood"]["per_datum"]["log_likelihood"]) == 60
+
+
 @pytest.mark.filterwarnings("ignore:the missing cells")
 def test_scores_and_imputations_in_parts_equal_one_process_and_resume(made, tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules["pyro_dvae.conditioning.condition"], "_ROWS", 30)

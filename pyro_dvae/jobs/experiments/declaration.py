@@ -194,8 +194,11 @@ def plan(
     :param only: keep cases whose name (row and column) contains one of these texts as whole words, ignoring
         case: ``0 %`` is not in ``10 %``.
     :param overrides: options that replace those of every run.
+    :returns: runs whose paths of data are absolute, so that they may start in another working directory.
     :raises InputError: ``only`` leaves no case, or one of its texts is empty.
     """
+    from pyro_dvae.jobs.run_request import absolute  # imports torch, which listing does without
+
     if not all(map(str.strip, only)):
         raise InputError("only: expected words of a row or column, got an empty text")
     patterns = [re.compile(rf"(?<![\w.]){re.escape(text)}(?![\w.])", re.IGNORECASE) for text in only]
@@ -213,7 +216,7 @@ def plan(
             options = {"epochs": experiment.epochs, **experiment.options, **case.options, "seed": seed}
             options |= {} if epochs is None else {"epochs": epochs}
             options |= overrides or {}
-            planned = Planned(experiment.name, case, _options(options), experiment.measures)
+            planned = Planned(experiment.name, case, absolute(_options(options)), experiment.measures)
             found.append(planned)
     return found
 

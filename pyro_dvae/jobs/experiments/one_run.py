@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from pyro_dvae.bounds import TraceDenoising_ELBO, TraceMeanFieldDenoising_ELBO
-from pyro_dvae.datasets import load_dataset
 from pyro_dvae.engine import bfloat16_pays
-from pyro_dvae.jobs.data import RunData, described, prepare, versions
+from pyro_dvae.jobs.data import RunData, described, digest_of_own, load_of, prepare, versions
 from pyro_dvae.jobs.experiments.declaration import WHERE_AND_HOW, Planned
 from pyro_dvae.jobs.experiments.measures import MEASURES, TrainedPair
 from pyro_dvae.jobs.experiments.results import Row
 from pyro_dvae.jobs.experiments.setting import Setting, TrainingPair
+from pyro_dvae.jobs.options import Options
 from pyro_dvae.jobs.parts import check_training, pick_device
 from pyro_dvae.models import DVAE, Autoencoder
 from pyro_dvae.models.bayes import (
@@ -178,7 +178,7 @@ def prepared(
 
 def _loaded(planned: Planned, device: torch.device) -> RunData:
     options = planned.options
-    data = prepare(load_dataset(options.dataset, options.data_folder), options, device)
+    data = prepare(load_of(options), options, device)
     return replace(data, train=data.train[: planned.case.train_size])
 
 
@@ -213,7 +213,7 @@ def measured(
         "seed": planned.options.seed,
         "program": case.program,
         "options": {k: v for k, v in planned.options.as_dict().items() if k not in WHERE_AND_HOW},
-        "data": _data(setting),
+        "data": _data(setting, planned.options),
         "measures": sorted(planned.measures),
         "epochs": len(history.epochs),
         "best_epoch": history.best_epoch,
@@ -233,10 +233,10 @@ def measured(
     }
 
 
-def _data(setting: Setting) -> Row:
-    known = described(setting.data.dataset)
+def _data(setting: Setting, options: Options) -> Row:
+    known, digest = described(setting.data.dataset), digest_of_own(options, setting.data.dataset)
     kept = {name: known[name] for name in ("name", "substituted_for", "sizes")}
-    return kept | {"trained_on": len(setting.data.train)}
+    return kept | {"trained_on": len(setting.data.train)} | ({} if digest is None else {"digest": digest})
 
 
 def _curve(history: History) -> Row:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pyro_dvae.datasets import load_dataset
 from pyro_dvae.datasets.registry import check_name
-from pyro_dvae.errors import DivergenceError
+from pyro_dvae.errors import DataError, DivergenceError
 from pyro_dvae.files import require_writable, user_path, write_atomically
+from pyro_dvae.jobs.data import digest_of_own, load_of
 from pyro_dvae.jobs.executors import Executor, check, drive, opened
 from pyro_dvae.jobs.executors.run_progress import RunsProgress
 from pyro_dvae.jobs.experiments import results
@@ -21,7 +21,9 @@ from pyro_dvae.jobs.experiments.declaration import Experiment, Planned, alternat
 from pyro_dvae.jobs.experiments.one_run import perform_elsewhere
 from pyro_dvae.jobs.experiments.pages import TABLE, markdown
 from pyro_dvae.jobs.experiments.pictures import PICTURES
+from pyro_dvae.jobs.options import Options
 from pyro_dvae.jobs.parts import pick_device
+from pyro_dvae.jobs.run_request import OF_A_FILE
 from pyro_dvae.machine import available_cores
 from pyro_dvae.ownership import own
 
@@ -79,6 +81,7 @@ def reproduce(
     :param shown: the runs in table and picture, as far as they are finished, in order of preference for each
         case and seed; by default the planned ones.
     :raises InputError: another process is performing the runs of this folder.
+    :raises DataError: the user's own data have changed since a run was finished.
     :raises ProcessLostError: the worker of a run was lost several times.
     :raises Stopped: Ctrl-C or SIGTERM came; the same call goes on.
     """
@@ -89,6 +92,7 @@ def reproduce(
     if train:
         lock = own("output", target)
         try:
+            _require_same_data([*planned, *shown], target)
             where = _Placement(executor, executor_options or {}, device, jobs, quiet)
             diverged = _perform_missing(planned, target, where, keep_checkpoints)
         finally:
@@ -174,19 +178,36 @@ def _perform_elsewhere(
     with opened(where.executor, shared, where.jobs, where.options) as executor:
         _fetch(missing)
         function = partial(perform_elsewhere, folder=shared, device=where.device)
-        pieces = [_with_absolute_data(each) for each in missing]
-        return drive(executor, function, pieces, shared, watch=watch, keep=kept, width=width)
+        return drive(executor, function, missing, shared, watch=watch, keep=kept, width=width)
 
 
-def _with_absolute_data(planned: Planned) -> Planned:
-    data_folder = str(user_path("data_folder", planned.options.data_folder).absolute())
-    return replace(planned, options=replace(planned.options, data_folder=data_folder))
+def _data_of(options: Options) -> tuple[Any, ...]:
+    """Return the options that decide which data are loaded."""
+    return tuple(getattr(options, name) for name in ("dataset", "data_folder", *OF_A_FILE))
 
 
 def _fetch(missing: Sequence[Planned]) -> None:
     """Load every data set once, so that downloads happen before several processes start."""
-    for name, folder in sorted({(each.options.dataset, each.options.data_folder) for each in missing}):
-        load_dataset(name, folder)
+    for options in {_data_of(each.options): each.options for each in missing}.values():
+        load_of(options)
+
+
+def _require_same_data(planned: Sequence[Planned], folder: Path) -> None:
+    """Refuse to go on with runs of the user's own data that have changed since a run was finished."""
+    here, beside = _finished(folder, planned)
+    done, digests = here | beside, dict[Any, str | None]()
+    for each in planned:
+        if (row := done.get(each.key)) is None:
+            continue
+        data = _data_of(each.options)
+        if data not in digests:
+            digests[data] = digest_of_own(each.options)
+        if row["data"].get("digest") != digests[data]:
+            raise DataError(
+                f"data: {each.options.dataset} has changed since runs of "
+                f"{row.get('run_by', row['experiment'])} were finished in {folder.parent}; restore it, or "
+                "name another output folder"
+            )
 
 
 def run(
@@ -205,7 +226,7 @@ def run(
     overrides: dict[str, Any] = {"data_folder": data_folder, "bfloat16": bfloat16}
     if dataset is not None:
         check_name(dataset)
-        overrides["dataset"] = dataset
+        overrides |= {name: getattr(Options, name) for name in OF_A_FILE} | {"dataset": dataset}
     planned = plan(experiment, seeds=seeds, epochs=epochs, only=only, overrides=overrides)
     # Runs that earlier commands finished stay in the table, also those of further seeds.
     folder = output / experiment.name

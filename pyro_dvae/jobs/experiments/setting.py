@@ -82,7 +82,8 @@ class Setting:
 
     def encoder(self) -> nn.Module:
         data = self.data.dataset
-        return build_encoder(self.options, data.dimension, data.image_shape).to(self.device)
+        shape = (data.dimension, data.image_shape, data.columns)
+        return build_encoder(self.options, *shape).to(self.device)
 
     def decoder(self) -> nn.Module:
         data = self.data.dataset

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
+from pyro_dvae.datasets.registry import DEFAULT, absolute_name
 from pyro_dvae.jobs.experiments.catalogue import in_words, span
 from pyro_dvae.jobs.experiments.declaration import Case, Experiment, Published, Table
 from pyro_dvae.jobs.experiments.results import Row, count_of_rows, unpacked
@@ -18,7 +19,9 @@ def substitutes(experiment: Experiment, rows: Iterable[Row]) -> dict[str, str]:
     """Return the columns of the table with another data set than is declared, and the name of that."""
     found: dict[str, set[str]] = {}
     for row in rows:
-        if row["data"]["name"] != _declared_data(experiment, experiment.cells[row["row"], row["column"]]):
+        declared = _declared_data(experiment, experiment.cells[row["row"], row["column"]])
+        stands_in = row["data"].get("substituted_for") is not None
+        if stands_in or _in_full(row["options"]["dataset"]) != declared:
             found.setdefault(row["column"], set()).add(str(row["data"]["name"]))
     return {column: " and ".join(sorted(names)) for column, names in found.items()}
 
@@ -28,8 +31,13 @@ def stand_in(experiment: Experiment, rows: Iterable[Row]) -> str | None:
     return " and ".join(sorted({*substitutes(experiment, rows).values()})) or None
 
 
-def _declared_data(experiment: Experiment, case: Case) -> str | None:
-    return case.options.get("dataset", experiment.options.get("dataset"))
+def _declared_data(experiment: Experiment, case: Case) -> str:
+    return _in_full(case.options.get("dataset", experiment.options.get("dataset")))
+
+
+def _in_full(dataset: str | None) -> str:
+    """Return the data set's only name, also of the default one and of a path."""
+    return absolute_name(dataset or DEFAULT)
 
 
 def headings(experiment: Experiment, rows: Iterable[Row]) -> dict[str, str]:
