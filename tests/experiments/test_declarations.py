@@ -9,9 +9,12 @@ import pytest
 import pyro_dvae as dv
 from pyro_dvae.jobs.experiments import Case, Experiment, Published, Table, experiment, experiments, plan
 from pyro_dvae.jobs.experiments.catalogue import listed
+from pyro_dvae.jobs.experiments.checked import require_sound
+from pyro_dvae.jobs.experiments.declaration import Claim
 from pyro_dvae.jobs.experiments.measures import MEASURES
 from pyro_dvae.jobs.experiments.one_run import PROGRAMS
 from pyro_dvae.jobs.experiments.pictures import PICTURES
+from pyro_dvae.jobs.experiments.running import reproduce
 from pyro_dvae.jobs.options import Options
 from pyro_dvae.jobs.parts import build_bound, build_corruption, build_decoder, build_encoder, check_training
 
@@ -66,16 +69,37 @@ def test_a_declaration_names_what_exists(declared):
 
 
 @pytest.mark.parametrize("declared", ALL, ids=lambda e: e.name)
-def test_the_figure_of_its_table_is_measured(declared):
-    of_measures = {
-        "noise": "noise",
-        "cross_entropy_mean_code": "reconstruction",
-        "squared_error_mean_code": "reconstruction",
-        "bound": "bound",
-        "refined_log_likelihood": "refined-likelihood",
-        "test_amortisation_gap": "inference-gaps",
-    }
-    assert of_measures[declared.table.figure] in ("bound", *declared.measures)
+def test_its_parts_fit_together(declared):
+    require_sound(declared)
+
+
+CELLS = ("VAE", "0 %"), ("VAE", "5 %")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"picture": "gaps"}, "picture: gaps needs the measure inference-gaps, which small lacks"),
+        ({"picture": "manifolds"}, "picture: manifolds needs the measure manifold"),
+        ({"picture": "samples"}, "picture: samples needs the measure samples"),
+        ({"picture": "lines-and-digits"}, "picture: lines-and-digits needs the measure reconstruction"),
+        ({"picture": "line"}, "picture: unknown name 'line' .did you mean 'lines'"),
+        ({"measures": ("unit",)}, "measures: unknown name 'unit' .did you mean 'units'"),
+        (
+            {"table": Table("units", figure="active_units")},
+            "table: unknown name 'active_units'.*known: bound",
+        ),
+        ({"claims": (Claim("c", *CELLS, figure="noise"),)}, "claims: unknown name 'noise'"),
+        ({"claims": (Claim("c", CELLS[0], ("IWAE", "5 %")),)}, "claims: small has no cell IWAE, 5 %"),
+        ({"cases": (Case("VAE", "5 %"), Case("VAE", "5 %"))}, "cases: expected each row and column of small"),
+        ({"cases": (Case("VAE", "5 %", program="vae"),)}, "program: unknown name 'vae'"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused_before_the_training(changes, message, tmp_path):
+    wrong = dataclasses.replace(SMALL, **changes)
+    with pytest.raises(dv.InputError, match=message):
+        reproduce(wrong, [], tmp_path / "x")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("declared", ALL, ids=lambda e: e.name)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pyro_dvae.jobs.experiments import experiment, experiments
+from pyro_dvae.jobs.experiments.measures import MEASURES
 from pyro_dvae.jobs.experiments.pages import blocks, committed, filled, markdown
 from pyro_dvae.jobs.experiments.running import run
 from pyro_dvae.jobs.experiments.table import spent
@@ -47,6 +48,13 @@ def test_the_times_of_the_list_are_those_of_the_results(folder):
     if complete and {row["device"] for row in rows} == {"cpu"}:
         hours = sum(map(spent, rows)) / 3600
         assert 0.6 < hours / declared.core_hours < 1.6
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
+def test_the_values_of_the_results_are_those_that_the_measures_declare(folder):
+    for row in committed(folder)[1]:
+        declared = {name for each in ("bound", *row["measures"]) for name in MEASURES[each].figures}
+        assert row["figures"].keys() <= declared
 
 
 def test_the_page_has_the_verdicts_on_the_sources_and_not_on_our_own_questions():

@@ -120,6 +120,18 @@ def test_gaps_are_stacked_for_test_and_training_rows(small, drawn, tmp_path):
     assert widths == [[2.0], [1.0], [8.0], [1.0], [0.5], [4.0]]
 
 
+def test_values_that_are_not_finite_are_left_out(small, drawn, tmp_path):
+    names = ("approximation_gap_full", "approximation_gap", "amortisation_gap")
+    figures = {f"{part}_{name}": 1.0 for part in ("test", "training") for name in names}
+    own = [row_of(each, None, **figures) for each in plan(small, seeds=1)]
+    assert PICTURES["heat-map"](small, own, tmp_path) is None
+    for row in own:
+        row["figures"]["test_amortisation_gap"] = {"mean": None, "standard_error": None}
+    PICTURES["gaps"](small, own, tmp_path)
+    ends = [each.get_text() for each in drawn[-1].axes[0].texts]
+    assert ends == ["nan", "2.0"]
+
+
 def test_digits_are_next_to_the_lines(small, drawn, tmp_path):
     own = rows(small)
     axes = plots.image_grid(np.zeros((4, 9)), (3, 3))

@@ -25,9 +25,10 @@ from pyro_dvae.jobs.executors.local import Local
 from pyro_dvae.jobs.executors.run_progress import RunsProgress
 from pyro_dvae.jobs.experiments import by_batch, experiments, measures, one_run, plan, results, running
 from pyro_dvae.jobs.experiments.by_batch import groups, perform_groups
-from pyro_dvae.jobs.experiments.measures import MEASURES, TrainedPair
+from pyro_dvae.jobs.experiments.measures import MEASURES
 from pyro_dvae.jobs.experiments.results import unpacked
 from pyro_dvae.jobs.experiments.running import reproduce
+from pyro_dvae.jobs.experiments.trained import TrainedPair
 from pyro_dvae.training.progress import NoProgress
 
 QUIET = {"device": "cpu", "quiet": True}
@@ -167,6 +168,26 @@ def test_a_run_on_own_data_starts_in_any_working_directory(small, tmp_path, monk
     assert of_file(small, dataset=str(tmp_path / "rows.npy"))[1][0].key == planned[0].key
 
 
+@pytest.mark.parametrize(
+    ("measure", "dataset", "message"),
+    [
+        ("manifold", "digits", "manifold needs latent_size 2, got 3"),
+        ("samples", "rows.npz", "samples draws images, but the rows of rows.npz are not images"),
+        ("reconstruction", "rows.npz", "reconstruction draws images"),
+    ],
+)
+def test_a_run_that_cannot_be_measured_is_refused_before_its_training(
+    small, tmp_path, monkeypatch, measure, dataset, message
+):
+    monkeypatch.chdir(tmp_path)
+    np.savez("rows.npz", rows=np.random.default_rng(0).normal(size=(40, 3)))
+    options = {"dataset": dataset, "latent_size": 3, "width": 4}
+    own = dataclasses.replace(small, options=options, measures=(measure,))
+    with pytest.raises(dv.InputError, match=f"measures: {message}"):
+        reproduce(own, plan(own, seeds=1)[:1], tmp_path / "out", jobs=1, **QUIET)
+    assert not (tmp_path / "out" / "checkpoints").exists()
+
+
 @pytest.mark.slow
 def test_every_executor_gives_what_one_process_gives(small, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(dv.__file__).parents[1]))
@@ -278,6 +299,7 @@ def test_gaps_equal_those_of_inference_gaps(small, tmp_path, monkeypatch):
         assert found[name]["mean"] == pytest.approx(float(each.mean()), rel=1e-6)
         np.testing.assert_allclose(unpacked(found[name]["of_rows"]), each.numpy(), rtol=1e-3)
     assert found.keys() == {*values, *(name.replace("test", "training") for name in values)}
+    assert found.keys() == {*MEASURES["inference-gaps"].figures}
 
 
 def test_measures_equal_those_of_the_evaluation(small, tmp_path):
@@ -299,6 +321,8 @@ def test_measures_equal_those_of_the_evaluation(small, tmp_path):
     assert likelihood["samples"] >= 200
     assert MEASURES["noise"](subject)["noise"]["mean"] == pytest.approx(0.05)
     assert 0 <= MEASURES["units"](subject)["active_units"]["mean"] <= 3
+    for name in ("bound", "training", "bounds", "likelihood", "reconstruction", "units", "noise", "samples"):
+        assert MEASURES[name](subject).keys() == {*MEASURES[name].figures}
     rows = subject.data.visit(subject.data.train)
     error = dv.evaluation.reconstruction_error(pair.model, pair.guide, rows).from_mean.squared.mean
     measured = MEASURES["training-error"](subject)["training_squared_error_mean_code"]

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
+from matplotlib import colormaps
+from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
 
 import pyro_dvae as dv
@@ -103,6 +105,66 @@ def test_a_sweep_finds_the_best_and_tests_it_alone(tmp_path):
     shutil.rmtree(place)
     with pytest.raises(dv.InputError, match=f"the best trial has no checkpoint in {place}"):
         swept(folder, trials=5)
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that are written."""
+    kept = []
+    monkeypatch.setattr(report, "write_figure", lambda path, figure: kept.append(figure) or path)
+    return kept
+
+
+def finished(bounds, **options):
+    """Return finished trials, the best first, with a value of each option and a bound."""
+    values = [dict(zip(options, each, strict=True)) for each in zip(*options.values(), strict=True)]
+    kinds = {name: CategoricalDistribution(sorted(set(each))) for name, each in options.items()}
+    return [
+        optuna.trial.create_trial(params=params, distributions=kinds, value=bound)
+        for params, bound in zip(values, bounds, strict=True)
+    ]
+
+
+def test_labels_of_parallel_coordinates_end_before_the_next_axis(drawn):
+    names = ["discretised-logistic-mixture", "discretised-logistic"]
+    space = parsed([f"likelihood={','.join(names)}", "minimum-noise=0.001:0.1"])
+    trials = finished([-90.0, -92.5], likelihood=names, minimum_noise=[0.001, 0.1])
+    report._parallel_coordinates(Path("x.png"), space, trials)
+    (axes,) = drawn[0].axes
+    drawn[0].canvas.draw()
+    places = axes.transData.transform([(place, 0) for place in axes.get_xticks()])[:, 0]
+    ends = [*places[1:], drawn[0].bbox.x1]
+    for label in axes.texts:
+        own = int(np.argmin(abs(axes.get_xticks() - label.xy[0])))
+        box = label.get_window_extent()
+        assert places[own] < box.x0 < box.x1 < ends[own], label.get_text()
+        assert label.get_bbox_patch().get_facecolor()[:3] == (1, 1, 1)
+        assert label.get_zorder() > max(line.get_zorder() for line in axes.lines)
+    texts = {each.get_text() for each in axes.texts}
+    assert texts == {*names, "0.001", "0.1", "-92.50", "-90.00"}
+
+
+@pytest.mark.parametrize("bounds", [(-90.0, -91.0, -92.0), (-90.0, -90.0, -90.0)])
+def test_the_best_trial_is_the_darkest(bounds, drawn):
+    trials = finished(bounds, latent_size=[2, 3, 2])
+    report._parallel_coordinates(Path("x.png"), parsed(["latent-size=2,3"]), trials)
+    lines = [each for each in drawn[0].axes[0].lines if each.get_linewidth() != 0.8]
+    best = lines[-1]
+    assert best.get_linewidth() == 2.5
+    assert best.get_color() == colormaps["viridis_r"](1.0)
+    assert best.get_ydata()[-1] == 1.0
+    assert len(lines) == 3
+
+
+def test_the_importance_is_of_the_objective(drawn, tmp_path):
+    space = parsed(["latent-size=2,3", "width=4,5"])
+    trials = finished([-90.0, -91.0, -92.0], latent_size=[2, 3, 2], width=[4, 4, 5])
+    study = optuna.create_study(direction="maximize")
+    study.add_trials(trials)
+    for objective, words in (("validation", "the"), ("iwae", "the importance-weighted")):
+        report._pictures(Sweep(tmp_path, TINY, frozenset(), space, 3, objective), study, trials)
+        label = drawn[-1].axes[0].get_xlabel()
+        assert label == f"share of the variance of {words} validation bound"
 
 
 def test_options_and_results_have_different_columns():

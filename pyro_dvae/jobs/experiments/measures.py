@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,74 +16,23 @@ from pyro_dvae.bounds import (
     TraceSemiImplicit_ELBO,
 )
 from pyro_dvae.conditioning import inference_gaps
-from pyro_dvae.corruptions import Corruption
 from pyro_dvae.evaluation import (
-    Estimate,
     Refinement,
     active_units,
-    evaluate_bound,
     latent_means,
     log_likelihood,
     reconstruction_error,
 )
-from pyro_dvae.jobs.data import RunData
 from pyro_dvae.jobs.experiments.results import packed
-from pyro_dvae.jobs.options import Options
+from pyro_dvae.jobs.experiments.trained import Figures, Measure, TrainedPair, figure
 from pyro_dvae.jobs.parts import build_clean_bound
 from pyro_dvae.jobs.sampling import decoded, manifold_means, prior_means
-from pyro_dvae.random_state import derived_seed
 
-Figures = dict[str, Any]
-TRAINING_DATA, SAMPLES, MIXTURE, PARTICLES = 10_000, 200, 10, 5
+SAMPLES, MIXTURE, PARTICLES = 200, 10, 5
 REFINED_DATA, REFINED_SAMPLES = 1_000, 1_000
 GAP_DATA, GAP_SAMPLES, GAP_STEPS, PARETO_K = 100, 1_000, 150, 0.7
 DRAWS = 100_000  # for all rows together; one draw of each of 10,000 images would have an error of 0.07 nats
 TILES = 20  # of a manifold, along each side
-
-
-@dataclass(frozen=True)
-class TrainedPair:
-    """A trained pair, at its best epoch by validation.
-
-    :param stem: path without suffix for the files of a measure.
-    """
-
-    model: Callable[..., Any]
-    guide: Callable[..., Any]
-    corruption: Corruption
-    data: RunData
-    options: Options
-    stem: Path
-
-    @cached_property
-    def test(self) -> Tensor:
-        """The test data in the form of the model's input, [N, D]."""
-        return self.data.visit(self.data.test)
-
-    @cached_property
-    def training_rows(self) -> Tensor:
-        """The first 10,000 training rows in the form of the model's input."""
-        return self.data.visit(self.data.train[:TRAINING_DATA])
-
-    def seed(self, purpose: str) -> int:
-        """Return the seed of a measure's draws."""
-        return derived_seed(self.options.seed, "measure", purpose)
-
-    def bound_of(
-        self, x: Tensor, bound: DenoisingELBO, purpose: str, *, clean: bool = True, pointwise: bool = False
-    ) -> Figures:
-        """Return a bound of the data ``x`` with its error."""
-        found = evaluate_bound(self.model, self.guide, x, loss=bound, clean=clean, seed=self.seed(purpose))
-        return figure(found, pointwise)
-
-
-def figure(found: Estimate, pointwise: bool = False) -> Figures:
-    """Return the mean over the data with its standard error (nats), and the rows' values if ``pointwise``.
-
-    With these, runs of one seed can be compared row by row, even without other seeds.
-    """
-    mean = {"mean": found.mean, "standard_error": found.standard_error}
-    return mean | ({"of_rows": packed(found.per_datum.cpu())} if pointwise else {})
 
 
 def bound(trained: TrainedPair) -> Figures:
@@ -268,17 +213,39 @@ def _png(trained: TrainedPair, kind: str) -> Path:
     return trained.stem.with_name(f"{trained.stem.name}-{kind}.png")
 
 
-MEASURES: dict[str, Callable[[TrainedPair], Figures]] = {
-    "bound": bound,
-    "training": training,
-    "bounds": bounds,
-    "likelihood": likelihood,
-    "refined-likelihood": refined_likelihood,
-    "inference-gaps": gaps,
-    "reconstruction": reconstruction,
-    "training-error": training_error,
-    "units": units,
-    "noise": noise,
-    "manifold": manifold,
-    "samples": samples,
+MEASURES: dict[str, Measure] = {
+    "bound": Measure(bound, ("bound",)),
+    "training": Measure(training, ("training_bound",)),
+    "bounds": Measure(
+        bounds,
+        tuple(
+            f"{name}_{kind}"
+            for kind in ("clean", "corrupted")
+            for name in ("dvae", f"semi_implicit_{MIXTURE}", f"diwae_{PARTICLES}")
+        ),
+    ),
+    "likelihood": Measure(likelihood, ("log_likelihood",)),
+    "refined-likelihood": Measure(refined_likelihood, ("refined_log_likelihood",)),
+    "inference-gaps": Measure(
+        gaps,
+        tuple(
+            f"{part}_{name}"
+            for part in ("test", "training")
+            for name in ("log_likelihood", "approximation_gap", "approximation_gap_full", "amortisation_gap")
+        ),
+    ),
+    "reconstruction": Measure(
+        reconstruction,
+        tuple(
+            f"{name}_{codes}"
+            for name in ("squared_error", "cross_entropy")
+            for codes in ("mean_code", "sampled_codes")
+        ),
+        images=True,
+    ),
+    "training-error": Measure(training_error, ("training_squared_error_mean_code",)),
+    "units": Measure(units, ("active_units",)),
+    "noise": Measure(noise, ("noise",)),
+    "manifold": Measure(manifold, images=True, latent_size=2),
+    "samples": Measure(samples, images=True),
 }

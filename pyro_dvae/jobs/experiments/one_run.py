@@ -16,9 +16,10 @@ from pyro_dvae.bounds import TraceDenoising_ELBO, TraceMeanFieldDenoising_ELBO
 from pyro_dvae.engine import bfloat16_pays
 from pyro_dvae.jobs.data import RunData, described, digest_of_own, load_of, prepare, versions
 from pyro_dvae.jobs.experiments.declaration import WHERE_AND_HOW, Planned
-from pyro_dvae.jobs.experiments.measures import MEASURES, TrainedPair
+from pyro_dvae.jobs.experiments.measures import MEASURES
 from pyro_dvae.jobs.experiments.results import Row
 from pyro_dvae.jobs.experiments.setting import Setting, TrainingPair
+from pyro_dvae.jobs.experiments.trained import TrainedPair
 from pyro_dvae.jobs.options import Options
 from pyro_dvae.jobs.parts import check_training, pick_device
 from pyro_dvae.models import DVAE, Autoencoder
@@ -173,6 +174,8 @@ def prepared(
     check_training(planned.options)
     if data is None:
         data = _loaded(planned, device)
+    for name in planned.measures:
+        MEASURES[name].require_defined(name, planned.options, data.dataset)
     return Setting(planned.options, data, device, checkpoint_of(planned, folder), progress)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,22 @@ from pyro_dvae.jobs.experiments.table import fewer, of_case, stand_in
 
 NAME = "picture.png"
 _CHARACTERS_PER_INCH, _CHARACTERS = 9.5, 100  # of a title
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A kind of picture.
+
+    :param function: draws rows of an experiment into a folder; returns the file, or None without values.
+    :param needs: name of the measure whose values or pictures it shows, besides the table's values.
+    """
+
+    function: Callable[[Experiment, Sequence[Row], Path], Path | None]
+    needs: str | None = None
+
+    def __call__(self, experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path | None:
+        """Draw the picture."""
+        return self.function(experiment, rows, folder)
 
 
 def legend_below(figure: Any, keys: tuple[Sequence[Any], Sequence[str]], most: int) -> None:

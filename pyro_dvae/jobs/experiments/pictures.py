@@ -11,7 +11,7 @@ from typing import Any
 
 from pyro_dvae import plots
 from pyro_dvae.jobs.experiments.declaration import Case, Experiment
-from pyro_dvae.jobs.experiments.picture_frame import NAME, legend_below, written
+from pyro_dvae.jobs.experiments.picture_frame import NAME, Picture, legend_below, written
 from pyro_dvae.jobs.experiments.results import Row
 from pyro_dvae.jobs.experiments.table import MINUS, headings, number, of_case, stand_in, values
 
@@ -135,6 +135,8 @@ def heat_map(experiment: Experiment, rows: Sequence[Row], folder: Path) -> Path 
         for name in shown.values()
     ]
     found = [value for each in maps for line in each for value in line if math.isfinite(value)]
+    if not found:
+        return None
     middle = (min(found) + max(found)) / 2
     size = (1.5 + len(maps) * (1.0 + 0.85 * len(columns)), 2.2 + 0.5 * len(labels))
     figure = plots.new_figure(*size, layout="constrained")
@@ -236,6 +238,8 @@ _GAPS = {
 def _with_error(own: Sequence[Row], name: str) -> tuple[float, float]:
     """Return the mean over the seeds and its standard error; for one seed, the error over the rows."""
     found = values(own, name)
+    if not found:  # not finite
+        return math.nan, math.nan
     if len(found) == 1:
         return found[0], own[0]["figures"][name]["standard_error"]
     return statistics.fmean(found), statistics.stdev(found) / math.sqrt(len(found))
@@ -273,15 +277,16 @@ def _has_bars(axes: Any) -> bool:
     return any(math.isfinite(value) for end in ends for value in end.get_ydata())
 
 
-PICTURES: dict[str, Callable[[Experiment, Sequence[Row], Path], Path | None]] = {
-    "lines": lines,
-    "lines-and-digits": lines_and(
-        "digits", "Test digits (above), and their reconstructions from the mean code"
+PICTURES: dict[str, Picture] = {
+    "lines": Picture(lines),
+    "lines-and-digits": Picture(
+        lines_and("digits", "Test digits (above), and their reconstructions from the mean code"),
+        needs="reconstruction",
     ),
-    "curves": curves(),
-    "log-curves-by-row": curves(panel="row", line="column", log=True),
-    "heat-map": heat_map,
-    "gaps": gaps,
-    "manifolds": panels("manifold"),
-    "samples": panels("samples"),
+    "curves": Picture(curves()),
+    "log-curves-by-row": Picture(curves(panel="row", line="column", log=True)),
+    "heat-map": Picture(heat_map),
+    "gaps": Picture(gaps, needs="inference-gaps"),
+    "manifolds": Picture(panels("manifold"), needs="manifold"),
+    "samples": Picture(panels("samples"), needs="samples"),
 }

@@ -17,6 +17,7 @@ from pyro_dvae.jobs.executors import Executor, check, drive, opened
 from pyro_dvae.jobs.executors.run_progress import RunsProgress
 from pyro_dvae.jobs.experiments import results
 from pyro_dvae.jobs.experiments.by_batch import groups, perform_groups
+from pyro_dvae.jobs.experiments.checked import require_sound
 from pyro_dvae.jobs.experiments.declaration import Experiment, Planned, alternatives, plan
 from pyro_dvae.jobs.experiments.one_run import perform_elsewhere
 from pyro_dvae.jobs.experiments.pages import TABLE, markdown
@@ -80,11 +81,13 @@ def reproduce(
     :param executor_options: of submitit or Dask.
     :param shown: the runs in table and picture, as far as they are finished, in order of preference for each
         case and seed; by default the planned ones.
-    :raises InputError: another process is performing the runs of this folder.
+    :raises InputError: parts of the experiment do not fit together, or another process is performing the
+        runs of this folder.
     :raises DataError: the user's own data have changed since a run was finished.
     :raises ProcessLostError: the worker of a run was lost several times.
     :raises Stopped: Ctrl-C or SIGTERM came; the same call goes on.
     """
+    require_sound(experiment)
     check(executor, executor_options or {})
     target = user_path("output", folder)
     require_writable(target / results.RESULTS)

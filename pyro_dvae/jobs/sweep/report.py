@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from pyro_dvae.jobs.sweep.trial import REFUSED, SAME_AS, Sweep, words
 from pyro_dvae.plots.figures import new_figure, write_figure
 
 _SHOWN = 10
+_INCHES = 0.09  # of a character
 _COLUMNS = ("trial", "state", "objective", "validation_bound", "epochs_done", "seconds")  # no options
 _WORDS = {
     TrialState.COMPLETE: "finished",
@@ -42,7 +44,7 @@ def write(made: Sweep, study: optuna.Study) -> str:
     counts = {words: sum(each.state == state for each in trials) for state, words in _WORDS.items()}
     said = ", ".join(f"{count} {words}" for words, count in counts.items() if count)
     lines = [f"{len(trials)} trials: {said}"]
-    what = "validation bound" if made.objective == "validation" else "importance-weighted validation bound"
+    what = _bound(made)
     for each in complete[:_SHOWN]:
         lines.append(f"{_value(each):10.2f} nats  trial {each.number}: {words(each.params)}")
     if complete:
@@ -58,6 +60,11 @@ def write(made: Sweep, study: optuna.Study) -> str:
     if not tested:
         lines.append("the test data are not used yet: trials are still to be finished")
     return "\n".join([*lines, *(str(path) for path in files)])
+
+
+def _bound(made: Sweep) -> str:
+    """Return the objective in words."""
+    return "validation bound" if made.objective == "validation" else "importance-weighted validation bound"
 
 
 def _value(trial: FrozenTrial) -> float:
@@ -89,12 +96,12 @@ def _pictures(made: Sweep, study: optuna.Study, complete: Sequence[FrozenTrial])
     if len(made.space) > 1 and len({each.value for each in complete}) > 1:
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
         found = optuna.importance.get_param_importances(study, evaluator=evaluator)
-        drawn.append(_importance(made.folder / "importance.png", found))
+        drawn.append(_importance(made.folder / "importance.png", found, _bound(made)))
     return drawn
 
 
-def _importance(path: Path, found: dict[str, float]) -> Path:
-    """Draw the share of the bound's variance that each option explains (fANOVA, Hutter et al. 2014)."""
+def _importance(path: Path, found: dict[str, float], bound: str) -> Path:
+    """Draw the share of the variance of ``bound`` that each option explains (fANOVA, Hutter et al. 2014)."""
     figure = new_figure(6.0, 1.0 + 0.4 * len(found), layout="constrained")
     axes = figure.add_subplot()
     names = sorted(found, key=lambda name: found[name])
@@ -103,7 +110,7 @@ def _importance(path: Path, found: dict[str, float]) -> Path:
     )
     axes.bar_label(bars, fmt="%.2f", padding=3)
     axes.set_xlim(0, 1.1)
-    axes.set_xlabel("share of the variance of the validation bound")
+    axes.set_xlabel(f"share of the variance of the {bound}")
     return write_figure(path, figure)
 
 
@@ -113,25 +120,30 @@ def _parallel_coordinates(path: Path, space: Sequence[Dimension], complete: Sequ
     for dimension in space:
         columns.append((dimension.name.replace("_", "-"), *_heights(dimension, complete)))
     values = [_value(each) for each in complete]
-    scale = Normalize(min(values), max(values))
     width = max(values) - min(values)
+    shares = [(value - min(values)) / width if width else 1.0 for value in values]
     digits = 2 if width == 0 else max(2, 1 - math.floor(math.log10(width)))  # enough for different ends
-    ticks = {float(scale(value)): f"{value:.{digits}f}" for value in (min(values), max(values))}
-    columns.append(("bound, nats", [float(scale(value)) for value in values], ticks))
-    figure = new_figure(1.5 + 1.8 * len(columns), 4.0, layout="constrained")
+    ticks = {share: f"{value:.{digits}f}" for share, value in zip(shares, values, strict=True)}
+    columns.append(("bound, nats", shares, {share: ticks[share] for share in (min(shares), max(shares))}))
+    # Each axis has room for its labels at its right and for its name, which is below its middle.
+    rooms = [_INCHES * max(map(len, (name, *labels.values()))) + 0.5 for name, _, labels in columns]
+    places = [0.0, *itertools.accumulate(rooms)]
+    figure = new_figure(places[-1] + 0.5, 4.0, layout="constrained")
     axes = figure.add_subplot()
     from matplotlib import colormaps
 
     for index in reversed(range(len(complete))):  # the best one last, on top
         heights = [heights[index] for _, heights, _ in columns]
-        colour = colormaps["viridis_r"](scale(values[index]))
-        axes.plot(range(len(columns)), heights, color=colour, linewidth=2.5 if index == 0 else 1.0)
-    for place, (_, _, labels) in enumerate(columns):
+        colour = colormaps["viridis_r"](shares[index])
+        axes.plot(places[:-1], heights, color=colour, linewidth=2.5 if index == 0 else 1.0)
+    style = {"textcoords": "offset points", "va": "center", "zorder": 3}
+    style["bbox"] = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.0}
+    for place, (_, _, labels) in zip(places[:-1], columns, strict=True):
         axes.axvline(place, color="black", linewidth=0.8)
         for height, label in labels.items():
-            axes.annotate(label, (place, height), xytext=(4, 0), textcoords="offset points", va="center")
-    axes.set_xticks(range(len(columns)), [name for name, _, _ in columns])
-    axes.set_xlim(-0.2, len(columns) - 0.4)
+            axes.annotate(label, (place, height), xytext=(5, 0), **style)
+    axes.set_xticks(places[:-1], [name for name, _, _ in columns])
+    axes.set_xlim(-0.2, places[-1])
     axes.set_yticks([])
     for spine in axes.spines.values():
         spine.set_visible(False)
