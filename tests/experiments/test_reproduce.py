@@ -181,7 +181,7 @@ def test_a_run_that_cannot_be_measured_is_refused_before_its_training(
 ):
     monkeypatch.chdir(tmp_path)
     np.savez("rows.npz", rows=np.random.default_rng(0).normal(size=(40, 3)))
-    options = {"dataset": dataset, "latent_size": 3, "width": 4}
+    options = {"dataset": dataset, "binarisation": "none", "latent_size": 3}
     own = dataclasses.replace(small, options=options, measures=(measure,))
     with pytest.raises(dv.InputError, match=f"measures: {message}"):
         reproduce(own, plan(own, seeds=1)[:1], tmp_path / "out", jobs=1, **QUIET)
