@@ -44,6 +44,8 @@ class FileOwner:
 
     def __init__(self, **paths: Path | None) -> None:
         self._paths = {argument: path for argument, path in paths.items() if path is not None}
+        if len({path.resolve() for path in self._paths.values()}) < len(self._paths):
+            raise InputError(f"{', '.join(self._paths)}: expected different files, got one for both")
         self._end: weakref.finalize[[], FileOwner] | None = None
 
     def take(self) -> None:

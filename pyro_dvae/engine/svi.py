@@ -162,8 +162,10 @@ class CompiledSVI(SVI):
             return step(tensors)
         loss, *gradients = step(tensors)
         good = torch.isfinite(loss).all()
+        if good.is_cpu and not good:  # a non-finite loss changes no parameter
+            return loss
         for leaf, gradient in zip(step.leaves, gradients, strict=True):
-            leaf.grad = torch.where(good, gradient, 0.0)  # a non-finite loss changes no parameter
+            leaf.grad = torch.where(good, gradient, 0.0)  # without waiting for a GPU
         with torch.enable_grad():
             self.optim(list(step.leaves))
         zero_grads(step.leaves)

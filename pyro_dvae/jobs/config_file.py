@@ -56,6 +56,8 @@ def read(file: str) -> dict[str, Any]:
         if name not in names:
             near = difflib.get_close_matches(name, names, n=1, cutoff=0)
             raise InputError(f"config: {path} has the unknown option {name!r}; the nearest is {near[0]!r}")
+        if name.startswith("no_") and isinstance(value, bool):
+            value = not value
         if names[name] in named:
             raise InputError(f"config: {path} has the option {names[name]!r} twice; leave one of them out")
         named[names[name]] = _as_typed(names[name], value)
@@ -74,9 +76,11 @@ def _once(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _names() -> dict[str, str]:
     """Return the options by their own names and by those of their flags (``compile`` means ``compiled``)."""
-    fields = dataclasses.fields(Options)
-    flags = {flag_of(each).split("/")[0].removeprefix("--").replace("-", "_"): each.name for each in fields}
-    return flags | {each.name: each.name for each in fields}
+    found: dict[str, str] = {}
+    for each in dataclasses.fields(Options):
+        flags = flag_of(each).split("/")
+        found |= {flag.removeprefix("--").replace("-", "_"): each.name for flag in (each.name, *flags)}
+    return found
 
 
 def _as_typed(name: str, value: Any) -> Any:

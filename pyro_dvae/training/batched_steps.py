@@ -16,8 +16,8 @@ from pyro_dvae.engine.gradient import constants
 from pyro_dvae.engine.step import Gradient, record_for
 from pyro_dvae.engine.verification import Recording
 from pyro_dvae.errors import InputError
-from pyro_dvae.training.compiled_steps import NoiseKeysOfMany
 from pyro_dvae.training.many_state import ManyState
+from pyro_dvae.training.noise_keys import NoiseKeysOfMany
 from pyro_dvae.training.settings import Settings
 from pyro_dvae.training.stacked import Member, stack
 
@@ -38,8 +38,19 @@ class BatchedSteps:
         self._columns: Tensor | slice = slice(None)  # parameters with a gradient
         self.seconds = 0.0
 
-    def begin_epoch(self) -> None:
-        """Discard the steps if a constant that they contain has changed."""
+    def refresh(self) -> None:
+        """Discard the steps if a constant that they contain has changed, or what is frozen.
+
+        :raises InputError: something is frozen in some of the models only.
+        """
+        first, *others = (member.trained.free for member in self._state.members)
+        for number, free in enumerate(others, start=1):
+            for name, one, other in zip(free, first.values(), free.values(), strict=True):
+                if one.requires_grad != other.requires_grad:
+                    raise InputError(
+                        f"callbacks: expected the same frozen parameters in all models, which {name!r} of "
+                        f"models 0 and {number} is not; train them separately by fit"
+                    )
         adam = [each.frozen for each in self._state.updates[0].slots() or ()]
         if adam != self._adam or not all(each.surroundings.unchanged() for each in self._recordings):
             self._steps.clear()
@@ -100,8 +111,8 @@ class BatchedSteps:
         # A parameter may get no gradient.
         free = list(trained.free.values())
         columns = [n for n, leaf in enumerate(free) if any(leaf is each for each in first.leaves)]
-        if len(columns) < len(free):
-            self._columns = torch.tensor(columns, device=batch[0].device)
+        some = len(columns) < len(free)
+        self._columns = torch.tensor(columns, device=batch[0].device) if some else slice(None)
         slots = state.updates[0].slots([free[n] for n in columns])
         assert slots is not None
         chosen = [state.free[n] for n in columns]

@@ -16,56 +16,12 @@ from pyro_dvae.engine.compiler import Compiled, build, interpret
 from pyro_dvae.engine.hashed_noise import draw_keys, hash_noise
 from pyro_dvae.engine.step import CompiledGradient, CompiledStep, CompiledUpdate, Numerics, record_for
 from pyro_dvae.engine.surroundings import global_settings
-from pyro_dvae.random_state import derived_seed
+from pyro_dvae.training.noise_keys import NoiseKeys
+from pyro_dvae.training.objective import PlateScales
+from pyro_dvae.training.recorded import TOO_MANY, Recorded
 from pyro_dvae.training.update import Update
 
 WORTH_IT = 5_000  # number of steps from which compiling saves time by default: see docs/performance.md
-_SHAPES_AT_MOST = 16
-_STEPS_AT_ONCE = 1_000
-
-
-class NoiseKeys:
-    """The keys of hashed noise for the steps of a run; those of an epoch are drawn together from its seed.
-
-    :param steps: steps of an epoch; if None (unknown), the keys of a thousand steps are drawn together.
-    """
-
-    def __init__(self, seed: int, purpose: str, steps: int | None, device: torch.device) -> None:
-        self._seed, self._purpose, self._steps, self._device = seed, purpose, steps, device
-        self._block: tuple[int, ...] | None = None
-        self._drawn = torch.empty(0)
-
-    def at(self, epoch: int, position: int, draws: int) -> Tensor:
-        """Return the keys [draws, 2] of a step."""
-        block, place = divmod(position, _STEPS_AT_ONCE) if self._steps is None else (0, position)
-        if self._block != (epoch, draws, block):
-            self._drawn, self._block = self.of_block(epoch, block, draws), (epoch, draws, block)
-        return self._drawn[place]
-
-    def of_block(self, epoch: int, block: int, draws: int) -> Tensor:
-        """Return the keys [steps, draws, 2] of the steps of an epoch, or of its next thousand steps."""
-        own = (block,) if self._steps is None else ()
-        steps = _STEPS_AT_ONCE if self._steps is None else self._steps
-        generator = torch.Generator().manual_seed(derived_seed(self._seed, epoch, self._purpose, *own))
-        return draw_keys(steps * draws, "cpu", generator).reshape(steps, draws, 2).to(self._device)
-
-
-class NoiseKeysOfMany(NoiseKeys):
-    """The keys of several models' noise, [E, draws, 2] for a step.
-
-    They are joined for an epoch at a time: joining those of many models takes a GPU longer than a step.
-
-    :param seeds: one for each model.
-    :param steps: steps of an epoch.
-    """
-
-    def __init__(self, seeds: Sequence[int], purpose: str, steps: int, device: torch.device) -> None:
-        super().__init__(seeds[0], purpose, steps, device)
-        self._models = [NoiseKeys(seed, purpose, steps, device) for seed in seeds]
-
-    def of_block(self, epoch: int, block: int, draws: int) -> Tensor:
-        """Return the keys [steps, E, draws, 2] of the steps of an epoch."""
-        return torch.stack([each.of_block(epoch, block, draws) for each in self._models], dim=1)
 
 
 @dataclass(frozen=True)
@@ -79,6 +35,7 @@ class Training:
     :param clip_norm: largest joint norm of all gradients.
     :param rows: returns the argument of :meth:`Update.take` for a number of rows.
     :param ranks: the ranks over which gradients are summed.
+    :param scales: the weights of a row in the loss, which each recording sets.
     """
 
     programs: tuple[Any, ...]
@@ -87,6 +44,7 @@ class Training:
     clip_norm: float | None
     rows: Callable[[int], float | None]
     ranks: Ranks
+    scales: PlateScales
 
 
 @dataclass(frozen=True)
@@ -139,6 +97,7 @@ class CompiledSteps:
     :param say: called with progress messages.
     :param worth_compiling: whether batches of a number of rows are frequent; the recorded steps of other
         batches (such as the last of an epoch) run uncompiled, with the same result.
+    :param recorded: the recordings of the run so far.
     """
 
     def __init__(
@@ -147,12 +106,13 @@ class CompiledSteps:
         numerics: Numerics,
         keys: NoiseKeys,
         say: Callable[[str], object],
-        worth_compiling: Callable[[int], bool] = lambda rows: True,
+        worth_compiling: Callable[[int], bool],
+        recorded: Recorded,
     ) -> None:
         self._training, self._numerics, self._keys, self._say = training, numerics, keys, say
-        self._worth_compiling = worth_compiling
-        self._steps: dict[Any, list[Step]] = {}
-        self.failure: str | None = None
+        self._worth_compiling, self._recorded = worth_compiling, recorded
+        self._steps: dict[Any, list[tuple[Step, float]]] = {}  # with the weight of a row
+        self.failure = TOO_MANY if recorded.too_many else None
         self.seconds = 0.0
 
     def __call__(
@@ -171,13 +131,18 @@ class CompiledSteps:
         batch = [each.detach().contiguous() for each in batch]
         shapes = tuple((each.shape, each.dtype, each.device) for each in batch)
         steps = self._steps.setdefault((shapes, settings, part), [])
-        steps[:] = [each for each in steps if each.valid()]
-        step = next((each for each in steps if each.recording.surroundings.unchanged()), None)
-        if step is None:
-            step = self._compiled(batch, part)
-            if step is None:
+        known = self._training.scales.known
+        for each in [each for each in steps if not each[0].valid()]:
+            steps.remove(each)
+            self._recorded.forget(each[0].recording.surroundings, part.rows)
+        found = next((each for each in steps if each[0].recording.surroundings.unchanged()), None)
+        if found is None:
+            compiled = self._compiled(batch, part)
+            if compiled is None:
                 return None
-            steps.append(step)
+            found = compiled, known[part.rows]
+            steps.append(found)
+        step, known[part.rows] = found
         drawn = position is not None and step.draws > 0
         return self._take(step, batch, self._keys.at(epoch, position or 0, step.draws) if drawn else None)
 
@@ -196,18 +161,17 @@ class CompiledSteps:
             total, *gradients = step(batch, keys)
             loss = total
         good = torch.isfinite(total).all()
+        if good.is_cpu and not good:  # a non-finite loss changes no parameter
+            return loss
         for leaf in update.leaves:
             leaf.grad = None
         for leaf, gradient in zip(step.leaves, gradients, strict=True):
-            leaf.grad = torch.where(good, gradient, 0.0)  # a non-finite loss changes no parameter
+            leaf.grad = torch.where(good, gradient, 0.0)  # without waiting for a GPU
         update.take(self._training.rows(len(batch[0])))
         return loss
 
     def _compiled(self, batch: list[Tensor], part: BatchPart) -> Step | None:
         if self.failure is not None:
-            return None
-        if sum(map(len, self._steps.values())) >= _SHAPES_AT_MOST:
-            self.failure = f"numbers, flags or shapes have changed {_SHAPES_AT_MOST} times"
             return None
         began, compiled = time.perf_counter(), self._worth_compiling(len(batch[0]))
         if compiled:
@@ -241,6 +205,9 @@ class CompiledSteps:
         gradient = record_for(loss_and_grads, leaves, batch, self._numerics, training.programs)
         if not gradient.leaves:
             raise Unrecordable("there is nothing that a step would change")
+        if not training.scales.fixed:
+            raise Unrecordable("all sites have a scale that is a tensor and may change; give a number")
+        self._recorded.add(gradient.recording.surroundings, part.rows)
         slots = training.update.slots(gradient.leaves)
         if training.ranks.several:
             total = Sum(training.ranks, [gradient.leaves[0].new_zeros(()), *gradient.leaves])

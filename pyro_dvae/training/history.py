@@ -79,20 +79,23 @@ def _better(bound: float | None, best: float | None) -> bool:
 def metrics_lines(history: History) -> list[str]:
     """Return one JSON text per epoch; a non-finite number is null."""
     lines, best = [], None
-    columns = (history.train_bound, history.validation_bound, history.learning_rate, history.seconds)
-    for epoch, train, validation, rate, seconds in zip(history.epochs, *columns, strict=True):
+    for n, validation in enumerate(history.validation_bound):
         is_best = _better(validation, best)
         best = validation if is_best else best
-        line = {
-            "epoch": epoch,
-            "train_bound": _finite_or_none(train),
-            "validation_bound": _finite_or_none(validation),
-            "best": is_best,
-            "learning_rate": _finite_or_none(rate),  # some optimizers have none
-            "seconds": round(seconds, 4),
-        }
-        lines.append(json.dumps(line))
+        lines.append(_line(history, n, is_best))
     return lines
+
+
+def _line(history: History, n: int, is_best: bool) -> str:
+    line = {
+        "epoch": history.epochs[n],
+        "train_bound": _finite_or_none(history.train_bound[n]),
+        "validation_bound": _finite_or_none(history.validation_bound[n]),
+        "best": is_best,
+        "learning_rate": _finite_or_none(history.learning_rate[n]),  # some optimizers have none
+        "seconds": round(history.seconds[n], 4),
+    }
+    return json.dumps(line)
 
 
 def _finite_or_none(value: float | None) -> float | None:
@@ -119,6 +122,6 @@ class MetricsFile:
             return
         try:
             with open(self.path, "a", encoding="utf-8") as file:
-                file.write(metrics_lines(history)[-1] + "\n")
+                file.write(_line(history, -1, history.best_epoch == history.epochs[-1]) + "\n")
         except OSError as error:
             raise unwritable(self.path, error) from None

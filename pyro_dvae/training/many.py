@@ -26,14 +26,14 @@ from pyro_dvae.rows import Data
 from pyro_dvae.rows.source import same_length
 from pyro_dvae.training.batched_steps import BatchedSteps
 from pyro_dvae.training.callbacks.base import Callback, Running
-from pyro_dvae.training.compiled_steps import NoiseKeysOfMany
 from pyro_dvae.training.epochs import same_type
 from pyro_dvae.training.fitted import Fitted
 from pyro_dvae.training.history import History
 from pyro_dvae.training.learning_rates import scheduled
 from pyro_dvae.training.many_state import ManyState
+from pyro_dvae.training.noise_keys import NoiseKeysOfMany
 from pyro_dvae.training.objective import CHUNK, Validation
-from pyro_dvae.training.optimizer import Choice, described
+from pyro_dvae.training.optimizer import Choice
 from pyro_dvae.training.per_model import ManyRunCallbacks, RowsOfMany, each_of, sets_of, updates_of
 from pyro_dvae.training.progress import Progress
 from pyro_dvae.training.settings import Settings, options_of, seed_of, with_constants
@@ -91,7 +91,7 @@ def fit_many(
     :param seeds: seeds of the order of the batches and of the noise; by default 0, 1, ...
     :param learning_rate: one for all, or one for each.
     :param optimizer: as for :class:`Trainer`, but only Adam or AdamW. ``freeze`` takes names alone.
-    :param transform: applied to the batch of each model; it must not draw random numbers.
+    :param transform: applied to the batch of each model; its random draws are not those of ``fit``.
     :param evaluate: function of the model's number (from 0) that returns its validation bound, in nats per
         observation, in place of the default; called in evaluation mode after every epoch.
     :param callbacks: as for :class:`Trainer`, copied for every model; ``run.number`` is the model's number. A
@@ -152,7 +152,8 @@ class ManyTraining:
             raise InputError("pairs: expected at least one (model, guide), got none")
         self._settings = settings
         pairs = [_with(constants or {}, pair) for pair in pairs]
-        floats, count = _floats(pairs[0]), len(pairs)
+        floats = float_type(*(pairs[0] if isinstance(pairs[0], tuple | list) else ()))
+        count = len(pairs)
         names = ["data", *(f"data, further argument {n}" for n in range(1, len(data)))]
         sets = [sets_of(name, each, count, floats) for name, each in zip(names, data, strict=True)]
         same_length(names, [each[0] for each in sets])
@@ -190,7 +191,7 @@ class ManyTraining:
         self._calls = ManyRunCallbacks(self._state, settings, self._seeds, validates, self.fitted)
         choices = {"models": len(pairs), "seeds": self._seeds} | settings.described(rates)
         if settings.optimizer is not None or settings.parameter_options:
-            choices["optimizer"] = [described(update.optimizer) for update in self._updates]
+            choices["optimizer"] = [update.described for update in self._updates]
         if frozen := self._members[0].trained.frozen:
             choices["freeze"] = list(frozen)
         self._identity = {
@@ -237,7 +238,7 @@ class ManyTraining:
             for part in scheduled(member.trained, member.bound):
                 part.set_epoch(state.finished)
         began, compiling = time.monotonic(), self._steps.seconds
-        self._steps.begin_epoch()
+        self._steps.refresh()
         state.take_buffers()
         orders = self._rows.orders(state.finished)
         factor = settings.rate_factor(state.finished)
@@ -250,7 +251,8 @@ class ManyTraining:
         for position in range(self._rows.steps_per_epoch):
             losses.append(self._steps.take(self._rows.batch(orders, position), options, position))
             state.move_averages(going)
-            self._calls.note_step(losses[-1], sizes[position])
+            if self._calls.note_step(losses[-1], sizes[position]):
+                self._steps.refresh()
             settings.progress.step(position + 1)
         state.to_models()
         seconds = time.monotonic() - began - (self._steps.seconds - compiling)
@@ -260,7 +262,8 @@ class ManyTraining:
 
     def resume(self) -> None:
         assert self._settings.checkpoint is not None
-        self._calls.load_state_dict(self._state.resume(self._settings.checkpoint, self._identity))
+        path, epochs = self._settings.checkpoint, self._settings.epochs
+        self._calls.load_state_dict(self._state.resume(path, self._identity, epochs))
 
     def fitted(self) -> list[Fitted]:
         """Return the result of each model."""
@@ -324,7 +327,3 @@ def _with(constants: Mapping[str, Any], pair: Any) -> Any:
     if not constants or not isinstance(pair, tuple | list) or len(pair) != 2:
         return pair
     return with_constants(constants, pair[0], pair[1], options_of(fit_many))
-
-
-def _floats(pair: Any) -> torch.dtype:
-    return float_type(*pair) if isinstance(pair, tuple | list) else float_type()

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_dvae import random_state
 from pyro_dvae.checkpoint import load_checkpoint, save_checkpoint
-from pyro_dvae.errors import CheckpointError
+from pyro_dvae.errors import CheckpointError, InputError
 from pyro_dvae.training import kept
 from pyro_dvae.training.fitted import Fitted
 from pyro_dvae.training.history import History
@@ -94,16 +95,24 @@ class ManyState:
         }
         histories = [history.to_dict() for history in self.histories]
         updates = [update.settings_dict() for update in self.updates]
-        tensors, packed = kept.pack({"callbacks": list(calls), "updates": updates})
+        random, of_random = random_state.capture()
+        owners = {"callbacks": list(calls), "updates": updates, "random": [random, of_random]}
+        tensors, packed = kept.pack(owners)
         state = {"kind": KIND, **identity, "epoch": self.finished, "histories": histories}
         state |= packed
         save_checkpoint(path, self._named() | best | tensors, state)
 
-    def resume(self, path: Path, identity: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Resume from a checkpoint of the same models, settings and data; return the states of callbacks."""
+    def resume(self, path: Path, identity: Mapping[str, Any], epochs: int) -> list[dict[str, Any]]:
+        """Resume from a checkpoint of the same models, settings and data; return the states of callbacks.
+
+        :param epochs: the total number of epochs.
+        """
         tensors, state = load_checkpoint(path)
         if state.get("kind") != KIND:
             raise CheckpointError(f"checkpoint {path}: not from the training of several models")
+        if state["epoch"] > epochs:
+            done = f"{state['epoch']} are done in {path}"
+            raise InputError(f"epochs: {done}, expected no fewer, got {epochs}")
         saved, now = (
             {"settings": each["settings"], "config": None, "data": dict(enumerate(each["data"]))}
             for each in (state, identity)
@@ -127,6 +136,7 @@ class ManyState:
         unpacked = kept.unpack(tensors, state)
         for update, own in zip(self.updates, unpacked["updates"], strict=True):
             update.load_state_dict(own)
+        random_state.restore(*unpacked["random"])
         states: list[dict[str, Any]] = unpacked["callbacks"]
         return states
 

@@ -33,14 +33,15 @@ class PlateScale(Messenger):
     all observed sites that has the rows. If all of its sites have one scale (including ``poutine.scale``),
     that is the factor, else it is the plate's own scale. Without such a plate it is 1. Sites outside the
     plate (a global latent) are divided by it, too: the result is the bound of the whole data set, divided by
-    its N rows. Reading ``factor`` also sets ``subsampled``: whether the rows are a subsample of the plate.
+    its N rows. Reading ``factor`` also sets ``subsampled``, whether the rows are a subsample of the plate,
+    and ``fixed``, whether the factor consists of numbers, which a recording contains.
     """
 
     def __init__(self, rows: int) -> None:
         super().__init__()
         self._rows = rows
         self._sites: list[dict[str, Any]] = []
-        self.subsampled = False
+        self.subsampled, self.fixed = False, True
 
     def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
         if not site_is_subsample(msg) and not is_uncounted(msg):
@@ -54,8 +55,10 @@ class PlateScale(Messenger):
         if plate is None:
             return 1.0
         self.subsampled = own != 1
-        scales = {_number(s["scale"]) for s in self._sites if plate in _plates(s, self._rows)}
+        found = [site["scale"] for site in self._sites if plate in _plates(site, self._rows)]
+        scales = set(map(_number, found))
         factor = scales.pop() if len(scales) == 1 else None
+        self.fixed = factor is None or not any(isinstance(scale, Tensor) for scale in found)
         return factor or own
 
     def _plate(self) -> tuple[str | None, float]:
@@ -99,39 +102,37 @@ def _number(scale: float | Tensor) -> float | None:
 
 
 class PlateScales:
-    """The factors of batches by their number of rows, found when such a batch first occurs.
+    """The factors of batches by their number of rows, as in the last such batch.
 
-    ``subsampled`` says whether their losses are scaled to a whole plate. This needs no extra run: an ordinary
-    step is watched while it runs, a compiled step while it is recorded.
+    ``subsampled`` says whether their losses are scaled to a whole plate, ``fixed`` whether the last factor
+    was found in numbers. This needs no extra run: an ordinary step is watched while it runs, a compiled step
+    while it is recorded.
 
     :param length: N, the rows of the data set; None if unknown.
     """
 
     def __init__(self, length: int | None = None) -> None:
         self._length = length
-        self._known: dict[int, float] = {}
-        self.subsampled = False
+        self.known: dict[int, float] = {}
+        self.subsampled, self.fixed = False, True
 
     @contextmanager
     def seeing(self, batch: int, rows: int) -> Iterator[None]:
-        """Watch a loss in the body, unless the factor of such a batch is known.
+        """Watch a loss in the body.
 
         :param batch: number of rows of the batch.
         :param rows: number of these rows on this process.
         """
-        if batch in self._known:
-            yield
-            return
         with PlateScale(rows) as scale:
             yield
-        if self._length is not None and not self._known:
+        if self._length is not None and not self.known:
             scale.warn_of_shared(self._length)
-        self._known[batch] = scale.factor
-        self.subsampled = scale.subsampled
+        self.known[batch] = scale.factor
+        self.subsampled, self.fixed = scale.subsampled, scale.fixed
 
     def per_row(self, loss: Any, batch: int) -> Any:
         """Return a loss as the sum over the rows of its batch, each counted once (nats)."""
-        factor = self._known.get(batch, 1.0)
+        factor = self.known.get(batch, 1.0)
         return loss if factor == 1 else loss / factor
 
 

@@ -89,16 +89,18 @@ def clips_of(choice: Choice, name: str) -> dict[str, float]:
 def described(optimizer: Optimizer) -> dict[str, Any]:
     """Return the class and the options of an optimizer, as JSON-able values."""
     kind = type(optimizer)
-    plain = (bool, int, float, str, type(None))
-    groups = [
-        {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in group.items()
-            if key != "params" and isinstance(value, (*plain, tuple))
-        }
-        for group in optimizer.param_groups
-    ]
+    plain = (bool, int, float, str, tuple, type(None))
+    groups = []
+    for group in optimizer.param_groups:
+        values = {key: _as_number(value) for key, value in group.items() if key != "params"}
+        found = {key: value for key, value in values.items() if isinstance(value, plain)}
+        groups.append({key: [*value] if isinstance(value, tuple) else value for key, value in found.items()})
     return {"kind": f"{kind.__module__}.{kind.__qualname__}", "groups": groups}
+
+
+def _as_number(value: Any) -> Any:
+    """Return the number of a tensor with one element, such as a learning rate, and anything else as it is."""
+    return value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
 
 
 def _called(make: Callable[..., Any], groups: list[dict[str, Any]], **options: Any) -> Optimizer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from pyro_dvae.distributed import Ranks
 from pyro_dvae.errors import InputError, shown
 from pyro_dvae.rows import InMemory, Source, source_of
-from pyro_dvae.training.callbacks.base import RunCallbacks, Running
+from pyro_dvae.training.callbacks.base import Callback, RunCallbacks, Running
 from pyro_dvae.training.epochs import epoch_order
 from pyro_dvae.training.fitted import Fitted
 from pyro_dvae.training.many_state import ManyState
@@ -126,6 +127,26 @@ def _joined(sets: Sequence[Source]) -> tuple[Tensor, Source]:
     return first_row.to(joined.device), joined
 
 
+def _copies(callbacks: Sequence[Callback]) -> list[Callback]:
+    """Return copies of callbacks for one of the models."""
+    found = []
+    for number, each in enumerate(callbacks):
+        try:
+            found.append(copy.deepcopy(each))
+        except (TypeError, AttributeError, RuntimeError) as error:  # a lock, an open file, a live tensor
+            raise InputError(
+                f"callbacks[{number}]: expected one that can be copied for every model, got {shown(each)} "
+                f"({error}); give a function instead, or define __deepcopy__"
+            ) from error
+    return found
+
+
+def _loss_of(member: Member, losses: Tensor, number: int, rows: int) -> Tensor:
+    """Return the loss of a model, summed over the rows of its batch, when a callback asks for it."""
+    found: Tensor = member.loss.per_row(losses[number], rows)
+    return found
+
+
 class ManyRunCallbacks:
     """Calls the callbacks of every model that has not stopped, and stops models on request.
 
@@ -152,7 +173,7 @@ class ManyRunCallbacks:
             return Running(settings.epochs, validates, history, lambda: fitted()[number], number)
 
         self._calls = [
-            RunCallbacks(copy.deepcopy(settings.callbacks), running(number), seed, Ranks())
+            RunCallbacks(_copies(settings.callbacks), running(number), seed, Ranks())
             for number, seed in enumerate(seeds)
         ]
 
@@ -180,18 +201,19 @@ class ManyRunCallbacks:
         """Whether a callback has asked a model to stop."""
         return self._calls[number].stopping()
 
-    def note_step(self, losses: Tensor, rows: int) -> None:
-        """Record a step of all models on batches of ``rows`` rows; call the hook of steps.
+    def note_step(self, losses: Tensor, rows: int) -> bool:
+        """Record a step of all models on batches of ``rows`` rows; call the hook of steps if there is one.
 
         :param losses: [E].
+        :return: whether a hook was called.
         """
         watched = self._calls[0].has("step")
-        for number, calls in enumerate(self._calls):
+        for number, (calls, member) in enumerate(zip(self._calls, self._state.members, strict=True)):
             if not self._state.stopped[number]:
-                loss = self._state.members[number].loss
-                calls.run.note(loss.per_row(losses[number], rows) if watched else float("nan"), rows)
+                calls.run.note(partial(_loss_of, member, losses, number, rows), rows)
         if watched:
             self.at("step")
+        return watched
 
     def state_dict(self) -> list[dict[str, Any]]:
         return [calls.state_dict() for calls in self._calls]

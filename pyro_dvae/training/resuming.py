@@ -19,6 +19,7 @@ from pyro_dvae.training import kept, run_state
 from pyro_dvae.training.callbacks.base import RunCallbacks
 from pyro_dvae.training.epochs import EpochRecord
 from pyro_dvae.training.history import History, MetricsFile
+from pyro_dvae.training.recorded import Recorded
 from pyro_dvae.training.run import Run
 from pyro_dvae.training.stopping import Faults, Requests
 
@@ -102,6 +103,7 @@ class RunFiles:
             "loader": self._place(),
             "update": run.update.state_dict(),
             "callbacks": self._calls.state_dict(),
+            "recorded": run.recorded.prints,
         }
         kept_tensors, kept_state = kept.pack(owners)
         tensors |= kept_tensors
@@ -156,7 +158,7 @@ class RunFiles:
         states = kept.unpack(packed, state)
         if "update" not in states:
             raise CheckpointError(f"{where}: the state of its optimizer is missing")
-        run.update.load_state_dict(states["update"], "schedule" in may_change)
+        run.update.load_state_dict(states["update"], state["epoch"], "schedule" in may_change)
         if "callbacks" in states:
             self._calls.load_state_dict(states["callbacks"])
         run.history = History(**state["history"])
@@ -166,6 +168,7 @@ class RunFiles:
             raise InputError(f"epochs: {done} in {run.checkpoint}, expected no fewer, got {epochs}")
         run.record = EpochRecord(state["position"], state["seen"], saved.losses, [], state["seconds"])
         run.place = states.get("loader")
+        run.recorded = Recorded(states.get("recorded", ()))
         run.random = unpack_random(self._ranks, packed, state, saved.random, seed)
         try:
             with random_state.forked():

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from pyro_dvae.programs.parameters import Trained
 from pyro_dvae.training.epochs import EpochRecord
 from pyro_dvae.training.history import FIRST_LOSSES, History
-from pyro_dvae.training.optimizer import described
+from pyro_dvae.training.recorded import Recorded
 from pyro_dvae.training.settings import Settings
 from pyro_dvae.training.update import Update
 
@@ -29,6 +29,7 @@ class Run:
     :param best: the parameters and buffers of the best epoch by validation.
     :param random: the random states to continue with if they differ from the current ones.
     :param place: the state of a loader that has one.
+    :param recorded: the recordings of compiled steps.
     :param saved_at: (finished epochs, batches) of the last checkpoint.
     """
 
@@ -43,6 +44,7 @@ class Run:
     best: dict[str, Tensor] | None = None
     random: tuple[Mapping[str, Tensor], Mapping[str, Any]] | None = None
     place: Any = None
+    recorded: Recorded = field(default_factory=Recorded)
     saved_at: tuple[int, int] | None = None
 
     def train(self, trained: Trained, settings: Settings) -> None:
@@ -57,7 +59,7 @@ class Run:
         """Return the settings, a chosen optimizer and the frozen parameters as a checkpoint stores them."""
         content = {"epochs": settings.epochs} | settings.described(self.learning_rate)
         chosen = settings.optimizer is not None or settings.parameter_options
-        optimizer = {"optimizer": described(self.optimizer)} if chosen else {}
+        optimizer = {"optimizer": self.update.described} if chosen else {}
         return content | optimizer | ({"freeze": list(self.trained.frozen)} if self.trained.frozen else {})
 
     @property

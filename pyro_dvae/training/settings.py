@@ -60,6 +60,7 @@ class Settings:
         self.parameter_options = _options_of("parameter_options", parameter_options)
         self.torch_schedule = learning_rates.torch_schedule(schedule)
         self.schedule = learning_rates.learning_rate_schedule(schedule)
+        self.has_schedule = self.schedule != learning_rates.SCHEDULES["constant"]
         self._described_schedule = learning_rates.describe(schedule if self.torch_schedule else self.schedule)
         self.clip_norm: float | None = checks.optional(checks.positive, "clip_norm", clip_norm)
         self.accumulate = checks.count("accumulate", accumulate)

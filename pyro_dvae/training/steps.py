@@ -22,9 +22,9 @@ from pyro_dvae.training.compiled_steps import (
     BatchPart,
     CompiledSteps,
     CompiledTransform,
-    NoiseKeys,
     Training,
 )
+from pyro_dvae.training.noise_keys import NoiseKeys
 from pyro_dvae.training.objective import Loss
 from pyro_dvae.training.run import Run
 from pyro_dvae.training.settings import Settings
@@ -90,8 +90,10 @@ class Steps:
         def worth_compiling(rows: int) -> bool:
             return rows == whole or settings.epochs >= WORTH_IT
 
-        training = Training(programs, self._of_batch, run.update, settings.clip_norm, self._rows, ranks)
-        self.compiled = CompiledSteps(training, settings.numerics, keys("noise"), say, worth_compiling)
+        clip, scales = settings.clip_norm, self._loss.scales
+        training = Training(programs, self._of_batch, run.update, clip, self._rows, ranks, scales)
+        noise = keys("noise")
+        self.compiled = CompiledSteps(training, settings.numerics, noise, say, worth_compiling, run.recorded)
         if settings.transform is not None:
             batches.compiled = CompiledTransform(settings.transform, keys("transform"), say, worth_compiling)
 

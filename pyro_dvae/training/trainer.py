@@ -192,7 +192,7 @@ class Trainer:
         validates = held_out is not None or evaluate is not None
         run.update.require_validation(validates)
         running = Running(self.epochs, validates, lambda: run.history, self.fitted)
-        self._calls = RunCallbacks(settings.callbacks, running, self.seed, ranks)
+        self._calls = RunCallbacks(settings.callbacks, running, self.seed, ranks, trained.parameters)
         choices = run.described(settings) | {"seed": self.seed, "drop_last": drop_last}
         kept = {"train": train, "validation": held_out} if self.checkpoint is not None else {}
         identity = run_state.identity(choices, config, kept)

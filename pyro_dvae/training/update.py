@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import inspect
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +19,7 @@ from pyro_dvae.calling import calling
 from pyro_dvae.engine.adam import Slot, slot, start, step_options
 from pyro_dvae.errors import CheckpointError, InputError
 from pyro_dvae.internals import move_averages
+from pyro_dvae.training import continuing
 from pyro_dvae.training import optimizer as optimizers
 from pyro_dvae.training.settings import Settings
 
@@ -43,11 +42,9 @@ class Update:
         clips = {name: optimizers.clips_of(choice, name) for name in parameters}
         self._clips = {name: each for name, each in clips.items() if each}
         self._base = [_rate_of(group) for group in self.optimizer.param_groups]
-        make = optimizers.schedule_of(choice) or settings.torch_schedule
-        self._schedule: Any = None
-        if make is not None:
-            with calling("schedule"):
-                self._schedule = make(self.optimizer)
+        self.described = optimizers.described(self.optimizer)
+        self._schedule = self._scheduled(settings)
+        self._begun = optimizers.described(self.optimizer)
         self._factor = 1.0
         self._gathered: dict[str, Tensor] = {}
         self._batches, self._rows = 0, 0.0
@@ -55,6 +52,15 @@ class Update:
         self.average: dict[str, Tensor] | None = None
         if self.decay is not None:
             self.average = {name: leaf.detach().clone() for name, leaf in parameters.items()}
+
+    def _scheduled(self, settings: Settings) -> Any:
+        """Return a schedule of torch; None if :meth:`begin_epoch` gets the factors."""
+        own, given = optimizers.schedule_of(settings.optimizer), settings.torch_schedule
+        if own is not None and (given is not None or settings.has_schedule):
+            raise InputError("schedule: the Pyro optimizer has its own; give one of them")
+        make = own or given
+        with calling("schedule"):
+            return None if make is None else make(self.optimizer)
 
     # Gradients
 
@@ -164,14 +170,20 @@ class Update:
 
     def end_epoch(self, validation_bound: float | None) -> None:
         """Step a schedule of torch, if there is one; ReduceLROnPlateau watches the validation bound."""
+        if not isinstance(self._schedule, ReduceLROnPlateau):
+            self._advance(1)
+        elif validation_bound is not None:
+            with calling("schedule"):
+                self._schedule.step(-validation_bound if self._schedule.mode == "min" else validation_bound)
+
+    def _advance(self, epochs: int) -> None:
+        """Step a schedule of torch that does not watch a bound, if there is one."""
+        if self._schedule is None or isinstance(self._schedule, ReduceLROnPlateau):
+            return
         # Compiled steps do not call the optimizer, about which torch would warn.
         with calling("schedule"), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Detected call of .lr_scheduler.step")
-            if isinstance(self._schedule, ReduceLROnPlateau):
-                if validation_bound is not None:
-                    sign = -1 if self._schedule.mode == "min" else 1
-                    self._schedule.step(sign * validation_bound)
-            elif self._schedule is not None:
+            for _ in range(epochs):
                 self._schedule.step()
 
     def require_validation(self, validates: bool) -> None:
@@ -191,50 +203,72 @@ class Update:
         state = {names[id(leaf)]: dict(values) for leaf, values in self.optimizer.state.items()}
         gathered = {"tensors": self._gathered, "batches": self._batches, "rows": self._rows}
         schedule = None if self._schedule is None else self._schedule.state_dict()
-        optimizer = {"state": state, "groups": groups}
         return {
-            "optimizer": optimizer,
+            "optimizer": {"state": state, "groups": groups, "begun": self._begun},
             "schedule": schedule,
+            "schedule_kind": continuing.kind_of(self._schedule),
             "factor": self._factor,
             "gathered": gathered,
             "average": self.average,
+            "frozen": [name for name, leaf in self.parameters.items() if not leaf.requires_grad],
         }
 
     def settings_dict(self) -> dict[str, Any]:
         """Return :meth:`state_dict` without moments and averages, which several models hold jointly."""
         state = self.state_dict()
-        return state | {"optimizer": state["optimizer"] | {"state": {}}, "average": None}
+        del state["average"]
+        return state | {"optimizer": state["optimizer"] | {"state": {}}}
 
-    def load_state_dict(self, saved: Mapping[str, Any], another_schedule: bool = False) -> None:
+    def load_state_dict(
+        self, saved: Mapping[str, Any], finished: int = 0, another_schedule: bool = False
+    ) -> None:
         """Restore what :meth:`state_dict` or :meth:`settings_dict` returned, for the same parameters.
 
-        :param another_schedule: keep the arguments of this schedule if those of the saved one differ.
+        Settings that have changed replace the saved ones; another kind of optimizer begins with new moments.
+
+        :param finished: number of finished epochs.
+        :param another_schedule: if the saved schedule is of another kind, use this one as if from the
+            beginning; if its arguments differ, continue with these.
         :raises CheckpointError: the state is from another optimizer or schedule.
         """
         fresh = self.state_dict()
         saved = fresh | dict(saved)  # checkpoints of version 0.1 hold only moments
-        optimizer = fresh["optimizer"] | saved["optimizer"]
-        groups, now = optimizer["groups"], fresh["optimizer"]["groups"]
-        if [group["params"] for group in groups] != [group["params"] for group in now]:
-            raise CheckpointError("its optimizer has different parameter groups")
+        optimizer, now = fresh["optimizer"] | saved["optimizer"], fresh["optimizer"]
+        same_schedule = saved["schedule_kind"] == fresh["schedule_kind"]
+        if not (same_schedule or another_schedule):
+            kinds = f"{saved['schedule_kind']!r}, is now {fresh['schedule_kind']!r}"
+            raise CheckpointError(f"schedule: was {kinds}")
+        continued = continuing.groups_of(optimizer, now)
+        groups = continued if same_schedule else now["groups"]
         number = {name: n for n, name in enumerate(name for group in groups for name in group["params"])}
-        state = {number[name]: values for name, values in optimizer["state"].items()}
         groups = [group | {"params": [number[name] for name in group["params"]]} for group in groups]
-        schedule = saved["schedule"]
-        if self._schedule is not None:
-            schedule = _schedule_state(self._schedule, schedule, another_schedule)
+        state = {number[name]: values for name, values in optimizer["state"].items() if name in number}
+        if optimizer["begun"]["kind"] != now["begun"]["kind"]:
+            state = {}
         try:
             self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-            if self._schedule is not None:
+            if self._schedule is not None and same_schedule:
+                schedule = continuing.schedule_state(self._schedule, saved["schedule"], another_schedule)
                 self._schedule.load_state_dict(schedule)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"the state of its optimizer does not fit this one ({error})") from None
-        on = {name: leaf.device for name, leaf in self.parameters.items()}
-        self._factor, gathered = saved["factor"], saved["gathered"]
+        if same_schedule:
+            self._factor = saved["factor"]
+        else:
+            self._advance(finished)
+        self._restore_parameters(saved)
+
+    def _restore_parameters(self, saved: Mapping[str, Any]) -> None:
+        """Restore what belongs to single parameters: gathered gradients, averages, what callbacks froze."""
+        on, gathered = {name: leaf.device for name, leaf in self.parameters.items()}, saved["gathered"]
         self._gathered = {name: tensor.to(on[name]) for name, tensor in gathered["tensors"].items()}
         self._batches, self._rows = gathered["batches"], gathered["rows"]
-        if self.average is not None and saved["average"] is not None:
-            self.average = {name: saved["average"][name].to(on[name]) for name in self.average}
+        # Averages of a run that had none begin with the restored parameters.
+        values = saved["average"] or self.parameters
+        for name, average in (self.average or {}).items():
+            average.copy_(values[name].detach())
+        for name in saved["frozen"]:
+            self.parameters[name].requires_grad_(False)
 
 
 def _rate_of(group: Mapping[str, Any]) -> float:
@@ -244,41 +278,3 @@ def _rate_of(group: Mapping[str, Any]) -> float:
     rate = group["lr"]
     given = rate.item() if isinstance(rate, Tensor) else rate
     return checks.number("optimizer, parameter_options: lr", given, minimum=0.0)
-
-
-def _schedule_state(schedule: Any, saved: Any, another: bool) -> Any:
-    """Return a saved state of a schedule in the types of this one.
-
-    :param another: take the arguments of this one where they differ; else they are refused.
-    :raises CheckpointError: it is from a schedule with other arguments.
-    """
-    fresh = schedule.state_dict()
-    found = _alike(saved, fresh)
-    if not isinstance(found, dict):
-        return found
-    arguments = inspect.signature(type(schedule)).parameters.keys() - {"optimizer", "last_epoch"}
-    for name in sorted(arguments & fresh.keys() & found.keys()):
-        then, now = found[name], fresh[name]
-        if not isinstance(now, bool | int | float | str | tuple | list | dict) or then == now:
-            continue
-        if not another:
-            raise CheckpointError(f"schedule: {name} was {then!r}, is now {now!r}")
-        found[name] = now
-    parts = getattr(schedule, "_schedulers", [])  # of a schedule of schedules
-    for number, part in enumerate(parts):
-        found["_schedulers"][number] = _schedule_state(part, found["_schedulers"][number], another)
-    return found
-
-
-def _alike(saved: Any, fresh: Any) -> Any:
-    """Return saved values in the types of fresh ones: a checkpoint keeps any mapping as a ``dict``."""
-    if isinstance(fresh, list) and isinstance(saved, list) and len(saved) == len(fresh):
-        return [_alike(*pair) for pair in zip(saved, fresh, strict=True)]
-    if isinstance(fresh, tuple) and isinstance(saved, list):
-        return tuple(saved)
-    if not isinstance(fresh, dict) or not isinstance(saved, dict):
-        return saved
-    made = copy.copy(fresh)
-    made.clear()
-    made.update({key: _alike(value, fresh.get(key)) for key, value in saved.items()})
-    return made

@@ -179,6 +179,26 @@ def compiled_global():
         return training("global", optimizer=torch.optim.SGD, compile=True)
 
 
+class Meddling(dv.Callback):
+    """Changes a parameter and freezes another one after the first epoch."""
+
+    def epoch(self, run):
+        with torch.no_grad():
+            run.parameters["decoder$$$bias"].mul_(0.5)
+        run.parameters["encoder$$$bias"].requires_grad_(False)
+
+
+def called_back(**options):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*not registered in the param store")
+        return training(callbacks=[Meddling()], **options)
+
+
+def compiled_called_back():
+    with recorded_alone():
+        return called_back(compile=True)
+
+
 def noisy_pair(seed=3):
     pyro.clear_param_store()
     torch.manual_seed(seed)

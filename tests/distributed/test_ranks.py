@@ -28,6 +28,8 @@ TRAININGS = (
     "own_backward",
     "compiled",
     "compiled_global",
+    "called_back",
+    "compiled_called_back",
 )
 OTHERS = (
     "resumed",
@@ -91,7 +93,8 @@ def test_gradients_and_parameters_equal_those_of_one_process(two, name):
     if name == "several":
         close(end, cases.run_case("training", None)[1])
     if name.startswith("compiled"):
-        plain = {"compiled": "clipped", "compiled_global": "global_sgd"}[name]
+        same = {"compiled": "clipped", "compiled_global": "global_sgd"}
+        plain = same.get(name, name.removeprefix("compiled_"))
         close(end, cases.run_case(plain, None)[1])
     if name == "clipped":
         norm = math.sqrt(sum(float(g.square().sum()) for g in expected[0].values()))

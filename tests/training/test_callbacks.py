@@ -2,6 +2,7 @@
 
 import csv
 import random
+import threading
 
 import numpy as np
 import pyro
@@ -447,3 +448,105 @@ def test_a_request_after_saving_is_saved_for_many(tmp_path):
     stopped = many([rising, rising], **options)
     again = many([rising, rising], resume=True, **options)
     assert [len(each.history.epochs) for each in (*stopped, *again)] == [2] * 4
+
+
+class Freezing(dv.Callback):
+    """Freezes the encoder's bias at a step or an epoch, in all models or in one."""
+
+    def __init__(self, hook, at, number=None):
+        self._hook, self._at, self._number = hook, at, number
+        setattr(self, hook, self.freeze)
+
+    def freeze(self, run):
+        if getattr(run, self._hook) == self._at and self._number in (None, run.number):
+            run.parameters["encoder$$$bias"].requires_grad_(False)
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+def test_a_hook_of_the_object_is_called():
+    seen = []
+    callback = dv.Callback()
+    callback.epoch = lambda run: seen.append(run.epoch)
+    run(trainer(callbacks=[callback]))
+    assert seen == [1, 2, 3, 4]
+
+
+@pytest.mark.filterwarnings("ignore:.*not registered in the param store:UserWarning")
+def test_what_a_callback_froze_stays_frozen_after_a_resume(tmp_path):
+    def options():
+        return {"callbacks": [Freezing("epoch", 2)]}
+
+    first = run(trainer(epochs=2, checkpoint=tmp_path / "c", **options()))
+    bias = first.parameters["encoder$$$bias"].clone()
+    again = run(trainer(epochs=4, checkpoint=tmp_path / "c", resume=True, **options()))
+    assert torch.equal(again.parameters["encoder$$$bias"], bias)
+    assert_same(outcome(again), outcome(run(trainer(epochs=4, **options()))))
+
+
+@pytest.mark.filterwarnings("ignore:.*not registered in the param store:UserWarning")
+def test_freezing_between_steps_counts_from_the_next_step_for_many():
+    rising = [float(n) for n in range(3)]
+    frozen = many([rising, rising], callbacks=[Freezing("step", 3)], epochs=3)
+    pyro.clear_param_store()
+    pair = Pair(1)
+    options = {"loss": dv.TraceDenoising_ELBO(max_plate_nesting=1), "seed": 1, "epochs": 3, "batch_size": 12}
+    frozen_alone = [Freezing("step", 3)]
+    alone = dv.fit(pair.model, pair.guide, X, compile=True, progress=False, callbacks=frozen_alone, **options)
+    assert frozen[1].history.train_bound == pytest.approx(alone.history.train_bound, rel=1e-9)
+    with pytest.raises(dv.InputError, match=r"callbacks: expected the same frozen parameters in all models"):
+        many([rising, rising], callbacks=[Freezing("epoch", 1, number=0)], epochs=3)
+
+
+@pytest.mark.filterwarnings("ignore:.*not registered in the param store:UserWarning")
+def test_what_is_frozen_for_an_epoch_is_trained_again_for_many():
+    class Once(dv.Callback):
+        def start(self, run):
+            run.parameters["encoder$$$bias"].requires_grad_(False)
+
+        def epoch(self, run):
+            run.parameters["encoder$$$bias"].requires_grad_(True)
+
+    rising = [float(n) for n in range(3)]
+    together = many([rising, rising], callbacks=[Once()], epochs=3)
+    pyro.clear_param_store()
+    pair = Pair(1)
+    options = {"loss": dv.TraceDenoising_ELBO(max_plate_nesting=1), "seed": 1, "epochs": 3, "batch_size": 12}
+    alone = dv.fit(pair.model, pair.guide, X, compile=True, progress=False, callbacks=[Once()], **options)
+    assert together[1].history.train_bound == pytest.approx(alone.history.train_bound, rel=1e-9)
+
+
+def test_the_last_loss_of_many_is_known_without_a_hook_of_steps():
+    seen, rising = [], [0.0, 1.0]
+    fitted = many(
+        [rising, rising], callbacks=[lambda run: seen.append((run.number, run.loss))], batch_size=24
+    )
+    losses = {number: [loss for own, loss in seen if own == number] for number in (0, 1)}
+    for number, one in enumerate(fitted):  # an epoch has one step
+        assert [-loss for loss in losses[number]] == pytest.approx(one.history.train_bound)
+
+
+def test_what_cannot_be_copied_for_every_model_is_refused():
+    class Locked(dv.Callback):
+        def __init__(self):
+            self.lock = threading.Lock()
+
+    with pytest.raises(dv.InputError, match=r"callbacks\[1\]: expected one that can be copied.*__deepcopy__"):
+        many([[0.0], [0.0]], callbacks=[print, Locked()])
+
+
+def test_many_resume_with_a_random_transform(tmp_path):
+    def of(epochs, start=0, **options):
+        torch.manual_seed(3)
+        rising = [float(n) for n in range(start, 4)]
+        return many([rising, rising], epochs=epochs, transform=lambda x: x + torch.randn_like(x), **options)
+
+    whole = of(4)
+    of(2, checkpoint=tmp_path / "c")
+    with pytest.raises(dv.InputError, match=r"epochs: 2 are done in .*, expected no fewer, got 1"):
+        many([[0.0], [0.0]], epochs=1, transform=lambda x: x, checkpoint=tmp_path / "c", resume=True)
+    again = of(4, 2, checkpoint=tmp_path / "c", resume=True)
+    for one, other in zip(whole, again, strict=True):
+        assert one.history.train_bound == other.history.train_bound
+        assert all(torch.equal(one.best[name], value) for name, value in other.best.items())

@@ -15,7 +15,7 @@ from pyro_dvae.engine import NoCompiler, compiler
 from pyro_dvae.engine.verification import Verification
 from pyro_dvae.networks import BernoulliDecoder, GaussianEncoder
 from pyro_dvae.training import Stopped, Trainer
-from pyro_dvae.training.compiled_steps import NoiseKeys
+from pyro_dvae.training.noise_keys import NoiseKeys
 
 COMPILED = compiler._compiled
 QUIET = {"progress": False, "batch_size": 64}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pyro_dvae import random_state
@@ -37,7 +38,7 @@ class Running:
     number: int | None = None
     step: int = 0
     reasons: dict[int, str] = field(default_factory=dict)
-    _loss: tuple[Tensor | float, int] | None = None
+    _loss: tuple[Tensor | float | Callable[[], Tensor], int] | None = None
     _caller: int = 0
 
     @property
@@ -55,7 +56,8 @@ class Running:
         """The loss of the last step (nats per observation)."""
         if self._loss is None or not self._loss[1]:
             return float("nan")
-        return float(self._loss[0]) / self._loss[1]
+        found, rows = self._loss
+        return float(found() if callable(found) else found) / rows
 
     @property
     def parameters(self) -> Mapping[str, Tensor]:
@@ -79,9 +81,9 @@ class Running:
         """
         self.reasons[self._caller] = reason
 
-    def note(self, loss: Tensor | float, rows: int, steps: int = 1) -> None:
-        """Record steps; ``loss`` is the sum over the rows of the last batch (nats)."""
-        self.step, self._loss = self.step + steps, (loss, rows)
+    def note(self, loss: Tensor | float | Callable[[], Tensor], rows: int) -> None:
+        """Record a step; ``loss`` is the sum over the rows of the last batch (nats), or a function for it."""
+        self.step, self._loss = self.step + 1, (loss, rows)
 
 
 class Callback:
@@ -149,20 +151,44 @@ class RunCallbacks:
     """The callbacks of a run.
 
     :param seed: seed of their random draws.
-    :param ranks: rank 0 calls them; all ranks learn whether to stop.
+    :param ranks: rank 0 calls them; all ranks learn whether to stop, and follow changes of parameters.
+    :param parameters: the parameters that callbacks may change or freeze.
     """
 
-    def __init__(self, callbacks: Sequence[Callback], run: Running, seed: int, ranks: Ranks) -> None:
+    def __init__(
+        self,
+        callbacks: Sequence[Callback],
+        run: Running,
+        seed: int,
+        ranks: Ranks,
+        parameters: Mapping[str, Tensor] | None = None,
+    ) -> None:
         self.run, self._callbacks, self._seed, self._ranks = run, callbacks, seed, ranks
+        self._leaves = list((parameters or {}).values())
         self._of = {hook: [each for each in enumerate(callbacks) if _has(each[1], hook)] for hook in HOOKS}
 
     def at(self, hook: str) -> None:
         """Call a hook of all callbacks."""
-        if not self._ranks.first:
+        if not self._of[hook]:
             return
-        for number, callback in self._of[hook]:
-            with self._calling(number, hook):
-                getattr(callback, hook)(self.run)
+        with nullcontext() if hook == "end" else self._followed():
+            for number, callback in self._of[hook] if self._ranks.first else ():
+                with self._calling(number, hook):
+                    getattr(callback, hook)(self.run)
+
+    @contextmanager
+    def _followed(self) -> Iterator[None]:
+        """Give the other ranks what the body changes on rank 0: parameters, and which of them are frozen."""
+        ranks, leaves = self._ranks, self._leaves
+        before = [leaf.detach().clone() for leaf in leaves] if ranks.several and ranks.first else []
+        yield
+        if ranks.several:
+            pairs = enumerate(zip(before, leaves, strict=False))  # nothing is before on other ranks
+            found = [n for n, (then, now) in pairs if not torch.equal(then, now)]
+            changed, trains = ranks.of_first((found, [leaf.requires_grad for leaf in leaves]))
+            ranks.copy_first([leaves[n] for n in changed])
+            for leaf, wanted in zip(leaves, trains, strict=True):
+                leaf.requires_grad_(wanted)
 
     @contextmanager
     def _calling(self, number: int, hook: str) -> Iterator[None]:
@@ -206,4 +232,5 @@ class RunCallbacks:
 
 
 def _has(callback: Callback, hook: str) -> bool:
-    return getattr(type(callback), hook) is not getattr(Callback, hook)
+    found = getattr(callback, hook)
+    return getattr(found, "__func__", found) is not getattr(Callback, hook)
