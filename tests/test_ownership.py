@@ -202,5 +202,12 @@ def test_of_several_files_none_is_taken_if_one_is_not_to_be_had(tmp_path):
         assert free(tmp_path / "a")
 
 
+def test_one_file_for_two_purposes_is_refused(tmp_path):
+    with pytest.raises(
+        dv.InputError, match="checkpoint, metrics: expected different files, got one for both"
+    ):
+        trainer(tmp_path, metrics=tmp_path / "." / FILES["fit"])
+
+
 if __name__ == "__main__":
     hold(Path(sys.argv[1]))

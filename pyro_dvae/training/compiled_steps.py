@@ -205,8 +205,6 @@ class CompiledSteps:
         gradient = record_for(loss_and_grads, leaves, batch, self._numerics, training.programs)
         if not gradient.leaves:
             raise Unrecordable("there is nothing that a step would change")
-        if not training.scales.fixed:
-            raise Unrecordable("all sites have a scale that is a tensor and may change; give a number")
         self._recorded.add(gradient.recording.surroundings, part.rows)
         slots = training.update.slots(gradient.leaves)
         if training.ranks.several:

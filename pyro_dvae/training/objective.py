@@ -33,15 +33,14 @@ class PlateScale(Messenger):
     all observed sites that has the rows. If all of its sites have one scale (including ``poutine.scale``),
     that is the factor, else it is the plate's own scale. Without such a plate it is 1. Sites outside the
     plate (a global latent) are divided by it, too: the result is the bound of the whole data set, divided by
-    its N rows. Reading ``factor`` also sets ``subsampled``, whether the rows are a subsample of the plate,
-    and ``fixed``, whether the factor consists of numbers, which a recording contains.
+    its N rows. Reading ``factor`` also sets ``subsampled``: whether the rows are a subsample of the plate.
     """
 
     def __init__(self, rows: int) -> None:
         super().__init__()
         self._rows = rows
         self._sites: list[dict[str, Any]] = []
-        self.subsampled, self.fixed = False, True
+        self.subsampled = False
 
     def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
         if not site_is_subsample(msg) and not is_uncounted(msg):
@@ -56,9 +55,10 @@ class PlateScale(Messenger):
             return 1.0
         self.subsampled = own != 1
         found = [site["scale"] for site in self._sites if plate in _plates(site, self._rows)]
+        if len({isinstance(scale, Tensor) for scale in found}) > 1:
+            return own  # tensors are only read if all scales are, because a recording cannot read them
         scales = set(map(_number, found))
         factor = scales.pop() if len(scales) == 1 else None
-        self.fixed = factor is None or not any(isinstance(scale, Tensor) for scale in found)
         return factor or own
 
     def _plate(self) -> tuple[str | None, float]:
@@ -104,9 +104,8 @@ def _number(scale: float | Tensor) -> float | None:
 class PlateScales:
     """The factors of batches by their number of rows, as in the last such batch.
 
-    ``subsampled`` says whether their losses are scaled to a whole plate, ``fixed`` whether the last factor
-    was found in numbers. This needs no extra run: an ordinary step is watched while it runs, a compiled step
-    while it is recorded.
+    ``subsampled`` says whether their losses are scaled to a whole plate. This needs no extra run: an ordinary
+    step is watched while it runs, a compiled step while it is recorded.
 
     :param length: N, the rows of the data set; None if unknown.
     """
@@ -114,7 +113,7 @@ class PlateScales:
     def __init__(self, length: int | None = None) -> None:
         self._length = length
         self.known: dict[int, float] = {}
-        self.subsampled, self.fixed = False, True
+        self.subsampled = False
 
     @contextmanager
     def seeing(self, batch: int, rows: int) -> Iterator[None]:
@@ -128,7 +127,7 @@ class PlateScales:
         if self._length is not None and not self.known:
             scale.warn_of_shared(self._length)
         self.known[batch] = scale.factor
-        self.subsampled, self.fixed = scale.subsampled, scale.fixed
+        self.subsampled = scale.subsampled
 
     def per_row(self, loss: Any, batch: int) -> Any:
         """Return a loss as the sum over the rows of its batch, each counted once (nats)."""

@@ -108,7 +108,7 @@ class Trainer:
     :param callbacks: :class:`Callback` objects, and functions of the :class:`Running` run that are called
         after every epoch; they draw from separate random streams.
     :param device: device of the batches; by default that of the modules' first parameter, if there is one.
-    :param may_change: the settings and keys of ``config`` that may differ on resume.
+    :param may_change: the settings and keys of ``config`` that may differ on resume and then have new values.
     :param compile: whether to record and compile steps (:mod:`pyro_dvae.engine`), with noise by a hash of
         ``seed`` and the step; None compiles runs of 5,000 steps or more. Steps that cannot be compiled run
         uncompiled, with a warning.

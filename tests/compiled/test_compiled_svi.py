@@ -601,3 +601,20 @@ def test_a_failing_compiler_is_reported(monkeypatch):
     with pytest.warns(UserWarning, match="uncompiled steps"):
         loop.step(data(4))
     assert isinstance(loop.step(data(4)), float)
+
+
+@pytest.mark.filterwarnings("ignore:Encountered NaN")
+@pytest.mark.parametrize("make", [lambda: SGD({"lr": 0.01, "momentum": 0.9}), lambda: Adam({"lr": 0.01})])
+def test_a_loss_that_is_not_finite_changes_no_parameter(make):
+    problem = LinearGaussian()
+    svi = CompiledSVI(problem.model, problem.guide, make(), dv.TraceDenoising_ELBO(**ONE_PLATE))
+    x = torch.randn(6, 3, dtype=torch.float64)
+    with pyro.validation_enabled(False):
+        for _ in range(3):
+            svi.step(x)
+        before = {name: value.clone() for name, value in pyro.get_param_store().items()}
+        for rows in (x * torch.nan, x[:-1] * torch.nan):
+            svi.step(rows)
+    assert svi.recorded
+    for name, value in pyro.get_param_store().items():
+        assert torch.equal(value, before[name]), name

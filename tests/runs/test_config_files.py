@@ -62,6 +62,7 @@ def test_a_file_gives_options_and_the_line_wins(tmp_path, call):
         ("latent-size = 3\nlatent_size = 4", "has the option 'latent_size' twice"),
         ('{"noise": 0.1, "noise": 0.2}', "has the option 'noise' twice"),
         ("compile = true\ncompiled = true", "has the option 'compiled' twice"),
+        ("compile = true\nno-compile = true", "has the option 'compiled' twice"),
         ("salt = true", "salt: expected str, got True"),
         ("noise = '0.1'", "noise: expected float, got '0.1'"),
     ],
@@ -81,6 +82,8 @@ def test_names_and_values_are_those_of_the_command_line(tmp_path):
     assert found == {"salt": "0.25", "compiled": True, "label_column": "3", "latent_size": 4}
     file.write_text('{"salt": "rate", "compile": null}', encoding="utf-8-sig")
     assert read(str(file)) == {"salt": "rate", "compiled": None}
+    file.write_text("no-compile = true")
+    assert read(str(file)) == {"compiled": False}
 
 
 def test_the_record_of_every_run_is_accepted(tmp_path, call):
@@ -88,7 +91,9 @@ def test_the_record_of_every_run_is_accepted(tmp_path, call):
     table = "\n".join(f"{a:.3f},{b:.3f},{'xy'[int(c > 0)]}" for a, b, c in rows)
     (tmp_path / "t.csv").write_text(f"a,b,c\n{table}\n")
     small = ("--epochs", 1, "--width", 3, "--latent-size", 2, "--importance-samples", 0, "--quiet")
-    call("train", "--dataset", "t.csv", "--scale", "standardise", "--salt", "rate", *small, "--output", "a")
+    (tmp_path / "salt.toml").write_text('salt = "rate"\nscale = "standardise"')
+    given = ("--config", "salt.toml", "--noise-kind", "swap")
+    call("train", "--dataset", "t.csv", *given, *small, "--output", "a")
     found = options_of(tmp_path / "a")
     assert (found["noise_kind"], found["salt"]) == ("swap", "rate")
     call("train", "--config", "a/config.json", "--quiet", "--output", "b")

@@ -89,9 +89,9 @@ class Running:
 class Callback:
     """Base class of callbacks, which are called during training. A subclass overrides the hooks it needs.
 
-    Callbacks draw from separate random streams, so they cannot change the result of training. The checkpoint
-    stores the result of :meth:`state_dict`, and a resumed run restores it before ``start``. With several
-    processes, the first one calls them.
+    Callbacks draw from separate random streams. The checkpoint stores the result of :meth:`state_dict`, and a
+    resumed run restores it before ``start``. With several processes, the first one calls them, and the others
+    follow what it does to parameters.
 
     ``decides_again`` says that ``start`` makes the decision to stop anew when a run is resumed.
     """
