@@ -39,13 +39,12 @@ class PlateScale(Messenger):
     def __init__(self, rows: int) -> None:
         super().__init__()
         self._rows = rows
-        self._sites: list[dict[str, Any]] = []
+        self._sites: list[tuple[dict[str, Any], dict[str, float]]] = []  # with their plates
         self.subsampled = False
 
     def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
         if not site_is_subsample(msg) and not is_uncounted(msg):
-            kept = ("name", "is_observed", "cond_indep_stack", "scale", "infer")
-            self._sites.append({key: msg[key] for key in kept})
+            self._sites.append((msg, _plates(msg, self._rows)))
 
     @property
     def factor(self) -> float:
@@ -54,7 +53,7 @@ class PlateScale(Messenger):
         if plate is None:
             return 1.0
         self.subsampled = own != 1
-        found = [site["scale"] for site in self._sites if plate in _plates(site, self._rows)]
+        found = [site["scale"] for site, plates in self._sites if plate in plates]
         if len({isinstance(scale, Tensor) for scale in found}) > 1:
             return own  # tensors are only read if all scales are, because a recording cannot read them
         scales = set(map(_number, found))
@@ -63,7 +62,7 @@ class PlateScale(Messenger):
 
     def _plate(self) -> tuple[str | None, float]:
         """Return the name and the scale of the data plate."""
-        observed = [_plates(site, self._rows) for site in self._sites if site["is_observed"]]
+        observed = [plates for site, plates in self._sites if site["is_observed"]]
         common = [plate for plate in (observed or [{}])[0] if all(plate in others for others in observed)]
         if not common:
             return None, 1.0
@@ -73,8 +72,8 @@ class PlateScale(Messenger):
     def warn_of_shared(self, length: int) -> None:
         """Warn of a latent shared by all ``length`` rows whose prior every batch counts in full."""
         plate, own = self._plate()
-        latents = [s for s in self._sites if not (s["is_observed"] or s["infer"].get("is_auxiliary"))]
-        shared = [site["name"] for site in latents if plate not in _plates(site, self._rows)]
+        latents = [s for s in self._sites if not (s[0]["is_observed"] or s[0]["infer"].get("is_auxiliary"))]
+        shared = [site["name"] for site, plates in latents if plate not in plates]
         if plate is not None and own == 1 and shared and self._rows < length:
             times = f"{length / self._rows:g}"
             warn(
