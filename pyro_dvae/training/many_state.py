@@ -136,7 +136,8 @@ class ManyState:
         unpacked = kept.unpack(tensors, state)
         for update, own in zip(self.updates, unpacked["updates"], strict=True):
             update.load_state_dict(own)
-        random_state.restore(*unpacked["random"])
+        if "random" in unpacked:  # not in earlier checkpoints
+            random_state.restore(*unpacked["random"])
         states: list[dict[str, Any]] = unpacked["callbacks"]
         return states
 

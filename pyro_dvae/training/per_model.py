@@ -129,10 +129,11 @@ def _joined(sets: Sequence[Source]) -> tuple[Tensor, Source]:
 
 def _copies(callbacks: Sequence[Callback]) -> list[Callback]:
     """Return copies of callbacks for one of the models."""
-    found = []
+    found: list[Callback] = []
+    shared: dict[int, Any] = {}  # objects that several callbacks share are copied once
     for number, each in enumerate(callbacks):
         try:
-            found.append(copy.deepcopy(each))
+            found.append(copy.deepcopy(each, shared))
         except (TypeError, AttributeError, RuntimeError) as error:  # a lock, an open file, a live tensor
             raise InputError(
                 f"callbacks[{number}]: expected one that can be copied for every model, got {shown(each)} "
