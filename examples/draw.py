@@ -125,8 +125,8 @@ def picture(
                 axes.imshow(tile, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
                 axes.set_axis_off()
     figure.text(0.5, 1 - 0.2 / height, "Canvases of DRAW, step by step", ha="center", va="top", fontsize=12)
-    note = f"{plots.NOTE}: sigmoid of the canvas after step t; redrawn by posterior means"
-    note = textwrap.fill(note, int(width * 15))
+    note = "pixel intensity 0 (black) to 1 (white): sigmoid of the canvas after step t"
+    note = textwrap.fill(f"{note}; redrawn by posterior means", int(width * 15))
     figure.text(0.5, 0.08 / height, note, ha="center", va="bottom", fontsize=8, color="0.35")
     plots.write_figure(path, figure)
 

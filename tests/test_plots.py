@@ -9,6 +9,8 @@ import torch
 from pyro_dvae import plots
 from pyro_dvae.errors import InputError
 
+NOTE = "pixel intensity 0 (black) to 1 (white)"
+CLIPPED = "; values outside [0, 1] are clipped for display"
 SHAPES = [(28, 28), (28, 20), (8, 8), (1, 5), (5, 1), (40, 100)]
 
 
@@ -282,7 +284,7 @@ def test_texts_fit_and_images_fill_the_picture(draw, shape, count, path, figures
     assert (height - position.height * height) <= 110
     assert (width - position.width * width) <= max(150, 344 - 16)
     assert 300 <= width <= 2560
-    assert any(text.startswith(plots.NOTE) for text in texts(figures[0]))
+    assert any(text.startswith(NOTE) for text in texts(figures[0]))
 
 
 def test_every_image_value_is_shown_one_to_one(path, figures):
@@ -311,7 +313,26 @@ def test_black_is_0_and_white_is_1_whatever_the_values(path, figures):
     image = figures[0].axes[0].images[0]
     assert image.get_clim() == (0, 1)
     assert image.get_cmap().name == "gray"
-    assert plots.NOTE in texts(figures[0])
+    assert NOTE in texts(figures[0])
+
+
+def test_limits_are_shown_in_black_and_white_and_noted(path, figures):
+    images = [[80.0, 100.0], [120.0, 140.0]]
+    put(plots.image_grid, path, images, (1, 2), columns=1, limits=(90, 130))
+    shown = figures[0].axes[0].images[0].get_array()
+    assert sorted(set(shown[shown <= 1].tolist())) == [0.0, 0.25, 0.75, 1.0]
+    note = "pixel intensity 90 (black) to 130 (white); values outside [90, 130] are clipped for display"
+    assert note in texts(figures[0])
+    put(plots.manifold, path, [[-3.0], [1.0]], (1, 1), 1, 2, limits=(-3, 1))
+    assert "pixel intensity -3 (black) to 1 (white)" in texts(figures[1])
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"), [((1, 1), "expected low < high"), (3, "two numbers"), ((0, 1, 2), "two numbers")]
+)
+def test_bad_limits_are_refused(limits, words, path):
+    with pytest.raises(InputError, match=rf"limits: .*{words}"):
+        put(plots.image_grid, path, [[0.4, 0.6]], (1, 2), limits=limits)
 
 
 @pytest.mark.parametrize("convert", [torch.Tensor.numpy, torch.Tensor.tolist, torch.Tensor.double])
@@ -332,9 +353,9 @@ def test_denoising_rows_are_labelled_and_clipping_is_noted(path, figures):
     put(plots.denoising_grid, path, clean, 3 * clean - 1, clean, (8, 8), title="Gaussian noise")
     put(plots.denoising_grid, path, clean, clean, clean, (8, 8))
     noisy, plain = map(texts, figures)
-    assert {"clean", "corrupted", "reconstructed", "Gaussian noise", plots.NOTE + plots.CLIPPED} <= noisy
-    assert plots.NOTE in plain
-    assert plots.NOTE + plots.CLIPPED not in plain
+    assert {"clean", "corrupted", "reconstructed", "Gaussian noise", NOTE + CLIPPED} <= noisy
+    assert NOTE in plain
+    assert NOTE + CLIPPED not in plain
 
 
 def test_denoising_rows_hold_their_images(path, figures):

@@ -46,8 +46,7 @@ class Completions:
 
     def warn_of_unreliable(self) -> None:
         """Warn of rows whose missing cells are not to be trusted."""
-        gaps = self.missing.flatten(1).any(1).cpu()
-        _warn("missing cells", gaps & ~self.reliable.cpu(), f"{int(gaps.sum()):,} with gaps")
+        warn_of_cells(self.missing.flatten(1).any(1).cpu(), self.reliable.cpu())
 
     def table(self) -> str:
         """Return the totals as aligned text."""
@@ -124,6 +123,11 @@ class Completions:
         whole = self.data.expand(*values.shape[:-1], *self.data.shape).clone()
         whole[..., self.missing] = values.to(whole)
         return whole
+
+
+def warn_of_cells(gaps: Tensor, reliable: Tensor) -> None:
+    """Warn of rows with ``gaps``, [N], whose missing cells are not ``reliable``, [N]."""
+    _warn("missing cells", gaps & ~reliable, f"{int(gaps.sum()):,} with gaps")
 
 
 def warn_of_scores(reliable: Tensor) -> None:

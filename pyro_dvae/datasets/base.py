@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pyro_dvae import checks
+from pyro_dvae.datasets.array_scale import ArrayScale, Units, limits_of
 from pyro_dvae.datasets.columns import Columns
 from pyro_dvae.errors import DataError, InputError, shown
 
@@ -39,8 +40,9 @@ class Dataset:
 
     ``image_shape`` is (height, width) or (channels, height, width): ``train[n].reshape(image_shape)`` is the
     image. A table has none. ``source`` describes where the values came from and how they were split and
-    transformed; ``columns`` converts back to original columns and units. If this data set replaces another
-    one that was not available, ``substituted_for`` names that one.
+    transformed. ``columns`` converts the values of a table back to original columns and units; those of an
+    array are ``offset + factor * value``. If this data set replaces another one that was not available,
+    ``substituted_for`` names that one.
     """
 
     name: str
@@ -55,6 +57,8 @@ class Dataset:
     source: str
     substituted_for: str | None = None
     columns: Columns | None = field(default=None, repr=False)
+    offset: float = 0.0
+    factor: float = 1.0
 
     def __post_init__(self) -> None:
         for part in ("train", "validation", "test"):
@@ -68,6 +72,8 @@ class Dataset:
             raise DataError(
                 f"{self.name}: expected columns of {self.dimension} values, got {len(self.columns)}"
             )
+        checks.number("offset", self.offset)
+        checks.positive("factor", self.factor)
         if self.binary and not is_binary(self.train, self.validation, self.test):
             raise DataError(f"{self.name}: declared binary, but holds values other than 0 and 1")
 
@@ -84,6 +90,19 @@ class Dataset:
         if self.image_shape is None:
             raise DataError(f"{self.name}: its rows are not images")
         return self.image_shape
+
+    @property
+    def units(self) -> Units:
+        """What converts the values back to original units."""
+        if self.columns is not None:
+            return self.columns
+        return ArrayScale(self.offset, self.factor, self.dimension)
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The values, in original units, that pictures of the images show in black and white."""
+        low, high = (self.offset + self.factor * each for each in limits_of(self.train))
+        return low, high
 
     @property
     def dimension(self) -> int:

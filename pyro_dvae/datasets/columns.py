@@ -113,9 +113,7 @@ class Columns:
     @property
     def log_factor(self) -> float:
         """The number to subtract from a log-density of scaled values for original values (nats)."""
-        densities = ("whole", "real", "positive", "heavy-tailed")
-        scaled = [each.factor for each in self.columns if each.kind in densities]
-        return float(np.log(scaled).sum()) if scaled else 0.0
+        return float(np.log([each.factor for each in self.columns]).sum())
 
     def kinds(self) -> list[str | tuple[str, int]]:
         """Return the kind of each column for :class:`~pyro_dvae.networks.TableDecoder`."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import date, time
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,8 @@ from pyro_dvae.errors import DataError
 from pyro_dvae.text import counted
 
 _LEVELS_AT_MOST = 100
+# Dates are texts, as in a .csv file.
+_CELLS = (str, bool, int, float, np.bool_, np.number, date, time, type(None))
 _NOTATION = str.maketrans(",", ".", "%$€£ _'")
 
 
@@ -103,6 +107,15 @@ def _of_table(content: Content, treatment: Treatment, split_seed: int) -> Datase
 
 
 def _require_cells(path: Path, table: Arrays) -> None:
+    """Refuse cells that are missing, or neither numbers nor texts."""
+    for name, values in table.items():
+        odd = [cell for cell in values if not isinstance(cell, _CELLS)] if values.dtype.kind == "O" else []
+        if odd:
+            raise DataError(
+                f"{path}: column {name!r} holds cells of the type {type(odd[0]).__name__}, expected numbers "
+                "or texts; convert them (a duration to a number, a list to columns), or leave the column "
+                "out (--drop)"
+            )
     gaps = {}
     for name, values in table.items():
         if values.dtype.kind == "f":
@@ -183,7 +196,8 @@ def _with_numbers(path: Path, column: Column, scale: str, values: np.ndarray, tr
     if column.kind == "positive":
         return replace(column, factor=float(np.exp(np.log(own).mean())))
     offset, factor = numbers(path, scale, own, by_column=True)
-    return replace(column, offset=float(offset[0]), factor=float(factor[0]))
+    kind = "whole" if column.kind == "binary" else column.kind  # of bytes
+    return replace(column, kind=kind, offset=float(offset[0]), factor=float(factor[0]))
 
 
 def _classes(path: Path, name: str, values: np.ndarray) -> tuple[Tensor, int]:
@@ -195,7 +209,10 @@ def _classes(path: Path, name: str, values: np.ndarray) -> tuple[Tensor, int]:
 
 
 def texts_of(frame: Any) -> Arrays:
-    """Return the columns of a DataFrame as arrays: numbers with NaN in gaps, others as objects with None."""
+    """Return the columns of a DataFrame as arrays: numbers with NaN in gaps, others as objects with None.
+
+    Decimals become numbers.
+    """
     table = {}
     for name in frame.columns:
         column = frame[name]
@@ -204,6 +221,8 @@ def texts_of(frame: Any) -> Arrays:
             table[str(name)] = (
                 column.to_numpy(np.float64, na_value=np.nan) if gaps.any() else column.to_numpy()
             )
-        else:
-            table[str(name)] = column.astype(object).where(~gaps, None).to_numpy()
+            continue
+        cells = column.astype(object).where(~gaps, None).to_numpy()
+        decimal = all(isinstance(cell, Decimal) for cell in cells[~gaps]) and not gaps.all()
+        table[str(name)] = cells.astype(np.float64) if decimal else cells
     return table

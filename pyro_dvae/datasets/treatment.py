@@ -144,13 +144,6 @@ def numbers(path: Path, scale: str, train: np.ndarray, by_column: bool) -> tuple
     return zero + offset, one * factor
 
 
-def scaled(array: np.ndarray, offset: np.ndarray, factor: np.ndarray) -> Tensor:
-    """Return (array − offset) / factor, float32 [N, D]."""
-    if not offset.any() and (factor == factor[0]).all():
-        return torch.from_numpy(np.asarray(array, dtype=np.float32) / np.float32(factor[0]))
-    return torch.from_numpy(((np.asarray(array, dtype=np.float64) - offset) / factor).astype(np.float32))
-
-
 def to_labels(where: str, array: np.ndarray) -> Tensor:
     """Check classes, and return them as int64 [N]."""
     whole = array.dtype.kind in "iub" or (array.dtype.kind == "f" and bool((array == np.round(array)).all()))
@@ -184,8 +177,12 @@ def dataset_of(
     found: tuple[str, ...],
     how: str,
     columns: Columns | None,
+    scale: tuple[float, float] = (0.0, 1.0),
 ) -> Dataset:
-    """Return the data set, whose ``source`` describes content and treatment."""
+    """Return the data set, whose ``source`` describes content and treatment.
+
+    :param scale: offset and factor of all values of an array without ``columns``.
+    """
     sizes = ", ".join(f"{len(parts[part])} {part}" for part in PARTS)
     still = [] if columns is None else _constant(parts["train"], columns)
     found = (*found, f"constant in the training rows: {', '.join(still)}") if still else found
@@ -202,6 +199,8 @@ def dataset_of(
         binary=is_binary(*parts.values()),
         source=f"file {content.path}; {sizes}, {how}; {notes}",
         columns=columns,
+        offset=scale[0],
+        factor=scale[1],
     )
 
 

@@ -16,24 +16,26 @@ from torch import Tensor
 
 from pyro_dvae import checks
 from pyro_dvae.checkpoint import load_parameters
+from pyro_dvae.conditioning.result import warn_of_cells
 from pyro_dvae.datasets import read_file
+from pyro_dvae.datasets.array_scale import Units, by_number
 from pyro_dvae.datasets.columns import Columns
-from pyro_dvae.datasets.from_arrays import check_array
-from pyro_dvae.datasets.treatment import Treatment, where
-from pyro_dvae.errors import DataError, InputError
+from pyro_dvae.datasets.from_arrays import channels_first, flat_parts, picture_shape
+from pyro_dvae.datasets.treatment import Treatment
+from pyro_dvae.errors import DataError, InputError, warn
 from pyro_dvae.evaluation.importance.tally import fingerprint
 from pyro_dvae.files import replacing, user_path
 from pyro_dvae.jobs.by_rows import PartOfRows, Workers, parts_of
-from pyro_dvae.jobs.data import of_file
+from pyro_dvae.jobs.data import log_p_of, of_file
 from pyro_dvae.jobs.executors.run_progress import ProgressRelay
-from pyro_dvae.jobs.folder import CHECKPOINT, columns_of, options_of, read_config
+from pyro_dvae.jobs.folder import CHECKPOINT, data_units, options_of, read_config
 from pyro_dvae.jobs.loading import load
-from pyro_dvae.jobs.tables import by_column, require_table, write_table
+from pyro_dvae.jobs.tables import require_table, write_table
 from pyro_dvae.training import Fitted
 
 Table = dict[str, np.ndarray]
 ROWS_OF_A_PART = 500  # the rows that are conditioned at once
-_BYTES = 255.0
+_BYTES = 255
 
 
 @dataclass(frozen=True)
@@ -41,17 +43,17 @@ class ConvertedRows:
     """The rows of a file, converted for the model of a run.
 
     :param rows: [N, D].
-    :param columns: columns of the run's data; None for images.
-    :param factor: divisor of the values of images.
-    :param names: names of the rows, [N], from the run's id column, or None.
+    :param units: what converts them back to the units of the run's data.
+    :param names: names of the rows, [N], from the run's id column, or none.
     :param cells: cells of the file by column, [N] each.
+    :param shape: shape of a row in the file; None for a table.
     """
 
     rows: Tensor
-    columns: Columns | None
-    factor: float
+    units: Units
     names: Table
     cells: Table
+    shape: tuple[int, ...] | None = None
 
     def with_observed(self, table: Table, count: int = 1) -> Table:
         """Return completed rows with the exact values of the file in observed cells.
@@ -83,96 +85,99 @@ def _in_type_of(cells: np.ndarray, values: np.ndarray) -> np.ndarray:
     return values
 
 
-def factor_of(config: Mapping[str, Any]) -> float:
-    """Return the divisor of the values of a run's images."""
-    return _BYTES if config["options"]["scale"] == "bytes" and not config["data"].get("columns") else 1.0
-
-
 def rows_of(config: Mapping[str, Any], path: str | Path, gaps: bool = False) -> ConvertedRows:
     """Read a file with the columns of a run's data, in the run's order and scales.
 
     :param gaps: whether cells may be missing (NaN).
-    :raises DataError: columns or cells are missing, or the rows have another size.
+    :raises DataError: columns or cells are missing, or the rows have another size or shape.
     """
     config = dict(config)
-    options, columns = options_of(config), columns_of(config)
-    treatment = Treatment(**of_file(options)).checked()
-    content = read_file(user_path("file", path), treatment)
-    table = content.table
-    factor = factor_of(config)
-    for part, array in content.parts.items():
-        check_array(where(content.path, part), array, gaps)
-    arrays = [array.reshape(len(array), -1) for array in content.parts.values()]
-    if columns is not None:
-        table = table or {
-            str(n): np.concatenate([a[:, n] for a in arrays]) for n in range(arrays[0].shape[1])
-        }
-        try:
-            rows = columns.forward(table)
-        except (DataError, ValueError) as error:
-            raise DataError(f"{content.path}: {error}") from None
-    else:
-        texts = [name for name, values in (table or {}).items() if values.dtype.kind not in "biuf"]
-        if texts:
-            raise DataError(f"{content.path}: column {texts[0]!r} holds texts, the run's data are numbers")
-        flat = np.stack(list(table.values()), 1) if table is not None else np.concatenate(arrays)
-        table = {str(n): flat[:, n] for n in range(flat.shape[1])}
-        rows = torch.from_numpy(np.asarray(flat, dtype=np.float32))
-        values = rows[~rows.isnan()]
-        if factor != 1.0 and bool(((values >= 0) & (values <= 1)).all() & (values != values.round()).any()):
-            raise DataError(
-                f"{content.path}: expected bytes from 0 to {factor:g}, as in the run's data, got fractions "
-                "in [0, 1]; multiply them"
-            )
-        rows = rows / factor
+    options, units = options_of(config), data_units(config)
+    content = read_file(user_path("file", path), Treatment(**of_file(options)).checked())
+    shape, table = None, content.table
+    if table is None:
+        flat, shape = flat_parts(content, gaps)
+        _require_shape(content.path, shape, config["data"])
+        table = by_number(np.concatenate(list(flat.values())))
+    try:
+        rows = units.forward(table)
+    except (DataError, ValueError) as error:
+        raise DataError(f"{content.path}: {error}") from None
     size = config["data"]["dimension"]
     if rows.shape[1] != size:
         raise DataError(
             f"{content.path}: expected {size} values per row, as in the run's data, got {rows.shape[1]}"
+        )
+    if not isinstance(units, Columns):
+        table = dict(zip(by_number(rows.numpy()), table.values(), strict=True))
+    if options.scale == "bytes" and _are_fractions(rows * _BYTES):
+        raise DataError(
+            f"{content.path}: expected bytes from 0 to {_BYTES}, as in the run's data, got fractions in "
+            "[0, 1]; multiply them"
         )
     if gaps and bool(rows.isinf().any()):
         raise DataError(f"{content.path}: expected finite cells or gaps, got infinity")
     if not gaps:
         checks.finite(str(content.path), rows)
     name = options.id_column
-    names = {name: table[name]} if name is not None and table is not None and name in table else {}
-    return ConvertedRows(rows, columns, factor, names, table)
+    names = {name: table[name]} if name is not None and name in table else {}
+    return ConvertedRows(rows, units, names, table, shape)
+
+
+def _require_shape(path: Path, shape: tuple[int, ...], data: Mapping[str, Any]) -> None:
+    """Refuse images of another shape than those of the run; flat rows have the run's order of pixels."""
+    found, expected = picture_shape(channels_first(shape)), data["image_shape"]
+    if len(shape) > 1 and list(found) != expected:
+        wanted = f"rows of {data['dimension']} values" if expected is None else f"images of {expected}"
+        raise DataError(f"{path}: expected {wanted}, as in the run's data, got images of {list(found)}")
+
+
+def _are_fractions(values: Tensor) -> bool:
+    seen = values[~values.isnan()]
+    within = bool(((seen >= 0) & (seen <= 1.001)).all())
+    return within and bool(((seen - seen.round()).abs() > 1e-3).any())
 
 
 Settings = Mapping[str, Any]
-Apply = Callable[[Fitted, ConvertedRows, Settings], Table]
+Applied = tuple[Table, Tensor]  # columns [N], and which rows are reliable [N]
+Apply = Callable[[Fitted, ConvertedRows, Settings], Applied]
 
 
-def _encode(fitted: Fitted, given: ConvertedRows, settings: Settings) -> Table:
+def _encode(fitted: Fitted, given: ConvertedRows, settings: Settings) -> Applied:
     codes = fitted.encode(given.rows, seed=settings["seed"])
     flat = {name: mean.reshape(len(mean), -1).numpy() for name, mean in codes.mean.items()}
-    return {f"{name}{n}": values[:, n] for name, values in flat.items() for n in range(values.shape[1])}
+    table = {f"{name}{n}": values[:, n] for name, values in flat.items() for n in range(values.shape[1])}
+    return table, _all(given)
 
 
 def _values(verb: str) -> Apply:
-    def values(fitted: Fitted, given: ConvertedRows, settings: Settings) -> Table:
-        if given.columns is not None and given.columns.has_texts:
+    def values(fitted: Fitted, given: ConvertedRows, settings: Settings) -> Applied:
+        if given.units.has_texts:
             raise InputError(f"{verb}: categories have no mean; encode and score take them")
-        found = getattr(fitted, verb)(given.rows, **settings)
-        return by_column(given.columns, found * given.factor)
+        return given.units.back(getattr(fitted, verb)(given.rows, **settings)), _all(given)
 
     return values
 
 
-def _score(fitted: Fitted, given: ConvertedRows, settings: Settings) -> Table:
+def _score(fitted: Fitted, given: ConvertedRows, settings: Settings) -> Applied:
     found = fitted.log_likelihood(given.rows, **settings)
-    log_factor = 0.0 if given.columns is None else given.columns.log_factor
-    return {
+    model: Any = fitted.model
+    log_factor = 0.0 if model.decoder.discrete else given.units.log_factor
+    table = {
         "log_likelihood": found.log_likelihood.numpy() - log_factor,
         "standard_error": found.standard_error.numpy(),
         "pareto_k": found.pareto_k.numpy(),
     }
+    return table, _all(given)
 
 
-def _impute(fitted: Fitted, given: ConvertedRows, settings: Settings) -> Table:
+def _impute(fitted: Fitted, given: ConvertedRows, settings: Settings) -> Applied:
     found = fitted.condition(given.rows, **settings)
-    found.warn_of_unreliable()
-    return by_column(given.columns, found.filled("mean") * given.factor)
+    return given.units.back(found.filled("mean")), found.reliable.cpu()
+
+
+def _all(given: ConvertedRows) -> Tensor:
+    return torch.ones(len(given.rows), dtype=torch.bool)
 
 
 VERBS: dict[str, Apply] = {
@@ -207,18 +212,26 @@ def apply(
     checks.known("verb", verb, VERBS)
     path = Path(f"{verb}.csv") if output is None else user_path("output", output)
     require_table(path, file)
-    given = rows_of(read_config(run), file, gaps=verb == "impute")
+    config = read_config(run)
+    given = rows_of(config, file, gaps=verb == "impute")
+    if verb == "score" and log_p_of(options_of(config), True, given.rows) == "none":
+        warn(
+            f"{file}: log_likelihood is a cross-entropy, not log p(x), because the run has a Bernoulli "
+            "decoder and these values are not all 0 and 1; give binary rows to get log p(x)"
+        )
     if verb == "impute" and not bool(given.rows.isnan().any()):
         raise DataError("file: no cell is missing, so there is nothing to impute")
     settings = {"num_samples": checks.count("samples", samples), "seed": checks.count("seed", seed, 0)}
     if workers is None:
-        table = VERBS[verb](load(run, device=device), given, settings)
+        table, reliable = VERBS[verb](load(run, device=device), given, settings)
     else:
         places = (user_path("run", run).absolute(), user_path("file", file).absolute())
-        table = _by_parts(_RowsTask(verb, *places, settings, device), given, workers, path)
+        table, reliable = _by_parts(_RowsTask(verb, *places, settings, device), given, workers, path)
     if verb == "impute":
+        warn_of_cells(given.rows.isnan().any(1), reliable)
         table = given.with_observed(table)
-    return write_table(path, given.names, table), len(given.rows)
+    shape = None if verb in ("encode", "score") else given.shape
+    return write_table(path, given.names, table, shape), len(given.rows)
 
 
 @dataclass(frozen=True)
@@ -232,7 +245,7 @@ class _RowsTask:
     device: str
 
 
-def _by_parts(task: _RowsTask, given: ConvertedRows, workers: Workers, output: Path) -> Table:
+def _by_parts(task: _RowsTask, given: ConvertedRows, workers: Workers, output: Path) -> Applied:
     parts = parts_of(len(given.rows), ROWS_OF_A_PART)
     shared = output.absolute().with_name(f"{output.name}.parts")
     weights = fingerprint(load_parameters(task.run / CHECKPOINT).values())
@@ -242,10 +255,12 @@ def _by_parts(task: _RowsTask, given: ConvertedRows, workers: Workers, output: P
     workers.perform(
         function, [part for part in parts if not _file(shared / name, part).exists()], shared, False
     )
-    tables = [np.load(_file(shared / name, part), allow_pickle=False) for part in parts]
-    joined = {column: np.concatenate([table[column] for table in tables]) for column in tables[0].files}
+    found = [np.load(_file(shared / name, part), allow_pickle=False) for part in parts]
+    names = enumerate(found[0]["names"].tolist())
+    table = {column: np.concatenate([each[f"arr_{n}"] for each in found]) for n, column in names}
+    reliable = torch.from_numpy(np.concatenate([each["reliable"] for each in found]))
     shutil.rmtree(shared, ignore_errors=True)
-    return joined
+    return table, reliable
 
 
 def _file(stem: Path, part: PartOfRows) -> Path:
@@ -255,6 +270,6 @@ def _file(stem: Path, part: PartOfRows) -> Path:
 def _table_of_part(part: PartOfRows, progress: ProgressRelay, *, task: _RowsTask, stem: Path) -> None:
     given = rows_of(read_config(task.run), task.file, gaps=task.verb == "impute")
     fitted = load(task.run, device=task.device)
-    table: dict[str, Any] = VERBS[task.verb](fitted, given, task.settings | {"part": part.pair})
+    table, reliable = VERBS[task.verb](fitted, given, task.settings | {"part": part.pair})
     with replacing(_file(stem, part)) as target, open(target, "wb") as stream:
-        np.savez(stream, **table)
+        np.savez(stream, *table.values(), names=np.array(list(table)), reliable=reliable.numpy())

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import pyro_dvae
 from pyro_dvae.datasets import Dataset, binarisation, binarise_dataset, is_own, load_dataset
+from pyro_dvae.datasets.base import is_binary
 from pyro_dvae.errors import DataError, InputError
 from pyro_dvae.evaluation.importance.tally import fingerprint
 from pyro_dvae.jobs.options import Options
@@ -55,6 +56,9 @@ def described(dataset: Dataset) -> dict[str, Any]:
         "image_shape": None if dataset.image_shape is None else list(dataset.image_shape),
         "sizes": [len(dataset.train), len(dataset.validation), len(dataset.test)],
         "mean_total": float(dataset.train.double().nansum(1).mean()),
+        "offset": dataset.offset,
+        "factor": dataset.factor,
+        "limits": None if dataset.image_shape is None else list(dataset.limits),
     } | ({} if dataset.columns is None else {"columns": dataset.columns.as_list()})
 
 
@@ -113,7 +117,7 @@ def versions() -> dict[str, str]:
 def require_same_data(expected: dict[str, Any], dataset: Dataset) -> None:
     """Refuse a data set other than the one in ``config.json``."""
     found = described(dataset)
-    for name in ("name", "dimension", "image_shape", "sizes", "columns"):
+    for name in ("name", "dimension", "image_shape", "sizes", "columns", "offset", "factor"):
         if found.get(name) != expected.get(name):
             raise DataError(
                 f"data: {name} was {expected[name]} in the run of {expected['name']}, is now {found[name]}"
@@ -155,10 +159,23 @@ def load_again(
     return prepared
 
 
+def log_p_of(options: Options, discrete: bool, x: Tensor) -> str:
+    """Return what log p(x) is the logarithm of: ``"probability"``, ``"density"`` or ``"none"`` of the two.
+
+    Grey values under a Bernoulli decoder have a cross-entropy, which is not a density.
+
+    :param discrete: whether the decoder has probabilities of discrete values.
+    :param x: rows of the model, [N, D].
+    """
+    if options.likelihood == "bernoulli" and not is_binary(x):
+        return "none"
+    return "probability" if discrete else "density"
+
+
 def grid_of(values: Tensor) -> int | None:
-    """Return the least n up to 256 such that all ``values`` in [0, 1] are multiples of 1/n, or None."""
+    """Return the least n up to 256 such that all ``values`` are in [0, 1] and multiples of 1/n, or None."""
     distinct = values.double().unique()
-    if len(distinct) > 257:
+    if len(distinct) > 257 or float(distinct[0]) < 0 or float(distinct[-1]) > 1:
         return None
     for count in range(1, 257):
         scaled = distinct * count

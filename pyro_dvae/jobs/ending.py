@@ -14,6 +14,7 @@ from pyro_dvae import plots
 from pyro_dvae.bounds import DenoisingELBO, TraceDenoising_ELBO, TraceDenoisingIWAE_ELBO
 from pyro_dvae.corruptions import Corruption
 from pyro_dvae.datasets import Dataset
+from pyro_dvae.datasets.array_scale import ArrayScale
 from pyro_dvae.distributed import Ranks
 from pyro_dvae.evaluation import Estimate, latent_means
 from pyro_dvae.evaluation.estimates import evaluate_bound_over_ranks, finite, plus_minus
@@ -21,7 +22,6 @@ from pyro_dvae.jobs import folder as run_folder
 from pyro_dvae.jobs.options import Options
 from pyro_dvae.jobs.parts import build_clean_bound
 from pyro_dvae.jobs.sampling import manifold_means, prior_means, reconstructions
-from pyro_dvae.jobs.tables import by_column
 from pyro_dvae.random_state import derived_seed, forked
 from pyro_dvae.sites import clean_input
 from pyro_dvae.text import labelled
@@ -94,26 +94,31 @@ def draw_pictures(
 
 def _of_images(trainer: Trainer, test: Tensor, options: Options, data: Dataset, title: str) -> dict[str, Any]:
     model, guide, shape = trainer.model, trainer.guide, data.picture_shape
-    clean = test[:12]
-    corrupted, reconstructed = reconstructions(model, guide, clean)
+    units, limits = data.units, data.limits
+    assert isinstance(units, ArrayScale)
+    corrupted, reconstructed = reconstructions(model, guide, test[:12])
     drawn = {
         "prior_samples": plots.image_grid(
-            prior_means(model, test, 100).cpu(),
+            units.original(prior_means(model, test, 100)),
             shape,
             columns=10,
+            limits=limits,
             title=f"Pixel means of latents drawn from the prior: {title}",
         ),
         "reconstructions": plots.denoising_grid(
-            clean.cpu(),
-            corrupted.cpu(),
-            reconstructed.cpu(),
+            units.original(test[:12]),
+            units.original(corrupted),
+            units.original(reconstructed),
             shape,
+            limits=limits,
             title=f"Test images: {title}",
         ),
     }
     if options.latent_size == 2:
-        images = manifold_means(model, test, 20, 20).cpu()
-        drawn["manifold"] = plots.manifold(images, shape, 20, 20, title=f"Latent space: {title}")
+        images = units.original(manifold_means(model, test, 20, 20))
+        drawn["manifold"] = plots.manifold(
+            images, shape, 20, 20, limits=limits, title=f"Latent space: {title}"
+        )
     return drawn
 
 
@@ -121,13 +126,12 @@ def _of_table(trainer: Trainer, test: Tensor, data: Dataset, title: str) -> dict
     rows = test[:_ROWS_SHOWN]
     with clean_input():
         _, reconstructed = reconstructions(trainer.model, trainer.guide, rows)
-    columns = data.columns
-    pair = (by_column(columns, rows), by_column(columns, reconstructed))
+    pair = (data.units.back(rows), data.units.back(reconstructed))
     with pyro.settings.context(module_local_params=True):
         codes = latent_means(trainer.model, trainer.guide, rows)["z"]
     labels = None if data.test_labels is None else data.test_labels[: len(rows)]
     drawn: dict[str, Any] = {}
-    if columns is None or any(not each.levels for each in columns.columns):
+    if data.columns is None or any(not each.levels for each in data.columns.columns):
         heading = f"Test rows: {title}"
         drawn["reconstructions"] = plots.observed_and_reconstructed(*pair, title=heading)
         drawn["column_errors"] = plots.column_errors(*pair, title=heading)

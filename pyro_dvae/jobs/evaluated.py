@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from pyro_dvae import checks
-from pyro_dvae.datasets.base import is_binary
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation import Proposal
 from pyro_dvae.jobs import folder as run_folder
-from pyro_dvae.jobs.data import RunData, load_again
+from pyro_dvae.jobs.data import RunData, load_again, log_p_of
 from pyro_dvae.jobs.options import LARGE, WEIGHTS, EvaluationOptions, Options
 from pyro_dvae.jobs.parts import build_corruption, pick_device
 from pyro_dvae.models import DVAE
@@ -50,13 +49,9 @@ class EvaluatedRun:
 
     @property
     def observation(self) -> str:
-        """What log p(x) is the logarithm of: ``"probability"``, ``"density"`` or ``"none"`` of the two.
-
-        Grey values under a Bernoulli decoder have a cross-entropy, which is not a density.
-        """
-        if self.options.likelihood != "bernoulli":
-            return "density"
-        return "probability" if is_binary(self.data.visit(self.data.test)) else "none"
+        """What log p(x) is the logarithm of, as :func:`~pyro_dvae.jobs.data.log_p_of`."""
+        decoder: Any = self.dvae.model.decoder
+        return log_p_of(self.options, decoder.discrete, self.data.visit(self.data.test))
 
     def labels(self) -> tuple[Tensor, Tensor] | None:
         """Return the classes of the training data and of ``x``, or None without several classes."""

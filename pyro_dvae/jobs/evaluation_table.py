@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from pyro_dvae.datasets.columns import Columns
+from pyro_dvae.datasets.array_scale import units_of
 from pyro_dvae.evaluation import Proposal
 from pyro_dvae.text import labelled
 
@@ -48,10 +47,12 @@ def _likelihood(content: dict[str, Any]) -> Iterator[Row]:
     yield "log p(x)", f"{_plus_minus(found['mean'], found['sampling_error'])} nats (± sampling)"
     if over:
         yield "", f"{over} nats (over rows)"
-    columns = content["data"].get("columns")
-    if columns is not None and found["mean"] is not None:
-        original = found["mean"] - Columns.from_list(columns).log_factor
-        yield "  original units", f"{_number(original)} nats (minus the logarithms of the columns' scales)"
+    factor = units_of(content["data"]).log_factor if content["log_p_is_of"] == "density" else 0.0
+    if factor and found["mean"] is not None:
+        yield (
+            "  original units",
+            f"{_number(found['mean'] - factor)} nats (minus the logarithms of the scales)",
+        )
     drawn = {name: value for name, value in found["proposal"].items() if value is not None}
     yield "  by", f"{samples:,} samples per observation, proposal: {Proposal(**drawn)}"
     yield "  Pareto-smoothed", f"{_number(found['smoothed_mean'])} nats (not a lower bound)"
@@ -131,8 +132,8 @@ def _measures(content: dict[str, Any]) -> Iterator[Row]:
     if bits is not None:
         added = ""
         if bits["of"] == "density":
-            steps = f"in steps of 1/{bits['steps']}" if bits["steps"] > 1 else "in [0, 1]"
-            added = f" (density of values {steps}: {math.log2(bits['steps']):.2f} bits added)"
+            steps = f"in steps of 1/{bits['steps']}" if bits["steps"] > 1 else "in the units of the data"
+            added = f" (density of values {steps}: {bits['added']:.2f} bits added)"
         value = _plus_minus(bits["mean"], bits["standard_error"], 4)
         yield "bits per dimension", value + added
     errors = content["reconstruction_error"] or {"from_mean": None, "from_samples": None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -11,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pyro
+import torch
 
 from pyro_dvae import plots
+from pyro_dvae.datasets.array_scale import ArrayScale
 from pyro_dvae.errors import CheckpointError
 from pyro_dvae.evaluation import (
     ActiveUnits,
@@ -118,22 +121,25 @@ def _samples(run: EvaluatedRun, seed: int) -> SampleQuality:
 def bits_per_dimension(run: EvaluatedRun, likelihood: LogLikelihood) -> dict[str, Any] | None:
     """Return −log₂ p(x) / D with its standard error over the data; None if there is no p(x).
 
-    A density of values on a grid of steps 1/n (8-bit pixels: 1/255) is converted to a density of the whole
-    numbers behind them, which adds log₂ n bits. Without a grid of up to 256 steps, it remains a density of
-    values in [0, 1].
+    A density is converted to one of the values in the units of the data; if these are in [0, 1], on a grid of
+    steps 1/n, to one of the whole numbers behind them. This adds log₂ of their factor, and log₂ n, bits.
     """
+    units = run.data.dataset.units
     if run.observation == "none" or run.data.dataset.image_shape is None:
         return None
-    steps = 1
+    assert isinstance(units, ArrayScale)
+    steps, factor = 1, 1.0
     if run.observation == "density":
-        steps = grid_of(run.data.visit(run.data.test)) or 1
-    bits = bits_per_dim(-likelihood.log_likelihood, run.x.shape[1], scale=steps)
+        original = units.original(run.data.visit(run.data.test))
+        steps, factor = grid_of(torch.from_numpy(original)) or 1, units.factor
+    bits = bits_per_dim(-likelihood.log_likelihood, run.x.shape[1], scale=factor * steps)
     estimate = Estimate(bits)
     return {
         "mean": finite(estimate.mean),
         "standard_error": finite(estimate.standard_error),
         "of": run.observation,
         "steps": steps,
+        "added": math.log2(factor * steps),
     }
 
 
@@ -258,8 +264,10 @@ def draw(folder: Path, run: EvaluatedRun, findings: Findings) -> list[Path]:
     }
     shape = run.data.dataset.image_shape
     if shape is not None:
+        units, limits = run.data.dataset.units, run.data.dataset.limits
+        assert isinstance(units, ArrayScale)
         drawn["hardest_and_easiest"] = plots.hardest_and_easiest(
-            run.x, found.log_likelihood, shape, title=data
+            units.original(run.x), found.log_likelihood, shape, limits=limits, title=data
         )
     kl = findings.parts.kl_per_dimension.get(SITE)
     if kl is not None:

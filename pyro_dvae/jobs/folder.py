@@ -14,6 +14,7 @@ from filelock import BaseFileLock
 from pyro.params.param_store import param_with_module_name
 
 from pyro_dvae.checkpoint import load_parameters
+from pyro_dvae.datasets.array_scale import Units, units_of
 from pyro_dvae.datasets.columns import Columns
 from pyro_dvae.errors import CheckpointError, DataError, InputError
 from pyro_dvae.evaluation.estimates import plus_minus
@@ -37,14 +38,7 @@ LOG = "log.csv"
 TENSORBOARD = "tensorboard"
 CHECKPOINT = "checkpoint.safetensors"
 RESULTS = "results.json"
-PICTURES = (
-    "learning_curves",
-    "prior_samples",
-    "reconstructions",
-    "manifold",
-    "column_errors",
-    "codes",
-)
+PICTURES = ("learning_curves", "prior_samples", "reconstructions", "manifold", "column_errors", "codes")
 
 
 _CONFIG = {
@@ -58,6 +52,9 @@ _CONFIG = {
         "sizes": [int],
         "columns?": [dict],
         "mean_total?": float,
+        "offset": float,
+        "factor": float,
+        "limits": ([float], None),
     },
     "versions?": {"pyro_dvae?": str},
 }
@@ -133,12 +130,15 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         raise InputError(f"run: {path.parent} holds no {CONFIG}, so it is not a run folder") from None
     data = config["data"]
     shape = data["image_shape"]
-    if data["dimension"] < 1 or (shape is not None and math.prod(shape) != data["dimension"]):
-        raise InputError(f"run: {path} was not written by this program: image_shape is not of the dimension")
-    if (shape is not None and len(shape) not in (2, 3)) or len(data["sizes"]) != 3:
-        raise InputError(f"run: {path} was not written by this program: expected 2 image_shape and 3 sizes")
-    if columns_of(config) is not None and len(columns_of(config) or ()) != data["dimension"]:
-        raise InputError(f"run: {path} was not written by this program: its columns are not of the dimension")
+    for name, fits in {
+        "image_shape": shape is None or (len(shape) in (2, 3) and math.prod(shape) == data["dimension"]),
+        "sizes": len(data["sizes"]) == 3,
+        "factor": data["factor"] > 0,
+        "limits": shape is None or len(data["limits"] or ()) == 2,
+        "columns": len(data_units(config)) == data["dimension"] > 0,
+    }.items():
+        if not fits:
+            raise InputError(f"run: {path} was not written by this program: {name} does not fit")
     try:
         check_training(options_of(config))
     except InputError as error:
@@ -146,11 +146,10 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     return config
 
 
-def columns_of(config: dict[str, Any]) -> Columns | None:
-    """Return the columns of the data in the content of ``config.json``; None for images."""
-    listed = config["data"].get("columns")
+def data_units(config: dict[str, Any]) -> Units:
+    """Return what converts values to the units of the data in the content of ``config.json``."""
     try:
-        return None if listed is None else Columns.from_list(listed)
+        return units_of(config["data"])
     except DataError as error:
         raise InputError(f"run: it was not written by this program: {error}") from None
 
@@ -185,7 +184,9 @@ def load_run(folder: str | Path, which: str = "best") -> tuple[DVAE, dict[str, A
     folder = user_path("run", folder)
     config = read_config(folder)
     options = options_of(config)
-    shape = (config["data"]["dimension"], shape_of(config), columns_of(config))
+    units = data_units(config)
+    columns = units if isinstance(units, Columns) else None
+    shape = (config["data"]["dimension"], shape_of(config), columns)
     require_memory(options, 1, *shape)
     if not (folder / CHECKPOINT).exists():
         raise CheckpointError(

@@ -12,12 +12,13 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_dvae import checks, plots
+from pyro_dvae.datasets.array_scale import ArrayScale
 from pyro_dvae.errors import DataError, InputError
 from pyro_dvae.files import user_path
-from pyro_dvae.jobs.applying import factor_of, rows_of
-from pyro_dvae.jobs.folder import columns_of, read_config, shape_of
+from pyro_dvae.jobs.applying import rows_of
+from pyro_dvae.jobs.folder import data_units, read_config, shape_of
 from pyro_dvae.jobs.loading import load
-from pyro_dvae.jobs.tables import by_column, require_table, write_table
+from pyro_dvae.jobs.tables import require_table, write_table
 from pyro_dvae.plots import manifold_codes
 
 _DRAWS = 1000  # of the latents of each given row
@@ -33,7 +34,8 @@ def save_samples(
 ) -> tuple[Path, int]:
     """Draw from the best epoch's model; return the file written and the number of rows.
 
-    Values of a table are in its original columns and units.
+    Values are in the columns and units of the data. An array holds images as [N, H, W] or [N, C, H, W], and
+    rows of ``given`` in their own shape.
 
     :param folder: the run folder.
     :param output: a ``.png`` (for images), ``.csv``, ``.parquet`` or ``.npy`` file; None for ``samples.png``
@@ -47,7 +49,7 @@ def save_samples(
     seed = checks.count("seed", seed, minimum=0)
     folder = user_path("run", folder)
     config = read_config(folder)
-    shape, columns = shape_of(config), columns_of(config)
+    shape, units = shape_of(config), data_units(config)
     picture = shape is not None and given is None
     path = (
         folder / ("samples.png" if picture else "samples.csv")
@@ -62,7 +64,7 @@ def save_samples(
     rows = None if given is None else rows_of(config, given, gaps=True)
     if rows is not None and not bool(rows.rows.isnan().any()):
         raise DataError(f"{given}: no cell is missing, so there is nothing to draw")
-    fitted, factor = load(folder), factor_of(config)
+    fitted = load(folder)
     if rows is not None:
         found = fitted.condition(rows.rows, num_draws=count, num_samples=max(_DRAWS, count), seed=seed)
         found.warn_of_unreliable()
@@ -71,17 +73,20 @@ def save_samples(
         names |= {name: np.tile(values, count) for name, values in rows.names.items()}
         drawn = drawn.flatten(0, 1)
     else:
-        texts = columns is not None and columns.has_texts  # categories have no means
-        drawn, names = fitted.sample(count, values=pixels or texts, seed=seed), {}
+        values = pixels or units.has_texts  # categories have no means
+        drawn, names = fitted.sample(count, values=values, seed=seed), {}
     if path.suffix == ".png":
         assert shape is not None
+        assert isinstance(units, ArrayScale)
         kind = "Draws" if pixels else "Pixel means of latents drawn"
         title = f"{kind} from the prior, {config['data']['name']}"
-        return plots.write_figure(path, plots.image_grid(drawn, shape, title=title)), count
-    table = by_column(columns, drawn * factor)
+        limits = config["data"]["limits"]
+        grid = plots.image_grid(units.original(drawn), shape, limits=limits, title=title)
+        return plots.write_figure(path, grid), count
+    table = units.back(drawn)
     if rows is not None:
-        table = rows.with_observed(table, count)
-    return write_table(path, names, table), len(drawn)
+        table, shape = rows.with_observed(table, count), rows.shape
+    return write_table(path, names, table, shape), len(drawn)
 
 
 Program = Callable[..., Any]

@@ -7,21 +7,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 
 from pyro_dvae.datasets.base import needs
-from pyro_dvae.datasets.columns import Columns
+from pyro_dvae.datasets.from_arrays import as_in_file
 from pyro_dvae.errors import InputError
 from pyro_dvae.files import replacing, require_writable, user_path
 
 Table = Mapping[str, np.ndarray]
-
-
-def by_column(columns: Columns | None, rows: Tensor) -> dict[str, np.ndarray]:
-    """Return rows [N, D] as columns [N] by name, in original units."""
-    if columns is None:
-        return {str(number): values for number, values in enumerate(rows.cpu().T.numpy())}
-    return columns.back(rows)
 
 
 def _csv(path: Path, table: Table) -> None:
@@ -38,13 +30,8 @@ def _parquet(path: Path, table: Table) -> None:
     parquet.write_table(of_columns({name: np.ascontiguousarray(each) for name, each in table.items()}), path)
 
 
-def _npy(path: Path, table: Table) -> None:
-    with open(path, "wb") as file:
-        np.save(file, np.stack(list(table.values()), 1), allow_pickle=False)
-
-
-_WRITERS: dict[str, Callable[[Path, Table], None]] = {".csv": _csv, ".parquet": _parquet, ".npy": _npy}
-SUFFIXES = tuple(_WRITERS)
+_WRITERS: dict[str, Callable[[Path, Table], None]] = {".csv": _csv, ".parquet": _parquet}
+SUFFIXES = (*_WRITERS, ".npy")
 
 
 def require_table(path: Path, read: str | Path | None, others: tuple[str, ...] = ()) -> None:
@@ -65,10 +52,11 @@ def require_table(path: Path, read: str | Path | None, others: tuple[str, ...] =
     require_writable(path)
 
 
-def write_table(path: Path, names: Table, table: Table) -> Path:
+def write_table(path: Path, names: Table, table: Table, shape: tuple[int, ...] | None = None) -> Path:
     """Write columns [N] by name; an array has only the numbers, without names of rows.
 
     :param names: columns that name the rows.
+    :param shape: the shape of a row in an array, with channels first or last; by default flat.
     :raises InputError: an array cannot contain a column of texts.
     """
     if path.suffix == ".npy":
@@ -78,7 +66,10 @@ def write_table(path: Path, names: Table, table: Table) -> Path:
                 f"output: {path} can hold only numbers, but column {texts[0]!r} holds text; choose a .csv or "
                 ".parquet file"
             )
-        names = {}
+        array = np.stack(list(table.values()), 1)
+        with replacing(path) as partial, open(partial, "wb") as file:
+            np.save(file, array if shape is None else as_in_file(array, shape), allow_pickle=False)
+        return path
     with replacing(path) as partial:
         _WRITERS[path.suffix](partial, {**names, **table})
     return path

@@ -100,12 +100,16 @@ class PositiveColumns(_ScaledColumns):
 class BinaryColumns(ColumnElements):
     """x ~ Bernoulli(sigmoid(a))."""
 
+    discrete = True
+
     def forward(self, outputs: Tensor) -> dist.Bernoulli:
         return dist.Bernoulli(logits=outputs)
 
 
 class CategoricalColumns(ColumnElements):
     """P(x = k) = softmax(a)_k, with K outputs for each column. An encoder sees one-hot vectors."""
+
+    discrete = True
 
     def __init__(self, count: int, levels: int = 0) -> None:
         super().__init__(count, levels)
@@ -126,6 +130,8 @@ class OrdinalColumns(ColumnElements):
     The cutpoints c_0 < … < c_(K−2) are learned for each column, and start one apart. An encoder sees levels
     from −1 to 1.
     """
+
+    discrete = True
 
     def __init__(self, count: int, levels: int = 0) -> None:
         super().__init__(count, levels)
@@ -151,6 +157,8 @@ class CountColumns(ColumnElements):
 
     An encoder sees log(1 + x).
     """
+
+    discrete = True
 
     def __init__(self, count: int, levels: int = 0) -> None:
         super().__init__(count, levels)
@@ -226,6 +234,7 @@ class TableElements(Elements):
         self.positions = [positions for positions, _, _ in groups]
         self.sizes = [part.outputs_each * part.count for part in parts]
         self.parts = nn.ModuleList(parts)
+        self.discrete = all(part.discrete for part in parts)
 
     def forward(self, outputs: Tensor) -> TableDistribution:
         """Return the distribution of event shape [C] for outputs [..., sum of ``sizes``]."""

@@ -61,6 +61,10 @@ class CountDecoder(Decoder):
             nn.init.constant_(self.library_head.bias, math.log(self.typical_total))
 
     @property
+    def discrete(self) -> bool:
+        return True
+
+    @property
     def takes_total(self) -> bool:
         """Whether the library size is the row's total, which the call may give."""
         return self.library == "row"

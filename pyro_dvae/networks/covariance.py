@@ -54,6 +54,10 @@ class CovarianceDecoder(Decoder):
             with torch.no_grad():
                 self.head.bias.copy_(loc)
 
+    @property
+    def discrete(self) -> bool:
+        return False
+
     def conditional(self, z: Tensor, x: Tensor, observed: Tensor | None = None) -> Completed:
         """Return p(x_missing | z, x_observed) as mean and covariance, and log p(x_observed | z).
 

@@ -37,6 +37,11 @@ class Decoder(Module):
         self.latent_size = checks.count("latent_size", latent_size)
         self.data_size = checks.count("data_size", data_size)
 
+    @property
+    def discrete(self) -> bool:
+        """Whether p(x | z) is a probability of discrete values, not a density."""
+        return bool(self.likelihood.discrete)
+
     def start_at(self, rows: torch.Tensor) -> None:
         """Start at training rows [N, D] if the likelihood can use them; by default do nothing."""
 
@@ -148,6 +153,10 @@ class GaussianDecoder(Decoder):
         elif self.scale == "per-pixel":
             self.scale_head = linear(hidden_sizes[-1], self.data_size)
             nn.init.constant_(self.scale_head.bias, start)
+
+    @property
+    def discrete(self) -> bool:
+        return False
 
     def elements(self, hidden: torch.Tensor) -> dist.Independent:
         loc = self.head(hidden)

@@ -26,10 +26,13 @@ class Elements(Module):
     """p(x | outputs) of independent elements: from outputs [..., numbers · D] to event shape [D]."""
 
     numbers: ClassVar[int] = 1  # outputs per element
+    discrete: bool = False  # whether elements have probabilities, not densities
 
 
 class BernoulliElements(Elements):
     """x ~ Bernoulli(sigmoid(logits)), without validation, so that grey values have a cross-entropy."""
+
+    discrete = True
 
     def forward(self, logits: Tensor) -> dist.Independent:
         elements = dist.Bernoulli(logits=logits, validate_args=False)
@@ -104,6 +107,7 @@ class DiscretisedLogisticElements(Elements):
     """
 
     numbers = 2
+    discrete = True
 
     def __init__(self, levels: int = 256) -> None:
         super().__init__()
@@ -124,6 +128,7 @@ class DiscretisedLogisticMixtureElements(Elements):
 
     components: ClassVar[int] = 5
     numbers = 3 * components
+    discrete = True
     start: Tensor
 
     def __init__(self, levels: int = 256) -> None:

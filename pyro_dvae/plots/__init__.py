@@ -7,7 +7,7 @@ Every function draws on the axes that it is given (``ax=``), or on those of a ne
 from pyro_dvae.plots.bounds import bounds, inference_gaps
 from pyro_dvae.plots.curves import learning_curves
 from pyro_dvae.plots.figures import DPI, FONT_SIZE, new_figure, number, write_figure
-from pyro_dvae.plots.grids import CLIPPED, NOTE, SHOWN, checked_images, denoising_grid, image_grid, note_of
+from pyro_dvae.plots.grids import SHOWN, checked_images, denoising_grid, image_grid
 from pyro_dvae.plots.likelihood import (
     convergence,
     hardest_and_easiest,
@@ -19,10 +19,8 @@ from pyro_dvae.plots.manifolds import manifold, manifold_codes
 from pyro_dvae.plots.tables import column_errors, latent_scatter, observed_and_reconstructed
 
 __all__ = [
-    "CLIPPED",
     "DPI",
     "FONT_SIZE",
-    "NOTE",
     "SHOWN",
     "bounds",
     "checked_images",
@@ -39,7 +37,6 @@ __all__ = [
     "manifold",
     "manifold_codes",
     "new_figure",
-    "note_of",
     "number",
     "observed_and_reconstructed",
     "pareto_k",

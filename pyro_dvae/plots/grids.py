@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from pyro_dvae import checks
-from pyro_dvae.errors import InputError
+from pyro_dvae.errors import InputError, shown
 from pyro_dvae.plots.figures import DPI, FONT_SIZE, axes_of, new_figure, note_below
 
 SHOWN = 12  # images in a denoising grid
@@ -22,6 +22,7 @@ def image_grid(
     image_shape: Sequence[int],
     columns: int | None = None,
     *,
+    limits: Sequence[float] = (0.0, 1.0),
     title: str | None = None,
     ax: Any = None,
 ) -> Any:
@@ -30,16 +31,18 @@ def image_grid(
     ``image_shape`` is (height, width), or (channels, height, width) with 1 or 3 channels (red, green, blue);
     its product is D. By default the grid is about square.
 
+    :param limits: the values shown in black and in white (of each colour); values outside are clipped, with a
+        note in the figure.
     :param ax: matplotlib axes to draw on; by default those of a new figure that shows each pixel.
     :returns: the axes.
     """
-    tiles = checked_images("images", images, image_shape)
+    tiles, note = shades(checked_images("images", images, image_shape), limits)
     count, height, width = tiles.shape[:3]
     if columns is None:
         columns = min(count, math.ceil(math.sqrt(count * height / width)))
     columns = min(checks.count("columns", columns), count)
     mosaic, _ = mosaic_of(tiles, math.ceil(count / columns), columns, gap=2)
-    return picture_of(mosaic, title, note_of(tiles), ax=ax)
+    return picture_of(mosaic, title, note, ax=ax)
 
 
 def denoising_grid(
@@ -48,14 +51,11 @@ def denoising_grid(
     reconstructed: Any,
     image_shape: Sequence[int],
     *,
+    limits: Sequence[float] = (0.0, 1.0),
     title: str | None = None,
     ax: Any = None,
 ) -> Any:
-    """Draw the first dozen images, as for :func:`image_grid`, in rows: clean, corrupted, reconstructed.
-
-    Values outside [0, 1], for example from Gaussian noise, are clipped for display, with a note in the
-    figure.
-    """
+    """Draw the first dozen images, as for :func:`image_grid`, in rows: clean, corrupted, reconstructed."""
     rows = {
         "clean": checked_images("clean", clean, image_shape),
         "corrupted": checked_images("corrupted", corrupted, image_shape),
@@ -65,10 +65,10 @@ def denoising_grid(
     for argument, values in rows.items():
         if len(values) != count:
             raise InputError(f"{argument}: expected {count} images as in clean, got {len(values)}")
-    tiles = np.concatenate([values[:SHOWN] for values in rows.values()])
+    tiles, note = shades(np.concatenate([values[:SHOWN] for values in rows.values()]), limits)
     mosaic, (tile_height, _) = mosaic_of(tiles, 3, min(count, SHOWN), gap=2)
     label_width = math.ceil(TEXT_WIDTH * len("reconstructed")) + 8
-    axes = picture_of(mosaic, title, note_of(tiles), left=label_width, ax=ax)
+    axes = picture_of(mosaic, title, note, left=label_width, ax=ax)
     axes.set_yticks([(tile_height + 2) * row + tile_height / 2 for row in range(3)], labels=rows)
     return axes
 
@@ -77,9 +77,6 @@ TEXT_WIDTH, LINE_HEIGHT = 6.6, 18  # screen pixels of a character and a line at 
 MARGIN = 12  # screen pixels of white around a picture of images
 NARROWEST, WIDEST = 320, 2400  # screen pixels: room for the note; larger images are reduced
 GAP_COLOUR = "#cfd8e6"
-NOTE = "pixel intensity 0 (black) to 1 (white)"
-COLOUR_NOTE = "red, green and blue intensity from 0 to 1"
-CLIPPED = "; values outside [0, 1] are clipped for display"
 
 
 def checked_images(argument: str, images: Any, image_shape: Sequence[int]) -> np.ndarray:
@@ -112,18 +109,33 @@ def checked_images(argument: str, images: Any, image_shape: Sequence[int]) -> np
     return tensor.reshape(-1, channels, height, width).permute(0, 2, 3, 1).numpy()
 
 
-def note_of(tiles: np.ndarray) -> str:
-    """Return the note below a picture about the pixels of tiles from :func:`checked_images`."""
-    note = COLOUR_NOTE if tiles.ndim == 4 else NOTE
-    return note + (CLIPPED if tiles.min() < 0 or tiles.max() > 1 else "")
+def shades(tiles: np.ndarray, limits: Sequence[float]) -> tuple[np.ndarray, str]:
+    """Return tiles from :func:`checked_images` with values in [0, 1], and the note below their picture.
+
+    :param limits: the values that become 0 (black) and 1 (white); values outside are clipped.
+    :raises InputError: ``limits`` are not two increasing numbers.
+    """
+    try:
+        low, high = (checks.number("limits", each) for each in limits)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"limits: expected two numbers (low, high), got {shown(limits)}") from error
+    if not low < high:
+        raise InputError(f"limits: expected low < high, got {low:g} and {high:g}")
+    first, last = (f"{each if abs(each) > 1e-6 * (high - low) else 0:.4g}" for each in (low, high))
+    note = f"pixel intensity {first} (black) to {last} (white)"
+    if tiles.ndim == 4:
+        note = f"red, green and blue intensity from {first} to {last}"
+    if tiles.min() < low or tiles.max() > high:
+        note += f"; values outside [{first}, {last}] are clipped for display"
+    return ((tiles - low) / (high - low)).clip(0, 1), note
 
 
 def mosaic_of(tiles: np.ndarray, rows: int, columns: int, gap: int) -> tuple[Any, tuple[int, int]]:
     """Put the tiles in one array, enlarged by whole factors; return it and the (height, width) of a tile.
 
-    Between grey tiles, gaps have value 2 and empty places are masked; between colour tiles, both have their
-    colours. The picture is about 900 screen pixels wide. Tiles have at least 16 pixels in each direction, so
-    an image of one row is stretched.
+    The tiles have values in [0, 1]. Between grey tiles, gaps have value 2 and empty places are masked;
+    between colour tiles, both have their colours. The picture is about 900 screen pixels wide. Tiles have at
+    least 16 pixels in each direction, so an image of one row is stretched.
     """
     count, height, width, *colours = tiles.shape
     between = [int(GAP_COLOUR[at : at + 2], 16) / 255 for at in (1, 3, 5)] if colours else 2.0
@@ -138,7 +150,7 @@ def mosaic_of(tiles: np.ndarray, rows: int, columns: int, gap: int) -> tuple[Any
     for index in range(count):
         top, left = index // columns * pitch_down, index % columns * pitch_across
         mosaic[top : top + pitch_down, left : left + pitch_across] = between
-        enlarged = tiles[index].clip(0, 1).repeat(down, axis=0).repeat(across, axis=1)
+        enlarged = tiles[index].repeat(down, axis=0).repeat(across, axis=1)
         mosaic[top : top + tile_height, left : left + tile_width] = enlarged
     trimmed = mosaic[: mosaic.shape[0] - gap, : mosaic.shape[1] - gap]
     shown = np.nan_to_num(trimmed, nan=1.0) if colours else np.ma.masked_invalid(trimmed)

@@ -26,7 +26,7 @@ from pyro_dvae.plots.figures import (
     number,
     numbers_of,
 )
-from pyro_dvae.plots.grids import checked_images, note_of
+from pyro_dvae.plots.grids import checked_images, shades
 
 _PER_ROW, _ROWS = 8, 2  # of each block of images
 _TILE = 1.0  # inches
@@ -160,6 +160,7 @@ def hardest_and_easiest(
     log_likelihood: Any,
     image_shape: Sequence[int],
     *,
+    limits: Sequence[float] = (0.0, 1.0),
     title: str | None = None,
     figure: Any = None,
 ) -> list[Any]:
@@ -167,11 +168,12 @@ def hardest_and_easiest(
 
     :param images: [N, D] or [N, *image_shape].
     :param image_shape: (height, width), or (channels, height, width) with 1 or 3 channels.
+    :param limits: the values shown in black and in white, as for :func:`image_grid`.
     :param figure: a matplotlib figure or subfigure for the images; by default a new figure.
     :returns: the axes of the images.
     """
     values = numbers_of("log_likelihood", log_likelihood)
-    pixels = checked_images("images", images, image_shape)
+    pixels, shown_as = shades(checked_images("images", images, image_shape), limits)
     height, width = pixels.shape[1:3]
     if len(pixels) != len(values):
         raise InputError(f"images: expected {len(values)}, one for each log_likelihood, got {len(pixels)}")
@@ -193,15 +195,14 @@ def hardest_and_easiest(
             axes.set_visible(False)
         drawn += list(tiles[: len(chosen)])
         for axes, index in zip(tiles, chosen, strict=False):
-            tile = pixels[index].clip(0, 1)
             shape = "equal" if 0.5 <= height / width <= 2 else "auto"
-            axes.imshow(tile, cmap="gray", vmin=0, vmax=1, aspect=shape, interpolation="nearest")
+            axes.imshow(pixels[index], cmap="gray", vmin=0, vmax=1, aspect=shape, interpolation="nearest")
             axes.set_xticks([])
             axes.set_yticks([])
             axes.set_title(f"no. {index}", fontsize=FONT_SIZE - 2, color="0.35", pad=2)
             axes.set_xlabel(number(values[index], 1), fontsize=FONT_SIZE, labelpad=2)
             axes.spines[:].set_color("0.8")
-    note = f"below each: log p(x) (nats); above: its number among the test data, from 0; {note_of(pixels)}"
+    note = f"below each: log p(x) (nats); above: its number among the test data, from 0; {shown_as}"
     figure.supxlabel(textwrap.fill(note, 120), fontsize=FONT_SIZE - 1, color="0.35")
     return drawn
 

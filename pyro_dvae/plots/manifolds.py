@@ -11,7 +11,7 @@ import torch
 from pyro_dvae import checks
 from pyro_dvae.errors import InputError
 from pyro_dvae.plots.figures import FONT_SIZE
-from pyro_dvae.plots.grids import checked_images, mosaic_of, note_of, picture_of
+from pyro_dvae.plots.grids import checked_images, mosaic_of, picture_of, shades
 
 
 def manifold_codes(rows: int, columns: int, low: float = 0.05, high: float = 0.95) -> torch.Tensor:
@@ -33,23 +33,24 @@ def manifold(
     *,
     low: float = 0.05,
     high: float = 0.95,
+    limits: Sequence[float] = (0.0, 1.0),
     title: str | None = None,
     ax: Any = None,
 ) -> Any:
     """Draw images ``[rows * columns, D]``, decoded from :func:`manifold_codes`, as tiles without gaps.
 
-    Images and ``image_shape`` are as for :func:`image_grid`, ``low`` and ``high`` as for
+    Images, ``image_shape`` and ``limits`` are as for :func:`image_grid`, ``low`` and ``high`` as for
     :func:`manifold_codes`. The axes show the latent values z₁ and z₂ of the tiles.
 
     :param ax: matplotlib axes to draw on; by default those of a new figure that shows each pixel.
     :returns: the axes.
     """
-    tiles = checked_images("images", images, image_shape)
+    tiles, note = shades(checked_images("images", images, image_shape), limits)
     first, second = _quantiles(columns, low, high, "columns"), _quantiles(rows, low, high, "rows").flip(0)
     if len(tiles) != rows * columns:
         raise InputError(f"images: expected rows * columns = {rows * columns} images, got {len(tiles)}")
     mosaic, (tile_height, tile_width) = mosaic_of(tiles, rows, columns, gap=0)
-    axes = picture_of(mosaic, title, note_of(tiles), left=62, below=46, ax=ax)
+    axes = picture_of(mosaic, title, note, left=62, below=46, ax=ax)
     across, down = _ticks(columns, tile_width, 46), _ticks(rows, tile_height, 22)
     axes.set_xticks([(i + 0.5) * tile_width for i in across], labels=[_label(first[i]) for i in across])
     axes.set_yticks([(i + 0.5) * tile_height for i in down], labels=[_label(second[i]) for i in down])

@@ -1,6 +1,7 @@
 """Tables: kinds of columns, categories, classes and ids, the inverse, and what is refused."""
 
 import io
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
@@ -288,3 +289,46 @@ def test_later_values_are_of_the_kind_of_their_column(name, value, message):
     table[name][0] = value
     with pytest.raises(DataError, match=f"^column '{name}': {message}"):
         columns.forward(table)
+
+
+def test_decimals_are_numbers(tmp_path):
+    pytest.importorskip("pyarrow")
+    price = [Decimal(n * n).scaleb(-2) for n in range(ROWS)]
+    path = written(tmp_path, "parquet", FRAME[["height"]].assign(price=price))
+    data = load_dataset(path)
+    assert data.columns.described() == "2 real"
+    back = [data.columns.back(part)["price"] for part in (data.train, data.validation, data.test)]
+    np.testing.assert_allclose(np.sort(np.concatenate(back)), np.arange(ROWS) ** 2 / 100, atol=1e-4)
+    price[3] = None
+    gap = written(tmp_path, "parquet", FRAME[["height"]].assign(price=price))
+    np.testing.assert_array_equal(
+        parquet_content(gap, Treatment()).table["price"],
+        [np.nan if n == 3 else n * n / 100 for n in range(ROWS)],
+    )
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind"),
+    [
+        ([[1.0, 2.0]] * ROWS, "ndarray"),
+        ([{"a": 1}] * ROWS, "dict"),
+        ([b"ab", b"c"] * (ROWS // 2), "bytes"),
+        (pd.to_timedelta(np.arange(ROWS) % 3, unit="s"), "Timedelta"),
+    ],
+)
+def test_cells_that_are_neither_numbers_nor_texts_are_refused_by_name(tmp_path, cells, kind):
+    pytest.importorskip("pyarrow")
+    path = written(tmp_path, "parquet", FRAME[["height", "rooms"]].assign(odd=cells))
+    for options in ({}, {"label_column": "odd"}):
+        with pytest.raises(DataError, match=rf"column 'odd' holds cells of the type {kind}, .*\(--drop\)"):
+            load_dataset(path, **options)
+    assert load_dataset(path, drop=["odd"]).columns.names == ("height", "rooms")
+
+
+def test_a_column_of_bytes_is_scaled_whatever_its_values(tmp_path):
+    rows = RNG.integers(0, 256, (ROWS, 3))
+    rows[:, 0] = 0
+    path = written(tmp_path, frame=pd.DataFrame(rows, columns=list("abc")))
+    columns = load_dataset(path, scale="bytes").columns
+    assert [(each.kind, each.factor) for each in columns.columns] == [("whole", 255.0)] * 3
+    assert columns.log_factor == pytest.approx(3 * np.log(255))

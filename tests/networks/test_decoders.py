@@ -8,7 +8,9 @@ from pyro.infer import Trace_ELBO
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
 from pyro_dvae.errors import InputError
-from pyro_dvae.networks import BernoulliDecoder, ContinuousBernoulliDecoder, GaussianDecoder
+from pyro_dvae.jobs.options import COUNTS, Options
+from pyro_dvae.jobs.parts import build_decoder
+from pyro_dvae.networks import BernoulliDecoder, ContinuousBernoulliDecoder, GaussianDecoder, TableDecoder
 
 
 def hidden_by_hand(decoder, z):
@@ -161,3 +163,21 @@ def test_gradients_match_finite_differences(z, grey, scale):
 def test_distributions_are_pyros(bernoulli, z):
     assert isinstance(bernoulli(z), TorchDistributionMixin)
     assert isinstance(GaussianDecoder(5, 2)(torch.randn(1, 2)), TorchDistributionMixin)
+
+
+DENSITIES = ("gaussian", "gaussian-per-pixel", "gaussian-columns", "continuous-bernoulli", "full-covariance")
+DENSITIES += ("low-rank-covariance",)
+PROBABILITIES = ("bernoulli", "discretised-logistic", "discretised-logistic-mixture", *COUNTS)
+
+
+@pytest.mark.parametrize("likelihood", [*DENSITIES, *PROBABILITIES])
+def test_a_decoder_knows_whether_it_has_probabilities(likelihood):
+    options = Options(likelihood=likelihood, binarisation="none", width=3)
+    assert build_decoder(options, 4).discrete == (likelihood in PROBABILITIES)
+
+
+def test_a_table_has_probabilities_if_all_its_columns_have_them():
+    kinds = {"real": False, "heavy-tailed": False, "positive": False, "binary": True, "count": True}
+    for kind, discrete in (kinds | {("categorical", 3): True, ("ordinal", 3): True}).items():
+        assert TableDecoder([kind], 2).discrete == discrete
+        assert TableDecoder([kind, "binary"], 2).discrete == discrete

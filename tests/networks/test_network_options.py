@@ -91,7 +91,7 @@ def test_a_run_is_trained_described_sampled_and_evaluated(asked, tmp_path, capsy
 
     call("sample", run, "--count", 4, "--pixels", "--output", run / "images.npy")
     images = np.load(run / "images.npy")
-    assert images.shape == (4, 64)
+    assert images.shape == (4, 8, 8)
     assert images.min() >= 0
     assert images.max() <= 1
 

@@ -11,6 +11,7 @@ import torch
 from commands import call as run
 
 import pyro_dvae as dv
+from pyro_dvae.datasets.array_scale import ArrayScale
 from pyro_dvae.jobs.applying import ConvertedRows, rows_of
 from pyro_dvae.jobs.folder import read_config
 
@@ -75,7 +76,7 @@ def test_values_come_back_in_the_units_of_the_data(made, verb):
     assert 140 < np.mean(heights) < 200
     run(verb, made / "grey", made / "grey.npy", "--output", "x.npy")
     images = np.load("x.npy")
-    assert images.shape == (50, 16)
+    assert images.shape == (50, 4, 4)
     assert 50 < images.mean() < 200
     assert images.min() >= 0
 
@@ -124,6 +125,117 @@ def test_scores_are_densities_of_the_original_units(made):
     scaled = fitted.log_likelihood(given.rows, num_samples=200, seed=0).log_likelihood
     factor = np.log([each["factor"] for each in config["data"]["columns"]]).sum()
     assert np.allclose(scores, scaled.numpy() - factor, atol=1e-4)
+
+
+SCALES = [("float", "standardise"), ("float", "unit"), ("uint8", "bytes")]
+
+
+@pytest.mark.filterwarnings("ignore:the missing cells")
+@pytest.mark.parametrize(("kind", "scale"), SCALES)
+def test_values_and_scores_of_images_are_in_the_units_of_the_file(kind, scale):
+    images = (120 + 40 * RNG.normal(0, 1, (60, 1, 1)) + 5 * RNG.normal(0, 1, (60, 2, 3))).clip(0, 255)
+    images = images.astype(kind)
+    np.save("images.npy", images)
+    options = ["--scale", scale, "--likelihood", "gaussian-columns", *SMALL, "--learning-rate", "0.05"]
+    run("train", "--dataset", "images.npy", *options, "--output", "run")
+    train = np.float64(images[dv.datasets.base.permuted_split(60, (48, 6, 6), 0)[0]])
+    low, high = train.min(), train.max()
+    offset, factor = {
+        "bytes": (0, 255),
+        "unit": (low, high - low),
+        "standardise": (train.mean(), train.std()),
+    }[scale]
+    scaled = torch.from_numpy((images.reshape(60, 6) - offset) / factor).float()
+    fitted, settings = dv.load("run"), ["--samples", "50"]
+
+    run("score", "run", "images.npy", *settings)
+    expected = fitted.log_likelihood(scaled, num_samples=50, seed=0).log_likelihood - 6 * np.log(factor)
+    np.testing.assert_allclose(pd.read_csv("score.csv").log_likelihood, expected, rtol=1e-4, atol=1e-3)
+    for verb in ("reconstruct", "denoise"):
+        run(verb, "run", "images.npy", *settings, "--output", "x.npy")
+        expected = offset + factor * getattr(fitted, verb)(scaled, num_samples=50, seed=0).numpy()
+        np.testing.assert_allclose(np.load("x.npy"), expected.reshape(60, 2, 3), rtol=1e-4)
+    run("encode", "run", "images.npy", "--output", "x.npy")
+    np.testing.assert_allclose(np.load("x.npy"), fitted.encode(scaled, seed=0)["z"], rtol=1e-4, atol=1e-5)
+    run("sample", "run", "--count", "9", "--output", "x.npy")
+    expected = offset + factor * fitted.sample(9, values=False, seed=0).numpy()
+    np.testing.assert_allclose(np.load("x.npy"), expected.reshape(9, 2, 3), rtol=1e-4)
+    gaps = np.float64(images)
+    gaps[0, 0, 0] = np.nan
+    np.save("gaps.npy", gaps)
+    run("impute", "run", "gaps.npy", *settings, "--output", "x.npy")
+    scaled[0, 0] = torch.nan
+    filled = fitted.condition(scaled, num_samples=50, seed=0).filled("mean")[0, 0]
+    found = np.load("x.npy")
+    assert found[0, 0, 0] == pytest.approx(offset + factor * float(filled), rel=1e-4)
+    found[0, 0, 0] = gaps[0, 0, 0]
+    np.testing.assert_array_equal(found, gaps)
+    limits = read_config("run")["data"]["limits"]
+    assert limits == pytest.approx([0, 255] if scale == "bytes" else [low, high], abs=1e-3)
+
+
+def test_bytes_have_the_same_scores_in_an_array_and_a_table():
+    pixels = RNG.integers(0, 256, (60, 6)).astype(np.uint8)
+    pixels[:, 0] = 0  # a border: bytes too
+    np.save("x.npy", pixels)
+    pd.DataFrame(pixels).to_csv("x.csv", index=False)
+    scores = []
+    for name in ("x.npy", "x.csv"):
+        run("train", "--dataset", name, "--scale", "bytes", *SMALL, "--output", f"run-{name}")
+        run("score", f"run-{name}", name, "--samples", "50")
+        scores.append(pd.read_csv("score.csv").log_likelihood)
+    np.testing.assert_allclose(*scores, rtol=1e-5)
+    fitted = dv.load("run-x.npy")
+    scaled = fitted.log_likelihood(torch.from_numpy(pixels / 255).float(), num_samples=50, seed=0)
+    np.testing.assert_allclose(scores[0], scaled.log_likelihood - 6 * np.log(255), rtol=1e-5)
+
+
+def test_probabilities_have_no_units():
+    np.save("x.npy", RNG.integers(0, 256, (60, 2, 3)).astype(np.uint8))
+    options = ["--scale", "bytes", "--likelihood", "discretised-logistic", *SMALL]
+    run("train", "--dataset", "x.npy", *options, "--output", "run")
+    run("score", "run", "x.npy", "--samples", "50")
+    scaled = torch.from_numpy(np.load("x.npy").reshape(60, 6) / 255).float()
+    expected = dv.load("run").log_likelihood(scaled, num_samples=50, seed=0).log_likelihood
+    np.testing.assert_allclose(pd.read_csv("score.csv").log_likelihood, expected, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:the missing cells")
+def test_colours_last_are_the_same_rows_as_colours_first(capsys):
+    first = RNG.random((60, 3, 2, 5)) * np.array([1, 0.5, 0.1])[:, None, None]
+    last, found = np.moveaxis(first, 1, 3), {}
+    for name, images in (("first", first), ("last", last)):
+        np.save(f"{name}.npy", images)
+        gaps = images.copy()
+        gaps.reshape(60, -1)[:, 0] = np.nan  # the red of the first pixel in both
+        np.save(f"{name}-gaps.npy", gaps)
+        run("train", "--dataset", f"{name}.npy", *SMALL, "--output", name)
+    for own, file in (("first", "first"), ("last", "last"), ("last", "first")):
+        for verb in ("score", "encode", "reconstruct", "denoise", "impute"):
+            given = f"{file}-gaps.npy" if verb == "impute" else f"{file}.npy"
+            run(verb, own, given, "--samples", "50", "--output", "x.npy")
+            values = np.load("x.npy")
+            if verb in ("reconstruct", "denoise", "impute"):
+                assert values.shape == (first if file == "first" else last).shape
+                values = values if file == "first" else np.moveaxis(values, 3, 1)
+            np.testing.assert_allclose(values, found.setdefault(verb, values), rtol=1e-4, atol=1e-5)
+    run("sample", "last", "--count", "4", "--output", "x.npy")
+    assert np.load("x.npy").shape == (4, 3, 2, 5)
+    np.save("turned.npy", first.swapaxes(2, 3))
+    run("score", "last", "turned.npy", code=2)
+    assert "expected images of [3, 2, 5], as in the run's data" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("always:.*cross-entropy")
+def test_grey_rows_of_a_bernoulli_decoder_have_a_cross_entropy(capsys):
+    grey = RNG.random((60, 4))
+    np.save("grey.npy", grey)
+    np.save("binary.npy", grey.round())
+    run("train", "--dataset", "grey.npy", "--binarisation", "static", *SMALL, "--output", "run")
+    for name, count in (("grey.npy", 1), ("binary.npy", 0)):
+        capsys.readouterr()
+        run("score", "run", name, "--samples", "50")
+        assert capsys.readouterr().err.count("log_likelihood is a cross-entropy, not log p(x)") == count
 
 
 def test_a_run_is_loaded_with_its_best_weights_in_evaluation_mode(made):
@@ -223,7 +335,7 @@ def test_imputed_cells_have_the_type_of_their_column():
         "texts": np.array(["c"] * 3),
         "x": np.ones(3),
     }
-    found = ConvertedRows(rows, None, 1.0, {}, cells).with_observed(filling)
+    found = ConvertedRows(rows, ArrayScale(0.0, 1.0, 4), {}, cells).with_observed(filling)
     assert {name: values.tolist() for name, values in found.items()} == {
         "true": [True, True, False],
         "stars": [1.0, 2.0, 3.0],

@@ -3,6 +3,7 @@
 import csv
 import json
 import sys
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def made(tmp_path_factory):
     for name, gaps, count in (("whole", False, 600), ("few", False, 90), ("gaps", True, 90)):
         with open(folder / f"{name}.csv", "w", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(["a", "b", "c"])
+            writer.writerow(["file", "arr_0", "reliable"])  # also words of NumPy's archives
             writer.writerows(
                 ["" if gaps and (n + k) % 4 == 0 else f"{value:.4f}" for k, value in enumerate(row)]
                 for n, row in enumerate(table[:count])
@@ -105,17 +106,26 @@ def test_a_worker_of_an_evaluation_starts_in_any_working_directory(made, tmp_pat
     assert len(found["log_likelihood"]["per_datum"]["log_likelihood"]) == 60
 
 
-@pytest.mark.filterwarnings("ignore:the missing cells")
+def told_of(do, *arguments, **options):
+    """Call a function, and return its warnings."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        do(*arguments, **options)
+    return [str(each.message) for each in told]
+
+
 def test_scores_and_imputations_in_parts_equal_one_process_and_resume(made, tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules["pyro_dvae.conditioning.condition"], "_ROWS", 30)
     settings = {"samples": 30, "seed": 3}
     for verb, file in (("score", "few.csv"), ("impute", "gaps.csv")):
         do = partial(apply, verb, made / "run", made / file, **settings)
-        do(tmp_path / "whole.csv")
+        told = told_of(do, tmp_path / "whole.csv")
+        assert len(told) == (verb == "impute")
+        assert all("(of 67 with gaps) are not reliable" in each for each in told)
         with pytest.raises(Stopped):
             do(tmp_path / "parts.csv", workers=Workers(Here(fails=1), {}))
         rest = Here()
-        do(tmp_path / "parts.csv", workers=Workers(rest, {}))
+        assert told_of(do, tmp_path / "parts.csv", workers=Workers(rest, {})) == told
         assert rest.done_here == ["2-of-3", "3-of-3"]
         assert (tmp_path / "parts.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
         assert not list(tmp_path.glob("*.parts"))

@@ -14,6 +14,7 @@ import torch
 from commands import call
 
 from pyro_dvae.bounds import TraceDenoising_ELBO
+from pyro_dvae.datasets.base import permuted_split
 from pyro_dvae.errors import CheckpointError, DataError, InputError
 from pyro_dvae.evaluation import (
     active_units,
@@ -257,6 +258,42 @@ def test_grey_pixels_under_a_bernoulli_decoder_have_no_density(tmp_path, undrawn
     content = evaluate_run(folder, BARE, quiet=True)
     assert content["bits_per_dimension"] is None
     assert "not a density" in table(content)
+
+
+ARRAYS = {
+    "bytes": lambda rng: rng.integers(0, 256, (60, 2, 3)).astype(np.uint8),
+    "none": lambda rng: rng.poisson(3.0, (60, 2, 3)),
+    "standardise": lambda rng: rng.normal(100, 30, (60, 2, 3)),
+}
+
+
+@pytest.mark.parametrize(
+    ("scale", "likelihood", "of"),
+    [
+        ("bytes", "discretised-logistic", "probability"),
+        ("bytes", "continuous-bernoulli", "density"),
+        ("none", "negative-binomial", "probability"),
+        ("standardise", "gaussian-columns", "density"),
+    ],
+)
+def test_bits_of_an_own_array_are_of_its_own_values(scale, likelihood, of, tmp_path, monkeypatch, undrawn):
+    monkeypatch.chdir(tmp_path)
+    images = ARRAYS[scale](np.random.default_rng(0))
+    np.save("mine.npy", images)
+    folder = trained(tmp_path / "run", "--dataset", "mine.npy", "--scale", scale, "--likelihood", likelihood)
+    content = evaluate_run(folder, BARE, quiet=True)
+    assert content["log_p_is_of"] == of
+    nats, factor = -content["log_likelihood"]["mean"], 1.0
+    if of == "density":
+        factor = 255.0 if scale == "bytes" else images[permuted_split(60, (48, 6, 6), 0)[0]].std()
+        added = f"(density of values in the units of the data: {math.log2(factor):.2f} bits added)"
+        assert added in " ".join(table(content).split())
+        assert f"original units {-nats - 6 * math.log(factor):.3f} nats" in " ".join(table(content).split())
+    else:
+        assert "added" not in table(content)
+        assert "original units" not in table(content)
+    expected = nats / (6 * math.log(2)) + math.log2(factor)
+    assert content["bits_per_dimension"]["mean"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_users_own_array_without_labels(tmp_path, monkeypatch, undrawn):

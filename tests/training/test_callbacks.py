@@ -1,6 +1,7 @@
 """Callbacks: hooks, states, early stopping, logs; in one run and in many."""
 
 import csv
+import io
 import random
 import threading
 
@@ -8,6 +9,7 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from matplotlib.image import imread
 from small_runs import HELD_OUT, Pair, X, assert_same, outcome, run, trainer
 
 import pyro_dvae as dv
@@ -190,6 +192,15 @@ def test_tensorboard_holds_curves_pictures_and_histograms(tmp_path):
     assert [each.step for each in found.Histograms("encoder/weight")] == [2, 4]
     picture = found.Images("reconstructions")[-1]
     assert (picture.step, picture.width, picture.height) == (4, 6, 4)
+
+
+def test_pictures_of_other_values_have_their_range(tmp_path):
+    images = 10 * X[:3]
+    run(trainer(callbacks=[dv.TensorBoard(tmp_path / "tb", images=images, image_shape=(2, 2))]))
+    content = events(tmp_path / "tb").Images("reconstructions")[-1].encoded_image_string
+    low, high = images.min(), images.max()
+    expected = np.concatenate(list(((images - low) / (high - low)).reshape(3, 2, 2).numpy()), axis=1)
+    np.testing.assert_allclose(imread(io.BytesIO(content))[:2, :, 0], expected, atol=1 / 255)
 
 
 def test_a_resumed_run_continues_its_curves(tmp_path):

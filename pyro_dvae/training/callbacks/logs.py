@@ -13,9 +13,10 @@ import numpy as np
 from torch import Tensor
 
 from pyro_dvae import checks
+from pyro_dvae.datasets.array_scale import limits_of
 from pyro_dvae.errors import InputError
 from pyro_dvae.files import user_path, write_atomically
-from pyro_dvae.plots.grids import checked_images
+from pyro_dvae.plots.grids import checked_images, shades
 from pyro_dvae.training.callbacks.base import Callback, Running
 
 COLUMNS = ("epoch", "train_bound", "validation_bound", "learning_rate", "seconds")
@@ -62,7 +63,8 @@ class TensorBoard(Callback):
     Bounds and rates are written after every epoch; a resumed run continues with the same curves.
 
     :param folder: the log folder; with several models, a subfolder for each.
-    :param images: rows [N, ...] whose reconstructions are drawn below them; none by default.
+    :param images: rows [N, ...] whose reconstructions are drawn below them; none by default. Black and white
+        are 0 and 1, or their least and largest value if one is outside.
     :param image_shape: (height, width) or (channels, height, width) of a row, if rows are flat.
     :param histograms: whether to write histograms of the parameters.
     :param every: number of epochs between pictures and between histograms.
@@ -114,15 +116,16 @@ class TensorBoard(Callback):
                 if finite.numel():  # a diverged model among several has none
                     writer.add_histogram(name.replace("$$$", "/"), finite.cpu(), run.epoch)
         if self.images is not None:
-            grid = self._grid(run)
+            grid = self._grid(run, self.images)
             layout = "HW" if grid.ndim == 2 else "HWC"
             writer.add_image("reconstructions", grid, run.epoch, dataformats=layout)
 
-    def _grid(self, run: Running) -> np.ndarray:
+    def _grid(self, run: Running, images: Tensor) -> np.ndarray:
         """Return the rows above their reconstructions, [H, W] or [H, W, 3], with values in [0, 1]."""
-        both = (self.images, run.fitted().reconstruct(self.images))
+        both = (images, run.fitted().reconstruct(images))
         tiles = [checked_images("images", each, self.image_shape) for each in both]
-        return np.concatenate([np.concatenate(list(row), axis=1) for row in tiles]).clip(0, 1)
+        rows = np.concatenate([np.concatenate(list(row), axis=1) for row in tiles])
+        return shades(rows, limits_of(images))[0]
 
     def end(self, run: Running) -> None:
         if self._writer is not None:
