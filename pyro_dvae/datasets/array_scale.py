@@ -47,8 +47,10 @@ class ArrayScale:
 
     def original(self, rows: Tensor) -> np.ndarray:
         """Return original values [N, D], float64, of rows [N, D] on the scale of a model."""
-        found: np.ndarray = rows.detach().cpu().double().numpy() * self.factor + self.offset
-        return found
+        found = rows.detach().cpu().numpy()
+        if not self.offset:  # exact for whole numbers, like :func:`scaled`
+            return (found * found.dtype.type(self.factor)).astype(np.float64)
+        return found.astype(np.float64) * self.factor + self.offset
 
     def back(self, rows: Tensor) -> dict[str, np.ndarray]:
         """Return original values by column, each [N]; the names are numbers from 0."""

@@ -135,7 +135,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         "sizes": len(data["sizes"]) == 3,
         "factor": data["factor"] > 0,
         "limits": shape is None or len(data["limits"] or ()) == 2,
-        "columns": len(data_units(config)) == data["dimension"] > 0,
+        "columns": data["dimension"] > 0 and len(data_units(config)) == data["dimension"],
     }.items():
         if not fits:
             raise InputError(f"run: {path} was not written by this program: {name} does not fit")

@@ -20,7 +20,6 @@ from pyro_dvae.checkpoint import load_checkpoint, save_checkpoint
 from pyro_dvae.cli import main
 from pyro_dvae.datasets import load_dataset as load
 from pyro_dvae.errors import InputError
-from pyro_dvae.jobs import run_request
 from pyro_dvae.ownership import own
 
 TINY = ["--dataset", "digits", "--width", "3", "--latent-size", "2", "--decoder-layers", "1", "--quiet"]
@@ -193,7 +192,9 @@ def test_verify_loads_a_set_that_stood_in_by_its_own_name(run, call, monkeypatch
     config["options"]["dataset"], config["data"]["substituted_for"] = None, "mnist"
     (run / "config.json").write_text(json.dumps(config))
     asked = []
-    monkeypatch.setattr(run_request, "load_dataset", lambda name, *a, **k: asked.append(name) or load(name))
+    monkeypatch.setattr(
+        "pyro_dvae.jobs.data.load_dataset", lambda name, *a, **k: asked.append(name) or load(name)
+    )
     assert "the same bits" in call("verify", run).out
     assert asked == ["digits"]
 
