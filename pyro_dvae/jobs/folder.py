@@ -133,9 +133,9 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     for name, fits in {
         "image_shape": shape is None or (len(shape) in (2, 3) and math.prod(shape) == data["dimension"]),
         "sizes": len(data["sizes"]) == 3,
-        "factor": data["factor"] > 0,
+        "factor": 0 < data["factor"] < math.inf,
         "limits": shape is None or len(data["limits"] or ()) == 2,
-        "columns": data["dimension"] > 0 and len(data_units(config)) == data["dimension"],
+        "columns": 0 < data["dimension"] == len(data_units(config)),
     }.items():
         if not fits:
             raise InputError(f"run: {path} was not written by this program: {name} does not fit")
