@@ -106,7 +106,7 @@ def test_sample_and_info_read_a_run(capsys, tmp_path):
     call("sample", "run", "--count", "9")
     call("sample", "run", "--count", "5", "--output", "draws.npy", "--pixels")
     draws = np.load("draws.npy")
-    assert draws.shape == (5, 64)
+    assert draws.shape == (5, 8, 8)
     assert set(np.unique(draws)) <= {0.0, 1.0}
     assert (tmp_path / "run" / "samples.png").read_bytes()[:4] == b"\x89PNG"
     capsys.readouterr()
