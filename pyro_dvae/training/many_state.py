@@ -11,11 +11,11 @@ from torch import Tensor
 
 from pyro_dvae import random_state
 from pyro_dvae.checkpoint import load_checkpoint, save_checkpoint
-from pyro_dvae.errors import CheckpointError, InputError
+from pyro_dvae.errors import CheckpointError
 from pyro_dvae.training import kept
 from pyro_dvae.training.fitted import Fitted
 from pyro_dvae.training.history import History
-from pyro_dvae.training.run_state import require_same
+from pyro_dvae.training.run_state import require_epochs, require_same
 from pyro_dvae.training.stacked import Member, stack, unstack
 from pyro_dvae.training.update import Update
 
@@ -110,9 +110,7 @@ class ManyState:
         tensors, state = load_checkpoint(path)
         if state.get("kind") != KIND:
             raise CheckpointError(f"checkpoint {path}: not from the training of several models")
-        if state["epoch"] > epochs:
-            done = f"{state['epoch']} are done in {path}"
-            raise InputError(f"epochs: {done}, expected no fewer, got {epochs}")
+        require_epochs(epochs, state["epoch"], False, path)
         saved, now = (
             {"settings": each["settings"], "config": None, "data": dict(enumerate(each["data"]))}
             for each in (state, identity)

@@ -163,9 +163,7 @@ class RunFiles:
             self._calls.load_state_dict(states["callbacks"])
         run.history = History(**state["history"])
         run.finished = state["epoch"]
-        if run.finished + (state["position"] > 0) > epochs:
-            done = f"{run.finished} are done" + (" and another one is begun" if state["position"] else "")
-            raise InputError(f"epochs: {done} in {run.checkpoint}, expected no fewer, got {epochs}")
+        run_state.require_epochs(epochs, run.finished, state["position"] > 0, run.checkpoint)
         run.record = EpochRecord(state["position"], state["seen"], saved.losses, [], state["seconds"])
         run.place = states.get("loader")
         run.recorded = Recorded(states.get("recorded", ()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -153,6 +154,13 @@ def require_same(
         raise CheckpointError(f"{where}: from another configuration: {'; '.join(differing)}")
     for key, then, given in _differences(saved["data"], now["data"]):
         raise CheckpointError(f"{where}: from other data: {key} was {then!r}, is now {given!r}")
+
+
+def require_epochs(epochs: int, finished: int, begun: bool, path: Path) -> None:
+    """Refuse a total of fewer epochs than are ``finished``, and ``begun``, in a checkpoint."""
+    if finished + begun > epochs:
+        done = f"{finished} are done{' and another one is begun' if begun else ''}"
+        raise InputError(f"epochs: {done} in {path}, expected no fewer, got {epochs}")
 
 
 def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

@@ -213,34 +213,30 @@ def _png(trained: TrainedPair, kind: str) -> Path:
     return trained.stem.with_name(f"{trained.stem.name}-{kind}.png")
 
 
+def _names(first: tuple[str, ...], second: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names of values: each of the first parts with each of the second."""
+    return tuple(f"{one}_{other}" for one in first for other in second)
+
+
 MEASURES: dict[str, Measure] = {
     "bound": Measure(bound, ("bound",)),
     "training": Measure(training, ("training_bound",)),
     "bounds": Measure(
         bounds,
-        tuple(
-            f"{name}_{kind}"
-            for kind in ("clean", "corrupted")
-            for name in ("dvae", f"semi_implicit_{MIXTURE}", f"diwae_{PARTICLES}")
-        ),
+        _names(("dvae", f"semi_implicit_{MIXTURE}", f"diwae_{PARTICLES}"), ("clean", "corrupted")),
     ),
     "likelihood": Measure(likelihood, ("log_likelihood",)),
     "refined-likelihood": Measure(refined_likelihood, ("refined_log_likelihood",)),
     "inference-gaps": Measure(
         gaps,
-        tuple(
-            f"{part}_{name}"
-            for part in ("test", "training")
-            for name in ("log_likelihood", "approximation_gap", "approximation_gap_full", "amortisation_gap")
+        _names(
+            ("test", "training"),
+            ("log_likelihood", "approximation_gap", "approximation_gap_full", "amortisation_gap"),
         ),
     ),
     "reconstruction": Measure(
         reconstruction,
-        tuple(
-            f"{name}_{codes}"
-            for name in ("squared_error", "cross_entropy")
-            for codes in ("mean_code", "sampled_codes")
-        ),
+        _names(("squared_error", "cross_entropy"), ("mean_code", "sampled_codes")),
         images=True,
     ),
     "training-error": Measure(training_error, ("training_squared_error_mean_code",)),
