@@ -27,7 +27,6 @@ from pyro_dvae.jobs.experiments.verdicts import (
     Verdict,
     by_single_seeds,
     over_settings,
-    table_over_settings,
     verdict_table,
     verdicts,
 )
@@ -50,7 +49,7 @@ def markdown(experiment: Experiment, rows: Sequence[Row]) -> str:
         *([experiment.note] if experiment.note else []),
     ]
     if found := verdicts(experiment, rows):
-        parts.append(verdict_table((each, _digits(experiment)) for each in found))
+        parts.append(verdict_table((each.claims[0].name, each, _digits(experiment)) for each in found))
     if any(len(row["figures"]) > 1 for row in rows):
         parts.append(all_figures(experiment, rows))
     return "\n\n".join(parts) + "\n"
@@ -84,17 +83,16 @@ def blocks(folder: Path) -> dict[str, str]:
     }
     own = {name: each for name, each in found_in.items() if each[1]}
     tables = {name: main_table(*each) for name, each in own.items()}
-    in_order = sorted(own.items(), key=lambda item: _place(item[0]))
     found = [
-        (declared, *pair, _digits(declared))
-        for _, (declared, rows) in in_order
-        for pair in (over_settings(declared, rows) if declared.of_source else ())
-        if pair[0].claims[0].figure is None
+        (f"[{name}](reproduction/{name}/{TABLE}): {each.claims[0].text}", each, _digits(declared))
+        for name, (declared, rows) in sorted(own.items(), key=lambda item: _place(item[0]))
+        for each in (over_settings(declared, rows) if declared.of_source else ())
+        if each.claims[0].figure is None
     ]
     rows = {name: each for name, (_, each) in own.items()}
     single = [pair for each in own.values() for pair in by_single_seeds(*each)]
     return tables | {
-        VERDICTS: table_over_settings(found),
+        VERDICTS: verdict_table(found),
         SINGLE_SEEDS: single_seeds(single),
         UNFINISHED: unfinished(rows),
     }

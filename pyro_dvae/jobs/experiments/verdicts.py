@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -78,19 +77,13 @@ def verdicts(experiment: Experiment, rows: Sequence[Row]) -> list[Verdict]:
     return [each for each in found if each is not None]
 
 
-def over_settings(experiment: Experiment, rows: Sequence[Row]) -> list[tuple[Verdict, list[Verdict]]]:
-    """Return a verdict on each claim's mean over its settings, each with the verdicts on the settings.
-
-    Settings without a finished pair of runs are left out.
-    """
-    by_text: dict[str, list[Verdict]] = {}
+def over_settings(experiment: Experiment, rows: Sequence[Row]) -> list[Verdict]:
+    """Return a verdict on each claim's mean over those of its settings that have a common seed."""
+    by_text: dict[str, list[Claim]] = {}
     for each in verdicts(experiment, rows):
-        by_text.setdefault(each.claims[0].text, []).append(each)
-    found = []
-    for alone in by_text.values():
-        verdict = _verdict(experiment, [each.claims[0] for each in alone], rows)
-        found += [] if verdict is None else [(verdict, alone)]
-    return found
+        by_text.setdefault(each.claims[0].text, []).extend(each.claims)
+    found = (_verdict(experiment, claims, rows) for claims in by_text.values())
+    return [each for each in found if each is not None]
 
 
 def by_single_seeds(experiment: Experiment, rows: Sequence[Row]) -> list[tuple[Verdict, list[Verdict]]]:
@@ -114,23 +107,12 @@ def by_single_seeds(experiment: Experiment, rows: Sequence[Row]) -> list[tuple[V
     return found
 
 
-def verdict_table(found: Iterable[tuple[Verdict, int]]) -> str:
-    """Return the verdicts, each with a number of decimal places, as a Markdown table with a note."""
+def verdict_table(found: Iterable[tuple[str, Verdict, int]]) -> str:
+    """Return named verdicts, each with a number of decimal places, as a Markdown table with a note."""
     lines = header(["claim", *_FIGURES])
-    lines += [line((verdict.claims[0].name, *_cells(verdict, digits))) for verdict, digits in found]
-    return "\n".join([*lines, *_note(lines)])
-
-
-def table_over_settings(found: Iterable[tuple[Experiment, Verdict, Sequence[Verdict], int]]) -> str:
-    """Return verdicts over settings, with their decimal places, as a table with links to the experiments'."""
-    lines = header(["claim", *_FIGURES[:-1], "its settings alone", _FIGURES[-1]])
-    for experiment, verdict, alone, digits in found:
-        *figures, count = _cells(verdict, digits)
-        claim = f"[{experiment.name}](reproduction/{experiment.name}/table.md): {verdict.claims[0].text}"
-        counted = Counter(each.words for each in alone)
-        words = ", ".join(f"{counted[each]} {each}" for each in (HELD, NOT_HELD, UNTOLD) if counted[each])
-        lines.append(line((claim, *figures, words if len(alone) > 1 else NONE, count)))
-    return "\n".join([*lines, *_note(lines)])
+    lines += [line((name, *_cells(verdict, digits))) for name, verdict, digits in found]
+    note = ["", f"{_MARK.strip()} {_UNTRUSTED}"] if any(_MARK in each for each in lines) else []
+    return "\n".join([*lines, *note])
 
 
 def _cells(verdict: Verdict, digits: int) -> tuple[str, ...]:
@@ -140,13 +122,9 @@ def _cells(verdict: Verdict, digits: int) -> tuple[str, ...]:
     published = NONE if verdict.published is None else _signed(verdict.published, digits)
     words = verdict.words + (" (one seed)" if verdict.seeds == 1 else "")
     words += _MARK if verdict.unreliable > _TRUSTED else ""
-    runs = 2 * len(verdict.claims) * verdict.seeds
+    cells = {case for each in verdict.claims for case in (each.better, each.worse)}
+    runs = len(cells) * verdict.seeds
     return published, ours, words, f"{runs} \N{MULTIPLICATION SIGN} {verdict.epochs}"
-
-
-def _note(lines: Iterable[str]) -> list[str]:
-    """Return the lines that explain the mark, if it is in the table."""
-    return ["", f"{_MARK.strip()} {_UNTRUSTED}"] if any(_MARK in each for each in lines) else []
 
 
 def _claims(experiment: Experiment, rows: Sequence[Row]) -> tuple[Claim, ...]:

@@ -144,7 +144,12 @@ FULL_BAYES = Experiment(
     ),
     core_hours=1.1,
     claims=tuple(
-        Claim(f"{row} beats a point estimate", (row, images), ("VAE", images), setting=images)
+        Claim(
+            "a distribution of the decoder's weights beats a point estimate",
+            (row, images),
+            ("VAE", images),
+            setting=f"{images}, {row}",
+        )
         for images in ("1,000 images", "10,000 images")
         for row in list(FULL_BAYES_PROGRAMS)[1:]
     ),
