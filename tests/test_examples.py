@@ -221,6 +221,7 @@ def test_mixed_table_compares_the_bound_with_independent_columns(inside, tmp_pat
     assert (tmp_path / "mixed_table.png").read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.slow
 def test_colour_patches_are_measured_in_bits(tmp_path):
     names = ["PNG", "full-covariance Gaussian", "denoising VAE"]
     found = figures_of(run("examples/colour_patches.py", tmp_path), names)
@@ -424,6 +425,7 @@ def cells(table):
     return {re.match("`(.*?)`", row[0])[1]: row for row in rows}
 
 
+@pytest.mark.slow
 def test_benchmark_of_the_systems_and_its_table_in_the_docs(inside, tmp_path):
     """All systems, with every bound that applies; the page has the rows that the script prints."""
     inside("benchmarks/systems.py")

@@ -108,7 +108,7 @@ def test_every_elbo(name, monkeypatch):
     assert len(ordinary) == 1  # also after the comparison at the tenth compiled step
 
 
-@pytest.mark.parametrize("problem", [BinaryProblem, DiscreteProblem])
+@pytest.mark.parametrize("problem", [BinaryProblem, pytest.param(DiscreteProblem, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("elbo", [Trace_ELBO, dv.TraceDenoising_ELBO, dv.TraceDenoisingIWAE_ELBO])
 def test_score_functions(problem, elbo):
     x = (data(6) > 0).double()

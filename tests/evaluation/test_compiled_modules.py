@@ -72,7 +72,7 @@ MEASURES = {
 
 
 COMBINATIONS = [
-    pytest.param(measure, wrap, marks=pytest.mark.slow if measure == "annealed" and wrap != "module" else ())
+    pytest.param(measure, wrap, marks=pytest.mark.slow if measure == "annealed" else ())
     for measure in MEASURES
     for wrap in WRAPPED
 ]

@@ -78,7 +78,7 @@ def test_likelihood_of_padded_sequences(pair, refine):
     assert (found.pareto_k < 0.7).all()
 
 
-@pytest.mark.parametrize("start", [None, guide])
+@pytest.mark.parametrize("start", [None, pytest.param(guide, marks=pytest.mark.slow)])
 def test_annealed_likelihood_of_padded_sequences(start):
     found = dv.annealed_log_likelihood(
         model,

@@ -54,7 +54,16 @@ def pair():
     return model, guide, network
 
 
-@pytest.mark.parametrize("figure", FIGURES.values(), ids=FIGURES)
+SLOW = ("annealed_log_likelihood", "bidirectional")
+
+
+@pytest.mark.parametrize(
+    "figure",
+    [
+        pytest.param(each, id=name, marks=pytest.mark.slow if name in SLOW else ())
+        for name, each in FIGURES.items()
+    ],
+)
 def test_evaluation_mode(figure):
     model, guide, network = pair()
     x = torch.randn(20, 3, dtype=torch.float64)

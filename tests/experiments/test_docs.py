@@ -33,7 +33,7 @@ def test_the_tables_equal_those_of_the_results(folder):
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
-@pytest.mark.parametrize("rounded", [True, False])
+@pytest.mark.parametrize("rounded", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_command_makes_the_table_from_the_results(folder, rounded, tmp_path):
     (tmp_path / folder.name).mkdir()
     shutil.copy(folder / "results.jsonl", tmp_path / folder.name)

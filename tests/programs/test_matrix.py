@@ -57,7 +57,12 @@ def check_numbers(name, bound, found, draws, where):
             assert found.gradients[parameter] is not None, (where, parameter)
 
 
-@pytest.mark.parametrize("group", matrix.groups())
+# The largest groups take ten seconds each.
+LARGE = ("Guides that Pyro makes", "Plates", "Scales, masks and factors", "Latents")
+GROUPS = [pytest.param(each, marks=pytest.mark.slow if each in LARGE else ()) for each in matrix.groups()]
+
+
+@pytest.mark.parametrize("group", GROUPS)
 def test_a_group_of_programs(group):
     """Every cell of a group is right or refused, as the page says."""
     for name, feature in FEATURES.items():

@@ -178,7 +178,9 @@ DOORS = {
         dv.log_likelihood(m, g, *x, num_samples=30, seed=3, memory=20_000, **k).log_likelihood
     ),
     "annealed_log_likelihood": lambda m, g, *x, **k: (
-        dv.annealed_log_likelihood(m, g, *x, num_steps=5, num_chains=2, seed=3, memory=20_000, **k).log_weight
+        dv.annealed_log_likelihood(
+            m, g, *x, num_steps=5, num_chains=2, leapfrog_steps=1, seed=3, memory=20_000, **k
+        ).log_weight
     ),
     "latent_means": lambda m, g, *x, **k: measures.latent_means(
         m, g, *x, clean=False, num_samples=3, seed=3, batch_size=6, **k

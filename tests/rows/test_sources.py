@@ -189,10 +189,14 @@ DOORS = {
         dv.log_likelihood(pair.model, pair.guide, x, num_samples=30, seed=3, memory=20_000).log_likelihood
     ),
     "annealed_log_likelihood": lambda pair, x: (
-        dv.annealed_log_likelihood(pair.model, pair.guide, x, num_steps=5, num_chains=2, seed=3).log_weight
+        dv.annealed_log_likelihood(
+            pair.model, pair.guide, x, num_steps=5, num_chains=2, leapfrog_steps=1, seed=3
+        ).log_weight
     ),
     "bidirectional": lambda pair, x: (
-        dv.bidirectional(pair.model, pair.guide, x, num_steps=5, num_chains=2, seed=3).reverse_log_weight
+        dv.bidirectional(
+            pair.model, pair.guide, x, num_steps=5, num_chains=2, leapfrog_steps=1, seed=3
+        ).reverse_log_weight
     ),
     "latent_means": lambda pair, x: dv.evaluation.measures.latent_means(
         pair.model, pair.guide, x, clean=False, num_samples=3, seed=3, batch_size=6

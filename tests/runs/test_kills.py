@@ -23,6 +23,7 @@ def campaign(folder, kills, ranks, seed=0, timeout=600):
     return found
 
 
+@pytest.mark.slow
 def test_nothing_killed_is_dead_or_unequal(tmp_path):
     found = campaign(tmp_path, 5, 1)
     assert found["at_events"] >= 1

@@ -63,9 +63,8 @@ def test_the_kinds_of_a_table():
     assert drawn.smokes.mean() == pytest.approx(0.3, abs=0.06)
 
 
-@pytest.mark.parametrize(
-    "likelihood", ["full-covariance", pytest.param("low-rank-covariance", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("likelihood", ["full-covariance", "low-rank-covariance"])
 def test_a_covariance(likelihood):
     mean, factor = np.array([1.0, -20.0, 300.0]), np.array([[1.0, 0, 0], [3.0, 4.0, 0], [0, 30.0, 40.0]])
     rows = mean + np.random.default_rng(0).normal(size=(ROWS, 3)) @ factor.T
@@ -78,6 +77,7 @@ def test_a_covariance(likelihood):
     np.testing.assert_allclose(np.cov(drawn.T) / np.outer(scale, scale), expected, atol=0.15)
 
 
+@pytest.mark.slow
 def test_a_dirichlet_multinomial():
     generator = np.random.default_rng(0)
     shares, spread = np.array([0.1, 0.2, 0.3, 0.4]), 0.05
@@ -92,10 +92,8 @@ def test_a_dirichlet_multinomial():
     assert 0.02 < float(load_run("run")[0].model.decoder.spread.detach()) < 0.06
 
 
-@pytest.mark.parametrize(
-    "likelihood",
-    ["discretised-logistic", pytest.param("discretised-logistic-mixture", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("likelihood", ["discretised-logistic", "discretised-logistic-mixture"])
 def test_levels_of_colour(likelihood):
     centres = torch.tensor([60.0, 120.0, 180.0]).repeat_interleave(4)
     logistic = torch.distributions.TransformedDistribution(

@@ -220,7 +220,9 @@ def test_the_weights_of_few_steps_are_unbiased(kind, start):
     check_estimates("E[w] / p(x)", (found.log_weight - exact).exp(), torch.ones(len(exact), dtype=double))
 
 
-@pytest.mark.parametrize("kind", PROBLEMS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(each, marks=pytest.mark.slow if n % 2 else ()) for n, each in enumerate(PROBLEMS)]
+)
 def test_bounds_from_both_sides_of_every_kind_of_latent(kind):
     problem = kind()
     found = bidirectional(

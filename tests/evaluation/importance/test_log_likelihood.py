@@ -362,6 +362,7 @@ def test_any_memory_gives_the_figure(memory):
     assert bool(((found.log_likelihood - exact).abs() < 5 * found.standard_error).all())
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_data_and_samples():
     """1,000 data × 5,000 draws are 40 MB of log weights alone; the process may grow by half of that."""
     script = """

@@ -258,6 +258,7 @@ def test_draws_from_the_prior_find_the_mode_that_the_encoder_misses():
     torch.testing.assert_close(missed.log_likelihood, half, rtol=0, atol=0.05)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_annealed_chains_are_unbiased_from_any_proposal():
     made, x = narrow(0.0)
