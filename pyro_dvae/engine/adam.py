@@ -84,17 +84,22 @@ def slot(
     groups = enumerate(optimizer.param_groups)
     place, group = next((n, g) for n, g in groups if any(p is parameter for p in g["params"]))
     state = optimizer.state.get(parameter, {})
-    plain = not any(group.get(name) for name in ("amsgrad", "maximize", "capturable", "differentiable"))
-    numbers = not any(isinstance(value, Tensor) for value in (group["lr"], *group["betas"]))
-    if not (plain and numbers and set(_STATE) <= state.keys()):
+    if not (_plain(group) and set(_STATE) <= state.keys()):
         return None
     decoupled = isinstance(optimizer, AdamW) or bool(group.get("decoupled_weight_decay"))
     return Slot(optimizer, parameter, group, place, state, decoupled, clip_norm, clip_value)
 
 
+def _plain(group: dict[str, Any]) -> bool:
+    """Return whether a group has no variant of Adam's step, and numbers as options."""
+    variants = ("amsgrad", "maximize", "capturable", "differentiable")
+    tensors = any(isinstance(value, Tensor) for value in (group["lr"], *group["betas"]))
+    return not (tensors or any(group.get(name) for name in variants))
+
+
 def start(optimizer: Optimizer) -> None:
-    """Give every parameter without a state the initial state of torch's Adam."""
-    for group in optimizer.param_groups:
+    """Give parameters without a state the first state of torch's Adam, except in groups with variants."""
+    for group in filter(_plain, optimizer.param_groups):
         for parameter in group["params"]:
             if not optimizer.state.get(parameter):
                 fused = bool(group.get("fused") or group.get("capturable"))

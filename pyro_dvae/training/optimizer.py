@@ -125,7 +125,24 @@ def _called(make: Callable[..., Any], groups: list[dict[str, Any]], **options: A
     held = [each for group in made.param_groups for each in group["params"]]
     if {id(each) for each in held} != {id(each) for each in known}:
         raise InputError("optimizer: expected an optimizer of all given parameters, got other parameters")
+    require_shared_groups(made)
     return made
+
+
+def held_by(optimizer: Optimizer) -> list[Optimizer]:
+    """Return the optimizers in the attributes of an optimizer, such as one for each kind of weight."""
+    values = [each if isinstance(each, list | tuple) else [each] for each in vars(optimizer).values()]
+    return [each for found in values for each in found if isinstance(each, Optimizer)]
+
+
+def require_shared_groups(optimizer: Optimizer) -> None:
+    """Refuse an optimizer that holds others whose groups it does not show: no schedule would reach them."""
+    own = {id(group) for group in optimizer.param_groups}
+    if any(id(group) not in own for each in held_by(optimizer) for group in each.param_groups):
+        raise InputError(
+            f"optimizer: {type(optimizer).__name__} holds other optimizers; its param_groups must be a list "
+            "of theirs, so that schedules change them"
+        )
 
 
 def _groups(

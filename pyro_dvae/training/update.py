@@ -42,6 +42,7 @@ class Update:
         clips = {name: optimizers.clips_of(choice, name) for name in parameters}
         self._clips = {name: each for name, each in clips.items() if each}
         self._base = [_rate_of(group) for group in self.optimizer.param_groups]
+        self._saves_itself = continuing.saves_itself(self.optimizer, settings.checkpoint is not None)
         self.described = optimizers.described(self.optimizer)
         self._schedule = self._scheduled(settings)
         self._begun = optimizers.described(self.optimizer)
@@ -200,11 +201,15 @@ class Update:
             group | {"params": [names[id(leaf)] for leaf in group["params"]]}
             for group in self.optimizer.param_groups
         ]
-        state = {names[id(leaf)]: dict(values) for leaf, values in self.optimizer.state.items()}
+        # Keys other than parameters are the optimizer's own.
+        state = {names.get(id(key), key): values for key, values in self.optimizer.state.items()}
         gathered = {"tensors": self._gathered, "batches": self._batches, "rows": self._rows}
         schedule = None if self._schedule is None else self._schedule.state_dict()
+        optimizer = {"state": state, "groups": groups, "begun": self._begun}
+        if self._saves_itself:
+            optimizer |= {"state": {}, "own": self.optimizer.state_dict()}
         return {
-            "optimizer": {"state": state, "groups": groups, "begun": self._begun},
+            "optimizer": optimizer,
             "schedule": schedule,
             "schedule_kind": continuing.kind_of(self._schedule),
             "factor": self._factor,
@@ -224,7 +229,8 @@ class Update:
     ) -> None:
         """Restore what :meth:`state_dict` or :meth:`settings_dict` returned, for the same parameters.
 
-        Settings that have changed replace the saved ones; another kind of optimizer begins with new moments.
+        Settings that have changed replace the saved ones. Another kind of optimizer begins with new moments,
+        and so does one that needs further moments (``amsgrad``).
 
         :param finished: number of finished epochs.
         :param another_schedule: if the saved schedule is of another kind, use this one as if from the
@@ -242,11 +248,16 @@ class Update:
         groups = continued if same_schedule else now["groups"]
         number = {name: n for n, name in enumerate(name for group in groups for name in group["params"])}
         groups = [group | {"params": [number[name] for name in group["params"]]} for group in groups]
-        state = {number[name]: values for name, values in optimizer["state"].items() if name in number}
+        state = {number.get(key, key): values for key, values in optimizer["state"].items()}
         if optimizer["begun"]["kind"] != now["begun"]["kind"]:
             state = {}
         try:
-            self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+            if self._saves_itself:
+                continuing.load_own_state(self.optimizer, optimizer, now)
+            else:
+                self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+            if optimizer["begun"] != now["begun"] and not continuing.can_step(self.optimizer):
+                self.optimizer.state.clear()
             if self._schedule is not None and same_schedule:
                 schedule = continuing.schedule_state(self._schedule, saved["schedule"], another_schedule)
                 self._schedule.load_state_dict(schedule)

@@ -54,6 +54,10 @@ OPTIMIZERS = {
         partial(RMSprop, momentum=0.9),
         lambda pair: RMSprop(pair.parameters(), lr=0.01, momentum=0.9),
     ),
+    "variant": (
+        partial(AdamW, amsgrad=True),
+        lambda pair: AdamW(pair.parameters(), lr=0.01, amsgrad=True),
+    ),
     "function": (
         lambda parameters: AdamW(parameters, lr=0.03, weight_decay=0.1),
         lambda pair: AdamW(pair.parameters(), lr=0.03, weight_decay=0.1),
