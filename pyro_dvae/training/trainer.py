@@ -37,7 +37,7 @@ from pyro_dvae.machine import using_threads
 from pyro_dvae.programs.parameters import float_type
 from pyro_dvae.rows import LoaderBatches
 from pyro_dvae.training import run_state
-from pyro_dvae.training.batches import Epoch, FromLoader, batches_of, device_for, keeps_its_place
+from pyro_dvae.training.batches import Epoch, FromLoader, batches_of, device_for
 from pyro_dvae.training.callbacks.base import Callback, RunCallbacks, Running
 from pyro_dvae.training.compiled_steps import WORTH_IT
 from pyro_dvae.training.dry_run import dry_run
@@ -196,7 +196,7 @@ class Trainer:
         choices = run.described(settings) | {"seed": self.seed, "drop_last": drop_last}
         kept = {"train": train, "validation": held_out} if self.checkpoint is not None else {}
         identity = run_state.identity(choices, config, kept)
-        place = self._batches.stream.place if keeps_its_place(self._batches) else lambda: None
+        place = self._batches.stream.place if isinstance(self._batches, FromLoader) else lambda: None
         watched = (self._faults, ranks, self._requests, self._calls)
         self._files = RunFiles(run, metrics, identity, *watched, place)
         self._scheduled = scheduled(trained, loss)
