@@ -110,8 +110,8 @@ class Trainer:
     :param device: device of the batches; by default that of the modules' first parameter, if there is one.
     :param may_change: the settings and keys of ``config`` that may differ on resume and then have new values.
     :param compile: whether to record and compile steps (:mod:`pyro_dvae.engine`), with noise by a hash of
-        ``seed`` and the step; None compiles runs of 5,000 steps or more. Steps that cannot be compiled run
-        uncompiled, with a warning.
+        ``seed`` and the step; None compiles runs of 5,000 steps or more, or with ``bfloat16``. Steps that
+        cannot be compiled run uncompiled, with a warning.
     :param bfloat16: round the factors of the matrix products of compiled steps to bfloat16.
     :param drop_last: leave out the rows of an epoch that do not fill a batch (different ones in each epoch).
     :raises DivergenceError: the loss, or a parameter of a distribution, is NaN or infinite.
@@ -156,7 +156,6 @@ class Trainer:
         checks.pair(model, guide)
         settings = self._settings = Settings.of(locals())
         checks.flag("drop_last", drop_last)
-        checks.optional(checks.flag, "compile", compile)
         self.model, self.guide, self.bound, self._constants = model, guide, loss, kwargs
         self.epochs, self.batch_size = settings.epochs, settings.batch_size
         self.clip_norm, self.checkpoint = settings.clip_norm, settings.checkpoint
@@ -224,7 +223,7 @@ class Trainer:
         # If a loader does not know the length of an epoch, compile only on request.
         long = self.epochs * (self.steps_per_epoch or 0) >= WORTH_IT
         possible = self.device.type in ("cpu", "cuda")
-        if possible and (long if compile is None else compile):
+        if possible and (long or bfloat16 if compile is None else compile):
             self._steps.compile(self._batches, (model, guide, loss), self._progress.note)
 
     def __reduce__(self) -> NoReturn:
