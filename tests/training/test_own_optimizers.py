@@ -120,6 +120,31 @@ def test_a_state_dict_of_its_own_that_cannot_be_used(tmp_path, kind, rate, messa
         trainer(learning_rate=rate, **options)
 
 
+@pytest.mark.parametrize("begun", [0, 5])
+@pytest.mark.parametrize("kind", [Adam, SGD])
+def test_hooks_of_an_optimizer_are_called_in_compiled_runs(kind, begun):
+    """Also hooks that are registered during the run."""
+
+    def clamp(optimizer, arguments, options):
+        with torch.no_grad():
+            for leaf in optimizer.param_groups[0]["params"]:
+                leaf.clamp_(-0.01, 0.01)
+
+    class Hooks(dv.Callback):
+        def step(self, run):
+            if run.step == begun:
+                made._run.optimizer.register_step_post_hook(clamp)
+
+    def optimizer(leaves):
+        found = kind(leaves, lr=0.01)
+        if begun == 0:
+            found.register_step_post_hook(clamp)
+        return found
+
+    made = trainer(optimizer=optimizer, compile=True, callbacks=[Hooks()], epochs=2)
+    assert all(leaf.abs().max() <= 0.01 for leaf in run(made).parameters.values())
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [(Adam, partial(Adam, amsgrad=True)), (RMSprop, partial(RMSprop, momentum=0.9, centered=True))],
