@@ -79,6 +79,18 @@ def schedule_of(choice: Choice) -> Callable[[Optimizer], LRScheduler] | None:
     return partial(choice.pt_scheduler_constructor, **choice.kwargs)
 
 
+def checked_schedule(made: Any, optimizer: Optimizer) -> LRScheduler:
+    """Return a schedule that a function of the optimizer has made, or refuse anything else."""
+    if not isinstance(made, LRScheduler):
+        raise InputError(
+            f"schedule: expected a function that returns a schedule of torch, got {shown(made)}; a function "
+            "of the epoch has two arguments, (epoch, epochs)"
+        )
+    if not any(made.optimizer is each for each in (optimizer, *held_by(optimizer))):
+        raise InputError("schedule: it belongs to another optimizer; make it for the one that is given")
+    return made
+
+
 def clips_of(choice: Choice, name: str) -> dict[str, float]:
     """Return how a Pyro optimizer clips the gradient of a parameter."""
     if not isinstance(choice, PyroOptim):

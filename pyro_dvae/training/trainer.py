@@ -82,7 +82,8 @@ class Trainer:
     :param batch_size: rows of a mini-batch; the last of an epoch may be smaller.
     :param optimizer: a class of ``torch.optim`` (by default Adam), a ``partial`` of one, a function of
         parameter groups that returns an optimizer, or an optimizer of Pyro.
-    :param learning_rate: base learning rate; a function or a Pyro optimizer has its own.
+    :param learning_rate: base learning rate; a function, a Pyro optimizer and a ``partial`` with ``lr`` have
+        their own.
     :param parameter_options: options by pattern of parameter names: ``{"decoder*": {"lr": 1e-4}}``.
     :param schedule: "constant", "step", "paper", a callable (epoch, epochs) -> factor of the base rates, or a
         class, a ``partial`` or a function of the optimizer from ``torch.optim.lr_scheduler``. It advances

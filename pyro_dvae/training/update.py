@@ -60,8 +60,10 @@ class Update:
         if own is not None and (given is not None or settings.has_schedule):
             raise InputError("schedule: the Pyro optimizer has its own; give one of them")
         make = own or given
+        if make is None:
+            return None
         with calling("schedule"):
-            return None if make is None else make(self.optimizer)
+            return optimizers.checked_schedule(make(self.optimizer), self.optimizer)
 
     # Gradients
 

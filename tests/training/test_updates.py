@@ -443,6 +443,11 @@ def test_several_models_take_adam_alone(optimizer):
             {"schedule": lr_scheduler.ExponentialLR(SGD([torch.zeros(1)], lr=0.1), 0.5)},
             "schedule: expected a function of the optimizer, got a ExponentialLR of another",
         ),
+        ({"schedule": lambda epoch: 0.5 if epoch else 1.0}, r"schedule: .* got 0.5; .* \(epoch, epochs\)"),
+        (
+            {"schedule": lambda optimizer: lr_scheduler.StepLR(SGD([torch.zeros(1)], lr=0.1), 1)},
+            "schedule: it belongs to another optimizer",
+        ),
     ],
 )
 def test_what_is_refused(options, message):
