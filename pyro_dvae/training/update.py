@@ -73,7 +73,7 @@ class Update:
         :param rows: rows of the batch if its loss is scaled to a whole data set, so that gradients are
             averaged over the rows; None if losses are sums over rows, so that gradients are added.
         """
-        if self._accumulate == 1:
+        if self._accumulate == 1 and not self._batches:
             self._step()
             return
         weight = 1.0 if rows is None else rows
@@ -82,7 +82,7 @@ class Update:
                 part = leaf.grad.detach() * weight
                 self._gathered[name] = part if name not in self._gathered else self._gathered[name] + part
         self._batches, self._rows = self._batches + 1, self._rows + (0.0 if rows is None else rows)
-        if self._batches == self._accumulate:
+        if self._batches >= self._accumulate:  # it may have changed on resume
             self.flush()
 
     def forget_gradients(self) -> None:
