@@ -26,17 +26,14 @@ def groups_of(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[Group]:
     :param saved: the saved ``groups``, with the names of their parameters, and ``begun``: the optimizer when
         its run began (:func:`.optimizer.described`).
     :param now: the same of the current optimizer, before its first step.
-    :raises CheckpointError: the parameters are others.
     """
     pairs = zip(saved["groups"], saved["begun"]["groups"], strict=True)
     of_name = {name: (group, begun) for group, begun in pairs for name in group["params"]}
-    names = [name for group in now["groups"] for name in group["params"]]
-    if of_name.keys() != set(names):
-        raise CheckpointError("its optimizer has other parameters")
     same_kind = saved["begun"]["kind"] == now["begun"]["kind"]
     found = []
     for group, begun in zip(now["groups"], now["begun"]["groups"], strict=True):
-        own, then = of_name[group["params"][0]]
+        # A group of parameters that were frozen has its own options.
+        own, then = next((of_name[name] for name in group["params"] if name in of_name), (group, begun))
         made = own | group if same_kind else dict(group)
         for name in group.keys() & own.keys() - {"params"}:
             if then.get(name) == begun.get(name) and (same_kind or name == "lr"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -137,7 +137,7 @@ class RunFiles:
 
     # Resuming
 
-    def restore(self, epochs: int, seed: int, may_change: Iterable[str]) -> None:
+    def restore(self, epochs: int, seed: int, may_change: Collection[str]) -> None:
         """Restore the run from its checkpoint.
 
         :param epochs: the total number of epochs.

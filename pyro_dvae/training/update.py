@@ -250,7 +250,9 @@ class Update:
         groups = continued if same_schedule else now["groups"]
         number = {name: n for n, name in enumerate(name for group in groups for name in group["params"])}
         groups = [group | {"params": [number[name] for name in group["params"]]} for group in groups]
-        state = {number.get(key, key): values for key, values in optimizer["state"].items()}
+        frozen = {name for group in optimizer["groups"] for name in group["params"]} - number.keys()
+        items = optimizer["state"].items()
+        state = {number.get(key, key): values for key, values in items if key not in frozen}
         if optimizer["begun"]["kind"] != now["begun"]["kind"]:
             state = {}
         try:
@@ -274,13 +276,14 @@ class Update:
     def _restore_parameters(self, saved: Mapping[str, Any]) -> None:
         """Restore what belongs to single parameters: gathered gradients, averages, what callbacks froze."""
         on, gathered = {name: leaf.device for name, leaf in self.parameters.items()}, saved["gathered"]
-        self._gathered = {name: tensor.to(on[name]) for name, tensor in gathered["tensors"].items()}
+        tensors = gathered["tensors"].items()
+        self._gathered = {name: tensor.to(on[name]) for name, tensor in tensors if name in on}
         self._batches, self._rows = gathered["batches"], gathered["rows"]
-        # Averages of a run that had none begin with the restored parameters.
-        values = saved["average"] or self.parameters
+        # Averages that the run did not have begin with the restored parameters.
+        values = self.parameters | (saved["average"] or {})
         for name, average in (self.average or {}).items():
             average.copy_(values[name].detach())
-        for name in saved["frozen"]:
+        for name in self.parameters.keys() & set(saved["frozen"]):
             self.parameters[name].requires_grad_(False)
 
 

@@ -50,6 +50,13 @@ def assert_weights(pair, expected):
     [
         ({"learning_rate": 0.01}, {"learning_rate": 0.03}, "learning_rate", Adam, {"lr": 0.03}),
         (
+            {"optimizer": AdamW, "learning_rate": 0.01},
+            {"optimizer": AdamW, "learning_rate": 0.03},
+            "learning_rate",
+            AdamW,
+            {"lr": 0.03},
+        ),
+        (
             {"optimizer": partial(AdamW, weight_decay=0.0)},
             {"optimizer": partial(AdamW, weight_decay=5.0)},
             "optimizer",
@@ -196,6 +203,31 @@ def test_another_order_of_the_rows_begins_the_epoch_again(tmp_path, name, value)
     seen = [torch.cat([made.step(x) * 0 + x for x in epoch]) for epoch in made]
     for rows in seen:
         assert torch.equal(rows.sort(0).values, X.sort(0).values)
+
+
+def test_another_option_of_an_optimizer_is_refused_beside_a_new_rate(tmp_path):
+    before, after = ({"optimizer": partial(AdamW, weight_decay=decay)} for decay in (0.0, 5.0))
+    with pytest.raises(dv.CheckpointError, match=r"optimizer.groups was .*'weight_decay': 0.0"):
+        resumed(tmp_path, before, after | {"learning_rate": 0.1}, "learning_rate")
+
+
+@pytest.mark.parametrize("first", ["", "shift*"])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_other_frozen_parameters(tmp_path, first, compiled):
+    """Parameters that begin to train have new moments; those that are frozen stay as they are."""
+    then = "" if first else "shift*"
+    options = {"learning_rate": 0.01, "compile": compiled, "ema": 0.9, "optimizer": Adam}
+    before, after = (options | ({"freeze": each} if each else {}) for each in (first, then))
+    pair, _ = resumed(tmp_path, before, after, "freeze")
+    expected = Noiseless()
+    optimizer = Adam(expected.parameters(), lr=0.01)
+    for epoch in range(6):
+        expected.shift.requires_grad_((epoch < 3) == (not first))
+        for rows in epoch_order(len(X), 0, epoch).split(6):
+            optimizer.zero_grad()
+            expected.loss(X[rows]).backward()
+            optimizer.step()
+    assert_weights(pair, dict(expected.named_parameters()))
 
 
 @pytest.mark.parametrize("after", [1, 2])
