@@ -239,7 +239,8 @@ def device(argument: str, value: Any) -> torch.device:
         found = torch.device(value)
         torch.ones((), device=found).item()
     except Exception as error:  # missing backends raise various exceptions
-        cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        cause = lines[0].partition(". ")[0]  # torch adds advice for its developers
         raise InputError(
             f"{argument}: {shown(value)} cannot be used here ({cause}); use cpu (--device cpu) or auto"
         ) from None

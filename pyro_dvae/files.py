@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import pyro_dvae
 from pyro_dvae.errors import InputError, shown
 
 _SUFFIX = ".partial"
@@ -206,8 +207,17 @@ def parsed(
         reason = str(error).partition(";")[0]
         raise InputError(f"{argument}: {where} cannot be read as JSON: {reason}") from None
     if fault := unfit(content, schema):
-        raise InputError(f"{argument}: {where} was not written by this program: {fault}")
+        raise InputError(f"{argument}: {where} was {author(content)}: {fault}")
     return content
+
+
+def author(content: Any) -> str:
+    """Return the program that has written a record, as far as its ``versions`` tell, for a message."""
+    versions = content.get("versions") if isinstance(content, dict) else None
+    version = versions.get("pyro_dvae") if isinstance(versions, dict) else None
+    if not isinstance(version, str) or version == pyro_dvae.__version__:
+        return "not written by this program"
+    return f"written by pyro_dvae {version}, this is {pyro_dvae.__version__}"
 
 
 def unfit(value: Any, schema: Any, name: str = "") -> str | None:

@@ -25,6 +25,8 @@ from pyro.poutine import runtime
 from torch import Tensor, nn
 from torch._guards import TracingContext, tracing
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.optim import Optimizer
+from torch.optim import optimizer as optimizers
 from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import (
     TorchDispatchMode,
@@ -125,6 +127,12 @@ def hooks(tensor: Tensor) -> tuple[int, ...]:
     """Return the unique numbers of the hooks on a tensor's gradient."""
     before, after = tensor._backward_hooks, tensor._post_accumulate_grad_hooks
     return (*(before or ()), *(after or ())) if before or after else ()
+
+
+def step_hooks(optimizer: Optimizer) -> bool:
+    """Return whether a step of an optimizer calls functions before or after it."""
+    own = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
+    return bool(own or optimizers._global_optimizer_pre_hooks or optimizers._global_optimizer_post_hooks)
 
 
 def mask_of(distribution: Any) -> bool | Tensor:

@@ -130,3 +130,8 @@ def test_data_are_rows(value, message):
         checks.data("x", value)
     rows = torch.ones(2, 3)
     assert checks.data("x", rows) is rows
+
+
+def test_a_missing_device_is_named_without_advice_to_developers_of_torch():
+    with pytest.raises(InputError, match=r"^d: 'xla' cannot be used here \(.*backend\); use cpu"):
+        checks.device("d", "xla")

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.optim import optimizer as optimizers
 
 from pyro_dvae import internals
 
@@ -215,6 +216,18 @@ def test_hooks_on_a_gradient_are_distinguished():
     first.remove()
     assert len(internals.hooks(tensor)) == 1
     assert internals.hooks(tensor) != one
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("when", ["pre", "post"])
+def test_hooks_of_an_optimizer(own, when):
+    optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)])
+    assert not internals.step_hooks(optimizer)
+    register = f"register_step_{when}_hook" if own else f"register_optimizer_step_{when}_hook"
+    handle = getattr(optimizer if own else optimizers, register)(lambda *arguments: None)
+    assert internals.step_hooks(optimizer)
+    handle.remove()
+    assert not internals.step_hooks(optimizer)
 
 
 def test_what_distributions_hold():

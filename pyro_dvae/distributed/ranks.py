@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, distributed
 
+from pyro_dvae.distributed.group import launched
 from pyro_dvae.errors import ProcessLostError, warn
 from pyro_dvae.ownership import FileOwner
 from pyro_dvae.random_state import capture, derived_seed, forked
@@ -45,8 +47,16 @@ class Ranks:
 
     @classmethod
     def present(cls, remedy: Callable[[], str] = _nothing) -> Ranks:
-        """Return the ranks of ``torch.distributed``'s group, or of a single process without a group."""
+        """Return the ranks of ``torch.distributed``'s group, or of a single process without a group.
+
+        A warning tells processes of ``torchrun`` that are not in a group.
+        """
         if not (distributed.is_available() and distributed.is_initialized()):
+            if launched():
+                warn(
+                    f"{os.environ['WORLD_SIZE']} processes were started, but each does all the work alone; "
+                    "to share it, call torch.distributed.init_process_group() first"
+                )
             return cls()
         return cls(distributed.get_rank(), distributed.get_world_size(), remedy)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim import Adam, AdamW, Optimizer
 
-from pyro_dvae.internals import add_one
+from pyro_dvae.internals import add_one, step_hooks
 
 _STATE = ("step", "exp_avg", "exp_avg_sq")
 _CLIP_GUARD = 1e-6  # added by torch to the norm of a clipped gradient
@@ -44,7 +44,7 @@ class Slot:
     @property
     def frozen(self) -> tuple[Any, ...]:
         """The settings that a compiled step treats as constants."""
-        return (self.group["eps"], self.decays)
+        return (self.group["eps"], self.decays, step_hooks(self.optimizer))
 
     @property
     def decays(self) -> bool:
@@ -75,35 +75,34 @@ class Slot:
 def slot(
     optimizer: Optimizer, parameter: Tensor, clip_norm: float | None = None, clip_value: float | None = None
 ) -> Slot | None:
-    """Return the slot of a parameter, or None if its optimizer is not plain Adam or has no state of it.
-
-    Variants of Adam (amsgrad, maximize, capturable, ...) and complex parameters are not plain.
-    """
+    """Return the slot of a parameter, or None if its optimizer is not plain Adam or has no state of it."""
     if type(optimizer) not in (Adam, AdamW) or parameter.is_complex():
         return None
     groups = enumerate(optimizer.param_groups)
     place, group = next((n, g) for n, g in groups if any(p is parameter for p in g["params"]))
     state = optimizer.state.get(parameter, {})
-    plain = not any(group.get(name) for name in ("amsgrad", "maximize", "capturable", "differentiable"))
-    numbers = not any(isinstance(value, Tensor) for value in (group["lr"], *group["betas"]))
-    if not (plain and numbers and set(_STATE) <= state.keys()):
+    if step_hooks(optimizer) or not (_plain(group) and set(_STATE) <= state.keys()):
         return None
     decoupled = isinstance(optimizer, AdamW) or bool(group.get("decoupled_weight_decay"))
     return Slot(optimizer, parameter, group, place, state, decoupled, clip_norm, clip_value)
 
 
+def _plain(group: dict[str, Any]) -> bool:
+    """Return whether a group has Adam's own step, without variants, and numbers as options."""
+    variants = ("amsgrad", "maximize", "capturable", "differentiable")
+    tensors = any(isinstance(value, Tensor) for value in (group["lr"], *group["betas"]))
+    return not (tensors or any(group.get(name) for name in variants))
+
+
 def start(optimizer: Optimizer) -> None:
-    """Give every parameter without a state the initial state of torch's Adam."""
-    for group in optimizer.param_groups:
+    """Give parameters without a state the first state of torch's Adam, except in groups with variants."""
+    for group in filter(_plain, optimizer.param_groups):
         for parameter in group["params"]:
             if not optimizer.state.get(parameter):
-                fused = bool(group.get("fused") or group.get("capturable"))
-                device = parameter.device if fused else torch.device("cpu")
-                optimizer.state[parameter] = {
-                    "step": torch.zeros((), dtype=torch.float32, device=device),
-                    "exp_avg": torch.zeros_like(parameter, requires_grad=False),
-                    "exp_avg_sq": torch.zeros_like(parameter, requires_grad=False),
-                }
+                device = parameter.device if group.get("fused") else torch.device("cpu")
+                moments = {name: torch.zeros_like(parameter, requires_grad=False) for name in _STATE[1:]}
+                count = torch.zeros((), dtype=torch.float32, device=device)
+                optimizer.state[parameter] = {"step": count} | moments
 
 
 OPTIONS, SIZES = 4, 7  # numbers of a slot: of step_options, and of a step's sizes

@@ -18,7 +18,7 @@ from pyro_dvae.datasets.array_scale import Units, units_of
 from pyro_dvae.datasets.columns import Columns
 from pyro_dvae.errors import CheckpointError, DataError, InputError
 from pyro_dvae.evaluation.estimates import plus_minus
-from pyro_dvae.files import read_json, remove_left_over, unwritable, user_path, write_atomically
+from pyro_dvae.files import author, read_json, remove_left_over, unwritable, user_path, write_atomically
 from pyro_dvae.jobs.options import Options
 from pyro_dvae.jobs.parts import (
     build_corruption,
@@ -138,7 +138,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         "columns": 0 < data["dimension"] == len(data_units(config)),
     }.items():
         if not fits:
-            raise InputError(f"run: {path} was not written by this program: {name} does not fit")
+            raise InputError(f"run: {path} was {author(config)}: {name} does not fit")
     try:
         check_training(options_of(config))
     except InputError as error:

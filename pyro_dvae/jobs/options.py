@@ -182,7 +182,7 @@ class Options:
     device: str = _option("auto", "auto, cpu, cuda, cuda:N or mps.")
     compiled: bool | None = _option(
         None,
-        "Record and compile the training step.  [default: in runs of 5,000 steps or more]",
+        "Record and compile the training step.  [default: from 5,000 steps, and with --bfloat16]",
         flag="--compile/--no-compile",
     )
     bfloat16: bool = _option(

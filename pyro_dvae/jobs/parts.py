@@ -255,7 +255,7 @@ def training_settings(options: Options) -> dict[str, Any]:
         "batch_size": options.batch_size,
         "schedule": options.rate_schedule,
         "clip_norm": options.clip_norm,
-        "bfloat16": options.bfloat16,
+        "bfloat16": options.bfloat16 and options.compiled is not False,
     }
 
 

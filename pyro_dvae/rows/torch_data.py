@@ -132,8 +132,8 @@ class LoaderBatches:
     def first(self) -> tuple[Tensor, ...]:
         """Return the first batch of a separate iteration, which does not affect the next one.
 
-        This holds if batches follow from the global random streams, from the generator of a DataLoader, or
-        from a loader that stores its position.
+        This holds if batches follow from the global random streams, from generators of a DataLoader and its
+        samplers, or from a loader that stores its position.
         """
         place = self.place()
         with random_state.forked():
@@ -149,26 +149,34 @@ class LoaderBatches:
         return all(callable(getattr(self._loader, name, None)) for name in ("state_dict", "load_state_dict"))
 
     def place(self) -> dict[str, Any]:
-        """Return the position of the loader and its generator, as far as known."""
+        """Return the position of the loader and the states of its generators, as far as known."""
         with random_state.forked():
             loader = self._loader.state_dict() if self.keeps_its_place else None  # type: ignore[attr-defined]
-        generator = self._generator
-        return {"loader": loader, "generator": None if generator is None else generator.get_state()}
+        return {"loader": loader, "generators": [each.get_state() for each in self._generators()]}
 
-    def go_to(self, place: Mapping[str, Any]) -> None:
-        """Let the next iteration continue from a position."""
-        if place["loader"] is not None:
+    def go_to(self, place: Mapping[str, Any]) -> bool:
+        """Let the next iteration continue from a position; return whether the loader can."""
+        known = place["loader"] is not None and self.keeps_its_place
+        if known:
             with random_state.forked():
                 self._loader.load_state_dict(place["loader"])  # type: ignore[attr-defined]
                 # StatefulDataLoader moves there, and draws a seed, only at its next use.
                 self._loader.state_dict()  # type: ignore[attr-defined]
-        if self._generator is not None and place["generator"] is not None:
-            self._generator.set_state(place["generator"])
+        for generator, state in zip(self._generators(), place["generators"], strict=False):
+            generator.set_state(state)
+        return known
 
-    @property
-    def _generator(self) -> torch.Generator | None:
-        found = getattr(self._loader, "generator", None)
-        return found if isinstance(found, torch.Generator) else None
+    def _generators(self) -> list[torch.Generator]:
+        """Return the generators of a DataLoader and its samplers."""
+        batches = getattr(self._loader, "batch_sampler", None)
+        owners = (
+            self._loader,
+            getattr(self._loader, "sampler", None),
+            batches,
+            getattr(batches, "sampler", None),
+        )
+        found = [getattr(each, "generator", None) for each in owners]
+        return list({id(each): each for each in found if isinstance(each, torch.Generator)}.values())
 
     def gathered(self) -> Source:
         """Return all rows, read once into memory; for a loader of all items, the data set's own rows."""

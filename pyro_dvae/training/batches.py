@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -155,14 +155,16 @@ class FromLoader(Batches):
 
     def epoch(self, epoch: int, position: int) -> Iterator[LocalBatch]:
         """Yield the remaining batches of an epoch; the loader is already at its place."""
+        if position == self.length and not self.stream.keeps_its_place:
+            return
         for number, rows in enumerate(self.stream, start=position):
             yield LocalBatch(self._as_taken(rows, epoch, number), len(rows[0]), 1.0)
 
     def go_on(self, run: Run) -> None:
-        """Continue at the place of a resumed run if the loader can, else restart the epoch and warn."""
-        if run.place is not None and self.stream.keeps_its_place:
-            self.stream.go_to(run.place)
-        elif run.record.position:
+        """Continue at the place of a resumed run if the loader can, else restart a begun epoch and warn."""
+        placed = run.place is not None and self.stream.go_to(run.place)
+        at_end = run.record.position == self.length and not self.stream.keeps_its_place
+        if run.record.position and not (placed or at_end):
             run.begin_epoch_again()
             warn(
                 f"data: the loader has no state_dict, so epoch {run.finished + 1} starts again with its "
@@ -189,11 +191,6 @@ def batches_of(
     if drop_last:
         raise InputError("drop_last: a loader makes its own batches; create it with drop_last=True")
     return FromLoader(data, settings, seed, device)
-
-
-def keeps_its_place(batches: Batches) -> TypeGuard[FromLoader]:
-    """Whether these are the batches of a loader with a ``state_dict``."""
-    return isinstance(batches, FromLoader) and batches.stream.keeps_its_place
 
 
 class Epoch:

@@ -7,7 +7,11 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from pyro_dvae.errors import CheckpointError
+import torch
+from torch.optim import Optimizer
+
+from pyro_dvae.errors import CheckpointError, InputError
+from pyro_dvae.training.optimizer import held_by, require_shared_groups
 
 Group = dict[str, Any]
 
@@ -16,23 +20,21 @@ def groups_of(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[Group]:
     """Return the options of the current groups of parameters, with the saved values where settings are equal.
 
     A setting that has changed has its new value; a learning rate keeps the factor that a schedule has given
-    it. Groups may differ, because the options are compared for each parameter.
+    it. Groups may differ, because the options are compared for each parameter. An optimizer may also keep
+    values in its groups that it computes in its steps.
 
     :param saved: the saved ``groups``, with the names of their parameters, and ``begun``: the optimizer when
         its run began (:func:`.optimizer.described`).
     :param now: the same of the current optimizer, before its first step.
-    :raises CheckpointError: the parameters are others.
     """
     pairs = zip(saved["groups"], saved["begun"]["groups"], strict=True)
     of_name = {name: (group, begun) for group, begun in pairs for name in group["params"]}
-    names = [name for group in now["groups"] for name in group["params"]]
-    if of_name.keys() != set(names):
-        raise CheckpointError("its optimizer has other parameters")
     same_kind = saved["begun"]["kind"] == now["begun"]["kind"]
     found = []
     for group, begun in zip(now["groups"], now["begun"]["groups"], strict=True):
-        own, then = of_name[group["params"][0]]
-        made = dict(group)
+        # A group of parameters that were frozen has its own options.
+        own, then = next((of_name[name] for name in group["params"] if name in of_name), (group, begun))
+        made = own | group if same_kind else dict(group)
         for name in group.keys() & own.keys() - {"params"}:
             if then.get(name) == begun.get(name) and (same_kind or name == "lr"):
                 made[name] = own[name]
@@ -40,6 +42,52 @@ def groups_of(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[Group]:
                 made[name] = own[name] * (begun[name] / then[name])
         found.append(made)
     return found
+
+
+def saves_itself(optimizer: Optimizer, saved: bool) -> bool:
+    """Return whether an optimizer has a ``state_dict`` of its own, as those that hold others need.
+
+    :param saved: whether the run is saved.
+    :raises InputError: it holds others, whose state would not be saved.
+    """
+    kind = type(optimizer)
+    own = kind.state_dict is not Optimizer.state_dict
+    if saved and not own and held_by(optimizer):
+        raise InputError(
+            f"optimizer: {kind.__name__} holds other optimizers, whose state a checkpoint would lack; "
+            "give it a state_dict and a load_state_dict, or use no checkpoint"
+        )
+    return own
+
+
+def load_own_state(optimizer: Optimizer, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Restore an optimizer with a ``state_dict`` of its own.
+
+    :param saved: ``begun`` and ``own``, from the checkpoint.
+    :param now: ``begun`` of the current optimizer.
+    :raises CheckpointError: its settings have changed, or it no longer shows the groups of those it holds.
+    """
+    name = type(optimizer).__name__
+    if saved["begun"] != now["begun"]:
+        raise CheckpointError(f"{name} has a state_dict of its own, so its settings cannot change")
+    optimizer.load_state_dict(saved["own"])
+    try:
+        require_shared_groups(optimizer)
+    except InputError as error:
+        raise CheckpointError(f"after load_state_dict, {error}") from None
+
+
+def can_step(optimizer: Optimizer) -> bool:
+    """Return whether an optimizer finds the moments that it needs, by a step of its copy."""
+    trial = copy.deepcopy(optimizer)
+    for group in trial.param_groups:
+        for leaf in group["params"]:
+            leaf.grad = torch.zeros_like(leaf)
+    try:
+        trial.step()
+    except KeyError:
+        return False
+    return True
 
 
 def kind_of(schedule: Any) -> Any:

@@ -79,6 +79,18 @@ def schedule_of(choice: Choice) -> Callable[[Optimizer], LRScheduler] | None:
     return partial(choice.pt_scheduler_constructor, **choice.kwargs)
 
 
+def checked_schedule(made: Any, optimizer: Optimizer) -> LRScheduler:
+    """Return a schedule that a function of the optimizer has made, or refuse anything else."""
+    if not isinstance(made, LRScheduler):
+        raise InputError(
+            f"schedule: expected a function that returns a schedule of torch, got {shown(made)}; a function "
+            "of the epoch has two arguments, (epoch, epochs)"
+        )
+    if not any(made.optimizer is each for each in (optimizer, *held_by(optimizer))):
+        raise InputError("schedule: it belongs to another optimizer; make it for the one that is given")
+    return made
+
+
 def clips_of(choice: Choice, name: str) -> dict[str, float]:
     """Return how a Pyro optimizer clips the gradient of a parameter."""
     if not isinstance(choice, PyroOptim):
@@ -125,7 +137,24 @@ def _called(make: Callable[..., Any], groups: list[dict[str, Any]], **options: A
     held = [each for group in made.param_groups for each in group["params"]]
     if {id(each) for each in held} != {id(each) for each in known}:
         raise InputError("optimizer: expected an optimizer of all given parameters, got other parameters")
+    require_shared_groups(made)
     return made
+
+
+def held_by(optimizer: Optimizer) -> list[Optimizer]:
+    """Return the optimizers in the attributes of an optimizer, such as one for each kind of weight."""
+    values = [each if isinstance(each, list | tuple) else [each] for each in vars(optimizer).values()]
+    return [each for found in values for each in found if isinstance(each, Optimizer)]
+
+
+def require_shared_groups(optimizer: Optimizer) -> None:
+    """Refuse an optimizer that holds others whose groups it does not show: no schedule would reach them."""
+    own = {id(group) for group in optimizer.param_groups}
+    if any(id(group) not in own for each in held_by(optimizer) for group in each.param_groups):
+        raise InputError(
+            f"optimizer: {type(optimizer).__name__} holds other optimizers; its param_groups must be a list "
+            "of theirs, so that schedules change them"
+        )
 
 
 def _groups(

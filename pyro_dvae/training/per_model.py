@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Adam, AdamW
 
 from pyro_dvae.distributed import Ranks
 from pyro_dvae.errors import InputError, shown
@@ -62,8 +63,12 @@ def updates_of(members: Sequence[Member], settings: Settings, rates: Sequence[fl
     """Return the optimizer of each model, or refuse one that is not plain Adam or AdamW."""
     updates = [Update(each.trained.free, settings, rate) for each, rate in zip(members, rates, strict=True)]
     if updates[0].slots() is None:
-        kind = type(updates[0].optimizer).__name__
-        raise InputError(f"optimizer: fit_many steps by plain Adam or AdamW, got {kind}; use fit for it")
+        kind = type(updates[0].optimizer)
+        got = "such a variant" if kind in (Adam, AdamW) else kind.__name__
+        raise InputError(
+            "optimizer: fit_many steps by plain Adam or AdamW, without amsgrad, maximize or a tensor as "
+            f"learning rate, got {got}; use fit for it"
+        )
     return updates
 
 

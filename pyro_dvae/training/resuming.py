@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -11,7 +11,7 @@ from pyro_dvae import random_state
 from pyro_dvae.checkpoint import save_checkpoint
 from pyro_dvae.distributed import Ranks
 from pyro_dvae.distributed.ranks import pack_random, take_files, unpack_random
-from pyro_dvae.errors import CheckpointError, InputError
+from pyro_dvae.errors import CheckpointError, InputError, warn
 from pyro_dvae.files import user_path
 from pyro_dvae.interrupts import Stopped
 from pyro_dvae.ownership import FileOwner
@@ -137,7 +137,7 @@ class RunFiles:
 
     # Resuming
 
-    def restore(self, epochs: int, seed: int, may_change: Iterable[str]) -> None:
+    def restore(self, epochs: int, seed: int, may_change: Collection[str]) -> None:
         """Restore the run from its checkpoint.
 
         :param epochs: the total number of epochs.
@@ -166,6 +166,11 @@ class RunFiles:
         run_state.require_epochs(epochs, run.finished, state["position"] > 0, run.checkpoint)
         run.record = EpochRecord(state["position"], state["seen"], saved.losses, [], state["seconds"])
         run.place = states.get("loader")
+        then, now = state["settings"], self._identity["settings"]
+        changed = [name for name in ("batch_size", "seed") if then.get(name) != now[name]]
+        if changed and run.record.position and run.place is None:
+            run.begin_epoch_again()
+            warn(f"{changed[0]} has changed, so epoch {run.finished + 1} starts again with its first batch")
         run.recorded = Recorded(states.get("recorded", ()))
         run.random = unpack_random(self._ranks, packed, state, saved.random, seed)
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,12 +138,16 @@ def identity(
 
 
 def require_same(
-    saved: Mapping[str, Any], now: Mapping[str, Any], may_change: Iterable[str], where: str
+    saved: Mapping[str, Any], now: Mapping[str, Any], may_change: Collection[str], where: str
 ) -> None:
     """Refuse a checkpoint of another configuration or other data, naming every difference."""
-    free = {*may_change, *(name for name in _NOT_SAVED_BEFORE if "loss" not in saved["settings"])}
+    free = {*may_change, *(["optimizer"] if "parameter_options" in may_change else [])}
+    free |= {*(name for name in _NOT_SAVED_BEFORE if "loss" not in saved["settings"])}
     usual = {name: value for name, value in _NEW_SETTINGS.items() if name in now["settings"]}
-    pairs = [(usual | saved["settings"], now["settings"]), (saved["config"] or {}, now["config"] or {})]
+    settings = [usual | saved["settings"], now["settings"]]
+    if "learning_rate" in free:
+        settings = [_without_rates(each) for each in settings]
+    pairs = [(settings[0], settings[1]), (saved["config"] or {}, now["config"] or {})]
     differing = [
         f"{key} was {then!r}, is now {given!r}"
         for pair in pairs
@@ -154,6 +158,14 @@ def require_same(
         raise CheckpointError(f"{where}: from another configuration: {'; '.join(differing)}")
     for key, then, given in _differences(saved["data"], now["data"]):
         raise CheckpointError(f"{where}: from other data: {key} was {then!r}, is now {given!r}")
+
+
+def _without_rates(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings without the learning rates of a chosen optimizer."""
+    if not (optimizer := settings.get("optimizer")):
+        return dict(settings)
+    groups = [{name: value for name, value in each.items() if name != "lr"} for each in optimizer["groups"]]
+    return {**settings, "optimizer": {**optimizer, "groups": groups}}
 
 
 def require_epochs(epochs: int, finished: int, begun: bool, path: Path) -> None:

@@ -50,6 +50,7 @@ class Settings:
         checkpoint_every: int = 1,
         resume: bool = False,
         progress: Progress | bool | None = None,
+        compile: bool | None = None,  # noqa: A002 - torch's own word for it
         bfloat16: bool = False,
     ) -> None:
         self.bound: ELBO = checks.elbo("loss", loss)
@@ -80,6 +81,9 @@ class Settings:
         self.checkpoint_every = checks.count("checkpoint_every", checkpoint_every)
         self.progress = chosen("progress", progress)
         self.numerics = Numerics("hashed", checks.flag("bfloat16", bfloat16))
+        self.compile: bool | None = checks.optional(checks.flag, "compile", compile)
+        if bfloat16 and compile is False:
+            raise InputError("bfloat16: it has no effect without compiled steps; leave out compile=False")
 
     @classmethod
     def of(cls, arguments: Mapping[str, Any]) -> Settings:

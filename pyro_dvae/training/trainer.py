@@ -37,7 +37,7 @@ from pyro_dvae.machine import using_threads
 from pyro_dvae.programs.parameters import float_type
 from pyro_dvae.rows import LoaderBatches
 from pyro_dvae.training import run_state
-from pyro_dvae.training.batches import Epoch, FromLoader, batches_of, device_for, keeps_its_place
+from pyro_dvae.training.batches import Epoch, FromLoader, batches_of, device_for
 from pyro_dvae.training.callbacks.base import Callback, RunCallbacks, Running
 from pyro_dvae.training.compiled_steps import WORTH_IT
 from pyro_dvae.training.dry_run import dry_run
@@ -82,7 +82,8 @@ class Trainer:
     :param batch_size: rows of a mini-batch; the last of an epoch may be smaller.
     :param optimizer: a class of ``torch.optim`` (by default Adam), a ``partial`` of one, a function of
         parameter groups that returns an optimizer, or an optimizer of Pyro.
-    :param learning_rate: base learning rate; a function or a Pyro optimizer has its own.
+    :param learning_rate: base learning rate; a function, a Pyro optimizer and a ``partial`` with ``lr`` have
+        their own.
     :param parameter_options: options by pattern of parameter names: ``{"decoder*": {"lr": 1e-4}}``.
     :param schedule: "constant", "step", "paper", a callable (epoch, epochs) -> factor of the base rates, or a
         class, a ``partial`` or a function of the optimizer from ``torch.optim.lr_scheduler``. It advances
@@ -110,8 +111,8 @@ class Trainer:
     :param device: device of the batches; by default that of the modules' first parameter, if there is one.
     :param may_change: the settings and keys of ``config`` that may differ on resume and then have new values.
     :param compile: whether to record and compile steps (:mod:`pyro_dvae.engine`), with noise by a hash of
-        ``seed`` and the step; None compiles runs of 5,000 steps or more. Steps that cannot be compiled run
-        uncompiled, with a warning.
+        ``seed`` and the step; None compiles runs of 5,000 steps or more, or with ``bfloat16``. Steps that
+        cannot be compiled run uncompiled, with a warning.
     :param bfloat16: round the factors of the matrix products of compiled steps to bfloat16.
     :param drop_last: leave out the rows of an epoch that do not fill a batch (different ones in each epoch).
     :raises DivergenceError: the loss, or a parameter of a distribution, is NaN or infinite.
@@ -156,7 +157,6 @@ class Trainer:
         checks.pair(model, guide)
         settings = self._settings = Settings.of(locals())
         checks.flag("drop_last", drop_last)
-        checks.optional(checks.flag, "compile", compile)
         self.model, self.guide, self.bound, self._constants = model, guide, loss, kwargs
         self.epochs, self.batch_size = settings.epochs, settings.batch_size
         self.clip_norm, self.checkpoint = settings.clip_norm, settings.checkpoint
@@ -196,7 +196,7 @@ class Trainer:
         choices = run.described(settings) | {"seed": self.seed, "drop_last": drop_last}
         kept = {"train": train, "validation": held_out} if self.checkpoint is not None else {}
         identity = run_state.identity(choices, config, kept)
-        place = self._batches.stream.place if keeps_its_place(self._batches) else lambda: None
+        place = self._batches.stream.place if isinstance(self._batches, FromLoader) else lambda: None
         watched = (self._faults, ranks, self._requests, self._calls)
         self._files = RunFiles(run, metrics, identity, *watched, place)
         self._scheduled = scheduled(trained, loss)
@@ -224,7 +224,7 @@ class Trainer:
         # If a loader does not know the length of an epoch, compile only on request.
         long = self.epochs * (self.steps_per_epoch or 0) >= WORTH_IT
         possible = self.device.type in ("cpu", "cuda")
-        if possible and (long if compile is None else compile):
+        if possible and (long or bfloat16 if compile is None else compile):
             self._steps.compile(self._batches, (model, guide, loss), self._progress.note)
 
     def __reduce__(self) -> NoReturn:

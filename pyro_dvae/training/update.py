@@ -42,6 +42,7 @@ class Update:
         clips = {name: optimizers.clips_of(choice, name) for name in parameters}
         self._clips = {name: each for name, each in clips.items() if each}
         self._base = [_rate_of(group) for group in self.optimizer.param_groups]
+        self._saves_itself = continuing.saves_itself(self.optimizer, settings.checkpoint is not None)
         self.described = optimizers.described(self.optimizer)
         self._schedule = self._scheduled(settings)
         self._begun = optimizers.described(self.optimizer)
@@ -59,8 +60,10 @@ class Update:
         if own is not None and (given is not None or settings.has_schedule):
             raise InputError("schedule: the Pyro optimizer has its own; give one of them")
         make = own or given
+        if make is None:
+            return None
         with calling("schedule"):
-            return None if make is None else make(self.optimizer)
+            return optimizers.checked_schedule(make(self.optimizer), self.optimizer)
 
     # Gradients
 
@@ -70,7 +73,7 @@ class Update:
         :param rows: rows of the batch if its loss is scaled to a whole data set, so that gradients are
             averaged over the rows; None if losses are sums over rows, so that gradients are added.
         """
-        if self._accumulate == 1:
+        if self._accumulate == 1 and not self._batches:
             self._step()
             return
         weight = 1.0 if rows is None else rows
@@ -79,7 +82,7 @@ class Update:
                 part = leaf.grad.detach() * weight
                 self._gathered[name] = part if name not in self._gathered else self._gathered[name] + part
         self._batches, self._rows = self._batches + 1, self._rows + (0.0 if rows is None else rows)
-        if self._batches == self._accumulate:
+        if self._batches >= self._accumulate:  # it may have changed on resume
             self.flush()
 
     def forget_gradients(self) -> None:
@@ -200,11 +203,15 @@ class Update:
             group | {"params": [names[id(leaf)] for leaf in group["params"]]}
             for group in self.optimizer.param_groups
         ]
-        state = {names[id(leaf)]: dict(values) for leaf, values in self.optimizer.state.items()}
+        # Keys other than parameters are the optimizer's own.
+        state = {names.get(id(key), key): values for key, values in self.optimizer.state.items()}
         gathered = {"tensors": self._gathered, "batches": self._batches, "rows": self._rows}
         schedule = None if self._schedule is None else self._schedule.state_dict()
+        optimizer = {"state": state, "groups": groups, "begun": self._begun}
+        if self._saves_itself:
+            optimizer |= {"state": {}, "own": self.optimizer.state_dict()}
         return {
-            "optimizer": {"state": state, "groups": groups, "begun": self._begun},
+            "optimizer": optimizer,
             "schedule": schedule,
             "schedule_kind": continuing.kind_of(self._schedule),
             "factor": self._factor,
@@ -224,7 +231,8 @@ class Update:
     ) -> None:
         """Restore what :meth:`state_dict` or :meth:`settings_dict` returned, for the same parameters.
 
-        Settings that have changed replace the saved ones; another kind of optimizer begins with new moments.
+        Settings that have changed replace the saved ones. Another kind of optimizer begins with new moments,
+        and so does one that needs further moments (``amsgrad``).
 
         :param finished: number of finished epochs.
         :param another_schedule: if the saved schedule is of another kind, use this one as if from the
@@ -242,11 +250,18 @@ class Update:
         groups = continued if same_schedule else now["groups"]
         number = {name: n for n, name in enumerate(name for group in groups for name in group["params"])}
         groups = [group | {"params": [number[name] for name in group["params"]]} for group in groups]
-        state = {number[name]: values for name, values in optimizer["state"].items() if name in number}
+        frozen = {name for group in optimizer["groups"] for name in group["params"]} - number.keys()
+        items = optimizer["state"].items()
+        state = {number.get(key, key): values for key, values in items if key not in frozen}
         if optimizer["begun"]["kind"] != now["begun"]["kind"]:
             state = {}
         try:
-            self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+            if self._saves_itself:
+                continuing.load_own_state(self.optimizer, optimizer, now)
+            else:
+                self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+            if optimizer["begun"] != now["begun"] and not continuing.can_step(self.optimizer):
+                self.optimizer.state.clear()
             if self._schedule is not None and same_schedule:
                 schedule = continuing.schedule_state(self._schedule, saved["schedule"], another_schedule)
                 self._schedule.load_state_dict(schedule)
@@ -261,13 +276,14 @@ class Update:
     def _restore_parameters(self, saved: Mapping[str, Any]) -> None:
         """Restore what belongs to single parameters: gathered gradients, averages, what callbacks froze."""
         on, gathered = {name: leaf.device for name, leaf in self.parameters.items()}, saved["gathered"]
-        self._gathered = {name: tensor.to(on[name]) for name, tensor in gathered["tensors"].items()}
+        tensors = gathered["tensors"].items()
+        self._gathered = {name: tensor.to(on[name]) for name, tensor in tensors if name in on}
         self._batches, self._rows = gathered["batches"], gathered["rows"]
-        # Averages of a run that had none begin with the restored parameters.
-        values = saved["average"] or self.parameters
+        # Averages that the run did not have begin with the restored parameters.
+        values = self.parameters | (saved["average"] or {})
         for name, average in (self.average or {}).items():
             average.copy_(values[name].detach())
-        for name in saved["frozen"]:
+        for name in self.parameters.keys() & set(saved["frozen"]):
             self.parameters[name].requires_grad_(False)
 
 

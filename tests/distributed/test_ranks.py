@@ -214,3 +214,18 @@ def test_cases_are_all_compared():
     assert Path(cases.__file__).exists()
     for name in (*TRAININGS, *OTHERS):
         assert callable(getattr(cases, name))
+
+
+def test_processes_outside_a_group_are_told_that_each_works_alone(monkeypatch):
+    for name, value in {
+        "RANK": 0,
+        "WORLD_SIZE": 2,
+        "LOCAL_RANK": 0,
+        "MASTER_ADDR": "a",
+        "MASTER_PORT": 1,
+    }.items():
+        monkeypatch.setenv(name, str(value))
+    with pytest.warns(
+        UserWarning, match=r"^2 processes were started, but each does all the work alone; .*init"
+    ):
+        assert Ranks.present() == Ranks()

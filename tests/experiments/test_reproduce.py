@@ -58,6 +58,7 @@ def test_results_table_and_picture(small, tmp_path):
     assert "data_folder" not in text
 
 
+@pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize("faster", [True, False])
 def test_a_row_says_whether_its_products_were_rounded(small, tmp_path, monkeypatch, faster):
     monkeypatch.setattr(kernels, "pays", lambda: faster)

@@ -8,7 +8,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, TensorDataset
 
 import pyro_dvae as dv
 
@@ -285,6 +285,55 @@ def test_one_that_does_not_begins_its_epoch_again_and_says_so(tmp_path):
         again = trainer(Pair(), Batches(x, y), checkpoint=path, resume=True)
     assert len(run(again)) == 8
     assert again.history.epochs == [1, 2, 3]
+
+
+def sampled(x):
+    generator = torch.Generator().manual_seed(6)
+    return DataLoader(x, 6, sampler=RandomSampler(x, generator=generator))
+
+
+def batch_sampled(x):
+    sampler = RandomSampler(x, generator=torch.Generator().manual_seed(6))
+    return DataLoader(x, batch_sampler=BatchSampler(sampler, 6, drop_last=False))
+
+
+PLAIN = {
+    "global": lambda x: DataLoader(x, 6, shuffle=True),
+    "generator": lambda x: DataLoader(x, 6, shuffle=True, generator=torch.Generator().manual_seed(5)),
+    "sampler": sampled,
+    "batch sampler": batch_sampled,
+}
+
+
+@pytest.mark.parametrize("kind", PLAIN)
+@pytest.mark.parametrize("after", ["4 steps", "1 epoch"])
+def test_a_plain_loader_resumes_exactly_after_an_epoch(tmp_path, kind, after):
+    """Also from a checkpoint after the last batch of an epoch, before its validation."""
+    path = tmp_path / "run.ckpt"
+
+    def begun(**options):
+        pyro.clear_param_store()
+        pair = Pair()
+        pyro.set_rng_seed(1)
+        return pair, trainer(pair, PLAIN[kind](data()[0]), **options)
+
+    whole, loop = begun()
+    seen = run(loop)
+    assert not torch.equal(seen[0], seen[4])
+    _, loop = begun(checkpoint=path)
+    if after == "4 steps":
+        run(loop, 4)
+        loop.save()
+    for epoch in loop if after == "1 epoch" else ():
+        if epoch.number == 2:
+            break
+        for batch in epoch:
+            loop.step(batch)
+    loop._files.release()
+    second, loop = begun(checkpoint=path, resume=True)
+    same(run(loop), seen[4:])
+    assert loop.history.epochs == [1, 2, 3]
+    same(weights(second), weights(whole))
 
 
 def test_the_place_of_a_loader_is_plain_data(tmp_path):

@@ -284,6 +284,10 @@ def test_folders_of_other_versions_load_or_name_their_version(run, call):
     config["options"]["flavour"] = "sweet"
     (run / "config.json").write_text(json.dumps(config))
     assert "written by pyro_dvae 0.0.7" in call("info", run, code=2).err
+    del config["data"]["factor"]
+    (run / "config.json").write_text(json.dumps(config))
+    assert "written by pyro_dvae 0.0.7, this is" in (error := call("info", run, code=2).err)
+    assert "data.factor is missing" in error
 
 
 def test_a_run_of_an_older_version_resumes(run, call):

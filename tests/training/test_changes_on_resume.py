@@ -8,6 +8,7 @@ from small_runs import Noiseless, X, run, trainer
 from torch.optim import SGD, Adam, AdamW, lr_scheduler
 
 import pyro_dvae as dv
+from pyro_dvae.training import Stopped
 from pyro_dvae.training.epochs import epoch_order
 
 pytestmark = pytest.mark.usefixtures("interpreted")
@@ -48,6 +49,13 @@ def assert_weights(pair, expected):
     ("before", "after", "may_change", "make", "changed"),
     [
         ({"learning_rate": 0.01}, {"learning_rate": 0.03}, "learning_rate", Adam, {"lr": 0.03}),
+        (
+            {"optimizer": AdamW, "learning_rate": 0.01},
+            {"optimizer": AdamW, "learning_rate": 0.03},
+            "learning_rate",
+            AdamW,
+            {"lr": 0.03},
+        ),
         (
             {"optimizer": partial(AdamW, weight_decay=0.0)},
             {"optimizer": partial(AdamW, weight_decay=5.0)},
@@ -181,3 +189,54 @@ def test_averages_that_begin_on_resume_begin_with_the_restored_weights(tmp_path)
         average = {name: 0.9 * average[name] + 0.1 * leaf.detach() for name, leaf in one.parameters.items()}
     for name, value in made._run.update.average.items():
         torch.testing.assert_close(value, average[name], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(("name", "value"), [("batch_size", 8), ("seed", 3)])
+def test_another_order_of_the_rows_begins_the_epoch_again(tmp_path, name, value):
+    """Each row is seen once in the resumed epoch; its place in the old order means nothing in the new one."""
+    options = {"checkpoint": tmp_path / "c", "batch_size": 6, "epochs": 2}
+    with pytest.raises(Stopped):
+        run(trainer(Noiseless(), **options), stop_at=2)
+    options |= {name: value, "resume": True, "may_change": (name,)}
+    with pytest.warns(UserWarning, match=rf"^{name} has changed, so epoch 1 starts again with its first"):
+        made = trainer(Noiseless(), **options)
+    seen = [torch.cat([made.step(x) * 0 + x for x in epoch]) for epoch in made]
+    for rows in seen:
+        assert torch.equal(rows.sort(0).values, X.sort(0).values)
+
+
+def test_another_option_of_an_optimizer_is_refused_beside_a_new_rate(tmp_path):
+    before, after = ({"optimizer": partial(AdamW, weight_decay=decay)} for decay in (0.0, 5.0))
+    with pytest.raises(dv.CheckpointError, match=r"optimizer.groups was .*'weight_decay': 0.0"):
+        resumed(tmp_path, before, after | {"learning_rate": 0.1}, "learning_rate")
+
+
+@pytest.mark.parametrize("first", ["", "shift*"])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_other_frozen_parameters(tmp_path, first, compiled):
+    """Parameters that begin to train have new moments; those that are frozen stay as they are."""
+    then = "" if first else "shift*"
+    options = {"learning_rate": 0.01, "compile": compiled, "ema": 0.9, "optimizer": Adam}
+    before, after = (options | ({"freeze": each} if each else {}) for each in (first, then))
+    pair, _ = resumed(tmp_path, before, after, "freeze")
+    expected = Noiseless()
+    optimizer = Adam(expected.parameters(), lr=0.01)
+    for epoch in range(6):
+        expected.shift.requires_grad_((epoch < 3) == (not first))
+        for rows in epoch_order(len(X), 0, epoch).split(6):
+            optimizer.zero_grad()
+            expected.loss(X[rows]).backward()
+            optimizer.step()
+    assert_weights(pair, dict(expected.named_parameters()))
+
+
+@pytest.mark.parametrize("after", [1, 2])
+def test_fewer_batches_in_a_step_use_the_gradients_at_once(tmp_path, after):
+    """Three batches are gathered; the fourth one completes the step, with the gradient of all four."""
+    options = {"checkpoint": tmp_path / "c", "batch_size": 6, "epochs": 1, "optimizer": SGD}
+    with pytest.raises(Stopped):
+        run(trainer(Noiseless(), accumulate=4, **options), stop_at=3)
+    pair, whole = Noiseless(), Noiseless()
+    run(trainer(pair, accumulate=after, resume=True, may_change=("accumulate",), **options))
+    run(trainer(whole, accumulate=4, **options))
+    assert_weights(pair, dict(whole.named_parameters()))

@@ -291,6 +291,14 @@ def test_short_runs_are_not_compiled():
     assert long.compile_seconds == 0
 
 
+def test_rounded_products_are_compiled_in_short_runs_too(bfloat16_pays):
+    pair = dvae()
+    trainer = Trainer(pair.model, pair.guide, digits(), loss=bound(), epochs=2, bfloat16=True, **QUIET)
+    assert trainer._steps.compiled is not None
+    with pytest.raises(dv.InputError, match="bfloat16: it has no effect without compiled steps; leave out"):
+        fitted(dvae(), bfloat16=True, compile=False)
+
+
 def test_the_compiler(monkeypatch):
     with no_warnings():
         interpreted = fitted(dvae(), compile=True, epochs=2)

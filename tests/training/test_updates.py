@@ -54,6 +54,10 @@ OPTIMIZERS = {
         partial(RMSprop, momentum=0.9),
         lambda pair: RMSprop(pair.parameters(), lr=0.01, momentum=0.9),
     ),
+    "variant": (
+        partial(AdamW, amsgrad=True),
+        lambda pair: AdamW(pair.parameters(), lr=0.01, amsgrad=True),
+    ),
     "function": (
         lambda parameters: AdamW(parameters, lr=0.03, weight_decay=0.1),
         lambda pair: AdamW(pair.parameters(), lr=0.03, weight_decay=0.1),
@@ -408,7 +412,7 @@ def test_a_parameter_without_gradient_among_several_models():
 
 @pytest.mark.parametrize("optimizer", [SGD, partial(AdamW, amsgrad=True)])
 def test_several_models_take_adam_alone(optimizer):
-    with pytest.raises(dv.InputError, match=r"optimizer: fit_many .* Adam or AdamW, got"):
+    with pytest.raises(dv.InputError, match=r"optimizer: fit_many .* Adam or AdamW, without .*, got"):
         together(optimizer=optimizer)
 
 
@@ -438,6 +442,11 @@ def test_several_models_take_adam_alone(optimizer):
         (
             {"schedule": lr_scheduler.ExponentialLR(SGD([torch.zeros(1)], lr=0.1), 0.5)},
             "schedule: expected a function of the optimizer, got a ExponentialLR of another",
+        ),
+        ({"schedule": lambda epoch: 0.5 if epoch else 1.0}, r"schedule: .* got 0.5; .* \(epoch, epochs\)"),
+        (
+            {"schedule": lambda optimizer: lr_scheduler.StepLR(SGD([torch.zeros(1)], lr=0.1), 1)},
+            "schedule: it belongs to another optimizer",
         ),
     ],
 )
