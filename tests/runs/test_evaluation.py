@@ -1,6 +1,5 @@
 """``pyro-dvae evaluate`` and its function, on tiny runs."""
 
-import copy
 import functools
 import json
 import math
@@ -117,7 +116,7 @@ def test_the_command_writes_everything(run, evaluated):
 
 
 def test_advice_names_options_of_the_command(evaluated):
-    content = copy.deepcopy(evaluated)
+    content = json.loads(json.dumps(evaluated))
     advice = "so the estimate is too low; try proposal='mixture', widen=1.2, defensive=0.1 or more"
     content["log_likelihood"]["advice"] = advice
     shown = table(content)
