@@ -307,7 +307,7 @@ CALLS = {
         lambda: of_pair(data=X, num_samples=20, progress=False, compile=False) | FEW,
         None,
     ),
-    "predict": (lambda: of_pair(data=X, columns=[1], level=0.9, num_draws=2) | QUICK, None),
+    "predict": (lambda: of_pair(data=X, columns=[1], level=0.3, num_draws=2) | QUICK, None),
     "sample_given": (lambda: of_pair(data=GAPS, num_draws=2) | QUICK, None),
     "to_arviz": (lambda: of_pair(data=X, num_draws=2, num_samples=2, seed=0, progress=False), None),
     "with_gaps": (lambda: of_pair(pass_mask=False), None),

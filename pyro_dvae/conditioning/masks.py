@@ -14,6 +14,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from pyro_dvae.errors import InputError
+from pyro_dvae.programs.plates import size_at
 from pyro_dvae.registration import register
 from pyro_dvae.sites import Auxiliary
 
@@ -41,7 +42,8 @@ def observe_mask(mask_model: MaskModel, fn: Any, value: Tensor, seen: Tensor) ->
 
 def completed(fn: Any, value: Tensor, seen: Tensor) -> Tensor:
     """Return ``value`` with its gaps filled from the noise site."""
-    return torch.where(seen, value, quantile(fn, pyro.sample(NOISE, _noise(value, fn.event_dim))))
+    noise = pyro.sample(NOISE, _noise(value, fn.event_dim).expand(fn.batch_shape))
+    return torch.where(seen, value, quantile(fn, noise))
 
 
 class WithNoise(Messenger):
@@ -55,11 +57,11 @@ class WithNoise(Messenger):
         self.x, self.done = x, False
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
-        plates = [frame.size for frame in msg["cond_indep_stack"] if frame.vectorized]
+        plates = [size_at(msg, frame) for frame in msg["cond_indep_stack"] if frame.vectorized]
         local = len(self.x) in plates and not msg["is_observed"] and not isinstance(msg["fn"], Auxiliary)
         if local and not self.done:
             self.done = True
-            pyro.sample(NOISE, _noise(self.x, self.x.dim() - 1))
+            pyro.sample(NOISE, _noise(self.x, self.x.dim() - 1).expand(msg["fn"].batch_shape))
 
 
 @singledispatch

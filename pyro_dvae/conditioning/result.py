@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,13 +111,30 @@ class Completions:
         return self._placed(torch.where(self.cell_means.isnan(), torch.where(repeats, mode, median), values))
 
     def quantile(self, q: float) -> Tensor:
-        """Return complete rows with the ``q`` quantile of each missing cell, [N, ...]."""
-        q = checks.number("q", q, 0.0, 1.0)
-        return self._placed(self.cell_draws.quantile(q, 0))
+        """Return complete rows with the ``q`` quantile of each missing cell, [N, ...].
+
+        A further draw of a continuous cell lies below it with probability ``q``, if ``q`` is between
+        1/(R + 1) and R/(R + 1) (Hyndman and Fan 1996, definition 6); otherwise it is the outermost draw.
+        """
+        count = len(self.cell_draws)
+        place = min(max(checks.number("q", q, 0.0, 1.0) * (count + 1) - 1, 0.0), count - 1.0)
+        return self._placed(self.cell_draws.quantile(place / max(count - 1, 1), 0))
 
     def interval(self, level: float = 0.9) -> tuple[Tensor, Tensor]:
-        """Return the lower and upper end of the central interval of each missing cell, [N, ...] each."""
-        level = checks.number("level", level, 0.0, 1.0)
+        """Return the lower and upper end of the central interval of each missing cell, [N, ...] each.
+
+        A further draw of a continuous cell lies within it with probability ``level``.
+
+        :raises InputError: all R draws together span less than ``level``.
+        """
+        level, count = checks.number("level", level, 0.0, 1.0), len(self.cell_draws)
+        most = (count - 1) / (count + 1)
+        if level > most + 1e-9:
+            needed = "" if level == 1 else f"; give num_draws={math.ceil(2 / (1 - level) - 1 - 1e-6)} or more"
+            raise InputError(
+                f"level: expected at most {most:.3g}, the coverage of the range of {counted(count, 'draw')}, "
+                f"got {level:g}{needed}"
+            )
         return self.quantile((1 - level) / 2), self.quantile((1 + level) / 2)
 
     def _placed(self, values: Tensor) -> Tensor:

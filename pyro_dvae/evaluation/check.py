@@ -16,11 +16,11 @@ from torch import Tensor
 from pyro_dvae import checks
 from pyro_dvae.bounds.denoising import TraceDenoising_ELBO
 from pyro_dvae.errors import InputError
-from pyro_dvae.evaluation.sites import NO_SIZE, SiteRow, Step, TriedPair, site_rows, tried
+from pyro_dvae.evaluation.sites import SiteRow, Step, TriedPair, site_rows, tried
 from pyro_dvae.programs.draws import Draws, Pair
 from pyro_dvae.programs.observations import unequal_masks
 from pyro_dvae.programs.parameters import discover
-from pyro_dvae.programs.plates import data_frames, is_deterministic
+from pyro_dvae.programs.plates import NO_SIZE, data_frames, is_deterministic
 from pyro_dvae.sites import is_uncounted
 
 _SHOWN = 4  # names in one remark

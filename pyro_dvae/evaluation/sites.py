@@ -24,7 +24,7 @@ from pyro_dvae.bounds.score import has_score
 from pyro_dvae.programs.draws import Draws, Pair
 from pyro_dvae.programs.leaves import NOT_INVERTED
 from pyro_dvae.programs.parameters import discover
-from pyro_dvae.programs.plates import Layout, Subsamples, is_deterministic
+from pyro_dvae.programs.plates import NO_SIZE, Layout, Subsamples, is_deterministic
 from pyro_dvae.sites import is_uncounted
 
 
@@ -148,7 +148,6 @@ def _step(pair: Pair, loss: Any, leaves: dict[str, Tensor]) -> Step:
 
 
 Site = dict[str, Any]
-NO_SIZE = -1  # what Pyro gives a plate without a size
 _PATHWISE = {"stl": "sticking the landing", "dreg": "doubly reparameterised"}
 
 

@@ -24,6 +24,7 @@ PARTICLES = "_num_particles"
 REDRAWS = "_num_redraws"
 DRAW_PLATES = (CORRUPTIONS, PARTICLES, REDRAWS)
 VARIES = "_varies_over_draws"
+NO_SIZE = -1  # what Pyro gives a plate without a size
 
 Program = Callable[..., Any]
 
@@ -62,6 +63,14 @@ def unmasked(fn: Any) -> Any:
 def data_frames(site: dict[str, Any]) -> list[CondIndepStackFrame]:
     """Return the vectorised plates of the user around a site."""
     return [f for f in site["cond_indep_stack"] if f.vectorized and f.name not in DRAW_PLATES]
+
+
+def size_at(site: dict[str, Any], frame: CondIndepStackFrame) -> int:
+    """Return the number of elements of a plate at a site; if the plate has no size, the site's own number."""
+    shape = site["fn"].batch_shape
+    if frame.size != NO_SIZE:
+        return int(frame.size)
+    return int(shape[frame.dim]) if len(shape) >= -frame.dim else 1
 
 
 def draws_of(site: dict[str, Any]) -> int:

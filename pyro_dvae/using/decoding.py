@@ -18,6 +18,7 @@ from pyro_dvae.evaluation.measures.denoised import denoised_counts
 from pyro_dvae.evaluation.measures.means import mean_of
 from pyro_dvae.evaluation.measures.passes import MEMORY, Program, rows_within
 from pyro_dvae.programs.parameters import float_type
+from pyro_dvae.programs.plates import data_frames, size_at
 from pyro_dvae.random_state import forked
 from pyro_dvae.rows import Arguments, Data
 from pyro_dvae.using.codes import Codes, encode
@@ -226,6 +227,7 @@ def interpolate(
 def _observed(program: Callable[..., Any], rows: Arguments, data_site: str, values: bool) -> Tensor:
     nodes = rows.call(poutine.trace(program).get_trace).nodes
     checks.known("data_site", data_site, [name for name, node in nodes.items() if node["type"] == "sample"])
+    _require_rows(nodes[data_site], len(rows))
     if values:
         drawn: Tensor = nodes[data_site]["value"]
         return drawn
@@ -236,6 +238,19 @@ def _observed(program: Callable[..., Any], rows: Arguments, data_site: str, valu
             f"data_site: expected a distribution with a mean at {data_site!r}, got {kind}; give values=True"
         )
     return mean
+
+
+def _require_rows(site: dict[str, Any], count: int) -> None:
+    """Refuse a site without a row for each of ``count`` rows."""
+    frames, shape = data_frames(site), site["fn"].batch_shape
+    if site["value"].shape[:1] != (count,) or (frames and shape[:1] != (count,)):
+        plates = [(frame.name, size_at(site, frame)) for frame in frames]
+        found = ", ".join(f"plate {name!r} of {size}" for name, size in plates) or "no plate"
+        raise InputError(
+            f"model: expected {count} rows at site {site['name']!r}, got {found} and shape "
+            f"{tuple(site['value'].shape)}; put its sites into a plate of the rows, "
+            "pyro.plate('data', len(x))"
+        )
 
 
 @contextmanager

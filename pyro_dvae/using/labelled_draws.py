@@ -24,7 +24,7 @@ from pyro_dvae.evaluation.importance.proposals import Pass, Proposal
 from pyro_dvae.evaluation.measures.passes import Program, Site, by_row, chunks, first_chunk, measuring
 from pyro_dvae.evaluation.progress import progress_of
 from pyro_dvae.programs.parameters import float_type
-from pyro_dvae.programs.plates import is_deterministic
+from pyro_dvae.programs.plates import is_deterministic, size_at
 from pyro_dvae.random_state import forked
 from pyro_dvae.rows import Arguments, Data
 
@@ -115,7 +115,10 @@ def _plate(model: Program, guide: Program, rows: Arguments) -> str:
     """Return the name of the plate of the rows, which all observed sites share."""
     latents = rows.call(poutine.trace(guide).get_trace)
     nodes = rows.call(poutine.trace(poutine.replay(model, trace=latents)).get_trace).nodes
-    stacks = [{f.name for f in site["cond_indep_stack"] if f.size == len(rows)} for site in _observed(nodes)]
+    stacks = [
+        {f.name for f in site["cond_indep_stack"] if size_at(site, f) == len(rows)}
+        for site in _observed(nodes)
+    ]
     common = set.intersection(*stacks) if stacks else set()
     if len(common) != 1:
         raise InputError(

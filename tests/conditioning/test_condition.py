@@ -99,7 +99,8 @@ def test_every_pattern_of_gaps_of_a_gaussian_model(kind):
     assert float(found.log_likelihood[-1]) == pytest.approx(0.0, abs=0.02)  # nothing is observed
 
 
-def test_intervals_cover_at_their_nominal_rate():
+@pytest.mark.parametrize("num_draws", [19, 400])
+def test_intervals_cover_at_their_nominal_rate(num_draws):
     problem = LinearGaussian(data_size=4, latent_size=2)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -108,13 +109,30 @@ def test_intervals_cover_at_their_nominal_rate():
         truth = z @ problem.W.T + problem.b + problem.log_s.exp() * noise
     order = torch.rand(500, 4, generator=generator).argsort(1)
     x = truth.masked_fill(order < 2, math.nan)
-    found = dv.condition(problem.model, problem.guide, x, num_draws=400, num_samples=1000, refine=FEW, seed=1)
+    found = dv.condition(problem.model, problem.guide, x, num_draws=num_draws, refine=FEW, seed=1)
     low, high = found.interval(0.9)
     inside = ((truth >= low) & (truth <= high))[found.missing].double()
     assert len(inside) == 1000
     # Cells of a row depend on each other: the error of 500 pairs.
     error = float(inside.reshape(500, 2).mean(1).std()) / math.sqrt(500)
-    assert abs(float(inside.mean()) - 0.9) < 4 * error + 0.01
+    assert abs(float(inside.mean()) - 0.9) < 4 * error
+
+
+def test_a_quantile_of_draws_has_its_share_of_further_draws_below_it():
+    """Of R + 1 exchangeable draws, the last is below the h-th of the others with probability h / (R + 1)."""
+    draws = torch.arange(1.0, 100.0)[torch.randperm(99), None]  # the h-th is h
+    found = dv.Completions(torch.tensor([[math.nan]]), draws, draws[0], draws[0])
+    for q in (0.01, 0.05, 0.25, 0.5, 0.9, 0.99):
+        assert float(found.quantile(q)) == pytest.approx(100 * q, rel=1e-5)
+    assert (float(found.quantile(0)), float(found.quantile(1))) == (1, 99)
+    assert [float(end) for end in found.interval(0.98)] == pytest.approx([1, 99], rel=1e-5)
+    message = r"^level: expected at most 0.98, .* range of 99 draws, got 0.99; give num_draws=199 or more$"
+    with pytest.raises(InputError, match=message):
+        found.interval(0.99)
+    with pytest.raises(InputError, match=r"got 1$"):
+        found.interval(1.0)
+    single = dv.Completions(torch.tensor([[math.nan]]), draws[:1], draws[0], draws[0])
+    assert float(single.quantile(0.3)) == float(draws[0, 0])
 
 
 def test_pixels_by_quadrature():

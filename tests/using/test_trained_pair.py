@@ -303,3 +303,47 @@ def test_a_saved_model_keeps_its_constants(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(dv.InputError, match=r"^folder: .*file is a file; name a folder"):
         fitted.save(tmp_path / "file")
+
+
+class Unsized(Linear):
+    """The same pair with plates that have no size, as in Pyro's semi-supervised and conditional examples."""
+
+    def model(self, x, with_rows=True):
+        pyro.module("pair", self)
+        with pyro.plate("data"):
+            loc = x.new_zeros(len(x), LATENT) if with_rows else x.new_zeros(LATENT)
+            z = pyro.sample("z", dist.Normal(loc, 1).to_event(1))
+            pyro.sample("x", dist.Normal(z @ self.w.T, 1).to_event(1), obs=x)
+
+    def guide(self, x, with_rows=True):
+        with pyro.plate("data"):
+            pyro.sample("z", dist.Normal(x @ self.a.T, self.scale).to_event(1))
+
+
+def test_plates_without_a_size_have_the_rows_of_their_sites():
+    x = data()
+    gaps = x.clone()
+    gaps[::2, 1] = math.nan
+    once = {"num_samples": 50, "refine": False, "progress": False, "seed": 0}
+    verbs = {
+        "encode": lambda pair: dv.encode(pair.model, pair.guide, x, num_draws=2, seed=0).draws["z"],
+        "reconstruct": lambda pair: dv.reconstruct(pair.model, pair.guide, x, seed=0),
+        "sample": lambda pair: dv.sample(pair.model, x[:1], num_samples=5, seed=0),
+        "condition": lambda pair: dv.condition(pair.model, pair.guide, gaps, **once).draws,
+        "with a mask model": lambda pair: (
+            dv.condition(pair.model, pair.guide, gaps, mask_model=dv.networks.SelfMasking(D), **once).draws
+        ),
+        "active_units": lambda pair: dv.evaluation.active_units(pair.model, pair.guide, x).activity["z"],
+    }
+    for name, verb in verbs.items():
+        assert torch.equal(verb(Unsized()), verb(Linear())), name
+
+
+def test_a_prior_without_rows_in_a_plate_without_a_size_has_no_rows():
+    pair, x = Unsized(), data()
+    remedy = r"plate\('data', len\(x\)\)$"
+    for count in (1, D, N):  # also where the columns are as many as the rows
+        with pytest.raises(dv.InputError, match=f"^model: expected {count} rows at site 'x', got .*{remedy}"):
+            dv.sample(pair.model, x[:1], num_samples=count, with_rows=False)
+    with pytest.raises(dv.InputError, match=f"^model: expected one plate with the {N} rows .*{remedy}"):
+        dv.condition(pair.model, pair.guide, x, with_rows=False, refine=False, num_samples=25)

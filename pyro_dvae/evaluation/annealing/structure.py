@@ -20,7 +20,7 @@ from torch.distributions.transforms import Transform
 
 from pyro_dvae import checks
 from pyro_dvae.errors import InputError
-from pyro_dvae.programs.plates import Subsamples, is_deterministic
+from pyro_dvae.programs.plates import NO_SIZE, Subsamples, is_deterministic, size_at
 from pyro_dvae.random_state import forked
 from pyro_dvae.rows import Arguments, Data
 from pyro_dvae.sites import clean_input, element_support, is_circular, plain_support
@@ -193,16 +193,23 @@ def _vectorised(site: Site) -> list[CondIndepStackFrame]:
 
 def _data_plate(observed: list[Site], latents: list[Site], rows: int) -> CondIndepStackFrame:
     def shared(sites: list[Site]) -> set[CondIndepStackFrame]:
-        return set.intersection(*[{f for f in _vectorised(site) if f.size == rows} for site in sites])
+        return set.intersection(
+            *[{f for f in _vectorised(site) if size_at(site, f) == rows} for site in sites]
+        )
 
     found = shared(observed)
     if len(found) > 1:  # a plate within a row has the same size: only the data plate surrounds the latents
         found = shared([*observed, *latents]) or found
     if len(found) != 1:
-        plates = {frame.name: frame.size for site in observed for frame in _vectorised(site)}
+        frames = {
+            frame.name: (size_at(site, frame), frame) for site in observed for frame in _vectorised(site)
+        }
+        plates = {name: size for name, (size, _) in frames.items()}
+        unsized = [name for name, (_, frame) in frames.items() if frame.size == NO_SIZE]
+        remedy = f"; give it its size, pyro.plate({unsized[0]!r}, len(x))" if unsized else ""
         raise InputError(
             f"model: expected one plate with the {rows} rows of a batch around all observed sites, got "
-            f"{plates or 'none'}"
+            f"{plates or 'none'}{remedy}"
         )
     return found.pop()
 
