@@ -168,10 +168,18 @@ CHECKS = {
     "docs/notebooks/believe_a_likelihood.md": believe_a_likelihood,
     "docs/notebooks/missing_values.md": missing_values,
 }
+LONG = ("docs/notebooks/from_pyros_vae.md", "docs/notebooks/missing_values.md")  # ten seconds each
 
 
 @pytest.mark.usefixtures("interpreted")
-@pytest.mark.parametrize("page", [page for page in PAGES if BLOCKS[page] and page not in ELSEWHERE])
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=pytest.mark.slow if page in LONG else ())
+        for page in PAGES
+        if BLOCKS[page] and page not in ELSEWHERE
+    ],
+)
 def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch, capsys):
     """Recorded steps run operation by operation; other tests cover the compiler."""
     monkeypatch.chdir(tmp_path)

@@ -165,7 +165,7 @@ class Tempered(poutine.messenger.Messenger):
             msg["scale"] = msg["scale"] * self.factor
 
 
-@pytest.mark.parametrize("local", [False, True])
+@pytest.mark.parametrize("local", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_it_trains_by_svi_and_by_torch(case, local):
     x = data(30)

@@ -98,7 +98,11 @@ def compiled_shapes(loop):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if "Trace" in name else ()) for name in ELBOS]
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if "Trace" in name or n % 2 else ())
+        for n, name in enumerate(ELBOS)
+    ],
 )
 def test_every_elbo(name, monkeypatch):
     ordinary, own = [], CompiledSVI._ordinary

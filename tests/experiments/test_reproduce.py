@@ -303,6 +303,7 @@ def test_gaps_equal_those_of_inference_gaps(small, tmp_path, monkeypatch):
     assert found.keys() == {*MEASURES["inference-gaps"].figures}
 
 
+@pytest.mark.slow
 def test_measures_equal_those_of_the_evaluation(small, tmp_path):
     planned = plan(small, seeds=1)[1]
     setting = one_run.prepared(planned, tmp_path, torch.device("cpu"), NoProgress())

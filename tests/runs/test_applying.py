@@ -201,6 +201,7 @@ def test_probabilities_have_no_units():
 
 
 @pytest.mark.filterwarnings("ignore:the missing cells")
+@pytest.mark.slow
 def test_colours_last_are_the_same_rows_as_colours_first(capsys):
     first = RNG.random((60, 3, 2, 5)) * np.array([1, 0.5, 0.1])[:, None, None]
     last, found = np.moveaxis(first, 1, 3), {}

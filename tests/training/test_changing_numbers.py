@@ -57,6 +57,7 @@ def test_training_bounds_are_without_a_scale_that_changes(compiled):
         assert other == pytest.approx(one, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_scale_that_comes_back_has_its_bound_back():
     expected, _ = bounds(Pair(), compile=True)
     found, _ = bounds(Scaled(lambda epoch: (1.0, 0.1)[epoch % 2]), compile=True)
@@ -94,7 +95,7 @@ def test_a_scale_of_the_latent_in_a_tensor_is_recorded_once():
 
 
 @pytest.mark.filterwarnings("ignore:training by uncompiled steps")
-@pytest.mark.parametrize("stop_at", [4, 5, 7, 8])
+@pytest.mark.parametrize("stop_at", [5, *(pytest.param(step, marks=pytest.mark.slow) for step in (4, 7, 8))])
 def test_a_resumed_run_stops_compiling_at_the_same_step(tmp_path, stop_at, monkeypatch):
     monkeypatch.setattr(recorded, "_AT_MOST", 3)
 
