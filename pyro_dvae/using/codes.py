@@ -22,11 +22,15 @@ from pyro_dvae.evaluation.measures.passes import (
 )
 from pyro_dvae.programs.parameters import float_type
 from pyro_dvae.rows import Data
+from pyro_dvae.sites import is_circular
 
 
 @dataclass(frozen=True, eq=False)  # compared by identity: == of tensors has no single truth value
 class Codes:
     """The posterior of the latents of N rows under a guide, by the name of the site; on the CPU.
+
+    For an angle: mean direction μ and circular standard deviation (-2 log R)^½, where E[e^{iz}] = R e^{iμ}
+    (Mardia and Jupp 2000, section 3.4).
 
     :param mean: E_q[z | x], each [N, *inner plates, *event].
     :param standard_deviation: of q(z | x), likewise.
@@ -112,6 +116,7 @@ def _moments(
     """Return mean, variance and draws of every latent site of a chunk."""
     runs: dict[str, list[tuple[Tensor, Tensor]]] = {}
     values: dict[str, list[Tensor]] = {}
+    angles = set()
     count = 1
     for run in range(max(num_samples, num_draws, 1)):
         if run >= max(count, num_draws):
@@ -131,21 +136,29 @@ def _moments(
                     centre = by_row(mean, site, plate) if known and mean is not None else own
                     spread = by_row(variance, site, plate) if known and variance is not None else own * 0
                     runs.setdefault(name, []).append((centre, spread))
+                    if is_circular(site["fn"]):
+                        angles.add(name)
                 if run < num_draws:
                     values.setdefault(name, []).append(value)
             random = random or not isinstance(base_of(site["fn"]), Delta)
     found: dict[str, dict[str, Tensor]] = {"mean": {}, "variance": {}, "draws": {}}
     for name, pairs in runs.items():
         means, spreads = (torch.stack([pair[n] for pair in pairs]) for n in (0, 1))
-        found["mean"][name] = means.mean(0)
-        found["variance"][name] = spreads.mean(0) + means.var(0, correction=0)
+        if name in angles:
+            resultant = ((-spreads / 2).exp() * torch.exp(1j * means)).mean(0)
+            found["mean"][name], found["variance"][name] = resultant.angle(), -2 * resultant.abs().log()
+        else:
+            found["mean"][name] = means.mean(0)
+            found["variance"][name] = spreads.mean(0) + means.var(0, correction=0)
     found["draws"] = {name: torch.stack(each) for name, each in values.items()}
     return found
 
 
 def _variance_of(fn: Any) -> Tensor | None:
+    """Return the variance of a distribution; of an angle, the square of the circular standard deviation."""
     try:
         variance: Tensor = fn.variance
     except (NotImplementedError, AttributeError):
         return None
-    return variance
+    # torch's variance of an angle is 1 - R.
+    return -2 * torch.log1p(-variance) if is_circular(fn) else variance

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 import pyro_dvae as dv
+from pyro_dvae.errors import InputError
+from pyro_dvae.evaluation import latent_means
 from pyro_dvae.networks import (
     BernoulliDecoder,
     CountEncoder,
@@ -347,3 +349,47 @@ def test_a_prior_without_rows_in_a_plate_without_a_size_has_no_rows():
             dv.sample(pair.model, x[:1], num_samples=count, with_rows=False)
     with pytest.raises(dv.InputError, match=f"^model: expected one plate with the {N} rows .*{remedy}"):
         dv.condition(pair.model, pair.guide, x, with_rows=False, refine=False, num_samples=25)
+
+
+class Directions(nn.Module):
+    """Angles near π, whose means in two runs of a noisy guide lie on both sides of the cut."""
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.VonMises(torch.tensor(0.0), 1.0))
+            pyro.sample("x", dist.VonMises(z, 4.0), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            x_tilde = dv.corrupt("x_tilde", dv.GaussianNoise(0.3), torch.stack([x.cos(), x.sin()], -1))
+            pyro.sample("z", dist.VonMises(torch.atan2(x_tilde[..., 1], x_tilde[..., 0]), 4.0))
+
+
+def test_codes_of_angles_are_directions():
+    """For von Mises z: R = I₁(κ) / I₀(κ), and the circular standard deviation is (-2 log R)^½."""
+    pair, x = Directions(), torch.tensor([math.pi - 0.01, 0.5, -3.0])
+    clean = dv.encode(pair.model, pair.guide, x)
+    torch.testing.assert_close(clean["z"], x, rtol=0, atol=1e-5)
+    resultant = torch.special.i1e(torch.tensor(4.0)) / torch.special.i0e(torch.tensor(4.0))
+    expected = (-2 * resultant.log()).sqrt().expand(3)
+    torch.testing.assert_close(clean.standard_deviation["z"], expected, rtol=1e-4, atol=0)
+    noisy = dv.encode(pair.model, pair.guide, x, clean=False, num_samples=2000, num_draws=4000, seed=1)
+    assert float(torch.sin(noisy["z"] - x).abs().max()) < 0.05
+    assert float(torch.cos(noisy["z"] - x).min()) > 0.99
+    drawn = torch.exp(1j * noisy.draws["z"]).mean(0).abs()
+    torch.testing.assert_close(noisy.standard_deviation["z"], (-2 * drawn.log()).sqrt(), rtol=0.08, atol=0)
+
+
+def test_means_of_angles_are_not_averaged_as_numbers():
+    pair, x = Directions(), torch.tensor([math.pi - 0.01, 0.5])
+    torch.testing.assert_close(latent_means(pair.model, pair.guide, x)["z"], x, rtol=0, atol=1e-5)
+    with pytest.raises(
+        InputError, match="'z' is an angle, whose draws would be averaged as numbers; use enc"
+    ):
+        latent_means(pair.model, pair.guide, x, clean=False)
+    with pytest.raises(
+        InputError, match="'x' is an angle, whose means would be averaged as numbers; use dec"
+    ):
+        dv.reconstruct(pair.model, pair.guide, x)
+    decoded = dv.decode(pair.model, {"z": x}, x)
+    torch.testing.assert_close(decoded, x)

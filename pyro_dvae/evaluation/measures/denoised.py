@@ -24,6 +24,7 @@ from pyro_dvae.evaluation.measures.passes import (
 )
 from pyro_dvae.programs.parameters import float_type
 from pyro_dvae.rows import Arguments, Data
+from pyro_dvae.sites import is_circular
 
 _DEPTH = 10_000.0  # of log-normalised counts
 
@@ -61,13 +62,17 @@ def denoised_counts(
     :param seed: seed of a separate random stream; None uses the global one.
     :param batch_size: rows at a time, at most; by default 2,000.
     :param memory: approximate number of bytes to use in addition to data and results.
-    :raises InputError: if the site's distribution has no known mean.
+    :raises InputError: if the site's distribution has no known mean, or is of angles.
     """
 
     def mean(site: Site) -> Tensor:
         found = mean_of(site["fn"])
         if found is None or bool(torch.isnan(found).all()):
             raise InputError(f"data_site: the distribution at {data_site!r} has no known mean")
+        if is_circular(site["fn"]):
+            raise InputError(
+                f"data_site: {data_site!r} is an angle, whose means would be averaged as numbers; use decode"
+            )
         return found
 
     given = Data.opened("data", (data, *args), kwargs, float_type(model, guide))

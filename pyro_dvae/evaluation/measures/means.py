@@ -27,7 +27,7 @@ from pyro_dvae.evaluation.measures.passes import (
 )
 from pyro_dvae.programs.parameters import float_type
 from pyro_dvae.rows import Arguments, Data
-from pyro_dvae.sites import Auxiliary
+from pyro_dvae.sites import Auxiliary, is_circular
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ def latent_means(
     :param seed: seed of a separate random stream; None uses the global one.
     :param batch_size: rows of ``data`` at a time; by default 2,000.
     :returns: for each latent site a tensor [N, *inner plates, *event] on the CPU.
-    :raises InputError: if ``data`` is empty or not finite, there is no latent or data plate, or a mean is
-        NaN.
+    :raises InputError: if ``data`` is empty or not finite, there is no latent or data plate, a mean is NaN,
+        or draws of an angle would be averaged.
     """
     given = Data.opened("data", (data, *args), kwargs, float_type(model, guide))
     num_samples = checks.count("num_samples", num_samples)
@@ -95,7 +95,12 @@ def stream_means(
 
 
 def mean_of(fn: Distribution) -> Tensor | None:
-    """Return the mean of a distribution [*batch, *event] (NaN if it has none), or None if unknown."""
+    """Return the mean of a distribution [*batch, *event] (NaN if it has none), or None if unknown.
+
+    That of an angle is its mean direction, which is not the mean of the directions of a mixture.
+    """
+    if is_circular(fn) and hasattr(base_of(fn), "component_distribution"):
+        return None
     try:
         return fn.mean
     except (NotImplementedError, AttributeError):
@@ -119,6 +124,11 @@ def _means(guide: Program, rows: Arguments, plate: str, num_samples: int) -> dic
             code, known = _code(site, plate, len(rows))
             found[site["name"]] = CodeMean(code)
             if random or not known:
+                if is_circular(site["fn"]):
+                    raise InputError(
+                        f"guide: {site['name']!r} is an angle, whose draws would be averaged as numbers; "
+                        "use encode"
+                    )
                 sampled[site["name"]] = Moments()
                 sampled[site["name"]].add(code[None])
         random = random or not isinstance(base_of(site["fn"]), Delta)
