@@ -74,8 +74,7 @@ def _read(pandas: Any, path: Path, separator: str, treatment: Treatment) -> Any:
     if pandas.__version__.startswith("2."):
         options["float_precision"] = "round_trip"  # to the last digit, the default of pandas 3
     lines = _first_lines(path)
-    for _, line in lines:
-        _require_separator(line, separator)
+    _require_separator(lines[0][1], lines[-1][1], separator)
     width = lines[0][1].count(separator) + 1
     if width > _COLUMNS_AT_MOST:
         raise ValueError(f"it has {width:,} columns; save a table of this width as an array (.npy)")
@@ -139,17 +138,18 @@ def _first_lines(path: Path) -> list[tuple[int, str]]:
     return found
 
 
-def _require_separator(line: str, separator: str) -> None:
-    """Refuse a line with another separator: it lacks the expected one, or has it only as a decimal comma."""
-    other = next((each for each in ",;\t|" if each in line and each != separator), None)
-    if other is not None and (separator not in line or _are_decimals(line.split(other), separator)):
+def _require_separator(first: str, second: str, separator: str) -> None:
+    """Refuse lines with another separator: without the expected one, or with it only as a decimal comma."""
+    other = next((each for each in ",;\t|" if each in first and each != separator), None)
+    if other is not None and (separator not in first or (separator == "," and _decimals(second, other))):
         kinds = {",": ".csv", "\t": ".tsv"}
         remedy = f"name it {kinds[other]}" if other in kinds else "save it so, with points in decimals"
         raise ValueError(f"its first line is separated by {other!r}, expected {separator!r}; {remedy}")
 
 
-def _are_decimals(cells: list[str], point: str) -> bool:
-    return all(_is_number(cell.strip().strip('"').replace(point, ".")) for cell in cells)
+def _decimals(line: str, separator: str) -> bool:
+    """Whether a line has only numbers, some perhaps with a decimal comma."""
+    return all(_is_number(cell.strip().strip('"').replace(",", ".")) for cell in line.split(separator))
 
 
 def _is_number(cell: Any) -> bool:

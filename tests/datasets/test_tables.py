@@ -150,8 +150,10 @@ def test_a_decimal_comma_does_not_separate_cells(tmp_path, names):
     text = names + "".join(f"{n % 3},5;{n % 2},25\n" for n in range(30))
     with pytest.raises(DataError, match="separated by ';', expected ','"):
         load(tmp_path, text)
-    lists = "a,b\n" + "".join(f"x;{n % 3},{n}.5\n" for n in range(30))
-    assert load(tmp_path, lists).columns.columns[0].levels == ("x;0", "x;1", "x;2")
+    lists = "a,b\n" + "".join(f"1;{n % 3},{n}\n" for n in range(30))
+    assert load(tmp_path, lists, scale="standardise").columns.columns[0].levels == ("1;0", "1;1", "1;2")
+    with pytest.raises(DataError, match="column 'a' holds numbers in another notation"):  # not "separated by"
+        load(tmp_path, lists.translate({ord(","): "\t", ord(";"): ","}), "x.tsv")
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv"])
