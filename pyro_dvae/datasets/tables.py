@@ -63,7 +63,7 @@ def _numbers(count: int) -> list[str]:
 
 def _read(pandas: Any, path: Path, separator: str, treatment: Treatment) -> Any:
     """Read a text file; without a line of names the columns are numbers from 0."""
-    options = {
+    options: dict[str, Any] = {
         "sep": separator,
         "header": None,
         "encoding": "utf-8-sig",
