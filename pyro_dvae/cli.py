@@ -88,7 +88,7 @@ def evaluate(
 @click.option("--count", default=100, show_default=True, help="Number of rows; with --given, of each row.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the draws.")
 @click.option("--output", default=None, help="Picture (.png), table (.csv, .parquet) or array (.npy).")
-@click.option("--pixels", is_flag=True, help="Draw values from the likelihood instead of their means.")
+@click.option("--pixels", is_flag=True, help="Draw pixels from the likelihood instead of taking their means.")
 @click.option("--given", default=None, help="File of rows whose missing cells to draw given the others.")
 def sample(run: str, count: int, seed: int, output: str | None, pixels: bool, given: str | None) -> None:
     """Draw images, or rows of a table in the units of the data, from the model of the run folder RUN."""

@@ -33,7 +33,7 @@ from pyro_dvae.text import counted
 _LEVELS_AT_MOST = 100
 # Dates are texts, as in a .csv file.
 _CELLS = (str, bool, int, float, np.bool_, np.number, date, time, type(None))
-_NOTATION = str.maketrans(",", ".", "%$€£ _'")
+_SIGNS = str.maketrans("", "", "%$€£ _'\u00a0\u202f")
 
 
 def treated(content: Content, treatment: Treatment, split_seed: int) -> Dataset:
@@ -143,7 +143,7 @@ def _planned(path: Path, name: str, values: np.ndarray, categorical: bool = Fals
             "correct it, empty the cell, or leave the column out (--drop)"
         )
     levels = sorted(set(texts))
-    if bad and not categorical and all(_is_number(text.translate(_NOTATION)) for text in levels):
+    if bad and not categorical and all(_is_number_elsewhere(text) for text in levels):
         raise DataError(
             f"{path}: column {name!r} holds numbers in another notation, such as {levels[-1]!r}; write them "
             "with a decimal point and no other signs, or declare it categorical (--kinds)"
@@ -187,6 +187,12 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _is_number_elsewhere(text: str) -> bool:
+    """Whether a text is a number in another notation: with units, thousands separators or a decimal comma."""
+    bare = text.translate(_SIGNS).replace("\u2212", "-")
+    return _is_number(bare.replace(",", "")) or _is_number(bare.replace(".", "").replace(",", "."))
 
 
 def _with_numbers(path: Path, column: Column, scale: str, values: np.ndarray, train: np.ndarray) -> Column:

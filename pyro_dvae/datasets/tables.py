@@ -22,13 +22,13 @@ _GAPS = ("", "NA", "N/A", "#N/A", "<NA>", "NaN", "nan", "null", "NULL", "?")
 @register_file(".csv")
 def csv_content(path: Path, treatment: Treatment) -> Content:
     """Read comma-separated rows, after at most one line of names."""
-    return _content(path, lambda pandas: _read(pandas, path, ","))
+    return _content(path, lambda pandas: _read(pandas, path, ",", treatment))
 
 
 @register_file(".tsv")
 def tsv_content(path: Path, treatment: Treatment) -> Content:
     """Read rows separated by tabulators, after at most one line of names."""
-    return _content(path, lambda pandas: _read(pandas, path, "\t"))
+    return _content(path, lambda pandas: _read(pandas, path, "\t", treatment))
 
 
 @register_file(".parquet")
@@ -61,9 +61,9 @@ def _numbers(count: int) -> list[str]:
     return [str(number) for number in range(count)]
 
 
-def _read(pandas: Any, path: Path, separator: str) -> Any:
+def _read(pandas: Any, path: Path, separator: str, treatment: Treatment) -> Any:
     """Read a text file; without a line of names the columns are numbers from 0."""
-    options = {
+    options: dict[str, Any] = {
         "sep": separator,
         "header": None,
         "encoding": "utf-8-sig",
@@ -74,7 +74,7 @@ def _read(pandas: Any, path: Path, separator: str) -> Any:
     if pandas.__version__.startswith("2."):
         options["float_precision"] = "round_trip"  # to the last digit, the default of pandas 3
     lines = _first_lines(path)
-    _require_separator(lines[0][1], separator)
+    _require_separator(lines[0][1], lines[-1][1], separator)
     width = lines[0][1].count(separator) + 1
     if width > _COLUMNS_AT_MOST:
         raise ValueError(f"it has {width:,} columns; save a table of this width as an array (.npy)")
@@ -82,7 +82,8 @@ def _read(pandas: Any, path: Path, separator: str) -> Any:
     named = _are_names(first, others[0] if others else [])
     if named and len(lines) == 1:
         raise ValueError("it holds a line of names, and no rows")
-    frame = pandas.read_csv(path, skiprows=lines[0][0] + 1 if named else None, **options)
+    options["skiprows"] = lines[0][0] + 1 if named else None
+    frame = pandas.read_csv(path, **options)
     if named:
         if len(first) != frame.shape[1]:
             raise ValueError(f"its first line has {counted(len(first), 'cell')}, the next {frame.shape[1]}")
@@ -94,7 +95,18 @@ def _read(pandas: Any, path: Path, separator: str) -> Any:
         frame.columns = [str(name) for name in first]
     else:
         frame.columns = _numbers(frame.shape[1])
+    for number, name in enumerate(frame.columns):
+        if name in _of_names(treatment) and frame.dtypes.iloc[number].kind in "iuf":
+            texts = pandas.read_csv(path, usecols=[number], dtype=str, **options)[number]
+            if texts.str.match(r"0\d").any():
+                frame.isetitem(number, texts)
     return frame
+
+
+def _of_names(treatment: Treatment) -> set[str | None]:
+    """Return the columns whose numbers are names, of which leading zeros are a part: 00501."""
+    categorical = {name for name, kind in (treatment.kinds or {}).items() if kind == "categorical"}
+    return categorical | {treatment.id_column, treatment.label_column}
 
 
 def _are_names(first: list[Any], second: list[Any]) -> bool:
@@ -126,13 +138,18 @@ def _first_lines(path: Path) -> list[tuple[int, str]]:
     return found
 
 
-def _require_separator(line: str, separator: str) -> None:
-    """Refuse a line with another separator, which would be a single column of texts."""
-    other = next((each for each in ",;\t|" if each in line), None)
-    if separator not in line and other is not None:
+def _require_separator(first: str, second: str, separator: str) -> None:
+    """Refuse lines with another separator: without the expected one, or with it only as a decimal comma."""
+    other = next((each for each in ",;\t|" if each in first and each != separator), None)
+    if other is not None and (separator not in first or (separator == "," and _decimals(second, other))):
         kinds = {",": ".csv", "\t": ".tsv"}
         remedy = f"name it {kinds[other]}" if other in kinds else "save it so, with points in decimals"
         raise ValueError(f"its first line is separated by {other!r}, expected {separator!r}; {remedy}")
+
+
+def _decimals(line: str, separator: str) -> bool:
+    """Whether a line has only numbers, some perhaps with a decimal comma."""
+    return all(_is_number(cell.strip().strip('"').replace(",", ".")) for cell in line.split(separator))
 
 
 def _is_number(cell: Any) -> bool:

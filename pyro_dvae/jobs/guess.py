@@ -112,14 +112,14 @@ def fitting(options: Options, given: frozenset[str], data: Dataset) -> tuple[Opt
 
 def _likelihood(data: Dataset, binarised: bool, within: bool) -> str:
     """Return a likelihood for the values of ``data``; ``within`` says whether all are in [0, 1]."""
+    kinds = set() if data.columns is None else {each.kind for each in data.columns.columns}
+    if not binarised and kinds & {"category", "count", "ordinal", "positive", "heavy-tailed"}:
+        return "table"
     if data.binary or binarised:
         return "bernoulli"
-    kinds = set() if data.columns is None else {each.kind for each in data.columns.columns}
-    if kinds & {"count", "ordinal", "positive", "heavy-tailed"}:
-        return "table"
     whole = all(bool((part == part.round()).all()) for part in (data.train, data.validation, data.test))
     if whole and not within and min(float(part.min()) for part in (data.train, data.test)) >= 0:
         return "negative-binomial"  # --scale none of whole numbers
-    if kinds & {"binary", "category"}:
+    if "binary" in kinds:
         return "table"
     return "continuous-bernoulli" if within else "gaussian-columns"

@@ -42,7 +42,8 @@ def save_samples(
         or, for a table, ``samples.csv`` in the run folder.
     :param count: number of rows, or of draws of each given row.
     :param seed: seed of the draws.
-    :param pixels: draw values from the likelihood instead of taking their means.
+    :param pixels: draw the pixels of images from the likelihood instead of taking their means; rows of a
+        table are always drawn.
     :param given: a file of rows with missing cells, which are drawn given the observed cells.
     """
     count = checks.count("count", count, 1, 100_000)
@@ -73,8 +74,7 @@ def save_samples(
         names |= {name: np.tile(values, count) for name, values in rows.names.items()}
         drawn = drawn.flatten(0, 1)
     else:
-        values = pixels or units.has_texts  # categories have no means
-        drawn, names = fitted.sample(count, values=values, seed=seed), {}
+        drawn, names = fitted.sample(count, values=pixels or shape is None, seed=seed), {}
     if path.suffix == ".png":
         assert shape is not None
         assert isinstance(units, ArrayScale)

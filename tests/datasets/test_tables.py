@@ -10,7 +10,7 @@ import torch
 
 from pyro_dvae.datasets import load_dataset
 from pyro_dvae.datasets.columns import Column, Columns
-from pyro_dvae.datasets.tables import csv_content, parquet_content
+from pyro_dvae.datasets.tables import csv_content, parquet_content, tsv_content
 from pyro_dvae.datasets.treatment import Treatment
 from pyro_dvae.errors import DataError
 
@@ -125,7 +125,17 @@ def test_the_numbers_that_pandas_writes_in_place_of_names_are_names(tmp_path):
     assert len(two.train) + len(two.validation) + len(two.test) == 31
 
 
-@pytest.mark.parametrize("cells", [["1,5", "2,25"], ["50%", "75%"], ["$1", "$2"], ["1 000", "2 000"]])
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ["1,5", "2,25"],
+        ["50%", "75%"],
+        ["$1", "$2"],
+        ["1 000", "2 000"],
+        ["$1,250.50", "$900"],
+        ["1.250,5", "9,5"],
+    ],
+)
 def test_numbers_in_another_notation_are_no_categories(tmp_path, cells):
     text = pd.DataFrame({"a": RNG.normal(size=30), "b": np.array(cells)[np.arange(30) % 2]}).to_csv(
         index=False
@@ -133,6 +143,33 @@ def test_numbers_in_another_notation_are_no_categories(tmp_path, cells):
     with pytest.raises(DataError, match="column 'b' holds numbers in another notation, such as "):
         load(tmp_path, text)
     assert load(tmp_path, text, kinds={"b": "categorical"}).columns.columns[1].levels == tuple(cells)
+
+
+@pytest.mark.parametrize("names", ["", "size, cm;weight, kg\n"])
+def test_a_decimal_comma_does_not_separate_cells(tmp_path, names):
+    text = names + "".join(f"{n % 3},5;{n % 2},25\n" for n in range(30))
+    with pytest.raises(DataError, match="separated by ';', expected ','"):
+        load(tmp_path, text)
+    lists = "a,b\n" + "".join(f"1;{n % 3},{n}\n" for n in range(30))
+    assert load(tmp_path, lists, scale="standardise").columns.columns[0].levels == ("1;0", "1;1", "1;2")
+    with pytest.raises(DataError, match="column 'a' holds numbers in another notation"):  # not "separated by"
+        load(tmp_path, lists.translate({ord(","): "\t", ord(";"): ","}), "x.tsv")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv"])
+def test_numbers_that_are_names_keep_their_zeros(tmp_path, suffix):
+    zips = np.array(["00501", "501", "2138"])[np.arange(30) % 3]
+    ids = [f"{n:04}" for n in range(30)]
+    frame = pd.DataFrame({"id": ids, "zip": zips, "size": RNG.normal(size=30), "padded": ids})
+    path = written(tmp_path, suffix, frame)
+    read = {"csv": csv_content, "tsv": tsv_content}[suffix]
+    table = read(path, Treatment(id_column="id", kinds={"zip": "categorical"}, label_column="padded")).table
+    assert table["id"].tolist() == ids
+    columns = load_dataset(path, id_column="id", kinds={"zip": "categorical"}).columns
+    assert columns.columns[0].levels == ("00501", "2138", "501")
+    rows = columns.forward({name: table[name] for name in ("zip", "size")} | {"padded": np.arange(30)})
+    assert columns.back(rows)["zip"].tolist() == zips.tolist()
+    assert load_dataset(path, drop=["id", "zip"]).columns.columns[1].kind == "whole"  # numbers elsewhere
 
 
 def test_a_named_index_of_a_parquet_file_is_a_column_as_in_a_text_file(tmp_path):

@@ -87,6 +87,32 @@ def test_a_table_from_training_to_samples(call):
     assert "column 'colour' holds text" in call("sample", "run", "--output", "x.npy", code=2).err
 
 
+def test_a_table_of_two_texts_in_each_column_is_a_table(call):
+    frame = pd.DataFrame({"sex": ["F", "M"] * 30, "smokes": [True, False, False] * 20})
+    frame.to_csv("two.csv", index=False)
+    printed = call("train", "--dataset", "two.csv", *SMALL, "--output", "run")
+    assert "likelihood table, noise-kind swap" in printed.err
+    call("sample", "run", "--count", "40", "--output", "drawn.csv")
+    assert set(pd.read_csv("drawn.csv").sex) == {"F", "M"}
+
+
+@pytest.mark.parametrize("kind", ["count", "ordinal"])
+def test_a_declared_kind_of_zeros_and_ones_is_followed(call, kind):
+    pd.DataFrame({"a": [0, 1] * 30, "b": [0, 1, 1] * 20}).to_csv("two.csv", index=False)
+    printed = call("train", "--dataset", "two.csv", "--kinds", f"a={kind}", *SMALL, "--output", "run")
+    assert "likelihood table" in printed.err
+
+
+def test_rows_of_a_table_are_drawn_not_averaged(call):
+    rows = np.stack([RNG.normal(5, 3, 100), RNG.random(100) < 0.5], 1)
+    pd.DataFrame(rows, columns=["a", "b"]).astype({"b": int}).to_csv("x.csv", index=False)
+    call("train", "--dataset", "x.csv", *SMALL, "--output", "run", "--quiet")
+    call("sample", "run", "--count", "1000", "--output", "drawn.csv")
+    drawn = pd.read_csv("drawn.csv")
+    assert drawn.a.std() == pytest.approx(rows[:, 0].std(), rel=0.25)  # of the means: below 1
+    assert set(drawn.b) == {0, 1}
+
+
 def test_a_likelihood_of_numbers_refuses_categories(call):
     write_table()
     chosen = ["--drop", "id,class", "--likelihood", "gaussian-columns"]
