@@ -12,6 +12,34 @@ from torch import Tensor
 Group = tuple[tuple[int, ...], TorchDistribution]
 
 
+class OfColumns(constraints.Constraint):
+    """Rows whose observed cells meet the constraint of their column; there is no bijection to them.
+
+    :param parts: positions of columns, and their constraint.
+    """
+
+    event_dim = 1
+
+    def __init__(self, parts: Sequence[tuple[tuple[int, ...], constraints.Constraint]]) -> None:
+        self.parts = list(parts)
+        self.is_discrete = all(part.is_discrete for _, part in parts)
+        super().__init__()
+
+    def cells(self, value: Tensor) -> Tensor:
+        """Return whether each cell meets its constraint or is missing, [..., C]."""
+        met = value.isnan()
+        for columns, part in self.parts:
+            met[..., columns] |= part.check(value[..., columns])
+        return met
+
+    def check(self, value: Tensor) -> Tensor:
+        return self.cells(value).all(-1)
+
+    def of(self, column: int) -> constraints.Constraint:
+        """Return the constraint of a column."""
+        return next(part for columns, part in self.parts if column in columns)
+
+
 class TableDistribution(TorchDistribution):
     """Independent columns, given in groups of one kind: ``log p(x) = Σ_j log p_j(x_j)``.
 
@@ -20,7 +48,6 @@ class TableDistribution(TorchDistribution):
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
-    support = constraints.real_vector
     has_rsample = False
 
     def __init__(self, groups: Sequence[Group]) -> None:
@@ -29,6 +56,11 @@ class TableDistribution(TorchDistribution):
         self._back = [order.index(column) for column in range(len(order))]
         shape = torch.broadcast_shapes(*(fn.batch_shape[:-1] for _, fn in self.groups))
         super().__init__(shape, torch.Size([len(order)]), validate_args=False)
+
+    @constraints.dependent_property(event_dim=1)
+    def support(self) -> constraints.Constraint:
+        """Each cell lies in the support of its column; cells may be missing (NaN)."""
+        return OfColumns([(columns, fn.support) for columns, fn in self.groups])
 
     def expand(
         self, batch_shape: torch.Size, _instance: TorchDistribution | None = None

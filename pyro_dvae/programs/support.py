@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_dvae.buffers import on_trial
+from pyro_dvae.distributions.table import OfColumns
 from pyro_dvae.errors import DataError, InputError
 from pyro_dvae.programs.plates import data_frames
 from pyro_dvae.rows import Data, LoaderBatches
@@ -111,8 +112,14 @@ def _refuse_repeated(argument: str, msg: dict[str, Any]) -> None:
 
 def _refuse(argument: str, site: str, support: Any, value: Tensor, inside: Tensor) -> None:
     if not bool(inside.all()):
+        where = ""
+        if isinstance(support, OfColumns):
+            outside = ~support.cells(value)
+            column = int(outside.nonzero()[:, -1].min())
+            value = value[..., column][outside[..., column]]
+            support, where = support.of(column), f", column {column}"
         raise DataError(
-            f"{argument}: expected values in the support of the likelihood of site {site!r} "
+            f"{argument}: expected values in the support of the likelihood of site {site!r}{where} "
             f"({_in_words(support)}), got values from {_least(value):g} to {-_least(-value):g}; "
             "rescale them, or choose another likelihood"
         )
@@ -155,6 +162,8 @@ def _in_words(support: Any) -> str:
     kind = "whole numbers" if element.is_discrete else "values"
     bounds = (getattr(element, name, None) for name in ("lower_bound", "upper_bound"))
     low, high = (float(each.max()) if isinstance(each, Tensor) else each for each in bounds)
+    if element is constraints.boolean:
+        return "0 or 1"
     if low is None and high is None:
         return str(element)
     if low is None:

@@ -200,3 +200,42 @@ def test_a_table_trains_with_swapped_cells(bound):
 def test_columns_that_are_no_kinds_are_refused(kind, columns, message):
     with pytest.raises(InputError, match=f"^columns: {message}"):
         kind(columns, 2)
+
+
+OUTSIDE = {
+    "binary": ("binary", 0.5, "0 or 1"),
+    "count": ("count", 1.5, "whole numbers of at least 0"),
+    "ordinal": (("ordinal", 2), 2.0, "whole numbers from 0 to 1"),
+    "categorical": (("categorical", 2), -1.0, "whole numbers from 0 to 1"),
+    "positive": ("positive", -2.0, "values above 0"),
+}
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_a_value_that_its_column_cannot_have_is_refused(name, compiled):
+    """Also in a later batch of a compiled run, and in a likelihood."""
+    kind, value, words = OUTSIDE[name]
+    kinds = ["real", kind]
+    rows = torch.stack([torch.randn(40), torch.ones(40)], 1)
+    pair = dv.DVAE(TableEncoder(kinds, 2, (4,)), TableDecoder(kinds, 2, (4,)), dv.SwapNoise(0.1, rows))
+    options = {"loss": dv.TraceDenoising_ELBO(), "epochs": 1, "batch_size": 10, "progress": False}
+    dv.fit(pair.model, pair.guide, rows, compile=compiled, **options)
+    rows[35, 1] = value
+    message = rf"support of the likelihood of site 'x', column 1 \({words}\), got values from {value:g} to"
+    with pytest.raises(InputError, match=message):
+        dv.fit(pair.model, pair.guide, rows, compile=compiled, **options)
+    with pytest.raises(InputError, match=message):
+        dv.log_likelihood(pair.model, pair.guide, rows, num_samples=2)
+
+
+def test_missing_cells_are_in_the_support_of_a_table():
+    support = made()(Z).support
+    gaps = X.clone()
+    gaps[0, 1] = gaps[2, 6] = math.nan
+    assert support.check(gaps).tolist() == [True, True, True]
+    gaps[1, 4], gaps[1, 5] = -1e9, 0.5  # a heavy tail has all numbers, a binary column two
+    assert support.check(gaps).tolist() == [True, False, True]
+    assert (~support.cells(gaps)).nonzero().tolist() == [[1, 5]]
+    assert not support.is_discrete
