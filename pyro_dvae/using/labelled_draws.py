@@ -10,6 +10,7 @@ import numpy as np
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions import Unit
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import site_is_subsample
@@ -53,7 +54,8 @@ def to_arviz(
     - ``observed_data``: the rows; NaN in gaps.
     - ``log_likelihood``: log p(x_n | w_s) (nats) if the rows share latents w, such as the weights of a
       Bayesian decoder; the row's own latents are integrated out by importance sampling. If the rows share
-      none: log p(x_n | z_ns).
+      none: log p(x_n | z_ns), and each factor of the rows (``pyro.factor``, as for censored values) under its
+      own name.
 
     :param model: Pyro model of a batch, whose observed sites lie in a plate of the rows.
     :param guide: Pyro guide of a batch.
@@ -146,6 +148,12 @@ def _run(model: Program, guide: Program, rows: Arguments, plate: str, shared: Tr
             found["posterior"][site["name"]] = by_row(site["value"], site, plate)
         elif site["name"] not in shared.nodes and not site_is_subsample(site):
             shared.add_node(site["name"], **latents.nodes[site["name"]])
+    for site in trace.nodes.values():
+        factor = site["type"] == "sample" and isinstance(site["fn"], Unit)
+        if factor and any(frame.name == plate for frame in site["cond_indep_stack"]):
+            density = scale_and_mask(site["fn"].log_prob(site["value"]), 1.0, site["mask"])
+            own = by_row(density, site, plate).reshape(len(rows), -1).sum(1)
+            found["log_likelihood"][site["name"]] = own
     for site in _observed(trace.nodes):
         name, fn, value = site["name"], site["fn"], site["value"]
         density = scale_and_mask(fn.log_prob(value), 1.0, site["mask"])

@@ -5,6 +5,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from scipy import stats
 from torch import nn
 
 import pyro_dvae as dv
@@ -47,8 +48,28 @@ def local_guide(x):
         pyro.sample("z", dist.Normal(x, 0.4).to_event(1))
 
 
+def censored_model(x):
+    """Values above 1 are known to be above 1 only."""
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(x.new_zeros(1), 1.0).to_event(1))
+        likelihood, above = dist.Normal(z, SCALE), x > 1
+        with pyro.poutine.mask(mask=~above[:, 0]):
+            pyro.sample("x", likelihood.to_event(1), obs=x.clamp(max=1))
+        beyond = torch.special.log_ndtr((z - 1) / SCALE)
+        pyro.factor("beyond", torch.where(above, beyond, 0.0).sum(-1))
+
+
 def normal(x, loc, scale):
     return -0.5 * ((x - loc) / scale) ** 2 - math.log(scale) - 0.5 * math.log(2 * math.pi)
+
+
+def test_factors_of_rows_are_part_of_their_likelihood():
+    found = dv.to_arviz(censored_model, local_guide, X, num_draws=20, seed=0)
+    z, parts = found["posterior"]["z"].values[..., 0], found["log_likelihood"]
+    assert set(parts.data_vars) == {"x", "beyond"}
+    x = X.numpy()[:, 0]
+    expected = np.where(x > 1, stats.norm.logcdf((z - 1) / SCALE), normal(x, z, SCALE))
+    np.testing.assert_allclose(parts["x"].values + parts["beyond"].values, expected, rtol=1e-9)
 
 
 def test_latents_of_rows():
