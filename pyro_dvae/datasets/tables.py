@@ -78,6 +78,8 @@ def _read(pandas: Any, path: Path, separator: str, treatment: Treatment) -> Any:
     width = lines[0][1].count(separator) + 1
     if width > _COLUMNS_AT_MOST:
         raise ValueError(f"it has {width:,} columns; save a table of this width as an array (.npy)")
+    if width == 1:
+        _require_no_blank_lines(path)
     first, *others = pandas.read_csv(path, nrows=2, dtype=str, **options).to_numpy().tolist()
     named = _are_names(first, others[0] if others else [])
     if named and len(lines) == 1:
@@ -136,6 +138,19 @@ def _first_lines(path: Path) -> list[tuple[int, str]]:
     if not found:
         raise ValueError("it is empty")
     return found
+
+
+def _require_no_blank_lines(path: Path) -> None:
+    """Refuse blank lines between the rows of a single column: pandas would leave out these rows."""
+    begun, blank = False, 0
+    with open(path, encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                blank = number if begun else 0
+            elif blank:
+                raise ValueError(f"line {blank} is blank; write NA for a missing cell, or remove the line")
+            else:
+                begun = True
 
 
 def _require_separator(first: str, second: str, separator: str) -> None:

@@ -120,8 +120,16 @@ def rows_of(config: Mapping[str, Any], path: str | Path, gaps: bool = False) -> 
     if not gaps:
         checks.finite(str(content.path), rows)
     name = options.id_column
-    names = {name: table[name]} if name is not None and name in table else {}
+    names = {name: _names(table[name])} if name is not None and name in table else {}
     return ConvertedRows(rows, units, names, table, shape)
+
+
+def _names(values: np.ndarray) -> np.ndarray:
+    """Return names of rows; whole numbers, which a missing one has made floating, as texts."""
+    missing = np.isnan(values) if values.dtype.kind == "f" else np.zeros(len(values), dtype=bool)
+    if not missing.any() or (values[~missing] != np.round(values[~missing])).any():
+        return values
+    return np.array(["" if gap else str(int(each)) for each, gap in zip(values, missing, strict=True)])
 
 
 def _require_shape(path: Path, shape: tuple[int, ...], data: Mapping[str, Any]) -> None:

@@ -199,6 +199,7 @@ MANY = "name,x\n" + "".join(f"n{n},{n / 7}\n" for n in range(12))
         ("", {}, "it is empty"),
         ("\n \n", {}, "it is empty"),
         ("a,b\n", {}, "it holds a line of names, and no rows"),
+        ("\na\n1.5\n\n2.5\n3.5\n\n", {}, "line 4 is blank; write NA for a missing cell, or remove the line"),
         (",a,b\n0,1.5,2\n1,2.5,3\n2,0,0\n", {}, "column 0 .* has no name; .*index=False"),
         ("a,b,\n0,1.5,\n1,2.5,\n", {}, "column 2 .* has no name"),
         ("a;b\n0,5;1\n1,5;0\n", {}, "separated by ';', expected ','; save it so"),

@@ -58,6 +58,14 @@ def test_codes_with_the_rows_names(made):
     torch.testing.assert_close(found, codes)
 
 
+def test_whole_names_stay_whole_beside_a_missing_one(made):
+    people = pd.read_csv(made / "people.csv")
+    people["id"] = [np.nan, *range(7, 66)]
+    people.to_csv("people.csv", index=False)
+    run("encode", made / "people", "people.csv")
+    assert [row["id"] for row in read("encode.csv")] == ["", *map(str, range(7, 66))]
+
+
 def test_columns_are_found_by_name_in_any_order(made):
     rows = read(made / "people.csv")
     with open("other.csv", "w", newline="") as file:
