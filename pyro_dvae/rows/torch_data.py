@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset, default
 
 from pyro_dvae import random_state
 from pyro_dvae.calling import calling
-from pyro_dvae.errors import InputError
+from pyro_dvae.errors import CheckpointError, InputError
 from pyro_dvae.rows.arrays import tensor_of
 from pyro_dvae.rows.source import InMemory, Rows, Source, plain, require_finite, same_length
 
@@ -155,7 +155,12 @@ class LoaderBatches:
         return {"loader": loader, "generators": [each.get_state() for each in self._generators()]}
 
     def go_to(self, place: Mapping[str, Any]) -> bool:
-        """Let the next iteration continue from a position; return whether the loader can."""
+        """Let the next iteration continue from a position; return whether the loader can.
+
+        :raises CheckpointError: this is not a position that :meth:`place` returned.
+        """
+        if missing := {"loader", "generators"} - place.keys():
+            raise CheckpointError(f"the place of its loader has no {' and no '.join(sorted(missing))}")
         known = place["loader"] is not None and self.keeps_its_place
         if known:
             with random_state.forked():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -210,8 +211,11 @@ class Validation:
 
     def _evaluated(self) -> float:
         assert self.evaluate is not None
-        with calling("evaluate"):
-            return float(self.evaluate())
+        try:
+            with calling("evaluate"):
+                return float(self.evaluate())
+        except InputError as error:
+            return _nan_or_raise(error)
 
     def _mean(self, ranks: Ranks | None = None) -> float:
         assert self.data is not None
@@ -219,8 +223,23 @@ class Validation:
         losses = []
         with torch.no_grad(), clean_input():
             for rows in self.data.part(ranks.share(len(self.data))).split(self.chunk):
-                with PlateScale(len(rows)) as scale, calling("model, guide, validation"):
-                    loss = float(self.loss(*rows.rows))
-                losses.append(loss / scale.factor)
+                try:
+                    with PlateScale(len(rows)) as scale, calling("model, guide, validation"):
+                        loss = float(self.loss(*rows.rows))
+                    losses.append(loss / scale.factor)
+                except InputError as error:
+                    losses.append(_nan_or_raise(error, *rows.rows))
                 self.proceed()
         return -ranks.sum([math.fsum(losses)])[0] / len(self.data)
+
+
+def _nan_or_raise(error: InputError, *rows: Tensor) -> float:
+    """Return NaN if a parameter of a distribution was NaN or infinite for finite rows, or raise ``error``.
+
+    The weights of the last step are then useless, so it is the training that has diverged.
+    """
+    expected, _, values = str(error.__cause__).partition("found invalid values")
+    diverged = "Expected parameter" in expected and re.search(r"\b(nan|inf)\b", values)
+    if not diverged or not all(bool(torch.isfinite(part).all()) for part in rows):
+        raise error
+    return math.nan

@@ -149,6 +149,7 @@ class RunFiles:
         assert run.checkpoint is not None
         where = f"checkpoint {run.checkpoint}"
         packed, state = run_state.read_training(run.checkpoint)
+        run_state.require_known(may_change, state, self._identity)
         run_state.require_same(state, self._identity, may_change, where)
         saved = run_state.unpack(packed, state)
         run.trained.require_same(saved.live, where)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from pyro_dvae.errors import CheckpointError, InputError
 from pyro_dvae.files import unfit
 from pyro_dvae.programs.parameters import Trained, discover
 from pyro_dvae.rows import Data, LoaderBatches
+from pyro_dvae.training.settings import Settings
 
 KIND = "training"
 _ABSENT = "nothing"
@@ -158,6 +160,15 @@ def require_same(
         raise CheckpointError(f"{where}: from another configuration: {'; '.join(differing)}")
     for key, then, given in _differences(saved["data"], now["data"]):
         raise CheckpointError(f"{where}: from other data: {key} was {then!r}, is now {given!r}")
+
+
+def require_known(may_change: Collection[str], saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse a name that is neither an argument of training nor a key of ``config``, then or now."""
+    places = [each[part] or {} for each in (saved, now) for part in ("settings", "config")]
+    names = {"device", "metrics", *inspect.signature(Settings).parameters}
+    names |= {name for place in places for name in (*place, *dict(_flat(place)))}
+    for name in may_change:
+        checks.known("may_change", name, names)
 
 
 def _without_rates(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -50,6 +50,7 @@ class Settings:
         checkpoint_every: int = 1,
         resume: bool = False,
         progress: Progress | bool | None = None,
+        may_change: Iterable[str] = ("epochs",),
         compile: bool | None = None,  # noqa: A002 - torch's own word for it
         bfloat16: bool = False,
     ) -> None:
@@ -80,6 +81,11 @@ class Settings:
         self.checkpoint = None if checkpoint is None else user_path("checkpoint", checkpoint)
         self.checkpoint_every = checks.count("checkpoint_every", checkpoint_every)
         self.progress = chosen("progress", progress)
+        if isinstance(may_change, str) or not isinstance(may_change, Iterable):
+            raise InputError(
+                f"may_change: expected a list of names, such as ['epochs', 'seed'], got {shown(may_change)}"
+            )
+        self.may_change = tuple(may_change)
         self.numerics = Numerics("hashed", checks.flag("bfloat16", bfloat16))
         self.compile: bool | None = checks.optional(checks.flag, "compile", compile)
         if bfloat16 and compile is False:
@@ -139,6 +145,10 @@ def _options_of(argument: str, value: Any) -> dict[str, dict[str, Any]]:
     options = value or {}
     if not isinstance(options, Mapping) or not all(isinstance(each, Mapping) for each in options.values()):
         raise InputError(f"{argument}: expected options by pattern of names, got {shown(value)}")
+    if any("params" in each for each in options.values()):
+        raise InputError(
+            f"{argument}: the pattern of names chooses the parameters, so leave out the option 'params'"
+        )
     return {str(pattern): dict(each) for pattern, each in options.items()}
 
 

@@ -216,7 +216,7 @@ class Trainer:
         self._files.take()
         if resume:
             with self._files.released_on_error():
-                self._files.restore(self.epochs, self.seed, tuple(may_change))
+                self._files.restore(self.epochs, self.seed, settings.may_change)
                 if isinstance(self._batches, FromLoader):
                     self._batches.go_on(run)
                 self._move_schedules(min(run.finished, self.epochs - 1))

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, TensorDataset
 
 import pyro_dvae as dv
+from pyro_dvae.rows import LoaderBatches
 
 N, D = 20, 3
 
@@ -343,6 +344,13 @@ def test_the_place_of_a_loader_is_plain_data(tmp_path):
     loop = trainer(Pair(), loader, checkpoint=tmp_path / "run.ckpt")
     with pytest.raises(dv.InputError, match=r"^data: the state_dict of the loader holds a object"):
         run(loop)
+
+
+def test_a_place_without_an_entry_is_refused():
+    rows = LoaderBatches("data", DataLoader(TensorDataset(data()[0])), torch.float32)
+    for missing, rest in (("generators", {"loader": None}), ("loader", {"generators": []})):
+        with pytest.raises(dv.CheckpointError, match=f"^the place of its loader has no {missing}$"):
+            rows.go_to(rest)
 
 
 def test_what_a_loader_cannot_be_used_for():

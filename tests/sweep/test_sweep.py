@@ -367,6 +367,17 @@ def test_the_objective_may_be_importance_weighted(tmp_path, capsys):
 
 
 @pytest.mark.filterwarnings("ignore:Encountered NaN")
+def test_trials_that_diverge_in_their_last_step(tmp_path):
+    """The step before validation made weights whose outputs are not finite; the reasons are in the table."""
+    options = replace(TINY, likelihood="gaussian-per-pixel", binarisation="none", epochs=1, batch_size=2000)
+    made = request(tmp_path / "s", options)
+    text = sweep(made, ("learning-rate=1e18:1e20:log",), trials=2, jobs=1)
+    assert "2 trials: 2 failed" in text
+    assert "the test data are not used: no trial finished; trials.csv has the reasons" in text
+    rows = table_of(tmp_path / "s")
+    assert all(row["state"] == "failed" and row["reason"].startswith("training diverged") for row in rows)
+
+
 def test_trials_that_diverge_or_are_refused(tmp_path):
     rates = ["learning-rate=1e30,1e-3"]
     text = sweep(request(tmp_path / "a"), rates, trials=6, jobs=1)

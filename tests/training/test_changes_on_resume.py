@@ -205,6 +205,21 @@ def test_another_order_of_the_rows_begins_the_epoch_again(tmp_path, name, value)
         assert torch.equal(rows.sort(0).values, X.sort(0).values)
 
 
+def test_misspelt_names_that_may_change_are_refused(tmp_path):
+    options = {"checkpoint": tmp_path / "c", "config": {"noise": 0.1, "net": {"width": 3}}, "epochs": 2}
+    with pytest.raises(dv.InputError, match=r"^may_change: expected a list of names, .* got 'clip_norm'$"):
+        trainer(Noiseless(), may_change="clip_norm", **options)
+    run(trainer(Noiseless(), **options))
+    for name in ("clip_norms", "net.widths"):
+        with pytest.raises(
+            dv.InputError, match=f"^may_change: unknown name '{name}' .did you mean '{name[:-1]}'"
+        ):
+            trainer(Noiseless(), resume=True, may_change=(name,), **options)
+    names = ("epochs", "noise", "net.width", "checkpoint_every", "freeze", "device")
+    options |= {"epochs": 3, "config": {"net": {"width": 5}}, "device": "cpu"}
+    run(trainer(Noiseless(), resume=True, may_change=names, **options))
+
+
 def test_another_option_of_an_optimizer_is_refused_beside_a_new_rate(tmp_path):
     before, after = ({"optimizer": partial(AdamW, weight_decay=decay)} for decay in (0.0, 5.0))
     with pytest.raises(dv.CheckpointError, match=r"optimizer.groups was .*'weight_decay': 0.0"):

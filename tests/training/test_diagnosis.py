@@ -9,6 +9,7 @@ import pytest
 import torch
 from pyro.infer import Trace_ELBO
 from pyro.optim import SGD, Adam
+from small_runs import HELD_OUT, Pair, X, run, trainer
 from torch import nn
 
 import pyro_dvae as dv
@@ -129,3 +130,24 @@ def test_a_nan_loss_leaves_the_weights_of_compiled_svi_as_they_are(optimizer):
             assert math.isfinite(values[-1])
             assert (values[-1] == values[-2]) == math.isnan(loss)
     assert values[-1] > 0.5
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_weights_that_diverge_in_the_last_step_before_validation(own):
+    """The weights are finite, but the network's output for the held-out rows is not."""
+    pair = Pair()
+    options = {"learning_rate": 1e200, "batch_size": len(X), "epochs": 1}
+    options |= {"loss": Trace_ELBO(), "validation": None if own else HELD_OUT}
+
+    def evaluate():
+        return -Trace_ELBO().loss(pair.model, pair.guide, HELD_OUT) / len(HELD_OUT)
+
+    made = trainer(pair, evaluate=evaluate if own else None, **options)
+    with pytest.raises(
+        dv.DivergenceError, match=r"epoch 1, step 1: the validation bound is nan; .* try a smaller"
+    ):
+        run(made)
+    bad = HELD_OUT.clone()
+    bad[0, 0] = math.inf
+    with pytest.raises(dv.InputError, match="validation"):
+        run(trainer(Pair(), **options | {"learning_rate": 0.01, "validation": bad}))

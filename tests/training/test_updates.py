@@ -436,6 +436,7 @@ def test_several_models_take_adam_alone(optimizer):
             {"parameter_options": {"net*": {"bets": 1}}},
             "parameter_options: Adam has no option 'bets'; .* 'betas'",
         ),
+        ({"parameter_options": {"*": {"params": 1}}}, "parameter_options: .* leave out the option 'params'"),
         ({"parameter_options": 3}, "parameter_options: expected options by pattern of names, got 3"),
         ({"accumulate": 0}, "accumulate: expected"),
         ({"ema": 1.5}, "ema: expected"),

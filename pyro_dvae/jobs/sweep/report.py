@@ -18,7 +18,7 @@ from pyro_dvae.evaluation.estimates import plus_minus
 from pyro_dvae.files import write_atomically
 from pyro_dvae.jobs.folder import RESULTS, read_results
 from pyro_dvae.jobs.sweep.space import Dimension
-from pyro_dvae.jobs.sweep.trial import REFUSED, SAME_AS, Sweep, words
+from pyro_dvae.jobs.sweep.trial import DIVERGED, REFUSED, SAME_AS, Sweep, words
 from pyro_dvae.plots.figures import new_figure, write_figure
 
 _SHOWN = 10
@@ -58,7 +58,11 @@ def write(made: Sweep, study: optuna.Study) -> str:
     if len(tested) > 1:
         lines.append(f"the test data were used {len(tested)} times, as trials were added to a finished sweep")
     if not tested:
-        lines.append("the test data are not used yet: trials are still to be finished")
+        running = any(each.state == TrialState.RUNNING for each in trials)
+        if complete or running or made.left(study) > 0:
+            lines.append("the test data are not used yet: trials are still to be finished")
+        else:
+            lines.append("the test data are not used: no trial finished; trials.csv has the reasons")
     return "\n".join([*lines, *(str(path) for path in files)])
 
 
@@ -84,7 +88,8 @@ def _table(made: Sweep, trials: Sequence[FrozenTrial]) -> Path:
         done = max(each.intermediate_values, default=0)
         chosen = [each.params.get(name, "") for name in names]
         same = each.user_attrs.get(SAME_AS)
-        reason = each.user_attrs.get(REFUSED, "" if same is None else f"same options as trial {same}")
+        failed = each.user_attrs.get(REFUSED, each.user_attrs.get(DIVERGED, ""))
+        reason = failed if same is None else f"same options as trial {same}"
         state = _WORDS.get(each.state, "waiting")
         writer.writerow([each.number, state, objective, bound, done, seconds, *chosen, reason])
     write_atomically(made.folder / "trials.csv", text.getvalue())

@@ -33,7 +33,8 @@ from pyro_dvae.training.callbacks import Callback, Running
 from pyro_dvae.training.progress import Progress
 
 OBJECTIVES = ("validation", "iwae")
-REFUSED, SAME_AS, _BEGUN = "refused", "same as", "begun"  # attributes of trials in the study
+REFUSED, DIVERGED, SAME_AS = "refused", "diverged", "same as"  # attributes of trials in the study
+_BEGUN = "begun"
 _PRUNED_FROM = 5  # finished trials
 _REFUSED_AT_MOST = 5  # first trials, before the sweep ends
 
@@ -131,6 +132,7 @@ def perform(slot: TrialSlot, progress: Progress, *, sweep: Sweep) -> str:
         try:
             value = _trained(sweep, trial, options, progress)
         except DivergenceError as error:
+            trial.set_user_attr(DIVERGED, str(error))
             study.tell(trial, state=TrialState.FAIL)
             return f"{name}: {error}"
         except OccupiedError:
