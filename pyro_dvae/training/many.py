@@ -39,7 +39,7 @@ from pyro_dvae.training.progress import Progress
 from pyro_dvae.training.settings import Settings, options_of, seed_of, with_constants
 from pyro_dvae.training.stacked import Member, members_of
 
-NOT_OF_MANY = {"accumulate", "compile", "drop_last"}
+NOT_OF_MANY = {"accumulate", "compile", "config", "device", "drop_last", "may_change", "metrics"}
 Pair = tuple[Callable[..., Any], Callable[..., Any]]
 
 

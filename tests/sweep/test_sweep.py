@@ -378,6 +378,7 @@ def test_trials_that_diverge_in_their_last_step(tmp_path):
     assert all(row["state"] == "failed" and row["reason"].startswith("training diverged") for row in rows)
 
 
+@pytest.mark.filterwarnings("ignore:Encountered NaN")
 def test_trials_that_diverge_or_are_refused(tmp_path):
     rates = ["learning-rate=1e30,1e-3"]
     text = sweep(request(tmp_path / "a"), rates, trials=6, jobs=1)

@@ -307,7 +307,7 @@ def test_masked_values_need_not_lie_in_the_support():
     assert math.isfinite(history.train_bound[0])
 
 
-@pytest.mark.parametrize("name", ["accumulate", "compile", "drop_last"])
+@pytest.mark.parametrize("name", sorted(NOT_OF_MANY))
 def test_what_is_of_single_models_is_refused_for_many(name):
     pair = dvae()
     with pytest.raises(dv.InputError, match=f"{name}: no option of fit_many"):
