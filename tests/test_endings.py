@@ -164,6 +164,7 @@ def test_a_folder_that_may_not_be_entered_is_bad_input(capsys, monkeypatch):
     assert capsys.readouterr().err == "error: Permission denied: secret/run\n"
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_in_one_line_and_the_checkpoint_stays_whole(tmp_path, monkeypatch):
     train = ["train", *TINY, "--output", "run", "--quiet", "--epochs", "3", "--rate-schedule", "constant"]
     monkeypatch.chdir(tmp_path)

@@ -19,7 +19,7 @@ MEMBERS = {
     "LaplaceGuide": 35,
     "LaplacePrior": 25,
     "UniformNoise": 55,
-    "Renyi": 12,
+    "Renyi": 11,
     "elu": 2,
     "bars": 1,
     "bottleneck": 2,

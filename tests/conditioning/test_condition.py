@@ -99,7 +99,7 @@ def test_every_pattern_of_gaps_of_a_gaussian_model(kind):
     assert float(found.log_likelihood[-1]) == pytest.approx(0.0, abs=0.02)  # nothing is observed
 
 
-@pytest.mark.parametrize("num_draws", [19, 400])
+@pytest.mark.parametrize("num_draws", [19, pytest.param(400, marks=pytest.mark.slow)])
 def test_intervals_cover_at_their_nominal_rate(num_draws):
     problem = LinearGaussian(data_size=4, latent_size=2)
     generator = torch.Generator().manual_seed(0)

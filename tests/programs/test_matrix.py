@@ -57,8 +57,14 @@ def check_numbers(name, bound, found, draws, where):
             assert found.gradients[parameter] is not None, (where, parameter)
 
 
-# The largest groups take ten seconds each.
-LARGE = ("Guides that Pyro makes", "Plates", "Scales, masks and factors", "Latents")
+# The largest groups take five to ten seconds each.
+LARGE = (
+    "Guides that Pyro makes",
+    "Plates",
+    "Scales, masks and factors",
+    "Latents",
+    "Modules and handlers",
+)
 GROUPS = [pytest.param(each, marks=pytest.mark.slow if each in LARGE else ()) for each in matrix.groups()]
 
 

@@ -50,7 +50,7 @@ def bounds(pair, **options):
     return history.train_bound, history.validation_bound
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_training_bounds_are_without_a_scale_that_changes(compiled):
     plain, scaled = (bounds(pair, compile=compiled) for pair in (Pair(), Scaled()))
     for one, other in zip(plain, scaled, strict=True):

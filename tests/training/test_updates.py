@@ -384,6 +384,7 @@ def test_several_models_are_updated_as_each_alone(name):
         assert_same(found[number], alone(number, epochs=3, **options))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MANY)
 def test_resumed_updates_of_several_models(name, tmp_path):
     once = {"batch_size": len(X)}  # one shape to record
