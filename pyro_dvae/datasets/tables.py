@@ -97,8 +97,9 @@ def _read(pandas: Any, path: Path, separator: str, treatment: Treatment) -> Any:
         frame.columns = [str(name) for name in first]
     else:
         frame.columns = _numbers(frame.shape[1])
+    of_names = _of_names(treatment)
     for number, name in enumerate(frame.columns):
-        if name in _of_names(treatment) and frame.dtypes.iloc[number].kind in "iuf":
+        if name in of_names and frame.dtypes.iloc[number].kind in "iuf":
             texts = pandas.read_csv(path, usecols=[number], dtype=str, **options)[number]
             if texts.str.match(r"0\d").any():
                 frame.isetitem(number, texts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +71,12 @@ def size_at(site: dict[str, Any], frame: CondIndepStackFrame) -> int:
     if frame.size != NO_SIZE:
         return int(frame.size)
     return int(shape[frame.dim]) if len(shape) >= -frame.dim else 1
+
+
+def size_remedy(frames: Iterable[CondIndepStackFrame]) -> str:
+    """Return the end of a message that asks for the size of a plate, if one of them has none."""
+    unsized = next((frame.name for frame in frames if frame.size == NO_SIZE), None)
+    return "" if unsized is None else f"; give it its size, pyro.plate({unsized!r}, len(x))"
 
 
 def draws_of(site: dict[str, Any]) -> int:

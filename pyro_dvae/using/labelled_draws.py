@@ -138,6 +138,11 @@ def _observed(nodes: dict[str, Site]) -> list[Site]:
 
 def _run(model: Program, guide: Program, rows: Arguments, plate: str, shared: Trace) -> Groups:
     """Run guide and model once on some rows, at the shared latents ``shared``, which the first run fills."""
+
+    def density(site: Site) -> Tensor:
+        value = scale_and_mask(site["fn"].log_prob(site["value"]), 1.0, site["mask"])
+        return by_row(value, site, plate).reshape(len(rows), -1).sum(1)
+
     latents = rows.call(poutine.trace(poutine.replay(guide, trace=shared)).get_trace)
     found: Groups = {"posterior": {}, "posterior_predictive": {}, "log_likelihood": {}, "observed_data": {}}
     trace = rows.call(poutine.trace(poutine.replay(model, trace=latents)).get_trace)
@@ -151,13 +156,10 @@ def _run(model: Program, guide: Program, rows: Arguments, plate: str, shared: Tr
     for site in trace.nodes.values():
         factor = site["type"] == "sample" and isinstance(site["fn"], Unit)
         if factor and any(frame.name == plate for frame in site["cond_indep_stack"]):
-            density = scale_and_mask(site["fn"].log_prob(site["value"]), 1.0, site["mask"])
-            own = by_row(density, site, plate).reshape(len(rows), -1).sum(1)
-            found["log_likelihood"][site["name"]] = own
+            found["log_likelihood"][site["name"]] = density(site)
     for site in _observed(trace.nodes):
         name, fn, value = site["name"], site["fn"], site["value"]
-        density = scale_and_mask(fn.log_prob(value), 1.0, site["mask"])
-        found["log_likelihood"][name] = by_row(density, site, plate).reshape(len(rows), -1).sum(1)
+        found["log_likelihood"][name] = density(site)
         found["posterior_predictive"][name] = by_row(fn.sample(), site, plate)
         seen = fn.seen if isinstance(fn, ObservedCells) else torch.ones_like(value, dtype=torch.bool)
         found["observed_data"][name] = by_row(torch.where(seen, value, torch.nan), site, plate)

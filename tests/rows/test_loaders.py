@@ -102,6 +102,16 @@ def weights(pair):
     return [each.detach().clone() for each in pair.parameters()]
 
 
+def one_epoch(loop):
+    """Train until the second epoch begins, after the checkpoint of the first, and release the files."""
+    for epoch in loop:
+        if epoch.number == 2:
+            break
+        for batch in epoch:
+            loop.step(batch)
+    loop._files.release()
+
+
 def same(found, expected):
     for a, b in zip(found, expected, strict=True):
         assert torch.equal(a, b)
@@ -245,12 +255,7 @@ def test_torchdatas_loader_resumes_bit_for_bit(tmp_path, kind):
         same(weights(second), weights(whole))
     # Between epochs, as in the checkpoint after each.
     _, loop = begun(checkpoint=path)
-    for epoch in loop:
-        if epoch.number == 2:
-            break
-        for batch in epoch:
-            loop.step(batch)
-    loop._files.release()
+    one_epoch(loop)
     second, loop = begun(checkpoint=path, resume=True)
     assert len(run(loop)) == 8
     same(weights(second), weights(whole))
@@ -325,12 +330,9 @@ def test_a_plain_loader_resumes_exactly_after_an_epoch(tmp_path, kind, after):
     if after == "4 steps":
         run(loop, 4)
         loop.save()
-    for epoch in loop if after == "1 epoch" else ():
-        if epoch.number == 2:
-            break
-        for batch in epoch:
-            loop.step(batch)
-    loop._files.release()
+        loop._files.release()
+    else:
+        one_epoch(loop)
     second, loop = begun(checkpoint=path, resume=True)
     same(run(loop), seen[4:])
     assert loop.history.epochs == [1, 2, 3]

@@ -20,7 +20,7 @@ from torch.distributions.transforms import Transform
 
 from pyro_dvae import checks
 from pyro_dvae.errors import InputError
-from pyro_dvae.programs.plates import NO_SIZE, Subsamples, is_deterministic, size_at
+from pyro_dvae.programs.plates import Subsamples, is_deterministic, size_at, size_remedy
 from pyro_dvae.random_state import forked
 from pyro_dvae.rows import Arguments, Data
 from pyro_dvae.sites import clean_input, element_support, is_circular, plain_support
@@ -201,15 +201,11 @@ def _data_plate(observed: list[Site], latents: list[Site], rows: int) -> CondInd
     if len(found) > 1:  # a plate within a row has the same size: only the data plate surrounds the latents
         found = shared([*observed, *latents]) or found
     if len(found) != 1:
-        frames = {
-            frame.name: (size_at(site, frame), frame) for site in observed for frame in _vectorised(site)
-        }
-        plates = {name: size for name, (size, _) in frames.items()}
-        unsized = [name for name, (_, frame) in frames.items() if frame.size == NO_SIZE]
-        remedy = f"; give it its size, pyro.plate({unsized[0]!r}, len(x))" if unsized else ""
+        pairs = [(site, frame) for site in observed for frame in _vectorised(site)]
+        plates = {frame.name: size_at(site, frame) for site, frame in pairs}
         raise InputError(
             f"model: expected one plate with the {rows} rows of a batch around all observed sites, got "
-            f"{plates or 'none'}{remedy}"
+            f"{plates or 'none'}{size_remedy(frame for _, frame in pairs)}"
         )
     return found.pop()
 

@@ -18,7 +18,7 @@ from pyro_dvae.evaluation.arguments import why_shared
 from pyro_dvae.evaluation.estimates import evaluation_mode
 from pyro_dvae.programs.drawing import draw
 from pyro_dvae.programs.draws import Draws
-from pyro_dvae.programs.plates import DRAW_PLATES, NO_SIZE, Layout, is_deterministic, size_at
+from pyro_dvae.programs.plates import DRAW_PLATES, Layout, is_deterministic, size_at, size_remedy
 from pyro_dvae.random_state import forked
 from pyro_dvae.rows import Arguments, Data
 from pyro_dvae.sites import clean_input
@@ -152,11 +152,9 @@ def data_plate(draws: Draws, size: int) -> str:
     sizes = {frame.name: sorted({size_at(site, frame) for site in sites}) for frame in frames}
     if len(frames) != 1 or sizes[frames[0].name] != [size]:
         found = [f"{name!r} of {' and '.join(map(str, counts))}" for name, counts in sizes.items()]
-        unsized = [frame.name for frame in frames if frame.size == NO_SIZE]
-        remedy = f"; give it its size, pyro.plate({unsized[0]!r}, len(x))" if unsized else ""
         raise InputError(
             f"model: expected one plate around all sites with the {size} rows of a batch, got "
-            f"{', '.join(found) or 'none'}{remedy}{'' if frames else why_shared(draws)}"
+            f"{', '.join(found) or 'none'}{size_remedy(frames)}{'' if frames else why_shared(draws)}"
         )
     return str(frames[0].name)
 
