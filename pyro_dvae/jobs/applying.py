@@ -30,7 +30,7 @@ from pyro_dvae.jobs.data import log_p_of, of_file
 from pyro_dvae.jobs.executors.run_progress import ProgressRelay
 from pyro_dvae.jobs.folder import CHECKPOINT, data_units, options_of, read_config
 from pyro_dvae.jobs.loading import load
-from pyro_dvae.jobs.tables import require_table, write_table
+from pyro_dvae.jobs.tables import require_storable, require_table, write_table
 from pyro_dvae.training import Fitted
 
 Table = dict[str, np.ndarray]
@@ -227,8 +227,10 @@ def apply(
             f"{file}: log_likelihood is a cross-entropy, not log p(x), because the run has a Bernoulli "
             "decoder and these values are not all 0 and 1; give binary rows to get log p(x)"
         )
-    if verb == "impute" and not bool(given.rows.isnan().any()):
-        raise DataError("file: no cell is missing, so there is nothing to impute")
+    if verb == "impute":
+        if not bool(given.rows.isnan().any()):
+            raise DataError("file: no cell is missing, so there is nothing to impute")
+        require_storable(path, given.with_observed(given.units.back(given.rows.nan_to_num())))
     settings = {"num_samples": checks.count("samples", samples), "seed": checks.count("seed", seed, 0)}
     if workers is None:
         table, reliable = VERBS[verb](load(run, device=device), given, settings)

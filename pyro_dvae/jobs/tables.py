@@ -52,6 +52,16 @@ def require_table(path: Path, read: str | Path | None, others: tuple[str, ...] =
     require_writable(path)
 
 
+def require_storable(path: Path, table: Table) -> None:
+    """Refuse an array for columns of which one holds text."""
+    texts = [name for name, values in table.items() if values.dtype.kind not in "buif"]
+    if texts and path.suffix == ".npy":
+        raise InputError(
+            f"output: {path} can hold only numbers, but column {texts[0]!r} holds text; choose a .csv or "
+            ".parquet file"
+        )
+
+
 def write_table(path: Path, names: Table, table: Table, shape: tuple[int, ...] | None = None) -> Path:
     """Write columns [N] by name; an array has only the numbers, without names of rows.
 
@@ -59,13 +69,8 @@ def write_table(path: Path, names: Table, table: Table, shape: tuple[int, ...] |
     :param shape: the shape of a row in an array, with channels first or last; by default flat.
     :raises InputError: an array cannot contain a column of texts.
     """
+    require_storable(path, table)
     if path.suffix == ".npy":
-        texts = [name for name, values in table.items() if values.dtype.kind not in "buif"]
-        if texts:
-            raise InputError(
-                f"output: {path} can hold only numbers, but column {texts[0]!r} holds text; choose a .csv or "
-                ".parquet file"
-            )
         array = np.stack(list(table.values()), 1)
         with replacing(path) as partial, open(partial, "wb") as file:
             np.save(file, array if shape is None else as_in_file(array, shape), allow_pickle=False)

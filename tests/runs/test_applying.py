@@ -354,7 +354,7 @@ def test_imputed_cells_have_the_type_of_their_column():
 
 
 @pytest.mark.filterwarnings("ignore:the missing cells")
-def test_gaps_of_categories_are_filled():
+def test_gaps_of_categories_are_filled(capsys, monkeypatch):
     frame = pd.DataFrame({"kind": ["a", "b"] * 20, "x": RNG.normal(size=40)})
     frame.to_csv("kinds.csv", index=False)
     run("train", "--dataset", "kinds.csv", *SMALL, "--no-compile", "--output", "run")
@@ -364,6 +364,9 @@ def test_gaps_of_categories_are_filled():
     found = pd.read_csv("impute.csv")
     assert set(found.kind) == {"a", "b"}
     np.testing.assert_array_equal(found.x, pd.read_csv("gaps.csv").x)
+    monkeypatch.setattr("pyro_dvae.jobs.applying.load", None)  # the refusal comes before the work
+    run("impute", "run", "gaps.csv", "--output", "x.npy", code=2)
+    assert "x.npy can hold only numbers, but column 'kind' holds text" in capsys.readouterr().err
 
 
 def test_rows_whose_filled_cells_are_not_reliable_are_told():
