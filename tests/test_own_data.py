@@ -46,9 +46,10 @@ def test_the_page_lists_nothing_else():
     rows = re.findall(
         r"^\| (.*?) \|", PAGE.partition("## What is refused")[2].partition("\n## ")[0], re.MULTILINE
     )
-    # Tested with processes, likelihoods (programs/test_support.py), a fit (using/test_verbs.py), and plates
-    # (rows/test_sources.py).
+    # Tested with processes, likelihoods (programs/test_support.py), a fit (using/test_verbs.py), plates
+    # (rows/test_sources.py), and guides of Pyro (training/test_row_parameters.py).
     elsewhere = {
+        "batches of some rows, for a guide without an encoder (`AutoNormal` of latents in the data plate)",
         "a table with other columns than those of training, or in another order",
         "a single row, or a data set that yields single rows one by one",
         "a loader with several processes (`torchrun`)",

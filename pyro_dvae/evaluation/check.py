@@ -21,6 +21,7 @@ from pyro_dvae.programs.draws import Draws, Pair
 from pyro_dvae.programs.observations import unequal_masks
 from pyro_dvae.programs.parameters import discover
 from pyro_dvae.programs.plates import NO_SIZE, data_frames, is_deterministic
+from pyro_dvae.programs.row_parameters import wrong_for_others
 from pyro_dvae.sites import is_uncounted
 
 _SHOWN = 4  # names in one remark
@@ -36,6 +37,8 @@ def remarks(seen: TriedPair, num_data: int | None) -> tuple[str, ...]:
     found += _masks(draws)
     if num_data is not None:
         found += _sizes(draws, num_data)
+        if seen.of_rows and len(draws.pair.args[0]) < num_data:
+            found.append(wrong_for_others(seen.of_rows, f"train on all {num_data} rows at once"))
     found += _undeclared(draws)
     found += _independent_in_guide(draws)
     if seen.random:
@@ -219,7 +222,7 @@ def check(
     estimator under ``loss``. Below, the report says how often a training step runs the programs, and has
     remarks on: what the loss refuses, a plate of a size other than the data's, latents that the guide does
     not sample or masks otherwise, dimensions that no plate declares, dependences between latents that the
-    guide ignores, modules that draw random numbers, and parameters without a gradient.
+    guide ignores, modules that draw random numbers, and parameters of single rows or without a gradient.
 
     The programs run a few times. Afterwards random streams, buffers and gradients are restored.
 

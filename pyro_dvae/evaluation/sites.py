@@ -25,6 +25,7 @@ from pyro_dvae.programs.draws import Draws, Pair
 from pyro_dvae.programs.leaves import NOT_INVERTED
 from pyro_dvae.programs.parameters import discover
 from pyro_dvae.programs.plates import NO_SIZE, Layout, Subsamples, is_deterministic
+from pyro_dvae.programs.row_parameters import row_parameter
 from pyro_dvae.sites import is_uncounted
 
 
@@ -50,11 +51,15 @@ class Step:
 
 @dataclass(frozen=True)
 class TriedPair:
-    """One draw of a pair, a training step, and the sites whose density differs between two runs."""
+    """One draw of a pair, a training step, and the sites whose density differs between two runs.
+
+    ``of_rows`` is the name of a parameter whose elements belong to single rows, or empty.
+    """
 
     draws: Draws
     step: Step
     random: tuple[str, ...]
+    of_rows: str
 
 
 def tried(pair: Pair, loss: Any) -> TriedPair:
@@ -74,7 +79,11 @@ def tried(pair: Pair, loss: Any) -> TriedPair:
         rows = dict(zip(["batch"], pair.args, strict=False))
         trained = discover(pair.model, pair.guide, runs, required=False, data=rows)
         step = _step(pair, copy.copy(loss), trained.parameters)
-    return TriedPair(found[0], step, tuple(random))
+        of_rows = ""
+        if step.stopped is None and pair.args and all(isinstance(each, Tensor) for each in pair.args):
+            model, guide = (partial(program, **pair.kwargs) for program in (pair.model, pair.guide))
+            of_rows = row_parameter(model, guide, pair.args, trained)
+    return TriedPair(found[0], step, tuple(random), of_rows)
 
 
 def _one_draw(pair: Pair) -> Draws:

@@ -33,6 +33,7 @@ class Trained:
     :param left_out: names of parameters of model or guide that no param statement registers.
     :param frozen: names of leaves that are not trained.
     :param without_gradient: parameters of the modules that required no gradient when the leaves were found.
+    :param of_rows: name of a leaf whose elements belong to single rows (:mod:`.row_parameters`), or empty.
     """
 
     parameters: dict[str, Tensor] = field(default_factory=dict)
@@ -40,6 +41,7 @@ class Trained:
     left_out: tuple[str, ...] = ()
     frozen: tuple[str, ...] = ()
     without_gradient: dict[str, Tensor] = field(default_factory=dict)
+    of_rows: str = ""
 
     def refuse_unfrozen(self) -> None:
         """Refuse parameters that require a gradient now and did not when the leaves were found.
@@ -258,6 +260,9 @@ def _collect(values: list[tuple[str, Tensor]]) -> dict[str, Tensor]:
             )
         seen.add(id(leaf))
         name = asked_name(name, leaf)
+        if name in found and found[name].data_ptr() == leaf.data_ptr():
+            found[name] = leaf  # a PyroModule that is set up in this run has replaced the leaf
+            continue
         unique, copies = name, 1
         while unique in found:  # two modules with local parameters may use one name
             copies += 1

@@ -71,6 +71,11 @@ class Batches(ABC):
         """Yield the batches of an epoch (from 0), starting at a position."""
 
     @property
+    def whole(self) -> bool:
+        """Whether each batch has all rows on this process, in their order."""
+        return False
+
+    @property
     def as_given(self) -> bool:
         """Whether rows are not transformed."""
         return self._settings.transform is None
@@ -116,13 +121,18 @@ class IndexedBatches(Batches):
         """The number of rows of every batch but the last."""
         return self._settings.batch_size
 
+    @property
+    def whole(self) -> bool:
+        """Whether each batch has all rows on this process, in their order."""
+        return self.size >= len(self._data) and not self._ranks.several
+
     def example(self) -> tuple[Tensor, ...]:
         """Return the first rows."""
         return self._data.take(slice(0, self._settings.batch_size))
 
     def epoch(self, epoch: int, position: int) -> Iterator[LocalBatch]:
         """Yield the batches of an epoch; a process without rows of its own gets the first, with share 0."""
-        order = epoch_order(len(self._data), self.seed, epoch).to(self._data.device)
+        order = epoch_order(len(self._data), self.size, self.seed, epoch).to(self._data.device)
         for number in range(position, self._count):
             start = number * self.size
             rows = order[start : start + self.size]

@@ -13,6 +13,7 @@ from pyro_dvae.errors import warn
 from pyro_dvae.internals import TorchDispatchMode
 from pyro_dvae.machine import threads_for
 from pyro_dvae.programs.parameters import Trained, discover
+from pyro_dvae.programs.row_parameters import refuse_other_rows, row_parameter
 from pyro_dvae.programs.support import InSupport
 from pyro_dvae.training.batches import Batches
 from pyro_dvae.training.learning_rates import left_out
@@ -41,11 +42,11 @@ def dry_run(
     """
     support: list[InSupport] = []
     given: dict[str, Tensor] = {}
-    rows: list[tuple[Tensor, ...]] = []
+    seen: list[tuple[Tensor, ...]] = []
 
     def run() -> None:
         batch = batches.prepared(*batches.example())
-        rows.append(tuple(part[:1].detach().cpu() for part in batch))
+        seen.append(batch)
         given["data"] = checks.dense("transform", batch[0])
         support.append(InSupport("data", batch[0]))
         with support[-1], faults.explained(*batch):
@@ -58,8 +59,14 @@ def dry_run(
             support[-1].require(each, argument)
     if trained.left_out:
         warn(left_out(trained))
+    trained.of_rows = row_parameter(model, guide, seen[-1], trained)
+    if not batches.whole:
+        refuse_other_rows(trained, "batch_size", "train on all rows at once, as one batch of a tensor")
+    if rows_by_name.get("validation") is not None:
+        refuse_other_rows(trained, "validation", "leave it out")
+    row = tuple(part[:1].detach().cpu() for part in seen[-1])
     # The backward pass takes twice as many operations as the loss.
-    return DryRun(trained, rows[-1], threads_for(3 * operations.count))
+    return DryRun(trained, row, threads_for(3 * operations.count))
 
 
 class _Operations(TorchDispatchMode):

@@ -25,8 +25,10 @@ def same_type(argument: str, values: Sequence[Tensor], train: Sequence[Tensor]) 
             raise InputError(f"{argument}: expected {like.dtype}, as data has, got {value.dtype}")
 
 
-def epoch_order(rows: int, seed: int, epoch: int) -> Tensor:
-    """Return a permutation of the rows, a pure function of the three arguments."""
+def epoch_order(rows: int, batch_size: int, seed: int, epoch: int) -> Tensor:
+    """Return a permutation of the rows, a function of the arguments; a single batch keeps their order."""
+    if batch_size >= rows:
+        return torch.arange(rows)
     generator = torch.Generator().manual_seed(derived_seed(seed, epoch, "order"))
     return torch.randperm(rows, generator=generator)
 

@@ -173,7 +173,8 @@ class ManyTraining:
         given = {} if settings.transform else {"data": of_model, "validation": [h for h in held_out if h]}
         checked = {name: rows for name, rows in given.items() if rows}
         given_rows, rows = self._prepared(*example), len(of_model[0])
-        self._members = members_of(pairs, settings.bound, given_rows, settings.freeze, checked, rows)
+        known = (settings.freeze, checked, rows, validation is not None)
+        self._members = members_of(pairs, settings.bound, given_rows, *known)
         self._updates = updates_of(self._members, settings, rates)
         self._state = ManyState(self._members, self._updates)
         self._device = next(iter(self._members[0].trained.parameters.values())).device

@@ -70,12 +70,24 @@ class PlateScale(Messenger):
         plate = max(common, key=lambda name: observed[0][name])  # a subsampled one, if there are two
         return plate, observed[0][plate]
 
-    def warn_of_shared(self, length: int) -> None:
-        """Warn of a latent shared by all ``length`` rows whose prior every batch counts in full."""
+    def warn_of_batches(self, length: int) -> None:
+        """Warn if a batch of a program for all ``length`` rows may not stand for them.
+
+        The rows may depend on each other, or share a latent whose prior every batch counts in full.
+        """
+        if self._rows >= length:
+            return
         plate, own = self._plate()
+        if plate is None:
+            warn(
+                f"model: no plate around all observed sites has the {self._rows} rows of a batch, so rows of "
+                "different batches count as independent; if they are, put the sites into a plate, "
+                f'pyro.plate("data", len(x)), otherwise train on all rows at once, batch_size={length}'
+            )
+            return
         latents = [s for s in self._sites if not (s[0]["is_observed"] or s[0]["infer"].get("is_auxiliary"))]
         shared = [site["name"] for site, plates in latents if plate not in plates]
-        if plate is not None and own == 1 and shared and self._rows < length:
+        if own == 1 and shared:
             times = f"{length / self._rows:g}"
             warn(
                 f"model: latent {shared[0]!r} is shared by all rows, and plate {plate!r} has the "
@@ -125,7 +137,7 @@ class PlateScales:
         with PlateScale(rows) as scale:
             yield
         if self._length is not None and not self.known:
-            scale.warn_of_shared(self._length)
+            scale.warn_of_batches(self._length)
         self.known[batch] = scale.factor
         self.subsampled = scale.subsampled
 

@@ -102,7 +102,10 @@ class RowsOfMany:
         Copying them for each batch would make the host wait for the device at every step.
         """
         _, source = self._joined[0]
-        return torch.stack([epoch_order(self.rows, seed, epoch) for seed in self._seeds]).to(source.device)
+        size = self._settings.batch_size
+        return torch.stack([epoch_order(self.rows, size, seed, epoch) for seed in self._seeds]).to(
+            source.device
+        )
 
     def batch(self, orders: Tensor, position: int) -> list[Tensor]:
         """Return a batch of each model, [E, B, ...] for each data argument, the first one transformed."""

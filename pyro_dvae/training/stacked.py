@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pyro_dvae.errors import InputError, warn
 from pyro_dvae.programs.parameters import Trained, discover
+from pyro_dvae.programs.row_parameters import refuse_other_rows, row_parameter
 from pyro_dvae.programs.support import InSupport
 from pyro_dvae.rows import Data
 from pyro_dvae.training.learning_rates import left_out
@@ -61,12 +62,14 @@ def members_of(
     freeze: Any = None,
     rows_by_name: Mapping[str, Sequence[Data]] | None = None,
     length: int | None = None,
+    validates: bool = False,
 ) -> list[Member]:
     """Return the models with their parameters; refuse models of another structure than the first.
 
     :param freeze: names of parameters that are not trained.
     :param rows_by_name: the rows of each model by argument name, unless they are transformed.
     :param length: N, the rows of each model's data, if known.
+    :param validates: whether there are rows for validation.
     """
     members = []
     for number, pair in enumerate(pairs):
@@ -77,6 +80,12 @@ def members_of(
             member.trained = member.apart(lambda m=member: m.loss(*example), example[0])  # type: ignore[misc]
         for argument, rows in (rows_by_name or {}).items():
             support.require(rows[number], argument)
+        with member.with_store():
+            member.trained.of_rows = row_parameter(member.model, member.guide, example, member.trained)
+        if length is not None and len(example[0]) < length:
+            refuse_other_rows(member.trained, "batch_size", f"train on all rows at once, batch_size={length}")
+        if validates:
+            refuse_other_rows(member.trained, "validation", "leave it out")
         if freeze is not None:
             member.trained.freeze("freeze", freeze)
         if member.trained.left_out:

@@ -8,6 +8,7 @@ from typing import Any
 from pyro_dvae.conditioning import anomaly_score, condition, impute, inference_gaps, predict, sample_given
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.importance.log_likelihood import log_likelihood
+from pyro_dvae.programs.row_parameters import refuse_other_rows
 from pyro_dvae.rows import Data, columns_of, same_columns
 from pyro_dvae.training.fitted import Fitted
 from pyro_dvae.using.codes import encode
@@ -23,6 +24,7 @@ def _of_pair(function: Callable[..., Any]) -> Callable[..., Any]:
     def method(fitted: Fitted, *data: Any, **options: Any) -> Any:
         if data:
             _require_columns(fitted, data[0])
+            refuse_other_rows(fitted.trained, "guide", "use Pyro's own functions on the rows of training")
         with fitted.in_use():
             return function(fitted.model, fitted.guide, *data, **{**fitted.constants, **options})
 

@@ -19,6 +19,7 @@ from pyro_dvae.checkpoint import load_checkpoint, save_checkpoint
 from pyro_dvae.errors import CheckpointError, InputError, warn
 from pyro_dvae.files import user_path, write_atomically
 from pyro_dvae.programs.parameters import discover
+from pyro_dvae.programs.row_parameters import refuse_other_rows
 from pyro_dvae.random_state import forked
 from pyro_dvae.rows import Arguments
 from pyro_dvae.training.fitted import Fitted
@@ -40,6 +41,7 @@ def save(fitted: Fitted, folder: str | os.PathLike[str]) -> Path:
     :returns: the folder.
     """
     checks.instance("fitted", fitted, Fitted, "what fit returns")
+    refuse_other_rows(fitted.trained, "guide", "keep its values with pyro.get_param_store().save")
     path = user_path("folder", folder)
     if path.exists() and not path.is_dir():
         raise InputError(f"folder: {path} is a file; name a folder")

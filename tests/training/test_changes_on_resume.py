@@ -32,7 +32,7 @@ def by_hand(make, change, epochs=(3, 6)):
     for epoch in range(epochs[1]):
         if epoch == epochs[0]:
             change(optimizer)
-        for rows in epoch_order(len(X), 0, epoch).split(6):
+        for rows in epoch_order(len(X), 6, 0, epoch).split(6):
             optimizer.zero_grad()
             pair.loss(X[rows]).backward()
             optimizer.step()
@@ -98,7 +98,7 @@ def test_another_kind_of_optimizer_begins_with_new_moments(tmp_path):
     run(trainer(first, epochs=3, batch_size=6, validation=None, **options))
     optimizer = SGD(first.parameters(), lr=0.01)
     for epoch in range(3, 6):
-        for rows in epoch_order(len(X), 0, epoch).split(6):
+        for rows in epoch_order(len(X), 6, 0, epoch).split(6):
             optimizer.zero_grad()
             first.loss(X[rows]).backward()
             optimizer.step()
@@ -182,7 +182,7 @@ def test_averages_that_begin_on_resume_begin_with_the_restored_weights(tmp_path)
     pair = Noiseless()
     one = run(trainer(pair, epochs=3, batch_size=6, validation=None, **options))
     optimizer = SGD(pair.parameters(), lr=0.05)
-    for rows in epoch_order(len(X), 0, 3).split(6):
+    for rows in epoch_order(len(X), 6, 0, 3).split(6):
         optimizer.zero_grad()
         pair.loss(X[rows]).backward()
         optimizer.step()
@@ -238,7 +238,7 @@ def test_other_frozen_parameters(tmp_path, first, compiled):
     optimizer = Adam(expected.parameters(), lr=0.01)
     for epoch in range(6):
         expected.shift.requires_grad_((epoch < 3) == (not first))
-        for rows in epoch_order(len(X), 0, epoch).split(6):
+        for rows in epoch_order(len(X), 6, 0, epoch).split(6):
             optimizer.zero_grad()
             expected.loss(X[rows]).backward()
             optimizer.step()

@@ -145,7 +145,7 @@ def test_the_loop_is_adam_on_the_negative_bound():
     pyro.set_rng_seed(3)
     expected = []
     for epoch in range(2):
-        for rows in epoch_order(ROWS, 0, epoch).split(BATCH):
+        for rows in epoch_order(ROWS, BATCH, 0, epoch).split(BATCH):
             expected.append(svi.step(data()[rows]))
     assert losses == pytest.approx(expected, rel=1e-5)
     for name, value in net.state_dict().items():

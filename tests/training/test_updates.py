@@ -33,7 +33,7 @@ def by_hand(make, batch_size=6, epochs=3, scheduler=None, after=lambda pair: Non
     optimizer = make(pair)
     schedule = scheduler(optimizer) if scheduler else None
     for epoch in range(epochs):
-        for rows in epoch_order(len(X), 0, epoch).split(batch_size):
+        for rows in epoch_order(len(X), batch_size, 0, epoch).split(batch_size):
             optimizer.zero_grad()
             (pair.loss(X[rows]) * (1 if scale is None else scale / len(rows))).backward()
             optimizer.step()
@@ -105,7 +105,7 @@ def test_pyro_clips_each_parameter_for_itself(compiled):
         other.model, other.guide, pyro.optim.Adam({"lr": 0.05}, {"clip_norm": 0.5}), pyro.infer.Trace_ELBO()
     )
     for epoch in range(3):
-        for rows in epoch_order(len(X), 0, epoch).split(6):
+        for rows in epoch_order(len(X), 6, 0, epoch).split(6):
             svi.step(X[rows])
     assert_weights(pair, dict(other.named_parameters()))
 

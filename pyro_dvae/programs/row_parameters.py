@@ -1,0 +1,140 @@
+"""Parameters of single rows, as in a guide without an encoder: each belongs to a place in the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from pyro import poutine
+from pyro.infer.autoguide import AutoGuide
+from pyro.poutine.indep_messenger import CondIndepStackFrame
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from pyro_dvae.buffers import on_trial
+from pyro_dvae.errors import InputError
+from pyro_dvae.internals import uncompiled
+from pyro_dvae.programs.parameters import Trained
+from pyro_dvae.programs.plates import size_at
+from pyro_dvae.random_state import forked
+
+Program = Callable[..., Any]
+_RUNS = 3  # with other draws each, and the rows in the other order
+
+
+class _Used(NamedTuple):
+    """Which elements of a parameter have a gradient in the terms of the first and of the last place."""
+
+    first: Tensor
+    last: Tensor
+
+    @property
+    def apart(self) -> bool:
+        """Whether both places use elements, and none in common."""
+        return bool(self.first.any() and self.last.any() and not (self.first & self.last).any())
+
+
+def row_parameter(model: Program, guide: Program, batch: tuple[Tensor, ...], trained: Trained) -> str:
+    """Return the name of a parameter whose elements belong to single places of a batch; empty without one.
+
+    The first and the last place use other elements of it, and the same ones whichever rows are there. (Of a
+    table with a value for each category, they use those of their rows' categories.) The programs only run if
+    the guide has a part that Pyro made, or a parameter has as many values in a dimension as there are rows.
+
+    :param batch: rows of all data arguments, [B, ...] each.
+    """
+    rows = len(batch[0])
+    parts = (part for root in trained.modules.values() for part in root.modules())
+    suspect = any(isinstance(part, AutoGuide) for part in parts)
+    suspect = suspect or any(rows in leaf.shape for leaf in trained.parameters.values())
+    if rows < 2 or not suspect:
+        return ""
+    left = {name: leaf for name, leaf in trained.parameters.items() if leaf.numel() >= rows}
+    before: dict[str, _Used] = {}
+    for run in range(_RUNS):
+        if not left:
+            return ""
+        ordered = batch if run % 2 else tuple(part.flip(0) for part in batch)
+        with on_trial(), forked(run), torch.enable_grad(), uncompiled():
+            found = _used(model, guide, ordered, left)
+        left = {name: left[name] for name, each in found.items() if _stays(each, before.get(name, each))}
+        before = found
+    return next(iter(left), "")
+
+
+def wrong_for_others(name: str, remedy: str) -> str:
+    """Return why a parameter with elements of single rows cannot be used for other rows, and the remedies."""
+    return (
+        f"parameter {name!r} has a value for each row of a batch, so it is wrong for other rows; {remedy}, "
+        "or let a network compute the value from the row (an encoder)"
+    )
+
+
+def refuse_other_rows(trained: Trained, argument: str, remedy: str) -> None:
+    """Refuse rows other than those of training if a parameter has elements of single rows."""
+    if trained.of_rows:
+        raise InputError(f"{argument}: {wrong_for_others(trained.of_rows, remedy)}")
+
+
+def _stays(now: _Used, before: _Used) -> bool:
+    return now.apart and torch.equal(now.first, before.first) and torch.equal(now.last, before.last)
+
+
+def _used(
+    model: Program, guide: Program, batch: tuple[Tensor, ...], leaves: Mapping[str, Tensor]
+) -> dict[str, _Used]:
+    """Return which elements the two places use; nothing if no plate has the rows."""
+    of_guide = poutine.trace(guide).get_trace(*batch)
+    of_model = poutine.trace(poutine.replay(model, trace=of_guide)).get_trace(*batch)
+    terms: tuple[list[Tensor], list[Tensor]] = ([], [])
+    plates = _data_plates(of_model, len(batch[0]))
+    for trace in (of_guide, of_model):
+        trace.compute_log_prob()
+        for site in trace.nodes.values():
+            if site["type"] != "sample" or site_is_subsample(site):
+                continue
+            for frame in (each for each in site["cond_indep_stack"] if each.name in plates):
+                for place, found in zip((0, len(batch[0]) - 1), terms, strict=True):
+                    found += _term(site, frame, place)
+    if not all(terms):
+        return {}
+    used = []
+    for each in terms:
+        total = torch.stack(each).sum()
+        gradients = (
+            torch.autograd.grad(total, list(leaves.values()), retain_graph=True, allow_unused=True)
+            if total.requires_grad
+            else [None] * len(leaves)
+        )
+        used.append([_nonzero(leaf, g) for leaf, g in zip(leaves.values(), gradients, strict=True)])
+    return {name: _Used(*both) for name, *both in zip(leaves, *used, strict=True)}
+
+
+def _nonzero(leaf: Tensor, gradient: Tensor | None) -> Tensor:
+    return torch.zeros_like(leaf, dtype=torch.bool) if gradient is None else gradient != 0
+
+
+def _term(site: dict[str, Any], frame: CondIndepStackFrame, place: int) -> list[Tensor]:
+    """Return the terms of a site in a place of a plate."""
+    log_prob: Tensor = site["log_prob"]
+    if not frame.vectorized:  # a loop over rows, which counts from 1
+        return [log_prob.sum()] if frame.counter - 1 == place else []
+    if log_prob.dim() < -frame.dim or log_prob.shape[frame.dim] != size_at(site, frame):
+        return []
+    return [log_prob.select(frame.dim, place).sum()]
+
+
+def _data_plates(trace: poutine.Trace, rows: int) -> set[str]:
+    """Return the names of plates of the rows: loops, and plates of the first dimension of observed values.
+
+    (A plate of the columns may have as many elements as there are rows.)
+    """
+    found = set()
+    for site in map(trace.nodes.__getitem__, trace.observation_nodes):
+        batch_dim = site["value"].dim() - len(site["fn"].event_shape)
+        for frame in site["cond_indep_stack"]:
+            leads = batch_dim + frame.dim == 0 if frame.vectorized else True
+            if leads and rows == (size_at(site, frame) if frame.vectorized else frame.size):
+                found.add(frame.name)
+    return found
