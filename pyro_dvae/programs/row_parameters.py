@@ -20,7 +20,7 @@ from pyro_dvae.programs.plates import size_at
 from pyro_dvae.random_state import forked
 
 Program = Callable[..., Any]
-_RUNS = 3  # with other draws each, and the rows in the other order
+_RUNS = 5  # with other draws each, and the rows in the other order
 
 
 class _Used(NamedTuple):
@@ -31,16 +31,16 @@ class _Used(NamedTuple):
 
     @property
     def apart(self) -> bool:
-        """Whether both places use elements, and none in common."""
-        return bool(self.first.any() and self.last.any() and not (self.first & self.last).any())
+        """Whether each place uses elements that the other does not use."""
+        return bool((self.first & ~self.last).any() and (self.last & ~self.first).any())
 
 
 def row_parameter(model: Program, guide: Program, batch: tuple[Tensor, ...], trained: Trained) -> str:
     """Return the name of a parameter whose elements belong to single places of a batch; empty without one.
 
-    The first and the last place use other elements of it, and the same ones whichever rows are there. (Of a
-    table with a value for each category, they use those of their rows' categories.) The programs only run if
-    the guide has a part that Pyro made, or a parameter has as many values in a dimension as there are rows.
+    The first and the last place use different elements of it, and the same ones whichever rows are there. (Of
+    a table with a value for each category, they use the elements of their rows' categories.) The programs run
+    only if Pyro made a part of the guide, or a parameter has as many values in a dimension as there are rows.
 
     :param batch: rows of all data arguments, [B, ...] each.
     """

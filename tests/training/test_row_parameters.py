@@ -49,6 +49,13 @@ def positions(x):
         pyro.sample("x", dist.Normal(loc, 0.5).to_event(1), obs=x)
 
 
+def with_a_mean(x):
+    mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(mean, 1.0))
+        pyro.sample("x", dist.Normal(z, 0.5), obs=x[:, 0])
+
+
 def nothing(x):
     pass
 
@@ -68,6 +75,7 @@ HELD = {
         model,
         dv.DenoisingGuide(autoguide.AutoNormal(model), dv.GaussianNoise(0.1)),
     ),
+    "of a shared latent, too": lambda: (with_a_mean, autoguide.AutoLaplaceApproximation(with_a_mean)),
     "own": lambda: (model, own_guide),
     "looped": lambda: (looped_model, looped_guide),
     "model": lambda: (positions, nothing),
@@ -82,6 +90,7 @@ def _double():
     torch.set_default_dtype(torch.float32)
 
 
+@pytest.mark.filterwarnings("ignore:model. latent 'mean' is shared")
 @pytest.mark.parametrize("name", HELD)
 def test_batches_of_some_rows_are_refused(name):
     pair = HELD[name]()
