@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,17 +19,19 @@ def rows_of(count: int, total: int) -> Iterator[None]:
     :param count: rows at a time.
     :param total: rows in all.
     """
+    advice = "they must run on any number of rows"
+    if count < total:
+        advice += "; a guide with parameters for each observation (an AutoGuide of local latents) does not"
     try:
         yield
-    except (InputError, Warning):
+    except InputError as error:
+        if count < total and re.search(rf"\b{total}\b", str(error.__cause__)):  # a shape has all rows
+            raise InputError(f"{error}; {advice}") from error.__cause__
+        raise
+    except Warning:
         raise
     except (RuntimeError, ValueError, IndexError, AssertionError) as error:
         reason = first_line(error) or type(error).__name__
-        advice = "they must run on any number of rows"
-        if count < total:
-            advice += (
-                "; a guide with parameters for each observation (an AutoGuide of local latents) does not"
-            )
         raise InputError(
             f"model, guide: they fail on {count} of {total} rows at a time ({reason}); {advice}"
         ) from error

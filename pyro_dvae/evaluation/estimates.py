@@ -74,7 +74,8 @@ def evaluation_mode(
             trace = rows.call(poutine.trace(guide).get_trace) if guide is not None else None
             rows.call(model if trace is None else poutine.replay(model, trace=trace))
 
-    trained = discover(model, guide, run, required=False, data={"data": rows.x})
+    with rows_of(len(rows.x), len(rows.x) if observed is None else len(observed)):
+        trained = discover(model, guide, run, required=False, data={"data": rows.x})
     if observed is not None:
         support.require(observed)
     with trained.evaluating(), calling("model, guide, data"):

@@ -271,3 +271,12 @@ def test_a_guide_that_is_set_up_in_training_has_each_parameter_once(tmp_path):
     assert all(leaf is not None and leaf.grad is None for leaf in fitted.trained.parameters.values())
     longer = dv.fit(model, guide, X, resume=True, **options | {"epochs": 3})
     assert len(longer.history.epochs) == 3
+
+
+def test_estimates_on_some_rows_say_what_they_need():
+    pair = HELD["AutoNormal"]()
+    pyro.infer.SVI(*pair, pyro.optim.Adam({}), loss=Trace_ELBO()).step(X)
+    with pytest.raises(
+        dv.InputError, match="must run on any number of rows; a guide with parameters for each"
+    ):
+        dv.log_likelihood(*pair, X, num_samples=10)
