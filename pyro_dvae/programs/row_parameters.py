@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -56,7 +57,9 @@ def row_parameter(model: Program, guide: Program, batch: tuple[Tensor, ...], tra
         if not left:
             return ""
         ordered = batch if run % 2 else tuple(part.flip(0) for part in batch)
-        with on_trial(), forked(run), torch.enable_grad(), uncompiled():
+        found: dict[str, _Used] = {}
+        # A program that runs only inside its loss (for several draws at once) has no run of its own.
+        with suppress(Exception), on_trial(), forked(run), torch.enable_grad(), uncompiled():
             found = _used(model, guide, ordered, left)
         left = {name: left[name] for name, each in found.items() if _stays(each, before.get(name, each))}
         before = found
