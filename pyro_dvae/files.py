@@ -215,8 +215,10 @@ def author(content: Any) -> str:
     """Return the program that has written a record, as far as its ``versions`` tell, for a message."""
     versions = content.get("versions") if isinstance(content, dict) else None
     version = versions.get("pyro_dvae") if isinstance(versions, dict) else None
-    if not isinstance(version, str) or version == pyro_dvae.__version__:
+    if not isinstance(version, str):
         return "not written by this program"
+    if version == pyro_dvae.__version__:
+        return f"changed, or written by another state of pyro_dvae {version}"
     return f"written by pyro_dvae {version}, this is {pyro_dvae.__version__}"
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from pyro_dvae.cli import main
 from pyro_dvae.interrupts import Interrupts, at_once
+from pyro_dvae.jobs import command as ending
 from pyro_dvae.text import show, visible
 
 ROOT = Path(__file__).parents[1]
@@ -99,6 +100,17 @@ def test_a_stopped_command_names_itself_before_anything_is_saved(command, capsys
     quoted = "'my run'" if command == "evaluate" else "table1"
     told = f"stopped; continue with: pyro-dvae {command} {quoted} --output {tmp_path}"
     assert capsys.readouterr().err.strip() == told
+
+
+def test_a_stopped_module_names_itself(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/somewhere/pyro_dvae/__main__.py", "train"])
+    monkeypatch.setattr(ending, "_work", ending._Work())
+    ending.go_on_with(Path("run") / "checkpoint.safetensors")
+    assert ending._work.how_to_go_on() == "python -m pyro_dvae train --resume run"
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    told = "torchrun --nproc-per-node=2 -m pyro_dvae train --resume run"
+    assert ending._work.how_to_go_on() == told
 
 
 def test_bare_command_prints_its_help(capsys):

@@ -44,8 +44,24 @@ _prefixed: dict[str, FileLoader] = {}
 
 
 def register(name: str) -> Callable[[Loader], Loader]:
-    """Make ``load_dataset(name)`` call the decorated loader."""
-    return _enter(_named, name)
+    """Make ``load_dataset(name)`` call the decorated loader; case does not matter."""
+    return _enter(_named, name.lower())
+
+
+def own_loaders() -> dict[str, Loader]:
+    """Return the loaders by name that are not of this package; another process does not know them."""
+    package = __name__.partition(".")[0]
+    return {
+        name: loader
+        for name, loader in _named.items()
+        if getattr(loader, "__module__", "").partition(".")[0] != package
+    }
+
+
+def register_all(loaders: Mapping[str, Loader]) -> None:
+    """Register the loaders of another process, without those whose names are known."""
+    for name, loader in loaders.items():
+        _named.setdefault(name, loader)
 
 
 def register_file(suffix: str) -> Callable[[Reader], Reader]:

@@ -24,13 +24,14 @@ from pyro_dvae.datasets.from_arrays import channels_first, flat_parts, picture_s
 from pyro_dvae.datasets.treatment import Treatment
 from pyro_dvae.errors import DataError, InputError, warn
 from pyro_dvae.evaluation.importance.tally import fingerprint
-from pyro_dvae.files import replacing, user_path
+from pyro_dvae.files import replacing, require_writable, user_path
 from pyro_dvae.jobs.by_rows import PartOfRows, Workers, parts_of
 from pyro_dvae.jobs.data import log_p_of, of_file
 from pyro_dvae.jobs.executors.run_progress import ProgressRelay
 from pyro_dvae.jobs.folder import CHECKPOINT, data_units, options_of, read_config
 from pyro_dvae.jobs.loading import load
 from pyro_dvae.jobs.tables import require_storable, require_table, write_table
+from pyro_dvae.ownership import own
 from pyro_dvae.training import Fitted
 
 Table = dict[str, np.ndarray]
@@ -262,14 +263,18 @@ def _by_parts(task: _RowsTask, given: ConvertedRows, workers: Workers, output: P
     what = (task.verb, task.settings, weights, fingerprint([given.rows]))
     name = hashlib.sha256(repr(what).encode()).hexdigest()[:12]  # only parts of the same work are reused
     function = partial(_table_of_part, task=task, stem=shared / name)
-    workers.perform(
-        function, [part for part in parts if not _file(shared / name, part).exists()], shared, False
-    )
-    found = [np.load(_file(shared / name, part), allow_pickle=False) for part in parts]
-    names = enumerate(found[0]["names"].tolist())
-    table = {column: np.concatenate([each[f"arr_{n}"] for each in found]) for n, column in names}
-    reliable = torch.from_numpy(np.concatenate([each["reliable"] for each in found]))
-    shutil.rmtree(shared, ignore_errors=True)
+    require_writable(shared / name)
+    lock = own("output", shared)
+    try:
+        missing = [part for part in parts if not _file(shared / name, part).exists()]
+        workers.perform(function, missing, shared, False)
+        found = [np.load(_file(shared / name, part), allow_pickle=False) for part in parts]
+        names = enumerate(found[0]["names"].tolist())
+        table = {column: np.concatenate([each[f"arr_{n}"] for each in found]) for n, column in names}
+        reliable = torch.from_numpy(np.concatenate([each["reliable"] for each in found]))
+        shutil.rmtree(shared, ignore_errors=True)
+    finally:
+        lock.release()
     return table, reliable
 
 

@@ -190,10 +190,14 @@ def _terminated(number: int, frame: Any) -> None:
 
 
 def _program() -> str:
-    script = shlex.quote(sys.argv[0])
-    if _of_several() and sys.argv[0].endswith(".py"):
-        return f"torchrun --nproc-per-node={os.environ.get('LOCAL_WORLD_SIZE', 'N')} {script}"
-    return f"python {script}" if sys.argv[0].endswith(".py") else "pyro-dvae train"
+    script = sys.argv[0]
+    if not script.endswith(".py"):
+        return "pyro-dvae train"
+    is_command = Path(script).parts[-2:] == ("pyro_dvae", "__main__.py")  # python -m pyro_dvae
+    program = "-m pyro_dvae train" if is_command else shlex.quote(script)
+    if _of_several():
+        return f"torchrun --nproc-per-node={os.environ.get('LOCAL_WORLD_SIZE', 'N')} {program}"
+    return f"python {program}"
 
 
 def _show_warning(message: Warning | str, *args: Any, **extra: Any) -> None:

@@ -76,7 +76,15 @@ def test_bad_arguments(arguments, message):
 
 def test_a_name_is_registered_once():
     with pytest.raises(ValueError, match="'digits' is registered already"):
-        door.register("digits")(lambda request: None)
+        door.register("Digits")(lambda request: None)
+
+
+def test_the_case_of_a_name_does_not_matter(monkeypatch):
+    monkeypatch.setattr(door, "_named", {})
+    x = torch.zeros(2, 3)
+    made = Dataset("Mine", x, x, x, None, None, None, None, True, "here")
+    door.register("Mine")(lambda request: made)
+    assert load_dataset("Mine").source == load_dataset("mine").source == "here"
 
 
 def test_the_fallback_is_loud_and_says_why(tmp_path):

@@ -10,9 +10,11 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
+import torch
 from executor_work import WorkItem, count
 
 import pyro_dvae as dv
+from pyro_dvae.datasets import Dataset, registry
 from pyro_dvae.errors import ProcessLostError
 from pyro_dvae.interrupts import Interrupts, Stopped
 from pyro_dvae.jobs.executors import drive, opened
@@ -118,6 +120,22 @@ def test_what_came_of_work_reaches_the_driver(tmp_path):
     assert drive_one(diverged, tmp_path) == ["piece a: the loss is NaN"]
     with pytest.raises(ProcessLostError, match="piece a failed: KeyError: 'x'; repeat the command"):
         drive_one(failed, tmp_path)
+
+
+def test_a_worker_knows_the_data_sets_of_the_drivers_script(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "_named", {})
+    x = torch.zeros(2, 3)
+    registry.register("Mine")(lambda request: Dataset("mine", x, x, x, None, None, None, None, True, "here"))
+
+    class Elsewhere(Thread):
+        def submit(self, function, planned):
+            registry._named.clear()  # a process that has not run the script
+            return super().submit(function, planned)
+
+    def load(piece, told):
+        raise dv.DivergenceError(dv.load_dataset("mine").source)  # what a piece tells its driver
+
+    assert drive_one(load, tmp_path, Elsewhere()) == ["piece a: here"]
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from pyro_dvae.errors import ProcessLostError
 from pyro_dvae.jobs.executors import local
 from pyro_dvae.jobs.executors.local import Local
 from pyro_dvae.jobs.executors.run_progress import RunsProgress
-from pyro_dvae.jobs.experiments import by_batch, experiments, measures, one_run, plan, results, running
+from pyro_dvae.jobs.experiments import Case, by_batch, experiments, measures, one_run, plan, results, running
 from pyro_dvae.jobs.experiments.by_batch import groups, perform_groups
 from pyro_dvae.jobs.experiments.measures import MEASURES
 from pyro_dvae.jobs.experiments.results import unpacked
@@ -89,6 +89,21 @@ def test_what_is_finished_is_not_run_again(small, tmp_path, monkeypatch):
     moved = reproduce(beside, plan(beside, seeds=1), tmp_path / "beside", jobs=1, **QUIET)
     assert len(asked) == 1
     assert figures(moved.rows) == figures(second.rows)
+
+
+def test_cells_with_the_same_options_share_a_run(small, tmp_path):
+    cells = [
+        ("latents", "3"),
+        ("latents", "2", {"latent_size": 2}),
+        ("width", "16"),
+        ("width", "8", {"width": 8}),
+    ]
+    own = dataclasses.replace(small, cases=tuple(Case(*cell) for cell in cells))
+    outcome = reproduce(own, plan(own, seeds=1, epochs=1), tmp_path, jobs=1, **QUIET)
+    assert [(row["row"], row["column"]) for row in outcome.rows] == [cell[:2] for cell in cells]
+    assert outcome.rows[0]["figures"] == outcome.rows[2]["figures"]
+    assert len(results.read(tmp_path)) == 3
+    assert "3 runs of 1 epoch" in (tmp_path / "table.md").read_text()
 
 
 OWN = {"binarisation": "none", "likelihood": "gaussian-columns", "noise_kind": "masking", "width": 4}

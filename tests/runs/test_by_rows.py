@@ -131,6 +131,19 @@ def test_scores_and_imputations_in_parts_equal_one_process_and_resume(made, tmp_
         assert not list(tmp_path.glob("*.parts"))
 
 
+def test_two_commands_do_not_work_on_the_same_parts(made, tmp_path):
+    do = partial(apply, "score", made / "run", made / "few.csv", tmp_path / "parts.csv", samples=30, seed=3)
+
+    class Twice(Here):
+        def submit(self, function, planned):
+            with pytest.raises(dv.InputError, match="output: another process is writing to"):
+                do(workers=Workers(Here(), {}))
+            return super().submit(function, planned)
+
+    do(workers=Workers(Twice(), {}))
+    assert [path.name for path in tmp_path.iterdir()] == ["parts.csv"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXECUTORS)
 def test_rows_run_on_every_executor(name, made, tmp_path, monkeypatch, capsys):

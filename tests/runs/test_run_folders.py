@@ -16,6 +16,7 @@ import pytest
 from safetensors.numpy import load_file
 from safetensors.torch import load_file as load_tensors
 
+from pyro_dvae import __version__
 from pyro_dvae.checkpoint import load_checkpoint, save_checkpoint
 from pyro_dvae.cli import main
 from pyro_dvae.datasets import load_dataset as load
@@ -277,6 +278,10 @@ def test_folders_of_other_versions_load_or_name_their_version(run, call):
     del config["options"]["validate_every"]
     (run / "config.json").write_text(json.dumps(config))
     assert "option 'validate_every' is missing" in call("info", run, code=2).err
+    data, config["data"] = config["data"], {}
+    (run / "config.json").write_text(json.dumps(config))
+    assert f"another state of pyro_dvae {__version__}: data." in call("info", run, code=2).err
+    config["data"] = data
     config["versions"]["pyro_dvae"] = "0.0.7"
     (run / "config.json").write_text(json.dumps(config))
     assert "2 of 2 epochs" in call("info", run).out

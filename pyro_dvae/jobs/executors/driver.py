@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from pyro_dvae.datasets.registry import own_loaders
 from pyro_dvae.errors import InputError, ProcessLostError
 from pyro_dvae.files import write_atomically
 from pyro_dvae.interrupts import Interrupts, Stopped
 from pyro_dvae.jobs.executors import worker
+from pyro_dvae.jobs.executors.local import Local
 from pyro_dvae.jobs.executors.run_progress import ProgressRelay, RunsProgress
 from pyro_dvae.jobs.executors.worker import Outcome, Work, WorkItem
 
@@ -84,6 +86,8 @@ def drive(
     waiting = deque(_Running(piece) for piece in pieces)
     running: list[_Running] = []
     diverged: list[str] = []
+    # A local process runs the script itself, which registers them.
+    loaders = {} if isinstance(executor, Local) else own_loaders()
     with _session(folder) as session:
         try:
             with Interrupts() as interrupts:
@@ -92,7 +96,7 @@ def drive(
                         raise Stopped(folder)
                     while waiting and len(running) < (width or len(pieces)):
                         each = waiting.popleft()
-                        work = Work(function, folder, session, each.attempt)
+                        work = Work(function, folder, session, each.attempt, loaders)
                         each.handle = _submitted(executor, work, each.piece)
                         running.append(each)
                     ended = [each for each in running if each.handle.done()]

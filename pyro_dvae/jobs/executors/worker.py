@@ -12,13 +12,14 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from pyro_dvae import interrupts
+from pyro_dvae.datasets.registry import Loader, register_all
 from pyro_dvae.errors import DivergenceError, InputError
 from pyro_dvae.files import write_atomically
 from pyro_dvae.jobs.executors.run_progress import ProgressRelay
@@ -56,15 +57,18 @@ class Work:
     :param folder: the shared folder.
     :param session: the session of the driver.
     :param attempt: number of times that the piece was lost before.
+    :param loaders: data sets that the driver's own script has registered, by name.
     """
 
     function: Callable[[Any, ProgressRelay], Any]
     folder: Path
     session: str
     attempt: int = 0
+    loaders: Mapping[str, Loader] = field(default_factory=dict)
 
     def __call__(self, piece: WorkItem) -> Outcome:
         keep_freed_memory()
+        register_all(self.loaders)
         with _one_at_a_time, using_threads(int(os.environ.get("SLURM_CPUS_PER_TASK", "1"))):
             return self._perform(piece)
 

@@ -145,7 +145,8 @@ def _perform_missing(
             for part in (folder / "checkpoints").glob(f"*{row['key']}*"):  # including locks
                 part.unlink()
 
-    missing = [each for each in planned if each.key not in here | beside]
+    # Cells with the same options share a run.
+    missing = list({each.key: each for each in planned if each.key not in here | beside}.values())
     return _perform(missing, folder, where, keep) if missing else []
 
 

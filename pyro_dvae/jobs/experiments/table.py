@@ -215,6 +215,7 @@ def number(value: float, digits: int) -> str:
 
 def _spent(rows: Sequence[Row]) -> str:
     """Return a sentence on the number, data, machine and time of the runs."""
+    rows = list({row["key"]: row for row in rows}.values())  # cells with the same options share a run
     seconds = sum(spent(row) for row in rows)
     elsewhere = sum("run_by" in row for row in rows)
     which = "belongs to another experiment" if elsewhere == 1 else "belong to other experiments"
