@@ -27,6 +27,11 @@ _REMEDY = (
     "use pyro_dvae.TraceDenoising_ELBO (or pyro.infer.Trace_ELBO)"
 )
 
+# The plates of draws, which are not the user's.
+CORRUPTIONS = "_num_corruptions"
+PARTICLES = "_num_particles"
+REDRAWS = "_num_redraws"
+DRAW_PLATES = (CORRUPTIONS, PARTICLES, REDRAWS)
 
 _CIRCULAR = (dist.VonMises, dist.SineBivariateVonMises, dist.SineSkewed)
 
@@ -128,8 +133,8 @@ def corrupt(name: str, corruption: Corruption, x: Tensor, event_dim: int = 1) ->
     :param x: clean data, shape ``batch + event``.
     :param event_dim: number of rightmost dimensions of ``x`` that form one observation.
     :returns: corrupted data, shaped like ``x`` (with further dimensions on the left under several draws).
-    :raises InputError: if ``x`` is not a floating-point tensor, has too few dimensions, or, while Pyro's
-        validation is on, has NaN or infinite values.
+    :raises InputError: if ``x`` is not a floating-point tensor, has too few dimensions, consists of single
+        numbers although ``event_dim`` is 1, or, while Pyro's validation is on, has NaN or infinite values.
     """
     checks.text("name", name)
     event_dim = checks.count("event_dim", event_dim, minimum=0)
@@ -140,7 +145,27 @@ def corrupt(name: str, corruption: Corruption, x: Tensor, event_dim: int = 1) ->
             f"x: expected at least event_dim = {event_dim} dimensions, got shape {tuple(x.shape)}"
         )
     register(name, corruption, by_name=True)  # a guide may make it in each call
-    return auxiliary(name, corruption(x).to_event(event_dim), clean=x)
+    if x.dim() > event_dim:
+        return auxiliary(name, corruption(x).to_event(event_dim), clean=x)
+    with _OfOneRow(x):
+        return auxiliary(name, corruption(x).to_event(event_dim), clean=x)
+
+
+class _OfOneRow(Messenger):
+    """Refuses an ``x`` that is one observation but has the length of the plate around it."""
+
+    def __init__(self, x: Tensor) -> None:
+        super().__init__()
+        self.x = x
+
+    def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
+        for plate in msg["cond_indep_stack"]:
+            own = plate.vectorized and plate.name not in DRAW_PLATES
+            if own and self.x.dim() and plate.size == len(self.x) > 1:
+                raise InputError(
+                    f"x: {msg['name']!r} takes shape {tuple(self.x.shape)} for one observation, but plate "
+                    f"{plate.name!r} has {plate.size} elements; if a row is a single number, give event_dim=0"
+                )
 
 
 def auxiliary(name: str, fn: dist.TorchDistribution, clean: Tensor | None = None) -> Tensor:

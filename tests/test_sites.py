@@ -335,3 +335,22 @@ def test_clean_input_ends_with_its_block():
     with dv.clean_input():
         pass
     assert not torch.equal(dv.corrupt("x_tilde", dv.GaussianNoise(0.3), x), x)
+
+
+def test_rows_of_a_single_number_are_no_single_row():
+    """With event_dim = 1, four numbers in a plate of four would be corrupted as a whole, four times."""
+    x = torch.rand(4, dtype=torch.float64)
+
+    def guide(event_dim):
+        with pyro.plate("data", 4):
+            return dv.corrupt("x_tilde", dv.GaussianNoise(0.1), x, event_dim)
+
+    assert guide(0).shape == (4,)
+    with pytest.raises(dv.InputError, match=r"plate 'data' has 4 elements; .* event_dim=0"):
+        guide(1)
+
+    def repeated():
+        with pyro.plate("repeats", 3):
+            return dv.corrupt("x_tilde", dv.GaussianNoise(0.1), x)
+
+    assert repeated().shape == (3, 4)

@@ -20,8 +20,9 @@ from pyro_dvae.levels import Schedule
 from pyro_dvae.programs.dependence import ancestors
 from pyro_dvae.programs.draws import Draws, Term
 from pyro_dvae.programs.looped import joined_terms
-from pyro_dvae.programs.plates import CORRUPTIONS, DRAW_PLATES, PARTICLES, draws_of
+from pyro_dvae.programs.plates import draws_of
 from pyro_dvae.programs.rerun import on_clean_input
+from pyro_dvae.sites import CORRUPTIONS, DRAW_PLATES, PARTICLES
 
 
 class TraceDenoising_ELBO(DenoisingELBO):

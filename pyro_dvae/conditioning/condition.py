@@ -120,8 +120,9 @@ def condition(
         raise InputError(f"args: expected {len(given)} rows, as in data, got {len(others[0])}")
     start = start_seed(seed)
     checks.optional(checks.program, "mask_model", mask_model)
-    programs = GapModel(model, mask_model), GapGuide(guide, pass_mask, mask_model)
-    if not bool(seen.all()):
+    whole = bool(seen.all())
+    programs = GapModel(model, mask_model, whole), GapGuide(guide, pass_mask, mask_model)
+    if not whole:
         with calling("model, data"):
             refuse_readers(programs[0], rows[:2], ~seen.all(0))
     with torch.no_grad(), evaluation_mode(*programs, rows[:2]):
@@ -180,7 +181,7 @@ class _Engine:
         """Return the values of each row [N], and draws and means of the missing cells, row by row."""
         found = ascended(self.targets, self.guide, rows, self.settings, self.defensive)
         own, from_prior = shares(self.num_samples, self.defensive)
-        latents = rows.x.new_empty(self.num_draws, len(rows), self.targets.size)
+        latents = found.groups[0][1].loc.new_empty(self.num_draws, len(rows), self.targets.size)
         values: dict[str, Tensor] = {}
         for which, proposal in found.groups:
             annealed = found.annealed[which]
@@ -252,8 +253,7 @@ class _Exact:
 
 def _row_of_gap(rows: Arguments) -> Tensor:
     """Return the row index of each missing cell."""
-    seen = rows.rows[1]
-    return (~seen).flatten(1).nonzero()[:, 0]
+    return (~rows.rows[1]).nonzero()[:, 0]
 
 
 def _completed(

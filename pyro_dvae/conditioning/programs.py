@@ -115,11 +115,16 @@ def _numbers(data: Any, floats: torch.dtype | None = None) -> Tensor:
 
 
 class GapModel:
-    """A model of rows with gaps: ``model(x, seen, *others)`` scores the observed cells only."""
+    """A model of rows with gaps: ``model(x, seen, *others)`` scores the observed cells only.
 
-    def __init__(self, model: Program, mask_model: masks.MaskModel | None = None) -> None:
+    :param whole: no row has a gap, so the likelihood needs no conditionals.
+    """
+
+    def __init__(
+        self, model: Program, mask_model: masks.MaskModel | None = None, whole: bool = False
+    ) -> None:
         self.__wrapped__, self.mask_model = model, mask_model
-        self._tried = False
+        self._tried, self._whole = whole, whole and mask_model is None
 
     def __call__(self, x: Tensor, seen: Tensor, *others: Any, **kwargs: Any) -> Any:
         """Run the model on the observed cells.
@@ -132,6 +137,8 @@ class GapModel:
             if bool(missing.any()):
                 with suppress(ImproperPriorError):  # such a model cannot be tried
                     refuse_readers(self, Arguments((x, seen, *others), kwargs), missing)
+        if self._whole:
+            return self.__wrapped__(x, *others, **kwargs)
         rows = torch.where(seen, x, torch.nan)
         with _Observing(self.mask_model, rows):
             return self.__wrapped__(rows, *others, **kwargs)
@@ -250,8 +257,8 @@ def cells(model: Program, rows: Arguments) -> dict[str, Tensor]:
             continue
         if not first.is_floating_point() or not bool((first.double() + second.double() == 2 * count).all()):
             raise InputError(
-                f"model: site {name!r} observes a function of the data instead of their cells; pass the "
-                "observed values as data"
+                f"model: site {name!r} observes a function of the data instead of their cells, or a copy of "
+                "another type (.long()); let it observe the cells, which may hold whole numbers as floats"
             )
         found[name] = torch.where(counted[name], first.long(), -1)
     if not found:

@@ -42,8 +42,8 @@ def refuse_readers(model: Program, sample: Arguments, missing: Tensor) -> None:
             raise InputError(
                 f"model: {site} {reason} missing cells elsewhere than where it observes them (in a "
                 "likelihood, prior or factor), so rows with gaps have no density; pass what it reads "
-                "as a further argument without gaps (model(x, c)), or fill these cells; a decoder of counts "
-                "reads the row's total, unless library='latent'"
+                "as a further argument without gaps (model(x, c)), or fill these cells; observe labels as "
+                "floats, not .long(); a decoder of counts reads the row's total, unless library='latent'"
             )
 
 

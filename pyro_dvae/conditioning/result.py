@@ -47,7 +47,7 @@ class Completions:
 
     def warn_of_unreliable(self) -> None:
         """Warn of rows whose missing cells are not to be trusted."""
-        warn_of_cells(self.missing.flatten(1).any(1).cpu(), self.reliable.cpu())
+        warn_of_cells(self.missing.reshape(len(self), -1).any(1).cpu(), self.reliable.cpu())
 
     def table(self) -> str:
         """Return the totals as aligned text."""

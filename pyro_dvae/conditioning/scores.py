@@ -87,7 +87,7 @@ def anomaly_score(
         return bounds["diagonal"] - bounds["encoder"]
     if method == "reconstruction":
         squares = _squared_errors(model, guide, data, args, num_samples, seed, memory, options)
-        return squares if by == "column" else squares.flatten(1).nansum(1)
+        return squares if by == "column" else squares.reshape(len(squares), -1).nansum(1)
 
     floats = float_type(model, guide)
 

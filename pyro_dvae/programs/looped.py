@@ -20,8 +20,8 @@ from pyro_dvae.errors import InputError
 from pyro_dvae.programs.drawing import draw
 from pyro_dvae.programs.draws import Draws, Pair, Term, same
 from pyro_dvae.programs.leaves import Replay
-from pyro_dvae.programs.plates import CORRUPTIONS, PARTICLES, VARIES, Layout, data_frames
-from pyro_dvae.sites import is_uncounted
+from pyro_dvae.programs.plates import VARIES, Layout, data_frames
+from pyro_dvae.sites import CORRUPTIONS, PARTICLES, is_uncounted
 
 Site = dict[str, Any]
 

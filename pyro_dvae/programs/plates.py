@@ -17,12 +17,8 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_dvae.internals import mask_of
-from pyro_dvae.sites import is_uncounted, layers
+from pyro_dvae.sites import CORRUPTIONS, DRAW_PLATES, PARTICLES, is_uncounted, layers
 
-CORRUPTIONS = "_num_corruptions"
-PARTICLES = "_num_particles"
-REDRAWS = "_num_redraws"
-DRAW_PLATES = (CORRUPTIONS, PARTICLES, REDRAWS)
 VARIES = "_varies_over_draws"
 NO_SIZE = -1  # what Pyro gives a plate without a size
 

@@ -17,9 +17,9 @@ from pyro_dvae.errors import InputError
 from pyro_dvae.programs.drawing import LOOP, refuse_undeclared
 from pyro_dvae.programs.draws import Draws
 from pyro_dvae.programs.leaves import NOT_INVERTED, Replay, refuse_rejection
-from pyro_dvae.programs.plates import REDRAWS, DrawPlate, Layout
+from pyro_dvae.programs.plates import DrawPlate, Layout
 from pyro_dvae.programs.vectorised import naming_draws
-from pyro_dvae.sites import clean_input, is_point, is_uncounted
+from pyro_dvae.sites import REDRAWS, clean_input, is_point, is_uncounted
 
 
 @dataclass(frozen=True)

@@ -135,7 +135,13 @@ def _has_mask(fn: Any) -> bool:
 
 
 def _relaxed(support: Any) -> Any:
-    """Replace {0, 1} in a support with [0, 1]."""
+    """Replace {0, 1} in a support with [0, 1], and let counts have any total.
+
+    The density of a multinomial is that of the counts given their own total. A program may compute
+    ``total_count`` from the batch, so another batch may exceed it.
+    """
+    if isinstance(support, constraints.multinomial):
+        return constraints.independent(constraints.nonnegative_integer, 1)
     if isinstance(support, constraints.independent):
         return constraints.independent(_relaxed(support.base_constraint), support.reinterpreted_batch_ndims)
     return constraints.unit_interval if support is constraints.boolean else support

@@ -25,8 +25,8 @@ from pyro_dvae.internals import without_modes
 from pyro_dvae.programs.drawing import LOOP, counts, draw, sampled_latents
 from pyro_dvae.programs.draws import Draws, Pair
 from pyro_dvae.programs.leaves import NOT_INVERTED, Replay, is_rounded
-from pyro_dvae.programs.plates import CORRUPTIONS, PARTICLES, Layout, Program
-from pyro_dvae.sites import is_uncounted
+from pyro_dvae.programs.plates import Layout, Program
+from pyro_dvae.sites import CORRUPTIONS, PARTICLES, is_uncounted
 
 CHECKED_RUNS = (1, 10, 100, 1_000, 10_000, 100_000)  # runs of a pair that are checked
 _TOLERANCE = 1e-3  # relative, for single precision; a program that does not vectorise differs far more

@@ -19,10 +19,9 @@ from pyro_dvae.calling import calling
 from pyro_dvae.distributed import Ranks
 from pyro_dvae.errors import InputError, warn
 from pyro_dvae.programs.parameters import Trained
-from pyro_dvae.programs.plates import DRAW_PLATES
 from pyro_dvae.random_state import derived_seed, forked
 from pyro_dvae.rows import Data
-from pyro_dvae.sites import clean_input, is_uncounted
+from pyro_dvae.sites import DRAW_PLATES, clean_input, is_uncounted
 
 _DRAWS = (*DRAW_PLATES, "num_particles_vectorized")  # the last is Pyro's own
 

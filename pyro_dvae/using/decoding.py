@@ -130,7 +130,7 @@ def reconstruct(
     checks.positive("library_size", library_size)
     if bool((found < 0).any()):
         raise InputError("library_size: expected a model of counts, got means below 0")
-    total = found.flatten(1).sum(1).reshape(-1, *[1] * (found.dim() - 1))
+    total = found.reshape(len(found), -1).sum(1).reshape(-1, *[1] * (found.dim() - 1))
     return found * (library_size / torch.where(total > 0, total, 1.0))
 
 

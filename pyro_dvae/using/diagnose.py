@@ -279,7 +279,7 @@ def _coverage(hidden: Tensor, x: Tensor, found: Conditioned, level: float, seed:
     The rank of a cell among draws from its own distribution is uniform if ties are broken at random.
     """
     truth, draws = x[hidden].cpu(), found.cell_draws.cpu()
-    row = hidden.flatten(1).nonzero()[:, 0].cpu()
+    row = hidden.nonzero()[:, 0].cpu()
     kept = found.reliable.cpu()[row]
     if not bool(kept.any()):
         raise InputError("no row has reliable importance weights given its other cells")

@@ -147,11 +147,13 @@ def _run(model: Program, guide: Program, rows: Arguments, plate: str, shared: Tr
     found: Groups = {"posterior": {}, "posterior_predictive": {}, "log_likelihood": {}, "observed_data": {}}
     trace = rows.call(poutine.trace(poutine.replay(model, trace=latents)).get_trace)
     for site in trace.nodes.values():
-        if site["type"] != "sample" or site["is_observed"] or site["name"] not in latents.nodes:
+        if site["type"] != "sample" or site["is_observed"] or site_is_subsample(site):
+            continue
+        if site["name"] not in latents.nodes:
             continue
         if any(frame.name == plate for frame in site["cond_indep_stack"]):
             found["posterior"][site["name"]] = by_row(site["value"], site, plate)
-        elif site["name"] not in shared.nodes and not site_is_subsample(site):
+        elif site["name"] not in shared.nodes:
             shared.add_node(site["name"], **latents.nodes[site["name"]])
     for site in trace.nodes.values():
         factor = site["type"] == "sample" and isinstance(site["fn"], Unit)

@@ -313,3 +313,68 @@ def test_a_guide_that_leaves_the_support_is_not_refined(validation):
 
     with pyro.validation_enabled(validation), pytest.raises(InputError, match="'z' lie outside its support"):
         dv.condition(in_plate(body), guide, ROWS, **OPTIONS)
+
+
+def test_rows_of_a_single_number_are_imputed_and_scored():
+    """x ~ N(1, 1 + s²), where a row is one number and not a vector."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_tensor(1.0), 1.0))
+            pyro.sample("x", dist.Normal(z, 0.5), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.2 + 0.8 * x, 0.2**0.5))
+
+    rows = torch.tensor([0.3, NAN, 2.0]).double()
+    filled = dv.impute(model, guide, rows, **OPTIONS | {"refine": True})
+    assert torch.equal(filled[::2], rows[::2])
+    assert abs(filled[1] - 1) < 5 / math.sqrt(4000)
+    drawn = dv.sample_given(model, guide, rows[:2], num_draws=5, seed=0, compile=False)
+    assert drawn.shape == (5, 2)
+    exact = dist.Normal(1.0, 1.25**0.5).log_prob(rows[::2])
+    scores = dv.anomaly_score(model, guide, rows[::2], seed=0, compile=False)
+    torch.testing.assert_close(scores, -exact, atol=0.05, rtol=0)
+    errors = dv.anomaly_score(model, guide, rows[::2], method="reconstruction", num_samples=4000, seed=0)
+    assert errors.shape == (2,)
+
+
+def test_whole_rows_need_no_conditionals():
+    """A multinomial has no closed form of some cells alone; of whole rows it has a density."""
+    prior = torch.tensor([1.0, 2.0, 0.5]).double()
+
+    def model(x):
+        with pyro.plate("documents", len(x)):
+            shares = pyro.sample("shares", dist.Dirichlet(prior))
+            pyro.sample("words", dist.Multinomial(int(x.sum(-1).max()), shares), obs=x)
+
+    def guide(x):
+        with pyro.plate("documents", len(x)):
+            pyro.sample("shares", dist.Dirichlet(prior + x))
+
+    x = torch.tensor([[3, 1, 0], [0, 0, 5], [2, 2, 2]])
+    exact = dist.DirichletMultinomial(prior, x.sum(-1).double()).log_prob(x.double())
+    found = dv.condition(model, guide, x, **OPTIONS)
+    assert bool(((found.log_likelihood - exact).abs() < 5 * found.standard_error).all())
+    with pytest.raises(InputError, match="on missing cells"):
+        dv.condition(model, guide, torch.tensor([[3.0, NAN, 1.0]]).double(), **OPTIONS)
+
+
+def test_labels_observed_as_integers_are_refused_with_the_remedy():
+    def model(x, whole=True):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+            pyro.sample("x", dist.Normal(z, 0.5), obs=x[:, 0])
+            label = x[:, 1].long() if whole else x[:, 1]
+            pyro.sample("label", dist.Categorical(logits=torch.stack([z, -z], -1)), obs=label)
+
+    def guide(x, whole=True):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.8 * x[:, 0], 0.5))
+
+    for row in ([0.5, NAN], [NAN, 1.0]):
+        given = torch.tensor([row]).double()
+        with pytest.raises(InputError, match=r"\.long\(\)"):
+            dv.condition(model, guide, given, **OPTIONS)
+        assert bool(dv.condition(model, guide, given, **OPTIONS, whole=False).reliable.all())

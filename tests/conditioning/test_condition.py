@@ -222,6 +222,12 @@ def one_hot(x):
         pyro.sample("x", dist.OneHotCategorical(logits=z), obs=x)
 
 
+def counts(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(4, dtype=torch.float64), 1.0).to_event(1))
+        pyro.sample("x", dist.Multinomial(1, logits=z), obs=x)
+
+
 def any_guide(x):
     with pyro.plate("data", len(x)):
         pyro.sample("z", dist.Normal(torch.zeros(len(x), 4, dtype=torch.float64), 1.0).to_event(1))
@@ -231,7 +237,11 @@ def any_guide(x):
     ("model", "x", "message"),
     [
         (squared, rows(), "site 'x' observes a function of the data"),
-        (one_hot, torch.eye(4), "cells of a row under OneHotCategorical are neither independent"),
+        (
+            counts,
+            torch.tensor([[1.0, torch.nan, 0.0, 0.0]]),
+            "cells of a row under Multinomial are neither independent",
+        ),
         (one_hot, rows(), "expected values in the support of the likelihood"),
     ],
 )

@@ -124,3 +124,21 @@ def test_a_row_that_no_value_of_the_latents_explains_is_marked():
     weight = WEIGHT * dist.Normal(FLIP, 0.1).log_prob(x[0, 0]).exp()
     assert float(found.mean[0, 1]) == pytest.approx(float(weight @ FLIP / weight.sum()))
     assert bool(found.draws.isfinite().all())
+
+
+def test_rows_of_a_single_number():
+    means = torch.tensor([-2.0, 0.0, 2.0], dtype=torch.float64)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(means[pyro.sample("z", dist.Categorical(WEIGHT))], 1.0), obs=x)
+
+    def without(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Categorical(torch.ones(len(x), 3, dtype=torch.float64) / 3))
+
+    rows = torch.tensor([0.5, math.nan], dtype=torch.float64)
+    found = dv.condition(model, without, rows, seed=0)
+    density = dist.Normal(means, 1.0).log_prob(rows[0]).exp() @ WEIGHT
+    torch.testing.assert_close(found.log_likelihood, torch.stack([density.log(), density.new_zeros(())]))
+    torch.testing.assert_close(found.mean[1], means @ WEIGHT)

@@ -140,6 +140,26 @@ def test_a_support_that_differs_between_rows_is_checked_in_its_own_rows_alone():
     support.require(Data.of_tensors(x.flip(0)))
 
 
+def test_a_total_computed_from_the_batch_refuses_no_longer_row():
+    """As in Pyro's ProdLDA: the density of a multinomial is that of the counts given their own total."""
+    x = torch.tensor([[4.0, 1.0], [2.0, 6.0]])
+    share = torch.tensor([0.3, 0.7])
+
+    def model(x):
+        with pyro.plate("documents", len(x)):
+            total = int(x.sum(-1).max())
+            pyro.sample("words", pyro.distributions.Multinomial(total, share), obs=x)
+
+    def guide(x):
+        pass
+
+    found = dv.evaluate_bound(model, guide, x, loss=dv.TraceDenoising_ELBO(), batch_size=1)
+    expected = [pyro.distributions.Multinomial(int(row.sum()), share).log_prob(row) for row in x]
+    torch.testing.assert_close(found.per_datum, torch.stack(expected).double())
+    with pytest.raises(DataError, match="whole numbers of at least 0"):
+        dv.evaluate_bound(model, guide, x - x[:1], loss=dv.TraceDenoising_ELBO(), batch_size=2)
+
+
 def test_supports_in_words():
     x = torch.full((3, 2), -7.0)
     for support, words in [

@@ -181,3 +181,29 @@ def test_networks_are_in_evaluation_mode():
     found = dv.to_arviz(local_model, guide, X, num_draws=3)
     np.testing.assert_array_equal(found["posterior"]["z"].values[0], np.stack([X.numpy()] * 3))
     assert dropout.training
+
+
+def test_latents_in_a_plate_within_a_row():
+    """The subsampling site of the inner plate is no draw."""
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=-2):
+            u = pyro.sample("u", dist.Normal(x.new_zeros(()), 1.0))
+            with pyro.plate("repeats", 3, dim=-1):
+                pyro.sample("x", dist.Normal(pyro.sample("v", dist.Normal(u, 0.5)), SCALE), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-2):
+            pyro.sample("u", dist.Normal(x.mean(-1, keepdim=True), 0.5))
+            with pyro.plate("repeats", 3, dim=-1):
+                pyro.sample("v", dist.Normal(x, 0.1))
+
+    x = torch.arange(12, dtype=torch.float64).reshape(4, 3)
+    found = dv.to_arviz(model, guide, x, num_draws=200, seed=0)
+    assert sorted(found["posterior"].data_vars) == ["u", "v"]
+    v = torch.as_tensor(found["posterior"]["v"].values)
+    assert v.shape == (1, 200, 4, 3)
+    assert bool(((v.mean(1)[0] - x).abs() < 5 * 0.1 / 200**0.5).all())
+    values = torch.as_tensor(found["log_likelihood"]["x"].values)
+    expected = dist.Normal(v, SCALE).log_prob(x).sum(-1)
+    torch.testing.assert_close(values, expected)

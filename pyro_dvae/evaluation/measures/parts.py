@@ -28,8 +28,8 @@ from pyro_dvae.evaluation.measures.passes import (
 from pyro_dvae.programs.dependence import dependent_priors, out_of_order
 from pyro_dvae.programs.draws import Draws, same
 from pyro_dvae.programs.parameters import float_type
-from pyro_dvae.programs.plates import DRAW_PLATES
 from pyro_dvae.rows import Data
+from pyro_dvae.sites import DRAW_PLATES
 
 
 @dataclass(frozen=True)

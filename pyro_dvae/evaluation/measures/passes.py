@@ -18,10 +18,10 @@ from pyro_dvae.evaluation.arguments import why_shared
 from pyro_dvae.evaluation.estimates import evaluation_mode
 from pyro_dvae.programs.drawing import draw
 from pyro_dvae.programs.draws import Draws
-from pyro_dvae.programs.plates import DRAW_PLATES, Layout, is_deterministic, size_at, size_remedy
+from pyro_dvae.programs.plates import Layout, is_deterministic, size_at, size_remedy
 from pyro_dvae.random_state import forked
 from pyro_dvae.rows import Arguments, Data
-from pyro_dvae.sites import clean_input
+from pyro_dvae.sites import DRAW_PLATES, clean_input
 
 
 class Moments:
