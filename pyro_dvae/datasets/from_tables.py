@@ -137,10 +137,10 @@ def _planned(path: Path, name: str, values: np.ndarray, categorical: bool = Fals
         return Column(name, kind_of(values, values.dtype.kind in "biu"))
     texts = [str(level_of(value)) for value in values]
     bad = [row for row, text in enumerate(texts) if not _is_number(text)]
-    if 0 < len(bad) <= len(texts) // 2:
+    if 0 < len(bad) <= len(texts) // 2 and not categorical:
         raise DataError(
             f"{path}: column {name!r} holds numbers, but in row {bad[0]} (counted from 0) {texts[bad[0]]!r}; "
-            "correct it, empty the cell, or leave the column out (--drop)"
+            "correct it, leave the column out (--drop), or declare it categorical (--kinds)"
         )
     levels = sorted(set(texts))
     if bad and not categorical and all(_is_number_elsewhere(text) for text in levels):

@@ -26,11 +26,12 @@ from pyro_dvae.errors import DataError, InputError, warn
 from pyro_dvae.evaluation.importance.tally import fingerprint
 from pyro_dvae.files import replacing, user_path
 from pyro_dvae.jobs.by_rows import PartOfRows, Workers, parts_of
-from pyro_dvae.jobs.data import log_p_of, of_file
+from pyro_dvae.jobs.data import log_p_of
 from pyro_dvae.jobs.executors.run_progress import ProgressRelay
 from pyro_dvae.jobs.folder import CHECKPOINT, data_units, options_of, read_config
 from pyro_dvae.jobs.loading import load
-from pyro_dvae.jobs.tables import require_table, write_table
+from pyro_dvae.jobs.options import Options
+from pyro_dvae.jobs.tables import require_numbers, require_table, write_table
 from pyro_dvae.training import Fitted
 
 Table = dict[str, np.ndarray]
@@ -69,6 +70,7 @@ class ConvertedRows:
                     np.result_type(cells, filling) if filling.dtype.kind in "biuf" else object
                 )
                 cells[gaps] = filling
+                cells = cells.astype(bool) if filling.dtype.kind == "b" else cells
             completed[name] = cells
         return completed
 
@@ -76,7 +78,7 @@ class ConvertedRows:
 def _in_type_of(cells: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Return values in the type of their column's cells: bools, or numbers that name categories."""
     if len(cells) and all(isinstance(cell, bool | np.bool_) for cell in cells):
-        return values >= 0.5
+        return values == "True" if values.dtype.kind == "U" else values >= 0.5
     if values.dtype.kind == "U" and cells.dtype.kind in "iuf":
         try:
             return values.astype(cells.dtype)
@@ -93,7 +95,7 @@ def rows_of(config: Mapping[str, Any], path: str | Path, gaps: bool = False) -> 
     """
     config = dict(config)
     options, units = options_of(config), data_units(config)
-    content = read_file(user_path("file", path), Treatment(**of_file(options)).checked())
+    content = read_file(user_path("file", path), _treatment(options, units, path).checked())
     shape, table = None, content.table
     if table is None:
         flat, shape = flat_parts(content, gaps)
@@ -122,6 +124,17 @@ def rows_of(config: Mapping[str, Any], path: str | Path, gaps: bool = False) -> 
     name = options.id_column
     names = {name: _names(table[name])} if name is not None and name in table else {}
     return ConvertedRows(rows, units, names, table, shape)
+
+
+def _treatment(options: Options, units: Units, path: str | Path) -> Treatment:
+    """Return how to read a file: the run's categories as texts, its array only from an archive."""
+    categories = [each.name for each in units.columns if each.levels] if isinstance(units, Columns) else []
+    archive = Path(path).suffix.lower() in (".npz", ".mat")
+    return Treatment(
+        id_column=options.id_column,
+        array=options.array if archive else None,
+        kinds=dict.fromkeys(categories, "categorical"),
+    )
 
 
 def _names(values: np.ndarray) -> np.ndarray:
@@ -229,6 +242,8 @@ def apply(
         )
     if verb == "impute" and not bool(given.rows.isnan().any()):
         raise DataError("file: no cell is missing, so there is nothing to impute")
+    if verb == "impute":
+        require_numbers(path, given.units, given.cells)
     settings = {"num_samples": checks.count("samples", samples), "seed": checks.count("seed", seed, 0)}
     if workers is None:
         table, reliable = VERBS[verb](load(run, device=device), given, settings)

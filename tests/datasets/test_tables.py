@@ -370,3 +370,32 @@ def test_a_column_of_bytes_is_scaled_whatever_its_values(tmp_path):
     columns = load_dataset(path, scale="bytes").columns
     assert [(each.kind, each.factor) for each in columns.columns] == [("whole", 255.0)] * 3
     assert columns.log_factor == pytest.approx(3 * np.log(255))
+
+
+def test_numbers_with_some_codes_are_a_declared_category(tmp_path):
+    """Diagnoses are mostly numbers, and some have a letter."""
+    text = "x,code\n" + "".join(f"{n}.5,{['1.50', '2.00', 'A1'][n % 3]}\n" for n in range(30))
+    with pytest.raises(DataError, match=r"in row 2 .* 'A1'; .* declare it categorical \(--kinds\)"):
+        load(tmp_path, text)
+    data = load(tmp_path, text, kinds={"code": "categorical"})
+    assert data.columns.columns[1].levels == ("1.50", "2.00", "A1")
+
+
+@pytest.mark.parametrize("gap", ["", "0.5,\n"])
+@pytest.mark.parametrize("codes", [["01", "02"], ["TRUE", "FALSE"], ["1.50", "2.00"], ["1e3", "7"]])
+def test_cells_of_a_category_stay_as_they_are_written(tmp_path, codes, gap):
+    (tmp_path / "x.csv").write_text("x,code\n" + "".join(f"0.5,{code}\n" for code in codes) + gap)
+    found = csv_content(tmp_path / "x.csv", Treatment(kinds={"code": "categorical"})).table["code"]
+    assert found.tolist() == codes + [None] * bool(gap)
+
+
+def test_labels_that_are_not_whole_numbers_are_refused_also_with_zeros_at_the_end(tmp_path):
+    with pytest.raises(DataError, match="'y' holds numbers that are not whole"):
+        load(tmp_path, "x,y\n0.5,1.50\n1.5,2.00\n2.5,1.50\n", label_column="y")
+
+
+def test_a_long_column_has_one_type(tmp_path):
+    """Without care, pandas reads each half million rows of a column by themselves: 7 beside 007."""
+    path = tmp_path / "x.csv"
+    path.write_text("x,code\n" + "0.5,007\n" * 540_000 + "1.5,A1\n" * 2)
+    assert set(csv_content(path, Treatment()).table["code"]) == {"007", "A1"}

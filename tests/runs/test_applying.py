@@ -334,36 +334,60 @@ def test_imputed_cells_have_the_type_of_their_column():
         "true": np.array([True, None, False], dtype=object),
         "stars": np.array([1.0, 2.0, np.nan]),
         "texts": np.array(["b", None, "a"], dtype=object),
+        "yes": np.array([True, None, False], dtype=object),
         "x": np.array([0.1, np.nan, 0.3]),
     }
-    gaps = [[0, 0, 0, 0], [1, 0, 1, 1], [0, 1, 0, 0]]
+    gaps = [[0, 0, 0, 0, 0], [1, 0, 1, 1, 1], [0, 1, 0, 0, 0]]
     rows = torch.where(torch.tensor(gaps) == 1, torch.nan, 0.0)
     filling = {
         "true": np.full(3, 0.7),
         "stars": np.array(["3"] * 3),
         "texts": np.array(["c"] * 3),
+        "yes": np.array(["True"] * 3),  # declared categorical
         "x": np.ones(3),
     }
-    found = ConvertedRows(rows, ArrayScale(0.0, 1.0, 4), {}, cells).with_observed(filling)
+    found = ConvertedRows(rows, ArrayScale(0.0, 1.0, 5), {}, cells).with_observed(filling)
+    assert found["true"].dtype == found["yes"].dtype == bool  # so an array (.npy) can hold them
     assert {name: values.tolist() for name, values in found.items()} == {
         "true": [True, True, False],
         "stars": [1.0, 2.0, 3.0],
         "texts": ["b", "c", "a"],
+        "yes": [True, True, False],
         "x": [0.1, 1.0, 0.3],
     }
 
 
 @pytest.mark.filterwarnings("ignore:the missing cells")
-def test_gaps_of_categories_are_filled():
-    frame = pd.DataFrame({"kind": ["a", "b"] * 20, "x": RNG.normal(size=40)})
+def test_gaps_of_categories_are_filled(capsys, monkeypatch):
+    frame = pd.DataFrame({"kind": ["01", "b", "c", "d"] * 10, "x": RNG.normal(size=40)})
     frame.to_csv("kinds.csv", index=False)
     run("train", "--dataset", "kinds.csv", *SMALL, "--no-compile", "--output", "run")
     frame.loc[:3, "kind"] = None
     frame.head(5).to_csv("gaps.csv", index=False)
     run("impute", "run", "gaps.csv", "--samples", "50")
-    found = pd.read_csv("impute.csv")
-    assert set(found.kind) == {"a", "b"}
+    found = pd.read_csv("impute.csv", dtype={"kind": str})
+    assert found.kind[4] == "01"
+    assert set(found.kind) <= {"01", "b", "c", "d"}
     np.testing.assert_array_equal(found.x, pd.read_csv("gaps.csv").x)
+    Path("one.csv").write_text("kind,x\n01,0.5\n,0.25\n")  # only 01 among its cells
+    assert rows_of(read_config("run"), "one.csv", gaps=True).rows[0, 0] == 0
+    commands = (["impute", "run", "gaps.csv"], ["sample", "run"], ["sample", "run", "--given", "gaps.csv"])
+    for module in ("applying", "sampling"):  # refused before the model is loaded
+        monkeypatch.delattr(f"pyro_dvae.jobs.{module}.load")
+    for command in commands:
+        printed = run(*command, "--output", "x.npy", code=2, capsys=capsys)
+        assert "x.npy can hold only numbers, but column 'kind' holds text" in printed.err
+
+
+def test_the_name_of_an_array_is_for_archives():
+    rows = RNG.normal(size=(40, 3))
+    np.savez("data.npz", a=rows, b=rows[:, :2])
+    np.save("new.npy", rows[:5])
+    np.savez("new.npz", a=rows[:5], c=rows)
+    pd.DataFrame(rows[:5]).to_csv("new.csv", index=False)
+    run("train", "--dataset", "data.npz", "--array", "a", *SMALL, "--no-compile", "--output", "named")
+    found = [rows_of(read_config("named"), f"new.{kind}").rows for kind in ("npy", "npz", "csv")]
+    assert all(torch.equal(each, found[0]) for each in found)
 
 
 def test_rows_whose_filled_cells_are_not_reliable_are_told():
