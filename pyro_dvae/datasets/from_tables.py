@@ -217,18 +217,24 @@ def _classes(path: Path, name: str, values: np.ndarray) -> tuple[Tensor, int]:
 def texts_of(frame: Any) -> Arrays:
     """Return the columns of a DataFrame as arrays: numbers with NaN in gaps, others as objects with None.
 
-    Decimals become numbers.
+    Decimals become numbers, and times of midnight dates, as pandas writes them to a text file.
     """
     table = {}
     for name in frame.columns:
         column = frame[name]
         gaps = column.isna()
-        if column.dtype.kind in "biuf":
+        if column.dtype.kind in "iuf" or (column.dtype.kind == "b" and not gaps.any()):
             table[str(name)] = (
                 column.to_numpy(np.float64, na_value=np.nan) if gaps.any() else column.to_numpy()
             )
             continue
+        if column.dtype.kind == "M" and _are_days(column[~gaps]):
+            column = column.dt.date
         cells = column.astype(object).where(~gaps, None).to_numpy()
         decimal = all(isinstance(cell, Decimal) for cell in cells[~gaps]) and not gaps.all()
         table[str(name)] = cells.astype(np.float64) if decimal else cells
     return table
+
+
+def _are_days(times: Any) -> bool:
+    return times.dt.tz is None and bool((times == times.dt.normalize()).all())

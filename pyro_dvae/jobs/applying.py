@@ -19,7 +19,7 @@ from pyro_dvae.checkpoint import load_parameters
 from pyro_dvae.conditioning.result import warn_of_cells
 from pyro_dvae.datasets import read_file
 from pyro_dvae.datasets.array_scale import Units, by_number
-from pyro_dvae.datasets.columns import Columns
+from pyro_dvae.datasets.columns import Columns, level_of
 from pyro_dvae.datasets.from_arrays import channels_first, flat_parts, picture_shape
 from pyro_dvae.datasets.treatment import Treatment
 from pyro_dvae.errors import DataError, InputError, warn
@@ -66,24 +66,26 @@ class ConvertedRows:
             gaps, cells = np.tile(missing, count), np.tile(self.cells[name], count)
             if gaps.any():
                 filling = _in_type_of(cells[~gaps], values[gaps])
-                cells = cells.astype(
-                    np.result_type(cells, filling) if filling.dtype.kind in "biuf" else object
-                )
+                if filling.dtype.kind == "U":
+                    cells = np.array([level_of(cell) for cell in cells], dtype=object)
+                else:
+                    cells = cells.astype(bool if filling.dtype == bool else np.result_type(cells, filling))
                 cells[gaps] = filling
-                cells = cells.astype(bool) if filling.dtype.kind == "b" else cells
             completed[name] = cells
         return completed
 
 
 def _in_type_of(cells: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Return values in the type of their column's cells: bools, or numbers that name categories."""
+    """Return values in the type of their column's cells: bools, or numbers or dates that name categories."""
     if len(cells) and all(isinstance(cell, bool | np.bool_) for cell in cells):
         return values == "True" if values.dtype.kind == "U" else values >= 0.5
-    if values.dtype.kind == "U" and cells.dtype.kind in "iuf":
+    if len(cells) and values.dtype.kind == "U" and not isinstance(cells[0], str):
+        kind = type(cells[0])
         try:
-            return values.astype(cells.dtype)
+            found = [getattr(kind, "fromisoformat", kind)(text) for text in values.tolist()]
         except ValueError:  # the category is a text
-            return values.astype(object)
+            return values
+        return np.array(found, dtype=cells.dtype)
     return values
 
 

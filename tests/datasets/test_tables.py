@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pyro_dvae.datasets import load_dataset
-from pyro_dvae.datasets.columns import Column, Columns
+from pyro_dvae.datasets.columns import Column, Columns, level_of
 from pyro_dvae.datasets.tables import csv_content, parquet_content, tsv_content
 from pyro_dvae.datasets.treatment import Treatment
 from pyro_dvae.errors import DataError
@@ -399,3 +399,20 @@ def test_a_long_column_has_one_type(tmp_path):
     path = tmp_path / "x.csv"
     path.write_text("x,code\n" + "0.5,007\n" * 540_000 + "1.5,A1\n" * 2)
     assert set(csv_content(path, Treatment()).table["code"]) == {"007", "A1"}
+
+
+def test_dates_and_bools_of_a_parquet_file_are_the_cells_of_its_text_file(tmp_path):
+    pytest.importorskip("pyarrow")
+    days, ok = ["2026-02-01", "2026-02-02"] * 2, [True, None, False, True]
+    times = pd.to_datetime([f"{day} 12:30:00" for day in days])
+    frame = pd.DataFrame({"day": pd.to_datetime(days), "time": times, "ok": pd.array(ok, dtype="boolean")})
+    found = [
+        {name: [level_of(cell) for cell in cells] for name, cells in content.table.items()}
+        for content in (
+            csv_content(written(tmp_path, frame=frame), Treatment()),
+            parquet_content(written(tmp_path, "parquet", frame), Treatment()),
+        )
+    ]
+    assert found[0] == found[1]
+    assert found[0]["day"] == days
+    assert found[0]["ok"] == ["True", None, "False", "True"]

@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pyro_dvae as dv
 from pyro_dvae.datasets.array_scale import ArrayScale
 from pyro_dvae.jobs.applying import ConvertedRows, rows_of
 from pyro_dvae.jobs.folder import read_config
+from pyro_dvae.jobs.tables import write_table
 
 RNG = np.random.default_rng(0)
 SMALL = ["--epochs", "3", "--width", "8", "--latent-size", "2", "--importance-samples", "0", "--quiet"]
@@ -329,32 +331,30 @@ def test_what_does_not_fit_is_refused_in_one_line(made, capsys):
     assert Path("own.csv").read_text() == own
 
 
-def test_imputed_cells_have_the_type_of_their_column():
-    cells = {
-        "true": np.array([True, None, False], dtype=object),
-        "stars": np.array([1.0, 2.0, np.nan]),
-        "texts": np.array(["b", None, "a"], dtype=object),
-        "yes": np.array([True, None, False], dtype=object),
-        "x": np.array([0.1, np.nan, 0.3]),
-    }
-    gaps = [[0, 0, 0, 0, 0], [1, 0, 1, 1, 1], [0, 1, 0, 0, 0]]
-    rows = torch.where(torch.tensor(gaps) == 1, torch.nan, 0.0)
-    filling = {
-        "true": np.full(3, 0.7),
-        "stars": np.array(["3"] * 3),
-        "texts": np.array(["c"] * 3),
-        "yes": np.array(["True"] * 3),  # declared categorical
-        "x": np.ones(3),
-    }
-    found = ConvertedRows(rows, ArrayScale(0.0, 1.0, 5), {}, cells).with_observed(filling)
-    assert found["true"].dtype == found["yes"].dtype == bool  # so an array (.npy) can hold them
-    assert {name: values.tolist() for name, values in found.items()} == {
-        "true": [True, True, False],
-        "stars": [1.0, 2.0, 3.0],
-        "texts": ["b", "c", "a"],
-        "yes": [True, True, False],
-        "x": [0.1, 1.0, 0.3],
-    }
+@pytest.mark.parametrize(
+    ("cells", "filling", "expected"),
+    [
+        ([True, None, False], np.full(3, 0.7), [True, True, False]),
+        ([True, None, False], np.array(["True"] * 3), [True, True, False]),  # declared categorical
+        (np.array([1.0, 2.0, np.nan]), np.array(["3"] * 3), [1.0, 2.0, 3.0]),
+        (np.array([1.0, 2.0, np.nan]), np.array(["A"] * 3), ["1", "2", "A"]),
+        ([1, None, 2], np.array(["3"] * 3), [1, 3, 2]),  # a categorical of pandas
+        (["b", None, "a"], np.array(["c"] * 3), ["b", "c", "a"]),
+        ([date(2026, 1, 1), None], np.array(["2026-01-02"] * 2), [date(2026, 1, 1), date(2026, 1, 2)]),
+        ([None, None], np.array(["2026-01-02"] * 2), ["2026-01-02", "2026-01-02"]),
+        (np.array([0.1, np.nan, 0.3]), np.ones(3), [0.1, 1.0, 0.3]),
+    ],
+)
+def test_imputed_cells_have_the_type_of_their_column(cells, filling, expected):
+    cells = cells if isinstance(cells, np.ndarray) else np.array(cells, dtype=object)
+    rows = torch.from_numpy(np.where(pd.isna(cells), np.nan, 0.0))[:, None]
+    found = ConvertedRows(rows, ArrayScale(0.0, 1.0, 1), {}, {"x": cells}).with_observed({"x": filling})
+    assert found["x"].tolist() == expected
+    assert [type(cell) for cell in found["x"].tolist()] == [type(cell) for cell in expected]
+    assert (found["x"].dtype == bool) == isinstance(expected[0], bool)  # so an array (.npy) can hold them
+    pytest.importorskip("pyarrow")
+    path = write_table(Path("x.parquet"), {}, found)
+    assert pd.read_parquet(path).x.tolist() == expected
 
 
 @pytest.mark.filterwarnings("ignore:the missing cells")
