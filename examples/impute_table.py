@@ -3,10 +3,10 @@
     python examples/impute_table.py                       # scikit-learn's wine table, half of it missing
     python examples/impute_table.py --table my.csv --missing 0.2
 
-Cells are hidden at random. The model is fitted only to the observed cells, and the hidden cells are drawn
-given the observed ones. The script prints the candidates chosen on held-out cells, the root mean squared
-error of the hidden cells (in standard deviations of their column), and the share of them in their 90 %
-intervals. The picture shows predictions against the truth.
+Cells are hidden at random; the table may have gaps of its own. The model is fitted only to the observed
+cells, and the hidden cells are drawn given the observed ones. The script prints the candidates chosen on
+held-out cells, the root mean squared error of the hidden cells (in standard deviations of their column), and
+the share of them in their 90 % intervals. The picture shows predictions against the truth.
 """
 
 from pathlib import Path
@@ -18,19 +18,27 @@ from torch import Tensor
 
 import pyro_dvae as dv
 from pyro_dvae import plots
+from pyro_dvae.datasets.tables import csv_content
+from pyro_dvae.datasets.treatment import Treatment
 from pyro_dvae.jobs.command import Command
 from pyro_dvae.models.tables.em import gaussian_mixture
 
 
 def table(path: Path | None) -> Tensor:
-    """Return the standardised numbers of a table, [N, D]."""
+    """Return the standardised numbers of a table, [N, D], with NaN in its own gaps."""
     if path is None:
         from sklearn.datasets import load_wine
 
         rows = torch.as_tensor(load_wine().data)
     else:
-        rows = torch.as_tensor(np.genfromtxt(path, delimiter=",", skip_header=1))
-    return (rows - rows.mean(0)) / rows.std(0)
+        columns = csv_content(path, Treatment()).table
+        assert columns is not None
+        if texts := [name for name, cells in columns.items() if cells.dtype.kind not in "biuf"]:
+            raise dv.DataError(f"{path}: expected numbers, got text in column {texts[0]!r}; remove it")
+        rows = torch.as_tensor(np.stack(list(columns.values()), 1).astype(np.float64))
+    mean = rows.nanmean(0)
+    spread = (rows - mean).square().nanmean(0).sqrt()
+    return (rows - mean) / torch.where(spread > 0, spread, 1.0)
 
 
 @click.command(cls=Command)
@@ -43,7 +51,7 @@ def main(path: Path | None, missing: float, draws: int, seed: int, output: Path)
     """Fill the gaps of a table, beside column means and one Gaussian."""
     torch.manual_seed(seed)
     truth = table(path)
-    hidden = torch.rand(truth.shape) < missing
+    hidden = (torch.rand(truth.shape) < missing) & ~truth.isnan()
     x = truth.masked_fill(hidden, torch.nan)
     fitted = dv.fit_table(x, seed=seed)
     click.echo(f"{fitted}\n")
@@ -52,7 +60,7 @@ def main(path: Path | None, missing: float, draws: int, seed: int, output: Path)
     single = gaussian_mixture(x, ridge=1e-3, num_steps=100)
     answers = {
         "column means": truth * 0,
-        "one Gaussian": single.expected(x.nan_to_num(), ~hidden),
+        "one Gaussian": single.expected(x.nan_to_num(), ~x.isnan()),
         "fit_table": found.mean,
     }
     for name, filled in answers.items():

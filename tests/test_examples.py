@@ -105,6 +105,16 @@ def test_impute_table(inside, tmp_path):
     assert (tmp_path / "imputed.png").exists()
 
 
+def test_impute_table_of_a_file_with_gaps_and_a_constant_column(inside, tmp_path):
+    rows = np.random.default_rng(0).normal(size=(60, 1)).repeat(4, 1)
+    rows[:, 3] = 7.5
+    rows[::4, 1] = np.nan
+    np.savetxt(tmp_path / "gaps.csv", rows, delimiter=",", header="a,b,c,d", comments="")
+    printed = inside("examples/impute_table.py", "--table", "gaps.csv", "--missing", "0.3", "--draws", "20")
+    assert float(re.search(r"fit_table +rms error ([\d.]+)", printed)[1]) < 0.5
+    assert int(re.search(r"of (\d+) hidden cells", printed)[1]) <= 0.4 * (~np.isnan(rows)).sum()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["benchmarks/anomaly.py", "benchmarks/imputation.py"])
 def test_benchmarks_of_tables_resume_where_they_stopped(name, tmp_path):

@@ -137,10 +137,10 @@ def _planned(path: Path, name: str, values: np.ndarray, categorical: bool = Fals
         return Column(name, kind_of(values, values.dtype.kind in "biu"))
     texts = [str(level_of(value)) for value in values]
     bad = [row for row, text in enumerate(texts) if not _is_number(text)]
-    if 0 < len(bad) <= len(texts) // 2:
+    if 0 < len(bad) <= len(texts) // 2 and not categorical:
         raise DataError(
             f"{path}: column {name!r} holds numbers, but in row {bad[0]} (counted from 0) {texts[bad[0]]!r}; "
-            "correct it, empty the cell, or leave the column out (--drop)"
+            "correct it, leave the column out (--drop), or declare it categorical (--kinds)"
         )
     levels = sorted(set(texts))
     if bad and not categorical and all(_is_number_elsewhere(text) for text in levels):
@@ -217,18 +217,24 @@ def _classes(path: Path, name: str, values: np.ndarray) -> tuple[Tensor, int]:
 def texts_of(frame: Any) -> Arrays:
     """Return the columns of a DataFrame as arrays: numbers with NaN in gaps, others as objects with None.
 
-    Decimals become numbers.
+    Decimals become numbers, and times of midnight dates, as pandas writes them to a text file.
     """
     table = {}
     for name in frame.columns:
         column = frame[name]
         gaps = column.isna()
-        if column.dtype.kind in "biuf":
+        if column.dtype.kind in "iuf" or (column.dtype.kind == "b" and not gaps.any()):
             table[str(name)] = (
                 column.to_numpy(np.float64, na_value=np.nan) if gaps.any() else column.to_numpy()
             )
             continue
+        if column.dtype.kind == "M" and _are_days(column[~gaps]):
+            column = column.dt.date
         cells = column.astype(object).where(~gaps, None).to_numpy()
         decimal = all(isinstance(cell, Decimal) for cell in cells[~gaps]) and not gaps.all()
         table[str(name)] = cells.astype(np.float64) if decimal else cells
     return table
+
+
+def _are_days(times: Any) -> bool:
+    return times.dt.tz is None and bool((times == times.dt.normalize()).all())

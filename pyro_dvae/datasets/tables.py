@@ -10,6 +10,7 @@ from typing import Any
 
 from pyro_dvae.datasets.arrays import reading
 from pyro_dvae.datasets.base import needs
+from pyro_dvae.datasets.columns import level_of
 from pyro_dvae.datasets.from_tables import texts_of
 from pyro_dvae.datasets.registry import register_file
 from pyro_dvae.datasets.treatment import Content, Treatment
@@ -70,6 +71,7 @@ def _read(pandas: Any, path: Path, separator: str, treatment: Treatment) -> Any:
         "skipinitialspace": True,
         "keep_default_na": False,
         "na_values": list(_GAPS),
+        "low_memory": False,  # otherwise each half million rows may have their own type: 7 beside "007"
     }
     if pandas.__version__.startswith("2."):
         options["float_precision"] = "round_trip"  # to the last digit, the default of pandas 3
@@ -99,17 +101,25 @@ def _read(pandas: Any, path: Path, separator: str, treatment: Treatment) -> Any:
         frame.columns = _numbers(frame.shape[1])
     of_names = _of_names(treatment)
     for number, name in enumerate(frame.columns):
-        if name in of_names and frame.dtypes.iloc[number].kind in "iuf":
+        if name in of_names and frame.dtypes.iloc[number].kind not in of_names[name]:
             texts = pandas.read_csv(path, usecols=[number], dtype=str, **options)[number]
-            if texts.str.match(r"0\d").any():
+            if (_without_decimals(texts) != frame.iloc[:, number].map(level_of))[texts.notna()].any():
                 frame.isetitem(number, texts)
     return frame
 
 
-def _of_names(treatment: Treatment) -> set[str | None]:
-    """Return the columns whose numbers are names, of which leading zeros are a part: 00501."""
-    categorical = {name for name, kind in (treatment.kinds or {}).items() if kind == "categorical"}
-    return categorical | {treatment.id_column, treatment.label_column}
+def _of_names(treatment: Treatment) -> dict[str | None, str]:
+    """Return the columns whose cells are names, written as they are (00501, 1.50, TRUE), and other dtypes.
+
+    Labels that are not whole numbers are left to be refused.
+    """
+    categorical = [name for name, kind in (treatment.kinds or {}).items() if kind == "categorical"]
+    return {treatment.label_column: "f", **dict.fromkeys([*categorical, treatment.id_column], "")}
+
+
+def _without_decimals(texts: Any) -> Any:
+    """Return 2 for 2.0, which pandas writes for whole numbers beside a gap."""
+    return texts.str.replace(r"\.0+$", "", regex=True)
 
 
 def _are_names(first: list[Any], second: list[Any]) -> bool:

@@ -17,135 +17,20 @@ from torch import Tensor
 from pyro_dvae import checks
 from pyro_dvae.checkpoint import load_parameters
 from pyro_dvae.conditioning.result import warn_of_cells
-from pyro_dvae.datasets import read_file
-from pyro_dvae.datasets.array_scale import Units, by_number
-from pyro_dvae.datasets.columns import Columns
-from pyro_dvae.datasets.from_arrays import channels_first, flat_parts, picture_shape
-from pyro_dvae.datasets.treatment import Treatment
 from pyro_dvae.errors import DataError, InputError, warn
 from pyro_dvae.evaluation.importance.tally import fingerprint
 from pyro_dvae.files import replacing, require_writable, user_path
 from pyro_dvae.jobs.by_rows import PartOfRows, Workers, parts_of
-from pyro_dvae.jobs.data import log_p_of, of_file
+from pyro_dvae.jobs.converted_rows import ConvertedRows, Table, rows_of
+from pyro_dvae.jobs.data import log_p_of
 from pyro_dvae.jobs.executors.run_progress import ProgressRelay
-from pyro_dvae.jobs.folder import CHECKPOINT, data_units, options_of, read_config
+from pyro_dvae.jobs.folder import CHECKPOINT, options_of, read_config
 from pyro_dvae.jobs.loading import load
-from pyro_dvae.jobs.tables import require_storable, require_table, write_table
+from pyro_dvae.jobs.tables import require_numbers, require_table, write_table
 from pyro_dvae.ownership import own
 from pyro_dvae.training import Fitted
 
-Table = dict[str, np.ndarray]
 ROWS_OF_A_PART = 500  # the rows that are conditioned at once
-_BYTES = 255
-
-
-@dataclass(frozen=True)
-class ConvertedRows:
-    """The rows of a file, converted for the model of a run.
-
-    :param rows: [N, D].
-    :param units: what converts them back to the units of the run's data.
-    :param names: names of the rows, [N], from the run's id column, or none.
-    :param cells: cells of the file by column, [N] each.
-    :param shape: shape of a row in the file; None for a table.
-    """
-
-    rows: Tensor
-    units: Units
-    names: Table
-    cells: Table
-    shape: tuple[int, ...] | None = None
-
-    def with_observed(self, table: Table, count: int = 1) -> Table:
-        """Return completed rows with the exact values of the file in observed cells.
-
-        :param table: columns in original units; all rows, ``count`` times.
-        """
-        completed = {}
-        for missing, (name, values) in zip(self.rows.isnan().T.numpy(), table.items(), strict=True):
-            gaps, cells = np.tile(missing, count), np.tile(self.cells[name], count)
-            if gaps.any():
-                filling = _in_type_of(cells[~gaps], values[gaps])
-                cells = cells.astype(
-                    np.result_type(cells, filling) if filling.dtype.kind in "biuf" else object
-                )
-                cells[gaps] = filling
-            completed[name] = cells
-        return completed
-
-
-def _in_type_of(cells: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Return values in the type of their column's cells: bools, or numbers that name categories."""
-    if len(cells) and all(isinstance(cell, bool | np.bool_) for cell in cells):
-        return values >= 0.5
-    if values.dtype.kind == "U" and cells.dtype.kind in "iuf":
-        try:
-            return values.astype(cells.dtype)
-        except ValueError:  # the category is a text
-            return values.astype(object)
-    return values
-
-
-def rows_of(config: Mapping[str, Any], path: str | Path, gaps: bool = False) -> ConvertedRows:
-    """Read a file with the columns of a run's data, in the run's order and scales.
-
-    :param gaps: whether cells may be missing (NaN).
-    :raises DataError: columns or cells are missing, or the rows have another size or shape.
-    """
-    config = dict(config)
-    options, units = options_of(config), data_units(config)
-    content = read_file(user_path("file", path), Treatment(**of_file(options)).checked())
-    shape, table = None, content.table
-    if table is None:
-        flat, shape = flat_parts(content, gaps)
-        _require_shape(content.path, shape, config["data"])
-        table = by_number(np.concatenate(list(flat.values())))
-    try:
-        rows = units.forward(table)
-    except (DataError, ValueError) as error:
-        raise DataError(f"{content.path}: {error}") from None
-    size = config["data"]["dimension"]
-    if rows.shape[1] != size:
-        raise DataError(
-            f"{content.path}: expected {size} values per row, as in the run's data, got {rows.shape[1]}"
-        )
-    if not isinstance(units, Columns):
-        table = dict(zip(by_number(rows.numpy()), table.values(), strict=True))
-    if options.scale == "bytes" and _are_fractions(rows * _BYTES):
-        raise DataError(
-            f"{content.path}: expected bytes from 0 to {_BYTES}, as in the run's data, got fractions in "
-            "[0, 1]; multiply them"
-        )
-    if gaps and bool(rows.isinf().any()):
-        raise DataError(f"{content.path}: expected finite cells or gaps, got infinity")
-    if not gaps:
-        checks.finite(str(content.path), rows)
-    name = options.id_column
-    names = {name: _names(table[name])} if name is not None and name in table else {}
-    return ConvertedRows(rows, units, names, table, shape)
-
-
-def _names(values: np.ndarray) -> np.ndarray:
-    """Return names of rows; whole numbers, which a missing one has made floating, as texts."""
-    missing = np.isnan(values) if values.dtype.kind == "f" else np.zeros(len(values), dtype=bool)
-    if not missing.any() or (values[~missing] != np.round(values[~missing])).any():
-        return values
-    return np.array(["" if gap else str(int(each)) for each, gap in zip(values, missing, strict=True)])
-
-
-def _require_shape(path: Path, shape: tuple[int, ...], data: Mapping[str, Any]) -> None:
-    """Refuse images of another shape than those of the run; flat rows have the run's order of pixels."""
-    found, expected = picture_shape(channels_first(shape)), data["image_shape"]
-    if len(shape) > 1 and list(found) != expected:
-        wanted = f"rows of {data['dimension']} values" if expected is None else f"images of {expected}"
-        raise DataError(f"{path}: expected {wanted}, as in the run's data, got images of {list(found)}")
-
-
-def _are_fractions(values: Tensor) -> bool:
-    seen = values[~values.isnan()]
-    within = bool(((seen >= 0) & (seen <= 1.001)).all())
-    return within and bool(((seen - seen.round()).abs() > 1e-3).any())
-
 
 Settings = Mapping[str, Any]
 Applied = tuple[Table, Tensor]  # columns [N], and which rows are reliable [N]
@@ -231,7 +116,7 @@ def apply(
     if verb == "impute":
         if not bool(given.rows.isnan().any()):
             raise DataError("file: no cell is missing, so there is nothing to impute")
-        require_storable(path, given.with_observed(given.units.back(given.rows.nan_to_num())))
+        require_numbers(path, given.units, given.cells)
     settings = {"num_samples": checks.count("samples", samples), "seed": checks.count("seed", seed, 0)}
     if workers is None:
         table, reliable = VERBS[verb](load(run, device=device), given, settings)

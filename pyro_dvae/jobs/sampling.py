@@ -15,10 +15,10 @@ from pyro_dvae import checks, plots
 from pyro_dvae.datasets.array_scale import ArrayScale
 from pyro_dvae.errors import DataError, InputError
 from pyro_dvae.files import user_path
-from pyro_dvae.jobs.applying import rows_of
+from pyro_dvae.jobs.converted_rows import rows_of
 from pyro_dvae.jobs.folder import data_units, read_config, shape_of
 from pyro_dvae.jobs.loading import load
-from pyro_dvae.jobs.tables import require_table, write_table
+from pyro_dvae.jobs.tables import require_numbers, require_table, write_table
 from pyro_dvae.plots import manifold_codes
 
 _DRAWS = 1000  # of the latents of each given row
@@ -65,6 +65,7 @@ def save_samples(
     rows = None if given is None else rows_of(config, given, gaps=True)
     if rows is not None and not bool(rows.rows.isnan().any()):
         raise DataError(f"{given}: no cell is missing, so there is nothing to draw")
+    require_numbers(path, units, None if rows is None else rows.cells)
     fitted = load(folder)
     if rows is not None:
         found = fitted.condition(rows.rows, num_draws=count, num_samples=max(_DRAWS, count), seed=seed)

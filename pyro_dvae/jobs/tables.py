@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from pyro_dvae.datasets.array_scale import Units
 from pyro_dvae.datasets.base import needs
+from pyro_dvae.datasets.columns import Columns
 from pyro_dvae.datasets.from_arrays import as_in_file
 from pyro_dvae.errors import InputError
 from pyro_dvae.files import replacing, require_writable, user_path
@@ -52,14 +54,22 @@ def require_table(path: Path, read: str | Path | None, others: tuple[str, ...] =
     require_writable(path)
 
 
-def require_storable(path: Path, table: Table) -> None:
-    """Refuse an array for columns of which one holds text."""
-    texts = [name for name, values in table.items() if values.dtype.kind not in "buif"]
-    if texts and path.suffix == ".npy":
-        raise InputError(
-            f"output: {path} can hold only numbers, but column {texts[0]!r} holds text; choose a .csv or "
-            ".parquet file"
-        )
+def require_numbers(path: Path, units: Units, cells: Table | None = None) -> None:
+    """Refuse an array (.npy) for a run with columns of texts.
+
+    :param cells: the cells of a file by column, whose numbers may name categories.
+    """
+    columns = units.columns if path.suffix == ".npy" and isinstance(units, Columns) else ()
+    for each in columns:
+        if each.levels and (cells is None or cells[each.name].dtype.kind not in "biuf"):
+            raise _no_numbers(path, each.name)
+
+
+def _no_numbers(path: Path, column: str) -> InputError:
+    return InputError(
+        f"output: {path} can hold only numbers, but column {column!r} holds text; choose a .csv or "
+        ".parquet file"
+    )
 
 
 def write_table(path: Path, names: Table, table: Table, shape: tuple[int, ...] | None = None) -> Path:
@@ -69,8 +79,10 @@ def write_table(path: Path, names: Table, table: Table, shape: tuple[int, ...] |
     :param shape: the shape of a row in an array, with channels first or last; by default flat.
     :raises InputError: an array cannot contain a column of texts.
     """
-    require_storable(path, table)
     if path.suffix == ".npy":
+        texts = [name for name, values in table.items() if values.dtype.kind not in "buif"]
+        if texts:
+            raise _no_numbers(path, texts[0])
         array = np.stack(list(table.values()), 1)
         with replacing(path) as partial, open(partial, "wb") as file:
             np.save(file, array if shape is None else as_in_file(array, shape), allow_pickle=False)

@@ -206,8 +206,9 @@ def same_columns(argument: str, expected: Sequence[str], found: Sequence[str]) -
         (n, name) for n, name in enumerate((*found, None)) if n >= len(expected) or name != expected[n]
     )
     wanted = repr(expected[number]) if number < len(expected) else "no further column"
+    got = "no further column" if number >= len(found) else repr(name)
     raise InputError(
-        f"{argument}: expected the columns of training in their order, got {name!r} in place of {wanted} at "
+        f"{argument}: expected the columns of training in their order, got {got} in place of {wanted} at "
         f"position {number}; choose them by name (frame[columns])"
     )
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset, default_collate
 
-from pyro_dvae import random_state
+from pyro_dvae import checks, random_state
 from pyro_dvae.calling import calling
 from pyro_dvae.errors import CheckpointError, InputError
 from pyro_dvae.rows.arrays import tensor_of
@@ -32,7 +32,7 @@ def parts_of(argument: str, batch: Any, floats: torch.dtype) -> tuple[Tensor, ..
                 f"{argument}: expected batches of tensors [B, ...] or tuples of them, got "
                 f"{_described(part)}; return them from the data set or the loader's collate_fn"
             )
-        found.append(plain(part))
+        found.append(plain(checks.dense(argument, part)))
     if not found:
         raise InputError(
             f"{argument}: expected batches with at least one tensor, got an empty {type(batch).__name__}"
@@ -100,8 +100,8 @@ class LoaderBatches:
     def __init__(self, argument: str, loader: Iterable[Any], floats: torch.dtype) -> None:
         if isinstance(loader, Iterator):
             raise InputError(
-                f"{argument}: an iterator gives its rows only once, but every epoch needs them; give a list, "
-                "a DataLoader or another object whose __iter__ starts again"
+                f"{argument}: an iterator gives its rows only once, but every epoch needs them; give a "
+                "DataLoader, or an object whose __iter__ starts again"
             )
         self._argument, self._loader, self._floats = argument, loader, floats
         self.check: Callable[[tuple[Tensor, ...]], None] | None = None  # as of a source

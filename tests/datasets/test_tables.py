@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pyro_dvae.datasets import load_dataset
-from pyro_dvae.datasets.columns import Column, Columns
+from pyro_dvae.datasets.columns import Column, Columns, level_of
 from pyro_dvae.datasets.tables import csv_content, parquet_content, tsv_content
 from pyro_dvae.datasets.treatment import Treatment
 from pyro_dvae.errors import DataError
@@ -370,3 +370,49 @@ def test_a_column_of_bytes_is_scaled_whatever_its_values(tmp_path):
     columns = load_dataset(path, scale="bytes").columns
     assert [(each.kind, each.factor) for each in columns.columns] == [("whole", 255.0)] * 3
     assert columns.log_factor == pytest.approx(3 * np.log(255))
+
+
+def test_numbers_with_some_codes_are_a_declared_category(tmp_path):
+    """Diagnoses are mostly numbers, and some have a letter."""
+    text = "x,code\n" + "".join(f"{n}.5,{['1.50', '2.00', 'A1'][n % 3]}\n" for n in range(30))
+    with pytest.raises(DataError, match=r"in row 2 .* 'A1'; .* declare it categorical \(--kinds\)"):
+        load(tmp_path, text)
+    data = load(tmp_path, text, kinds={"code": "categorical"})
+    assert data.columns.columns[1].levels == ("1.50", "2.00", "A1")
+
+
+@pytest.mark.parametrize("gap", ["", "0.5,\n"])
+@pytest.mark.parametrize("codes", [["01", "02"], ["TRUE", "FALSE"], ["1.50", "2.00"], ["1e3", "7"]])
+def test_cells_of_a_category_stay_as_they_are_written(tmp_path, codes, gap):
+    (tmp_path / "x.csv").write_text("x,code\n" + "".join(f"0.5,{code}\n" for code in codes) + gap)
+    found = csv_content(tmp_path / "x.csv", Treatment(kinds={"code": "categorical"})).table["code"]
+    assert found.tolist() == codes + [None] * bool(gap)
+
+
+def test_labels_that_are_not_whole_numbers_are_refused_also_with_zeros_at_the_end(tmp_path):
+    with pytest.raises(DataError, match="'y' holds numbers that are not whole"):
+        load(tmp_path, "x,y\n0.5,1.50\n1.5,2.00\n2.5,1.50\n", label_column="y")
+
+
+def test_a_long_column_has_one_type(tmp_path):
+    """Without care, pandas reads each half million rows of a column by themselves: 7 beside 007."""
+    path = tmp_path / "x.csv"
+    path.write_text("x,code\n" + "0.5,007\n" * 540_000 + "1.5,A1\n" * 2)
+    assert set(csv_content(path, Treatment()).table["code"]) == {"007", "A1"}
+
+
+def test_dates_and_bools_of_a_parquet_file_are_the_cells_of_its_text_file(tmp_path):
+    pytest.importorskip("pyarrow")
+    days, ok = ["2026-02-01", "2026-02-02"] * 2, [True, None, False, True]
+    times = pd.to_datetime([f"{day} 12:30:00" for day in days])
+    frame = pd.DataFrame({"day": pd.to_datetime(days), "time": times, "ok": pd.array(ok, dtype="boolean")})
+    found = [
+        {name: [level_of(cell) for cell in cells] for name, cells in content.table.items()}
+        for content in (
+            csv_content(written(tmp_path, frame=frame), Treatment()),
+            parquet_content(written(tmp_path, "parquet", frame), Treatment()),
+        )
+    ]
+    assert found[0] == found[1]
+    assert found[0]["day"] == days
+    assert found[0]["ok"] == ["True", None, "False", "True"]

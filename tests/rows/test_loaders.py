@@ -400,3 +400,10 @@ def test_a_batch_sampler_chooses_its_rows():
         for each in (loader, few)
     )
     assert torch.equal(a.per_datum, b.per_datum)
+
+
+def test_a_sparse_batch_is_refused_by_name():
+    pair, x = Pair(), data()[0]
+    loader = DataLoader(TensorDataset(x), batch_size=5, collate_fn=lambda rows: x[: len(rows)].to_sparse())
+    with pytest.raises(dv.InputError, match=r"^data: expected a dense tensor, got torch.sparse_coo; call"):
+        dv.fit(pair.model, pair.guide, loader, loss=dv.TraceDenoising_ELBO(), epochs=1, progress=False)

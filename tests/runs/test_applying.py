@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ from commands import call as run
 
 import pyro_dvae as dv
 from pyro_dvae.datasets.array_scale import ArrayScale
-from pyro_dvae.jobs.applying import ConvertedRows, rows_of
+from pyro_dvae.jobs.converted_rows import ConvertedRows, rows_of
 from pyro_dvae.jobs.folder import read_config
+from pyro_dvae.jobs.tables import write_table
 
 RNG = np.random.default_rng(0)
 SMALL = ["--epochs", "3", "--width", "8", "--latent-size", "2", "--importance-samples", "0", "--quiet"]
@@ -329,44 +331,63 @@ def test_what_does_not_fit_is_refused_in_one_line(made, capsys):
     assert Path("own.csv").read_text() == own
 
 
-def test_imputed_cells_have_the_type_of_their_column():
-    cells = {
-        "true": np.array([True, None, False], dtype=object),
-        "stars": np.array([1.0, 2.0, np.nan]),
-        "texts": np.array(["b", None, "a"], dtype=object),
-        "x": np.array([0.1, np.nan, 0.3]),
-    }
-    gaps = [[0, 0, 0, 0], [1, 0, 1, 1], [0, 1, 0, 0]]
-    rows = torch.where(torch.tensor(gaps) == 1, torch.nan, 0.0)
-    filling = {
-        "true": np.full(3, 0.7),
-        "stars": np.array(["3"] * 3),
-        "texts": np.array(["c"] * 3),
-        "x": np.ones(3),
-    }
-    found = ConvertedRows(rows, ArrayScale(0.0, 1.0, 4), {}, cells).with_observed(filling)
-    assert {name: values.tolist() for name, values in found.items()} == {
-        "true": [True, True, False],
-        "stars": [1.0, 2.0, 3.0],
-        "texts": ["b", "c", "a"],
-        "x": [0.1, 1.0, 0.3],
-    }
+@pytest.mark.parametrize(
+    ("cells", "filling", "expected"),
+    [
+        ([True, None, False], np.full(3, 0.7), [True, True, False]),
+        ([True, None, False], np.array(["True"] * 3), [True, True, False]),  # declared categorical
+        (np.array([1.0, 2.0, np.nan]), np.array(["3"] * 3), [1.0, 2.0, 3.0]),
+        (np.array([1.0, 2.0, np.nan]), np.array(["A"] * 3), ["1", "2", "A"]),
+        ([1, None, 2], np.array(["3"] * 3), [1, 3, 2]),  # a categorical of pandas
+        (["b", None, "a"], np.array(["c"] * 3), ["b", "c", "a"]),
+        ([date(2026, 1, 1), None], np.array(["2026-01-02"] * 2), [date(2026, 1, 1), date(2026, 1, 2)]),
+        ([None, None], np.array(["2026-01-02"] * 2), ["2026-01-02", "2026-01-02"]),
+        (np.array([0.1, np.nan, 0.3]), np.ones(3), [0.1, 1.0, 0.3]),
+    ],
+)
+def test_imputed_cells_have_the_type_of_their_column(cells, filling, expected):
+    cells = cells if isinstance(cells, np.ndarray) else np.array(cells, dtype=object)
+    rows = torch.from_numpy(np.where(pd.isna(cells), np.nan, 0.0))[:, None]
+    found = ConvertedRows(rows, ArrayScale(0.0, 1.0, 1), {}, {"x": cells}).with_observed({"x": filling})
+    assert found["x"].tolist() == expected
+    assert [type(cell) for cell in found["x"].tolist()] == [type(cell) for cell in expected]
+    assert (found["x"].dtype == bool) == isinstance(expected[0], bool)  # so an array (.npy) can hold them
+    pytest.importorskip("pyarrow")
+    path = write_table(Path("x.parquet"), {}, found)
+    assert pd.read_parquet(path).x.tolist() == expected
 
 
 @pytest.mark.filterwarnings("ignore:the missing cells")
 def test_gaps_of_categories_are_filled(capsys, monkeypatch):
-    frame = pd.DataFrame({"kind": ["a", "b"] * 20, "x": RNG.normal(size=40)})
+    frame = pd.DataFrame({"kind": ["01", "b", "c", "d"] * 10, "x": RNG.normal(size=40)})
     frame.to_csv("kinds.csv", index=False)
     run("train", "--dataset", "kinds.csv", *SMALL, "--no-compile", "--output", "run")
     frame.loc[:3, "kind"] = None
     frame.head(5).to_csv("gaps.csv", index=False)
     run("impute", "run", "gaps.csv", "--samples", "50")
-    found = pd.read_csv("impute.csv")
-    assert set(found.kind) == {"a", "b"}
+    found = pd.read_csv("impute.csv", dtype={"kind": str})
+    assert found.kind[4] == "01"
+    assert set(found.kind) <= {"01", "b", "c", "d"}
     np.testing.assert_array_equal(found.x, pd.read_csv("gaps.csv").x)
-    monkeypatch.setattr("pyro_dvae.jobs.applying.load", None)  # the refusal comes before the work
-    run("impute", "run", "gaps.csv", "--output", "x.npy", code=2)
-    assert "x.npy can hold only numbers, but column 'kind' holds text" in capsys.readouterr().err
+    Path("one.csv").write_text("kind,x\n01,0.5\n,0.25\n")  # only 01 among its cells
+    assert rows_of(read_config("run"), "one.csv", gaps=True).rows[0, 0] == 0
+    commands = (["impute", "run", "gaps.csv"], ["sample", "run"], ["sample", "run", "--given", "gaps.csv"])
+    for module in ("applying", "sampling"):  # refused before the model is loaded
+        monkeypatch.delattr(f"pyro_dvae.jobs.{module}.load")
+    for command in commands:
+        printed = run(*command, "--output", "x.npy", code=2, capsys=capsys)
+        assert "x.npy can hold only numbers, but column 'kind' holds text" in printed.err
+
+
+def test_the_name_of_an_array_is_for_archives():
+    rows = RNG.normal(size=(40, 3))
+    np.savez("data.npz", a=rows, b=rows[:, :2])
+    np.save("new.npy", rows[:5])
+    np.savez("new.npz", a=rows[:5], c=rows)
+    pd.DataFrame(rows[:5]).to_csv("new.csv", index=False)
+    run("train", "--dataset", "data.npz", "--array", "a", *SMALL, "--no-compile", "--output", "named")
+    found = [rows_of(read_config("named"), f"new.{kind}").rows for kind in ("npy", "npz", "csv")]
+    assert all(torch.equal(each, found[0]) for each in found)
 
 
 def test_rows_whose_filled_cells_are_not_reliable_are_told():

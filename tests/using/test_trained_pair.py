@@ -270,6 +270,7 @@ def test_a_table_has_the_columns_of_training(tmp_path):
         for odd, found in (
             (frame[list("abdc")], "'d' in place of 'c'"),
             (frame.assign(e=1.0), "'e' in place of no"),
+            (frame[list("abc")], "no further column in place of 'd'"),
         ):
             for verb in ("encode", "reconstruct", "log_likelihood", "impute"):
                 with pytest.raises(dv.InputError, match=f"^data: expected the columns of .* got {found}"):

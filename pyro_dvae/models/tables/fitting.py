@@ -54,7 +54,9 @@ def fit_table(
     start = start_seed(seed)
     loc = rows.nanmean(0)
     scale = (rows - loc).square().nanmean(0).sqrt()
-    scale = torch.where(scale > 0, scale, 1.0)
+    # A constant column has scale 1; the rounding of its mean is no spread.
+    varies = rows.nan_to_num(-math.inf).amax(0) > rows.nan_to_num(math.inf).amin(0)
+    scale = torch.where(varies & (scale > 0), scale, 1.0)
     with torch.no_grad(), progress_of("fitting a table", progress) as shown:
         found = _chosen((rows - loc) / scale, loc, scale, start, shown)
     return replace(found, columns=columns_of(data))

@@ -225,6 +225,18 @@ def test_odd_tables():
         few.impute(torch.zeros(2, 2))
 
 
+def test_the_rounding_of_a_mean_is_no_spread():
+    """The mean of 60 cells of 98.6 is not 98.6, but their density does not depend on their value."""
+    rows = torch.cat([torch.randn(60, 1), torch.ones(60, 1)], 1).double()
+    scores = []
+    for value in (0.5, 98.6):
+        rows[:, 1] = value
+        fitted = dv.fit_table(rows, seed=0, progress=False)
+        assert float(fitted.scale[1]) == 1
+        scores.append(fitted.log_likelihood(rows))
+    torch.testing.assert_close(*scores)
+
+
 def test_a_row_is_as_odd_as_its_tail_probability_under_the_model_that_finds_it_oddest():
     rows = random_mixture(2).sample((400,))
     mixtures = [random_mixture(2), random_mixture(1, seed=5)]
