@@ -164,7 +164,8 @@ class _OfOneRow(Messenger):
             if own and self.x.dim() and plate.size == len(self.x) > 1:
                 raise InputError(
                     f"x: {msg['name']!r} takes shape {tuple(self.x.shape)} for one observation, but plate "
-                    f"{plate.name!r} has {plate.size} elements; if a row is a single number, give event_dim=0"
+                    f"{plate.name!r} has {plate.size} elements; give a single row as x[None], rows in "
+                    "batches (torch.utils.data.DataLoader), and event_dim=0 if a row is a single number"
                 )
 
 

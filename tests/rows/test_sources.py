@@ -303,7 +303,7 @@ REFUSED = {
     "bytes of reals": (torch.ones(2, 2).to(torch.float8_e4m3fn), "expected numbers of 16 bits at least"),
     "a single row": (
         table()[0],
-        r"got shape \(4,\), which site 'x' observes 4 times.*single row as x\[None\]",
+        r"takes shape \(4,\) for one observation, but plate 'data' has 4 elements; .*single row as x\[None\]",
     ),
     "no rows": (np.zeros((0, 3)), r"got shape \(0, 3\)"),
     "NaN": (np.array([1.0, np.nan]), "expected finite values, got 1 NaN"),
@@ -325,7 +325,7 @@ def test_what_has_no_rows_is_refused_with_a_remedy(case):
         ),
         lambda: dv.evaluate_bound(pair.model, pair.guide, value, loss=dv.TraceDenoising_ELBO()),
     ):
-        with pytest.raises(dv.InputError, match=f"^data: .*{words}|^data: {words}"):
+        with pytest.raises(dv.InputError, match=f"^(data|x): (.*|){words}"):
             call()
 
 
@@ -340,10 +340,24 @@ def test_a_stream_of_rows_is_not_a_stream_of_batches():
         {"loss": dv.TraceDenoising_ELBO(), "epochs": 1, "progress": False, "compile": False},
     )
     with pytest.raises(
-        dv.InputError, match=r"^data: expected rows along the first .*rows in batches \(torch"
+        dv.InputError, match=r"^x: 'noisy' takes shape \(4,\) for one .*rows in batches \(torch"
     ):
         dv.fit(pair.model, pair.guide, RowByRow(), **options)
     dv.fit(pair.model, pair.guide, DataLoader(RowByRow(), batch_size=5), **options)
+
+
+def test_a_single_row_is_refused_without_a_corruption_too():
+    """A plate of four entries would repeat it."""
+    pair = Pair()
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(pyro.param("loc", torch.zeros(2)), 1.0).to_event(1))
+
+    with pytest.raises(
+        dv.InputError, match=r"^data: expected rows along the first .* single row as x\[None\]"
+    ):
+        dv.fit(pair.model, guide, table()[0], loss=dv.TraceDenoising_ELBO(), epochs=1, progress=False)
 
 
 def test_columns_of_validation_must_equal_those_of_training():
