@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from pyro.distributions import Unit
+from pyro.poutine.util import site_is_subsample
 
+from pyro_dvae import checks
 from pyro_dvae.errors import InputError, warn
 from pyro_dvae.programs.draws import Draws
 from pyro_dvae.programs.plates import (
@@ -16,6 +20,40 @@ from pyro_dvae.programs.plates import (
     kept_by_masks,
     varies_over_draws,
 )
+from pyro_dvae.sites import layers
+
+
+def observed_name(nodes: Mapping[str, dict[str, Any]], chosen: str | None) -> str:
+    """Return the name of the observed site of a run: ``chosen``, or the only one, or ``x``.
+
+    :param nodes: the sites of a model, also without its observations (``uncondition``).
+    """
+    found = observed_names(nodes)
+    if not found:
+        raise InputError("model: expected an observed sample site (obs=x), got none")
+    if chosen is not None:
+        return checks.known("data_site", chosen, found)
+    if len(found) > 1 and "x" not in found:
+        raise InputError(f"data_site: the model observes {', '.join(map(repr, found))}; name one of them")
+    return found[0] if len(found) == 1 else "x"
+
+
+def observed_names(nodes: Mapping[str, dict[str, Any]]) -> list[str]:
+    """Return the names of the observed sites of a run; of ``uncondition``, those of the model itself."""
+    drawn = {name: node for name, node in nodes.items() if node["type"] == "sample" and _has_value(node)}
+    own = [name for name, node in drawn.items() if node["infer"].get("was_observed")]
+    return own or [name for name, node in drawn.items() if node["is_observed"]]
+
+
+def latent_names(nodes: Mapping[str, dict[str, Any]]) -> list[str]:
+    """Return the names of the latents of a run, also of ``uncondition``."""
+    drawn = [name for name, node in nodes.items() if node["type"] == "sample" and _has_value(node)]
+    return [name for name in drawn if name not in observed_names(nodes) and not nodes[name]["is_observed"]]
+
+
+def _has_value(node: dict[str, Any]) -> bool:
+    factor = any(isinstance(each, Unit) for each in layers(node["fn"]))
+    return not (factor or is_deterministic(node) or site_is_subsample(node))
 
 
 def leave_out_zeros(draws: Draws) -> None:

@@ -17,6 +17,7 @@ from pyro_dvae.evaluation.estimates import evaluation_mode
 from pyro_dvae.evaluation.measures.denoised import denoised_counts
 from pyro_dvae.evaluation.measures.means import mean_of
 from pyro_dvae.evaluation.measures.passes import MEMORY, Program, rows_within
+from pyro_dvae.programs.observations import latent_names, observed_name
 from pyro_dvae.programs.parameters import float_type
 from pyro_dvae.programs.plates import data_frames, size_at
 from pyro_dvae.random_state import forked
@@ -29,8 +30,8 @@ def decode(
     codes: Codes | Mapping[str, Tensor] | Tensor,
     data: Any,
     *args: Any,
-    site: str = "z",
-    data_site: str = "x",
+    site: str | None = None,
+    data_site: str | None = None,
     values: bool = False,
     seed: int | None = None,
     memory: int = MEMORY,
@@ -44,43 +45,40 @@ def decode(
     :param data: N rows like the model's, or one row; only their shape and type matter.
     :param args: further data of the model, likewise; their values matter.
     :param kwargs: further arguments of the model, passed unchanged.
-    :param site: latent site of a single tensor.
-    :param data_site: the observed site to return.
+    :param site: latent site of a single tensor; by default the only one, or ``z``.
+    :param data_site: the observed site to return; by default the only one, or ``x``.
     :param values: draw from the likelihood, instead of its mean.
     :param seed: seed of a separate random stream; None uses the global one.
     :param memory: approximate number of bytes to use in addition to data and results.
     :raises InputError: a site does not exist, its mean is unknown, or there are not N rows.
     """
     checks.program("model", model)
-    latents = _latents(codes, site)
-    count = len(next(iter(latents.values())))
+    found = codes.mean if isinstance(codes, Codes) else {site: codes} if isinstance(codes, Tensor) else codes
+    tensors = isinstance(found, Mapping) and all(isinstance(z, Tensor) and z.dim() for z in found.values())
+    if not tensors or len({len(z) for z in found.values()}) != 1 or not len(next(iter(found.values()))):
+        raise InputError("codes: expected the result of encode, or tensors of the same N codes by site")
+    count = len(next(iter(found.values())))
     given = Data.opened("data", (data, *args), kwargs, float_type(model))
     if len(given) not in (1, count):
         raise InputError(f"data: expected one row, or the {count} rows of the codes, got {len(given)}")
 
-    size = rows_within(memory, given)
-
-    def parts() -> Iterator[Tensor]:
+    size, parts = rows_within(memory, given), []
+    drawn = poutine.uncondition(model)
+    with _apart(model, given, seed):
+        latents = found if isinstance(codes, Codes) else _of_latents(found, drawn, given[:1])
         for start in range(0, count, size):
             own = {name: z[start : start + size].to(given.device) for name, z in latents.items()}
             index = torch.arange(start, min(start + size, count)) % len(given)
-            yield _observed(
-                poutine.condition(poutine.uncondition(model), own), given[index], data_site, values
-            )
-
-    with _apart(model, given, seed):
-        return torch.cat([part.cpu() for part in parts()])
+            parts.append(_observed(poutine.condition(drawn, own), given[index], data_site, values).cpu())
+    return torch.cat(parts)
 
 
-def _latents(codes: Any, site: str) -> dict[str, Tensor]:
-    """Return the codes by site; refuse codes with different numbers of rows."""
-    if isinstance(codes, Tensor):
-        codes = {checks.text("site", site): codes}
-    found = codes.mean if isinstance(codes, Codes) else codes
-    tensors = isinstance(found, Mapping) and all(isinstance(z, Tensor) and z.dim() for z in found.values())
-    if not tensors or len({len(z) for z in found.values()}) != 1 or not len(next(iter(found.values()))):
-        raise InputError("codes: expected the result of encode, or tensors of the same N codes by site")
-    return dict(found)
+def _of_latents(codes: Mapping[Any, Tensor], model: Program, row: Arguments) -> dict[str, Tensor]:
+    """Return codes by the latents of a model; without a name those of the only one, or of ``z``."""
+    with forked():
+        known = latent_names(row.call(poutine.trace(model).get_trace).nodes)
+    only = known[0] if len(known) == 1 else "z"
+    return {checks.known("site", only if name is None else name, known): z for name, z in codes.items()}
 
 
 def reconstruct(
@@ -89,7 +87,7 @@ def reconstruct(
     data: Any,
     *args: Any,
     num_samples: int = 20,
-    data_site: str = "x",
+    data_site: str | None = None,
     clean: bool = True,
     library_size: float | None = None,
     seed: int | None = None,
@@ -100,7 +98,7 @@ def reconstruct(
     """Return the posterior predictive mean E_{q(z|x)} E[x | z] of each row of ``data``, without a gradient.
 
     :param num_samples: draws of the latents of each row that are averaged.
-    :param data_site: the observed site to return.
+    :param data_site: the observed site to return; by default the only one, or ``x``.
     :param clean: give the guide clean input; otherwise corrupt it.
     :param library_size: common total of all rows of counts; None keeps the rows' own totals.
     :param seed: seed of a separate random stream; None uses the global one.
@@ -153,7 +151,7 @@ def sample(
     data: Any,
     *args: Any,
     num_samples: int = 1,
-    data_site: str = "x",
+    data_site: str | None = None,
     values: bool = True,
     seed: int | None = None,
     memory: int = MEMORY,
@@ -166,7 +164,7 @@ def sample(
     :param args: further data of the model (labels), one row or ``num_samples``; their values matter.
     :param kwargs: further arguments of the model, passed unchanged.
     :param num_samples: number of rows to draw.
-    :param data_site: the observed site to return.
+    :param data_site: the observed site to return; by default the only one, or ``x``.
     :param values: draw from the likelihood; False for its mean.
     :param seed: seed of a separate random stream; None uses the global one.
     :param memory: approximate number of bytes to use in addition to data and results.
@@ -189,7 +187,7 @@ def interpolate(
     end: Any,
     *,
     steps: int = 8,
-    data_site: str = "x",
+    data_site: str | None = None,
     num_samples: int = 100,
     seed: int | None = None,
     memory: int = MEMORY,
@@ -201,7 +199,7 @@ def interpolate(
         ones (labels) hold on the whole line.
     :param end: as many rows.
     :param steps: points on each line, both ends included, at least 2.
-    :param data_site: the observed site to return.
+    :param data_site: the observed site to return; by default the only one, or ``x``.
     :param num_samples: runs of the guide if one does not give the mean code.
     :param seed: seed of a separate random stream; None uses the global one.
     :param memory: approximate number of bytes to use in addition to data and results.
@@ -224,18 +222,19 @@ def interpolate(
     return torch.stack(found)
 
 
-def _observed(program: Callable[..., Any], rows: Arguments, data_site: str, values: bool) -> Tensor:
+def _observed(program: Callable[..., Any], rows: Arguments, data_site: str | None, values: bool) -> Tensor:
     nodes = rows.call(poutine.trace(program).get_trace).nodes
-    checks.known("data_site", data_site, [name for name, node in nodes.items() if node["type"] == "sample"])
-    _require_rows(nodes[data_site], len(rows))
+    site = nodes[observed_name(nodes, data_site)]
+    _require_rows(site, len(rows))
     if values:
-        drawn: Tensor = nodes[data_site]["value"]
+        drawn: Tensor = site["value"]
         return drawn
-    mean = mean_of(nodes[data_site]["fn"])
+    mean = mean_of(site["fn"])
     if mean is None or bool(torch.isnan(mean).all()):
-        kind = type(nodes[data_site]["fn"]).__name__
+        kind = type(site["fn"]).__name__
         raise InputError(
-            f"data_site: expected a distribution with a mean at {data_site!r}, got {kind}; give values=True"
+            f"data_site: expected a distribution with a mean at {site['name']!r}, got {kind}; "
+            "give values=True"
         )
     return mean
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from pyro_dvae import checks
 from pyro_dvae.calling import calling
 from pyro_dvae.errors import InputError
+from pyro_dvae.programs.observations import observed_name
 from pyro_dvae.programs.parameters import discover, float_type
 from pyro_dvae.rows import Data
 from pyro_dvae.training import Fitted, Trainer, fit
@@ -26,14 +27,14 @@ class HalfAsleep(Trace_ELBO):
 
     :param loss: the loss of a batch.
     :param share: share of the rows, in [0, 1].
-    :param data_site: the observed site that draws the first argument.
+    :param data_site: the observed site that draws the first argument; by default the only one, or ``x``.
     """
 
-    def __init__(self, loss: ELBO, share: float = 0.5, data_site: str = "x") -> None:
+    def __init__(self, loss: ELBO, share: float = 0.5, data_site: str | None = None) -> None:
         super().__init__()
         self.of_rows = checks.elbo("loss", loss)
         self.share = checks.number("share", share, 0.0, 1.0)
-        self.data_site = checks.text("data_site", data_site)
+        self.data_site = data_site
 
     def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
         """Return the loss of unchanged rows, for validation."""
@@ -58,8 +59,7 @@ class HalfAsleep(Trace_ELBO):
         """Return the rows [N, ...], each with probability ``share`` replaced by a draw x ~ p(x)."""
         with poutine.block():
             sites = poutine.trace(poutine.uncondition(model)).get_trace(x, *args, **kwargs).nodes
-        names = [name for name, site in sites.items() if site["type"] == "sample"]
-        own: Tensor = sites[checks.known("data_site", self.data_site, names)]["value"]
+        own: Tensor = sites[observed_name(sites, self.data_site)]["value"]
         if own.numel() != x.numel():
             raise InputError(f"data_site: expected draws of {tuple(x.shape)}, got {tuple(own.shape)}")
         drawn = torch.rand(len(x), device=x.device) < self.share
@@ -87,7 +87,7 @@ def refit_guide(
     *args: Any,
     loss: ELBO,
     share: float = 0.5,
-    data_site: str = "x",
+    data_site: str | None = None,
     **options: Any,
 ) -> Fitted:
     """Train the guide of a trained model further, on equal shares of training rows and draws of the model.
@@ -102,7 +102,7 @@ def refit_guide(
     :param args: further data of model and guide, N rows each.
     :param loss: the bound, as in :func:`~pyro_dvae.fit`; validation uses the given rows.
     :param share: share of rows drawn from the model; 1 uses only the number of training rows.
-    :param data_site: the observed site that draws ``data``.
+    :param data_site: the observed site that draws ``data``; by default the only one, or ``x``.
     :param options: those of :class:`~pyro_dvae.training.Trainer`, except ``freeze``.
     :raises InputError: nothing is left to train, or the site does not draw rows like the data.
     """

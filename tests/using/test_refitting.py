@@ -96,7 +96,7 @@ def test_compiled_steps_train_the_same_guide():
         ({"freeze": "w"}, "freeze: refitting keeps the model fixed"),
         ({"share": 1.5}, "share: expected"),
         ({"data_site": "y"}, "data_site: unknown name 'y'"),
-        ({"data_site": "z"}, "data_site: expected draws of"),
+        ({"data_site": "z"}, "data_site: unknown name 'z'"),
     ],
 )
 def test_odd_arguments_are_refused(pair, options, message):

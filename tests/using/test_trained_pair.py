@@ -394,3 +394,57 @@ def test_means_of_angles_are_not_averaged_as_numbers():
         dv.reconstruct(pair.model, pair.guide, x)
     decoded = dv.decode(pair.model, {"z": x}, x)
     torch.testing.assert_close(decoded, x)
+
+
+class OtherNames(nn.Module):
+    """Pyro's own VAE calls its sites latent and obs."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.decoder = nn.Linear(4, 2), nn.Linear(2, 4)
+
+    def model(self, x):
+        pyro.module("decoder", self.decoder)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("latent", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("obs", dist.Normal(self.decoder(z), 0.1).to_event(1), obs=x)
+
+    def guide(self, x):
+        pyro.module("encoder", self.encoder)
+        with pyro.plate("data", len(x)):
+            pyro.sample("latent", dist.Normal(self.encoder(x), 0.1).to_event(1))
+
+
+def test_the_only_latent_and_the_only_observed_site_need_no_name():
+    torch.manual_seed(0)
+    pair, x = OtherNames(), torch.randn(5, 4)
+    with torch.no_grad():
+        code = pair.encoder(x)
+        exact = pair.decoder(code)
+    for found in (
+        dv.decode(pair.model, dv.encode(pair.model, pair.guide, x), x),
+        dv.decode(pair.model, code, x[:1]),
+        dv.decode(pair.model, code, x[:1], site="latent", data_site="obs"),
+        dv.interpolate(pair.model, pair.guide, x, x)[3],
+        dv.reconstruct(pair.model, pair.guide, x, num_samples=20_000, seed=0),
+    ):
+        torch.testing.assert_close(found, exact, atol=0.01, rtol=0)
+    assert dv.sample(pair.model, x[:1], num_samples=3).shape == (3, 4)
+    with pytest.raises(dv.InputError, match=r"site: unknown name 'z'; known: latent"):
+        dv.decode(pair.model, code, x[:1], site="z")
+    with pytest.raises(dv.InputError, match=r"site: unknown name 'obs'; known: latent"):
+        dv.decode(pair.model, {"obs": x}, x[:1])
+
+
+def test_one_of_several_observed_sites_is_named():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("left", dist.Normal(z, 1.0), obs=x[:, 0])
+            pyro.sample("right", dist.Normal(z, 1.0), obs=x[:, 1])
+
+    with pytest.raises(
+        dv.InputError, match="data_site: the model observes 'left', 'right'; name one of them"
+    ):
+        dv.decode(model, torch.zeros(3), torch.zeros(3, 2))
+    assert dv.decode(model, torch.ones(3), torch.zeros(3, 2), data_site="right").tolist() == [1.0] * 3

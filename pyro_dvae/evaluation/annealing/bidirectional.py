@@ -31,35 +31,29 @@ from pyro_dvae.evaluation.annealing.starts import programs_of
 from pyro_dvae.evaluation.annealing.structure import PROBED, Program, ProperLatents, Structure, inspect
 from pyro_dvae.evaluation.estimates import evaluation_mode
 from pyro_dvae.evaluation.progress import progress_of
+from pyro_dvae.programs.observations import observed_name, observed_names
 from pyro_dvae.programs.parameters import float_type
 from pyro_dvae.rows import Arguments, Data
 from pyro_dvae.sites import clean_input
 
 
-def example_data(model: Program, like: Arguments, data_site: str) -> Tensor:
+def example_data(model: Program, like: Arguments, data_site: str | None) -> Tensor:
     """Draw data in the shape of ``like`` from a model that has not been inspected yet.
 
     :raises InputError: the model does not observe ``data_site``, or also observes other sites.
     """
     with poutine.block(), clean_input():
         trace = like.call(poutine.trace(poutine.uncondition(model)).get_trace)
-    observed = [
-        name
-        for name, site in trace.nodes.items()
-        if site["type"] == "sample"
-        and site["infer"].get("was_observed")
-        and not site["infer"].get("_deterministic")
-    ]
-    if not observed:
-        raise InputError("model: expected an observed sample site (obs=x), got none")
-    checks.known("data_site", data_site, observed)
-    if len(observed) > 1:
-        other = next(name for name in observed if name != data_site)
-        raise InputError(f"model: it observes {other!r} besides {data_site!r}, and only one can be simulated")
-    return _shaped(trace.nodes[data_site]["value"], like.x, data_site)
+    chosen = observed_name(trace.nodes, data_site)
+    other = next((name for name in observed_names(trace.nodes) if name != chosen), None)
+    if other is not None:
+        raise InputError(f"model: it observes {other!r} besides {chosen!r}, and only one can be simulated")
+    return _shaped(trace.nodes[chosen]["value"], like.x, chosen)
 
 
-def simulated(programs: AnnealedPrograms, data_site: str) -> tuple[AnnealedPrograms, dict[str, Tensor]]:
+def simulated(
+    programs: AnnealedPrograms, data_site: str | None
+) -> tuple[AnnealedPrograms, dict[str, Tensor]]:
     """Draw z ~ p(z), x ~ p(x|z): z is then an exact sample of the posterior of x (Grosse et al. 2015).
 
     :param programs: programs on data of the right shape; the values do not matter.
@@ -68,7 +62,8 @@ def simulated(programs: AnnealedPrograms, data_site: str) -> tuple[AnnealedProgr
     tracer = poutine.trace()
     programs.run(poutine.uncondition(programs.model), tracer)
     sites = tracer.trace.nodes
-    x = _shaped(sites[data_site]["value"], programs.x, data_site)
+    chosen = observed_name(sites, data_site)
+    x = _shaped(sites[chosen]["value"], programs.x, chosen)
     latents = {name: _with_plates(sites[name], programs.structure) for name in programs.structure.latents}
     return replace(programs, given=programs.given.of(x)), latents
 
@@ -102,7 +97,7 @@ def bidirectional(
     data: Any,
     *args: Any,
     num_data: int | None = None,
-    data_site: str = "x",
+    data_site: str | None = None,
     num_steps: int = 500,
     num_chains: int = 16,
     start: str = "prior",
@@ -130,7 +125,7 @@ def bidirectional(
     :param args: further data for model and guide, N rows each, which are used as they are.
     :param kwargs: further arguments of model and guide, passed unchanged.
     :param num_data: number of rows to simulate; by default N. If there are more, further data are repeated.
-    :param data_site: name of the observed site, whose draws are the data.
+    :param data_site: name of the observed site, whose draws are the data; by default the only one, or ``x``.
     :returns: lower and upper bound of each observation, their gap, and standard errors over the data (nats).
     :raises InputError: as :func:`annealed_log_likelihood`, and if the model observes other sites than
         ``data_site``, or draws data of another shape than ``data``.

@@ -102,7 +102,7 @@ def binary_code(
     site: str = "z",
     threshold: float = 0.5,
     values: tuple[float, float] = (0.0, 1.0),
-    data_site: str = "x",
+    data_site: str | None = None,
     dead: float = 0.01,
     clean: bool = True,
     batch_size: int | None = None,
@@ -128,7 +128,7 @@ def binary_code(
     :param site: name of the latent, of one event dimension [d]; others keep their mean.
     :param threshold: between the two values of a bit.
     :param values: what the decoder gets for 0 and for 1.
-    :param data_site: name of the model's observed site to compare.
+    :param data_site: name of the model's observed site to compare; by default the only one, or ``x``.
     :param dead: entropy (bits) below which a bit counts as dead.
     :param clean: give the guide clean input; otherwise corrupt it.
     :param batch_size: rows of ``data`` at a time; by default 2,000.
@@ -140,7 +140,6 @@ def binary_code(
     checks.pair(model, guide)
     checks.flag("clean", clean)
     checks.text("site", site)
-    checks.text("data_site", data_site)
     numbers = isinstance(values, tuple | list) and all(isinstance(each, int | float) for each in values)
     if not numbers or len(values) != 2 or not values[0] < threshold < values[1]:
         raise InputError(f"values: expected a pair around the threshold {threshold:g}, got {shown(values)}")
@@ -150,7 +149,7 @@ def binary_code(
     plate, size = "", 0
     with measuring(model, guide, first_chunk(given, batch_size), clean, None):
         for rows in chunks(given, batch_size):
-            plate, size = plate or checked_plate(model, guide, rows, data_site, site), rows.x[0].numel()
+            plate, size = plate or checked_plate(model, guide, rows, site), rows.x[0].numel()
             setter = MeanCode()
             with setter:
                 codes = rows.call(poutine.trace(guide).get_trace)

@@ -19,6 +19,7 @@ from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.estimates import Estimate, estimate_values, plus_minus
 from pyro_dvae.evaluation.measures.means import base_of, mean_of
 from pyro_dvae.evaluation.measures.passes import Program, by_row
+from pyro_dvae.programs.observations import observed_name
 from pyro_dvae.rows import Arguments
 from pyro_dvae.sites import is_uncounted
 
@@ -44,29 +45,30 @@ class MeanCode(Messenger):
 
 
 def decoding_errors(
-    model: Program, codes: Trace, rows: Arguments, data_site: str, plate: str
+    model: Program, codes: Trace, rows: Arguments, data_site: str | None, plate: str
 ) -> tuple[Tensor, Tensor | None]:
     """Return the errors of rows decoded from the latents of a guide's run.
 
     :param model: Pyro model of a batch; it runs on the latents in ``codes``.
     :param codes: a run of the guide.
     :param rows: n rows.
-    :param data_site: name of the model's observed site to compare.
+    :param data_site: the observed site to compare (:func:`observed_name`).
     :param plate: name of the data plate.
     :returns: the squared error [n], mean over the elements of a row, and the cross-entropy [n] (nats), the
         sum over them, or None if the likelihood is not Bernoulli.
     :raises InputError: the mean of the site is unknown, or a Bernoulli site observes values outside [0, 1].
     """
-    site = rows.call(poutine.trace(poutine.replay(model, trace=codes)).get_trace).nodes[data_site]
+    nodes = rows.call(poutine.trace(poutine.replay(model, trace=codes)).get_trace).nodes
+    site = nodes[observed_name(nodes, data_site)]
     mean, base, value = mean_of(site["fn"]), base_of(site["fn"]), site["value"]
     if mean is None or bool(torch.isnan(mean).any()):
         raise InputError(
-            f"data_site: expected a distribution with a mean at {data_site!r}, got {type(base).__name__}"
+            f"data_site: expected a distribution with a mean at {site['name']!r}, got {type(base).__name__}"
         )
     squared = by_row((value - mean).double().square(), site, plate).reshape(len(rows), -1).mean(1).cpu()
     if not isinstance(base, Bernoulli):
         return squared, None
-    checks.unit_interval(f"x: the Bernoulli site {data_site!r}", value)
+    checks.unit_interval(f"x: the Bernoulli site {site['name']!r}", value)
     cross = binary_cross_entropy_with_logits(base.logits, value, reduction="none")
     return squared, by_row(cross.double(), site, plate).reshape(len(rows), -1).sum(1).cpu()
 

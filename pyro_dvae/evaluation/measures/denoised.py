@@ -22,6 +22,7 @@ from pyro_dvae.evaluation.measures.passes import (
     measuring,
     rows_within,
 )
+from pyro_dvae.programs.observations import observed_name
 from pyro_dvae.programs.parameters import float_type
 from pyro_dvae.rows import Arguments, Data
 from pyro_dvae.sites import is_circular
@@ -40,7 +41,7 @@ def denoised_counts(
     guide: Program,
     data: Any,
     *args: Any,
-    data_site: str = "x",
+    data_site: str | None = None,
     num_samples: int = 20,
     clean: bool = True,
     seed: int | None = None,
@@ -56,7 +57,7 @@ def denoised_counts(
     :param data: rows [N, ...], from any source (:mod:`pyro_dvae.rows`).
     :param args: further data for model and guide, N rows each, split like ``data``.
     :param kwargs: further arguments of model and guide, passed unchanged.
-    :param data_site: name of the model's observed site.
+    :param data_site: name of the model's observed site; by default the only one, or ``x``.
     :param num_samples: draws of the latents that are averaged.
     :param clean: give the guide clean input; otherwise corrupt it.
     :param seed: seed of a separate random stream; None uses the global one.
@@ -68,10 +69,11 @@ def denoised_counts(
     def mean(site: Site) -> Tensor:
         found = mean_of(site["fn"])
         if found is None or bool(torch.isnan(found).all()):
-            raise InputError(f"data_site: the distribution at {data_site!r} has no known mean")
+            raise InputError(f"data_site: the distribution at {site['name']!r} has no known mean")
         if is_circular(site["fn"]):
             raise InputError(
-                f"data_site: {data_site!r} is an angle, whose means would be averaged as numbers; use decode"
+                f"data_site: {site['name']!r} is an angle, whose means would be averaged as numbers; "
+                "use decode"
             )
         return found
 
@@ -86,7 +88,7 @@ def denoised_logs(
     data: Any,
     *args: Any,
     depth: float = 1.0,
-    data_site: str = "x",
+    data_site: str | None = None,
     num_samples: int = 100,
     clean: bool = True,
     seed: int | None = None,
@@ -120,7 +122,7 @@ def _averaged(
     guide: Program,
     given: Data,
     value: Callable[[Site], Tensor],
-    data_site: str,
+    data_site: str | None,
     num_samples: int,
     clean: bool,
     seed: int | None,
@@ -135,10 +137,11 @@ def _averaged(
         codes = rows.call(poutine.trace(guide).get_trace)
         known = rows if depth == 1.0 else rows.of(rows.x * depth)  # the model reads the totals from its rows
         nodes = known.call(poutine.trace(poutine.replay(model, trace=codes)).get_trace).nodes
-        return by_row(value(nodes[data_site]), nodes[data_site], plate)
+        site = nodes[observed_name(nodes, data_site)]
+        return by_row(value(site), site, plate)
 
     with measuring(model, guide, given[:2], clean, seed):
         for rows in given.split(size):
-            plate = plate or checked_plate(model, guide, rows, data_site)
+            plate = plate or checked_plate(model, guide, rows)
             parts.append(functools.reduce(torch.add, (run(rows) for _ in range(num_samples))) / num_samples)
     return torch.cat(parts)

@@ -119,12 +119,9 @@ def rows_within(memory: int, data: Data, batch_size: int | None = None) -> int:
     return max(1, min(most, checks.count("memory", memory) // (_BYTES_PER_NUMBER * max(1, numbers))))
 
 
-def checked_plate(
-    model: Program, guide: Program, rows: Arguments, data_site: str | None = None, site: str | None = None
-) -> str:
+def checked_plate(model: Program, guide: Program, rows: Arguments, site: str | None = None) -> str:
     """Run a pair once on a forked random stream; return its data plate, or refuse to measure the pair.
 
-    :param data_site: an observed site that must exist.
     :param site: a latent that must exist.
     """
     with forked():
@@ -133,8 +130,6 @@ def checked_plate(
     plate = data_plate(draws, len(rows))
     if site is not None:
         checks.known("site", site, [each["name"] for each in draws.latent_sites()])
-    if data_site is not None:
-        checks.known("data_site", data_site, [s["name"] for s in draws.model_sites() if s["is_observed"]])
     return plate
 
 

@@ -71,7 +71,7 @@ def reconstruction_error(
     guide: Program,
     data: Any,
     *args: Any,
-    data_site: str = "x",
+    data_site: str | None = None,
     num_samples: int = 10,
     clean: bool = True,
     seed: int | None = None,
@@ -90,7 +90,7 @@ def reconstruction_error(
     :param data: rows [N, ...], from any source (:mod:`pyro_dvae.rows`).
     :param args: further data for model and guide, N rows each, split like ``data``.
     :param kwargs: further arguments of model and guide, passed unchanged.
-    :param data_site: name of the model's observed site to compare.
+    :param data_site: name of the model's observed site to compare; by default the only one, or ``x``.
     :param num_samples: sampled codes of each observation.
     :param clean: give the guide clean input; otherwise corrupt it anew for every code.
     :param seed: seed of a separate random stream; None uses the global one.
@@ -105,7 +105,7 @@ def reconstruction_error(
     plate = ""
     with measuring(model, guide, first_chunk(given, batch_size), clean, seed):
         for rows in chunks(given, batch_size):
-            plate = plate or checked_plate(model, guide, rows, data_site)
+            plate = plate or checked_plate(model, guide, rows)
             setter = MeanCode()
             with setter:
                 trace = rows.call(poutine.trace(guide).get_trace)
