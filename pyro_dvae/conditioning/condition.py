@@ -125,7 +125,7 @@ def condition(
     if not whole:
         with calling("model, data"):
             refuse_readers(programs[0], rows[:2], ~seen.all(0))
-    with torch.no_grad(), evaluation_mode(*programs, rows[:2]):
+    with torch.no_grad(), evaluation_mode(*programs, rows[:2], total=len(rows)):
         require_observed(model, torch.where(seen, given, torch.nan), *rows[:].rows[2:], **kwargs)
         exact = enumerated(programs[0], rows, max_plate_nesting)
         engine: _Engine | _Exact

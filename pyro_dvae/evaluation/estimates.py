@@ -57,6 +57,7 @@ def evaluation_mode(
     guide: Callable[..., Any] | None,
     rows: Arguments,
     observed: Data | None = None,
+    total: int | None = None,
 ) -> Iterator[None]:
     """Put the modules of a model and a guide in evaluation mode; restore their modes afterwards.
 
@@ -65,6 +66,7 @@ def evaluation_mode(
     become one-line errors.
 
     :param observed: all rows, if the likelihood is to be evaluated at them.
+    :param total: the number of all rows, if ``observed`` is not given.
     :raises InputError: values of ``observed`` lie outside the support of the likelihood.
     """
     support = InSupport("data", rows.x, estimated=True)
@@ -74,7 +76,7 @@ def evaluation_mode(
             trace = rows.call(poutine.trace(guide).get_trace) if guide is not None else None
             rows.call(model if trace is None else poutine.replay(model, trace=trace))
 
-    with rows_of(len(rows.x), len(rows.x) if observed is None else len(observed)):
+    with rows_of(len(rows.x), (total or len(rows.x)) if observed is None else len(observed)):
         trained = discover(model, guide, run, required=False, data={"data": rows.x})
     if observed is not None:
         support.require(observed)

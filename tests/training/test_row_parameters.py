@@ -280,3 +280,7 @@ def test_estimates_on_some_rows_say_what_they_need():
         dv.InputError, match="must run on any number of rows; a guide with parameters for each"
     ):
         dv.log_likelihood(*pair, X, num_samples=10)
+    with pytest.raises(
+        dv.InputError, match="must run on any number of rows; a guide with parameters for each"
+    ):
+        dv.condition(*pair, X.where(X > 0, torch.nan), num_samples=100)
