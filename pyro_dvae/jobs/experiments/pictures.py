@@ -96,7 +96,7 @@ def curves(
             axes.set_ylim(low - margin, high + margin)
             if log:
                 axes.set_xscale("log")
-                axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
                 axes.xaxis.set_major_formatter(ScalarFormatter())
                 axes.xaxis.set_minor_formatter(NullFormatter())
             axes.set_xlabel("epoch")
