@@ -1,5 +1,6 @@
 """The example and the command, run as a user runs them, small."""
 
+import ast
 import json
 import os
 import shlex
@@ -18,6 +19,7 @@ from safetensors.numpy import load_file
 
 import pyro_dvae as dv
 from pyro_dvae.jobs.data import prepare
+from pyro_dvae.jobs.ending import closing_table
 from pyro_dvae.jobs.folder import load_run
 from pyro_dvae.jobs.options import Options
 
@@ -59,6 +61,14 @@ def assert_same_weights(one, other):
         assert left[name].tobytes() == right[name].tobytes(), name
 
 
+def test_the_next_steps_name_a_folder_of_any_name(tmp_path):
+    folder = tmp_path / 'it\'s "ü" \\n $x'
+    results = {"data": {"name": "digits", "substituted_for": None}, "best_epoch": None}
+    command, code = closing_table(results, folder, []).splitlines()[-2:]
+    assert shlex.split(command) == ["next:", "pyro-dvae", "evaluate", str(folder)]
+    assert ast.literal_eval(code.split("load(")[1].split(").denoise")[0]) == str(folder)
+
+
 def test_example_trains_evaluates_and_writes_everything(tmp_path):
     done = script("--noise", "0.1", *SMALL, "--latent-size", "2", "--output", "run")
     assert done.returncode == 0, done.stderr
@@ -70,7 +80,7 @@ def test_example_trains_evaluates_and_writes_everything(tmp_path):
         assert name in done.stdout
     *table, first, second = done.stdout.splitlines()
     assert max(map(len, table)) <= 100
-    assert (first, second) == ("next: pyro-dvae evaluate run", '      dv.load("run").denoise(rows)')
+    assert (first, second) == ("next: pyro-dvae evaluate run", "      dv.load('run').denoise(rows)")
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2]
     results = json.loads((folder / "results.json").read_text())

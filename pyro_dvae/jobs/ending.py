@@ -169,6 +169,6 @@ def closing_table(results: dict[str, Any], folder: Path, pictures: list[Path]) -
     rows.append(("", ", ".join([*files, *(path.name for path in pictures)])))
     then = [
         f"next: pyro-dvae evaluate {shlex.quote(str(folder))}",
-        f'      dv.load("{folder}").denoise(rows)',
+        f"      dv.load({str(folder)!r}).denoise(rows)",
     ]
     return "\n".join([labelled(rows), *then])

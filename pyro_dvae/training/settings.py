@@ -6,6 +6,7 @@ import difflib
 import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from pyro_dvae import checks
 from pyro_dvae.calling import calling
 from pyro_dvae.engine.step import Numerics
-from pyro_dvae.errors import InputError, shown
+from pyro_dvae.errors import CheckpointError, InputError, shown
 from pyro_dvae.files import user_path
 from pyro_dvae.rows import Data, LoaderBatches, opened, same_columns
 from pyro_dvae.training import learning_rates
@@ -79,6 +80,12 @@ class Settings:
             raise InputError("resume: expected the path of the checkpoint to resume, got checkpoint=None")
         self.resume = resume
         self.checkpoint = None if checkpoint is None else user_path("checkpoint", checkpoint)
+        with suppress(PermissionError):  # reading will say so
+            if resume and self.checkpoint is not None and not self.checkpoint.exists():
+                raise CheckpointError(
+                    f"checkpoint {self.checkpoint}: there is no such file; start without resume=True, or "
+                    "with resume=os.path.exists(...) of this path in a script that is repeated"
+                )
         self.checkpoint_every = checks.count("checkpoint_every", checkpoint_every)
         self.progress = chosen("progress", progress)
         if isinstance(may_change, str) or not isinstance(may_change, Iterable):

@@ -778,7 +778,8 @@ def test_other_parameters_are_refused_naming_the_first(finished, monkeypatch):
 
 
 def test_missing_damaged_and_foreign_checkpoints(finished, tmp_path):
-    refused("there is no such file", tmp_path / "other.safetensors")
+    begin = r"there is no such file; start without resume=True, or with resume=os\.path\.exists"
+    refused(begin, tmp_path / "other.safetensors")
     save_checkpoint(tmp_path / "other.safetensors", {}, {"kind": "something"})
     refused("not from a training run", tmp_path / "other.safetensors")
     content = bytearray(finished.read_bytes())
