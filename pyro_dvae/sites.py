@@ -27,11 +27,11 @@ _REMEDY = (
     "use pyro_dvae.TraceDenoising_ELBO (or pyro.infer.Trace_ELBO)"
 )
 
-# The plates of draws, which are not the user's.
+# The plates of draws, which are not the user's. The last one is that of Pyro's own bounds.
 CORRUPTIONS = "_num_corruptions"
 PARTICLES = "_num_particles"
 REDRAWS = "_num_redraws"
-DRAW_PLATES = (CORRUPTIONS, PARTICLES, REDRAWS)
+DRAW_PLATES = (CORRUPTIONS, PARTICLES, REDRAWS, "num_particles_vectorized")
 
 _CIRCULAR = (dist.VonMises, dist.SineBivariateVonMises, dist.SineSkewed)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from pyro.infer import ELBO, Trace_ELBO
+from pyro.poutine.indep_messenger import CondIndepStackFrame
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
@@ -23,8 +24,6 @@ from pyro_dvae.random_state import derived_seed, forked
 from pyro_dvae.rows import Data
 from pyro_dvae.sites import DRAW_PLATES, clean_input, is_uncounted
 
-_DRAWS = (*DRAW_PLATES, "num_particles_vectorized")  # the last is Pyro's own
-
 
 class PlateScale(Messenger):
     """Finds the weight of a row in a loss by watching its run; ``factor`` is the weight afterwards.
@@ -34,13 +33,19 @@ class PlateScale(Messenger):
     that is the factor, else it is the plate's own scale. Without such a plate it is 1. Sites outside the
     plate (a global latent) are divided by it, too: the result is the bound of the whole data set, divided by
     its N rows. Reading ``factor`` also sets ``subsampled``: whether the rows are a subsample of the plate.
+    A plate that draws some of the rows, ``plate("data", len(x), subsample_size=5)``, stands for all of them,
+    so its scale does not count. ``parameters`` are the names of the param statements.
     """
 
     def __init__(self, rows: int) -> None:
         super().__init__()
         self._rows = rows
-        self._sites: list[tuple[dict[str, Any], dict[str, float]]] = []  # with their plates
+        self._sites: list[tuple[dict[str, Any], dict[str, CondIndepStackFrame]]] = []  # with their plates
         self.subsampled = False
+        self.parameters: set[str] = set()
+
+    def _pyro_post_param(self, msg: dict[str, Any]) -> None:
+        self.parameters.add(msg["name"])
 
     def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
         if not site_is_subsample(msg) and not is_uncounted(msg):
@@ -49,25 +54,28 @@ class PlateScale(Messenger):
     @property
     def factor(self) -> float:
         """The weight of a row."""
-        plate, own = self._plate()
+        plate = self._plate()
         if plate is None:
             return 1.0
+        own = self._weight(plate)
         self.subsampled = own != 1
-        found = [site["scale"] for site, plates in self._sites if plate in plates]
+        found = [site["scale"] for site, plates in self._sites if plate.name in plates]
         if len({isinstance(scale, Tensor) for scale in found}) > 1:
             return own  # tensors are only read if all scales are, because a recording cannot read them
         scales = set(map(_number, found))
         factor = scales.pop() if len(scales) == 1 else None
-        return factor or own
+        return factor * plate.size / self._rows if factor else own
 
-    def _plate(self) -> tuple[str | None, float]:
-        """Return the name and the scale of the data plate."""
+    def _plate(self) -> CondIndepStackFrame | None:
+        """Return the data plate."""
         observed = [plates for site, plates in self._sites if site["is_observed"]]
         common = [plate for plate in (observed or [{}])[0] if all(plate in others for others in observed)]
-        if not common:
-            return None, 1.0
-        plate = max(common, key=lambda name: observed[0][name])  # a subsampled one, if there are two
-        return plate, observed[0][plate]
+        # A subsampled one, if there are two.
+        return max((observed[0][name] for name in common), key=self._weight, default=None)
+
+    def _weight(self, plate: CondIndepStackFrame) -> float:
+        """Return how many rows of the plate each row stands for."""
+        return (plate.full_size or plate.size) / self._rows
 
     def warn_of_batches(self, length: int) -> None:
         """Warn if a batch of a program for all ``length`` rows may not stand for them.
@@ -76,7 +84,7 @@ class PlateScale(Messenger):
         """
         if self._rows >= length:
             return
-        plate, own = self._plate()
+        plate = self._plate()
         if plate is None:
             warn(
                 f"model: no plate around all observed sites has the {self._rows} rows of a batch, so rows of "
@@ -85,23 +93,23 @@ class PlateScale(Messenger):
             )
             return
         latents = [s for s in self._sites if not (s[0]["is_observed"] or s[0]["infer"].get("is_auxiliary"))]
-        shared = [site["name"] for site, plates in latents if plate not in plates]
-        if own == 1 and shared:
+        shared = [site["name"] for site, plates in latents if plate.name not in plates]
+        if self._weight(plate) == 1 and shared:
             times = f"{length / self._rows:g}"
             warn(
-                f"model: latent {shared[0]!r} is shared by all rows, and plate {plate!r} has the "
+                f"model: latent {shared[0]!r} is shared by all rows, and plate {plate.name!r} has the "
                 f"{self._rows} of a batch, so its prior counts {times} times as much as it should; "
-                f"give the plate all rows, pyro.plate({plate!r}, {length}, subsample_size=len(x)), "
+                f"give the plate all rows, pyro.plate({plate.name!r}, {length}, subsample_size=len(x)), "
                 f"or train on all of them at once, batch_size={length}",
             )
 
 
-def _plates(site: dict[str, Any], rows: int) -> dict[str, float]:
-    """Return the scale of each plate that may hold the rows, by name."""
+def _plates(site: dict[str, Any], rows: int) -> dict[str, CondIndepStackFrame]:
+    """Return the plates that may hold the rows, by name."""
     return {
-        frame.name: (frame.full_size or frame.size) / frame.size
+        frame.name: frame
         for frame in site["cond_indep_stack"]
-        if frame.name not in _DRAWS and rows in (frame.size, frame.full_size)
+        if frame.name not in DRAW_PLATES and rows in (frame.size, frame.full_size)
     }
 
 
@@ -125,6 +133,7 @@ class PlateScales:
         self._length = length
         self.known: dict[int, float] = {}
         self.subsampled = False
+        self._parameters: set[str] | None = None
 
     @contextmanager
     def seeing(self, batch: int, rows: int) -> Iterator[None]:
@@ -132,9 +141,17 @@ class PlateScales:
 
         :param batch: number of rows of the batch.
         :param rows: number of these rows on this process.
+        :raises InputError: a parameter was not there in the first run, so it would not be trained.
         """
         with PlateScale(rows) as scale:
             yield
+        self._parameters = scale.parameters if self._parameters is None else self._parameters
+        if new := sorted(scale.parameters - self._parameters):
+            raise InputError(
+                f"model, guide: parameter {new[0]!r} was not there in the first run, so it would not be "
+                "trained; create all parameters in every run, for example as one tensor that is indexed "
+                '(pyro.param("loc", torch.zeros(N))[i]), or use CompiledSVI or pyro.infer.SVI'
+            )
         if self._length is not None and not self.known:
             scale.warn_of_batches(self._length)
         self.known[batch] = scale.factor

@@ -59,8 +59,8 @@ class Trainer:
     """Trains ``model`` and ``guide`` by gradient steps on ``loss``, with mini-batches of ``data``.
 
     It trains the same parameters as Pyro's ``SVI``: those of param statements (``pyro.param``,
-    ``pyro.module``, a ``PyroModule``). A warning names other parameters of the modules, which are not
-    trained. Each epoch first sets all schedules (of corruptions, priors, guides and the bound).
+    ``pyro.module``, a ``PyroModule``), but refuses those that only a later step makes. A warning names other
+    parameters of the modules. Each epoch first sets all schedules (of corruptions, priors, guides and bound).
 
     Bounds in the history are in nats per observation, without the scale N / B of
     ``plate("data", N, subsample=x)``. If all rows share latents, it is the bound of all N rows divided by N;

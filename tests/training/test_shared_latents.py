@@ -6,6 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from torch.utils.data import DataLoader, TensorDataset
 
 import pyro_dvae as dv
@@ -73,4 +74,59 @@ def test_the_last_batch_of_a_loader_counts_by_its_rows(size):
     loader, options = DataLoader(TensorDataset(X), 16), {"learning_rate": 1e-12, "progress": False}
     fitted = dv.fit(model, lambda x: None, loader, loss=dv.TraceDenoising_ELBO(), epochs=1, **options)
     expected = float(dist.Normal(0.5, 1.0).log_prob(X).mean())
+    assert fitted.history.train_bound[0] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("size", [5, 40])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_plate_that_draws_some_of_the_rows_stands_for_all(size, compiled, interpreted):
+    """The bound of training and of validation is that of all rows, in expectation, whichever are drawn."""
+    x = torch.full((40, 1), 3.0)  # all alike, so that the bound does not depend on the draw
+
+    def model(x):
+        loc = pyro.param("loc", torch.tensor(0.0))
+        mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x), subsample_size=size) as rows:
+            pyro.sample("x", dist.Normal(loc + mean, 1.0), obs=x[rows, 0])
+
+    def guide(x):
+        pyro.sample("mean", dist.Delta(torch.tensor(1.0)))
+
+    fitted = dv.fit(
+        model,
+        guide,
+        x,
+        loss=dv.TraceDenoising_ELBO(),
+        validation=x,
+        epochs=1,
+        learning_rate=1e-9,
+        compile=compiled,
+        progress=False,
+    )
+    normal = dist.Normal(torch.tensor(1.0), 1.0)
+    expected = float(normal.log_prob(torch.tensor(3.0)) + normal.log_prob(torch.tensor(0.0)) / 40)
+    assert fitted.history.train_bound[0] == pytest.approx(expected, rel=1e-5)
+    assert fitted.history.validation_bound[0] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", [Trace_ELBO, TraceEnum_ELBO, dv.TraceDenoising_ELBO])
+def test_as_many_particles_as_rows_are_no_rows(loss):
+    """Pyro's plate of particles has the size of the data then."""
+    x = torch.linspace(-1.0, 1.0, 8)
+
+    def model(x):
+        loc = pyro.param("loc", torch.tensor(0.5))
+        pyro.sample("z", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+
+    def guide(x):
+        pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    options = {"learning_rate": 1e-9, "epochs": 1, "compile": False, "progress": False}
+    particles = {"num_particles": 8, "vectorize_particles": True, "max_plate_nesting": 1}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="TraceEnum_ELBO found no sample sites")
+        fitted = dv.fit(model, guide, x, loss=loss(**particles), **options)
+    expected = float(dist.Normal(0.5, 1.0).log_prob(x).mean())
     assert fitted.history.train_bound[0] == pytest.approx(expected, rel=1e-5)
