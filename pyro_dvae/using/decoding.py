@@ -53,6 +53,7 @@ def decode(
     :raises InputError: a site does not exist, its mean is unknown, or there are not N rows.
     """
     checks.program("model", model)
+    site = checks.optional(checks.text, "site", site)
     found = codes.mean if isinstance(codes, Codes) else {site: codes} if isinstance(codes, Tensor) else codes
     tensors = isinstance(found, Mapping) and all(isinstance(z, Tensor) and z.dim() for z in found.values())
     if not tensors or len({len(z) for z in found.values()}) != 1 or not len(next(iter(found.values()))):
