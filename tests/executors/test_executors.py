@@ -51,7 +51,9 @@ def driven(executor, pieces, folder, options=None):
     return found
 
 
-@pytest.mark.parametrize("name", slow("submitit"))  # it waits 15 s for the result of a lost job
+@pytest.mark.parametrize(
+    "name", slow("local", "submitit")
+)  # the last waits 15 s for the result of a lost job
 def test_a_killed_workers_task_resumes_elsewhere_from_its_checkpoint(name, tmp_path):
     found = driven(name, [WorkItem("a"), WorkItem("b", dies=True)], tmp_path)
     assert {key: each["begun"] for key, each in found.items()} == {"a": 0, "b": 10}

@@ -95,6 +95,7 @@ def test_training_equals_that_of_one_tensor():
     same(trained(True), trained(False))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("interpreted")
 def test_recorded_training_equals_that_of_one_tensor():
     same(trained(True, compile=True, epochs=2), trained(False, compile=True, epochs=2))

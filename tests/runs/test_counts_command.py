@@ -49,10 +49,8 @@ def test_every_likelihood_of_counts_finds_the_shares(likelihood):
     np.testing.assert_allclose(shares, SHARES, atol=0.04)
 
 
-@pytest.mark.parametrize(
-    "likelihood",
-    ["zero-inflated-negative-binomial", pytest.param("zero-inflated-poisson", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("likelihood", ["zero-inflated-negative-binomial", "zero-inflated-poisson"])
 def test_the_command_finds_extra_zeros(likelihood):
     kept = np.random.default_rng(1).random((600, 4)) > EXTRA_ZEROS
     np.save("counts.npy", np.load("counts.npy") * kept)

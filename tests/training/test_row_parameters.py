@@ -171,6 +171,7 @@ def test_other_rows_are_refused(tmp_path):
         fitted.save(tmp_path / "saved")
 
 
+@pytest.mark.slow
 def test_several_models_take_all_rows_in_order():
     pairs = [HELD["AutoDelta"]() for _ in range(2)]
     for fitted in dv.fit_many(pairs, X, loss=Trace_ELBO(), epochs=400, learning_rate=0.03, progress=False):
@@ -251,6 +252,7 @@ def test_other_parameters_train_on_batches(name):
         assert not fitted.trained.of_rows
 
 
+@pytest.mark.slow
 def test_rows_by_their_number_have_their_own_values():
     fitted = dv.fit(
         *FREE["rows by their number"](),

@@ -306,7 +306,7 @@ OPTIONS = {
 }
 
 
-COMPILED = [pytest.param(name, True, marks=[] if name == "all" else pytest.mark.slow) for name in OPTIONS]
+COMPILED = [pytest.param(name, True, marks=[] if name == "AdamW" else pytest.mark.slow) for name in OPTIONS]
 
 
 @pytest.mark.parametrize(("name", "compiled"), [*((name, False) for name in OPTIONS), *COMPILED])
