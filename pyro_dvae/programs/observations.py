@@ -40,15 +40,23 @@ def observed_name(nodes: Mapping[str, dict[str, Any]], chosen: str | None) -> st
 
 def observed_names(nodes: Mapping[str, dict[str, Any]]) -> list[str]:
     """Return the names of the observed sites of a run; of ``uncondition``, those of the model itself."""
-    drawn = {name: node for name, node in nodes.items() if node["type"] == "sample" and _has_value(node)}
+    drawn = _drawn(nodes)
     own = [name for name, node in drawn.items() if node["infer"].get("was_observed")]
     return own or [name for name, node in drawn.items() if node["is_observed"]]
 
 
 def latent_names(nodes: Mapping[str, dict[str, Any]]) -> list[str]:
     """Return the names of the latents of a run, also of ``uncondition``."""
-    drawn = [name for name, node in nodes.items() if node["type"] == "sample" and _has_value(node)]
-    return [name for name in drawn if name not in observed_names(nodes) and not nodes[name]["is_observed"]]
+    return [
+        name
+        for name, node in _drawn(nodes).items()
+        if not (node["is_observed"] or node["infer"].get("was_observed"))
+    ]
+
+
+def _drawn(nodes: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the sample sites that have a value of their own."""
+    return {name: node for name, node in nodes.items() if node["type"] == "sample" and _has_value(node)}
 
 
 def _has_value(node: dict[str, Any]) -> bool:

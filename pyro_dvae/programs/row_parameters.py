@@ -13,7 +13,7 @@ from pyro.poutine.indep_messenger import CondIndepStackFrame
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyro_dvae.buffers import on_trial
+from pyro_dvae.buffers import KeptBuffers
 from pyro_dvae.errors import InputError
 from pyro_dvae.internals import uncompiled
 from pyro_dvae.programs.parameters import Trained
@@ -59,7 +59,7 @@ def row_parameter(model: Program, guide: Program, batch: tuple[Tensor, ...], tra
         ordered = batch if run % 2 else tuple(part.flip(0) for part in batch)
         found: dict[str, _Used] = {}
         # A program that runs only inside its loss (for several draws at once) has no run of its own.
-        with suppress(Exception), on_trial(), forked(run), torch.enable_grad(), uncompiled():
+        with suppress(Exception), KeptBuffers(), forked(run), torch.enable_grad(), uncompiled():
             found = _used(model, guide, ordered, left)
         left = {name: left[name] for name, each in found.items() if _stays(each, before.get(name, each))}
         before = found
@@ -88,44 +88,46 @@ def _used(
     model: Program, guide: Program, batch: tuple[Tensor, ...], leaves: Mapping[str, Tensor]
 ) -> dict[str, _Used]:
     """Return which elements the two places use; nothing if no plate has the rows."""
+    rows = len(batch[0])
     of_guide = poutine.trace(guide).get_trace(*batch)
     of_model = poutine.trace(poutine.replay(model, trace=of_guide)).get_trace(*batch)
-    terms: tuple[list[Tensor], list[Tensor]] = ([], [])
-    plates = _data_plates(of_model, len(batch[0]))
+    plates = _data_plates(of_model, rows)
+    terms = []
     for trace in (of_guide, of_model):
         trace.compute_log_prob()
-        for site in trace.nodes.values():
-            if site["type"] != "sample" or site_is_subsample(site):
-                continue
-            for frame in (each for each in site["cond_indep_stack"] if each.name in plates):
-                for place, found in zip((0, len(batch[0]) - 1), terms, strict=True):
-                    found += _term(site, frame, place)
-    if not all(terms):
+        sites = (each for each in trace.nodes.values() if each["type"] == "sample")
+        sites = (each for each in sites if not site_is_subsample(each))
+        terms += [
+            (site, frame) for site in sites for frame in site["cond_indep_stack"] if frame.name in plates
+        ]
+    if not terms:
         return {}
-    used = []
-    for each in terms:
-        total = torch.stack(each).sum()
-        gradients = (
-            torch.autograd.grad(total, list(leaves.values()), retain_graph=True, allow_unused=True)
-            if total.requires_grad
-            else [None] * len(leaves)
-        )
-        used.append([_nonzero(leaf, g) for leaf, g in zip(leaves.values(), gradients, strict=True)])
-    return {name: _Used(*both) for name, *both in zip(leaves, *used, strict=True)}
+    first, last = (_gradients(terms, place, leaves) for place in (0, rows - 1))
+    return {name: _Used(*both) for name, *both in zip(leaves, first, last, strict=True)}
 
 
-def _nonzero(leaf: Tensor, gradient: Tensor | None) -> Tensor:
-    return torch.zeros_like(leaf, dtype=torch.bool) if gradient is None else gradient != 0
+def _gradients(
+    terms: list[tuple[dict[str, Any], CondIndepStackFrame]], place: int, leaves: Mapping[str, Tensor]
+) -> list[Tensor]:
+    """Return which elements of the leaves have a gradient in the terms of a place."""
+    own = [value for site, frame in terms if (value := _term(site, frame, place)) is not None]
+    total = torch.stack(own).sum() if own else torch.zeros(())
+    if not total.requires_grad:
+        return [torch.zeros_like(leaf, dtype=torch.bool) for leaf in leaves.values()]
+    found = torch.autograd.grad(
+        total, list(leaves.values()), retain_graph=True, allow_unused=True, materialize_grads=True
+    )
+    return [gradient != 0 for gradient in found]
 
 
-def _term(site: dict[str, Any], frame: CondIndepStackFrame, place: int) -> list[Tensor]:
-    """Return the terms of a site in a place of a plate."""
+def _term(site: dict[str, Any], frame: CondIndepStackFrame, place: int) -> Tensor | None:
+    """Return the term of a site in a place of a plate, if it has one there."""
     log_prob: Tensor = site["log_prob"]
     if not frame.vectorized:  # a loop over rows, which counts from 1
-        return [log_prob.sum()] if frame.counter - 1 == place else []
+        return log_prob.sum() if frame.counter - 1 == place else None
     if log_prob.dim() < -frame.dim or log_prob.shape[frame.dim] != size_at(site, frame):
-        return []
-    return [log_prob.select(frame.dim, place).sum()]
+        return None
+    return log_prob.select(frame.dim, place).sum()
 
 
 def _data_plates(trace: poutine.Trace, rows: int) -> set[str]:

@@ -80,12 +80,6 @@ def members_of(
             member.trained = member.apart(lambda m=member: m.loss(*example), example[0])  # type: ignore[misc]
         for argument, rows in (rows_by_name or {}).items():
             support.require(rows[number], argument)
-        with member.with_store():
-            member.trained.of_rows = row_parameter(member.model, member.guide, example, member.trained)
-        if length is not None and len(example[0]) < length:
-            refuse_other_rows(member.trained, "batch_size", f"train on all rows at once, batch_size={length}")
-        if validates:
-            refuse_other_rows(member.trained, "validation", "leave it out")
         if freeze is not None:
             member.trained.freeze("freeze", freeze)
         if member.trained.left_out:
@@ -96,6 +90,15 @@ def members_of(
         if found != shapes[0]:
             odd = next((a, b) for a, b in zip(found, shapes[0], strict=False) if a != b)
             raise InputError(f"pairs[{number}]: expected {odd[1]}, as in the first pair, got {odd[0]}")
+    first = members[0]
+    with first.with_store():
+        first.trained.of_rows = row_parameter(first.model, first.guide, example, first.trained)
+    for member in members:
+        member.trained.of_rows = first.trained.of_rows
+    if length is not None and len(example[0]) < length:
+        refuse_other_rows(first.trained, "batch_size", f"train on all rows at once, batch_size={length}")
+    if validates:
+        refuse_other_rows(first.trained, "validation", "leave it out")
     owners: dict[int, int] = {}
     for number, member in enumerate(members):
         for name, leaf in member.trained.parameters.items():
