@@ -47,10 +47,12 @@ def test_the_page_lists_nothing_else():
         r"^\| (.*?) \|", PAGE.partition("## What is refused")[2].partition("\n## ")[0], re.MULTILINE
     )
     # Tested with processes, likelihoods (programs/test_support.py), a fit (using/test_verbs.py), plates
-    # (rows/test_sources.py), and guides of Pyro (training/test_row_parameters.py).
+    # (rows/test_sources.py, programs/test_data_plate.py) and guides of Pyro
+    # (training/test_row_parameters.py).
     elsewhere = {
         "batches of some rows, for a guide without an encoder (`AutoNormal` of latents in the data plate)",
         "a table with other columns than those of training, or in another order",
+        "plates of the rows with another size in the guide than in the model",
         "a single row, or a data set that yields single rows one by one",
         "a loader with several processes (`torchrun`)",
         "values outside the support of the likelihood, such as bytes for a Bernoulli",

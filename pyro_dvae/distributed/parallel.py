@@ -15,6 +15,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from pyro_dvae.distributed.ranks import Ranks
+from pyro_dvae.programs.plates import sized
 from pyro_dvae.random_state import forked
 
 if TYPE_CHECKING:
@@ -28,9 +29,10 @@ class SeenPlates(Messenger):
         super().__init__()
         self.sites: list[dict[str, tuple[int, bool]]] = []
 
-    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+    def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
         if not site_is_subsample(msg):
-            self.sites.append({frame.name: (frame.size, _whole(frame)) for frame in msg["cond_indep_stack"]})
+            frames = [sized(msg, frame) for frame in msg["cond_indep_stack"]]
+            self.sites.append({frame.name: (frame.size, _whole(frame)) for frame in frames})
 
     def sizes(self) -> dict[str, int]:
         """Return the number of elements of each plate in use."""

@@ -17,10 +17,11 @@ from pyro_dvae import checks
 from pyro_dvae.bounds.denoising import TraceDenoising_ELBO
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.sites import SiteRow, Step, TriedPair, site_rows, tried
+from pyro_dvae.programs.data_plate import data_plates, other_counts, plates_around
 from pyro_dvae.programs.draws import Draws, Pair
 from pyro_dvae.programs.observations import unequal_masks
 from pyro_dvae.programs.parameters import discover
-from pyro_dvae.programs.plates import NO_SIZE, data_frames, is_deterministic
+from pyro_dvae.programs.plates import data_frames, is_deterministic
 from pyro_dvae.programs.row_parameters import wrong_for_others
 from pyro_dvae.sites import is_uncounted
 
@@ -35,6 +36,8 @@ def remarks(seen: TriedPair, num_data: int | None) -> tuple[str, ...]:
         found.append(f"a step of this loss raises: {step.stopped}")
     found += _mismatches(draws)
     found += _masks(draws)
+    if step.stopped is None:
+        found += _counts(draws)
     if num_data is not None:
         found += _sizes(draws, num_data)
         if seen.of_rows and len(draws.pair.args[0]) < num_data:
@@ -87,17 +90,21 @@ def _masks(draws: Draws) -> Iterator[str]:
         )
 
 
+def _counts(draws: Draws) -> Iterator[str]:
+    for site in draws.latent_sites():
+        if reason := other_counts(draws.model_trace.nodes[site["name"]], site):
+            yield reason
+
+
 def _sizes(draws: Draws, num_data: int) -> Iterator[str]:
     rows = next((len(arg) for arg in draws.pair.args if isinstance(arg, Tensor) and arg.dim()), None)
-    observed = [site for site in draws.model_sites() if site["is_observed"]]
-    frames = {frame.name: frame for site in observed for frame in data_frames(site)}
-    frames = {name: frame for name, frame in frames.items() if frame.size in (rows, NO_SIZE)}
-    if not frames:
+    plates = {} if rows is None else data_plates(draws.model_sites(), rows, drawn=True)
+    if not plates:
         yield f"no plate around the observations has the {rows} rows of the batch; add a pyro.plate"
-    shared = [s["name"] for s in draws.latent_sites() if not {f.name for f in data_frames(s)} & set(frames)]
-    for name, frame in frames.items():
-        full = rows if frame.size == NO_SIZE else round(frame.size * draws.subsamples.scale(name))
-        if full is None or full == num_data:
+    shared = [site["name"] for site in draws.latent_sites() if not plates_around(site) & set(plates)]
+    for name, plate in plates.items():
+        full = round(plate.size * draws.subsamples.scale(name))
+        if full == num_data:
             continue
         what = f"the loss counts {full} observations"
         if shared:

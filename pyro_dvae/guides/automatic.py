@@ -111,13 +111,14 @@ class AutoEncoderGuide(Module):
             found = ", ".join(map(repr, frames)) or "none"
             raise InputError(f"plate: the model has no plate {self.plate!r}; its plates: {found}")
         frame = frames[self.plate]
-        if frame.dim != -1 or len(x) not in (frame.size, frame.full_size):
+        self._unsized = frame.size == -1  # what Pyro gives a plate without a size
+        if frame.dim != -1 or not (self._unsized or len(x) in (frame.size, frame.full_size)):
             raise InputError(
                 f"plate: expected {self.plate!r} at dim -1 with the {len(x)} rows of x, "
                 f"got {frame.size} at dim {frame.dim}"
             )
         self._full_size = None if frame.full_size == frame.size else frame.full_size
-        self._subsampled = frame.size if len(x) != frame.size else None
+        self._subsampled = None if self._unsized or len(x) == frame.size else frame.size
         local = [site for site in latents if frame in site["cond_indep_stack"]]
         if not local:
             raise InputError(
@@ -168,6 +169,13 @@ class AutoEncoderGuide(Module):
         flat = torch.Size([shape.numel()])
         return LocalSite(name, shape.numel(), (ReshapeTransform(flat, shape), transform))
 
+    def _data_plate(self, rows: int) -> Any:
+        """Return the plate of the model, without a size if that has none."""
+        if self._unsized:
+            return pyro.plate(self.plate, dim=-1)
+        count = self._subsampled or rows
+        return pyro.plate(self.plate, self._full_size or count, subsample_size=count, dim=-1)
+
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Sample all latents of the model given corrupted rows ``x`` [N, ...]; return them by name."""
         self.setup(x, *args, **kwargs)
@@ -175,9 +183,8 @@ class AutoEncoderGuide(Module):
         found: dict[str, Tensor] = {}
         if self.global_part is not None:
             found.update(self.global_part(x, *args, **kwargs))
-        count = self._subsampled or len(x)
         event_dim = x.dim() - 1
-        with pyro.plate(self.plate, self._full_size or count, subsample_size=count, dim=-1) as index:
+        with self._data_plate(len(x)) as index:
             rows = x if self._subsampled is None else x.index_select(0, index)
             x_tilde = corrupt("x_tilde", self.corruption, rows, event_dim)
             seen = x_tilde.flatten(x_tilde.dim() - event_dim) if event_dim else x_tilde.unsqueeze(-1)

@@ -16,6 +16,7 @@ from pyro.poutine.trace_struct import Trace
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from pyro_dvae.errors import InputError
+from pyro_dvae.programs.data_plate import other_counts
 from pyro_dvae.programs.draws import Draws, Pair
 from pyro_dvae.programs.leaves import NOT_INVERTED, Leaves, RefusesChangedValues
 from pyro_dvae.programs.plates import Layout, Program, Subsamples, data_frames, is_deterministic
@@ -160,6 +161,8 @@ def _refuse_mismatch(draws: Draws, guide: dict[str, dict[str, Any]]) -> None:
                 "condition the model on it"
             )
         _refuse_sizes(name, own, drawn)
+        if reason := other_counts(own, drawn):
+            raise InputError(f"guide: {reason}")
         _refuse_beyond_circle(name, own, drawn)
 
 

@@ -57,16 +57,26 @@ def unmasked(fn: Any) -> Any:
 
 
 def data_frames(site: dict[str, Any]) -> list[CondIndepStackFrame]:
-    """Return the vectorised plates of the user around a site."""
-    return [f for f in site["cond_indep_stack"] if f.vectorized and f.name not in DRAW_PLATES]
+    """Return the vectorised plates of the user around a site; a plate without a size has the site's."""
+    frames = (f for f in site["cond_indep_stack"] if f.vectorized and f.name not in DRAW_PLATES)
+    return [sized(site, frame) for frame in frames]
+
+
+def sized(site: dict[str, Any], frame: CondIndepStackFrame) -> CondIndepStackFrame:
+    """Return a plate around a site with its size; a plate without a size has that of the site."""
+    if frame.size != NO_SIZE:
+        return frame
+    size = size_at(site, frame)
+    return frame._replace(size=size, full_size=size)
 
 
 def size_at(site: dict[str, Any], frame: CondIndepStackFrame) -> int:
     """Return the number of elements of a plate at a site; if the plate has no size, the site's own number."""
-    shape = site["fn"].batch_shape
     if frame.size != NO_SIZE:
         return int(frame.size)
-    return int(shape[frame.dim]) if len(shape) >= -frame.dim else 1
+    fn = site["fn"]
+    shapes = [fn.batch_shape, _batch_shape(site["value"], fn)]
+    return max((int(shape[frame.dim]) for shape in shapes if len(shape) >= -frame.dim), default=1)
 
 
 def size_remedy(frames: Iterable[CondIndepStackFrame]) -> str:

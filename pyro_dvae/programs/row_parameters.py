@@ -16,6 +16,7 @@ from torch import Tensor
 from pyro_dvae.buffers import KeptBuffers
 from pyro_dvae.errors import InputError
 from pyro_dvae.internals import uncompiled
+from pyro_dvae.programs.data_plate import data_plates, leads
 from pyro_dvae.programs.parameters import Trained
 from pyro_dvae.programs.plates import size_at
 from pyro_dvae.random_state import forked
@@ -91,7 +92,9 @@ def _used(
     rows = len(batch[0])
     of_guide = poutine.trace(guide).get_trace(*batch)
     of_model = poutine.trace(poutine.replay(model, trace=of_guide)).get_trace(*batch)
-    plates = _data_plates(of_model, rows)
+    observed = [of_model.nodes[name] for name in of_model.observation_nodes]
+    # A plate of the columns may have as many elements as there are rows.
+    plates = {name for name in data_plates(observed, rows) if any(leads(site, name) for site in observed)}
     terms = []
     for trace in (of_guide, of_model):
         trace.compute_log_prob()
@@ -128,18 +131,3 @@ def _term(site: dict[str, Any], frame: CondIndepStackFrame, place: int) -> Tenso
     if log_prob.dim() < -frame.dim or log_prob.shape[frame.dim] != size_at(site, frame):
         return None
     return log_prob.select(frame.dim, place).sum()
-
-
-def _data_plates(trace: poutine.Trace, rows: int) -> set[str]:
-    """Return the names of plates of the rows: loops, and plates of the first dimension of observed values.
-
-    (A plate of the columns may have as many elements as there are rows.)
-    """
-    found = set()
-    for site in map(trace.nodes.__getitem__, trace.observation_nodes):
-        batch_dim = site["value"].dim() - len(site["fn"].event_shape)
-        for frame in site["cond_indep_stack"]:
-            leads = batch_dim + frame.dim == 0 if frame.vectorized else True
-            if leads and rows == (size_at(site, frame) if frame.vectorized else frame.size):
-                found.add(frame.name)
-    return found

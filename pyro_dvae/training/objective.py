@@ -19,18 +19,19 @@ from torch import Tensor
 from pyro_dvae.calling import calling
 from pyro_dvae.distributed import Ranks
 from pyro_dvae.errors import InputError, warn
+from pyro_dvae.programs.data_plate import data_plates, other_counts, plates_around
 from pyro_dvae.programs.parameters import Trained
 from pyro_dvae.random_state import derived_seed, forked
 from pyro_dvae.rows import Data
-from pyro_dvae.sites import DRAW_PLATES, clean_input, is_uncounted
+from pyro_dvae.sites import clean_input, is_uncounted
 
 
 class PlateScale(Messenger):
     """Finds the weight of a row in a loss by watching its run; ``factor`` is the weight afterwards.
 
-    ``plate("data", N, subsample=x)`` counts each of B rows N / B times. The data plate is the plate around
-    all observed sites that has the rows. If all of its sites have one scale (including ``poutine.scale``),
-    that is the factor, else it is the plate's own scale. Without such a plate it is 1. Sites outside the
+    ``plate("data", N, subsample=x)`` counts each of B rows N / B times. If all sites of the data plate
+    (:func:`data_plates`) have one scale (including ``poutine.scale``), that is the factor, else it is the
+    plate's own scale. Without such a plate it is 1. Sites outside the
     plate (a global latent) are divided by it, too: the result is the bound of the whole data set, divided by
     its N rows. Reading ``factor`` also sets ``subsampled``: whether the rows are a subsample of the plate.
     A plate that draws some of the rows, ``plate("data", len(x), subsample_size=5)``, stands for all of them,
@@ -40,7 +41,7 @@ class PlateScale(Messenger):
     def __init__(self, rows: int) -> None:
         super().__init__()
         self._rows = rows
-        self._sites: list[tuple[dict[str, Any], dict[str, CondIndepStackFrame]]] = []  # with their plates
+        self._sites: list[dict[str, Any]] = []
         self.subsampled = False
         self.parameters: set[str] = set()
 
@@ -49,7 +50,7 @@ class PlateScale(Messenger):
 
     def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
         if not site_is_subsample(msg) and not is_uncounted(msg):
-            self._sites.append((msg, _plates(msg, self._rows)))
+            self._sites.append(msg)
 
     @property
     def factor(self) -> float:
@@ -59,7 +60,7 @@ class PlateScale(Messenger):
             return 1.0
         own = self._weight(plate)
         self.subsampled = own != 1
-        found = [site["scale"] for site, plates in self._sites if plate.name in plates]
+        found = [site["scale"] for site in self._sites if plate.name in plates_around(site)]
         if len({isinstance(scale, Tensor) for scale in found}) > 1:
             return own  # tensors are only read if all scales are, because a recording cannot read them
         scales = set(map(_number, found))
@@ -67,15 +68,22 @@ class PlateScale(Messenger):
         return factor * plate.size / self._rows if factor else own
 
     def _plate(self) -> CondIndepStackFrame | None:
-        """Return the data plate."""
-        observed = [plates for site, plates in self._sites if site["is_observed"]]
-        common = [plate for plate in (observed or [{}])[0] if all(plate in others for others in observed)]
-        # A subsampled one, if there are two.
-        return max((observed[0][name] for name in common), key=self._weight, default=None)
+        """Return the data plate; a subsampled one, if there are two."""
+        found = data_plates(self._sites, self._rows, drawn=True)
+        return max(found.values(), key=self._weight, default=None)
 
     def _weight(self, plate: CondIndepStackFrame) -> float:
         """Return how many rows of the plate each row stands for."""
         return (plate.full_size or plate.size) / self._rows
+
+    def refuse_other_counts(self) -> None:
+        """Refuse latents whose rows count otherwise in the guide than in the model."""
+        by_name: dict[str, dict[str, Any]] = {}
+        for site in self._sites:
+            drawn = by_name.get(site["name"])
+            if drawn is not None and (reason := other_counts(site, drawn)):
+                raise InputError(f"guide: {reason}")
+            by_name[site["name"]] = site
 
     def warn_of_batches(self, length: int) -> None:
         """Warn if a batch of a program for all ``length`` rows may not stand for them.
@@ -87,13 +95,13 @@ class PlateScale(Messenger):
         plate = self._plate()
         if plate is None:
             warn(
-                f"model: no plate around all observed sites has the {self._rows} rows of a batch, so rows of "
+                f"model: no plate around observed sites has the {self._rows} rows of a batch, so rows of "
                 "different batches count as independent; if they are, put the sites into a plate, "
                 f'pyro.plate("data", len(x)), otherwise train on all rows at once, batch_size={length}'
             )
             return
-        latents = [s for s in self._sites if not (s[0]["is_observed"] or s[0]["infer"].get("is_auxiliary"))]
-        shared = [site["name"] for site, plates in latents if plate.name not in plates]
+        latents = [s for s in self._sites if not (s["is_observed"] or s["infer"].get("is_auxiliary"))]
+        shared = [site["name"] for site in latents if plate.name not in plates_around(site)]
         if self._weight(plate) == 1 and shared:
             times = f"{length / self._rows:g}"
             warn(
@@ -102,15 +110,6 @@ class PlateScale(Messenger):
                 f"give the plate all rows, pyro.plate({plate.name!r}, {length}, subsample_size=len(x)), "
                 f"or train on all of them at once, batch_size={length}",
             )
-
-
-def _plates(site: dict[str, Any], rows: int) -> dict[str, CondIndepStackFrame]:
-    """Return the plates that may hold the rows, by name."""
-    return {
-        frame.name: frame
-        for frame in site["cond_indep_stack"]
-        if frame.name not in DRAW_PLATES and rows in (frame.size, frame.full_size)
-    }
 
 
 def _number(scale: float | Tensor) -> float | None:
@@ -152,8 +151,10 @@ class PlateScales:
                 "trained; create all parameters in every run, for example as one tensor that is indexed "
                 '(pyro.param("loc", torch.zeros(N))[i]), or use CompiledSVI or pyro.infer.SVI'
             )
-        if self._length is not None and not self.known:
-            scale.warn_of_batches(self._length)
+        if not self.known:
+            scale.refuse_other_counts()
+            if self._length is not None:
+                scale.warn_of_batches(self._length)
         self.known[batch] = scale.factor
         self.subsampled = scale.subsampled
 

@@ -24,8 +24,9 @@ from pyro_dvae.evaluation.importance.programs import SampledPrograms
 from pyro_dvae.evaluation.importance.proposals import Pass, Proposal
 from pyro_dvae.evaluation.measures.passes import Program, Site, by_row, chunks, first_chunk, measuring
 from pyro_dvae.evaluation.progress import progress_of
+from pyro_dvae.programs.data_plate import plates_around, the_data_plate
 from pyro_dvae.programs.parameters import float_type
-from pyro_dvae.programs.plates import is_deterministic, size_at
+from pyro_dvae.programs.plates import is_deterministic
 from pyro_dvae.random_state import forked
 from pyro_dvae.rows import Arguments, Data
 
@@ -117,17 +118,16 @@ def _plate(model: Program, guide: Program, rows: Arguments) -> str:
     """Return the name of the plate of the rows, which all observed sites share."""
     latents = rows.call(poutine.trace(guide).get_trace)
     nodes = rows.call(poutine.trace(poutine.replay(model, trace=latents)).get_trace).nodes
-    stacks = [
-        {f.name for f in site["cond_indep_stack"] if size_at(site, f) == len(rows)}
-        for site in _observed(nodes)
-    ]
-    common = set.intersection(*stacks) if stacks else set()
-    if len(common) != 1:
-        raise InputError(
-            f"model: expected one plate with the {len(rows)} rows of a batch around all observed sites, got "
-            f"{', '.join(sorted(common)) or 'none'}"
-        )
-    return common.pop()
+    sites = [site for site in nodes.values() if site["type"] == "sample"]
+    sites = [site for site in sites if not site_is_subsample(site)]
+    plate = str(the_data_plate(sites, len(rows)).name)
+    for site in _observed(nodes):
+        if plate not in plates_around(site):
+            raise InputError(
+                f"model: observed site {site['name']!r} lies outside the data plate {plate!r}, so it belongs "
+                "to no single row; hide it (pyro.poutine.block)"
+            )
+    return plate
 
 
 def _observed(nodes: dict[str, Site]) -> list[Site]:

@@ -72,6 +72,8 @@ class Problem:
     def plate(self, x):
         if self.variant == "subsampled":
             return pyro.plate("data", 50, subsample=torch.arange(len(x)))
+        if self.variant == "unsized":
+            return pyro.plate("data")
         return pyro.plate("data", len(x))
 
     def model(self, *parts):
@@ -83,7 +85,7 @@ class Problem:
             with pyro.plate("parts", 2):
                 pyro.sample("part", dist.Normal(x.new_zeros(2), 0.3))
         with self.plate(x):
-            z = pyro.sample("z", dist.Normal(x.new_zeros(LATENT), 1.0).to_event(1))
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), LATENT), 1.0).to_event(1))
             pyro.sample("x", dist.Normal(self.decoder(z) + shift, 0.5).to_event(1), obs=x[:, :DATA])
 
     def guide(self, *parts):
@@ -155,6 +157,10 @@ def global_latent_pyro():
 
 def subsampled():
     return training("subsampled")
+
+
+def unsized():
+    return training("unsized")
 
 
 def unused():

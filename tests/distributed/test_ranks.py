@@ -24,6 +24,7 @@ TRAININGS = (
     "global_latent",
     "global_latent_pyro",
     "subsampled",
+    "unsized",
     "unused",
     "own_backward",
     "compiled",

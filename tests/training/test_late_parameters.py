@@ -61,7 +61,7 @@ def test_each_set_of_parameters_of_the_first_batch_may_be_used_alone():
 
     rows = torch.tensor([[-1.0], [1.0], [-1.0], [-1.0], [1.0], [1.0]])
     batches = DataLoader(TensorDataset(rows), 2)
-    with pytest.warns(UserWarning, match="no plate around all"):
+    with pytest.warns(UserWarning, match="no plate around observed sites"):
         fitted = dv.fit(
             by_sign,
             lambda x: None,

@@ -20,7 +20,8 @@ from torch.distributions.transforms import Transform
 
 from pyro_dvae import checks
 from pyro_dvae.errors import InputError
-from pyro_dvae.programs.plates import Subsamples, is_deterministic, size_at, size_remedy
+from pyro_dvae.programs.data_plate import the_data_plate
+from pyro_dvae.programs.plates import Subsamples, is_deterministic
 from pyro_dvae.random_state import forked
 from pyro_dvae.rows import Arguments, Data
 from pyro_dvae.sites import clean_input, element_support, is_circular, plain_support
@@ -158,7 +159,7 @@ def inspect(
         raise InputError("model: expected at least one latent sample site, got none")
     if not observed:
         raise InputError("model: expected an observed sample site (obs=x), got none")
-    plate = _data_plate(observed, latents, len(rows))
+    plate = the_data_plate(sites, len(rows))
     _check_sites("model", sites, plate, subsamples.scale(plate.name), discrete)
     if guide is not None:
         if factors := [site["name"] for site in guide_sites if site["is_observed"]]:
@@ -189,25 +190,6 @@ def _sample_sites(program: Program, rows: Arguments) -> list[Site]:
 
 def _vectorised(site: Site) -> list[CondIndepStackFrame]:
     return [frame for frame in site["cond_indep_stack"] if frame.vectorized]
-
-
-def _data_plate(observed: list[Site], latents: list[Site], rows: int) -> CondIndepStackFrame:
-    def shared(sites: list[Site]) -> set[CondIndepStackFrame]:
-        return set.intersection(
-            *[{f for f in _vectorised(site) if size_at(site, f) == rows} for site in sites]
-        )
-
-    found = shared(observed)
-    if len(found) > 1:  # a plate within a row has the same size: only the data plate surrounds the latents
-        found = shared([*observed, *latents]) or found
-    if len(found) != 1:
-        pairs = [(site, frame) for site in observed for frame in _vectorised(site)]
-        plates = {frame.name: size_at(site, frame) for site, frame in pairs}
-        raise InputError(
-            f"model: expected one plate with the {rows} rows of a batch around all observed sites, got "
-            f"{plates or 'none'}{size_remedy(frame for _, frame in pairs)}"
-        )
-    return found.pop()
 
 
 def _check_sites(

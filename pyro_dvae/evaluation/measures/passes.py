@@ -16,9 +16,10 @@ from pyro_dvae.calling import calling
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.arguments import why_shared
 from pyro_dvae.evaluation.estimates import evaluation_mode
+from pyro_dvae.programs.data_plate import not_one_plate, sizes_in
 from pyro_dvae.programs.drawing import draw
 from pyro_dvae.programs.draws import Draws
-from pyro_dvae.programs.plates import Layout, is_deterministic, size_at, size_remedy
+from pyro_dvae.programs.plates import Layout, is_deterministic
 from pyro_dvae.random_state import forked
 from pyro_dvae.rows import Arguments, Data
 from pyro_dvae.sites import DRAW_PLATES, clean_input
@@ -144,13 +145,8 @@ def data_plate(draws: Draws, size: int) -> str:
     frames = draws.datum_frames()
     observed = [s for s in draws.model_sites() if s["is_observed"] and not is_deterministic(s)]
     sites = [*draws.latent_sites(), *observed]
-    sizes = {frame.name: sorted({size_at(site, frame) for site in sites}) for frame in frames}
-    if len(frames) != 1 or sizes[frames[0].name] != [size]:
-        found = [f"{name!r} of {' and '.join(map(str, counts))}" for name, counts in sizes.items()]
-        raise InputError(
-            f"model: expected one plate around all sites with the {size} rows of a batch, got "
-            f"{', '.join(found) or 'none'}{size_remedy(frames)}{'' if frames else why_shared(draws)}"
-        )
+    if len(frames) != 1 or sizes_in(sites)[frames[0].name] != {size}:
+        raise not_one_plate(sites, size, "sites", "" if frames else why_shared(draws))
     return str(frames[0].name)
 
 

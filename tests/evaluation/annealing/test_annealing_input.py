@@ -149,7 +149,7 @@ def no_number(x):
         (global_latent, "model: latent 'mean' lies outside the data plate 'data'.*condition"),
         (observed_outside, "model: "),
         (no_plate, "model: expected one plate with the 3 rows of a batch .* got none"),
-        (smaller_plate, "model: expected one plate with the 3 rows of a batch .* got {'data': 2}"),
+        (smaller_plate, "model: expected one plate with the 3 rows of a batch .* got 'data' of 2"),
         (no_latent, "model: expected at least one latent"),
         (no_data, "model: expected an observed sample site"),
         (scaled, "model: observed site 'x' has its log-density scaled"),

@@ -156,7 +156,7 @@ def test_a_plate_of_another_size():
         with pyro.plate("data", 4):
             pyro.sample("z", dist.Normal(0.0, 1.0))
 
-    with pytest.raises(InputError, match="with the 2 rows of a batch, got 'data' of 4"):
+    with pytest.raises(InputError, match="with the 2 rows of a batch around all sites, got 'data' of 4"):
         latent_means(model, guide, normal(2, 2))
 
 
