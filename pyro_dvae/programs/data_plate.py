@@ -20,9 +20,10 @@ Plates = dict[str, CondIndepStackFrame]
 def data_plates(sites: Iterable[Site], rows: int, drawn: bool = False) -> Plates:
     """Return the plates that may hold the rows of a batch, by name: one, if a program is clear.
 
-    They have ``rows`` elements and are around the observed sites. An observed site in no such plate (a global
-    factor) does not count. If there are several, those around the latents are taken, then those of the first
-    dimension of the observed values: a plate of the columns may have as many elements as there are rows.
+    They have ``rows`` elements and are around the observed sites, or the latents if nothing is observed. A
+    site in no such plate (a global factor) does not count. If there are several plates, those around the
+    latents, too, are taken, then those of the first dimension of the observed values: a plate of the columns
+    may have as many elements as there are rows.
 
     :param sites: the sample sites of a model.
     :param rows: B.
@@ -30,7 +31,7 @@ def data_plates(sites: Iterable[Site], rows: int, drawn: bool = False) -> Plates
     """
     known = [site for site in sites if not is_deterministic(site)]
     observed = [site for site in known if site["is_observed"]]
-    found = _around(observed, rows, drawn)
+    found = _around(observed or known, rows, drawn)
     if len(found) > 1:
         found = _around(known, rows, drawn)
     if len(found) > 1:
@@ -39,19 +40,20 @@ def data_plates(sites: Iterable[Site], rows: int, drawn: bool = False) -> Plates
     return found
 
 
-def the_data_plate(sites: Iterable[Site], rows: int) -> CondIndepStackFrame:
+def the_data_plate(sites: Iterable[Site], rows: int, why: str = "") -> CondIndepStackFrame:
     """Return the one vectorised plate of the rows of a batch.
 
+    :param why: the reason for there being none, for the message.
     :raises InputError: there is not one, or not all sites in it have the rows.
     """
     sites = [site for site in sites if not is_deterministic(site)]
     plates = [plate for plate in data_plates(sites, rows).values() if plate.vectorized]
     if len(plates) != 1 or sizes_in(sites)[plates[0].name] != {rows}:
-        raise not_one_plate(sites, rows, "observed sites")
+        raise not_one_plate(sites, rows, why)
     return plates[0]
 
 
-def not_one_plate(sites: Iterable[Site], rows: int, around: str, why: str = "") -> InputError:
+def not_one_plate(sites: Iterable[Site], rows: int, why: str = "") -> InputError:
     """Return the refusal of sites that share no plate of ``rows`` rows, with their plates."""
     sites = list(sites)
     found = [
@@ -59,7 +61,7 @@ def not_one_plate(sites: Iterable[Site], rows: int, around: str, why: str = "") 
     ]
     remedy = size_remedy(frame for site in sites for frame in site["cond_indep_stack"])
     return InputError(
-        f"model: expected one plate with the {rows} rows of a batch around all {around}, got "
+        f"model: expected one plate with the {rows} rows of a batch around all sites, got "
         f"{', '.join(found) or 'none'}{remedy}{why}"
     )
 

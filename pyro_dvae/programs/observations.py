@@ -149,7 +149,7 @@ def shared(draws: Draws) -> str | None:
     """Describe a site outside the data plate if no plate surrounds all sites, or return None."""
     if draws.datum_frames():
         return None
-    sites = _varying(draws)
+    sites = sorted(_varying(draws), key=lambda site: bool(site["is_observed"]))  # latents first
     observed = [site for site in sites if site["is_observed"] and data_frames(site)]
     for site in sites:
         if observed and not data_frames(site):

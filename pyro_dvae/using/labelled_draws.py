@@ -18,13 +18,12 @@ from torch import Tensor
 
 from pyro_dvae import checks
 from pyro_dvae.conditioning.likelihoods import ObservedCells
-from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.importance.arviz_export import CHAIN, DATUM, DRAW, grouped
 from pyro_dvae.evaluation.importance.programs import SampledPrograms
 from pyro_dvae.evaluation.importance.proposals import Pass, Proposal
 from pyro_dvae.evaluation.measures.passes import Program, Site, by_row, chunks, first_chunk, measuring
 from pyro_dvae.evaluation.progress import progress_of
-from pyro_dvae.programs.data_plate import plates_around, the_data_plate
+from pyro_dvae.programs.data_plate import the_data_plate
 from pyro_dvae.programs.parameters import float_type
 from pyro_dvae.programs.plates import is_deterministic
 from pyro_dvae.random_state import forked
@@ -120,14 +119,7 @@ def _plate(model: Program, guide: Program, rows: Arguments) -> str:
     nodes = rows.call(poutine.trace(poutine.replay(model, trace=latents)).get_trace).nodes
     sites = [site for site in nodes.values() if site["type"] == "sample"]
     sites = [site for site in sites if not site_is_subsample(site)]
-    plate = str(the_data_plate(sites, len(rows)).name)
-    for site in _observed(nodes):
-        if plate not in plates_around(site):
-            raise InputError(
-                f"model: observed site {site['name']!r} lies outside the data plate {plate!r}, so it belongs "
-                "to no single row; hide it (pyro.poutine.block)"
-            )
-    return plate
+    return str(the_data_plate(sites, len(rows)).name)
 
 
 def _observed(nodes: dict[str, Site]) -> list[Site]:

@@ -208,3 +208,39 @@ def test_a_guide_may_scale_its_rows_by_hand():
     pair = Pair(full, PLATES["of the batch"])
     pair.guide = poutine.scale(pair.guide, N / B)
     assert quietly(lambda: history(pair)) == pytest.approx(history(Pair(full, full)), rel=1e-12)
+
+
+MEASURES = {
+    "encode": lambda pair, x: dv.encode(pair.model, pair.guide, x, seed=0).mean["z"],
+    "reconstruct": lambda pair, x: dv.reconstruct(pair.model, pair.guide, x, seed=0),
+    "denoise": lambda pair, x: dv.denoise(pair.model, pair.guide, x, seed=0),
+    "active units": lambda pair, x: dv.evaluation.active_units(pair.model, pair.guide, x).activity["z"],
+}
+
+
+@pytest.mark.parametrize("outside", OUTSIDE)
+def test_measures_of_codes_do_not_ask_for_a_plate_around_what_lies_outside(outside):
+    x = data()
+    for name, measure in MEASURES.items():
+        found, expected = (
+            quietly(lambda site=site, measure=measure: measure(Pair(full, full, site), x))
+            for site in (OUTSIDE[outside], OUTSIDE["nothing"])
+        )
+        assert torch.equal(found, expected), name
+
+
+def test_estimates_that_need_a_density_of_each_row_say_how_to_hide_what_lies_outside():
+    pair, x = Pair(full, full, OUTSIDE["observed"]), data()
+    hidden = poutine.block(pair.model, hide=["hyper"])
+    once = {"refine": False, "num_samples": 25, "progress": False, "seed": 0}
+    verbs = (
+        lambda model: dv.condition(model, pair.guide, x, **once).draws,
+        lambda model: torch.tensor(dv.to_arviz(model, pair.guide, x, seed=0).log_likelihood["x"].values),
+        lambda model: dv.evaluation.bound_parts(model, pair.guide, x, seed=0).reconstruction.per_datum,
+    )
+    for verb in verbs:
+        with pytest.raises(
+            dv.InputError, match=r"site 'hyper' lies .*; hide it, .*block\(model, hide=\['hyper'\]"
+        ):
+            quietly(lambda verb=verb: verb(pair.model))
+        assert quietly(lambda verb=verb: verb(hidden)).isfinite().all()

@@ -199,10 +199,12 @@ def _check_sites(
         inside = {(frame.name, frame.dim) for frame in _vectorised(site)}
         kind = "observed site" if site["is_observed"] else "latent"
         if (plate.name, plate.dim) not in inside:
+            remedy = f"hide it, pyro.poutine.block(model, hide=[{site['name']!r}])"
+            if not site["is_observed"]:
+                remedy = "fix its value with pyro.poutine.condition"
             raise InputError(
                 f"{program}: {kind} {site['name']!r} lies outside the data plate {plate.name!r}, so a single "
-                "row has no log p(x); fix its value with pyro.poutine.condition, and use this or "
-                "pyro_dvae.log_likelihood on the result"
+                f"row has no log p(x); {remedy}, and use this or pyro_dvae.log_likelihood on the result"
             )
         if not bool((torch.as_tensor(site["scale"], dtype=torch.float64) - scale).abs().max() < 1e-6 * scale):
             raise InputError(

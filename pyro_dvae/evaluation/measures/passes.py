@@ -16,7 +16,7 @@ from pyro_dvae.calling import calling
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.arguments import why_shared
 from pyro_dvae.evaluation.estimates import evaluation_mode
-from pyro_dvae.programs.data_plate import not_one_plate, sizes_in
+from pyro_dvae.programs.data_plate import not_one_plate, plates_around, the_data_plate
 from pyro_dvae.programs.drawing import draw
 from pyro_dvae.programs.draws import Draws
 from pyro_dvae.programs.plates import Layout, is_deterministic
@@ -141,13 +141,13 @@ def require_latents(draws: Draws) -> None:
 
 
 def data_plate(draws: Draws, size: int) -> str:
-    """Return the name of the plate that all sites share; refuse a plate without ``size`` rows."""
-    frames = draws.datum_frames()
-    observed = [s for s in draws.model_sites() if s["is_observed"] and not is_deterministic(s)]
-    sites = [*draws.latent_sites(), *observed]
-    if len(frames) != 1 or sizes_in(sites)[frames[0].name] != {size}:
-        raise not_one_plate(sites, size, "sites", "" if frames else why_shared(draws))
-    return str(frames[0].name)
+    """Return the name of the plate of ``size`` rows, which holds all latents; refuse other programs."""
+    sites = [site for site in draws.model_sites() if not is_deterministic(site)]
+    drawn = [site for site in draws.counted_sites() if not site["is_observed"]]
+    plate = the_data_plate([*sites, *drawn], size, why_shared(draws))
+    if any(plate.name not in plates_around(site) for site in drawn):
+        raise not_one_plate([*sites, *drawn], size, why_shared(draws))
+    return str(plate.name)
 
 
 def by_row(value: Tensor, site: Site, plate: str) -> Tensor:
@@ -156,6 +156,11 @@ def by_row(value: Tensor, site: Site, plate: str) -> Tensor:
     All dimensions right of the batch shape count as the event. Dimensions of draws must have size 1.
     """
     frames = {frame.name: frame.dim for frame in site["cond_indep_stack"] if frame.vectorized}
+    if plate not in frames:
+        raise InputError(
+            f"model: site {site['name']!r} lies outside the data plate {plate!r}, so it belongs to no row; "
+            f"hide it, pyro.poutine.block(model, hide=[{site['name']!r}])"
+        )
     batch = len(site["fn"].batch_shape)
     others = [batch + dim for name, dim in frames.items() if name != plate and name not in DRAW_PLATES]
     kept = [batch + frames[plate], *sorted(others)]
