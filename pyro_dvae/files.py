@@ -78,6 +78,15 @@ def write_atomically(path: str | os.PathLike[str], data: bytes | str, *, make_fo
             raise unwritable(path, error) from None
 
 
+def append_text(path: str | os.PathLike[str], text: str) -> None:
+    """Append ``text`` to a file as it is; after a full disk, its last line may be incomplete."""
+    try:
+        with open(path, "a", encoding="utf-8", newline="") as file:
+            file.write(text)
+    except OSError as error:
+        raise unwritable(path, error) from None
+
+
 @contextmanager
 def replacing(path: str | os.PathLike[str], *, make_folder: bool = True) -> Iterator[Path]:
     """Yield a path beside ``path`` to write to; on success it is flushed to disk and moved into place.

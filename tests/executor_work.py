@@ -35,3 +35,14 @@ def count(piece, told, folder):
                 grave.write_text(str(os.getpid()))
                 os.kill(os.getpid(), signal.SIGKILL)
     return {"key": piece.key, "begun": begun, "process": os.getpid()}
+
+
+def save_slowly(piece, told, folder):
+    """Wait for the request to stop, and save for a second."""
+    with Interrupts() as interrupts:
+        (folder / "begun").touch()
+        while not interrupts.requested:
+            time.sleep(0.05)
+        time.sleep(1)
+        (folder / "saved").touch()
+        raise Stopped(folder)

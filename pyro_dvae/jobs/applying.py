@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Mapping
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -118,16 +120,18 @@ def apply(
             raise DataError("file: no cell is missing, so there is nothing to impute")
         require_numbers(path, given.units, given.cells)
     settings = {"num_samples": checks.count("samples", samples), "seed": checks.count("seed", seed, 0)}
-    if workers is None:
-        table, reliable = VERBS[verb](load(run, device=device), given, settings)
-    else:
-        places = (user_path("run", run).absolute(), user_path("file", file).absolute())
-        table, reliable = _by_parts(_RowsTask(verb, *places, settings, device), given, workers, path)
-    if verb == "impute":
-        warn_of_cells(given.rows.isnan().any(1), reliable)
-        table = given.with_observed(table)
-    shape = None if verb in ("encode", "score") else given.shape
-    return write_table(path, given.names, table, shape), len(given.rows)
+    with ExitStack() as until_written:
+        if workers is None:
+            table, reliable = VERBS[verb](load(run, device=device), given, settings)
+        else:
+            places = (user_path("run", run).absolute(), user_path("file", file).absolute())
+            task = _RowsTask(verb, *places, settings, device)
+            table, reliable = until_written.enter_context(_by_parts(task, given, workers, path))
+        if verb == "impute":
+            warn_of_cells(given.rows.isnan().any(1), reliable)
+            table = given.with_observed(table)
+        shape = None if verb in ("encode", "score") else given.shape
+        return write_table(path, given.names, table, shape), len(given.rows)
 
 
 @dataclass(frozen=True)
@@ -141,7 +145,9 @@ class _RowsTask:
     device: str
 
 
-def _by_parts(task: _RowsTask, given: ConvertedRows, workers: Workers, output: Path) -> Applied:
+@contextmanager
+def _by_parts(task: _RowsTask, given: ConvertedRows, workers: Workers, output: Path) -> Iterator[Applied]:
+    """Yield the result of all parts, whose files are removed after the body."""
     parts = parts_of(len(given.rows), ROWS_OF_A_PART)
     shared = output.absolute().with_name(f"{output.name}.parts")
     weights = fingerprint(load_parameters(task.run / CHECKPOINT).values())
@@ -151,20 +157,28 @@ def _by_parts(task: _RowsTask, given: ConvertedRows, workers: Workers, output: P
     require_writable(shared / name)
     lock = own("output", shared)
     try:
-        missing = [part for part in parts if not _file(shared / name, part).exists()]
+        missing = [part for part in parts if not _is_whole(_file(shared / name, part))]
         workers.perform(function, missing, shared, False)
         found = [np.load(_file(shared / name, part), allow_pickle=False) for part in parts]
         names = enumerate(found[0]["names"].tolist())
         table = {column: np.concatenate([each[f"arr_{n}"] for each in found]) for n, column in names}
-        reliable = torch.from_numpy(np.concatenate([each["reliable"] for each in found]))
+        yield table, torch.from_numpy(np.concatenate([each["reliable"] for each in found]))
         shutil.rmtree(shared, ignore_errors=True)
     finally:
         lock.release()
-    return table, reliable
 
 
 def _file(stem: Path, part: PartOfRows) -> Path:
     return stem.with_name(f"{stem.name}-{part.key}.npz")
+
+
+def _is_whole(path: Path) -> bool:
+    """Return whether there is a file of a part that is not damaged."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return file.testzip() is None
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def _table_of_part(part: PartOfRows, progress: ProgressRelay, *, task: _RowsTask, stem: Path) -> None:

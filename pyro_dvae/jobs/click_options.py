@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from pyro_dvae.errors import InputError
+from pyro_dvae.jobs.command import go_on_by_repeating
 from pyro_dvae.jobs.effects import require_effect
 from pyro_dvae.jobs.options import EXECUTORS, EvaluationOptions, Options, TrainRequest, flag_of
 
@@ -127,6 +128,7 @@ def rows_elsewhere(command: Callable[..., Any]) -> Callable[..., Any]:
             return command(workers=None, **values)
         from pyro_dvae.jobs.by_rows import Workers
 
+        go_on_by_repeating()  # finished parts are kept
         return command(workers=Workers(executor, executor_options or {}, jobs), **values)
 
     jobs = click.option(

@@ -107,7 +107,8 @@ def evaluate_run(
         partial.unlink(missing_ok=True)
         shutil.rmtree(target / PARTS, ignore_errors=True)
     except KeyboardInterrupt as stop:
-        raise EvaluationStopped(partial if partial.exists() else None) from stop
+        kept = (each for each in (partial, target / PARTS) if each.exists())
+        raise EvaluationStopped(next(kept, None)) from stop
     finally:
         lock.release()
     return content

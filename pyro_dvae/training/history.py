@@ -8,7 +8,7 @@ import math
 import os
 from dataclasses import dataclass, field
 
-from pyro_dvae.files import unwritable, user_path, write_atomically
+from pyro_dvae.files import append_text, user_path, write_atomically
 
 FIRST_LOSSES = 100
 
@@ -120,8 +120,4 @@ class MetricsFile:
         if not self._agrees:
             self.rewrite(history)
             return
-        try:
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(_line(history, -1, history.best_epoch == history.epochs[-1]) + "\n")
-        except OSError as error:
-            raise unwritable(self.path, error) from None
+        append_text(self.path, _line(history, -1, history.best_epoch == history.epochs[-1]) + "\n")

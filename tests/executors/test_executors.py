@@ -1,7 +1,10 @@
 """Work on every executor: killed tasks continue elsewhere, stopped tasks continue later."""
 
 import os
+import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -11,13 +14,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from executor_work import WorkItem, count
+from executor_work import WorkItem, count, save_slowly
 
 import pyro_dvae as dv
 from pyro_dvae.datasets import Dataset, registry
 from pyro_dvae.errors import ProcessLostError
 from pyro_dvae.interrupts import Interrupts, Stopped
-from pyro_dvae.jobs.executors import drive, opened
+from pyro_dvae.jobs.executors import drive, driver, opened
 from pyro_dvae.jobs.executors.choosing import parsed
 from pyro_dvae.jobs.executors.run_progress import RunsProgress
 from pyro_dvae.jobs.executors.worker import Work, driver_file
@@ -82,6 +85,46 @@ def test_stopped_work_is_saved_and_resumes(name, tmp_path):
     assert {key: int((tmp_path / f"{key}.count").read_text()) for key in "ab"} == counts
     found = driven(name, [WorkItem(key, total=counts[key] + 2) for key in "ab"], tmp_path)
     assert {key: each["begun"] for key, each in found.items()} == counts
+
+
+def test_slow_saving_is_not_interrupted(tmp_path, monkeypatch):
+    monkeypatch.setattr(driver, "_ENDING", 0.1)
+
+    def stop():
+        while not (tmp_path / "begun").exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    with pytest.raises(Stopped), opened("local", tmp_path) as workers:
+        drive_one(partial(save_slowly, folder=tmp_path), tmp_path, workers)
+    thread.join()
+    assert (tmp_path / "saved").exists()
+
+
+SCRIPT = """
+from functools import partial
+from pathlib import Path
+from executor_work import WorkItem, count
+from pyro_dvae.jobs.executors import drive, opened
+from pyro_dvae.jobs.executors.run_progress import RunsProgress
+
+folder, watch = Path(), RunsProgress(1)
+with opened("local", folder) as workers:
+    drive(workers, partial(count, folder=folder), [WorkItem("a")], folder, watch=watch, keep=lambda *all: "")
+"""
+
+
+def test_a_script_without_a_guard_is_told_what_it_lacks(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    ended = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert re.search(
+        "InputError: piece a: its process first runs the script again, .* if __name__ == '__main__':",
+        ended.stderr.splitlines()[-1],
+    )
+    assert not (tmp_path / "a.count").exists()
 
 
 class Thread:
@@ -282,6 +325,15 @@ def test_bad_executors_are_refused(executor, options, message, tmp_path):
 def test_two_clusters_of_dask_are_no_trouble(tmp_path):
     with opened("dask", tmp_path, 1) as one, opened("dask", tmp_path, 1) as two:
         assert one.submit(sum, (1, 2)).result() == two.submit(sum, (1, 2)).result() == 3
+
+
+@pytest.mark.slow
+def test_what_a_terminal_sends_to_the_workers_of_dask_does_not_end_them(tmp_path):
+    with opened("dask", tmp_path, 1) as client:
+        (process,) = client.run(os.getpid).values()
+        for number in (signal.SIGINT, signal.SIGHUP):
+            os.kill(process, number)
+        assert list(client.run(os.getpid).values()) == [process]
 
 
 def test_options_of_an_executor_are_read():

@@ -82,8 +82,9 @@ def figures(content):
 def test_an_evaluation_in_parts_equals_one_process_and_resumes(made, tmp_path):
     whole = evaluate_run(made / "run", FEW, output=tmp_path / "whole", quiet=True)
     place = {"output": tmp_path / "parts", "quiet": True}
-    with pytest.raises(evaluate.EvaluationStopped):
+    with pytest.raises(evaluate.EvaluationStopped) as stopped:
         evaluate_run(made / "run", FEW, workers=Workers(Here(fails=1), {}), **place)
+    assert stopped.value.checkpoint == tmp_path / "parts" / "parts"
     assert [path.name for path in (tmp_path / "parts" / "parts").glob("*.safetensors")] == [
         "1-of-3.safetensors"
     ]
@@ -129,6 +130,39 @@ def test_scores_and_imputations_in_parts_equal_one_process_and_resume(made, tmp_
         assert rest.done_here == ["2-of-3", "3-of-3"]
         assert (tmp_path / "parts.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
         assert not list(tmp_path.glob("*.parts"))
+
+
+def test_parts_stay_until_the_table_is_written_and_a_damaged_one_is_computed_again(
+    made, tmp_path, monkeypatch
+):
+    do = partial(apply, "score", made / "run", made / "few.csv", samples=30, seed=3)
+    do(tmp_path / "whole.csv")
+
+    def full(*arguments):
+        raise dv.InputError("output: no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(applying, "write_table", full)
+        with pytest.raises(dv.InputError, match="no space left"):
+            do(tmp_path / "parts.csv", workers=Workers(Here(), {}))
+    (part,) = (tmp_path / "parts.csv.parts").glob("*-2-of-3.npz")
+    part.write_bytes(part.read_bytes()[:-40])
+    rest = Here()
+    do(tmp_path / "parts.csv", workers=Workers(rest, {}))
+    assert rest.done_here == ["2-of-3"]
+    assert (tmp_path / "parts.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    assert not (tmp_path / "parts.csv.parts").exists()
+
+
+def test_a_stopped_command_says_that_its_repetition_continues(made, tmp_path, monkeypatch, capsys):
+    def stop(*arguments):
+        raise Stopped
+
+    monkeypatch.setattr(Workers, "perform", stop)
+    arguments = ["score", made / "run", made / "few.csv", "--output", tmp_path / "a.csv"]
+    assert call(*arguments, "--executor", "local", code=130, capsys=capsys).err.endswith(
+        f"stopped; continue with: pyro-dvae {' '.join(map(str, arguments))} --executor local\n"
+    )
 
 
 def test_two_commands_do_not_work_on_the_same_parts(made, tmp_path):

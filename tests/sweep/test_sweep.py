@@ -26,7 +26,7 @@ from pyro_dvae.jobs.options import Options, TrainRequest
 from pyro_dvae.jobs.sweep import report, running, trial
 from pyro_dvae.jobs.sweep.journal import JOURNAL, cut_incomplete_line
 from pyro_dvae.jobs.sweep.running import sweep
-from pyro_dvae.jobs.sweep.space import parsed
+from pyro_dvae.jobs.sweep.space import Dimension, parsed
 from pyro_dvae.jobs.sweep.trial import Sweep
 
 SEARCH = ("noise=0:0.3", "latent-size=2,5")
@@ -311,9 +311,34 @@ def test_a_stopped_sweep_resumes_and_ends_as_an_uninterrupted_one(tmp_path, monk
     assert values(tmp_path / "cut") == values(tmp_path / "whole")
 
 
+def test_a_process_killed_between_two_options_of_a_trial_changes_nothing(tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def options(folder):
+        made = Sweep(folder, TINY, frozenset(), parsed(SEARCH), 4)
+        folder.mkdir(exist_ok=True)
+        with trial._claimed(made, made.study()) as claimed:
+            return claimed.params
+
+    def killed(dimension, of_trial):
+        if dimension.name == "latent_size":
+            raise Killed
+        return suggested(dimension, of_trial)
+
+    suggested = Dimension.suggested
+    with monkeypatch.context() as patch:
+        patch.setattr(Dimension, "suggested", killed)
+        with pytest.raises(Killed):
+            options(tmp_path / "killed")
+    begun = study_of(tmp_path / "killed").get_trials()
+    assert [list(each.params) for each in begun] == [["noise"]]
+    assert options(tmp_path / "killed") == options(tmp_path / "whole")
+
+
 def test_a_trial_that_falls_behind_ends_early(tmp_path, monkeypatch):
     monkeypatch.setattr(trial, "_PRUNED_FROM", 1)
-    sweep(request(tmp_path / "s"), ["learning-rate=1e-3,2e-3,3e-3,1e-9"], trials=7, jobs=1)
+    sweep(request(tmp_path / "s"), ["learning-rate=1e-3,1e-9,2e-3,3e-3"], trials=7, jobs=1)
     slow = [each for each in study_of(tmp_path / "s").trials if each.params["learning_rate"] == 1e-9]
     assert TrialState.PRUNED in [each.state for each in slow]
     for each in study_of(tmp_path / "s").get_trials(states=[TrialState.PRUNED]):

@@ -173,6 +173,17 @@ def test_a_csv_log_is_the_history_also_after_a_resume(tmp_path):
     assert [float(line["validation_bound"]) for line in lines] == history.validation_bound
 
 
+def test_a_csv_log_that_cannot_be_written_is_one_line(tmp_path):
+    log = tmp_path / "log.csv"
+
+    def spoil(run):
+        log.unlink()
+        log.mkdir()
+
+    with pytest.raises(dv.InputError, match=r"output: cannot write .*log\.csv: Is a directory"):
+        run(trainer(callbacks=[dv.CSVLog(log), spoil]))
+
+
 def events(folder):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -185,7 +185,8 @@ class SavedChunks:
             found = state["settings"].get(name)
             if found != value:
                 raise CheckpointError(
-                    f"checkpoint {path}: from another evaluation: {name} was {found!r}, is now {value!r}"
+                    f"checkpoint {path}: from another evaluation: {name} was {found!r}, is now {value!r}; "
+                    "repeat that one to its end, or remove the file"
                 )
         parts = {name: values.split(state["sizes"]) for name, values in tensors.items()}
         return [

@@ -54,6 +54,12 @@ class Slurm:
 
 
 _OF_CLIENT = ("address", "scheduler_file")
+# A terminal also sends these to the processes of a LocalCluster, which save their work when the driver stops.
+_STAYS = """
+import signal
+for name in {"SIGINT", "SIGHUP"} & {each.name for each in signal.Signals}:
+    signal.signal(getattr(signal, name), signal.SIG_IGN)
+"""
 
 
 @contextmanager
@@ -65,6 +71,7 @@ def _workers(jobs: int, options: Options) -> Iterator[Executor]:
         without these, arguments of a new ``LocalCluster``.
     """
     with _needs("distributed"):
+        import dask
         from distributed import Client, LocalCluster
     place = next((str(options[name]) for name in _OF_CLIENT if name in options), None)
     usual: dict[str, Any] = {"n_workers": jobs, "threads_per_worker": 1, "processes": True}
@@ -74,7 +81,10 @@ def _workers(jobs: int, options: Options) -> Iterator[Executor]:
             if place is not None:
                 client = Client(**options)
             else:
-                cluster = LocalCluster(**{**usual, **options})
+                usual |= options
+                if usual["processes"]:
+                    usual.setdefault("preload", [_STAYS, *dask.config.get("distributed.worker.preload")])
+                cluster = LocalCluster(**usual)
                 client = Client(open_until_the_end.enter_context(cluster))
             open_until_the_end.enter_context(client)
         except (OSError, RuntimeError, TypeError, ValueError) as error:

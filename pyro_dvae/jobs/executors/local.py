@@ -18,8 +18,10 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from pyro_dvae.errors import ProcessLostError
+from pyro_dvae.jobs.executors.worker import REFUSED
 
 _THREADS = "OMP_NUM_THREADS"
+_BEGUN = b"begun"  # the first message of a process that has run the script
 
 
 @dataclass
@@ -27,7 +29,13 @@ class _Process:
     process: Any
     connection: Connection
 
+    began: bool = False
+    cancelled: bool = False
+
     def done(self) -> bool:
+        if not self.began and self.connection.poll():
+            with suppress(EOFError):
+                self.began = self.connection.recv_bytes() == _BEGUN
         return self.connection.poll()
 
     def result(self) -> Any:
@@ -35,10 +43,18 @@ class _Process:
             return pickle.loads(self.connection.recv_bytes())
         except EOFError:
             self.process.join()
-            raise ProcessLostError(f"its process ended with code {self.process.exitcode}") from None
+        code = self.process.exitcode
+        if code == 1 and not self.began:
+            return REFUSED, (
+                "its process first runs the script again, which failed with the error above; put what starts "
+                "the work under if __name__ == '__main__':"
+            )
+        raise ProcessLostError(f"its process ended with code {code}")
 
     def cancel(self) -> None:
-        self.process.terminate()
+        if not self.cancelled:  # a second signal would interrupt the saving of the checkpoint
+            self.cancelled = True
+            self.process.terminate()
 
 
 class Local:
@@ -70,7 +86,7 @@ class Local:
     def close(self) -> None:
         """Stop the running processes, and wait until they have saved their checkpoints."""
         for each in self._started:
-            each.process.terminate()
+            each.cancel()
         for each in self._started:
             each.process.join()
             each.connection.close()
@@ -81,6 +97,8 @@ def _work(function: Callable[[Any], Any], planned: Any, connection: Connection) 
         signal.SIGINT, signal.SIG_IGN
     )  # a terminal also sends it to the parent, which sends SIGTERM
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    with suppress(OSError):
+        connection.send_bytes(_BEGUN)
     outcome = function(planned)
     with suppress(OSError):  # the parent is gone
         connection.send_bytes(pickle.dumps(outcome))  # torch's own transfer of tensors ends with the process

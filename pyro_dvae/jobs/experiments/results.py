@@ -12,7 +12,7 @@ import numpy as np
 
 from pyro_dvae.errors import DataError, warn
 from pyro_dvae.evaluation.estimates import finite
-from pyro_dvae.files import unwritable, write_atomically
+from pyro_dvae.files import append_text, write_atomically
 from pyro_dvae.jobs.experiments.declaration import Planned
 
 Row = dict[str, Any]
@@ -63,11 +63,7 @@ def append(folder: Path, row: Row) -> None:
     if not path.exists() or path.read_bytes() != "".join(kept).encode():
         write_atomically(path, "".join([*kept, line]))
         return
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(line)
-    except OSError as error:
-        raise unwritable(path, error) from None
+    append_text(path, line)
 
 
 def finished(rows: Iterable[Row], planned: Sequence[Planned]) -> dict[str, Row]:

@@ -188,10 +188,11 @@ def _claimed(sweep: Sweep, study: optuna.Study) -> Iterator[optuna.Trial | None]
             owner = _owner(sweep, trial.number)
             owner.take()
         if trial is not None:
-            # Trials that several processes start at once differ, and a single process is reproducible.
-            seed = derived_seed(sweep.options.seed, "sweep", trial.number) % 2**32
-            study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+            # Trials that several processes start at once differ, and a single process is reproducible, also
+            # if it was killed between two options of a trial.
             for dimension in sweep.space:
+                seed = derived_seed(sweep.options.seed, "sweep", trial.number, dimension.name) % 2**32
+                study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
                 dimension.suggested(trial)
     try:
         yield trial

@@ -15,7 +15,7 @@ from torch import Tensor
 from pyro_dvae import checks
 from pyro_dvae.datasets.array_scale import limits_of
 from pyro_dvae.errors import InputError
-from pyro_dvae.files import user_path, write_atomically
+from pyro_dvae.files import append_text, user_path, write_atomically
 from pyro_dvae.plots.grids import checked_images, shades
 from pyro_dvae.training.callbacks.base import Callback, Running
 
@@ -39,8 +39,9 @@ class CSVLog(Callback):
 
     def epoch(self, run: Running) -> None:
         history = run.history
-        with open(self._of(run), "a", encoding="utf-8", newline="") as log:
-            log.write(_line((history.epochs[-1], *(getattr(history, name)[-1] for name in COLUMNS[1:]))))
+        append_text(
+            self._of(run), _line((history.epochs[-1], *(getattr(history, name)[-1] for name in COLUMNS[1:])))
+        )
 
     def _of(self, run: Running) -> Path:
         if run.number is None:
