@@ -28,18 +28,19 @@ _BEGUN = b"begun"  # the first message of a process that has run the script
 class _Process:
     process: Any
     connection: Connection
-
     began: bool = False
     cancelled: bool = False
 
     def done(self) -> bool:
         if not self.began and self.connection.poll():
             with suppress(EOFError):
-                self.began = self.connection.recv_bytes() == _BEGUN
+                self._receive_beginning()
         return self.connection.poll()
 
     def result(self) -> Any:
         try:
+            if not self.began:
+                self._receive_beginning()
             return pickle.loads(self.connection.recv_bytes())
         except EOFError:
             self.process.join()
@@ -50,6 +51,9 @@ class _Process:
                 "the work under if __name__ == '__main__':"
             )
         raise ProcessLostError(f"its process ended with code {code}")
+
+    def _receive_beginning(self) -> None:
+        self.began = self.connection.recv_bytes() == _BEGUN
 
     def cancel(self) -> None:
         if not self.cancelled:  # a second signal would interrupt the saving of the checkpoint
