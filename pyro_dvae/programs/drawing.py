@@ -22,7 +22,7 @@ from pyro_dvae.programs.plates import Layout, Program, Subsamples, data_frames, 
 from pyro_dvae.sites import is_circular, is_point, is_uncounted, layers
 
 _HALF_TURN = math.pi * (1 + 1e-6)
-LOOP = "vectorize_particles=False (one draw after another)"
+LOOP = "a bound with vectorize_particles=False (one draw after another)"
 
 
 def draw(
