@@ -20,6 +20,7 @@ from pyro_dvae.calling import calling
 from pyro_dvae.distributed import Ranks
 from pyro_dvae.errors import InputError, warn
 from pyro_dvae.programs.parameters import Trained
+from pyro_dvae.programs.plates import NO_SIZE, size_at
 from pyro_dvae.random_state import derived_seed, forked
 from pyro_dvae.rows import Data
 from pyro_dvae.sites import DRAW_PLATES, clean_input, is_uncounted
@@ -105,12 +106,13 @@ class PlateScale(Messenger):
 
 
 def _plates(site: dict[str, Any], rows: int) -> dict[str, CondIndepStackFrame]:
-    """Return the plates that may hold the rows, by name."""
-    return {
-        frame.name: frame
+    """Return the plates that may hold the rows, by name; one without a size has that of the site."""
+    frames = [
+        frame._replace(size=size_at(site, frame), full_size=None) if frame.size == NO_SIZE else frame
         for frame in site["cond_indep_stack"]
-        if frame.name not in DRAW_PLATES and rows in (frame.size, frame.full_size)
-    }
+        if frame.name not in DRAW_PLATES
+    ]
+    return {frame.name: frame for frame in frames if rows in (frame.size, frame.full_size)}
 
 
 def _number(scale: float | Tensor) -> float | None:
