@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -99,7 +99,7 @@ def check(draws: Draws) -> None:
     :raises InputError: naming the site and the remedy.
     """
     sampled = [site for site in draws.guide_trace.nodes.values() if site["type"] == "sample"]
-    _refuse_enumeration([*draws.model_sites(), *sampled])
+    refuse_enumeration([*draws.model_sites(), *sampled])
     _refuse_mismatch(draws, {site["name"]: site for site in sampled})
     for name, site in draws.subsamples.sites.items():
         if 0 < site["fn"].size < len(site["value"]):
@@ -111,7 +111,8 @@ def check(draws: Draws) -> None:
         refuse_undeclared(draws, counts(draws.layout))
 
 
-def _refuse_enumeration(sites: list[dict[str, Any]]) -> None:
+def refuse_enumeration(sites: Iterable[dict[str, Any]]) -> None:
+    """Refuse sites that ask for enumeration."""
     for site in sites:
         if site["infer"].get("enumerate"):
             raise InputError(
