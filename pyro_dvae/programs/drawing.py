@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -23,7 +23,7 @@ from pyro_dvae.programs.plates import Layout, Program, Subsamples, data_frames, 
 from pyro_dvae.sites import is_circular, is_point, is_uncounted, layers
 
 _HALF_TURN = math.pi * (1 + 1e-6)
-LOOP = "vectorize_particles=False (one draw after another)"
+LOOP = "a bound with vectorize_particles=False (one draw after another)"
 
 
 def draw(
@@ -100,7 +100,7 @@ def check(draws: Draws) -> None:
     :raises InputError: naming the site and the remedy.
     """
     sampled = [site for site in draws.guide_trace.nodes.values() if site["type"] == "sample"]
-    _refuse_enumeration([*draws.model_sites(), *sampled])
+    refuse_enumeration([*draws.model_sites(), *sampled])
     _refuse_mismatch(draws, {site["name"]: site for site in sampled})
     for name, site in draws.subsamples.sites.items():
         if 0 < site["fn"].size < len(site["value"]):
@@ -112,7 +112,8 @@ def check(draws: Draws) -> None:
         refuse_undeclared(draws, counts(draws.layout))
 
 
-def _refuse_enumeration(sites: list[dict[str, Any]]) -> None:
+def refuse_enumeration(sites: Iterable[dict[str, Any]]) -> None:
+    """Refuse sites that ask for enumeration."""
     for site in sites:
         if site["infer"].get("enumerate"):
             raise InputError(

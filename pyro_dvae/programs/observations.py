@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from pyro_dvae.programs.plates import (
     kept_by_masks,
     varies_over_draws,
 )
-from pyro_dvae.sites import layers
+from pyro_dvae.sites import is_point, layers
 
 
 def observed_name(nodes: Mapping[str, dict[str, Any]], chosen: str | None) -> str:
@@ -92,6 +92,21 @@ def require_no_rest(draws: Draws) -> None:
                 f"model, guide: site {term.site['name']!r} lies outside the plate of the observations, and "
                 f"its {nats:.6g} nats belong to no observation; hide it (pyro.poutine.block) to get values "
                 "per observation"
+            )
+
+
+def refuse_observed(guide: Iterable[dict[str, Any]]) -> None:
+    """Refuse sites of a guide that observe a value or add a factor: they are no density of its latents.
+
+    A bound counts them, as in Pyro, because they may be part of an objective (a loss of a classifier).
+    """
+    for site in guide:
+        if site["is_observed"] and not is_deterministic(site) and not is_point(site["fn"]):
+            name = site["name"]
+            raise InputError(
+                f"guide: site {name!r} is observed (obs=, pyro.factor), so it is no part of the density of "
+                f"the latents; hide it, pyro.poutine.block(guide, hide=[{name!r}]), which keeps its value; "
+                "if it belongs to that density, give it to a latent instead, dist.Delta(value, log_density)"
             )
 
 

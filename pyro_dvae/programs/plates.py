@@ -32,7 +32,8 @@ def varies_over_draws(site: dict[str, Any]) -> bool:
 
 def is_deterministic(site: dict[str, Any]) -> bool:
     """Whether a site is from ``pyro.deterministic`` or ``poutine.reparam``, with log-density 0."""
-    masked = site["is_observed"] and isinstance(site["fn"], MaskedDistribution)
+    observed = site["is_observed"] or site["infer"].get("was_observed")  # the second under ``uncondition``
+    masked = observed and isinstance(site["fn"], MaskedDistribution)
     return bool(site["infer"].get("_deterministic")) or (masked and mask_of(site["fn"]) is False)
 
 

@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from pyro_dvae.buffers import on_trial
 from pyro_dvae.errors import InputError
 from pyro_dvae.internals import without_modes
-from pyro_dvae.programs.drawing import LOOP, counts, draw, sampled_latents
+from pyro_dvae.programs.drawing import LOOP, counts, draw, refuse_enumeration, sampled_latents
 from pyro_dvae.programs.draws import Draws, Pair
 from pyro_dvae.programs.leaves import NOT_INVERTED, Replay, is_rounded
 from pyro_dvae.programs.plates import Layout, Program
@@ -91,6 +91,7 @@ def naming_draws(pair: Pair, layout: Layout) -> Iterator[None]:
             raise
         with without_modes(), on_trial(), torch.no_grad():
             for trace in _run(pair):  # an error for a single draw is the program's own, and is not changed
+                refuse_enumeration(site for site in trace.nodes.values() if site["type"] == "sample")
                 trace.compute_log_prob()
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         for plate, words in ((CORRUPTIONS, "M corruptions"), (PARTICLES, "K particles")):

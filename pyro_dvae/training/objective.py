@@ -31,11 +31,11 @@ class PlateScale(Messenger):
 
     ``plate("data", N, subsample=x)`` counts each of B rows N / B times. If all sites of the data plate
     (:func:`data_plates`) have one scale (including ``poutine.scale``), that is the factor, else it is the
-    plate's own scale. Without such a plate it is 1. Sites outside the
-    plate (a global latent) are divided by it, too: the result is the bound of the whole data set, divided by
-    its N rows. Reading ``factor`` also sets ``subsampled``: whether the rows are a subsample of the plate.
-    A plate that draws some of the rows, ``plate("data", len(x), subsample_size=5)``, stands for all of them,
-    so its scale does not count. ``parameters`` are the names of the param statements.
+    plate's own scale. Without such a plate it is 1. Sites outside the plate (a global latent) are divided by
+    it, too: the result is the bound of the whole data set, divided by its N rows. Reading ``factor`` also
+    sets ``subsampled``: whether the rows are a subsample of the plate. A plate that draws some of the rows,
+    ``plate("data", len(x), subsample_size=5)``, stands for all of them, so its scale does not count.
+    ``parameters`` are the names of the param statements.
     """
 
     def __init__(self, rows: int) -> None:

@@ -23,6 +23,7 @@ from pyro_dvae.programs.plates import data_frames, size_at
 from pyro_dvae.random_state import forked
 from pyro_dvae.rows import Arguments, Data
 from pyro_dvae.using.codes import Codes, encode
+from pyro_dvae.using.generated import generating
 
 
 def decode(
@@ -43,7 +44,7 @@ def decode(
     :param codes: codes of N rows: a result of :func:`encode`, tensors by site, or the tensor of ``site``
         [N, ...].
     :param data: N rows like the model's, or one row; only their shape and type matter.
-    :param args: further data of the model, likewise; their values matter.
+    :param args: further data of the model, likewise; their values matter, also where it observes them.
     :param kwargs: further arguments of the model, passed unchanged.
     :param site: latent site of a single tensor; by default the only one, or ``z``.
     :param data_site: the observed site to return; by default the only one, or ``x``.
@@ -64,8 +65,8 @@ def decode(
         raise InputError(f"data: expected one row, or the {count} rows of the codes, got {len(given)}")
 
     size, parts = rows_within(memory, given), []
-    drawn = poutine.uncondition(model)
     with _apart(model, given, seed):
+        drawn = generating(model, given[:1], data_site)
         latents = found if isinstance(codes, Codes) else _of_latents(found, drawn, given[:1])
         for start in range(0, count, size):
             own = {name: z[start : start + size].to(given.device) for name, z in latents.items()}
@@ -162,7 +163,8 @@ def sample(
 
     :param model: Pyro model of a batch, with one data plate.
     :param data: one row like the model's, or ``num_samples`` rows; only their shape and type matter.
-    :param args: further data of the model (labels), one row or ``num_samples``; their values matter.
+    :param args: further data of the model (labels), one row or ``num_samples``; their values matter, also
+        where the model observes them.
     :param kwargs: further arguments of the model, passed unchanged.
     :param num_samples: number of rows to draw.
     :param data_site: the observed site to return; by default the only one, or ``x``.
@@ -175,9 +177,10 @@ def sample(
     given = Data.opened("data", (data, *args), kwargs, float_type(model))
     size, parts = rows_within(memory, given), []
     with _apart(model, given, seed):
+        drawn = generating(model, given[:1], data_site)
         for start in range(0, num_samples, size):
             index = torch.arange(start, min(start + size, num_samples)) % len(given)
-            parts.append(_observed(poutine.uncondition(model), given[index], data_site, values).cpu())
+            parts.append(_observed(drawn, given[index], data_site, values).cpu())
     return torch.cat(parts)
 
 

@@ -25,9 +25,10 @@ from pyro_dvae.evaluation.measures.passes import Program, Site, by_row, chunks, 
 from pyro_dvae.evaluation.progress import progress_of
 from pyro_dvae.programs.data_plate import the_data_plate
 from pyro_dvae.programs.parameters import float_type
-from pyro_dvae.programs.plates import is_deterministic
+from pyro_dvae.programs.plates import data_frames, is_deterministic
 from pyro_dvae.random_state import forked
 from pyro_dvae.rows import Arguments, Data
+from pyro_dvae.sites import is_uncounted
 
 _OF_DRAWS = ("posterior", "posterior_predictive", "log_likelihood")
 Groups = dict[str, dict[str, Tensor]]
@@ -90,8 +91,9 @@ def to_arviz(
             for rows in chunks(given, batch_size):
                 found.append(_run(model, guide, rows, plate, shared))
             draw = {group: _joined([part[group] for part in found]) for group in found[0]}
-            draw["shared"] = {name: site["value"].cpu() for name, site in shared.nodes.items()}
-            if shared.nodes:
+            own = [site for site in shared.nodes.values() if not site["infer"].get("is_auxiliary")]
+            draw["shared"] = {site["name"]: site["value"].cpu() for site in own}
+            if own:
                 pair = _at(model, shared), _at(guide, shared)
                 one = one or _pass(*pair, given, num_samples)
                 # The same noise for all draws, so that they differ only in the shared latents.
@@ -129,13 +131,20 @@ def _observed(nodes: dict[str, Site]) -> list[Site]:
 
 
 def _run(model: Program, guide: Program, rows: Arguments, plate: str, shared: Trace) -> Groups:
-    """Run guide and model once on some rows, at the shared latents ``shared``, which the first run fills."""
+    """Run guide and model once on some rows, at the shared draws ``shared``, which the first run fills.
+
+    Shared are the model's latents outside the plate, and what the guide computes them from (an AutoGuide).
+    """
 
     def density(site: Site) -> Tensor:
         value = scale_and_mask(site["fn"].log_prob(site["value"]), 1.0, site["mask"])
         return by_row(value, site, plate).reshape(len(rows), -1).sum(1)
 
     latents = rows.call(poutine.trace(poutine.replay(guide, trace=shared)).get_trace)
+    for name, site in latents.nodes.items():
+        auxiliary = site["type"] == "sample" and site["infer"].get("is_auxiliary") and not is_uncounted(site)
+        if auxiliary and not data_frames(site) and name not in shared.nodes:
+            shared.add_node(name, **site)
     found: Groups = {"posterior": {}, "posterior_predictive": {}, "log_likelihood": {}, "observed_data": {}}
     trace = rows.call(poutine.trace(poutine.replay(model, trace=latents)).get_trace)
     for site in trace.nodes.values():
@@ -195,4 +204,4 @@ def _stacked(draws: list[Groups], group: str, dimensions: tuple[str, ...]) -> di
 def _labelled(name: str, value: Tensor, first: tuple[str, ...]) -> tuple[tuple[str, ...], np.ndarray]:
     """Return a variable with the names of its dimensions, named as in ArviZ."""
     others = (f"{name}_dim_{n}" for n in range(value.dim() - len(first)))
-    return (*first, *others), value.numpy()
+    return (*first, *others), value.detach().numpy()

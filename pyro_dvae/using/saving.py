@@ -20,6 +20,7 @@ from pyro_dvae.errors import CheckpointError, InputError, warn
 from pyro_dvae.files import user_path, write_atomically
 from pyro_dvae.programs.parameters import discover
 from pyro_dvae.programs.row_parameters import refuse_other_rows
+from pyro_dvae.programs.vectorised import Evaluation
 from pyro_dvae.random_state import forked
 from pyro_dvae.rows import Arguments
 from pyro_dvae.training.fitted import Fitted
@@ -122,8 +123,9 @@ def load_weights(
 
     def run() -> None:
         arguments = Arguments(rows, constants)
-        trace = arguments.call(pyro.poutine.trace(guide).get_trace)
-        arguments.call(pyro.poutine.replay(model, trace=trace))
+        with Evaluation():  # batch normalisation cannot train on a single row
+            trace = arguments.call(pyro.poutine.trace(guide).get_trace)
+            arguments.call(pyro.poutine.replay(model, trace=trace))
 
     with pyro.get_param_store().scope() as store:  # without the names of other models
         trained = discover(model, guide, run, data={"data": rows[0]})

@@ -1,13 +1,16 @@
 """Small versions of Pyro's examples: Pyro's own losses, recorded steps, and a corruption in front."""
 
 import math
+import warnings
 from contextlib import nullcontext
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
-from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
+from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO, config_enumerate
+from pyro.infer.autoguide import AutoDelta
 from pyro.optim import Adam
 from small_examples import BRANCHING, ENUMERATED, EXAMPLES
 
@@ -292,6 +295,28 @@ def test_enumeration_is_refused_and_the_stock_bound_named(name, kind, particles)
     with pytest.raises(dv.InputError, match=r"asks for enumeration.* use pyro\.infer\.TraceEnum_ELBO"):
         run(bound, built)
     assert math.isfinite(run(with_enumeration(), built)[0])  # the remedy works
+
+
+def test_enumeration_is_named_where_it_is_why_a_program_does_not_vectorise():
+    """The mixture of Pyro's tutorial: its components are indexed, which fails with draws on their left."""
+
+    def model(x):
+        with pyro.plate("components", 2):
+            locs = pyro.sample("locs", dist.Normal(0.0, 10.0))
+        with pyro.plate("data", len(x)):
+            component = pyro.sample("component", dist.Categorical(torch.ones(2)))
+            pyro.sample("x", dist.Normal(locs[component], 1.0), obs=x)
+
+    guide = AutoDelta(pyro.poutine.block(model, expose=["locs"]))
+    enumerated = config_enumerate(model)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Found vars in model but not guide")
+        for call in (
+            lambda x: dv.TraceDenoising_ELBO(num_particles=3).loss(enumerated, guide, x),
+            lambda x: dv.log_likelihood(enumerated, guide, x),
+        ):
+            with pytest.raises(dv.InputError, match=r"site 'component' asks for enumeration"):
+                call(torch.randn(6))
 
 
 def test_enumeration_works_behind_a_corruption_under_the_stock_bound():

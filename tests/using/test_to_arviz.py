@@ -5,6 +5,8 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer.autoguide import AutoDelta, AutoDiagonalNormal, AutoNormal
+from pyro.infer.reparam import LocScaleReparam
 from scipy import stats
 from torch import nn
 
@@ -207,3 +209,49 @@ def test_latents_in_a_plate_within_a_row():
     values = torch.as_tensor(found["log_likelihood"]["x"].values)
     expected = dist.Normal(v, SCALE).log_prob(x).sum(-1)
     torch.testing.assert_close(values, expected)
+
+
+SIGMA = torch.tensor([15.0, 10.0, 16.0, 11.0])
+
+
+def schools(y, sigma):
+    """The eight schools of Rubin (1981), as Pyro's example writes them."""
+    mu = pyro.sample("mu", dist.Normal(0, 5))
+    tau = pyro.sample("tau", dist.HalfCauchy(5))
+    with pyro.plate("schools", len(y)):
+        theta = pyro.sample("theta", dist.Normal(mu, tau))
+        pyro.sample("obs", dist.Normal(theta, sigma), obs=y)
+
+
+def regression(y, x):
+    weights = pyro.sample("weights", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+    scale = pyro.sample("scale", dist.LogNormal(0.0, 0.3))
+    with pyro.plate("data", len(y)):
+        pyro.sample("obs", dist.Normal((x * weights).sum(-1), scale), obs=y)
+
+
+@pytest.mark.parametrize("guide", [AutoNormal, AutoDiagonalNormal, AutoDelta])
+@pytest.mark.parametrize("batch_size", [None, 2])
+def test_guides_that_pyro_makes_of_latents_that_all_rows_share(guide, batch_size):
+    y, x = torch.tensor([0.3, -1.0, 2.0, 0.1]), torch.randn(4, 2)
+    options = {"num_draws": 4, "num_samples": 3, "seed": 0, "batch_size": batch_size}
+    found = dv.to_arviz(regression, guide(regression), y, x, **options)
+    draws = {name: torch.from_numpy(found["posterior"][name].values[0]) for name in ("weights", "scale")}
+    assert set(found["posterior"].data_vars) == set(draws)
+    assert (guide is AutoDelta) == bool((draws["scale"] == draws["scale"][0]).all())
+    expected = dist.Normal(draws["weights"] @ x.T, draws["scale"][:, None]).log_prob(y)
+    np.testing.assert_allclose(found["log_likelihood"]["obs"].values[0], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("centred", [True, False])
+def test_the_schools_have_a_likelihood_given_what_they_share(centred):
+    y = torch.tensor([28.0, 8.0, -3.0, 7.0])
+    model = schools if centred else pyro.poutine.reparam(schools, {"theta": LocScaleReparam(0.0)})
+    guide = AutoNormal(model, init_scale=0.1)
+    guide(y, SIGMA)
+    setattr(guide.scales, "theta" if centred else "theta_decentered", torch.full((4,), 1.2))
+    found = dv.to_arviz(model, guide, y, SIGMA, num_draws=3, num_samples=400, seed=0)
+    mu, tau = (torch.from_numpy(found["posterior"][name].values[0][:, None]) for name in ("mu", "tau"))
+    expected = dist.Normal(mu, (tau**2 + SIGMA**2).sqrt()).log_prob(y)
+    np.testing.assert_allclose(found["log_likelihood"]["obs"].values[0], expected, atol=0.08)
+    assert set(found["observed_data"].data_vars) == {"obs"}

@@ -7,6 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer.reparam import LocScaleReparam
 from torch import nn
 
 import pyro_dvae as dv
@@ -448,3 +449,89 @@ def test_one_of_several_observed_sites_is_named():
     ):
         dv.decode(model, torch.zeros(3), torch.zeros(3, 2))
     assert dv.decode(model, torch.ones(3), torch.zeros(3, 2), data_site="right").tolist() == [1.0] * 3
+
+
+def labelled(x, y):
+    """A model of rows and their labels, as semi-supervised ones: x ~ N(z + 10 y, 0.5)."""
+    pyro.param("unused", torch.zeros(()))
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        y = pyro.sample("y", dist.Bernoulli(0.5), obs=y)
+        pyro.sample("x", dist.Normal(z + 10 * y[..., None], 0.5).to_event(1), obs=x)
+
+
+def labelled_guide(x, y):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(x - 10 * y[..., None], 0.5).to_event(1))
+
+
+def test_labels_that_the_model_observes_are_kept():
+    y = torch.tensor([0.0, 1.0, 1.0])
+    x = torch.randn(3, 2) + 10 * y[:, None]
+    loss = dv.TraceDenoising_ELBO()
+    fitted = dv.fit(labelled, labelled_guide, x, y, loss=loss, epochs=1, progress=False)
+    assert torch.equal(fitted.decode(torch.zeros(3, 2), y), 10 * y[:, None].expand(3, 2))
+    torch.testing.assert_close(fitted.decode(fitted.encode(x, y), x, y), x)
+    drawn = fitted.sample(600, y, seed=0).reshape(200, 3, 2)
+    torch.testing.assert_close(drawn.mean((0, 2)), 10 * y, atol=4.5 * (1.25 / 400) ** 0.5, rtol=0)
+    assert torch.equal(dv.sample(labelled, x, y, num_samples=600, seed=0).reshape(200, 3, 2), drawn)
+    torch.testing.assert_close(fitted.interpolate((x, y), (x, y), steps=2), torch.stack([x, x]))
+    assert set(fitted.sample(50, y, data_site="y", seed=0).tolist()) == {0.0, 1.0}  # y itself is drawn
+
+
+def test_a_regression_needs_its_input():
+    """The first argument is an input (of a conditional VAE, too), so a stored row cannot replace it."""
+
+    def model(x, y):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(pyro.param("loc", torch.zeros(())), 1.0))
+            pyro.sample("y", dist.Normal(100 * x + z, 0.1), obs=y)
+
+    def guide(x, y):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(y - 100 * x, 0.1))
+
+    x = torch.arange(4.0)
+    loss = dv.TraceDenoising_ELBO()
+    fitted = dv.fit(model, guide, x, 100 * x, loss=loss, epochs=1, learning_rate=1e-6, progress=False)
+    for call in (lambda *rows: fitted.sample(4, *rows), lambda *rows: fitted.decode(torch.zeros(4), *rows)):
+        with pytest.raises(dv.InputError, match=r"does not observe its first .* pass all 2 data arguments"):
+            call(x)
+        torch.testing.assert_close(call(x, torch.zeros(4)), 100 * x, atol=6.0, rtol=0)
+
+
+def test_a_reparameterised_site_is_no_observation():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(pyro.param("loc", torch.tensor(3.0)), 2.0))
+            pyro.sample("obs", dist.Normal(z, 0.1), obs=x)
+
+    decentred = pyro.poutine.reparam(model, {"z": LocScaleReparam(0.0)})
+    drawn = dv.sample(decentred, torch.zeros(1), num_samples=1000, seed=0)
+    assert float(drawn.mean()) == pytest.approx(3.0, abs=4.5 * 2 / 1000**0.5)
+    assert torch.equal(
+        dv.decode(decentred, torch.tensor([0.0, 1.0]), torch.zeros(1)), torch.tensor([3.0, 5.0])
+    )
+
+
+def test_a_model_with_batch_normalisation_is_loaded(tmp_path):
+    """The folder holds one row, on which batch normalisation cannot train."""
+
+    def pair():
+        encoder = nn.Sequential(nn.Linear(D, 6), nn.BatchNorm1d(6), nn.Linear(6, LATENT))
+        linear = Linear()
+
+        def guide(x):
+            pyro.module("encoder", encoder)
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(encoder(x), 1.0).to_event(1))
+
+        return linear.model, guide
+
+    fitted = dv.fit(*pair(), data(), loss=dv.TraceDenoising_ELBO(), epochs=2, progress=False)
+    fitted.save(tmp_path / "model")
+    expected = fitted.encode(data())["z"]
+    pyro.clear_param_store()
+    model, guide = pair()
+    loaded = dv.load(tmp_path / "model", model=model, guide=guide)
+    assert torch.equal(loaded.encode(data())["z"], expected)

@@ -21,7 +21,8 @@ from torch.distributions.transforms import Transform
 from pyro_dvae import checks
 from pyro_dvae.errors import InputError
 from pyro_dvae.programs.data_plate import the_data_plate
-from pyro_dvae.programs.plates import Subsamples, is_deterministic
+from pyro_dvae.programs.observations import refuse_observed
+from pyro_dvae.programs.plates import is_deterministic
 from pyro_dvae.random_state import forked
 from pyro_dvae.rows import Arguments, Data
 from pyro_dvae.sites import clean_input, element_support, is_circular, plain_support
@@ -147,10 +148,10 @@ def inspect(
 
     :param discrete: accept discrete latents.
     :raises InputError: there is not exactly one data plate, a latent lies outside it or is not continuous, a
-        site is scaled, or model and guide do not match.
+        plate inside an observation is subsampled, or model and guide do not match.
     """
     rows = given[:PROBED]
-    with forked(), poutine.block(), clean_input(), Subsamples() as subsamples:
+    with forked(), poutine.block(), clean_input():
         sites = _sample_sites(ProperLatents()(model), rows)
         guide_sites = [] if guide is None else _sample_sites(guide, rows)
     observed = [site for site in sites if site["is_observed"]]
@@ -160,16 +161,12 @@ def inspect(
     if not observed:
         raise InputError("model: expected an observed sample site (obs=x), got none")
     plate = the_data_plate(sites, len(rows))
-    _check_sites("model", sites, plate, subsamples.scale(plate.name), discrete)
+    _check_sites("model", sites, plate, discrete)
     if guide is not None:
-        if factors := [site["name"] for site in guide_sites if site["is_observed"]]:
-            raise InputError(
-                f"guide: site {factors[0]!r} is observed, but annealing must start at a density of the "
-                "latents alone; leave the guide out to start at the prior, or use pyro_dvae.log_likelihood"
-            )
+        refuse_observed(guide_sites)
         drawn = [site for site in guide_sites if not site["infer"].get("is_auxiliary")]
         _check_match({site["name"] for site in latents}, {site["name"] for site in drawn})
-        _check_sites("guide", drawn, plate, subsamples.scale(plate.name))
+        _check_sites("guide", drawn, plate)
     frames = [frame for site in [*sites, *guide_sites] for frame in _vectorised(site)]
     return Structure(
         _nesting(max_plate_nesting, max(-frame.dim for frame in frames)),
@@ -192,9 +189,7 @@ def _vectorised(site: Site) -> list[CondIndepStackFrame]:
     return [frame for frame in site["cond_indep_stack"] if frame.vectorized]
 
 
-def _check_sites(
-    program: str, sites: list[Site], plate: CondIndepStackFrame, scale: float, discrete: bool = False
-) -> None:
+def _check_sites(program: str, sites: list[Site], plate: CondIndepStackFrame, discrete: bool = False) -> None:
     for site in sites:
         inside = {(frame.name, frame.dim) for frame in _vectorised(site)}
         kind = "observed site" if site["is_observed"] else "latent"
@@ -206,10 +201,11 @@ def _check_sites(
                 f"{program}: {kind} {site['name']!r} lies outside the data plate {plate.name!r}, so a single "
                 f"row has no log p(x); {remedy}, and use this or pyro_dvae.log_likelihood on the result"
             )
-        if not bool((torch.as_tensor(site["scale"], dtype=torch.float64) - scale).abs().max() < 1e-6 * scale):
+        part = [f for f in _vectorised(site) if f.name != plate.name and f.full_size not in (None, f.size)]
+        if part:
             raise InputError(
-                f"{program}: {kind} {site['name']!r} has its log-density scaled (poutine.scale, or a "
-                "subsampled plate inside an observation), so it has no likelihood; remove the scale"
+                f"{program}: plate {part[0].name!r} inside an observation is subsampled, so {kind} "
+                f"{site['name']!r} has no likelihood; give the whole plate"
             )
         if not (site["is_observed"] or discrete):
             check_continuous(program, site)

@@ -15,7 +15,12 @@ from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.arguments import rows_of, why_shared
 from pyro_dvae.evaluation.importance.proposals import Pass
 from pyro_dvae.programs.draws import Draws
-from pyro_dvae.programs.observations import leave_out_zeros, require_no_rest, unequal_masks
+from pyro_dvae.programs.observations import (
+    leave_out_zeros,
+    refuse_observed,
+    require_no_rest,
+    unequal_masks,
+)
 from pyro_dvae.programs.parameters import Trained, discover
 from pyro_dvae.programs.plates import Layout
 from pyro_dvae.programs.support import InSupport
@@ -76,6 +81,7 @@ class SampledPrograms:
         with rows_of(len(few[0]), self.num_data), support:
             trained = discover(self.model, self.guide, run, required=False, data={"data": few[0]})
         support.require(self.given)
+        refuse_observed(found[0].counted_sites())
         leave_out_zeros(found[0])
         require_no_rest(found[0])
         weights = found[0].log_weight().values[0, 0]

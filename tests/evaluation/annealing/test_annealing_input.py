@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import pyro
 import pyro.distributions as dist
@@ -8,6 +9,7 @@ from exact import LinearGaussian
 from torch import nn
 from torch.distributions import constraints
 
+import pyro_dvae as dv
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.annealing import annealed_log_likelihood
 
@@ -121,6 +123,13 @@ def scaled(x):
             pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
 
+def part_of_a_row(x):
+    with pyro.plate("data", len(x), dim=-1):
+        z = pyro.sample("z", dist.Normal(ZERO, 1.0))
+        with pyro.plate("columns", 4, subsample_size=2, dim=-2):
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
 def plain(x):
     with pyro.plate("data", len(x)):
         z = pyro.sample("z", dist.Normal(ZERO, 1.0))
@@ -152,13 +161,51 @@ def no_number(x):
         (smaller_plate, "model: expected one plate with the 3 rows of a batch .* got 'data' of 2"),
         (no_latent, "model: expected at least one latent"),
         (no_data, "model: expected an observed sample site"),
-        (scaled, "model: observed site 'x' has its log-density scaled"),
+        (part_of_a_row, "model: plate 'columns' inside an observation is subsampled, so observed site 'x'"),
         (random_density, "model: two runs with the same latents give different densities"),
         (no_number, "model: its log-density of the data is NaN"),
     ],
 )
 def test_models_that_cannot_be_annealed(model, message):
     refused(message, model, data=torch.arange(3, dtype=double))
+
+
+def test_a_scale_changes_no_likelihood():
+    x = torch.arange(3, dtype=double)
+    guide = guide_of(("z", dist.Normal(x, 1.0)))
+    options = {"seed": 0, "progress": False}
+    for model in (scaled, pyro.poutine.scale(plain, scale=0.01)):
+        for call in (
+            lambda program: dv.annealed_log_likelihood(program, None, x, num_steps=5, **options),
+            lambda program: dv.log_likelihood(program, guide, x, num_samples=50, refine=True, **options),
+        ):
+            assert torch.equal(call(model).log_likelihood, call(plain).log_likelihood)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        lambda z: pyro.factor("extra", -z, has_rsample=True),
+        lambda z: pyro.sample("extra", dist.Normal(z, 1.0), obs=ZERO, infer={"is_auxiliary": True}),
+    ],
+)
+@pytest.mark.parametrize(
+    "function",
+    [dv.log_likelihood, dv.condition, dv.inference_gaps, partial(dv.log_likelihood, refine=True)],
+)
+def test_what_a_guide_observes_is_no_density_of_its_latents(function, extra):
+    """A loss in the guide (scANVI's classifier) would change log p(x); without it, the value is exact."""
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            extra(pyro.sample("z", dist.Normal(x / 2, 0.5**0.5)))
+
+    x = torch.arange(3, dtype=double)
+    with pytest.raises(dv.InputError, match=r"^guide: site 'extra' is observed .*hide=\['extra'\]"):
+        function(plain, guide, x)
+    hidden = pyro.poutine.block(guide, hide=["extra"])
+    found = dv.log_likelihood(plain, hidden, x, num_samples=5).log_likelihood
+    torch.testing.assert_close(found, dist.Normal(ZERO, 2**0.5).log_prob(x))
 
 
 def guide_of(*sites):
