@@ -371,3 +371,14 @@ def test_other_values_of_an_executor():
     }
     with pytest.raises(dv.InputError, match=r"expected a list or record in JSON for slurm_setup.*got '\[a'"):
         parsed(["slurm_setup=[a"])
+
+
+def test_a_scheduler_without_workers_is_told(tmp_path):
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(n_workers=0, processes=False, dashboard_address=":0") as cluster:
+        options = {"address": cluster.scheduler_address}
+        with (
+            pytest.warns(UserWarning, match=r"^executor: dask: the scheduler \w+://.* has no workers yet"),
+            opened("dask", tmp_path, 1, options),
+        ):
+            pass

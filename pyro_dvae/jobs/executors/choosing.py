@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from pyro_dvae import checks
-from pyro_dvae.errors import InputError, shown
+from pyro_dvae.errors import InputError, shown, warn
 from pyro_dvae.jobs.executors.driver import Executor
 from pyro_dvae.jobs.options import EXECUTORS
 from pyro_dvae.machine import available_cores
@@ -89,6 +89,10 @@ def _workers(jobs: int, options: Options) -> Iterator[Executor]:
             open_until_the_end.enter_context(client)
         except (OSError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(f"executor: dask: {place or 'LocalCluster'}: {error}") from None
+        if not client.scheduler_info()["workers"]:
+            warn(
+                f"executor: dask: the scheduler {place} has no workers yet; the work waits for the first one"
+            )
         yield client
 
 
