@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -98,8 +99,18 @@ def sample(run: str, count: int, seed: int, output: str | None, pixels: bool, gi
     show(f"{counted(rows, 'image' if path.suffix == '.png' else 'row')} in {path}")
 
 
-def _applied(verb: str, samples: int, text: str, in_parts: bool = False) -> None:
-    """Add a command that applies a trained model to the rows of a file, in parts if asked."""
+def _applied(verb: str, samples: int | None, text: str, in_parts: bool = False) -> None:
+    """Add a command that applies a trained model to the rows of a file, in parts if asked.
+
+    :param samples: default number of draws of the latents; None if the command draws nothing.
+    """
+
+    def of_draws(function: Callable[..., None]) -> Callable[..., None]:
+        if samples is None:
+            return function
+        function = click.option("--seed", default=0, show_default=True, help="Seed of the draws.")(function)
+        text = "Draws of the latents of each row."
+        return click.option("--samples", default=samples, show_default=True, help=text)(function)
 
     @main.command(verb, help=f"{text}\n\nFILE holds the same columns as the data of the run folder RUN.")
     @click.argument("run")
@@ -107,8 +118,7 @@ def _applied(verb: str, samples: int, text: str, in_parts: bool = False) -> None
     @click.option(
         "--output", default=None, help=f"Table (.csv, .parquet) or array (.npy).  [default: {verb}.csv]"
     )
-    @click.option("--samples", default=samples, show_default=True, help="Draws of the latents of each row.")
-    @click.option("--seed", default=0, show_default=True, help="Seed of the draws.")
+    @of_draws
     @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:N or mps.")
     @(rows_elsewhere if in_parts else lambda function: function)
     def command(run: str, file: str, output: str | None, **settings: Any) -> None:
@@ -118,7 +128,7 @@ def _applied(verb: str, samples: int, text: str, in_parts: bool = False) -> None
         show(f"{counted(count, 'row')} in {path}")
 
 
-_applied("encode", 100, "Write the posterior means of the latents of each row of FILE.")
+_applied("encode", None, "Write the posterior means of the latents of each row of FILE.")
 _applied("reconstruct", 20, "Write the reconstruction of each row of FILE, in the units of the data.")
 _applied("denoise", 20, "Remove the noise from each row of FILE.")
 _applied(

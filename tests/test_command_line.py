@@ -67,6 +67,9 @@ def test_the_next_steps_name_a_folder_of_any_name(tmp_path):
     command, code = closing_table(results, folder, []).splitlines()[-2:]
     assert shlex.split(command) == ["next:", "pyro-dvae", "evaluate", str(folder)]
     assert ast.literal_eval(code.split("load(")[1].split(").denoise")[0]) == str(folder)
+    results["data"]["columns"] = [{"name": "city", "kind": "category"}]  # has no mean
+    code = closing_table(results, folder, []).splitlines()[-1]
+    assert shlex.split(code) == ["pyro-dvae", "score", str(folder), "FILE"]
 
 
 def test_example_trains_evaluates_and_writes_everything(tmp_path):

@@ -406,6 +406,25 @@ def test_picture_of_how_the_step_grows(tmp_path):
     assert all(values[at]["stock"]["peak_bytes"] > 1e8 for values in axes.values() for at in values)
 
 
+def test_picture_of_growth_shows_the_largest_memory(monkeypatch, tmp_path):
+    pytest.importorskip("matplotlib")
+    from matplotlib import pyplot as plt
+
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    growth = importlib.import_module("peers.growth")
+    monkeypatch.setattr(plt, "close", lambda figure: None)
+    memory = {axis: {1: 0.9e9, 10: top} for axis, top in zip(growth.AXES, (1e9, 2e9, 3e9, 4e9), strict=True)}
+    found = {
+        axis: {at: {"stock": {"seconds": [0.001], "peak_bytes": size}} for at, size in sizes.items()}
+        for axis, sizes in memory.items()
+    }
+    growth.draw(found, ["stock"], "title", tmp_path / "growth.png")
+    limits = [axes.get_ylim() for axes in plt.gcf().axes[4:]]
+    monkeypatch.undo()
+    plt.close("all")
+    assert all(low == 0 and high >= 4 for low, high in limits)
+
+
 @pytest.mark.slow
 def test_benchmark_of_whole_commands(tmp_path):
     printed = run("benchmarks/end_to_end.py", tmp_path)

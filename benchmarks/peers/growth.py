@@ -27,10 +27,10 @@ class Axis:
 
 
 AXES = {
-    "batch": Axis("data per batch", (20, 100, 500, 2000), (20, 40)),
+    "batch": Axis("rows per batch", (20, 100, 500, 2000), (20, 40)),
     "width": Axis("units of a hidden layer", (100, 400, 2000), (8, 16)),
-    "draws": Axis("draws per datum, M·K", tuple(m * k for m, k in DRAWS), (1, 5)),
-    "rows": Axis("training data", (4_000, 20_000, 100_000), (200, 400)),
+    "draws": Axis("draws per row, M·K", tuple(m * k for m, k in DRAWS), (1, 5)),
+    "rows": Axis("training rows", (4_000, 20_000, 100_000), (200, 400)),
 }
 
 
@@ -116,11 +116,10 @@ def draw(found: dict[str, dict[int, Found]], names: list[str], title: str, file:
                 panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
                 panel.yaxis.set_major_formatter("{x:g}")
                 panel.yaxis.set_minor_formatter(NullFormatter())
-            else:
-                panel.set_ylim(bottom=0)
             panel.set_xlabel(AXES[axis].label)
             if column == 0:
                 panel.set_ylabel(("time of a step (ms)", "peak memory of the process (GB)")[row])
+    panels[1, 0].set_ylim(bottom=0)  # last: it also fixes the upper end, for all panels of the row
     handles, labels = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(names), frameon=False)
     figure.suptitle(title)

@@ -42,6 +42,7 @@ from pyro_dvae.programs.support import require_observed
 from pyro_dvae.random_state import derived_seed, forked, start_seed
 from pyro_dvae.rows import Arguments, Data, InMemory
 from pyro_dvae.rows.data import portion, share
+from pyro_dvae.text import counted
 
 _ROWS = 500
 _BYTES_PER_NUMBER = 64  # for each latent value and each completed cell
@@ -139,9 +140,8 @@ def condition(
         size = engine.rows(given[0].numel())
         chunks = range(0, len(rows), size)
         if num_parts > len(chunks):
-            raise InputError(
-                f"part: expected at most {len(chunks)} parts of {len(rows)} rows, got {num_parts}"
-            )
+            most = counted(len(chunks), "part")
+            raise InputError(f"part: expected at most {most}, of {size} rows each, got {num_parts}")
         chunks = chunks[share(len(chunks), part_number, num_parts)]
         parts = []
         with progress_of("conditioning", progress) as shown, pyro.validation_enabled(False):

@@ -40,7 +40,7 @@ Apply = Callable[[Fitted, ConvertedRows, Settings], Applied]
 
 
 def _encode(fitted: Fitted, given: ConvertedRows, settings: Settings) -> Applied:
-    codes = fitted.encode(given.rows, seed=settings["seed"])
+    codes = fitted.encode(given.rows)  # the means of Gaussians: nothing is drawn
     flat = {name: mean.reshape(len(mean), -1).numpy() for name, mean in codes.mean.items()}
     table = {f"{name}{n}": values[:, n] for name, values in flat.items() for n in range(values.shape[1])}
     return table, _all(given)
@@ -91,8 +91,8 @@ def apply(
     file: str | Path,
     output: str | Path | None,
     *,
-    samples: int,
-    seed: int,
+    samples: int = 1,
+    seed: int = 0,
     device: str = "cpu",
     workers: Workers | None = None,
 ) -> tuple[Path, int]:
@@ -101,7 +101,8 @@ def apply(
     :param verb: one of :data:`VERBS`.
     :param output: a ``.csv`` or ``.parquet`` file (with names of rows and columns) or a ``.npy`` file (only
         numbers); None for ``VERB.csv`` in the working directory.
-    :param samples: draws of the latents of each row.
+    :param samples: draws of the latents of each row; ``encode`` draws nothing.
+    :param seed: seed of the draws.
     :param workers: where to score or impute rows in parts; by default in this process. Finished parts are
         stored beside the output until all are finished.
     """

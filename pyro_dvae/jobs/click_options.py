@@ -82,6 +82,7 @@ def evaluation_options(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(**values: Any) -> None:
         options = EvaluationOptions(**{name: values.pop(name) for name in names})
+        require_effect(options, typed())
         command(options=options, **values)
 
     return _decorated(run, _click_options(EvaluationOptions))

@@ -7,11 +7,11 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from pyro_dvae.errors import InputError
-from pyro_dvae.jobs.options import Options, flag_of
+from pyro_dvae.jobs.options import EvaluationOptions, Options, flag_of
 
 
 def require_effect(
-    options: Options,
+    options: Options | EvaluationOptions,
     names: Collection[str],
     searched: Mapping[str, Sequence[Any]] | None = None,
     of: Collection[str] | None = None,

@@ -167,8 +167,8 @@ def closing_table(results: dict[str, Any], folder: Path, pictures: list[Path]) -
     rows.append(("run folder", str(folder)))
     files = (run_folder.CHECKPOINT, run_folder.CONFIG, run_folder.METRICS, run_folder.RESULTS)
     rows.append(("", ", ".join([*files, *(path.name for path in pictures)])))
-    then = [
-        f"next: pyro-dvae evaluate {shlex.quote(str(folder))}",
-        f"      dv.load({str(folder)!r}).denoise(rows)",
-    ]
-    return "\n".join([labelled(rows), *then])
+    quoted = shlex.quote(str(folder))
+    # Rows of a table are scaled by the command, and categories have no mean for denoise to return.
+    table = results["data"].get("columns") is not None
+    use = f"pyro-dvae score {quoted} FILE" if table else f"dv.load({str(folder)!r}).denoise(rows)"
+    return "\n".join([labelled(rows), f"next: pyro-dvae evaluate {quoted}", f"      {use}"])

@@ -239,7 +239,7 @@ class EvaluationOptions:
         "Proposal: q(z|x), q(z|x~) with new noise for each sample, a mixture of these, or the better one.",
         type=click.Choice(PROPOSALS),
     )
-    corruptions: int = _option(10, "Corruptions in the mixture (M).")
+    corruptions: int = _option(10, "Size M of the mixture.", only_with=("proposal", ("auto", "mixture")))
     defensive: float = _option(0.0, "Share of samples from the prior, below 1.")
     widen: float = _option(1.0, "Factor for the guide's standard deviations.")
     refine: bool = _option(False, "Refine the proposal of each row with a bad Pareto k.", is_flag=True)

@@ -72,8 +72,10 @@ def test_the_conditions_of_parts_equal_those_of_the_whole():
         joined = torch.cat([getattr(each, name) for each in found])
         assert torch.equal(joined.nan_to_num(7.0), getattr(whole, name).nan_to_num(7.0)), name
     assert torch.equal(torch.cat([each.draws for each in found], 1), whole.draws)
-    with pytest.raises(dv.InputError, match="part: expected at most 3 parts of 1060 rows, got 4"):
+    with pytest.raises(dv.InputError, match="part: expected at most 3 parts, of 500 rows each, got 4"):
         dv.condition(model, guide, rows, part=(0, 4), **settings)
+    with pytest.raises(dv.InputError, match="at most 1 part, "):
+        dv.condition(model, guide, rows[:40], part=(0, 4), **settings)
 
 
 @pytest.mark.parametrize("value", [(3, 3), (-1, 3), (0, 0), 1, (0, 1, 2), (0.5, 2)])

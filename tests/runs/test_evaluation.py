@@ -376,6 +376,10 @@ BAD = {
     "samples": (["--samples", "0"], "samples: expected a whole number of at least 1, got 0"),
     "proposal": (["--proposal", "best"], "'best' is not one of"),
     "corruptions": (["--proposal", "mixture", "--corruptions", "1"], "corruptions"),
+    "corruptions of no mixture": (
+        ["--proposal", "clean", "--corruptions", "5"],
+        "corruptions: it has no effect",
+    ),
     "defensive": (["--defensive", "1"], "defensive"),
     "widen": (["--widen", "-1"], "widen"),
     "none": (["--count", "0"], "count: expected a whole number of at least 1, got 0"),
