@@ -47,12 +47,13 @@ def test_the_page_lists_nothing_else():
         r"^\| (.*?) \|", PAGE.partition("## What is refused")[2].partition("\n## ")[0], re.MULTILINE
     )
     # Tested with processes, likelihoods (programs/test_support.py), a fit (using/test_verbs.py), plates
-    # (rows/test_sources.py, programs/test_data_plate.py) and guides of Pyro
-    # (training/test_row_parameters.py).
+    # (rows/test_sources.py, programs/test_data_plate.py), guides of Pyro (training/test_row_parameters.py),
+    # and modules of one name (programs/test_store_names.py).
     elsewhere = {
         "batches of some rows, for a guide without an encoder (`AutoNormal` of latents in the data plate)",
         "a table with other columns than those of training, or in another order",
         "plates of the rows with another size in the guide than in the model",
+        "a new model whose modules have the names of an earlier one's in Pyro's param store",
         "a single row, or a data set that yields single rows one by one",
         "a loader with several processes (`torchrun`)",
         "values outside the support of the likelihood, such as bytes for a Bernoulli",

@@ -50,6 +50,8 @@ def remarks(seen: TriedPair, num_data: int | None) -> tuple[str, ...]:
             "draws random numbers (dropout); put it in evaluation mode, or sample them with "
             "pyro_dvae.auxiliary"
         )
+    if seen.untrained:
+        found.append(seen.untrained)
     if step.stopped is None:
         if len(step.without_gradient) == step.parameters:
             found.append("no parameter gets a gradient; see pyro.param and pyro.module")

@@ -53,13 +53,15 @@ class Step:
 class TriedPair:
     """One draw of a pair, a training step, and the sites whose density differs between two runs.
 
-    ``of_rows`` is the name of a parameter whose elements belong to single rows, or empty.
+    ``of_rows`` is the name of a parameter whose elements belong to single rows, ``untrained`` the reason for
+    not training a module; both may be empty.
     """
 
     draws: Draws
     step: Step
     random: tuple[str, ...]
     of_rows: str
+    untrained: str
 
 
 def tried(pair: Pair, loss: Any) -> TriedPair:
@@ -83,7 +85,7 @@ def tried(pair: Pair, loss: Any) -> TriedPair:
         if step.stopped is None and pair.args and all(isinstance(each, Tensor) for each in pair.args):
             model, guide = (partial(program, **pair.kwargs) for program in (pair.model, pair.guide))
             of_rows = row_parameter(model, guide, pair.args, trained)
-    return TriedPair(found[0], step, tuple(random), of_rows)
+    return TriedPair(found[0], step, tuple(random), of_rows, trained.untrained)
 
 
 def _one_draw(pair: Pair) -> Draws:

@@ -22,6 +22,7 @@ from pyro_dvae.buffers import KeptBuffers
 from pyro_dvae.calling import named_error
 from pyro_dvae.errors import CheckpointError, InputError, NumberTypeError
 from pyro_dvae.internals import uncompiled
+from pyro_dvae.programs.store_names import Announced, why_untrained
 from pyro_dvae.random_state import forked
 from pyro_dvae.registration import asked_name
 
@@ -33,6 +34,7 @@ class Trained:
     :param left_out: names of parameters of model or guide that no param statement registers.
     :param frozen: names of leaves that are not trained.
     :param without_gradient: parameters of the modules that required no gradient when the leaves were found.
+    :param untrained: why a module would not be trained (:mod:`.store_names`), or empty.
     :param of_rows: name of a leaf whose elements belong to single rows (:mod:`.row_parameters`), or empty.
     """
 
@@ -42,6 +44,7 @@ class Trained:
     frozen: tuple[str, ...] = ()
     without_gradient: dict[str, Tensor] = field(default_factory=dict)
     of_rows: str = ""
+    untrained: str = ""
 
     def refuse_unfrozen(self) -> None:
         """Refuse parameters that require a gradient now and did not when the leaves were found.
@@ -212,7 +215,7 @@ def discover(
         if isinstance(error, RuntimeError | TypeError | ValueError):
             seen = [*trained.modules.values(), *recorder.called]
             held = [leaf for module in seen for leaf in module.parameters()]
-            _explain(error, data, [*held, *(value for _, value in capture.values)])
+            _explain(error, data, [*held, *(each.leaf for each in capture.statements)])
         named = named_error(", ".join(["model", "guide", *data]), error)
         if named is error:
             raise
@@ -223,7 +226,10 @@ def discover(
         if id(module) not in inside:
             trained.modules[f"module{len(trained.modules)}"] = module
             inside.update(id(part) for part in module.modules())
-    trained.parameters = _collect(capture.values)
+    trained.untrained = why_untrained(capture.statements, trained.modules.values())
+    if required and trained.untrained:
+        raise InputError(f"model, guide: {trained.untrained}")
+    trained.parameters = _collect(capture.statements)
     every = [pair for prefix, root in trained.modules.items() for pair in root.named_parameters(prefix)]
     trained.without_gradient = {name: leaf for name, leaf in every if not leaf.requires_grad}
     known = {id(leaf) for leaf in trained.parameters.values()}
@@ -246,12 +252,11 @@ def _explain(error: Exception, data: Mapping[str, Any], parameters: list[Tensor]
         ) from error
 
 
-def _collect(values: list[tuple[str, Tensor]]) -> dict[str, Tensor]:
+def _collect(statements: Iterable[Announced]) -> dict[str, Tensor]:
     """Return the leaves of the param statements by name."""
     found: dict[str, Tensor] = {}
     seen: set[int] = set()
-    for name, value in values:
-        leaf = unconstrained(value)
+    for name, leaf, _ in statements:
         if id(leaf) in seen or not leaf.requires_grad:
             continue
         if not leaf.is_leaf:
@@ -278,12 +283,14 @@ def unconstrained(value: Tensor) -> Tensor:
 
 
 class _ParameterCapture(Messenger):
-    """Keeps every param statement, while a trace would keep only the last of each name."""
+    """Keeps all param statements, while a trace would keep only the last of each name."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.values: list[tuple[str, Tensor]] = []
+        self.statements: list[Announced] = []
 
     def _pyro_post_param(self, message: dict[str, Any]) -> None:
         if isinstance(message["value"], Tensor):
-            self.values.append((message["name"], message["value"]))
+            _, *given = message["args"] or (None,)
+            leaf = unconstrained(message["value"])
+            self.statements.append(Announced(message["name"], leaf, given[0] if given else None))
