@@ -48,7 +48,7 @@ def test_the_page_lists_nothing_else():
     )
     # Tested with processes, likelihoods (programs/test_support.py), a fit (using/test_verbs.py), plates
     # (rows/test_sources.py, programs/test_data_plate.py), guides of Pyro (training/test_row_parameters.py),
-    # and modules of one name (programs/test_store_names.py).
+    # and modules of one name (programs/test_statements.py).
     elsewhere = {
         "batches of some rows, for a guide without an encoder (`AutoNormal` of latents in the data plate)",
         "a table with other columns than those of training, or in another order",

@@ -13,7 +13,8 @@ from pyro_dvae import checks
 from pyro_dvae.engine.following import BuiltIn
 from pyro_dvae.engine.recordings import Recordings, Step
 from pyro_dvae.engine.step import NOISES, CompiledGradient, Gradient, Numerics
-from pyro_dvae.programs.parameters import modules_of, unconstrained
+from pyro_dvae.programs.parameters import modules_of
+from pyro_dvae.programs.statements import unconstrained
 from pyro_dvae.registration import make_picklable
 
 

@@ -19,7 +19,7 @@ from pyro_dvae.engine.step import CompiledGradient, CompiledStep, Gradient, Nume
 from pyro_dvae.engine.surroundings import Snapshot, global_settings, same
 from pyro_dvae.errors import warn
 from pyro_dvae.internals import TreeSpec, leaves_in_store, tree_flatten, tree_unflatten
-from pyro_dvae.programs.parameters import unconstrained
+from pyro_dvae.programs.statements import unconstrained
 from pyro_dvae.text import to_stderr
 
 _SHAPES_AT_MOST = 16  # recordings of one loss; with more, recording would dominate the time

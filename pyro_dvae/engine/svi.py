@@ -22,7 +22,7 @@ from pyro_dvae.engine.following import BuiltIn
 from pyro_dvae.engine.recordings import Recordings, Step
 from pyro_dvae.engine.step import NOISES, CompiledGradient, CompiledStep, Gradient, Numerics
 from pyro_dvae.internals import add_waiting_state, clip, clip_arguments
-from pyro_dvae.programs.parameters import unconstrained
+from pyro_dvae.programs.statements import unconstrained
 from pyro_dvae.registration import make_picklable
 
 

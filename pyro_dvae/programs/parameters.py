@@ -15,14 +15,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from pyro_dvae.buffers import KeptBuffers
 from pyro_dvae.calling import named_error
-from pyro_dvae.errors import CheckpointError, InputError, NumberTypeError
+from pyro_dvae.errors import CheckpointError, InputError, NumberTypeError, warn
 from pyro_dvae.internals import uncompiled
-from pyro_dvae.programs.store_names import Announced, why_untrained
+from pyro_dvae.programs.statements import Inherited, Statement, Statements, why_untrained
 from pyro_dvae.random_state import forked
 from pyro_dvae.registration import asked_name
 
@@ -34,7 +33,7 @@ class Trained:
     :param left_out: names of parameters of model or guide that no param statement registers.
     :param frozen: names of leaves that are not trained.
     :param without_gradient: parameters of the modules that required no gradient when the leaves were found.
-    :param untrained: why a module would not be trained (:mod:`.store_names`), or empty.
+    :param untrained: why a module would not be trained (:mod:`.statements`), or empty.
     :param of_rows: name of a leaf whose elements belong to single rows (:mod:`.row_parameters`), or empty.
     """
 
@@ -205,7 +204,7 @@ def discover(
     recorder = KeptBuffers()
     for module in trained.modules.values():
         recorder.snapshot(module)
-    capture = _ParameterCapture()
+    capture, inherited = Statements(), Inherited(trained.modules)
     try:
         with recorder, forked(), torch.enable_grad(), uncompiled(), capture:
             run()
@@ -215,21 +214,24 @@ def discover(
         if isinstance(error, RuntimeError | TypeError | ValueError):
             seen = [*trained.modules.values(), *recorder.called]
             held = [leaf for module in seen for leaf in module.parameters()]
-            _explain(error, data, [*held, *(each.leaf for each in capture.statements)])
+            _explain(error, data, [*held, *(each.leaf for each in capture.all)])
         named = named_error(", ".join(["model", "guide", *data]), error)
         if named is error:
             raise
-        raise named from error
+        note = inherited.note()
+        raise (InputError(f"{named}; {note}") if note else named) from error
     own = [pair for prefix, root in trained.modules.items() for pair in root.named_parameters(prefix)]
     inside = {id(part) for root in trained.modules.values() for part in root.modules()}
     for module in recorder.called:
         if id(module) not in inside:
             trained.modules[f"module{len(trained.modules)}"] = module
             inside.update(id(part) for part in module.modules())
-    trained.untrained = why_untrained(capture.statements, trained.modules.values())
+    trained.untrained = why_untrained(capture.all, trained.modules.values())
     if required and trained.untrained:
         raise InputError(f"model, guide: {trained.untrained}")
-    trained.parameters = _collect(capture.statements)
+    if required and (note := inherited.note()):
+        warn(note)
+    trained.parameters = _collect(capture.all)
     every = [pair for prefix, root in trained.modules.items() for pair in root.named_parameters(prefix)]
     trained.without_gradient = {name: leaf for name, leaf in every if not leaf.requires_grad}
     known = {id(leaf) for leaf in trained.parameters.values()}
@@ -252,7 +254,7 @@ def _explain(error: Exception, data: Mapping[str, Any], parameters: list[Tensor]
         ) from error
 
 
-def _collect(statements: Iterable[Announced]) -> dict[str, Tensor]:
+def _collect(statements: Iterable[Statement]) -> dict[str, Tensor]:
     """Return the leaves of the param statements by name."""
     found: dict[str, Tensor] = {}
     seen: set[int] = set()
@@ -274,23 +276,3 @@ def _collect(statements: Iterable[Announced]) -> dict[str, Tensor]:
             unique = f"{name}#{copies}"
         found[unique] = leaf
     return found
-
-
-def unconstrained(value: Tensor) -> Tensor:
-    """Return the leaf of a param statement's value."""
-    leaf: Tensor | None = value.unconstrained() if hasattr(value, "unconstrained") else None
-    return value if leaf is None else leaf
-
-
-class _ParameterCapture(Messenger):
-    """Keeps all param statements, while a trace would keep only the last of each name."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.statements: list[Announced] = []
-
-    def _pyro_post_param(self, message: dict[str, Any]) -> None:
-        if isinstance(message["value"], Tensor):
-            _, *given = message["args"] or (None,)
-            leaf = unconstrained(message["value"])
-            self.statements.append(Announced(message["name"], leaf, given[0] if given else None))

@@ -248,6 +248,7 @@ FREE = {
 def test_other_parameters_train_on_batches(name):
     for seed in range(3):
         torch.manual_seed(seed)
+        pyro.clear_param_store()
         fitted = dv.fit(*FREE[name](), loss=Trace_ELBO(), batch_size=BATCH, **QUIET)
         assert not fitted.trained.of_rows
 

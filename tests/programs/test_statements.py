@@ -1,9 +1,10 @@
-"""Parameters of Pyro's store that are not those of the module that announces them are refused in training."""
+"""Training refuses a module, or tells of it, if Pyro's store has another parameter of its name."""
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer.autoguide import AutoDiagonalNormal, AutoNormal
 from pyro.nn import PyroModule
 from torch import nn
 
@@ -138,3 +139,29 @@ def test_pairs_of_modules_of_the_same_names_train_side_by_side():
     )
     after = [part.weight for pair in pairs for part in pair.parts]
     assert not any(torch.equal(*each) for each in zip(before, after, strict=True))
+
+
+def shared_mean(size):
+    def model(x):
+        mean = pyro.sample("mean", dist.Normal(torch.zeros(size), 1.0).to_event(1))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(mean, 1.0).to_event(1), obs=x)
+
+    return model
+
+
+@pytest.mark.parametrize("kind", [AutoNormal, AutoDiagonalNormal])
+def test_a_guide_that_starts_from_the_values_of_an_earlier_one_is_told(kind):
+    options = {"loss": dv.TraceDenoising_ELBO(), "epochs": 1, "progress": False}
+    model, x = shared_mean(D), data()
+    guide = kind(model)
+    for _ in range(2):  # its own values are no others'
+        dv.fit(model, guide, x, **options)
+    told = r"guide\.loc\S* takes its value from .* earlier module .*clear_param_store"
+    with pytest.warns(UserWarning, match=told):
+        dv.fit(model, kind(model), x, **options)
+    wider = shared_mean(D + 1)
+    with pytest.raises(dv.InputError, match=told):
+        dv.fit(wider, kind(wider), torch.zeros(12, D + 1), **options)
+    pyro.clear_param_store()
+    dv.fit(wider, kind(wider), torch.zeros(12, D + 1), **options)
