@@ -16,7 +16,6 @@ import torch
 
 from pyro_dvae import plots
 from pyro_dvae.datasets.array_scale import ArrayScale
-from pyro_dvae.errors import CheckpointError
 from pyro_dvae.evaluation import (
     ActiveUnits,
     BoundParts,
@@ -169,31 +168,26 @@ def likelihood(
     :param checkpoint: file from which a stopped estimate resumes.
     :raises CheckpointError: ``checkpoint`` is from an evaluation with other options, or damaged.
     """
-    try:
-        return log_likelihood(
-            run.dvae.model,
-            run.dvae.guide,
-            run.x,
-            num_samples=options.samples,
-            proposal=options.proposal,
-            num_corruptions=options.corruptions,
-            defensive=options.defensive,
-            widen=options.widen,
-            refine=options.refine,
-            seed=options.seed,
-            memory=options.memory * MEGABYTE,
-            compile=False if options.no_compile else None,
-            bfloat16=options.bfloat16,
-            keep_log_weight=options.keep_weights,
-            checkpoint=checkpoint,
-            progress=progress,
-            max_plate_nesting=1,
-            part=part,
-        )
-    except CheckpointError as error:
-        raise CheckpointError(
-            f"{error}; finish that evaluation with its options, choose another --output, or delete the file"
-        ) from None
+    return log_likelihood(
+        run.dvae.model,
+        run.dvae.guide,
+        run.x,
+        num_samples=options.samples,
+        proposal=options.proposal,
+        num_corruptions=options.corruptions,
+        defensive=options.defensive,
+        widen=options.widen,
+        refine=options.refine,
+        seed=options.seed,
+        memory=options.memory * MEGABYTE,
+        compile=False if options.no_compile else None,
+        bfloat16=options.bfloat16,
+        keep_log_weight=options.keep_weights,
+        checkpoint=checkpoint,
+        progress=progress,
+        max_plate_nesting=1,
+        part=part,
+    )
 
 
 def _annealed(run: EvaluatedRun, options: EvaluationOptions, quiet: bool) -> AnnealedLikelihood:

@@ -89,6 +89,7 @@ def whole(made):
         return made.W @ made.W.T + (2 * made.log_s).exp() * identity
 
 
+@pytest.mark.slow
 def test_scores_by_likelihood_equal_those_of_the_model():
     made, x = problem()
     x = x.clone()

@@ -507,6 +507,7 @@ def test_what_a_callback_froze_stays_frozen_after_a_resume(tmp_path):
     assert_same(outcome(again), outcome(run(trainer(epochs=4, **options()))))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*not registered in the param store:UserWarning")
 def test_freezing_between_steps_counts_from_the_next_step_for_many():
     rising = [float(n) for n in range(3)]

@@ -299,6 +299,7 @@ def test_rounded_products_are_compiled_in_short_runs_too(bfloat16_pays):
         fitted(dvae(), bfloat16=True, compile=False)
 
 
+@pytest.mark.slow
 def test_the_compiler(monkeypatch):
     with no_warnings():
         interpreted = fitted(dvae(), compile=True, epochs=2)
@@ -613,6 +614,7 @@ def test_detection_of_anomalies_cannot_be_recorded():
             dv.fit_many(pairs, digits(), loss=bound(), epochs=1, progress=False)
 
 
+@pytest.mark.slow
 def test_gradients_that_the_caller_has_switched_off_are_on_in_a_compiled_step():
     expected, _ = fitted(dvae(), compile=True)
     with torch.no_grad(), no_warnings():

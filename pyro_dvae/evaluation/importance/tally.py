@@ -158,7 +158,13 @@ class SavedChunks:
         if path is None:
             return
         if path.exists():
-            self.chunks = self._read(path)
+            try:
+                self.chunks = self._read(path)
+            except CheckpointError as error:
+                raise CheckpointError(
+                    f"{error}; finish that evaluation with its options, write to another place, or delete "
+                    "the file"
+                ) from None
 
     def add(self, results: dict[str, Tensor]) -> None:
         """Add the results of the next chunk."""
@@ -185,8 +191,7 @@ class SavedChunks:
             found = state["settings"].get(name)
             if found != value:
                 raise CheckpointError(
-                    f"checkpoint {path}: from another evaluation: {name} was {found!r}, is now {value!r}; "
-                    "repeat that one to its end, or remove the file"
+                    f"checkpoint {path}: from another evaluation: {name} was {found!r}, is now {value!r}"
                 )
         parts = {name: values.split(state["sizes"]) for name, values in tensors.items()}
         return [

@@ -186,7 +186,7 @@ def test_a_stopped_evaluation_resumes(tmp_path):
     first = dv.log_likelihood(made.model, made.guide, x, checkpoint=path, **options)
     again = dv.log_likelihood(made.model, made.guide, x, checkpoint=path, **options)
     assert torch.equal(first.log_likelihood, again.log_likelihood)
-    with pytest.raises(dv.CheckpointError, match=r"from another evaluation: .*; repeat that one"):
+    with pytest.raises(dv.CheckpointError, match=r"from another evaluation: .*; finish that evaluation"):
         dv.log_likelihood(made.model, made.guide, x, checkpoint=path, **(options | {"refine": 5}))
 
 
