@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from pyro.poutine.indep_messenger import CondIndepStackFrame
@@ -40,16 +40,16 @@ def data_plates(sites: Iterable[Site], rows: int, drawn: bool = False) -> Plates
     return found
 
 
-def the_data_plate(sites: Iterable[Site], rows: int, why: str = "") -> CondIndepStackFrame:
+def the_data_plate(sites: Iterable[Site], rows: int, why: Callable[[], str] = str) -> CondIndepStackFrame:
     """Return the one vectorised plate of the rows of a batch.
 
-    :param why: the reason for there being none, for the message.
+    :param why: finds the reason for there being none, for the message.
     :raises InputError: there is not one, or not all sites in it have the rows.
     """
     sites = [site for site in sites if not is_deterministic(site)]
     plates = [plate for plate in data_plates(sites, rows).values() if plate.vectorized]
     if len(plates) != 1 or sizes_in(sites)[plates[0].name] != {rows}:
-        raise not_one_plate(sites, rows, why)
+        raise not_one_plate(sites, rows, why())
     return plates[0]
 
 
@@ -80,13 +80,13 @@ def other_counts(of_model: Site, of_guide: Site) -> str:
 
     Empty if they count equally.
     """
+    scales = [site["scale"] for site in (of_model, of_guide)]
+    if any(isinstance(scale, Tensor) for scale in scales) or math.isclose(*scales):
+        return ""
     counts = [
         {f.name: max(1.0, (f.full_size or f.size) / (f.size or 1)) for f in site["cond_indep_stack"]}
         for site in (of_model, of_guide)
     ]
-    scales = [site["scale"] for site in (of_model, of_guide)]
-    if any(isinstance(scale, Tensor) for scale in scales) or math.isclose(*scales):
-        return ""
     for name in counts[0].keys() & counts[1].keys():
         in_model, in_guide = (each[name] for each in counts)
         if not math.isclose(in_model, in_guide):

@@ -142,11 +142,11 @@ def require_latents(draws: Draws) -> None:
 
 def data_plate(draws: Draws, size: int) -> str:
     """Return the name of the plate of ``size`` rows, which holds all latents; refuse other programs."""
-    sites = [site for site in draws.model_sites() if not is_deterministic(site)]
     drawn = [site for site in draws.counted_sites() if not site["is_observed"]]
-    plate = the_data_plate([*sites, *drawn], size, why_shared(draws))
+    sites = [*(site for site in draws.model_sites() if not is_deterministic(site)), *drawn]
+    plate = the_data_plate(sites, size, lambda: why_shared(draws))
     if any(plate.name not in plates_around(site) for site in drawn):
-        raise not_one_plate([*sites, *drawn], size, why_shared(draws))
+        raise not_one_plate(sites, size, why_shared(draws))
     return str(plate.name)
 
 
