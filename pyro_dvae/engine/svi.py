@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from pyro import poutine
 from pyro.infer import ELBO, SVI
 from pyro.infer.util import torch_item, zero_grads
 from pyro.optim import PyroOptim
@@ -21,8 +20,9 @@ from pyro_dvae.engine.adam import Slot, slot
 from pyro_dvae.engine.following import BuiltIn
 from pyro_dvae.engine.recordings import Recordings, Step
 from pyro_dvae.engine.step import NOISES, CompiledGradient, CompiledStep, Gradient, Numerics
+from pyro_dvae.errors import warn
 from pyro_dvae.internals import add_waiting_state, clip, clip_arguments
-from pyro_dvae.programs.statements import unconstrained
+from pyro_dvae.programs.statements import Statements, why_untrained
 from pyro_dvae.registration import make_picklable
 
 
@@ -89,6 +89,7 @@ class CompiledSVI(SVI):
         self.numerics = Numerics(
             checks.known("generator", generator, NOISES), checks.flag("bfloat16", bfloat16)
         )
+        self._ran = False
         programs = (self.model, self.guide, self.loss, self.loss_and_grads)
         self._recordings = Recordings(
             self._of_arguments, programs, self.numerics, self._build, say, steps=True
@@ -135,9 +136,16 @@ class CompiledSVI(SVI):
 
     def _ordinary(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, bool]:
         """Take the step of SVI, unless the loss is not finite: then no parameter changes."""
-        with poutine.trace(param_only=True) as capture:
+        with Statements() as capture:
             loss = self.loss_and_grads(self.model, self.guide, *args, **kwargs)
-        leaves = {unconstrained(site["value"]) for site in capture.trace.nodes.values()}
+        if not self._ran:
+            self._ran = True
+            given = (each.given for each in capture.all)
+            if reason := why_untrained(
+                capture.all, [p for p in given if getattr(p, "grad", None) is not None]
+            ):
+                warn(f"model, guide: {reason}")
+        leaves = {each.leaf for each in capture.all}
         value = tuple(map(torch_item, loss)) if isinstance(loss, tuple) else torch_item(loss)
         good = all(map(math.isfinite, value if isinstance(value, tuple) else (value,)))
         if good:

@@ -226,7 +226,8 @@ def discover(
         if id(module) not in inside:
             trained.modules[f"module{len(trained.modules)}"] = module
             inside.update(id(part) for part in module.modules())
-    trained.untrained = why_untrained(capture.all, trained.modules.values())
+    held = [leaf for module in trained.modules.values() for leaf in module.parameters()]
+    trained.untrained = why_untrained(capture.all, held)
     if required and trained.untrained:
         raise InputError(f"model, guide: {trained.untrained}")
     if required and (note := inherited.note()):

@@ -40,13 +40,15 @@ def unconstrained(value: Tensor) -> Tensor:
     return value if leaf is None else leaf
 
 
-def why_untrained(statements: Iterable[Statement], modules: Iterable[nn.Module]) -> str:
+def why_untrained(statements: Iterable[Statement], used: Iterable[Tensor]) -> str:
     """Return why a module would not be trained, with the remedy; empty if all modules own their leaves.
 
     ``pyro.module`` and ``PyroModule`` give their own tensors to Pyro, which returns the one of that name in
     its store. The module keeps computing with its own, and an optimizer changes the other.
+
+    :param used: the parameters that the modules compute with.
     """
-    held = {id(leaf) for module in modules for leaf in module.parameters()}
+    held = {id(leaf) for leaf in used}
     for name, leaf, given in statements:
         if given is leaf or not isinstance(given, nn.Parameter) or id(given) not in held:
             continue

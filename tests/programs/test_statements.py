@@ -95,6 +95,24 @@ def test_the_modules_of_an_earlier_run_are_not_trained_in_place_of_new_ones():
     assert dv.check(second.model, second.guide, data()).ok
 
 
+@pytest.mark.filterwarnings("ignore:training by uncompiled steps")  # as these parameters are not Pyro's
+def test_compiled_steps_tell_of_modules_that_they_do_not_train():
+    def steps(pair):
+        svi = dv.CompiledSVI(pair.model, pair.guide, pyro.optim.Adam({"lr": 0.1}), dv.TraceDenoising_ELBO())
+        for _ in range(4):
+            svi.step(data())
+
+    first = Programs()
+    for _ in range(2):
+        assert moved(first, steps) == [True, True]
+    with pytest.warns(UserWarning, match=r"'\w+\$\$\$weight' of an earlier module.*clear_param_store"):
+        assert moved(Programs(), steps) == [False, False]
+    with pytest.warns(UserWarning, match=r"two modules have a parameter 'net\$\$\$weight'"):
+        steps(Programs(names=("net", "net")))
+    pyro.clear_param_store()
+    assert moved(Programs(), steps) == [True, True]
+
+
 def test_two_modules_of_one_name_are_refused_unless_their_parameters_are_local():
     with pyro.settings.context(module_local_params=False):
         with pytest.raises(
