@@ -48,8 +48,8 @@ def test_a_download_ends_as_a_local_folder(tmp_path, served):
 def test_a_download_that_breaks_off_leaves_nothing(tmp_path, served, kept):
     last = served / f"{FILES[-1]}.gz"
     last.write_bytes(last.read_bytes()[:kept])
-    message = rf"the download failed .*{FILES[-1]}.*File not found or corrupted"
-    with pytest.raises(DataError, match=message) as error:
+    # The file is named by newer versions of torchvision only.
+    with pytest.raises(DataError, match=r"the download failed .*File not found or corrupted") as error:
         load_dataset("mnist", tmp_path / "root")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "root").exists()
