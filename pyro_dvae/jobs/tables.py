@@ -16,13 +16,23 @@ from pyro_dvae.errors import InputError
 from pyro_dvae.files import replacing, require_writable, user_path
 
 Table = Mapping[str, np.ndarray]
+_EXACT = 2.0**53  # all smaller whole numbers are exact
 
 
 def _csv(path: Path, table: Table) -> None:
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(table)
-        writer.writerows(zip(*(values.tolist() for values in table.values()), strict=True))
+        writer.writerows(zip(*map(_cells, table.values()), strict=True))
+
+
+def _cells(values: np.ndarray) -> list[object]:
+    """Return the values of a column; whole numbers without ``.0``, as most files have them."""
+    cells: list[object] = values.tolist()
+    if values.dtype.kind != "f":
+        return cells
+    whole = (np.abs(values) < _EXACT) & (values == np.floor(values))
+    return [int(value) if each else value for value, each in zip(cells, whole.tolist(), strict=True)]  # type: ignore[call-overload]
 
 
 def _parquet(path: Path, table: Table) -> None:

@@ -360,6 +360,19 @@ def test_imputed_cells_have_the_type_of_their_column(cells, filling, expected):
     assert pd.read_parquet(path).x.tolist() == expected
 
 
+def test_whole_numbers_are_written_as_in_most_files():
+    numbers = np.array([1.0, -0.0, 0.5, 1e300, 2.0**53, np.nan, np.inf, -7.0])
+    path = write_table(
+        Path("x.csv"), {"row": np.arange(8)}, {"x": numbers, "kind": np.array(list("abcdefgh"))}
+    )
+    lines = path.read_text().splitlines()
+    assert lines[0] == "row,x,kind"
+    assert [line.split(",")[1] for line in lines[1:]] == [
+        *("1", "0", "0.5", "1e+300", "9007199254740992.0", "nan", "inf", "-7")
+    ]
+    np.testing.assert_array_equal(pd.read_csv(path).x, numbers)
+
+
 @pytest.mark.filterwarnings("ignore:the missing cells")
 def test_gaps_of_categories_are_filled(capsys, monkeypatch):
     frame = pd.DataFrame({"kind": ["01", "b", "c", "d"] * 10, "x": RNG.normal(size=40)})
