@@ -277,7 +277,7 @@ def unrecordable():
         plain(*parts)
 
     problem.model = model
-    with warnings.catch_warnings(record=True) as caught:
+    with recorded_alone(), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         trainer = trainer_of(problem, compile=True)
         for epoch in trainer:
