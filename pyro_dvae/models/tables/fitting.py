@@ -53,7 +53,8 @@ def fit_table(
         raise InputError(f"data: expected observed cells in each column, got none in columns {empty}")
     start = start_seed(seed)
     loc = rows.nanmean(0)
-    scale = (rows - loc).square().nanmean(0).sqrt()
+    largest = (rows - loc).abs().nan_to_num(0.0).amax(0).clamp_min(torch.finfo(rows.dtype).tiny)
+    scale = largest * ((rows - loc) / largest).square().nanmean(0).sqrt()  # squares might be out of range
     # A constant column has scale 1; the rounding of its mean is no spread.
     varies = rows.nan_to_num(-math.inf).amax(0) > rows.nan_to_num(math.inf).amin(0)
     scale = torch.where(varies & (scale > 0), scale, 1.0)

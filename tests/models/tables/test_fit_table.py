@@ -186,10 +186,12 @@ def test_the_verbs_of_a_fitted_table():
     torch.save(fitted, file)
 
 
-def test_units_of_the_data():
+@pytest.mark.parametrize("factor", [(1.0, 10.0, 0.1, 2.0), (1e200, 1.0, 1e-200, 1e306)])
+def test_units_of_the_data(factor):
     """A change of units changes what is returned, and densities by its Jacobian."""
     x = with_holes(random_mixture(2), 120)[1]
-    factor, shift = torch.tensor([1.0, 10.0, 0.1, 2.0]).double(), torch.tensor([5.0, 0.0, -3.0, 0.0]).double()
+    factor = torch.tensor(factor, dtype=torch.float64)
+    shift = factor * torch.tensor([5.0, 0.0, -30.0, 0.0])
     one, two = (dv.fit_table(each, seed=0, progress=False) for each in (x, x * factor + shift))
     torch.testing.assert_close(two.impute(x * factor + shift, seed=1), one.impute(x, seed=1) * factor + shift)
     volume = (~x.isnan()).double() @ factor.log()
