@@ -91,7 +91,10 @@ def digest_of_own(options: Options, dataset: Dataset | None = None) -> str | Non
     """
     if options.dataset is None or not is_own(options.dataset):
         return None
-    dataset = load_of(options) if dataset is None else dataset
+    return _digest(load_of(options) if dataset is None else dataset)
+
+
+def _digest(dataset: Dataset) -> str:
     return fingerprint([dataset.train, dataset.validation, dataset.test])
 
 
@@ -122,13 +125,19 @@ def require_same_data(expected: dict[str, Any], dataset: Dataset) -> None:
             raise DataError(
                 f"data: {name} was {expected[name]} in the run of {expected['name']}, is now {found[name]}"
             )
+    if "digest" in expected and expected["digest"] != _digest(dataset):
+        raise _other_values(dataset)
 
 
 def require_same_values(dataset: Dataset, train: Tensor, trained: Any) -> None:
     """Refuse training data other than a run's, by the fingerprint in its checkpoint."""
     (now,) = InMemory(train).fingerprints()
     if trained is not None and trained != now:
-        raise DataError(f"data: {dataset.name} has the size of the run's data, but different values")
+        raise _other_values(dataset)
+
+
+def _other_values(dataset: Dataset) -> DataError:
+    return DataError(f"data: {dataset.name} has the size of the run's data, but different values")
 
 
 def load_again(

@@ -9,7 +9,7 @@ from typing import Any
 from pyro_dvae.datasets import Dataset, absolute_name, load_dataset
 from pyro_dvae.errors import DataError, InputError
 from pyro_dvae.files import user_path
-from pyro_dvae.jobs.data import described, load_of, require_same_data, versions
+from pyro_dvae.jobs.data import described, digest_of_own, load_of, require_same_data, versions
 from pyro_dvae.jobs.folder import options_of, read_config
 from pyro_dvae.jobs.options import Options, TrainRequest
 
@@ -90,7 +90,9 @@ def _short(value: Any) -> str:
 def config_of(options: Options, data: Dataset, stored: dict[str, Any] | None) -> dict[str, Any]:
     """Return the content of ``config.json``; for a resumed run, its own content with the changed options."""
     if stored is None:
-        return {"options": options.as_dict(), "data": described(data), "versions": versions()}
+        digest = digest_of_own(options, data)
+        of_data = described(data) | ({} if digest is None else {"digest": digest})
+        return {"options": options.as_dict(), "data": of_data, "versions": versions()}
     require_same_data(stored["data"], data)
     now, defaults = options.as_dict(), Options().as_dict()
     # Options that are newer than the run are left out, because its checkpoint does not have them.

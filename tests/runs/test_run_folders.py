@@ -147,7 +147,7 @@ def test_own_data_are_found_from_elsewhere_and_may_move(tmp_path, monkeypatch, c
     call("evaluate", "../run", *few, "--dataset", "mine.npy")
     call("train", "--resume", "../run", "--epochs", "4", "--dataset", "mine.npy", "--quiet")
     np.save("mine.npy", np.zeros((60, 4), dtype=np.float32))
-    assert "from other data" in call("train", "--resume", "../run", "--epochs", "5", "--quiet", code=2).err
+    assert "different values" in call("train", "--resume", "../run", "--epochs", "5", "--quiet", code=2).err
 
 
 def test_a_folder_removed_while_running_is_not_made_again(run, call, monkeypatch):
