@@ -28,7 +28,7 @@ from pyro_dvae.conditioning.refusals import refuse_readers
 from pyro_dvae.conditioning.result import Conditioned
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.annealing.density import AnnealedPrograms
-from pyro_dvae.evaluation.annealing.scoring import GivenScores, UnconstrainedScores
+from pyro_dvae.evaluation.annealing.scoring import FixedSites, UnconstrainedScores
 from pyro_dvae.evaluation.annealing.structure import Structure
 from pyro_dvae.evaluation.estimates import evaluation_mode
 from pyro_dvae.evaluation.importance.tally import resolved
@@ -74,8 +74,8 @@ def condition(
 
     The proposal q is the encoder's on the filled row, refined for each row on the bound of its observed cells
     (see :class:`~pyro_dvae.Refinement`). Given the latents, the observed cells must be independent or a
-    multivariate normal, whose conditionals are known. Modules run in evaluation mode. If all latents are
-    discrete, an exact sum over their values replaces the sampling.
+    multivariate normal, whose conditionals are known. Modules run in evaluation mode. Discrete latents are
+    summed over for each draw of the others; if all are discrete, the sum is exact and replaces the sampling.
 
     :param model: Pyro model of a batch, whose observed values are cells of its first argument.
     :param guide: Pyro guide of a batch.
@@ -98,8 +98,8 @@ def condition(
     :param max_plate_nesting: number of dimensions of the user's plates; by default found by one run.
     :param part: (k, n): condition only part k of n of the rows, k from 0, with the same draws as in a run on
         all rows. A part consists of whole chunks, of at most 500 rows if the latents are continuous.
-    :raises InputError: an argument is invalid, only some latents are discrete, or a likelihood has no
-        conditionals.
+    :raises InputError: an argument is invalid, the values of a discrete latent cannot be listed, or a
+        likelihood has no conditionals.
     """
     checks.pair(model, guide)
     num_draws = checks.count("num_draws", num_draws)
@@ -173,7 +173,8 @@ class _Engine:
 
     def rows(self, cells_of_row: int) -> int:
         """Return how many rows fit into the memory."""
-        each = self.num_samples * self.targets.size + self.num_draws * (cells_of_row + self.targets.size)
+        drawn = self.num_draws * self.targets.structure.combinations
+        each = self.num_samples * self.targets.size + drawn * (cells_of_row + self.targets.size)
         each += 2 * self.targets.size**2
         return max(1, min(_ROWS, self.targets.memory // (_BYTES_PER_NUMBER * each)))
 
@@ -210,8 +211,9 @@ class _Engine:
 
     def _completed(self, model: Program, rows: Arguments, latents: Tensor) -> dict[str, Tensor]:
         structure = self.targets.structure
-        scores = UnconstrainedScores(structure, self.targets.unpacked(latents))
-        draws, means = _completed(model, rows, scores, structure, len(latents))
+        discrete = self.targets.discrete_given(latents, rows) if structure.discrete else {}
+        placed = [UnconstrainedScores(structure, self.targets.unpacked(latents)), FixedSites(discrete)]
+        draws, means = _completed(model, rows, placed, structure, len(latents))
         return {"cell_draws": draws, "cell_means": means.mean(0).to(rows.x)}
 
 
@@ -233,11 +235,9 @@ class _Exact:
         given = posterior.log_joint(rows)
         least = torch.finfo(given.dtype).min / 4  # overflow of all values must not give NaN weights
         log_joint = given.nan_to_num(least, neginf=least)
-        draws, _ = _completed(
-            model, rows, posterior.drawn(log_joint, self.num_draws), structure, self.num_draws
-        )
-        every = GivenScores(structure, posterior.values)
-        _, means = _completed(model, rows, every, structure, posterior.count)
+        drawn = posterior.drawn(log_joint, self.num_draws)
+        draws, _ = _completed(model, rows, [drawn], structure, self.num_draws)
+        _, means = _completed(model, rows, [posterior.every()], structure, posterior.count)
         weight = log_joint.softmax(0)[:, _row_of_gap(rows)]
         found = given.logsumexp(0)
         known = resolved(found, torch.finfo(rows.x.dtype).eps)
@@ -257,11 +257,11 @@ def _row_of_gap(rows: Arguments) -> Tensor:
 
 
 def _completed(
-    model: Program, rows: Arguments, latents: Any, structure: Structure, count: int
+    model: Program, rows: Arguments, latents: list[Any], structure: Structure, count: int
 ) -> tuple[Tensor, Tensor]:
     """Return draws and means of the missing cells, [count, cells] each, at ``count`` values of the latents.
 
-    :param latents: the handler that sets the values of the latents.
+    :param latents: the handlers that set the values of the latents.
     """
     x, seen, *others = rows.rows
     whole = Arguments((torch.where(seen, x, torch.nan), *others), rows.kwargs)
@@ -271,7 +271,7 @@ def _completed(
     if not bool(gaps.any()):
         return draws[:, gaps], means[:, gaps]
     completing = Completing((count, *[1] * structure.nesting), by_noise=NOISE in structure.latents)
-    AnnealedPrograms(model, None, whole, structure, {}).run(model, latents, completing)
+    AnnealedPrograms(model, None, whole, structure, {}).run(model, *latents, completing)
     times = torch.zeros_like(gaps, dtype=torch.long)
     for name, position in cells(model, whole).items():
         flat, here = position.flatten(), position.flatten() >= 0

@@ -14,6 +14,7 @@ from torch import Tensor
 from pyro_dvae import checks
 from pyro_dvae.calling import calling
 from pyro_dvae.conditioning.programs import Program
+from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.estimates import evaluation_mode, plus_minus
 from pyro_dvae.evaluation.importance.proposals import Pass, Proposal
 from pyro_dvae.evaluation.importance.psis import k_threshold
@@ -195,6 +196,8 @@ def measured(
     parts = []
     with torch.no_grad(), evaluation_mode(model, guide, given[:2], given), calling("model, guide, data"):
         targets = Targets(model, guide, given, max_plate_nesting, memory, compile)
+        for name in targets.structure.discrete:
+            raise InputError(f"model: latent {name!r} is discrete, so the posterior has no best Gaussian")
         targets.expect(len(given))
         each = _BYTES_PER_NUMBER * targets.size * (num_samples + 2 * targets.size)
         size = max(1, min(_ROWS, memory // each))

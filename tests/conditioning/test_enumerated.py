@@ -87,19 +87,11 @@ def endless(x):
         pyro.sample("x", dist.Bernoulli(logits=z[..., None] * torch.ones(4)).to_event(1), obs=x)
 
 
-def mixed(x):
-    with pyro.plate("data", len(x)):
-        z = pyro.sample("z", dist.Categorical(WEIGHT))
-        w = pyro.sample("w", dist.Normal(torch.zeros((), dtype=torch.float64), 1.0))
-        pyro.sample("x", dist.Bernoulli(logits=RATE[z, 0] + w[..., None]).to_event(1), obs=x)
-
-
 @pytest.mark.parametrize(
     ("model", "message"),
     [
         (vector, "the values of the discrete latent 'z' cannot be listed: it is a vector"),
         (endless, "the values of the discrete latent 'z' cannot be listed"),
-        (mixed, "latent 'z' asks for enumeration|latent 'z' is discrete"),
     ],
 )
 def test_what_cannot_be_summed_over_is_refused(model, message):

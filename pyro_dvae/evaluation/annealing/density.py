@@ -158,18 +158,50 @@ class Density:
         return ChainState(leaf.detach(), base.detach(), increment.detach(), base_gradient, increment_gradient)
 
     def log_densities(self, position: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``base`` and ``increment`` of :class:`ChainState` with their graphs."""
-        programs = self.programs
-        scores = UnconstrainedScores(programs.structure, self.packing.unpack(position))
-        programs.run(programs.model, scores)
-        jacobian = total(scores.jacobian, position)
-        latents, observed = total(scores.latents, position), total(scores.observed, position)
+        """Return ``base`` and ``increment`` of :class:`ChainState` with their graphs.
+
+        Both are summed over the values of discrete latents.
+        """
+        programs, structure = self.programs, self.programs.structure
+        latents, observed, scores, discrete = self._scored(position)
+        if programs.guide is None and not discrete:
+            return latents[0], observed[0]
         if programs.guide is None:
-            return latents + jacobian, observed
-        start = GivenScores(programs.structure, scores.values)
-        programs.run(programs.guide, start)
-        guide = total(start.latents, position)
-        return guide + jacobian, latents + observed - guide
+            base = _summed(latents)
+        else:
+            guide = GivenScores(structure, scores.values | discrete)
+            programs.run(programs.guide, guide)
+            count = structure.combinations
+            start = total(guide.latents, position, count) + total(scores.jacobian, position, count)
+            base = _summed(start) - structure.log_repeats
+        return base, _summed(latents + observed) - base
+
+    def by_combination(self, position: Tensor) -> Tensor:
+        """Return log p(x, z, y) + log |∂z/∂u| for all combinations y of the discrete latents, [K, C, N]."""
+        latents, observed, *_ = self._scored(position)
+        return latents + observed
+
+    def _scored(self, position: Tensor) -> tuple[Tensor, Tensor, UnconstrainedScores, dict[str, Tensor]]:
+        """Return log p(z, y) + log |∂z/∂u| and log p(x | z, y), each [K, C, N], and the placed latents."""
+        programs, structure = self.programs, self.programs.structure
+        count, (chains, rows, _) = structure.combinations, position.shape
+        points = self.packing.unpack(position)
+        discrete: dict[str, Tensor] = {}
+        if structure.discrete:
+            points = {name: torch.cat([point] * count) for name, point in points.items()}
+            index = torch.arange(count, device=position.device).repeat_interleave(chains)
+            discrete = structure.placed(index[:, None].expand(-1, rows))
+        scores = UnconstrainedScores(structure, points)
+        programs.run(programs.model, scores, *([FixedSites(discrete)] if discrete else []))
+        jacobian, latents, observed = (
+            total(each, position, count) for each in (scores.jacobian, scores.latents, scores.observed)
+        )
+        return latents + jacobian, observed, scores, discrete
+
+
+def _summed(by_combination: Tensor) -> Tensor:
+    """Sum densities [K, C, N] over the values of discrete latents."""
+    return by_combination[0] if len(by_combination) == 1 else by_combination.logsumexp(0)
 
 
 def _gradient(value: Tensor, leaf: Tensor, retain: bool) -> Tensor:

@@ -54,9 +54,9 @@ def annealed_log_likelihood(
     and observation. These step sizes are fixed before the main run. Latents move in unconstrained space. All
     chains of as many rows as fit into ``memory`` run in one tensor computation; a transition runs the model
     with its gradient once for each leapfrog step. No parameter gets a gradient, and modules run in evaluation
-    mode.
+    mode. Discrete latents are summed over, in one run with all combinations of their values.
 
-    :param model: Pyro model of a batch, with one data plate and continuous latents inside it.
+    :param model: Pyro model of a batch, with one data plate and all latents inside it, some continuous.
     :param guide: Pyro guide of a batch; not used, and may be None, if ``start`` is ``"prior"``.
     :param data: data, shape [N, ...].
     :param args: further data for model and guide, N rows each, split like ``data``.
@@ -76,7 +76,7 @@ def annealed_log_likelihood(
         finished and of all steps, pilot runs included.
     :returns: log p(x), standard error (nats) and effective number of chains of each observation.
     :raises InputError: if ``data`` is not a tensor, is empty or not finite, an option is out of range, or the
-        model has discrete latents, latents outside the data plate, or scaled sites.
+        model has no continuous latents, latents outside the data plate, or scaled sites.
     """
     settings = AnnealingSettings.checked(
         num_steps, num_chains, start, leapfrog_steps, schedule, target_acceptance, seed

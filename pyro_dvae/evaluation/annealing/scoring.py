@@ -40,27 +40,34 @@ class FixedSites(Messenger):
             msg["value"], msg["done"] = self.values[msg["name"]], True
 
 
-class _Placing(Messenger):
-    """Sets the value of each latent of the model."""
+def first_values(structure: Structure, chains: int, x: Tensor) -> list[FixedSites]:
+    """Return the handler that fixes discrete latents at their first values, in runs where any would do."""
+    index = torch.zeros(chains, len(x), dtype=torch.long, device=x.device)
+    return [FixedSites(structure.placed(index))] if structure.discrete else []
 
-    def __init__(self, structure: Structure) -> None:
+
+class _Placing(Messenger):
+    """Sets the value of some latents of the model, given by name."""
+
+    def __init__(self, structure: Structure, given: Mapping[str, Tensor]) -> None:
         super().__init__()
         self.structure = structure
+        self.given = given
 
     @abstractmethod
     def _place(self, name: str, fn: Any) -> Tensor:
         """Return the value of the latent ``name`` with distribution ``fn``."""
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
-        if msg["name"] in self.structure.latents:
+        if msg["name"] in self.given:
             msg["value"], msg["done"] = self._place(msg["name"], msg["fn"]), True
 
 
 class _Scoring(_Placing):
     """Adds up the log-densities of the latents and of the observations, each [C, N] (nats)."""
 
-    def __init__(self, structure: Structure) -> None:
-        super().__init__(structure)
+    def __init__(self, structure: Structure, given: Mapping[str, Tensor]) -> None:
+        super().__init__(structure, given)
         self.latents: Tensor | float = 0.0
         self.observed: Tensor | float = 0.0
 
@@ -84,15 +91,11 @@ class _Scoring(_Placing):
 class GivenScores(_Scoring):
     """Scores latents at given values, in their constrained space.
 
-    :param values: latents by name, each [C, *plates, *event].
+    :param given: latents by name, each [C, *plates, *event].
     """
 
-    def __init__(self, structure: Structure, values: Mapping[str, Tensor]) -> None:
-        super().__init__(structure)
-        self.values = values
-
     def _place(self, name: str, fn: Any) -> Tensor:
-        return self.values[name]
+        return self.given[name]
 
 
 class UnconstrainedScores(_Scoring):
@@ -101,17 +104,16 @@ class UnconstrainedScores(_Scoring):
     It visits the sites in order, so the support of one may depend on the value of another. Afterwards
     ``values`` holds the constrained latents and ``jacobian`` is log |∂z/∂u|, [C, N] (nats).
 
-    :param points: unconstrained latents by name, each [C, *plates, *unconstrained event].
+    :param given: unconstrained latents by name, each [C, *plates, *unconstrained event].
     """
 
-    def __init__(self, structure: Structure, points: Mapping[str, Tensor]) -> None:
-        super().__init__(structure)
-        self.points = points
+    def __init__(self, structure: Structure, given: Mapping[str, Tensor]) -> None:
+        super().__init__(structure, given)
         self.values: dict[str, Tensor] = {}
         self.jacobian: Tensor | float = 0.0
 
     def _place(self, name: str, fn: Any) -> Tensor:
-        point = self.points[name]
+        point = self.given[name]
         transform = to_support(fn)
         if transform is None:
             self.values[name] = point
@@ -128,16 +130,15 @@ class UnconstrainedScores(_Scoring):
 class Unconstraining(_Placing):
     """Sets the latents to given values and keeps their unconstrained points.
 
-    :param values: latents by name, each [C, *plates, *event].
+    :param given: latents by name, each [C, *plates, *event].
     """
 
-    def __init__(self, structure: Structure, values: Mapping[str, Tensor]) -> None:
-        super().__init__(structure)
-        self.values = values
+    def __init__(self, structure: Structure, given: Mapping[str, Tensor]) -> None:
+        super().__init__(structure, given)
         self.points: dict[str, Tensor] = {}
 
     def _place(self, name: str, fn: Any) -> Tensor:
-        value, transform = self.values[name], to_support(fn)
+        value, transform = self.given[name], to_support(fn)
         # The inverse of a bijection to an interval would map outside values to its ends.
         if transform is None:
             self.points[name] = value
@@ -147,6 +148,12 @@ class Unconstraining(_Placing):
         return value
 
 
-def total(value: Tensor | float, like: Tensor) -> Tensor:
-    """Return a sum of log-densities in float64 over the full [C, N] of ``like`` [C, N, D]."""
-    return torch.as_tensor(value, dtype=torch.float64, device=like.device).expand(like.shape[:2])
+def total(value: Tensor | float, like: Tensor, combinations: int = 1) -> Tensor:
+    """Return a sum of log-densities in float64 over the full [K, C, N], for ``like`` [C, N, D].
+
+    :param value: of K · C chains, all of a combination of discrete latents in a row.
+    :param combinations: K.
+    """
+    chains, rows = like.shape[:2]
+    full = torch.as_tensor(value, dtype=torch.float64, device=like.device).expand(combinations * chains, rows)
+    return full.unflatten(0, (combinations, chains))

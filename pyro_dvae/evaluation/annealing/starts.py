@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.annealing.density import AnnealedPrograms, ChainState, Density, Packing
-from pyro_dvae.evaluation.annealing.scoring import ChainPlate, FixedSites, Unconstraining
+from pyro_dvae.evaluation.annealing.scoring import ChainPlate, FixedSites, Unconstraining, first_values
 from pyro_dvae.evaluation.annealing.structure import Program, Structure
 from pyro_dvae.programs.plates import Subsamples
 from pyro_dvae.rows import Arguments
@@ -61,10 +61,12 @@ def begin(
             if name in structure.latents:
                 values.setdefault(name, site["value"])
             elif site["infer"].get("is_auxiliary") and not is_point(site["fn"]):
-                held[name] = site["value"]
+                of_chains = site["value"].dim() - site["fn"].event_dim > structure.nesting
+                value = [site["value"]] * (structure.combinations if of_chains else 1)
+                held[name] = torch.cat(value)  # for all values of the discrete latents
     programs = replace(programs, held=held)
     places = Unconstraining(structure, values)
-    programs.run(programs.model, places)
+    programs.run(programs.model, places, *first_values(structure, num_chains, programs.x))
     for name, place in places.points.items():
         if not bool(torch.isfinite(place).all()):
             raise InputError(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyro.distributions as dist
@@ -20,6 +20,7 @@ from torch.distributions.transforms import Transform
 
 from pyro_dvae import checks
 from pyro_dvae.errors import InputError
+from pyro_dvae.evaluation.annealing.discrete import combinations, is_discrete
 from pyro_dvae.programs.data_plate import the_data_plate
 from pyro_dvae.programs.observations import refuse_observed
 from pyro_dvae.programs.plates import is_deterministic
@@ -58,7 +59,7 @@ def check_continuous(program: str, site: dict[str, Any]) -> None:
         what = "asks for enumeration"
     elif _is_a(dist.Delta, fn):
         what = "is a point mass (Delta)"
-    elif _is_discrete(fn):
+    elif is_discrete(fn):
         what = "is discrete"
     elif is_circular(fn):
         what = "is an angle"
@@ -78,13 +79,6 @@ def _is_a(kind: type, fn: Any) -> bool:
         if fn is None:
             return False
     return True
-
-
-def _is_discrete(fn: Any) -> bool:
-    try:
-        return bool(fn.has_enumerate_support or fn.support.is_discrete)
-    except NotImplementedError:  # it has no support at all
-        return False
 
 
 def _has_bijection(fn: Any) -> bool:
@@ -108,14 +102,38 @@ class Structure:
 
     :param nesting: dimensions of the user's plates; the chains take the next one to the left.
     :param data_dim: dimension of the data plate (negative).
-    :param latents: names of the latent sites.
+    :param latents: names of the continuous latent sites.
     :param observed: names of the observed sites.
+    :param discrete: values of the discrete latents in all K combinations, each [K, *event].
+    :param in_guide: names of the discrete latents that the guide samples, too.
     """
 
     nesting: int
     data_dim: int
     latents: tuple[str, ...]
     observed: tuple[str, ...]
+    discrete: Mapping[str, Tensor] = field(default_factory=dict)
+    in_guide: frozenset[str] = frozenset()
+
+    @property
+    def combinations(self) -> int:
+        """K, the number of combinations of the discrete latents' values; 1 without such latents."""
+        return next((len(values) for values in self.discrete.values()), 1)
+
+    @property
+    def log_repeats(self) -> float:
+        """The logarithm of how often a sum over all combinations counts each one of the guide's latents."""
+        distinct = math.prod(len(self.discrete[name].unique(dim=0)) for name in self.in_guide)
+        return math.log(self.combinations / distinct)
+
+    def placed(self, index: Tensor) -> dict[str, Tensor]:
+        """Return the discrete latents [C, *plates, *event] of the combinations ``index`` [C, N]."""
+        plates = [1] * self.nesting
+        plates[self.data_dim] = index.shape[1]
+        return {
+            name: values.to(index.device)[index].reshape(len(index), *plates, *values.shape[1:])
+            for name, values in self.discrete.items()
+        }
 
     @property
     def chain_dim(self) -> int:
@@ -142,13 +160,16 @@ def inspect(
     given: Data,
     max_plate_nesting: int | float = math.inf,
     *,
-    discrete: bool = False,
+    all_discrete: bool = False,
 ) -> Structure:
     """Find the structure by one run of the model, and of the guide if there is one.
 
-    :param discrete: accept discrete latents.
-    :raises InputError: there is not exactly one data plate, a latent lies outside it or is not continuous, a
-        plate inside an observation is subsampled, or model and guide do not match.
+    Discrete latents are to be summed over; the guide may leave them out.
+
+    :param all_discrete: accept a model without a continuous latent.
+    :raises InputError: there is not exactly one data plate, a latent lies outside it, is a point mass or has
+        no bijection to unconstrained space, the values of discrete latents cannot be listed, a plate inside
+        an observation is subsampled, or model and guide do not match.
     """
     rows = given[:PROBED]
     with forked(), poutine.block(), clean_input():
@@ -161,18 +182,26 @@ def inspect(
     if not observed:
         raise InputError("model: expected an observed sample site (obs=x), got none")
     plate = the_data_plate(sites, len(rows))
+    discrete = {site["name"]: site for site in latents if is_discrete(site["fn"])}
+    if len(discrete) == len(latents) and not all_discrete:
+        check_continuous("model", latents[0])
     _check_sites("model", sites, plate, discrete)
+    in_guide: frozenset[str] = frozenset()
     if guide is not None:
         refuse_observed(guide_sites)
         drawn = [site for site in guide_sites if not site["infer"].get("is_auxiliary")]
-        _check_match({site["name"] for site in latents}, {site["name"] for site in drawn})
-        _check_sites("guide", drawn, plate)
+        in_guide = frozenset(site["name"] for site in drawn if site["name"] in discrete)
+        left_out = discrete.keys() - in_guide
+        _check_match({site["name"] for site in latents} - left_out, {site["name"] for site in drawn})
+        _check_sites("guide", drawn, plate, discrete)
     frames = [frame for site in [*sites, *guide_sites] for frame in _vectorised(site)]
     return Structure(
         _nesting(max_plate_nesting, max(-frame.dim for frame in frames)),
         plate.dim,
-        tuple(site["name"] for site in latents),
+        tuple(site["name"] for site in latents if site["name"] not in discrete),
         tuple(site["name"] for site in observed),
+        combinations(discrete, plate.dim) if discrete else {},
+        in_guide,
     )
 
 
@@ -189,7 +218,9 @@ def _vectorised(site: Site) -> list[CondIndepStackFrame]:
     return [frame for frame in site["cond_indep_stack"] if frame.vectorized]
 
 
-def _check_sites(program: str, sites: list[Site], plate: CondIndepStackFrame, discrete: bool = False) -> None:
+def _check_sites(
+    program: str, sites: list[Site], plate: CondIndepStackFrame, discrete: Collection[str]
+) -> None:
     for site in sites:
         inside = {(frame.name, frame.dim) for frame in _vectorised(site)}
         kind = "observed site" if site["is_observed"] else "latent"
@@ -207,7 +238,7 @@ def _check_sites(program: str, sites: list[Site], plate: CondIndepStackFrame, di
                 f"{program}: plate {part[0].name!r} inside an observation is subsampled, so {kind} "
                 f"{site['name']!r} has no likelihood; give the whole plate"
             )
-        if not (site["is_observed"] or discrete):
+        if not (site["is_observed"] or site["name"] in discrete):
             check_continuous(program, site)
 
 

@@ -118,7 +118,7 @@ def encoded(targets: Targets, guide: Program, rows: Arguments) -> Gaussians:
     sites = {name: tracer.trace.nodes[name] for name in targets.structure.latents}
     draws = targets.pack({name: site["value"] for name, site in sites.items()}, rows)
     loc, scale = draws.mean(0), draws.std(0)
-    if len(sites) == 1:
+    if len(sites) == 1 and not targets.structure.in_guide:
         ((name, site),) = sites.items()
         moments = _normal(site["fn"])
         if moments is not None and torch.equal(targets.unpacked(draws)[name], site["value"]):

@@ -9,10 +9,11 @@ from dataclasses import replace
 import torch
 from pyro import poutine
 from torch import Tensor
+from torch.distributions import Categorical
 
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.annealing.density import AnnealedPrograms, Density, Packing
-from pyro_dvae.evaluation.annealing.scoring import ChainPlate, Unconstraining
+from pyro_dvae.evaluation.annealing.scoring import ChainPlate, Unconstraining, first_values
 from pyro_dvae.evaluation.annealing.structure import Program, Structure, inspect, to_support
 from pyro_dvae.evaluation.importance.plan import ROWS_IN_CACHE, ROWS_ON_ACCELERATOR, allocated_bytes, fastest
 from pyro_dvae.random_state import forked
@@ -26,7 +27,7 @@ class Targets:
 
     A block holds pairs of a row and a draw. All blocks have one shape, and each function is recorded and
     compiled if that saves time. Results do not depend on which rows are evaluated together.
-    ``size`` is D, the number of unconstrained latent values of a row.
+    ``size`` is D, the number of unconstrained latent values of a row. Discrete latents are summed over.
 
     :param model: Pyro model of a batch.
     :param guide: Pyro guide of a batch.
@@ -34,7 +35,7 @@ class Targets:
     :param nesting: number of dimensions of the user's plates.
     :param memory: approximate number of bytes of a block.
     :param compiled: whether to compile; None does so if it saves time.
-    :raises InputError: a latent is discrete, lies outside the data plate, or has no density.
+    :raises InputError: all latents are discrete, one lies outside the data plate, or one has no density.
     """
 
     def __init__(
@@ -95,7 +96,8 @@ class Targets:
         :raises InputError: values lie outside the support of the model's latents.
         """
         places = Unconstraining(self.structure, values)
-        AnnealedPrograms(self.model, None, rows, self.structure, {}).run(self.model, places)
+        discrete = first_values(self.structure, len(next(iter(values.values()))), rows.x)
+        AnnealedPrograms(self.model, None, rows, self.structure, {}).run(self.model, places, *discrete)
         for name, point in places.points.items():
             if not bool(torch.isfinite(point).all()):
                 raise InputError(
@@ -103,6 +105,11 @@ class Targets:
                     "guide a distribution of that support, or use log_likelihood without refine"
                 )
         return self.packed(places.points)
+
+    def discrete_given(self, position: Tensor, rows: Arguments) -> dict[str, Tensor]:
+        """Return draws of the discrete latents given the others at ``position`` [S, N, D], by name."""
+        log_joint = self._density(position, rows.rows).by_combination(position)
+        return self.structure.placed(Categorical(logits=log_joint.nan_to_num().movedim(0, -1)).sample())
 
     def packed(self, points: Mapping[str, Tensor]) -> Tensor:
         """Return unconstrained latents by name as one tensor [S, N, D]."""
