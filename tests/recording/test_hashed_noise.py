@@ -226,7 +226,7 @@ def test_keys_come_from_the_generator():
     assert torch.equal(first, draw_keys(3, "cpu"))
 
 
-@pytest.mark.parametrize("bits", [hashed_bits, threefry_bits])
+@pytest.mark.parametrize("bits", [hashed_bits, pytest.param(threefry_bits, marks=pytest.mark.slow)])
 def test_compiled_draws_are_the_same(bits):
     x = torch.rand(7, 33)
     graph = record(lambda x: torch.where(torch.rand_like(x) < 0.3, 1.0, x) + torch.randn_like(x), x)

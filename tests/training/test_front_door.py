@@ -98,6 +98,7 @@ CASES = [(size, rows, False) for size in (None, 4, 40) for rows in (1, 2, 3, 4)]
 
 
 @pytest.mark.parametrize(("size", "batch_size", "compiled"), CASES)
+@pytest.mark.usefixtures("interpreted")
 def test_the_record_is_in_nats_per_datum_whatever_the_plate(size, batch_size, compiled):
     x = torch.zeros(4, dtype=torch.float64)
     history = fitted(Constant(size), x, epochs=2, batch_size=batch_size, validation=x[:3], compile=compiled)

@@ -43,6 +43,7 @@ def train(pairs, **options):
 
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("local", [False, True])
+@pytest.mark.usefixtures("interpreted")
 def test_a_batch_that_counts_a_shared_prior_in_full_is_warned_of(local, count):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
