@@ -118,8 +118,9 @@ def refuse_enumeration(sites: Iterable[dict[str, Any]]) -> None:
         if site["infer"].get("enumerate"):
             raise InputError(
                 f"model, guide: site {site['name']!r} asks for enumeration, which the denoising bounds do "
-                "not support; use pyro.infer.TraceEnum_ELBO, or remove infer={'enumerate': ...} and sample "
-                "it in the guide"
+                "not support; train with pyro.infer.TraceEnum_ELBO and estimate log p(x) with "
+                "pyro_dvae.annealed_log_likelihood, or remove infer={'enumerate': ...} and sample it in the "
+                "guide"
             )
 
 

@@ -30,6 +30,14 @@ def model(x):
         pyro.sample("x", dist.Normal(z @ LOADING.T + SHIFT[y], SCALE).to_event(1), obs=x)
 
 
+def enumerated(x):
+    """The model as :class:`~pyro.infer.TraceEnum_ELBO` takes it: no guide samples the discrete latent."""
+    with pyro.plate("data", len(x)):
+        y = pyro.sample("y", dist.Categorical(WEIGHT), infer={"enumerate": "parallel"})
+        z = pyro.sample("z", dist.Normal(PRIOR[y], 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z @ LOADING.T + SHIFT[y], SCALE).to_event(1), obs=x)
+
+
 def guide(x):
     with pyro.plate("data", len(x)):
         y = pyro.sample("y", dist.Categorical(torch.ones(len(x), K, dtype=x.dtype) / K))
@@ -74,11 +82,20 @@ def test_density_and_gradient_are_sums_over_the_discrete_latent():
     torch.testing.assert_close(gradient, slope)
 
 
-@pytest.mark.parametrize("start", [None, guide, guide_without, guide_with_auxiliary])
-def test_annealed_weights_are_unbiased(start):
+@pytest.mark.parametrize(
+    ("program", "start"),
+    [
+        (model, None),
+        (model, guide),
+        (model, guide_without),
+        (model, guide_with_auxiliary),
+        (enumerated, guide_without),
+    ],
+)
+def test_annealed_weights_are_unbiased(program, start):
     x = rows()
     found = dv.annealed_log_likelihood(
-        model,
+        program,
         start,
         x,
         start="prior" if start is None else "guide",
@@ -106,11 +123,11 @@ def test_refined_likelihood():
     assert ((found.log_likelihood - mixture().log_prob(x)).abs() < 5 * found.standard_error + 1e-3).all()
 
 
-@pytest.mark.parametrize("own", [guide, guide_without])
-def test_missing_cells_have_the_conditional_distribution(own):
+@pytest.mark.parametrize(("program", "own"), [(model, guide), (enumerated, guide_without)])
+def test_missing_cells_have_the_conditional_distribution(program, own):
     x, seen, gaps = rows(), [0, 1, 2], [3]
     x[:, gaps] = math.nan
-    found = dv.condition(model, own, x, num_draws=2000, num_samples=4000, seed=0, progress=False)
+    found = dv.condition(program, own, x, num_draws=2000, num_samples=4000, seed=0, progress=False)
     good = found.reliable
     assert good.sum() >= 4
     of_seen = dist.MultivariateNormal(MEAN[:, seen], COVARIANCE[seen][:, seen]).log_prob(x[:, None, seen])
