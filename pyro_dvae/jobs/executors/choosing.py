@@ -13,6 +13,7 @@ from typing import Any, cast
 from pyro_dvae import checks
 from pyro_dvae.errors import InputError, shown, warn
 from pyro_dvae.jobs.executors.driver import Executor
+from pyro_dvae.jobs.executors.worker import GUARD
 from pyro_dvae.jobs.options import EXECUTORS
 from pyro_dvae.machine import available_cores
 
@@ -88,7 +89,9 @@ def _workers(jobs: int, options: Options) -> Iterator[Executor]:
                 client = Client(open_until_the_end.enter_context(cluster))
             open_until_the_end.enter_context(client)
         except (OSError, RuntimeError, TypeError, ValueError) as error:
-            raise InputError(f"executor: dask: {place or 'LocalCluster'}: {error}") from None
+            # A new process first runs the script again.
+            guard = f"; {GUARD}" if place is None and isinstance(error, RuntimeError) else ""
+            raise InputError(f"executor: dask: {place or 'LocalCluster'}: {error}{guard}") from None
         if not client.scheduler_info()["workers"]:
             warn(
                 f"executor: dask: the scheduler {place} has no workers yet; the work waits for the first one"
