@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from pyro_dvae.errors import DivergenceError, InputError, ProcessLostError
+from pyro_dvae.interrupts import like_ctrl_c
 from pyro_dvae.machine import keep_freed_memory, ran_out
 from pyro_dvae.text import show
 
@@ -92,7 +93,8 @@ def _run(main: Any, *args: Any, **extra: Any) -> None:
     if _of_several():
         signal.signal(signal.SIGTERM, _terminated)
     try:
-        code = _outcome(main, *args, **extra)
+        with like_ctrl_c():
+            code = _outcome(main, *args, **extra)
     finally:
         for call in _work.at_end:
             call()
