@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from pyro_dvae import checks
 from pyro_dvae.errors import InputError, shown, warn
+from pyro_dvae.interrupts import Interrupts
 from pyro_dvae.jobs.executors.driver import Executor
 from pyro_dvae.jobs.executors.worker import GUARD
 from pyro_dvae.jobs.options import EXECUTORS
@@ -85,8 +86,13 @@ def _workers(jobs: int, options: Options) -> Iterator[Executor]:
                 usual |= options
                 if usual["processes"]:
                     usual.setdefault("preload", [_STAYS, *dask.config.get("distributed.worker.preload")])
-                cluster = LocalCluster(**usual)
-                client = Client(open_until_the_end.enter_context(cluster))
+                with Interrupts() as meanwhile:  # an incomplete cluster cannot be closed
+                    try:
+                        cluster = open_until_the_end.enter_context(LocalCluster(**usual))
+                    finally:
+                        if meanwhile.requested:
+                            raise KeyboardInterrupt
+                client = Client(cluster)
             open_until_the_end.enter_context(client)
         except (OSError, RuntimeError, TypeError, ValueError) as error:
             # A new process first runs the script again.

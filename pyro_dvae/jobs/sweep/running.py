@@ -27,7 +27,6 @@ from pyro_dvae.jobs.options import Options, TrainRequest
 from pyro_dvae.jobs.parts import build_bound, build_corruption, check_training
 from pyro_dvae.jobs.run_request import absolute
 from pyro_dvae.jobs.sweep import report
-from pyro_dvae.jobs.sweep.journal import cut_incomplete_line
 from pyro_dvae.jobs.sweep.space import Dimension, changing_validation, parsed
 from pyro_dvae.jobs.sweep.trial import OBJECTIVES, SAME_AS, Sweep, TrialSlot, perform, run_of, trainer_of
 from pyro_dvae.machine import available_cores
@@ -67,7 +66,6 @@ def sweep(
     made = _checked(request, space, trials, objective, pruning)
     with FileLock(made.folder / ".claim.lock"):
         _same_sweep(made)
-        cut_incomplete_line(made.folder)
     if pruning and made.differing is not None and not request.quiet:
         reason = f"their validation bounds are not comparable ({made.differing})"
         to_stderr(f"no trial ends early, because {reason}")
