@@ -290,6 +290,10 @@ def test_own_data_that_have_changed_are_refused(tmp_path):
     begun(tmp_path / "s", options)
     np.savez(path, **parts)
     begun(tmp_path / "s", options)
+    moved = tmp_path / "moved" / "rows.npz"
+    moved.parent.mkdir()
+    np.savez(moved, **parts)
+    begun(tmp_path / "s", replace(options, dataset=str(moved)))
     parts["test"][3, 2] += 0.01
     np.savez(path, **parts)
     with pytest.raises(dv.DataError, match=rf"data: {path} has changed since the sweep in {tmp_path / 's'}"):

@@ -131,12 +131,14 @@ def _same_sweep(made: Sweep) -> None:
         write_atomically(path, json.dumps(content, indent=2) + "\n")
         return
     usual = Options().as_dict()  # for options that are newer than the sweep
+    if content[_DIGEST] is not None and there.get(_DIGEST) is not None:
+        del content["dataset"]  # a file of the user's own may have moved; its values count
     for name, value in content.items():
         had = there.get(name, usual.get(name))
         if had != value and name == _DIGEST:
             raise DataError(
-                f"data: {made.options.dataset} has changed since the sweep in {made.folder} began; restore "
-                "it, or name another folder"
+                f"data: {made.options.dataset} has changed since the sweep in {made.folder} began, or is "
+                "another file; restore it, or name another folder"
             )
         if had != value:
             raise InputError(
