@@ -58,6 +58,14 @@ def test_a_hang_up_saves_and_the_advice_is_quoted_for_the_shell(tmp_path):
     assert err.strip() == "stopped; continue with: pyro-dvae train --resume 'a run'"
 
 
+def test_the_spaces_of_a_path_stay_in_an_error(capsys, tmp_path):
+    folder = tmp_path / "two  spaces"
+    with pytest.raises(SystemExit) as ended:
+        main(["info", str(folder)])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"error: run: no folder {folder}\n"
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_a_signal_outside_of_training_says_how_to_continue(name, capsys, monkeypatch, tmp_path):
     number = getattr(signal, name, None)
