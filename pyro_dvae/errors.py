@@ -57,7 +57,7 @@ class InputError(ValueError):
 
     def __init__(self, message: object = "") -> None:
         # One line without control characters.
-        line = " ".join(without_traces(str(message)).split())
+        line = in_one_line(without_traces(str(message)))
         super().__init__("".join(each if each.isprintable() else repr(each)[1:-1] for each in line))
 
 
@@ -83,3 +83,8 @@ class ProcessLostError(RuntimeError):
 
 class CompiledStepError(RuntimeError):
     """A compiled step differs from its program, because something changed that cannot be detected."""
+
+
+def in_one_line(text: str) -> str:
+    """Return ``text`` without line breaks; other spaces stay, because a path may have several in a row."""
+    return " ".join(filter(None, map(str.strip, text.splitlines())))

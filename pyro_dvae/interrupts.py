@@ -66,6 +66,24 @@ class Interrupts:
         self.requested = True
 
 
+@contextmanager
+def like_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP, unless ignored, raise ``KeyboardInterrupt`` in the body, as Ctrl-C does."""
+    changed = [
+        number
+        for number in _SIGNALS
+        if threading.current_thread() is threading.main_thread()
+        and signal.getsignal(number) == signal.SIG_DFL
+    ]
+    for number in changed:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number in changed:
+            signal.signal(number, signal.SIG_DFL)
+
+
 _active: list[Interrupts] = []
 
 

@@ -58,6 +58,36 @@ def test_a_hang_up_saves_and_the_advice_is_quoted_for_the_shell(tmp_path):
     assert err.strip() == "stopped; continue with: pyro-dvae train --resume 'a run'"
 
 
+def test_the_spaces_of_a_path_stay_in_an_error(capsys, tmp_path):
+    folder = tmp_path / "two  spaces"
+    with pytest.raises(SystemExit) as ended:
+        main(["info", str(folder)])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"error: run: no folder {folder}\n"
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_outside_of_training_says_how_to_continue(name, capsys, monkeypatch, tmp_path):
+    number = getattr(signal, name, None)
+    if number is None or signal.getsignal(number) == signal.SIG_IGN:
+        pytest.skip(f"{name} is ignored")
+    before = signal.signal(number, signal.SIG_DFL)
+
+    def stop(*args, **kwargs):
+        signal.raise_signal(number)
+
+    monkeypatch.setattr("pyro_dvae.jobs.evaluate.load_evaluated_run", stop)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main(["evaluate", "run", "--output", str(tmp_path)])
+        assert signal.getsignal(number) == signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
+    assert ended.value.code == 130
+    told = f"stopped; continue with: pyro-dvae evaluate run --output {tmp_path}"
+    assert capsys.readouterr().err.strip() == told
+
+
 @pytest.mark.slow
 def test_ctrl_c_while_compiling_ends_within_seconds_and_the_run_resumes(tmp_path):
     process = start("train", *TINY, "--epochs", "2", "--compile", "--output", "run", cwd=tmp_path)

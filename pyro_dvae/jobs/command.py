@@ -15,7 +15,8 @@ from typing import Any
 
 import click
 
-from pyro_dvae.errors import DivergenceError, InputError, ProcessLostError
+from pyro_dvae.errors import DivergenceError, InputError, ProcessLostError, in_one_line
+from pyro_dvae.interrupts import like_ctrl_c
 from pyro_dvae.machine import keep_freed_memory, ran_out
 from pyro_dvae.text import show
 
@@ -92,7 +93,8 @@ def _run(main: Any, *args: Any, **extra: Any) -> None:
     if _of_several():
         signal.signal(signal.SIGTERM, _terminated)
     try:
-        code = _outcome(main, *args, **extra)
+        with like_ctrl_c():
+            code = _outcome(main, *args, **extra)
     finally:
         for call in _work.at_end:
             call()
@@ -158,7 +160,7 @@ def _going_on() -> str:
 def _failed(message: str, code: int) -> int:
     if _of_several():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # so that the line is written
-    line = " ".join(message.split())
+    line = in_one_line(message)
     if len(line) > _LONGEST:  # it shows long input
         line = f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
     show(f"error: {line}", sys.stderr)
@@ -201,4 +203,4 @@ def _program() -> str:
 
 
 def _show_warning(message: Warning | str, *args: Any, **extra: Any) -> None:
-    show(f"warning: {' '.join(str(message).split())}", sys.stderr)
+    show(f"warning: {in_one_line(str(message))}", sys.stderr)

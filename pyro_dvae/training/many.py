@@ -30,7 +30,7 @@ from pyro_dvae.training.epochs import same_type
 from pyro_dvae.training.fitted import Fitted
 from pyro_dvae.training.history import History
 from pyro_dvae.training.learning_rates import scheduled
-from pyro_dvae.training.many_state import ManyState
+from pyro_dvae.training.many_state import ManyState, fingerprints_of
 from pyro_dvae.training.noise_keys import NoiseKeysOfMany
 from pyro_dvae.training.objective import CHUNK, Validation
 from pyro_dvae.training.optimizer import Choice
@@ -170,8 +170,8 @@ class ManyTraining:
                 same_type("validation", held_out[0].take(slice(0, 1)), example)
         self._seeds = each_of("seeds", range(len(pairs)) if seeds is None else seeds, len(pairs), seed_of)
         rates = each_of("learning_rate", learning_rate, len(pairs), checks.positive)
-        given = {} if settings.transform else {"data": of_model, "validation": [h for h in held_out if h]}
-        checked = {name: rows for name, rows in given.items() if rows}
+        of_models = {"data": of_model, "validation": [each for each in held_out if each]}
+        checked = {} if settings.transform else {name: rows for name, rows in of_models.items() if rows}
         given_rows, rows = self._prepared(*example), len(of_model[0])
         known = (settings.freeze, checked, rows, validation is not None)
         self._members = members_of(pairs, settings.bound, given_rows, *known)
@@ -195,10 +195,7 @@ class ManyTraining:
             choices["optimizer"] = [update.described for update in self._updates]
         if frozen := self._members[0].trained.frozen:
             choices["freeze"] = list(frozen)
-        self._identity = {
-            "settings": choices,
-            "data": [each for model in of_model for each in model.fingerprints()],
-        }
+        self._identity = {"settings": choices} | fingerprints_of(of_models)
 
     @property
     def histories(self) -> list[History]:

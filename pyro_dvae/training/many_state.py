@@ -12,6 +12,7 @@ from torch import Tensor
 from pyro_dvae import random_state
 from pyro_dvae.checkpoint import load_checkpoint, save_checkpoint
 from pyro_dvae.errors import CheckpointError
+from pyro_dvae.rows import Data
 from pyro_dvae.training import kept
 from pyro_dvae.training.fitted import Fitted
 from pyro_dvae.training.history import History
@@ -20,6 +21,11 @@ from pyro_dvae.training.stacked import Member, stack, unstack
 from pyro_dvae.training.update import Update
 
 KIND = "training of many"
+
+
+def fingerprints_of(sets: Mapping[str, Sequence[Data]]) -> dict[str, Any]:
+    """Return the fingerprints of the data of all models, for their identity."""
+    return {name: [each for rows in found for each in rows.fingerprints()] for name, found in sets.items()}
 
 
 class ManyState:
@@ -112,7 +118,7 @@ class ManyState:
             raise CheckpointError(f"checkpoint {path}: not from the training of several models")
         require_epochs(epochs, state["epoch"], False, path)
         saved, now = (
-            {"settings": each["settings"], "config": None, "data": dict(enumerate(each["data"]))}
+            {"settings": each["settings"], "config": None, "data": _data_of(each)}
             for each in (state, identity)
         )
         require_same(saved, now, (), f"checkpoint {path}")
@@ -152,6 +158,12 @@ class ManyState:
         named |= {f"buffer{n}": buffer for n, buffer in enumerate(self.buffers)}
         named |= {f"average{n}": average for n, average in self.averages.items()}
         return named | {f"state{n}/{m}": t for n, state in self.adam.items() for m, t in enumerate(state)}
+
+
+def _data_of(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fingerprints of all data with their names."""
+    pairs = ((name, identity.get(name, ())) for name in ("data", "validation"))
+    return {f"{name}[{number}]": each for name, found in pairs for number, each in enumerate(found)}
 
 
 def _fresh(leaf: Tensor) -> tuple[Tensor, Tensor, Tensor]:

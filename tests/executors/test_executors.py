@@ -127,6 +127,36 @@ def test_a_script_without_a_guard_is_told_what_it_lacks(tmp_path):
     assert not (tmp_path / "a.count").exists()
 
 
+UNGUARDED = {
+    "dask": """
+from pathlib import Path
+from pyro_dvae.jobs.executors import opened
+
+with opened("dask", Path(), 1):
+    pass
+""",
+    "pool": SCRIPT.replace(
+        'with opened("local", folder) as', "with ProcessPoolExecutor(1, spawn) as"
+    ).replace(
+        "from functools",
+        """
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+spawn = get_context("spawn")
+from functools""",
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", UNGUARDED)
+def test_a_script_without_a_guard_is_told_what_it_lacks_by_other_executors(name, tmp_path):
+    (tmp_path / "script.py").write_text(UNGUARDED[name])
+    ended = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert "put what starts the work under if __name__ == '__main__':" in ended.stderr.splitlines()[-1]
+
+
 class Thread:
     """An executor of one thread of this process, for tests that need no other process."""
 
@@ -207,6 +237,24 @@ def test_work_that_is_lost_without_going_on_is_given_up(tmp_path):
 
     assert drive_one(goes_on, tmp_path, LostEightTimes()) == []
     assert len(calls) == 5
+
+
+def test_an_executor_that_ends_says_how_to_continue(tmp_path):
+    class Ends(Thread):
+        calls = 0
+
+        def submit(self, function, planned):
+            self.calls += 1
+            if self.calls > 1:
+                raise RuntimeError("the scheduler is gone")
+            return super().submit(function, planned)
+
+        def result(self):
+            raise RuntimeError("its worker is gone")
+
+    with pytest.raises(ProcessLostError, match=r"a was not accepted: the scheduler is gone; once .* goes on"):
+        drive_one(lambda piece, told: None, tmp_path, Ends())
+    assert not (tmp_path / "progress").exists()
 
 
 def test_a_worker_stops_when_its_driver_is_gone_and_waits_for_an_earlier_worker(tmp_path):

@@ -29,6 +29,7 @@ from pyro_dvae.jobs.experiments.measures import MEASURES
 from pyro_dvae.jobs.experiments.results import unpacked
 from pyro_dvae.jobs.experiments.running import reproduce
 from pyro_dvae.jobs.experiments.trained import TrainedPair
+from pyro_dvae.training import many
 from pyro_dvae.training.progress import NoProgress
 
 QUIET = {"device": "cpu", "quiet": True}
@@ -235,6 +236,37 @@ def test_one_batched_computation_gives_what_each_gives_alone(small, tmp_path):
         for name, figure in row["figures"].items():
             assert figure["mean"] == pytest.approx(expected[row["key"]][name]["mean"], abs=2e-3)
     assert not list((tmp_path / "b" / "checkpoints").glob("*.safetensors"))
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_a_kill_while_a_group_is_measured_loses_no_training(small, tmp_path, monkeypatch):
+    (group,) = groups(plan(small, seeds=2, epochs=1, only=("0 %",)), 40)
+    assert len(group) == 2
+    rows, watch, measured = [], RunsProgress(2, quiet=True), by_batch.measured
+
+    def keep(row):
+        """Remove the checkpoints of a finished run, as ``reproduce`` does."""
+        rows.append(row)
+        for part in (tmp_path / "checkpoints").glob(f"*{row['key']}*"):
+            part.unlink()
+
+    def killed(each, *rest):
+        if each is group[1]:
+            raise KeyboardInterrupt
+        return measured(each, *rest)
+
+    def perform():
+        return perform_groups([group], tmp_path, torch.device("cpu"), watch, keep)
+
+    monkeypatch.setattr(by_batch, "measured", killed)
+    with pytest.raises(KeyboardInterrupt):
+        perform()
+    assert not rows
+    monkeypatch.setattr(by_batch, "measured", measured)
+    monkeypatch.setattr(many.ManyTraining, "epoch", lambda training: pytest.fail("it is trained again"))
+    assert perform() == []
+    assert [row["key"] for row in rows] == [each.key for each in group]
+    assert not list((tmp_path / "checkpoints").iterdir())
 
 
 def test_groups_are_of_one_structure(small):

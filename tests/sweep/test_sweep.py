@@ -24,7 +24,7 @@ from pyro_dvae.jobs.folder import read_config
 from pyro_dvae.jobs.loading import load
 from pyro_dvae.jobs.options import Options, TrainRequest
 from pyro_dvae.jobs.sweep import report, running, trial
-from pyro_dvae.jobs.sweep.journal import JOURNAL, cut_incomplete_line
+from pyro_dvae.jobs.sweep.journal import JOURNAL
 from pyro_dvae.jobs.sweep.running import sweep
 from pyro_dvae.jobs.sweep.space import Dimension, parsed
 from pyro_dvae.jobs.sweep.trial import Sweep
@@ -200,15 +200,24 @@ def test_a_damaged_journal(tmp_path):
     first = study_of(tmp_path).ask()
     journal = tmp_path / JOURNAL
     whole = journal.read_bytes()
+    another = study_of(tmp_path)  # of a process that goes on while the first one finds the disk full
     journal.write_bytes(whole + b'{"op_code": 5, "wor')
-    cut_incomplete_line(tmp_path)
-    assert journal.read_bytes() == whole
-    study_of(tmp_path).tell(first.number, 1.5)
+    another.tell(first.number, 1.5)
+    assert journal.read_bytes().startswith(whole)
     assert values(tmp_path) == [1.5]
     for damage in (b'{"op_code": 5, "wor{}\n', b'{"op_code": 5}\n', b"[]\n", b"\xff\n"):
         journal.write_bytes(whole + damage + whole)
         with pytest.raises(dv.DataError, match=r"journal\.log is damaged: .*; restore it"):
             study_of(tmp_path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="makes a symbolic link")
+def test_a_folder_that_was_moved_after_a_kill_is_usable(tmp_path):
+    study_of(tmp_path).ask()
+    link = tmp_path / f"{JOURNAL}.lock"  # what Optuna's own lock leaves, which then points nowhere
+    link.symlink_to("/nowhere/journal.log")
+    study_of(tmp_path).ask()
+    assert len(study_of(tmp_path).trials) == 2
 
 
 def test_a_sweep_goes_on_after_an_incomplete_line(tmp_path):
@@ -281,6 +290,10 @@ def test_own_data_that_have_changed_are_refused(tmp_path):
     begun(tmp_path / "s", options)
     np.savez(path, **parts)
     begun(tmp_path / "s", options)
+    moved = tmp_path / "moved" / "rows.npz"
+    moved.parent.mkdir()
+    np.savez(moved, **parts)
+    begun(tmp_path / "s", replace(options, dataset=str(moved)))
     parts["test"][3, 2] += 0.01
     np.savez(path, **parts)
     with pytest.raises(dv.DataError, match=rf"data: {path} has changed since the sweep in {tmp_path / 's'}"):

@@ -2,9 +2,10 @@
 
 from functools import partial
 
+import pyro
 import pytest
 import torch
-from small_runs import Noiseless, X, run, trainer
+from small_runs import HELD_OUT, Noiseless, Pair, X, run, trainer
 from torch.optim import SGD, Adam, AdamW, lr_scheduler
 
 import pyro_dvae as dv
@@ -255,3 +256,18 @@ def test_fewer_batches_in_a_step_use_the_gradients_at_once(tmp_path, after):
     run(trainer(pair, accumulate=after, resume=True, may_change=("accumulate",), **options))
     run(trainer(whole, accumulate=4, **options))
     assert_weights(pair, dict(whole.named_parameters()))
+
+
+@pytest.mark.parametrize("name", ["data", "validation"])
+def test_models_trained_together_do_not_continue_with_other_data(tmp_path, name):
+    def fit(rows, held_out, **options):
+        pyro.clear_param_store()
+        pairs = [(pair.model, pair.guide) for pair in (Pair(0), Pair(1))]
+        common = {"loss": dv.TraceDenoising_ELBO(), "checkpoint": tmp_path / "c", "progress": False}
+        return dv.fit_many(pairs, rows, validation=held_out, **common, **options)
+
+    given = {"data": X, "validation": HELD_OUT}
+    fit(*given.values(), epochs=1)
+    with pytest.raises(dv.CheckpointError, match=rf"from other data: {name}\[0\].rows was '"):
+        fit(*(given | {name: given[name] + 1}).values(), epochs=2, resume=True)
+    assert len(fit(*given.values(), epochs=2, resume=True)[1].history.epochs) == 2

@@ -12,7 +12,9 @@ from typing import Any, cast
 
 from pyro_dvae import checks
 from pyro_dvae.errors import InputError, shown, warn
+from pyro_dvae.interrupts import Interrupts
 from pyro_dvae.jobs.executors.driver import Executor
+from pyro_dvae.jobs.executors.worker import GUARD
 from pyro_dvae.jobs.options import EXECUTORS
 from pyro_dvae.machine import available_cores
 
@@ -84,11 +86,18 @@ def _workers(jobs: int, options: Options) -> Iterator[Executor]:
                 usual |= options
                 if usual["processes"]:
                     usual.setdefault("preload", [_STAYS, *dask.config.get("distributed.worker.preload")])
-                cluster = LocalCluster(**usual)
-                client = Client(open_until_the_end.enter_context(cluster))
+                with Interrupts() as meanwhile:  # an incomplete cluster cannot be closed
+                    try:
+                        cluster = open_until_the_end.enter_context(LocalCluster(**usual))
+                    finally:
+                        if meanwhile.requested:
+                            raise KeyboardInterrupt
+                client = Client(cluster)
             open_until_the_end.enter_context(client)
         except (OSError, RuntimeError, TypeError, ValueError) as error:
-            raise InputError(f"executor: dask: {place or 'LocalCluster'}: {error}") from None
+            # A new process first runs the script again.
+            guard = f"; {GUARD}" if place is None and isinstance(error, RuntimeError) else ""
+            raise InputError(f"executor: dask: {place or 'LocalCluster'}: {error}{guard}") from None
         if not client.scheduler_info()["workers"]:
             warn(
                 f"executor: dask: the scheduler {place} has no workers yet; the work waits for the first one"

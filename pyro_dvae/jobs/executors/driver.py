@@ -7,6 +7,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +87,7 @@ def drive(
     waiting = deque(_Running(piece) for piece in pieces)
     running: list[_Running] = []
     diverged: list[str] = []
+    accepted = False
     # A local process runs the script itself, which registers them.
     loaders = {} if isinstance(executor, Local) else own_loaders()
     with _session(folder) as session:
@@ -97,7 +99,8 @@ def drive(
                     while waiting and len(running) < (width or len(pieces)):
                         each = waiting.popleft()
                         work = Work(function, folder, session, each.attempt, loaders)
-                        each.handle = _submitted(executor, work, each.piece)
+                        each.handle = _submitted(executor, work, each.piece, first=not accepted)
+                        accepted = True
                         running.append(each)
                     ended = [each for each in running if each.handle.done()]
                     for each in running:
@@ -116,11 +119,18 @@ def drive(
     return diverged
 
 
-def _submitted(executor: Executor, work: Work, piece: WorkItem) -> SubmittedWork:
+def _submitted(executor: Executor, work: Work, piece: WorkItem, first: bool) -> SubmittedWork:
     try:
         return executor.submit(work, piece)
     except Exception as error:  # of the executor, for example an unknown partition of Slurm
-        raise InputError(f"executor: {piece.name} was not accepted: {error}") from None
+        refusal = f"executor: {piece.name} was not accepted: {error}"
+        if first:
+            raise InputError(refusal) from None
+        guard = f"; {worker.GUARD}" if isinstance(error, BrokenExecutor) else ""
+        raise ProcessLostError(
+            f"{refusal}; once the executor accepts work, the same command goes on from the last checkpoints"
+            f"{guard}"
+        ) from None
 
 
 def _taken_in(

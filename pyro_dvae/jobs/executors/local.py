@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from pyro_dvae.errors import ProcessLostError
-from pyro_dvae.jobs.executors.worker import REFUSED
+from pyro_dvae.jobs.executors.worker import GUARD, REFUSED
 
 _THREADS = "OMP_NUM_THREADS"
 _BEGUN = b"begun"  # the first message of a process that has run the script
@@ -47,8 +47,7 @@ class _Process:
         code = self.process.exitcode
         if code == 1 and not self.began:
             return REFUSED, (
-                "its process first runs the script again, which failed with the error above; put what starts "
-                "the work under if __name__ == '__main__':"
+                f"its process first runs the script again, which failed with the error above; {GUARD}"
             )
         raise ProcessLostError(f"its process ended with code {code}")
 

@@ -28,6 +28,7 @@ from pyro_dvae.ownership import OccupiedError
 
 PROGRESS = "progress"
 DONE, REFUSED, DIVERGED, STOPPED, FAILED = "done", "refused", "diverged", "stopped", "failed"
+GUARD = "in a script, put what starts the work under if __name__ == '__main__':"
 _TOLD_EVERY = 1.0  # seconds
 _WAIT = 120.0  # seconds, for an earlier worker to save its checkpoint
 _one_at_a_time = threading.Lock()  # Pyro's parameters and torch's random state belong to the whole process

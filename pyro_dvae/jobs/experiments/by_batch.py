@@ -86,7 +86,10 @@ def _alone(
 def _together(
     group: Sequence[Planned], folder: Path, device: torch.device, watch: RunsProgress
 ) -> Iterator[tuple[Planned, Row | str]]:
-    """Train the runs of a group at once; yield each with its row, or with the reason of its divergence."""
+    """Train the runs of a group at once; yield each with its row, or with the reason of its divergence.
+
+    The checkpoint serves the whole group, so no row is yielded before all are measured.
+    """
     progress = _relay(group, watch)
     settings = _settings(group, folder, device, progress)
     pairs = [build(each, setting) for each, setting in zip(group, settings, strict=True)]
@@ -109,13 +112,15 @@ def _together(
         **training_settings(group[0].options),
     )
     share = (time.perf_counter() - began) / len(group)
+    found: list[tuple[Planned, Row | str]] = []
     for each, setting, pair, one in zip(group, settings, pairs, fitted, strict=True):
         if one.history.best_epoch is None:
-            yield each, "diverged: its loss is not finite"
+            found.append((each, "diverged: its loss is not finite"))
             continue
         one.load_best()
         pyro.clear_param_store()  # all runs have parameters with the same names
-        yield each, measured(each, folder, setting, pair, one.history, share)
+        found.append((each, measured(each, folder, setting, pair, one.history, share)))
+    yield from found
     checkpoint.unlink(missing_ok=True)
 
 

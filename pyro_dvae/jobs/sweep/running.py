@@ -27,7 +27,6 @@ from pyro_dvae.jobs.options import Options, TrainRequest
 from pyro_dvae.jobs.parts import build_bound, build_corruption, check_training
 from pyro_dvae.jobs.run_request import absolute
 from pyro_dvae.jobs.sweep import report
-from pyro_dvae.jobs.sweep.journal import cut_incomplete_line
 from pyro_dvae.jobs.sweep.space import Dimension, changing_validation, parsed
 from pyro_dvae.jobs.sweep.trial import OBJECTIVES, SAME_AS, Sweep, TrialSlot, perform, run_of, trainer_of
 from pyro_dvae.machine import available_cores
@@ -67,7 +66,6 @@ def sweep(
     made = _checked(request, space, trials, objective, pruning)
     with FileLock(made.folder / ".claim.lock"):
         _same_sweep(made)
-        cut_incomplete_line(made.folder)
     if pruning and made.differing is not None and not request.quiet:
         reason = f"their validation bounds are not comparable ({made.differing})"
         to_stderr(f"no trial ends early, because {reason}")
@@ -133,12 +131,14 @@ def _same_sweep(made: Sweep) -> None:
         write_atomically(path, json.dumps(content, indent=2) + "\n")
         return
     usual = Options().as_dict()  # for options that are newer than the sweep
+    if content[_DIGEST] is not None and there.get(_DIGEST) is not None:
+        del content["dataset"]  # a file of the user's own may have moved; its values count
     for name, value in content.items():
         had = there.get(name, usual.get(name))
         if had != value and name == _DIGEST:
             raise DataError(
-                f"data: {made.options.dataset} has changed since the sweep in {made.folder} began; restore "
-                "it, or name another folder"
+                f"data: {made.options.dataset} has changed since the sweep in {made.folder} began, or is "
+                "another file; restore it, or name another folder"
             )
         if had != value:
             raise InputError(
