@@ -174,8 +174,9 @@ def shared(draws: Draws) -> str | None:
         for frame in data_frames(observed[0]) if observed else ():
             if frame.name not in inside:
                 where = "guide" if site["name"] in draws.guide_trace.nodes else "model"
+                tie = "with" if inside else "and is shared by"
                 return (
-                    f"{where}: site {site['name']!r} lies outside of plate {frame.name!r} and is shared by "
+                    f"{where}: site {site['name']!r} lies outside of plate {frame.name!r} {tie} "
                     f"its {observed[0]['unscaled_log_prob'].shape[frame.dim]} observations"
                 )
     return None
