@@ -103,16 +103,15 @@ def _require_file(path: Path) -> None:
         raise CheckpointError(f"checkpoint {path}: it is {kind}, expected a file")
     try:
         with open(path, "rb") as file:
-            start = file.read(4)
+            start = file.read(9)
     except IsADirectoryError:
         raise CheckpointError(f"checkpoint {path}: it is a folder, expected a file") from None
     except FileNotFoundError:
         raise CheckpointError(f"checkpoint {path}: there is no such file") from None
     except OSError as error:
         raise CheckpointError(f"checkpoint {path}: cannot be read: {error.strerror}") from None
-    if start == b"PK\x03\x04" or (
-        start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
-    ):
+    # A safetensors file starts with eight bytes of any value, the length of its header, which starts with {.
+    if start[8:] != b"{" and start.startswith((b"PK", b"\x80")):
         raise CheckpointError(f"checkpoint {path}: a pickle or zip file; only safetensors files are read")
 
 

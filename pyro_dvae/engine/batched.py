@@ -16,7 +16,7 @@ from torch.fx import GraphModule
 from pyro_dvae.engine.adam import OPTIONS, Slot, StepSizes
 from pyro_dvae.engine.compiler import Compiled, build
 from pyro_dvae.engine.following import Unrecordable, failing_as
-from pyro_dvae.engine.gradient import difference, traced
+from pyro_dvae.engine.gradient import difference, drop_unused, traced
 from pyro_dvae.engine.hashed_noise import remaining_draws
 from pyro_dvae.engine.observing import undone
 from pyro_dvae.engine.step import Gradient, whole_step
@@ -136,6 +136,8 @@ class BatchedStep:
         recordings: Sequence[ModelRecording],
         copy_to_models: Callable[[], None],
     ) -> None:
+        # A plate with subsample_size= draws places of rows, which a program that has its rows does not read.
+        drop_unused(gradient.graph, keep_draws=False)
         left = remaining_draws(gradient.graph)
         if left:
             raise Unrecordable(f"{left[0]} draws from torch's generator, which cannot be batched")

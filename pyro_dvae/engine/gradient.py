@@ -51,15 +51,19 @@ def noted(node: Any) -> Any:
     return node.meta.get("val", node.meta.get("tensor_meta"))
 
 
-def drop_unused(graph: GraphModule) -> None:
-    """Remove operations whose results are not used, except random draws, which advance the generator."""
+def drop_unused(graph: GraphModule, keep_draws: bool = True) -> None:
+    """Remove operations whose results are not used.
+
+    :param keep_draws: keep unused random draws, which advance the generator.
+    """
 
     def is_impure(node: Node) -> bool:
         if node.op in ("placeholder", "output"):
             return True
         tags = getattr(node.target, "tags", ())
         known = schema(node.target)
-        return torch.Tag.nondeterministic_seeded in tags or bool(known is not None and known.is_mutable)
+        draws = keep_draws and torch.Tag.nondeterministic_seeded in tags
+        return draws or bool(known is not None and known.is_mutable)
 
     graph.graph.eliminate_dead_code(is_impure)
     graph.recompile()

@@ -18,6 +18,7 @@ from pyro_dvae.calling import calling
 from pyro_dvae.distributed.ranks import Ranks, together
 from pyro_dvae.errors import InputError, shown
 from pyro_dvae.evaluation.arguments import rows_of, why_shared
+from pyro_dvae.programs.data_plate import by_rows
 from pyro_dvae.programs.parameters import discover, float_type
 from pyro_dvae.programs.support import InSupport
 from pyro_dvae.random_state import derived_seed, forked, start_seed
@@ -177,6 +178,10 @@ def estimate_in_chunks(
             if values.numel() != len(rows):
                 with forked():
                     draws = bound.draws(model, guide, rows.rows, dict(rows.kwargs))
+                kept = by_rows(draws, len(rows)).datum_frames()
+                for frame in draws.datum_frames():
+                    values = values if frame in kept else values.sum(frame.dim, keepdim=True)
+            if values.numel() != len(rows):
                 raise InputError(
                     f"model: expected one plate with the {len(rows)} rows of a batch, got bounds of shape "
                     f"{tuple(values.shape)}{why_shared(draws)}"

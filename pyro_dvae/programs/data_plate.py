@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 from torch import Tensor
 
 from pyro_dvae.errors import InputError
+from pyro_dvae.programs.draws import Draws
 from pyro_dvae.programs.plates import data_frames, is_deterministic, size_remedy, sized
 from pyro_dvae.sites import DRAW_PLATES
 
@@ -51,6 +53,17 @@ def the_data_plate(sites: Iterable[Site], rows: int, why: Callable[[], str] = st
     if len(plates) != 1 or sizes_in(sites)[plates[0].name] != {rows}:
         raise not_one_plate(sites, rows, why())
     return plates[0]
+
+
+def by_rows(draws: Draws, rows: int) -> Draws:
+    """Return draws with a weight for each row, also if further plates are around all sites.
+
+    An item of a row with its own latents has a bound of its own; in a likelihood, it belongs to its row.
+    """
+    frames = draws.datum_frames()
+    own = data_plates([*draws.model_sites(), *draws.counted_sites()], rows) if len(frames) > 1 else {}
+    found = [frame for frame in frames if frame.name in own]
+    return replace(draws, frames=found) if len(found) == 1 else draws
 
 
 def not_one_plate(sites: Iterable[Site], rows: int, why: str = "") -> InputError:

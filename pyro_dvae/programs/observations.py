@@ -166,15 +166,20 @@ def shared(draws: Draws) -> str | None:
         return None
     sites = sorted(_varying(draws), key=lambda site: bool(site["is_observed"]))  # latents first
     observed = [site for site in sites if site["is_observed"] and data_frames(site)]
-    for site in sites:
-        if observed and not data_frames(site):
-            frame = data_frames(observed[0])[0]
-            where = "guide" if site["name"] in draws.guide_trace.nodes else "model"
-            return (
-                f"{where}: site {site['name']!r} lies outside of plate {frame.name!r} and is shared by its "
-                f"{observed[0]['unscaled_log_prob'].shape[frame.dim]} observations"
-            )
-    return split_plates(draws)
+    bare = [site for site in sites if observed and not data_frames(site)]
+    if not bare and (reason := split_plates(draws)):
+        return reason
+    for site in bare or sites:
+        inside = {frame.name for frame in data_frames(site)}
+        for frame in data_frames(observed[0]) if observed else ():
+            if frame.name not in inside:
+                where = "guide" if site["name"] in draws.guide_trace.nodes else "model"
+                tie = "with" if inside else "and is shared by"
+                return (
+                    f"{where}: site {site['name']!r} lies outside of plate {frame.name!r} {tie} "
+                    f"its {observed[0]['unscaled_log_prob'].shape[frame.dim]} observations"
+                )
+    return None
 
 
 def split_plates(draws: Draws) -> str | None:

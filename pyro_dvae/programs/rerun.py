@@ -113,7 +113,7 @@ def density_of_others(
             "function of other draws (as in an AutoGuide); use defensive=0"
         )
     given = auxiliary or {}
-    moved = Draws(others.model_trace, others.guide_trace, others.layout, others.subsamples, draws.pair)
+    moved = replace(others, pair=draws.pair)
     return _density(moved, count, given, redrawn=bool(given)).values
 
 

@@ -79,7 +79,9 @@ class BatchedSteps:
         try:
             self._steps[batch[0].shape[1]] = self._build(batch)
         except Unrecordable as error:
-            raise InputError(f"pairs: these models cannot be trained side by side: {error}") from error
+            raise InputError(
+                f"pairs: these models cannot be trained side by side: {error}; train them by fit"
+            ) from error
         took = time.monotonic() - began
         self.seconds += took
         progress.note(f"compiled in {took:.1f} s")

@@ -16,7 +16,7 @@ from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.estimates import evaluation_mode
 from pyro_dvae.evaluation.measures.denoised import denoised_counts
 from pyro_dvae.evaluation.measures.means import mean_of
-from pyro_dvae.evaluation.measures.passes import MEMORY, Program, rows_within
+from pyro_dvae.evaluation.measures.passes import MEMORY, Program, Site, at_site, by_row, rows_within
 from pyro_dvae.programs.observations import latent_names, observed_name
 from pyro_dvae.programs.parameters import float_type
 from pyro_dvae.programs.plates import data_frames, size_at
@@ -67,20 +67,41 @@ def decode(
     size, parts = rows_within(memory, given), []
     with _apart(model, given, seed):
         drawn = generating(model, given[:1], data_site)
-        latents = found if isinstance(codes, Codes) else _of_latents(found, drawn, given[:1])
+        sites, plate = _sites_and_plate(drawn, given)
+        latents = found if isinstance(codes, Codes) else _of_latents(found, sites)
         for start in range(0, count, size):
             own = {name: z[start : start + size].to(given.device) for name, z in latents.items()}
+            own = {
+                name: at_site(z, sites[name], plate) if _within(sites.get(name), plate) else z
+                for name, z in own.items()
+            }
             index = torch.arange(start, min(start + size, count)) % len(given)
-            parts.append(_observed(poutine.condition(drawn, own), given[index], data_site, values).cpu())
+            program = poutine.condition(drawn, own)
+            parts.append(_observed(program, given[index], plate, data_site, values).cpu())
     return torch.cat(parts)
 
 
-def _of_latents(codes: Mapping[Any, Tensor], model: Program, row: Arguments) -> dict[str, Tensor]:
+def _of_latents(codes: Mapping[Any, Tensor], sites: Mapping[str, Site]) -> dict[str, Tensor]:
     """Return codes by the latents of a model; without a name those of the only one, or of ``z``."""
-    with forked():
-        known = latent_names(row.call(poutine.trace(model).get_trace).nodes)
+    known = latent_names(sites)
     only = known[0] if len(known) == 1 else "z"
     return {checks.known("site", only if name is None else name, known): z for name, z in codes.items()}
+
+
+def _sites_and_plate(model: Program, given: Data) -> tuple[dict[str, Site], str]:
+    """Return the sites of a model, and its plate of the rows, whose size follows the number of rows."""
+    plates: list[set[str]] = []
+    for count in (3, 2):
+        with forked():
+            nodes = given[torch.arange(count) % len(given)].call(poutine.trace(model).get_trace).nodes
+        sites = {name: site for name, site in nodes.items() if site["type"] == "sample"}
+        frames = [frame for site in sites.values() for frame in data_frames(site)]
+        plates.append({frame.name for frame in frames if frame.size == count})
+    return sites, next(iter(set.intersection(*plates)), "")
+
+
+def _within(site: Site | None, plate: str) -> bool:
+    return site is not None and any(frame.name == plate for frame in data_frames(site))
 
 
 def reconstruct(
@@ -178,9 +199,10 @@ def sample(
     size, parts = rows_within(memory, given), []
     with _apart(model, given, seed):
         drawn = generating(model, given[:1], data_site)
+        plate = _sites_and_plate(drawn, given)[1]
         for start in range(0, num_samples, size):
             index = torch.arange(start, min(start + size, num_samples)) % len(given)
-            parts.append(_observed(drawn, given[index], data_site, values).cpu())
+            parts.append(_observed(drawn, given[index], plate, data_site, values).cpu())
     return torch.cat(parts)
 
 
@@ -226,13 +248,17 @@ def interpolate(
     return torch.stack(found)
 
 
-def _observed(program: Callable[..., Any], rows: Arguments, data_site: str | None, values: bool) -> Tensor:
+def _observed(
+    program: Callable[..., Any], rows: Arguments, plate: str, data_site: str | None, values: bool
+) -> Tensor:
     nodes = rows.call(poutine.trace(program).get_trace).nodes
     site = nodes[observed_name(nodes, data_site)]
-    _require_rows(site, len(rows))
+    inside = _within(site, plate)
+    if not inside:
+        _require_rows(site, len(rows))
     if values:
         drawn: Tensor = site["value"]
-        return drawn
+        return by_row(drawn, site, plate) if inside else drawn
     mean = mean_of(site["fn"])
     if mean is None or bool(torch.isnan(mean).all()):
         kind = type(site["fn"]).__name__
@@ -240,7 +266,7 @@ def _observed(program: Callable[..., Any], rows: Arguments, data_site: str | Non
             f"data_site: expected a distribution with a mean at {site['name']!r}, got {kind}; "
             "give values=True"
         )
-    return mean
+    return by_row(mean, site, plate) if inside else mean
 
 
 def _require_rows(site: dict[str, Any], count: int) -> None:

@@ -24,8 +24,9 @@ from pyro_dvae.evaluation.importance.proposals import Pass, Proposal
 from pyro_dvae.evaluation.measures.passes import Program, Site, by_row, chunks, first_chunk, measuring
 from pyro_dvae.evaluation.progress import progress_of
 from pyro_dvae.programs.data_plate import the_data_plate
+from pyro_dvae.programs.drawing import draw
 from pyro_dvae.programs.parameters import float_type
-from pyro_dvae.programs.plates import data_frames, is_deterministic
+from pyro_dvae.programs.plates import Layout, data_frames, is_deterministic
 from pyro_dvae.random_state import forked
 from pyro_dvae.rows import Arguments, Data
 from pyro_dvae.sites import is_uncounted
@@ -117,11 +118,8 @@ def to_arviz(
 
 def _plate(model: Program, guide: Program, rows: Arguments) -> str:
     """Return the name of the plate of the rows, which all observed sites share."""
-    latents = rows.call(poutine.trace(guide).get_trace)
-    nodes = rows.call(poutine.trace(poutine.replay(model, trace=latents)).get_trace).nodes
-    sites = [site for site in nodes.values() if site["type"] == "sample"]
-    sites = [site for site in sites if not site_is_subsample(site)]
-    return str(the_data_plate(sites, len(rows)).name)
+    draws = draw(model, guide, rows.rows, dict(rows.kwargs), Layout(1, 1, math.inf))
+    return str(the_data_plate(draws.model_sites(), len(rows)).name)
 
 
 def _observed(nodes: dict[str, Site]) -> list[Site]:
@@ -149,8 +147,6 @@ def _run(model: Program, guide: Program, rows: Arguments, plate: str, shared: Tr
     trace = rows.call(poutine.trace(poutine.replay(model, trace=latents)).get_trace)
     for site in trace.nodes.values():
         if site["type"] != "sample" or site["is_observed"] or site_is_subsample(site):
-            continue
-        if site["name"] not in latents.nodes:
             continue
         if any(frame.name == plate for frame in site["cond_indep_stack"]):
             found["posterior"][site["name"]] = by_row(site["value"], site, plate)

@@ -378,3 +378,34 @@ def test_labels_observed_as_integers_are_refused_with_the_remedy():
         with pytest.raises(InputError, match=r"\.long\(\)"):
             dv.condition(model, guide, given, **OPTIONS)
         assert bool(dv.condition(model, guide, given, **OPTIONS, whole=False).reliable.all())
+
+
+def test_the_remedy_for_latents_outside_the_plate_of_the_rows_works():
+    """Persons × items: with the difficulties fixed and hidden, quadrature gives log p(x) of a person."""
+
+    def model(x):
+        items = pyro.plate("items", 4, dim=-1)
+        with items:
+            b = pyro.sample("b", dist.Normal(torch.zeros(()), 1.0))
+        with pyro.plate("persons", len(x), dim=-2):
+            ability = pyro.sample("ability", dist.Normal(torch.zeros(()), 1.0))
+            with items:
+                pyro.sample("x", dist.Bernoulli(logits=ability - b), obs=x)
+
+    def guide(x):
+        with pyro.plate("persons", len(x), dim=-2):
+            pyro.sample("ability", dist.Normal(x.mean(-1, keepdim=True) - 0.5, 0.9))
+
+    x, b = torch.bernoulli(torch.full((3, 4), 0.5)), torch.linspace(-1.0, 1.0, 4)
+    with pytest.raises(
+        dv.InputError, match=r"'b' lies .*block\(pyro.poutine.condition\(model, {'b': value}\), h"
+    ):
+        dv.condition(model, guide, x)
+    fixed = pyro.poutine.block(pyro.poutine.condition(model, {"b": b}), hide=["b"])
+    grid = torch.linspace(-8.0, 8.0, 2001)
+    log_joint = dist.Bernoulli(logits=grid[:, None, None] - b).log_prob(x).sum(-1)
+    log_joint = log_joint + dist.Normal(0.0, 1.0).log_prob(grid)[:, None] + math.log(16 / 2000)
+    found = dv.log_likelihood(fixed, guide, x, num_samples=20_000, seed=0)
+    error = (found.log_likelihood - log_joint.logsumexp(0)).abs() / found.standard_error
+    assert float(error.max()) < 5
+    assert dv.condition(fixed, guide, x, num_draws=1, seed=0).reliable.all()

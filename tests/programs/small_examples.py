@@ -43,7 +43,6 @@ class Example:
     :param event_dim: that of the data.
     :param own_baselines: whether discrete sites bring a baseline, which stock ``Trace_ELBO`` does not read.
     :param shared: whether latents lie outside of the plate, so that one importance weight is of all data.
-    :param several_plates: whether other plates lie beside that of the data, which then is not warned about.
     :param upwards: whether the guide draws latents in another order than the model: no closed form is right.
     :param recorded: whether its steps can be recorded; categories and inverted flows look at values.
     """
@@ -54,7 +53,6 @@ class Example:
     event_dim: int = 1
     own_baselines: bool = False
     shared: bool = False
-    several_plates: bool = False
     upwards: bool = False
     recorded: bool = True
 
@@ -135,7 +133,7 @@ EXAMPLES = {
     "deep Markov model with flows": Example(
         sequences(FlowMarkovModel), "sequences", lambda: dv.BitFlip(0.1), event_dim=2, recorded=False
     ),
-    "sparse gamma": Example(of(SparseGamma, counts), shared=True, several_plates=True),
+    "sparse gamma": Example(of(SparseGamma, counts), shared=True),
     "attend, infer, repeat": Example(
         of(AttendInferRepeat, rows), corruption=lambda: dv.GaussianNoise(0.2), own_baselines=True
     ),

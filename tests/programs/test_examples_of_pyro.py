@@ -76,7 +76,7 @@ def refusal(example, kind):
 
 def told(example, kind):
     """Expect a warning if one weight is of all observations."""
-    if example.shared and not example.several_plates and kind in WEIGHTS:
+    if example.shared and kind in WEIGHTS:
         return pytest.warns(UserWarning, match="one importance weight covers all of them")
     return nullcontext()
 

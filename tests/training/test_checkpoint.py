@@ -126,6 +126,17 @@ def test_pickles_are_never_read(tmp_path):
     refused(tmp_path / "old.pt", "only safetensors files are read")
 
 
+def test_a_header_of_any_length_is_read(tmp_path):
+    """The length comes first, and its bytes may be those with which a pickle starts."""
+    found = set()
+    for size in range(0, 300, 8):
+        path = tmp_path / f"{size}.safetensors"
+        save_checkpoint(path, {"w": torch.ones(2)}, {"note": "n" * size})
+        found.add(path.read_bytes()[:1])
+        assert load_checkpoint(path)[1] == {"note": "n" * size}
+    assert b"\x80" in found
+
+
 def test_truncated_at_any_length(saved):
     content = saved.read_bytes()
     for length in {0, 7, 8, 100, len(content) // 2, len(content) - 1}:

@@ -6,6 +6,7 @@ import signal
 from functools import partial
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from small_runs import HELD_OUT, Noiseless, Pair, X, assert_resumes, outcome, run, trainer
@@ -714,3 +715,30 @@ def test_a_number_of_a_bound_that_changes_by_epoch_is_compared_as_its_schedule(t
     with pytest.raises(dv.CheckpointError, match=r"loss\._schedule\.\w+ was 5.*, is now 6"):
         trainer(checkpoint=tmp_path / "c", resume=True, loss=bound(6))
     run(trainer(checkpoint=tmp_path / "c", resume=True, loss=loss))
+
+
+def test_many_models_whose_plate_has_more_rows_than_a_batch():
+    """The plate draws places of rows, which such a model does not read: steps are those of ``fit``."""
+
+    def pair(number):
+        center = torch.nn.Module()
+        center.mean = torch.nn.Parameter(torch.full((X.shape[1],), float(number)))
+
+        def model(x):
+            pyro.module("center", center)
+            with pyro.plate("data", len(X), subsample_size=len(x)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+                pyro.sample("x", dist.Normal(center.mean + z[..., None], 1.0).to_event(1), obs=x)
+
+        def guide(x):
+            with pyro.plate("data", len(X), subsample_size=len(x)):
+                pyro.sample("z", dist.Normal(x.mean(-1), 0.5))
+
+        return model, guide
+
+    options = {"loss": dv.TraceDenoising_ELBO(), "epochs": 2, "batch_size": 5, "progress": False}
+    together = dv.fit_many([pair(0), pair(1)], X, seeds=[3, 4], **options)
+    for number, found in enumerate(together):
+        pyro.clear_param_store()
+        alone = dv.fit(*pair(number), X, seed=3 + number, compile=True, **options)
+        assert found.history.train_bound == pytest.approx(alone.history.train_bound, rel=1e-6)

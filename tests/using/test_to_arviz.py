@@ -172,6 +172,19 @@ def test_bad_options(options):
         dv.to_arviz(local_model, local_guide, X, **options)
 
 
+@pytest.mark.filterwarnings("ignore:Found vars in model but not guide")  # of Pyro
+def test_a_latent_that_the_guide_lacks_is_refused():
+    """A draw from its prior is none of the posterior."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            kind = pyro.sample("kind", dist.Categorical(torch.ones(2)))
+            pyro.sample("x", dist.Normal(kind[..., None], 1.0).expand([len(x), 3]).to_event(1), obs=x)
+
+    with pytest.raises(InputError, match=r"^guide: the model's latent 'kind' is not sampled in the guide"):
+        dv.to_arviz(model, lambda x: None, X.float())
+
+
 def test_networks_are_in_evaluation_mode():
     dropout = nn.Dropout(0.5)
 

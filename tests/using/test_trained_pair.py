@@ -535,3 +535,58 @@ def test_a_model_with_batch_normalisation_is_loaded(tmp_path):
     model, guide = pair()
     loaded = dv.load(tmp_path / "model", model=model, guide=guide)
     assert torch.equal(loaded.encode(data())["z"], expected)
+
+
+def on_the_left(x):
+    """The rows in dimension -1, a plate of three times left of them: z_t ~ N(0, 1), x_t ~ N(t z_t, t)."""
+    time = torch.arange(1.0, 4.0)[:, None]
+    with pyro.plate("data", len(x), dim=-1), pyro.plate("time", 3, dim=-2):
+        z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+        pyro.sample("x", dist.Normal(time * z, time), obs=x.t())
+
+
+def left_guide(x):
+    """The exact posterior, with t x_t / 2t² as its mean."""
+    time = torch.arange(1.0, 4.0)[:, None]
+    with pyro.plate("data", len(x), dim=-1), pyro.plate("time", 3, dim=-2):
+        pyro.sample("z", dist.Normal(x.t() / (2 * time), math.sqrt(0.5)))
+
+
+@pytest.mark.parametrize("count", [3, 5])
+def test_codes_and_rows_have_one_layout_wherever_the_plates_are(count):
+    """Rows come first, also if there are as many of them as elements of the other plate."""
+    time = torch.arange(1.0, 4.0)
+    codes = torch.randn(count, 3)
+    torch.testing.assert_close(dv.decode(on_the_left, codes, torch.zeros(1, 3)), time * codes)
+    drawn = torch.cat([dv.sample(on_the_left, torch.zeros(1, 3), num_samples=count) for _ in range(600)])
+    torch.testing.assert_close(drawn.std(0), time * math.sqrt(2.0), rtol=0.1, atol=0.0)
+
+
+def test_codes_of_rows_in_a_dimension_further_left():
+    """Persons × items, with one latent for each person."""
+    difficulty = torch.tensor([-1.0, 0.0, 1.0, 2.0])
+
+    def model(x):
+        with pyro.plate("persons", len(x), dim=-2):
+            ability = pyro.sample("ability", dist.Normal(torch.zeros(()), 1.0))
+            with pyro.plate("items", 4, dim=-1):
+                pyro.sample("x", dist.Bernoulli(logits=ability - difficulty), obs=x)
+
+    ability = torch.tensor([0.3, -2.0, 1.0])
+    expected = (ability[:, None] - difficulty).sigmoid()
+    torch.testing.assert_close(dv.decode(model, ability, torch.zeros(1, 4)), expected)
+
+
+def test_likelihoods_of_rows_whose_items_have_their_own_latents():
+    """Each item has a weight in a bound; in log p(x) of a row, its items are one."""
+    x = torch.randn(5, 3)
+    expected = dist.Normal(0.0, torch.arange(1.0, 4.0) * math.sqrt(2.0)).log_prob(x).sum(1)
+    for loss in (dv.TraceDenoising_ELBO(), dv.TraceDenoisingIWAE_ELBO(num_particles=2)):
+        found = dv.evaluate_bound(on_the_left, left_guide, x, loss=loss, batch_size=2).per_datum
+        torch.testing.assert_close(found, expected)
+    for options in ({}, {"defensive": 0.5}):
+        found = dv.log_likelihood(on_the_left, left_guide, x, num_samples=30_000, seed=0, **options)
+        atol = 1e-9 if not options else 5 * float(found.standard_error.max())
+        torch.testing.assert_close(found.log_likelihood, expected, rtol=0, atol=atol)
+    gaps = dv.inference_gaps(on_the_left, left_guide, x, num_samples=25, seed=0)
+    torch.testing.assert_close(gaps.encoder, expected)

@@ -225,9 +225,11 @@ def _check_sites(
         inside = {(frame.name, frame.dim) for frame in _vectorised(site)}
         kind = "observed site" if site["is_observed"] else "latent"
         if (plate.name, plate.dim) not in inside:
-            remedy = f"hide it, pyro.poutine.block(model, hide=[{site['name']!r}])"
+            fixed, first = "model", ""
             if not site["is_observed"]:
-                remedy = "fix its value with pyro.poutine.condition"
+                fixed = f"pyro.poutine.condition(model, {{{site['name']!r}: value}})"
+                first = "fix its value in the model, leave it out of the guide, and "
+            remedy = f"{first}hide it, pyro.poutine.block({fixed}, hide=[{site['name']!r}])"
             raise InputError(
                 f"{program}: {kind} {site['name']!r} lies outside the data plate {plate.name!r}, so a single "
                 f"row has no log p(x); {remedy}, and use this or pyro_dvae.log_likelihood on the result"

@@ -14,6 +14,7 @@ from pyro_dvae.bounds import TraceDenoising_ELBO
 from pyro_dvae.errors import InputError
 from pyro_dvae.evaluation.arguments import rows_of, why_shared
 from pyro_dvae.evaluation.importance.proposals import Pass
+from pyro_dvae.programs.data_plate import by_rows
 from pyro_dvae.programs.draws import Draws
 from pyro_dvae.programs.observations import (
     leave_out_zeros,
@@ -75,7 +76,8 @@ class SampledPrograms:
         found: list[Draws] = []
 
         def run() -> None:
-            found.append(probe.draws(self.model, self.guide, few, dict(self.given.kwargs)))
+            draws = probe.draws(self.model, self.guide, few, dict(self.given.kwargs))
+            found.append(by_rows(draws, len(few[0])))
 
         support = InSupport("data", few[0], estimated=True)
         with rows_of(len(few[0]), self.num_data), support:

@@ -20,6 +20,7 @@ from pyro_dvae import checks
 from pyro_dvae.bounds.reductions import log_mean_exp
 from pyro_dvae.errors import InputError
 from pyro_dvae.internals import mask_of
+from pyro_dvae.programs.data_plate import by_rows
 from pyro_dvae.programs.drawing import draw, draw_from_prior
 from pyro_dvae.programs.draws import Draws, Pair
 from pyro_dvae.programs.plates import Layout
@@ -200,14 +201,14 @@ class Pass:
         layout = self._layout(self.per_stratum)
         with clean_input() if kind == "clean" else nullcontext():
             with naming_draws(pair, layout):
-                draws = draw(pair.model, pair.guide, args, kwargs, layout)
+                draws = by_rows(draw(pair.model, pair.guide, args, kwargs, layout), len(args[0]))
             if kind == "mixture":
                 log_q = log_mean_exp(mixture_density(draws).values, (0,))
             else:
                 log_q = -draws.density(draws.guide_terms())
             parts = [self._weights(draws, log_q)]
             if self.from_prior:
-                others = draw_from_prior(pair, self._prior_layout())
+                others = by_rows(draw_from_prior(pair, self._prior_layout()), len(args[0]))
                 if kind == "mixture":
                     given = given_corruptions(draws, others.layout)
                     log_q = density_of_others(draws, others, given, self.proposal.num_corruptions)

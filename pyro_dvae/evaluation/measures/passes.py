@@ -155,6 +155,26 @@ def by_row(value: Tensor, site: Site, plate: str) -> Tensor:
 
     All dimensions right of the batch shape count as the event. Dimensions of draws must have size 1.
     """
+    batch, kept = _positions(site, plate)
+    dropped = [position for position in range(batch) if position not in kept]
+    if any(value.shape[position] != 1 for position in dropped):
+        raise InputError(
+            f"site {site['name']!r}: expected each batch dimension in a plate, got batch shape "
+            f"{tuple(site['fn'].batch_shape)}; declare the others by .to_event"
+        )
+    return value.permute(*dropped, *kept, *range(batch, value.dim()))[(0,) * len(dropped)]
+
+
+def at_site(value: Tensor, site: Site, plate: str) -> Tensor:
+    """Rearrange [n, *the site's other plates, *event] to a value of the site: :func:`by_row` inverted."""
+    batch, kept = _positions(site, plate)
+    moved = value.permute(*sorted(range(len(kept)), key=kept.__getitem__), *range(len(kept), value.dim()))
+    sizes = dict(zip(sorted(kept), moved.shape, strict=False))
+    return moved.reshape(*(sizes.get(n, 1) for n in range(batch)), *value.shape[len(kept) :])
+
+
+def _positions(site: Site, plate: str) -> tuple[int, list[int]]:
+    """Return the number of batch dimensions of a site, and the places of the rows and of its other plates."""
     frames = {frame.name: frame.dim for frame in site["cond_indep_stack"] if frame.vectorized}
     if plate not in frames:
         raise InputError(
@@ -163,11 +183,4 @@ def by_row(value: Tensor, site: Site, plate: str) -> Tensor:
         )
     batch = len(site["fn"].batch_shape)
     others = [batch + dim for name, dim in frames.items() if name != plate and name not in DRAW_PLATES]
-    kept = [batch + frames[plate], *sorted(others)]
-    dropped = [position for position in range(batch) if position not in kept]
-    if any(value.shape[position] != 1 for position in dropped):
-        raise InputError(
-            f"site {site['name']!r}: expected each batch dimension in a plate, got batch shape "
-            f"{tuple(site['fn'].batch_shape)}; declare the others by .to_event"
-        )
-    return value.permute(*dropped, *kept, *range(batch, value.dim()))[(0,) * len(dropped)]
+    return batch, [batch + frames[plate], *sorted(others)]
