@@ -41,15 +41,21 @@ class BatchedSteps:
     def refresh(self) -> None:
         """Discard the steps if a constant that they contain has changed, or what is frozen.
 
+        Models that have stopped follow the others, because all have one recording.
+
         :raises InputError: something is frozen in some of the models only.
         """
-        first, *others = (member.trained.free for member in self._state.members)
-        for number, free in enumerate(others, start=1):
-            for name, one, other in zip(free, first.values(), free.values(), strict=True):
-                if one.requires_grad != other.requires_grad:
+        frees = [member.trained.free for member in self._state.members]
+        stopped = self._state.stopped
+        first = stopped.index(False) if False in stopped else 0
+        for number, free in enumerate(frees):
+            for name, one, other in zip(free, frees[first].values(), free.values(), strict=True):
+                if stopped[number]:
+                    other.requires_grad_(one.requires_grad)
+                elif one.requires_grad != other.requires_grad:
                     raise InputError(
                         f"callbacks: expected the same frozen parameters in all models, which {name!r} of "
-                        f"models 0 and {number} is not; train them separately by fit"
+                        f"models {first} and {number} is not; train them separately by fit"
                     )
         adam = [each.frozen for each in self._state.updates[0].slots() or ()]
         if adam != self._adam or not all(each.surroundings.unchanged() for each in self._recordings):

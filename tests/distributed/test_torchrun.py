@@ -15,7 +15,9 @@ from pyro_dvae.checkpoint import load_checkpoint
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "mnist_dvae.py"
 SMALL = ["--dataset", "digits", "--width", "20", "--latent-size", "5", "--importance-samples", "5"]
-LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(EXAMPLE)]
+# torchrun would take the script's --log for an abbreviation of its own options without "--".
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+LAUNCH = [*TORCHRUN, "--", str(EXAMPLE)]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
@@ -72,12 +74,14 @@ def workers(process):
 
 @pytest.mark.slow  # the ranks of distributed/test_ranks.py are started by torchrun as well
 def test_the_example_trains_in_one_folder_and_prints_once(tmp_path):
-    out, err = finished("--epochs", "2", cwd=tmp_path)
+    out, err = finished("--epochs", "2", "--log", "csv", cwd=tmp_path)
     assert out.count("test bound  ") == 1
     assert len(re.findall(r"^epoch 2/2", err, re.MULTILINE)) == 1
     (folder,) = (tmp_path / "runs").iterdir()
     results = json.loads((folder / "results.json").read_text())
     assert results["epochs"] == epochs_in(folder) == 2
+    lines = (folder / "log.csv").read_text().splitlines()
+    assert [line.partition(",")[0] for line in lines] == ["epoch", "1", "2"]
     assert -60 < results["test_bound"]["mean"] < results["importance_weighted_bound"]["mean"] < -20
     _, state = load_checkpoint(folder / "checkpoint.safetensors")
     assert len(state["ranks"]) == 2

@@ -523,6 +523,18 @@ def test_freezing_between_steps_counts_from_the_next_step_for_many():
 
 
 @pytest.mark.filterwarnings("ignore:.*not registered in the param store:UserWarning")
+def test_what_is_frozen_after_a_model_has_stopped():
+    early, rising = [0.0, 1.0, 0.5, 0.5, 0.5], [float(n) for n in range(5)]
+    stop = dv.EarlyStopping(patience=1)
+    found = many([early, rising], callbacks=[stop, Freezing("epoch", 4)])
+    assert [len(each.history.epochs) for each in found] == [3, 5]
+    other = many([rising, rising], callbacks=[Freezing("epoch", 4)])
+    assert found[1].history.train_bound == other[1].history.train_bound
+    for name, value in other[1].trained.tensors().items():
+        assert torch.equal(found[1].trained.tensors()[name], value), name
+
+
+@pytest.mark.filterwarnings("ignore:.*not registered in the param store:UserWarning")
 def test_what_is_frozen_for_an_epoch_is_trained_again_for_many():
     class Once(dv.Callback):
         def start(self, run):
