@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
@@ -130,9 +129,9 @@ def _called(make: Callable[..., Any], groups: list[dict[str, Any]], **options: A
             "another optimizer"
         )
     for name in {key for group in groups for key in group} - {"params", *made.defaults}:
-        near = difflib.get_close_matches(name, made.defaults, n=1, cutoff=0)
+        known_options = ", ".join(map(repr, made.defaults))
         raise InputError(
-            f"parameter_options: {type(made).__name__} has no option {name!r}; the nearest is {near[0]!r}"
+            f"parameter_options: {type(made).__name__} has no option {name!r}; known: {known_options}"
         )
     held = [each for group in made.param_groups for each in group["params"]]
     if {id(each) for each in held} != {id(each) for each in known}:
