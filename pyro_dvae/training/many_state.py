@@ -16,7 +16,7 @@ from pyro_dvae.rows import Data
 from pyro_dvae.training import kept
 from pyro_dvae.training.fitted import Fitted
 from pyro_dvae.training.history import History
-from pyro_dvae.training.run_state import require_epochs, require_same
+from pyro_dvae.training.run_state import require_epochs, require_same, telling_of_levels
 from pyro_dvae.training.stacked import Member, stack, unstack
 from pyro_dvae.training.update import Update
 
@@ -136,7 +136,8 @@ class ManyState:
             }
         self.histories = [History(**history) for history in state["histories"]]
         self.finished = state["epoch"]
-        self.to_models()
+        with telling_of_levels([member.trained for member in self.members], f"checkpoint {path}"):
+            self.to_models()
         unpacked = kept.unpack(tensors, state)
         for update, own in zip(self.updates, unpacked["updates"], strict=True):
             update.load_state_dict(own)

@@ -153,7 +153,8 @@ class RunFiles:
         run_state.require_same(state, self._identity, may_change, where)
         saved = run_state.unpack(packed, state)
         run.trained.require_same(saved.live, where)
-        run.trained.assign(saved.live)
+        with run_state.telling_of_levels([run.trained], where):
+            run.trained.assign(saved.live)
         device_of = {name: tensor.device for name, tensor in run.trained.tensors().items()}
         run.best = saved.best and {name: tensor.to(device_of[name]) for name, tensor in saved.best.items()}
         states = kept.unpack(packed, state)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from torch import Tensor
 
 from pyro_dvae import checks
 from pyro_dvae.checkpoint import from_json, read_checkpoint, to_json
-from pyro_dvae.errors import CheckpointError, InputError
+from pyro_dvae.errors import CheckpointError, InputError, warn
 from pyro_dvae.files import unfit
+from pyro_dvae.levels import Level
 from pyro_dvae.programs.parameters import Trained, discover
 from pyro_dvae.rows import Data, LoaderBatches
 from pyro_dvae.training.settings import Settings
@@ -184,6 +186,20 @@ def require_epochs(epochs: int, finished: int, begun: bool, path: Path) -> None:
     if finished + begun > epochs:
         done = f"{finished} are done{' and another one is begun' if begun else ''}"
         raise InputError(f"epochs: {done} in {path}, expected no fewer, got {epochs}")
+
+
+@contextmanager
+def telling_of_levels(trained: Iterable[Trained], where: str) -> Iterator[None]:
+    """Warn of each fixed level of a corruption for which the body restores another value."""
+    modules = [root for each in trained for root in each.modules.values()]
+    parts = {id(part): part for root in modules for part in root.modules() if isinstance(part, Level)}
+    fixed = [part for part in parts.values() if part.schedule is None and not part.learnable]
+    before = [part.value.detach().clone() for part in fixed]
+    yield
+    for part, value in zip(fixed, before, strict=True):
+        if not torch.equal(part.value, value):
+            then, now = (f"{float(each.double().mean()):g}" for each in (part.value, value))
+            warn(f"{where}: its {part.argument} of {then} continues, not {now}; begin a new run for {now}")
 
 
 def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

@@ -271,3 +271,27 @@ def test_models_trained_together_do_not_continue_with_other_data(tmp_path, name)
     with pytest.raises(dv.CheckpointError, match=rf"from other data: {name}\[0\].rows was '"):
         fit(*(given | {name: given[name] + 1}).values(), epochs=2, resume=True)
     assert len(fit(*given.values(), epochs=2, resume=True)[1].history.epochs) == 2
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_another_constant_level_is_told(tmp_path, many):
+    def train(epochs, rate, resume):
+        torch.manual_seed(0)
+        networks = (
+            dv.networks.GaussianEncoder(X.shape[1], 2, (4,)),
+            dv.networks.GaussianDecoder(X.shape[1], 2, (4,)),
+        )
+        pairs = [dv.DVAE(*networks, dv.Masking(rate))]
+        options = {"loss": dv.TraceDenoising_ELBO(), "epochs": epochs, "resume": resume, "progress": False}
+        options["checkpoint"] = tmp_path / "c"
+        if many:
+            dv.fit_many([(pair.model, pair.guide) for pair in pairs], X.float(), **options)
+        else:
+            dv.fit(pairs[0].model, pairs[0].guide, X.float(), compile=False, **options)
+        return pairs[0]
+
+    train(1, 0.1, False)
+    train(2, 0.1, True)  # a warning would be an error
+    with pytest.warns(UserWarning, match=r"its rate of 0\.1 continues, not 0\.4"):
+        pair = train(3, 0.4, True)
+    assert float(pair.guide.corruption.levels()[0].value) == pytest.approx(0.1)
