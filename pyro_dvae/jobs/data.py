@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor
 import pyro_dvae
 from pyro_dvae.datasets import Dataset, binarisation, binarise_dataset, is_own, load_dataset
 from pyro_dvae.datasets.base import is_binary
+from pyro_dvae.datasets.registry import is_file_name
 from pyro_dvae.errors import DataError, InputError
 from pyro_dvae.evaluation.importance.tally import fingerprint
 from pyro_dvae.jobs.options import Options
@@ -82,6 +84,16 @@ def of_file(options: Options) -> dict[str, Any]:
 def load_of(options: Options) -> Dataset:
     """Return the data set of a new run, by its options."""
     return load_dataset(options.dataset, options.data_folder, **of_file(options))
+
+
+def load_of_run(options: Options, name: str, folder: str) -> Dataset:
+    """Return the data set of an earlier run, whose own file may have moved."""
+    try:
+        return load_dataset(name, folder, **of_file(options))
+    except DataError as error:
+        if is_file_name(name) and not Path(name).exists():
+            raise DataError(f"{error}; if it has moved, give its place as the data set (--dataset)") from None
+        raise
 
 
 def digest_of_own(options: Options, dataset: Dataset | None = None) -> str | None:
@@ -161,7 +173,7 @@ def load_again(
     """
     expected = config["data"]
     folder = options.data_folder if data_folder is None else data_folder
-    dataset = load_dataset(name or options.dataset or expected["name"], folder, **of_file(options))
+    dataset = load_of_run(options, name or options.dataset or expected["name"], folder)
     require_same_data(expected, dataset)
     prepared = prepare(dataset, options, device)
     require_same_values(dataset, prepared.train, trained)

@@ -9,7 +9,7 @@ from typing import Any
 from pyro_dvae.datasets import Dataset, absolute_name, load_dataset
 from pyro_dvae.errors import DataError, InputError
 from pyro_dvae.files import user_path
-from pyro_dvae.jobs.data import described, digest_of_own, load_of, require_same_data, versions
+from pyro_dvae.jobs.data import described, digest_of_own, load_of, load_of_run, require_same_data, versions
 from pyro_dvae.jobs.folder import options_of, read_config
 from pyro_dvae.jobs.options import Options, TrainRequest
 
@@ -52,8 +52,10 @@ def absolute(options: Options) -> Options:
 
 def load(options: Options, stored: dict[str, Any] | None) -> Dataset:
     """Load the data; if a resumed run used substitute data, load these."""
-    if stored is None or options.dataset is not None:
+    if stored is None:
         return load_of(options)
+    if options.dataset is not None:
+        return load_of_run(options, options.dataset, options.data_folder)
     data = load_dataset(stored["data"]["name"], options.data_folder)
     return dataclasses.replace(data, substituted_for=stored["data"]["substituted_for"])
 

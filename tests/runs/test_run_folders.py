@@ -143,7 +143,9 @@ def test_own_data_are_found_from_elsewhere_and_may_move(tmp_path, monkeypatch, c
     call("train", "--resume", "../run", "--epochs", "3", "--quiet")
     (tmp_path / "mine.npy").rename(tmp_path / "elsewhere" / "mine.npy")
     few = ["--samples", "20", "--annealed", "0", "--simulated", "0", "--no-compile", "--quiet"]
-    assert "mine.npy: no such file" in call("evaluate", "../run", *few, code=2).err
+    told = "mine.npy: no such file; if it has moved, give its place as the data set (--dataset)"
+    assert told in call("evaluate", "../run", *few, code=2).err
+    assert told in call("train", "--resume", "../run", "--epochs", "4", "--quiet", code=2).err
     call("evaluate", "../run", *few, "--dataset", "mine.npy")
     call("train", "--resume", "../run", "--epochs", "4", "--dataset", "mine.npy", "--quiet")
     np.save("mine.npy", np.zeros((60, 4), dtype=np.float32))
