@@ -190,3 +190,36 @@ def test_a_vector_of_discrete_latents_is_refused():
 def test_the_gaps_of_a_discrete_latent_are_refused():
     with pytest.raises(InputError, match="latent 'y' is discrete, so the posterior has no best Gaussian"):
         dv.inference_gaps(model, guide, rows(), progress=False)
+
+
+def test_discrete_latents_that_depend_on_each_other_and_on_the_continuous_one():
+    def layered(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), L), 1.0).to_event(1))
+            a = pyro.sample("a", dist.Bernoulli(logits=z[..., 0])).to(z)
+            logits = torch.stack([z[..., 1], 2 * a, z[..., 0]], -1)
+            b = pyro.sample("b", dist.Categorical(logits=logits))
+            loc = z @ LOADING.T + SHIFT[b] * (1 + a).unsqueeze(-1)
+            pyro.sample("x", dist.Normal(loc, SCALE).to_event(1), obs=x)
+
+    def own(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x.new_zeros(len(x), L), 1.0).to_event(1))
+            pyro.sample("a", dist.Bernoulli(x.new_full((len(x),), 0.5)))
+
+    x = rows()
+    u = torch.randn(4, len(x), L, dtype=torch.float64)
+    terms = []
+    for a in (0.0, 1.0):
+        of_a = dist.Bernoulli(logits=u[..., 0]).log_prob(torch.tensor(a, dtype=torch.float64))
+        logits = torch.stack([u[..., 1], torch.full_like(u[..., 0], 2 * a), u[..., 0]], -1).log_softmax(-1)
+        for b in range(3):
+            data = dist.Normal(u @ LOADING.T + SHIFT[b] * (1 + a), SCALE).to_event(1).log_prob(x)
+            terms.append(of_a + logits[..., b] + data)
+    expected = torch.stack(terms).logsumexp(0) + dist.Normal(0.0, 1.0).log_prob(u).sum(-1)
+    given = Data.of_tensors(x)
+    with torch.no_grad():
+        targets = Targets(layered, own, given, compiled=False)
+        prior, likelihood = targets.log_densities(u, given[:])
+    torch.testing.assert_close(prior + likelihood, expected)
+    torch.testing.assert_close(prior, dist.Normal(0.0, 1.0).log_prob(u).sum(-1))
