@@ -95,6 +95,7 @@ def test_the_modules_of_an_earlier_run_are_not_trained_in_place_of_new_ones():
     assert dv.check(second.model, second.guide, data()).ok
 
 
+@pytest.mark.usefixtures("interpreted")
 @pytest.mark.filterwarnings("ignore:training by uncompiled steps")  # as these parameters are not Pyro's
 def test_compiled_steps_tell_of_modules_that_they_do_not_train():
     def steps(pair):
@@ -145,6 +146,7 @@ def test_a_copy_in_another_memory_format_is_refused():
     assert moved(pair, fit) == [True, True]
 
 
+@pytest.mark.usefixtures("interpreted")
 def test_pairs_of_modules_of_the_same_names_train_side_by_side():
     pairs = [Programs(), Programs()]
     before = [part.weight.detach().clone() for pair in pairs for part in pair.parts]
