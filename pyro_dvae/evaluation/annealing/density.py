@@ -189,7 +189,7 @@ class Density:
         discrete: dict[str, Tensor] = {}
         if structure.discrete:
             points = {name: torch.cat([point] * count) for name, point in points.items()}
-            index = torch.arange(count, device=position.device).repeat_interleave(chains)
+            index = torch.arange(count).repeat_interleave(chains)
             discrete = structure.placed(index[:, None].expand(-1, rows))
         scores = UnconstrainedScores(structure, points)
         programs.run(programs.model, scores, *([FixedSites(discrete)] if discrete else []))

@@ -40,9 +40,9 @@ class FixedSites(Messenger):
             msg["value"], msg["done"] = self.values[msg["name"]], True
 
 
-def first_values(structure: Structure, chains: int, x: Tensor) -> list[FixedSites]:
+def first_values(structure: Structure, chains: int, rows: int) -> list[FixedSites]:
     """Return the handler that fixes discrete latents at their first values, in runs where any would do."""
-    index = torch.zeros(chains, len(x), dtype=torch.long, device=x.device)
+    index = torch.zeros(chains, rows, dtype=torch.long)
     return [FixedSites(structure.placed(index))] if structure.discrete else []
 
 

@@ -66,7 +66,7 @@ def begin(
                 held[name] = torch.cat(value)  # for all values of the discrete latents
     programs = replace(programs, held=held)
     places = Unconstraining(structure, values)
-    programs.run(programs.model, places, *first_values(structure, num_chains, programs.x))
+    programs.run(programs.model, places, *first_values(structure, num_chains, len(programs.x)))
     for name, place in places.points.items():
         if not bool(torch.isfinite(place).all()):
             raise InputError(

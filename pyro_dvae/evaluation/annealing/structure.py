@@ -131,7 +131,7 @@ class Structure:
         plates = [1] * self.nesting
         plates[self.data_dim] = index.shape[1]
         return {
-            name: values.to(index.device)[index].reshape(len(index), *plates, *values.shape[1:])
+            name: values[index.to(values.device)].reshape(len(index), *plates, *values.shape[1:])
             for name, values in self.discrete.items()
         }
 

@@ -96,7 +96,7 @@ class Targets:
         :raises InputError: values lie outside the support of the model's latents.
         """
         places = Unconstraining(self.structure, values)
-        discrete = first_values(self.structure, len(next(iter(values.values()))), rows.x)
+        discrete = first_values(self.structure, len(next(iter(values.values()))), len(rows))
         AnnealedPrograms(self.model, None, rows, self.structure, {}).run(self.model, places, *discrete)
         for name, point in places.points.items():
             if not bool(torch.isfinite(point).all()):
