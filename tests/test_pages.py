@@ -219,7 +219,7 @@ def test_every_command_is_one_that_its_program_takes(page, line):
             return
         command, words = main.commands[words[0]], words[1:]
     else:
-        words = [word for word in words if not word.startswith("--nproc")]
+        words = [word for word in words if word != "--" and not word.startswith("--nproc")]
         path = ROOT / words.pop(0)
         spec = importlib.util.spec_from_file_location(path.stem, path)
         sys.path.insert(0, str(path.parent))

@@ -90,6 +90,7 @@ def test_a_compiled_encoder_gives_the_figures_of_a_plain_one(measure, wrap):
     torch.testing.assert_close(*found, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_its_steps_are_recorded_too():
     losses = []
     for wrap in (WRAPPED["module"], lambda net: net):

@@ -141,6 +141,7 @@ def test_a_subsampling_plate(make_bound):
     check_equal(make_bound, problem, dv.DenoisingGuide(problem.plain, problem.corruption), bits(4, 3))
 
 
+@pytest.mark.slow
 def test_a_plate_that_draws_its_own_subsample():
     problem = LinearGaussian()
     x = torch.randn(4, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)

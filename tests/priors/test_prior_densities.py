@@ -221,6 +221,7 @@ def test_gradients_of_a_flow_match_finite_differences():
     assert torch.autograd.gradcheck(density, values)
 
 
+@pytest.mark.slow
 def test_a_flow_learns_a_density_that_no_gaussian_has():
     """A ring: within 0.1 nats of its entropy, where the Gaussian of its moments is 0.6 off."""
     torch.manual_seed(0)

@@ -14,7 +14,7 @@ def _double_precision():
 
 
 STARTS = [
-    start if start < 100 else pytest.param(start, marks=pytest.mark.slow) for start in range(0, 200, STEP)
+    start if start < 60 else pytest.param(start, marks=pytest.mark.slow) for start in range(0, 200, STEP)
 ]
 
 

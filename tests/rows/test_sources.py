@@ -134,10 +134,7 @@ def test_tables_and_arrays_of_other_packages_have_the_rows_of_the_tensor(source,
 IN_ORDER = [name for name in SOURCES if name != "loader of all"]  # which has an order of its own
 QUICK = ("array on disk", "sparse", "Dataset of arrays")
 FEW = [name if name == "array on disk" else pytest.param(name, marks=pytest.mark.slow) for name in IN_ORDER]
-MEASURED = [
-    name if name in (*QUICK, "frame", "loader of all") else pytest.param(name, marks=pytest.mark.slow)
-    for name in SOURCES
-]
+MEASURED = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in SOURCES]
 
 
 @pytest.mark.parametrize("source", IN_ORDER, indirect=True)
@@ -152,6 +149,7 @@ def test_recorded_training_equals_that_of_the_tensor(source):
     same(fitted_weights(source, **options), fitted_weights(table(), **options))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize("source", FEW, indirect=True)
 def test_several_models_train_as_on_the_tensor(source):

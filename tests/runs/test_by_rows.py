@@ -79,6 +79,7 @@ def figures(content):
     return {key: content[key] for key in ("log_likelihood", "bound_parts", "bits_per_dimension")}
 
 
+@pytest.mark.slow
 def test_an_evaluation_in_parts_equals_one_process_and_resumes(made, tmp_path):
     whole = evaluate_run(made / "run", FEW, output=tmp_path / "whole", quiet=True)
     place = {"output": tmp_path / "parts", "quiet": True}

@@ -115,6 +115,7 @@ def test_the_command_writes_everything(run, evaluated):
     assert evaluated["seconds"].keys() == parts | {"annealed", "bidirectional", "pictures_and_files", "total"}
 
 
+@pytest.mark.slow
 def test_advice_names_options_of_the_command(evaluated):
     content = json.loads(json.dumps(evaluated))
     advice = "so the estimate is too low; try proposal='mixture', widen=1.2, defensive=0.1 or more"

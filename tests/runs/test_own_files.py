@@ -36,6 +36,7 @@ def config(run="run"):
     return json.loads(Path(run, "config.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_table_from_training_to_samples(call):
     write_table()
     chosen = ["--id-column", "id", "--label-column", "class"]

@@ -534,6 +534,7 @@ def test_what_is_frozen_after_a_model_has_stopped():
         assert torch.equal(found[1].trained.tensors()[name], value), name
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*not registered in the param store:UserWarning")
 def test_what_is_frozen_for_an_epoch_is_trained_again_for_many():
     class Once(dv.Callback):

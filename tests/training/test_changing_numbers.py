@@ -94,8 +94,9 @@ def test_a_scale_of_the_latent_in_a_tensor_is_recorded_once():
     assert found.history.train_bound == pytest.approx(expected.history.train_bound, rel=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:training by uncompiled steps")
-@pytest.mark.parametrize("stop_at", [5, *(pytest.param(step, marks=pytest.mark.slow) for step in (4, 7, 8))])
+@pytest.mark.parametrize("stop_at", [4, 5, 7, 8])
 def test_a_resumed_run_stops_compiling_at_the_same_step(tmp_path, stop_at, monkeypatch):
     monkeypatch.setattr(recorded, "_AT_MOST", 3)
 

@@ -565,6 +565,7 @@ def many_with_a_number_in_a_file(path, change=lambda epoch: None):
     return dv.fit_many(pairs, digits(), loss=bound(), **options)
 
 
+@pytest.mark.slow
 def test_many_are_compared_with_their_programs(tmp_path):
     many_with_a_number_in_a_file(tmp_path)
 

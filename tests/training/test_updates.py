@@ -377,6 +377,7 @@ def assert_same(found, expected):
         torch.testing.assert_close(found.trained.tensors()[name], value, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MANY)
 def test_several_models_are_updated_as_each_alone(name):
     found = together(epochs=3, **OF_MANY[name]())
@@ -404,6 +405,7 @@ def test_resumed_updates_of_several_models(name, tmp_path):
         assert_same(*pair)
 
 
+@pytest.mark.slow
 def test_a_parameter_without_gradient_among_several_models():
     pairs = list(map(Pair, range(2)))
     for pair in pairs:

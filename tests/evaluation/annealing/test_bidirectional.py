@@ -83,6 +83,7 @@ def test_the_forward_half_is_annealed_log_likelihood_of_the_simulated_data():
     assert again.settings == report.settings
 
 
+@pytest.mark.slow
 def test_seed_chunks_and_progress():
     problem, seen = LinearGaussian(), []
     before = torch.get_rng_state()

@@ -544,13 +544,9 @@ def small_network(dtype=torch.float32):
     return dvae, (torch.rand(10, 40) < 0.3).to(dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "options",
-    [
-        pytest.param({}, marks=pytest.mark.slow),
-        pytest.param({"proposal": "corrupted"}, marks=pytest.mark.slow),
-        {"proposal": "mixture", "defensive": 0.1},
-    ],
+    "options", [{}, {"proposal": "corrupted"}, {"proposal": "mixture", "defensive": 0.1}]
 )
 def test_the_compiled_form_gives_the_same_figures(options):
     dvae, x = small_network()
