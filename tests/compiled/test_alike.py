@@ -143,6 +143,7 @@ ROWS = (torch.rand(40, 6, generator=torch.Generator().manual_seed(0)) < 0.4).flo
 OPTIONS = {"epochs": 3, "batch_size": 20, "progress": False}
 
 
+@pytest.mark.slow
 def test_models_that_differ_in_a_tensor_train_as_alone(interpreted):
     bound, scales = dv.TraceDenoising_ELBO(max_plate_nesting=1), (1.0, 0.3, 2.0)
     pairs = [pair(seed, scale) for seed, scale in enumerate(scales)]

@@ -30,6 +30,7 @@ def train(likelihood, *more):
     return json.loads(Path("run/results.json").read_text())
 
 
+@pytest.mark.slow
 def test_the_command_finds_the_shares_and_the_dispersion():
     train("negative-binomial", "--epochs", "40", "--learning-rate", "0.01")
     decoder = load_run("run")[0].model.decoder

@@ -242,6 +242,7 @@ def test_nothing_global_changes(run, tmp_path, undrawn):
     assert not list(pyro.get_param_store().keys())
 
 
+@pytest.mark.slow
 def test_a_gaussian_decoder(grey, tmp_path):
     options = EvaluationOptions(**(TINY.as_dict() | {"simulated": 0}))
     content = evaluate_run(grey, options, output=tmp_path / "out", quiet=True)

@@ -257,6 +257,7 @@ def many(bounds, **options):
     )
 
 
+@pytest.mark.slow
 def test_each_of_many_stops_for_itself(tmp_path):
     rising = [float(n) for n in range(8)]
     early = [0.0, 1.0, 0.5, 0.5, 0.5, 9.0, 9.0, 9.0]
@@ -408,6 +409,7 @@ def test_histograms_leave_out_what_is_not_finite(tmp_path):
     assert sorted(names) == ["decoder/bias", "decoder/weight"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hook", ["step", "epoch"])
 def test_what_a_callback_does_to_parameters_counts_also_for_many(hook):
     class Filling(dv.Callback):

@@ -114,6 +114,7 @@ def test_the_noise_of_every_step_is_its_own():
     assert not torch.equal(NoiseKeys(0, "other", 50, torch.device("cpu")).at(2, 7, 3), drawn[107])
 
 
+@pytest.mark.slow
 def test_the_bounds_equal_those_of_ordinary_training_except_for_the_noise():
     plain, fast = (
         fitted(dvae(), compile=compiled, epochs=60, learning_rate=0.01)[0] for compiled in (False, True)
