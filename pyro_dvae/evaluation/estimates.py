@@ -171,16 +171,18 @@ def estimate_in_chunks(
     """Estimate the bound for each row, ``size`` rows at a time, in the current mode of the modules."""
     parts: list[Tensor] = []
     done = 0
+    inside: list[int] | None = None  # dimensions of plates within a row, found once
     with torch.no_grad(), forked(seed) if seed is not None else nullcontext():
         for rows in data.split(size):
             with clean_input() if clean else nullcontext(), rows_of(len(rows), len(data)):
                 values = bound.per_datum(model, guide, *rows.rows, **rows.kwargs)
-            if values.numel() != len(rows):
+            if values.numel() != len(rows) and inside is None:
                 with forked():
                     draws = bound.draws(model, guide, rows.rows, dict(rows.kwargs))
-                kept = by_rows(draws, len(rows)).datum_frames()
-                for frame in draws.datum_frames():
-                    values = values if frame in kept else values.sum(frame.dim, keepdim=True)
+                of_rows = by_rows(draws, len(rows)).datum_frames()
+                inside = [frame.dim for frame in draws.datum_frames() if frame not in of_rows]
+            if inside:
+                values = values.sum(inside, keepdim=True)
             if values.numel() != len(rows):
                 raise InputError(
                     f"model: expected one plate with the {len(rows)} rows of a batch, got bounds of shape "
